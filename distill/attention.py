@@ -1,0 +1,300 @@
+"""The layers T5 is made of: projections without bias, RMS norms, relative position biases, attention, feed-forward.
+
+Every parameter is float32 and carries logical axis names; every layer computes in its ``dtype``. The parameters keep
+the names and shapes of T5X's modules, so a T5X checkpoint needs no renaming.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=True),
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "linear": lambda x: x,
+}
+# Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
+MASKED = -1e10
+
+_fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+_fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def _parameter(
+    module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> jax.Array:
+    """A float32 parameter of ``module`` with a logical axis name for each dimension."""
+    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    return value
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of one attention layer, heads before length so that a decoding step reads them in place.
+
+    Attributes:
+      key: [batch, heads, length, kv], in the compute dtype.
+      value: [batch, heads, length, kv], in the compute dtype.
+    """
+
+    key: Float[Array, "batch heads length kv"]
+    value: Float[Array, "batch heads length kv"]
+
+
+class Dense(nn.Module):
+    """``x @ kernel`` over the last axis. The kernel is float32 [in, features]; the product is in ``dtype``."""
+
+    features: int
+    kernel_axes: tuple[str, str]
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = _fan_in_truncated
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"], out_dtype: jnp.dtype | None = None) -> Float[Array, "..."]:
+        """Returns [*batch, features] in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely."""
+        kernel = _parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.kernel_axes)
+        return jnp.einsum(
+            "...d,df->...f",
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            preferred_element_type=out_dtype or self.dtype,
+        )
+
+
+class RMSNorm(nn.Module):
+    """T5's layer norm: ``x / sqrt(mean(x²) + ε) · scale``, no mean subtracted, no bias, the mean in float32."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+        """Returns the normalised ``x`` in ``dtype``."""
+        scale = _parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("embed",))
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        normed = (x * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
+        return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
+
+
+class TokenEmbedder(nn.Module):
+    """The token table, read by gather. Its gradient is accumulated in float32, whatever ``dtype`` is."""
+
+    vocab_size: int
+    embed_dim: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        shape = (self.vocab_size, self.embed_dim)
+        self.embedding = _parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
+
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+        """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
+        embedded = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+        return nn.with_logical_constraint(embedded, ("batch", "length", "embed"))
+
+    def attend(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
+        """float32 logits ``hidden @ embeddingᵀ``."""
+        return jnp.einsum(
+            "bld,vd->blv", hidden, self.embedding.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+
+
+def relative_position_bucket(
+    distance: Int[Array, "..."], *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Array, "..."]:
+    """The bucket of each relative position ``key position - query position`` (Raffel et al. 2020, arXiv 1910.10683, §2.1).
+
+    Half of the buckets hold one small distance each, the other half grow logarithmically up to ``max_distance``, and the
+    last takes everything beyond. Bidirectional attention gives half of all buckets to the keys after the query; causal
+    attention puts those in bucket 0.
+
+    Returns:
+      int32, in [0, num_buckets), shaped as ``distance``.
+    """
+    bucket = jnp.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        bucket = jnp.where(distance > 0, num_buckets, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(-distance, 0)
+    exact = num_buckets // 2
+    # Where each logarithmic bucket starts, found on the host: no logarithm on the device can then round a boundary away.
+    starts = _bucket_starts(exact, num_buckets, max_distance)
+    beyond = sum((distance >= start).astype(jnp.int32) for start in starts)
+    return bucket + jnp.where(distance < exact, distance, exact + beyond)
+
+
+@functools.cache
+def _bucket_starts(exact: int, num_buckets: int, max_distance: int) -> tuple[int, ...]:
+    """The first distance of every logarithmic bucket but the first, which starts at ``exact``."""
+    distances = np.arange(exact, max_distance + 1)
+    # The nudge keeps a distance that lies exactly on a boundary on its upper side.
+    fraction = np.log(distances / exact) / math.log(max_distance / exact) + 1e-9
+    buckets = np.minimum((fraction * (num_buckets - exact)).astype(int), num_buckets - exact - 1)
+    return tuple(int(distances[np.argmax(buckets >= b)]) for b in range(1, num_buckets - exact))
+
+
+class RelativeBias(nn.Module):
+    """T5's position information: a learned scalar per head and bucket of relative positions, added to the logits."""
+
+    num_heads: int
+    num_buckets: int
+    max_distance: int
+    bidirectional: bool
+
+    def setup(self):
+        self.rel_embedding = _parameter(
+            self,
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (self.num_heads, self.num_buckets),
+            ("heads", "relpos_buckets"),
+        )
+
+    def _by_distance(self, distance: Int[Array, "distances"]) -> Float[Array, "heads distances"]:
+        buckets = relative_position_bucket(
+            distance,
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        # One small matmul; a gather's gradient would scatter every position into a few dozen buckets.
+        return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
+
+    def __call__(self, query_length: int, key_length: int) -> Float[Array, "1 heads query key"]:
+        """The bias of every query and key position, float32."""
+        distances = jnp.arange(1 - query_length, key_length, dtype=jnp.int32)
+        by_distance = self._by_distance(distances)
+        # Row q of the result is by_distance shifted q to the left: lay out copies one longer than the row they will be
+        # read in, and each row starts one further. Dense both ways, where a gather's gradient would collide.
+        width = query_length + key_length
+        copies = jnp.broadcast_to(
+            jnp.pad(by_distance, ((0, 0), (0, 1)))[:, None, :], (self.num_heads, query_length, width)
+        )
+        flat = copies.reshape(self.num_heads, query_length * width)[:, : query_length * (width - 1)]
+        rows = flat.reshape(self.num_heads, query_length, width - 1)
+        bias = rows[:, :, query_length - 1 :]
+        return nn.with_logical_constraint(bias[None], (None, "heads", "length", None))
+
+    def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:
+        """The row of one (traced) query position, float32."""
+        distances = jnp.arange(key_length, dtype=jnp.int32) - query_position
+        return self._by_distance(distances)[None, :, None, :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention without a 1/√d: T5 folds it into the query's initialiser."""
+
+    num_heads: int
+    head_dim: int
+    embed_dim: int
+    dropout_rate: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        joined = self.num_heads * self.head_dim
+
+        def query_init(*args):
+            return _fan_in_normal(*args) * self.head_dim**-0.5
+
+        def into_heads(kernel_init):
+            return Dense(joined, ("embed", "joined_kv"), self.dtype, kernel_init)
+
+        self.query = into_heads(query_init)
+        self.key = into_heads(_fan_in_normal)
+        self.value = into_heads(_fan_in_normal)
+        self.out = Dense(self.embed_dim, ("joined_kv", "embed"), self.dtype, _fan_in_normal)
+
+    def _heads(self, x: Float[Array, "batch length joined"]) -> Float[Array, "batch length heads kv"]:
+        x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+        return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
+
+    def key_value(self, x: Float[Array, "batch length embed"]) -> KeyValue:
+        """Projects ``x`` to keys and values, in the layout of a cache."""
+        key, value = (jnp.swapaxes(self._heads(project(x)), 1, 2) for project in (self.key, self.value))
+        return KeyValue(key, value)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch query embed"],
+        attended: Float[Array, "batch key embed"],
+        mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
+        bias: Float[Array, "1 heads query key"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch query embed"]:
+        """Lets ``x`` attend to ``attended`` (``x`` itself, or the encoder's output) where ``mask`` is true."""
+        query = self._heads(self.query(x))
+        key, value = self._heads(self.key(attended)), self._heads(self.value(attended))
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        probabilities = self._probabilities(logits, mask, bias, deterministic)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
+        return self._output(mixed)
+
+    def with_key_value(
+        self,
+        x: Float[Array, "batch query embed"],
+        cached: KeyValue,
+        mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
+        bias: Float[Array, "1 heads query key"] | None = None,
+    ) -> Float[Array, "batch query embed"]:
+        """The same, without dropout, on keys and values that :meth:`key_value` made earlier."""
+        query = self._heads(self.query(x))
+        logits = jnp.einsum("bqhd,bhkd->bhqk", query, cached.key, preferred_element_type=jnp.float32)
+        probabilities = self._probabilities(logits, mask, bias, deterministic=True)
+        return self._output(jnp.einsum("bhqk,bhkd->bqhd", probabilities, cached.value))
+
+    def _probabilities(self, logits, mask, bias, deterministic):
+        if bias is not None:
+            logits = logits + bias
+        logits = jnp.where(mask, logits, MASKED)
+        probabilities = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        if deterministic or self.dropout_rate == 0.0:
+            return probabilities
+        # One draw for all queries, as the first T5 did: the random bits are then a query-length cheaper.
+        keep_rate = 1.0 - self.dropout_rate
+        shape = (*logits.shape[:2], 1, logits.shape[3])
+        keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
+        return jnp.where(keep, probabilities / keep_rate, jnp.zeros((), self.dtype))
+
+    def _output(self, mixed: Float[Array, "batch query heads kv"]) -> Float[Array, "batch query embed"]:
+        mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
+        out = self.out(mixed.reshape(*mixed.shape[:2], self.num_heads * self.head_dim))
+        return nn.with_logical_constraint(out, ("batch", "length", "embed"))
+
+
+class FeedForward(nn.Module):
+    """``wo(Π_i activation_i(wi_i(x)))``: one activation is T5 1.0's ReLU block, two are a gated unit (arXiv 2002.05202)."""
+
+    mlp_dim: int
+    embed_dim: int
+    activations: tuple[str, ...]
+    dropout_rate: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length embed"], *, deterministic: bool = True
+    ) -> Float[Array, "batch length embed"]:
+        """Returns the block's output in ``dtype``."""
+        names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
+        parts = [
+            ACTIVATIONS[activation](Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x))
+            for name, activation in zip(names, self.activations)
+        ]
+        inner = functools.reduce(operator.mul, parts)
+        inner = nn.with_logical_constraint(inner, ("batch", "length", "mlp"))
+        inner = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(inner, deterministic=deterministic)
+        out = Dense(self.embed_dim, ("mlp", "embed"), self.dtype, name="wo")(inner)
+        return nn.with_logical_constraint(out, ("batch", "length", "embed"))

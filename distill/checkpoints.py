@@ -1,0 +1,158 @@
+"""Checkpoints: one Orbax step holds the training state, the position of the data and what model it is of."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from distill.network import T5Config
+from distill.train_step import TrainState
+
+LATEST, BEST = "checkpoints", "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save.
+
+    Attributes:
+      period: steps between checkpoints.
+      keep: the most recent ones kept; the best on validation is kept besides them.
+    """
+
+    period: int = 1000
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.period < 1 or self.keep < 1:
+            raise ValueError(f"CheckpointConfig wants period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
+
+
+class Checkpoints:
+    """The checkpoints of one model directory.
+
+    Args:
+      model_dir: local path or ``gs://``; checkpoints lie in ``<model_dir>/checkpoints/<step>``, the best parameters in
+        ``<model_dir>/best/<step>``.
+      config: of the student; written into every checkpoint, and compared when one is restored.
+      keep: recent checkpoints kept.
+    """
+
+    def __init__(self, model_dir: str | Path, config: T5Config, keep: int = 2):
+        self.model_dir = epath.Path(model_dir)
+        self.config = config
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._latest = ocp.CheckpointManager(_absolute(self.model_dir / LATEST), options=options)
+        best = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=True)
+        self._best = ocp.CheckpointManager(_absolute(self.model_dir / BEST), options=best)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._latest.latest_step()
+
+    def save(self, state: TrainState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Saves in the background; a second call waits for the first.
+
+        Args:
+          state: the training state.
+          position: of the data, JSON-ready (:meth:`distill.batches.BatchStream.position`).
+          progress: what the loop needs besides (best score so far, evaluations without improvement), JSON-ready.
+        """
+        step = int(state.step)
+        if step in self._latest.all_steps():
+            return
+        self._latest.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                position=ocp.args.JsonSave(dict(position)),
+                progress=ocp.args.JsonSave(dict(progress)),
+                model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+            ),
+        )
+
+    def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> None:
+        """Replaces the best parameters (those that validation was measured with)."""
+        if step in self._best.all_steps():
+            return
+        self._best.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                metrics=ocp.args.JsonSave(dict(metrics)),
+                model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+            ),
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+        """The newest checkpoint, on the shardings of ``like`` (arrays or ShapeDtypeStructs): state, position, progress.
+
+        Raises:
+          FileNotFoundError: there is none.
+          ValueError: it is of another model; every differing setting is listed.
+        """
+        step = self._latest.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+        self._check_model(self._latest, step)
+        restored = self._latest.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(_abstract(like)),
+                position=ocp.args.JsonRestore(),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["state"], restored["position"], restored["progress"]
+
+    def restore_best(self, like: Any) -> tuple[int, Any]:
+        """The step and the parameters that were best on validation, on the shardings of ``like``.
+
+        Raises FileNotFoundError where none was saved, ValueError where it is of another model.
+        """
+        step = self._best.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no best parameters under {self.model_dir / BEST}")
+        self._check_model(self._best, step)
+        restored = self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))))
+        return step, restored["params"]
+
+    def _check_model(self, manager: ocp.CheckpointManager, step: int) -> None:
+        saved = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
+        check_same_model(saved, self.config, f"checkpoint {manager.directory / str(step)}")
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._latest.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the directories."""
+        self._latest.close()
+        self._best.close()
+
+
+# Settings that say how the same parameters are run, not what they are.
+_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy"})
+
+
+def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
+    """Raises ValueError listing every setting in which ``saved`` (a JSON dict) is not the model of ``config``."""
+    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
+    differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]
+    if differ:
+        raise ValueError(f"{where} is of another model: " + "; ".join(differ))
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    return path if "://" in str(path) else epath.Path(Path(str(path)).resolve())
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

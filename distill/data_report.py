@@ -1,0 +1,280 @@
+"""What is in the data: how much of it parses, how good the teacher is, and how much would be cut off.
+
+``distill data`` prints it. Nothing here needs an accelerator.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+import seqio
+
+from tasks import arithmetic, metrics, parsers, preprocessors, registration
+from tasks.dataset import Dataset
+from tasks.records import Problem, Record, Report
+
+PERCENTILES = (50, 90, 95, 99, 100)
+
+
+def strict_agreement(answer: metrics.AnswerKind, label: str, llm_label: str) -> bool:
+    """Whether the published code would count the teacher's label as right.
+
+    Text must be identical. Equations are compared by value, with Python's ``and`` and ``or``; where the published metric
+    stops with an error, on a pair of numbers, the label counts as wrong.
+    """
+    if answer == "equation":
+        return arithmetic.same_value(label, llm_label, junctions=True)
+    return label == llm_label
+
+
+class _Lengths:
+    def __init__(self, limit: int | None):
+        self._limit, self._lengths = limit, []  # type: tuple[int | None, list[int]]
+
+    def add(self, length: int) -> None:
+        self._lengths.append(length)
+
+    def summary(self) -> dict[str, Any]:
+        values = np.array(self._lengths, np.int64)
+        if not len(values):
+            return {"sequences": 0}
+        result: dict[str, Any] = {"sequences": len(values), "mean": round(float(values.mean()), 2)}
+        result |= {f"p{q}": int(v) for q, v in zip(PERCENTILES, np.percentile(values, PERCENTILES, method="higher"))}
+        if self._limit is not None:
+            result |= {"limit": self._limit, "truncated": float((values > self._limit).mean())}
+        return result
+
+
+class _Agreement:
+    def __init__(self) -> None:
+        self.right = self.rows = 0
+
+    def add(self, right: bool) -> None:
+        self.rows += 1
+        self.right += right
+
+    def summary(self) -> dict[str, Any] | None:
+        return metrics.share("share", self.right, self.rows) | {"rows": self.rows} if self.rows else None
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "kind": problem.kind,
+        "reason": problem.reason,
+        "file": problem.file,
+        "line": problem.line,
+        "id": problem.id,
+        "text": problem.text,
+    }
+
+
+def _difference(record: Record) -> parsers.Difference | None:
+    origin = record.provenance
+    if "reply" not in origin:
+        return None
+    return parsers.difference(origin["parser"], origin["reply"], record.choices, teacher=_published_teacher(record))
+
+
+def _published_teacher(record: Record) -> parsers.Teacher:
+    return "gpt" if record.provenance.get("teacher") == "gpt-neox" else "palm"
+
+
+def _labels(record: Record) -> tuple[str | None, str | None]:
+    """The teacher's label as strict and improved mode read it; strict is None where there is no raw reply."""
+    origin = record.provenance
+    if "reply" not in origin:
+        return None, record.llm_label
+    name, reply, teacher = origin["parser"], origin["reply"], _published_teacher(record)
+    strict = parsers.parse(name, reply, record.choices, mode="strict", teacher=teacher)
+    return strict.label or "", parsers.parse(name, reply, record.choices).llm_label
+
+
+def split_report(
+    dataset: Dataset,
+    split: str,
+    vocabulary: seqio.Vocabulary,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    details: bool = False,
+    label_prefix: str = registration.LABEL_PREFIX,
+    rationale_prefix: str = registration.RATIONALE_PREFIX,
+) -> dict[str, Any]:
+    """What is in one split. Arguments and result as :func:`report`."""
+    lengths = lengths or {}
+    found = Report()
+    encode = lambda text, separator=None: len(preprocessors.encode(vocabulary, text, separator))  # noqa: E731
+    measured = {
+        "label_inputs": _Lengths(lengths.get("inputs")),
+        "label_targets": _Lengths(lengths.get("targets")),
+        "rationale_inputs": _Lengths(lengths.get("inputs")),
+        "rationale_targets": _Lengths(lengths.get("targets")),
+    }
+    strict_agrees, agrees = _Agreement(), _Agreement()
+    differences: list[dict[str, Any]] = []
+    reasons: collections.Counter[str] = collections.Counter()
+    rows = replies = with_rationale = with_llm_label = 0
+    for record in dataset.records(split, found):
+        rows += 1
+        replies += "reply" in record.provenance
+        with_rationale += bool(record.rationales)
+        with_llm_label += record.llm_label is not None
+        if record.label is not None:
+            measured["label_inputs"].add(encode(label_prefix + record.input, dataset.separator))
+            measured["label_targets"].add(encode(record.label))
+        if record.rationales:
+            measured["rationale_inputs"].add(encode(rationale_prefix + record.input, dataset.separator))
+        for text in record.rationales:
+            measured["rationale_targets"].add(encode(text))
+        strict, improved = _labels(record)
+        if record.label is not None and strict is not None:
+            strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
+        if record.label is not None and (strict is not None or improved is not None):
+            agrees.add(improved is not None and dataset.same_answer(record, improved))
+        difference = _difference(record)
+        if difference is not None:
+            reasons.update(difference.reasons)
+            if details:
+                differences.append(
+                    {
+                        "id": record.id,
+                        "line": record.provenance.get("line"),
+                        "reasons": list(difference.reasons),
+                        "strict": difference.strict.label,
+                        "improved": difference.improved.llm_label,
+                        "gold": record.label,
+                    }
+                )
+    result: dict[str, Any] = {
+        "rows": rows,
+        "rejected": len(found.rejected),
+        "replies": replies,
+        "parsed": replies - len(found.failed) if replies else with_rationale,
+        "failed": len(found.failed),
+        "undecided": len(found.undecided),
+        "with_rationale": with_rationale,
+        "with_llm_label": with_llm_label,
+        "problems": found.counts(),
+        "agreement": {"strict": strict_agrees.summary(), "improved": agrees.summary()},
+        "differences": dict(reasons.most_common()),
+        "lengths": {name: values.summary() for name, values in measured.items()},
+    }
+    if details:
+        result["failures"] = [_problem(problem) for problem in found.problems]
+        result["differing_rows"] = differences
+    return result
+
+
+def report(
+    datasets: Iterable[Dataset],
+    vocabulary: seqio.Vocabulary,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    details: bool = False,
+    label_prefix: str = registration.LABEL_PREFIX,
+    rationale_prefix: str = registration.RATIONALE_PREFIX,
+) -> dict[str, Any]:
+    """What is in the data.
+
+    Args:
+      datasets: what to look at.
+      vocabulary: measures lengths, in tokens with the prefix and EOS.
+      lengths: planned ``inputs`` and ``targets`` lengths; None: nothing is said about truncation.
+      splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
+        ``train+validation``, the whole file.
+      details: also list every row with a problem (``failures``) and every row that strict and improved mode read
+        differently (``differing_rows``).
+      label_prefix, rationale_prefix: of the inputs.
+
+    Returns:
+      Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
+      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_rationale``, ``with_llm_label``, ``problems``,
+      ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label, an unreadable teacher
+      label counting as wrong; None without a teacher.
+
+    Raises:
+      SourceError: a file cannot be used.
+    """
+    options: dict[str, Any] = {
+        "details": details,
+        "label_prefix": label_prefix,
+        "rationale_prefix": rationale_prefix,
+    }
+    sets: dict[str, dict[str, Any]] = {}
+    for dataset in datasets:
+        found = sets[dataset.name] = {}
+        if splits is None and dataset.cuts_validation:
+            uncut = dataset.replace(validation_fraction=0.0)
+            found["train+validation"] = split_report(uncut, "train", vocabulary, lengths, **options)
+        for split in dataset.splits if splits is None else splits:
+            found[split] = split_report(dataset, split, vocabulary, lengths, **options)
+    return {"vocabulary_size": vocabulary.vocab_size, "lengths": dict(lengths or {}), "sets": sets}
+
+
+def _percent(share: Mapping[str, Any] | None) -> str:
+    if share is None:
+        return "–"
+    return f"{share['share']:.2%} ({share['share_low']:.1%}–{share['share_high']:.1%})"
+
+
+def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
+    table = rich.table.Table(title="Rows, and how often the teacher agrees with gold (95 % interval)")
+    for name in ("set", "split"):
+        table.add_column(name)
+    for name in ("rows", "rejected", "parsed", "failed", "undecided", "agreement, strict", "agreement, improved"):
+        table.add_column(name, justify="right")
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            counts = [f"{found[key]:,}" for key in ("rows", "rejected", "parsed", "failed", "undecided")]
+            agreement = found["agreement"]
+            table.add_row(name, split, *counts, _percent(agreement["strict"]), _percent(agreement["improved"]))
+    return table
+
+
+def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
+    size = result["vocabulary_size"]
+    table = rich.table.Table(title=f"Lengths in tokens, EOS included (vocabulary of {size:,})")
+    for name in ("set", "split", "sequence"):
+        table.add_column(name)
+    for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in PERCENTILES), "limit", "truncated"):
+        table.add_column(name, justify="right")
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            for sequence, values in found["lengths"].items():
+                if values["sequences"]:
+                    numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in PERCENTILES)]
+                    cut = f"{values['truncated']:.2%}" if "truncated" in values else "–"
+                    table.add_row(name, split, sequence.replace("_", " "), *numbers, str(values.get("limit", "–")), cut)
+    return table
+
+
+def render(result: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
+    """Prints a report as tables; with details, also every row with a problem and every row that is read differently.
+
+    Args:
+      result: what :func:`report` returned.
+      console: where to; None: standard output.
+    """
+    console = console or rich.console.Console()
+    console.print(_rows_table(result))
+    console.print(_lengths_table(result))
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            for title, counts in (
+                ("problems", found["problems"]),
+                ("strict and improved differ", found["differences"]),
+            ):
+                if counts:
+                    console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
+                for reason, number in counts.items():
+                    console.print(f"  {number:6,}  {reason}", markup=False, highlight=False)
+            for problem in found.get("failures", ()):
+                where = f"{problem['file']}:{problem['line']}"
+                console.print(f"  {where}  {problem['reason']} — {problem['text']!r}", markup=False, highlight=False)
+            for row in found.get("differing_rows", ()):
+                labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
+                text = f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}"
+                console.print(text, markup=False, highlight=False)

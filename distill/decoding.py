@@ -1,0 +1,336 @@
+"""Turning encoder inputs into target tokens: greedy, sampled and beam search, under jit, with a key/value cache.
+
+All shapes are static, and a ``lax.while_loop`` stops as soon as every row has what it will return. A row's result does
+not depend on which rows share its batch. The encoder runs once, its keys and values are projected once, and the beams
+of a row read the same copy of them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.attention import KeyValue
+from distill.network import PAD_ID, Params, T5Config, Transformer, unstack_layers
+
+METHODS = ("greedy", "sample", "beam")
+LENGTH_NORMALIZERS = ("power", "gnmt")
+# Below every score a hypothesis can have, and finite, so that arithmetic with it stays finite.
+_NO_SCORE = -1e9
+
+
+class Decoded(NamedTuple):
+    """What was decoded; n is ``num_return``, and its axis is absent where n is 1.
+
+    Attributes:
+      tokens: [batch, (n,) length] int32, the end token included, 0 after it.
+      log_probs: [batch, (n,)] float32, the sum of the tokens' log-probabilities under the network (no temperature, no
+        truncation, no length penalty), the end token's included. ``-inf`` for an empty place: a beam search over very
+        few tokens may end with fewer hypotheses than were asked for.
+    """
+
+    tokens: Int[Array, "*batch length"]
+    log_probs: Float[Array, "*batch"]
+
+
+def generate(
+    config: T5Config,
+    params: Params,
+    encoder_input_tokens: Int[Array, "batch inputs"],
+    *,
+    max_decode_len: int,
+    method: str = "greedy",
+    temperature: float = 1.0,
+    top_k: int = 0,
+    num_beams: int = 4,
+    length_penalty: float = 1.0,
+    length_normalizer: str = "power",
+    num_return: int = 1,
+    rng: jax.Array | None = None,
+    eos_id: int = 1,
+    encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+) -> Decoded:
+    """Decodes each row of ``encoder_input_tokens``.
+
+    Args:
+      config: the network's configuration; ``scan_layers`` may be on.
+      params: its parameters.
+      encoder_input_tokens: int32, 0 is padding.
+      max_decode_len: the most tokens to decode, the end token included.
+      method: ``greedy`` takes the likeliest token; ``sample`` draws; ``beam`` searches.
+      temperature: sampling only: logits are divided by it.
+      top_k: sampling only: draw among the ``top_k`` likeliest tokens; 0 draws among all.
+      num_beams: beam search only: how many hypotheses live at a time.
+      length_penalty: beam search only: hypotheses are ranked by ``log-probability / normalizer(length)``; 0 ranks by
+        log-probability alone, larger values favour longer ones.
+      length_normalizer: ``power`` is ``length ** length_penalty`` (Hugging Face's); ``gnmt`` is
+        ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144, eq. 14; T5X's).
+      num_return: how many results a row has: samples, or the best beams, best first.
+      rng: sampling only: a key. Row i's draws depend on the key, i and the sample's number alone.
+      eos_id: the token that ends a target.
+      encoder_segment_ids: where given, says what is padding (0) instead of the tokens. One example a row: packed rows
+        cannot be decoded.
+
+    Returns:
+      :class:`Decoded`.
+
+    Raises:
+      ValueError: for an argument out of its range, or one the method needs and lacks.
+    """
+    _check(config, max_decode_len, method, temperature, top_k, num_beams, length_normalizer, num_return, rng, eos_id)
+    if encoder_input_tokens.ndim != 2:
+        raise ValueError(f"encoder_input_tokens must be [batch, inputs]; got shape {encoder_input_tokens.shape}")
+    if encoder_segment_ids is None:
+        encoder_segment_ids = (encoder_input_tokens != PAD_ID).astype(jnp.int32)
+    common = {"config": config, "max_decode_len": max_decode_len, "num_return": num_return, "eos_id": eos_id}
+    inputs = (params, encoder_input_tokens, encoder_segment_ids)
+    if method == "beam":
+        decoded = _beam_search(
+            *inputs,
+            jnp.float32(length_penalty),
+            num_beams=num_beams,
+            length_normalizer=length_normalizer,
+            **common,
+        )
+    else:
+        sampled = method == "sample"
+        decoded = _one_by_one(
+            *inputs, rng if sampled else None, jnp.float32(temperature), top_k=top_k if sampled else 0, **common
+        )
+    return Decoded(decoded.tokens[:, 0], decoded.log_probs[:, 0]) if num_return == 1 else decoded
+
+
+def _check(config, max_decode_len, method, temperature, top_k, num_beams, length_normalizer, num_return, rng, eos_id):
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}; got {method!r}")
+    if length_normalizer not in LENGTH_NORMALIZERS:
+        raise ValueError(f"length_normalizer must be one of {LENGTH_NORMALIZERS}; got {length_normalizer!r}")
+    for name, value in (("max_decode_len", max_decode_len), ("num_return", num_return), ("num_beams", num_beams)):
+        if value < 1:
+            raise ValueError(f"{name} must be ≥ 1; got {value}")
+    if not 0 <= eos_id < config.vocab_size:
+        raise ValueError(f"eos_id must lie in [0, vocab_size={config.vocab_size}); got {eos_id}")
+    if method == "sample":
+        if rng is None:
+            raise ValueError("method='sample' draws at random and wants rng, a jax.random.key; got None")
+        if not temperature > 0.0:
+            raise ValueError(f"temperature must be > 0 (for 0, use method='greedy'); got {temperature}")
+        if not 0 <= top_k <= config.vocab_size:
+            raise ValueError(f"top_k must lie in [0, vocab_size={config.vocab_size}]; got {top_k}")
+    if method == "greedy" and num_return != 1:
+        raise ValueError(f"method='greedy' has one result a row; got num_return={num_return}")
+    if method == "beam" and num_return > num_beams:
+        raise ValueError(f"num_return must be at most num_beams={num_beams}; got {num_return}")
+
+
+# One position of every hypothesis: (tokens [batch * n], position, caches) → (float32 log-probabilities, caches).
+Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, tuple[KeyValue, ...]]]
+
+
+def _prepare(
+    config: T5Config, params: Params, tokens: jax.Array, segment_ids: jax.Array, hypotheses: int, length: int
+) -> tuple[Step, tuple[KeyValue, ...]]:
+    """Runs the encoder; returns the decoding step and empty caches for ``hypotheses`` a row."""
+    params, config = unstack_layers(params, config)
+    dtype = jnp.dtype(config.dtype)
+    # What a layer would cast at every step is cast once. The position biases stay float32, as the layers use them.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if "rel_embedding" in jax.tree_util.keystr(path) else leaf.astype(dtype), params
+    )
+    network = Transformer(config)
+
+    def call(method, *args):
+        return network.apply({"params": params}, *args, method=method)
+
+    crosses = call(Transformer.cross_key_values, call(Transformer.encode, tokens, segment_ids))
+    visible = segment_ids != 0
+    shape = (tokens.shape[0] * hypotheses, config.num_heads, length, config.head_dim)
+    empty = nn.with_logical_constraint(jnp.zeros(shape, dtype), ("batch", "heads", None, "kv"))
+
+    def step(last, position, caches):
+        hidden, caches = call(Transformer.decode_step, last, position, caches, crosses, visible)
+        logits = call(Transformer.logits, hidden)[:, 0]
+        return jax.nn.log_softmax(logits, axis=-1), caches
+
+    return step, tuple(KeyValue(empty, empty) for _ in range(config.num_decoder_layers))
+
+
+class _Rows(NamedTuple):
+    position: Int[Array, ""]
+    last: Int[Array, "rows"]
+    tokens: Int[Array, "rows length"]
+    log_probs: Float[Array, "rows"]
+    ended: Bool[Array, "rows"]
+    caches: tuple[KeyValue, ...]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "top_k"))
+def _one_by_one(
+    params, inputs, segment_ids, rng, temperature, *, config, max_decode_len, num_return, eos_id, top_k
+) -> Decoded:
+    """Greedy decoding (``rng`` is None) and sampling: each hypothesis goes its own way."""
+    batch = inputs.shape[0]
+    rows = batch * num_return
+    step, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len)
+
+    def choose(log_probs, position):
+        if rng is None:
+            return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+        scaled = log_probs / temperature
+        if top_k:
+            least = jax.lax.top_k(scaled, top_k)[0][:, -1:]
+            scaled = jnp.where(scaled >= least, scaled, -jnp.inf)
+
+        def draw(row, row_log_probs):
+            key = jax.random.fold_in(jax.random.fold_in(rng, row // num_return), row % num_return)
+            return jax.random.categorical(jax.random.fold_in(key, position), row_log_probs)
+
+        return jax.vmap(draw)(jnp.arange(rows, dtype=jnp.int32), scaled).astype(jnp.int32)
+
+    def body(state: _Rows) -> _Rows:
+        log_probs, caches = step(state.last, state.position, state.caches)
+        chosen = choose(log_probs, state.position)
+        chosen_log_prob = jnp.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0]
+        chosen = jnp.where(state.ended, PAD_ID, chosen)
+        return _Rows(
+            position=state.position + 1,
+            last=chosen,
+            tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, chosen[:, None], state.position, axis=1),
+            log_probs=state.log_probs + jnp.where(state.ended, 0.0, chosen_log_prob),
+            ended=state.ended | (chosen == eos_id),
+            caches=caches,
+        )
+
+    start = _Rows(
+        position=jnp.int32(0),
+        last=jnp.full((rows,), PAD_ID, jnp.int32),
+        tokens=jnp.full((rows, max_decode_len), PAD_ID, jnp.int32),
+        log_probs=jnp.zeros((rows,), jnp.float32),
+        ended=jnp.zeros((rows,), bool),
+        caches=caches,
+    )
+    end = jax.lax.while_loop(lambda s: (s.position < max_decode_len) & ~jnp.all(s.ended), body, start)
+    return Decoded(end.tokens.reshape(batch, num_return, max_decode_len), end.log_probs.reshape(batch, num_return))
+
+
+class _Hypotheses(NamedTuple):
+    """``beams`` hypotheses for each row, best first; an empty place has the score ``_NO_SCORE``."""
+
+    tokens: Int[Array, "batch beams length"]
+    log_probs: Float[Array, "batch beams"]
+    scores: Float[Array, "batch beams"]
+
+    def best(self, count: int) -> tuple["_Hypotheses", jax.Array]:
+        """The ``count`` with the highest scores (the earlier of equals), and where they stood."""
+        _, index = jax.lax.top_k(self.scores, count)
+        return _Hypotheses(*(_pick(leaf, index) for leaf in self)), index
+
+
+def _pick(values: Float[Array, "batch m ..."], index: Int[Array, "batch n"]) -> Float[Array, "batch n ..."]:
+    """``values[b, index[b]]`` for every row b. Batched, so that a sharded batch stays where it is."""
+    return jax.vmap(lambda row, places: jnp.take(row, places, axis=0, mode="clip"))(values, index)
+
+
+class _Beams(NamedTuple):
+    position: Int[Array, ""]
+    live: _Hypotheses
+    finished: _Hypotheses
+    settled: Bool[Array, "batch"]
+    caches: tuple[KeyValue, ...]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "num_beams", "length_normalizer")
+)
+def _beam_search(
+    params,
+    inputs,
+    segment_ids,
+    length_penalty,
+    *,
+    config,
+    max_decode_len,
+    num_return,
+    eos_id,
+    num_beams,
+    length_normalizer,
+) -> Decoded:
+    """Beam search over ``2 · num_beams`` candidates a step, of which those among the best ``num_beams`` may finish.
+
+    A row is settled when no live hypothesis could still finish among its best ``num_return``, whatever it went on to
+    say: log-probabilities only fall, so a live hypothesis is worth at most what it has over the largest normalizer
+    ahead of it. Nothing changes in a settled row.
+    """
+    batch, vocab = inputs.shape[0], config.vocab_size
+    step, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len)
+    num_candidates = min(2 * num_beams, num_beams * vocab)
+
+    def normalizer(length):
+        length = length.astype(jnp.float32)
+        base = length if length_normalizer == "power" else (5.0 + length) / 6.0
+        return base**length_penalty
+
+    def body(state: _Beams) -> _Beams:
+        is_last = state.position == max_decode_len - 1
+        last = jax.lax.dynamic_index_in_dim(state.live.tokens, state.position - 1, axis=2, keepdims=False)
+        last = jnp.where(state.position == 0, PAD_ID, last)
+        log_probs, caches = step(last.reshape(-1), state.position, state.caches)
+        total = state.live.log_probs[:, :, None] + log_probs.reshape(batch, num_beams, vocab)
+        candidate_log_probs, flat = jax.lax.top_k(total.reshape(batch, num_beams * vocab), num_candidates)
+        parents, chosen = flat // vocab, (flat % vocab).astype(jnp.int32)
+        tokens = jax.lax.dynamic_update_slice_in_dim(
+            _pick(state.live.tokens, parents), chosen[:, :, None], state.position, axis=2
+        )
+        real = candidate_log_probs > 0.5 * _NO_SCORE
+        ends = (chosen == eos_id) | is_last
+
+        among_best = (jnp.arange(num_candidates, dtype=jnp.int32) < num_beams)[None, :]
+        scores = candidate_log_probs / normalizer(state.position + 1)
+        finishing = _Hypotheses(tokens, candidate_log_probs, jnp.where(ends & among_best & real, scores, _NO_SCORE))
+        finished, _ = _concatenated(state.finished, finishing).best(num_beams)
+        going_on = _Hypotheses(tokens, candidate_log_probs, jnp.where(ends | ~real, _NO_SCORE, candidate_log_probs))
+        live, index = going_on.best(num_beams)
+        live = live._replace(log_probs=live.scores)
+        origin = _pick(parents, index)
+        caches = jax.tree.map(
+            lambda leaf: _pick(leaf.reshape(batch, num_beams, *leaf.shape[1:]), origin).reshape(leaf.shape), caches
+        )
+        finished = _where_rows(state.settled, state.finished, finished)
+        ahead = jnp.maximum(normalizer(state.position + 2), normalizer(jnp.int32(max_decode_len)))
+        hope = live.log_probs[:, 0] / ahead
+        settled = state.settled | (hope <= finished.scores[:, num_return - 1])
+        return _Beams(state.position + 1, live, finished, settled, caches)
+
+    nothing = _Hypotheses(
+        tokens=jnp.full((batch, num_beams, max_decode_len), PAD_ID, jnp.int32),
+        log_probs=jnp.full((batch, num_beams), -jnp.inf, jnp.float32),
+        scores=jnp.full((batch, num_beams), _NO_SCORE, jnp.float32),
+    )
+    # All beams start out alike, so all but one are barred: else the first step would choose the same token n times.
+    first = jnp.broadcast_to((jnp.arange(num_beams) == 0)[None, :], (batch, num_beams))
+    start = _Beams(
+        position=jnp.int32(0),
+        live=nothing._replace(log_probs=jnp.where(first, 0.0, _NO_SCORE).astype(jnp.float32)),
+        finished=nothing,
+        settled=jnp.zeros((batch,), bool),
+        caches=caches,
+    )
+    end = jax.lax.while_loop(lambda s: (s.position < max_decode_len) & ~jnp.all(s.settled), body, start)
+    best = _Hypotheses(*(leaf[:, :num_return] for leaf in end.finished))
+    empty = best.scores <= 0.5 * _NO_SCORE
+    return Decoded(
+        tokens=jnp.where(empty[:, :, None], PAD_ID, best.tokens),
+        log_probs=jnp.where(empty, -jnp.inf, best.log_probs),
+    )
+
+
+def _concatenated(first: _Hypotheses, second: _Hypotheses) -> _Hypotheses:
+    return _Hypotheses(*(jnp.concatenate(leaves, axis=1) for leaves in zip(first, second)))
+
+
+def _where_rows(rows: Bool[Array, "batch"], yes: _Hypotheses, no: _Hypotheses) -> _Hypotheses:
+    return _Hypotheses(*(jnp.where(rows.reshape(-1, *[1] * (y.ndim - 1)), y, n) for y, n in zip(yes, no)))

@@ -1,0 +1,210 @@
+"""Decoding a SeqIO task's split and scoring it with the task's own metrics."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+from etils import epath
+from jax.sharding import Mesh
+
+from distill import decoding, features, partitioning
+from distill.network import T5Config
+from tasks import registration
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """How answers are decoded.
+
+    Attributes:
+      max_decode_len: most target tokens, EOS included.
+      max_input_len: longest input; longer ones are cut (and counted).
+      batch_size: rows decoded together (global).
+      method: ``greedy``, ``sample`` or ``beam``.
+      temperature, top_k: of ``sample``.
+      num_beams, length_penalty: of ``beam``.
+      bucket: inputs are padded to the next multiple of this, doubling, instead of all to ``max_input_len``.
+      seed: of ``sample``.
+    """
+
+    max_decode_len: int = 64
+    max_input_len: int = 1024
+    batch_size: int = 64
+    method: str = "greedy"
+    temperature: float = 1.0
+    top_k: int = 0
+    num_beams: int = 4
+    length_penalty: float = 0.6
+    bucket: int = 32
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.method not in ("greedy", "sample", "beam"):
+            raise ValueError(f"DecodeConfig.method must be greedy, sample or beam; got {self.method!r}")
+        for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One decoded sequence: int32 ids without EOS and padding, and the sum of its tokens' log-probabilities (nats)."""
+
+    tokens: np.ndarray
+    log_prob: float
+
+
+def bucket_lengths(shortest: int, longest: int) -> list[int]:
+    """Window lengths to choose from: ``shortest``, doubling, and ``longest`` at the end."""
+    lengths = []
+    length = shortest
+    while length < longest:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, longest]
+
+
+class Decoder:
+    """Decodes lists of inputs in batches of like length; compiles once a length.
+
+    Args:
+      model: the student.
+      mesh: rows lie over its ``data`` and ``fsdp`` axes.
+      config: how to decode.
+    """
+
+    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
+        self.config, self.mesh = config, mesh
+        shards = partitioning.batch_shards(mesh)
+        self._rows = math.ceil(config.batch_size / shards) * shards
+        self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
+
+        def run(params, tokens, rng):
+            return decoding.generate(
+                model,
+                params,
+                tokens,
+                max_decode_len=config.max_decode_len,
+                method=config.method,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                num_beams=config.num_beams,
+                length_penalty=config.length_penalty,
+                rng=rng,
+            )
+
+        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh))
+
+    def __call__(self, params: Any, inputs: Sequence[np.ndarray]) -> list[Prediction]:
+        """Decodes ``inputs`` (int32 ids with EOS) and returns predictions in their order."""
+        out: list[Prediction | None] = [None] * len(inputs)
+        for indices, tokens in self._batches(inputs):
+            rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
+            placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
+            decoded = jax.device_get(self._run(params, placed, rng))
+            for row, index in enumerate(indices):
+                out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
+        return [prediction for prediction in out if prediction is not None]
+
+    def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
+        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+        for start in range(0, len(order), self._rows):
+            indices = order[start : start + self._rows]
+            longest = min(len(inputs[indices[-1]]), self.config.max_input_len)
+            length = next(n for n in self._lengths if n >= longest)
+            tokens = np.zeros((self._rows, length), np.int32)
+            for row, index in enumerate(indices):
+                cut = features.cut(np.asarray(inputs[index], np.int32), self.config.max_input_len)
+                tokens[row, : len(cut)] = cut
+            yield indices, tokens
+
+
+def _prediction(tokens: np.ndarray, log_prob: float) -> Prediction:
+    ends = np.flatnonzero(tokens == features.EOS_ID)
+    tokens = tokens[: ends[0]] if len(ends) else tokens
+    return Prediction(np.array(tokens[tokens != 0]), log_prob)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome on one split.
+
+    Attributes:
+      metrics: the task's metrics by name.
+      rows: one JSON-ready dict an example: ``input``, ``prediction``, ``target`` texts, ``score`` and the task's own keys.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+
+    def write(self, path: epath.PathLike) -> None:
+        """Writes the rows as JSON lines."""
+        path = epath.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+
+class Evaluator:
+    """A SeqIO task's split, read once, to be scored again and again.
+
+    Args:
+      task_name: a registered task with metrics.
+      split: SeqIO split.
+      decoder: turns inputs into predictions.
+      max_examples: score only the first that many (None: all).
+    """
+
+    def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
+        self.task = registration.get(task_name)
+        self.split, self._decode = split, decoder
+        if not isinstance(self.task, seqio.Task) or not self.task.metric_fns:
+            raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
+        dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
+        if max_examples is not None:
+            dataset = dataset.take(max_examples)
+        self._examples = [example for example in dataset.as_numpy_iterator() if len(example["inputs"])]
+        if not self._examples:
+            raise ValueError(f"task {task_name!r} has no example in split {split!r}")
+        self._vocabulary = self.task.output_features["targets"].vocabulary
+        self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
+        if self.task.postprocess_fn is None:
+            return text
+        return self.task.postprocess_fn(text, example=example, is_target=is_target)
+
+    def __call__(self, params: Any) -> Evaluation:
+        """Decodes and scores the split with ``params``."""
+        predictions = self._decode(params, [example["inputs"] for example in self._examples])
+        return self.score(predictions)
+
+    def score(self, predictions: Sequence[Prediction]) -> Evaluation:
+        """Scores predictions made in the order of the split."""
+        texts = [self._vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
+        answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
+        metrics: dict[str, float] = {}
+        for fn in self.task.metric_fns:
+            metrics.update({name: float(value) for name, value in fn(self._targets, answers).items()})
+        rows = [
+            {
+                "id": _text(example["id"]) if "id" in example else str(number),
+                "input": _text(example["inputs_pretokenized"]),
+                "target": _text(example["targets_pretokenized"]),
+                "prediction": text,
+                "score": round(prediction.log_prob, 6),
+            }
+            for number, (example, text, prediction) in enumerate(zip(self._examples, texts, predictions))
+        ]
+        return Evaluation(metrics, rows)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)

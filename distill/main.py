@@ -1,0 +1,152 @@
+"""The command line. This is the only place, with ``configuration``, where gin files become arguments."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# TensorFlow only reads data here; it must neither talk nor take the accelerator.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+CONFIG = "config.gin"
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, checkpoint saved; run the same command again to go on
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distill", description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str, configured: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.add_argument("-v", "--verbose", action="store_true", help="log what the libraries say, too")
+        if configured:
+            command.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="in order; may repeat")
+            command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+            command.add_argument(
+                "--gin_search_paths", default="", metavar="DIR,…", help="more folders to look for gin files in"
+            )
+            command.add_argument(
+                "--gin_module", action="append", default=[], metavar="MODULE", help="a module that gin files may import"
+            )
+            command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
+        return command
+
+    add("train", "train a student, or go on with one")
+    evaluate = add("eval", "score a trained student on a split")
+    infer = add("infer", "answer JSON lines with a trained student")
+    for command in (evaluate, infer):
+        command.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
+    infer.add_argument("--input", required=True, help="JSON lines with an 'input' each")
+    infer.add_argument("--output", required=True, help="JSON lines, in the order of the input; an unfinished file is gone on with")
+    infer.add_argument("--input_field", default="input", help="the field that holds the input")
+    infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
+    evaluate.add_argument("--split", default="test", help="which split to score")
+    add("config", "check a configuration and print it, resolved, without running anything")
+    return parser
+
+
+def _parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
+    from distill import configuration
+
+    files, bindings = list(options.gin_file), list(options.gin_bindings)
+    model_dir = getattr(options, "model_dir", None)
+    if model_dir:
+        config = Path(model_dir) / CONFIG
+        if not config.exists():
+            raise configuration.ConfigurationError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
+        files.insert(0, str(config))
+        bindings.append(f"MODEL_DIR = {model_dir!r}")
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    configuration.parse([*files, *extra_files], bindings, paths, options.gin_module)
+
+
+def _register() -> None:
+    from distill import configuration
+    from tasks import registration
+
+    configuration.configured(registration.register)()
+
+
+def _train(options: argparse.Namespace) -> int:
+    _parse_configuration(options)
+    from distill import configuration, train
+
+    run = configuration.configured(train.train)
+    _write_configuration()
+    _register()
+    result = run()
+    if result.stopped not in (None, "early"):
+        print(f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED
+    for name, value in result.test.items():
+        print(f"test {name}: {value:.4f}")
+    return 0
+
+
+def _write_configuration() -> None:
+    """Writes the resolved configuration beside the checkpoint."""
+    import jax
+    from etils import epath
+
+    from distill import configuration
+
+    if jax.process_index() == 0:
+        directory = epath.Path(configuration.macro("MODEL_DIR"))
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG).write_text(configuration.resolved())
+
+
+def _eval(options: argparse.Namespace) -> int:
+    options.gin_bindings.append(f"SPLIT = {options.split!r}")
+    _parse_configuration(options, ["gin/runs/eval.gin"])
+    from distill import configuration, evaluate
+
+    run = configuration.configured(evaluate.evaluate)
+    _register()
+    for name, value in run().metrics.items():
+        print(f"{options.split} {name}: {value:.4f}")
+    return 0
+
+
+def _infer(options: argparse.Namespace) -> int:
+    _parse_configuration(options, ["gin/runs/infer.gin"])
+    from distill import configuration, infer
+
+    run = configuration.configured(infer.infer)
+    _register()
+    run(options.input, options.output, input_field=options.input_field, rationale=options.rationale)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    _parse_configuration(options)
+    from distill import configuration
+
+    print(configuration.resolved())
+    return 0
+
+
+COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "config": _config}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code. Mistakes of the user end in one message, without a traceback."""
+    from distill.configuration import split_arguments
+
+    options = _parser().parse_args(split_arguments(sys.argv[1:] if arguments is None else arguments))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return COMMANDS[options.command](options)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if options.verbose:
+            raise
+        print(f"distill {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

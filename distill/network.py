@@ -1,0 +1,474 @@
+"""The T5 family in Flax Linen: T5 1.0, T5 1.1 / Flan-T5, mT5, umT5 and ByT5 are values of one :class:`T5Config`.
+
+Parameters have T5X's names and shapes. All masks follow from the tokens (id 0 is padding) or, in packed batches, from
+the segment ids; positions enter only through relative distances, so packed rows need no positions.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.attention import Attention, Dense, FeedForward, KeyValue, RelativeBias, RMSNorm, TokenEmbedder
+from distill.t5_config import T5Config
+
+__all__ = [
+    "T5Config",
+    "Transformer",
+    "init_params",
+    "output_kernel",
+    "param_count",
+    "param_logical_axes",
+    "param_shapes",
+    "stack_layers",
+    "unstack_layers",
+]
+
+PAD_ID = 0
+Params = dict[str, Any]
+
+
+def _attention(config: T5Config) -> Attention:
+    return Attention(
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        embed_dim=config.embed_dim,
+        dropout_rate=config.dropout_rate,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _feed_forward(config: T5Config) -> FeedForward:
+    return FeedForward(
+        mlp_dim=config.mlp_dim,
+        embed_dim=config.embed_dim,
+        activations=config.mlp_activations,
+        dropout_rate=config.dropout_rate,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    return RMSNorm(config.layer_norm_epsilon, jnp.dtype(config.dtype))
+
+
+def _relative_bias(config: T5Config, bidirectional: bool) -> RelativeBias:
+    return RelativeBias(
+        num_heads=config.num_heads,
+        num_buckets=config.relative_attention_num_buckets,
+        max_distance=config.relative_attention_max_distance,
+        bidirectional=bidirectional,
+    )
+
+
+def _dropout(config: T5Config) -> nn.Dropout:
+    # One draw for all positions of a row, as the first T5 did.
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each behind a norm and a residual."""
+
+    config: T5Config
+
+    def setup(self):
+        if self.config.relative_bias_per_layer:
+            self.relpos_bias = _relative_bias(self.config, bidirectional=True)
+        self.pre_attention_layer_norm = _norm(self.config)
+        self.attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _feed_forward(self.config)
+        self.dropout = _dropout(self.config)
+
+    def __call__(self, x, mask, bias, deterministic):
+        """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
+        if self.config.relative_bias_per_layer:
+            bias = self.relpos_bias(x.shape[1], x.shape[1])
+        y = self.pre_attention_layer_norm(x)
+        y = self.attention(y, y, mask, bias, deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder's output, feed-forward, each behind a norm and a residual."""
+
+    config: T5Config
+
+    def setup(self):
+        if self.config.relative_bias_per_layer:
+            self.relpos_bias = _relative_bias(self.config, bidirectional=False)
+        self.pre_self_attention_layer_norm = _norm(self.config)
+        self.self_attention = _attention(self.config)
+        self.pre_cross_attention_layer_norm = _norm(self.config)
+        self.encoder_decoder_attention = _attention(self.config)
+        self.pre_mlp_layer_norm = _norm(self.config)
+        self.mlp = _feed_forward(self.config)
+        self.dropout = _dropout(self.config)
+
+    def __call__(self, x, encoded, mask, cross_mask, bias, deterministic):
+        """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
+        if self.config.relative_bias_per_layer:
+            bias = self.relpos_bias(x.shape[1], x.shape[1])
+        y = self.pre_self_attention_layer_norm(x)
+        y = self.self_attention(y, y, mask, bias, deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.pre_cross_attention_layer_norm(x)
+        y = self.encoder_decoder_attention(y, encoded, cross_mask, deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def step(self, x, position, cached: KeyValue, cross: KeyValue, cross_mask, bias):
+        """One position of many hypotheses. ``x`` is [rows · hypotheses, 1, embed], ``cross`` has one entry a row.
+
+        Returns:
+          ``x`` after the layer and the cache with this position written.
+        """
+        key_length = cached.key.shape[2]
+        if self.config.relative_bias_per_layer:
+            bias = self.relpos_bias.at(position, key_length)
+        y = self.pre_self_attention_layer_norm(x)
+        new = self.self_attention.key_value(y)
+        cached = KeyValue(
+            *(jax.lax.dynamic_update_slice_in_dim(old, one, position, axis=2) for old, one in zip(cached, new))
+        )
+        seen = (jnp.arange(key_length, dtype=jnp.int32) <= position)[None, None, None, :]
+        x = x + self.self_attention.with_key_value(y, cached, seen, bias)
+        y = self.pre_cross_attention_layer_norm(x)
+        # Hypotheses of a row read the same encoder output, so they stand as queries beside each other.
+        rows = cross.key.shape[0]
+        y = y.reshape(rows, -1, self.config.embed_dim)
+        y = self.encoder_decoder_attention.with_key_value(y, cross, cross_mask)
+        x = x + y.reshape(x.shape)
+        return x + self.mlp(self.pre_mlp_layer_norm(x)), cached
+
+    def cross_key_value(self, encoded) -> KeyValue:
+        """The keys and values of the encoder's output, which no decoding step changes."""
+        return self.encoder_decoder_attention.key_value(encoded)
+
+
+def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
+    """``layer`` with the configuration's recomputation; the last of its arguments, ``deterministic``, is static."""
+    if config.remat_policy == "none":
+        return layer
+    policy = None
+    if config.remat_policy == "minimal":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # Inside a scan the loop itself already keeps the compiler from undoing the recomputation.
+    return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
+
+
+def _scanned(layer, config: T5Config, length: int, num_broadcast: int) -> nn.Module:
+    return nn.scan(
+        layer,
+        variable_axes={"params": 1},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast,) * num_broadcast,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+
+
+class Encoder(nn.Module):
+    """The encoder's layers, between the embedding and the last norm."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        layer = _layer_class(EncoderLayer, config, num_arguments=4)
+        if not config.relative_bias_per_layer:
+            self.relpos_bias = _relative_bias(config, bidirectional=True)
+        if config.scan_layers:
+            self.encoder = _scanned(layer, config, config.num_encoder_layers, num_broadcast=3)
+        else:
+            self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
+        self.encoder_norm = _norm(config)
+        self.dropout = _dropout(config)
+
+    def __call__(self, embedded, mask, deterministic: bool):
+        """[batch, length, embed] → the same; ``mask`` is bool, broadcastable to [batch, 1, query, key]."""
+        length = embedded.shape[1]
+        bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
+        x = self.dropout(embedded, deterministic=deterministic)
+        if self.config.scan_layers:
+            x, _ = self.encoder(x, mask, bias, deterministic)
+        else:
+            for layer in self.layers:
+                x, _ = layer(x, mask, bias, deterministic)
+        return self.dropout(self.encoder_norm(x), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """The decoder's layers, between the embedding and the logits."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        layer = _layer_class(DecoderLayer, config, num_arguments=6)
+        if not config.relative_bias_per_layer:
+            self.relpos_bias = _relative_bias(config, bidirectional=False)
+        if config.scan_layers:
+            self.decoder = _scanned(layer, config, config.num_decoder_layers, num_broadcast=5)
+        else:
+            self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
+        self.decoder_norm = _norm(config)
+        self.dropout = _dropout(config)
+        if not config.logits_via_embedding:
+            self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.dtype(config.dtype))
+
+    def __call__(self, embedded, encoded, mask, cross_mask, deterministic: bool):
+        """[batch, length, embed] → the same, after the last norm; masks are bool, as for the encoder."""
+        length = embedded.shape[1]
+        bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
+        x = self.dropout(embedded, deterministic=deterministic)
+        if self.config.scan_layers:
+            x, _ = self.decoder(x, encoded, mask, cross_mask, bias, deterministic)
+        else:
+            for layer in self.layers:
+                x, _ = layer(x, encoded, mask, cross_mask, bias, deterministic)
+        return self.dropout(self.decoder_norm(x), deterministic=deterministic)
+
+    def step(self, embedded, position, caches, crosses, cross_mask):
+        """One position through all layers; ``caches`` and ``crosses`` hold one :class:`KeyValue` a layer."""
+        key_length = caches[0].key.shape[2]
+        bias = None if self.config.relative_bias_per_layer else self.relpos_bias.at(position, key_length)
+        x, written = embedded, []
+        for layer, cached, cross in zip(self.layers, caches, crosses):
+            x, cached = layer.step(x, position, cached, cross, cross_mask, bias)
+            written.append(cached)
+        return self.decoder_norm(x), tuple(written)
+
+    def cross_key_values(self, encoded):
+        """One :class:`KeyValue` a layer."""
+        return tuple(layer.cross_key_value(encoded) for layer in self.layers)
+
+    def logits(self, hidden):
+        """float32 logits [batch, length, vocab] by the separate kernel."""
+        return self.logits_dense(hidden, out_dtype=jnp.float32)
+
+
+class Transformer(nn.Module):
+    """A T5 network. Parameters under ``params``; dropout draws from the rng ``dropout``."""
+
+    config: T5Config
+
+    def setup(self):
+        config = self.config
+        self.token_embedder = TokenEmbedder(config.vocab_size, config.embed_dim, jnp.dtype(config.dtype))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(
+        self,
+        encoder_input_tokens: Int[Array, "batch inputs"],
+        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch inputs embed"]:
+        """The encoder's output, in the compute dtype. What it holds at padding positions means nothing."""
+        if encoder_segment_ids is None:
+            mask = padding_mask(encoder_input_tokens)
+        else:
+            mask = segment_mask(encoder_segment_ids, encoder_segment_ids)
+        return self.encoder(self.token_embedder(encoder_input_tokens), mask, deterministic)
+
+    def decode_hidden(
+        self,
+        encoded: Float[Array, "batch inputs embed"],
+        encoder_input_tokens: Int[Array, "batch inputs"],
+        decoder_input_tokens: Int[Array, "batch targets"],
+        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch targets embed"]:
+        """What :func:`output_kernel` turns into logits: the decoder's output after its last norm, scaled if tied.
+
+        Raises:
+          ValueError: if only one of the two segment ids is given.
+        """
+        mask = causal_mask(decoder_input_tokens.shape[1])
+        if encoder_segment_ids is not None and decoder_segment_ids is not None:
+            mask = mask & segment_mask(decoder_segment_ids, decoder_segment_ids)
+            cross_mask = segment_mask(decoder_segment_ids, encoder_segment_ids)
+        elif encoder_segment_ids is None and decoder_segment_ids is None:
+            cross_mask = padding_mask(encoder_input_tokens)
+        else:
+            raise ValueError(
+                "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
+                f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}"
+            )
+        embedded = self.token_embedder(decoder_input_tokens)
+        return self._scaled(self.decoder(embedded, encoded, mask, cross_mask, deterministic))
+
+    def hidden(
+        self,
+        encoder_input_tokens: Int[Array, "batch inputs"],
+        decoder_input_tokens: Int[Array, "batch targets"],
+        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch targets embed"]:
+        """:meth:`encode`, then :meth:`decode_hidden`."""
+        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, deterministic=deterministic)
+        return self.decode_hidden(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            deterministic=deterministic,
+        )
+
+    def __call__(
+        self,
+        encoder_input_tokens: Int[Array, "batch inputs"],
+        decoder_input_tokens: Int[Array, "batch targets"],
+        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch targets vocab"]:
+        """float32 logits of every target position."""
+        hidden = self.hidden(
+            encoder_input_tokens,
+            decoder_input_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            deterministic=deterministic,
+        )
+        return self.logits(hidden)
+
+    def logits(self, hidden: Float[Array, "batch targets embed"]) -> Float[Array, "batch targets vocab"]:
+        """float32 logits of what :meth:`hidden`, :meth:`decode_hidden` or :meth:`decode_step` returned."""
+        if self.config.logits_via_embedding:
+            logits = self.token_embedder.attend(hidden)
+        else:
+            logits = self.decoder.logits(hidden)
+        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
+    def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
+        """Every decoder layer's keys and values of the encoder's output. Unscanned layers only."""
+        self._check_unscanned()
+        return self.decoder.cross_key_values(encoded)
+
+    def decode_step(
+        self,
+        tokens: Int[Array, "rows_times_hypotheses"],
+        position: Int[Array, ""],
+        caches: tuple[KeyValue, ...],
+        crosses: tuple[KeyValue, ...],
+        encoder_mask: Bool[Array, "rows inputs"],
+    ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
+        """One decoding step: the hidden state after ``tokens`` at ``position``, and the caches with it written.
+
+        A row may have several hypotheses (beams), neighbours in ``tokens``; they share the row's entry in ``crosses``
+        and ``encoder_mask``. Unscanned layers only: see :func:`unstack_layers`.
+        """
+        self._check_unscanned()
+        embedded = self.token_embedder(tokens[:, None])
+        hidden, caches = self.decoder.step(embedded, position, caches, crosses, encoder_mask[:, None, None, :])
+        return self._scaled(hidden), caches
+
+    def _scaled(self, hidden):
+        return hidden * self.config.embed_dim**-0.5 if self.config.logits_via_embedding else hidden
+
+    def _check_unscanned(self):
+        if self.config.scan_layers:
+            raise ValueError(
+                "step-by-step decoding wants scan_layers=False; pass the parameters through unstack_layers"
+            )
+
+
+def _given(value) -> str:
+    return "absent" if value is None else "given"
+
+
+def padding_mask(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch 1 1 length"]:
+    """True at the keys that are not padding."""
+    return (tokens != PAD_ID)[:, None, None, :]
+
+
+def segment_mask(
+    query_segments: Int[Array, "batch query"], key_segments: Int[Array, "batch key"]
+) -> Bool[Array, "batch 1 query key"]:
+    """True where query and key belong to the same example (padding counts as one, and harms nobody)."""
+    return (query_segments[:, :, None] == key_segments[:, None, :])[:, None]
+
+
+def causal_mask(length: int) -> Bool[Array, "1 1 length length"]:
+    """True where the key is not after the query."""
+    positions = jnp.arange(length, dtype=jnp.int32)
+    return (positions[:, None] >= positions[None, :])[None, None]
+
+
+def _init_boxed(config: T5Config, rng: jax.Array) -> Params:
+    tokens = jnp.ones((1, 2), jnp.int32)
+    return Transformer(config).init(rng, tokens, tokens)["params"]
+
+
+def init_params(config: T5Config, rng: jax.Array) -> Params:
+    """Fresh float32 parameters by T5X's initialisers, as plain arrays. Pure: jit it, with out_shardings if wanted."""
+    return nn.unbox(_init_boxed(config, rng))
+
+
+def param_shapes(config: T5Config) -> Params:
+    """The parameter tree as ``jax.ShapeDtypeStruct``; nothing is computed."""
+    return nn.unbox(jax.eval_shape(lambda rng: _init_boxed(config, rng), jax.random.key(0)))
+
+
+def param_logical_axes(config: T5Config) -> Params:
+    """The parameter tree with a ``PartitionSpec`` of logical axis names for each leaf; nothing is computed.
+
+    Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` where scanned.
+    """
+    return nn.get_partition_spec(jax.eval_shape(lambda rng: _init_boxed(config, rng), jax.random.key(0)))
+
+
+def param_count(config: T5Config) -> int:
+    """How many parameters a network has; nothing is computed."""
+    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
+
+
+def output_kernel(params: Params, config: T5Config) -> Float[Array, "embed vocab"]:
+    """The matrix that turns :meth:`Transformer.hidden` into logits, float32."""
+    if config.logits_via_embedding:
+        return params["token_embedder"]["embedding"].T
+    return params["decoder"]["logits_dense"]["kernel"]
+
+
+def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+    """The same network with ``scan_layers=False``; parameters that are not stacked pass as they are."""
+    if not config.scan_layers:
+        return params, config
+    unstacked = dict(params)
+    for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        rest = dict(params[stack])
+        stacked = rest.pop(stack)
+        for index in range(num_layers):
+            rest[f"layers_{index}"] = jax.tree.map(lambda leaf, index=index: leaf[:, index], stacked)
+        unstacked[stack] = rest
+    return unstacked, dataclasses.replace(config, scan_layers=False)
+
+
+def stack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+    """The inverse of :func:`unstack_layers`: the same network with ``scan_layers=True``."""
+    if config.scan_layers:
+        return params, config
+    stacked = dict(params)
+    for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        rest = dict(params[stack])
+        layers = [rest.pop(f"layers_{index}") for index in range(num_layers)]
+        rest[stack] = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *layers)
+        stacked[stack] = rest
+    return stacked, dataclasses.replace(config, scan_layers=True)

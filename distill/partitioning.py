@@ -1,0 +1,176 @@
+"""A mesh of devices, and one table of rules from logical axis names to mesh axes."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "model")
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# Batch rows go over `data` and `fsdp`; wide weight dimensions over `model`, the other dimension over `fsdp` (ZeRO-3).
+DEFAULT_RULES: Rules = (
+    ("batch", ("data", "fsdp")),
+    ("vocab", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("mlp", "model"),
+    ("embed", "fsdp"),
+    ("kv", None),
+    ("length", None),
+    ("layers", None),
+    ("relpos_buckets", None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 for one of them means "the devices that are left".
+
+    Attributes:
+      data: copies of the model, each with rows of its own.
+      fsdp: like ``data``, with parameters and optimizer state split over it.
+      model: splits heads, MLP and vocabulary within a layer (tensor parallelism).
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+
+    def __post_init__(self):
+        sizes = self.sizes
+        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(f"mesh axes must be ≥ 1, one of them may be -1; got {dict(zip(MESH_AXES, sizes))}")
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """``(data, fsdp, model)`` as given."""
+        return (self.data, self.fsdp, self.model)
+
+    def shape(self, num_devices: int) -> tuple[int, int, int]:
+        """The sizes on ``num_devices`` devices, -1 resolved. Raises ValueError if they do not fit."""
+        known = math.prod(size for size in self.sizes if size != -1)
+        left = num_devices // known
+        if left == 0 or (-1 in self.sizes and num_devices % known):
+            asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, self.sizes))
+            raise ValueError(f"mesh {asked} does not fit: there are {num_devices} devices of {jax.default_backend()!r}")
+        data, fsdp, model = (left if size == -1 else size for size in self.sizes)
+        return data, fsdp, model
+
+    def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """The mesh over ``devices`` (default: all). A mesh smaller than that leaves devices idle, with a warning."""
+        everything = list(jax.devices() if devices is None else devices)
+        shape = self.shape(len(everything))
+        used = math.prod(shape)
+        if used == len(everything) and devices is None:
+            return jax.make_mesh(shape, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+        if used < len(everything):
+            if jax.process_count() > 1:
+                raise ValueError(f"mesh {shape} uses {used} of {len(everything)} devices; processes cannot stay idle")
+            logging.warning("mesh %s uses %d of %d devices", shape, used, len(everything))
+        return Mesh(np.array(everything[:used]).reshape(shape), MESH_AXES)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """The number of pieces the batch's rows are cut into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(rows: int, mesh: Mesh, num_microbatches: int = 1) -> None:
+    """Raises ValueError unless ``rows`` can be cut over the mesh and into micro-batches."""
+    shards = batch_shards(mesh)
+    if rows % (shards * num_microbatches):
+        raise ValueError(
+            f"BATCH_SIZE (global) = {rows} is not divisible by data × fsdp × micro-batches = "
+            f"{mesh.shape['data']} × {mesh.shape['fsdp']} × {num_microbatches} = {shards * num_microbatches}"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over ``data`` and ``fsdp``, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules) -> PartitionSpec:
+    """The PartitionSpec of one array: each logical axis by the first rule that names it.
+
+    A dimension that its mesh axis does not divide stays whole (8 heads' relative bias on 16-way ``model``, say), and a
+    mesh axis is used once.
+
+    Raises:
+      ValueError: an axis without a rule, or another number of axes than dimensions.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} logical axes {tuple(axes)} for an array of shape {tuple(shape)}")
+    table = dict(reversed([(name, target) for name, target in rules]))
+    taken: set[str] = set()
+    out: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(axes, shape):
+        if name is not None and name not in table:
+            raise ValueError(f"logical axis {name!r} has no rule; there are rules for {sorted(table)}")
+        target = table.get(name) if name is not None else None
+        names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        ways = math.prod(mesh.shape[n] for n in names)
+        if not names or ways == 1 or size % ways or taken & set(names):
+            out.append(None)
+            continue
+        taken |= set(names)
+        out.append(target)
+    return PartitionSpec(*out)
+
+
+def param_shardings(params: Any, logical_axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+    """A tree of NamedShardings like ``params`` (arrays or ShapeDtypeStructs), from its tree of logical axes."""
+    return jax.tree.map(lambda p, axes: NamedSharding(mesh, spec_for(axes, p.shape, mesh, rules)), params, logical_axes)
+
+
+def optimizer_shardings(
+    transform: optax.GradientTransformation, opt_state: Any, params: Any, shardings: Any, mesh: Mesh
+) -> Any:
+    """Shardings of an optimizer state: moments lie as their parameters do, factored moments as what is left of them.
+
+    Args:
+      transform: the optimizer that made ``opt_state``.
+      opt_state: the state or its shapes.
+      params: the parameters or their shapes.
+      shardings: the parameters' NamedShardings.
+      mesh: everything that is no parameter's moment is whole on each of its devices.
+    """
+
+    def place(moment, param, sharding):
+        spec = tuple(sharding.spec) + (None,) * (len(param.shape) - len(sharding.spec))
+        if moment.shape == param.shape:
+            return sharding
+        for gone in reversed(range(len(param.shape))):
+            if moment.shape == param.shape[:gone] + param.shape[gone + 1 :]:
+                return NamedSharding(mesh, PartitionSpec(*(spec[:gone] + spec[gone + 1 :])))
+        return replicated(mesh)
+
+    return optax.tree_utils.tree_map_params(
+        transform, place, opt_state, params, shardings, transform_non_params=lambda _: replicated(mesh)
+    )
+
+
+def to_global(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Device arrays from this process's rows of the global batch."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
+
+
+def local_rows(rows: int, mesh: Mesh) -> slice:
+    """The rows of a global batch whose devices belong to this process."""
+    indices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    bounds = [index[0].indices(rows)[:2] for index in indices]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))

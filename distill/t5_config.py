@@ -1,0 +1,95 @@
+"""The configuration of a T5 network: its shape, and how it is computed."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection
+
+ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
+DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "minimal", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """The shape of a network, and how it is computed.
+
+    Attributes:
+      vocab_size: rows of the token table, padding rows included.
+      embed_dim: width of the residual stream.
+      num_heads: attention heads.
+      head_dim: width of one head; ``num_heads * head_dim`` need not be ``embed_dim``.
+      mlp_dim: inner width of the feed-forward block.
+      num_encoder_layers: encoder layers.
+      num_decoder_layers: decoder layers.
+      mlp_activations: ``("gelu", "linear")`` for T5 1.1 and later, ``("relu",)`` for T5 1.0.
+      dropout_rate: the one rate T5 uses everywhere.
+      logits_via_embedding: whether the token table also makes the logits (T5 1.0), hidden states being scaled by
+        ``embed_dim ** -0.5`` first; otherwise there is a separate kernel.
+      relative_attention_num_buckets: buckets of relative positions.
+      relative_attention_max_distance: distance from which all positions share the last bucket.
+      relative_bias_per_layer: whether each layer has a bias of its own (umT5), rather than one for the stack.
+      layer_norm_epsilon: ε of the RMS norms.
+      dtype: what activations are computed in, ``float32`` or ``bfloat16``; parameters are float32 regardless.
+      scan_layers: whether equal layers are one scanned layer whose parameters are stacked along axis 1: compile time
+        then does not grow with depth.
+      remat_policy: what the backward pass recomputes: ``none``; ``minimal`` keeps matrix products with parameters and
+        recomputes the rest; ``full`` keeps only each layer's input.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.1
+    logits_via_embedding: bool = False
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    relative_bias_per_layer: bool = False
+    layer_norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+    scan_layers: bool = False
+    remat_policy: str = "none"
+
+    def __post_init__(self):
+        for name in (
+            "vocab_size",
+            "embed_dim",
+            "num_heads",
+            "head_dim",
+            "mlp_dim",
+            "num_encoder_layers",
+            "num_decoder_layers",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"T5Config.{name} must be an integer ≥ 1; got {value!r}")
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        if not self.mlp_activations:
+            raise ValueError("T5Config.mlp_activations must name at least one activation; got none")
+        for activation in self.mlp_activations:
+            _check_choice("mlp_activations", activation, ACTIVATIONS)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f"T5Config.dropout_rate must lie in [0, 1); got {self.dropout_rate}")
+        if not self.layer_norm_epsilon > 0.0:
+            raise ValueError(f"T5Config.layer_norm_epsilon must be > 0; got {self.layer_norm_epsilon}")
+        buckets = self.relative_attention_num_buckets
+        if buckets < 4 or buckets % 4:
+            raise ValueError(f"T5Config.relative_attention_num_buckets must be a multiple of 4; got {buckets}")
+        if self.relative_attention_max_distance <= buckets // 2:
+            raise ValueError(
+                f"T5Config.relative_attention_max_distance must exceed half of the {buckets} buckets, which hold one "
+                f"distance each; got {self.relative_attention_max_distance}"
+            )
+
+
+def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), list(choices), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"T5Config.{field} must be one of {sorted(choices)}; got {value!r}{hint}")

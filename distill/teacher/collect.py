@@ -1,0 +1,287 @@
+"""Gets a reply for every request: from the store where it is there, else from the teacher, and then into the store."""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from distill.teacher import cost
+from distill.teacher.cost import Budget, Prices, Tokenizing
+from distill.teacher.progress import Progress, Silent, State
+from distill.teacher.replies import Failure, Reply, Request, RequestFailedError, Teacher, TeacherStoppedError, Usage
+from distill.teacher.store import ReplyStore
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Collected:
+    """What came of the requests, by key.
+
+    Attributes:
+      replies: finished requests.
+      failures: requests that came to nothing; the next run asks them again.
+      stopped: why the job ended early, or "".
+    """
+
+    replies: dict[str, Reply] = dataclasses.field(default_factory=dict)
+    failures: dict[str, Failure] = dataclasses.field(default_factory=dict)
+    stopped: str = ""
+
+    def update(self, other: "Collected") -> None:
+        """Adds another collection."""
+        self.replies.update(other.replies)
+        self.failures.update(other.failures)
+        self.stopped = self.stopped or other.stopped
+
+
+class Collector:
+    """Collects replies for one job; keeps count of its cost over several rounds.
+
+    Args:
+      teachers: by name.
+      store: where replies are and go.
+      prices: by teacher's name; teachers without one are not counted.
+      budget: see :class:`~distill.teacher.cost.Budget`.
+      progress: is told of every change.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, Teacher],
+        store: ReplyStore,
+        *,
+        prices: Mapping[str, Prices] | None = None,
+        budget: Budget | None = None,
+        progress: Progress | None = None,
+    ):
+        self.teachers = dict(teachers)
+        self.store = store
+        self.prices = dict(prices or {})
+        self.budget = budget or Budget()
+        self.progress = progress or Silent()
+        self.state = State(cost=0.0 if self.prices else None)
+        self.usage: dict[str, Usage] = collections.defaultdict(Usage)
+        self.tokenizing: dict[str, Tokenizing] = collections.defaultdict(Tokenizing)
+        self.paid: list[str] = []
+        self._settled = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._stop = ""
+
+    def lookup(self, requests: Iterable[Request]) -> tuple[dict[str, Request], Collected]:
+        """The distinct requests, by key, and what the store has of them, counted into usage and cost."""
+        distinct: dict[str, Request] = {}
+        for request in requests:
+            distinct.setdefault(request.key, request)
+        found = Collected(replies=self.store.find(distinct))
+        for key, reply in found.replies.items():
+            self._count(distinct[key], reply)
+        self.state.total += len(distinct)
+        self.state.cached += len(found.replies)
+        return distinct, found
+
+    def stop(self, reason: str) -> None:
+        """Starts no more requests; those under way are finished."""
+        if not self._stop:
+            self._stop = reason
+            _log.warning("stopping: %s", reason)
+        self._stopped.set()
+        self._settled.set()
+
+    async def collect(self, requests: Iterable[Request]) -> Collected:
+        """Replies for all ``requests``, or the reasons why not.
+
+        Nothing is raised for a request that fails or a teacher that stops: :attr:`Collected.stopped` says so.
+
+        Raises:
+          StoreError: a reply could not be written. What a teacher says is worth nothing then.
+        """
+        distinct, result = self.lookup(requests)
+        todo: dict[str, list[Request]] = collections.defaultdict(list)
+        for key, request in distinct.items():
+            if key not in result.replies:
+                todo[request.teacher].append(request)
+        self.progress(self.state)
+        with _on_interrupt(self.stop):
+            crews = [self._crew(self.teachers[name], batch, result) for name, batch in todo.items()]
+            await asyncio.gather(*crews)
+        result.stopped = self._stop
+        return result
+
+    async def _crew(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+        ask_batch = getattr(teacher, "ask_batch", None)
+        if ask_batch is not None:
+            await self._batch(teacher, requests, result)
+            return
+        queue = iter(requests)
+        row = _Row(getattr(teacher, "give_up_after", None))
+        number = min(len(requests), int(getattr(teacher, "parallel", 1)))
+        workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
+        stopping = asyncio.create_task(self._stopped.wait())
+        try:
+            pending: set[asyncio.Task[None]] = set(workers)
+            while pending and not stopping.done():
+                done, _ = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                pending -= done
+                for task in done - {stopping}:
+                    task.result()
+            if pending:
+                # Requests under way may be paid already: let them come in, but not for ever.
+                done, pending = await asyncio.wait(pending, timeout=getattr(teacher, "grace_s", 30.0))
+                for task in done:
+                    task.result()
+        finally:
+            for task in (*workers, stopping):
+                task.cancel()
+            await asyncio.gather(*workers, stopping, return_exceptions=True)
+
+    async def _work(self, teacher: Teacher, queue: Iterator[Request], row: "_Row", result: Collected) -> None:
+        while not self._stop:
+            request = next(queue, None)
+            if request is None:
+                return
+            risk = self._risk(request)
+            if not await self._may_spend(risk):
+                return
+            self.budget.reserve(risk)
+            self.state.active += 1
+            try:
+                await self._ask(teacher, request, risk, row, result)
+            finally:
+                self.state.active -= 1
+                self._settled.set()
+                self.progress(self.state)
+
+    async def _ask(self, teacher: Teacher, request: Request, risk: float, row: "_Row", result: Collected) -> None:
+        try:
+            reply = await teacher.ask(request)
+        except RequestFailedError as error:
+            (self.budget.lost if error.perhaps_paid else self.budget.release)(risk)
+            result.failures[request.key] = error.failure
+            self.state.failed += 1
+            if row.failed():
+                self.stop(f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}")
+            return
+        except TeacherStoppedError as error:
+            self.budget.release(risk)
+            result.failures[request.key] = Failure("not asked", str(error))
+            self.stop(str(error))
+            return
+        except BaseException:
+            self.budget.lost(risk)
+            raise
+        row.failures = 0
+        await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
+        self.budget.settle(risk, 0.0)
+        self._count(request, reply)
+        self.paid.append(request.key)
+        result.replies[request.key] = reply
+        self.state.finished += 1
+
+    async def _batch(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+        risk = sum(self._risk(request) for request in requests)
+        if not self.budget.fits(risk):
+            self.stop(self._over_budget(risk))
+            return
+        by_key = {request.key: request for request in requests}
+        self.budget.reserve(risk)
+        try:
+            async for key, outcome in teacher.ask_batch(requests, self.store):  # type: ignore[attr-defined]
+                if isinstance(outcome, Failure):
+                    result.failures[key] = outcome
+                    self.state.failed += 1
+                else:
+                    request = by_key[key]
+                    await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
+                    self._count(request, outcome, batch=True)
+                    self.paid.append(key)
+                    result.replies[key] = outcome
+                    self.state.finished += 1
+                self.progress(self.state)
+                if self._stop:
+                    break
+        except TeacherStoppedError as error:
+            self.stop(str(error))
+        finally:
+            self.budget.release(risk)
+
+    def _count(self, request: Request, reply: Reply, batch: bool | None = None) -> None:
+        usage = reply.usage
+        self.tokenizing[request.model].learn(request, usage)
+        if usage is None:
+            return
+        self.usage[request.teacher] += usage
+        self.state.prompt_tokens += usage.prompt_tokens
+        self.state.completion_tokens += usage.completion_tokens
+        prices = self.prices.get(request.teacher)
+        if prices is not None:
+            if batch is None:
+                batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+            self.budget.spent += prices.of(usage, batch=batch)
+            self.state.cost = self.budget.spent
+
+    def _risk(self, request: Request) -> float:
+        """What a request can cost at most."""
+        prices = self.prices.get(request.teacher)
+        if prices is None:
+            return 0.0
+        batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+        return prices.of(cost.most(request, self.tokenizing[request.model]), batch=batch)
+
+    async def _may_spend(self, risk: float) -> bool:
+        """Whether a request may start; waits while others under way decide it. Stops the job when it may not."""
+        while not self.budget.fits(risk):
+            if self.state.active == 0:
+                self.stop(self._over_budget(risk))
+            if self._stop:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        return not self._stop
+
+    def _over_budget(self, risk: float) -> str:
+        budget = self.budget
+        perhaps = f" (and perhaps {budget.perhaps_spent:,.4f} for requests that came to nothing)" if budget.perhaps_spent else ""
+        return f"the cost cap is reached: {budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent, the next may cost {risk:,.4f}"
+
+
+@dataclasses.dataclass
+class _Row:
+    """Counts failures in a row."""
+
+    limit: int | None
+    failures: int = 0
+
+    def failed(self) -> bool:
+        self.failures += 1
+        return self.limit is not None and self.failures >= self.limit
+
+
+@contextlib.contextmanager
+def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the job in good order; a second one ends it at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    before = {}
+
+    def interrupted(number: int) -> None:
+        stop(f"{signal.Signals(number).name}: finishing the requests under way (once more ends them too)")
+        for each in numbers:
+            loop.remove_signal_handler(each)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            before[number] = signal.getsignal(number)
+            with contextlib.suppress(NotImplementedError):  # Windows has no such thing
+                loop.add_signal_handler(number, interrupted, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""Who may send next: bounded concurrency that gives way to a busy server, and limits per minute.
+
+The number of requests under way follows the rule that TCP uses (additive increase, multiplicative decrease; Chiu & Jain
+1989, "Analysis of the increase and decrease algorithms for congestion avoidance"): it is halved when the server says "too
+many", and grows by about one a round trip while all is well. While the server asks for a pause, nobody sends.
+"""
+
+import asyncio
+import collections
+import random
+import time
+from collections.abc import Callable
+
+_SHORTEST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_SLACK_S = 0.1  # how far a limit per minute may run ahead, so that late timers cost no throughput
+
+
+class Pace:
+    """At most so much per minute, evenly spread (the generic cell rate algorithm).
+
+    Args:
+      per_minute: the limit, in any unit; None for no limit.
+    """
+
+    def __init__(self, per_minute: float | None):
+        if per_minute is not None and per_minute <= 0:
+            raise ValueError(f"a limit per minute must be positive; got {per_minute}")
+        # What the slack lets through early is taken off the rate: no minute sees more than the limit.
+        self._seconds_each = 0.0 if per_minute is None else (60.0 + _SLACK_S) / per_minute
+        self._next = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next one may go; 0 if at once."""
+        return max(0.0, self._next - _SLACK_S - now)
+
+    def charge(self, now: float, amount: float) -> None:
+        """Takes ``amount`` out of the budget; a large amount makes the next one wait longer."""
+        self._next = max(self._next, now) + amount * self._seconds_each
+
+    def correct(self, amount: float) -> None:
+        """Adds to the last charges what they were too low (or gives back, if negative)."""
+        self._next += amount * self._seconds_each
+
+
+class Gate:
+    """Lets requests through in the order in which they came.
+
+    Args:
+      concurrency: the most requests under way at once.
+      requests_per_minute, tokens_per_minute: limits; None for none.
+      clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be ≥ 1; got {concurrency}")
+        self.concurrency = concurrency
+        self.limit = float(concurrency)
+        self.active = 0
+        self.most_active = 0
+        self.last_success = clock()
+        self._requests = Pace(requests_per_minute)
+        self._tokens = Pace(tokens_per_minute)
+        self._clock = clock
+        self._paused_until = float("-inf")
+        self._last_decrease = float("-inf")
+        self._refusals = 0
+        self._waiting: collections.deque[tuple[asyncio.Future[float], float]] = collections.deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self, tokens: float = 0.0) -> float:
+        """Waits for a turn; returns the time at which it came. Every ``enter`` needs one ``leave``."""
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, tokens))
+        self._admit()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Gives the turn back."""
+        self.active -= 1
+        self._admit()
+
+    def succeeded(self) -> None:
+        """The server answered: a little more may go on at once."""
+        self.last_success = self._clock()
+        self._refusals = 0
+        self.limit = min(float(self.concurrency), self.limit + 1.0 / self.limit)
+
+    def refused(self, entered: float, retry_after: float | None) -> None:
+        """The server said "too many".
+
+        Args:
+          entered: what ``enter`` returned for the refused request. Requests that were already under way at the last
+            decrease tell nothing new and do not decrease again.
+          retry_after: the pause that the server asks for, in seconds; None: a growing one of our own.
+        """
+        now = self._clock()
+        if entered >= self._last_decrease:
+            self._last_decrease = now
+            self._refusals += 1
+            self.limit = max(1.0, self.limit / 2.0)
+        if retry_after is None:
+            longest = min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 2.0 ** (self._refusals - 1))
+            retry_after = longest * random.uniform(0.75, 1.0)
+        self._paused_until = max(self._paused_until, now + retry_after)
+
+    def correct_tokens(self, amount: float) -> None:
+        """Tells the token limit that a request took ``amount`` more tokens than it was charged for."""
+        self._tokens.correct(amount)
+
+    def _admit(self) -> None:
+        while self._waiting and self.active < int(self.limit):
+            turn, tokens = self._waiting[0]
+            if turn.cancelled():
+                self._waiting.popleft()
+                continue
+            now = self._clock()
+            wait = max(self._paused_until - now, self._requests.wait(now), self._tokens.wait(now))
+            if wait > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(wait, self._timer_rang)
+                return
+            self._waiting.popleft()
+            self._requests.charge(now, 1.0)
+            self._tokens.charge(now, tokens)
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
+            turn.set_result(now)
+
+    def _timer_rang(self) -> None:
+        self._timer = None
+        self._admit()

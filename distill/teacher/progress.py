@@ -1,0 +1,148 @@
+"""How far a job is: counts, tokens, cost, and when it will be done."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+_log = logging.getLogger(__name__)
+_LOG_EVERY_S = 30.0
+
+
+@dataclasses.dataclass
+class State:
+    """Where a job is.
+
+    Attributes:
+      total: requests of the job.
+      cached: of these, answered in earlier runs.
+      finished, failed: of these, in this run.
+      prompt_tokens, completion_tokens: of all replies, those of earlier runs included.
+      cost: likewise; None without prices.
+      active: requests under way.
+    """
+
+    total: int = 0
+    cached: int = 0
+    finished: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+    active: int = 0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        """Requests that need no more work in this run."""
+        return self.cached + self.finished + self.failed
+
+    @property
+    def per_second(self) -> float:
+        """Requests finished a second, in this run."""
+        seconds = time.monotonic() - self.started
+        return (self.finished + self.failed) / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed so far; None before the first reply."""
+        return (self.total - self.done) / self.per_second if self.per_second else None
+
+    def __str__(self) -> str:
+        left = self.seconds_left
+        parts = [
+            f"{self.done:,} of {self.total:,}",
+            f"{self.per_second:.1f}/s",
+            f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens",
+        ]
+        if self.cached:
+            parts.append(f"{self.cached:,} from before")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if self.cost is not None:
+            parts.append(f"cost {self.cost:,.2f}")
+        if left is not None and self.done < self.total:
+            parts.append(f"{_clock(left)} left")
+        return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress(Protocol):
+    """Is told of every change."""
+
+    def __call__(self, state: State) -> None:
+        """May draw, log, or do nothing; must be quick."""
+        ...
+
+    def close(self) -> None:
+        """The job is over."""
+        ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def __call__(self, state: State) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Logged:
+    """A line in the log now and then: for jobs without a terminal."""
+
+    def __init__(self, every_s: float = _LOG_EVERY_S, log: Callable[[str], None] | None = None):
+        self._every_s, self._last = every_s, float("-inf")
+        self._log = log or (lambda line: _log.info("%s", line))
+        self._state: State | None = None
+
+    def __call__(self, state: State) -> None:
+        """Logs if the last line is old enough."""
+        self._state = state
+        now = time.monotonic()
+        if now - self._last >= self._every_s:
+            self._last = now
+            self._log(str(state))
+
+    def close(self) -> None:
+        """Logs the final state."""
+        if self._state is not None:
+            self._log(str(self._state))
+
+
+class Bar:
+    """A bar on the terminal, redrawn a few times a second."""
+
+    def __init__(self, console: Any = None):
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(BarColumn(), TextColumn("{task.description}"), console=console, refresh_per_second=4)
+        self._task: Any = None
+
+    def __call__(self, state: State) -> None:
+        """Updates the bar."""
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=state.total)
+        self._bar.update(self._task, total=state.total, completed=state.done, description=str(state))
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        if self._task is not None:
+            self._bar.stop()
+
+
+def automatic() -> Progress:
+    """A bar where there is a terminal, else the log."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return Bar(console) if console.is_terminal else Logged()

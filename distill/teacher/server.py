@@ -1,0 +1,337 @@
+"""A teacher behind any OpenAI-compatible server: vLLM, TGI, llama.cpp, Ollama, hosted APIs."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from distill.teacher import completion, redaction
+from distill.teacher.completion import Dialect, Endpoint
+from distill.teacher.cost import Prices
+from distill.teacher.gate import Gate
+from distill.teacher.replies import (
+    Choice,
+    Failure,
+    Message,
+    Reply,
+    Request,
+    RequestFailedError,
+    Sampling,
+    TeacherError,
+    TeacherStoppedError,
+)
+
+Structured = Literal["off", "auto", "json_schema", "json_object"]
+STRUCTURED: tuple[Structured, ...] = ("off", "auto", "json_schema", "json_object")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """Which server and model, and how hard to press it. Holds no secrets, only the names of variables that do.
+
+    Attributes:
+      model: the model's name at the server.
+      name: what this job calls the teacher; the model's name by default.
+      base_url: where the server is (``http://localhost:8000/v1``); None: the ``OPENAI_BASE_URL`` variable, else the hosted API.
+      api_key_env: the environment variable with the API key. Servers at a ``base_url`` may do without.
+      headers_env: further headers, each from an environment variable: ``{"api-key": "MY_GATEWAY_KEY"}``.
+      endpoint: ``chat`` (messages) or ``completions`` (one text to go on from).
+      structured: ask for JSON with a rationale and a label. ``json_schema``, ``json_object`` as the server has it; ``auto``: try
+        once and take JSON schema if the server obeys it; ``off``: free text, read by the data set's parser.
+      sampling: temperature and the like.
+      samples_at_once: ask for all samples of an input in one request (``n``) where the server can: its prompt is paid once.
+      concurrency: the most requests under way.
+      requests_per_minute, tokens_per_minute: limits of the account; None: none.
+      attempt_s: the longest one attempt may take.
+      attempts: attempts per request at refused, failing, silent or lost connections (by the OpenAI client, with its pauses).
+      bad_replies: how often a reply that is broken, empty or of the wrong shape is asked for again.
+      patience_s: how long to put up with nothing but refusals ("too many requests") before stopping.
+      give_up_after: stop when so many requests in a row came to nothing.
+      largest_bytes: longer reply bodies are refused.
+      max_tokens_field, send_stop: see :class:`~distill.teacher.completion.Dialect`.
+      extra: further fields of the body, for instance ``{"reasoning_effort": "low"}``.
+      prices: per million tokens, for the cost so far and the cost cap.
+      prefix: task prefix of this teacher's rationales where each teacher has its own.
+      batch: send everything through the server's batch API (cheaper and slower) instead of request by request.
+      batch_poll_s: how often to ask whether a batch is done.
+    """
+
+    model: str
+    name: str = ""
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    headers_env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    endpoint: Endpoint = "chat"
+    structured: Structured = "off"
+    sampling: Sampling = Sampling()
+    samples_at_once: bool = False
+    concurrency: int = 64
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    attempt_s: float = 120.0
+    attempts: int = 6
+    bad_replies: int = 2
+    patience_s: float = 900.0
+    give_up_after: int = 25
+    largest_bytes: int = 16 * 2**20
+    max_tokens_field: str = "max_tokens"
+    send_stop: bool = True
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prices: Prices | None = None
+    prefix: str = ""
+    batch: bool = False
+    batch_poll_s: float = 30.0
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError("ServerConfig.model: which model? (for instance 'meta-llama/Llama-3.1-70B-Instruct')")
+        for field, allowed in (("endpoint", completion.ENDPOINTS), ("structured", STRUCTURED)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"ServerConfig.{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}"
+                )
+        if self.structured != "off" and self.endpoint != "chat":
+            raise ValueError(f"ServerConfig.structured={self.structured!r} needs endpoint='chat'; got {self.endpoint!r}")
+        for field in ("concurrency", "attempts", "give_up_after", "attempt_s", "patience_s", "largest_bytes"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"ServerConfig.{field} must be positive; got {getattr(self, field)}")
+        if self.bad_replies < 0:
+            raise ValueError(f"ServerConfig.bad_replies must be ≥ 0; got {self.bad_replies}")
+
+    def open(self) -> "ServerTeacher":
+        """Connects (lazily: the first request opens the first connection).
+
+        Raises:
+          TeacherStoppedError: a key is wanted and not in the environment.
+        """
+        if self.batch:
+            from distill.teacher.batch import BatchTeacher
+
+            return BatchTeacher(self)
+        return ServerTeacher(self)
+
+
+class ServerTeacher:
+    """Asks an OpenAI-compatible server. Make it and use it in one event loop; see :class:`ServerConfig`."""
+
+    def __init__(self, config: ServerConfig):
+        import openai
+
+        from distill.teacher import transport
+
+        self.config = config
+        self.model = config.model
+        self.name = config.name or config.model
+        self.parallel = config.concurrency + min(16, config.concurrency)  # some wait at the gate, ready to go
+        self.give_up_after: int | None = config.give_up_after
+        self.gate = Gate(
+            config.concurrency,
+            requests_per_minute=config.requests_per_minute,
+            tokens_per_minute=config.tokens_per_minute,
+        )
+        base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
+        key = redaction.secret_from_environment(config.api_key_env)
+        if key is None and base_url is None:
+            raise TeacherStoppedError(
+                f"teacher {self.name!r}: the environment variable {config.api_key_env} holds no API key, and without a base_url "
+                "the hosted API would be asked, which wants one"
+            )
+        headers = {}
+        for header, variable in config.headers_env.items():
+            value = redaction.secret_from_environment(variable)
+            if value is None:
+                raise TeacherStoppedError(
+                    f"teacher {self.name!r}: header {header} wants the environment variable {variable}, which is not set"
+                )
+            headers[header] = value
+        self.redact = redaction.Redactor([*([key] if key else []), *headers.values()])
+        self.url = redaction.public_url(base_url or "https://api.openai.com/v1")
+        self.dialect = Dialect(
+            endpoint=config.endpoint,
+            max_tokens_field=config.max_tokens_field,
+            send_stop=config.send_stop,
+            json_object=config.structured == "json_object",
+        )
+        self._openai = openai
+        self._transport = transport
+        self.client = openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=base_url,
+            max_retries=config.attempts - 1,
+            default_headers=headers,
+            http_client=transport.gated_client(
+                self.gate,
+                attempt_s=config.attempt_s,
+                connections=config.concurrency,
+                largest_bytes=config.largest_bytes,
+            ),
+        )
+
+    def __repr__(self) -> str:
+        return f"ServerTeacher({self.name!r}, {self.url})"
+
+    @property
+    def grace_s(self) -> float:
+        """How long requests under way may still take when the job stops."""
+        return self.config.attempt_s
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.client.close()
+
+    async def wants_json(self) -> bool:
+        """Whether replies are to be asked for as JSON; with ``structured='auto'`` costs one tiny request."""
+        if self.config.structured != "auto":
+            return self.config.structured != "off"
+        probe = Request(
+            record_id="",
+            teacher=self.name,
+            model=self.model,
+            messages=(Message("user", 'Answer with the JSON object {"rationale": "test", "label": "test"}.'),),
+            sampling=dataclasses.replace(self.config.sampling, max_tokens=64),
+            schema=SCHEMA,
+            extra=self.config.extra,
+        )
+        try:
+            reply = await self._once(probe)
+            value = json.loads(reply.choices[0].text)
+            takes = isinstance(value, dict) and set(value) == {"rationale", "label"}
+        except (RequestFailedError, ValueError):
+            takes = False
+        except TeacherStoppedError as error:
+            if "structured" not in str(error):
+                raise
+            takes = False
+        _log.info("teacher %s: structured output %s", self.name, "on" if takes else "off, the server does not obey a schema")
+        return takes
+
+    async def ask(self, request: Request) -> Reply:
+        """Answers one request, however often that must be tried.
+
+        Raises:
+          RequestFailedError: it came to nothing: ``timeout``, ``no connection``, ``server error``, ``bad request``, ``broken JSON``,
+            ``not UTF-8``, ``wrong schema``, ``reply too large``.
+          TeacherStoppedError: the key, the model, the money or the server's patience is at fault.
+        """
+        estimate = request.characters / 4 + request.sampling.max_tokens * request.samples
+        self._transport.request_tokens.set(estimate)
+        bad = 0
+        while True:
+            try:
+                reply = await self._once(request)
+            except RequestFailedError as error:
+                if error.failure.reason == "too many requests":
+                    self._check_patience(error.failure)
+                    continue
+                if not (error.failure.reason in _WORTH_ANOTHER_TRY and bad < self.config.bad_replies):
+                    raise
+            else:
+                if reply.usage is not None:
+                    self.gate.correct_tokens(reply.usage.total - estimate)
+                if any(choice.text.strip() for choice in reply.choices) or bad >= self.config.bad_replies:
+                    return reply
+            bad += 1
+            await asyncio.sleep(0.1 * 2**bad)
+
+    def _check_patience(self, failure: Failure) -> None:
+        waited = time.monotonic() - self.gate.last_success
+        if waited > self.config.patience_s:
+            raise TeacherStoppedError(
+                f"teacher {self.name!r} has refused every request for {waited:.0f} s ({failure.detail}); "
+                "run again later, or set requests_per_minute"
+            )
+
+    async def _once(self, request: Request) -> Reply:
+        openai = self._openai
+        started = time.monotonic()
+        try:
+            content = await self._post(request)
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise self._stopped(f"does not accept the key in {self.config.api_key_env}", error) from None
+        except openai.NotFoundError as error:
+            raise self._stopped(f"has no model {self.model!r}, or no such endpoint", error) from None
+        except openai.RateLimitError as error:
+            if _no_money(error):
+                raise self._stopped("says that the quota is used up", error) from None
+            self._check_wait(error)
+            raise RequestFailedError("too many requests", self._words(error)) from None
+        except openai.InternalServerError as error:
+            raise RequestFailedError("server error", self._words(error), perhaps_paid=True) from None
+        except openai.APIStatusError as error:
+            words = self._words(error)
+            if error.status_code == 402:
+                raise self._stopped("wants to be paid", error) from None
+            if request.schema is not None and any(word in words for word in ("response_format", "json_schema", "schema")):
+                raise self._stopped("does not take structured output: set structured='off'", error) from None
+            raise RequestFailedError("bad request", words) from None
+        except openai.APITimeoutError:
+            detail = f"no reply within {self.config.attempt_s:g} s, {self.config.attempts} times"
+            raise RequestFailedError("timeout", detail, perhaps_paid=True) from None
+        except openai.APIConnectionError as error:
+            detail = self.redact(f"{error.__cause__ or error}")
+            raise RequestFailedError("no connection", detail, perhaps_paid=True) from None
+        except self._transport.ReplyTooLargeError as error:
+            raise RequestFailedError("reply too large", str(error), perhaps_paid=True) from None
+        try:
+            reply = completion.read(
+                completion.decode(content),
+                key=request.key,
+                model=request.model,
+                samples=request.samples,
+                seconds=time.monotonic() - started,
+            )
+        except RequestFailedError as error:
+            failure = error.failure
+            raise RequestFailedError(
+                failure.reason, self.redact(failure.detail), self.redact(failure.raw), perhaps_paid=True
+            ) from None
+        return self._clean(reply)
+
+    def _clean(self, reply: Reply) -> Reply:
+        choices = tuple(Choice(self.redact(choice.text), self.redact(choice.finish)) for choice in reply.choices)
+        return dataclasses.replace(reply, choices=choices, model=self.redact(reply.model))
+
+    async def _post(self, request: Request) -> bytes:
+        fields = completion.body(request, self.dialect)
+        # The same key after a restart: a gateway that honours it charges once even for a reply that never arrived.
+        headers = {"Idempotency-Key": request.key}
+        known = ("model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "n", "stop", "response_format")
+        named = {name: fields.pop(name) for name in known if name in fields}
+        api = self.client.chat.completions if self.config.endpoint == "chat" else self.client.completions
+        response = await api.with_raw_response.create(**named, extra_body=fields or None, extra_headers=headers)
+        return response.http_response.content
+
+    def _words(self, error: Any) -> str:
+        return self.redact(f"HTTP {error.status_code}: {error.message}"[:500])
+
+    def _stopped(self, what: str, error: Any) -> TeacherError:
+        return TeacherStoppedError(f"teacher {self.name!r} at {self.url} {what} ({self._words(error)})")
+
+    def _check_wait(self, error: Any) -> None:
+        wait = self._transport.retry_after(error.response.headers)
+        if wait is not None and wait > self.config.patience_s:
+            raise self._stopped(f"asks to wait {wait:.0f} s, longer than patience_s={self.config.patience_s:g}", error)
+
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "rationale": {"type": "string", "description": "the reasoning, step by step"},
+        "label": {"type": "string", "description": "the answer alone"},
+    },
+    "required": ["rationale", "label"],
+    "additionalProperties": False,
+}
+"""What a structured reply looks like: reasons first, so that the answer follows from them."""
+
+_WORTH_ANOTHER_TRY = ("broken JSON", "not UTF-8", "wrong schema")
+
+
+def _no_money(error: Any) -> bool:
+    return "insufficient_quota" in (error.code, error.type) or "billing" in str(error.code)

@@ -1,0 +1,69 @@
+"""Packaging: the core installs from the package registry alone; T5X, tests and serving are extras."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+CORE = [
+    "absl-py>=2.1",
+    "clu>=0.0.12",
+    "etils[epath]>=1.9",
+    "flax>=0.12.0",
+    "gin-config>=0.5.0",
+    "jax>=0.7.0",
+    "jaxtyping>=0.3",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.20",
+    "rich>=13",
+    "safetensors>=0.4",
+    "huggingface_hub>=0.30",
+    "sentencepiece>=0.2",
+    "seqio>=0.0.19",
+    "tensorflow>=2.16",
+    "tensorflow-datasets>=4.9",
+    "tensorflow-text>=2.16",
+    "rouge_score>=0.1.2",
+    "sacrebleu>=2.4",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "teacher": ["openai>=2"],
+    "test": [
+        "aiohttp>=3.9",
+        "hypothesis>=6.100",
+        "mypy>=1.13",
+        "openai>=2",
+        "pytest>=8",
+        "ruff>=0.8",
+        "torch>=2.4",
+        "transformers>=5",
+    ],
+}
+
+# gin/ is no Python package (a gin/__init__.py would shadow gin-config); its files travel as distill.configs.
+GIN_FOLDERS = sorted({str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin")})
+
+setup(
+    name="distill-step-by-step",
+    version="0.1.0",
+    description="Distilling step-by-step in JAX: small T5 students from the answers and reasoning of a large teacher",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["distill*", "tasks*", "tools*"]), "distill.configs"],
+    package_dir={"distill.configs": "gin"},
+    package_data={
+        "distill.configs": [f"{folder}/*.gin" for folder in GIN_FOLDERS],
+        "distill": ["teacher/prompts/*"],
+    },
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["distill=distill.main:main"]},
+)

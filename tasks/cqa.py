@@ -1,0 +1,67 @@
+"""CommonsenseQA (Talmor et al. 2019) in its CoS-E edition v1.11 (Rajani et al. 2019), as the paper uses it.
+
+Five choices a question; the paper's test split is the set's own validation split.
+"""
+
+from typing import Any
+
+from etils import epath
+
+from tasks import paper_files, parsers
+from tasks.dataset import Dataset
+from tasks.records import Record, RowError
+from tasks.sources import text_field
+
+
+def record(row: dict[str, Any], id: str) -> Record:
+    """A record of a row with ``question``, ``choices``, ``answer`` and the annotators' ``abstractive_explanation``."""
+    choices = row.get("choices")
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise RowError(f"choices must be a list of texts; got {choices!r}")
+    answer = text_field(row, "answer")
+    if answer not in choices:
+        raise RowError(f"unknown label: the answer {answer!r} is not among the choices")
+    question = text_field(row, "question")
+    if not question.strip():
+        raise RowError("the row has no input: the question is empty")
+    options = "\n".join(f"({chr(ord('a') + number)}) {choice}" for number, choice in enumerate(choices))
+    why = row.get("abstractive_explanation") or ""
+    return Record(
+        id=id,
+        input=f"{question}\nAnswer Choices:\n{options}",
+        label=answer,
+        rationales=(why,) if why.strip() else (),
+        choices=tuple(choices),
+    )
+
+
+def dataset(
+    data_dir: epath.PathLike,
+    *,
+    name: str = "cqa",
+    teacher: paper_files.Teacher = "palm",
+    mode: parsers.Mode = "improved",
+    missing_replies: paper_files.MissingReplies = "error",
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Dataset:
+    """CommonsenseQA from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments."""
+    source = paper_files.PaperFiles(
+        data_dir, "cqa", record, teacher=teacher, mode=mode, missing_replies=missing_replies
+    )
+    return Dataset(name, source, answer="choice", validation_fraction=validation_fraction, split_seed=split_seed)
+
+
+def tfds_dataset(
+    *,
+    name: str = "cqa",
+    tfds_name: str = "cos_e",
+    tfds_data_dir: str | None = None,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> Dataset:
+    """CommonsenseQA from TFDS's ``cos_e``, with the annotators' explanations as rationales."""
+    from tasks.tfds_source import TfdsRecords
+
+    source = TfdsRecords(tfds_name, record, {"train": "train", "test": "validation"}, tfds_data_dir)
+    return Dataset(name, source, answer="choice", validation_fraction=validation_fraction, split_seed=split_seed)

@@ -1,0 +1,118 @@
+"""From records to ``tf.data``: a SeqIO data source over any :class:`~tasks.dataset.Dataset`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import seqio
+import tensorflow as tf
+from absl import logging
+
+from tasks.dataset import Dataset
+from tasks.records import Report
+from tasks.selection import Selection
+
+ROW_SPEC = {
+    "id": tf.TensorSpec([], tf.string),
+    "input": tf.TensorSpec([], tf.string),
+    "target": tf.TensorSpec([], tf.string),
+    "label": tf.TensorSpec([], tf.string),
+    "llm_label": tf.TensorSpec([], tf.string),
+    "rationales": tf.TensorSpec([None], tf.string),
+    "choices": tf.TensorSpec([None], tf.string),
+    "weight": tf.TensorSpec([], tf.float32),
+    "rationale_weight": tf.TensorSpec([], tf.float32),
+}
+"""A row as the preprocessors get it. Absent texts are empty; ``target`` is the label to learn."""
+
+_IN_MEMORY = 100_000  # rows; more are streamed from their files every epoch
+_LISTS = ("rationales", "choices")
+
+
+def rows(dataset: Dataset, split: str, selection: Selection, report: Report | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a split as :data:`ROW_SPEC` has them, in plain Python."""
+    for record in dataset.records(split, report):
+        if not selection.wants(record, split, dataset):
+            continue
+        weight = selection.rationale_weight(record, split, dataset)
+        yield {
+            "id": record.id,
+            "input": record.input,
+            "target": selection.target(record, split) or "",
+            "label": record.label or "",
+            "llm_label": record.llm_label or "",
+            "rationales": list(record.rationales) if weight is not None else [],
+            "choices": list(record.choices),
+            "weight": record.weight,
+            "rationale_weight": record.weight * (1.0 if weight is None else weight),
+        }
+
+
+class RecordDataSource(seqio.FunctionDataSource):
+    """A SeqIO data source that reads nothing until it is asked for a split, and then keeps small splits in memory.
+
+    Rows held in memory become tensors of a ``tf.data`` graph, so their iterators can be saved and restored; larger splits
+    come from a Python generator.
+
+    Args:
+      dataset: where rows come from.
+      selection: which answers and rationales they carry.
+    """
+
+    def __init__(self, dataset: Dataset, selection: Selection | None = None):
+        self.dataset = dataset
+        self.selection = selection or Selection()
+        self._tables: dict[str, dict[str, Any] | None] = {}
+        self._sizes: dict[str, int] = {}
+        self._reports: dict[str, Report] = {}
+
+        def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+            del shuffle_files, seed  # one order; the task shuffles
+            return self._dataset(split)
+
+        super().__init__(dataset_fn, splits=dataset.splits)
+
+    def __repr__(self) -> str:
+        return f"RecordDataSource({self.dataset.name!r}, splits={self.splits})"
+
+    def report(self, split: str) -> Report:
+        """What was found wrong with the split's rows; reads them if that has not happened."""
+        self._load(split)
+        return self._reports[split]
+
+    def num_input_examples(self, split: str) -> int:
+        """Rows in the split (after subsampling); reads them if that has not happened."""
+        self._load(split)
+        return self._sizes[split]
+
+    def _load(self, split: str) -> None:
+        if split in self._sizes:
+            return
+        report = Report()
+        table: dict[str, Any] | None = {name: [] for name in ROW_SPEC}
+        size = 0
+        for row in rows(self.dataset, split, self.selection, report):
+            size += 1
+            if size > _IN_MEMORY:
+                table = None
+            if table is not None:
+                for name, value in row.items():
+                    table[name].append(value)
+        if report.problems:
+            logging.warning("%s, %s: %s", self.dataset.name, split, report)
+        self._tables[split], self._sizes[split], self._reports[split] = table, size, report
+
+    def _dataset(self, split: str) -> tf.data.Dataset:
+        self._load(split)
+        table = self._tables[split]
+        if table is None:
+            return tf.data.Dataset.from_generator(
+                lambda: rows(self.dataset, split, self.selection), output_signature=ROW_SPEC
+            )
+        columns = {}
+        for name, spec in ROW_SPEC.items():
+            if name in _LISTS:
+                columns[name] = tf.ragged.constant(table[name], dtype=spec.dtype, ragged_rank=1)
+            else:
+                columns[name] = tf.constant(table[name], dtype=spec.dtype, shape=[len(table[name])])
+        dense = lambda row: {name: tf.ensure_shape(value, ROW_SPEC[name].shape) for name, value in row.items()}  # noqa: E731
+        return tf.data.Dataset.from_tensor_slices(columns).map(dense)

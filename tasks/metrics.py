@@ -1,0 +1,240 @@
+"""How answers and rationales are scored. Every score comes with a 95 % interval.
+
+Metric functions have the signature that SeqIO looks for, ``(targets, predictions)``, and return plain floats.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from tasks import arithmetic
+from tasks.records import Record
+
+AnswerKind = Literal["text", "choice", "equation"]
+ANSWER_KINDS: tuple[AnswerKind, ...] = ("text", "choice", "equation")
+
+Z95 = 1.959963984540054
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A target as the postprocessors hand it to the metrics.
+
+    Attributes:
+      text: the gold answer.
+      choices: the row's options, or none.
+    """
+
+    text: str
+    choices: tuple[str, ...] = ()
+
+
+def wilson(correct: float, total: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a share of ``correct`` out of ``total``; ``(0, 1)`` if there is nothing to count.
+
+    Wilson, E. B. (1927), "Probable inference, the law of succession, and statistical inference", JASA 22.
+
+    >>> [round(bound, 3) for bound in wilson(8, 10)]
+    [0.49, 0.943]
+    """
+    if total == 0:
+        return 0.0, 1.0
+    if not 0 <= correct <= total:
+        raise ValueError(f"correct must be between 0 and total; got {correct=} {total=}")
+    share = correct / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share(name: str, correct: int, total: int) -> dict[str, float]:
+    """``name``, ``name_low`` and ``name_high`` of a share; NaN, 0 and 1 if there is nothing to count."""
+    low, high = wilson(correct, total)
+    return {name: correct / total if total else float("nan"), f"{name}_low": low, f"{name}_high": high}
+
+
+_LETTER = re.compile(r"^\(\s*([A-Za-z])\s*\)\s*")
+
+
+def normalise_text(text: str) -> str:
+    """Case folded, white space collapsed, without a final period.
+
+    >>> normalise_text("  Washington   D.C. ")
+    'washington d.c'
+    """
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+
+
+def match_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Which of the row's choices ``text`` names, or None.
+
+    Tried in this order: the very text; the normalised text; the text behind an option letter, "(c) train station"; the
+    letter alone, "(c)" or "c". A letter in front of text that is not its choice does not count.
+
+    >>> match_choice("(B) Rug.", ("carpet", "rug"))
+    'rug'
+    """
+    if text in choices:
+        return text
+    normalised = [normalise_text(choice) for choice in choices]
+
+    def find(candidate: str) -> str | None:
+        candidate = normalise_text(candidate)
+        return choices[normalised.index(candidate)] if candidate in normalised else None
+
+    found = find(text)
+    if found is not None:
+        return found
+    lettered = _LETTER.match(text.strip())
+    rest = text.strip()[lettered.end() :] if lettered else ""
+    if rest.strip(" ."):
+        return find(rest)
+    letter = lettered[1] if lettered else text.strip().removesuffix(".")
+    index = ord(letter.lower()) - ord("a") if len(letter) == 1 else -1
+    return choices[index] if 0 <= index < len(choices) else None
+
+
+def same_text(a: str, b: str) -> bool:
+    """Equal after :func:`normalise_text`, and not empty."""
+    return bool(a.strip()) and normalise_text(a) == normalise_text(b)
+
+
+def same_answer(kind: AnswerKind, target: str, prediction: str, choices: Sequence[str] = ()) -> bool:
+    """Whether ``prediction`` is right.
+
+    Args:
+      kind: ``text``: same normalised text. ``choice``: both name the same choice (as text where the row has no choices).
+        ``equation``: both have the same value.
+      target, prediction: answers.
+      choices: the row's options.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    if kind not in ANSWER_KINDS:
+        raise ValueError(f"answer kind must be one of {', '.join(ANSWER_KINDS)}; got {kind!r}")
+    if kind == "equation":
+        return arithmetic.same_value(target, prediction)
+    if kind == "choice" and choices:
+        named = match_choice(prediction, choices)
+        return named is not None and named == match_choice(target, choices)
+    return same_text(target, prediction)
+
+
+def _answers(targets: Iterable[Any]) -> list[Answer]:
+    return [target if isinstance(target, Answer) else Answer(str(target)) for target in targets]
+
+
+def _check_lengths(targets: Sequence[Any], predictions: Sequence[Any]) -> None:
+    if len(targets) != len(predictions):
+        raise ValueError(f"{len(targets)} targets but {len(predictions)} predictions")
+
+
+def _accuracy(kind: AnswerKind, targets: Sequence[Any], predictions: Sequence[str]) -> dict[str, float]:
+    _check_lengths(targets, predictions)
+    answers = _answers(targets)
+    right = sum(
+        same_answer(kind, answer.text, prediction, answer.choices) for answer, prediction in zip(answers, predictions)
+    )
+    exact = sum(answer.text == prediction for answer, prediction in zip(answers, predictions))
+    total = len(answers)
+    return share("accuracy", right, total) | {"accuracy_exact": exact / total if total else float("nan")}
+
+
+def text_accuracy(targets, predictions) -> dict[str, float]:
+    """Share of predictions equal to the target up to case, white space and a final period.
+
+    Args:
+      targets: :class:`Answer` or plain strings.
+      predictions: strings.
+
+    Returns:
+      ``accuracy``, ``accuracy_low``, ``accuracy_high`` (Wilson, 95 %), and ``accuracy_exact``, which counts
+      identical strings only, as the paper's code does.
+    """
+    return _accuracy("text", targets, predictions)
+
+
+def choice_accuracy(targets, predictions) -> dict[str, float]:
+    """Share of predictions that name the target's choice (:func:`match_choice`); returns as :func:`text_accuracy`."""
+    return _accuracy("choice", targets, predictions)
+
+
+def equation_accuracy(targets, predictions) -> dict[str, float]:
+    """Share of predictions with the target's value; returns as :func:`text_accuracy`.
+
+    Adds ``has_value``: the share of predictions that are arithmetic at all.
+    """
+    result = _accuracy("equation", targets, predictions)
+    valued = sum(arithmetic.evaluate(prediction) is not None for prediction in predictions)
+    return result | {"has_value": valued / len(predictions) if len(predictions) else float("nan")}
+
+
+ACCURACY: Mapping[AnswerKind, Callable[..., dict[str, float]]] = {
+    "text": text_accuracy,
+    "choice": choice_accuracy,
+    "equation": equation_accuracy,
+}
+
+
+def _bootstrap(values: Sequence[float], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    import numpy as np
+
+    data = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    means = [data[rng.integers(0, len(data), len(data))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def rouge_l(targets, predictions) -> dict[str, float]:
+    """Mean ROUGE-L F1 with stemming, in [0, 1]; ``rouge_l_low`` and ``_high`` by a seeded bootstrap over examples.
+
+    Lin, C.-Y. (2004), "ROUGE: a package for automatic evaluation of summaries"; computed by ``rouge_score``.
+    """
+    from rouge_score import rouge_scorer
+
+    _check_lengths(targets, predictions)
+    if not len(predictions):
+        return {"rouge_l": float("nan"), "rouge_l_low": 0.0, "rouge_l_high": 1.0}
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    scores = [
+        scorer.score(answer.text, prediction)["rougeL"].fmeasure
+        for answer, prediction in zip(_answers(targets), predictions)
+    ]
+    low, high = _bootstrap(scores)
+    return {"rouge_l": sum(scores) / len(scores), "rouge_l_low": low, "rouge_l_high": high}
+
+
+def bleu(targets, predictions) -> dict[str, float]:
+    """Corpus BLEU in [0, 100]; ``bleu_low`` and ``bleu_high`` by sacreBLEU's bootstrap.
+
+    Post, M. (2018), "A call for clarity in reporting BLEU scores".
+    """
+    import sacrebleu
+
+    _check_lengths(targets, predictions)
+    if not len(predictions):
+        return {"bleu": float("nan"), "bleu_low": 0.0, "bleu_high": 100.0}
+    references = [[answer.text for answer in _answers(targets)]]
+    score = sacrebleu.metrics.BLEU().corpus_score(list(predictions), references, n_bootstrap=1000)
+    half = float(score._ci) if score._ci is not None else 0.0
+    mean = float(score._mean) if score._mean is not None else float(score.score)
+    return {"bleu": float(score.score), "bleu_low": max(0.0, mean - half), "bleu_high": min(100.0, mean + half)}
+
+
+def teacher_accuracy(records: Iterable[Record], kind: AnswerKind) -> dict[str, float]:
+    """How often the teacher's label is right: over all rows with a gold label; a missing teacher label counts as wrong.
+
+    Returns:
+      ``teacher_accuracy`` with interval, and ``rows``.
+    """
+    total = right = 0
+    for record in records:
+        if record.label is None:
+            continue
+        total += 1
+        right += record.llm_label is not None and same_answer(kind, record.label, record.llm_label, record.choices)
+    return share("teacher_accuracy", right, total) | {"rows": total}

@@ -1,0 +1,238 @@
+"""From rows to the two tasks' token sequences, in SeqIO's terms.
+
+A pipeline is: choose a rationale, write the texts of one task, tokenize. Nothing is trimmed here; the feature converter
+does that, and counts.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+from tasks import task_ids
+
+Preprocessor = Callable[..., tf.data.Dataset]
+
+EXTRAS = ("id", "label", "llm_label", "choices", "rationale")
+"""Features that ride along for evaluation."""
+
+SINGLE_MARKER = "So the answer is"
+
+
+def choose_rationale(how: str) -> Preprocessor:
+    """Puts one of ``rationales`` into ``rationale`` (empty where there is none).
+
+    Args:
+      how: ``first``, or ``draw``: a new one each epoch, by SeqIO's seed.
+    """
+    if how == "first":
+
+        @seqio.map_over_dataset
+        def first(row):
+            row = dict(row)
+            texts = row.pop("rationales")
+            return row | {"rationale": tf.cond(tf.size(texts) > 0, lambda: texts[0], lambda: "")}
+
+        return first
+    if how != "draw":
+        raise ValueError(f"rationales must be 'first' or 'draw'; got {how!r}")
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def draw(row, seed):
+        row = dict(row)
+        texts = row.pop("rationales")
+        number = tf.size(texts)
+        index = tf.random.stateless_uniform([], seed, maxval=tf.maximum(number, 1), dtype=tf.int32)
+        return row | {"rationale": tf.cond(number > 0, lambda: texts[index], lambda: "")}
+
+    draw.draws = True
+    return draw
+
+
+def _extras(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {name: row[name] for name in EXTRAS}
+
+
+def label_texts(prefix: str) -> Preprocessor:
+    """``inputs``: prefix and input; ``targets``: the label. Rows without a label are left out."""
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.filter(lambda row: row["target"] != "").map(
+            lambda row: (
+                _extras(row) | {"inputs": prefix + row["input"], "targets": row["target"], "weight": row["weight"]}
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    return preprocess
+
+
+def rationale_texts(prefix: str) -> Preprocessor:
+    """``inputs``: prefix and input; ``targets``: the rationale. Rows without one are left out."""
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.filter(lambda row: row["rationale"] != "").map(
+            lambda row: (
+                _extras(row)
+                | {"inputs": prefix + row["input"], "targets": row["rationale"], "weight": row["rationale_weight"]}
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    return preprocess
+
+
+def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
+    """The label task's texts and, as ``rationale_inputs`` and ``rationale_targets``, the rationale task's.
+
+    A task that the row cannot serve has empty texts; rows that can serve neither are left out.
+    """
+
+    def texts(row):
+        def unless_empty(target, text):
+            return tf.where(target == "", "", text)
+
+        return _extras(row) | {
+            "inputs": unless_empty(row["target"], label_prefix + row["input"]),
+            "targets": row["target"],
+            "weight": row["weight"],
+            "rationale_inputs": unless_empty(row["rationale"], rationale_prefix + row["input"]),
+            "rationale_targets": row["rationale"],
+            "rationale_weight": row["rationale_weight"],
+        }
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        usable = dataset.filter(lambda row: tf.logical_or(row["target"] != "", row["rationale"] != ""))
+        return usable.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
+def single_texts(prefix: str, marker: str) -> Preprocessor:
+    """One target that reasons first and then answers: "<rationale> So the answer is <label>".
+
+    The two halves stay apart, as ``rationale_part`` and ``label_part``, until they are tokenized. Rows without a label are
+    left out; rows without a rationale only answer.
+    """
+
+    def texts(row):
+        answer = tf.strings.join([marker, " ", row["target"]])
+        has_rationale = row["rationale"] != ""
+        return _extras(row) | {
+            "inputs": prefix + row["input"],
+            "targets": tf.where(has_rationale, tf.strings.join([row["rationale"], " ", answer]), answer),
+            "rationale_part": row["rationale"],
+            "label_part": tf.where(has_rationale, " " + answer, answer),
+            "weight": row["weight"],
+            "rationale_weight": row["rationale_weight"],
+        }
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        return dataset.filter(lambda row: row["target"] != "").map(texts, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
+def _with_eos(vocabulary: seqio.Vocabulary, ids: tf.Tensor) -> tf.Tensor:
+    return tf.concat([tf.cast(ids, tf.int32), tf.constant([vocabulary.eos_id], tf.int32)], axis=0)
+
+
+def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | None = None) -> tf.Tensor:
+    """Token ids of ``text``, ending in EOS; none at all for an empty text.
+
+    Args:
+      vocabulary: encodes.
+      text: a scalar string.
+      separator: text that stands for EOS. Hugging Face's tokenizers read "</s>" within a text as the EOS token, and so the
+        published code's ``"</s>".join([premise, hypothesis])`` becomes one; SeqIO's vocabularies would spell it out in
+        characters. So the text is cut there, the pieces are encoded on their own, and EOS goes between them.
+
+    Returns:
+      int32[length].
+    """
+    if separator is None:
+        ids = _with_eos(vocabulary, vocabulary.encode_tf(text))
+    else:
+        pieces = tf.strings.split(text, separator)
+        encoded = tf.map_fn(
+            lambda piece: _with_eos(vocabulary, vocabulary.encode_tf(piece)),
+            pieces,
+            fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0),
+        )
+        ids = encoded.flat_values
+    return ids[: tf.where(tf.strings.length(text) > 0, tf.size(ids), 0)]
+
+
+def encode(vocabulary: seqio.Vocabulary, text: str, separator: str | None = None) -> list[int]:
+    """:func:`encode_tf` in plain Python: token ids ending in EOS, none for an empty text."""
+    if not text:
+        return []
+    pieces = text.split(separator) if separator else [text]
+    return [token for piece in pieces for token in [*vocabulary.encode(piece), vocabulary.eos_id]]
+
+
+def tokenize(separator: str | None = None) -> Preprocessor:
+    """Turns texts into the features of the task; the texts stay, as ``*_pretokenized``.
+
+    Args:
+      separator: see :func:`encode_tf`; applies to inputs.
+    """
+
+    def fill(like: tf.Tensor, value, dtype: tf.DType) -> tf.Tensor:
+        return tf.fill(tf.shape(like), tf.cast(value, dtype))
+
+    def preprocess(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
+        def features(row):
+            row = dict(row)
+            result = {name: row[name] for name in EXTRAS}
+            for name, feature in output_features.items():
+                result[f"{name}_pretokenized"] = row[name]
+                cut = separator if name.endswith("inputs") else None
+                result[name] = encode_tf(feature.vocabulary, row[name], cut)
+            if "label_part" in row:
+                vocabulary = output_features["targets"].vocabulary
+                why = tf.cast(vocabulary.encode_tf(row["rationale_part"]), tf.int32)
+                answer = _with_eos(vocabulary, vocabulary.encode_tf(row["label_part"]))
+                result["targets"] = tf.concat([why, answer], axis=0)
+                result["targets_task_ids"] = tf.concat(
+                    [fill(why, task_ids.RATIONALE, tf.int32), fill(answer, task_ids.LABEL, tf.int32)], axis=0
+                )
+                result["targets_weights"] = tf.concat(
+                    [fill(why, row["rationale_weight"], tf.float32), fill(answer, row["weight"], tf.float32)], axis=0
+                )
+                return result
+            result["targets_weights"] = fill(result["targets"], row["weight"], tf.float32)
+            if "rationale_targets" in row:
+                weights = fill(result["rationale_targets"], row["rationale_weight"], tf.float32)
+                result["rationale_targets_weights"] = weights
+            return result
+
+        return dataset.map(features, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
+def add_task_ids(task_id: int) -> Preprocessor:
+    """``targets_task_ids``: ``task_id`` for every target token."""
+
+    @seqio.map_over_dataset
+    def preprocess(row):
+        return dict(row) | {"targets_task_ids": tf.fill(tf.shape(row["targets"]), tf.constant(task_id, tf.int32))}
+
+    return preprocess
+
+
+def answer_of(text: str, marker: str = SINGLE_MARKER) -> str:
+    """The label in a text that reasons first: what stands behind the last marker; empty if there is none.
+
+    >>> answer_of("A bum lives near trains. So the answer is train station.")
+    'train station.'
+    """
+    pieces = re.split(r"\s+".join(map(re.escape, marker.split())), text)
+    return pieces[-1].strip() if len(pieces) > 1 else ""
+
+
+def drawing(preprocessors: Sequence[Preprocessor]) -> bool:
+    """Whether any of the preprocessors draws at random, so that epochs differ."""
+    return any(getattr(preprocessor, "draws", False) for preprocessor in preprocessors)

@@ -1,0 +1,183 @@
+"""The row that every source yields, and the report of the rows that no source will yield."""
+
+import collections
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+
+class SourceError(ValueError):
+    """A file that cannot be used at all. The message says which, where, what was found and what was expected."""
+
+
+class RowError(ValueError):
+    """One row breaks the contract; sources catch it, count the row as rejected, and go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One example: an input, its answers, and why.
+
+    Attributes:
+      id: unique within its split.
+      input: what the student reads, without any task prefix.
+      label: the gold answer, or None.
+      llm_label: the teacher's answer, or None (no teacher, or its answer could not be read).
+      rationales: the teacher's reasoning; none, one, or several of which one is drawn each epoch.
+      choices: the possible answers where the row lists them (multiple choice).
+      weight: multiplies the row's loss.
+      provenance: where it came from: ``file``, ``line``, ``teacher``, the raw ``reply`` …
+    """
+
+    id: str
+    input: str
+    label: str | None = None
+    llm_label: str | None = None
+    rationales: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    weight: float = 1.0
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}), compare=False)
+
+    def __post_init__(self):
+        if not isinstance(self.input, str) or not self.input.strip():
+            raise RowError(f"the row has no input; got {self.input!r}")
+        if isinstance(self.rationales, str) or not all(isinstance(text, str) for text in self.rationales):
+            raise RowError(f"rationales must be a tuple of strings; got {self.rationales!r}")
+        object.__setattr__(self, "rationales", tuple(self.rationales))
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if not 0 <= self.weight < float("inf"):
+            raise RowError(f"weight must be a finite number ≥ 0; got {self.weight!r}")
+
+
+ROW, REPLY, UNDECIDED = "row", "reply", "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that a source found wrong with one row.
+
+    Attributes:
+      kind: ``row``: not yielded at all. ``reply``: yielded without rationale and teacher label, because the teacher's reply
+        could not be parsed. ``undecided``: yielded with its rationale, but the teacher's reply names no single answer.
+      reason: short and the same for the same trouble, so that it can be counted.
+      file, line: where; ``line`` counts from 1 (in a JSON array: the element).
+      id: the record's id, where it has one.
+      text: the offending text, shortened.
+    """
+
+    kind: str
+    reason: str
+    file: str = ""
+    line: int | None = None
+    id: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        where = self.file + (f":{self.line}" if self.line is not None else "")
+        text = f" — {self.text}" if self.text else ""
+        return f"{where or self.id}: {self.reason}{text}"
+
+
+class Report:
+    """Counts what a source yielded and keeps what it did not.
+
+    Attributes:
+      rows: rows yielded.
+      problems: everything found wrong, in reading order.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.problems: list[Problem] = []
+
+    def add(
+        self, kind: str, reason: str, *, file: Any = "", line: int | None = None, id: str = "", text: str = ""
+    ) -> None:
+        """Notes one problem; ``text`` is cut to 200 characters."""
+        text = text if len(text) <= 200 else text[:197] + "…"
+        self.problems.append(Problem(kind, reason, str(file), line, id, text))
+
+    def of(self, kind: str) -> list[Problem]:
+        """The problems of one kind."""
+        return [problem for problem in self.problems if problem.kind == kind]
+
+    @property
+    def rejected(self) -> list[Problem]:
+        """Rows not yielded."""
+        return self.of(ROW)
+
+    @property
+    def failed(self) -> list[Problem]:
+        """Rows yielded without their rationale, because the reply could not be parsed."""
+        return self.of(REPLY)
+
+    @property
+    def undecided(self) -> list[Problem]:
+        """Rows yielded with a rationale but without a teacher label."""
+        return self.of(UNDECIDED)
+
+    def counts(self) -> dict[str, int]:
+        """How often each reason occurred, most frequent first."""
+        return dict(collections.Counter(problem.reason for problem in self.problems).most_common())
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.rows} rows; {len(self.rejected)} rejected, {len(self.failed)} without rationale, "
+            f"{len(self.undecided)} without teacher label"
+        )
+        reasons = "; ".join(f"{number} × {reason}" for reason, number in self.counts().items())
+        return f"{head} ({reasons})" if reasons else head
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the rows come from. Any callable ``split -> Iterator[Record]`` with ``splits`` is one too.
+
+    Attributes:
+      splits: names of the splits it can read; ``train`` among them.
+    """
+
+    splits: tuple[str, ...]
+
+    def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
+        """Yields the split's records lazily; adds to ``report`` what is wrong with the rest."""
+        ...
+
+
+DEFAULT_SPLITS = ("train", "test")
+
+
+class PlainSource:
+    """Gives a bare function ``split -> Iterator[Record]`` the shape of a :class:`Source`.
+
+    Args:
+      read: yields the records of a split.
+      splits: the splits it knows; by default the function's own ``splits`` attribute, else train and test.
+    """
+
+    def __init__(self, read: Callable[[str], Iterator[Record]], splits: tuple[str, ...] | None = None):
+        self.splits: tuple[str, ...] = tuple(splits or getattr(read, "splits", None) or DEFAULT_SPLITS)
+        self._read = read
+
+    def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
+        """Yields the split's records; rows that the function cannot build are its own business."""
+        for record in self._read(split):
+            if report is not None:
+                report.rows += 1
+            yield record
+
+
+def as_source(source: Any, splits: tuple[str, ...] | None = None) -> Source:
+    """``source`` itself if it takes a report, else wrapped by :class:`PlainSource`.
+
+    Raises:
+      TypeError: it is not callable.
+    """
+    if not callable(source):
+        raise TypeError(f"a source must be callable as source(split) and yield Records; got {source!r}")
+    takes_report = "report" in inspect.signature(source).parameters
+    if takes_report and hasattr(source, "splits") and splits is None:
+        return source
+    return PlainSource(source, splits)

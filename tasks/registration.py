@@ -1,0 +1,243 @@
+"""Puts a data set into SeqIO's registries as tasks and a mixture, and finds them again.
+
+registered = register(svamp.dataset("data"), "t5")
+get(registered.paired).get_dataset(None, split="train")
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import seqio
+import tensorflow as tf
+
+from tasks import metrics, preprocessors, task_ids, vocabularies
+from tasks.dataset import Dataset
+from tasks.feeding import RecordDataSource
+from tasks.records import Report
+from tasks.selection import LabelSource, OnDisagreement, Selection
+
+LABEL_PREFIX = "[label] "
+RATIONALE_PREFIX = "[rationale] "
+
+PASSED_THROUGH = ("targets_task_ids", "targets_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """The names under which a data set is registered.
+
+    Attributes:
+      label: input → label.
+      rationale: input → rationale.
+      single: input → rationale and label in one target.
+      mixed: the mixture of ``label`` and ``rationale`` at their rates.
+      paired: both of a row's sequences in one example.
+    """
+
+    label: str
+    rationale: str
+    single: str
+    mixed: str
+    paired: str
+
+
+class TwoTaskMixture(seqio.Mixture):
+    """A mixture whose examples keep their task ids and weights, which SeqIO would drop as unknown features."""
+
+    def get_dataset(self, *args, passthrough_features: Sequence[str] | None = None, **kwargs) -> tf.data.Dataset:
+        """As ``seqio.Mixture.get_dataset``, with the task ids and weights."""
+        names = dict.fromkeys([*(passthrough_features or ()), *PASSED_THROUGH])
+        return super().get_dataset(*args, passthrough_features=list(names), **kwargs)
+
+
+def _text(value: Any) -> str:
+    value = value.numpy() if hasattr(value, "numpy") else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _target(example: Any) -> metrics.Answer:
+    choices = example.get("choices", ())
+    choices = choices.numpy() if hasattr(choices, "numpy") else choices
+    label = _text(example["label"]) or _text(example["targets_pretokenized"])
+    return metrics.Answer(label, tuple(_text(choice) for choice in choices))
+
+
+def answer_postprocessor(decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None):
+    """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in what the model wrote.
+
+    Args:
+      decoded: the target's or the model's text.
+      example: the task's example; needed for targets.
+      is_target: which of the two ``decoded`` is.
+      marker: behind which text the answer stands; None: the whole text is the answer.
+    """
+    if is_target:
+        return _target(example)
+    return preprocessors.answer_of(decoded, marker) if marker else decoded
+
+
+def rationale_postprocessor(decoded: str, example: Any = None, is_target: bool = False) -> Any:
+    """SeqIO's postprocessor for rationales: the text as it is."""
+    return metrics.Answer(_text(example["targets_pretokenized"])) if is_target and example else decoded
+
+
+def register(
+    dataset: Dataset,
+    vocabulary: seqio.Vocabulary | str = "t5",
+    *,
+    label_prefix: str = LABEL_PREFIX,
+    rationale_prefix: str = RATIONALE_PREFIX,
+    single_prefix: str = "",
+    single_marker: str = preprocessors.SINGLE_MARKER,
+    label_source: LabelSource = "gold",
+    on_disagreement: OnDisagreement = "keep",
+    disagreement_weight: float = 0.5,
+    rationales: Literal["auto", "first", "draw"] = "auto",
+    subsample: float = 1.0,
+    subsample_seed: int = 0,
+    subsample_validation: bool = False,
+    label_rate: float = 1.0,
+    rationale_rate: float = 1.0,
+    shuffle_buffer_size: int = 1000,
+) -> Registered:
+    """Registers a data set with SeqIO. Reads no data; a data set of the same name is replaced.
+
+    Args:
+      dataset: what :mod:`tasks.svamp`, :mod:`tasks.jsonl` and their like declare.
+      vocabulary: of inputs and targets, or a name for :func:`tasks.vocabularies.load`.
+      label_prefix, rationale_prefix, single_prefix: what precedes the input in each task.
+      single_marker: between rationale and label in the single task.
+      label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
+        :class:`tasks.selection.Selection`.
+      rationales: ``draw`` one a row and epoch, take the ``first``, or ``auto``: draw if the data set says that it
+        has several.
+      label_rate, rationale_rate: how often the mixture draws from each task.
+      shuffle_buffer_size: SeqIO's.
+
+    Returns:
+      The names.
+
+    Raises:
+      TypeError: not a data set.
+      ValueError: an argument is out of its range.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"expected a tasks.dataset.Dataset, as tasks.jsonl.dataset(…) makes them; got {dataset!r}")
+    if rationales not in ("auto", "first", "draw"):
+        raise ValueError(f"rationales must be 'auto', 'first' or 'draw'; got {rationales!r}")
+    if min(label_rate, rationale_rate) < 0 or label_rate + rationale_rate <= 0:
+        raise ValueError(f"mixture rates must be ≥ 0 and not both 0; got {label_rate=} {rationale_rate=}")
+    vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    selection = Selection(
+        label_source=label_source,
+        on_disagreement=on_disagreement,
+        disagreement_weight=disagreement_weight,
+        subsample=subsample,
+        subsample_seed=subsample_seed,
+        subsample_validation=subsample_validation,
+    )
+    source = RecordDataSource(dataset, selection)
+    how = rationales if rationales != "auto" else "draw" if dataset.several_rationales else "first"
+    feature = seqio.Feature(vocabulary, add_eos=True)
+    names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
+    accuracy = metrics.ACCURACY[dataset.answer]
+
+    def add(name: str, features: Sequence[str], steps: Sequence[Any], postprocess: Any, metric_fns: Sequence[Any]):
+        seqio.TaskRegistry.remove(name)
+        seqio.TaskRegistry.add(
+            name,
+            source=source,
+            preprocessors=[seqio.CacheDatasetPlaceholder(), preprocessors.choose_rationale(how), *steps],
+            output_features=dict.fromkeys(features, feature),
+            postprocess_fn=postprocess,
+            metric_fns=list(metric_fns),
+            shuffle_buffer_size=shuffle_buffer_size,
+        )
+
+    seqio.MixtureRegistry.remove(names.mixed)
+    tokenize = preprocessors.tokenize(dataset.separator)
+    of_labels = preprocessors.add_task_ids(task_ids.LABEL)
+    of_rationales = preprocessors.add_task_ids(task_ids.RATIONALE)
+    both = ("inputs", "targets")
+    add(
+        names.label,
+        both,
+        [preprocessors.label_texts(label_prefix), tokenize, of_labels],
+        answer_postprocessor,
+        [accuracy],
+    )
+    add(
+        names.rationale,
+        both,
+        [preprocessors.rationale_texts(rationale_prefix), tokenize, of_rationales],
+        rationale_postprocessor,
+        [metrics.rouge_l, metrics.bleu],
+    )
+    add(
+        names.single,
+        both,
+        [preprocessors.single_texts(single_prefix, single_marker), tokenize],
+        functools.partial(answer_postprocessor, marker=single_marker),
+        [accuracy],
+    )
+    add(
+        names.paired,
+        (*both, "rationale_inputs", "rationale_targets"),
+        [preprocessors.paired_texts(label_prefix, rationale_prefix), tokenize, of_labels],
+        answer_postprocessor,
+        [accuracy],
+    )
+    seqio.MixtureRegistry.add(
+        names.mixed,
+        [(names.label, label_rate), (names.rationale, rationale_rate)],
+        mixture_cls=TwoTaskMixture,
+    )
+    return names
+
+
+def registered_names() -> list[str]:
+    """All tasks and mixtures, sorted."""
+    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
+def neighbours(name: str, number: int = 3) -> list[str]:
+    """The registered names most like ``name``."""
+    return difflib.get_close_matches(name, registered_names(), n=number, cutoff=0.4)
+
+
+def get(name: str) -> seqio.Task | seqio.Mixture:
+    """The task or mixture of that name.
+
+    Raises:
+      ValueError: there is none; suggests its neighbours.
+    """
+    if name in seqio.MixtureRegistry.names():
+        return seqio.MixtureRegistry.get(name)
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    near = neighbours(name)
+    known = registered_names()
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(
+        f"no task or mixture is named {name!r}{hint} (registered: {', '.join(known) if known else 'none yet'})"
+    )
+
+
+def draws_at_random(task_name: str) -> bool:
+    """Whether a task's epochs differ: whether any of its preprocessors draws at random."""
+    return preprocessors.drawing(seqio.TaskRegistry.get(task_name).preprocessors)
+
+
+def report(task_name: str, split: str) -> Report:
+    """What the task's source found wrong with a split's rows.
+
+    Raises:
+      ValueError: the task was not registered here.
+    """
+    source = seqio.TaskRegistry.get(task_name).source
+    if not isinstance(source, RecordDataSource):
+        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
+    return source.report(split)

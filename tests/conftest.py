@@ -1,0 +1,36 @@
+"""Strict numerics for every test: eight host devices, no silent promotion of dtypes or ranks."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def paper_data() -> pathlib.Path:
+    """The paper's SVAMP and CommonsenseQA files with PaLM's replies; skips where they are absent."""
+    if not (SHARED_DATA / "svamp" / "svamp_train.json").exists():
+        pytest.skip(f"the paper's data is not at {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def t5_vocabulary_path() -> str:
+    """T5's SentencePiece model (with one extra symbol); skips where it is absent."""
+    path = SHARED_DATA / "vocab" / "cc_all.32000.100extra.model"
+    if not path.exists():
+        pytest.skip(f"T5's SentencePiece model is not at {path}")
+    return str(path)

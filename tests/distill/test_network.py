@@ -1,0 +1,403 @@
+"""The network against PyTorch's, and against itself computed in other ways."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from distill import attention, network, partitioning, t5_config
+from distill.interop import huggingface, huggingface_names
+from distill.network import T5Config, Transformer
+from tests.distill import hf_models
+
+SMALL = T5Config(
+    vocab_size=hf_models.VOCAB,
+    embed_dim=32,
+    num_heads=4,
+    head_dim=6,
+    mlp_dim=48,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+)
+
+
+def params_of(config: T5Config, seed: int = 0):
+    """Random parameters whose norms are not all ones."""
+    params = jax.jit(network.init_params, static_argnums=0)(config, jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys)])
+
+
+def tokens_of(batch: int, length: int, seed: int, lengths=None) -> np.ndarray:
+    tokens = np.random.default_rng(seed).integers(2, hf_models.VOCAB, (batch, length)).astype(np.int32)
+    for row, kept in enumerate(lengths or []):
+        tokens[row, kept:] = 0
+    return tokens
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(config, params, *args):
+    return Transformer(config).apply({"params": params}, *args)
+
+
+@pytest.mark.parametrize("family", hf_models.FAMILIES)
+def test_logits_equal_pytorch(family, tmp_path):
+    model = hf_models.build(family)
+    config, params = huggingface.load_pretrained(hf_models.save(model, family, tmp_path))
+    inputs, targets = tokens_of(3, 40, 1, lengths=[40, 17, 1]), tokens_of(3, 30, 2, lengths=[30, 9, 30])
+    targets[:, 0] = 0
+    with torch.no_grad():
+        wanted = model(
+            input_ids=torch.tensor(inputs, dtype=torch.long),
+            attention_mask=torch.tensor(inputs != 0, dtype=torch.long),
+            decoder_input_ids=torch.tensor(targets, dtype=torch.long),
+        ).logits.numpy()
+    got = logits_of(config, params, inputs, targets)
+    assert got.dtype == jnp.float32
+    assert np.std(wanted) > 0.1
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "longest"), [(32, 128), (16, 20), (64, 1000)])
+def test_relative_position_buckets_equal_pytorch(bidirectional, buckets, longest):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distance = np.arange(-1500, 1500, dtype=np.int32)
+    wanted = T5Attention._relative_position_bucket(
+        torch.tensor(distance, dtype=torch.long), bidirectional, buckets, longest
+    ).numpy()
+    got = attention.relative_position_bucket(
+        jnp.asarray(distance), bidirectional=bidirectional, num_buckets=buckets, max_distance=longest
+    )
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1), (5, 5), (7, 3), (3, 200), (150, 150)])
+def test_relative_bias_is_the_table_at_the_bucket(lengths):
+    module = attention.RelativeBias(num_heads=3, num_buckets=32, max_distance=128, bidirectional=True)
+    table = jax.random.normal(jax.random.key(0), (3, 32))
+    bias = module.apply({"params": {"rel_embedding": table}}, *lengths)
+    distance = jnp.arange(lengths[1], dtype=jnp.int32)[None, :] - jnp.arange(lengths[0], dtype=jnp.int32)[:, None]
+    buckets = attention.relative_position_bucket(distance, bidirectional=True, num_buckets=32, max_distance=128)
+    np.testing.assert_allclose(bias[0], table[:, buckets], rtol=1e-6)
+    row = module.apply(
+        {"params": {"rel_embedding": table}}, jnp.int32(lengths[0] - 1), lengths[1], method=attention.RelativeBias.at
+    )
+    np.testing.assert_allclose(row[0, :, 0], bias[0, :, -1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_packed_rows_equal_rows_alone(per_layer):
+    config = dataclasses.replace(SMALL, relative_bias_per_layer=per_layer)
+    params = params_of(config)
+    input_lengths, target_lengths = [5, 9, 3], [4, 2, 6]
+    inputs = [tokens_of(1, n, i)[0] for i, n in enumerate(input_lengths)]
+    targets = [np.concatenate([[0], tokens_of(1, n - 1, i + 9)[0]]) for i, n in enumerate(target_lengths)]
+    alone = [logits_of(config, params, x[None], y[None].astype(np.int32))[0] for x, y in zip(inputs, targets)]
+
+    def packed(rows, width):
+        tokens, segments = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
+        at = 0
+        for number, row in enumerate(rows, start=1):
+            tokens[0, at : at + len(row)] = row
+            segments[0, at : at + len(row)] = number
+            at += len(row)
+        return tokens, segments
+
+    encoder, encoder_segments = packed(inputs, 20)
+    decoder, decoder_segments = packed(targets, 15)
+    together = logits_of(config, params, encoder, decoder, encoder_segments, decoder_segments)
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(together[0, : sum(target_lengths)], np.concatenate(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_nothing():
+    params = params_of(SMALL)
+    inputs, targets = tokens_of(2, 6, 0), tokens_of(2, 5, 1)
+    short = logits_of(SMALL, params, inputs, targets)
+    padded = logits_of(SMALL, params, np.pad(inputs, ((0, 0), (0, 7))), np.pad(targets, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(padded[:, :5], short, rtol=1e-5, atol=1e-5)
+    all_padding = logits_of(SMALL, params, np.zeros_like(inputs), targets)
+    assert np.isfinite(all_padding).all()
+
+
+def test_later_targets_change_nothing_earlier():
+    params = params_of(SMALL)
+    inputs, targets = tokens_of(2, 6, 0), tokens_of(2, 8, 1)
+    changed = targets.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % hf_models.VOCAB
+    before, after = logits_of(SMALL, params, inputs, targets), logits_of(SMALL, params, inputs, changed)
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_scanned_layers_equal_unscanned(per_layer):
+    config = dataclasses.replace(SMALL, relative_bias_per_layer=per_layer, num_decoder_layers=3)
+    params = params_of(config)
+    stacked, scanned = network.stack_layers(params, config)
+    assert scanned == dataclasses.replace(config, scan_layers=True)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), network.param_shapes(scanned))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), stacked) == shapes
+    inputs, targets = tokens_of(2, 9, 0, lengths=[9, 4]), tokens_of(2, 8, 1)
+    np.testing.assert_allclose(
+        logits_of(scanned, stacked, inputs, targets), logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5
+    )
+    back, unscanned = network.unstack_layers(stacked, scanned)
+    assert unscanned == config
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    assert network.stack_layers(stacked, scanned) == (stacked, scanned)
+    assert network.unstack_layers(params, config) == (params, config)
+
+
+def gradients_of(config, params, key=None):
+    inputs, targets = tokens_of(2, 7, 0), tokens_of(2, 6, 1)
+    rngs = {} if key is None else {"dropout": key}
+
+    def loss(params):
+        network_ = Transformer(config)
+        logits = network_.apply({"params": params}, inputs, targets, deterministic=key is None, rngs=rngs)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("policy", ["minimal", "full"])
+def test_recomputation_leaves_gradients_alone(policy, scan):
+    config = dataclasses.replace(SMALL, scan_layers=scan)
+    params = params_of(config)
+    key = jax.random.key(3)
+    loss, gradients = gradients_of(config, params, key)
+    again, recomputed = gradients_of(dataclasses.replace(config, remat_policy=policy), params, key)
+    np.testing.assert_allclose(again, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), recomputed, gradients)
+
+
+def test_recomputation_keeps_less():
+    params = params_of(SMALL)
+    inputs, targets = tokens_of(2, 64, 0), tokens_of(2, 64, 1)
+
+    def bytes_kept(policy):
+        config = dataclasses.replace(SMALL, remat_policy=policy)
+        apply = lambda p: Transformer(config).apply({"params": p}, inputs, targets)  # noqa: E731
+        kept = jax.eval_shape(lambda p: jax.vjp(apply, p)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+    assert bytes_kept("full") < bytes_kept("minimal") < bytes_kept("none")
+
+
+def test_bfloat16_is_close_and_parameters_stay_float32():
+    config = dataclasses.replace(SMALL, dtype="bfloat16")
+    params = params_of(SMALL)
+    inputs, targets = tokens_of(2, 9, 0), tokens_of(2, 8, 1)
+    precise, rough = logits_of(SMALL, params, inputs, targets), logits_of(config, params, inputs, targets)
+    assert rough.dtype == jnp.float32
+    assert 0.0 < np.abs(rough - precise).mean() < 0.05 * np.abs(precise).mean()
+    hidden = jax.eval_shape(
+        lambda p: Transformer(config).apply({"params": p}, inputs, targets, method=Transformer.hidden), params
+    )
+    assert hidden.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(network.param_shapes(config))} == {jnp.dtype("float32")}
+    _, gradients = gradients_of(config, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_output_kernel_turns_hidden_into_logits(tied):
+    config = dataclasses.replace(SMALL, logits_via_embedding=tied)
+    params = params_of(config)
+    inputs, targets = tokens_of(2, 9, 0), tokens_of(2, 8, 1)
+    hidden = Transformer(config).apply({"params": params}, inputs, targets, method=Transformer.hidden)
+    kernel = network.output_kernel(params, config)
+    assert kernel.shape == (config.embed_dim, config.vocab_size)
+    np.testing.assert_allclose(hidden @ kernel, logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_dropout(scan):
+    config = dataclasses.replace(SMALL, scan_layers=scan, num_decoder_layers=1)
+    params = params_of(config)
+    inputs, targets = tokens_of(2, 7, 0), tokens_of(2, 6, 1)
+
+    @jax.jit
+    def drop(key):
+        return Transformer(config).apply(
+            {"params": params}, inputs, targets, deterministic=False, rngs={"dropout": key}
+        )
+
+    one = drop(jax.random.key(0))
+    np.testing.assert_array_equal(one, drop(jax.random.key(0)))
+    assert np.abs(one - drop(jax.random.key(1))).max() > 1e-2
+    assert np.abs(one - logits_of(config, params, inputs, targets)).max() > 1e-2
+    off = dataclasses.replace(config, dropout_rate=0.0)
+    undropped = Transformer(off).apply({"params": params}, inputs, targets, deterministic=False)
+    np.testing.assert_allclose(undropped, logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_dropout_keeps_the_mean():
+    module = attention.Attention(num_heads=2, head_dim=4, embed_dim=8, dropout_rate=0.4, dtype=jnp.dtype("float32"))
+    x = jax.random.normal(jax.random.key(0), (1, 5, 8))
+    mask = jnp.ones((1, 1, 1, 5), bool)
+    variables = nn.unbox(module.init(jax.random.key(1), x, x, mask))
+    draw = jax.vmap(lambda key: module.apply(variables, x, x, mask, deterministic=False, rngs={"dropout": key}))(
+        jax.random.split(jax.random.key(2), 4000)
+    )
+    np.testing.assert_allclose(draw.mean(axis=0), module.apply(variables, x, x, mask), atol=0.06)
+    assert draw.std(axis=0).min() > 0.05
+
+
+def test_an_id_beyond_the_vocabulary_is_no_other_token():
+    inputs = tokens_of(1, 4, 0)
+    inputs[0, 2] = hf_models.VOCAB
+    assert np.isnan(logits_of(SMALL, params_of(SMALL), inputs, tokens_of(1, 3, 1))).all()
+
+
+def test_initial_scales():
+    config = dataclasses.replace(SMALL, vocab_size=512, embed_dim=256, head_dim=64, mlp_dim=512)
+    params = jax.jit(network.init_params, static_argnums=0)(config, jax.random.key(0))
+    layer = params["decoder"]["layers_1"]
+    joined = config.num_heads * config.head_dim
+    wanted = {
+        "table": (params["token_embedder"]["embedding"], 1.0),
+        "query": (layer["self_attention"]["query"]["kernel"], (config.embed_dim * config.head_dim) ** -0.5),
+        "key": (layer["self_attention"]["key"]["kernel"], config.embed_dim**-0.5),
+        "value": (layer["encoder_decoder_attention"]["value"]["kernel"], config.embed_dim**-0.5),
+        "out": (layer["encoder_decoder_attention"]["out"]["kernel"], joined**-0.5),
+        "wi": (layer["mlp"]["wi_1"]["kernel"], config.embed_dim**-0.5),
+        "wo": (layer["mlp"]["wo"]["kernel"], config.mlp_dim**-0.5),
+        "logits": (params["decoder"]["logits_dense"]["kernel"], config.embed_dim**-0.5),
+        "bias": (params["encoder"]["relpos_bias"]["rel_embedding"], (0.5 * (config.num_heads + 32)) ** -0.5),
+    }
+    for name, (value, std) in wanted.items():
+        assert np.std(value) == pytest.approx(std, rel=0.08 if name == "bias" else 0.02), name
+    assert (layer["pre_mlp_layer_norm"]["scale"] == 1.0).all()
+    # Layers of a scan are drawn independently, with the same scales.
+    scanned = jax.jit(network.init_params, static_argnums=0)(
+        dataclasses.replace(config, scan_layers=True), jax.random.key(0)
+    )
+    stacked = scanned["decoder"]["decoder"]["mlp"]["wo"]["kernel"]
+    np.testing.assert_allclose(np.std(stacked, axis=(0, 2)), config.mlp_dim**-0.5, rtol=0.02)
+    assert np.abs(np.corrcoef(stacked[:, 0].ravel(), stacked[:, 1].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_parameter_has_an_axis_name_for_each_dimension(scan):
+    config = dataclasses.replace(SMALL, scan_layers=scan, relative_bias_per_layer=True)
+    shapes, axes = network.param_shapes(config), network.param_logical_axes(config)
+    known = {name for name, _ in partitioning.DEFAULT_RULES}
+
+    def check(shape, names):
+        assert len(names) == len(shape.shape)
+        assert set(names) <= known
+
+    jax.tree.map(check, shapes, axes)
+    if scan:
+        kernel = axes["decoder"]["decoder"]["encoder_decoder_attention"]["out"]["kernel"]
+        assert tuple(kernel) == ("joined_kv", "layers", "embed")
+
+
+@pytest.mark.parametrize("mesh", [(2, 1, 4), (1, 8, 1), (2, 2, 2)])
+def test_sharded_equals_whole(mesh):
+    config = dataclasses.replace(SMALL, num_heads=6, scan_layers=mesh[1] == 2)
+    params = params_of(config)
+    inputs, targets = tokens_of(8, 8, 0), tokens_of(8, 4, 1)
+    wanted = logits_of(config, params, inputs, targets)
+    devices = partitioning.MeshConfig(*mesh).build()
+    placed = jax.device_put(params, partitioning.param_shardings(params, network.param_logical_axes(config), devices))
+    rows = partitioning.batch_sharding(devices)
+    with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        got = jax.jit(lambda p, x, y: Transformer(config).apply({"params": p}, x, y))(
+            placed, jax.device_put(inputs, rows), jax.device_put(targets, rows)
+        )
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+# Counts of the released checkpoints.
+RELEASED = {
+    "t5-small": (
+        60_506_624,
+        (32128, 512, 8, 64, 2048, 6, 6),
+        {"mlp_activations": ("relu",), "logits_via_embedding": True},
+    ),
+    "t5-v1_1-small": (76_961_152, (32128, 512, 6, 64, 1024, 8, 8), {}),
+    "flan-t5-base": (247_577_856, (32128, 768, 12, 64, 2048, 12, 12), {}),
+    "flan-t5-xxl": (11_135_332_352, (32128, 4096, 64, 64, 10240, 24, 24), {"scan_layers": True}),
+    "mt5-small": (300_176_768, (250112, 512, 6, 64, 1024, 8, 8), {}),
+    "byt5-small": (299_637_760, (384, 1472, 6, 64, 3584, 12, 4), {}),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_sizes(name):
+    count, dimensions, more = RELEASED[name]
+    fields = [field.name for field in dataclasses.fields(T5Config)][: len(dimensions)]
+    assert network.param_count(T5Config(**dict(zip(fields, dimensions)), **more)) == count
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_names_cover_the_whole_tree(per_layer, tied):
+    config = dataclasses.replace(
+        SMALL,
+        relative_bias_per_layer=per_layer,
+        logits_via_embedding=tied,
+        num_decoder_layers=3,
+        mlp_activations=("relu",),
+    )
+    flat, _ = jax.tree_util.tree_flatten_with_path(network.param_shapes(config))
+    tree = {tuple(k.key for k in path): leaf.shape for path, leaf in flat}
+    named = {e.path: e.shape[::-1] if e.transposed else e.shape for e in huggingface_names.entries(config)}
+    assert named == tree
+
+
+def test_segment_ids_come_in_pairs():
+    tokens = jnp.ones((1, 3), jnp.int32)
+    with pytest.raises(ValueError, match="encoder_segment_ids given, decoder_segment_ids absent"):
+        Transformer(SMALL).apply({"params": params_of(SMALL)}, tokens, tokens, tokens)
+
+
+def test_a_scanned_network_does_not_decode_step_by_step():
+    params, config = network.stack_layers(params_of(SMALL), SMALL)
+    with pytest.raises(ValueError, match="unstack_layers"):
+        Transformer(config).apply({"params": params}, jnp.zeros((1, 3, 32)), method=Transformer.cross_key_values)
+
+
+def test_activation_names_agree():
+    assert set(t5_config.ACTIVATIONS) == set(attention.ACTIVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 0}, "T5Config.num_heads must be an integer ≥ 1; got 0"),
+        ({"embed_dim": 512.0}, "T5Config.embed_dim must be an integer ≥ 1; got 512.0"),
+        ({"num_encoder_layers": True}, "num_encoder_layers"),
+        ({"mlp_activations": ()}, "at least one activation"),
+        ({"mlp_activations": ("gellu", "linear")}, "did you mean 'gelu'"),
+        ({"mlp_activations": "relu"}, "mlp_activations must be"),
+        ({"dtype": "float16"}, "dtype must be one of"),
+        ({"dtype": "bfloat61"}, "did you mean 'bfloat16'"),
+        ({"remat_policy": "minmal"}, "did you mean 'minimal'"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must lie in \[0, 1\)"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon"),
+        ({"relative_attention_num_buckets": 30}, "multiple of 4; got 30"),
+        ({"relative_attention_max_distance": 16}, "must exceed half of the 32 buckets"),
+    ],
+)
+def test_bad_configurations(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_lists_become_tuples():
+    config = dataclasses.replace(SMALL, mlp_activations=["gelu", "linear"])
+    assert config == SMALL
+    assert hash(config) == hash(SMALL)
