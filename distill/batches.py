@@ -61,8 +61,8 @@ class _Examples:
         """The epoch's examples in source order. Read once, or every epoch where the task draws at random."""
         if self._epoch is None or (self._random and self._epoch != epoch):
             counts = features.Counts()
-            groups = (features.to_group(example, self._layout, counts) for example in self._read(epoch))
-            groups = [group for group in groups if group]
+            read = (features.to_group(example, self._layout, counts) for example in self._read(epoch))
+            groups = [group for group in read if group]
             if self._epoch is None:
                 self._counts.add(counts)
             elif len(groups) != len(self._groups):

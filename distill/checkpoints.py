@@ -10,7 +10,8 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.network import T5Config
+from distill import partitioning
+from distill.network import T5Config, param_logical_axes, param_shapes
 from distill.train_step import TrainState
 
 LATEST, BEST = "checkpoints", "best"
@@ -122,6 +123,27 @@ class Checkpoints:
         restored = self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))))
         return step, restored["params"]
 
+    def best_step(self) -> int | None:
+        """The step of the best parameters, or None if none were saved."""
+        return self._best.latest_step()
+
+    def restore_params(self, like: Any) -> tuple[int, Any]:
+        """Step and evaluation parameters of the newest checkpoint, without its optimizer state."""
+        step = self._latest.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+        self._check_model(self._latest, step)
+        abstract = _abstract(like)
+        for name in ("ema_params", "params"):
+            item = ocp.args.PyTreeRestore({name: abstract}, partial_restore=True)
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                saved = reader.metadata(self._latest.directory / str(step) / "state").item_metadata
+                if saved.get(name) is None:
+                    continue
+                restored = reader.restore(self._latest.directory / str(step) / "state", args=item)
+                return step, restored[name]
+        raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
+
     def _check_model(self, manager: ocp.CheckpointManager, step: int) -> None:
         saved = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
         check_same_model(saved, self.config, f"checkpoint {manager.directory / str(step)}")
@@ -135,6 +157,46 @@ class Checkpoints:
         """Waits, and lets go of the directories."""
         self._latest.close()
         self._best.close()
+
+
+def restore_student(
+    model_dir: str | Path,
+    config: T5Config,
+    mesh: jax.sharding.Mesh,
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+) -> tuple[int, Any]:
+    """A trained student for evaluation: the parameters that validated best, else those of the newest checkpoint.
+
+    Args:
+      model_dir: where it was trained.
+      config: of the student; must be what was trained.
+      mesh: parameters are laid out on it.
+      rules: logical axis → mesh axis.
+
+    Returns:
+      The step, and the parameters (the moving average where there is one).
+
+    Raises:
+      FileNotFoundError: nothing was saved there.
+      ValueError: it is of another model.
+    """
+    shapes = param_shapes(config)
+    shardings = partitioning.param_shardings(shapes, param_logical_axes(config), mesh, rules)
+    like = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+    return restore_like(model_dir, config, like)
+
+
+def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[int, Any]:
+    """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs."""
+    if not (epath.Path(model_dir) / LATEST).exists():
+        raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
+    saver = Checkpoints(model_dir, config)
+    try:
+        if saver.best_step() is not None:
+            return saver.restore_best(like)
+        return saver.restore_params(like)
+    finally:
+        saver.close()
 
 
 # Settings that say how the same parameters are run, not what they are.

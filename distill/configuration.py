@@ -126,13 +126,12 @@ def _scan(text: str, where: str, paths: Sequence[str], scan: _Scan, seen: set[st
 def _scan_file(name: str, paths: Sequence[str], scan: _Scan, seen: set[str]) -> None:
     path = find(name, paths)
     if path in seen:
-        return
-    seen.add(path)
+        raise ConfigurationError(f"{name} includes itself")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8: {error}") from None
-    _scan(text, name, paths, scan, seen - {path})
+    _scan(text, name, paths, scan, seen | {path})
 
 
 def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], trusted: Sequence[str] = ()) -> None:
@@ -180,6 +179,8 @@ def parse(
     Raises:
       ConfigurationError: any mistake.
     """
+    if not gin_files:
+        raise ConfigurationError("no gin file was given; start with --gin_file=gin/runs/distill.gin")
     paths = search_paths(extra_paths)
     bindings = [_readable(binding) for binding in bindings]
     check(gin_files, bindings, paths, trusted)
@@ -224,6 +225,12 @@ def configured(function: Any) -> Any:
         raise ConfigurationError(
             f"the configuration says nothing of {name}; the run file is missing (gin/runs/….gin)"
         ) from None
+
+
+def arguments_of(function: Any) -> dict[str, Any]:
+    """The arguments that the configuration gives ``function``, references resolved."""
+    configured(function)
+    return gin.get_bindings(function)
 
 
 def macro(name: str) -> Any:

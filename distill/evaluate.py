@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import seqio
 from etils import epath
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from distill import decoding, features, partitioning
+from distill.checkpoints import restore_student
 from distill.network import T5Config
 from tasks import registration
 
@@ -79,7 +81,7 @@ class Decoder:
     """
 
     def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
-        self.config, self.mesh = config, mesh
+        self.model, self.config, self.mesh = model, config, mesh
         shards = partitioning.batch_shards(mesh)
         self._rows = math.ceil(config.batch_size / shards) * shards
         self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
@@ -204,6 +206,43 @@ class Evaluator:
             for number, (example, text, prediction) in enumerate(zip(self._examples, texts, predictions))
         ]
         return Evaluation(metrics, rows)
+
+
+def evaluate(
+    model_dir: str,
+    *,
+    model: T5Config,
+    task_name: str,
+    split: str = "test",
+    decode: DecodeConfig = DecodeConfig(),
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+    max_examples: int | None = None,
+) -> Evaluation:
+    """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
+
+    Args:
+      model_dir: where the student was trained.
+      model: the student.
+      task_name: a registered task with metrics: ``<set>_label``, or ``<set>_rationale`` for its rationales.
+      split: SeqIO split.
+      decode: how.
+      mesh: the device mesh.
+      rules: logical axis → mesh axis.
+      max_examples: the first so many examples only; None takes all.
+
+    Raises:
+      FileNotFoundError, ValueError: no student there, or another one.
+    """
+    device_mesh = mesh.build()
+    with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
+        _, params = restore_student(model_dir, model, device_mesh, rules)
+        evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
+    if jax.process_index() == 0:
+        stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}"
+        evaluation.write(f"{stem}.jsonl")
+        epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+    return evaluation
 
 
 def _text(value: Any) -> str:

@@ -120,9 +120,11 @@ def task_token_weights(
         pooled = _reciprocal(by_task[0].sum() + by_task[1].sum())
         return (coefficients[0] * by_task[0] + coefficients[1] * by_task[1]) * pooled
     if normalizer == "task_tokens":
-        return sum(c * w * _reciprocal(w.sum()) for c, w in zip(coefficients, by_task))
+        label, rationale = (c * w * _reciprocal(w.sum()) for c, w in zip(coefficients, by_task))
+        return label + rationale
     if normalizer == "task_examples":
-        return sum(c * _per_example_mean(w, segment_ids) for c, w in zip(coefficients, by_task))
+        label, rationale = (c * _per_example_mean(w, segment_ids) for c, w in zip(coefficients, by_task))
+        return label + rationale
     raise ValueError(f"normalizer must be one of {NORMALIZERS}; got {normalizer!r}")
 
 

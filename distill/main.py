@@ -6,9 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# TensorFlow only reads data here; it must neither talk nor take the accelerator.
+if TYPE_CHECKING:
+    from distill.sweep import Run
+
+# TensorFlow only reads data here, and has nothing to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 CONFIG = "config.gin"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, checkpoint saved; run the same command again to go on
@@ -16,7 +21,8 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, checkpoint saved; run the
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="distill", description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons."
+        prog="distill",
+        description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -41,12 +47,35 @@ def _parser() -> argparse.ArgumentParser:
     for command in (evaluate, infer):
         command.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     infer.add_argument("--input", required=True, help="JSON lines with an 'input' each")
-    infer.add_argument("--output", required=True, help="JSON lines, in the order of the input; an unfinished file is gone on with")
+    infer.add_argument(
+        "--output", required=True, help="JSON lines, in the order of the input; an unfinished file is gone on with"
+    )
     infer.add_argument("--input_field", default="input", help="the field that holds the input")
     infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
     evaluate.add_argument("--split", default="test", help="which split to score")
+    sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
+    sweep.add_argument("sweep", help="the sweep's JSON file")
+    sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
+    sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+    sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
+    sweep.add_argument("--gin_module", action="append", default=[], metavar="MODULE", help="a module to trust")
+    sweep.add_argument("--report_only", action="store_true", help="only gather what is there")
+    sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
     add("config", "check a configuration and print it, resolved, without running anything")
     return parser
+
+
+def _import_quietly() -> None:
+    """Imports TensorFlow while nobody listens: it writes to the terminal before it can be told not to."""
+    sys.stderr.flush()
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import seqio  # noqa: F401
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
@@ -80,7 +109,9 @@ def _train(options: argparse.Namespace) -> int:
     _register()
     result = run()
     if result.stopped not in (None, "early"):
-        print(f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr)
+        print(
+            f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
+        )
         return EXIT_STOPPED
     for name, value in result.test.items():
         print(f"test {name}: {value:.4f}")
@@ -98,6 +129,50 @@ def _write_configuration() -> None:
         directory = epath.Path(configuration.macro("MODEL_DIR"))
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CONFIG).write_text(configuration.resolved())
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from distill import sweep, sweep_report
+
+    grid = sweep.read(options.sweep, options.directory)
+    grid = dataclasses.replace(grid, bindings=(*grid.bindings, *options.gin_bindings))
+    if not options.report_only:
+        sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
+    sweep_report.write_all(grid)
+    return 0
+
+
+def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> None:
+    """Trains one run, or several seeds of it together."""
+    from distill import configuration, train
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+
+    def configure(run: "Run") -> None:
+        configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
+        configuration.configured(train.train)
+        _write_configuration()
+        _register()
+
+    if not joint:
+        for run in runs:
+            configure(run)
+            configuration.configured(train.train)()
+        return
+    from distill.evaluate import Decoder
+    from distill.replicas import Replica, train_replicas
+
+    replicas, decoder = [], None
+    for run in runs:
+        configure(run)
+        given = configuration.arguments_of(train.train)
+        if decoder is None:
+            mesh = given["mesh"].build()
+            decoder = Decoder(given["model"], mesh, given["validation"].decode)
+        replicas.append(Replica.build(given["model_dir"], given["data"], given["loop"], given["validation"], decoder))
+    train_replicas(replicas, **{name: given[name] for name in ("model", "loss", "optimizer", "loop", "validation")})
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -130,7 +205,7 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "config": _config}
+COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "sweep": _sweep, "config": _config}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = _parser().parse_args(split_arguments(sys.argv[1:] if arguments is None else arguments))
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    if not options.verbose:
+        _import_quietly()
     try:
         return COMMANDS[options.command](options)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

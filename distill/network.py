@@ -424,7 +424,7 @@ def init_params(config: T5Config, rng: jax.Array) -> Params:
 
 def param_shapes(config: T5Config) -> Params:
     """The parameter tree as ``jax.ShapeDtypeStruct``; nothing is computed."""
-    return nn.unbox(jax.eval_shape(lambda rng: _init_boxed(config, rng), jax.random.key(0)))
+    return jax.eval_shape(lambda rng: init_params(config, rng), jax.random.key(0))
 
 
 def param_logical_axes(config: T5Config) -> Params:

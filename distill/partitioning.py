@@ -172,5 +172,5 @@ def to_global(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 def local_rows(rows: int, mesh: Mesh) -> slice:
     """The rows of a global batch whose devices belong to this process."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    bounds = [index[0].indices(rows)[:2] for index in indices]
+    bounds = [index[0].indices(rows)[:2] for index in indices if index is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))

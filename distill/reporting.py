@@ -26,10 +26,11 @@ class Reporter:
       directory: the model directory; TensorBoard files go to its ``logs`` folder.
       train_steps: for the progress bar.
       stream: for what it counted (sequences cut to the window).
+      quiet: write files, say nothing on the terminal.
     """
 
-    def __init__(self, directory: epath.Path, train_steps: int, stream: BatchStream):
-        self._directory, self._stream = directory, stream
+    def __init__(self, directory: epath.Path, train_steps: int, stream: BatchStream, *, quiet: bool = False):
+        self._directory, self._stream, self._quiet = directory, stream, quiet
         self._active = jax.process_index() == 0
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -40,7 +41,7 @@ class Reporter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (self._active and self._console.is_terminal),
+            disable=quiet or not (self._active and self._console.is_terminal),
         )
         self._train_steps = train_steps
         self._last: tuple[float, int, float] | None = None
@@ -61,6 +62,8 @@ class Reporter:
             self._writer.close()
 
     def _say(self, text: str) -> None:
+        if self._quiet:
+            return
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def train(self, step: int, values: dict[str, float]) -> None:

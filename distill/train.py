@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 from etils import epath
@@ -249,7 +248,7 @@ def make_state(
     shapes = jax.eval_shape(fresh, rng)
     params = partitioning.param_shardings(shapes.params, param_logical_axes(model), mesh, rules)
     shardings = TrainState(
-        step=partitioning.replicated(mesh),
+        step=partitioning.replicated(mesh),  # type: ignore[arg-type]
         params=params,
         opt_state=partitioning.optimizer_shardings(optimizer.transform, shapes.opt_state, shapes.params, params, mesh),
         ema_params=params if ema else None,

@@ -105,7 +105,10 @@ def make_train_step(
             dropout,
             num_microbatches,
         )
-        updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
+        # Optax mixes int32 counts with floats; stricter settings of the caller end at its door.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
+            learning_rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_decay is not None:
@@ -113,7 +116,7 @@ def make_train_step(
         one = jnp.float32(1.0)
         metrics["loss"] = (value, one)
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
-        metrics["learning_rate"] = (jnp.asarray(optimizer.learning_rate(state.step), jnp.float32), one)
+        metrics["learning_rate"] = (learning_rate, one)
         metrics["effective_lambda"] = effective_lambda(weights, batch["decoder_task_ids"])
         return TrainState(state.step + 1, params, opt_state, ema_params), metrics
 

@@ -132,8 +132,8 @@ class WeightsFolder:
         held = f"only {pickled[0]}, a pickle, and not" if pickled else "neither"
         return (
             f"{self.folder} has {held} {SINGLE_FILE} {'or' if pickled else 'nor'} {INDEX_FILE}. Reading a pickle runs "
-            "whatever code it holds, so pickled weights (pytorch_model.bin) are refused. Convert them once, where you trust "
-            "them: transformers.T5ForConditionalGeneration.from_pretrained(NAME).save_pretrained(FOLDER) writes "
+            "whatever code it holds, so pickled weights (pytorch_model.bin) are refused. Convert them once, where you "
+            "trust them: transformers.T5ForConditionalGeneration.from_pretrained(NAME).save_pretrained(FOLDER) writes "
             f"{SINGLE_FILE}; on the Hugging Face hub, a revision such as 'refs/pr/1' often holds the converted file already"
         )
 

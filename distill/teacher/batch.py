@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 class BatchTeacher(ServerTeacher):
     """As :class:`ServerTeacher`, but through files. A job that was killed goes on with the batches it had sent."""
 
-    async def ask_batch(self, requests: Sequence[Request], store: ReplyStore) -> AsyncIterator[tuple[str, Reply | Failure]]:
+    async def ask_batch(
+        self, requests: Sequence[Request], store: ReplyStore
+    ) -> AsyncIterator[tuple[str, Reply | Failure]]:
         """Yields ``(key, outcome)`` for every request, in the order in which they come back.
 
         Args:
@@ -75,7 +77,11 @@ class BatchTeacher(ServerTeacher):
         try:
             # The process may have died between sending a batch and taking note of it.
             async for batch in self.client.batches.list(limit=100):
-                if (batch.metadata or {}).get(_METADATA) == mark and batch.status not in ("failed", "cancelled", "expired"):
+                if (batch.metadata or {}).get(_METADATA) == mark and batch.status not in (
+                    "failed",
+                    "cancelled",
+                    "expired",
+                ):
                     return str(batch.id)
             file = await self.client.files.create(file=("requests.jsonl", io.BytesIO(lines)), purpose="batch")
             batch = await self.client.batches.create(
@@ -91,7 +97,9 @@ class BatchTeacher(ServerTeacher):
         _log.info("teacher %s: batch %s with %d requests", self.name, batch.id, len(part))
         return str(batch.id)
 
-    async def _outcomes(self, batch_id: str, known: Mapping[str, Request]) -> AsyncIterator[tuple[str, Reply | Failure]]:
+    async def _outcomes(
+        self, batch_id: str, known: Mapping[str, Request]
+    ) -> AsyncIterator[tuple[str, Reply | Failure]]:
         try:
             batch = await self.client.batches.retrieve(batch_id)
             while batch.status not in _ENDED:

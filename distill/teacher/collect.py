@@ -89,6 +89,9 @@ class Collector:
         if not self._stop:
             self._stop = reason
             _log.warning("stopping: %s", reason)
+            for teacher in self.teachers.values():
+                if hasattr(teacher, "halt"):
+                    teacher.halt()
         self._stopped.set()
         self._settled.set()
 
@@ -162,9 +165,13 @@ class Collector:
         except RequestFailedError as error:
             (self.budget.lost if error.perhaps_paid else self.budget.release)(risk)
             result.failures[request.key] = error.failure
+            if error.failure.reason == "not asked":
+                return
             self.state.failed += 1
             if row.failed():
-                self.stop(f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}")
+                self.stop(
+                    f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}"
+                )
             return
         except TeacherStoppedError as error:
             self.budget.release(risk)
@@ -196,7 +203,9 @@ class Collector:
                     self.state.failed += 1
                 else:
                     request = by_key[key]
-                    await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
+                    await self.store.put(
+                        outcome, record=request.record_id, teacher=request.teacher, sample=request.sample
+                    )
                     self._count(request, outcome, batch=True)
                     self.paid.append(key)
                     result.replies[key] = outcome
@@ -245,7 +254,11 @@ class Collector:
 
     def _over_budget(self, risk: float) -> str:
         budget = self.budget
-        perhaps = f" (and perhaps {budget.perhaps_spent:,.4f} for requests that came to nothing)" if budget.perhaps_spent else ""
+        perhaps = (
+            f" (and perhaps {budget.perhaps_spent:,.4f} for requests that came to nothing)"
+            if budget.perhaps_spent
+            else ""
+        )
         return f"the cost cap is reached: {budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent, the next may cost {risk:,.4f}"
 
 

@@ -16,6 +16,10 @@ _LONGEST_PAUSE_S = 30.0
 _SLACK_S = 0.1  # how far a limit per minute may run ahead, so that late timers cost no throughput
 
 
+class GateClosedError(Exception):
+    """Nobody is let through any more: the job is stopping."""
+
+
 class Pace:
     """At most so much per minute, evenly spread (the generic cell rate algorithm).
 
@@ -73,20 +77,38 @@ class Gate:
         self._paused_until = float("-inf")
         self._last_decrease = float("-inf")
         self._refusals = 0
+        self._closed = False
         self._waiting: collections.deque[tuple[asyncio.Future[float], float]] = collections.deque()
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, tokens: float = 0.0) -> float:
-        """Waits for a turn; returns the time at which it came. Every ``enter`` needs one ``leave``."""
+        """Waits for a turn; returns the time at which it came. Every ``enter`` needs one ``leave``.
+
+        Args:
+          tokens: what to charge against the limit of tokens per minute.
+
+        Raises:
+          GateClosedError: the gate was closed, before or meanwhile. No ``leave`` then.
+        """
+        if self._closed:
+            raise GateClosedError
         turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, tokens))
         self._admit()
         try:
             return await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.leave()
             raise
+
+    def close(self) -> None:
+        """Sends everybody away who waits; those who are through may finish."""
+        self._closed = True
+        while self._waiting:
+            turn, _ = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(GateClosedError())
 
     def leave(self) -> None:
         """Gives the turn back."""

@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from distill.teacher.completion import printable
 from distill.teacher.cost import Prices
-from distill.teacher.replies import END, LENGTH, Choice, Reply, Request, RequestFailedError, Sampling, TeacherStoppedError, Usage
+from distill.teacher.replies import (
+    END,
+    LENGTH,
+    Choice,
+    Reply,
+    Request,
+    RequestFailedError,
+    Sampling,
+    TeacherStoppedError,
+    Usage,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +60,15 @@ class LocalConfig:
         if self.endpoint not in ("chat", "completions"):
             raise ValueError(f"LocalConfig.endpoint must be 'chat' or 'completions'; got {self.endpoint!r}")
 
+    @property
+    def called(self) -> str:
+        """The teacher's name."""
+        return self.name or pathlib.Path(self.model).name
+
+    def model_key(self) -> str:
+        """What stands for the model in the keys of its requests."""
+        return _fingerprint(self.model)
+
     def open(self) -> "LocalTeacher":
         """Loads tokenizer and weights.
 
@@ -83,8 +102,8 @@ class LocalTeacher:
         except ImportError as error:
             raise TeacherStoppedError(f"a local teacher needs transformers and torch: {error}") from None
         self.config = config
-        self.name = config.name or pathlib.Path(config.model).name
-        self.model = _fingerprint(config.model)
+        self.name = config.called
+        self.model = config.model_key()
         self.parallel = 2 * config.batch_size
         self.give_up_after: int | None = 3 * config.batch_size
         self.grace_s = 600.0
@@ -160,7 +179,8 @@ class LocalTeacher:
         special = self.config.endpoint == "completions"  # a chat template has put its own in
         ids = [self._tokenizer(self._text(request), add_special_tokens=special)["input_ids"] for request in requests]
         outcomes: list[Reply | RequestFailedError] = [
-            RequestFailedError("bad request", f"the prompt has {len(row)} tokens; at most {self._longest} fit") for row in ids
+            RequestFailedError("bad request", f"the prompt has {len(row)} tokens; at most {self._longest} fit")
+            for row in ids
         ]
         fits = [n for n, row in enumerate(ids) if self._longest is None or len(row) <= self._longest]
         if not fits:

@@ -39,6 +39,15 @@ class RecordedConfig:
     prefix: str = ""
     samples_at_once: bool = False
 
+    @property
+    def called(self) -> str:
+        """The teacher's name."""
+        return self.name
+
+    def model_key(self) -> str:
+        """What stands for the model in the keys of its requests."""
+        return self.open().model
+
     def open(self) -> "RecordedTeacher":
         """Reads the file.
 
@@ -70,7 +79,9 @@ class RecordedTeacher:
     def _add(self, row: dict[str, Any], line: int) -> None:
         replies = row.get("replies", [row["reply"]] if "reply" in row else None)
         if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):
-            raise SourceError(f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {row!r:.200}")
+            raise SourceError(
+                f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {row!r:.200}"
+            )
         if isinstance(row.get("key"), str):
             self._by_key[row["key"]] = row | {"replies": replies}
         elif row.get("id") is not None:
@@ -79,7 +90,9 @@ class RecordedTeacher:
                 where = (str(row["id"]), first + offset, str(row.get("purpose", "explain")))
                 self._by_row[where] = row | {"replies": [reply]}
         else:
-            raise SourceError(f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row))}")
+            raise SourceError(
+                f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row))}"
+            )
 
     async def wants_json(self) -> bool:
         """Whether the recorded replies are JSON objects."""
@@ -95,10 +108,16 @@ class RecordedTeacher:
         rows = [found] if found else []
         if not found:
             wanted = range(request.sample, request.sample + request.samples)
-            rows = [self._by_row[where] for s in wanted if (where := (request.record_id, s, request.purpose)) in self._by_row]
+            rows = [
+                self._by_row[where]
+                for s in wanted
+                if (where := (request.record_id, s, request.purpose)) in self._by_row
+            ]
         texts = [text for row in rows for text in row["replies"]]
         if len(texts) < request.samples:
-            raise RequestFailedError("not recorded", f"{request.purpose} {request.record_id!r}, sample {request.sample}")
+            raise RequestFailedError(
+                "not recorded", f"{request.purpose} {request.record_id!r}, sample {request.sample}"
+            )
         usages = [Usage(*row["usage"]) for row in rows if row.get("usage")]
         finish = str(rows[0].get("finish", END))
         return Reply(

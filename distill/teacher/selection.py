@@ -13,7 +13,30 @@ Keep = Literal["agreeing", "all"]
 Leakage = Literal["count", "drop"]
 
 _WORD = re.compile(r"\w+", re.UNICODE)
-_EMPTY_WORDS = frozenset("the a an so is are was answer label correct right therefore thus hence it this that final result of".split())
+_EMPTY_WORDS = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "so",
+        "is",
+        "are",
+        "was",
+        "answer",
+        "label",
+        "correct",
+        "right",
+        "therefore",
+        "thus",
+        "hence",
+        "it",
+        "this",
+        "that",
+        "final",
+        "result",
+        "of",
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,9 @@ class ReplyStore:
             part = wanted[start : start + _AT_ONCE]
             marks = ",".join("?" * len(part))
             with self._lock:
-                rows = self._connection.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", part).fetchall()
+                rows = self._connection.execute(
+                    f"SELECT key, reply FROM replies WHERE key IN ({marks})", part
+                ).fetchall()
             found.update((key, Reply.from_json(key, text)) for key, text in rows)
         return found
 

@@ -165,9 +165,9 @@ class Prompt:
 
     @functools.cached_property
     def openings(self) -> tuple[str, ...]:
-        """The words with which the template's lines begin: "Q:", "A:". A row's own lines may not begin so."""
+        """The words with which the templates' lines begin: "Q:", "A:". A row's own lines may not begin so."""
         lines = []
-        for template in filter(None, (self.question, self.rationalise)):
+        for template in filter(None, (self.question, self.rationalise, self.answer)):
             text = "".join(
                 literal + ("\0" if hole is not None else "")
                 for literal, hole, _, _ in string.Formatter().parse(template)

@@ -15,12 +15,18 @@ from typing import Any
 import httpx2
 import openai
 
-from distill.teacher.gate import Gate
+from distill.teacher.gate import Gate, GateClosedError
 
 request_tokens: contextvars.ContextVar[float] = contextvars.ContextVar("request_tokens", default=0.0)
 """What the attempts of the current request are charged against the limit of tokens per minute."""
 
+Response = httpx2.Response
+
 _BUSY = (429, 503, 529)
+
+
+class NotSentError(openai.OpenAIError):
+    """The gate is closed. Likewise of the OpenAI client's own kind."""
 
 
 class ReplyTooLargeError(openai.OpenAIError):
@@ -48,6 +54,11 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     except (TypeError, ValueError):
         return None
     return max(0.0, date.timestamp() - (time.time() if now is None else now))
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether a timeout of the OpenAI client is none: its aiohttp transport reports lost connections as connect timeouts."""
+    return isinstance(error.__cause__, httpx2.ConnectTimeout)
 
 
 class _Capped(httpx2.AsyncByteStream):
@@ -91,7 +102,10 @@ def gated_client(
 
     class GatedClient(base):
         async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-            entered = await gate.enter(request_tokens.get())
+            try:
+                entered = await gate.enter(request_tokens.get())
+            except GateClosedError:
+                raise NotSentError("the job is stopping") from None
             try:
                 response = await self._attempt(request, stream, options)
                 wait = retry_after(response.headers) if response.status_code in _BUSY else None

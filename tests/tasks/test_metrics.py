@@ -61,7 +61,7 @@ def test_text_accuracy_forgives_what_the_papers_does_not():
     result = metrics.text_accuracy(targets, ["Entailment.", "neutral", "neutral", ""])
     assert result["accuracy"] == 0.5
     assert result["accuracy_exact"] == 0.25
-    assert result["accuracy_low"], result["accuracy_high"] == pytest.approx(metrics.wilson(2, 4))
+    assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx(metrics.wilson(2, 4))
 
 
 def test_empty_predictions_are_wrong_even_where_the_target_is_empty():

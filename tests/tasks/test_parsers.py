@@ -42,7 +42,7 @@ def test_choices(answer, strict, improved):
 @pytest.mark.parametrize("reply", ["", "   ", "No marker here.", "Q: only a question"])
 def test_a_reply_without_an_answer_fails_and_gives_nothing_to_train_on(name, mode, reply):
     read = parse(name, reply, CHOICES, mode=mode)
-    assert read.rationales == () or name == "esnli"  # strict e-SNLI: see below
+    assert read.rationales == ()
     assert read.llm_label is None
 
 

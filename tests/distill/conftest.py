@@ -1,0 +1,66 @@
+"""A tiny data set and a tiny student, shared by the tests of the loop and what stands around it."""
+
+import json
+
+import pytest
+
+from distill import optimizers, partitioning
+from distill.checkpoints import CheckpointConfig
+from distill.evaluate import DecodeConfig
+from distill.losses import TwoTaskLoss
+from distill.network import T5Config
+from distill.train import DataConfig, LoopConfig, ValidationConfig
+from tasks import jsonl, registration
+
+TINY = T5Config(
+    vocab_size=384,
+    embed_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.1,
+)
+
+
+def write_rows(path, number, start=0):
+    """Sums to be answered, with the way to the answer; every fifth row lacks its rationale."""
+    with path.open("w") as file:
+        for i in range(start, start + number):
+            a, b = i % 7, (i // 7) % 5
+            row = {"question": f"{a} and {b}?", "answer": str(a + b)}
+            if i % 5 != 4:
+                row["why"] = f"{a} plus {b} is {a + b}."
+            file.write(json.dumps(row) + "\n")
+
+
+@pytest.fixture
+def sums(tmp_path):
+    """The registered names of a data set of 40 + 10 rows."""
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "validation.jsonl", 6, start=40)
+    write_rows(tmp_path / "test.jsonl", 10, start=50)
+    dataset = jsonl.dataset(
+        {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")},
+        name="sums",
+        fields={"input": "question", "rationale": "why", "label": "answer"},
+    )
+    return registration.register(dataset, "bytes")
+
+
+@pytest.fixture
+def arguments(sums):
+    """What :func:`distill.train.train` wants besides a directory; a run of 8 steps."""
+    return {
+        "model": TINY,
+        "data": DataConfig(sums.paired, {"inputs": 64, "targets": 64}, batch_size=4),
+        "loss": TwoTaskLoss(lam=0.5),
+        "optimizer": optimizers.adamw(1e-2),
+        "loop": LoopConfig(train_steps=8, log_period=4, seed=3),
+        "validation": ValidationConfig(
+            sums.label, period=4, decode=DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
+        ),
+        "mesh": partitioning.MeshConfig(1, 1, 1),
+        "checkpoints": CheckpointConfig(period=4),
+    }

@@ -1,0 +1,427 @@
+"""A real HTTP server misbehaves in every way we know; each ends in a retry, a counted failure, or a clear stop."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from aiohttp import web
+
+from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, ServerConfig, TeacherStoppedError, extract
+from distill.teacher.progress import Silent
+from distill.teacher.replies import Message, Request, RequestFailedError
+from tasks import sources
+from tasks.records import Record
+from tests.distill.teacher.stub_server import drop, error, serving
+
+GOOD = "It wants money back. So the answer is billing."
+RECORDS = [Record(id=f"r{n}", input=f"message number {n}", label="billing") for n in range(12)]
+QUICK = {"attempts": 4, "attempt_s": 5.0, "concurrency": 4, "bad_replies": 1, "patience_s": 3.0}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """The OpenAI client's own pauses between attempts start at half a second; tests have less time."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
+
+
+def ask(config, number=1):
+    """Asks ``number`` questions one after the other; returns replies or failures."""
+
+    async def run():
+        teacher = config.open()
+        outcomes = []
+        try:
+            for n in range(number):
+                request = Request(f"r{n}", "t", config.model, messages=(Message("user", f"message number {n}"),))
+                try:
+                    outcomes.append(await teacher.ask(request))
+                except RequestFailedError as failed:
+                    outcomes.append(failed.failure)
+            return outcomes
+        finally:
+            await teacher.close()
+
+    return asyncio.run(run())
+
+
+def config_for(stub, **changes):
+    return ServerConfig(model="stub", base_url=stub.url, **(QUICK | changes))
+
+
+def job(stub, tmp_path, records=RECORDS, **changes):
+    teacher_changes = changes.pop("teacher", {})
+    return ExtractConfig(
+        output=str(tmp_path / "out.jsonl"),
+        prompt="template",
+        teachers=(config_for(stub, **teacher_changes),),
+        records=records,
+        **changes,
+    )
+
+
+def run(config):
+    return extract(config, progress=Silent())
+
+
+def lines(path):
+    return [row for _, row in sources.read_rows(path, "test")]
+
+
+def first_then_good(*reactions):
+    """Reacts to the first calls as told, then well."""
+
+    async def behaviour(call):
+        if call.number < len(reactions):
+            reaction = reactions[call.number]
+            return await reaction(call) if callable(reaction) else reaction
+        return call.reply(GOOD)
+
+    return behaviour
+
+
+async def dropped(call):
+    drop(call)
+    return web.Response()
+
+
+async def cut_short(call):
+    """Announces a whole body and sends half of it."""
+    whole = json.dumps(call.completion(GOOD)).encode()
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(whole))})
+    await response.prepare(call.request)
+    await response.write(whole[: len(whole) // 2])
+    drop(call)
+    return response
+
+
+async def half_json(call):
+    whole = json.dumps(call.completion(GOOD))
+    return web.Response(text=whole[: len(whole) // 2], content_type="application/json")
+
+
+async def not_utf8(call):
+    body = json.dumps(call.completion("Caf\u00e9")).replace("\\u00e9", "\xe9").encode("latin-1")
+    return web.Response(body=body, content_type="application/json")
+
+
+async def html(call):
+    return web.Response(text="<html>upstream said no</html>", content_type="text/html")
+
+
+async def wrong_schema(call):
+    return web.json_response({"answer": 42})
+
+
+async def no_text(call):
+    return web.json_response({"choices": [{"message": {"role": "assistant", "content": None}}]})
+
+
+async def empty(call):
+    return call.reply("  \n")
+
+
+async def too_slow(call):
+    await asyncio.sleep(1.0)
+    return call.reply(GOOD)
+
+
+async def trickle(call):
+    """Sends a byte now and then: never silent for long, never done."""
+    response = web.StreamResponse()
+    await response.prepare(call.request)
+    for _ in range(30):
+        await response.write(b" ")
+        await asyncio.sleep(0.05)
+    return response
+
+
+@pytest.mark.parametrize(
+    "reaction",
+    [
+        lambda call: _as(error(429)),
+        lambda call: _as(error(429, headers={"Retry-After": "0.1"})),
+        lambda call: _as(error(429, headers={"Retry-After-Ms": "100"})),
+        lambda call: _as(error(503, headers={"Retry-After": "0.1"})),
+        lambda call: _as(error(500)),
+        lambda call: _as(error(502)),
+        lambda call: _as(error(408)),
+        dropped,
+        cut_short,
+        half_json,
+        not_utf8,
+        html,
+        wrong_schema,
+        no_text,
+        empty,
+    ],
+    ids=[
+        "429", "429-retry-after", "429-ms", "503-retry-after", "500", "502", "408", "dropped", "cut-short", "half-json",
+        "not-utf8", "html", "wrong-schema", "no-text", "empty",
+    ],
+)  # fmt: skip
+def test_a_passing_fault_is_tried_again(reaction):
+    with serving(first_then_good(reaction)) as stub:
+        (reply,) = ask(config_for(stub))
+    assert reply.choices[0].text == GOOD
+    assert len(stub.calls) == 2
+
+
+async def _as(response):
+    return response
+
+
+@pytest.mark.parametrize("reaction", [too_slow, trickle], ids=["silent", "trickling"])
+def test_an_attempt_has_a_deadline(reaction):
+    with serving(first_then_good(reaction)) as stub:
+        started = time.monotonic()
+        (reply,) = ask(config_for(stub, attempt_s=0.3))
+    assert reply.choices[0].text == GOOD
+    assert 0.3 <= time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("reaction", "reason"),
+    [
+        (half_json, "broken JSON"),
+        (not_utf8, "not UTF-8"),
+        (html, "broken JSON"),
+        (wrong_schema, "wrong schema"),
+        (no_text, "wrong schema"),
+        (dropped, "no connection"),
+        (cut_short, "no connection"),
+        (lambda call: _as(error(500)), "server error"),
+        (lambda call: _as(error(400, "context length exceeded")), "bad request"),
+        (lambda call: _as(error(413, "too large")), "bad request"),
+        (lambda call: _as(web.Response(body=b"[" * 100_000, content_type="application/json")), "broken JSON"),
+    ],
+)
+def test_a_lasting_fault_is_a_counted_failure_with_what_came(reaction, reason):
+    async def behaviour(call):
+        return await reaction(call)
+
+    with serving(behaviour) as stub:
+        (failure,) = ask(config_for(stub, attempts=2))
+    assert failure.reason == reason
+    assert failure.detail
+    if reason in ("broken JSON", "not UTF-8", "wrong schema"):
+        assert failure.raw
+
+
+def test_a_bad_request_is_not_repeated():
+    with serving(first_then_good(error(400, "context length exceeded"))) as stub:
+        (failure,) = ask(config_for(stub))
+    assert "context length exceeded" in failure.detail and "400" in failure.detail
+    assert len(stub.calls) == 1
+
+
+def test_retry_after_holds_everybody_back():
+    refused = []
+
+    async def behaviour(call):
+        if not refused:
+            refused.append(call.time)
+            return error(429, headers={"Retry-After": "0.5"})
+        return call.reply(GOOD)
+
+    async def go(stub):
+        teacher = config_for(stub).open()
+        asked = [teacher.ask(Request(f"r{n}", "t", "stub", messages=(Message("user", f"{n}"),))) for n in range(12)]
+        await asyncio.gather(*asked)
+        await teacher.close()
+
+    with serving(behaviour) as stub:
+        asyncio.run(go(stub))
+    late = [call.time - refused[0] for call in stub.calls if call.time > refused[0] + 0.1]
+    assert len(stub.calls) == 13
+    assert len(late) >= 9 and min(late) >= 0.45
+
+
+def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
+    async def behaviour(call):
+        return error(429, "slow down", headers={"Retry-After": "0.1"})
+
+    with (
+        serving(behaviour) as stub,
+        pytest.raises(ExtractionStoppedError, match=r"(?s)refused every request.*run the same again"),
+    ):
+        run(job(stub, tmp_path, teacher={"patience_s": 0.4, "attempts": 2}))
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        ((401, "bad key"), "does not accept the key in OPENAI_API_KEY"),
+        ((403, "not you"), "does not accept the key"),
+        ((404, "no such model"), "has no model 'stub'"),
+        ((402, "pay first"), "wants to be paid"),
+    ],
+)
+def test_hopeless_answers_stop_the_job_at_once(tmp_path, response, words):
+    async def behaviour(call):
+        return error(*response)
+
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match=words):
+        run(job(stub, tmp_path))
+    assert len(stub.calls) < len(RECORDS)
+
+
+def test_an_empty_account_stops_the_job(tmp_path):
+    async def behaviour(call):
+        return error(429, "quota", headers={"x-should-retry": "false"}, code="insufficient_quota")
+
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="quota is used up"):
+        run(job(stub, tmp_path))
+
+
+def test_a_wait_longer_than_our_patience_is_not_waited_for(tmp_path):
+    async def behaviour(call):
+        return error(429, headers={"Retry-After": "86400"})
+
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="asks to wait 86400 s"):
+        started = time.monotonic()
+        run(job(stub, tmp_path))
+    assert time.monotonic() - started < 5
+
+
+def test_a_server_that_dies_halfway_stops_the_job_and_the_next_run_goes_on(tmp_path):
+    records = [Record(id=f"r{n}", input=f"message {n}") for n in range(60)]
+
+    async def mortal(call):
+        if call.number >= 25:
+            drop(call)
+        return call.reply(GOOD)
+
+    with serving(mortal) as stub, pytest.raises(ExtractionStoppedError, match="failed in a row") as stopped:
+        run(job(stub, tmp_path, records, teacher={"attempts": 1, "give_up_after": 8}))
+    answered = stopped.value.report.finished
+    assert 20 <= answered <= 25
+    assert not (tmp_path / "out.jsonl").exists()
+
+    async def healthy(call):
+        return call.reply(GOOD)
+
+    with serving(healthy) as stub:
+        report = run(job(stub, tmp_path, records))
+    assert (report.cached, report.finished, report.written) == (answered, 60 - answered, 60)
+    assert len(stub.calls) == 60 - answered
+
+
+def test_no_server_at_all_is_a_clear_stop(tmp_path):
+    config = ExtractConfig(
+        output=str(tmp_path / "out.jsonl"),
+        prompt="template",
+        teachers=(ServerConfig(model="stub", base_url="http://127.0.0.1:9/v1", give_up_after=3, attempts=1),),
+        records=RECORDS,
+    )
+    with pytest.raises(ExtractionStoppedError, match="no connection"):
+        run(config)
+
+
+def test_without_key_and_url_the_job_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(TeacherStoppedError, match="OPENAI_API_KEY holds no API key"):
+        ServerConfig(model="m").open()
+    with pytest.raises(TeacherStoppedError, match="header api-key wants the environment variable NOT_SET"):
+        ServerConfig(model="m", base_url="http://127.0.0.1:9/v1", headers_env={"api-key": "NOT_SET"}).open()
+
+
+def test_a_megabyte_is_read_and_counted_but_not_parsed(tmp_path):
+    async def behaviour(call):
+        return call.reply("word " * 200_000 if call.question.endswith("number 3\nThoughts:") else GOOD)
+
+    with serving(behaviour) as stub:
+        report = run(job(stub, tmp_path))
+    assert report.failures == {"reply too long": 1}
+    (failure,) = lines(tmp_path / "out.failures.jsonl")
+    assert failure["id"] == "r3" and "1,000,000 characters" in failure["detail"] and len(failure["raw"]) < 5_000
+
+
+def test_a_reply_beyond_the_limit_is_not_even_read():
+    async def behaviour(call):
+        return call.reply("word " * 200_000)
+
+    with serving(behaviour) as stub:
+        (failure,) = ask(config_for(stub, largest_bytes=100_000))
+    assert failure.reason == "reply too large" and "100,000 bytes" in failure.detail
+    assert len(stub.calls) == 1
+
+
+def test_what_a_teacher_may_say_ends_in_a_record_or_a_counted_failure(tmp_path):
+    says = {
+        0: GOOD,
+        1: GOOD + "\n\nMessage: Where is my parcel?\nThoughts: So the answer is sales.",
+        2: "I'm sorry, but I can't help with that.",
+        3: "It could be anything.",
+        4: "So the answer is billing.",
+        5: "They want money. So the answer is",
+        6: "",
+        7: "half a sur\ud83drogate and a nul \0 here. So the answer is billing.",
+        8: "Thoughts: " + GOOD,
+        9: "line\u2028ends\u0085of\x1call kinds. So the answer is billing.",
+        10: "x" + "\n \n" * 5000 + "y. So the answer is billing.",
+        11: "cut in the mid",
+    }
+
+    async def behaviour(call):
+        number = int(call.question.split("number ")[1].split("\n")[0])
+        if number == 2:
+            body = call.completion("")
+            body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": says[2]}
+            return web.json_response(body)
+        return call.reply(says[number], finish="length" if number == 11 else "stop")
+
+    with serving(behaviour) as stub:
+        report = run(job(stub, tmp_path))
+    assert report.failures == {
+        "no answer marker": 1, "refused": 1, "no rationale before the marker": 1,
+        "the reply breaks off within its answer": 1, "empty reply": 1, "cut off": 1,
+    }  # fmt: skip
+    rows = lines(tmp_path / "out.jsonl")
+    assert [row["id"] for row in rows] == [record.id for record in RECORDS], "no row is lost"
+    assert rows[0]["rationales"] == rows[1]["rationales"] == rows[8]["rationales"] == ["It wants money back."]
+    assert [bool(row["rationales"]) for row in rows] == [n in (0, 1, 7, 8, 9, 10) for n in range(12)]
+    assert rows[7]["rationales"] == ["half a sur?rogate and a nul  here."]
+    assert rows[9]["rationales"] == ["line\u2028ends\u0085of\x1call kinds."]
+    assert (
+        (tmp_path / "out.jsonl").read_text().count("\n") == 12 == len((tmp_path / "out.jsonl").read_text().splitlines())
+    )
+
+
+def test_concurrency_is_bounded_and_connections_are_used_again():
+    ports = set()
+
+    async def behaviour(call):
+        ports.add(call.request.transport.get_extra_info("peername"))
+        await asyncio.sleep(0.02)
+        return call.reply(GOOD)
+
+    async def go(stub):
+        teacher = config_for(stub, concurrency=5).open()
+        asked = [teacher.ask(Request(f"r{n}", "t", "stub", messages=(Message("user", f"{n}"),))) for n in range(60)]
+        await asyncio.gather(*asked)
+        await teacher.close()
+
+    with serving(behaviour) as stub:
+        asyncio.run(go(stub))
+    assert stub.most_at_once == 5
+    assert len(ports) <= 5
+
+
+def test_a_cost_cap_is_never_passed(tmp_path):
+    async def behaviour(call):
+        await asyncio.sleep(0.01)
+        return call.reply(GOOD)
+
+    records = [Record(id=f"r{n}", input=f"message {n}") for n in range(200)]
+    teacher = {"prices": Prices(prompt=10.0, completion=30.0)}
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="the cost cap is reached") as stopped:
+        run(job(stub, tmp_path, records, teacher=teacher, cost_cap=0.2))
+    report = stopped.value.report
+    assert 0.1 < report.cost <= 0.2
+    assert report.finished == len(stub.calls) < 200
+
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="the cost cap is reached"):
+        run(job(stub, tmp_path, records, teacher=teacher, cost_cap=0.2))
+    assert len(stub.calls) <= 1, "a restart does not get the money again"

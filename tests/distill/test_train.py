@@ -1,0 +1,182 @@
+"""The loop: what it writes, and that a stopped run goes on as if it had not been stopped."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from distill import partitioning, reporting, train
+from distill.batches import BatchStream
+from distill.checkpoints import Checkpoints
+from distill.train import LoopConfig, make_state
+from distill.train_step import init_state
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def final_state(directory, arguments):
+    """The newest checkpoint of a run, on one device."""
+    mesh = partitioning.MeshConfig(1, 1, 1).build()
+    loop = arguments["loop"]
+    like, _ = make_state(arguments["model"], arguments["optimizer"], mesh, partitioning.DEFAULT_RULES, loop)
+    saver = Checkpoints(directory, arguments["model"])
+    state, position, progress = saver.restore(like)
+    saver.close()
+    return state, position, progress
+
+
+def assert_equal_states(got, wanted, exact=True):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        if exact:
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        else:
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-4, atol=2e-5)
+
+
+def test_a_run_leaves_results_behind(tmp_path, arguments):
+    result = train.train(str(tmp_path / "run"), **arguments)
+    assert result.step == 8
+    assert result.stopped is None
+    assert {"accuracy", "accuracy_low", "accuracy_high"} <= set(result.test)
+    written = json.loads((tmp_path / "run" / reporting.RESULT).read_text())
+    assert written["test"] == result.test
+    predictions = [json.loads(line) for line in (tmp_path / "run/predictions/test.jsonl").read_text().splitlines()]
+    assert len(predictions) == 10
+    assert predictions[0]["target"] == "3"
+    splits = [json.loads(line)["split"] for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
+    assert splits == ["validation", "validation", "test"]
+    assert list((tmp_path / "run" / "logs").glob("events*"))
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, arguments, monkeypatch):
+    first = train.train(str(tmp_path / "run"), **arguments)
+    monkeypatch.setattr(train, "make_train_step", lambda *a, **k: pytest.fail("trained again"))
+    assert train.train(str(tmp_path / "run"), **arguments) == first
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 2)])
+def test_stopped_and_restarted_equals_never_stopped(tmp_path, arguments, mesh, monkeypatch):
+    train.train(str(tmp_path / "whole"), **arguments)
+    stopping = train.StopRequest
+
+    class StopAtFive(stopping):
+        def requested(self, step):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().requested(step)
+
+    monkeypatch.setattr(train, "StopRequest", StopAtFive)
+    stopped = train.train(str(tmp_path / "parts"), **arguments)
+    assert (stopped.step, stopped.stopped) == (5, "SIGTERM")
+    assert not (tmp_path / "parts" / reporting.RESULT).exists()
+    monkeypatch.setattr(train, "StopRequest", stopping)
+    arguments["mesh"] = partitioning.MeshConfig(*mesh)
+    finished = train.train(str(tmp_path / "parts"), **arguments)
+    assert finished.step == 8
+    whole, parts = (final_state(tmp_path / name, arguments) for name in ("whole", "parts"))
+    assert_equal_states(parts[0], whole[0], exact=mesh == (1, 1, 1))
+    assert parts[1] == whole[1]
+    assert parts[2]["examples"] == whole[2]["examples"]
+
+
+def test_training_does_not_recompile(tmp_path, arguments, monkeypatch):
+    compiled = []
+    real = train.make_train_step
+
+    def counting(*args, **kwargs):
+        step = real(*args, **kwargs)
+
+        def traced(*inputs):
+            compiled.append(1)
+            return step(*inputs)
+
+        return traced
+
+    monkeypatch.setattr(train, "make_train_step", counting)
+    train.train(str(tmp_path / "run"), **arguments)
+    assert len(compiled) == 1
+
+
+def test_patience_ends_a_run_early(tmp_path, arguments):
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=40)
+    arguments["validation"] = dataclasses.replace(arguments["validation"], period=2, patience=2, metric="accuracy_low")
+    result = train.train(str(tmp_path / "run"), **arguments)
+    assert result.stopped == "early"
+    assert result.step < 40
+    assert result.step == result.best_step + 4
+
+
+def test_another_model_is_refused_with_every_difference(tmp_path, arguments):
+    train.train(str(tmp_path / "run"), **arguments)
+    (tmp_path / "run" / reporting.RESULT).unlink()
+    arguments["model"] = dataclasses.replace(arguments["model"], embed_dim=32, mlp_dim=64)
+    with pytest.raises(ValueError, match=r"another model: embed_dim: 16 there, 32 here; mlp_dim: 32 there, 64 here"):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+def test_a_run_starts_from_another_runs_best_parameters(tmp_path, arguments):
+    train.train(str(tmp_path / "first"), **arguments)
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
+    mesh = partitioning.MeshConfig(1, 1, 1).build()
+    state, _ = make_state(
+        arguments["model"],
+        arguments["optimizer"],
+        mesh,
+        partitioning.DEFAULT_RULES,
+        arguments["loop"],
+        str(tmp_path / "first"),
+    )
+    saver = Checkpoints(tmp_path / "first", arguments["model"])
+    _, best = saver.restore_best(state.params)
+    saver.close()
+    assert_equal_states(state.params, best)
+    assert int(state.step) == 0
+
+
+def test_more_ids_than_rows_is_refused(tmp_path, arguments):
+    arguments["model"] = dataclasses.replace(arguments["model"], vocab_size=128)
+    with pytest.raises(ValueError, match="has 384 ids, but the model's vocab_size is 128"):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+def test_a_metric_that_is_not_there(tmp_path, arguments):
+    arguments["validation"] = dataclasses.replace(arguments["validation"], metric="bleu")
+    with pytest.raises(ValueError, match=r"no metric 'bleu'; it has \['accuracy'"):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+def test_a_batch_that_does_not_divide(tmp_path, arguments):
+    arguments["mesh"] = partitioning.MeshConfig(8, 1, 1)
+    with pytest.raises(ValueError, match=r"BATCH_SIZE \(global\) = 4 is not divisible by data × fsdp"):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, arguments):
+    from distill import optimizers
+
+    arguments["optimizer"] = optimizers.adamw(1e30, clip_norm=None)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 4"):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="train_steps must be ≥ 1; got 0"):
+        LoopConfig(0)
+    with pytest.raises(ValueError, match=r"ema_decay must lie in \(0, 1\); got 1.0"):
+        LoopConfig(1, ema_decay=1.0)
+
+
+def test_position_of_another_seed_is_refused(sums, arguments):
+    layout = arguments["data"].layout
+    position = BatchStream(sums.paired, layout, seed=1).position()
+    with pytest.raises(ValueError, match=r"seed 1 .* does not belong to this stream of seed 2"):
+        BatchStream(sums.paired, layout, seed=2).restore(position)
+
+
+def test_initial_state_has_no_average_unless_asked(arguments):
+    params = {"w": np.ones(2, np.float32)}
+    assert init_state(params, arguments["optimizer"]).ema_params is None

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+import sentencepiece
+
+from tasks import jsonl
+from tasks.records import SourceError
+from tools import vocabulary
+
+LINES = ["The cat sat on the mat.", "A dog sat on 12 logs.", "There are 345 birds in the tree."] * 5
+
+
+def _load(model):
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe", "word"])
+def test_special_ids_are_t5s(model_type):
+    model = _load(vocabulary.train(LINES, 50, model_type=model_type))
+    assert (model.pad_id(), model.eos_id(), model.unk_id(), model.bos_id()) == (0, 1, 2, -1)
+    assert model.get_piece_size() <= 50
+    if model_type != "word":
+        assert model.decode(model.encode("The dog sat on 345 mats.")) == "The dog sat on 345 mats."
+    assert vocabulary.train(LINES, 50, model_type=model_type) == vocabulary.train(LINES, 50, model_type=model_type)
+
+
+def test_symbols_and_digits():
+    model = _load(vocabulary.train(LINES, 60, symbols=["[label]"], split_digits=True))
+    assert "[label]" in model.encode("[label] birds", out_type=str)
+    assert [piece for piece in model.encode("345", out_type=str) if piece != "▁"] == ["3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 3}, "size must be at least 4"),
+        ({"size": 50, "model_type": "bigram"}, "model_type must be one of unigram, bpe, word, char"),
+        ({"size": 5000, "exact_size": True}, "size 5000 is more than the text supports; at most"),
+        ({"size": 6, "model_type": "bpe"}, "size 6 is too small for the text"),
+        ({"size": 100, "model_type": "word", "exact_size": True}, "pieces, not 100"),
+    ],
+)
+def test_bad_sizes_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        vocabulary.train(LINES, **arguments)
+
+
+def test_no_text_is_an_error():
+    with pytest.raises(ValueError, match="there is no text"):
+        vocabulary.train(["", "\n"], 10)
+
+
+def test_record_texts(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"input": "one</s>two", "label": "yes", "llm_label": "no", "rationales": ["a", "b"]}))
+    dataset = jsonl.dataset({"train": path}, separator="</s>", validation_fraction=0.0)
+    assert list(vocabulary.record_texts(dataset)) == ["one", "two", "yes", "no", "a", "b"]
+
+
+def test_the_command_reads_text_and_json(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(LINES), encoding="utf-8-sig")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": line, "tags": ["zebra"], "n": 1}) + "\n" for line in LINES))
+    output = tmp_path / "new" / "v.model"
+    status = vocabulary.main(
+        [f"--input={text}", f"--input={rows}", "--fields=q,tags", "--size=80", f"--output={output}", "--model_type=word"]
+    )
+    assert status == 0
+    assert "(word)" in capsys.readouterr().out
+    pieces = _load(output.read_bytes()).encode("zebra", out_type=str)
+    assert pieces == ["▁zebra"]
+
+
+def test_the_command_explains_its_errors(tmp_path, capsys):
+    assert vocabulary.main([f"--input={tmp_path / 'none.txt'}", "--size=50"]) == 1
+    assert "none.txt is missing (text for the vocabulary)" in capsys.readouterr().err
+    assert vocabulary.main(["--set=swamp", f"--data_dir={tmp_path}", "--size=50"]) == 1
+    assert "unknown set 'swamp'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        vocabulary.main(["--size=50"])
+    assert "give either --input files or --set" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        vocabulary.main(["--set=svamp", "--size=50"])
+    assert "--set needs --data_dir" in capsys.readouterr().err
+
+
+def test_bad_files_are_errors_with_their_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"fine\ncaf\xe9\n")
+    with pytest.raises(SourceError, match=r"a\.txt:2: not UTF-8"):
+        list(vocabulary.text_lines(path))
+    rows = tmp_path / "b.jsonl"
+    rows.write_text('{"q": "x"}\n{"q": \n')
+    with pytest.raises(SourceError, match=r"b\.jsonl:2: not valid JSON"):
+        list(vocabulary.json_texts(rows))
+    rows.write_text('{"q": "x"}\n')
+    with pytest.raises(SourceError, match="no row has the field 'why'"):
+        list(vocabulary.json_texts(rows, ["q", "why"]))
