@@ -45,7 +45,7 @@ class _Examples:
 
     def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout, counts: features.Counts):
         self._task, self._split, self._seed, self._layout, self._counts = task, split, seed, layout, counts
-        self._random = registration.draws_at_random(task.name)
+        self._random = registration.draws_at_random(task.name, split)
         self._groups: list[list[TokenPair]] = []
         self._epoch: int | None = None
         self._order: tuple[int, np.ndarray] | None = None

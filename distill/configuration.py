@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import os
 import re
+import tokenize
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class _Scan:
     defined: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     referenced: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     required: dict[str, str] = dataclasses.field(default_factory=dict)
-    imports: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    imports: list[tuple[config_parser.ImportStatement, str]] = dataclasses.field(default_factory=list)
 
 
 class _Recorder(config_parser.ParserDelegate):
@@ -102,7 +103,7 @@ def _scan(text: str, where: str, paths: Sequence[str], scan: _Scan, seen: set[st
             statement = next(parser)
         except StopIteration:
             return
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, tokenize.TokenError) as error:
             raise ConfigurationError(f"{where}: {error}") from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
         place = f"{where}:{line}" if where != COMMAND_LINE else where
@@ -118,7 +119,7 @@ def _scan(text: str, where: str, paths: Sequence[str], scan: _Scan, seen: set[st
             else:
                 scan.required.pop(name, None)
         elif isinstance(statement, config_parser.ImportStatement):
-            scan.imports.append((statement.module, place))
+            scan.imports.append((statement, place))
         elif isinstance(statement, config_parser.IncludeStatement):
             _scan_file(statement.filename, paths, scan, seen)
 
@@ -134,8 +135,10 @@ def _scan_file(name: str, paths: Sequence[str], scan: _Scan, seen: set[str]) -> 
     _scan(text, name, paths, scan, seen | {path})
 
 
-def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], trusted: Sequence[str] = ()) -> None:
-    """Finds macro mistakes that gin itself lets pass.
+def check(
+    gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], trusted: Sequence[str] = ()
+) -> _Scan:
+    """Finds macro mistakes that gin itself lets pass; returns what the files say.
 
     Raises:
       ConfigurationError: a macro that nothing uses (a misspelt one, most likely), one that is used and never defined,
@@ -153,16 +156,18 @@ def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str
             problems.append(f"nothing uses {name} (set in {places[-1]}){near}")
     for name, places in scan.referenced.items():
         if name not in scan.defined:
-            near = _nearest(name, set(scan.defined) - {name})
+            near = _nearest(name, set(scan.defined) - set(scan.referenced))
             problems.append(f"{name} is wanted by {places[0]} and nothing sets it{near}; give it with --gin.{name}=…")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; give it with --gin.{name}=…")
     allowed = (*TRUSTED_MODULES, *trusted)
-    for module, place in scan.imports:
+    for statement, place in scan.imports:
+        module = statement.module
         if not any(module == m or module.startswith(m + ".") for m in allowed):
             problems.append(f"{place} imports {module}, which is not trusted; allow it with --gin_module={module}")
     if problems:
         raise ConfigurationError("\n".join(problems))
+    return scan
 
 
 def parse(
@@ -183,12 +188,17 @@ def parse(
         raise ConfigurationError("no gin file was given; start with --gin_file=gin/runs/distill.gin")
     paths = search_paths(extra_paths)
     bindings = [_readable(binding) for binding in bindings]
-    check(gin_files, bindings, paths, trusted)
+    scan = check(gin_files, bindings, paths, trusted)
+    # Bindings from the command line may name whatever the files have imported.
+    imports = list(dict.fromkeys(statement.format() for statement, _ in scan.imports))
+    imports.sort(key=lambda line: "__gin__" not in line)
     gin.clear_config()
     for path in paths[1:]:
         gin.add_config_file_search_path(path)
     try:
-        gin.parse_config_files_and_bindings([find(name, paths) for name in gin_files], bindings, finalize_config=False)
+        gin.parse_config_files_and_bindings(
+            [find(name, paths) for name in gin_files], [*imports, *bindings], finalize_config=False
+        )
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
         raise ConfigurationError(str(error)) from None
 

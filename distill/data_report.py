@@ -191,9 +191,9 @@ def report(
 
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
-      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_rationale``, ``with_llm_label``, ``problems``,
-      ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label, an unreadable teacher
-      label counting as wrong; None without a teacher.
+      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_rationale``, ``with_llm_label``,
+      ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label, an
+      unreadable teacher label counting as wrong; None without a teacher.
 
     Raises:
       SourceError: a file cannot be used.
@@ -270,11 +270,16 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
                 if counts:
                     console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
                 for reason, number in counts.items():
-                    console.print(f"  {number:6,}  {reason}", markup=False, highlight=False)
+                    console.print(f"  {number:6,}  {reason}", markup=False, highlight=False, soft_wrap=True)
             for problem in found.get("failures", ()):
                 where = f"{problem['file']}:{problem['line']}"
-                console.print(f"  {where}  {problem['reason']} — {problem['text']!r}", markup=False, highlight=False)
+                console.print(
+                    f"  {where}  {problem['reason']} — {problem['text']!r}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
             for row in found.get("differing_rows", ()):
                 labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
                 text = f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}"
-                console.print(text, markup=False, highlight=False)
+                console.print(text, markup=False, highlight=False, soft_wrap=True)

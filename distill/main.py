@@ -53,6 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("--input_field", default="input", help="the field that holds the input")
     infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
     evaluate.add_argument("--split", default="test", help="which split to score")
+    data = add("data", "say what is in the data: rows, failed parses, agreement, lengths", configured=False)
+    data.add_argument(
+        "--data_dir", required=True, help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …"
+    )
+    data.add_argument("--set", action="append", default=[], metavar="NAME", help="only this set; may repeat")
+    data.add_argument("--vocabulary", default="t5", help="t5, mt5, bytes or the path of a SentencePiece model")
+    data.add_argument("--inputs", type=int, default=512, help="planned input length")
+    data.add_argument("--targets", type=int, default=256, help="planned target length")
+    data.add_argument("--teacher", default="palm", help="palm, gpt-neox, human or none")
+    data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
+    data.add_argument("--json", action="store_true", help="print JSON")
     sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
     sweep.add_argument("sweep", help="the sweep's JSON file")
     sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
@@ -131,6 +142,36 @@ def _write_configuration() -> None:
         (directory / CONFIG).write_text(configuration.resolved())
 
 
+PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
+
+
+def _data(options: argparse.Namespace) -> int:
+    import importlib
+    import json
+
+    from distill import data_report
+    from tasks import vocabularies
+
+    unknown = sorted(set(options.set) - set(PAPER_SETS))
+    if unknown:
+        raise ValueError(f"--set must be one of {', '.join(PAPER_SETS)}; got {', '.join(unknown)}")
+    here = [name for name in PAPER_SETS if (Path(options.data_dir) / name).is_dir()]
+    if not (options.set or here):
+        raise FileNotFoundError(f"{options.data_dir} holds none of {', '.join(PAPER_SETS)}")
+    modules = [importlib.import_module(f"tasks.{name}") for name in options.set or here]
+    result = data_report.report(
+        [module.dataset(options.data_dir, teacher=options.teacher) for module in modules],
+        vocabularies.load(options.vocabulary),
+        {"inputs": options.inputs, "targets": options.targets},
+        details=options.failures,
+    )
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        data_report.render(result)
+    return 0
+
+
 def _sweep(options: argparse.Namespace) -> int:
     import dataclasses
 
@@ -205,7 +246,7 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "sweep": _sweep, "config": _config}
+COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "data": _data, "sweep": _sweep, "config": _config}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

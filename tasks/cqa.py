@@ -55,7 +55,7 @@ def dataset(
 def tfds_dataset(
     *,
     name: str = "cqa",
-    tfds_name: str = "cos_e",
+    tfds_name: str = "cos_e:0.0.1",
     tfds_data_dir: str | None = None,
     validation_fraction: float = 0.1,
     split_seed: int = 0,

@@ -63,6 +63,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         self.selection = selection or Selection()
         self._tables: dict[str, dict[str, Any] | None] = {}
         self._sizes: dict[str, int] = {}
+        self._several: dict[str, bool] = {}
         self._reports: dict[str, Report] = {}
 
         def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
@@ -84,14 +85,20 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._load(split)
         return self._sizes[split]
 
+    def has_several_rationales(self, split: str) -> bool:
+        """Whether any row of the split has more than one rationale; reads them if that has not happened."""
+        self._load(split)
+        return self._several[split]
+
     def _load(self, split: str) -> None:
         if split in self._sizes:
             return
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in ROW_SPEC}
-        size = 0
+        size, several = 0, False
         for row in rows(self.dataset, split, self.selection, report):
             size += 1
+            several = several or len(row["rationales"]) > 1
             if size > _IN_MEMORY:
                 table = None
             if table is not None:
@@ -99,7 +106,8 @@ class RecordDataSource(seqio.FunctionDataSource):
                     table[name].append(value)
         if report.problems:
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
-        self._tables[split], self._sizes[split], self._reports[split] = table, size, report
+        self._tables[split], self._reports[split], self._several[split] = table, report, several
+        self._sizes[split] = size
 
     def _dataset(self, split: str) -> tf.data.Dataset:
         self._load(split)

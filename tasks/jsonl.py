@@ -101,7 +101,7 @@ class JsonLines:
         report = Report() if report is None else report
         file = self._files[split]
         seen: set[str] = set()
-        problems: list[tuple[str, str]] = []
+        problems: list[tuple[str, str, str]] = []
 
         def to_record(row: dict[str, Any], number: int) -> Record:
             seen.update(row)
@@ -113,8 +113,8 @@ class JsonLines:
             for line, record in rows:
                 if record is None:
                     continue
-                for kind, reason in problems:
-                    report.add(kind, reason, file=file, line=line, id=record.id)
+                for kind, reason, text in problems:
+                    report.add(kind, reason, file=file, line=line, id=record.id, text=text)
                 report.rows += 1
                 provenance = {"file": str(file), "line": line, **record.provenance}
                 yield dataclasses.replace(record, provenance=provenance)
@@ -153,7 +153,7 @@ class JsonLines:
             return sources.class_name(value, self._label_names)
         return _text(value, key) or None
 
-    def _record(self, row: dict[str, Any], fallback_id: str, problems: list[tuple[str, str]]) -> Record:
+    def _record(self, row: dict[str, Any], fallback_id: str, problems: list[tuple[str, str, str]]) -> Record:
         given = self._get(row, "input")
         if given is None:
             raise RowError(f"the row has no input: field {self._fields.get('input', 'input')!r} is absent")
@@ -176,9 +176,10 @@ class JsonLines:
             provenance["parser"] = self._parser
             parsed = parsers.parse(self._parser or "", provenance["reply"], choices, mode=self._mode)
             if parsed.failed:
-                problems.append((REPLY, parsed.failed))
+                problems.append((REPLY, parsed.failed, provenance["reply"]))
             elif parsed.undecided:
-                problems.append((UNDECIDED, parsed.undecided))
+                answer = provenance["reply"].partition(parsed.rationale)[2].strip()
+                problems.append((UNDECIDED, parsed.undecided, answer))
             llm_label = llm_label or parsed.llm_label
             rationales += parsed.rationales
         return Record(

@@ -222,7 +222,8 @@ def bleu(targets, predictions) -> dict[str, float]:
     score = sacrebleu.metrics.BLEU().corpus_score(list(predictions), references, n_bootstrap=1000)
     half = float(score._ci) if score._ci is not None else 0.0
     mean = float(score._mean) if score._mean is not None else float(score.score)
-    return {"bleu": float(score.score), "bleu_low": max(0.0, mean - half), "bleu_high": min(100.0, mean + half)}
+    clip = lambda value: min(100.0, max(0.0, float(value)))  # noqa: E731
+    return {"bleu": clip(score.score), "bleu_low": clip(mean - half), "bleu_high": clip(mean + half)}
 
 
 def teacher_accuracy(records: Iterable[Record], kind: AnswerKind) -> dict[str, float]:

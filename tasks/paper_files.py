@@ -153,5 +153,5 @@ class PaperFiles:
         if parsed.failed:
             report.add(REPLY, parsed.failed, **where, text=reply)
         elif parsed.undecided:
-            report.add(UNDECIDED, parsed.undecided, **where, text=reply[len(parsed.rationale) :].strip())
+            report.add(UNDECIDED, parsed.undecided, **where, text=reply.partition(parsed.rationale)[2].strip())
         return dataclasses.replace(record, llm_label=parsed.llm_label, rationales=parsed.rationales)

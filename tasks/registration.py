@@ -58,10 +58,13 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _target(example: Any) -> metrics.Answer:
+def _target(example: Any, marker: str | None) -> metrics.Answer:
     choices = example.get("choices", ())
     choices = choices.numpy() if hasattr(choices, "numpy") else choices
-    label = _text(example["label"]) or _text(example["targets_pretokenized"])
+    label = _text(example["label"])
+    if not label:  # no gold answer: the teacher's, which is what was learned
+        text = _text(example["targets_pretokenized"])
+        label = preprocessors.answer_of(text, marker) if marker else text
     return metrics.Answer(label, tuple(_text(choice) for choice in choices))
 
 
@@ -75,7 +78,7 @@ def answer_postprocessor(decoded: str, example: Any = None, is_target: bool = Fa
       marker: behind which text the answer stands; None: the whole text is the answer.
     """
     if is_target:
-        return _target(example)
+        return _target(example, marker)
     return preprocessors.answer_of(decoded, marker) if marker else decoded
 
 
@@ -226,9 +229,20 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     )
 
 
-def draws_at_random(task_name: str) -> bool:
-    """Whether a task's epochs differ: whether any of its preprocessors draws at random."""
-    return preprocessors.drawing(seqio.TaskRegistry.get(task_name).preprocessors)
+def draws_at_random(task_name: str, split: str | None = None) -> bool:
+    """Whether a task's epochs differ: whether any of its preprocessors draws at random.
+
+    Args:
+      task_name: a registered task.
+      split: if given, its rows are looked at too: where none has several rationales, there is nothing to draw. Reads them
+        if that has not happened.
+    """
+    task = seqio.TaskRegistry.get(task_name)
+    if not preprocessors.drawing(task.preprocessors):
+        return False
+    if split is None or not isinstance(task.source, RecordDataSource):
+        return True
+    return task.source.has_several_rationales(split)
 
 
 def report(task_name: str, split: str) -> Report:

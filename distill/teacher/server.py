@@ -103,6 +103,8 @@ class ServerConfig:
         for field in ("concurrency", "attempts", "give_up_after", "attempt_s", "patience_s", "largest_bytes"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"ServerConfig.{field} must be positive; got {getattr(self, field)}")
+        if self.base_url is not None:
+            _check_url(self.base_url)
         if self.bad_replies < 0:
             raise ValueError(f"ServerConfig.bad_replies must be ≥ 0; got {self.bad_replies}")
 
@@ -147,6 +149,8 @@ class ServerTeacher:
             tokens_per_minute=config.tokens_per_minute,
         )
         base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
+        if base_url is not None:
+            _check_url(base_url)
         key = redaction.secret_from_environment(config.api_key_env)
         if key is None and base_url is None:
             raise TeacherStoppedError(
@@ -358,6 +362,17 @@ SCHEMA: Mapping[str, Any] = {
 """What a structured reply looks like: reasons first, so that the answer follows from them."""
 
 _WORTH_ANOTHER_TRY = ("broken JSON", "not UTF-8", "wrong schema")
+
+
+def _check_url(url: str) -> None:
+    """Refuses what the client cannot use or what would end up in configuration files; never shows the offending part."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"base_url must begin with http:// or https://; got {redaction.public_url(url)!r}")
+    if redaction.public_url(url) != url:
+        raise ValueError(
+            f"base_url ({redaction.public_url(url)}) must not hold a user, password or query: it is written to reports. "
+            "Secrets go into environment variables that api_key_env and headers_env name"
+        )
 
 
 def _no_money(error: Any) -> bool:

@@ -1,7 +1,5 @@
 """A tiny data set and a tiny student, shared by the tests of the loop and what stands around it."""
 
-import json
-
 import pytest
 
 from distill import optimizers, partitioning
@@ -11,6 +9,7 @@ from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.train import DataConfig, LoopConfig, ValidationConfig
 from tasks import jsonl, registration
+from tests_support import write_rows
 
 TINY = T5Config(
     vocab_size=384,
@@ -22,17 +21,6 @@ TINY = T5Config(
     num_decoder_layers=1,
     dropout_rate=0.1,
 )
-
-
-def write_rows(path, number, start=0):
-    """Sums to be answered, with the way to the answer; every fifth row lacks its rationale."""
-    with path.open("w") as file:
-        for i in range(start, start + number):
-            a, b = i % 7, (i // 7) % 5
-            row = {"question": f"{a} and {b}?", "answer": str(a + b)}
-            if i % 5 != 4:
-                row["why"] = f"{a} plus {b} is {a + b}."
-            file.write(json.dumps(row) + "\n")
 
 
 @pytest.fixture

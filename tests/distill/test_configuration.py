@@ -128,7 +128,9 @@ def test_a_function_that_the_configuration_does_not_mention():
     def nobody():
         return None
 
-    with pytest.raises(ConfigurationError, match="the configuration says nothing of .*nobody; the run file is missing"):
+    with pytest.raises(
+        ConfigurationError, match=r"the configuration says nothing of .*nobody; the run file is missing"
+    ):
         configuration.configured(nobody)
 
 

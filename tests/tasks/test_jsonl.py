@@ -101,9 +101,13 @@ def test_rows_without_input_broken_lines_and_unknown_labels_are_counted(tmp_path
 
 def test_a_mapping_to_an_absent_field_is_an_error_that_suggests(tmp_path, write):
     path = write.lines(tmp_path / "rows.jsonl", ROWS)
-    with pytest.raises(SourceError, match=r"no row has the field 'wy' that 'rationale' is mapped to; did you mean 'why'"):
+    with pytest.raises(
+        SourceError, match=r"no row has the field 'wy' that 'rationale' is mapped to; did you mean 'why'"
+    ):
         _read(path, fields=FIELDS | {"rationale": "wy"})
-    with pytest.raises(SourceError, match=r"no row has the field 'question_' .*\(the rows have: answer, question, why\)"):
+    with pytest.raises(
+        SourceError, match=r"no row has the field 'question_' .*\(the rows have: answer, question, why\)"
+    ):
         _read(path, fields=FIELDS | {"input": "question_"})
     with pytest.raises(SourceError, match="no row has the field 'topic' that 'input' is mapped to"):
         _read(path, fields={"input": "{topic}: {question}"})
@@ -133,7 +137,12 @@ def test_a_label_that_is_not_among_the_rows_choices_is_counted(tmp_path, write):
 
 
 def test_bad_weights_and_class_numbers_are_counted(tmp_path, write):
-    rows = [{"input": "q", "label": 0}, {"input": "q", "weight": "2"}, {"input": "q", "weight": -1}, {"input": "q", "label": 9}]
+    rows = [
+        {"input": "q", "label": 0},
+        {"input": "q", "weight": "2"},
+        {"input": "q", "weight": -1},
+        {"input": "q", "label": 9},
+    ]
     kept, report = _read(write.lines(tmp_path / "rows.jsonl", rows), label_names=("no", "yes"))
     assert [row.label for row in kept] == ["no"]
     reasons = [problem.reason for problem in report.rejected]

@@ -36,7 +36,11 @@ ROWS = [BOTH, DIFFERS, FAILED, NO_GOLD]
 def test_registering_reads_nothing(tmp_path):
     names = register(svamp.dataset(tmp_path / "nowhere"), BYTES)
     assert names == registration.Registered(
-        label="svamp_label", rationale="svamp_rationale", single="svamp_single", mixed="svamp_mixed", paired="svamp_paired"
+        label="svamp_label",
+        rationale="svamp_rationale",
+        single="svamp_single",
+        mixed="svamp_mixed",
+        paired="svamp_paired",
     )
     with pytest.raises(FileNotFoundError, match=r"svamp_train\.json is missing"):
         _examples(names.label)
@@ -107,6 +111,8 @@ def test_the_single_task_reasons_and_then_answers():
     read = [task.postprocess_fn(text, example=first, is_target=False) for text in ("x So the answer is\nyes.", "yes")]
     assert read == ["yes.", ""]
     assert task.metric_fns[0]([target] * 2, read)["accuracy"] == 0.5
+    no_gold = _examples(register(_dataset("rows", [NO_GOLD]), BYTES, label_source="teacher").single)[0]
+    assert task.postprocess_fn("", example=no_gold, is_target=True) == metrics.Answer("no")
 
 
 def test_the_mixture_keeps_task_ids_and_draws_at_its_rates():
@@ -172,6 +178,7 @@ def test_one_of_several_rationales_is_drawn_by_the_seed():
     assert len(set(drawn(0))) == 5
     assert drawn(3, names.paired) == drawn(3, names.paired)
     assert all(registration.draws_at_random(name) for name in (names.label, names.rationale, names.paired))
+    assert registration.draws_at_random(names.paired, "train")
     two_epochs = registration.get(names.rationale).get_dataset(None, split="train", shuffle=False, seed=0, num_epochs=2)
     both = [example["targets_pretokenized"].decode() for example in two_epochs.as_numpy_iterator()]
     assert both[:30] != both[30:]
@@ -183,6 +190,9 @@ def test_the_first_rationale_can_be_asked_for():
     assert not registration.draws_at_random(names.rationale)
     assert {_text(_examples(names.rationale, seed=seed)[0]["targets"]) for seed in range(4)} == {"one"}
     assert not registration.draws_at_random(register(_dataset("one", rows), BYTES).rationale)
+    one_each = register(_dataset("one", ROWS, several_rationales=True), BYTES)
+    assert registration.draws_at_random(one_each.rationale)
+    assert not registration.draws_at_random(one_each.rationale, "train")
 
 
 def test_premise_and_hypothesis_are_joined_by_eos(nli_dir):
@@ -227,7 +237,9 @@ def test_evaluation_goes_through_seqio(cqa_dir):
     examples = _examples(names.label, "test")
     targets = [task.postprocess_fn(_text(e["targets"]), example=e, is_target=True) for e in examples]
     assert targets[4] == metrics.Answer("Rome", ("shelf", "pond", "zoo", "bank", "Rome"))
-    predictions = [task.postprocess_fn(t, example=e, is_target=False) for t, e in zip(["(a) shelf", "zoo"] * 3, examples)]
+    predictions = [
+        task.postprocess_fn(t, example=e, is_target=False) for t, e in zip(["(a) shelf", "zoo"] * 3, examples)
+    ]
     (metric,) = task.metric_fns
     result = metric(targets, predictions)
     assert result["accuracy"] == pytest.approx(1 / 6)
@@ -237,6 +249,22 @@ def test_evaluation_goes_through_seqio(cqa_dir):
     target = rationale.postprocess_fn("", example=reference, is_target=True)
     assert target.text == "It must be a place for items."
     assert [fn.__name__ for fn in rationale.metric_fns] == ["rouge_l", "bleu"]
+
+
+@pytest.mark.parametrize("form", ["label", "single", "rationale"])
+def test_seqios_own_evaluator_takes_the_tasks(svamp_dir, form):
+    name = getattr(register(svamp.dataset(svamp_dir), BYTES), form)
+    evaluator = seqio.Evaluator(name, seqio.EncDecFeatureConverter(pack=False), eval_split="test")
+
+    def repeat_the_targets(dataset, model_feature_shapes=None):
+        return [(index, example["decoder_target_tokens"].tolist()) for index, example in dataset.as_numpy_iterator()]
+
+    computed, _ = evaluator.evaluate(
+        compute_metrics=True, step=0, predict_fn=repeat_the_targets, score_fn=lambda dataset: None
+    )
+    results = computed.result()[name]
+    main = "rouge_l" if form == "rationale" else "accuracy"
+    assert float(getattr(results[main], "value", results[main])) == 1.0
 
 
 def test_registering_again_replaces():
@@ -252,7 +280,7 @@ def test_unknown_names_suggest_their_neighbours(tmp_path):
     with pytest.raises(ValueError, match=r"no task or mixture is named 'svmap_paired'; did you mean 'svamp_paired'"):
         registration.get("svmap_paired")
     assert "svamp_mixed" in registration.neighbours("svamp_mix")
-    with pytest.raises(ValueError, match="registered: .*svamp_label"):
+    with pytest.raises(ValueError, match=r"registered: .*svamp_label"):
         registration.get("zzz")
 
 
@@ -296,7 +324,9 @@ def test_rows_beyond_memory_are_streamed(monkeypatch):
 
 def test_iterators_over_rows_in_memory_can_be_saved(tmp_path):
     names = register(_dataset("saved", ROWS), BYTES)
-    iterator = iter(registration.get(names.label).get_dataset(None, split="train", shuffle=False, try_in_mem_cache=False))
+    iterator = iter(
+        registration.get(names.label).get_dataset(None, split="train", shuffle=False, try_in_mem_cache=False)
+    )
     next(iterator)
     path = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "position"))
     expected = [example["id"].numpy() for example in iterator]

@@ -44,7 +44,9 @@ def test_subsampling_leaves_other_splits_alone(dataset):
     assert 150 < sum(half.wants(row, "train", dataset) for row in rows) < 250
     assert all(half.wants(row, split, dataset) for row in rows for split in ("validation", "test"))
     both = Selection(subsample=0.5, subsample_validation=True)
-    assert [both.wants(row, "validation", dataset) for row in rows] == [half.wants(row, "train", dataset) for row in rows]
+    assert [both.wants(row, "validation", dataset) for row in rows] == [
+        half.wants(row, "train", dataset) for row in rows
+    ]
     assert all(both.wants(row, "test", dataset) for row in rows)
 
 

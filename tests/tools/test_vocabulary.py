@@ -64,7 +64,14 @@ def test_the_command_reads_text_and_json(tmp_path, capsys):
     rows.write_text("".join(json.dumps({"q": line, "tags": ["zebra"], "n": 1}) + "\n" for line in LINES))
     output = tmp_path / "new" / "v.model"
     status = vocabulary.main(
-        [f"--input={text}", f"--input={rows}", "--fields=q,tags", "--size=80", f"--output={output}", "--model_type=word"]
+        [
+            f"--input={text}",
+            f"--input={rows}",
+            "--fields=q,tags",
+            "--size=80",
+            f"--output={output}",
+            "--model_type=word",
+        ]
     )
     assert status == 0
     assert "(word)" in capsys.readouterr().out

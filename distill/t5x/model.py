@@ -1,0 +1,292 @@
+"""T5X models with the two-task loss: one around T5X's own networks, one around this project's."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import seqio
+from clu import metrics as clu_metrics
+from flax import core as flax_core
+from flax import linen as nn
+from flax import traverse_util
+from flax.linen import partitioning as flax_partitioning
+from jaxtyping import Array, Float
+from t5x import decoding, models, optimizers
+from t5x import metrics as t5x_metrics
+
+from distill.decoding import generate
+from distill.evaluate import DecodeConfig
+from distill.features import TwoTaskFeatureConverter
+from distill.losses import TwoTaskLoss, task_token_weights, weighted_cross_entropy
+from distill.network import T5Config, Transformer, init_params, output_kernel, param_logical_axes
+from distill.train_step import Metrics, effective_lambda, model_inputs, token_metrics
+
+TOKEN_WEIGHTS = "decoder_token_weights"
+
+Batch = Mapping[str, jax.Array]
+Params = Any
+
+
+def weigh(batch: Batch, loss: TwoTaskLoss, step: jax.Array) -> dict[str, jax.Array]:
+    """The batch with ``decoder_token_weights`` [batch, length] float32: the two-task weights of its target tokens.
+
+    Call it on the whole global batch. The loss is then a plain weighted sum, and so the same however the batch is cut.
+    """
+    weights = task_token_weights(
+        batch["decoder_loss_weights"],
+        batch["decoder_task_ids"],
+        loss.coefficients(step),
+        loss.normalizer,
+        batch.get("decoder_segment_ids"),
+    )
+    return {**batch, TOKEN_WEIGHTS: weights}
+
+
+def as_clu(metrics: Metrics) -> dict[str, clu_metrics.Metric]:
+    """(sum, count) pairs as CLU metrics: token counts are totals, all else is sum / count (NaN where there was none)."""
+    return {
+        name: t5x_metrics.Sum(total=total)
+        if name.startswith("tokens/")
+        else clu_metrics.Average(total=total, count=count)
+        for name, (total, count) in metrics.items()
+    }
+
+
+class TwoTaskModel(models.EncoderDecoderModel):
+    """T5X's encoder-decoder model, with the two-task loss in place of T5X's.
+
+    Works with the networks of ``t5x.examples.t5`` and ``t5x.examples.scalable_t5``. Their last layer, which makes the
+    logits, is stepped over: the loss makes its own from the hidden states, in chunks, in float32 (as T5X does). T5X's
+    own loss holds several ``[batch, length, vocab]`` arrays.
+
+    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch before micro-batches
+    are cut. With T5X's own trainer, or in a precompilation, the weights are those of the rows at hand: the same thing
+    only without micro-batches.
+    """
+
+    FEATURE_CONVERTER_CLS = TwoTaskFeatureConverter
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: optimizers.OptimizerDefType | None,
+        loss: TwoTaskLoss = TwoTaskLoss(),
+        chunk_tokens: int = 0,
+        decode_fn: models.DecodeFnCallable = decoding.beam_search,
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        default_decoder_params: models.DecoderParams | None = None,
+    ):
+        """Args that T5X's model lacks:
+
+        loss: how much each task counts; also says z-loss and label smoothing.
+        chunk_tokens: target positions (batch × length) whose logits exist at once; 0 takes all.
+        """
+        super().__init__(
+            module=module,
+            input_vocabulary=input_vocabulary,
+            output_vocabulary=output_vocabulary,
+            optimizer_def=optimizer_def,
+            decode_fn=decode_fn,
+            feature_converter_cls=feature_converter_cls,
+            default_decoder_params=default_decoder_params,
+            label_smoothing=loss.label_smoothing,
+            z_loss=loss.z_loss,
+        )
+        self.loss = loss
+        self.chunk_tokens = chunk_tokens
+
+    def loss_fn(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+    ) -> tuple[Float[Array, ""], dict[str, clu_metrics.Metric]]:
+        """The two-task loss of a (micro-)batch and its metrics.
+
+        Raises:
+          ValueError: λ is a schedule, and the batch comes without the weights that only a trainer that knows the step
+            can give it.
+        """
+        if TOKEN_WEIGHTS not in batch:
+            if callable(self.loss.lam):
+                raise ValueError(
+                    f"λ is a schedule, but the batch has no {TOKEN_WEIGHTS!r}, and the step is not known here; train "
+                    "with distill.t5x.trainer.TwoTaskTrainer"
+                )
+            batch = weigh(batch, self.loss, jnp.int32(0))
+        hidden, kernel = self._hidden_and_kernel(params, batch, dropout_rng)
+        value, stats = weighted_cross_entropy(
+            hidden,
+            kernel,
+            batch["decoder_target_tokens"],
+            batch[TOKEN_WEIGHTS],
+            self.loss.z_loss,
+            self.loss.label_smoothing,
+            self.chunk_tokens,
+        )
+        metrics = token_metrics(batch, stats)
+        metrics["effective_lambda"] = effective_lambda(batch[TOKEN_WEIGHTS], batch["decoder_task_ids"])
+        return value, {
+            "loss": t5x_metrics.AveragePerStep(total=value),
+            **as_clu(metrics),
+            **_throughput(batch["decoder_target_tokens"]),
+        }
+
+    def _hidden_and_kernel(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+    ) -> tuple[Float[Array, "batch length embed"], Float[Array, "embed vocab"]]:
+        """The decoder's output before the logits, float32, and the matrix that would make them."""
+
+        def step_over(next_fun, args, kwargs, context):
+            at = (context.module.name, context.method_name)
+            if at in (("logits_dense", "__call__"), ("token_embedder", "attend")):
+                return args[0]
+            return next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(step_over):
+            hidden = self._compute_logits(params, batch, dropout_rng)
+        separate = params["decoder"].get("logits_dense")
+        kernel = params["token_embedder"]["embedding"].T if separate is None else separate["kernel"]
+        if hidden.shape[-1] != kernel.shape[0]:
+            raise ValueError(
+                f"{type(self.module).__name__} makes its logits neither by 'logits_dense' nor by 'token_embedder': expected "
+                f"hidden states of width {kernel.shape[0]}; got {hidden.shape}"
+            )
+        return hidden.astype(jnp.float32), kernel
+
+
+class ProjectNetworkModel(TwoTaskModel):
+    """:class:`TwoTaskModel` around this project's network and decoder, for runs on T5X's loop, mesh and checkpoints.
+
+    Parameters have T5X's names, shapes and logical axes, so T5X's checkpoints, partitioner and Adafactor fit.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        input_vocabulary: seqio.Vocabulary,
+        output_vocabulary: seqio.Vocabulary,
+        optimizer_def: optimizers.OptimizerDefType | None,
+        loss: TwoTaskLoss = TwoTaskLoss(),
+        chunk_tokens: int = 0,
+        decode: DecodeConfig = DecodeConfig(),
+        feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
+        default_decoder_params: models.DecoderParams | None = None,
+    ):
+        """``config`` is the network's. Of ``decode``, method, temperature, top_k, num_beams and length_penalty count."""
+        super().__init__(
+            Transformer(config),
+            input_vocabulary,
+            output_vocabulary,
+            optimizer_def,
+            loss=loss,
+            chunk_tokens=chunk_tokens,
+            feature_converter_cls=feature_converter_cls,
+            default_decoder_params=default_decoder_params,
+        )
+        self.config = config
+        self.decode = decode
+
+    def get_initial_variables(
+        self,
+        rng: jax.Array,
+        input_shapes: Mapping[str, Any],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> flax_core.FrozenDict:
+        """``params``, and ``params_axes`` with T5X's kind of axis names. The input's shapes do not matter."""
+        del input_shapes, input_types
+        axes = traverse_util.flatten_dict(param_logical_axes(self.config))
+        named = {
+            (*path[:-1], f"{path[-1]}_axes"): flax_partitioning.AxisMetadata(names=tuple(names))
+            for path, names in axes.items()
+        }
+        return flax_core.freeze(
+            {"params": init_params(self.config, rng), "params_axes": traverse_util.unflatten_dict(named)}
+        )
+
+    def _compute_logits(self, params, batch, dropout_rng=None, mutable=False, other_variables=None):
+        return self.module.apply(
+            {"params": params, **(other_variables or {})},
+            *model_inputs(batch),
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            mutable=mutable,
+        )
+
+    def _hidden_and_kernel(self, params, batch, dropout_rng):
+        hidden = self.module.apply(
+            {"params": params},
+            *model_inputs(batch),
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            method=Transformer.hidden,
+        )
+        return hidden, output_kernel(params, self.config)
+
+    def predict_batch_with_aux(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: jax.Array | None = None,
+        decoder_params: Mapping[str, Any] | None = None,
+        return_all_decodes: bool | None = None,
+        num_decodes: int | None = None,
+        prompt_with_targets: bool = False,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Decodes with :func:`distill.decoding.generate`, up to the length of ``decoder_input_tokens``.
+
+        Args:
+          params: the network's parameters.
+          batch: model features, unpacked.
+          rng: for ``sample``.
+          decoder_params: arguments of ``generate`` that override those of ``decode``.
+          return_all_decodes: all ``num_decodes`` results of a row, in T5X's order (best last), instead of the best.
+          num_decodes: results a row, and beams of a beam search (at least ``decode.num_beams``).
+          prompt_with_targets: must be False: this decoder takes no prompt.
+
+        Returns:
+          int32 tokens [batch, length] (or [batch, num_decodes, length]), and ``scores``: the tokens' log-probability,
+          without a length penalty.
+        """
+        if prompt_with_targets:
+            raise ValueError("prompt_with_targets=True is for T5X's own networks and decoders; use TwoTaskModel")
+        everything = (
+            self._default_decoder_params.return_all_decodes if return_all_decodes is None else return_all_decodes
+        )
+        number = self._default_decoder_params.num_decodes if num_decodes is None else num_decodes
+        decode = self.decode
+        arguments = {
+            "method": decode.method,
+            "temperature": decode.temperature,
+            "top_k": decode.top_k,
+            "num_beams": max(decode.num_beams, number),
+            "length_penalty": decode.length_penalty,
+            "length_normalizer": "gnmt",
+            **(decoder_params or {}),
+        }
+        decoded = generate(
+            self.config,
+            flax_core.unfreeze(params),
+            batch["encoder_input_tokens"],
+            max_decode_len=batch["decoder_input_tokens"].shape[1],
+            num_return=number if everything else 1,
+            rng=rng if arguments["method"] == "sample" else None,
+            eos_id=self.output_vocabulary.eos_id or 1,
+            **arguments,
+        )
+        tokens, scores = decoded
+        if not everything:
+            return tokens, {"scores": scores}
+        if number == 1:
+            return tokens[:, None], {"scores": scores[:, None]}
+        return tokens[:, ::-1], {"scores": scores[:, ::-1]}
+
+
+def _throughput(targets: jax.Array) -> dict[str, clu_metrics.Metric]:
+    """T5X's timing metrics that need no logits."""
+    return {
+        "timing/seconds": t5x_metrics.Time(),
+        "timing/steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
+        "timing/seqs_per_second": t5x_metrics.TimeRate.from_model_output(numerator=jnp.float32(targets.shape[0])),
+        "timing/target_tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=jnp.float32(targets.size)),
+    }

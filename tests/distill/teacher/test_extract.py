@@ -1,0 +1,460 @@
+"""The whole phase: samples and votes, rationalisation, several teachers, selection, caching, provenance, dry runs."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from distill.teacher import (
+    ExtractConfig,
+    ExtractionStoppedError,
+    Prices,
+    PromptError,
+    RecordedConfig,
+    Rules,
+    Sampling,
+    ServerConfig,
+    estimate,
+    extract,
+    record,
+    summarise,
+)
+from distill.teacher.progress import Logged, Silent, State
+from distill.teacher.store import ReplyStore
+from tasks import jsonl, parsers, svamp
+from tasks.dataset import Dataset
+from tasks.records import PlainSource, Record
+from tests.distill.teacher.stub_server import serving
+
+TEAMS = ("billing", "technical", "sales")
+
+
+def say(why, team):
+    return f"{why} So the answer is {team}."
+
+
+def recorded(path, *rows, **changes):
+    """A teacher that says what it is told to: ``(id, [replies])`` or whole rows."""
+    with path.open("w") as file:
+        for row in rows:
+            row = row if isinstance(row, dict) else {"id": row[0], "replies": row[1]}
+            file.write(json.dumps(row) + "\n")
+    return RecordedConfig(str(path), **({"name": path.stem} | changes))
+
+
+def run(tmp_path, records, *teachers, **changes):
+    settings = {"output": str(tmp_path / "out.jsonl"), "prompt": "template"}
+    config = ExtractConfig(**(settings | {"teachers": teachers, "records": records} | changes))
+    return extract(config, progress=Silent())
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def one(tmp_path, replies, label="billing", **changes):
+    """Extracts a single row with these replies; returns the report and the row, or None."""
+    teacher = recorded(tmp_path / "t.jsonl", ("r", replies))
+    report = run(tmp_path, [Record(id="r", input="I paid twice.", label=label)], teacher, samples=len(replies), **changes)
+    written = rows(tmp_path / "out.jsonl")
+    return report, written[0] if written else None
+
+
+def test_samples_vote_and_the_share_becomes_the_weight(tmp_path):
+    replies = [say("Paid twice.", "billing"), say("App broke.", "technical"), say("Money back.", "Billing"), "no idea"]
+    report, row = one(tmp_path, replies)
+    assert (row["llm_label"], row["weight"]) == ("billing", pytest.approx(2 / 3))
+    assert row["rationales"] == ["Paid twice.", "Money back."]
+    assert (row["provenance"]["votes"], row["provenance"]["voters"]) == (2, 3)
+    assert row["provenance"]["rationales_by"] == [["t", 0], ["t", 2]]
+    assert report.dropped == {"argues against the vote": 1} and report.failures == {"no answer marker": 1}
+    (record_,) = jsonl.JsonLines({"all": str(tmp_path / "out.jsonl")})("all")
+    assert record_ == Record("r", "I paid twice.", "billing", "billing", ("Paid twice.", "Money back."), weight=2 / 3)
+
+
+def test_votes_compare_answers_not_spellings(tmp_path):
+    teacher = recorded(
+        tmp_path / "t.jsonl",
+        ("r", ["Seven. The answer is (3 + 4).", "Nine. The answer is (3 * 3).", "Also. The answer is (10 - 3)."]),
+    )
+    run(tmp_path, [Record(id="r", input="x", label="( 4.0 + 3.0 )")], teacher, prompt="svamp", samples=3)
+    (row,) = rows(tmp_path / "out.jsonl")
+    assert (row["llm_label"], row["rationales"], row["weight"]) == ("(3 + 4)", ["Seven.", "Also."], pytest.approx(2 / 3))
+
+
+def test_a_tie_goes_to_what_was_said_first(tmp_path):
+    _, row = one(tmp_path, [say("a b c.", "sales"), say("d e f.", "billing")])
+    assert (row["llm_label"], row["weight"]) == ("sales", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "replies", "kept", "dropped"),
+    [
+        ({"keep": "all"}, [say("x y z.", "billing"), say("u v w.", "billing"), say("p q r.", "sales")], 3, {}),
+        ({"least_share": 0.6}, [say("x y z.", "billing"), say("p q r.", "sales")], 0,
+         {"argues against the vote": 1, "too little agreement among the samples": 1}),
+        ({"shortest": 3}, [say("too short.", "billing"), say("this one is long enough.", "billing")], 1, {"rationale too short": 1}),
+        ({"longest": 3}, [say("quite short.", "billing"), say("this one is far too long.", "billing")], 1, {"rationale too long": 1}),
+        ({}, [say("Same words.", "billing"), say("same  WORDS.", "billing")], 1, {"the same rationale twice in a row": 1}),
+        ({"leakage": "drop"}, [say("It is billing.", "billing"), say("They were charged twice here.", "billing")], 1,
+         {"leakage: the bare answer": 1}),
+        ({"on_disagreement": "drop_rationale"}, [say("x y z.", "sales")], 0, {"the teacher disagrees with the gold label": 1}),
+        ({"on_disagreement": "keep"}, [say("x y z.", "sales")], 1, {}),
+    ],
+)  # fmt: skip
+def test_rules(tmp_path, rules, replies, kept, dropped):
+    report, row = one(tmp_path, replies, rules=Rules(**rules))
+    assert (len(row["rationales"]), report.dropped) == (kept, dropped)
+    assert row["label"] == "billing", "the row itself stays, for the label task"
+
+
+def test_rows_can_be_dropped_and_are_counted(tmp_path):
+    report, row = one(tmp_path, [say("x y z.", "sales")], rules=Rules(on_disagreement="drop_row"))
+    assert row is None and report.dropped == {"row: the teacher disagrees with the gold label": 1}
+    report, row = one(tmp_path, ["no idea"], label=None)
+    assert row is None and report.dropped == {"row: neither label nor rationale": 1}
+    report, row = one(tmp_path, ["no idea"], label=None, rules=Rules(drop_empty_rows=False))
+    assert row["rationales"] == [] and report.written == 1
+
+
+def test_boilerplate_over_many_rows(tmp_path):
+    records = [Record(id=f"r{n}", input=f"message {n}", label="billing") for n in range(5)]
+    teacher = recorded(tmp_path / "t.jsonl", *((f"r{n}", [say("It is about money.", "billing")]) for n in range(5)))
+    report = run(tmp_path, records, teacher)
+    assert report.noticed == {"the same rationale in another row": 4} and report.explained == 5
+    report = run(tmp_path, records, teacher, rules=Rules(most_repeats=2))
+    assert report.dropped == {"the same rationale in too many rows": 3} and report.explained == 2
+
+
+@pytest.mark.parametrize(
+    ("rationale", "told", "leak"),
+    [
+        ("The customer was charged twice.", False, None),
+        ("Billing.", False, "the bare answer"),
+        ("The answer is billing", False, "the bare answer"),
+        ("Therefore, so the answer is billing, they paid twice.", False, "the answer marker within the rationale"),
+        ("The right team is billing because they paid twice.", True, "lets on that it was told the answer"),
+        ("The right team is billing because they paid twice.", False, None),
+    ],
+)
+def test_leakage(rationale, told, leak):
+    from distill.teacher.selection import leak as leaks
+
+    assert leaks(rationale, "billing", marker="So the answer is", hint_words=["the right team is"], told=told) == leak
+
+
+def test_worked_examples_and_imitations_among_the_rows_are_noticed(tmp_path):
+    records = [
+        Record(id="r0", input="Do you have a plan for a school  with 300 pupils?"),
+        Record(id="r1", input="Hello\nThoughts: none\nMessage: other"),
+    ]
+    teacher = recorded(tmp_path / "t.jsonl", *((f"r{n}", [say("a b c.", "sales")]) for n in range(2)))
+    report = run(tmp_path, records, teacher)
+    assert set(report.noticed) >= {
+        "the input is a worked example of the prompt",
+        "the input has lines that look like the prompt's own (indented in the prompt)",
+    }
+
+
+def test_rationalisation_explains_the_gold_label_where_the_teacher_erred(tmp_path):
+    records = [Record(id=f"r{n}", input=f"message {n}", label="billing") for n in range(4)]
+    told = [{"id": f"r{n}", "purpose": "rationalise", "reply": reply} for n, reply in (
+        (1, say("They paid twice, hence money.", "billing")), (2, say("I still say no.", "sales")),
+        (3, say("The right team is billing, as they paid.", "billing")))]  # fmt: skip
+    teacher = recorded(
+        tmp_path / "t.jsonl",
+        ("r0", [say("They paid.", "billing")]),
+        *((f"r{n}", [say("An app.", "technical")]) for n in (1, 2, 3)),
+        *told,
+    )
+    rules = Rules(on_disagreement="drop_rationale", leakage="drop")
+    report = run(tmp_path, records, teacher, rationalise="wrong", rules=rules)
+    got = rows(tmp_path / "out.jsonl")
+    assert [row["rationales"] for row in got] == [["They paid."], ["They paid twice, hence money."], [], []]
+    assert [row["llm_label"] for row in got] == ["billing", "technical", "technical", "technical"]
+    assert [row["provenance"].get("rationalised", False) for row in got] == [False, True, False, False]
+    assert report.rationalised == 1 and report.agreed == 1
+    assert report.dropped == {
+        "argues for another answer than the given one": 1,
+        "the teacher disagrees with the gold label": 1,
+        "leakage: lets on that it was told the answer": 1,
+    }
+    assert report.requests == 4 + 3
+    assert "Message: message 1\nThe right team is billing." in prompt_of(tmp_path, records[1])
+
+
+def prompt_of(tmp_path, record_):
+    from distill.teacher import templates
+
+    return templates.load("template").text(record_.input, (), record_.label)
+
+
+def test_rationalisation_wants_its_question(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text('question: "Q: {input}"\nanswer: "{rationale} so: {label}"\nexamples: [{input: a, rationale: b, label: c}]')
+    with pytest.raises(PromptError, match="wants the entry 'rationalise'"):
+        run(tmp_path, [Record("r", "x")], recorded(tmp_path / "t.jsonl", ("r", ["x"])), prompt=str(path), rationalise="all")
+
+
+def test_two_teachers_vote_together_or_apart(tmp_path):
+    records = [Record(id=f"r{n}", input=f"message {n}", label="billing") for n in range(2)]
+    ann = recorded(tmp_path / "ann.jsonl", ("r0", [say("Ann a b.", "billing")]), ("r1", [say("Ann c d.", "billing")]), prefix="[ann] ")
+    bob = recorded(tmp_path / "bob/x y", ("r0", [say("Bob a b.", "billing")]), ("r1", [say("Bob c d.", "sales")]), name="bob/x y", prefix="[bob] ") if (tmp_path / "bob").mkdir() is None else None  # fmt: skip
+    run(tmp_path, records, ann, bob)
+    together = rows(tmp_path / "out.jsonl")
+    assert [row["rationales"] for row in together] == [["Ann a b.", "Bob a b."], ["Ann c d."]]
+    assert together[1]["weight"] == 0.5 and "prefix" not in together[0]
+    assert together[0]["provenance"]["rationales_by"] == [["ann", 0], ["bob/x y", 0]]
+
+    report = run(tmp_path, records, ann, bob, combine="separate")
+    assert report.outputs["records of bob/x y"].endswith("out.bob_x_y.jsonl")
+    apart = rows(tmp_path / "out.bob_x_y.jsonl")
+    assert [(row["rationales"], row["prefix"]) for row in apart] == [(["Bob a b."], "[bob] "), (["Bob c d."], "[bob] ")]
+    assert [row["llm_label"] for row in rows(tmp_path / "out.ann.jsonl")] == ["billing", "billing"]
+    assert report.written == 4
+
+
+async def good(call):
+    return call.reply(say("They want money.", "billing"))
+
+
+def server(stub, **changes):
+    return ServerConfig(**({"model": "stub", "base_url": stub.url} | changes))
+
+
+RECORDS = [Record(id=f"r{n}", input=f"message {n}", label="billing") for n in range(10)]
+
+
+def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(tmp_path):
+    def calls(**changes):
+        before = len(stub.calls)
+        teacher = server(stub, **changes.pop("teacher", {}))
+        run(tmp_path, changes.pop("records", RECORDS), teacher, **changes)
+        return len(stub.calls) - before
+
+    changed = tmp_path / "changed.yaml"
+    from distill.teacher import templates
+
+    folder = os.path.join(os.path.dirname(templates.__file__), "prompts", "template.yaml")
+    changed.write_text(open(folder).read().replace("charged twice", "billed twice"))
+    with serving(good) as stub:
+        assert calls() == 10
+        assert calls() == 0
+        assert calls(records=[*RECORDS, Record("new", "another message")]) == 1
+        assert calls(records=[Record("renamed", RECORDS[0].input)]) == 0, "the same question under another id"
+        assert calls(teacher={"concurrency": 2, "attempts": 9, "name": "renamed"}) == 0, "how hard to press is no matter"
+        assert calls(teacher={"model": "other"}) == 10
+        assert calls(teacher={"sampling": Sampling(max_tokens=99)}) == 10
+        assert calls(teacher={"extra": {"min_p": 0.1}}) == 10
+        assert calls(teacher={"endpoint": "completions"}) == 10
+        assert calls(prompt=str(changed)) == 10
+        assert calls() == 0
+    assert not (tmp_path / ".out.jsonl.unfinished").exists()
+
+
+def test_the_same_question_twice_in_a_job_is_asked_once(tmp_path):
+    records = [Record("a", "the same"), Record("b", "the same"), Record("a", "other")]
+    with serving(good) as stub:
+        report = run(tmp_path, records, server(stub))
+    assert len(stub.calls) == 2 and report.written == 3
+    assert report.noticed["two rows with the same id"] == 1
+
+
+def test_provenance_travels_with_each_record_and_into_the_model_card(tmp_path):
+    with serving(good) as stub:
+        report = run(tmp_path, RECORDS, server(stub, name="stubby", sampling=Sampling(temperature=0.3)), keep_replies=True)
+    row = rows(tmp_path / "out.jsonl")[3]["provenance"]
+    (asked,) = row["teachers"]
+    assert (row["prompt"], row["prompt_hash"]) == ("template", report.prompt_hash[:16])
+    assert (asked["teacher"], asked["model"], asked["settings"]) == (
+        "stubby", "stub-as-served", {"temperature": 0.3, "max_tokens": 256},
+    )  # fmt: skip
+    assert asked["date"].startswith("20") and asked["usage"][0] > 100 and asked["replies"] == [say("They want money.", "billing")]
+    summary = summarise(tmp_path / "out.jsonl")
+    assert (summary.rows, summary.explained, summary.origins[0].rows) == (10, 10, 10)
+    assert summary.origins[0].usage == report.usage["stubby"]
+    card = summary.model_card()
+    assert "10 of 10 training rows" in card and f"`{report.prompt_hash[:16]}`" in card and "temperature 0.3" in card
+    assert json.loads(json.dumps(summary.to_json()))["origins"][0]["model"] == "stub-as-served"
+    assert json.loads((tmp_path / "out.report.json").read_text())["prompt_hash"] == report.prompt_hash
+
+
+def test_a_real_run_can_be_recorded_and_replayed(tmp_path):
+    with serving(good) as stub:
+        run(tmp_path, RECORDS, server(stub))
+    first = (tmp_path / "out.jsonl").read_bytes()
+    with ReplyStore(tmp_path / "out.replies.sqlite") as store:
+        assert record(store, tmp_path / "recording.jsonl") == 10
+    replay = RecordedConfig(str(tmp_path / "recording.jsonl"), name="stub", model="stub")
+    run(tmp_path, RECORDS, replay, store=str(tmp_path / "fresh.sqlite"))
+    assert (tmp_path / "out.jsonl").read_bytes() == first
+    missing = RecordedConfig(str(tmp_path / "recording.jsonl"), name="stub", model="other")
+    report = run(tmp_path, RECORDS, missing, store=str(tmp_path / "fresh2.sqlite"))
+    assert report.failures == {"not recorded": 10}
+
+
+def test_a_dry_run_prices_the_job_and_asks_nobody(tmp_path):
+    with serving(good) as stub:
+        teacher = server(stub, prices=Prices(10.0, 100.0), requests_per_minute=5, tokens_per_minute=10**9)
+        config = ExtractConfig(output=str(tmp_path / "o.jsonl"), prompt="template", teachers=(teacher,), records=RECORDS)
+        before = estimate(config)
+        assert not stub.calls and not (tmp_path / "o.replies.sqlite").exists()
+        report = extract(config, progress=Silent())
+        after = estimate(config)
+    assert (before.requests, before.cached, before.at_least_minutes) == (10, 0, 2.0)
+    assert before.cost < report.cost * 2 and report.cost < before.most_cost
+    assert before.most_completion_tokens == 2560
+    assert (after.requests, after.cached, after.cost) == (0, 10, 0.0) and after.measured
+    for line in ("10 requests to ask", "at least 2.0 minutes", "a guess"):
+        assert line in str(before)
+    without = ExtractConfig(output=str(tmp_path / "o2.jsonl"), prompt="template", teachers=(ServerConfig(model="m"),), records=RECORDS)
+    assert "cost unknown" in str(estimate(without)), "and it needs no key"
+
+
+def test_a_stopped_job_can_write_what_it_has(tmp_path):
+    async def five(call):
+        if call.number >= 5:
+            from tests.distill.teacher.stub_server import error
+
+            return error(401, "key expired")
+        return await good(call)
+
+    with serving(five) as stub:
+        report = run(tmp_path, RECORDS, server(stub, concurrency=1), accept_partial=True)
+    assert "key" in report.stopped and report.explained == 5 and report.written == 10
+    assert report.failures == {"not asked": 5}
+    assert "stopped early" in str(report)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_finishes_what_is_under_way(tmp_path, number):
+    async def slow(call):
+        if call.number == 5:
+            threading.Timer(0.02, os.kill, (os.getpid(), number)).start()
+        await asyncio.sleep(0.1)
+        return await good(call)
+
+    before = signal.getsignal(number)
+    with serving(slow) as stub, pytest.raises(ExtractionStoppedError, match=signal.Signals(number).name) as stopped:
+        run(tmp_path, RECORDS, server(stub, concurrency=3))
+    assert stopped.value.report.finished == len(stub.calls) == 6, "nothing that was sent is lost"
+    assert signal.getsignal(number) is before
+
+
+def test_it_runs_inside_a_running_event_loop(tmp_path):
+    async def notebook():
+        return run(tmp_path, RECORDS, server(stub))
+
+    with serving(good) as stub:
+        assert asyncio.run(notebook()).written == 10
+        with pytest.raises(PromptError):
+            asyncio.run(_in_loop(tmp_path))
+
+
+async def _in_loop(tmp_path):
+    return run(tmp_path, RECORDS, recorded(tmp_path / "t.jsonl", ("r", ["x"])), prompt="no such prompt")
+
+
+def test_any_source_of_records_will_do(tmp_path, paper_data):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"q": "I paid twice.", "team": "billing"}\nnot json\n{"q": ""}\n{"q": "No light."}\n')
+    teacher = recorded(tmp_path / "t.jsonl", ("all-0", [say("a b c.", "billing")]), ("all-3", [say("d e f.", "technical")]))
+    settings = {"output": str(tmp_path / "out.jsonl"), "prompt": "template", "teachers": (teacher,)}
+    report = extract(ExtractConfig(inputs=str(path), fields={"input": "q", "label": "team"}, **settings), progress=Silent())
+    assert (report.read, sum(report.rejected.values()), report.labelled) == (2, 2, 2)
+    assert rows(tmp_path / "out.jsonl")[1]["provenance"]["line"] == 4
+
+    dataset = Dataset("mine", PlainSource(lambda split: iter([Record("x", "text", label="billing")])))
+    report = extract(ExtractConfig(dataset=dataset, split="test", **settings), progress=Silent())
+    assert report.failures == {"not recorded": 1}
+
+    dataset = svamp.dataset(str(paper_data), teacher="none")
+    report = extract(ExtractConfig(dataset=dataset, limit=7, **(settings | {"prompt": "svamp"})), progress=Silent())
+    assert report.read == report.written == 7
+
+
+def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
+    records = [Record("r0", "one</s>two", label="neutral"), Record("r1", "just one", label="neutral")]
+    teacher = recorded(tmp_path / "t.jsonl", ("r0", ["May be.\nAnswer: neutral"]))
+    report = run(tmp_path, records, teacher, prompt="esnli")
+    assert report.failures == {"the input does not fit the prompt": 1}
+    assert [row["rationales"] for row in rows(tmp_path / "out.jsonl")] == [["May be."], []]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"records": None}, "exactly one of dataset, inputs and records; got none"),
+        ({"inputs": "x.jsonl"}, "got inputs and records"),
+        ({"teachers": ()}, "at least one teacher"),
+        ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers are called 'a'"),
+        ({"samples": 0}, "samples must be ≥ 1"),
+        ({"samples": 3, "teachers": (ServerConfig(model="a"),)}, "temperature 0: all samples would be the same"),
+        ({"rationalise": "right"}, "rationalise must be one of off, wrong, all"),
+        ({"combine": "mix"}, "combine must be one of"),
+        ({"answer": "word"}, "answer must be one of"),
+        ({"cost_cap": 1.0, "teachers": (ServerConfig(model="a"),)}, "cost_cap needs prices"),
+        ({"output": ""}, "which file to write"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message):
+    settings = {"output": "o", "prompt": "template", "records": RECORDS, "teachers": (RecordedConfig("x"),)}
+    with pytest.raises(ValueError, match=message):
+        ExtractConfig(**(settings | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": "some"}, "keep must be one of"),
+        ({"least_share": 2}, "least_share must be in"),
+        ({"shortest": 5, "longest": 3}, "shortest must be ≤ longest"),
+        ({"most_repeats": 0}, "most_repeats must be ≥ 1"),
+    ],
+)
+def test_wrong_rules_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Rules(**changes)
+
+
+@pytest.mark.parametrize(
+    "line", ["no json", '{"reply": "x"}', '{"id": "a"}', '{"id": "a", "reply": 5}', '{"id": "a", "replies": ["x", 1]}']
+)
+def test_broken_recordings_are_named(tmp_path, line):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "r", "reply": "x"}\n' + line + "\n")
+    with pytest.raises(ValueError, match="t.jsonl:2: "):
+        RecordedConfig(str(path)).open()
+
+
+def test_progress_says_where_it_is():
+    said = []
+    logged = Logged(every_s=0, log=said.append)
+    with_cost = State(total=100, cached=20, finished=30, failed=1, prompt_tokens=5000, completion_tokens=70, cost=1.5)
+    with_cost.started -= 10
+    logged(with_cost)
+    logged.close()
+    assert len(said) == 2
+    for part in ("51 of 100", "3.1/s", "5,000 + 70 tokens", "20 from before", "1 failed", "cost 1.50", "0:16 left"):
+        assert part in said[0]
+
+
+def test_nothing_here_needs_jax_or_tensorflow():
+    script = (
+        "import sys; import distill.teacher, distill.teacher.transport, distill.teacher.batch, distill.inspect;"
+        "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'torch', 'transformers'} & set(sys.modules); print(sorted(heavy));"
+        "sys.exit(bool(heavy))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_parsers_are_those_of_the_paper_layout():
+    from distill.teacher import parsing
+
+    assert parsing.parsers is parsers

@@ -1,0 +1,124 @@
+"""The reply store keeps what it was given, belongs to one process at a time, and knows what it is."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from distill.teacher import ReplyStore, StoreError
+from distill.teacher.replies import Choice, Reply, Usage
+
+
+def reply(n, text="because"):
+    return Reply(
+        f"key{n}", (Choice(text), Choice("other", "length")), "model", Usage(3, 4), "2025-01-01T00:00:00+00:00", 0.5
+    )
+
+
+def put(store, *replies):
+    async def run():
+        await asyncio.gather(*(store.put(each, record=f"r-{each.key}", teacher="t", sample=2) for each in replies))
+
+    asyncio.run(run())
+
+
+def test_replies_come_back_as_they_were(tmp_path):
+    path = tmp_path / "deep" / "er" / "store.sqlite"
+    odd = reply(1, "line\u2028end \ud800 half, nul \x00, ü, 🦆 and 'quotes\"; DROP TABLE replies;--")
+    with ReplyStore(path) as store:
+        put(store, odd, reply(2))
+    with ReplyStore(path) as store:
+        assert len(store) == 2
+        assert store.find(["key1", "key2", "key3", "key1"]) == {"key1": odd, "key2": reply(2)}
+        assert [(record, teacher, sample, each.key) for record, teacher, sample, each in store] == [
+            ("r-key1", "t", 2, "key1"),
+            ("r-key2", "t", 2, "key2"),
+        ]
+
+
+def test_the_first_reply_stays(tmp_path):
+    with ReplyStore(tmp_path / "s") as store:
+        put(store, reply(1, "first"))
+        put(store, reply(1, "second"))
+        assert store.find(["key1"])["key1"].choices[0].text == "first"
+
+
+def test_many_at_once_and_many_looked_up(tmp_path):
+    with ReplyStore(tmp_path / "s") as store:
+        put(store, *(reply(n) for n in range(2000)))
+        assert len(store.find(f"key{n}" for n in range(5000))) == 2000
+        assert len(list(store)) == 2000
+
+
+def test_put_returns_when_another_connection_could_read_it(tmp_path):
+    path = tmp_path / "s"
+    script = (
+        "import asyncio, os, sys; sys.path.insert(0, '.');"
+        "from distill.teacher.store import ReplyStore; from distill.teacher.replies import Reply, Choice;"
+        f"store = ReplyStore({str(path)!r});"
+        "asyncio.run(store.put(Reply('k', (Choice('kept'),)), record='r', teacher='t'));"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    with ReplyStore(path) as store:
+        assert store.find(["k"])["k"].choices[0].text == "kept"
+
+
+def test_a_second_process_is_told_to_wait(tmp_path):
+    with ReplyStore(tmp_path / "s"), pytest.raises(StoreError, match="in use by another run"):
+        ReplyStore(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to look at" * 20, b"SQLite format 3\0" + b"x" * 500]
+)
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "s"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot be used as a reply store"):
+        ReplyStore(path)
+    assert path.read_bytes() == content
+
+
+def test_another_database_is_refused(tmp_path):
+    connection = sqlite3.connect(tmp_path / "s")
+    connection.execute("CREATE TABLE accounts (id)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreError, match="not a reply store"):
+        ReplyStore(tmp_path / "s")
+
+
+def test_another_layout_is_refused(tmp_path):
+    ReplyStore(tmp_path / "s").close()
+    connection = sqlite3.connect(tmp_path / "s")
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreError, match="has layout 99; expected 1"):
+        ReplyStore(tmp_path / "s")
+
+
+def test_a_write_that_fails_reaches_who_waits(tmp_path):
+    with ReplyStore(tmp_path / "s") as store:
+        store._connection.execute("PRAGMA max_page_count = 8")  # as a full disk
+        with pytest.raises(StoreError, match="could not be written"):
+            put(store, *(reply(n, "x" * 3000) for n in range(50)))
+        assert len(store) == 0
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        put(store, reply(1))
+        assert len(store) == 1
+
+
+def test_notes_stay(tmp_path):
+    with ReplyStore(tmp_path / "s") as store:
+        store.note("batch 1", "a")
+        store.note("batch 2", "b")
+        store.note("other", "c")
+        store.note("batch 1", "changed")
+    with ReplyStore(tmp_path / "s") as store:
+        assert store.notes("batch") == [("batch 1", "changed"), ("batch 2", "b")]
+        store.note("batch 1", None)
+        assert store.notes("batch") == [("batch 2", "b")]

@@ -1,0 +1,158 @@
+"""Grids: every run once, a killed sweep goes on, joint seeds equal single ones, and the report adds up."""
+
+import csv
+import json
+
+import pytest
+
+from distill import main, reporting, sweep, sweep_report
+from distill.sweep import SweepError
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "test.jsonl", 10, start=50)
+    content = {
+        "gin_files": ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin"],
+        "bindings": {
+            "FILES": {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")},
+            "FIELDS": {"input": "question", "rationale": "why", "label": "answer"},
+            "VOCABULARY_PATH": "bytes", "VOCAB_SIZE": 384, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2,
+            "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "EVAL_BATCH_SIZE": 8,
+            "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
+            "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
+            "BATCH_SIZE": 4, "MESH": "@partitioning.MeshConfig()", "partitioning.MeshConfig.data": 1, "DROPOUT_RATE": 0.0,
+        },
+        "axes": {
+            "method": {
+                "step-by-step": {"gin_files": ["gin/runs/distill.gin", "gin/hardware/cpu.gin"]},
+                "standard": {"gin_files": ["gin/runs/finetune.gin", "gin/hardware/cpu.gin"]},
+            },
+            "SUBSAMPLE": [0.5, 1.0],
+            "RANDOM_SEED": [0, 1],
+        },
+    }  # fmt: skip
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def change(path, **changes):
+    content = json.loads(path.read_text())
+    content.update(changes)
+    path.write_text(json.dumps(content))
+
+
+def test_the_grid(sweep_file, tmp_path):
+    grid = sweep.read(sweep_file, tmp_path / "out")
+    runs = grid.runs()
+    assert len(runs) == 8
+    assert runs[1].name == "method-step-by-step__SUBSAMPLE-0.5__RANDOM_SEED-1"
+    assert runs[-1].gin_files[-2:] == ("gin/runs/finetune.gin", "gin/hardware/cpu.gin")
+    assert "SUBSAMPLE = 1.0" in runs[-1].bindings
+    assert len(grid.groups()) == 8
+    change(sweep_file, joint_seeds=True)
+    assert [len(group) for group in sweep.read(sweep_file, tmp_path / "out").groups()] == [2, 2, 2, 2]
+
+
+def test_finished_runs_are_not_repeated(sweep_file, tmp_path):
+    grid = sweep.read(sweep_file, tmp_path / "out")
+    done = []
+
+    def train_group(runs, joint):
+        assert not joint
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        for run in runs:
+            done.append(run.name)
+            run.directory.mkdir(parents=True)
+            reporting.write_result(_path(run.directory), {"test": {"accuracy": 0.5}})
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(grid, train_group, say=lambda text: None)
+    first = list(done)
+    done.clear()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(grid, train_group, say=lambda text: None)
+    assert not set(first) & set(done)
+
+
+def _path(directory):
+    from etils import epath
+
+    return epath.Path(directory)
+
+
+def test_a_folder_of_another_configuration_is_refused(sweep_file, tmp_path):
+    sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: None, say=lambda text: None)
+    content = json.loads(sweep_file.read_text())
+    content["bindings"]["TRAIN_STEPS"] = 3
+    sweep_file.write_text(json.dumps(content))
+    with pytest.raises(SweepError, match="holds runs of another configuration"):
+        sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: None, say=lambda text: None)
+
+
+def test_joint_seeds_train_like_single_ones(sweep_file, tmp_path, capsys):
+    """The whole command, both ways: the same validation scores, losses and predictions."""
+    change(sweep_file, axes={**json.loads(sweep_file.read_text())["axes"], "SUBSAMPLE": [1.0]})
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "single")]) == 0
+    change(sweep_file, joint_seeds=True)
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "joint")]) == 0
+    runs = sorted(path.parent.name for path in (tmp_path / "single").glob("*/result.json"))
+    assert len(runs) == 4
+    for name in runs:
+        single, joint = (
+            [json.loads(line) for line in (tmp_path / way / name / "predictions/test.jsonl").read_text().splitlines()]
+            for way in ("single", "joint")
+        )
+        for a, b in zip(single, joint, strict=True):
+            assert a["prediction"] == b["prediction"]
+            assert a["score"] == pytest.approx(b["score"], abs=1e-2)
+        assert (tmp_path / "joint" / name / "best").exists()
+    with (tmp_path / "joint" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"step-by-step", "standard"}
+    assert all(0 <= float(row["test/accuracy"]) <= 1 for row in rows)
+    assert (tmp_path / "joint" / "results.png").stat().st_size > 5000
+    assert "step-by-step" in capsys.readouterr().out
+
+
+def test_cells_gather_over_seeds(sweep_file, tmp_path):
+    grid = sweep.read(sweep_file, tmp_path / "out")
+    for number, run in enumerate(grid.runs()):
+        run.directory.mkdir(parents=True)
+        result = {"test": {"accuracy": 0.1 * (number % 2)}, "step": 2, "seconds": 1.0, "best": 0.1, "best_step": 2}
+        reporting.write_result(_path(run.directory), result)
+    found = sweep_report.cells(grid)
+    assert len(found) == 4
+    assert found[0].mean == pytest.approx(0.05)
+    assert found[0].half_width == pytest.approx(12.706 * 0.0707107 / 2**0.5, rel=1e-4)
+    assert sweep_report.numeric_axis(grid) == "SUBSAMPLE"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "must hold an object with 'axes'"),
+        ('{"axes": {"A": []}, "directory": "x"}', "axis 'A' must be a list of values"),
+        ('{"axes": {"A": [1]}}', "names no 'directory'"),
+        ('{"axes": {"A": [1]}, "directory": "x", "colour": 1}', r"unknown key \['colour'\]"),
+        ('{"axes": {"A": {"b": 3}}, "directory": "x"}', "choice 'b' must be an object"),
+        ('{"axes": {"A": [1]}, "directory": "x", "x": "B"}', "x must be one of the axes"),
+    ],
+)
+def test_bad_sweep_files(tmp_path, content, message):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(SweepError, match=message):
+        sweep.read(tmp_path / "sweep.json")
+
+
+def test_equal_choices_are_refused(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"axes": {"A": [1, 1]}, "directory": "x"}')
+    with pytest.raises(SweepError, match="two runs of the sweep have the same name"):
+        sweep.read(tmp_path / "sweep.json").runs()
