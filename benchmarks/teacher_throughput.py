@@ -113,8 +113,12 @@ def main() -> None:
     ideal = arguments.concurrency / arguments.latency
     whole, alone = arguments.requests / seconds, arguments.requests / figures["seconds"]
     print(f"ideal {ideal:.0f} requests/s ({arguments.concurrency} at once, {1000 * arguments.latency:.0f} ms each)")
-    print(f"requests alone  {alone:6.1f}/s  {alone / ideal:.1%} of the ideal; {figures['most_at_once']} at once at most")
-    print(f"whole job       {whole:6.1f}/s  {whole / ideal:.1%} of the ideal; {1000 * cpu / arguments.requests:.2f} ms CPU a request")
+    print(
+        f"requests alone  {alone:6.1f}/s  {alone / ideal:.1%} of the ideal; {figures['most_at_once']} at once at most"
+    )
+    print(
+        f"whole job       {whole:6.1f}/s  {whole / ideal:.1%} of the ideal; {1000 * cpu / arguments.requests:.2f} ms CPU a request"
+    )
     result = {
         "benchmark": "teacher_throughput",
         "requests": arguments.requests,

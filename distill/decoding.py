@@ -5,6 +5,7 @@ not depend on which rows share its batch. The encoder runs once, its keys and va
 of a row read the same copy of them.
 """
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -106,7 +107,9 @@ def generate(
 
 def _check(config, max_decode_len, method, temperature, top_k, num_beams, length_normalizer, num_return, rng, eos_id):
     if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}; got {method!r}")
+        near = difflib.get_close_matches(str(method), METHODS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method must be one of {METHODS}; got {method!r}{hint}")
     if length_normalizer not in LENGTH_NORMALIZERS:
         raise ValueError(f"length_normalizer must be one of {LENGTH_NORMALIZERS}; got {length_normalizer!r}")
     for name, value in (("max_decode_len", max_decode_len), ("num_return", num_return), ("num_beams", num_beams)):

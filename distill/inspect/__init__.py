@@ -1,1 +1,5 @@
-"""stub for now"""
+"""What is in a record set, as one HTML file to look at. Needs neither JAX nor TensorFlow."""
+
+from distill.inspect.report import InspectConfig, InspectReport, inspect
+
+__all__ = ["InspectConfig", "InspectReport", "inspect"]

@@ -251,6 +251,7 @@ class Assembly:
         provenance: dict[str, Any] = {
             "prompt": self.prompt.name,
             "prompt_hash": self.prompt.hash[:16],
+            "answer": self.answer,
             "teachers": asked,
         }
         where = {name: row.record.provenance[name] for name in ("file", "line") if name in row.record.provenance}

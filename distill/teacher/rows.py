@@ -5,8 +5,8 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from distill.teacher.completion import printable
 from tasks.records import Record
@@ -23,7 +23,7 @@ def line(value: Mapping[str, Any]) -> str:
 def write(path: str | os.PathLike[str], values: Iterable[Mapping[str, Any]]) -> int:
     """Writes JSON lines; the file appears, complete and on the disk, at the end. Returns the number of lines."""
     number = 0
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for value in values:
             file.write(line(value) + "\n")
             number += 1
@@ -32,21 +32,22 @@ def write(path: str | os.PathLike[str], values: Iterable[Mapping[str, Any]]) -> 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     """Writes one indented JSON object; likewise."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(printable(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
 @contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]):
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """A text file to write to, which takes ``path``'s place, complete and on the disk, when the block ends well."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         with unfinished.open("w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -111,7 +111,7 @@ def leak(
         return "the answer marker within the rationale"
     if label:
         rest = _WORD.findall(folded.replace(metrics.normalise_text(label), " "))
-        if sum(word not in _EMPTY_WORDS for word in rest) < 3:
+        if sum(word not in _EMPTY_WORDS for word in rest) < 2:
             return "the bare answer"
     return None
 

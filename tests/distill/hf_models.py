@@ -56,8 +56,11 @@ def build(family: str, seed: int = 0, **changes) -> torch.nn.Module:
         for name, weight in model.named_parameters():
             if "layer_norm" in name:
                 weight.copy_(1.0 + 0.3 * torch.randn(weight.shape))
-            elif "relative_attention_bias" in name or name == "shared.weight":
+            elif "relative_attention_bias" in name:
                 weight.copy_(torch.randn(weight.shape))
+            elif name == "shared.weight":
+                # Small where it makes the logits too: a decoder would only repeat its last token.
+                weight.copy_(torch.randn(weight.shape) * (0.3 if model.lm_head.weight is weight else 1.0))
             else:
                 weight.copy_(torch.randn(weight.shape) * weight.shape[1] ** -0.5)
     return model

@@ -1,0 +1,165 @@
+"""Our training step against the paper's PyTorch step, on real CommonsenseQA or SVAMP rows, in one process.
+
+The other side is what the published code does: `transformers`' T5, two forward passes (label, rationale) with dynamic
+padding, α · label + (1 - α) · rationale, AdamW. Ours is the packed, fixed-shape step of `distill train` at the same dims
+and precision. Steps of the two are taken in turn; examples/s counts rows of the data (both tasks of each).
+
+    python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--rows=16] [--pairs=3] [--threads=1]
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import time
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--set", default="svamp", choices=["svamp", "cqa"])
+    parser.add_argument("--vocabulary", default="t5", help="t5, bytes or the path of a SentencePiece model")
+    parser.add_argument("--rows", type=int, default=16, help="rows of the data in a PyTorch batch")
+    parser.add_argument("--windows", type=int, default=16, help="windows in our batch")
+    parser.add_argument("--inputs", type=int, default=128)
+    parser.add_argument("--targets", type=int, default=128)
+    parser.add_argument("--pairs", type=int, default=3, help="timed steps of each side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=8, help="8 with the other dims is T5 1.1 Small, 77M parameters")
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--chunk_tokens", type=int, default=2048)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if options.threads == 1:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+    import jax
+    import numpy as np
+    import torch
+    import transformers
+
+    from distill import optimizers
+    from distill.batches import BatchStream
+    from distill.losses import TwoTaskLoss
+    from distill.network import T5Config, init_params
+    from distill.packing import Layout
+    from distill.train_step import init_state, make_train_step
+    from tasks import registration, vocabularies
+
+    torch.set_num_threads(options.threads)
+    dataset = importlib.import_module(f"tasks.{options.set}").dataset(options.data_dir)
+    names = registration.register(dataset, vocabularies.load(options.vocabulary))
+    dims = {"vocab": 32128, "width": options.width, "heads": 6, "mlp": 2 * options.width, "layers": options.layers}
+
+    # The paper's side.
+    config = transformers.T5Config(
+        vocab_size=dims["vocab"], d_model=dims["width"], d_kv=64, d_ff=dims["mlp"], num_layers=dims["layers"],
+        num_decoder_layers=dims["layers"], num_heads=dims["heads"], feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.T5ForConditionalGeneration(config).train()
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=5e-5, weight_decay=0.0)
+    examples = list(
+        registration.get(names.paired)
+        .get_dataset(None, split="train", shuffle=False, trim_output_features=False)
+        .as_numpy_iterator()
+    )
+    order = np.random.default_rng(0).permutation(len(examples))
+
+    def padded(rows, fill):
+        out = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+        for number, row in enumerate(rows):
+            out[number, : len(row)] = row
+        return torch.tensor(out)
+
+    def torch_step(step: int) -> tuple[int, int]:
+        rows = [examples[i] for i in order[step * options.rows : (step + 1) * options.rows]]
+        tokens, losses = 0, []
+        for inputs, targets in (("inputs", "targets"), ("rationale_inputs", "rationale_targets")):
+            # A row whose reply could not be parsed has an empty rationale; the paper's code trains on it as a blank.
+            ids = [row[inputs] if len(row[inputs]) else row["inputs"] for row in rows]
+            labels = [row[targets] if len(row[targets]) else np.array([1]) for row in rows]
+            tokens += sum(map(len, ids)) + sum(map(len, labels))
+            batch = padded(ids, 0)
+            losses.append(theirs(input_ids=batch, attention_mask=(batch != 0).long(), labels=padded(labels, -100)).loss)
+        (0.5 * losses[0] + 0.5 * losses[1]).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        return len(rows), tokens
+
+    # Ours.
+    ours = T5Config(
+        vocab_size=dims["vocab"], embed_dim=dims["width"], num_heads=dims["heads"], head_dim=64, mlp_dim=dims["mlp"],
+        num_encoder_layers=dims["layers"], num_decoder_layers=dims["layers"], dropout_rate=0.1,
+    )  # fmt: skip
+    optimizer = optimizers.adamw(5e-5)
+    stream = BatchStream(names.paired, Layout(options.windows, options.inputs, options.targets), seed=0)
+    state = jax.jit(lambda key: init_state(init_params(ours, key), optimizer))(jax.random.key(0))
+    step_fn = jax.jit(
+        make_train_step(ours, TwoTaskLoss(alpha=0.5), optimizer, chunk_tokens=options.chunk_tokens), donate_argnums=0
+    )
+    rng = jax.random.key(1)
+
+    def our_step() -> tuple[int, int]:
+        nonlocal state
+        batch = next(stream)
+        state, metrics = step_fn(state, batch.arrays, rng)
+        jax.block_until_ready((state, metrics))
+        tokens = int(
+            (batch.arrays["encoder_input_tokens"] > 0).sum() + (batch.arrays["decoder_target_tokens"] > 0).sum()
+        )
+        return batch.examples, tokens
+
+    def timed(step) -> dict[str, float]:
+        started = time.perf_counter()
+        rows, tokens = step()
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "examples_per_second": rows / seconds, "tokens_per_second": tokens / seconds}
+
+    started = time.perf_counter()
+    our_step()
+    compile_seconds = time.perf_counter() - started
+    torch_step(0)
+    pairs = [(timed(our_step), timed(lambda n=n: torch_step(n))) for n in range(1, options.pairs + 1)]
+    result = {
+        "set": options.set,
+        "rows": options.rows,
+        "layout": [options.windows, options.inputs, options.targets],
+        "threads": options.threads,
+        "compile_seconds": round(compile_seconds, 1),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    for key in ("seconds", "examples_per_second", "tokens_per_second"):
+        result[key] = {
+            "ours": round(statistics.median(a[key] for a, _ in pairs), 2),
+            "theirs": round(statistics.median(b[key] for _, b in pairs), 2),
+        }
+        if key != "seconds":
+            ratios = sorted(a[key] / b[key] for a, b in pairs)
+            result[key]["ratio"] = round(statistics.median(ratios), 2)
+            result[key]["ratios"] = [round(ratio, 2) for ratio in ratios]
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(
+        f"{options.set}, {options.rows} rows, {options.threads} thread(s); medians of {options.pairs} steps each, in turn"
+    )
+    for key in ("examples_per_second", "tokens_per_second"):
+        values = result[key]
+        print(f"  {key:20} ours {values['ours']:9.2f}   PyTorch {values['theirs']:9.2f}   ratio {values['ratio']:.2f}×")
+
+
+if __name__ == "__main__":
+    main()

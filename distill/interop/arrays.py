@@ -1,0 +1,151 @@
+"""Arrays in files that are read when asked for: zarr arrays by TensorStore, in folders and in Orbax's OCDBT databases.
+
+Nothing a file says is believed: an array opens only inside the checkpoint it belongs to, its dtype and size are checked
+before a byte of it is read, and a chunk that is missing is an error, not zeros.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+MAX_RANK = 8
+MAX_ELEMENTS = 2**40  # of one array; the largest of an 11-billion-parameter T5, all layers stacked, has 2**30
+
+_GCS = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<path>.+)", re.DOTALL)
+
+
+class TensorInfo(NamedTuple):
+    """What is known of an array before it is read.
+
+    Attributes:
+      shape: its dimensions.
+      dtype: NumPy's name of its elements, ``bfloat16`` included.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """An array in a file.
+
+    Attributes:
+      info: its shape and dtype.
+      load: reads the part of it that an index (a tuple of slices, or ``...``) selects.
+    """
+
+    info: TensorInfo
+    load: Callable[[Any], np.ndarray]
+
+    def read(self, index: Any = ...) -> np.ndarray:
+        """The array, or the part of it that ``index`` selects, in its own dtype. Raises ValueError if it is damaged."""
+        return self.load(index)
+
+
+def check_shape(shape: Any, where: str) -> tuple[int, ...]:
+    """``shape`` as a tuple. Raises ValueError unless it is a list of believable dimensions."""
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
+        raise ValueError(f"{where}: a shape must be a list of at most {MAX_RANK} dimensions; got {_short(shape)}")
+    if any(isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0 for size in shape):
+        raise ValueError(f"{where}: the dimensions of a shape must be integers ≥ 0; got {_short(shape)}")
+    if math.prod(int(size) for size in shape) > MAX_ELEMENTS:
+        raise ValueError(f"{where}: an array has at most {MAX_ELEMENTS} elements; got the shape {_short(shape)}")
+    return tuple(int(size) for size in shape)
+
+
+def check_dtype(name: Any, where: str) -> str:
+    """The name of a dtype. Raises ValueError for anything that is not one of numbers or booleans."""
+    try:
+        dtype = jnp.dtype(name)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{where}: no such dtype: {_short(name)}") from error
+    if dtype.kind not in "fiubcV" or dtype.fields is not None or dtype.itemsize > 16 or dtype.hasobject:
+        raise ValueError(f"{where}: an array must hold numbers; got dtype {_short(name)}")
+    return dtype.name
+
+
+def check_component(name: Any, where: str) -> str:
+    """A name that stays inside the folder it is looked up in. Raises ValueError for any other."""
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0") or len(name) > 1024:
+        raise ValueError(f"{where}: expected a name inside the checkpoint's folder; got {_short(name)}")
+    return name
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def kvstore(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """TensorStore's description of a folder: local or ``gs://``. Raises ValueError for other schemes."""
+    text = os.fspath(path)
+    match = _GCS.fullmatch(text)
+    if match:
+        return {"driver": "gcs", "bucket": match["bucket"], "path": match["path"].rstrip("/") + "/"}
+    if "://" in text:
+        raise ValueError(f"a checkpoint must lie on a local path or under gs://; got {text!r}")
+    return {"driver": "file", "path": os.path.abspath(text) + "/"}
+
+
+def zarr_in_folder(folder: str | os.PathLike[str], name: str, *, driver: str = "zarr") -> dict[str, Any]:
+    """TensorStore's description of the array in the folder ``name`` of ``folder``."""
+    store = kvstore(folder)
+    return {"driver": driver, "kvstore": {**store, "path": f"{store['path']}{check_component(name, str(folder))}/"}}
+
+
+def zarr_in_ocdbt(folder: str | os.PathLike[str], name: str, *, driver: str = "zarr") -> dict[str, Any]:
+    """TensorStore's description of the array ``name`` in the OCDBT database that ``folder`` is."""
+    check_component(name, str(folder))
+    return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": kvstore(folder), "path": f"{name}/"}}
+
+
+def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = None) -> Tensor:
+    """An array, opened for reading only.
+
+    Args:
+      spec: TensorStore's description of it.
+      where: what to call it in errors.
+      expected: what an index says of it; the file must agree.
+
+    Raises:
+      ValueError: it is not there, is damaged, is absurdly large, or is not what was expected.
+    """
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    try:
+        # Without the last setting, chunks that are missing would be read as zeros.
+        missing = {"fill_missing_data_reads": False} if spec["driver"] == "zarr" else {}
+        array = tensorstore.open({**spec, **missing}, open=True, read=True, context=context).result()
+        shape, name = tuple(array.shape), array.dtype.name
+    except Exception as error:  # TensorStore raises many kinds; here all mean one thing
+        raise ValueError(f"{where} cannot be opened: {error}") from error
+    info = TensorInfo(check_shape(shape, where), check_dtype(name, where))
+    if expected is not None and info != expected:
+        raise ValueError(f"{where}: the index says {_told(expected)}, but the array is {_told(info)}")
+
+    def load(index: Any) -> np.ndarray:
+        try:
+            return np.asarray(array[index].read().result())
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{where} cannot be read: {error}") from error
+
+    return Tensor(info, load)
+
+
+def in_memory(array: np.ndarray) -> Tensor:
+    """An array that its index holds itself."""
+    return Tensor(TensorInfo(tuple(array.shape), array.dtype.name), lambda index: array[index])
+
+
+def _told(info: TensorInfo) -> str:
+    return f"{info.dtype} [{', '.join(map(str, info.shape))}]"

@@ -1,0 +1,113 @@
+"""Meshes and rules: what fits, where an array lies, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from distill import optimizers, partitioning
+from distill.network import T5Config, init_params, param_logical_axes
+from distill.partitioning import DEFAULT_RULES, MeshConfig
+
+
+def test_minus_one_takes_the_devices_that_are_left():
+    assert MeshConfig(-1, 2, 2).shape(8) == (2, 2, 2)
+    assert MeshConfig(1, -1, 1).build().shape == {"data": 1, "fsdp": 8, "model": 1}
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 1), (-1, 3, 1), (3, 3, 1)])
+def test_a_mesh_that_does_not_fit(sizes):
+    with pytest.raises(ValueError, match=r"does not fit: there are 8 devices of 'cpu'"):
+        MeshConfig(*sizes).build()
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
+def test_bad_sizes(sizes):
+    with pytest.raises(ValueError, match="mesh axes must be ≥ 1, one of them may be -1"):
+        MeshConfig(*sizes)
+
+
+def test_rules():
+    mesh = MeshConfig(2, 2, 2).build()
+    spec = lambda axes, shape: partitioning.spec_for(axes, shape, mesh, DEFAULT_RULES)  # noqa: E731
+    assert spec(("vocab", "embed"), (128, 64)) == PartitionSpec("model", "fsdp")
+    assert spec(("embed", "mlp"), (64, 128)) == PartitionSpec("fsdp", "model")
+    assert spec(("heads", "relpos_buckets"), (3, 32)) == PartitionSpec(None, None)
+    assert spec(("batch", "length"), (8, 5)) == PartitionSpec(("data", "fsdp"), None)
+    with pytest.raises(ValueError, match="logical axis 'width' has no rule"):
+        spec(("width",), (4,))
+    with pytest.raises(ValueError, match="2 logical axes"):
+        spec(("embed", "mlp"), (4,))
+
+
+@pytest.mark.parametrize("make", [optimizers.adafactor, optimizers.adamw])
+def test_optimizer_state_lies_as_its_parameters_do(make):
+    config = T5Config(
+        vocab_size=256, embed_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_encoder_layers=1, num_decoder_layers=1
+    )
+    mesh = MeshConfig(2, 2, 2).build()
+    optimizer = make(1e-3)
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    state = jax.eval_shape(optimizer.transform.init, params)
+    shardings = partitioning.param_shardings(params, param_logical_axes(config), mesh)
+    placed = partitioning.optimizer_shardings(optimizer.transform, state, params, shardings, mesh)
+    assert jax.tree.structure(placed) == jax.tree.structure(state)
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(placed)):
+        assert all(size > 0 for size in sharding.shard_shape(leaf.shape))
+    large = [s for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed)) if leaf.size >= 128 * 256]
+    if make is optimizers.adamw:
+        assert large
+        assert all(not sharding.is_fully_replicated for sharding in large)
+    factored = [s.spec for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(placed)) if leaf.shape == (256,)]
+    if make is optimizers.adafactor:
+        assert PartitionSpec("model") in factored
+
+
+def test_adafactor_takes_t5s_first_step():
+    """Relative step: sign-like updates scaled by the learning rate and the parameter's root mean square."""
+    optimizer = optimizers.adafactor(0.1)
+    params = {"w": jnp.full((4,), 2.0)}
+    state = optimizer.transform.init(params)
+    updates, _ = optimizer.transform.update({"w": jnp.array([1.0, -1.0, 1.0, 1.0])}, state, params)
+    np.testing.assert_allclose(updates["w"], -0.1 * 2.0 * np.array([1.0, -1.0, 1.0, 1.0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (optimizers.linear_decay(1.0, 10), [1.0, 0.5, 0.0]),
+        (optimizers.linear_decay(1.0, 10, warmup_steps=5), [0.0, 1.0, 0.0]),
+        (optimizers.inverse_square_root(1.0, 5), [1.0, 1.0, 0.7071]),
+        (optimizers.cosine_decay(1.0, 10), [1.0, 0.5, 0.0]),
+    ],
+)
+def test_schedules(schedule, expected):
+    np.testing.assert_allclose([float(schedule(step)) for step in (0, 5, 10)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.adamw(0.0), "learning_rate must be > 0; got 0.0"),
+        (lambda: optimizers.adamw(1.0, clip_norm=-1.0), "clip_norm must be > 0 or None; got -1.0"),
+        (lambda: optimizers.linear_decay(1.0, 5, 5), "0 ≤ warmup_steps < steps"),
+        (lambda: optimizers.inverse_square_root(1.0, 0), "warmup_steps ≥ 1; got 0"),
+    ],
+)
+def test_bad_optimizer_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_clipping():
+    optimizer = optimizers.Optimizer(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)), lambda step: 1.0)
+    updates, _ = optimizer.transform.update(
+        {"w": jnp.array([30.0, 40.0])}, optimizer.transform.init({"w": jnp.zeros(2)})
+    )
+    np.testing.assert_allclose(updates["w"], [-0.6, -0.8], rtol=1e-5)
+
+
+def test_rows_of_this_process_are_all_rows_where_there_is_one():
+    assert partitioning.local_rows(16, MeshConfig(4, 2, 1).build()) == slice(0, 16)
