@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 # Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
 MASKED = -1e10
+# The batch axis while tokens are looked up; its rule names the mesh axes of "batch" that "embed" does not lie on.
+LOOKUP_BATCH = "lookup_batch"
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -86,6 +88,18 @@ class RMSNorm(nn.Module):
         return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
 
 
+def _for_lookup(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """Lays ``x``'s first axis as a lookup in the token table wants it, where the rules have an axis ``lookup_batch``.
+
+    Where both the batch and the table's width lie over one mesh axis, the rows must first leave that axis: each of its
+    devices looks up its slice of the width for all of their rows, and one all-to-all of activations then gives each
+    device its own rows whole. Without being told, the compiler replicates all rows on all devices.
+    """
+    if LOOKUP_BATCH not in {name for name, _ in nn.get_logical_axis_rules()}:
+        return x
+    return nn.with_logical_constraint(x, (LOOKUP_BATCH, *axes))
+
+
 class TokenEmbedder(nn.Module):
     """The token table, read by gather. Its gradient is accumulated in float32, whatever ``dtype`` is."""
 
@@ -99,8 +113,9 @@ class TokenEmbedder(nn.Module):
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
-        embedded = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
-        return nn.with_logical_constraint(embedded, ("batch", "length", "embed"))
+        tokens = _for_lookup(tokens, ("length",))
+        embedded = _for_lookup(jnp.take(self.embedding, tokens, axis=0), ("length", "embed"))
+        return nn.with_logical_constraint(embedded.astype(self.dtype), ("batch", "length", "embed"))
 
     def attend(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
         """float32 logits ``hidden @ embeddingᵀ``."""

@@ -1,7 +1,8 @@
 """From SeqIO task features to model features: task ids on every target token, trimming that keeps EOS, packing."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -44,8 +45,11 @@ class Counts:
 
 
 def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
-    """The first ``length`` entries, the last of them replaced by ``last`` (EOS) if any had to go."""
-    if len(tokens) <= length:
+    """The first ``length`` entries, the last of them replaced by ``last`` (EOS) if any had to go.
+
+    Entries that fill ``length`` and do not end in ``last`` were cut before, by SeqIO, which knows no EOS; they get it back.
+    """
+    if len(tokens) < length or (len(tokens) == length and (last is None or length == 0 or tokens[-1] == last)):
         return tokens
     short = np.array(tokens[:length])
     if last is not None:
@@ -119,8 +123,8 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
     """SeqIO's encoder-decoder converter with ``decoder_task_ids``, row weights, paired examples and first-fit packing.
 
     For ``seqio.get_dataset`` and T5X's ``DatasetConfig``; ``task_feature_lengths`` names ``inputs`` and ``targets``.
-    Windows come out in runs of ``windows`` that were packed together: batch by that number (or a multiple) and both
-    sequences of a paired example are in the same batch.
+    Packed windows come out in runs of ``windows`` that were filled together: batch by that number (or a multiple) and both
+    sequences of a paired example are in the same batch. (A run may have an empty window; only the last run is shorter.)
 
     Attributes:
       windows: windows open at once when packing.
@@ -152,38 +156,75 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         self.counts = Counts()
 
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
-        layout = Layout(
-            self.windows if self.pack else 2,
-            task_feature_lengths["inputs"],
-            task_feature_lengths["targets"],
-            packed=self.pack,
-        )
-        lengths = self.get_model_feature_lengths(task_feature_lengths)
-        dtypes = {name: spec.dtype for name, spec in self.MODEL_FEATURES.items()}
-        if self.pack:
-            dtypes.update(self.PACKING_FEATURE_DTYPES)
-
+        encoder_length, decoder_length = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+        layout = Layout(self.windows if self.pack else 2, encoder_length, decoder_length, packed=self.pack)
         ds = token_features(ds)
+        return self._packed(ds, layout) if self.pack else self._unpacked(ds, layout)
 
-        def windows():
-            groups = (to_group(example, layout, self.counts) for example in ds.as_numpy_iterator())
-            if self.pack:
-                batches = pack_batches((group for group in groups if group), layout)
-            else:
-                batches = (self._one_by_one(group, layout) for group in groups if group)
-            for batch in batches:
-                rows = len(next(iter(batch.values())))
-                for row in range(rows):
-                    if batch["encoder_input_tokens"][row].any():
-                        yield {name: values[row] for name, values in batch.items()}
+    def _unpacked(self, ds: tf.data.Dataset, layout: Layout) -> tf.data.Dataset:
+        names = list(ds.element_spec)
+        paired = "rationale_inputs" in names
 
-        signature = {name: tf.TensorSpec([lengths[name]], dtype) for name, dtype in dtypes.items()}
-        return tf.data.Dataset.from_generator(windows, output_signature=signature)
+        def windows(*values: np.ndarray) -> list[np.ndarray]:
+            group = to_group(dict(zip(names, values)), layout, self.counts)
+            if len(group) != 1 and not paired:
+                raise ValueError("an example has no target tokens; leave such rows out in the task's preprocessors")
+            packer = Packer(layout)
+            packer.add(group)
+            return self._rows(packer.emit(slice(0, len(group))))
 
-    def _one_by_one(self, group: list[TokenPair], layout: Layout) -> dict[str, np.ndarray]:
-        packer = Packer(layout)
-        packer.add(group)
-        return packer.emit(slice(0, len(group)))
+        def rows_of(example):
+            values = tf.numpy_function(windows, [example[name] for name in names], list(self._outputs().values()))
+            return self._shaped(values, layout)
+
+        ds = ds.map(rows_of)
+        # One window an example keeps the number of examples known, which SeqIO's evaluation needs.
+        return ds.unbatch() if paired else ds.map(lambda rows: {name: value[0] for name, value in rows.items()})
+
+    def _packed(self, ds: tf.data.Dataset, layout: Layout) -> tf.data.Dataset:
+        names, nothing = list(ds.element_spec), -1
+        ids, packers = itertools.count(), dict[int, Packer]()
+        empty = Packer(layout).emit(slice(0, 0))
+
+        def windows(state: np.ndarray, last: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+            number = next(ids) if state == nothing else int(state)
+            packer = packers.setdefault(number, Packer(layout))
+            group = [] if last else to_group(dict(zip(names, values)), layout, self.counts)
+            batch = empty
+            if last:
+                batch = packers.pop(number).emit()
+                used = batch["encoder_input_tokens"].any(axis=1)
+                batch = {name: value[used] for name, value in batch.items()}
+            elif not packer.add(group):
+                batch = packer.emit()
+                packer.add(group)
+            return [np.asarray(number, np.int64), *self._rows(batch)]
+
+        def step(state, item):
+            last, example = item
+            arguments = [state, last, *(example[name] for name in names)]
+            number, *values = tf.numpy_function(windows, arguments, [tf.int64, *self._outputs().values()])
+            number.set_shape([])
+            return number, self._shaped(values, layout)
+
+        # Each iterator begins with `nothing`, and so has a packer of its own; the item added at the end empties it.
+        end = {name: tf.zeros([0], spec.dtype) for name, spec in ds.element_spec.items()}
+        items = ds.map(lambda example: (False, example)).concatenate(tf.data.Dataset.from_tensors((True, end)))
+        return items.scan(tf.constant(nothing, tf.int64), step).unbatch()
+
+    def _outputs(self) -> dict[str, tf.DType]:
+        dtypes = {name: spec.dtype for name, spec in self.MODEL_FEATURES.items()}
+        return dtypes | (self.PACKING_FEATURE_DTYPES if self.pack else {})
+
+    def _rows(self, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [batch[name] for name in self._outputs()]
+
+    def _shaped(self, values: Sequence[tf.Tensor], layout: Layout) -> dict[str, tf.Tensor]:
+        """Named [windows, length] tensors from what numpy code returned."""
+        rows = dict(zip(self._outputs(), values))
+        for name, value in rows.items():
+            value.set_shape([None, layout.encoder_length if name.startswith("encoder") else layout.decoder_length])
+        return rows
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
         """Lengths of the model features: encoder ones as ``inputs``, decoder ones as ``targets``."""

@@ -1,6 +1,7 @@
 """The command line. This is the only place, with ``configuration``, where gin files become arguments."""
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -41,9 +42,20 @@ def _parser() -> argparse.ArgumentParser:
             command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
         return command
 
-    add("train", "train a student, or go on with one")
+    train = add("train", "train a student, or go on with one")
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student")
+    for command in (train, evaluate):
+        command.add_argument(
+            "--multiprocess",
+            action="store_true",
+            help="one process of several; TPU pods, GKE, Slurm and MPI are recognised",
+        )
+        command.add_argument(
+            "--coordinator_address", metavar="HOST:PORT", help="of process 0, where nothing is recognised"
+        )
+        command.add_argument("--num_processes", type=int)
+        command.add_argument("--process_id", type=int)
     for command in (evaluate, infer):
         command.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     infer.add_argument("--input", required=True, help="JSON lines with an 'input' each")
@@ -72,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--gin_module", action="append", default=[], metavar="MODULE", help="a module to trust")
     sweep.add_argument("--report_only", action="store_true", help="only gather what is there")
     sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    demo = add(
+        "demo", "train a small student with and without rationales, here and now, and draw what comes out", False
+    )
+    demo.add_argument("--directory", default="demo_output", help="where everything goes")
+    demo.add_argument("--sweep", default="gin/sweeps/demo.json", help="another grid over the same task")
+    demo.set_defaults(gin_bindings=[], gin_search_paths="", gin_module=[])
     add("config", "check a configuration and print it, resolved, without running anything")
     return parser
 
@@ -104,6 +122,21 @@ def _parse_configuration(options: argparse.Namespace, extra_files: Sequence[str]
     configuration.parse([*files, *extra_files], bindings, paths, options.gin_module)
 
 
+def _join(options: argparse.Namespace) -> None:
+    """Meets the other processes of the run, if there are any; before JAX is used for anything else."""
+    given = (options.coordinator_address, options.num_processes, options.process_id)
+    if options.multiprocess or any(value is not None for value in given):
+        import jax
+
+        jax.distributed.initialize(*given)
+
+
+def _is_first() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
 def _register() -> None:
     from distill import configuration
     from tasks import registration
@@ -112,6 +145,7 @@ def _register() -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    _join(options)
     _parse_configuration(options)
     from distill import configuration, train
 
@@ -124,19 +158,18 @@ def _train(options: argparse.Namespace) -> int:
             f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
         )
         return EXIT_STOPPED
-    for name, value in result.test.items():
+    for name, value in result.test.items() if _is_first() else ():
         print(f"test {name}: {value:.4f}")
     return 0
 
 
 def _write_configuration() -> None:
     """Writes the resolved configuration beside the checkpoint."""
-    import jax
     from etils import epath
 
     from distill import configuration
 
-    if jax.process_index() == 0:
+    if _is_first():
         directory = epath.Path(configuration.macro("MODEL_DIR"))
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CONFIG).write_text(configuration.resolved())
@@ -173,8 +206,6 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    import dataclasses
-
     from distill import sweep, sweep_report
 
     grid = sweep.read(options.sweep, options.directory)
@@ -182,6 +213,25 @@ def _sweep(options: argparse.Namespace) -> int:
     if not options.report_only:
         sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
     sweep_report.write_all(grid)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from distill import configuration, demo, sweep, sweep_report
+
+    directory = Path(options.directory)
+    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
+    vocabulary = demo.write_vocabulary(directory)
+    shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}",)
+    start = demo.pretraining_run(directory, shared)
+    if not start.done:
+        print(demo.INTRODUCTION)
+        _train_group([start], False, options)
+    more = (*shared, f"INITIAL_CHECKPOINT_PATH = {str(start.directory)!r}")
+    grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
+    sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
+    found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
+    print(demo.json_line(grid, found))
     return 0
 
 
@@ -213,17 +263,20 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
             mesh = given["mesh"].build()
             decoder = Decoder(given["model"], mesh, given["validation"].decode)
         replicas.append(Replica.build(given["model_dir"], given["data"], given["loop"], given["validation"], decoder))
-    train_replicas(replicas, **{name: given[name] for name in ("model", "loss", "optimizer", "loop", "validation")})
+    shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
+    train_replicas(replicas, **{name: given[name] for name in shared})
 
 
 def _eval(options: argparse.Namespace) -> int:
+    _join(options)
     options.gin_bindings.append(f"SPLIT = {options.split!r}")
     _parse_configuration(options, ["gin/runs/eval.gin"])
     from distill import configuration, evaluate
 
     run = configuration.configured(evaluate.evaluate)
     _register()
-    for name, value in run().metrics.items():
+    metrics = run().metrics
+    for name, value in metrics.items() if _is_first() else ():
         print(f"{options.split} {name}: {value:.4f}")
     return 0
 
@@ -246,7 +299,15 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "eval": _eval, "infer": _infer, "data": _data, "sweep": _sweep, "config": _config}
+COMMANDS = {
+    "train": _train,
+    "eval": _eval,
+    "infer": _infer,
+    "data": _data,
+    "sweep": _sweep,
+    "demo": _demo,
+    "config": _config,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -74,10 +75,29 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
+    relative: bool = False,
 ) -> Optimizer:
-    """AdamW; the defaults are those of the paper's code (the Hugging Face trainer's: no decay, clipping at norm 1)."""
+    """AdamW; the defaults are those of the paper's code (the Hugging Face trainer's: no decay, clipping at norm 1).
+
+    Args:
+      learning_rate: a number or a schedule.
+      b1, b2: decay of the first and second moment.
+      eps: added to the root of the second moment.
+      weight_decay: decoupled, as a share of the learning rate; not on vectors (norms) where ``relative``.
+      clip_norm: the gradient's global norm is clipped to this; None does not clip.
+      relative: scale each array's update by the array's own root mean square, as Adafactor does. Small T5s, whose
+        embeddings and kernels are of very different sizes, train much faster so.
+    """
     schedule = _schedule(learning_rate)
-    transform = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    if not relative:
+        transform = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        return Optimizer(_clipped(transform, clip_norm), schedule)
+    transform = optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.scale_by_param_block_rms(1e-3),
+        optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+        optax.scale_by_learning_rate(schedule),
+    )
     return Optimizer(_clipped(transform, clip_norm), schedule)
 
 

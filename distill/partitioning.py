@@ -18,6 +18,8 @@ Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 # Batch rows go over `data` and `fsdp`; wide weight dimensions over `model`, the other dimension over `fsdp` (ZeRO-3).
 DEFAULT_RULES: Rules = (
     ("batch", ("data", "fsdp")),
+    # The looked-up embeddings, before they meet the mesh: rows over `data` alone spare the partitioner a full copy.
+    ("lookup_batch", "data"),
     ("vocab", "model"),
     ("heads", "model"),
     ("joined_kv", "model"),

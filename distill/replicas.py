@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from jax.sharding import SingleDeviceSharding
 
 from distill import reporting
 from distill.batches import BatchStream
 from distill.checkpoints import Checkpoints
 from distill.evaluate import Decoder, Evaluator
+from distill.interop import initial
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params
+from distill.network import T5Config, init_params, param_shapes
 from distill.optimizers import Optimizer
 from distill.train import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig, check_vocabulary
 from distill.train_step import TrainState, init_state, make_train_step, summarize
@@ -71,13 +73,13 @@ def train_replicas(
     optimizer: Optimizer,
     loop: LoopConfig,
     validation: ValidationConfig,
-    initial_params: Sequence | None = None,
+    initial_checkpoint_path: str | None = None,
 ) -> list[TrainResult]:
     """Trains all replicas together and writes each one's result; arguments as of :func:`distill.train.train`.
 
     Args:
       replicas: at least one; all with batches of the same shape.
-      initial_params: a parameter tree for each replica to start from; None starts each at random from its seed.
+      initial_checkpoint_path: where all replicas start; None starts each at random from its own seed.
 
     Returns:
       A result for each replica. ``seconds`` is the joint time over the number of replicas.
@@ -94,11 +96,13 @@ def train_replicas(
         chunk_tokens=loop.chunk_tokens,
     )
     step_fn = jax.jit(jax.vmap(one_step), donate_argnums=0)
-    if initial_params is None:
+    if initial_checkpoint_path is None:
         state = jax.jit(jax.vmap(lambda key: init_state(init_params(model, key), optimizer, ema=ema)))(keys)
     else:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *initial_params)
-        state = jax.jit(jax.vmap(lambda params: init_state(params, optimizer, ema=ema)))(stacked)
+        here = SingleDeviceSharding(jax.devices()[0])
+        params = initial.load(initial_checkpoint_path, model, jax.tree.map(lambda _: here, param_shapes(model)))
+        one = jax.jit(lambda params: init_state(params, optimizer, ema=ema))(params)
+        state = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(replicas)), one)
 
     reporters = [
         reporting.Reporter(r.directory, loop.train_steps, r.stream, quiet=i > 0) for i, r in enumerate(replicas)

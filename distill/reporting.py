@@ -62,7 +62,7 @@ class Reporter:
             self._writer.close()
 
     def _say(self, text: str) -> None:
-        if self._quiet:
+        if self._quiet or not self._active:
             return
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -17,6 +17,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Compiling takes most of the time here, and what is compiled runs for a moment.
+jax.config.update("jax_disable_most_optimizations", True)
 # Many tests compile the same small programs; workers of one session share what is compiled.
 _cache = os.environ.setdefault("DISTILL_TEST_COMPILATION_CACHE", tempfile.mkdtemp(prefix="compiled-"))
 jax.config.update("jax_compilation_cache_dir", _cache)

@@ -22,7 +22,9 @@ def _nice(value: float) -> float:
     return next((step * power for step in (1, 2, 5, 10) if step * power >= value), 10 * power)
 
 
-def histogram(values: Sequence[float], *, limit: float | None = None, unit: str = "", bins: int = 40, title: str = "") -> str:
+def histogram(
+    values: Sequence[float], *, limit: float | None = None, unit: str = "", bins: int = 40, title: str = ""
+) -> str:
     """A histogram; values beyond ``limit`` stand out, and a line marks it.
 
     Args:
@@ -60,8 +62,9 @@ def histogram(values: Sequence[float], *, limit: float | None = None, unit: str 
         name = f"{start:g}" if whole and step == 1 else f"{start:g} to {end - (1 if whole else 0):g}"
         name = f"{start:g} and more" if n == number - 1 and high > end else name
         parts.append(
-            f'<rect{beyond} x="{_LEFT + n * wide + 0.5:.1f}" y="{_TOP + plot_height - tall:.1f}" width="{max(wide - 1, 0.5):.1f}" '
-            f'height="{tall:.1f}"><title>{escape(name)} {escape(unit)}: {count:,}</title></rect>'
+            f'<rect{beyond} x="{_LEFT + n * wide + 0.5:.1f}" y="{_TOP + plot_height - tall:.1f}" '
+            f'width="{max(wide - 1, 0.5):.1f}" height="{tall:.1f}">'
+            f"<title>{escape(name)} {escape(unit)}: {count:,}</title></rect>"
         )
     end = low + number * step
     between = _nice((end - low) / 8)
@@ -75,7 +78,9 @@ def histogram(values: Sequence[float], *, limit: float | None = None, unit: str 
         x = _LEFT + (limit - low) / (end - low) * plot_width
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{_TOP + plot_height}"/>')
         side, shift = ("end", -4) if x > WIDTH / 2 else ("start", 4)
-        parts.append(f'<text class="limit-name" x="{x + shift:.1f}" y="{_TOP + 2}" text-anchor="{side}">limit {limit:g}</text>')
+        parts.append(
+            f'<text class="limit-name" x="{x + shift:.1f}" y="{_TOP + 2}" text-anchor="{side}">limit {limit:g}</text>'
+        )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" preserveAspectRatio="xMinYMin meet">'
         f"{''.join(parts)}</svg>"
@@ -93,7 +98,7 @@ def _axis(ceiling: float, plot_height: float) -> str:
     return "".join(parts)
 
 
-def bars(counts: Mapping[object, int], *, most: int = 12, total: int | None = None, long: bool = False) -> str:
+def bars(counts: Mapping[str, int], *, most: int = 12, total: int | None = None, long: bool = False) -> str:
     """Horizontal bars with numbers and shares; what is beyond ``most`` is summed up in one line.
 
     Args:

@@ -35,8 +35,8 @@ def ruler(vocabulary: Any = None) -> Ruler:
     """A ruler for a vocabulary.
 
     Args:
-      vocabulary: the path of a SentencePiece model; ``bytes`` (ByT5); ``t5`` or ``mt5`` (their public files); anything with
-        ``encode(text)``; or None: white-space words, when no vocabulary is at hand.
+      vocabulary: the path of a SentencePiece model; ``bytes`` (ByT5); ``t5`` or ``mt5`` (their public files); anything
+        with ``encode(text)``; or None: white-space words, when no vocabulary is at hand.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -67,11 +67,12 @@ def render(
     script, style = _file("page.js"), _file("page.css")
     labels = list(dict.fromkeys([*stats.gold_balance, *stats.teacher_balance]))
     # Nothing is loaded from anywhere, and no other script than this one runs, whatever a row may contain.
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)}; base-uri 'none'"
+    failure_chunks = -(-len(failures) // CHUNK)
     meta = {
         "rows": len(records),
         "chunk": CHUNK,
-        "failureChunks": -(-len(failures) // CHUNK),
+        "failureChunks": failure_chunks,
         "labels": labels,
         "flags": list(FLAGS),
         "good": list(_NOT_TROUBLE),
@@ -91,8 +92,12 @@ def render(
         _browser(stats, labels, failures),
         "</div>",
     ]
-    data = [_plain("meta", meta), _packed("columns", _columns(records, stats, labels)), *_rows(records, notes, failures)]
-    data += [_packed(f"failures-{n}", list(failures[n * CHUNK : (n + 1) * CHUNK])) for n in range(meta["failureChunks"])]
+    data = [
+        _plain("meta", meta),
+        _packed("columns", _columns(records, stats, labels)),
+        *_rows(records, notes, failures),
+    ]
+    data += [_packed(f"failures-{n}", list(failures[n * CHUNK : (n + 1) * CHUNK])) for n in range(failure_chunks)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -124,7 +129,13 @@ def _rows(records: Sequence[Record], notes: Sequence[str], failures: Sequence[Ma
         own = {name: value for name, value in failure.items() if name != "input"}
         failed.setdefault(str(failure.get("id", "")), []).append(own)
     rows = [
-        [record.id, record.input, list(record.rationales), notes[n] if n < len(notes) else "", failed.get(record.id, [])]
+        [
+            record.id,
+            record.input,
+            list(record.rationales),
+            notes[n] if n < len(notes) else "",
+            failed.get(record.id, []),
+        ]
         for n, record in enumerate(records)
     ]
     return [_packed(f"rows-{n // CHUNK}", rows[n : n + CHUNK]) for n in range(0, len(rows), CHUNK)]
@@ -142,7 +153,13 @@ def _tiles(stats: Statistics) -> str:
     ]
     if stats.compared:
         low, high = metrics.wilson(stats.agreed, stats.compared)
-        tiles.append(("teacher agrees with gold", f"{stats.agreed / stats.compared:.1%}", f"95 % interval {low:.1%} – {high:.1%}"))
+        tiles.append(
+            (
+                "teacher agrees with gold",
+                f"{stats.agreed / stats.compared:.1%}",
+                f"95 % interval {low:.1%} – {high:.1%}",
+            )
+        )
     if stats.told:
         tiles.append(("told the answer", f"{stats.told:,}", of(stats.told)))
     total = sum(stats.failures.values())
@@ -150,7 +167,10 @@ def _tiles(stats: Statistics) -> str:
     for each in stats.lengths:
         if each.limit is not None:
             tiles.append((f"{each.name} cut", f"{each.truncated:.2%}", f"at {each.limit:,} {stats.unit.split(' ')[0]}"))
-    cells = (f'<div class="tile"><b>{value}</b><span>{escape(name)}</span><em>{escape(more)}</em></div>' for name, value, more in tiles)
+    cells = (
+        f'<div class="tile"><b>{value}</b><span>{escape(name)}</span><em>{escape(more)}</em></div>'
+        for name, value, more in tiles
+    )
     return f'<div class="tiles" id="tiles">{"".join(cells)}</div>'
 
 
@@ -180,9 +200,8 @@ def _agreement_section(stats: Statistics) -> str:
             parts.append(_confusion(stats, names))
         else:
             wrong = {f"{gold} → {teacher}": count for (gold, teacher), count in stats.disagreements.items()}
-            parts.append(
-                f"<h3>most frequent disagreements, gold → teacher</h3>{bars(wrong, most=6, total=stats.compared, long=True)}"
-            )
+            drawn = bars(wrong, most=6, total=stats.compared, long=True)
+            parts.append(f"<h3>most frequent disagreements, gold → teacher</h3>{drawn}")
     if stats.shares:
         parts.append("<h3>vote share of the winning label, rows with several votes</h3>")
         parts.append(histogram(stats.shares, bins=20, unit="share", title="vote shares"))
@@ -225,30 +244,37 @@ def _lambda_section(stats: Statistics, plan: Plan) -> str:
         return "–" if math.isnan(value) else f"{value:.3g}"
 
     rows = "".join(
-        f'<tr><th>{name}</th><td class="n">{shown(stats.effective[name][0])}</td><td class="n">{shown(stats.effective[name][1])}</td></tr>'
+        f'<tr><th>{name}</th><td class="n">{shown(stats.effective[name][0])}</td>'
+        f'<td class="n">{shown(stats.effective[name][1])}</td></tr>'
         for name in NORMALIZERS
     )
     return (
         '<section id="lambda"><h2>Effective λ</h2>'
-        f"<p>The weight that the rationale loss gets beside the label loss, at λ = {plan.lam:g}, {plan.batch_size:,} rows a batch, "
-        f"rates {plan.label_rate:g} : {plan.rationale_rate:g}.</p>"
+        f"<p>The weight that the rationale loss gets beside the label loss, at λ = {plan.lam:g}, "
+        f"{plan.batch_size:,} rows a batch, rates {plan.label_rate:g} : {plan.rationale_rate:g}.</p>"
         '<table><thead><tr><th>normaliser</th><th class="n">paired</th><th class="n">mixed</th></tr></thead>'
         f"{rows}</table>"
-        '<p class="note">task_tokens and task_examples divide each task by its own size, so λ stays what it is. all_tokens divides both by '
-        "all tokens: λ is multiplied by how much longer rationales are than labels.</p></section>"
+        '<p class="note">task_tokens and task_examples divide each task by its own size, so λ stays what it is. '
+        "all_tokens divides both by all tokens: λ is multiplied by how much longer rationales are than labels.</p>"
+        "</section>"
     )
 
 
 def _quality_section(stats: Statistics) -> str:
     parts = ['<section class="wide"><h2>Duplicates, leaks, failures</h2>']
     parts.append(
-        f"<p>{stats.duplicate_inputs:,} rows share their input with another row; {stats.contradictions:,} of these have different "
-        "gold labels.</p>"
+        f"<p>{stats.duplicate_inputs:,} rows share their input with another row; {stats.contradictions:,} of these have "
+        "different gold labels.</p>"
     )
     if stats.repeated:
-        parts.append(f"<h3>rationales that several rows share</h3>{bars(dict(stats.repeated), most=6, total=stats.rows, long=True)}")
+        parts.append(
+            f"<h3>rationales that several rows share</h3>{bars(dict(stats.repeated), most=6, total=stats.rows, long=True)}"
+        )
     if stats.leaks:
-        parts.append(f"<h3>rationales that give away instead of explaining</h3>{bars(stats.leaks, total=max(1, stats.explained), long=True)}")
+        parts.append(
+            "<h3>rationales that give away instead of explaining</h3>"
+            + bars(stats.leaks, total=max(1, stats.explained), long=True)
+        )
     total = sum(stats.failures.values())
     if total:
         parts.append(f"<h3>failed replies by reason</h3>{bars(stats.failures, long=True)}")
@@ -288,18 +314,25 @@ def _browser(stats: Statistics, labels: Sequence[str], failures: Sequence[Mappin
         for n, flag in enumerate(FLAGS)
         if counts[n]
     )
-    options = "".join(f'<option value="{escape(label)}">{escape(label[:60])}</option>' for label in labels[:_MOST_CHOICES])
-    reasons = "".join(f'<option value="{escape(reason)}">{escape(reason)} ({n:,})</option>' for reason, n in stats.failures.items())
+    options = "".join(
+        f'<option value="{escape(label)}">{escape(label[:60])}</option>' for label in labels[:_MOST_CHOICES]
+    )
+    reasons = "".join(
+        f'<option value="{escape(reason)}">{escape(reason)} ({n:,})</option>' for reason, n in stats.failures.items()
+    )
     return (
         '<section class="wide" id="browse"><h2>Examples</h2>'
         f'<div class="tabs" role="tablist"><button role="tab" data-view="rows">Rows ({stats.rows:,})</button>'
         f'<button role="tab" data-view="failures">Failures ({len(failures):,})</button></div>'
-        '<div class="controls"><input type="search" id="search" placeholder="search inputs, rationales, labels, ids" aria-label="search">'
+        '<div class="controls"><input type="search" id="search" aria-label="search" '
+        'placeholder="search inputs, rationales, labels, ids">'
         f'<select id="label" aria-label="label"><option value="">any label</option>{options}</select>'
-        '<select id="sort" aria-label="order"><option value="">in file order</option><option value="input">longest input first</option>'
-        '<option value="rationale">longest rationale first</option><option value="weight">lowest weight first</option></select>'
+        '<select id="sort" aria-label="order"><option value="">in file order</option>'
+        '<option value="input">longest input first</option><option value="rationale">longest rationale first</option>'
+        '<option value="weight">lowest weight first</option></select>'
         f'<select id="reason" aria-label="reason" hidden><option value="">any reason</option>{reasons}</select></div>'
         f'<div class="chips" id="chips">{chips}</div><div id="list"><p class="none">unpacking …</p></div>'
-        '<div class="pager"><button id="before">◂ before</button><span id="count"></span><button id="after">after ▸</button></div>'
+        '<div class="pager"><button id="before">◂ before</button><span id="count"></span>'
+        '<button id="after">after ▸</button></div>'
         "</section>"
     )

@@ -30,8 +30,8 @@ class InspectConfig:
       failures: JSON lines of failures; by default what ``extract`` wrote beside ``inputs``, if it is there.
       vocabulary: measures lengths; see :func:`distill.inspect.lengths.ruler`.
       plan: sequence lengths, prefixes, λ, rates; see :class:`~distill.inspect.statistics.Plan`.
-      answer: how labels are compared; by default as the dataset does, as equations for prompts of equations, as choices where rows have
-        choices, else as text.
+      answer: how labels are compared; by default as the dataset does, as equations for prompts of equations, as
+        choices where rows have choices, else as text.
       title: heading; by default the file's or the data set's name.
     """
 
@@ -50,7 +50,9 @@ class InspectConfig:
     def __post_init__(self):
         given = [name for name in ("inputs", "dataset", "records") if getattr(self, name) not in (None, "")]
         if len(given) != 1:
-            raise ValueError(f"InspectConfig wants exactly one of inputs, dataset and records; got {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"InspectConfig wants exactly one of inputs, dataset and records; got {' and '.join(given) or 'none'}"
+            )
         if not self.output:
             raise ValueError("InspectConfig.output: which HTML file to write?")
 
@@ -107,7 +109,9 @@ def inspect(config: InspectConfig) -> InspectReport:
     remarks = [f"Lengths in {stats.unit}. Labels compared as {answer}."]
     if rejected:
         remarks.append("Left out: " + "; ".join(f"{number:,} × {reason}" for reason, number in rejected.items()))
-    summary = provenance.summarise({"provenance": origin} for origin in origins.values()) if any(origins.values()) else None
+    summary = (
+        provenance.summarise({"provenance": origin} for origin in origins.values()) if any(origins.values()) else None
+    )
     text = page.render(
         _title(config),
         records,

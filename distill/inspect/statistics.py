@@ -113,8 +113,8 @@ class Statistics:
 
     Attributes:
       unit: what lengths are counted in.
-      rows, labelled, answered, explained, told: rows; with gold label; with teacher label; with rationale; with a rationale that was
-        written for a given answer.
+      rows, labelled, answered, explained, told: rows; with gold label; with teacher label; with rationale; with a
+        rationale that was written for a given answer.
       rationales: number of rationales a row → rows.
       gold_balance, teacher_balance: label → rows; ``positions``: letter of the gold choice → rows.
       compared, agreed: rows with both labels; those where they agree. ``confusion``: (gold, teacher) → rows;
@@ -315,10 +315,10 @@ def effective_lambdas(
 ) -> dict[str, tuple[float, float]]:
     """The weight that the rationale loss gets beside the label loss, by normaliser.
 
-    It is Σ of the rationale tokens' weights over Σ of the label tokens' weights, as training logs it. Where each task is
-    divided by its own tokens or examples, that is λ in every batch that has both tasks; a batch of B rows lacks a task of which
-    a share p of the rows have a target with probability (1 - p)^B. Divided by all tokens, it is λ times the tokens of rationales over
-    the tokens of labels.
+    It is Σ of the rationale tokens' weights over Σ of the label tokens' weights, as training logs it. Where each task
+    is divided by its own tokens or examples, that is λ in every batch that has both tasks; a batch of B rows lacks a
+    task of which a share p of the rows have a target with probability (1 - p)^B. Divided by all tokens, it is λ times
+    the tokens of rationales over the tokens of labels.
 
     Args:
       weights: row weights.

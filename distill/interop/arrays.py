@@ -123,7 +123,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
     try:
         # Without the last setting, chunks that are missing would be read as zeros.
         missing = {"fill_missing_data_reads": False} if spec["driver"] == "zarr" else {}
-        array = tensorstore.open({**spec, **missing}, open=True, read=True, context=context).result()
+        array = tensorstore.open({**spec, **missing, "open": True}, read=True, context=context).result()
         shape, name = tuple(array.shape), array.dtype.name
     except Exception as error:  # TensorStore raises many kinds; here all mean one thing
         raise ValueError(f"{where} cannot be opened: {error}") from error

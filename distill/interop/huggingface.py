@@ -15,6 +15,7 @@ import huggingface_hub
 import jax
 import numpy as np
 import safetensors.numpy
+import sentencepiece
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from distill.interop.huggingface_config import config_from_hf, config_to_hf, scales_decoder_output
@@ -207,19 +208,21 @@ def save_pretrained_folder(
       config: their configuration.
       folder: where to; created if need be. Weights that lie there already are replaced.
       model_type: as for :func:`~distill.interop.huggingface_config.config_to_hf`.
-      vocabulary_file: a SentencePiece model to lay beside the weights, for T5's tokenizer.
+      vocabulary_file: a SentencePiece model with T5's special ids, to lay beside the weights for T5's tokenizer.
       extra_ids: with ``vocabulary_file``: how many sentinel tokens the tokenizer adds after it.
       generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
       max_shard_bytes: weights beyond this size go to several files with an index.
 
     Raises:
       ValueError: if no such model exists there, or a parameter is missing, is superfluous, has another shape, or lies on
-        devices this process cannot reach.
+        devices this process cannot reach; or for a vocabulary with other special ids. Nothing is written then.
     """
     fields = config_to_hf(config, model_type)
     leaves = {_path(key): leaf for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
     plan = [(entry, *_place(entry, config)) for entry in entries(config)]
     _check_params(leaves, plan, config)
+    if vocabulary_file is not None:
+        _check_vocabulary(vocabulary_file)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, leaves, plan, max_shard_bytes)
@@ -261,6 +264,19 @@ def _check_params(leaves: Mapping[tuple[str, ...], Any], plan, config: T5Config)
     if problems:
         unique = list(dict.fromkeys(problems))
         raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(unique))
+
+
+def _check_vocabulary(path: Source) -> None:
+    """Raises ValueError unless T5's tokenizer there, which has these ids written into it, can use the vocabulary."""
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_file=os.fspath(path))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is no SentencePiece model: {error}") from error
+    if (model.pad_id(), model.eos_id(), model.unk_id()) != (0, 1, 2):
+        raise ValueError(
+            f"{path}: T5's tokenizer in transformers wants a vocabulary with pad 0, eos 1, unk 2; got pad "
+            f"{model.pad_id()}, eos {model.eos_id()}, unk {model.unk_id()}"
+        )
 
 
 def _write_weights(folder: pathlib.Path, leaves, plan, max_shard_bytes: int) -> None:

@@ -1,68 +1,40 @@
 """INITIAL_CHECKPOINT_PATH: parameters to start from, whatever format they are in."""
 
+import dataclasses
+import json
 import logging
 from typing import Any
 
-import jax
-from etils import epath
+from distill.checkpoints import check_same_model
+from distill.interop import conversion, huggingface
+from distill.interop.conversion import kind_of
+from distill.interop.layout import Weights
+from distill.network import T5Config
 
-from distill import checkpoints
-from distill.interop import huggingface
-from distill.network import T5Config, param_shapes
+OURS, HUGGING_FACE, T5X = conversion.DISTILL, conversion.HUGGING_FACE, conversion.T5X
 
-OURS, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
-
-
-def kind_of(path: str) -> str:
-    """Which format lies at ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name) or ``T5X``.
-
-    Raises:
-      FileNotFoundError: a path that is not there and cannot be a hub name.
-      ValueError: a folder of no known format.
-    """
-    where = epath.Path(path)
-    if (where / checkpoints.BEST).exists() or (where / checkpoints.LATEST).exists():
-        return OURS
-    if (where / "config.json").exists():
-        return HUGGING_FACE
-    if (where / "checkpoint").exists() or (where / "state").exists() or (where / "_METADATA").exists():
-        return T5X
-    if where.exists():
-        raise ValueError(
-            f"{path} is no checkpoint: expected a model directory of this program ({checkpoints.LATEST}/, "
-            f"{checkpoints.BEST}/), a Hugging Face folder (config.json) or a T5X checkpoint (a file 'checkpoint')"
-        )
-    if "://" not in path and path.count("/") <= 1 and not path.startswith((".", "/", "~")):
-        return HUGGING_FACE
-    raise FileNotFoundError(f"no checkpoint at {path}")
+__all__ = ["HUGGING_FACE", "OURS", "T5X", "kind_of", "load"]
 
 
 def load(path: str, config: T5Config, shardings: Any) -> Any:
-    """Parameters for ``config`` from ``path``, laid out on ``shardings``.
+    """Parameters for ``config`` from ``path``, laid out on ``shardings``; what was found is logged.
 
     Args:
       path: local, ``gs://``, or the name of a model on the Hugging Face hub.
-      config: the student to be; must have the checkpoint's shape.
+      config: the student to be; must have the checkpoint's shape. Its layers may be stacked where the checkpoint's are
+        not, and the other way round.
       shardings: a tree of shardings like the parameters.
 
     Raises:
       FileNotFoundError: nothing there.
       ValueError: an unknown format, or a model of another shape; every difference is listed.
     """
-    kind = kind_of(path)
-    logging.warning("starting from the %s checkpoint %s", kind, path)
-    if kind == OURS:
-        return _ours(path, config, shardings)
-    if kind == HUGGING_FACE:
-        return huggingface.load_params(path, config, shardings=shardings)
-    from distill.interop import t5x_checkpoints
-
-    return t5x_checkpoints.load_params(path, config, shardings=shardings)
-
-
-def _ours(path: str, config: T5Config, shardings: Any) -> Any:
-    shapes = param_shapes(config)
-    like = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
-    step, params = checkpoints.restore_like(path, config, like)
-    logging.warning("its parameters are of step %d", step)
-    return params
+    with conversion.open_source(path) as source:
+        logging.warning("starting from the %s", source.found())
+        if source.kind == HUGGING_FACE:
+            return huggingface.load_params(path, config, shardings=shardings)
+        if source.kind == OURS:
+            alike = dataclasses.replace(config, scan_layers=source.config.scan_layers)
+            saved = json.loads(json.dumps(dataclasses.asdict(source.config)))
+            check_same_model(saved, alike, f"checkpoint {path}")
+        return Weights(source.checkpoint, config).tree(shardings)

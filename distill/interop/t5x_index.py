@@ -133,26 +133,41 @@ def _described(spec: dict[str, Any], folder: str | os.PathLike[str], where: str)
     if dtype in ("uint16", "<u2"):
         raise ValueError(f"{where}: bfloat16 stored as uint16, as T5X did before June 2021, is not read")
     expected = TensorInfo(arrays.check_shape(metadata.get("shape"), where), arrays.check_dtype(dtype, where))
-    return Tensor(expected, _Opened(arrays.zarr_in_folder(folder, name), where, expected))
+    opening = arrays.zarr_in_folder(folder, name)
+
+    def load(index: Any) -> np.ndarray:
+        # Opened at each read: an index of many arrays is then read quickly, over the network, too, and nothing is kept.
+        described = opening
+        if not (epath.Path(folder) / name / ".zarray").exists():
+            described = opening | _assumed(metadata, expected)
+        return arrays.open_array(described, where, expected).read(index)
+
+    return Tensor(expected, load)
 
 
-class _Opened:
-    """Opens its array at the first read, so that an index of many arrays is read quickly, over the network, too."""
-
-    def __init__(self, spec: dict[str, Any], where: str, expected: TensorInfo):
-        self._spec, self._where, self._expected = spec, where, expected
-
-    def __call__(self, index: Any) -> np.ndarray:
-        # Opened anew each time: nothing is kept open, and nothing kept in memory.
-        return arrays.open_array(self._spec, self._where, self._expected).read(index)
+def _assumed(metadata: Mapping[str, Any], info: TensorInfo) -> dict[str, Any]:
+    """For an array whose own description was lost (copying tools like to leave dot files behind): the index's."""
+    layout = {name: metadata.get(name) for name in ("chunks", "compressor")}
+    dtype = np.dtype(info.dtype).str if info.dtype != "bfloat16" else info.dtype
+    fixed = {
+        "dtype": dtype,
+        "shape": list(info.shape),
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "zarr_format": 2,
+    }
+    return {"assume_metadata": True, "metadata": {**fixed, **layout}}
 
 
 def write(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Writes an index of T5X's native format over ``state``, a tree of descriptions and small arrays."""
-    epath.Path(path).write_bytes(serialization.to_bytes({"version": VERSION, "optimizer": dict(state)}))
+    epath.Path(path).write_bytes(serialization.msgpack_serialize({"version": VERSION, "optimizer": dict(state)}))
 
 
-def describe(name: str, shape: tuple[int, ...], chunks: tuple[int, ...], compressor: Any, *, gcs: bool) -> dict[str, Any]:
+def describe(
+    name: str, shape: tuple[int, ...], chunks: tuple[int, ...], compressor: Any, *, gcs: bool
+) -> dict[str, Any]:
     """The leaf of an index for a float32 array in the folder ``name`` beside it."""
     # T5X fills in the bucket when it reads.
     store = {"driver": "gcs", "bucket": "t5x-dummy-bucket"} if gcs else {"driver": "file"}

@@ -137,7 +137,7 @@ class StreamIterator(dataset_iterator.DatasetIterator):
         integers = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "decoder_task_ids"]
         if layout.packed:
             integers += [f"{side}_{what}" for side in lengths for what in ("segment_ids", "positions")]
-        spec: dict[str, Any] = {name: np.int32 for name in integers} | {"decoder_loss_weights": np.float32}
+        spec: dict[str, Any] = dict.fromkeys(integers, np.int32) | {"decoder_loss_weights": np.float32}
         return {
             name: dataset_iterator.ArraySpec(np.dtype(dtype), (stop - start, lengths[name.split("_")[0]]))
             for name, dtype in spec.items()

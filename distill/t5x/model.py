@@ -60,9 +60,9 @@ class TwoTaskModel(models.EncoderDecoderModel):
     logits, is stepped over: the loss makes its own from the hidden states, in chunks, in float32 (as T5X does). T5X's
     own loss holds several ``[batch, length, vocab]`` arrays.
 
-    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch before micro-batches
-    are cut. With T5X's own trainer, or in a precompilation, the weights are those of the rows at hand: the same thing
-    only without micro-batches.
+    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch before cutting it into
+    micro-batches. With T5X's own trainer, or in a precompilation, the weights are those of the rows at hand: the same
+    thing only without micro-batches.
     """
 
     FEATURE_CONVERTER_CLS = TwoTaskFeatureConverter
@@ -149,8 +149,8 @@ class TwoTaskModel(models.EncoderDecoderModel):
         kernel = params["token_embedder"]["embedding"].T if separate is None else separate["kernel"]
         if hidden.shape[-1] != kernel.shape[0]:
             raise ValueError(
-                f"{type(self.module).__name__} makes its logits neither by 'logits_dense' nor by 'token_embedder': expected "
-                f"hidden states of width {kernel.shape[0]}; got {hidden.shape}"
+                f"{type(self.module).__name__} makes its logits neither by 'logits_dense' nor by 'token_embedder': "
+                f"expected hidden states of width {kernel.shape[0]}; got {hidden.shape}"
             )
         return hidden.astype(jnp.float32), kernel
 

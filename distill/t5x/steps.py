@@ -17,8 +17,8 @@ def first_step(checkpoint_path: str | None) -> int:
     match = re.search(r"(?:^|[/_-])(\d+)/?$", checkpoint_path)
     if match is None:
         raise ValueError(
-            f"expected a T5X checkpoint whose name ends in its step, as in …/checkpoint_1000000; got {checkpoint_path!r}. Bind "
-            "train.total_steps yourself"
+            "expected a T5X checkpoint whose name ends in its step, as in …/checkpoint_1000000; got "
+            f"{checkpoint_path!r}. Bind train.total_steps yourself"
         )
     return int(match[1])
 

@@ -1,14 +1,9 @@
 """Phase 1: a large language model answers, and says why. Needs neither JAX nor TensorFlow."""
 
 from distill.teacher.cost import Estimate, Prices
-from distill.teacher.extract import (
-    ExtractConfig,
-    ExtractionStoppedError,
-    ExtractReport,
-    estimate,
-    extract,
-    extract_async,
-)
+from distill.teacher.dry_run import estimate
+from distill.teacher.extraction import extract, extract_async
+from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
 from distill.teacher.local import LocalConfig
 from distill.teacher.provenance import summarise
 from distill.teacher.recorded import RecordedConfig, record

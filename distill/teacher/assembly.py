@@ -69,6 +69,7 @@ class Assembly:
         self._dropped: collections.Counter[str] = collections.Counter()
         self._noticed: collections.Counter[str] = collections.Counter()
         self._worked = {selection.same_text_key(example.input) for example in prompt.examples}
+        self._noted: set[int] = set()
         self._read: dict[tuple[str, str], list[Said]] = {}
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -81,7 +82,7 @@ class Assembly:
         }
 
     def same(self, record: Record, a: str, b: str) -> bool:
-        """Whether two labels of a row are the same answer (no answer of unequal spelling has no value and equals itself)."""
+        """Whether two labels of a row are the same answer; an equation without a value only equals itself."""
         return a == b or metrics.same_answer(self.answer, a, b, record.choices)
 
     def is_right(self, row: PromptedRow, collected: Collected, teachers: Sequence[str]) -> bool:
@@ -132,7 +133,10 @@ class Assembly:
         self, row: PromptedRow, collected: Collected, teachers: Sequence[str], sieve: Sieve, prefix: str
     ) -> dict[str, Any] | None:
         record = row.record
-        self._notice(row)
+        first_time = id(row) not in self._noted
+        self._noted.add(id(row))
+        if first_time:
+            self._notice(row)
         answers = self._answers(row, row.requests, collected, teachers)
         told = self._answers(row, row.told, collected, teachers)
         self._note_failures(row, collected, teachers, answers, told)
@@ -174,6 +178,9 @@ class Assembly:
         return rows.row_of(result, provenance, prefix)
 
     def _notice(self, row: PromptedRow) -> None:
+        if row.misfit:
+            failure = dataclasses.asdict(Failure(MISFIT, row.misfit))
+            self.failures.append({"id": row.record.id, **failure, "input": row.record.input})
         texts = (row.record.input, *row.record.choices)
         if any(self.prompt.imitates_template(text) for text in texts):
             self._noticed["the input has lines that look like the prompt's own (indented in the prompt)"] += 1
@@ -225,8 +232,6 @@ class Assembly:
         def note(failure: Failure, **where: Any) -> None:
             self.failures.append({"id": record.id, **where, **dataclasses.asdict(failure), "input": record.input})
 
-        if row.misfit:
-            note(Failure(MISFIT, row.misfit))
         for purpose, group in (("explain", answers), ("rationalise", told)):
             for answer in group:
                 if answer.said.failure is not None:

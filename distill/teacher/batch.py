@@ -1,4 +1,4 @@
-"""The batch API of OpenAI-compatible services: all requests in a file, all replies in a file, at a discount, within a day."""
+"""The batch API of OpenAI-compatible services: all requests in one file, all replies in another, cheaper and later."""
 
 import asyncio
 import io
@@ -31,8 +31,8 @@ class BatchTeacher(ServerTeacher):
 
         Args:
           requests: what to ask, with distinct keys.
-          store: also remembers which batches are on their way. A reply is expected to be in the store when the next one
-            is asked for.
+          store: also remembers which batches are on their way. A reply is expected to be in the store when the next
+            one is asked for.
 
         Raises:
           TeacherStoppedError: the service refuses the batch.

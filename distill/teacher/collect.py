@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from distill.teacher import cost
 from distill.teacher.cost import Budget, Prices, Tokenizing
@@ -126,7 +127,7 @@ class Collector:
         workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
         stopping = asyncio.create_task(self._stopped.wait())
         try:
-            pending: set[asyncio.Task[None]] = set(workers)
+            pending: set[asyncio.Task[Any]] = set(workers)
             while pending and not stopping.done():
                 done, _ = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 pending -= done
@@ -168,7 +169,7 @@ class Collector:
             if error.failure.reason == "not asked":
                 return
             self.state.failed += 1
-            if row.failed():
+            if row.failed(error.failure.reason):
                 self.stop(
                     f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}"
                 )
@@ -181,7 +182,7 @@ class Collector:
         except BaseException:
             self.budget.lost(risk)
             raise
-        row.failures = 0
+        row.succeeded()
         await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
         self.budget.settle(risk, 0.0)
         self._count(request, reply)
@@ -196,27 +197,38 @@ class Collector:
             return
         by_key = {request.key: request for request in requests}
         self.budget.reserve(risk)
+        outcomes = teacher.ask_batch(requests, self.store)  # type: ignore[attr-defined]
+        stopping = asyncio.create_task(self._stopped.wait())
         try:
-            async for key, outcome in teacher.ask_batch(requests, self.store):  # type: ignore[attr-defined]
-                if isinstance(outcome, Failure):
-                    result.failures[key] = outcome
-                    self.state.failed += 1
-                else:
-                    request = by_key[key]
-                    await self.store.put(
-                        outcome, record=request.record_id, teacher=request.teacher, sample=request.sample
-                    )
-                    self._count(request, outcome, batch=True)
-                    self.paid.append(key)
-                    result.replies[key] = outcome
-                    self.state.finished += 1
-                self.progress(self.state)
-                if self._stop:
+            while not stopping.done():
+                upcoming = asyncio.ensure_future(anext(outcomes))
+                await asyncio.wait({upcoming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not upcoming.done():
+                    upcoming.cancel()  # the service goes on with the batch, and the next run fetches it
+                    await asyncio.gather(upcoming, return_exceptions=True)
                     break
+                key, outcome = upcoming.result()
+                await self._settle(by_key[key], outcome, result)
+        except StopAsyncIteration:
+            pass
         except TeacherStoppedError as error:
             self.stop(str(error))
         finally:
+            stopping.cancel()
             self.budget.release(risk)
+            await outcomes.aclose()
+
+    async def _settle(self, request: Request, outcome: Reply | Failure, result: Collected) -> None:
+        if isinstance(outcome, Failure):
+            result.failures[request.key] = outcome
+            self.state.failed += 1
+        else:
+            await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
+            self._count(request, outcome, batch=True)
+            self.paid.append(request.key)
+            result.replies[request.key] = outcome
+            self.state.finished += 1
+        self.progress(self.state)
 
     def _count(self, request: Request, reply: Reply, batch: bool | None = None) -> None:
         usage = reply.usage
@@ -259,19 +271,25 @@ class Collector:
             if budget.perhaps_spent
             else ""
         )
-        return f"the cost cap is reached: {budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent, the next may cost {risk:,.4f}"
+        spent = f"{budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent"
+        return f"the cost cap is reached: {spent}, the next may cost {risk:,.4f}"
 
 
 @dataclasses.dataclass
 class _Row:
-    """Counts failures in a row."""
+    """Counts failures in a row. What is wrong with a single request says nothing of the teacher once one has succeeded."""
 
     limit: int | None
     failures: int = 0
+    any_success: bool = False
 
-    def failed(self) -> bool:
-        self.failures += 1
+    def failed(self, reason: str) -> bool:
+        if not (self.any_success and reason in ("bad request", "reply too large")):
+            self.failures += 1
         return self.limit is not None and self.failures >= self.limit
+
+    def succeeded(self) -> None:
+        self.failures, self.any_success = 0, True
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def _choice(choice: Mapping[str, Any]) -> Choice:
 def _usage(value: Any) -> Usage | None:
     if not isinstance(value, Mapping):
         return None
-    counts = [value.get("prompt_tokens"), value.get("completion_tokens")]
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        return None
-    return Usage(*counts)
+    read, written = value.get("prompt_tokens"), value.get("completion_tokens")
+    if isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0:
+        return Usage(read, written)
+    return None

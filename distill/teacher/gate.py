@@ -1,8 +1,9 @@
 """Who may send next: bounded concurrency that gives way to a busy server, and limits per minute.
 
-The number of requests under way follows the rule that TCP uses (additive increase, multiplicative decrease; Chiu & Jain
-1989, "Analysis of the increase and decrease algorithms for congestion avoidance"): it is halved when the server says "too
-many", and grows by about one a round trip while all is well. While the server asks for a pause, nobody sends.
+The number of requests under way follows the rule that TCP uses (additive increase, multiplicative decrease; Chiu &
+Jain 1989, "Analysis of the increase and decrease algorithms for congestion avoidance"): it is halved when the server
+says "too many", and grows by about one a round trip while all is well. While the server asks for a pause, nobody
+sends.
 """
 
 import asyncio

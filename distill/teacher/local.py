@@ -1,4 +1,4 @@
-"""A teacher on this machine: a `transformers` model, for those without a server. Slower than one; nothing leaves the house."""
+"""A teacher on this machine: a `transformers` model, for those without a server. Slower; nothing leaves the house."""
 
 import asyncio
 import dataclasses
@@ -22,6 +22,7 @@ from distill.teacher.replies import (
     TeacherStoppedError,
     Usage,
 )
+from distill.teacher.store import ReplyStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class LocalConfig:
       batch_size: inputs generated for at once.
       device: ``cpu``, ``cuda``, …; None: a GPU if there is one.
       dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-      longest_prompt: tokens; a longer prompt is a failed request, never cut in silence. None: what the model's configuration says.
+      longest_prompt: tokens; a longer prompt is a failed request, never cut in silence. None: what the model's
+        configuration says.
       trust_remote_code: run code that comes with the model. Think twice.
       prefix: task prefix of this teacher's rationales where each teacher has its own.
     """
@@ -115,7 +117,8 @@ class LocalTeacher:
             self._encoder_decoder = bool(settings.is_encoder_decoder)
             kind = transformers.AutoModelForSeq2SeqLM if self._encoder_decoder else transformers.AutoModelForCausalLM
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(config.model, padding_side="left", **trust)
-            self._network = kind.from_pretrained(config.model, dtype=config.dtype, **trust).to(device).eval()
+            network: Any = kind.from_pretrained(config.model, dtype=config.dtype, **trust)
+            self._network = network.to(device).eval()
         except (OSError, ValueError) as error:
             raise TeacherStoppedError(f"no local model {config.model!r}: {error}") from None
         if self._tokenizer.pad_token is None:
@@ -127,7 +130,7 @@ class LocalTeacher:
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._runner: asyncio.Task[None] | None = None
 
-    async def wants_json(self) -> bool:
+    async def wants_json(self, store: ReplyStore) -> bool:
         """Local models are asked in free text."""
         return False
 
@@ -172,7 +175,7 @@ class LocalTeacher:
         if request.prompt:
             return request.prompt
         turns = [{"role": message.role, "content": message.content} for message in request.messages]
-        return self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _generate(self, requests: Sequence[Request]) -> list[Reply | RequestFailedError]:
         torch, started = self._torch, time.monotonic()

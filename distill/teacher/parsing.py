@@ -1,7 +1,7 @@
 """From a teacher's reply to a rationale and a label, or to the reason why there is none.
 
-Replies to the data sets' own prompts are read by :mod:`tasks.parsers`, which also reads the replies that came with the paper.
-Replies to a prompt without a parser are read by the prompt's own answer template.
+Replies to the data sets' own prompts are read by :mod:`tasks.parsers`, which also reads the replies that came with the
+paper. Replies to a prompt without a parser are read by the prompt's own answer template.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ LONGEST = 20_000
 _RAW = 4_000  # characters of an unread reply that are kept
 
 _REFUSAL = re.compile(
-    r"\s*(?:i['’]?m (?:really |very )?sorry|i am sorry|sorry\b|i (?:can(?:no|['’])t|cannot|am unable to|['’]m unable to|won['’]t) "
-    r"(?:help|assist|answer|provide|comply|discuss|engage|continue|do)|i must decline|as an ai\b|i['’]m not able to)",
+    r"\s*(?:i['’]?m (?:really |very )?sorry|i am sorry|sorry\b|i must decline|as an ai\b|i['’]m (?:not able|unable) to"
+    r"|i (?:cannot|can['’]t|won['’]t|am unable to) (?:help|assist|answer|provide|comply|discuss|engage|continue|do))",
     re.IGNORECASE,
 )
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n){4,}")

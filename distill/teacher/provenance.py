@@ -93,7 +93,8 @@ def summarise(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sum
     """Reads the provenance that the teacher's rows carry.
 
     Args:
-      rows: a JSON-lines file written by ``extract``, or its rows. Rows without provenance are counted and nothing else.
+      rows: a JSON-lines file written by ``extract``, or its rows. Rows without provenance are counted and nothing
+        else.
     """
     if isinstance(rows, str | os.PathLike):
         rows = (row for _, row in sources.read_rows(rows, "records") if isinstance(row, dict))
@@ -119,8 +120,16 @@ def summarise(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sum
             dates[key] = [min(first_last[0], date), max(first_last[1], date)]
     origins = [
         Origin(
-            *key[:4], settings=json.loads(key[4]), rows=n, usage=usages[key], first=dates[key][0], last=dates[key][1]
+            teacher=key[0],
+            model=key[1],
+            prompt=key[2],
+            prompt_hash=key[3],
+            settings=json.loads(key[4]),
+            rows=number,
+            usage=usages[key],
+            first=dates[key][0],
+            last=dates[key][1],
         )
-        for key, n in counts.items()
+        for key, number in counts.items()
     ]
     return Summary(total, explained, rationalised, tuple(sorted(origins, key=lambda origin: -origin.rows)))

@@ -20,9 +20,9 @@ class RecordedConfig:
     """Where the replies are.
 
     Attributes:
-      path: JSON lines. A row is found by its ``key`` (of the request), or else by its ``id`` (of the record), ``sample`` (default 0)
-        and ``purpose`` (default ``explain``); it holds the ``reply`` or ``replies`` (samples 0, 1, …), and perhaps ``finish``,
-        ``model`` and ``usage`` (``[prompt tokens, completion tokens]``).
+      path: JSON lines. A row is found by its ``key`` (of the request), or else by its ``id`` (of the record),
+        ``sample`` (default 0) and ``purpose`` (default ``explain``); it holds the ``reply`` or ``replies`` (samples 0,
+        1, …), and perhaps ``finish``, ``model`` and ``usage`` (``[prompt tokens, completion tokens]``).
       name: what this job calls the teacher.
       model: by default a name made of the file's content, so that another recording is another teacher.
       sampling, structured, prices, prefix: as of the teacher that was recorded.
@@ -63,7 +63,7 @@ class RecordedTeacher:
     def __init__(self, config: RecordedConfig):
         self.config = config
         self.name = config.name
-        self.parallel = 8
+        self.parallel = 64
         self.give_up_after: int | None = None
         self.grace_s = 10.0
         self._by_key: dict[str, dict[str, Any]] = {}
@@ -94,7 +94,7 @@ class RecordedTeacher:
                 f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row))}"
             )
 
-    async def wants_json(self) -> bool:
+    async def wants_json(self, store: ReplyStore) -> bool:
         """Whether the recorded replies are JSON objects."""
         return self.config.structured != "off"
 
@@ -135,7 +135,8 @@ class RecordedTeacher:
 def record(store: ReplyStore, path: str | pathlib.Path) -> int:
     """Writes all replies of a store as a recording, keyed by request; returns how many.
 
-    A job over the same rows with the same prompt, ``model`` and settings can be replayed from it, without server and store.
+    A job over the same rows with the same prompt, ``model`` and settings can be replayed from it, without server and
+    store.
     """
     number = 0
     with pathlib.Path(path).open("w", encoding="utf-8") as file:

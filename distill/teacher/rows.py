@@ -52,6 +52,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         unfinished.unlink(missing_ok=True)
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError if no file can be written at ``path``: better said before hours of work than after."""
+    target = pathlib.Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from None
+    if target.is_dir():
+        raise ValueError(f"{path} cannot be written: it is a folder")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: no permission for {target.parent}")
+
+
 def row_of(record: Record, provenance: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A record as a row that :mod:`tasks.jsonl` reads without any mapping."""
     row: dict[str, Any] = {"id": record.id, "input": record.input}

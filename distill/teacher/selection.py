@@ -45,15 +45,17 @@ class Rules:
 
     Attributes:
       keep: with several samples, the rationales of those that ``agree`` with the vote, or of ``all``.
-      on_disagreement: what happens where the vote is not the gold label: ``keep``, ``drop_rationale``, or ``drop_row``. (Rows without
-        a gold label are not concerned. Training can still drop or down-weight, by ``on_disagreement`` there.)
+      on_disagreement: what happens where the vote is not the gold label: ``keep``, ``drop_rationale``, or
+        ``drop_row``. (Rows without a gold label are not concerned. Training can still drop or down-weight, by
+        ``on_disagreement`` there.)
       least_share: smallest vote share; a row below it keeps neither rationale nor teacher label.
       shortest, longest: words a rationale may have; None: no bound.
       most_repeats: how many rows may share the very same rationale; None: any number. The rows beyond it lose theirs.
-      leakage: what to do with a rationale that gives away instead of explaining: it is the bare answer, repeats the answer
-        marker, or lets on that it was told the answer. ``count`` or ``drop``.
+      leakage: what to do with a rationale that gives away instead of explaining: it is the bare answer, repeats the
+        answer marker, or lets on that it was told the answer. ``count`` or ``drop``.
       weight_by_agreement: a row's weight is multiplied by its vote share.
-      drop_empty_rows: leave out rows that end up with neither a label nor a rationale, from which nothing can be learned.
+      drop_empty_rows: leave out rows that end up with neither a label nor a rationale, from which nothing can be
+        learned.
     """
 
     keep: Keep = "agreeing"

@@ -24,6 +24,7 @@ from distill.teacher.replies import (
     TeacherError,
     TeacherStoppedError,
 )
+from distill.teacher.store import ReplyStore
 
 Structured = Literal["off", "auto", "json_schema", "json_object"]
 STRUCTURED: tuple[Structured, ...] = ("off", "auto", "json_schema", "json_object")
@@ -38,18 +39,22 @@ class ServerConfig:
     Attributes:
       model: the model's name at the server.
       name: what this job calls the teacher; the model's name by default.
-      base_url: where the server is (``http://localhost:8000/v1``); None: the ``OPENAI_BASE_URL`` variable, else the hosted API.
+      base_url: where the server is (``http://localhost:8000/v1``); None: the ``OPENAI_BASE_URL`` variable, else the
+        hosted API.
       api_key_env: the environment variable with the API key. Servers at a ``base_url`` may do without.
       headers_env: further headers, each from an environment variable: ``{"api-key": "MY_GATEWAY_KEY"}``.
       endpoint: ``chat`` (messages) or ``completions`` (one text to go on from).
-      structured: ask for JSON with a rationale and a label. ``json_schema``, ``json_object`` as the server has it; ``auto``: try
-        once and take JSON schema if the server obeys it; ``off``: free text, read by the data set's parser.
+      structured: ask for JSON with a rationale and a label. ``json_schema``, ``json_object`` as the server has it;
+        ``auto``: try once and take JSON schema if the server obeys it; ``off``: free text, read by the data set's
+          parser.
       sampling: temperature and the like.
-      samples_at_once: ask for all samples of an input in one request (``n``) where the server can: its prompt is paid once.
+      samples_at_once: ask for all samples of an input in one request (``n``) where the server can: its prompt is paid
+        once.
       concurrency: the most requests under way.
       requests_per_minute, tokens_per_minute: limits of the account; None: none.
       attempt_s: the longest one attempt may take.
-      attempts: attempts per request at refused, failing, silent or lost connections (by the OpenAI client, with its pauses).
+      attempts: attempts per request at refused, failing, silent or lost connections (by the OpenAI client, with its
+        pauses).
       bad_replies: how often a reply that is broken, empty or of the wrong shape is asked for again.
       patience_s: how long to put up with nothing but refusals ("too many requests") before stopping.
       give_up_after: stop when so many requests in a row came to nothing.
@@ -134,9 +139,14 @@ class ServerTeacher:
     """Asks an OpenAI-compatible server. Make it and use it in one event loop; see :class:`ServerConfig`."""
 
     def __init__(self, config: ServerConfig):
-        import openai
+        try:
+            import openai
 
-        from distill.teacher import transport
+            from distill.teacher import transport
+        except ImportError as error:
+            raise TeacherStoppedError(
+                f"teachers behind a server need the openai package: pip install 'distill-step-by-step[teacher]' ({error})"
+            ) from None
 
         self.config = config
         self.model = config.model_key()
@@ -154,8 +164,8 @@ class ServerTeacher:
         key = redaction.secret_from_environment(config.api_key_env)
         if key is None and base_url is None:
             raise TeacherStoppedError(
-                f"teacher {self.name!r}: the environment variable {config.api_key_env} holds no API key, and without a base_url "
-                "the hosted API would be asked, which wants one"
+                f"teacher {self.name!r}: the environment variable {config.api_key_env} holds no API key, and without a "
+                "base_url the hosted API would be asked, which wants one"
             )
         headers = {}
         for header, variable in config.headers_env.items():
@@ -204,10 +214,17 @@ class ServerTeacher:
         """Closes all connections."""
         await self.client.close()
 
-    async def wants_json(self) -> bool:
-        """Whether replies are to be asked for as JSON; with ``structured='auto'`` costs one tiny request."""
+    async def wants_json(self, store: ReplyStore) -> bool:
+        """Whether replies are to be asked for as JSON.
+
+        With ``structured='auto'`` costs one tiny request, once: the store remembers, so that all runs ask alike.
+        """
         if self.config.structured != "auto":
             return self.config.structured != "off"
+        note = f"structured output {self.url} {self.model}"
+        for name, value in store.notes(note):
+            if name == note:
+                return value == "on"
         probe = Request(
             record_id="",
             teacher=self.name,
@@ -230,14 +247,15 @@ class ServerTeacher:
         _log.info(
             "teacher %s: structured output %s", self.name, "on" if takes else "off, the server does not obey a schema"
         )
+        store.note(note, "on" if takes else "off")
         return takes
 
     async def ask(self, request: Request) -> Reply:
         """Answers one request, however often that must be tried.
 
         Raises:
-          RequestFailedError: it came to nothing: ``timeout``, ``no connection``, ``server error``, ``bad request``, ``broken JSON``,
-            ``not UTF-8``, ``wrong schema``, ``reply too large``.
+          RequestFailedError: it came to nothing: ``timeout``, ``no connection``, ``server error``, ``bad request``,
+            ``broken JSON``, ``not UTF-8``, ``wrong schema``, ``reply too large``.
           TeacherStoppedError: the key, the model, the money or the server's patience is at fault.
         """
         estimate = request.characters / 4 + request.sampling.max_tokens * request.samples
@@ -324,7 +342,7 @@ class ServerTeacher:
         return dataclasses.replace(reply, choices=choices, model=self.redact(reply.model))
 
     async def _post(self, request: Request) -> bytes:
-        # By the client's general ``post``: its typed methods check every message against its types, at 60 % of the CPU time.
+        # By the client's general ``post``: its typed methods check every message, which takes 60 % of the CPU time.
         response = await self.client.post(
             "/chat/completions" if self.config.endpoint == "chat" else "/completions",
             cast_to=self._transport.Response,

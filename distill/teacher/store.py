@@ -1,9 +1,9 @@
 """Every reply, kept for good before it counts.
 
-An SQLite file in WAL mode with full synchronisation: a commit has reached the disk when it returns, whatever happens to the
-process or the machine afterwards. One thread writes; it takes all replies that arrived during the last commit into the
-next one, so a slow disk costs latency and not throughput. The file is locked by the process that has it open, so that two
-jobs never pay for the same request side by side.
+An SQLite file in WAL mode with full synchronisation: a commit has reached the disk when it returns, whatever happens
+to the process or the machine afterwards. One thread writes; it takes all replies that arrived during the last commit
+into the next one, so a slow disk costs latency and not throughput. The file is locked by the process that has it open,
+so that two jobs never pay for the same request side by side.
 """
 
 import asyncio

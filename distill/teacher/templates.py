@@ -12,10 +12,10 @@ A prompt is a YAML file:
     examples:
       - {input: …, rationale: …, label: …}
 
-Holes are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one a line) in questions, ``{rationale}`` and ``{label}`` in
-answers; ``{{`` and ``}}`` are braces. A row's text is put in as it is and never looked at for holes. Where a row's text has a
-line that begins like a block of the template, that line is indented by a space, so that no row can end its own block and begin
-another.
+Holes are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one a line) in questions, ``{rationale}`` and
+``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is put in as it is and never looked at for holes.
+Where a row's text has a line that begins like a block of the template, that line is indented by a space, so that no
+row can end its own block and begin another.
 """
 
 import dataclasses
@@ -77,8 +77,8 @@ class Prompt:
       parts: see :class:`Parts`; None: the input is shown whole.
 
     Raises:
-      PromptError: a hole that is not there or not known, an example without its parts, or a worked example that the parser
-        does not read back.
+      PromptError: a hole that is not there or not known, an example without its parts, or a worked example that the
+        parser does not read back.
     """
 
     name: str
@@ -116,8 +116,8 @@ class Prompt:
             )
         if not self._lead(self.question).strip():
             raise PromptError(
-                f"{self.name}: question: it must begin with a word of its own, such as 'Q:', before the first hole: the stop "
-                "string is made of it"
+                f"{self.name}: question: it must begin with a word of its own, such as 'Q:', before the first hole: the "
+                "stop string is made of it"
             )
 
     def _check_holes(self, key: str, template: str, *, required: Sequence[str], allowed: Sequence[str]) -> None:
@@ -135,7 +135,8 @@ class Prompt:
                 near = difflib.get_close_matches(hole, allowed, n=1)
                 hint = f"; did you mean {{{near[0]}}}?" if near else ""
                 raise PromptError(
-                    f"{self.name}: {key}: no hole {{{hole}}}{hint} (there are: {', '.join(f'{{{name}}}' for name in allowed)})"
+                    f"{self.name}: {key}: no hole {{{hole}}}{hint} "
+                    f"(there are: {', '.join(f'{{{name}}}' for name in allowed)})"
                 )
             holes.append(hole)
         missing = [f"{{{hole}}}" for hole in required if hole not in holes]
@@ -221,7 +222,8 @@ class Prompt:
         pieces = input.split(self.parts.separator)
         if len(pieces) != len(self.parts.names):
             raise InputShapeError(
-                f"the input has {len(pieces)} parts between {self.parts.separator!r}; expected {', '.join(self.parts.names)}"
+                f"the input has {len(pieces)} parts between {self.parts.separator!r}; "
+                f"expected {', '.join(self.parts.names)}"
             )
         return values | {name: self.tame(piece.strip()) for name, piece in zip(self.parts.names, pieces)}
 

@@ -1,7 +1,8 @@
 """The HTTP client under the OpenAI client: every attempt passes the gate, has a deadline, and has a largest size.
 
-The OpenAI client repeats attempts by itself (429, 5xx, timeouts, lost connections) and gives no say in between. Each of its
-attempts is one ``send`` of this client; here it waits for its turn, and here the gate learns what the server answered.
+The OpenAI client repeats attempts by itself (429, 5xx, timeouts, lost connections) and gives no say in between. Each
+of its attempts is one ``send`` of this client; here it waits for its turn, and here the gate learns what the server
+answered.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def never_connected(error: BaseException) -> bool:
-    """Whether a timeout of the OpenAI client is none: its aiohttp transport reports lost connections as connect timeouts."""
+    """Whether a "timeout" is a lost connection: the client's aiohttp transport calls those connect timeouts."""
     return isinstance(error.__cause__, httpx2.ConnectTimeout)
 
 

@@ -26,8 +26,8 @@ class Vote:
     """Self-consistency (Wang et al. 2022, arXiv 2203.11171): the majority's answer.
 
     Attributes:
-      label: the most frequent answer, as its first supporter spells it; None if nobody answers. Of equally frequent ones, the
-        one that was said first (teachers and samples in order).
+      label: the most frequent answer, as its first supporter spells it; None if nobody answers. Of equally frequent
+        ones, the one that was said first (teachers and samples in order).
       votes: how many say so.
       voters: how many give any answer; a reply that cannot be read abstains.
       share: votes / voters, in (0, 1]; 0 if nobody answers.

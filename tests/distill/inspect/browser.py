@@ -22,7 +22,8 @@ def find() -> str:
     path = os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
     if not path:
         pytest.skip(
-            "NO BROWSER: the HTML report was not looked at. Install one (`apt-get install chromium`) or set CHROME to its path"
+            "NO BROWSER: the HTML report was not looked at. Install one (`apt-get install chromium`) or set CHROME to "
+            "its path"
         )
     return path
 
@@ -40,8 +41,8 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         command = [
             find(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--remote-debugging-port=0", f"--user-data-dir={self._profile.name}", f"--window-size={self.size[0]},{self.size[1]}",
-            "about:blank",
+            "--remote-debugging-port=0", f"--user-data-dir={self._profile.name}",
+            f"--window-size={self.size[0]},{self.size[1]}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port_file = pathlib.Path(self._profile.name) / "DevToolsActivePort"

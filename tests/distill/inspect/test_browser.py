@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, filters, searches and pages, is quick at 50,000 rows, and runs nothing from rows."""
+"""The report in a real browser: draws, filters, searches, pages, is quick at 50,000 rows, and runs nothing from rows."""
 
 import asyncio
 import io
@@ -52,7 +52,9 @@ def look(url, visit):
             result = await visit(browser)
             assert await browser.run("document.body.dataset.error || ''") == ""
             assert browser.errors == []
-            assert [request for request in browser.requests if not request.startswith("file:")] == [], "all is in the file"
+            assert [request for request in browser.requests if not request.startswith("file:")] == [], (
+                "all is in the file"
+            )
             return result
 
     return asyncio.run(run())
@@ -77,20 +79,26 @@ def test_it_draws_filters_searches_and_pages(tmp_path):
 
         await browser.run(f"document.querySelector('.chip[data-flag=\"{disagree}\"]').click()")
         await browser.until(f"document.body.dataset.found === '{wanted}'")
-        assert await browser.run("[...document.querySelectorAll('#list .row')].every(r => r.textContent.includes('disagrees'))")
+        assert await browser.run(
+            "[...document.querySelectorAll('#list .row')].every(r => r.textContent.includes('disagrees'))"
+        )
         await browser.run(f"document.querySelector('.chip[data-flag=\"{disagree}\"]').click()")
         await browser.until(f"document.body.dataset.found === '{700 - wanted}'")
         await browser.run(f"document.querySelector('.chip[data-flag=\"{disagree}\"]').click()")
         await browser.until("document.body.dataset.found === '700'")
 
-        await browser.run("const s = document.getElementById('search'); s.value = 'ROW-69'; s.dispatchEvent(new Event('input'))")
+        await browser.run(
+            "const s = document.getElementById('search'); s.value = 'ROW-69'; s.dispatchEvent(new Event('input'))"
+        )
         await browser.until("document.body.dataset.found === '11'")
         assert await browser.run("document.querySelector('#list mark').textContent") == "row-69"
         assert "q=ROW-69" in await browser.run("location.hash")
         await browser.run("s.value = ''; s.dispatchEvent(new Event('input'))")
         await browser.until("document.body.dataset.found === '700'")
 
-        await browser.run("const l = document.getElementById('label'); l.value = 'sales'; l.dispatchEvent(new Event('change'))")
+        await browser.run(
+            "const l = document.getElementById('label'); l.value = 'sales'; l.dispatchEvent(new Event('change'))"
+        )
         sales = sum("sales" in (row.label, row.llm_label) for row in rows)
         await browser.until(f"document.body.dataset.found === '{sales}'")
         await browser.run("location.hash = '#page=28'")
@@ -99,8 +107,10 @@ def test_it_draws_filters_searches_and_pages(tmp_path):
         await browser.run("document.getElementById('before').click()")
         await browser.until("document.querySelector('#list .row b').textContent === 'row-650'")
 
-        await browser.run("const o = document.getElementById('sort'); o.value = 'rationale'; o.dispatchEvent(new Event('change'))")
-        longest = max(rows, key=lambda row: max(map(lambda text: len(text.split()), row.rationales), default=0))
+        await browser.run(
+            "const o = document.getElementById('sort'); o.value = 'rationale'; o.dispatchEvent(new Event('change'))"
+        )
+        longest = max(rows, key=lambda row: max((len(text.split()) for text in row.rationales), default=0))
         await browser.until(f"document.querySelector('#list .row b').textContent === '{longest.id}'")
         await browser.run("window.scrollTo(0, 0)")
         return await browser.picture()
@@ -120,7 +130,12 @@ def test_failures_can_be_browsed_with_the_raw_reply(tmp_path):
     import json
 
     inputs.write_text("".join(json.dumps({"id": r.id, "input": r.input, "label": r.label}) + "\n" for r in rows))
-    failures = [{"id": f"row-{n}", "teacher": "t", "sample": 0, "purpose": "explain", "reason": "refused" if n % 3 else "cut off", "detail": "d", "raw": f"raw reply {n} <b>", "input": rows[n].input} for n in range(9)]  # fmt: skip
+    asked = {"teacher": "t", "sample": 0, "purpose": "explain", "detail": "d"}
+    failures = [
+        {"id": f"row-{n}", "reason": "refused" if n % 3 else "cut off", "raw": f"raw reply {n} <b>", "input": row.input}
+        for n, row in enumerate(rows[:9])
+    ]
+    failures = [asked | failure for failure in failures]
     (tmp_path / "out.failures.jsonl").write_text("".join(json.dumps(failure) + "\n" for failure in failures))
     path, _ = report(tmp_path, None, inputs=str(inputs))
 
@@ -128,7 +143,9 @@ def test_failures_can_be_browsed_with_the_raw_reply(tmp_path):
         await browser.run("document.querySelector('[data-view=failures]').click()")
         await browser.until("document.body.dataset.found === '9'")
         assert "raw reply 0 <b>" in await browser.run("document.querySelector('#list pre').textContent")
-        await browser.run("const r = document.getElementById('reason'); r.value = 'cut off'; r.dispatchEvent(new Event('change'))")
+        await browser.run(
+            "const r = document.getElementById('reason'); r.value = 'cut off'; r.dispatchEvent(new Event('change'))"
+        )
         await browser.until("document.body.dataset.found === '3'")
         await browser.run("document.querySelector('[data-view=rows]').click()")
         await browser.until("document.body.dataset.found === '30'")
@@ -145,17 +162,24 @@ def test_nothing_in_a_row_runs_or_loads(tmp_path):
     path, _ = report(tmp_path, rows, title=HOSTILE[0])
 
     async def visit(browser):
-        await browser.run("const s = document.getElementById('search'); s.value = '<img'; s.dispatchEvent(new Event('input'))")
+        await browser.run(
+            "const s = document.getElementById('search'); s.value = '<img'; s.dispatchEvent(new Event('input'))"
+        )
         await browser.until("document.body.dataset.found === '1'")
         await browser.run("s.value = ''; s.dispatchEvent(new Event('input'))")
         await browser.until(f"document.body.dataset.found === '{len(rows)}'")
         assert await browser.run("document.body.dataset.owned || ''") == ""
         assert await browser.run("document.querySelectorAll('img, iframe, link').length") == 0
         assert await browser.run("document.querySelector('h1').textContent") == HOSTILE[0]
-        shown = await browser.run("[...document.querySelectorAll('#list .row > div:nth-of-type(1)')].map(node => node.textContent)")
+        shown = await browser.run(
+            "[...document.querySelectorAll('#list .row > div:nth-of-type(1)')].map(node => node.textContent)"
+        )
         assert shown[:4] == HOSTILE[:4]
         # And even if something got in, the page's policy would not let it run.
-        await browser.run("const x = document.createElement('script'); x.textContent = 'document.body.dataset.owned = 1'; document.body.append(x)")
+        await browser.run(
+            "const x = document.createElement('script'); x.textContent = 'document.body.dataset.owned = 1';"
+            "document.body.append(x)"
+        )
         assert await browser.run("document.body.dataset.owned || ''") == ""
         browser.errors.clear()
 
@@ -172,7 +196,9 @@ def test_fifty_thousand_rows_are_light(tmp_path):
     async def visit(browser):
         ready = await browser.run("performance.now()")
         begun = time.monotonic()
-        await browser.run("const s = document.getElementById('search'); s.value = 'word4999 word'; s.dispatchEvent(new Event('input'))")
+        await browser.run(
+            "const s = document.getElementById('search'); s.value = 'word4999 word'; s.dispatchEvent(new Event('input'))"
+        )
         await browser.until("document.body.dataset.found !== '50000'")
         searched = time.monotonic() - begun
         begun = time.monotonic()
@@ -183,6 +209,9 @@ def test_fifty_thousand_rows_are_light(tmp_path):
         return ready / 1000, searched, paged, heap
 
     ready, searched, paged, heap = look(path.as_uri(), visit)
-    print(f"made in {made:.1f} s, {result.size / 2**20:.1f} MiB; open {ready:.2f} s, search {searched:.2f} s, page {paged:.2f} s, heap {heap / 2**20:.0f} MiB")
+    print(
+        f"made in {made:.1f} s, {result.size / 2**20:.1f} MiB; open {ready:.2f} s, search {searched:.2f} s, "
+        f"page {paged:.2f} s, heap {heap / 2**20:.0f} MiB"
+    )
     assert ready < 15 and searched < 20 and paged < 5
     assert heap < 400 * 2**20

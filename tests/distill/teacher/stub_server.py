@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers, or misbehaves, as a test tells it to. Runs in a thread of its own."""
+"""An OpenAI-compatible server on loopback that answers, or misbehaves, as a test tells it to. Runs in its own thread."""
 
 import asyncio
 import contextlib
@@ -92,6 +92,10 @@ class Stub:
         self._started.set()
         self._loop.run_forever()
         self._loop.run_until_complete(self._runner.cleanup())
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     async def _serve(self) -> None:

@@ -1,7 +1,12 @@
 """The batch API: one file out, one file back; a killed job goes on with what it had sent."""
 
 import asyncio
+import dataclasses
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 from aiohttp import web
@@ -36,7 +41,15 @@ class BatchService:
         assert form["purpose"] == "batch"
         name = f"file-{len(self.files)}"
         self.files[name] = form["file"].file.read()
-        return web.json_response({"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch", "status": "processed"})  # fmt: skip
+        shown = {
+            "object": "file",
+            "bytes": 1,
+            "created_at": 1,
+            "filename": "x",
+            "purpose": "batch",
+            "status": "processed",
+        }
+        return web.json_response({"id": name} | shown)
 
     async def content(self, request):
         return web.Response(body=self.files[request.match_info["id"]])
@@ -77,7 +90,12 @@ class BatchService:
                 if number in self.lose:
                     continue
                 text = line["body"]["messages"][-1]["content"].split("\n")[0]
-                body = {"model": "batched", "choices": [{"finish_reason": "stop", "message": {"content": f"{text} wants money. So the answer is billing."}}], "usage": {"prompt_tokens": 100, "completion_tokens": 10}}  # fmt: skip
+                message = {"content": f"{text} wants money. So the answer is billing."}
+                body = {
+                    "model": "batched",
+                    "choices": [{"finish_reason": "stop", "message": message}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+                }
                 response = {"status_code": 500 if number in self.fail else 200, "body": body}
                 answers.append(json.dumps({"custom_id": line["custom_id"], "response": response, "error": None}))
             self.files[f"out-{name}"] = "\n".join([*answers, "not a line"]).encode()
@@ -142,6 +160,21 @@ def test_a_killed_job_does_not_send_its_batch_twice(tmp_path, noted):
         service.batches["batch-0"]["polls"] = 1
         report = extract(job, progress=Silent())
     assert report.finished == 6 and service.sent == 6
+
+
+def test_an_interrupt_does_not_wait_for_the_batch(tmp_path):
+    service = BatchService(polls=10**9)
+    with serving(never, service.routes) as stub:
+        job = config(stub, tmp_path)
+        slow = dataclasses.replace(job.teachers[0], batch_poll_s=60)
+        job = dataclasses.replace(job, teachers=(slow,))
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        started = time.monotonic()
+        with pytest.raises(ExtractionStoppedError, match="SIGINT"):
+            extract(job, progress=Silent())
+        assert time.monotonic() - started < 10
+        service.batches["batch-0"]["polls"] = 0
+        assert extract(job, progress=Silent()).finished == 6 and service.sent == 6
 
 
 def test_a_batch_of_another_job_in_the_same_store_is_kept(tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -61,7 +62,9 @@ def rows(path):
 def one(tmp_path, replies, label="billing", **changes):
     """Extracts a single row with these replies; returns the report and the row, or None."""
     teacher = recorded(tmp_path / "t.jsonl", ("r", replies))
-    report = run(tmp_path, [Record(id="r", input="I paid twice.", label=label)], teacher, samples=len(replies), **changes)
+    report = run(
+        tmp_path, [Record(id="r", input="I paid twice.", label=label)], teacher, samples=len(replies), **changes
+    )
     written = rows(tmp_path / "out.jsonl")
     return report, written[0] if written else None
 
@@ -85,7 +88,11 @@ def test_votes_compare_answers_not_spellings(tmp_path):
     )
     run(tmp_path, [Record(id="r", input="x", label="( 4.0 + 3.0 )")], teacher, prompt="svamp", samples=3)
     (row,) = rows(tmp_path / "out.jsonl")
-    assert (row["llm_label"], row["rationales"], row["weight"]) == ("(3 + 4)", ["Seven.", "Also."], pytest.approx(2 / 3))
+    assert (row["llm_label"], row["rationales"], row["weight"]) == (
+        "(3 + 4)",
+        ["Seven.", "Also."],
+        pytest.approx(2 / 3),
+    )
 
 
 def test_a_tie_goes_to_what_was_said_first(tmp_path):
@@ -99,12 +106,15 @@ def test_a_tie_goes_to_what_was_said_first(tmp_path):
         ({"keep": "all"}, [say("x y z.", "billing"), say("u v w.", "billing"), say("p q r.", "sales")], 3, {}),
         ({"least_share": 0.6}, [say("x y z.", "billing"), say("p q r.", "sales")], 0,
          {"argues against the vote": 1, "too little agreement among the samples": 1}),
-        ({"shortest": 3}, [say("too short.", "billing"), say("this one is long enough.", "billing")], 1, {"rationale too short": 1}),
-        ({"longest": 3}, [say("quite short.", "billing"), say("this one is far too long.", "billing")], 1, {"rationale too long": 1}),
+        ({"shortest": 3}, [say("too short.", "billing"), say("this one is long enough.", "billing")], 1,
+         {"rationale too short": 1}),
+        ({"longest": 3}, [say("quite short.", "billing"), say("this one is far too long.", "billing")], 1,
+         {"rationale too long": 1}),
         ({}, [say("Same words.", "billing"), say("same  WORDS.", "billing")], 1, {"the same rationale twice in a row": 1}),
         ({"leakage": "drop"}, [say("It is billing.", "billing"), say("They were charged twice here.", "billing")], 1,
          {"leakage: the bare answer": 1}),
-        ({"on_disagreement": "drop_rationale"}, [say("x y z.", "sales")], 0, {"the teacher disagrees with the gold label": 1}),
+        ({"on_disagreement": "drop_rationale"}, [say("x y z.", "sales")], 0,
+         {"the teacher disagrees with the gold label": 1}),
         ({"on_disagreement": "keep"}, [say("x y z.", "sales")], 1, {}),
     ],
 )  # fmt: skip
@@ -197,15 +207,29 @@ def prompt_of(tmp_path, record_):
 
 def test_rationalisation_wants_its_question(tmp_path):
     path = tmp_path / "p.yaml"
-    path.write_text('question: "Q: {input}"\nanswer: "{rationale} so: {label}"\nexamples: [{input: a, rationale: b, label: c}]')
+    path.write_text(
+        'question: "Q: {input}"\nanswer: "{rationale} so: {label}"\nexamples: [{input: a, rationale: b, label: c}]'
+    )
     with pytest.raises(PromptError, match="wants the entry 'rationalise'"):
-        run(tmp_path, [Record("r", "x")], recorded(tmp_path / "t.jsonl", ("r", ["x"])), prompt=str(path), rationalise="all")
+        run(
+            tmp_path,
+            [Record("r", "x")],
+            recorded(tmp_path / "t.jsonl", ("r", ["x"])),
+            prompt=str(path),
+            rationalise="all",
+        )
 
 
 def test_two_teachers_vote_together_or_apart(tmp_path):
     records = [Record(id=f"r{n}", input=f"message {n}", label="billing") for n in range(2)]
-    ann = recorded(tmp_path / "ann.jsonl", ("r0", [say("Ann a b.", "billing")]), ("r1", [say("Ann c d.", "billing")]), prefix="[ann] ")
-    bob = recorded(tmp_path / "bob/x y", ("r0", [say("Bob a b.", "billing")]), ("r1", [say("Bob c d.", "sales")]), name="bob/x y", prefix="[bob] ") if (tmp_path / "bob").mkdir() is None else None  # fmt: skip
+    ann = recorded(
+        tmp_path / "ann.jsonl",
+        ("r0", [say("Ann a b.", "billing")]),
+        ("r1", [say("Ann c d.", "billing")]),
+        prefix="[ann] ",
+    )
+    of_bob = (("r0", [say("Bob a b.", "billing")]), ("r1", [say("Bob c d.", "sales")]))
+    bob = recorded(tmp_path / "bob.jsonl", *of_bob, name="bob/x y", prefix="[bob] ")
     run(tmp_path, records, ann, bob)
     together = rows(tmp_path / "out.jsonl")
     assert [row["rationales"] for row in together] == [["Ann a b.", "Bob a b."], ["Ann c d."]]
@@ -241,14 +265,16 @@ def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(t
     changed = tmp_path / "changed.yaml"
     from distill.teacher import templates
 
-    folder = os.path.join(os.path.dirname(templates.__file__), "prompts", "template.yaml")
-    changed.write_text(open(folder).read().replace("charged twice", "billed twice"))
+    shipped = pathlib.Path(templates.__file__).parent / "prompts" / "template.yaml"
+    changed.write_text(shipped.read_text().replace("charged twice", "billed twice"))
     with serving(good) as stub:
         assert calls() == 10
         assert calls() == 0
         assert calls(records=[*RECORDS, Record("new", "another message")]) == 1
         assert calls(records=[Record("renamed", RECORDS[0].input)]) == 0, "the same question under another id"
-        assert calls(teacher={"concurrency": 2, "attempts": 9, "name": "renamed"}) == 0, "how hard to press is no matter"
+        assert calls(teacher={"concurrency": 2, "attempts": 9, "name": "renamed"}) == 0, (
+            "how hard to press is no matter"
+        )
         assert calls(teacher={"model": "other"}) == 10
         assert calls(teacher={"sampling": Sampling(max_tokens=99)}) == 10
         assert calls(teacher={"extra": {"min_p": 0.1}}) == 10
@@ -268,14 +294,20 @@ def test_the_same_question_twice_in_a_job_is_asked_once(tmp_path):
 
 def test_provenance_travels_with_each_record_and_into_the_model_card(tmp_path):
     with serving(good) as stub:
-        report = run(tmp_path, RECORDS, server(stub, name="stubby", sampling=Sampling(temperature=0.3)), keep_replies=True)
+        report = run(
+            tmp_path, RECORDS, server(stub, name="stubby", sampling=Sampling(temperature=0.3)), keep_replies=True
+        )
     row = rows(tmp_path / "out.jsonl")[3]["provenance"]
     (asked,) = row["teachers"]
     assert (row["prompt"], row["prompt_hash"]) == ("template", report.prompt_hash[:16])
     assert (asked["teacher"], asked["model"], asked["settings"]) == (
         "stubby", "stub-as-served", {"temperature": 0.3, "max_tokens": 256},
     )  # fmt: skip
-    assert asked["date"].startswith("20") and asked["usage"][0] > 100 and asked["replies"] == [say("They want money.", "billing")]
+    assert (
+        asked["date"].startswith("20")
+        and asked["usage"][0] > 100
+        and asked["replies"] == [say("They want money.", "billing")]
+    )
     summary = summarise(tmp_path / "out.jsonl")
     assert (summary.rows, summary.explained, summary.origins[0].rows) == (10, 10, 10)
     assert summary.origins[0].usage == report.usage["stubby"]
@@ -302,7 +334,9 @@ def test_a_real_run_can_be_recorded_and_replayed(tmp_path):
 def test_a_dry_run_prices_the_job_and_asks_nobody(tmp_path):
     with serving(good) as stub:
         teacher = server(stub, prices=Prices(10.0, 100.0))
-        config = ExtractConfig(output=str(tmp_path / "o.jsonl"), prompt="template", teachers=(teacher,), records=RECORDS)
+        config = ExtractConfig(
+            output=str(tmp_path / "o.jsonl"), prompt="template", teachers=(teacher,), records=RECORDS
+        )
         limited = dataclasses.replace(teacher, requests_per_minute=5, tokens_per_minute=10**9)
         before = estimate(dataclasses.replace(config, teachers=(limited,)))
         assert not stub.calls and not (tmp_path / "o.replies.sqlite").exists()
@@ -314,7 +348,9 @@ def test_a_dry_run_prices_the_job_and_asks_nobody(tmp_path):
     assert (after.requests, after.cached, after.cost) == (0, 10, 0.0) and after.measured
     for line in ("10 requests to ask", "at least 2.0 minutes", "a guess"):
         assert line in str(before)
-    without = ExtractConfig(output=str(tmp_path / "o2.jsonl"), prompt="template", teachers=(ServerConfig(model="m"),), records=RECORDS)
+    without = ExtractConfig(
+        output=str(tmp_path / "o2.jsonl"), prompt="template", teachers=(ServerConfig(model="m"),), records=RECORDS
+    )
     assert "cost unknown" in str(estimate(without)), "and it needs no key"
 
 
@@ -365,9 +401,13 @@ async def _in_loop(tmp_path):
 def test_any_source_of_records_will_do(tmp_path, paper_data):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"q": "I paid twice.", "team": "billing"}\nnot json\n{"q": ""}\n{"q": "No light."}\n')
-    teacher = recorded(tmp_path / "t.jsonl", ("all-0", [say("a b c.", "billing")]), ("all-3", [say("d e f.", "technical")]))
+    teacher = recorded(
+        tmp_path / "t.jsonl", ("all-0", [say("a b c.", "billing")]), ("all-3", [say("d e f.", "technical")])
+    )
     settings = {"output": str(tmp_path / "out.jsonl"), "prompt": "template", "teachers": (teacher,)}
-    report = extract(ExtractConfig(inputs=str(path), fields={"input": "q", "label": "team"}, **settings), progress=Silent())
+    report = extract(
+        ExtractConfig(inputs=str(path), fields={"input": "q", "label": "team"}, **settings), progress=Silent()
+    )
     assert (report.read, sum(report.rejected.values()), report.labelled) == (2, 2, 2)
     assert rows(tmp_path / "out.jsonl")[1]["provenance"]["line"] == 4
 
@@ -430,8 +470,18 @@ def test_wrong_rules_are_named(changes, message):
 def test_broken_recordings_are_named(tmp_path, line):
     path = tmp_path / "t.jsonl"
     path.write_text('{"id": "r", "reply": "x"}\n' + line + "\n")
-    with pytest.raises(ValueError, match="t.jsonl:2: "):
+    with pytest.raises(ValueError, match=r"t\.jsonl:2: "):
         RecordedConfig(str(path)).open()
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anybody_is_asked(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    with serving(good) as stub:
+        for output in ("file/out.jsonl", "folder"):
+            with pytest.raises(ValueError, match="cannot be written"):
+                run(tmp_path, RECORDS, server(stub), output=str(tmp_path / output), store=str(tmp_path / "s"))
+    assert not stub.calls
 
 
 def test_progress_says_where_it_is():
@@ -446,9 +496,23 @@ def test_progress_says_where_it_is():
         assert part in said[0]
 
 
+def test_the_bar_draws_what_the_state_says():
+    import io
+
+    from rich.console import Console
+
+    from distill.teacher.progress import Bar
+
+    shown = io.StringIO()
+    bar = Bar(Console(file=shown, force_terminal=True, width=120))
+    bar(State(total=8, finished=3))
+    bar.close()
+    assert "3 of 8" in shown.getvalue()
+
+
 def test_nothing_here_needs_jax_or_tensorflow():
     script = (
-        "import sys; import distill.teacher, distill.teacher.transport, distill.teacher.batch, distill.inspect;"
+        "import sys; import distill.teacher.transport, distill.teacher.batch, distill.teacher.commands, distill.inspect;"
         "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'torch', 'transformers'} & set(sys.modules); print(sorted(heavy));"
         "sys.exit(bool(heavy))"
     )

@@ -1,13 +1,22 @@
 """A real HTTP server misbehaves in every way we know; each ends in a retry, a counted failure, or a clear stop."""
 
 import asyncio
+import functools
 import json
 import time
 
 import pytest
 from aiohttp import web
 
-from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, ServerConfig, TeacherStoppedError, extract
+from distill.teacher import (
+    ExtractConfig,
+    ExtractionStoppedError,
+    Prices,
+    ServerConfig,
+    TeacherStoppedError,
+    extract,
+    transport,
+)
 from distill.teacher.progress import Silent
 from distill.teacher.replies import Message, Request, RequestFailedError
 from tasks import sources
@@ -46,7 +55,7 @@ def ask(config, number=1):
 
 
 def config_for(stub, **changes):
-    return ServerConfig(model="stub", base_url=stub.url, **(QUICK | changes))
+    return ServerConfig(**({"model": "stub", "base_url": stub.url} | QUICK | changes))
 
 
 def job(stub, tmp_path, records=RECORDS, **changes):
@@ -160,7 +169,9 @@ async def trickle(call):
         "not-utf8", "html", "wrong-schema", "no-text", "empty",
     ],
 )  # fmt: skip
-def test_a_passing_fault_is_tried_again(reaction):
+@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
+def test_a_passing_fault_is_tried_again(reaction, fast, monkeypatch):
+    monkeypatch.setattr(transport, "gated_client", functools.partial(transport.gated_client, fast=fast))
     with serving(first_then_good(reaction)) as stub:
         (reply,) = ask(config_for(stub))
     assert reply.choices[0].text == GOOD
@@ -171,8 +182,10 @@ async def _as(response):
     return response
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
 @pytest.mark.parametrize("reaction", [too_slow, trickle], ids=["silent", "trickling"])
-def test_an_attempt_has_a_deadline(reaction):
+def test_an_attempt_has_a_deadline(reaction, fast, monkeypatch):
+    monkeypatch.setattr(transport, "gated_client", functools.partial(transport.gated_client, fast=fast))
     with serving(first_then_good(reaction)) as stub:
         started = time.monotonic()
         (reply,) = ask(config_for(stub, attempt_s=0.3))
@@ -425,3 +438,23 @@ def test_a_cost_cap_is_never_passed(tmp_path):
     with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="the cost cap is reached"):
         run(job(stub, tmp_path, records, teacher=teacher, cost_cap=0.2))
     assert len(stub.calls) <= 1, "a restart does not get the money again"
+
+
+def test_requests_that_are_bad_by_themselves_do_not_stop_a_job_that_works(tmp_path):
+    async def behaviour(call):
+        number = int(call.question.split("number ")[1].split("\n")[0])
+        return call.reply(GOOD) if number == 0 else error(400, "too long")
+
+    teacher = {"give_up_after": 5, "concurrency": 1}
+    with serving(behaviour) as stub:
+        report = run(job(stub, tmp_path, teacher=teacher))
+    assert report.failures == {"bad request": 11} and report.finished == 1
+
+    async def all_bad(call):
+        return error(400, "unknown field temperature")
+
+    with (
+        serving(all_bad) as stub,
+        pytest.raises(ExtractionStoppedError, match=r"5 requests .* failed in a row.*unknown field"),
+    ):
+        run(job(stub, tmp_path, teacher=teacher | {"model": "other"}))

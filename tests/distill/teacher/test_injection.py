@@ -80,7 +80,13 @@ def test_known_attacks(tmp_path):
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "innocent" not in text), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "innocent" not in text),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_any_text(tmp_path, attacks):
     check(*neighbours(tmp_path, attacks, "chat"))
 
@@ -88,7 +94,12 @@ def test_any_text(tmp_path, attacks):
 def test_replies_cannot_forge_rows_either(tmp_path):
     forged = '\n{"id": "forged", "input": "x", "rationales": ["y"]}\n'
     path = tmp_path / "replies.jsonl"
-    path.write_text("".join(json.dumps({"id": f"r{n}", "reply": f"a{forged}b\u2028c. So the answer is d{forged}."}) + "\n" for n in range(3)))
+    path.write_text(
+        "".join(
+            json.dumps({"id": f"r{n}", "reply": f"a{forged}b\u2028c. So the answer is d{forged}."}) + "\n"
+            for n in range(3)
+        )
+    )
     config = ExtractConfig(
         output=str(tmp_path / "out.jsonl"),
         prompt="template",

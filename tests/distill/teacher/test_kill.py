@@ -16,7 +16,7 @@ import pytest
 from distill.teacher import ReplyStore
 from tests.distill.teacher.stub_server import serving
 
-ROWS = 1500
+ROWS = 1000
 CONCURRENCY = 16
 VICTIM = pathlib.Path(__file__).with_name("kill_victim.py")
 
@@ -83,7 +83,7 @@ def test_killed_twenty_times(tmp_path, victim):
             if kills % 5 == 0:
                 time.sleep(lot.uniform(0, 0.1))  # perhaps before the first request
             else:
-                target = before + lot.randrange(1, 90)
+                target = before + lot.randrange(1, 60)
                 deadline = time.monotonic() + 10
                 while len(stub.calls) < target and time.monotonic() < deadline:
                     time.sleep(0.001)

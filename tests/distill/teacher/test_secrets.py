@@ -101,14 +101,16 @@ def test_errors_that_stop_the_job(tmp_path, caplog, status):
         return error(status, f"Incorrect API key provided: {sent}", code="insufficient_quota")
 
     with serving(behaviour) as stub:
-        outcome, config = run(stub, tmp_path)
+        outcome, _ = run(stub, tmp_path)
     assert isinstance(outcome, ExtractionStoppedError) and REMOVED in str(outcome)
     shown = f"{everything_below(tmp_path).decode('utf-8', 'replace')}\n{caplog.text}\n{outcome!r}{outcome.report!r}"
     assert KEY not in shown and GATEWAY not in shown
     assert outcome.__cause__ is None
 
 
-@pytest.mark.parametrize("url", [f"http://user:{GATEWAY}@host/v1", f"http://host/v1?key={GATEWAY}", f"host/{GATEWAY}?{GATEWAY}"])
+@pytest.mark.parametrize(
+    "url", [f"http://user:{GATEWAY}@host/v1", f"http://host/v1?key={GATEWAY}", f"host/{GATEWAY}?{GATEWAY}"]
+)
 def test_secrets_in_urls_are_refused_without_being_shown(url, monkeypatch):
     with pytest.raises(ValueError, match="base_url") as refused:
         ServerConfig(model="m", base_url=url)

@@ -125,6 +125,7 @@ def test_auto_asks_for_a_schema_where_the_server_obeys_it(tmp_path, obeys):
 
     with serving(behaviour) as stub:
         run(stub, tmp_path, structured="auto")
+        run(stub, tmp_path, structured="auto")
     assert len(stub.calls) == 2 and ("response_format" in stub.calls[1].body) == (obeys is True)
     assert rows(tmp_path)[0]["rationales"] == ["It wants money back."]
 
@@ -181,7 +182,7 @@ def test_token_limits_are_charged_and_corrected():
         return wait
 
     with serving(good) as stub:
-        # About 1,000 tokens at 10,000 a second, not the 1,256 it was charged for at first, less a tenth of a second's slack.
+        # About 1,000 tokens at 10,000 a second, not the 1,256 it was charged for at first, less the gate's slack.
         assert asyncio.run(go(stub)) < 0.1
 
 

@@ -33,7 +33,11 @@ def test_every_prompt_that_comes_along_reads_its_own_answers_back(name):
     for example in prompt.examples:
         parsed = parsing.read_text(prompt, prompt.fill_answer(example.rationale, example.label))
         assert parsed.rationale == example.rationale and parsed.llm_label
-        run_on = f" {prompt.fill_answer(example.rationale, example.label)}\n\n{prompt.fill_question(example.input)} {example.rationale}"
+        answer, next_question = (
+            prompt.fill_answer(example.rationale, example.label),
+            prompt.fill_question(example.input),
+        )
+        run_on = f" {answer}\n\n{next_question} {example.rationale}"
         assert parsing.read_text(prompt, run_on) == parsed, "a reply that runs on into a new question reads the same"
 
 

@@ -1,0 +1,295 @@
+"""From any checkpoint to any other, one array in memory at a time."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from distill import checkpoints
+from distill.interop import huggingface, orbax_tree, streamed_orbax, t5x_checkpoints
+from distill.interop.arrays import Tensor, TensorInfo
+from distill.interop.huggingface_config import config_to_hf, scales_decoder_output
+from distill.interop.huggingface_names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
+from distill.interop.layout import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
+from distill.interop.safetensors_stream import SafetensorsWriter
+from distill.interop.weights_folder import INDEX_FILE, SINGLE_FILE, WeightsFolder, read_json
+from distill.network import T5Config, param_count
+
+DISTILL, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
+TO_FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
+Read = Callable[[str], np.ndarray]
+Path = str | os.PathLike[str]
+
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def kind_of(path: Path) -> str:
+    """Which format lies at ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name) or ``T5X``.
+
+    Raises:
+      FileNotFoundError: a path that is not there and cannot be a hub name.
+      ValueError: a folder of no known format.
+    """
+    text, where = os.fspath(path), epath.Path(path)
+    if (where / checkpoints.BEST).exists() or (where / checkpoints.LATEST).exists():
+        return DISTILL
+    if (where / huggingface.CONFIG_FILE).exists():
+        return HUGGING_FACE
+    if where.exists():
+        try:
+            t5x_checkpoints.find(where)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{path} is no checkpoint: expected a model directory of this program ({checkpoints.LATEST}/, "
+                f"{checkpoints.BEST}/), a Hugging Face folder (config.json) or a T5X checkpoint (a file 'checkpoint', "
+                "or Orbax's 'state')"
+            ) from None
+        return T5X
+    if "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~")):
+        return HUGGING_FACE
+    raise FileNotFoundError(f"no checkpoint at {path}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened checkpoint of any format.
+
+    Attributes:
+      kind: ``distill``, ``Hugging Face`` or ``T5X``.
+      checkpoint: its parameters, read when asked for.
+      config: of the network they are of; a T5X checkpoint's is inferred from shapes.
+    """
+
+    kind: str
+    checkpoint: Checkpoint
+    config: T5Config
+
+    def found(self) -> str:
+        """What it is, in a line."""
+        config, step = self.config, self.checkpoint.step
+        layers = f"{config.num_encoder_layers} + {config.num_decoder_layers} layers"
+        return (
+            f"{self.kind} checkpoint {self.checkpoint.where}: vocabulary {config.vocab_size}, width {config.embed_dim}, "
+            f"{layers}{' (stacked)' if self.checkpoint.scanned else ''}, "
+            f"{'tied' if config.logits_via_embedding else 'separate'} output kernel, {param_count(config):,} parameters"
+            + (f", step {step}" if step is not None else "")
+        )
+
+
+@contextlib.contextmanager
+def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
+    """The checkpoint at ``path``, whatever its format; its files are open inside of ``with``.
+
+    Args:
+      path: local, ``gs://`` or the name of a model on the Hugging Face hub.
+      **overrides: T5Config fields that its files do not tell, or tell otherwise.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      ValueError: an unknown format, or damaged files.
+    """
+    kind = kind_of(path)
+    if kind == T5X:
+        checkpoint = t5x_checkpoints.open_checkpoint(path)
+        yield Source(kind, checkpoint, infer_config(checkpoint, **overrides))
+    elif kind == DISTILL:
+        yield _open_model_dir(path, overrides)
+    else:
+        folder = huggingface.resolve(path)
+        config = huggingface.read_config(folder, **overrides)
+        with WeightsFolder(folder) as weights:
+            yield Source(kind, _hugging_face(weights, config, str(path)), config)
+
+
+def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
+    """The parameters that validated best, else those of the newest checkpoint (their moving average if there is one)."""
+    for folder, places in ((checkpoints.BEST, (("params", ()),)), (checkpoints.LATEST, _STATES)):
+        root = epath.Path(path) / folder
+        steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
+        if not steps:
+            continue
+        step = max(steps)
+        config = _saved_config(root / str(step) / "model" / "metadata", overrides)
+        for item, under in places:
+            tree = orbax_tree.tensors(root / str(step) / item, under)
+            if tree:
+                start = len("/".join([*under, ""]))
+                below = {name[start:]: tensor for name, tensor in tree.items()}
+                return Source(DISTILL, Checkpoint(str(path), below, step), config)
+        raise ValueError(f"{root / str(step)} holds no parameters")
+    raise FileNotFoundError(f"{path} holds no complete checkpoint")
+
+
+_STATES = (("state", ("ema_params",)), ("state", ("params",)))
+
+
+def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> T5Config:
+    try:
+        return T5Config(**{**json.loads(path.read_text()), **overrides})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a network of this program: {error}") from error
+
+
+def _hugging_face(weights: WeightsFolder, config: T5Config, where: str) -> Checkpoint:
+    wanted = {entry.name: entry for entry in entries(config)}
+    fields = read_json(weights.folder / huggingface.CONFIG_FILE)
+    tensors: dict[str, Tensor] = {}
+    for name, entry in wanted.items():
+        # An unscaled network may share its table with its logits; its output kernel is then a copy of the table.
+        shared = name == LM_HEAD and name not in weights.tensors and not scales_decoder_output(fields)
+        source = SHARED if shared else name
+        if source in weights.tensors:
+            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
+    for name, info in weights.tensors.items():
+        if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
+            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
+    return Checkpoint(where, tensors)
+
+
+def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
+    info = weights.tensors[name]
+    shape = info.shape[::-1] if entry.transposed else info.shape
+
+    def load(index: Any) -> np.ndarray:
+        array = weights.read(name)
+        return (array.T if entry.transposed else array)[index]
+
+    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
+
+
+def write_hugging_face(
+    read: Read,
+    config: T5Config,
+    folder: Path,
+    *,
+    model_type: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes ``config.json``, ``generation_config.json`` and safetensors that ``transformers`` loads.
+
+    Args:
+      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; asked in reading order.
+      config: of the network.
+      folder: where to; created if need be. Weights that lie there already are replaced.
+      model_type: as for :func:`~distill.interop.huggingface_config.config_to_hf`.
+      fields: more for ``config.json``, such as ``task_specific_params``.
+      generation: defaults for ``generate``.
+      max_shard_bytes: weights beyond this size go to several files with an index.
+
+    Raises:
+      ValueError: no such model exists there.
+    """
+    config = dataclasses.replace(config, scan_layers=False)
+    settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
+    root = pathlib.Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    plan = list(entries(config))
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for entry in plan:
+        entry_bytes = 4 * int(np.prod(entry.shape))
+        if shards[-1] and size + entry_bytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][entry.name] = entry.shape
+        size += entry_bytes
+    names = [SINGLE_FILE]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    place = {tensor: number for number, shard in enumerate(shards) for tensor in shard}
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in zip(names, shards)]
+        for entry in sorted(plan, key=lambda entry: reading_order("/".join(entry.path))):
+            array = read("/".join(entry.path))
+            files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
+            del array
+    for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
+        if stale.name not in names:
+            stale.unlink(missing_ok=True)
+    if len(shards) > 1:
+        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
+        weight_map = {tensor: names[number] for tensor, number in place.items()}
+        write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(root / huggingface.CONFIG_FILE, settings)
+    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    write_json(root / huggingface.GENERATION_FILE, {**ids, **(generation or {})})
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file people can read."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0) -> None:
+    """Writes a model directory that ``INITIAL_CHECKPOINT_PATH`` starts from: its best parameters, at ``step``.
+
+    Raises ValueError if there is one already.
+    """
+    root = epath.Path(directory)
+    if (root / checkpoints.BEST).exists() or (root / checkpoints.LATEST).exists():
+        raise ValueError(f"{directory} holds a model already; name another directory")
+    names = sorted(flat_shapes(config), key=reading_order)
+    leaves = {
+        name: streamed_orbax.Leaf(number, lambda name=name: read(name))  # type: ignore[misc]
+        for number, name in enumerate(names)
+    }
+    model = json.loads(json.dumps(dataclasses.asdict(config)))
+    items = {"params": unflatten(leaves), "metrics": streamed_orbax.Json({}), "model": streamed_orbax.Json(model)}
+    streamed_orbax.save(root / checkpoints.BEST, step, items)
+    (root / checkpoints.LATEST).mkdir()  # by which a model directory is known
+
+
+def convert(
+    source: Path,
+    to: Path,
+    to_format: str = "hf",
+    *,
+    scan_layers: bool | None = None,
+    layout: str = "t5",
+    step: int | None = None,
+    model_type: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Source:
+    """Converts a checkpoint, one array in memory at a time.
+
+    Args:
+      source: any checkpoint, see :func:`open_source`.
+      to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
+      to_format: ``hf``, ``t5x`` (native), ``t5x_orbax`` or ``distill``.
+      scan_layers: whether layers are stacked there (not in ``hf``); None: as they are in ``source``.
+      layout: of T5X, see :func:`distill.interop.t5x_checkpoints.save`.
+      step: of the checkpoint written; None: the source's, or 0.
+      model_type: of Hugging Face, see :func:`~distill.interop.huggingface_config.config_to_hf`.
+      overrides: T5Config fields that the source does not tell (a T5X checkpoint's activations, say).
+
+    Returns:
+      What was read.
+
+    Raises:
+      FileNotFoundError, ValueError: as :func:`open_source`; or ``to`` holds a checkpoint already.
+    """
+    if to_format not in TO_FORMATS:
+        raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
+    with open_source(source, **(overrides or {})) as opened:
+        stacked = opened.checkpoint.scanned if scan_layers is None else scan_layers
+        config = dataclasses.replace(opened.config, scan_layers=stacked and to_format != "hf")
+        weights = Weights(opened.checkpoint, config)
+        number = step if step is not None else opened.checkpoint.step or 0
+        if to_format == "hf":
+            write_hugging_face(weights.read, config, to, model_type=model_type)
+        elif to_format == "distill":
+            write_model_dir(weights.read, config, to, number)
+        else:
+            form = "orbax" if to_format == "t5x_orbax" else "native"
+            t5x_checkpoints.write_checkpoint(weights.read, config, to, number, format=form, layout=layout)
+        weights.release()
+        return opened

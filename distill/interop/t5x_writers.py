@@ -1,0 +1,166 @@
+"""T5X's two formats, written one array at a time."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore
+from etils import epath
+
+from distill.interop import arrays, streamed_orbax, t5x_index
+from distill.interop.layout import (
+    STACKS,
+    flat_shapes,
+    flatten,
+    is_stacked,
+    reading_order,
+    split_heads,
+    stacked_name,
+    told,
+    unflatten,
+)
+from distill.network import T5Config
+
+LAYOUTS = ("t5", "scalable_t5")
+CHUNK_BYTES = 64 * 2**20  # as T5X writes them
+_COMPRESSORS: dict[str, dict[str, Any] | None] = {"gzip": {"id": "gzip", "level": 1}, "none": None}
+Read = Callable[[str], Any]
+
+
+def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
+    """Parameters by name. Raises ValueError, naming every difference, unless they are those of ``config``."""
+    leaves, wanted = flatten(params), flat_shapes(config)
+    problems = []
+    for name, shape in wanted.items():
+        if name not in leaves:
+            problems.append(f"{name}: there is none, configuration {told(shape)}")
+        elif tuple(leaves[name].shape) != shape:
+            problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
+        elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
+            problems.append(f"{name}: is spread over other processes' devices; replicate it first")
+    problems += [f"{name}: configuration has none" for name in leaves if name not in wanted]
+    if problems:
+        raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(problems))
+    return leaves
+
+
+def _renamed(config: T5Config, layout: str) -> Iterator[tuple[str, str]]:
+    """(T5X's name, ours) of every array to write, in reading order."""
+    for name in sorted(flat_shapes(config), key=reading_order):
+        parts = name.split("/")
+        if layout == "scalable_t5" and len(parts) == 3 and parts[0] in STACKS and parts[1] == "relpos_bias":
+            stack = parts[0]
+            if config.scan_layers:
+                yield f"{stack}/{stack}/relpos_bias/rel_embedding", name
+            else:
+                layers = config.num_encoder_layers if stack == "encoder" else config.num_decoder_layers
+                for index in range(layers):
+                    yield f"{stack}/layers_{index}/relpos_bias/rel_embedding", name
+        else:
+            yield name, name
+
+
+def _array(read: Read, theirs: str, ours: str, config: T5Config, layout: str) -> np.ndarray:
+    """The array that T5X keeps under ``theirs``."""
+    array = np.asarray(read(ours)).astype(np.float32, copy=False)
+    if layout != "scalable_t5":
+        return array
+    if is_stacked(theirs) and not is_stacked(ours):  # the one bias, for every layer
+        layers = config.num_encoder_layers if theirs.startswith("encoder/") else config.num_decoder_layers
+        return np.repeat(array[:, None], layers, axis=1)
+    return split_heads(ours, array, config)
+
+
+class NativeWriter:
+    """Writes T5X's native format.
+
+    Args:
+      config: of the parameters.
+      layout: see :func:`distill.interop.t5x_checkpoints.save`.
+      compression: ``gzip`` or ``none``.
+    """
+
+    def __init__(self, config: T5Config, layout: str = "t5", compression: str = "gzip"):
+        if compression not in _COMPRESSORS:
+            raise ValueError(f"compression must be one of {', '.join(_COMPRESSORS)}; got {compression!r}")
+        self._config, self._layout, self._compressor = config, layout, _COMPRESSORS[compression]
+
+    def write(self, read: Read, folder: str | os.PathLike[str], step: int) -> None:
+        """Writes every parameter that ``read`` returns by name to ``folder``, and the index last."""
+        final = epath.Path(folder)
+        gcs = os.fspath(final).startswith("gs://")
+        # Renaming is cheap and atomic on a disk; in a bucket it copies, and the index that comes last says as much.
+        place = final if gcs else final.parent / f"{final.name}.tmp-{int(time.time())}"
+        place.mkdir(parents=True, exist_ok=True)
+        target: dict[str, Any] = {}
+        for theirs, ours in _renamed(self._config, self._layout):
+            array = _array(read, theirs, ours, self._config, self._layout)
+            name = "target." + theirs.replace("/", ".")
+            chunks = chunk_shape(array.shape, stacked=is_stacked(theirs) or stacked_name(theirs) is None)
+            write_zarr(place, name, array, chunks, self._compressor)
+            target[theirs] = t5x_index.describe(name, array.shape, chunks, self._compressor, gcs=gcs)
+            del array
+        state = {"target": unflatten(target), "state": {"step": np.int32(step)}}
+        t5x_index.write(place / t5x_index.INDEX_FILE, state)
+        if not gcs:
+            place.rename(final)
+
+
+def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False) -> tuple[int, ...]:
+    """A chunk of at most 64 MiB of float32: rows of the array, and of stacked ones (axis 1) fewer layers first."""
+    chunk = [max(size, 1) for size in shape]
+    axes = [1, 0] if stacked and len(shape) > 2 else [0]
+    for axis in [*axes, *(a for a in range(len(shape)) if a not in axes)]:
+        size = 4 * math.prod(chunk)
+        if size > CHUNK_BYTES:
+            chunk[axis] = max(1, chunk[axis] * CHUNK_BYTES // size)
+    return tuple(chunk)
+
+
+def write_zarr(
+    folder: str | os.PathLike[str], name: str, array: np.ndarray, chunks: tuple[int, ...], compressor: Any
+) -> None:
+    """Writes ``array`` as float32, one chunk in memory besides it."""
+    spec = arrays.zarr_in_folder(folder, name)
+    spec |= {
+        "dtype": "float32",
+        "metadata": {"shape": list(array.shape), "chunks": list(chunks), "compressor": compressor},
+    }
+    stored = tensorstore.open(spec, create=True, delete_existing=True).result()
+    for index in blocks(array.shape, chunks):
+        stored[index].write(np.ascontiguousarray(array[index])).result()
+
+
+def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The index of every chunk of an array."""
+    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
+    for place in np.ndindex(*counts):
+        yield tuple(slice(i * c, min((i + 1) * c, size)) for i, c, size in zip(place, chunks, shape))
+
+
+class OrbaxWriter:
+    """Writes T5X's Orbax format.
+
+    Args:
+      config: of the parameters.
+      layout: see :func:`distill.interop.t5x_checkpoints.save`.
+    """
+
+    def __init__(self, config: T5Config, layout: str = "t5"):
+        self._config, self._layout = config, layout
+
+    def write(self, read: Read, directory: str | os.PathLike[str], step: int) -> None:
+        """Writes every parameter that ``read`` returns by name to ``<directory>/checkpoint_<step>``."""
+        config, layout = self._config, self._layout
+        target = {
+            theirs: streamed_orbax.Leaf(
+                order=number, load=lambda theirs=theirs, ours=ours: _array(read, theirs, ours, config, layout)
+            )
+            for number, (theirs, ours) in enumerate(_renamed(config, layout))
+        }
+        tree = {"target": unflatten(target), "state": {"step": np.int32(step)}}
+        streamed_orbax.save(directory, step, {"state": tree}, step_prefix="checkpoint")

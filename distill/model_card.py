@@ -1,0 +1,132 @@
+"""The README of an exported student: what it is, how it was made, what it scored, how to ask it."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG, RESULT = "config.gin", "result.json"
+
+_MACRO = re.compile(r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+)$")
+_PAPER = "Hsieh et al. 2023, *Distilling Step-by-Step!* (https://arxiv.org/abs/2305.02301)"
+_METHODS = {
+    "paired": f"distilling step-by-step, both sequences of an example in the same batch; {_PAPER}",
+    "mixed": f"distilling step-by-step, the two tasks drawn independently; {_PAPER}",
+    "single": "one target that reasons first and then answers",
+    "label": "fine-tuning on labels alone",
+}
+
+
+def read_macros(text: str) -> dict[str, str]:
+    """The macros of a resolved gin file, values as they are written. Nothing is evaluated.
+
+    >>> read_macros("ALPHA = None\\nMODEL = @network.T5Config()\\nsvamp.dataset.teacher = %TEACHER")
+    {'ALPHA': 'None', 'MODEL': '@network.T5Config()'}
+    """
+    matches = [_MACRO.match(line) for line in text.splitlines()]
+    return {match["name"]: match["value"].strip() for match in matches if match}
+
+
+def _plain(value: str | None) -> Any:
+    """A macro's value where it is a literal, its text otherwise."""
+    if value is None:
+        return None
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def weights_told(macros: Mapping[str, str]) -> str:
+    """λ, in the spelling of the configuration, with its other one."""
+    alpha, lam = _plain(macros.get("ALPHA")), _plain(macros.get("LAMBDA"))
+    if isinstance(alpha, int | float):
+        ratio = f" (λ = {(1 - alpha) / alpha:.4g})" if alpha else ""
+        return f"{alpha:g} · label + {1 - alpha:g} · rationale{ratio}"
+    value = lam if isinstance(lam, int | float) else 1.0
+    return f"label + {value:g} · rationale (λ = {value:g})"
+
+
+def read_result(model_dir: Path) -> dict[str, Any]:
+    """``result.json`` of a finished run; empty where there is none or it is damaged."""
+    try:
+        value = json.loads((model_dir / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    best, test = result.get("best"), result.get("test")
+    if isinstance(best, int | float):
+        rows.append(("validation", f"{best:.4f} (step {result.get('best_step')})"))
+    if isinstance(test, dict):
+        for name, value in test.items():
+            if name.endswith(("_low", "_high")) or not isinstance(value, int | float):
+                continue
+            low, high = test.get(f"{name}_low"), test.get(f"{name}_high")
+            bounds = isinstance(low, int | float) and isinstance(high, int | float)
+            rows.append((f"test {name}", f"{value:.4f}" + (f" (95% interval {low:.4f} to {high:.4f})" if bounds else "")))
+    return rows
+
+
+def write(
+    path: Path,
+    model_dir: Path,
+    *,
+    parameters: int,
+    step: int | None,
+    usage: str,
+    prefixes: Mapping[str, str],
+    library: str,
+    dataset: str | None = None,
+) -> None:
+    """Writes the card.
+
+    Args:
+      path: the README.
+      model_dir: the run, whose configuration and result it tells.
+      parameters: how many the student has.
+      step: of the training the parameters are from.
+      usage: Python that asks the student.
+      prefixes: what precedes the input, by task.
+      library: that loads the export, in Hugging Face's spelling.
+      dataset: the data set's name, where the configuration does not tell.
+    """
+    try:
+        macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        macros = {}
+    form = _plain(macros.get("FORM"))
+    task = _plain(macros.get("MIXTURE_OR_TASK_NAME"))
+    data = dataset or (str(_plain(macros["DATASET"])) if "DATASET" in macros else str(task or "not recorded"))
+    facts = [
+        ("method", _METHODS.get(str(form), str(form) if form else "not recorded")),
+        ("data", data),
+        ("labels", {"gold": "gold", "teacher": "the teacher's"}.get(str(_plain(macros.get("LABEL_SOURCE"))), None)),
+        ("share of the training rows", _plain(macros.get("SUBSAMPLE"))),
+        ("loss", weights_told(macros) if form in ("paired", "mixed", "single") else None),
+        ("normalizer", _plain(macros.get("NORMALIZER")) if form in ("paired", "mixed", "single") else None),
+        ("started from", _plain(macros.get("INITIAL_CHECKPOINT_PATH")) or ("random parameters" if macros else None)),
+        ("parameters", f"{parameters:,}"),
+        ("step", step),
+    ]
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text2text-generation", "tags: [distilling-step-by-step, t5]"]
+    lines += ["---", "", f"# A student distilled step by step: {data}", ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in facts if value is not None]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in _accuracy(read_result(model_dir))]
+    lines += ["", "## Asking it", "", "The prefix is part of the input; without it the answers are another model's:", ""]
+    lines += [f"- {name}: `{json.dumps(prefix, ensure_ascii=False)}`" for name, prefix in prefixes.items()]
+    lines += ["", "```python", usage.strip(), "```", ""]
+    if macros:
+        lines += ["## Training it again", "", f"`{CONFIG}` in this folder is the run's whole configuration:", ""]
+        lines += ["```sh", f"distill train --gin_file={CONFIG} --gin.MODEL_DIR=\"'a new directory'\"", "```", ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,144 @@
+"""This project's tasks through T5X's DatasetConfig, packed and unpacked, and through the stream with a position."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from t5x import utils
+
+from distill.batches import BatchStream
+from distill.features import TwoTaskFeatureConverter
+from distill.packing import Layout
+from distill.t5x import data, steps
+from tasks import jsonl, registration
+
+LENGTHS = {"inputs": 32, "targets": 32}
+ROWS = 4
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sums")
+    files = {}
+    for split, start, number in (("train", 0, 24), ("test", 24, 6)):
+        rows = ({"input": f"{i} and 1?", "label": str(i + 1)} for i in range(start, start + number))
+        rows = [row | ({} if i % 5 == 4 else {"rationale": f"{i} plus one"}) for i, row in enumerate(rows)]
+        files[split] = folder / f"{split}.jsonl"
+        files[split].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return registration.register(jsonl.dataset(files, name="t5x_sums"), "bytes")
+
+
+def config(name, **changes):
+    settings = {
+        "mixture_or_task_name": name,
+        "task_feature_lengths": LENGTHS,
+        "split": "train",
+        "batch_size": ROWS,
+        "shuffle": True,
+        "seed": 3,
+        "trim_output_features": False,
+    }
+    return utils.DatasetConfig(**(settings | changes))
+
+
+@pytest.mark.parametrize("form", ["paired", "mixed", "label"])
+@pytest.mark.parametrize("pack", [True, False])
+def test_t5x_reads_batches(sums, form, pack):
+    ds = data.get_dataset(config(data.registered_name(sums, form), pack=pack), 0, 1, TwoTaskFeatureConverter)
+    batch = next(ds.as_numpy_iterator())
+    assert batch["decoder_task_ids"].shape == (ROWS, 32)
+    assert ("decoder_segment_ids" in batch) is pack
+    assert set(np.unique(batch["decoder_task_ids"])) <= ({0, 1} if form == "label" else {0, 1, 2})
+    # Where EOS stands, a target ends: every one of them has kept it.
+    ends = (batch["decoder_target_tokens"] == 1).sum()
+    assert ends == (batch["decoder_segment_ids"].max(axis=1).sum() if pack else ROWS)
+
+
+def test_a_packed_pair_lies_in_one_batch(sums):
+    pack = config(sums.paired, pack=True, shuffle=False)
+    ds = data.get_dataset(pack, 0, 1, TwoTaskFeatureConverter, num_epochs=1)
+    wanted = BatchStream(sums.paired, Layout(ROWS, 32, 32), shuffle=False)
+    for batch, other in zip(ds.as_numpy_iterator(), wanted):
+        for name, value in batch.items():
+            np.testing.assert_array_equal(value, other.arrays[name], err_msg=name)
+
+
+def test_evaluation_knows_how_many_examples_there_are(sums):
+    """SeqIO's evaluator counts a task's examples, and T5X asks the converted data set for their number."""
+    task = registration.get(sums.label).get_dataset(LENGTHS, split="test", shuffle=False)
+    known = task.apply(tf.data.experimental.assert_cardinality(6))
+    ds = TwoTaskFeatureConverter(pack=False)(known, LENGTHS)
+    assert len(ds) == len(list(ds)) == 6
+
+
+def test_eos_survives_seqios_own_trimming(sums):
+    lengths = {"inputs": 6, "targets": 3}
+    task = registration.get(sums.rationale).get_dataset(lengths, split="train", shuffle=False)
+    for row in TwoTaskFeatureConverter(pack=False)(task, lengths).as_numpy_iterator():
+        assert row["encoder_input_tokens"][-1] == row["decoder_target_tokens"][-1] == 1
+
+
+def test_the_stream_goes_on_where_it_was(sums, tmp_path):
+    whole = data.get_stream(config(sums.paired, pack=True), 0, 1, TwoTaskFeatureConverter)
+    batches = [next(whole) for _ in range(6)]
+    for name, spec in whole.element_spec.items():
+        assert spec.shape == batches[0][name].shape
+        assert spec.dtype == batches[0][name].dtype
+    assert set(whole.element_spec) == set(batches[0])
+
+    half = data.get_stream(config(sums.paired, pack=True), 0, 1, TwoTaskFeatureConverter)
+    for _ in range(3):
+        next(half)
+    half.save(tmp_path / "position")
+    other = data.get_stream(config(sums.paired, pack=True), 0, 1, TwoTaskFeatureConverter)
+    next(other)
+    other.restore(tmp_path / "position")
+    for batch in batches[3:]:
+        np.testing.assert_array_equal(next(other)["decoder_target_tokens"], batch["decoder_target_tokens"])
+    other.reset()
+    np.testing.assert_array_equal(next(other)["encoder_input_tokens"], batches[0]["encoder_input_tokens"])
+
+
+def test_the_batch_that_t5x_reads_ahead_is_not_lost(sums, tmp_path):
+    stream = data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter)
+    first = next(stream)
+    stream.save(tmp_path / "position")
+    stream.restore(tmp_path / "position")
+    np.testing.assert_array_equal(next(stream)["encoder_input_tokens"], first["encoder_input_tokens"])
+
+
+def test_shares_of_the_stream_make_the_whole(sums):
+    whole = next(data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter))
+    shares = [next(data.get_stream(config(sums.paired), i, 2, TwoTaskFeatureConverter)) for i in range(2)]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [({"seed": None}, {}, "seed"), ({}, {"num_epochs": 1}, "endless"), ({"use_cached": True}, {}, "uncached")],
+)
+def test_what_a_stream_has_not(sums, changes, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.get_stream(config(sums.paired, **changes), 0, 1, TwoTaskFeatureConverter, **arguments)
+    with pytest.raises(ValueError, match="divisible"):
+        data.get_stream(config(sums.paired), 0, 3, TwoTaskFeatureConverter)
+
+
+def test_names_and_lengths(sums):
+    assert data.registered_name(sums, "paired") == "t5x_sums_paired"
+    with pytest.raises(ValueError, match="paired"):
+        data.registered_name(sums, "pared")
+    assert data.decode_lengths({"inputs": 512, "targets": 256}, 24) == {"inputs": 512, "targets": 24}
+
+
+def test_steps_are_relative_to_the_initial_checkpoint():
+    path = "gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000"
+    assert steps.first_step(path) == steps.first_step(path + "/") == 1_000_000
+    assert steps.first_step(None) == 0
+    assert steps.total_steps(10, path) == 1_000_010
+    with pytest.raises(ValueError, match="step"):
+        steps.first_step("runs/best")
+    with pytest.raises(ValueError, match="≥ 1"):
+        steps.total_steps(0, None)

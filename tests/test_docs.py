@@ -1,0 +1,216 @@
+"""What the documentation names exists: linked files and headings, gin files and macros, subcommands and flags."""
+
+import argparse
+import importlib
+import inspect
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from distill import main
+from tools import vocabulary
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Words in capitals that are no macros: placeholders, signals, and environment variables of other programs.
+NOT_MACROS = frozenset({
+    "ALHPA", "AXIS", "CHOICE", "COLUMNS", "DEFAULT_RULES", "DIR", "FILE", "HF_TOKEN", "JAX_PLATFORMS", "KNOWN", "MODULE", "NAME",
+    "OPENAI_API_KEY", "PYTHONPATH", "SIGINT", "SIGTERM", "STEP", "VALUE",
+})  # fmt: skip
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def prose(text):
+    """The page without its code blocks."""
+    return FENCE.sub("", text)
+
+
+def anchors(path):
+    """The fragments that the page's headings answer to, as they are made for Markdown on the web."""
+    headings = re.findall(r"^#+ (.*)$", prose(path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def commands(text, program):
+    """The argument lists of ``program`` in a page's shell blocks and inline code; the latter may be abbreviated by "…"."""
+    shell = "\n".join(block for language, block in FENCE.findall(text) if language in ("bash", "sh", "shell"))
+    lines = shell.replace("\\\n", " ").split("\n")
+    lines += re.findall(r"`([^`\n]+)`", prose(text))
+    words = program.split()
+    for line in lines:
+        try:
+            parts = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        for start in range(len(parts)):
+            if parts[start : start + len(words)] == words:
+                rest = parts[start + len(words) :]
+                ends = [at for at, part in enumerate(rest) if part in ("|", "&&", ";", "||", ">", "&")]
+                yield line, rest[: ends[0]] if ends else rest
+                break
+
+
+def subcommands(parser):
+    """Name → parser of a parser's subcommands."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(actions[0].choices) if actions else {}
+
+
+def macros_of(text):
+    """Macros that a gin text sets or refers to."""
+    code = re.sub(r"#.*", "", text)
+    return set(re.findall(r"^([A-Z][A-Z0-9_]*)\s*=", code, re.MULTILINE)) | set(re.findall(r"%([A-Z][A-Z0-9_]*)", code))
+
+
+@pytest.fixture(scope="module")
+def macros():
+    found = set()
+    for path in (ROOT / "gin").rglob("*.gin"):
+        found |= macros_of(path.read_text(encoding="utf-8"))
+    assert {"TRAIN_STEPS", "DATA_DIR", "BATCH_SIZE"} <= found
+    return found
+
+
+def takes(name, argument):
+    """Whether a configurable as the documents spell it, ``evaluate.DecodeConfig``, has the argument."""
+    name = name.split("/")[-1]
+    module, _, function = name.rpartition(".")
+    for package in ("", "distill.", "tasks.", "distill.t5x."):
+        try:
+            owner = importlib.import_module(package + module)
+        except ImportError:
+            continue
+        if hasattr(owner, function):
+            return argument in inspect.signature(getattr(owner, function)).parameters
+    return False
+
+
+@pages
+def test_links(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
+        if re.match(r"^[a-z]+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name} links to {target}, which is not there"
+        if fragment and path.suffix == ".md":
+            assert fragment in anchors(path), f"{page.name} links to {target}; {path.name} has {sorted(anchors(path))}"
+
+
+@pages
+def test_gin_files(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"\bgin/[\w./-]+\.(?:gin|json)\b", text):
+        assert (ROOT / name).exists() or name == "gin/runs/destill.gin", f"{page.name} names {name}, which is not there"
+
+
+@pages
+def test_macros(page, macros):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"--gin\.([A-Za-z_][\w./]*)(?==)", text):
+        if name.isupper() or "." not in name:
+            assert name in macros | NOT_MACROS, f"{page.name} sets the macro {name}, which no gin file uses"
+        else:
+            configurable, _, argument = name.rpartition(".")
+            assert takes(configurable, argument), f"{page.name} sets {name}; {configurable} has no such argument"
+    for code in re.findall(r"`([^`\n]+)`", prose(text)):
+        if match := re.fullmatch(r"([A-Z][A-Z0-9_]{2,})(?:\s?=.*)?", code):
+            assert match[1] in macros | NOT_MACROS, f"{page.name} names {match[1]}, which no gin file uses"
+
+
+@pages
+def test_gin_and_sweeps_in_code_blocks(page, macros):
+    for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "json" and '"axes"' in block:
+            sweep = json.loads(block)
+            named = {
+                *sweep.get("bindings", {}),
+                *(axis for axis, values in sweep["axes"].items() if isinstance(values, list)),
+            }
+            for values in sweep["axes"].values():
+                for choice in values.values() if isinstance(values, dict) else ():
+                    named |= set(choice.get("bindings", {}))
+            for name in named:
+                assert name in macros or takes(*name.rpartition(".")[::2]), f"{page.name}: a sweep sets {name}"
+        if "dynamic_registration" in block:
+            assert macros_of(block) <= macros, f"{page.name}: {macros_of(block) - macros}"
+
+
+def check_command(page, line, arguments, parser):
+    """Follows subcommands, then looks up every flag."""
+    while subcommands(parser) and arguments and not arguments[0].startswith("-"):
+        known = subcommands(parser)
+        name = arguments[0].rstrip("…")
+        if not re.fullmatch(r"[a-z_]+", name):
+            return  # "distill COMMAND", "distill train|eval": no command to run
+        assert name in known, f"{page.name}: `{line}`: there is no {name!r}; there are {sorted(known)}"
+        parser, arguments = known[name], arguments[1:]
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if re.fullmatch(r"--?[a-z]\w*", flag):
+            assert flag in flags, f"{page.name}: `{line}`: there is no {flag}; there are {sorted(flags)}"
+
+
+@pages
+def test_commands_and_flags(page):
+    text = page.read_text(encoding="utf-8")
+    for program in ("distill", "python -m distill.main"):
+        for line, arguments in commands(text, program):
+            check_command(page, line, arguments, main._parser())
+
+
+@pages
+def test_vocabulary_flags(page, capsys):
+    text = page.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        vocabulary.main(["--help"])
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    for line, arguments in commands(text, "python -m tools.vocabulary"):
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            assert not flag.startswith("--") or flag in known, f"{page.name}: `{line}`: there is no {flag}"
+
+
+@pages
+def test_says_nothing_of_the_machine_it_was_written_on(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(?:work|tmp|home|root)/", text), page.name
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in index, path.name
+
+
+def test_every_macro_of_training_is_documented():
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for name in macros_of((ROOT / "gin" / "runs" / "train.gin").read_text(encoding="utf-8")):
+        assert f"`{name}`" in text, name
+
+
+def test_the_checks_notice(tmp_path, macros):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[x](absent.md) [y](#nothing)\n\n```bash\ndistill train --gin_fil=a --gin.ALHPA=1\ndistill teach\n```\n`TRAIN_STEP`"
+    )
+    with pytest.raises(AssertionError, match=r"absent\.md"):
+        test_links(page)
+    with pytest.raises(AssertionError, match="--gin_fil"):
+        test_commands_and_flags(page)
+    with pytest.raises(AssertionError, match="TRAIN_STEP,"):
+        test_macros(page, macros)
+    page.write_text("## A heading (of λ)\n[x](#a-heading-of-λ)\n`distill teach`")
+    test_links(page)
+    with pytest.raises(AssertionError, match="teach"):
+        test_commands_and_flags(page)
+    assert takes("evaluate.DecodeConfig", "method")
+    assert not takes("evaluate.DecodeConfig", "methd")
