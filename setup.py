@@ -33,12 +33,14 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    "teacher": ["openai>=2"],
+    "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [
         "aiohttp>=3.9",
         "hypothesis>=6.100",
         "mypy>=1.13",
-        "openai>=2",
+        "openai[aiohttp]>=3.57",
+        "pytest-xdist>=3.6",
+        "pyyaml>=6",
         "pytest>=8",
         "ruff>=0.8",
         "torch>=2.4",
@@ -61,7 +63,7 @@ setup(
     package_dir={"distill.configs": "gin"},
     package_data={
         "distill.configs": [f"{folder}/*.gin" for folder in GIN_FOLDERS],
-        "distill": ["teacher/prompts/*"],
+        "distill": ["teacher/prompts/*", "inspect/*.css", "inspect/*.js"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

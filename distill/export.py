@@ -71,7 +71,9 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{output} is not an empty folder; name another")
     if conversion.kind_of(model_dir) != conversion.DISTILL:
-        raise ValueError(f"{model_dir} is no model directory of this program; `python -m tools.convert` converts others")
+        raise ValueError(
+            f"{model_dir} is no model directory of this program; `python -m tools.convert` converts others"
+        )
     prefixes = {"single": label_prefix} if single else {"label": label_prefix, "rationale": rationale_prefix}
     with conversion.open_source(model_dir, scan_layers=False) as source:
         if vocabulary.vocab_size > source.config.vocab_size:
@@ -163,7 +165,9 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; `pip install '.[serve]'` installs what format 'ct2' needs") from error
     if source.config.relative_bias_per_layer:
-        raise ValueError("CTranslate2 runs no network with a position bias in every layer (umT5); format 'hf' can be served")
+        raise ValueError(
+            "CTranslate2 runs no network with a position bias in every layer (umT5); format 'hf' can be served"
+        )
 
     class Converter(converters.TransformersConverter):
         """Takes the scale of the decoder's output from the configuration.

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill import flags
+
 if TYPE_CHECKING:
     from distill.sweep import Run
 
@@ -20,7 +22,12 @@ CONFIG = "config.gin"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, checkpoint saved; run the same command again to go on
 
 
-def _parser() -> argparse.ArgumentParser:
+EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
+INSPECT = "draw a report of a set of records as one HTML page"
+
+
+def _parser(wants: str = "") -> argparse.ArgumentParser:
+    """The parser; ``wants`` is the command about to run, since the teacher's flags cost an import."""
     parser = argparse.ArgumentParser(
         prog="distill",
         description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
@@ -90,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--directory", default="demo_output", help="where everything goes")
     demo.add_argument("--sweep", default="gin/sweeps/demo.json", help="another grid over the same task")
     demo.set_defaults(gin_bindings=[], gin_search_paths="", gin_module=[])
+    if wants in ("extract", "inspect"):
+        from distill.teacher import commands as teacher_commands
+
+        extract = add("extract", EXTRACT, configured=False)
+        flags.add(extract, teacher_commands.run_extract)
+        look = add("inspect", INSPECT, configured=False)
+        flags.add(look, teacher_commands.run_inspect)
+    else:
+        add("extract", EXTRACT, configured=False)
+        add("inspect", INSPECT, configured=False)
     add("config", "check a configuration and print it, resolved, without running anything")
     return parser
 
@@ -299,7 +316,22 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _extract(options: argparse.Namespace) -> int:
+    from distill.teacher import commands
+
+    return flags.call(commands.run_extract, options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from distill.teacher import commands
+
+    return flags.call(commands.run_inspect, options)
+
+
+WITHOUT_TENSORFLOW = ("extract", "inspect")
 COMMANDS = {
+    "extract": _extract,
+    "inspect": _inspect,
     "train": _train,
     "eval": _eval,
     "infer": _infer,
@@ -314,9 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. Mistakes of the user end in one message, without a traceback."""
     from distill.configuration import split_arguments
 
-    options = _parser().parse_args(split_arguments(sys.argv[1:] if arguments is None else arguments))
+    given = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    if not options.verbose:
+    if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
         _import_quietly()
     try:
         return COMMANDS[options.command](options)

@@ -69,7 +69,9 @@ def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
                 continue
             low, high = test.get(f"{name}_low"), test.get(f"{name}_high")
             bounds = isinstance(low, int | float) and isinstance(high, int | float)
-            rows.append((f"test {name}", f"{value:.4f}" + (f" (95% interval {low:.4f} to {high:.4f})" if bounds else "")))
+            rows.append(
+                (f"test {name}", f"{value:.4f}" + (f" (95% interval {low:.4f} to {high:.4f})" if bounds else ""))
+            )
     return rows
 
 
@@ -114,12 +116,23 @@ def write(
         ("parameters", f"{parameters:,}"),
         ("step", step),
     ]
-    lines = ["---", f"library_name: {library}", "pipeline_tag: text2text-generation", "tags: [distilling-step-by-step, t5]"]
+    lines = [
+        "---",
+        f"library_name: {library}",
+        "pipeline_tag: text2text-generation",
+        "tags: [distilling-step-by-step, t5]",
+    ]
     lines += ["---", "", f"# A student distilled step by step: {data}", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts if value is not None]
     lines += [f"| {name} | {_cell(value)} |" for name, value in _accuracy(read_result(model_dir))]
-    lines += ["", "## Asking it", "", "The prefix is part of the input; without it the answers are another model's:", ""]
+    lines += [
+        "",
+        "## Asking it",
+        "",
+        "The prefix is part of the input; without it the answers are another model's:",
+        "",
+    ]
     lines += [f"- {name}: `{json.dumps(prefix, ensure_ascii=False)}`" for name, prefix in prefixes.items()]
     lines += ["", "```python", usage.strip(), "```", ""]
     if macros:

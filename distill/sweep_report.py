@@ -161,6 +161,9 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
         ticks = sorted({value for points in lines.values() for value, _ in points})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+        scores = [score for cell in found for score in cell.scores]
+        room = 0.15 * (max(scores) - min(scores)) or 0.05
+        axes.set_ylim(min(scores) - room, max(scores) + room)
         axes.set_xlabel(xlabel or x)
         axes.set_ylabel(f"test {sweep.metric}")
         axes.legend(frameon=False)

