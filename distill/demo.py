@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.sweep import SEED, Run, Sweep
 from distill.sweep_report import Cell
@@ -39,7 +40,7 @@ def pretraining_run(directory: Path, bindings: Sequence[str]) -> Run:
 
 def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:
     """The demo's outcome in one line of JSON: ``task``, ``seeds``, and per method and size accuracy, steps and seconds."""
-    methods: dict[str, dict[str, dict[str, float]]] = {}
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in found:
         others = " ".join(value for axis, value in cell.values.items() if axis != SIZE)
         methods.setdefault(others, {})[cell.values[SIZE]] = {

@@ -96,7 +96,9 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
     )
     demo.add_argument("--directory", default="demo_output", help="where everything goes")
     demo.add_argument("--sweep", default="gin/sweeps/demo.json", help="another grid over the same task")
-    demo.set_defaults(gin_bindings=[], gin_search_paths="", gin_module=[])
+    demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+    demo.set_defaults(gin_search_paths="", gin_module=[])
+    demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
     if wants in ("extract", "inspect"):
         from distill.teacher import commands as teacher_commands
 
@@ -239,7 +241,7 @@ def _demo(options: argparse.Namespace) -> int:
     directory = Path(options.directory)
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
     vocabulary = demo.write_vocabulary(directory)
-    shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}",)
+    shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
     start = demo.pretraining_run(directory, shared)
     if not start.done:
         print(demo.INTRODUCTION)

@@ -108,7 +108,7 @@ def write(
     facts = [
         ("method", _METHODS.get(str(form), str(form) if form else "not recorded")),
         ("data", data),
-        ("labels", {"gold": "gold", "teacher": "the teacher's"}.get(str(_plain(macros.get("LABEL_SOURCE"))), None)),
+        ("labels", {"gold": "gold", "teacher": "the teacher's"}.get(str(_plain(macros.get("LABEL_SOURCE"))))),
         ("share of the training rows", _plain(macros.get("SUBSAMPLE"))),
         ("loss", weights_told(macros) if form in ("paired", "mixed", "single") else None),
         ("normalizer", _plain(macros.get("NORMALIZER")) if form in ("paired", "mixed", "single") else None),

@@ -21,8 +21,8 @@ PAGES = [
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Words in capitals that are no macros: placeholders, signals, and environment variables of other programs.
 NOT_MACROS = frozenset({
-    "ALHPA", "AXIS", "CHOICE", "COLUMNS", "DEFAULT_RULES", "DIR", "FILE", "HF_TOKEN", "JAX_PLATFORMS", "KNOWN", "MODULE", "NAME",
-    "OPENAI_API_KEY", "PYTHONPATH", "SIGINT", "SIGTERM", "STEP", "VALUE",
+    "ALHPA", "AXIS", "CHOICE", "COLUMNS", "DEFAULT_RULES", "DIR", "FILE", "HF_TOKEN", "JAX_PLATFORMS", "KNOWN",
+    "MODULE", "NAME", "OPENAI_API_KEY", "PYTHONPATH", "SIGINT", "SIGTERM", "STEP", "VALUE",
 })  # fmt: skip
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -164,7 +164,7 @@ def test_commands_and_flags(page):
     text = page.read_text(encoding="utf-8")
     for program in ("distill", "python -m distill.main"):
         for line, arguments in commands(text, program):
-            check_command(page, line, arguments, main._parser())
+            check_command(page, line, arguments, main._parser(arguments[0] if arguments else ""))
 
 
 @pages

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath

@@ -6,8 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
-import seqio
 import sentencepiece
+import seqio
 
 from distill import export as exporting
 from distill import model_card
@@ -38,7 +38,12 @@ LAMBDA = 0.5
 NORMALIZER = 'task_tokens'
 SUBSAMPLE = 0.25
 """
-RESULT = {"step": 90, "best_step": 50, "best": 0.625, "test": {"accuracy": 0.6, "accuracy_low": 0.5, "accuracy_high": 0.7}}
+RESULT = {
+    "step": 90,
+    "best_step": 50,
+    "best": 0.625,
+    "test": {"accuracy": 0.6, "accuracy_low": 0.5, "accuracy_high": 0.7},
+}
 
 
 def random_params(config, seed=0):
@@ -197,7 +202,9 @@ def test_the_card_tells_how_the_student_was_made(tmp_path):
 def test_the_cards_example_runs(tmp_path, monkeypatch, capsys):
     run = model_dir(tmp_path / "run", CONFIG, random_params(CONFIG))
     for format in ("hf", "ct2"):
-        out = exporting.export(run, str(tmp_path / format), format, vocabulary=vocabularies.load("bytes"), decode=DECODE)
+        out = exporting.export(
+            run, str(tmp_path / format), format, vocabulary=vocabularies.load("bytes"), decode=DECODE
+        )
         code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)[1]
         monkeypatch.chdir(out)
         (tmp_path / "example.py").write_text(code)

@@ -72,8 +72,8 @@ def run_built_in(config=engines.CONFIG, data=1, model=1, packed=True, num_microb
     optimizer = optimizers.adafactor(RATE, **engines.ADAFACTOR)
     mesh = partitioning.MeshConfig(data, 1, model).build(jax.devices()[: data * model])
     step = jax.jit(make_train_step(config, LOSS, optimizer, num_microbatches=num_microbatches))
+    params = engines.params_of(config)
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
-        params = engines.params_of(config)
         params = jax.device_put(params, partitioning.param_shardings(params, param_logical_axes(config), mesh))
         state: TrainState = init_state(params, optimizer)
         seen = []
