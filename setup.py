@@ -49,7 +49,7 @@ EXTRAS = {
 }
 
 # gin/ is no Python package (a gin/__init__.py would shadow gin-config); its files travel as distill.configs.
-GIN_FOLDERS = sorted({str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.gin")})
+GIN_FOLDERS = sorted({str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.*") if path.is_file()})
 
 setup(
     name="distill-step-by-step",
@@ -62,7 +62,7 @@ setup(
     packages=[*find_packages(include=["distill*", "tasks*", "tools*"]), "distill.configs"],
     package_dir={"distill.configs": "gin"},
     package_data={
-        "distill.configs": [f"{folder}/*.gin" for folder in GIN_FOLDERS],
+        "distill.configs": [f"{folder}/*.{kind}" for folder in GIN_FOLDERS for kind in ("gin", "json")],
         "distill": ["teacher/prompts/*", "inspect/*.css", "inspect/*.js"],
     },
     install_requires=CORE,

@@ -71,7 +71,10 @@ class _Examples:
                     f"{len(groups)} in epoch {epoch}; epochs must not differ in size"
                 )
             if not groups:
-                raise ValueError(f"task {self._task.name!r} has no usable example in split {self._split!r}")
+                raise ValueError(
+                    f"task {self._task.name!r} has no usable example in split {self._split!r}; it needs rows with a label "
+                    "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
+                )
             self._groups, self._epoch = groups, epoch
         return self._groups
 

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import importlib.util
+import logging
 import os
 import re
 import tokenize
@@ -193,6 +194,7 @@ def parse(
     imports = list(dict.fromkeys(statement.format() for statement, _ in scan.imports))
     imports.sort(key=lambda line: "__gin__" not in line)
     gin.clear_config()
+    logging.disable(logging.ERROR)  # gin reports every folder that it does not find a file in, before it finds it
     for path in paths[1:]:
         gin.add_config_file_search_path(path)
     try:
@@ -201,6 +203,8 @@ def parse(
         )
     except (ValueError, SyntaxError, OSError, ImportError, AttributeError) as error:
         raise ConfigurationError(str(error)) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _readable(binding: str) -> str:
@@ -235,6 +239,15 @@ def configured(function: Any) -> Any:
         raise ConfigurationError(
             f"the configuration says nothing of {name}; the run file is missing (gin/runs/….gin)"
         ) from None
+
+
+def mentions(function: Any) -> bool:
+    """Whether the configuration says anything of ``function``."""
+    try:
+        configured(function)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def arguments_of(function: Any) -> dict[str, Any]:

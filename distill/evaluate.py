@@ -166,6 +166,11 @@ class Evaluator:
         self.split, self._decode = split, decoder
         if not isinstance(self.task, seqio.Task) or not self.task.metric_fns:
             raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
+        if split not in self.task.splits:
+            raise ValueError(
+                f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
+                "(a training run without a test split wants TEST_SPLIT=None)"
+            )
         dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
         if max_examples is not None:
             dataset = dataset.take(max_examples)
@@ -239,7 +244,8 @@ def evaluate(
         _, params = restore_student(model_dir, model, device_mesh, rules)
         evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
     if jax.process_index() == 0:
-        stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}"
+        part = "" if max_examples is None else f"_first_{max_examples}"
+        stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
         epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
     return evaluation

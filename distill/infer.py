@@ -43,7 +43,7 @@ def infer(
     vocabulary: seqio.Vocabulary,
     label_prefix: str = "[label] ",
     rationale_prefix: str = "[rationale] ",
-    single: bool = False,
+    form: str = "label",
     decode: DecodeConfig = DecodeConfig(),
     rationale_decode: DecodeConfig | None = None,
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
@@ -64,7 +64,7 @@ def infer(
       dataset: the data set it was trained on, for how inputs are joined.
       vocabulary: its vocabulary.
       label_prefix, rationale_prefix: the task prefixes it was trained with.
-      single: whether it was trained to give rationale and label in one target.
+      form: ``label``, or ``single`` for a student that gives rationale and label in one target.
       decode: how labels are decoded.
       rationale_decode: how rationales are; None: as labels, 256 tokens long.
       mesh, rules: see :mod:`distill.partitioning`.
@@ -76,6 +76,7 @@ def infer(
       FileNotFoundError: no input file, or no student.
       ValueError: an output file that does not belong to the input.
     """
+    single = form == "single"
     rows = list(_read(Path(input_path), input_field))
     found = _resume(Path(output_path), len(rows))
     device_mesh = mesh.build()

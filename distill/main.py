@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,6 +170,7 @@ def _train(options: argparse.Namespace) -> int:
     from distill import configuration, train
 
     run = configuration.configured(train.train)
+    configuration.arguments_of(train.train)  # whatever does not fit together is said before anything is written
     _write_configuration()
     _register()
     result = run()
@@ -255,8 +257,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> None:
-    """Trains one run, or several seeds of it together."""
-    from distill import configuration, train
+    """Trains one run, or several seeds of it together. Raises Stopped if a signal ended it."""
+    from distill import configuration, sweep, train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
 
@@ -269,7 +271,9 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
     if not joint:
         for run in runs:
             configure(run)
-            configuration.configured(train.train)()
+            stopped = configuration.configured(train.train)().stopped
+            if stopped not in (None, "early"):
+                raise sweep.Stopped(stopped)
         return
     from distill.evaluate import Decoder
     from distill.replicas import Replica, train_replicas
@@ -312,8 +316,10 @@ def _infer(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     _parse_configuration(options)
-    from distill import configuration
+    from distill import configuration, train
 
+    if configuration.mentions(train.train):
+        configuration.arguments_of(train.train)
     print(configuration.resolved())
     return 0
 
@@ -344,6 +350,11 @@ COMMANDS = {
 }
 
 
+def _without_gin(message: str) -> str:
+    """A message without gin's remarks on which of its calls it came through."""
+    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. Mistakes of the user end in one message, without a traceback."""
     from distill.configuration import split_arguments
@@ -353,12 +364,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
         _import_quietly()
+    from distill.sweep import Stopped
+
     try:
         return COMMANDS[options.command](options)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; run the same command again to go on", file=sys.stderr)
+        return EXIT_STOPPED
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         if options.verbose:
             raise
-        print(f"distill {options.command}: {error}", file=sys.stderr)
+        print(f"distill {options.command}: {_without_gin(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -154,8 +154,9 @@ def _log(step, pending, replicas, reporters, epochs) -> None:
 
 
 def _validate(step: int, state: TrainState, replica: Replica, reporter, saver: Checkpoints, validation) -> None:
+    started = time.monotonic()
     evaluation = replica.evaluators[validation.split](state.eval_params)
-    reporter.evaluation(validation.split, step, evaluation)
+    reporter.evaluation(validation.split, step, evaluation, time.monotonic() - started)
     score = evaluation.metrics[validation.metric]
     if score > replica.progress.best:
         replica.progress.best, replica.progress.best_step = score, step

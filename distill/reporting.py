@@ -100,8 +100,13 @@ class Reporter:
                 f"of {sum(counts.sequences.values())}"
             )
 
-    def evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
-        """Writes an evaluation's metrics, and keeps them as a JSON line."""
+    def evaluation(self, split: str, step: int, evaluation: Evaluation, seconds: float = 0.0) -> None:
+        """Writes an evaluation's metrics, and keeps them as a JSON line.
+
+        ``seconds`` is what it took: not training time, when speed is told.
+        """
+        if self._last is not None:
+            self._last = (self._last[0] + seconds, *self._last[1:])
         if not self._active:
             return
         self._writer.write_scalars(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
@@ -110,7 +115,6 @@ class Reporter:
         with (self._directory / VALIDATION).open("a") as file:
             file.write(line + "\n")
         self._say(f"step {step}  {split}: " + "  ".join(f"{n} {v:.4f}" for n, v in evaluation.metrics.items()))
-        self._last = None
 
 
 def write_result(directory: epath.Path, result: dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ class SweepError(ValueError):
     """A sweep file that cannot be used."""
 
 
+class Stopped(Exception):
+    """A signal ended a run of the sweep; its text is the signal's name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """One value of an axis: what it is called, and the gin files and bindings it stands for."""

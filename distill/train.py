@@ -340,12 +340,13 @@ class _Run:
 
     def _validate(self, step: int, validation: ValidationConfig) -> bool:
         """Scores the validation split, keeps the parameters if they are the best yet; True if patience is out."""
+        started = time.monotonic()
         evaluation = self.evaluators[validation.split](self.state.eval_params)
         if validation.metric not in evaluation.metrics:
             raise ValueError(
                 f"task {validation.task_name!r} has no metric {validation.metric!r}; it has {sorted(evaluation.metrics)}"
             )
-        self.reporter.evaluation(validation.split, step, evaluation)
+        self.reporter.evaluation(validation.split, step, evaluation, time.monotonic() - started)
         score = evaluation.metrics[validation.metric]
         if score > self.progress.best:
             self.progress.best, self.progress.best_step, self.progress.stale = score, step, 0

@@ -1,15 +1,15 @@
 """A small world of its own for the demo: questions that need two steps of reasoning, and a teacher that writes them down.
 
-    what can hatch and dive ? larks oboes figs awls        →  larks
-    larks are birds . oboes are instruments . … birds can hatch and dive .
+    what can hatch and dive ? oboes larks awls yews  →  larks
+    birds include larks . trees include yews . tools include awls . instruments include oboes . birds can hatch and dive .
 
 Twelve kinds of things, thirty verbs that hold for one to three kinds each, and twenty-four nouns a kind. The two verbs of
 a question have one kind in common, and one of the nouns listed is of that kind; up to two others can do one of the two.
 
-Half of each kind's nouns are *familiar*: :func:`pretraining` makes a corpus about them, with which a student can be brought
-to read, choose and explain, much as T5's students begin with what T5 has read. The other half are *new*: they are in no
-text but the questions, so what kind they are has to be learned from the answers, or from the teacher's reasons, which say so.
-Nothing here is read from a file or depends on anything but the seed.
+Half of each kind's nouns are *familiar*: :func:`pretraining` makes a corpus about them, with which a student can be
+brought to read, choose and explain, much as T5's students begin with what T5 has read. The other half are *new*: they are
+in no text but the questions, so what kind they are has to be learned from the answers, or from the teacher's reasons,
+which say so. Nothing here is read from a file or depends on anything but the seed.
 """
 
 import dataclasses
@@ -214,7 +214,7 @@ class Questions:
       ValueError: no rows, or a negative number.
     """
 
-    splits = ("train", "validation", "test")
+    splits: tuple[str, ...] = ("train", "validation", "test")
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class Pretraining:
       train_rows, validation_rows: how many.
     """
 
-    splits = ("train", "validation")
+    splits: tuple[str, ...] = ("train", "validation")
     shares = (0.10, 0.05, 0.05, 0.25, 0.15, 0.20, 0.20)
 
     def __init__(self, seed: int = 0, *, train_rows: int = 20000, validation_rows: int = 400):
@@ -315,9 +315,9 @@ class Pretraining:
             question = ask(draw, nouns, (3, 4, 5))
             return question.text, question.answer
         if form == 6:
-            said = {kind: _pick(draw, nouns[kind]) for kind in _some(draw, list(kinds), _pick(draw, (1, 2)))}
-            facts = [f"{kind} include {said[kind]} ." for kind in kinds if kind in said]
-            return f"which {' '.join(said.values())} ?", " ".join(facts)
+            picked = {kind: _pick(draw, nouns[kind]) for kind in _some(draw, list(kinds), _pick(draw, (1, 2)))}
+            facts = [f"{kind} include {picked[kind]} ." for kind in kinds if kind in picked]
+            return f"which {' '.join(picked.values())} ?", " ".join(facts)
         if form == 3:
             right = [_pick(draw, kinds)]
             asked = f"what are {right[0]} ?"

@@ -46,7 +46,9 @@ def wilson(correct: float, total: int, z: float = Z95) -> tuple[float, float]:
     share = correct / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bounds are exact; rounding would leave 1e-18 of them.
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    return low, 1.0 if correct == total else min(1.0, centre + half)
 
 
 def share(name: str, correct: int, total: int) -> dict[str, float]:

@@ -60,7 +60,7 @@ class TwoTaskModel(models.EncoderDecoderModel):
     logits, is stepped over: the loss makes its own from the hidden states, in chunks, in float32 (as T5X does). T5X's
     own loss holds several ``[batch, length, vocab]`` arrays.
 
-    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch before cutting it into
+    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch, then cuts it into
     micro-batches. With T5X's own trainer, or in a precompilation, the weights are those of the rows at hand: the same
     thing only without micro-batches.
     """

@@ -156,3 +156,13 @@ def test_equal_choices_are_refused(tmp_path):
     (tmp_path / "sweep.json").write_text('{"axes": {"A": [1, 1]}, "directory": "x"}')
     with pytest.raises(SweepError, match="two runs of the sweep have the same name"):
         sweep.read(tmp_path / "sweep.json").runs()
+
+
+def test_a_stopped_run_stops_the_sweep(sweep_file, tmp_path, monkeypatch, capsys):
+    from distill import train
+
+    monkeypatch.setattr(train.StopRequest, "requested", lambda self, step: setattr(self, "name", "SIGTERM") or True)
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "out")]) == main.EXIT_STOPPED
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*/result.json"))
+    assert len(list((tmp_path / "out").glob("*/checkpoints"))) == 1

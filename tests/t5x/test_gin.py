@@ -84,6 +84,23 @@ def test_the_projects_network(paper_data, t5_vocabulary_path):
     assert got["model"].loss.lam == 0.5
 
 
+def test_beam_search_and_scores(paper_data, t5_vocabulary_path):
+    files = ["gin/t5x/models/t5_1_1_small.gin", "gin/t5x/models/beam_search.gin", "gin/tasks/svamp.gin"]
+    got = arguments(files, "infer", paper_data, t5_vocabulary_path, ['infer.mode = "score"', "NUM_BEAMS = 3"])
+    assert got["mode"] == "score"
+    assert got["model"].decode_fn.__name__ == "beam_search"
+    assert got["model"]._default_decoder_params.num_decodes == 3
+    assert got["checkpoint_ds_iter"] is False
+
+
+def test_partitions_by_flag(paper_data, t5_vocabulary_path):
+    files = ["gin/t5x/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin"]
+    extra = ["partitioning.PjitPartitioner.num_partitions = None"]
+    extra += ["partitioning.PjitPartitioner.model_parallel_submesh = (1, 4, 1, 1)"]
+    got = arguments(files, "train", paper_data, t5_vocabulary_path, extra)
+    assert dict(got["partitioner"].mesh.shape) == {"data": 2, "model": 4}
+
+
 def test_exact_restart(paper_data, t5_vocabulary_path):
     from distill.t5x import data
 

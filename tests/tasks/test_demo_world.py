@@ -53,9 +53,9 @@ def test_questions_have_exactly_one_answer(split):
         kinds = [WORLD.kind_of(n) for n in choices]
         assert len(set(kinds)) == len(kinds)
         (reasons,) = record.rationales
-        kind = WORLD.kind_of(record.label)
-        facts = " ".join(f"{noun} are {WORLD.kind_of(noun)} ." for noun in choices)
-        assert reasons == f"{facts} {kind} can {first} and {second} ."
+        named = {WORLD.kind_of(noun): noun for noun in choices}
+        facts = " ".join(f"{kind} include {named[kind]} ." for kind in WORLD.kinds if kind in named)
+        assert reasons == f"{facts} {WORLD.kind_of(record.label)} can {first} and {second} ."
 
 
 def test_every_word_of_a_question_about_things_is_new():
@@ -115,7 +115,9 @@ def test_pretraining_says_nothing_about_new_nouns_and_nothing_false():
             assert rest == kind if verb == "are" else kind in WORLD.can[rest]
             forms["fact"] += 1
         elif words[0] == "which":
-            assert record.label == " ".join(f"{noun} are {WORLD.kind_of(noun)} ." for noun in words[1:-1])
+            named = {WORLD.kind_of(noun): noun for noun in words[1:-1]}
+            facts = [f"{kind} include {named[kind]} ." for kind in WORLD.kinds if kind in named]
+            assert record.label == " ".join(facts)
             forms["kinds"] += 1
         else:
             choices = words[words.index("?") + 1 :]
