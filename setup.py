@@ -33,9 +33,14 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    # T5X itself, airio and jestimator are not on the registry and pin each other to moving targets: docs/t5x.md has the
+    # commands that install them at fixed commits. These are what they need besides the core.
+    "t5x": ["cached_property>=1.5", "chex>=0.1.8", "fiddle>=0.3", "grain>=0.2.12"],
+    "serve": ["ctranslate2>=4.5", "transformers>=5"],
     "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [
         "aiohttp>=3.9",
+        "ctranslate2>=4.5",
         "hypothesis>=6.100",
         "mypy>=1.13",
         "openai[aiohttp]>=3.57",

@@ -78,7 +78,8 @@ def export(
     with conversion.open_source(model_dir, scan_layers=False) as source:
         if vocabulary.vocab_size > source.config.vocab_size:
             raise ValueError(
-                f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is {source.config.vocab_size}"
+                f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is "
+                f"{source.config.vocab_size}"
             )
         if format == "t5x":
             read = Weights(source.checkpoint, source.config).read

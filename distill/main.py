@@ -275,6 +275,9 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
             if stopped not in (None, "early"):
                 raise sweep.Stopped(stopped)
         return
+    import jax
+
+    from distill import partitioning
     from distill.evaluate import Decoder
     from distill.replicas import Replica, train_replicas
 
@@ -283,8 +286,9 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
         configure(run)
         given = configuration.arguments_of(train.train)
         if decoder is None:
-            mesh = given["mesh"].build()
-            decoder = Decoder(given["model"], mesh, given["validation"].decode)
+            # Replicas share one device; the run's own mesh is for students that need one.
+            one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+            decoder = Decoder(given["model"], one_device, given["validation"].decode)
         replicas.append(Replica.build(given["model_dir"], given["data"], given["loop"], given["validation"], decoder))
     shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
     train_replicas(replicas, **{name: given[name] for name in shared})

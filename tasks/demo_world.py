@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tasks.dataset import Dataset
-from tasks.records import Record
+from tasks.records import Record, Report
 
 NAME = "demo_world"
 VOCABULARY_SIZE = 384
@@ -250,14 +250,16 @@ class Questions:
                 break
         return found
 
-    def __call__(self, split: str) -> Iterator[Record]:
-        """Yields the split's records."""
+    def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
+        """Yields the split's records, and counts them in ``report``. Raises ValueError if there is no such split."""
         questions = self.questions(split)
         sources = np.arange(len(questions))
         if self._shuffled and split == "train":
             order = np.random.default_rng([self._seed, 1]).permutation(len(questions))
             sources[order] = np.roll(order, 1)
         for index, question in enumerate(questions):
+            if report is not None:
+                report.rows += 1
             yield Record(
                 id=f"{split}-{index}",
                 input=question.text,
@@ -288,13 +290,15 @@ class Pretraining:
                 raise ValueError(f"{name} must be at least 1; got {rows}")
         self._seed, self._sizes = seed, {"train": train_rows, "validation": validation_rows}
 
-    def __call__(self, split: str) -> Iterator[Record]:
-        """Yields the split's records. Raises ValueError if there is no such split."""
+    def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
+        """Yields the split's records, and counts them in ``report``. Raises ValueError if there is no such split."""
         if split not in self._sizes:
             raise ValueError(f"there is no split {split!r}; there are {', '.join(self.splits)}")
         draw = np.random.default_rng([self._seed, 2 + self.splits.index(split)])
         for index in range(self._sizes[split]):
             given, wanted = self._text(draw)
+            if report is not None:
+                report.rows += 1
             yield Record(id=f"{split}-{index}", input=given, label=wanted)
 
     def _text(self, draw: np.random.Generator) -> tuple[str, str]:

@@ -40,15 +40,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--step", type=int, help="of the checkpoint written; by default the source's, or 0")
     parser.add_argument("--model_type", choices=("t5", "mt5", "umt5"), help="of Hugging Face; by default what fits")
-    parser.add_argument(
-        "--vocabulary", help="with hf: t5, mt5, bytes or a SentencePiece model, to write its tokenizer, too"
-    )
+    parser.add_argument("--vocabulary", help="with hf, to write its tokenizer: t5, mt5, bytes or a .model file")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="T5Config field the source does not tell; may repeat",
+        help="a T5Config field that the source does not tell",
     )
     return parser.parse_args(argv)
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +22,7 @@ from distill.interop.huggingface_names import IGNORED, LM_HEAD, SHARED, TABLE_CO
 from distill.interop.layout import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
 from distill.interop.safetensors_stream import SafetensorsWriter
 from distill.interop.weights_folder import INDEX_FILE, SINGLE_FILE, WeightsFolder, read_json
-from distill.network import T5Config, param_count
+from distill.network import T5Config
 
 DISTILL, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
 TO_FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
@@ -74,11 +76,12 @@ class Source:
     def found(self) -> str:
         """What it is, in a line."""
         config, step = self.config, self.checkpoint.step
+        parameters = sum(math.prod(shape) for shape in flat_shapes(config).values())
         layers = f"{config.num_encoder_layers} + {config.num_decoder_layers} layers"
         return (
             f"{self.kind} checkpoint {self.checkpoint.where}: vocabulary {config.vocab_size}, width {config.embed_dim}, "
             f"{layers}{' (stacked)' if self.checkpoint.scanned else ''}, "
-            f"{'tied' if config.logits_via_embedding else 'separate'} output kernel, {param_count(config):,} parameters"
+            f"{'tied' if config.logits_via_embedding else 'separate'} output kernel, {parameters:,} parameters"
             + (f", step {step}" if step is not None else "")
         )
 
@@ -238,10 +241,7 @@ def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0
     if (root / checkpoints.BEST).exists() or (root / checkpoints.LATEST).exists():
         raise ValueError(f"{directory} holds a model already; name another directory")
     names = sorted(flat_shapes(config), key=reading_order)
-    leaves = {
-        name: streamed_orbax.Leaf(number, lambda name=name: read(name))  # type: ignore[misc]
-        for number, name in enumerate(names)
-    }
+    leaves = {name: streamed_orbax.Leaf(number, functools.partial(read, name)) for number, name in enumerate(names)}
     model = json.loads(json.dumps(dataclasses.asdict(config)))
     items = {"params": unflatten(leaves), "metrics": streamed_orbax.Json({}), "model": streamed_orbax.Json(model)}
     streamed_orbax.save(root / checkpoints.BEST, step, items)

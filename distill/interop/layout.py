@@ -5,6 +5,7 @@ own, as in T5X's scalable_t5. Nothing is read before everything is known to fit.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,8 +22,12 @@ _ATTENTIONS = ("attention", "self_attention", "encoder_decoder_attention")
 
 def flat_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of ``config`` by its '/'-joined name."""
-    leaves = jax.tree_util.tree_flatten_with_path(param_shapes(config))[0]
-    return {"/".join(part.key for part in path): leaf.shape for path, leaf in leaves}
+    return dict(_flat_shapes(config))
+
+
+@functools.lru_cache(maxsize=16)
+def _flat_shapes(config: T5Config) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, leaf.shape) for name, leaf in flatten(param_shapes(config)).items())
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +213,7 @@ class Weights:
                 leaf = jax.block_until_ready(jax.device_put(np.ascontiguousarray(self.read(name)), by_name[name]))
             else:
                 leaf = jax.make_array_from_callback(
-                    self.shapes[name], by_name[name], lambda index, name=name: self.read(name, index)
+                    self.shapes[name], by_name[name], functools.partial(self.read, name)
                 )
             leaves[name] = leaf
         self.release()

@@ -1,5 +1,6 @@
 """T5X's two formats, written one array at a time."""
 
+import functools
 import math
 import os
 import time
@@ -158,7 +159,7 @@ class OrbaxWriter:
         config, layout = self._config, self._layout
         target = {
             theirs: streamed_orbax.Leaf(
-                order=number, load=lambda theirs=theirs, ours=ours: _array(read, theirs, ours, config, layout)
+                order=number, load=functools.partial(_array, read, theirs, ours, config, layout)
             )
             for number, (theirs, ours) in enumerate(_renamed(config, layout))
         }

@@ -31,7 +31,7 @@ def write(folder: pathlib.Path, vocabulary: seqio.Vocabulary) -> None:
         config: dict[str, Any] = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
         config |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)
+        model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)  # type: ignore[attr-defined]
         (folder / MODEL_FILE).write_bytes(vocabulary.sp_model)
         unknown = model.trainer_spec.unk_id
         named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown}

@@ -7,6 +7,7 @@ import pytest
 
 from tasks import demo_world
 from tasks.demo_world import NEW, WORLD, Pretraining, Questions, World
+from tasks.records import Report
 from tools import vocabulary
 
 SMALL = {"train_rows": 60, "validation_rows": 30, "test_rows": 80}
@@ -173,6 +174,9 @@ def test_data_sets_have_their_splits():
         "validation": 30,
         "test": 80,
     }
+    report = Report()
+    assert len(list(asked.records("test", report))) == report.rows == 80
+    assert not report.problems
     read = demo_world.pretraining(train_rows=20, validation_rows=10)
     assert read.splits == ("train", "validation")
     assert len(list(read.records("train"))) == 20

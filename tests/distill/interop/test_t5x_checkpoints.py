@@ -205,15 +205,37 @@ def test_jax_arrays_are_saved_and_half_precision_becomes_float32(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"vocab_size": 24}, ["vocabulary 20 there, 24 here", "token_embedder/embedding: checkpoint [20, 8], configuration [24, 8]",
-                              "decoder/logits_dense/kernel: checkpoint [8, 20], configuration [8, 24]", "(2 differences"]),
-        ({"embed_dim": 16}, ["width 8 there, 16 here", "encoder/layers_1/mlp/wo/kernel: checkpoint [12, 8], configuration [12, 16]"]),
-        ({"num_decoder_layers": 2}, ["3 decoder layers there, 2 here", "decoder/layers_2/mlp/wi_0/kernel: checkpoint [8, 12], configuration has none"]),
-        ({"num_encoder_layers": 3}, ["encoder/layers_2/attention/key/kernel: checkpoint has none, configuration [8, 8]"]),
+        (
+            {"vocab_size": 24},
+            [
+                "vocabulary 20 there, 24 here",
+                "token_embedder/embedding: checkpoint [20, 8], configuration [24, 8]",
+                "decoder/logits_dense/kernel: checkpoint [8, 20], configuration [8, 24]",
+                "(2 differences",
+            ],
+        ),
+        (
+            {"embed_dim": 16},
+            ["width 8 there, 16 here", "encoder/layers_1/mlp/wo/kernel: checkpoint [12, 8], configuration [12, 16]"],
+        ),
+        (
+            {"num_decoder_layers": 2},
+            [
+                "3 decoder layers there, 2 here",
+                "decoder/layers_2/mlp/wi_0/kernel: checkpoint [8, 12], configuration has none",
+            ],
+        ),
+        (
+            {"num_encoder_layers": 3},
+            ["encoder/layers_2/attention/key/kernel: checkpoint has none, configuration [8, 8]"],
+        ),
         ({"logits_via_embedding": True}, ["the checkpoint has a kernel for the logits", "(1 difference;"]),
-        ({"mlp_activations": ("relu",)}, ["mlp/wi/kernel: checkpoint has none", "mlp/wi_1/kernel: checkpoint [8, 12], configuration has none"]),
+        (
+            {"mlp_activations": ("relu",)},
+            ["mlp/wi/kernel: checkpoint has none", "mlp/wi_1/kernel: checkpoint [8, 12], configuration has none"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_difference_is_listed_with_both_shapes(changes, told, tmp_path):
     t5x_checkpoints.save(random_params(PLAIN), PLAIN, tmp_path, 0)
     for scan in (False, True):  # the file's names are used, whichever layout is wanted
@@ -232,7 +254,7 @@ def test_a_tied_checkpoint_for_an_untied_network(tmp_path):
 
 def test_what_cannot_be_saved(tmp_path):
     params = random_params(PLAIN)
-    with pytest.raises(ValueError, match="token_embedder/embedding.*configuration"):
+    with pytest.raises(ValueError, match=r"token_embedder/embedding.*configuration"):
         t5x_checkpoints.save(params, dataclasses.replace(PLAIN, vocab_size=21), tmp_path, 0)
     for arguments, told in (
         ({"format": "zip"}, "format must be"),
@@ -294,11 +316,14 @@ def test_nothing_there(tmp_path):
         (b"\x81\xa1a" * 100 + b"\x01", "nested more than 64"),
         (b"\x91" * 100_000, "no T5X index"),
         (b"\xdd\xff\xff\xff\xff", "no T5X index"),  # an array of four billion entries, none of which are there
-        (msgpack.packb({"target": {"a": msgpack.ExtType(1, b"\x93\x91\xce\xff\xff\xff\xff\xa7float32\xc4\x00")}}), "no T5X index"),
+        (
+            msgpack.packb({"target": {"a": msgpack.ExtType(1, b"\x93\x91\xce\xff\xff\xff\xff\xa7float32\xc4\x00")}}),
+            "no T5X index",
+        ),
         (msgpack.packb({"target": {"a": msgpack.ExtType(1, b"\x93\x90\xa6object\xc4\x08AAAAAAAA")}}), "no T5X index"),
         (msgpack.packb({"target": {"__msgpack_chunked_array__": True, "shape": 3}}), "no T5X index"),
     ],
-)  # fmt: skip
+)
 def test_indices_that_are_none(content, told, tmp_path):
     (tmp_path / "checkpoint").write_bytes(content)
     refused(tmp_path, told)
@@ -437,12 +462,21 @@ def test_orbax_itself_reads_and_writes_the_same_files(tmp_path):
         ("[]", "JSON object"),
         ("{}", "tree_metadata"),
         ('{"tree_metadata": {"a": 3}}', "expected key_metadata"),
-        ('{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "jax.Array"}}}}', "without a name"),
-        ('{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}], "value_metadata": {"value_type": "jax.Array"}}}}', "inside"),
-        ('{"tree_metadata": {"a": {"key_metadata": [{"key": "x"}], "value_metadata": {"value_type": "jax.Array"}}}}', "cannot be opened"),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "without a name",
+        ),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "inside",
+        ),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [{"key": "x"}], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "cannot be opened",
+        ),
         ("[" * 100_000, "not JSON"),
     ],
-)  # fmt: skip
+)
 def test_orbax_metadata_that_is_not_believed(content, told, orbax, tmp_path):
     shutil.copytree(orbax, tmp_path / "copy")
     (tmp_path / "copy" / "state" / orbax_tree.METADATA_FILE).write_text(content)
@@ -485,12 +519,23 @@ def test_fuzz_the_index(data, native, tmp_path):
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
     | st.sampled_from(["driver", "PLACEHOLDER://a", "zarr", "../x"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["driver", "kvstore", "metadata", "shape", "target", "a", "dtype", "path"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["driver", "kvstore", "metadata", "shape", "target", "a", "dtype", "path"]),
+            inner,
+            max_size=5,
+        )
+    ),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @FUZZ
