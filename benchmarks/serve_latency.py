@@ -2,7 +2,7 @@
 
 The student has random parameters (T5 1.1 Small's dims by default) that never write the end of a sequence, so every side
 decodes the same number of tokens. It is exported by ``distill.export``; all sides are given the same token ids, decode
-greedily, and their answers are compared before anything is timed. Rounds of the sides are taken in turn; the median is told.
+greedily, and their answers are compared before anything is timed. Rounds of the sides are taken in turn; medians are told.
 
     python -m benchmarks.serve_latency [--threads=1] [--batch_size=8] [--inputs=64] [--targets=8] [--rounds=5] [--layers=8]
 """

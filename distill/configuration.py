@@ -256,6 +256,12 @@ def arguments_of(function: Any) -> dict[str, Any]:
     return gin.get_bindings(function)
 
 
+def value(name: str) -> Any:
+    """What a macro stands for, references called; None if there is no such macro."""
+    found = macro(name)
+    return found.scoped_configurable_fn() if isinstance(found, gin.config.ConfigurableReference) else found
+
+
 def macro(name: str) -> Any:
     """The value of a macro, or None if the configuration has none of that name."""
     try:

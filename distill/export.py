@@ -29,7 +29,7 @@ def export(
     vocabulary: seqio.Vocabulary,
     label_prefix: str = "[label] ",
     rationale_prefix: str = "[rationale] ",
-    single: bool = False,
+    form: str = "label",
     decode: DecodeConfig = DecodeConfig(),
     dataset: str | None = None,
     quantization: str | None = None,
@@ -45,7 +45,7 @@ def export(
         the same tokenizer and card) or ``t5x`` (a native checkpoint, ``<output>/checkpoint_<step>``).
       vocabulary: it was trained with; the exported tokenizer gives the same ids.
       label_prefix, rationale_prefix: it was trained with; recorded in the card and in ``task_specific_params``.
-      single: whether it was trained to give rationale and label in one target.
+      form: ``label``, or ``single`` for a student that gives rationale and label in one target (which has no prefix).
       decode: how labels are decoded: the defaults for ``generate``.
       dataset: the data set's name, for the card.
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
@@ -74,7 +74,7 @@ def export(
         raise ValueError(
             f"{model_dir} is no model directory of this program; `python -m tools.convert` converts others"
         )
-    prefixes = {"single": label_prefix} if single else {"label": label_prefix, "rationale": rationale_prefix}
+    prefixes = {"single": ""} if form == "single" else {"label": label_prefix, "rationale": rationale_prefix}
     with conversion.open_source(model_dir, scan_layers=False) as source:
         if vocabulary.vocab_size > source.config.vocab_size:
             raise ValueError(

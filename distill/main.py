@@ -64,7 +64,11 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
         )
         command.add_argument("--num_processes", type=int)
         command.add_argument("--process_id", type=int)
-    for command in (evaluate, infer):
+    export = add("export", "write a trained student for transformers, CTranslate2 or T5X")
+    export.add_argument("--output", required=True, help="a new or empty folder")
+    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf")
+    export.add_argument("--quantization", help="with ct2: int8 or another of CTranslate2's")
+    for command in (evaluate, infer, export):
         command.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     infer.add_argument("--input", required=True, help="JSON lines with an 'input' each")
     infer.add_argument(
@@ -318,6 +322,25 @@ def _infer(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    if not options.model_dir:
+        raise ValueError("export needs --model_dir, the trained student's directory")
+    _parse_configuration(options, ["gin/runs/export.gin"])
+    from distill import configuration, export
+
+    run = configuration.configured(export.export)
+    dataset = configuration.value("DATASET")
+    folder = run(
+        options.model_dir,
+        options.output,
+        options.format,
+        quantization=options.quantization,
+        dataset=None if dataset is None else dataset.name,
+    )
+    print(folder)
+    return 0
+
+
 def _config(options: argparse.Namespace) -> int:
     _parse_configuration(options)
     from distill import configuration, train
@@ -347,6 +370,7 @@ COMMANDS = {
     "train": _train,
     "eval": _eval,
     "infer": _infer,
+    "export": _export,
     "data": _data,
     "sweep": _sweep,
     "demo": _demo,
