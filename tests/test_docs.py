@@ -24,6 +24,9 @@ NOT_MACROS = frozenset({
     "ALHPA", "AXIS", "CHOICE", "COLUMNS", "DEFAULT_RULES", "DIR", "FILE", "HF_TOKEN", "JAX_PLATFORMS", "KNOWN",
     "MODULE", "NAME", "OPENAI_API_KEY", "PYTHONPATH", "SIGINT", "SIGTERM", "STEP", "VALUE",
 })  # fmt: skip
+# Macros of T5X's own gin files.
+NOT_MACROS |= {"CHECKPOINT_PATH", "EVALUATOR_NUM_EXAMPLES", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR", "NPROC", "BATCH"}
+NOT_MACROS |= {"JAX_CPU_ENABLE_ASYNC_DISPATCH"}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
@@ -89,7 +92,8 @@ def takes(name, argument):
             continue
         if hasattr(owner, function):
             return argument in inspect.signature(getattr(owner, function)).parameters
-    return False
+    # T5X's own arguments cannot be looked up where T5X is absent; the gin files that come along set or name them.
+    return any(name in path.read_text(encoding="utf-8") for path in (ROOT / "gin" / "t5x").rglob("*.gin"))
 
 
 @pages

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import tensorstore
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40  # of one array; the largest of an 11-billion-parameter T5, all layers stacked, has 2**30
+CHUNK_BYTES = 64 * 2**20  # of arrays that are written; T5X's own choice
 
 _GCS = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<path>.+)", re.DOTALL)
 
@@ -145,6 +146,24 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 def in_memory(array: np.ndarray) -> Tensor:
     """An array that its index holds itself."""
     return Tensor(TensorInfo(tuple(array.shape), array.dtype.name), lambda index: array[index])
+
+
+def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False) -> tuple[int, ...]:
+    """A chunk of at most 64 MiB of float32: rows of the array, and of stacked ones (axis 1) fewer layers first."""
+    chunk = [max(size, 1) for size in shape]
+    axes = [1, 0] if stacked and len(shape) > 2 else [0]
+    for axis in [*axes, *(a for a in range(len(shape)) if a not in axes)]:
+        size = 4 * math.prod(chunk)
+        if size > CHUNK_BYTES:
+            chunk[axis] = max(1, chunk[axis] * CHUNK_BYTES // size)
+    return tuple(chunk)
+
+
+def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The index of every chunk of an array."""
+    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
+    for place in np.ndindex(*counts):
+        yield tuple(slice(i * c, min((i + 1) * c, size)) for i, c, size in zip(place, chunks, shape))
 
 
 def _told(info: TensorInfo) -> str:

@@ -1,7 +1,6 @@
 """T5X's two formats, written one array at a time."""
 
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +19,12 @@ from distill.interop.layout import (
     is_stacked,
     reading_order,
     split_heads,
-    stacked_name,
     told,
     unflatten,
 )
 from distill.network import T5Config
 
 LAYOUTS = ("t5", "scalable_t5")
-CHUNK_BYTES = 64 * 2**20  # as T5X writes them
 _COMPRESSORS: dict[str, dict[str, Any] | None] = {"gzip": {"id": "gzip", "level": 1}, "none": None}
 Read = Callable[[str], Any]
 
@@ -101,7 +98,7 @@ class NativeWriter:
         for theirs, ours in _renamed(self._config, self._layout):
             array = _array(read, theirs, ours, self._config, self._layout)
             name = "target." + theirs.replace("/", ".")
-            chunks = chunk_shape(array.shape, stacked=is_stacked(theirs) or stacked_name(theirs) is None)
+            chunks = arrays.chunk_shape(array.shape, stacked=is_stacked(theirs))
             write_zarr(place, name, array, chunks, self._compressor)
             target[theirs] = t5x_index.describe(name, array.shape, chunks, self._compressor, gcs=gcs)
             del array
@@ -109,17 +106,6 @@ class NativeWriter:
         t5x_index.write(place / t5x_index.INDEX_FILE, state)
         if not gcs:
             place.rename(final)
-
-
-def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False) -> tuple[int, ...]:
-    """A chunk of at most 64 MiB of float32: rows of the array, and of stacked ones (axis 1) fewer layers first."""
-    chunk = [max(size, 1) for size in shape]
-    axes = [1, 0] if stacked and len(shape) > 2 else [0]
-    for axis in [*axes, *(a for a in range(len(shape)) if a not in axes)]:
-        size = 4 * math.prod(chunk)
-        if size > CHUNK_BYTES:
-            chunk[axis] = max(1, chunk[axis] * CHUNK_BYTES // size)
-    return tuple(chunk)
 
 
 def write_zarr(
@@ -132,15 +118,8 @@ def write_zarr(
         "metadata": {"shape": list(array.shape), "chunks": list(chunks), "compressor": compressor},
     }
     stored = tensorstore.open(spec, create=True, delete_existing=True).result()
-    for index in blocks(array.shape, chunks):
+    for index in arrays.blocks(array.shape, chunks):
         stored[index].write(np.ascontiguousarray(array[index])).result()
-
-
-def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The index of every chunk of an array."""
-    counts = [-(-size // chunk) for size, chunk in zip(shape, chunks)]
-    for place in np.ndindex(*counts):
-        yield tuple(slice(i * c, min((i + 1) * c, size)) for i, c, size in zip(place, chunks, shape))
 
 
 class OrbaxWriter:

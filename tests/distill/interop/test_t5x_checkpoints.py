@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill import partitioning
-from distill.interop import arrays, layout, orbax_tree, t5x_checkpoints, t5x_index, t5x_writers
+from distill.interop import arrays, layout, orbax_tree, t5x_checkpoints, t5x_index
 from distill.interop.layout import flatten
 from distill.network import T5Config, init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 
@@ -147,20 +147,22 @@ def test_scalable_t5_splits_heads_and_has_a_bias_in_every_layer(format, scan, tm
 
 
 def test_arrays_are_cut_into_chunks_that_cover_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(t5x_writers, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 64)
     config = dataclasses.replace(PLAIN, scan_layers=True)
     params = random_params(config)
     t5x_checkpoints.save(params, config, tmp_path, 0, compression="none")
     same(t5x_checkpoints.load_params(tmp_path, config), params)
+    t5x_checkpoints.save(params, config, tmp_path / "orbax", 0, format="orbax")
+    same(t5x_checkpoints.load_params(tmp_path / "orbax", config), params)
     assert len(list((tmp_path / "checkpoint_0" / "target.token_embedder.embedding").iterdir())) > 10
 
 
 @given(st.lists(st.integers(1, 5000), min_size=0, max_size=4).map(tuple), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_chunks_are_small_and_whole(shape, stacked):
-    chunk = t5x_writers.chunk_shape(shape, stacked=stacked)
+    chunk = arrays.chunk_shape(shape, stacked=stacked)
     assert len(chunk) == len(shape) and all(1 <= c <= max(s, 1) for c, s in zip(chunk, shape))
-    assert 4 * np.prod(chunk, dtype=np.int64) <= t5x_writers.CHUNK_BYTES
+    assert 4 * np.prod(chunk, dtype=np.int64) <= arrays.CHUNK_BYTES
 
 
 def test_shardings_and_eight_devices(tmp_path):
