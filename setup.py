@@ -54,7 +54,9 @@ EXTRAS = {
 }
 
 # gin/ is no Python package (a gin/__init__.py would shadow gin-config); its files travel as distill.configs.
-GIN_FOLDERS = sorted({str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.*") if path.is_file()})
+GIN_FOLDERS = sorted(
+    {str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.*") if path.is_file()}
+)
 
 setup(
     name="distill-step-by-step",

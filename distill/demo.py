@@ -1,4 +1,4 @@
-"""What `distill demo` runs besides a sweep: a vocabulary, the pretraining that all its students share, and the last line."""
+"""What `distill demo` runs besides a sweep: a vocabulary, the pretraining that all students share, and the last line."""
 
 import json
 from collections.abc import Sequence
