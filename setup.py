@@ -23,6 +23,7 @@ CORE = [
     "huggingface_hub>=0.30",
     "sentencepiece>=0.2",
     "seqio>=0.0.19",
+    "tensorboard>=2.16",
     "tensorflow>=2.16",
     "tensorflow-datasets>=4.9",
     "tensorflow-text>=2.16",
