@@ -15,6 +15,7 @@ CORE = [
     "jax>=0.7.0",
     "jaxtyping>=0.3",
     "matplotlib>=3.8",
+    "msgpack>=1.0",
     "numpy>=1.26",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.20",
@@ -27,6 +28,7 @@ CORE = [
     "tensorflow>=2.16",
     "tensorflow-datasets>=4.9",
     "tensorflow-text>=2.16",
+    "tensorstore>=0.1.60",
     "rouge_score>=0.1.2",
     "sacrebleu>=2.4",
 ]
@@ -37,7 +39,7 @@ EXTRAS = {
     # T5X itself, airio and jestimator are not on the registry and pin each other to moving targets: docs/t5x.md has the
     # commands that install them at fixed commits. These are what they need besides the core.
     "t5x": ["cached_property>=1.5", "chex>=0.1.8", "fiddle>=0.3", "grain>=0.2.12"],
-    "serve": ["ctranslate2>=4.5", "transformers>=5"],
+    "serve": ["ctranslate2>=4.5", "torch>=2.4", "transformers>=5"],
     "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [
         "aiohttp>=3.9",

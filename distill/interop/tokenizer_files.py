@@ -13,7 +13,8 @@ import seqio
 from sentencepiece import sentencepiece_model_pb2
 
 MODEL_FILE = "spiece.model"
-_UNIGRAM = 1
+_UNIGRAM = 1  # of trainer_spec.model_type
+_UNKNOWN = 2  # of piece.type
 _SPACE = "▁"
 
 
@@ -33,7 +34,8 @@ def write(folder: pathlib.Path, vocabulary: seqio.Vocabulary) -> None:
     elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
         model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)  # type: ignore[attr-defined]
         (folder / MODEL_FILE).write_bytes(vocabulary.sp_model)
-        unknown = model.trainer_spec.unk_id
+        # Not trainer_spec.unk_id: files to which pieces were added after the training have another.
+        unknown = next(number for number, piece in enumerate(model.pieces) if piece.type == _UNKNOWN)
         named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown}
         names = {role: model.pieces[number].piece for role, number in named.items()}
         _write_json(folder / "tokenizer.json", _tokenizer(model, unknown))
