@@ -5,6 +5,7 @@ the names and shapes of T5X's modules, so a T5X checkpoint needs no renaming.
 """
 
 import functools
+import logging
 import math
 import operator
 from collections.abc import Callable
@@ -14,7 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
+
+from distill.fused_attention import MASKED, PositionBias, batch_shards, fused_attention, why_not
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -23,8 +27,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "linear": lambda x: x,
 }
-# Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
-MASKED = -1e10
+# Values under this name are what ``remat_policy="elementwise"`` keeps for the backward pass.
+KEPT = "kept"
 # The batch axis while tokens are looked up; its rule names the mesh axes of "batch" that "embed" does not lie on.
 LOOKUP_BATCH = "lookup_batch"
 
@@ -50,6 +54,18 @@ class KeyValue(NamedTuple):
 
     key: Float[Array, "batch heads length kv"]
     value: Float[Array, "batch heads length kv"]
+
+
+class Segments(NamedTuple):
+    """Who sees whom: a query sees the keys with its own number.
+
+    Attributes:
+      query: [batch, query] int32, the segment of each query.
+      key: [batch, key] int32, the segment of each key.
+    """
+
+    query: Int[Array, "batch query"]
+    key: Int[Array, "batch key"]
 
 
 class Dense(nn.Module):
@@ -187,7 +203,7 @@ class RelativeBias(nn.Module):
         # One small matmul; a gather's gradient would scatter every position into a few dozen buckets.
         return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
 
-    def __call__(self, query_length: int, key_length: int) -> Float[Array, "1 heads query key"]:
+    def __call__(self, query_length: int, key_length: int) -> PositionBias:
         """The bias of every query and key position, float32."""
         distances = jnp.arange(1 - query_length, key_length, dtype=jnp.int32)
         by_distance = self._by_distance(distances)
@@ -199,8 +215,9 @@ class RelativeBias(nn.Module):
         )
         flat = copies.reshape(self.num_heads, query_length * width)[:, : query_length * (width - 1)]
         rows = flat.reshape(self.num_heads, query_length, width - 1)
-        bias = rows[:, :, query_length - 1 :]
-        return nn.with_logical_constraint(bias[None], (None, "heads", "length", None))
+        full = nn.with_logical_constraint(rows[None, :, :, query_length - 1 :], (None, "heads", "length", None))
+        copies = jnp.broadcast_to(by_distance[None], (batch_shards(), *by_distance.shape))
+        return PositionBias(nn.with_logical_constraint(copies, ("batch", "heads", None)), full)
 
     def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:
         """The row of one (traced) query position, float32."""
@@ -216,6 +233,7 @@ class Attention(nn.Module):
     embed_dim: int
     dropout_rate: float
     dtype: jnp.dtype
+    kernel: str = "xla"
 
     def setup(self):
         joined = self.num_heads * self.head_dim
@@ -235,6 +253,9 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
 
+    def _joined(self, x: Float[Array, "batch length joined"]) -> Float[Array, "batch length joined"]:
+        return checkpoint_name(nn.with_logical_constraint(x, ("batch", "length", "joined_kv")), KEPT)
+
     def key_value(self, x: Float[Array, "batch length embed"]) -> KeyValue:
         """Projects ``x`` to keys and values, in the layout of a cache."""
         key, value = (jnp.swapaxes(self._heads(project(x)), 1, 2) for project in (self.key, self.value))
@@ -244,18 +265,48 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "batch query embed"],
         attended: Float[Array, "batch key embed"],
-        mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
-        bias: Float[Array, "1 heads query key"] | None = None,
+        segments: Segments,
+        bias: PositionBias | None = None,
         *,
+        causal: bool = False,
         deterministic: bool = True,
     ) -> Float[Array, "batch query embed"]:
-        """Lets ``x`` attend to ``attended`` (``x`` itself, or the encoder's output) where ``mask`` is true."""
-        query = self._heads(self.query(x))
-        key, value = self._heads(self.key(attended)), self._heads(self.value(attended))
+        """Lets ``x`` attend to ``attended`` (``x`` itself, or the encoder's output) within ``segments``.
+
+        With ``causal``, a query sees only keys at or before its own position.
+        """
+        query, key, value = (
+            self._joined(project(of)) for project, of in ((self.query, x), (self.key, attended), (self.value, attended))
+        )
+        keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], attended.shape[1])
+        if self._is_fused(query, key):
+            return self._output(
+                self._joined(fused_attention(query, key, value, bias, keep, *segments, self.head_dim, causal))
+            )
+        query, key, value = self._heads(query), self._heads(key), self._heads(value)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        probabilities = self._probabilities(logits, mask, bias, deterministic)
+        mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
+        if causal:
+            mask = mask & jnp.tri(x.shape[1], attended.shape[1], dtype=bool)[None, None]
+        probabilities = self._probabilities(logits, mask, None if bias is None else bias.full)
+        if keep is not None:
+            probabilities = probabilities * keep.astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return self._output(mixed)
+        return self._output(self._joined(mixed.reshape(*x.shape[:2], self.num_heads * self.head_dim)))
+
+    def _is_fused(self, query, key) -> bool:
+        if self.kernel != "pallas":
+            return False
+        reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
+        if reason is not None:
+            logging.info("attention without the Pallas kernel: %s", reason)
+        return reason is None
+
+    def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:
+        # One draw for all queries, as the first T5 did: the random bits are then a query-length cheaper.
+        keep_rate = 1.0 - self.dropout_rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, (batch, self.num_heads, 1, key_length))
+        return nn.with_logical_constraint(kept.astype(jnp.float32) / keep_rate, ("batch", "heads", None, None))
 
     def with_key_value(
         self,
@@ -267,26 +318,17 @@ class Attention(nn.Module):
         """The same, without dropout, on keys and values that :meth:`key_value` made earlier."""
         query = self._heads(self.query(x))
         logits = jnp.einsum("bqhd,bhkd->bhqk", query, cached.key, preferred_element_type=jnp.float32)
-        probabilities = self._probabilities(logits, mask, bias, deterministic=True)
-        return self._output(jnp.einsum("bhqk,bhkd->bqhd", probabilities, cached.value))
+        probabilities = self._probabilities(logits, mask, bias)
+        mixed = jnp.einsum("bhqk,bhkd->bqhd", probabilities, cached.value)
+        return self._output(mixed.reshape(*x.shape[:2], self.num_heads * self.head_dim))
 
-    def _probabilities(self, logits, mask, bias, deterministic):
+    def _probabilities(self, logits, mask, bias):
         if bias is not None:
             logits = logits + bias
-        logits = jnp.where(mask, logits, MASKED)
-        probabilities = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        if deterministic or self.dropout_rate == 0.0:
-            return probabilities
-        # One draw for all queries, as the first T5 did: the random bits are then a query-length cheaper.
-        keep_rate = 1.0 - self.dropout_rate
-        shape = (*logits.shape[:2], 1, logits.shape[3])
-        keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
-        return jnp.where(keep, probabilities / keep_rate, jnp.zeros((), self.dtype))
+        return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(self.dtype)
 
-    def _output(self, mixed: Float[Array, "batch query heads kv"]) -> Float[Array, "batch query embed"]:
-        mixed = nn.with_logical_constraint(mixed, ("batch", "length", "heads", "kv"))
-        out = self.out(mixed.reshape(*mixed.shape[:2], self.num_heads * self.head_dim))
-        return nn.with_logical_constraint(out, ("batch", "length", "embed"))
+    def _output(self, mixed: Float[Array, "batch query joined"]) -> Float[Array, "batch query embed"]:
+        return nn.with_logical_constraint(self.out(mixed), ("batch", "length", "embed"))
 
 
 class FeedForward(nn.Module):
@@ -305,7 +347,9 @@ class FeedForward(nn.Module):
         """Returns the block's output in ``dtype``."""
         names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
         parts = [
-            ACTIVATIONS[activation](Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x))
+            ACTIVATIONS[activation](
+                checkpoint_name(Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x), KEPT)
+            )
             for name, activation in zip(names, self.activations)
         ]
         inner = functools.reduce(operator.mul, parts)

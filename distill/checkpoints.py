@@ -200,7 +200,7 @@ def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[in
 
 
 # Settings that say how the same parameters are run, not what they are.
-_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy"})
+_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
 
 
 def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:

@@ -175,7 +175,7 @@ def weighted_cross_entropy(
 
     Args:
       hidden: decoder output; its dtype is the dtype of the matmul's inputs. Accumulation is float32.
-      kernel: the output projection; float32 gradients whatever ``hidden`` is.
+      kernel: the output projection. Its gradient is summed in float32 and rounded once, to the kernel's dtype.
       targets: target ids in [0, vocab).
       weights: token weights, float32; 0 skips a token.
       z_loss: coefficient of ``log²Z``.
@@ -224,7 +224,7 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     )
     if chunks == 1:
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
-        return loss, stats, (d_hidden, d_kernel, d_weights)
+        return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights) if with_gradients else None
 
     # The cut runs along length, so a batch sharded over devices stays where it is.
     def cut(x):
@@ -239,14 +239,14 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         d_kernel = d_kernel + d_kernel_part if with_gradients else d_kernel
         return (loss + part, d_kernel), (stats, d_hidden, d_weights)
 
-    zero = jnp.zeros(kernel.shape if with_gradients else (), kernel.dtype)
+    zero = jnp.zeros(kernel.shape if with_gradients else (), jnp.float32)
     (loss, d_kernel), (stats, d_hidden, d_weights) = jax.lax.scan(
         body, (jnp.float32(0.0), zero), (cut(hidden), cut(targets), cut(weights))
     )
     stats = jax.tree.map(join, stats)
     if not with_gradients:
         return loss, stats, None
-    return loss, stats, (join(d_hidden), d_kernel, join(d_weights))
+    return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
 
 
 def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients):
@@ -277,7 +277,7 @@ def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, wit
     d_logits = exponentials * (scale / total) - weights[..., None] * wanted
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
-    d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32).astype(kernel.dtype)
+    d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
     return loss, stats, d_hidden, d_kernel, token_loss
 
 

@@ -1,6 +1,6 @@
 """The T5 family in Flax Linen: T5 1.0, T5 1.1 / Flan-T5, mT5, umT5 and ByT5 are values of one :class:`T5Config`.
 
-Parameters have T5X's names and shapes. All masks follow from the tokens (id 0 is padding) or, in packed batches, from
+Parameters have T5X's names and shapes. Who sees whom follows from the tokens (id 0 is padding) or, in packed batches, from
 the segment ids; positions enter only through relative distances, so packed rows need no positions.
 """
 
@@ -10,9 +10,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from distill.attention import Attention, Dense, FeedForward, KeyValue, RelativeBias, RMSNorm, TokenEmbedder
+from distill.attention import (
+    KEPT,
+    Attention,
+    Dense,
+    FeedForward,
+    KeyValue,
+    RelativeBias,
+    RMSNorm,
+    Segments,
+    TokenEmbedder,
+)
 from distill.t5_config import T5Config
 
 __all__ = [
@@ -38,6 +49,7 @@ def _attention(config: T5Config) -> Attention:
         embed_dim=config.embed_dim,
         dropout_rate=config.dropout_rate,
         dtype=jnp.dtype(config.dtype),
+        kernel=config.attention,
     )
 
 
@@ -83,13 +95,13 @@ class EncoderLayer(nn.Module):
         self.mlp = _feed_forward(self.config)
         self.dropout = _dropout(self.config)
 
-    def __call__(self, x, mask, bias, deterministic):
+    def __call__(self, x, segments: Segments, bias, deterministic):
         """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, y, mask, bias, deterministic=deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.attention(y, y, segments, bias, deterministic=deterministic)
+        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
@@ -111,16 +123,16 @@ class DecoderLayer(nn.Module):
         self.mlp = _feed_forward(self.config)
         self.dropout = _dropout(self.config)
 
-    def __call__(self, x, encoded, mask, cross_mask, bias, deterministic):
+    def __call__(self, x, encoded, segments: Segments, cross_segments: Segments, bias, deterministic):
         """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_self_attention_layer_norm(x)
-        y = self.self_attention(y, y, mask, bias, deterministic=deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.self_attention(y, y, segments, bias, causal=True, deterministic=deterministic)
+        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
         y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, encoded, cross_mask, deterministic=deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.encoder_decoder_attention(y, encoded, cross_segments, deterministic=deterministic)
+        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
@@ -159,7 +171,9 @@ def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
     if config.remat_policy == "none":
         return layer
     policy = None
-    if config.remat_policy == "minimal":
+    if config.remat_policy == "elementwise":
+        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    elif config.remat_policy == "minimal":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     # Inside a scan the loop itself already keeps the compiler from undoing the recomputation.
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
@@ -193,16 +207,16 @@ class Encoder(nn.Module):
         self.encoder_norm = _norm(config)
         self.dropout = _dropout(config)
 
-    def __call__(self, embedded, mask, deterministic: bool):
-        """[batch, length, embed] → the same; ``mask`` is bool, broadcastable to [batch, 1, query, key]."""
+    def __call__(self, embedded, segments: Segments, deterministic: bool):
+        """[batch, length, embed] → the same."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
         if self.config.scan_layers:
-            x, _ = self.encoder(x, mask, bias, deterministic)
+            x, _ = self.encoder(x, segments, bias, deterministic)
         else:
             for layer in self.layers:
-                x, _ = layer(x, mask, bias, deterministic)
+                x, _ = layer(x, segments, bias, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -225,16 +239,16 @@ class Decoder(nn.Module):
         if not config.logits_via_embedding:
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.dtype(config.dtype))
 
-    def __call__(self, embedded, encoded, mask, cross_mask, deterministic: bool):
-        """[batch, length, embed] → the same, after the last norm; masks are bool, as for the encoder."""
+    def __call__(self, embedded, encoded, segments: Segments, cross_segments: Segments, deterministic: bool):
+        """[batch, length, embed] → the same, after the last norm."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
         if self.config.scan_layers:
-            x, _ = self.decoder(x, encoded, mask, cross_mask, bias, deterministic)
+            x, _ = self.decoder(x, encoded, segments, cross_segments, bias, deterministic)
         else:
             for layer in self.layers:
-                x, _ = layer(x, encoded, mask, cross_mask, bias, deterministic)
+                x, _ = layer(x, encoded, segments, cross_segments, bias, deterministic)
         return self.dropout(self.decoder_norm(x), deterministic=deterministic)
 
     def step(self, embedded, position, caches, crosses, cross_mask):
@@ -276,10 +290,10 @@ class Transformer(nn.Module):
     ) -> Float[Array, "batch inputs embed"]:
         """The encoder's output, in the compute dtype. What it holds at padding positions means nothing."""
         if encoder_segment_ids is None:
-            mask = padding_mask(encoder_input_tokens)
+            segments = _everywhere(encoder_input_tokens.shape[1], encoder_input_tokens)
         else:
-            mask = segment_mask(encoder_segment_ids, encoder_segment_ids)
-        return self.encoder(self.token_embedder(encoder_input_tokens), mask, deterministic)
+            segments = Segments(encoder_segment_ids, encoder_segment_ids)
+        return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
         self,
@@ -296,19 +310,20 @@ class Transformer(nn.Module):
         Raises:
           ValueError: if only one of the two segment ids is given.
         """
-        mask = causal_mask(decoder_input_tokens.shape[1])
         if encoder_segment_ids is not None and decoder_segment_ids is not None:
-            mask = mask & segment_mask(decoder_segment_ids, decoder_segment_ids)
-            cross_mask = segment_mask(decoder_segment_ids, encoder_segment_ids)
+            segments = Segments(decoder_segment_ids, decoder_segment_ids)
+            cross_segments = Segments(decoder_segment_ids, encoder_segment_ids)
         elif encoder_segment_ids is None and decoder_segment_ids is None:
-            cross_mask = padding_mask(encoder_input_tokens)
+            ones = jnp.ones(decoder_input_tokens.shape, jnp.int32)
+            segments = Segments(ones, ones)
+            cross_segments = _everywhere(decoder_input_tokens.shape[1], encoder_input_tokens)
         else:
             raise ValueError(
                 "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
                 f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}"
             )
         embedded = self.token_embedder(decoder_input_tokens)
-        return self._scaled(self.decoder(embedded, encoded, mask, cross_mask, deterministic))
+        return self._scaled(self.decoder(embedded, encoded, segments, cross_segments, deterministic))
 
     def hidden(
         self,
@@ -394,22 +409,10 @@ def _given(value) -> str:
     return "absent" if value is None else "given"
 
 
-def padding_mask(tokens: Int[Array, "batch length"]) -> Bool[Array, "batch 1 1 length"]:
-    """True at the keys that are not padding."""
-    return (tokens != PAD_ID)[:, None, None, :]
-
-
-def segment_mask(
-    query_segments: Int[Array, "batch query"], key_segments: Int[Array, "batch key"]
-) -> Bool[Array, "batch 1 query key"]:
-    """True where query and key belong to the same example (padding counts as one, and harms nobody)."""
-    return (query_segments[:, :, None] == key_segments[:, None, :])[:, None]
-
-
-def causal_mask(length: int) -> Bool[Array, "1 1 length length"]:
-    """True where the key is not after the query."""
-    positions = jnp.arange(length, dtype=jnp.int32)
-    return (positions[:, None] >= positions[None, :])[None, None]
+def _everywhere(query_length: int, key_tokens: Int[Array, "batch key"]) -> Segments:
+    """Unpacked: every query sees all keys but padding."""
+    real = (key_tokens != PAD_ID).astype(jnp.int32)
+    return Segments(jnp.ones((real.shape[0], query_length), jnp.int32), real)
 
 
 def _init_boxed(config: T5Config, rng: jax.Array) -> Params:

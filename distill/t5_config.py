@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "minimal", "full")
+REMAT_POLICIES = ("none", "elementwise", "minimal", "full")
+ATTENTIONS = ("xla", "pallas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,10 @@ class T5Config:
       dtype: what activations are computed in, ``float32`` or ``bfloat16``; parameters are float32 regardless.
       scan_layers: whether equal layers are one scanned layer whose parameters are stacked along axis 1: compile time
         then does not grow with depth.
-      remat_policy: what the backward pass recomputes: ``none``; ``minimal`` keeps matrix products with parameters and
-        recomputes the rest; ``full`` keeps only each layer's input.
+      remat_policy: what the backward pass recomputes: ``none``; ``elementwise`` keeps what goes into and comes out of
+        matrix products with parameters, so that none of those is computed twice; ``minimal`` keeps only what comes out of
+        them; ``full`` keeps only each layer's input.
+      attention: ``xla``, or ``pallas``: the TPU kernel of :mod:`distill.fused_attention` wherever it takes the shapes.
     """
 
     vocab_size: int
@@ -53,6 +56,7 @@ class T5Config:
     dtype: str = "float32"
     scan_layers: bool = False
     remat_policy: str = "none"
+    attention: str = "xla"
 
     def __post_init__(self):
         for name in (
@@ -74,6 +78,7 @@ class T5Config:
             _check_choice("mlp_activations", activation, ACTIVATIONS)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        _check_choice("attention", self.attention, ATTENTIONS)
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5Config.dropout_rate must lie in [0, 1); got {self.dropout_rate}")
         if not self.layer_norm_epsilon > 0.0:

@@ -37,7 +37,7 @@ CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 VOCABULARY_FILE = "spiece.model"
 # How a network is computed, which a file does not decide.
-_FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy")
+_FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 
 
 def resolve(source: Source, revision: str | None = None) -> pathlib.Path:

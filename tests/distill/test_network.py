@@ -110,14 +110,18 @@ def test_relative_bias_is_the_table_at_the_bucket(lengths):
     def compute(table):
         apply = functools.partial(module.apply, {"params": {"rel_embedding": table}})
         distance = jnp.arange(lengths[1], dtype=jnp.int32)[None, :] - jnp.arange(lengths[0], dtype=jnp.int32)[:, None]
+        bias = apply(*lengths)
         return (
-            apply(*lengths),
+            bias.full,
+            bias.by_distance,
             apply(jnp.int32(lengths[0] - 1), lengths[1], method=attention.RelativeBias.at),
             attention.relative_position_bucket(distance, bidirectional=True, num_buckets=32, max_distance=128),
         )
 
-    bias, row, buckets = (np.asarray(x) for x in compute(table))
+    bias, by_distance, row, buckets = (np.asarray(x) for x in compute(table))
     np.testing.assert_allclose(bias[0], table[:, buckets], rtol=1e-6)
+    np.testing.assert_array_equal(bias[0, :, 0], by_distance[0, :, lengths[0] - 1 :])
+    np.testing.assert_array_equal(bias[0, :, -1], by_distance[0, :, : lengths[1]])
     np.testing.assert_allclose(row[0, :, 0], bias[0, :, -1], rtol=1e-6)
 
 
@@ -201,7 +205,7 @@ def gradients_of(config, seed=None):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize(("policy", "scan"), [("minimal", True), ("full", False)])
+@pytest.mark.parametrize(("policy", "scan"), [("elementwise", True), ("minimal", True), ("full", False)])
 def test_recomputation_leaves_gradients_alone(policy, scan):
     config = dataclasses.replace(SMALL, scan_layers=scan, num_decoder_layers=2 if scan else 1)
     loss, gradients = gradients_of(config, seed=3)
@@ -221,6 +225,7 @@ def test_recomputation_keeps_less():
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
     assert bytes_kept("full") < bytes_kept("minimal") < bytes_kept("none")
+    assert bytes_kept("full") < bytes_kept("elementwise") < bytes_kept("none")
 
 
 def test_bfloat16_is_close_and_parameters_stay_float32():
@@ -272,17 +277,17 @@ def test_dropout(scan):
 def test_attention_dropout_keeps_the_mean():
     module = attention.Attention(num_heads=2, head_dim=4, embed_dim=8, dropout_rate=0.4, dtype=jnp.dtype("float32"))
     x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
-    mask = np.ones((1, 1, 1, 5), bool)
+    everywhere = attention.Segments(np.ones((1, 5), np.int32), np.ones((1, 5), np.int32))
 
     @jax.jit
     def draw_many():
-        variables = nn.unbox(module.init(jax.random.key(1), x, x, mask))
+        variables = nn.unbox(module.init(jax.random.key(1), x, x, everywhere))
 
         def draw(key):
-            return module.apply(variables, x, x, mask, deterministic=False, rngs={"dropout": key})
+            return module.apply(variables, x, x, everywhere, deterministic=False, rngs={"dropout": key})
 
         keys = jax.random.split(jax.random.key(2, impl="unsafe_rbg"), 4000)
-        return jax.vmap(draw)(keys), module.apply(variables, x, x, mask)
+        return jax.vmap(draw)(keys), module.apply(variables, x, x, everywhere)
 
     draws, undropped = (np.asarray(out) for out in draw_many())
     np.testing.assert_allclose(draws.mean(axis=0), undropped, atol=0.06)

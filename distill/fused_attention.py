@@ -1,0 +1,338 @@
+"""Attention for TPUs as one Pallas kernel: no [batch, heads, query, key] array ever reaches HBM, forward or backward.
+
+T5's attention adds a learned bias to the logits, sees only its own segment of a packed row, and drops probabilities by one
+draw a key. The kernel takes all of it: a grid step holds the whole query and key length of one row and of as many heads
+as fill 128 lanes in VMEM, computes logits, softmax and mixture there, and the backward kernel computes the probabilities
+again instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135; T5's rows are short enough
+that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed either.
+
+The bias is the same for every row, so its gradient is summed over rows inside the kernel and then folded to one number
+per head and distance before any device hears of it.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+# Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
+MASKED = -1e10
+LANES = 128
+# Query rows whose logits are in registers and VMEM at once, and the most logits of one head a grid step may hold.
+_QUERY_CHUNK = 256
+_MAX_LOGITS = 512 * 1024
+_VMEM_BYTES = 96 * 2**20
+
+
+class PositionBias(NamedTuple):
+    """A relative position bias, laid out twice.
+
+    Attributes:
+      by_distance: [shards, heads, query + key - 1] float32, entry d the bias where ``key - query`` is
+        ``d - query_length + 1``; an equal copy for every shard of the batch, so that gradients meet once, after the last
+        layer.
+      full: [1, heads, query, key] float32, the same by position.
+    """
+
+    by_distance: Float[Array, "shards heads distances"]
+    full: Float[Array, "1 heads query key"]
+
+
+def _axes_of(name: str) -> tuple[str, ...]:
+    """The mesh axes that the current rules give to a logical axis and that the current mesh has."""
+    mesh = jax.sharding.get_abstract_mesh()
+    target = dict(reversed(list(nn.get_logical_axis_rules()))).get(name)
+    names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+    return tuple(axis for axis in names if axis in mesh.axis_names)
+
+
+def _ways(axes: Sequence[str]) -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def batch_shards() -> int:
+    """How many pieces the current mesh and rules cut a batch into (1 without a mesh)."""
+    return _ways(_axes_of("batch"))
+
+
+def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head_dim: int) -> str | None:
+    """Why :func:`fused_attention` cannot take these shapes on the current mesh; None if it can."""
+    heads = num_heads // _ways(_axes_of("heads"))
+    if num_heads % _ways(_axes_of("heads")) or batch % batch_shards():
+        return f"{batch} rows or {num_heads} heads cannot be cut over the mesh"
+    if LANES % head_dim or heads % (LANES // head_dim):
+        return f"{heads} heads of {head_dim} on a device do not fill {LANES} lanes"
+    if query_length % LANES or key_length % LANES:
+        return f"lengths {query_length} and {key_length} are no multiples of {LANES}"
+    if query_length * key_length > _MAX_LOGITS:
+        return f"{query_length} × {key_length} logits of a head do not fit in VMEM"
+    return None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
+def fused_attention(
+    query: Float[Array, "batch query joined"],
+    key: Float[Array, "batch key joined"],
+    value: Float[Array, "batch key joined"],
+    bias: PositionBias | None,
+    keep: Float[Array, "batch heads 1 key"] | None,
+    query_segments: Int[Array, "batch query"],
+    key_segments: Int[Array, "batch key"],
+    head_dim: int,
+    causal: bool,
+) -> Float[Array, "batch query joined"]:
+    """Multi-head attention: ``softmax(q kᵀ + bias) · keep`` times ``v``, within segments.
+
+    On a TPU the kernel is compiled; elsewhere it is interpreted, slowly, which is for tests. Rows lie over the mesh axes of
+    the logical axis ``batch`` and heads over those of ``heads``, each device computing its own.
+
+    Args:
+      query, key, value: projections, heads side by side; computed in their dtype, logits and softmax in float32.
+      bias: added to the logits, or None. Its gradient goes to ``by_distance``.
+      keep: 0 or 1 / keep rate for every key, float32: dropout, one draw for all queries. None drops nothing.
+      query_segments, key_segments: a query sees the keys of its own segment only.
+      head_dim: width of one head.
+      causal: whether a query sees only keys at or before its own position.
+
+    Raises:
+      ValueError: shapes for which :func:`why_not` has a reason.
+    """
+    reason = why_not(query.shape[0], query.shape[1], key.shape[1], query.shape[2] // head_dim, head_dim)
+    if reason is not None:
+        raise ValueError(f"fused attention cannot be used: {reason}")
+    (mixed,) = _sharded(_forward_local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments)
+    return mixed
+
+
+def _forward(query, key, value, bias, keep, query_segments, key_segments, head_dim, causal):
+    inputs = (query, key, value, bias, keep, query_segments, key_segments)
+    return fused_attention(*inputs, head_dim, causal), inputs
+
+
+def _backward(head_dim, causal, inputs, d_mixed):
+    query, key, value, bias, keep, query_segments, key_segments = inputs
+    outputs = _sharded(
+        _backward_local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, d_mixed
+    )
+    d_bias = None if bias is None else PositionBias(outputs[3], jnp.zeros_like(bias.full))
+    d_keep = None if keep is None else jnp.zeros_like(keep)
+    return (*outputs[:3], d_bias, d_keep, None, None)
+
+
+fused_attention.defvjp(_forward, _backward)
+
+
+def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, *more):
+    """Runs ``local`` on each device's rows and heads."""
+    batch, heads = _axes_of("batch"), _axes_of("heads")
+    rows = PartitionSpec(batch, None, heads)
+    by_position, by_distance = PartitionSpec(None, heads), PartitionSpec(batch, heads)
+    bias_spec = None if bias is None else PositionBias(by_distance, by_position)
+    keep_spec = None if keep is None else PartitionSpec(batch, heads)
+    in_specs = (rows, rows, rows, bias_spec, keep_spec, PartitionSpec(batch), PartitionSpec(batch))
+    in_specs += (rows,) * len(more)
+    out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_distance,))
+    run = functools.partial(local, head_dim, causal)
+    arguments = (query, key, value, bias, keep, query_segments, key_segments, *more)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run(*arguments)
+    # The kernel says nothing of which values vary over which axes, so that is not checked.
+    return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arguments)
+
+
+class _Kernel(NamedTuple):
+    """What both kernels are told about the problem, besides the arrays."""
+
+    heads: int
+    head_dim: int
+    causal: bool
+    has_bias: bool
+    has_keep: bool
+
+
+def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: str, matmuls: int):
+    """``pallas_call`` over (head groups, rows), with the blocks that both directions share."""
+    query, key, value, bias, keep, query_segments, key_segments, *more = arguments
+    batch, query_length, joined = query.shape
+    key_length = key.shape[1]
+    group = LANES // head_dim
+    settings = _Kernel(group, head_dim, causal, bias is not None, keep is not None)
+    at_query = pl.BlockSpec((1, query_length, LANES), lambda h, b: (b, 0, h))
+    at_key = pl.BlockSpec((1, key_length, LANES), lambda h, b: (b, 0, h))
+    inputs: list[tuple[Any, pl.BlockSpec]] = [
+        (query, at_query),
+        (key, at_key),
+        (value, at_key),
+        (query_segments[:, :, None], pl.BlockSpec((1, query_length, 1), lambda h, b: (b, 0, 0))),
+        (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b: (b, 0, 0))),
+    ]
+    if bias is not None:
+        inputs.append((bias.full[0], pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))))
+    if keep is not None:
+        inputs.append((keep, pl.BlockSpec((1, group, 1, key_length), lambda h, b: (b, h, 0, 0))))
+    inputs += [(array, at_query) for array in more]
+    specs = {"query": at_query, "key": at_key}
+    specs["bias"] = pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))
+    moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
+    moved += sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in out_shape)
+    logits = batch * (joined // head_dim) * query_length * key_length
+
+    def call(interpret: bool):
+        return pl.pallas_call(
+            functools.partial(kernel, settings),
+            grid=(joined // LANES, batch),
+            in_specs=[spec for _, spec in inputs],
+            out_specs=[specs[name] for name in out_specs],
+            out_shape=out_shape,
+            name=name,
+            interpret=interpret,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VMEM_BYTES
+            ),
+            cost_estimate=pl.CostEstimate(
+                flops=2 * matmuls * logits * head_dim, transcendentals=logits, bytes_accessed=moved
+            ),
+        )
+
+    arrays = [array for array, _ in inputs]
+    return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
+
+
+def _forward_local(head_dim, causal, *arguments):
+    query = arguments[0]
+    out_shape = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
+    return tuple(
+        _call(_forward_kernel, head_dim, causal, arguments, out_shape, ["query"], name="attention_forward", matmuls=2)
+    )
+
+
+def _backward_local(head_dim, causal, *arguments):
+    query, key, value, bias = arguments[:4]
+    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)]
+    out_specs = ["query", "key", "key"]
+    if bias is not None:
+        heads = query.shape[2] // head_dim
+        out_shape.append(jax.ShapeDtypeStruct((heads, query.shape[1], key.shape[1]), jnp.float32))
+        out_specs.append("bias")
+    outputs = _call(
+        _backward_kernel, head_dim, causal, arguments, out_shape, out_specs, name="attention_backward", matmuls=5
+    )
+    if bias is None:
+        return tuple(outputs)
+    return (*outputs[:3], _fold(outputs[3])[None])
+
+
+def _fold(d_bias: Float[Array, "heads query key"]) -> Float[Array, "heads distances"]:
+    """Sums over the positions of each distance: the transpose of laying the bias out by position."""
+    heads, query_length, key_length = d_bias.shape
+    width = query_length + key_length
+    rows = jnp.pad(d_bias, ((0, 0), (0, 0), (query_length - 1, 0)))
+    # One entry short of the width, every row starts one further left.
+    flat = jnp.pad(rows.reshape(heads, -1), ((0, 0), (0, query_length)))
+    return flat.reshape(heads, query_length, width).sum(axis=1)[:, : width - 1]
+
+
+def _dot(a, b, contract: tuple[int, int]):
+    return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _split(settings: _Kernel, refs):
+    """The references of the inputs that every kernel has, with None for those it lacks, and the rest."""
+    query, key, value, query_segments, key_segments, *rest = refs
+    bias = rest.pop(0) if settings.has_bias else None
+    keep = rest.pop(0) if settings.has_keep else None
+    return query, key, value, query_segments, key_segments, bias, keep, rest
+
+
+def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: int):
+    visible = query_segments[0, start : start + rows, :] == key_segments[0]
+    if settings.causal:
+        query_at = start + jax.lax.broadcasted_iota(jnp.int32, visible.shape, 0)
+        visible = visible & (query_at >= jax.lax.broadcasted_iota(jnp.int32, visible.shape, 1))
+    return visible
+
+
+def _softmax(query, key, bias, visible):
+    """Probabilities of one head, float32. Lanes of other heads are 0 in ``query``, so contracting all 128 is exact."""
+    logits = _dot(query, key, (1, 1))
+    if bias is not None:
+        logits = logits + bias
+    logits = jnp.where(visible, logits, MASKED)
+    exponentials = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
+
+
+def _lanes_of(head: int, head_dim: int):
+    lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+    return (lane >= head * head_dim) & (lane < (head + 1) * head_dim)
+
+
+def _only(lanes, x):
+    return jnp.where(lanes, x, jnp.zeros((), x.dtype))
+
+
+def _chunks(length: int):
+    rows = min(_QUERY_CHUNK, length)
+    rows = rows if length % rows == 0 else LANES
+    return [(start, rows) for start in range(0, length, rows)]
+
+
+def _forward_kernel(settings: _Kernel, *refs):
+    query, key, value, query_segments, key_segments, bias, keep, (mixed,) = _split(settings, refs)
+    keys, values = key[0], value[0]
+    for start, rows in _chunks(query.shape[1]):
+        here = slice(start, start + rows)
+        visible = _visible(settings, query_segments, key_segments, start, rows)
+        total = jnp.zeros((rows, LANES), jnp.float32)
+        for head in range(settings.heads):
+            lanes = _lanes_of(head, settings.head_dim)
+            head_bias = None if bias is None else bias[head, here, :]
+            probabilities = _softmax(_only(lanes, query[0, here, :]), keys, head_bias, visible)
+            if keep is not None:
+                probabilities = probabilities * keep[0, head]
+            total = total + _only(lanes, _dot(probabilities.astype(values.dtype), values, (1, 0)))
+        mixed[0, here, :] = total.astype(mixed.dtype)
+
+
+def _backward_kernel(settings: _Kernel, *refs):
+    query, key, value, query_segments, key_segments, bias, keep, rest = _split(settings, refs)
+    d_mixed, d_query, d_key, d_value, *d_bias = rest
+    keys, values = key[0], value[0]
+    d_keys = jnp.zeros(keys.shape, jnp.float32)
+    d_values = jnp.zeros(values.shape, jnp.float32)
+    first_row = pl.program_id(1) == 0
+    for start, rows in _chunks(query.shape[1]):
+        here = slice(start, start + rows)
+        visible = _visible(settings, query_segments, key_segments, start, rows)
+        d_queries = jnp.zeros((rows, LANES), jnp.float32)
+        for head in range(settings.heads):
+            lanes = _lanes_of(head, settings.head_dim)
+            head_bias = None if bias is None else bias[head, here, :]
+            queries, d_out = _only(lanes, query[0, here, :]), _only(lanes, d_mixed[0, here, :])
+            probabilities = _softmax(queries, keys, head_bias, visible)
+            kept = probabilities if keep is None else probabilities * keep[0, head]
+            d_values = d_values + _dot(kept.astype(d_out.dtype), d_out, (0, 0))
+            d_probabilities = _dot(d_out, values, (1, 1))
+            if keep is not None:
+                d_probabilities = d_probabilities * keep[0, head]
+            mean = jnp.sum(d_probabilities * probabilities, axis=1, keepdims=True)
+            d_logits = jnp.where(visible, probabilities * (d_probabilities - mean), 0.0)
+            if d_bias:
+                before = jnp.where(first_row, 0.0, d_bias[0][head, here, :])
+                d_bias[0][head, here, :] = before + d_logits
+            d_logits = d_logits.astype(queries.dtype)
+            d_queries = d_queries + _only(lanes, _dot(d_logits, keys, (1, 0)))
+            d_keys = d_keys + _dot(d_logits, queries, (0, 0))
+        d_query[0, here, :] = d_queries.astype(d_query.dtype)
+    d_key[0] = d_keys.astype(d_key.dtype)
+    d_value[0] = d_values.astype(d_value.dtype)
