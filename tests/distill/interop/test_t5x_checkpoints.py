@@ -90,7 +90,7 @@ def test_reads_native_files(compressor, scan, tmp_path):
     opened = t5x_checkpoints.open_checkpoint(folder)
     assert opened.step == 11 and opened.scanned == scan
     assert t5x_checkpoints.infer_config(opened) == config
-    index = t5x_checkpoints.read_index(folder)
+    index = t5x_checkpoints.open_checkpoint(folder).infos()
     assert index["token_embedder/embedding"] == arrays.TensorInfo((20, 8), "float32")
     assert set(index) == set(flatten(params))
 
@@ -131,7 +131,7 @@ def test_scalable_t5_splits_heads_and_has_a_bias_in_every_layer(format, scan, tm
     config = dataclasses.replace(PLAIN, scan_layers=scan)
     params = random_params(config)
     t5x_checkpoints.save(params, config, tmp_path, 0, format=format, layout="scalable_t5")
-    shapes = {name: info.shape for name, info in t5x_checkpoints.read_index(tmp_path).items()}
+    shapes = {name: info.shape for name, info in t5x_checkpoints.open_checkpoint(tmp_path).infos().items()}
     inner = "decoder/decoder" if scan else "decoder/layers_2"
     layers = (3,) if scan else ()
     assert shapes[f"{inner}/self_attention/query/kernel"] == (8, *layers, 2, 4)
