@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill import partitioning
-from distill.interop import arrays, layout, orbax_tree, t5x_checkpoints, t5x_index
+from distill.interop import arrays, layout, orbax_tree, streamed_orbax, t5x_checkpoints, t5x_index
 from distill.interop.layout import flatten
 from distill.network import T5Config, init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 
@@ -148,6 +148,7 @@ def test_scalable_t5_splits_heads_and_has_a_bias_in_every_layer(format, scan, tm
 
 def test_arrays_are_cut_into_chunks_that_cover_them(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(streamed_orbax, "CHUNK_BYTES", 64)
     config = dataclasses.replace(PLAIN, scan_layers=True)
     params = random_params(config)
     t5x_checkpoints.save(params, config, tmp_path, 0, compression="none")
