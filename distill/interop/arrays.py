@@ -148,7 +148,8 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
     """All of an array, so many chunks at a time: TensorStore fetches all at once, and holds them beside the array."""
     result = np.empty(array.shape, array.dtype.numpy_dtype)
-    chunks = tuple(array.chunk_layout.read_chunk.shape or ())
+    told = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
+    chunks = tuple(chunk or max(size, 1) for chunk, size in zip(told, array.shape))
     at_once = max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks)))
     places = blocks(tuple(array.shape), chunks)
     while group := list(itertools.islice(places, at_once)):
