@@ -36,9 +36,16 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    # T5X itself, airio and jestimator are not on the registry and pin each other to moving targets: docs/t5x.md has the
-    # commands that install them at fixed commits. These are what they need besides the core.
-    "t5x": ["cached_property>=1.5", "chex>=0.1.8", "fiddle>=0.3", "grain>=0.2.12"],
+    # T5X and airio come from requirements-t5x.txt, with --no-deps: pip refuses a pinned commit of anything that they ask
+    # for by the head of its repository (docs/t5x.md). jestimator's release breaks T5X's import; its repository's does not.
+    # A direct reference keeps this package from being uploaded to PyPI: take it out first.
+    "t5x": [
+        "cached_property>=1.5",
+        "chex>=0.1.8",
+        "fiddle>=0.3",
+        "grain>=0.2.12",
+        "jestimator @ git+https://github.com/google-research/jestimator@326824a477feef6d92e6f44175000907a72899ca",
+    ],
     "serve": ["ctranslate2>=4.5", "torch>=2.4", "transformers>=5"],
     "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [

@@ -101,7 +101,7 @@ def make(folder: Path, options: argparse.Namespace) -> tuple[int, int]:
     def read(name: str) -> np.ndarray:
         return rng.standard_normal(shapes[name], np.float32)
 
-    t5x_checkpoints.write_checkpoint(read, config, folder, 1, compression="none")
+    t5x_checkpoints.write(read, config, folder, 1, compression="none")
     sizes = [4 * math.prod(shape) for shape in shapes.values()]
     return max(sizes), sum(sizes)
 

@@ -19,7 +19,7 @@ from distill.attention import KeyValue
 from distill.network import PAD_ID, Params, T5Config, Transformer, unstack_layers
 
 METHODS = ("greedy", "sample", "beam")
-LENGTH_NORMALIZERS = ("power", "gnmt")
+BEAM_RULES = ("huggingface", "t5x")
 # Below every score a hypothesis can have, and finite, so that arithmetic with it stays finite.
 _NO_SCORE = -1e9
 
@@ -49,7 +49,7 @@ def generate(
     top_k: int = 0,
     num_beams: int = 4,
     length_penalty: float = 1.0,
-    length_normalizer: str = "power",
+    beam_rule: str = "huggingface",
     num_return: int = 1,
     rng: jax.Array | None = None,
     eos_id: int = 1,
@@ -68,8 +68,11 @@ def generate(
       num_beams: beam search only: how many hypotheses live at a time.
       length_penalty: beam search only: hypotheses are ranked by ``log-probability / normalizer(length)``; 0 ranks by
         log-probability alone, larger values favour longer ones.
-      length_normalizer: ``power`` is ``length ** length_penalty`` (Hugging Face's); ``gnmt`` is
-        ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144, eq. 14; T5X's).
+      beam_rule: beam search only: whose rule says which hypotheses end, and what the normalizer is. Each step ranks
+        ``2 · num_beams`` candidates. ``huggingface``: one ends that is among the best ``num_beams`` and says the end
+        token or reaches the length limit; ``length ** length_penalty``. ``t5x``: one ends that says the end token,
+        whatever its rank, and unended ones, ranked by log-probability, are returned for a row in which none ended;
+        ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144, eq. 14).
       num_return: how many results a row has: samples, or the best beams, best first.
       rng: sampling only: a key. Row i's draws depend on the key, i and the sample's number alone.
       eos_id: the token that ends a target.
@@ -82,7 +85,7 @@ def generate(
     Raises:
       ValueError: for an argument out of its range, or one the method needs and lacks.
     """
-    _check(config, max_decode_len, method, temperature, top_k, num_beams, length_normalizer, num_return, rng, eos_id)
+    _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id)
     if encoder_input_tokens.ndim != 2:
         raise ValueError(f"encoder_input_tokens must be [batch, inputs]; got shape {encoder_input_tokens.shape}")
     if encoder_segment_ids is None:
@@ -94,7 +97,7 @@ def generate(
             *inputs,
             jnp.float32(length_penalty),
             num_beams=num_beams,
-            length_normalizer=length_normalizer,
+            beam_rule=beam_rule,
             **common,
         )
     else:
@@ -105,13 +108,17 @@ def generate(
     return Decoded(decoded.tokens[:, 0], decoded.log_probs[:, 0]) if num_return == 1 else decoded
 
 
-def _check(config, max_decode_len, method, temperature, top_k, num_beams, length_normalizer, num_return, rng, eos_id):
-    if method not in METHODS:
-        near = difflib.get_close_matches(str(method), METHODS, n=1)
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises ValueError, with the nearest choice, unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method must be one of {METHODS}; got {method!r}{hint}")
-    if length_normalizer not in LENGTH_NORMALIZERS:
-        raise ValueError(f"length_normalizer must be one of {LENGTH_NORMALIZERS}; got {length_normalizer!r}")
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}{hint}")
+
+
+def _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id):
+    check_choice("method", method, METHODS)
+    check_choice("beam_rule", beam_rule, BEAM_RULES)
     for name, value in (("max_decode_len", max_decode_len), ("num_return", num_return), ("num_beams", num_beams)):
         if value < 1:
             raise ValueError(f"{name} must be ≥ 1; got {value}")
@@ -247,7 +254,7 @@ class _Beams(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "num_beams", "length_normalizer")
+    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "num_beams", "beam_rule")
 )
 def _beam_search(
     params,
@@ -260,9 +267,9 @@ def _beam_search(
     num_return,
     eos_id,
     num_beams,
-    length_normalizer,
+    beam_rule,
 ) -> Decoded:
-    """Beam search over ``2 · num_beams`` candidates a step, of which those among the best ``num_beams`` may finish.
+    """Beam search over ``2 · num_beams`` candidates a step; which of them may finish is ``beam_rule``'s to say.
 
     A row is settled when no live hypothesis could still finish among its best ``num_return``, whatever it went on to
     say: log-probabilities only fall, so a live hypothesis is worth at most what it has over the largest normalizer
@@ -271,10 +278,11 @@ def _beam_search(
     batch, vocab = inputs.shape[0], config.vocab_size
     step, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len)
     num_candidates = min(2 * num_beams, num_beams * vocab)
+    by_t5x = beam_rule == "t5x"
 
     def normalizer(length):
         length = length.astype(jnp.float32)
-        base = length if length_normalizer == "power" else (5.0 + length) / 6.0
+        base = (5.0 + length) / 6.0 if by_t5x else length
         return base**length_penalty
 
     def body(state: _Beams) -> _Beams:
@@ -289,11 +297,11 @@ def _beam_search(
             _pick(state.live.tokens, parents), chosen[:, :, None], state.position, axis=2
         )
         real = candidate_log_probs > 0.5 * _NO_SCORE
-        ends = (chosen == eos_id) | is_last
+        ends = chosen == eos_id if by_t5x else (chosen == eos_id) | is_last
 
-        among_best = (jnp.arange(num_candidates, dtype=jnp.int32) < num_beams)[None, :]
+        may_end = (jnp.arange(num_candidates, dtype=jnp.int32) < (num_candidates if by_t5x else num_beams))[None, :]
         scores = candidate_log_probs / normalizer(state.position + 1)
-        finishing = _Hypotheses(tokens, candidate_log_probs, jnp.where(ends & among_best & real, scores, _NO_SCORE))
+        finishing = _Hypotheses(tokens, candidate_log_probs, jnp.where(ends & may_end & real, scores, _NO_SCORE))
         finished, _ = _concatenated(state.finished, finishing).best(num_beams)
         going_on = _Hypotheses(tokens, candidate_log_probs, jnp.where(ends | ~real, _NO_SCORE, candidate_log_probs))
         live, index = going_on.best(num_beams)
@@ -323,7 +331,11 @@ def _beam_search(
         caches=caches,
     )
     end = jax.lax.while_loop(lambda s: (s.position < max_decode_len) & ~jnp.all(s.settled), body, start)
-    best = _Hypotheses(*(leaf[:, :num_return] for leaf in end.finished))
+    finished = end.finished
+    if by_t5x:
+        none_ended = finished.scores[:, 0] <= 0.5 * _NO_SCORE
+        finished = _where_rows(none_ended, end.live, finished)
+    best = _Hypotheses(*(leaf[:, :num_return] for leaf in finished))
     empty = best.scores <= 0.5 * _NO_SCORE
     return Decoded(
         tokens=jnp.where(empty[:, :, None], PAD_ID, best.tokens),

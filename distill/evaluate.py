@@ -29,7 +29,7 @@ class DecodeConfig:
       batch_size: rows decoded together (global).
       method: ``greedy``, ``sample`` or ``beam``.
       temperature, top_k: of ``sample``.
-      num_beams, length_penalty: of ``beam``.
+      num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.decoding.generate`.
       bucket: inputs are padded to the next multiple of this, doubling, instead of all to ``max_input_len``.
       seed: of ``sample``.
     """
@@ -42,12 +42,13 @@ class DecodeConfig:
     top_k: int = 0
     num_beams: int = 4
     length_penalty: float = 0.6
+    beam_rule: str = "huggingface"
     bucket: int = 32
     seed: int = 0
 
     def __post_init__(self):
-        if self.method not in ("greedy", "sample", "beam"):
-            raise ValueError(f"DecodeConfig.method must be greedy, sample or beam; got {self.method!r}")
+        decoding.check_choice("DecodeConfig.method", self.method, decoding.METHODS)
+        decoding.check_choice("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
@@ -97,6 +98,7 @@ class Decoder:
                 top_k=config.top_k,
                 num_beams=config.num_beams,
                 length_penalty=config.length_penalty,
+                beam_rule=config.beam_rule,
                 rng=rng,
             )
 

@@ -12,7 +12,7 @@ import seqio
 
 from distill import model_card
 from distill.evaluate import DecodeConfig
-from distill.interop import conversion, t5x_checkpoints, tokenizer_files
+from distill.interop import conversion, huggingface, t5x_checkpoints, tokenizer_files
 from distill.interop.conversion import Source
 from distill.interop.layout import Weights
 from distill.network import param_count
@@ -50,7 +50,7 @@ def export(
       dataset: the data set's name, for the card.
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
       model_type: see :func:`~distill.interop.huggingface_config.config_to_hf`.
-      layout: of ``t5x``, see :func:`distill.interop.t5x_checkpoints.save`.
+      layout: of ``t5x``, see :func:`distill.interop.t5x_checkpoints.write`.
 
     Returns:
       ``output``.
@@ -83,7 +83,7 @@ def export(
             )
         if format == "t5x":
             read = Weights(source.checkpoint, source.config).read
-            t5x_checkpoints.write_checkpoint(read, source.config, output, source.checkpoint.step or 0, layout=layout)
+            t5x_checkpoints.write(read, source.config, output, source.checkpoint.step or 0, layout=layout)
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":
@@ -148,7 +148,7 @@ def _write_hf(
         generation |= {"num_beams": decode.num_beams, "length_penalty": decode.length_penalty}
     elif decode.method == "sample":
         generation |= {"temperature": decode.temperature, "top_k": decode.top_k}
-    conversion.write_hugging_face(
+    huggingface.write(
         Weights(source.checkpoint, source.config).read,
         source.config,
         folder,

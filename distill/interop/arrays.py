@@ -5,6 +5,7 @@ before a byte of it is read, and a chunk that is missing is an error, not zeros.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -19,6 +20,7 @@ FLOATS = ("float64", "float32", "bfloat16", "float16")
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40  # of one array; the largest of an 11-billion-parameter T5, all layers stacked, has 2**30
 CHUNK_BYTES = 64 * 2**20  # of arrays that are written; T5X's own choice
+READ_BYTES = 64 * 2**20  # of chunks that are fetched at a time
 
 _GCS = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<path>.+)", re.DOTALL)
 
@@ -134,7 +136,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 
     def load(index: Any) -> np.ndarray:
         try:
-            return np.asarray(array[index].read().result())
+            return _read_whole(array) if index is ... else np.asarray(array[index].read().result())
         except MemoryError:
             raise
         except Exception as error:
@@ -143,19 +145,34 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
     return Tensor(info, load)
 
 
+def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
+    """All of an array, so many chunks at a time: TensorStore fetches all at once, and holds them beside the array."""
+    result = np.empty(array.shape, array.dtype.numpy_dtype)
+    told = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
+    chunks = tuple(chunk or max(size, 1) for chunk, size in zip(told, array.shape))
+    at_once = max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks)))
+    places = blocks(tuple(array.shape), chunks)
+    while group := list(itertools.islice(places, at_once)):
+        reads = [array[place].read() for place in group]
+        for place in group:
+            result[place] = reads.pop(0).result()
+    return result
+
+
 def in_memory(array: np.ndarray) -> Tensor:
     """An array that its index holds itself."""
     return Tensor(TensorInfo(tuple(array.shape), array.dtype.name), lambda index: array[index])
 
 
-def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False) -> tuple[int, ...]:
-    """A chunk of at most 64 MiB of float32: rows of the array, and of stacked ones (axis 1) fewer layers first."""
+def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False, max_bytes: int | None = None) -> tuple[int, ...]:
+    """A chunk of float32, of ``CHUNK_BYTES`` unless said: rows of the array, and of stacked ones (axis 1) layers first."""
+    limit = CHUNK_BYTES if max_bytes is None else max_bytes
     chunk = [max(size, 1) for size in shape]
     axes = [1, 0] if stacked and len(shape) > 2 else [0]
     for axis in [*axes, *(a for a in range(len(shape)) if a not in axes)]:
         size = 4 * math.prod(chunk)
-        if size > CHUNK_BYTES:
-            chunk[axis] = max(1, chunk[axis] * CHUNK_BYTES // size)
+        if size > limit:
+            chunk[axis] = max(1, chunk[axis] * limit // size)
     return tuple(chunk)
 
 

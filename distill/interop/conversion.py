@@ -6,30 +6,22 @@ import functools
 import json
 import math
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from distill import checkpoints
 from distill.interop import huggingface, orbax_tree, streamed_orbax, t5x_checkpoints
-from distill.interop.arrays import Tensor, TensorInfo
-from distill.interop.huggingface_config import config_to_hf, scales_decoder_output
-from distill.interop.huggingface_names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
 from distill.interop.layout import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
-from distill.interop.safetensors_stream import SafetensorsWriter
-from distill.interop.weights_folder import INDEX_FILE, SINGLE_FILE, WeightsFolder, read_json
+from distill.interop.weights_folder import WeightsFolder
 from distill.network import T5Config
 
 DISTILL, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
 TO_FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
-Read = Callable[[str], np.ndarray]
+Read = Callable[[str], Any]
 Path = str | os.PathLike[str]
-
-_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def kind_of(path: Path) -> str:
@@ -108,7 +100,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
         folder = huggingface.resolve(path)
         config = huggingface.read_config(folder, **overrides)
         with WeightsFolder(folder) as weights:
-            yield Source(kind, _hugging_face(weights, config, str(path)), config)
+            yield Source(kind, huggingface.checkpoint(weights, config, path), config)
 
 
 def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
@@ -138,98 +130,6 @@ def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> T5Config:
         return T5Config(**{**json.loads(path.read_text()), **overrides})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a network of this program: {error}") from error
-
-
-def _hugging_face(weights: WeightsFolder, config: T5Config, where: str) -> Checkpoint:
-    wanted = {entry.name: entry for entry in entries(config)}
-    fields = read_json(weights.folder / huggingface.CONFIG_FILE)
-    tensors: dict[str, Tensor] = {}
-    for name, entry in wanted.items():
-        # An unscaled network may share its table with its logits; its output kernel is then a copy of the table.
-        shared = name == LM_HEAD and name not in weights.tensors and not scales_decoder_output(fields)
-        source = SHARED if shared else name
-        if source in weights.tensors:
-            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
-    for name, info in weights.tensors.items():
-        if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
-            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
-    return Checkpoint(where, tensors)
-
-
-def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
-    info = weights.tensors[name]
-    shape = info.shape[::-1] if entry.transposed else info.shape
-
-    def load(index: Any) -> np.ndarray:
-        array = weights.read(name)
-        return (array.T if entry.transposed else array)[index]
-
-    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
-
-
-def write_hugging_face(
-    read: Read,
-    config: T5Config,
-    folder: Path,
-    *,
-    model_type: str | None = None,
-    fields: Mapping[str, Any] | None = None,
-    generation: Mapping[str, Any] | None = None,
-    max_shard_bytes: int = 5_000_000_000,
-) -> None:
-    """Writes ``config.json``, ``generation_config.json`` and safetensors that ``transformers`` loads.
-
-    Args:
-      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; asked in reading order.
-      config: of the network.
-      folder: where to; created if need be. Weights that lie there already are replaced.
-      model_type: as for :func:`~distill.interop.huggingface_config.config_to_hf`.
-      fields: more for ``config.json``, such as ``task_specific_params``.
-      generation: defaults for ``generate``.
-      max_shard_bytes: weights beyond this size go to several files with an index.
-
-    Raises:
-      ValueError: no such model exists there.
-    """
-    config = dataclasses.replace(config, scan_layers=False)
-    settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
-    root = pathlib.Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    plan = list(entries(config))
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    size = 0
-    for entry in plan:
-        entry_bytes = 4 * int(np.prod(entry.shape))
-        if shards[-1] and size + entry_bytes > max_shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][entry.name] = entry.shape
-        size += entry_bytes
-    names = [SINGLE_FILE]
-    if len(shards) > 1:
-        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    place = {tensor: number for number, shard in enumerate(shards) for tensor in shard}
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in zip(names, shards)]
-        for entry in sorted(plan, key=lambda entry: reading_order("/".join(entry.path))):
-            array = read("/".join(entry.path))
-            files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
-            del array
-    for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
-        if stale.name not in names:
-            stale.unlink(missing_ok=True)
-    if len(shards) > 1:
-        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
-        weight_map = {tensor: names[number] for tensor, number in place.items()}
-        write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    write_json(root / huggingface.CONFIG_FILE, settings)
-    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
-    write_json(root / huggingface.GENERATION_FILE, {**ids, **(generation or {})})
-
-
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file people can read."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0) -> None:
@@ -266,7 +166,7 @@ def convert(
       to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
       to_format: ``hf``, ``t5x`` (native), ``t5x_orbax`` or ``distill``.
       scan_layers: whether layers are stacked there (not in ``hf``); None: as they are in ``source``.
-      layout: of T5X, see :func:`distill.interop.t5x_checkpoints.save`.
+      layout: of T5X, see :func:`distill.interop.t5x_checkpoints.write`.
       step: of the checkpoint written; None: the source's, or 0.
       model_type: of Hugging Face, see :func:`~distill.interop.huggingface_config.config_to_hf`.
       overrides: T5Config fields that the source does not tell (a T5X checkpoint's activations, say).
@@ -285,11 +185,11 @@ def convert(
         weights = Weights(opened.checkpoint, config)
         number = step if step is not None else opened.checkpoint.step or 0
         if to_format == "hf":
-            write_hugging_face(weights.read, config, to, model_type=model_type)
+            huggingface.write(weights.read, config, to, model_type=model_type)
         elif to_format == "distill":
             write_model_dir(weights.read, config, to, number)
         else:
             form = "orbax" if to_format == "t5x_orbax" else "native"
-            t5x_checkpoints.write_checkpoint(weights.read, config, to, number, format=form, layout=layout)
+            t5x_checkpoints.write(weights.read, config, to, number, format=form, layout=layout)
         weights.release()
         return opened

@@ -3,31 +3,24 @@
 Weights are safetensors, and move one tensor at a time: beside the parameters themselves, no second copy of them exists.
 """
 
-import collections
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import huggingface_hub
-import jax
 import numpy as np
-import safetensors.numpy
-import sentencepiece
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from distill.interop.arrays import Tensor, TensorInfo
 from distill.interop.huggingface_config import config_from_hf, config_to_hf, scales_decoder_output
 from distill.interop.huggingface_names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
-from distill.interop.weights_folder import (
-    FLOAT_DTYPES,
-    INDEX_FILE,
-    SINGLE_FILE,
-    WeightsFolder,
-    iter_folder,
-    read_json,
-)
+from distill.interop.layout import Checkpoint, Weights, as_leaves, from_leaves, reading_order, told
+from distill.interop.safetensors_stream import SafetensorsWriter
+from distill.interop.weights_folder import FLOAT_DTYPES, INDEX_FILE, SINGLE_FILE, WeightsFolder, read_json
 from distill.t5_config import T5Config
 
 Params = dict[str, Any]
@@ -35,7 +28,7 @@ Source = str | os.PathLike[str]
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-VOCABULARY_FILE = "spiece.model"
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # How a network is computed, which a file does not decide.
 _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 
@@ -56,7 +49,7 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
         raise FileNotFoundError(f"{name} is not a folder")
     try:
         # The patterns leave pickles where they are.
-        patterns = ["*.json", "model*.safetensors", VOCABULARY_FILE]
+        patterns = ["*.json", "model*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
@@ -76,11 +69,6 @@ def read_config(source: Source, *, revision: str | None = None, **overrides: Any
     return config_from_hf(read_json(path), where=str(path), **overrides)
 
 
-def iter_tensors(source: Source, *, revision: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(Hugging Face's name, float32 array) of every tensor of a checkpoint, one in memory at a time."""
-    return iter_folder(resolve(source, revision))
-
-
 def load_params(source: Source, config: T5Config, *, revision: str | None = None, shardings: Any = None) -> Params:
     """The parameters of a checkpoint, for the network of ``config``.
 
@@ -88,8 +76,7 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
       source: a folder, or a repository on the hub.
       config: what the parameters are for; stacked if ``scan_layers``.
       revision: a branch, tag, commit or ``refs/pr/…`` of the repository.
-      shardings: a tree of shardings like the parameters: each is placed as soon as it is read, so this machine's memory
-        holds one at a time. Without it the arrays are NumPy's.
+      shardings: as for :meth:`distill.interop.layout.Weights.tree`.
 
     Returns:
       float32 parameters.
@@ -100,25 +87,8 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
     """
     folder = resolve(source, revision)
     with WeightsFolder(folder) as weights:
-        wanted = {entry.name: entry for entry in entries(config)}
-        _check_fit(folder, config, weights, wanted)
-        by_leaf: dict[tuple[str, ...], list[Entry]] = collections.defaultdict(list)
-        for entry in wanted.values():
-            stacked = entry.stacked() if config.scan_layers else None
-            by_leaf[stacked[0] if stacked else entry.path].append(entry)
-        params: Params = {}
-        for path, parts in by_leaf.items():
-            leaf = _read_leaf(weights, path, parts)
-            if shardings is not None:
-                sharding = shardings
-                for key in path:
-                    sharding = sharding[key]
-                leaf = jax.device_put(leaf, sharding)
-            node = params
-            for key in path[:-1]:
-                node = node.setdefault(key, {})
-            node[path[-1]] = leaf
-        return params
+        _check_fit(folder, config, weights)
+        return Weights(checkpoint(weights, config), config).tree(shardings)
 
 
 def load_pretrained(
@@ -130,33 +100,46 @@ def load_pretrained(
     return config, load_params(folder, config, shardings=shardings)
 
 
-def _read_leaf(weights: WeightsFolder, path: tuple[str, ...], parts: list[Entry]) -> np.ndarray:
-    if parts[0].path == path:
-        return _read_entry(weights, parts[0])
-    shape = parts[0].shape[::-1] if parts[0].transposed else parts[0].shape
-    leaf = np.empty((shape[0], len(parts), *shape[1:]), np.float32)
-    for entry in parts:
-        place = entry.stacked()
-        assert place is not None  # only what is in layers is stacked
-        leaf[:, place[1]] = _read_entry(weights, entry)
-    return leaf
+def checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
+    """The parameters in an opened folder under this project's names; ``where`` is what errors call it."""
+    wanted = {entry.name: entry for entry in entries(config)}
+    tensors: dict[str, Tensor] = {}
+    for name, entry in wanted.items():
+        # An unscaled network may share its table with its logits; its output kernel is then a copy of the table.
+        shared = name == LM_HEAD and name not in weights.tensors and _is_scaled(weights.folder) is False
+        source = SHARED if shared else name
+        if source in weights.tensors:
+            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
+    for name, info in weights.tensors.items():
+        if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
+            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
+    return Checkpoint(str(where or weights.folder), tensors)
 
 
-def _read_entry(weights: WeightsFolder, entry: Entry) -> np.ndarray:
-    # An unscaled network may share its table with its logits; here its output kernel is then a copy of the table.
-    name = SHARED if entry.name == LM_HEAD and LM_HEAD not in weights.tensors else entry.name
-    tensor = weights.read(name)
-    return np.ascontiguousarray(tensor.T if entry.transposed else tensor)
+def _is_scaled(folder: pathlib.Path) -> bool | None:
+    """Whether the decoder's output is scaled; None where no ``config.json`` says so."""
+    path = folder / CONFIG_FILE
+    return scales_decoder_output(read_json(path)) if path.is_file() else None
 
 
-def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder, wanted: Mapping[str, Entry]) -> None:
-    """Raises one ValueError that lists every way in which the files and ``config`` differ."""
+def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
+    info = weights.tensors[name]
+    shape = info.shape[::-1] if entry.transposed else info.shape
+
+    def load(index: Any) -> np.ndarray:
+        array = weights.read(name)
+        return (array.T if entry.transposed else array)[index]
+
+    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
+
+
+def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -> None:
+    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
+    wanted = {entry.name: entry for entry in entries(config)}
     problems = []
-    scaled = None
-    if (folder / CONFIG_FILE).is_file():
-        fields = read_json(folder / CONFIG_FILE)
-        theirs = config_from_hf(fields, where=str(folder / CONFIG_FILE))
-        scaled = scales_decoder_output(fields)
+    scaled = _is_scaled(folder)
+    if scaled is not None:
+        theirs = read_config(folder)
         for name in config.__dataclass_fields__:
             got, expected = getattr(theirs, name), getattr(config, name)
             if name not in _FREE_FIELDS and got != expected:
@@ -165,17 +148,17 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder, w
     for name, entry in wanted.items():
         if name in held:
             if held[name].shape != entry.shape:
-                problems.append(f"{name}: checkpoint {_shape(held[name].shape)}, configuration {_shape(entry.shape)}")
+                problems.append(f"{name}: checkpoint {told(held[name].shape)}, configuration {told(entry.shape)}")
             elif held[name].dtype not in FLOAT_DTYPES:
                 problems.append(f"{name}: checkpoint {held[name].dtype}, wanted one of {FLOAT_DTYPES}")
         elif name != LM_HEAD or scaled is not False:
-            problems.append(f"{name}: checkpoint has none, configuration {_shape(entry.shape)}")
+            problems.append(f"{name}: checkpoint has none, configuration {told(entry.shape)}")
     # A tied network's file may hold its one table under every name it goes by.
     names = TABLE_COPIES if scaled is False else (*TABLE_COPIES, LM_HEAD)
     copies = [name for name in names if name in held and name not in wanted]
     for name, info in held.items():
         if name not in wanted and name not in copies and name not in IGNORED:
-            problems.append(f"{name}: checkpoint {_shape(info.shape)}, configuration has none")
+            problems.append(f"{name}: checkpoint {told(info.shape)}, configuration has none")
     if copies and not problems:
         table = weights.read(SHARED)
         for name in copies:
@@ -186,132 +169,86 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder, w
         raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
+def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **options: Any) -> None:
+    """:func:`write` for parameters in memory.
+
+    Args:
+      params: float parameters, stacked if ``config.scan_layers``.
+      config: their configuration.
+      folder: where to.
+      **options: :func:`write`'s.
+
+    Raises:
+      ValueError: if no such model exists there, or a parameter is missing, is superfluous, has another shape, or lies on
+        devices this process cannot reach. Nothing is written then.
+    """
+    held = from_leaves(as_leaves(params, config))
+    write(Weights(held, dataclasses.replace(config, scan_layers=False)).read, config, folder, **options)
 
 
-def save_pretrained_folder(
-    params: Params,
+def write(
+    read: Callable[[str], np.ndarray],
     config: T5Config,
     folder: Source,
     *,
     model_type: str | None = None,
-    vocabulary_file: Source | None = None,
-    extra_ids: int = 100,
+    fields: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes a folder that ``transformers``' ``T5ForConditionalGeneration.from_pretrained`` (MT5…, UMT5…) loads.
 
     Args:
-      params: float parameters, stacked if ``config.scan_layers``; written as float32.
-      config: their configuration.
+      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; asked in reading order.
+      config: of the network.
       folder: where to; created if need be. Weights that lie there already are replaced.
       model_type: as for :func:`~distill.interop.huggingface_config.config_to_hf`.
-      vocabulary_file: a SentencePiece model with T5's special ids, to lay beside the weights for T5's tokenizer.
-      extra_ids: with ``vocabulary_file``: how many sentinel tokens the tokenizer adds after it.
+      fields: more for ``config.json``, such as ``task_specific_params``.
       generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
       max_shard_bytes: weights beyond this size go to several files with an index.
 
     Raises:
-      ValueError: if no such model exists there, or a parameter is missing, is superfluous, has another shape, or lies on
-        devices this process cannot reach; or for a vocabulary with other special ids. Nothing is written then.
+      ValueError: no such model exists there.
     """
-    fields = config_to_hf(config, model_type)
-    leaves = {_path(key): leaf for key, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-    plan = [(entry, *_place(entry, config)) for entry in entries(config)]
-    _check_params(leaves, plan, config)
-    if vocabulary_file is not None:
-        _check_vocabulary(vocabulary_file)
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, leaves, plan, max_shard_bytes)
-    _write_json(folder / CONFIG_FILE, {**fields, "dtype": "float32"})
-    ids = {name: fields[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / GENERATION_FILE, {**ids, **(generation or {})})
-    if vocabulary_file is not None:
-        shutil.copyfile(vocabulary_file, folder / VOCABULARY_FILE)
-        tokens = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        _write_json(
-            folder / "tokenizer_config.json", {"tokenizer_class": "T5Tokenizer", "extra_ids": extra_ids, **tokens}
-        )
-
-
-def _path(key: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(part.key for part in key)
-
-
-def _place(entry: Entry, config: T5Config) -> tuple[tuple[str, ...], int | None]:
-    stacked = entry.stacked() if config.scan_layers else None
-    return stacked or (entry.path, None)
-
-
-def _check_params(leaves: Mapping[tuple[str, ...], Any], plan, config: T5Config) -> None:
-    problems = []
-    for entry, path, index in plan:
-        shape = entry.shape[::-1] if entry.transposed else entry.shape
-        if index is not None:
-            layers = config.num_encoder_layers if path[0] == "encoder" else config.num_decoder_layers
-            shape = (shape[0], layers, *shape[1:])
-        if path not in leaves:
-            problems.append(f"{'/'.join(path)}: there is none, configuration {_shape(shape)}")
-        elif tuple(leaves[path].shape) != shape:
-            problems.append(f"{'/'.join(path)}: {_shape(tuple(leaves[path].shape))}, configuration {_shape(shape)}")
-        elif isinstance(leaves[path], jax.Array) and not leaves[path].is_fully_addressable:
-            problems.append(f"{'/'.join(path)}: is spread over other processes' devices; replicate it first")
-    for path in leaves.keys() - {path for _, path, _ in plan}:
-        problems.append(f"{'/'.join(path)}: {_shape(tuple(leaves[path].shape))}, configuration has none")
-    if problems:
-        unique = list(dict.fromkeys(problems))
-        raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(unique))
-
-
-def _check_vocabulary(path: Source) -> None:
-    """Raises ValueError unless T5's tokenizer there, which has these ids written into it, can use the vocabulary."""
-    try:
-        model = sentencepiece.SentencePieceProcessor(model_file=os.fspath(path))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is no SentencePiece model: {error}") from error
-    if (model.pad_id(), model.eos_id(), model.unk_id()) != (0, 1, 2):
-        raise ValueError(
-            f"{path}: T5's tokenizer in transformers wants a vocabulary with pad 0, eos 1, unk 2; got pad "
-            f"{model.pad_id()}, eos {model.eos_id()}, unk {model.unk_id()}"
-        )
-
-
-def _write_weights(folder: pathlib.Path, leaves, plan, max_shard_bytes: int) -> None:
-    shards: list[list[tuple[Entry, tuple[str, ...], int | None]]] = [[]]
-    size = 0
-    for item in plan:
-        item_bytes = 4 * int(np.prod(item[0].shape))
-        if shards[-1] and size + item_bytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(item)
-        size += item_bytes
-    names = [SINGLE_FILE]
-    if len(shards) > 1:
-        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    weight_map = {}
-    for name, shard in zip(names, shards):
-        tensors = {}
-        for entry, path, index in shard:
-            leaf = np.asarray(leaves[path] if index is None else leaves[path][:, index], np.float32)
-            tensors[entry.name] = np.ascontiguousarray(leaf.T if entry.transposed else leaf)
-            weight_map[entry.name] = name
-        # Under another name first: an interrupted write leaves no file that looks whole.
-        unfinished = folder / f"{name}.unfinished"
-        safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
-        os.replace(unfinished, folder / name)
-    for stale in [folder / SINGLE_FILE, *folder.glob("model-*-of-*.safetensors")]:
-        if stale.name not in names:
+    config = dataclasses.replace(config, scan_layers=False)
+    settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
+    root = pathlib.Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    plan = list(entries(config))
+    shards = _shards(plan, max_shard_bytes)
+    place = {tensor: file for file, shard in shards.items() for tensor in shard}
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in shards.items()}
+        for entry in sorted(plan, key=lambda entry: reading_order("/".join(entry.path))):
+            array = read("/".join(entry.path))
+            files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
+            del array
+    for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
+        if stale.name not in shards:
             stale.unlink(missing_ok=True)
     if len(shards) > 1:
-        total = sum(4 * int(np.prod(entry.shape)) for entry, _, _ in plan)
-        _write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    else:
-        (folder / INDEX_FILE).unlink(missing_ok=True)
+        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
+        _write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": place})
+    _write_json(root / CONFIG_FILE, settings)
+    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(root / GENERATION_FILE, {**ids, **(generation or {})})
+
+
+def _shards(plan: list[Entry], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the tensors of each file, by the file's name."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for entry in plan:
+        entry_bytes = 4 * int(np.prod(entry.shape))
+        if shards[-1] and size + entry_bytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][entry.name] = entry.shape
+        size += entry_bytes
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, start=1)}
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

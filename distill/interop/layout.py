@@ -145,6 +145,36 @@ class Checkpoint:
         return {name: tensor.info for name, tensor in self.tensors.items()}
 
 
+def from_leaves(leaves: Mapping[str, Any]) -> Checkpoint:
+    """Parameters in memory, here or on devices, seen as a checkpoint."""
+
+    def tensor(leaf: Any) -> Tensor:
+        return Tensor(TensorInfo(tuple(leaf.shape), leaf.dtype.name), lambda index: np.asarray(leaf)[index])
+
+    return Checkpoint("the parameters", {name: tensor(leaf) for name, leaf in leaves.items()})
+
+
+def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
+    """Parameters by name. Raises ValueError, naming every difference, unless they are those of ``config``."""
+    leaves, wanted = flatten(params), flat_shapes(config)
+    problems = []
+    for name, shape in wanted.items():
+        if name not in leaves:
+            problems.append(f"{name}: there is none, configuration {told(shape)}")
+        elif tuple(leaves[name].shape) != shape:
+            problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
+        elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
+            problems.append(f"{name}: is spread over other processes' devices; replicate it first")
+    problems += [
+        f"{name}: {told(tuple(leaf.shape))}, configuration has none"
+        for name, leaf in leaves.items()
+        if name not in wanted
+    ]
+    if problems:
+        raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(problems))
+    return leaves
+
+
 class Weights:
     """The parameters of a configuration, out of a checkpoint of either layout; float32, one read at a time.
 

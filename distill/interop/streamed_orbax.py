@@ -16,6 +16,10 @@ from orbax.checkpoint import type_handlers
 
 from distill.interop import arrays
 
+# The database that takes a chunk holds several copies of it for a while: as it is, compressed, in the file to be. Not less:
+# what is below 32 MiB, glibc's malloc keeps when it is freed.
+CHUNK_BYTES = 40 * 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
@@ -44,8 +48,8 @@ class _LeafHandler(type_handlers.NumpyHandler):
         return []
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
-        """As Orbax's, in chunks of 64 MiB; Orbax makes an array one chunk, which costs a second and a third copy of it."""
-        chunks = arrays.chunk_shape(value.shape)
+        """As Orbax's, in chunks; Orbax makes an array one chunk, which costs a second and a third copy of it."""
+        chunks = arrays.chunk_shape(value.shape, max_bytes=CHUNK_BYTES)
         if tspec["driver"] != "zarr" or "metadata" not in tspec:
             await super()._open_and_write(value, tspec, ts_context)
             return

@@ -6,6 +6,7 @@ network here) or an axis of their own (``examples/scalable_t5``).
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from etils import epath
 
 from distill.interop import orbax_tree, t5x_index
 from distill.interop.arrays import Tensor, TensorInfo
-from distill.interop.layout import Checkpoint, Weights, infer_config
-from distill.interop.t5x_writers import LAYOUTS, NativeWriter, OrbaxWriter, as_leaves
-from distill.network import T5Config, param_shapes
+from distill.interop.layout import Checkpoint, Weights, as_leaves, infer_config
+from distill.interop.t5x_writers import LAYOUTS, NativeWriter, OrbaxWriter
+from distill.network import T5Config
 
 __all__ = [
     "LAYOUTS",
@@ -25,8 +26,8 @@ __all__ = [
     "infer_config",
     "load_params",
     "open_checkpoint",
-    "read_index",
     "save",
+    "write",
 ]
 
 Params = dict[str, Any]
@@ -114,11 +115,6 @@ def _step(everything: dict[str, Tensor]) -> int | None:
     return None
 
 
-def read_index(path: Path) -> dict[str, TensorInfo]:
-    """Name, shape and dtype of every parameter in a checkpoint. Raises as :func:`open_checkpoint` does."""
-    return open_checkpoint(path).infos()
-
-
 def load_params(path: Path, config: T5Config, *, shardings: Any = None) -> Params:
     """The parameters of a checkpoint, for the network of ``config``.
 
@@ -135,17 +131,20 @@ def load_params(path: Path, config: T5Config, *, shardings: Any = None) -> Param
       FileNotFoundError: no T5X checkpoint is there.
       ValueError: the files are damaged, or do not fit ``config``; every difference is listed, with both shapes.
     """
-    tree = Weights(open_checkpoint(path), config).tree(shardings)
-    # In the order of the network's own tree.
-    return _like(param_shapes(config), tree)
+    return Weights(open_checkpoint(path), config).tree(shardings)
 
 
-def _like(order: Any, tree: Any) -> Any:
-    return {key: _like(order[key], tree[key]) for key in order} if isinstance(order, dict) else tree
+def save(params: Params, config: T5Config, directory: Path, step: int, **options: str) -> epath.Path:
+    """:func:`write` for parameters in memory; ``options`` are its.
+
+    Raises:
+      ValueError: as :func:`write`; or the parameters are not those of ``config``.
+    """
+    return write(as_leaves(params, config).__getitem__, config, directory, step, **options)
 
 
-def save(
-    params: Params,
+def write(
+    read: Callable[[str], Any],
     config: T5Config,
     directory: Path,
     step: int,
@@ -157,8 +156,8 @@ def save(
     """Writes a checkpoint that T5X restores, ``<directory>/checkpoint_<step>``. It has no optimizer state.
 
     Args:
-      params: float parameters, stacked if ``config.scan_layers``; written as float32, one at a time.
-      config: their configuration.
+      read: returns a parameter of ``config`` by its '/'-joined name; asked in reading order, one at a time.
+      config: of the parameters, stacked if ``scan_layers``; written as float32.
       directory: of the run.
       step: of the training.
       format: ``native`` or ``orbax``.
@@ -170,26 +169,8 @@ def save(
       The folder of the checkpoint.
 
     Raises:
-      ValueError: an unknown format or layout, parameters that are not those of ``config``, or a step that is there
-        already.
+      ValueError: an unknown format or layout, or a step that is there already.
     """
-    leaves = as_leaves(params, config)
-    return write_checkpoint(
-        leaves.__getitem__, config, directory, step, format=format, layout=layout, compression=compression
-    )
-
-
-def write_checkpoint(
-    read: Any,
-    config: T5Config,
-    directory: Path,
-    step: int,
-    *,
-    format: str = "native",
-    layout: str = "t5",
-    compression: str = "gzip",
-) -> epath.Path:
-    """:func:`save` for parameters that ``read(name)`` returns one at a time, asked for in reading order."""
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
     if layout not in LAYOUTS:

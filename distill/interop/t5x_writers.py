@@ -3,10 +3,9 @@
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import tensorstore
 from etils import epath
@@ -15,11 +14,9 @@ from distill.interop import arrays, streamed_orbax, t5x_index
 from distill.interop.layout import (
     STACKS,
     flat_shapes,
-    flatten,
     is_stacked,
     reading_order,
     split_heads,
-    told,
     unflatten,
 )
 from distill.network import T5Config
@@ -27,23 +24,6 @@ from distill.network import T5Config
 LAYOUTS = ("t5", "scalable_t5")
 _COMPRESSORS: dict[str, dict[str, Any] | None] = {"gzip": {"id": "gzip", "level": 1}, "none": None}
 Read = Callable[[str], Any]
-
-
-def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
-    """Parameters by name. Raises ValueError, naming every difference, unless they are those of ``config``."""
-    leaves, wanted = flatten(params), flat_shapes(config)
-    problems = []
-    for name, shape in wanted.items():
-        if name not in leaves:
-            problems.append(f"{name}: there is none, configuration {told(shape)}")
-        elif tuple(leaves[name].shape) != shape:
-            problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
-        elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
-            problems.append(f"{name}: is spread over other processes' devices; replicate it first")
-    problems += [f"{name}: configuration has none" for name in leaves if name not in wanted]
-    if problems:
-        raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(problems))
-    return leaves
 
 
 def _renamed(config: T5Config, layout: str) -> Iterator[tuple[str, str]]:
@@ -78,7 +58,7 @@ class NativeWriter:
 
     Args:
       config: of the parameters.
-      layout: see :func:`distill.interop.t5x_checkpoints.save`.
+      layout: see :func:`distill.interop.t5x_checkpoints.write`.
       compression: ``gzip`` or ``none``.
     """
 
@@ -127,7 +107,7 @@ class OrbaxWriter:
 
     Args:
       config: of the parameters.
-      layout: see :func:`distill.interop.t5x_checkpoints.save`.
+      layout: see :func:`distill.interop.t5x_checkpoints.write`.
     """
 
     def __init__(self, config: T5Config, layout: str = "t5"):

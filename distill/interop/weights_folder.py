@@ -7,7 +7,6 @@ and shapes are known before a byte of a tensor is read.
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,10 +139,3 @@ class WeightsFolder:
 
 def _is_plain_name(name: str) -> bool:
     return bool(name) and "/" not in name and "\\" not in name and "\0" not in name and name not in (".", "..")
-
-
-def iter_folder(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, float32 array) of every tensor in ``folder``, one in memory at a time."""
-    with WeightsFolder(folder) as weights:
-        for name in weights.tensors:
-            yield name, weights.read(name)

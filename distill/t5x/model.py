@@ -173,7 +173,7 @@ class ProjectNetworkModel(TwoTaskModel):
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: models.DecoderParams | None = None,
     ):
-        """``config`` is the network's. Of ``decode``, method, temperature, top_k, num_beams and length_penalty count."""
+        """``config`` is the network's. Of ``decode``, all counts that ``generate`` takes, but for lengths."""
         super().__init__(
             Transformer(config),
             input_vocabulary,
@@ -261,7 +261,7 @@ class ProjectNetworkModel(TwoTaskModel):
             "top_k": decode.top_k,
             "num_beams": max(decode.num_beams, number),
             "length_penalty": decode.length_penalty,
-            "length_normalizer": "gnmt",
+            "beam_rule": decode.beam_rule,
             **(decoder_params or {}),
         }
         decoded = generate(

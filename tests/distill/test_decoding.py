@@ -164,15 +164,18 @@ def everything(config, params, inputs, length):
 
 
 @pytest.mark.parametrize(
-    ("length_penalty", "normalizer"), [(0.0, "power"), (1.0, "power"), (0.6, "gnmt"), (-0.5, "power")]
+    ("length_penalty", "beam_rule"),
+    [(0.0, "huggingface"), (1.0, "huggingface"), (-0.5, "huggingface"), (0.6, "t5x")],
 )
-def test_wide_beams_find_the_best_of_everything(length_penalty, normalizer):
+def test_wide_beams_find_the_best_of_everything(length_penalty, beam_rule):
     params, length = params_of(TINY), 4
     targets, log_probs = everything(TINY, params, INPUTS, length)
     assert len(targets) == 3**4 + 1 + 3 + 9 + 27
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=1e-4)
     lengths = np.array([_length(target) for target in targets], np.float32)
-    scores = log_probs / (lengths if normalizer == "power" else (5 + lengths) / 6) ** length_penalty
+    scores = log_probs / (lengths if beam_rule == "huggingface" else (5 + lengths) / 6) ** length_penalty
+    if beam_rule == "t5x":  # what the length limit cuts off has not ended
+        scores = np.where((targets == EOS).any(axis=1), scores, -np.inf)
     got = generate(
         TINY,
         params,
@@ -182,7 +185,7 @@ def test_wide_beams_find_the_best_of_everything(length_penalty, normalizer):
         num_beams=128,
         num_return=5,
         length_penalty=length_penalty,
-        length_normalizer=normalizer,
+        beam_rule=beam_rule,
     )
     for row in range(len(INPUTS)):
         best = np.argsort(-scores[row])[:5]
@@ -190,7 +193,7 @@ def test_wide_beams_find_the_best_of_everything(length_penalty, normalizer):
         np.testing.assert_allclose(got.log_probs[row], log_probs[row, best], rtol=1e-4)
 
 
-def reference_beams(config, params, row, length, num_beams, length_penalty):
+def reference_beams(config, params, row, length, num_beams, length_penalty, beam_rule):
     """Beam search as one would write it down: lists, no early stop, no cache."""
     live, finished = [((), 0.0)], []
     for position in range(length):
@@ -205,15 +208,18 @@ def reference_beams(config, params, row, length, num_beams, length_penalty):
         ]
         candidates = sorted(candidates, key=lambda c: -c[1])[: 2 * num_beams]
         for rank, (tokens, score) in enumerate(candidates):
-            if rank < num_beams and (tokens[-1] == EOS or position == length - 1):
+            if beam_rule == "t5x" and tokens[-1] == EOS:
+                finished.append((tokens, score, score / ((5 + len(tokens)) / 6) ** length_penalty))
+            elif beam_rule == "huggingface" and rank < num_beams and (tokens[-1] == EOS or position == length - 1):
                 finished.append((tokens, score, score / len(tokens) ** length_penalty))
         live = [c for c in candidates if c[0][-1] != EOS][:num_beams]
-    return sorted(finished, key=lambda f: -f[2])
+    return sorted(finished, key=lambda f: -f[2]) or [(*unended, None) for unended in live]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("num_beams", "length_penalty"), [(1, 1.0), (2, 0.0), (2, 2.0), (3, 0.7)])
-def test_narrow_beams_equal_the_reference(num_beams, length_penalty, seed):
+@pytest.mark.parametrize("beam_rule", decoding.BEAM_RULES)
+def test_narrow_beams_equal_the_reference(beam_rule, num_beams, length_penalty, seed):
     config = dataclasses.replace(TINY, vocab_size=7)
     params, length = params_of(config, seed), 6
     inputs = np.array([[2, 3, 1, 0], [6, 5, 4, 1], [4, 4, 4, 1], [5, 1, 0, 0]], np.int32)
@@ -226,14 +232,37 @@ def test_narrow_beams_equal_the_reference(num_beams, length_penalty, seed):
         num_beams=num_beams,
         num_return=num_beams,
         length_penalty=length_penalty,
+        beam_rule=beam_rule,
     )
     tokens = np.asarray(got.tokens).reshape(4, num_beams, length)
     log_probs = np.asarray(got.log_probs).reshape(4, num_beams)
-    for row, wanted in enumerate(reference_beams(config, params, r, length, num_beams, length_penalty) for r in inputs):
+    for row, row_inputs in enumerate(inputs):
+        wanted = reference_beams(config, params, row_inputs, length, num_beams, length_penalty, beam_rule)
         for place, (target, score, _) in enumerate(wanted[:num_beams]):
             assert tuple(tokens[row, place][: len(target)]) == target
             assert not tokens[row, place][len(target) :].any()
             assert log_probs[row, place] == pytest.approx(score, rel=1e-4)
+        # Fewer may have ended than were asked for; the places left are empty.
+        assert (log_probs[row, len(wanted) :] == -np.inf).all()
+
+
+def test_where_the_beam_rules_part():
+    """One beam: by T5X's rule the second best token may end a target; by Hugging Face's only the best one may."""
+    config = dataclasses.replace(TINY, vocab_size=7)
+    settings = {"max_decode_len": 4, "method": "beam", "num_beams": 1, "length_penalty": 0.0}
+    inputs = np.random.default_rng(0).integers(2, 7, (16, 4)).astype(np.int32)
+    params = params_of(config)
+    by_rule = {rule: generate(config, params, inputs, beam_rule=rule, **settings) for rule in decoding.BEAM_RULES}
+    tokens = {rule: np.asarray(decoded.tokens) for rule, decoded in by_rule.items()}
+    ended = {rule: (rows == EOS).any(axis=1) for rule, rows in tokens.items()}
+    print({rule: int(rows.sum()) for rule, rows in ended.items()})
+    assert (ended["t5x"] & ~ended["huggingface"]).any()
+    assert (~ended["t5x"]).any()
+    # Where nothing ended, both return the one hypothesis that the length limit cut off.
+    unended = ~ended["t5x"] & ~ended["huggingface"]
+    np.testing.assert_array_equal(tokens["t5x"][unended], tokens["huggingface"][unended])
+    for rule, decoded in by_rule.items():
+        np.testing.assert_allclose(decoded.log_probs, log_probs_of(config, params, inputs, tokens[rule]), rtol=1e-4)
 
 
 def test_one_beam_without_rivals_is_greedy():
@@ -396,7 +425,7 @@ def test_sharded_equals_whole(method):
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be ≥ 1"),
         ({"eos_id": 4}, "eos_id must lie in"),
-        ({"length_normalizer": "mean"}, "length_normalizer must be one of"),
+        ({"beam_rule": "t5"}, r"beam_rule must be one of .*got 't5'; did you mean 't5x'\?"),
     ],
 )
 def test_bad_arguments(settings, message):

@@ -139,7 +139,7 @@ def test_bucket_lengths():
     assert bucket_lengths(32, 32) == [32]
 
 
-@pytest.mark.parametrize("setting", [{"method": "greedyy"}, {"batch_size": 0}])
+@pytest.mark.parametrize("setting", [{"method": "greedyy"}, {"beam_rule": "t5"}, {"batch_size": 0}])
 def test_bad_decode_settings(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         DecodeConfig(**setting)

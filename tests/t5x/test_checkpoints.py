@@ -183,7 +183,7 @@ def test_t5xs_tiny_t5_inside_its_index():
 
 def test_mesh_tensorflows_checkpoint_is_told_apart():
     folder = TESTDATA / "mtf_tiny_t5"
-    if not folder.is_dir():
+    if not (folder / "checkpoint").is_file():
         pytest.skip("this installation of T5X has no mtf_tiny_t5 in its testdata")
     with pytest.raises(ValueError, match="TensorFlow checkpoint"):
         t5x_checkpoints.open_checkpoint(folder)

@@ -60,33 +60,44 @@ def test_greedy(batch):
     np.testing.assert_allclose(scores, log_probs, rtol=1e-5)
 
 
-def test_beam_search(batch):
-    """The searches differ in one rule, and agree wherever it plays no part.
-
-    T5X lets a hypothesis end by any of the ``2 · beams`` candidates of a step, and returns unended ones only if none has
-    ended; here (as in Hugging Face) only the best ``beams`` candidates may end, and what reaches the length limit counts.
-    """
-    wanted, scores = theirs(batch, engines.two_task_model(CONFIG), num_decodes=BEAMS)
-    got, log_probs = ours(batch, method="beam", num_beams=BEAMS, length_penalty=0.6, length_normalizer="gnmt")
+@pytest.mark.parametrize(("num_beams", "alpha"), [(1, 0.6), (2, 0.0), (BEAMS, 0.6), (BEAMS, 1.5)])
+def test_beam_search(batch, num_beams, alpha):
+    """By T5X's rule all of T5X's answers, with T5X's scores; by Hugging Face's rule (the default) some are others."""
+    model = engines.two_task_model(CONFIG, decode_fn=functools.partial(decoding.beam_search, alpha=alpha))
+    wanted, scores = theirs(batch, model, num_decodes=num_beams)
+    settings = {"method": "beam", "num_beams": num_beams, "length_penalty": alpha}
+    got, log_probs = ours(batch, beam_rule="t5x", **settings)
+    np.testing.assert_array_equal(got, wanted)
     ended = (wanted == 1).any(axis=1)
-    agree = (got == wanted).all(axis=1)
-    print(f"of {ROWS} rows, {ended.sum()} ended under T5X and {(got == 1).any(axis=1).sum()} here; {agree.sum()} agree")
-    assert agree.mean() > 0.5
-    assert ended[~agree].all()
-    # Where both found the same, T5X's score is our log-probability over its length normalisation.
-    same = agree & ended
-    normalizer = ((5.0 + (wanted != 0).sum(axis=1)) / 6.0) ** 0.6
-    np.testing.assert_allclose(scores[same], (log_probs / normalizer)[same], rtol=1e-4)
+    assert ended.any()
+    # T5X's score of an ended hypothesis is its log-probability over the normalizer, and of an unended one as it is.
+    normalizer = np.where(ended, ((5.0 + (wanted != 0).sum(axis=1)) / 6.0) ** alpha, 1.0)
+    np.testing.assert_allclose(scores, log_probs / normalizer, rtol=1e-4)
+    other, _ = ours(batch, beam_rule="huggingface", **settings)
+    agree = (other == wanted).all(axis=1).sum()
+    print(
+        f"{num_beams} beams, alpha {alpha}: of {ROWS} rows {ended.sum()} ended under T5X; {agree} agree by the other rule"
+    )
+    assert agree < ROWS
+
+
+def test_every_hypothesis_of_a_beam_search(batch):
+    """All eight of a row, not only the best; T5X's best stands last."""
+    model = engines.two_task_model(CONFIG)
+    wanted, scores = theirs(batch, model, num_decodes=8, return_all_decodes=True)
+    got, log_probs = ours(batch, method="beam", num_beams=8, num_return=8, length_penalty=0.6, beam_rule="t5x")
+    np.testing.assert_array_equal(got[:, ::-1], np.where((scores > -1e6)[:, :, None], wanted, 0))
+    np.testing.assert_array_equal(np.isfinite(log_probs)[:, ::-1], scores > -1e6)
 
 
 def test_the_projects_network_beams_in_t5x(batch):
-    decode = DecodeConfig(method="beam", num_beams=BEAMS, length_penalty=0.6)
+    decode = DecodeConfig(method="beam", num_beams=BEAMS, length_penalty=0.6, beam_rule="t5x")
     model = engines.project_model(CONFIG, decode=decode)
     best, _ = theirs(batch, model)
     everything, scores = theirs(batch, model, num_decodes=BEAMS, return_all_decodes=True)
     assert everything.shape == (ROWS, BEAMS, LENGTH)
     np.testing.assert_array_equal(everything[:, -1], best)
-    wanted, _ = ours(batch, method="beam", num_beams=BEAMS, length_penalty=0.6, length_normalizer="gnmt")
+    wanted, _ = theirs(batch, engines.two_task_model(CONFIG), num_decodes=BEAMS)
     np.testing.assert_array_equal(best, wanted)
     assert np.isfinite(scores[:, -1]).all()
 

@@ -6,8 +6,8 @@ from tests.t5x.conftest import t5x_is_present
 
 if not t5x_is_present():
     pytest.skip(
-        'T5X IS NOT INSTALLED, so the T5X plug-in is not tested: pip install ".[t5x]" and --no-deps from its repositories '
-        "(docs/t5x.md, Installation)",
+        'T5X IS NOT INSTALLED, so the T5X plug-in is not tested: pip install ".[t5x]" && '
+        "pip install --no-deps -r requirements-t5x.txt",
         allow_module_level=True,
     )
 

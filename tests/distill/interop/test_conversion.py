@@ -148,11 +148,11 @@ def test_damaged_sources(tmp_path):
 
 def test_big_hugging_face_folders_are_sharded(tmp_path):
     params = random_params(CONFIG)
-    conversion.write_hugging_face(flatten(params).__getitem__, CONFIG, tmp_path, max_shard_bytes=2000)
+    huggingface.write(flatten(params).__getitem__, CONFIG, tmp_path, max_shard_bytes=2000)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 3
     same(huggingface.load_params(tmp_path, CONFIG), params)
-    conversion.write_hugging_face(flatten(params).__getitem__, CONFIG, tmp_path)
+    huggingface.write(flatten(params).__getitem__, CONFIG, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
     same(huggingface.load_params(tmp_path, CONFIG), params)
 
@@ -172,7 +172,7 @@ def test_a_stacked_array_is_read_once(tmp_path):
 
     counting = dataclasses.replace(checkpoint, tensors={n: counted(n, t) for n, t in checkpoint.tensors.items()})
     weights = conversion.Weights(counting, CONFIG)
-    conversion.write_hugging_face(weights.read, CONFIG, tmp_path / "hf")
+    huggingface.write(weights.read, CONFIG, tmp_path / "hf")
     assert reads == dict.fromkeys(flat_shapes(config), 1)
 
 

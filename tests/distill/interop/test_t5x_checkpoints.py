@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill import partitioning
-from distill.interop import arrays, layout, orbax_tree, t5x_checkpoints, t5x_index
+from distill.interop import arrays, layout, orbax_tree, streamed_orbax, t5x_checkpoints, t5x_index
 from distill.interop.layout import flatten
 from distill.network import T5Config, init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 
@@ -90,7 +90,7 @@ def test_reads_native_files(compressor, scan, tmp_path):
     opened = t5x_checkpoints.open_checkpoint(folder)
     assert opened.step == 11 and opened.scanned == scan
     assert t5x_checkpoints.infer_config(opened) == config
-    index = t5x_checkpoints.read_index(folder)
+    index = t5x_checkpoints.open_checkpoint(folder).infos()
     assert index["token_embedder/embedding"] == arrays.TensorInfo((20, 8), "float32")
     assert set(index) == set(flatten(params))
 
@@ -131,7 +131,7 @@ def test_scalable_t5_splits_heads_and_has_a_bias_in_every_layer(format, scan, tm
     config = dataclasses.replace(PLAIN, scan_layers=scan)
     params = random_params(config)
     t5x_checkpoints.save(params, config, tmp_path, 0, format=format, layout="scalable_t5")
-    shapes = {name: info.shape for name, info in t5x_checkpoints.read_index(tmp_path).items()}
+    shapes = {name: info.shape for name, info in t5x_checkpoints.open_checkpoint(tmp_path).infos().items()}
     inner = "decoder/decoder" if scan else "decoder/layers_2"
     layers = (3,) if scan else ()
     assert shapes[f"{inner}/self_attention/query/kernel"] == (8, *layers, 2, 4)
@@ -148,6 +148,7 @@ def test_scalable_t5_splits_heads_and_has_a_bias_in_every_layer(format, scan, tm
 
 def test_arrays_are_cut_into_chunks_that_cover_them(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(streamed_orbax, "CHUNK_BYTES", 64)
     config = dataclasses.replace(PLAIN, scan_layers=True)
     params = random_params(config)
     t5x_checkpoints.save(params, config, tmp_path, 0, compression="none")
