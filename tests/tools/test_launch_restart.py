@@ -5,8 +5,8 @@ import signal
 import subprocess
 
 import pytest
-from launch_fakes import Fakes
 
+from launch_fakes import Fakes
 from tools.launch import plan, shell
 from tools.launch.hosts import Hosts
 from tools.launch.job import Job

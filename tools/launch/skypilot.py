@@ -122,7 +122,9 @@ def _yaml(task: dict[str, Any]) -> str:
         """Scripts as blocks, in the order given."""
 
     def block(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-        style = "|" if text.endswith("\n") else None
+        # In a block, YAML would turn rare line breaks such as U+0085 into plain ones.
+        plain = all(character.isprintable() or character == "\n" for character in text)
+        style = ("|" if text.endswith("\n") else None) if plain else '"'
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     Dumper.add_representer(str, block)
