@@ -1,0 +1,86 @@
+"""Starts a distill command on TPU pods, GPU clusters or hosts; --dry-run prints what would be run instead.
+
+python -m tools.launch gcloud --tpu=my-tpu --zone=us-west4-a -- train --gin_file=… --gin.MODEL_DIR=gs://…
+python -m tools.launch slurm --nodes=2 --gpus_per_node=8 --dry-run -- train --gin_file=… --gin.MODEL_DIR=/scratch/…
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from distill import flags
+from distill import main as distill
+from distill.configuration import split_arguments
+from tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
+from tools.launch.job import Job
+
+BACKENDS: dict[str, tuple[Any, str]] = {
+    "gcloud": (gcloud.Gcloud, "Cloud TPU VMs, through gcloud … tpu-vm ssh --worker=all"),
+    "xpk": (xpk.Xpk, "GKE, through xpk"),
+    "skypilot": (skypilot.Skypilot, "clouds and Kubernetes, as a managed job of SkyPilot"),
+    "slurm": (slurm.Slurm, "Slurm, as a batch script"),
+    "hosts": (hosts.Hosts, "plain hosts, through ssh"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
+    for name, (backend, help) in BACKENDS.items():
+        command = backends.add_parser(name, help=help, usage=f"{parser.prog} {name} [options] -- COMMAND …")
+        command.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan as a shell script")
+        flags.add(command, backend)
+        epilog = command.epilog
+        for field in dataclasses.fields(Job):
+            if field.name != "arguments":
+                _add_job_flag(command, field)
+        command.epilog = f"{epilog}\n\n{(Job.__doc__ or '').strip()}"
+    return parser
+
+
+def _add_job_flag(command: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    if field.default == ():
+        command.add_argument(f"--{field.name}", action="append", default=[], help="may repeat")
+    else:
+        shown = f"default: {field.default}" if field.default != "" else ""
+        command.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=shown)
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs."""
+    distill._parser(arguments[0]).parse_args(split_arguments(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints or carries out a plan; returns the exit code. Mistakes end in one message and code 2."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    split = given.index("--") if "--" in given else len(given)
+    options, arguments = _parser().parse_args(given[:split]), given[split + 1 :]
+    try:
+        if not arguments and not getattr(options, "stop", False):
+            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/svamp.gin")
+        backend = flags.call(BACKENDS[options.backend][0], options)
+        shared = {
+            field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"
+        }
+        made = backend.plan(Job(arguments=arguments, **shared))
+        if arguments:
+            _check(arguments)
+        if options.dry_run:
+            print(made.shell(), end="")
+            return 0
+        return plan.run(made)
+    except KeyboardInterrupt:
+        print(f"launch {options.backend}: no longer watching; what was started goes on", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        print(f"launch {options.backend}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What is to be run, whatever runs it."""
+
+import dataclasses
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+
+from distill.main import COMMANDS, EXIT_STOPPED
+
+# Besides the code of a run that saved a checkpoint: ended by SIGTERM before it listened, while it imported or compiled.
+RESTART_CODES = (EXIT_STOPPED, 128 + 15)
+PARALLEL = ("train", "eval")
+_MINE = ("--multiprocess", "--coordinator_address", "--num_processes", "--process_id")
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+def reject(option: str, value: object, wanted: str) -> ValueError:
+    """The error for a bad option: what, expected, got."""
+    return ValueError(f"{option} wants {wanted}; got {value!r}")
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    """Raises ValueError unless ``value >= least``."""
+    if value < least:
+        raise reject(option, value, f"at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A ``distill`` command and its surroundings on the machines that run it.
+
+    Attributes:
+      arguments: of ``distill``, from the subcommand on. Empty only where a run is to be stopped.
+      name: names the job for the scheduler, and the log; at most 40 of a-z, 0-9 and -, a letter first.
+      program: what runs there: "distill", or for example "python -m distill.main".
+      directory: the working directory there; by default what the backend starts in.
+      setup: shell lines that run there before, such as ". venv/bin/activate"; may repeat.
+      env: NAME=VALUE to set there; may repeat.
+      max_restarts: how often a run that was stopped may be started again.
+    """
+
+    arguments: Sequence[str]
+    name: str = "distill"
+    program: str = "distill"
+    directory: str = ""
+    setup: Sequence[str] = ()
+    env: Sequence[str] = ()
+    max_restarts: int = 50
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or len(self.name) > 40:
+            raise reject("--name", self.name, "at most 40 of a-z, 0-9 and -, a letter first and no - last")
+        if not shlex.split(self.program):
+            raise reject("--program", self.program, "a program")
+        at_least("--max_restarts", self.max_restarts, 0)
+        for setting in self.env:
+            if not re.match(r"[A-Za-z_]\w*=", setting, re.ASCII):
+                raise reject("--env", setting, "NAME=VALUE")
+        texts = (*self.arguments, *self.env, *self.setup, self.directory)
+        if any("\0" in text for text in texts):
+            raise ValueError("a NUL character cannot be passed to a program; one is in the options")
+        if self.arguments:
+            self._check_command()
+
+    def _check_command(self) -> None:
+        command = self.arguments[0]
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"there is no `distill {command}`; there are {', '.join(sorted(COMMANDS))}{hint}")
+        for argument in self.arguments:
+            if argument.partition("=")[0] in _MINE:
+                raise ValueError(f"{argument.partition('=')[0]} is for the launcher to set; leave it out")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Name → value of what is to be set."""
+        return {name: value for name, _, value in (setting.partition("=") for setting in self.env)}
+
+    def command(self, *flags: str) -> list[str]:
+        """The argument list to run, with ``flags`` behind the job's own."""
+        return [*shlex.split(self.program), *self.arguments, *flags]
+
+    def check_processes(self, processes: int, option: str) -> None:
+        """Raises ValueError if ``processes`` > 1 are asked for a command that runs in one."""
+        if processes > 1 and self.arguments and self.arguments[0] not in PARALLEL:
+            raise ValueError(
+                f"only {' and '.join(PARALLEL)} run in several processes; got {self.arguments[0]} with {option}"
+            )
+
+    def multiprocess(self) -> list[str]:
+        """The flag for places where JAX finds the other processes by itself; nothing for commands of one process."""
+        return ["--multiprocess"] if self.arguments and self.arguments[0] in PARALLEL else []

@@ -1,0 +1,110 @@
+"""Commands to run and files to write: shown as a shell script, or carried out."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.launch import quoting
+from tools.launch.job import RESTART_CODES
+
+HOW_TO_GET = {
+    "gcloud": "install the Google Cloud CLI, which brings it",
+    "sbatch": "run this on a login node of the Slurm cluster",
+    "sky": "pip install 'skypilot[gcp]', or another cloud's extra",
+    "ssh": "install an OpenSSH client",
+    "xpk": "pip install xpk",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A program with its arguments, and what it reads from standard input, if anything."""
+
+    arguments: Sequence[str]
+    stdin: str | None = None
+
+    def shell(self) -> str:
+        """The command as shell text."""
+        text = quoting.words(self.arguments)
+        return text if self.stdin is None else f"{text} {_heredoc(self.stdin)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A text to write before the commands behind it run."""
+
+    path: str
+    text: str
+
+    def shell(self) -> str:
+        """The writing of it as shell text."""
+        return f"cat > {quoting.words([self.path])} {_heredoc(self.text)}"
+
+
+def _heredoc(text: str) -> str:
+    delimiter, lines = "EOF", text.split("\n")
+    while delimiter in lines:
+        delimiter += "_"
+    return f"<<'{delimiter}'\n{text}{'' if text.endswith(chr(10)) else chr(10)}{delimiter}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps one after the other; what is in one step happens at the same time."""
+
+    steps: Sequence[Sequence[Command | File]]
+
+    def commands(self) -> list[Command]:
+        """The commands of all steps."""
+        return [item for step in self.steps for item in step if isinstance(item, Command)]
+
+    def shell(self) -> str:
+        """The plan as a shell script that does the same."""
+        lines = []
+        for step in self.steps:
+            together = len(step) > 1
+            lines += [f"{item.shell()} &" if together else item.shell() for item in step]
+            lines += ["wait"] if together else []
+        return "\n".join(lines) + "\n"
+
+
+def run(plan: Plan) -> int:
+    """Carries the plan out; returns the exit code, the first step's that failed.
+
+    Of the commands of a step, a code that no restart helps goes before 75, and 75 before 0.
+
+    Raises:
+      FileNotFoundError: a program is not there; says how to get it. Nothing was run or written then.
+    """
+    for program in dict.fromkeys(command.arguments[0] for command in plan.commands()):
+        if shutil.which(program) is None:
+            raise FileNotFoundError(f"{program} is not on the PATH; {HOW_TO_GET.get(program, 'install it')}")
+    for step in plan.steps:
+        for item in step:
+            if isinstance(item, File):
+                Path(item.path).write_text(item.text, encoding="utf-8")
+                print(f"wrote {item.path}", file=sys.stderr)
+        codes = _run_together([item for item in step if isinstance(item, Command)])
+        failed = [code for code in codes if code != 0]
+        if failed:
+            return next((code for code in failed if code not in RESTART_CODES), failed[0])
+    return 0
+
+
+def _run_together(commands: Sequence[Command]) -> list[int]:
+    running: list[subprocess.Popen[str]] = []
+    try:
+        for command in commands:
+            reads = None if command.stdin is None else subprocess.PIPE
+            running.append(subprocess.Popen(list(command.arguments), stdin=reads, text=True, encoding="utf-8"))
+            if command.stdin is not None:
+                running[-1].communicate(command.stdin)
+        codes = [process.wait() for process in running]
+    except BaseException:
+        for process in running:
+            process.terminate()
+        raise
+    return [128 - code if code < 0 else code for code in codes]
