@@ -25,6 +25,7 @@ from tasks import registration
 from tasks.feeding import RecordDataSource
 
 _PROGRESS = "progress.json"
+_WRITER = "group_size:1,snappy"  # one record at a time can be read; snappy, since records are opened one by one
 _LIBRARIES = ("array_record", "numpy", "seqio", "tensorflow", "tensorflow-datasets", "tensorflow-text")
 Told = Callable[[str, str, int, int], None]
 
@@ -237,7 +238,7 @@ class _Shards:
             self._serializer = example_serializer.ExampleSerializer(self._features.get_serialized_info())
         if self._writer is None:
             path = self._folder / f"{self._prefix}.array_record-{len(self._written):05d}"
-            self._writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1")
+            self._writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER)
             self._written.append((path, 0))
         example = self._serializer.get_tf_example(self._features.encode_example(dict(record)))
         self._writer.write(example.SerializeToString(deterministic=True))  # maps have no order of their own

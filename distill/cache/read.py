@@ -19,7 +19,7 @@ from distill.packing import Layout, Sequences
 from tasks import registration, task_ids
 
 _REMEDY = "Build another with `distill cache`, or set CACHE_DIR=None."
-_READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 32768}
+_READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 8192}
 
 
 class CachedExamples:

@@ -337,3 +337,12 @@ def test_the_configuration_of_a_run_names_the_cache(names, built):
     stream = data.stream(seed=1)
     assert isinstance(stream._sources[names.paired].examples, cache_read.CachedExamples)
     assert_same(next(stream), next(BatchStream(names.paired, Layout(4, 64, 64), seed=1)))
+
+
+def test_a_process_whose_rows_are_empty(names, built):
+    layout = Layout(3, 64, 64, packed=False)  # one pair and a window too few for another
+    for where in (None, built):
+        stream = BatchStream(names.paired, layout, shuffle=False, rows=slice(2, 3), cache_dir=where)
+        batch = next(stream)
+        assert batch.examples == 1
+        assert not any(value.any() for value in batch.arrays.values())
