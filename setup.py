@@ -8,6 +8,7 @@ HERE = pathlib.Path(__file__).parent
 
 CORE = [
     "absl-py>=2.1",
+    "array_record>=0.8",
     "clu>=0.0.12",
     "etils[epath]>=1.9",
     "flax>=0.12.0",

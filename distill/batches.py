@@ -1,26 +1,28 @@
 """Global batches from SeqIO tasks, in an order that is a pure function of a seed and a small position.
 
-SeqIO tasks say what an example is; this module says which examples meet in which batch. Each epoch of a task is read once
-through SeqIO, unshuffled, and held as numpy arrays; the order within an epoch, the draws between the tasks of a mixture
-and the packing are then computed, not streamed. So the position of the data is a few integers (it goes into the
-checkpoint), restoring it costs nothing, and every process of a multi-host run can take its rows of the same global batch.
+SeqIO tasks say what an example is; this module says which examples meet in which batch. The order within an epoch, the
+draws between the tasks of a mixture and the packing are computed, not streamed. So the position of the data is a few
+integers (it goes into the checkpoint), restoring it costs nothing, and every process of a multi-host run makes the same
+plan of a global batch, from lengths, and reads the tokens of its own rows.
 """
 
 import dataclasses
 import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from queue import Full, Queue
 from typing import Any
 
 import numpy as np
 import seqio
+from etils import epath
 
 from distill import features
-from distill.packing import Layout, Packer, TokenPair
+from distill.cache import CachedExamples
+from distill.examples import Examples, SeqioExamples, name_seed
+from distill.packing import Layout, Planner, Sequences, fill
 from tasks import registration
 
-_BLOCK = 4096  # mixture draws computed at once
+_BLOCK = 4096  # mixture draws, or examples in order, computed at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,70 +42,44 @@ class Batch:
     epoch: float
 
 
-class _Examples:
-    """One task's examples, an epoch at a time, as groups of sequences ready to be packed."""
+class _Order:
+    """One task's examples in the order in which they are drawn: epoch after epoch, each a permutation of its own."""
 
-    def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout, counts: features.Counts):
-        self._task, self._split, self._seed, self._layout, self._counts = task, split, seed, layout, counts
-        self._random = registration.draws_at_random(task.name, split)
-        self._groups: list[list[TokenPair]] = []
-        self._epoch: int | None = None
+    def __init__(self, examples: Examples, seed: int, shuffle: bool):
+        self.examples, self._seed, self._shuffle = examples, seed, shuffle
         self._order: tuple[int, np.ndarray] | None = None
+        self._block: tuple[int, int, list[list[int]]] | None = None
 
-    @property
-    def size(self) -> int:
-        """Examples in an epoch; reads the first one if nothing has been read."""
-        if self._epoch is None:
-            self.groups(0)
-        return len(self._groups)
+    def at(self, position: int) -> tuple[int, int, list[int], list[tuple[int, int]]]:
+        """The example at a position: its epoch, its number, its slots that are not absent, and their lengths."""
+        epoch, index = divmod(position, self.examples.size)
+        block, offset = divmod(index, _BLOCK)
+        if self._block is None or self._block[0] != epoch or self._block[1] != block:
+            self._block = epoch, block, self._columns(epoch, block)
+        numbers, *columns = self._block[2]
+        slots, lengths = [], []
+        for slot in range(len(columns) // 2):
+            if targets := columns[2 * slot + 1][offset]:
+                slots.append(slot)
+                lengths.append((columns[2 * slot][offset], targets))
+        return epoch, numbers[offset], slots, lengths
 
-    def groups(self, epoch: int) -> list[list[TokenPair]]:
-        """The epoch's examples in source order. Read once, or every epoch where the task draws at random."""
-        if self._epoch is None or (self._random and self._epoch != epoch):
-            counts = features.Counts()
-            read = (features.to_group(example, self._layout, counts) for example in self._read(epoch))
-            groups = [group for group in read if group]
-            if self._epoch is None:
-                self._counts.add(counts)
-            elif len(groups) != len(self._groups):
-                raise ValueError(
-                    f"task {self._task.name!r} gave {len(self._groups)} examples in epoch {self._epoch} and "
-                    f"{len(groups)} in epoch {epoch}; epochs must not differ in size"
-                )
-            if not groups:
-                raise ValueError(
-                    f"task {self._task.name!r} has no usable example in split {self._split!r}; it needs rows with a label "
-                    "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
-                )
-            self._groups, self._epoch = groups, epoch
-        return self._groups
+    def _columns(self, epoch: int, block: int) -> list[list[int]]:
+        """Numbers of a block's examples, and of each slot the input and the target lengths.
 
-    def _read(self, epoch: int) -> Iterator[dict[str, np.ndarray]]:
-        dataset = self._task.get_dataset(
-            sequence_length=None,
-            split=self._split,
-            shuffle=False,
-            seed=_seed(self._seed, epoch, self._task.name),
-            trim_output_features=False,
-        )
-        return features.token_features(dataset).as_numpy_iterator()
+        Lists of numbers and no list of lists: Python's garbage collector goes through whatever holds other things.
+        """
+        numbers = self._permutation(epoch)[block * _BLOCK : (block + 1) * _BLOCK]
+        lengths = self.examples.lengths(epoch)[numbers]
+        return [numbers.tolist(), *(column.tolist() for column in lengths.reshape(len(numbers), -1).T)]
 
-    def order(self, epoch: int, shuffle: bool) -> np.ndarray:
-        """A permutation of the epoch's examples (the identity without ``shuffle``)."""
-        if not shuffle:
-            return np.arange(self.size)
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(self.examples.size)
         if self._order is None or self._order[0] != epoch:
-            rng = np.random.default_rng([self._seed, epoch, _name_seed(self._task.name)])
-            self._order = (epoch, rng.permutation(self.size))
+            rng = np.random.default_rng([self._seed, epoch, name_seed(self.examples.name)])
+            self._order = (epoch, rng.permutation(self.examples.size))
         return self._order[1]
-
-
-def _name_seed(name: str) -> int:
-    return zlib.crc32(name.encode())
-
-
-def _seed(seed: int, epoch: int, name: str) -> int:
-    return int(np.random.SeedSequence([seed, epoch, _name_seed(name)]).generate_state(1)[0]) & 0x7FFFFFFF
 
 
 class BatchStream:
@@ -116,6 +92,7 @@ class BatchStream:
       seed: of the order, the mixture's draws and the choice among several rationales.
       rows: the rows of the global batch this process wants.
       shuffle: whether each epoch has an order of its own.
+      cache_dir: what ``distill cache`` wrote for these tasks, to read instead of SeqIO; the batches are the same.
     """
 
     def __init__(
@@ -127,12 +104,19 @@ class BatchStream:
         seed: int = 0,
         rows: slice = slice(None),
         shuffle: bool = True,
+        cache_dir: epath.PathLike | None = None,
     ):
         provider = registration.get(mixture_or_task_name)
         self.layout, self.seed, self.rows, self.shuffle = layout, seed, rows, shuffle
-        self.counts = features.Counts()
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
-        self._sources = {task.name: _Examples(task, split, seed, layout, self.counts) for task in tasks}
+        self._sources = {}
+        for task in tasks:
+            examples: Examples
+            if cache_dir is None:
+                examples = SeqioExamples(task, split, seed, layout)
+            else:
+                examples = CachedExamples(cache_dir, task.name, split, layout)
+            self._sources[task.name] = _Order(examples, seed, shuffle)
         if isinstance(provider, seqio.Mixture):
             rates = np.array([provider.get_rate(task) for task in tasks], np.float64)
             if not (rates >= 0).all() or rates.sum() <= 0:
@@ -143,10 +127,18 @@ class BatchStream:
         else:
             self._rates = np.ones(1)
         self._names = [task.name for task in tasks]
-        self._packer = Packer(layout)
+        self._planner = Planner(layout)
         self._draws = 0
         self._position = dict.fromkeys(self._names, 0)
-        self._block: tuple[int, np.ndarray] | None = None
+        self._block: tuple[int, list[int]] | None = None
+
+    @property
+    def counts(self) -> features.Counts:
+        """Sequences of an epoch, and how many of them are cut, over the tasks read so far."""
+        counts = features.Counts()
+        for source in self._sources.values():
+            counts.add(source.examples.counts)
+        return counts
 
     def position(self) -> dict[str, Any]:
         """JSON-ready position: what the batches handed out so far have consumed."""
@@ -168,7 +160,7 @@ class BatchStream:
         block = draw // _BLOCK
         if self._block is None or self._block[0] != block:
             rng = np.random.default_rng([self.seed, block, 0x6D6978])
-            self._block = (block, rng.choice(len(self._names), size=_BLOCK, p=self._rates))
+            self._block = (block, rng.choice(len(self._names), size=_BLOCK, p=self._rates).tolist())
         return self._names[self._block[1][draw % _BLOCK]]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -176,21 +168,46 @@ class BatchStream:
 
     def __next__(self) -> Batch:
         taken = 0
+        wanted: list[int] = []  # of each planned sequence: task, epoch, example, slot
+        numbers = {name: number for number, name in enumerate(self._names)}
         while True:
             name = self._drawn(self._draws)
-            source = self._sources[name]
-            epoch, index = divmod(self._position[name], source.size)
-            group = source.groups(epoch)[source.order(epoch, self.shuffle)[index]]
-            if not self._packer.add(group):
+            epoch, example, slots, lengths = self._sources[name].at(self._position[name])
+            if not self._planner.add(lengths):
                 break
+            for slot in slots:
+                wanted += (numbers[name], epoch, example, slot)
             self._draws += 1
             self._position[name] += 1
             taken += 1
-        return Batch(self._packer.emit(self.rows), self.position(), taken, self.epoch())
+        return Batch(self._filled(np.array(wanted, np.int64).reshape(-1, 4)), self.position(), taken, self.epoch())
+
+    def _filled(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of this process's rows of the planned batch.
+
+        Args:
+          wanted: int64 [planned sequences, 4]: task, epoch, example and slot of each.
+        """
+        plan = self._planner.take()
+        mine = plan.inside(self.rows, self.layout)
+        wanted = wanted[mine]
+        places = np.zeros(len(mine), np.int64)
+        parts: list[Sequences] = []
+        read = 0
+        for task, epoch in np.unique(wanted[:, :2], axis=0).tolist():
+            examples = self._sources[self._names[task]].examples
+            chosen = (wanted[:, 0] == task) & (wanted[:, 1] == epoch)
+            numbers, which = np.unique(wanted[chosen, 2], return_inverse=True)
+            part = examples.read(epoch, numbers)
+            places[chosen] = read + which * (len(part) // len(numbers)) + wanted[chosen, 3]
+            parts.append(part)
+            read += len(part)
+            examples.forget(epoch)
+        return fill(self.layout, self.rows, plan.take(mine), Sequences.joined(parts).take(places))
 
     def epoch(self) -> float:
         """Passes made over the task that has been through most (0.0 before the first batch)."""
-        return max(at / self._sources[name].size if at else 0.0 for name, at in self._position.items())
+        return max(at / self._sources[name].examples.size if at else 0.0 for name, at in self._position.items())
 
 
 class Prefetch:

@@ -8,7 +8,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from distill.packing import Layout, Packer, TokenPair
+from distill.packing import Layout, Packer, Sequences, TokenPair
 from tasks import task_ids
 
 EOS_ID = 1
@@ -64,15 +64,13 @@ def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(lambda example: {name: example[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) -> list[TokenPair]:
-    """The sequences of one task example, cut to ``layout``'s window; one, or two for a paired task, or none.
+def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
+    """The sequences of one task example, as long as they are: one, or a paired task's two; absent ones are empty.
 
     Args:
       example: ``inputs``, ``targets``, ``targets_task_ids`` int32 and ``targets_weights`` float32; for paired tasks also
-        ``rationale_inputs``, ``rationale_targets`` int32 and ``rationale_targets_weights`` float32. Empty features stand
+        ``rationale_inputs``, ``rationale_targets`` int32 and ``rationale_targets_weights`` float32. Empty targets stand
         for a sequence that the row does not have.
-      layout: the window.
-      counts: is added to.
 
     Raises:
       ValueError: per-token features of different lengths.
@@ -82,30 +80,71 @@ def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) 
         rationale_ids = np.full(len(example["rationale_targets"]), task_ids.RATIONALE, np.int32)
         weights = example["rationale_targets_weights"]
         pairs.append(("rationale_inputs", "rationale_targets", rationale_ids, weights))
-    group = []
+    found = []
     for inputs_name, targets_name, ids, weights in pairs:
-        inputs, targets = example[inputs_name], example[targets_name]
-        if len(targets) == 0:
-            continue
-        if min(len(ids), len(weights)) < len(targets):
-            raise ValueError(
-                f"{targets_name} has {len(targets)} tokens, but {len(ids)} task ids and {len(weights)} weights"
-            )
+        targets = example[targets_name]
+        number = len(targets)
+        if min(len(ids), len(weights)) < number:
+            raise ValueError(f"{targets_name} has {number} tokens, but {len(ids)} task ids and {len(weights)} weights")
         # SeqIO, left to trim, cuts `targets` and knows nothing of the features that go with it.
-        ids, weights = ids[: len(targets)], weights[: len(targets)]
-        task = int(ids[-1])
+        inputs = example[inputs_name] if number else example[inputs_name][:0]
+        found.append(TokenPair(inputs, targets, ids[:number], weights[:number]))
+    return found
+
+
+def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) -> list[TokenPair]:
+    """The sequences of one task example, cut to ``layout``'s window; one, or two for a paired task, or none.
+
+    Args:
+      example: see :func:`slots`, whose errors it has.
+      layout: the window.
+      counts: is added to.
+    """
+    group = []
+    for pair in slots(example):
+        if len(pair.targets) == 0:
+            continue
+        task = int(pair.task_ids[-1])
         counts.sequences[task] += 1
-        counts.truncated_inputs[task] += len(inputs) > layout.encoder_length
-        counts.truncated_targets[task] += len(targets) > layout.decoder_length
+        counts.truncated_inputs[task] += len(pair.inputs) > layout.encoder_length
+        counts.truncated_targets[task] += len(pair.targets) > layout.decoder_length
         group.append(
             TokenPair(
-                inputs=cut(inputs, layout.encoder_length),
-                targets=cut(targets, layout.decoder_length),
-                task_ids=cut(ids, layout.decoder_length, last=None),
-                weights=cut(weights, layout.decoder_length, last=None),
+                inputs=cut(pair.inputs, layout.encoder_length),
+                targets=cut(pair.targets, layout.decoder_length),
+                task_ids=cut(pair.task_ids, layout.decoder_length, last=None),
+                weights=cut(pair.weights, layout.decoder_length, last=None),
             )
         )
     return group
+
+
+def cut_all(sequences: Sequences, layout: Layout) -> Sequences:
+    """What :func:`to_group` does to each sequence, for all of them at once."""
+    inputs, targets = sequences.input_lengths, sequences.target_lengths
+    if not ((inputs >= layout.encoder_length).any() or (targets >= layout.decoder_length).any()):
+        return sequences
+    short = sequences.take(np.arange(len(sequences)), layout.encoder_length, layout.decoder_length)
+    short.inputs[np.cumsum(short.input_lengths)[inputs >= layout.encoder_length] - 1] = EOS_ID
+    short.targets[np.cumsum(short.target_lengths)[targets >= layout.decoder_length] - 1] = EOS_ID
+    return short
+
+
+def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
+    """What :func:`to_group` counts, from lengths.
+
+    Args:
+      lengths: int [sequences, 2], input and target tokens; a sequence without targets is absent.
+      ids: int [sequences], the task id of the last target.
+      layout: the window.
+    """
+    counts = Counts()
+    for task in counts.sequences:
+        mine = lengths[(ids == task) & (lengths[:, 1] > 0)]
+        counts.sequences[task] = len(mine)
+        counts.truncated_inputs[task] = int((mine[:, 0] > layout.encoder_length).sum())
+        counts.truncated_targets[task] = int((mine[:, 1] > layout.decoder_length).sum())
+    return counts
 
 
 def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[dict[str, np.ndarray]]:

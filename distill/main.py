@@ -51,6 +51,9 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
         return command
 
     train = add("train", "train a student, or go on with one")
+    cache = add("cache", "tokenise a data set once and write it as files to train from")
+    cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
+    cache.add_argument("--shards", type=int, default=1, help="files a split, at most")
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student")
     for command in (train, evaluate):
@@ -186,6 +189,30 @@ def _train(options: argparse.Namespace) -> int:
     for name, value in result.test.items() if _is_first() else ():
         print(f"test {name}: {value:.4f}")
     return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    options.gin_bindings.insert(0, "MODEL_DIR = None")  # nothing is trained, so nothing needs one
+    _parse_configuration(options)
+    from distill import cache, configuration
+    from tasks import registration
+
+    names = configuration.configured(registration.register)()
+    tasks = (names.label, names.rationale, names.single, names.paired)
+    built = cache.build(tasks, options.output, shards=options.shards, told=_tell)
+    for name, splits in built.manifest["tasks"].items():
+        for split, entry in splits.items():
+            size = sum(shard["bytes"] for shard in entry["shards"])
+            print(f"{name} {split}: {entry['examples']:,} examples, {len(entry['shards'])} shards, {size:,} bytes")
+    print(f"{'wrote' if built.new else 'is complete already:'} {built.directory}")
+    return 0
+
+
+def _tell(task: str, split: str, done: int, rows: int) -> None:
+    """Says on a terminal how far a cache has come."""
+    if sys.stderr.isatty() and (done % 1000 == 0 or done == rows):
+        end = "\n" if done == rows else "\r"
+        print(f"{task} {split}: {done:,} of {rows:,} rows", end=end, file=sys.stderr, flush=True)
 
 
 def _write_configuration() -> None:
@@ -368,6 +395,7 @@ COMMANDS = {
     "extract": _extract,
     "inspect": _inspect,
     "train": _train,
+    "cache": _cache,
     "eval": _eval,
     "infer": _infer,
     "export": _export,

@@ -1,4 +1,8 @@
-"""First-fit packing of (input, target) sequences into the fixed windows of one batch, in numpy."""
+"""First-fit packing of (input, target) sequences into the fixed windows of one batch, in numpy.
+
+Two steps. The plan says which sequence goes where, and needs lengths alone: every process of a run makes the same one.
+Filling copies tokens, and needs those of the wanted windows only.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -45,7 +49,107 @@ class Layout:
                 raise ValueError(f"Layout.{name} must be ≥ 1; got {getattr(self, name)}")
 
 
-class Packer:
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """``k`` sequence pairs laid end to end.
+
+    Attributes:
+      inputs: int32 [sum of input lengths].
+      targets: int32 [sum of target lengths].
+      task_ids: int32, as long as ``targets``.
+      weights: float32, as long as ``targets``.
+      input_lengths, target_lengths: int64 [k].
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    task_ids: np.ndarray
+    weights: np.ndarray
+    input_lengths: np.ndarray
+    target_lengths: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Sequence[TokenPair]) -> "Sequences":
+        """The pairs, in order."""
+        return cls(
+            _joined([pair.inputs for pair in pairs], np.int32),
+            _joined([pair.targets for pair in pairs], np.int32),
+            _joined([pair.task_ids for pair in pairs], np.int32),
+            _joined([pair.weights for pair in pairs], np.float32),
+            np.array([len(pair.inputs) for pair in pairs], np.int64),
+            np.array([len(pair.targets) for pair in pairs], np.int64),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
+        """All sequences of the first part, then those of the second, and so on."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls.of([])
+        dtypes = {"weights": np.float32, "input_lengths": np.int64, "target_lengths": np.int64}
+        fields = [field.name for field in dataclasses.fields(cls)]
+        return cls(*(_joined([getattr(p, name) for p in parts], dtypes.get(name, np.int32)) for name in fields))
+
+    def __len__(self) -> int:
+        return len(self.input_lengths)
+
+    def take(
+        self, numbers: np.ndarray, encoder_length: int | None = None, decoder_length: int | None = None
+    ) -> "Sequences":
+        """Some of the sequences, or the same one again; optionally no more than the beginning of each.
+
+        Args:
+          numbers: int [j], which.
+          encoder_length, decoder_length: most tokens that are kept; None keeps all.
+        """
+        input_lengths, target_lengths = self.input_lengths[numbers], self.target_lengths[numbers]
+        input_starts = (np.cumsum(self.input_lengths) - self.input_lengths)[numbers]
+        target_starts = (np.cumsum(self.target_lengths) - self.target_lengths)[numbers]
+        if encoder_length is not None:
+            input_lengths = np.minimum(input_lengths, encoder_length)
+        if decoder_length is not None:
+            target_lengths = np.minimum(target_lengths, decoder_length)
+        inputs, _ = _runs(input_starts, input_lengths)
+        targets, _ = _runs(target_starts, target_lengths)
+        return Sequences(
+            self.inputs[inputs],
+            self.targets[targets],
+            self.task_ids[targets],
+            self.weights[targets],
+            input_lengths,
+            target_lengths,
+        )
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.zeros(0, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where the sequences of a batch go, in the order in which they were placed.
+
+    Attributes:
+      rows: int64 [k], windows.
+      segments: int64 [k], which sequence of its window each is, from 1.
+      encoder_offsets, decoder_offsets: int64 [k], where in its window each begins.
+    """
+
+    rows: np.ndarray
+    segments: np.ndarray
+    encoder_offsets: np.ndarray
+    decoder_offsets: np.ndarray
+
+    def inside(self, rows: slice, layout: Layout) -> np.ndarray:
+        """Numbers of the sequences that lie in the given windows."""
+        start, stop, _ = rows.indices(layout.rows)
+        return np.flatnonzero((self.rows >= start) & (self.rows < stop))
+
+    def take(self, numbers: np.ndarray) -> "Plan":
+        """The placements of some of the sequences."""
+        return Plan(*(getattr(self, field.name)[numbers] for field in dataclasses.fields(self)))
+
+
+class Planner:
     """Places groups of sequences into the windows of one batch; a group lands in the batch whole or not at all.
 
     First-fit with every window of the batch open. A paired example is a group of two, so its label and its rationale
@@ -57,118 +161,149 @@ class Packer:
         self._clear()
 
     def _clear(self) -> None:
-        rows = self.layout.rows
-        self._encoder_used = np.zeros(rows, np.int64)
-        self._decoder_used = np.zeros(rows, np.int64)
-        self._segments = np.zeros(rows, np.int64)
-        self._placed: list[tuple[int, int, int, int, TokenPair]] = []
+        layout = self.layout
+        self._encoder_left = np.full(layout.rows, layout.encoder_length, np.int32)
+        self._decoder_left = np.full(layout.rows, layout.decoder_length, np.int32)
+        self._segments = [0] * layout.rows
+        self._used = 0  # windows that hold anything; they come first
+        self._number = 0
+        self._placed: list[int] = []  # of each sequence: row, segment, tokens left in its window before it
 
     def __len__(self) -> int:
-        return len(self._placed)
+        return self._number
 
-    def add(self, group: Sequence[TokenPair]) -> bool:
+    def add(self, group: Sequence[tuple[int, int]]) -> bool:
         """Places the whole group and returns True, or places nothing and returns False.
+
+        Args:
+          group: (input tokens, target tokens) of each sequence.
 
         Raises:
           ValueError: a sequence is longer than a window, or the group cannot fit an empty batch.
         """
-        mark = len(self._placed)
-        for sequence in group:
-            row = self._first_fit(len(sequence.inputs), len(sequence.targets))
+        mark, used = self._number, self._used
+        encoder_left, decoder_left, segments = self._encoder_left, self._decoder_left, self._segments
+        for encoder, decoder in group:
+            row = self._first_fit(encoder, decoder)
             if row is None:
                 if mark == 0:
                     raise ValueError(
                         f"a group of {len(group)} sequences does not fit an empty batch of {self.layout.rows} windows"
                     )
-                self._undo(mark)
+                self._undo(group, mark, used)
                 return False
-            self._segments[row] += 1
-            place = (row, int(self._segments[row]), int(self._encoder_used[row]), int(self._decoder_used[row]))
-            self._placed.append((*place, sequence))
-            self._encoder_used[row] += len(sequence.inputs)
-            self._decoder_used[row] += len(sequence.targets)
+            segments[row] += 1
+            self._placed += (row, segments[row], int(encoder_left[row]), int(decoder_left[row]))
+            self._number += 1
+            encoder_left[row] -= encoder
+            decoder_left[row] -= decoder
+            if row == self._used:
+                self._used += 1
         return True
 
     def _first_fit(self, encoder: int, decoder: int) -> int | None:
-        layout = self.layout
+        layout, used = self.layout, self._used
         if encoder > layout.encoder_length or decoder > layout.decoder_length:
             raise ValueError(
                 f"a sequence of {encoder} input and {decoder} target tokens is longer than the window "
                 f"({layout.encoder_length}, {layout.decoder_length}); cut it first"
             )
-        if not layout.packed:
-            return len(self._placed) if len(self._placed) < layout.rows else None
-        fits = (self._encoder_used + encoder <= layout.encoder_length) & (
-            self._decoder_used + decoder <= layout.decoder_length
-        )
-        row = int(fits.argmax())
-        return row if fits[row] else None
+        if layout.packed and used:
+            fits = (self._encoder_left[:used] >= encoder) & (self._decoder_left[:used] >= decoder)
+            row = int(fits.argmax())
+            if fits[row]:
+                return row
+        return used if used < layout.rows else None
 
-    def _undo(self, mark: int) -> None:
-        for row, _, _, _, sequence in self._placed[mark:]:
+    def _undo(self, group: Sequence[tuple[int, int]], mark: int, used: int) -> None:
+        for row, (encoder, decoder) in zip(self._placed[4 * mark :: 4], group):
             self._segments[row] -= 1
-            self._encoder_used[row] -= len(sequence.inputs)
-            self._decoder_used[row] -= len(sequence.targets)
-        del self._placed[mark:]
+            self._encoder_left[row] += encoder
+            self._decoder_left[row] += decoder
+        del self._placed[4 * mark :]
+        self._number, self._used = mark, used
+
+    def take(self) -> Plan:
+        """The batch so far, and an empty planner again."""
+        rows, segments, encoder_left, decoder_left = np.array(self._placed, np.int64).reshape(-1, 4).T
+        self._clear()
+        return Plan(
+            rows, segments, self.layout.encoder_length - encoder_left, self.layout.decoder_length - decoder_left
+        )
+
+
+def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[str, np.ndarray]:
+    """The model features of some windows of a batch.
+
+    Args:
+      layout: the shape of the whole batch.
+      rows: which windows.
+      plan: of the sequences in these windows, and no others.
+      sequences: those sequences, in the plan's order.
+
+    Returns:
+      ``encoder_input_tokens``, ``decoder_input_tokens``, ``decoder_target_tokens``, ``decoder_task_ids`` int32,
+      ``decoder_loss_weights`` float32, each [rows, length]; packed ones also ``*_segment_ids`` (from 1; 0 is padding)
+      and ``*_positions``.
+    """
+    start, stop, _ = rows.indices(layout.rows)
+    encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
+    local = plan.rows - start
+    encoder_at, encoder_index = _runs(local * encoder_length + plan.encoder_offsets, sequences.input_lengths)
+    decoder_at, decoder_index = _runs(local * decoder_length + plan.decoder_offsets, sequences.target_lengths)
+
+    def filled(length, at, values, dtype=np.int32):
+        out = np.zeros((stop - start) * length, dtype)
+        out[at] = values
+        return out.reshape(stop - start, length)
+
+    targets = sequences.targets
+    shifted = np.roll(targets, 1)
+    shifted[decoder_index == 0] = 0
+    batch = {
+        "encoder_input_tokens": filled(encoder_length, encoder_at, sequences.inputs),
+        "decoder_input_tokens": filled(decoder_length, decoder_at, shifted),
+        "decoder_target_tokens": filled(decoder_length, decoder_at, targets),
+        "decoder_task_ids": filled(decoder_length, decoder_at, sequences.task_ids),
+        "decoder_loss_weights": filled(decoder_length, decoder_at, sequences.weights, np.float32),
+    }
+    if layout.packed:
+        encoder_segments = np.repeat(plan.segments, sequences.input_lengths)
+        decoder_segments = np.repeat(plan.segments, sequences.target_lengths)
+        batch["encoder_segment_ids"] = filled(encoder_length, encoder_at, encoder_segments)
+        batch["encoder_positions"] = filled(encoder_length, encoder_at, encoder_index)
+        batch["decoder_segment_ids"] = filled(decoder_length, decoder_at, decoder_segments)
+        batch["decoder_positions"] = filled(decoder_length, decoder_at, decoder_index)
+    return batch
+
+
+def _runs(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat places of runs of the given lengths, and each place's index in its run."""
+    index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(starts, lengths) + index, index
+
+
+class Packer:
+    """Plans and fills a batch from groups of token pairs that are at hand; see :class:`Planner`."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self._planner = Planner(layout)
+        self._pairs: list[TokenPair] = []
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, group: Sequence[TokenPair]) -> bool:
+        """Places the whole group and returns True, or places nothing and returns False; errors as :meth:`Planner.add`."""
+        fits = self._planner.add([(len(pair.inputs), len(pair.targets)) for pair in group])
+        if fits:
+            self._pairs.extend(group)
+        return fits
 
     def emit(self, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-        """The batch so far (the given rows of it), and an empty packer again.
-
-        Returns:
-          ``encoder_input_tokens``, ``decoder_input_tokens``, ``decoder_target_tokens``, ``decoder_task_ids`` int32,
-          ``decoder_loss_weights`` float32, each [rows, length]; packed ones also ``*_segment_ids`` (from 1; 0 is
-          padding) and ``*_positions``.
-        """
-        layout = self.layout
-        start, stop, _ = rows.indices(layout.rows)
-        mine = [p for p in self._placed if start <= p[0] < stop]
-        self._clear()
-        batch = {}
-        encoder_at, encoder_index = _scatter_index(
-            [(row - start) * layout.encoder_length + offset for row, _, offset, _, _ in mine],
-            [len(s.inputs) for *_, s in mine],
-        )
-        decoder_at, decoder_index = _scatter_index(
-            [(row - start) * layout.decoder_length + offset for row, _, _, offset, _ in mine],
-            [len(s.targets) for *_, s in mine],
-        )
-
-        def fill(length, at, values, dtype=np.int32):
-            out = np.zeros((stop - start) * length, dtype)
-            out[at] = values
-            return out.reshape(stop - start, length)
-
-        def joined(field, dtype=np.int32):
-            return np.concatenate([getattr(s, field) for *_, s in mine]) if mine else np.zeros(0, dtype)
-
-        targets = joined("targets")
-        shifted = np.roll(targets, 1)
-        shifted[decoder_index == 0] = 0
-        encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
-        batch["encoder_input_tokens"] = fill(encoder_length, encoder_at, joined("inputs"))
-        batch["decoder_input_tokens"] = fill(decoder_length, decoder_at, shifted)
-        batch["decoder_target_tokens"] = fill(decoder_length, decoder_at, targets)
-        batch["decoder_task_ids"] = fill(decoder_length, decoder_at, joined("task_ids"))
-        batch["decoder_loss_weights"] = fill(
-            decoder_length, decoder_at, joined("weights", np.float32), dtype=np.float32
-        )
-        if layout.packed:
-            segments = np.array([segment for _, segment, _, _, _ in mine], np.int32)
-            encoder_segments = np.repeat(segments, [len(s.inputs) for *_, s in mine])
-            decoder_segments = np.repeat(segments, [len(s.targets) for *_, s in mine])
-            batch["encoder_segment_ids"] = fill(encoder_length, encoder_at, encoder_segments)
-            batch["encoder_positions"] = fill(encoder_length, encoder_at, encoder_index)
-            batch["decoder_segment_ids"] = fill(decoder_length, decoder_at, decoder_segments)
-            batch["decoder_positions"] = fill(decoder_length, decoder_at, decoder_index)
-        return batch
-
-
-def _scatter_index(starts: Sequence[int], lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Flat destinations of concatenated runs, and each token's index in its run."""
-    counts = np.asarray(lengths, np.int64)
-    if counts.size == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    total = int(counts.sum())
-    run_start = np.repeat(np.cumsum(counts) - counts, counts)
-    index = np.arange(total) - run_start
-    return np.repeat(np.asarray(starts, np.int64), counts) + index, index
+        """The batch so far (the given rows of it, as :func:`fill` makes them), and an empty packer again."""
+        plan, pairs = self._planner.take(), self._pairs
+        self._pairs = []
+        mine = plan.inside(rows, self.layout)
+        return fill(self.layout, rows, plan.take(mine), Sequences.of([pairs[number] for number in mine]))

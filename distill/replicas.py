@@ -52,9 +52,7 @@ class Replica:
     ) -> "Replica":
         """Reads what the replica evaluates on and prepares its stream, from the tasks registered now."""
         check_vocabulary(data.mixture_or_task_name, decoder.model)
-        stream = BatchStream(
-            data.mixture_or_task_name, data.layout, split=data.split, seed=loop.seed, shuffle=data.shuffle
-        )
+        stream = data.stream(loop.seed)
         evaluators = {
             validation.split: Evaluator(
                 validation.task_name, validation.split, decoder, max_examples=validation.max_examples

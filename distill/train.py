@@ -36,6 +36,7 @@ class DataConfig:
       packed: whether several sequences share a window.
       split: SeqIO split.
       shuffle: whether every epoch has an order of its own.
+      cache_dir: what ``distill cache`` wrote, to read instead of the task's source; the batches are the same.
     """
 
     mixture_or_task_name: str
@@ -44,6 +45,7 @@ class DataConfig:
     packed: bool = True
     split: str = "train"
     shuffle: bool = True
+    cache_dir: str | None = None
 
     def __post_init__(self):
         if set(self.task_feature_lengths) != {"inputs", "targets"}:
@@ -55,6 +57,18 @@ class DataConfig:
         """The shape of a global batch."""
         lengths = self.task_feature_lengths
         return Layout(self.batch_size, lengths["inputs"], lengths["targets"], self.packed)
+
+    def stream(self, seed: int, rows: slice = slice(None)) -> BatchStream:
+        """The batches: some rows of each global batch, in the order of a seed."""
+        return BatchStream(
+            self.mixture_or_task_name,
+            self.layout,
+            split=self.split,
+            seed=seed,
+            rows=rows,
+            shuffle=self.shuffle,
+            cache_dir=self.cache_dir,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +199,7 @@ def train(
         return TrainResult(**reporting.read_result(directory))
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
-    stream = BatchStream(
-        data.mixture_or_task_name,
-        data.layout,
-        split=data.split,
-        seed=loop.seed,
-        rows=partitioning.local_rows(data.batch_size, device_mesh),
-        shuffle=data.shuffle,
-    )
+    stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
     evaluators = _evaluators(validation, model, device_mesh)
     saver = Checkpoints(directory, model, keep=checkpoints.keep)

@@ -1,5 +1,7 @@
 """From records to ``tf.data``: a SeqIO data source over any :class:`~tasks.dataset.Dataset`."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +91,13 @@ class RecordDataSource(seqio.FunctionDataSource):
         """Whether any row of the split has more than one rationale; reads them if that has not happened."""
         self._load(split)
         return self._several[split]
+
+    def rows_sha256(self, split: str) -> str:
+        """A hash of the split's rows as they are now; reads them again."""
+        digest = hashlib.sha256()
+        for row in rows(self.dataset, split, self.selection):
+            digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
 
     def _load(self, split: str) -> None:
         if split in self._sizes:

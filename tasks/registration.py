@@ -13,7 +13,7 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
-from tasks import metrics, preprocessors, task_ids, vocabularies
+from tasks import metrics, preprocessors, settings, task_ids, vocabularies
 from tasks.dataset import Dataset
 from tasks.feeding import RecordDataSource
 from tasks.records import Report
@@ -23,6 +23,8 @@ LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
 
 PASSED_THROUGH = ("targets_task_ids", "targets_weights")
+
+_SETTINGS: dict[str, dict[str, Any]] = {}  # what each task registered here was registered with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,15 @@ def register(
     names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
     accuracy = metrics.ACCURACY[dataset.answer]
 
+    described = settings.describe(dataset, "dataset") | settings.describe(source.selection, "selection")
+    described |= {
+        "label_prefix": label_prefix,
+        "rationale_prefix": rationale_prefix,
+        "single_prefix": single_prefix,
+        "single_marker": single_marker,
+        "rationales": how,
+    }
+
     def add(name: str, features: Sequence[str], steps: Sequence[Any], postprocess: Any, metric_fns: Sequence[Any]):
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
@@ -159,6 +170,7 @@ def register(
             metric_fns=list(metric_fns),
             shuffle_buffer_size=shuffle_buffer_size,
         )
+        _SETTINGS[name] = described
 
     seqio.MixtureRegistry.remove(names.mixed)
     tokenize = preprocessors.tokenize(dataset.separator)
@@ -255,3 +267,17 @@ def report(task_name: str, split: str) -> Report:
     if not isinstance(source, RecordDataSource):
         raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
     return source.report(split)
+
+
+def settings_of(task_name: str) -> dict[str, Any]:
+    """What determines a task's examples besides the rows of its files: dotted names and plain values, ready for JSON.
+
+    Reads the vocabulary, and no rows.
+
+    Raises:
+      ValueError: the task was not registered here.
+    """
+    task = get(task_name)
+    if task_name not in _SETTINGS or not isinstance(task, seqio.Task):
+        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
+    return _SETTINGS[task_name] | settings.of_vocabulary(task.output_features["targets"].vocabulary)

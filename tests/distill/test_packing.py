@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.features import pack_batches
-from distill.packing import Layout, Packer, TokenPair
+from distill.packing import Layout, Packer, Planner, TokenPair
 
 
 def token_pair(inputs, targets, task=1, start=2):
@@ -80,6 +80,46 @@ def test_both_sequences_of_a_pair_meet_in_one_batch(pairs, packed):
         firsts = {s[0][0] for s in unpack(batch, packed)}
         for i in range(len(pairs)):
             assert (10 * i + 2 in firsts) == (10 * i + 3 in firsts)
+
+
+def first_fit(groups, layout):
+    """(row, segment, encoder offset, decoder offset) of every sequence that a batch takes, and how many groups; plainly."""
+    used, placed = [[0, 0, 0] for _ in range(layout.rows)], []
+    for taken, group in enumerate(groups):
+        trial, more = [list(row) for row in used], []
+        for encoder, decoder in group:
+            for number, row in enumerate(trial):
+                alone = layout.packed or row[2] == 0
+                if alone and row[0] + encoder <= layout.encoder_length and row[1] + decoder <= layout.decoder_length:
+                    more.append((number, row[2] + 1, row[0], row[1]))
+                    trial[number] = [row[0] + encoder, row[1] + decoder, row[2] + 1]
+                    break
+            else:
+                return placed, taken
+        used, placed = trial, placed + more
+    return placed, len(groups)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    groups=st.lists(st.lists(lengths, min_size=1, max_size=2), min_size=1, max_size=40),
+    rows=st.integers(2, 9),
+    packed=st.booleans(),
+)
+def test_plans_are_first_fit(groups, rows, packed):
+    layout = Layout(rows, 12, 8, packed)
+    planner, taken = Planner(layout), 0
+    while taken < len(groups):
+        expected, number = first_fit(groups[taken:], layout)
+        for group in groups[taken : taken + number]:
+            assert planner.add(group)
+        if taken + number < len(groups):
+            assert not planner.add(groups[taken + number])
+        assert len(planner) == len(expected)
+        plan = planner.take()
+        got = np.stack([plan.rows, plan.segments, plan.encoder_offsets, plan.decoder_offsets], axis=1)
+        assert [tuple(row) for row in got.tolist()] == expected
+        taken += number
 
 
 def test_rows_of_a_process_are_those_of_the_whole_batch():

@@ -1,0 +1,310 @@
+"""Writing a cache: SeqIO's tokens of every task and split, as ArrayRecord shards that TFDS can read too."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from etils import epath
+from tensorflow_datasets.core import example_serializer
+
+from distill import features
+from distill.cache import manifest
+from tasks import registration
+from tasks.feeding import RecordDataSource
+
+_PROGRESS = "progress.json"
+_WRITER = "group_size:1,snappy"  # one record at a time can be read; snappy, since records are opened one by one
+_LIBRARIES = ("array_record", "numpy", "seqio", "tensorflow", "tensorflow-datasets", "tensorflow-text")
+Told = Callable[[str, str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What :func:`build` did.
+
+    Attributes:
+      directory: where the cache is.
+      manifest: its manifest.
+      new: False if it was there already.
+    """
+
+    directory: epath.Path
+    manifest: dict[str, Any]
+    new: bool
+
+
+def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1, told: Told | None = None) -> Built:
+    """Writes all splits of some tasks of one data set, or finds that they are written.
+
+    The folder appears when it is whole (a remote one: its manifest is written last). What a build that was interrupted
+    had finished is kept in ``<output>.partial`` and used by the next one with the same settings and rows.
+
+    Args:
+      task_names: as registered, all by one call of :func:`tasks.registration.register`.
+      output: a folder that is new, empty, or holds the same cache.
+      shards: files a split, at most.
+      told: is called with task, split, examples written so far, and rows in all.
+
+    Raises:
+      ValueError: ``shards`` is less than 1, a task draws at random, the folder holds something else, or nothing can be
+        trained on.
+    """
+    if shards < 1:
+        raise ValueError(f"shards must be at least 1; got {shards}")
+    directory = epath.Path(output)
+    parts = [(name, split) for name in task_names for split in registration.get(name).splits]
+    for name, split in parts:
+        if registration.draws_at_random(name, split):
+            raise ValueError(
+                f"rows of split {split!r} have several rationales, and task {name!r} draws one of them each epoch; a cache "
+                "would hold a single draw. Take the first instead, --gin.registration.register.rationales=first, or train "
+                "without a cache"
+            )
+    header = _header(task_names, shards)
+    if found := _existing(directory, header):
+        return Built(directory, found, new=False)
+    stage = _stage(directory)
+    done = _resumed(stage, header)
+    for name, split in parts:
+        if f"{name}/{split}" not in done:
+            done[f"{name}/{split}"] = _write(stage, name, split, shards, told or (lambda *_: None))
+            (stage / _PROGRESS).write_text(json.dumps({"header": header, "done": done}))
+    if not any(entry["examples"] for entry in done.values()):
+        raise ValueError(f"none of {', '.join(task_names)} has an example that can be trained on")
+    tasks: dict[str, dict[str, Any]] = {name: {} for name in task_names}
+    for name, split in parts:
+        tasks[name][split] = done[f"{name}/{split}"]
+    for name in task_names:
+        _write_tfds_metadata(stage, name, tasks[name])
+    whole = header | {"index_columns": manifest.INDEX_COLUMNS, "tasks": tasks}
+    (stage / manifest.FILE).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    (stage / _PROGRESS).unlink()
+    _publish(stage, directory)
+    return Built(directory, manifest.read(directory), new=True)
+
+
+def _header(task_names: Sequence[str], shards: int) -> dict[str, Any]:
+    """What a cache is known by: the manifest without what was written."""
+    source = registration.get(task_names[0]).source
+    rows = {split: source.rows_sha256(split) for split in source.splits} if isinstance(source, RecordDataSource) else {}
+    return {
+        "format": manifest.FORMAT,
+        "task_names": list(task_names),
+        "shards": shards,
+        "settings": registration.settings_of(task_names[0]),
+        "rows_sha256": rows,
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the same cache in ``directory``, checked; None if there is nothing. Raises ValueError otherwise."""
+    if not directory.exists() or not any(directory.iterdir()):
+        return None
+    if manifest.is_local(directory) and not (directory / manifest.FILE).exists():
+        raise ValueError(f"{directory} is not empty and holds no cache; choose another --output")
+    if not (directory / manifest.FILE).exists():
+        return None  # an upload that was interrupted
+    found = manifest.read(directory)
+    remedy = "Choose another --output, or delete it."
+    manifest.check_settings(directory, found["settings"], header["settings"], remedy)
+    for name in ("task_names", "shards", "rows_sha256"):
+        manifest.check_settings(directory, {name: found[name]}, {name: header[name]}, remedy)
+    entries = [entry for splits in found["tasks"].values() for entry in splits.values()]
+    for file in manifest.files(entries):
+        manifest.check_file(directory / file["file"], file)
+    return found
+
+
+def _stage(directory: epath.Path) -> epath.Path:
+    if manifest.is_local(directory):
+        return directory.with_name(directory.name + ".partial")
+    number = zlib.crc32(os.fspath(directory).encode())
+    return epath.Path(tempfile.gettempdir()) / f"distill-cache-{number:08x}.partial"
+
+
+def _resumed(stage: epath.Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    """What an interrupted build of the same cache finished, by ``task/split``; clears the folder of anything else."""
+    done: dict[str, Any] = {}
+    progress = stage / _PROGRESS
+    if progress.exists():
+        try:
+            saved = json.loads(progress.read_text())
+            same = saved["header"] == json.loads(json.dumps(header))
+            for key, entry in saved["done"].items() if same else ():
+                for file in manifest.files([entry]):
+                    manifest.check_file(stage / file["file"], file)
+                done[key] = entry
+        except (ValueError, KeyError):
+            done = {}
+    if not done and stage.exists():
+        stage.rmtree()
+    stage.mkdir(parents=True, exist_ok=True)
+    (stage / "index").mkdir(exist_ok=True)
+    return done
+
+
+def _tfds_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]", "_", name.lower())
+
+
+def _token_examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarray]]:
+    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, seed=0, trim_output_features=False)
+    return features.token_features(dataset).as_numpy_iterator()
+
+
+def _write(stage: epath.Path, name: str, split: str, shards: int, told: Told) -> dict[str, Any]:
+    """Writes one task's split; returns its entry of the manifest."""
+    task = registration.get(name)
+    rows = task.num_input_examples(split) or 0
+    writer = _Shards(
+        stage / name / manifest.VERSION, f"{_tfds_name(name)}-{_tfds_name(split)}", -(-max(rows, 1) // shards)
+    )
+    index: list[list[tuple[int, int, int]]] = []
+    for example in _token_examples(task, split):
+        pairs = features.slots(example)
+        ids = [int(pair.task_ids[-1]) if len(pair.targets) else 0 for pair in pairs]
+        if not any(ids):
+            continue
+        record = {
+            "inputs": pairs[0].inputs,
+            "targets": pairs[0].targets,
+            "targets_task_ids": pairs[0].task_ids,
+            "targets_weights": pairs[0].weights,
+        }
+        if len(pairs) == 2:
+            record["rationale_inputs"] = pairs[1].inputs
+            record["rationale_targets"] = pairs[1].targets
+            record["rationale_targets_weights"] = pairs[1].weights
+        writer.add(record)
+        index.append([(len(pair.inputs), len(pair.targets), task_id) for pair, task_id in zip(pairs, ids)])
+        told(name, split, len(index), rows)
+    written = writer.close()
+    entry: dict[str, Any] = {
+        "examples": len(index),
+        "slots": len(index[0]) if index else 0,
+        "index": None,
+        "shards": [],
+    }
+    if index:
+        path = stage / "index" / f"{name}-{split}.npy"
+        with path.open("wb") as file:
+            np.save(file, np.array(index, np.int32), allow_pickle=False)
+        entry["index"] = manifest.of_file(path, stage)
+        entry["shards"] = [manifest.of_file(path, stage) | {"examples": number} for path, number in written]
+    told(name, split, len(index), len(index))
+    return entry
+
+
+def tfds_features(paired: bool) -> tfds.features.FeaturesDict:
+    """The features of a cached task as TFDS has them: arrays of any length, stored as their bytes."""
+
+    def tokens(dtype):
+        return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+
+    names = {"inputs": np.int32, "targets": np.int32, "targets_task_ids": np.int32, "targets_weights": np.float32}
+    if paired:
+        names |= {"rationale_inputs": np.int32, "rationale_targets": np.int32, "rationale_targets_weights": np.float32}
+    return tfds.features.FeaturesDict({name: tokens(dtype) for name, dtype in names.items()})
+
+
+class _Shards:
+    """Writes records in order, ``per_shard`` a file; the files get their final names when their number is known."""
+
+    def __init__(self, folder: epath.Path, prefix: str, per_shard: int):
+        self._folder, self._prefix, self._per_shard = folder, prefix, per_shard
+        self._features: tfds.features.FeaturesDict | None = None
+        self._written: list[tuple[epath.Path, int]] = []
+        self._writer: Any = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{prefix}.array_record-*"):  # of a build that was interrupted here
+            old.unlink()
+
+    def add(self, record: Mapping[str, np.ndarray]) -> None:
+        if self._features is None:
+            self._features = tfds_features("rationale_inputs" in record)
+            self._serializer = example_serializer.ExampleSerializer(self._features.get_serialized_info())
+        if self._writer is None:
+            path = self._folder / f"{self._prefix}.array_record-{len(self._written):05d}"
+            self._writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER)
+            self._written.append((path, 0))
+        example = self._serializer.get_tf_example(self._features.encode_example(dict(record)))
+        self._writer.write(example.SerializeToString(deterministic=True))  # maps have no order of their own
+        path, number = self._written[-1]
+        self._written[-1] = (path, number + 1)
+        if number + 1 == self._per_shard:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+
+    def close(self) -> list[tuple[epath.Path, int]]:
+        """Files and the number of records in each."""
+        self._close_shard()
+        named = []
+        for path, number in self._written:
+            final = path.with_name(f"{path.name}-of-{len(self._written):05d}")
+            named.append((path.rename(final), number))
+        return named
+
+
+def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    present = {split: entry for split, entry in splits.items() if entry["examples"]}
+    if not present:
+        return
+    folder = stage / name / manifest.VERSION
+    infos = []
+    for split, entry in present.items():
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=_tfds_name(name), split=_tfds_name(split), filetype_suffix="array_record"
+        )
+        infos.append(
+            tfds.core.SplitInfo(
+                name=_tfds_name(split),
+                shard_lengths=[shard["examples"] for shard in entry["shards"]],
+                num_bytes=sum(shard["bytes"] for shard in entry["shards"]),
+                filename_template=template,
+            )
+        )
+    slots = {entry["slots"] for entry in present.values()}
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=tfds_features(slots == {2}),
+        split_infos=infos,
+        version=manifest.VERSION,
+        filename_template=tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=_tfds_name(name), filetype_suffix="array_record"
+        ),
+        check_data=False,
+        description=f"Token sequences of the task {name}, written by `distill cache`; {manifest.FILE} says from what.",
+    )
+
+
+def _publish(stage: epath.Path, directory: epath.Path) -> None:
+    if manifest.is_local(directory):
+        if directory.exists():
+            directory.rmdir()  # it is empty
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(stage, directory)
+        return
+    files = sorted(path for path in pathlib.Path(stage).rglob("*") if path.is_file())
+    files.sort(key=lambda path: path.name == manifest.FILE)  # last: it says that the rest is there
+    for path in files:
+        target = directory / path.relative_to(stage).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        epath.Path(path).copy(target, overwrite=True)
+    shutil.rmtree(os.fspath(stage))

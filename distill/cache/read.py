@@ -1,0 +1,154 @@
+"""Examples of a cache, by random access: an index of lengths in memory, tokens from ArrayRecord shards when wanted."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+from tensorflow_datasets.proto import tf_example_pb2
+
+from distill import features
+from distill.cache import manifest
+from distill.examples import nothing_usable
+from distill.packing import Layout, Sequences
+from tasks import registration, task_ids
+
+_REMEDY = "Build another with `distill cache`, or set CACHE_DIR=None."
+_READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 8192}
+
+
+class CachedExamples:
+    """One task's examples out of a cache; see :class:`distill.examples.Examples`, whose shape it has.
+
+    Args:
+      directory: what ``distill cache`` wrote. Where files cannot be opened by their path (``gs://``), those of this split
+        are copied to the local temporary folder first, unless they are there.
+      task_name: registered, with the settings that the cache was built with.
+      split: SeqIO split.
+      layout: the window that sequences are cut to.
+
+    Raises:
+      ValueError: no cache, one of other settings, or a damaged one; all of the split's files are checked.
+    """
+
+    def __init__(self, directory: epath.PathLike, task_name: str, split: str, layout: Layout):
+        self.name, self._layout = task_name, layout
+        found = manifest.read(directory)
+        entry = manifest.entry(directory, found, task_name, split)
+        manifest.check_settings(directory, found["settings"], registration.settings_of(task_name), _REMEDY)
+        if not entry["examples"]:
+            raise nothing_usable(task_name, split)
+        root = _at_hand(epath.Path(directory), found, entry)
+        index = np.load(root / entry["index"]["file"], mmap_mode="r", allow_pickle=False)
+        starts = np.cumsum([0, *(shard["examples"] for shard in entry["shards"])])
+        if index.shape != (entry["examples"], entry["slots"], len(manifest.INDEX_COLUMNS)) or starts[-1] != len(index):
+            raise ValueError(
+                f"the cache is damaged: {root / entry['index']['file']} is for {len(index)} examples, the shards hold "
+                f"{starts[-1]} and {manifest.FILE} says {entry['examples']}"
+            )
+        self._index, self._starts = index, starts
+        window = np.array([layout.encoder_length, layout.decoder_length], np.int32)
+        self._lengths = np.minimum(index[..., :2], window)
+        flat = index.reshape(-1, index.shape[-1])
+        self.counts = features.count(flat[:, :2], flat[:, 2], layout)
+        self._readers = [
+            array_record_module.ArrayRecordReader(os.fspath(root / shard["file"]), **_READER)
+            for shard in entry["shards"]
+        ]
+
+    @property
+    def size(self) -> int:
+        """Examples in an epoch."""
+        return len(self._index)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """See :meth:`distill.examples.Examples.lengths`."""
+        del epoch  # all are alike
+        return self._lengths
+
+    def forget(self, epoch: int) -> None:
+        """Nothing is held."""
+        del epoch
+
+    def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
+        """See :meth:`distill.examples.Examples.read`."""
+        del epoch
+        numbers = np.asarray(numbers)
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = numbers - self._starts[shards]
+        records = []
+        # One record at a time in this thread: for records this small, handing a list to the reader's threads costs more.
+        for shard, place in zip(shards.tolist(), places.tolist()):
+            reader = self._readers[shard]
+            reader.seek(place)
+            records.append(reader.read())
+        slots = self._index.shape[1]
+        lengths = self._index[numbers].reshape(-1, self._index.shape[-1]).astype(np.int64)
+        return features.cut_all(_parsed(records, slots, lengths[:, 0], lengths[:, 1]), self._layout)
+
+
+_RATIONALE = np.int32(task_ids.RATIONALE).tobytes()
+
+
+def _parsed(records: list[bytes], slots: int, input_lengths: np.ndarray, target_lengths: np.ndarray) -> Sequences:
+    """The sequences of records, which are TFDS's: a ``tf.train.Example`` with the bytes of an array for each feature."""
+    inputs: list[bytes] = []
+    targets: list[bytes] = []
+    ids: list[bytes] = []
+    weights: list[bytes] = []
+    for record in records:
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        inputs.append(feature["inputs"].bytes_list.value[0])
+        targets.append(feature["targets"].bytes_list.value[0])
+        ids.append(feature["targets_task_ids"].bytes_list.value[0])
+        weights.append(feature["targets_weights"].bytes_list.value[0])
+        if slots == 2:
+            second = feature["rationale_targets"].bytes_list.value[0]
+            inputs.append(feature["rationale_inputs"].bytes_list.value[0])
+            targets.append(second)
+            ids.append(_RATIONALE * (len(second) // 4))
+            weights.append(feature["rationale_targets_weights"].bytes_list.value[0])
+    return Sequences(
+        np.frombuffer(b"".join(inputs), np.int32),
+        np.frombuffer(b"".join(targets), np.int32),
+        np.frombuffer(b"".join(ids), np.int32),
+        np.frombuffer(b"".join(weights), np.float32),
+        input_lengths,
+        target_lengths,
+    )
+
+
+def _at_hand(directory: epath.Path, found: Mapping[str, Any], entry: Mapping[str, Any]) -> epath.Path:
+    """A folder in which the entry's files can be opened by their path; every one of them is checked."""
+    if manifest.is_local(directory):
+        for file in manifest.files([entry]):
+            manifest.check_file(directory / file["file"], file)
+        return directory
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    root = epath.Path(tempfile.gettempdir()) / f"distill-cache-{digest[:16]}"
+    for file in manifest.files([entry]):
+        path = root / file["file"]
+        if not path.exists():
+            if not (directory / file["file"]).exists():
+                manifest.check_file(directory / file["file"], file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes of a machine may copy at once; each writes a file of its own and puts it in place whole.
+            handle, partial = tempfile.mkstemp(dir=os.fspath(path.parent))
+            os.close(handle)
+            (directory / file["file"]).copy(partial, overwrite=True)
+            try:
+                manifest.check_file(epath.Path(partial), file)
+            except ValueError:
+                os.unlink(partial)
+                raise ValueError(
+                    f"the cache is damaged: {directory / file['file']} is not what {manifest.FILE} says"
+                ) from None
+            os.replace(partial, path)
+        else:
+            manifest.check_file(path, file)
+    return root

@@ -1,0 +1,141 @@
+"""The examples of one task and split as token sequences that can be asked for by number.
+
+The lengths of all of them are at hand, so that batches can be planned; tokens are read for those that are wanted.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import seqio
+
+from distill import features
+from distill.packing import Layout, Sequences, TokenPair
+from tasks import registration
+
+_NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
+
+
+class Examples(Protocol):
+    """What batches are made from.
+
+    Attributes:
+      name: of the task.
+      counts: of an epoch's sequences, and how many of them are cut.
+    """
+
+    name: str
+    counts: features.Counts
+
+    @property
+    def size(self) -> int:
+        """Examples in an epoch, at least one; every epoch has as many."""
+        ...
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """int32 [size, slots, 2]: input and target tokens of each sequence, cut to the window.
+
+        An example has up to ``slots`` sequences: one, or a paired task's two. One without target tokens is absent.
+        """
+        ...
+
+    def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
+        """All slots of these examples, one example after another; ``len(numbers) * slots`` sequences, absent ones empty."""
+        ...
+
+    def forget(self, epoch: int) -> None:
+        """Says that no earlier epoch will be asked for again."""
+        ...
+
+
+def nothing_usable(task_name: str, split: str) -> ValueError:
+    """The error for a split in which no row can be trained on."""
+    return ValueError(
+        f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "
+        "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
+    )
+
+
+class SeqioExamples:
+    """Examples read through SeqIO, unshuffled, and held in memory: once, or every epoch where the task draws at random.
+
+    Args:
+      task: registered.
+      split: SeqIO split.
+      seed: of the draws.
+      layout: the window that sequences are cut to.
+    """
+
+    def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout):
+        self.name, self.counts = task.name, features.Counts()
+        self._task, self._split, self._seed, self._layout = task, split, seed, layout
+        self._random = registration.draws_at_random(task.name, split)
+        self._size: int | None = None
+        self._epochs: dict[int, tuple[np.ndarray, Sequences]] = {}
+
+    @property
+    def size(self) -> int:
+        """Examples in an epoch; reads the first one if nothing has been read."""
+        if self._size is None:
+            self._epoch(0)
+        assert self._size is not None
+        return self._size
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """See :meth:`Examples.lengths`."""
+        return self._epoch(epoch)[0]
+
+    def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
+        """See :meth:`Examples.read`."""
+        lengths, sequences = self._epoch(epoch)
+        slots = lengths.shape[1]
+        return sequences.take((np.asarray(numbers)[:, None] * slots + np.arange(slots)).ravel())
+
+    def forget(self, epoch: int) -> None:
+        """See :meth:`Examples.forget`."""
+        for old in [known for known in self._epochs if known < epoch and self._random]:
+            del self._epochs[old]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, Sequences]:
+        key = epoch if self._random else 0
+        if key not in self._epochs:
+            counts = features.Counts()
+            groups = [group for group in self._groups(epoch, counts) if group]
+            if not groups:
+                raise nothing_usable(self.name, self._split)
+            if self._size is None:
+                self._size = len(groups)
+                self.counts.add(counts)
+            elif len(groups) != self._size:
+                raise ValueError(
+                    f"task {self.name!r} gave {self._size} examples in its first epoch and {len(groups)} in epoch {epoch}; "
+                    "epochs must not differ in size"
+                )
+            slots = max(len(group) for group in groups)
+            pairs = [pair for group in groups for pair in [*group, _NOTHING][:slots]]
+            sequences = Sequences.of(pairs)
+            lengths = np.stack([sequences.input_lengths, sequences.target_lengths], axis=1)
+            self._epochs[key] = lengths.astype(np.int32).reshape(len(groups), slots, 2), sequences
+        return self._epochs[key]
+
+    def _groups(self, epoch: int, counts: features.Counts) -> Iterator[list[TokenPair]]:
+        dataset = self._task.get_dataset(
+            sequence_length=None,
+            split=self._split,
+            shuffle=False,
+            seed=draw_seed(self._seed, epoch, self._task.name),
+            trim_output_features=False,
+        )
+        for example in features.token_features(dataset).as_numpy_iterator():
+            yield features.to_group(example, self._layout, counts)
+
+
+def name_seed(name: str) -> int:
+    """A number for a task's name, to be mixed into seeds."""
+    return zlib.crc32(name.encode())
+
+
+def draw_seed(seed: int, epoch: int, name: str) -> int:
+    """SeqIO's seed for an epoch of a task."""
+    return int(np.random.SeedSequence([seed, epoch, name_seed(name)]).generate_state(1)[0]) & 0x7FFFFFFF
