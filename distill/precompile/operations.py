@@ -5,66 +5,13 @@ import re
 
 from distill.precompile.hlo import Computation, Instruction, Shape
 
-# One operation an element of the result.
-ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "add",
-        "and",
-        "bitcast-convert",
-        "ceil",
-        "clamp",
-        "compare",
-        "convert",
-        "count-leading-zeros",
-        "divide",
-        "floor",
-        "imag",
-        "is-finite",
-        "map",
-        "maximum",
-        "minimum",
-        "multiply",
-        "negate",
-        "not",
-        "or",
-        "popcnt",
-        "real",
-        "reduce-precision",
-        "remainder",
-        "round-nearest-afz",
-        "round-nearest-even",
-        "select",
-        "shift-left",
-        "shift-right-arithmetic",
-        "shift-right-logical",
-        "sign",
-        "subtract",
-        "xor",
-    ]
-)
-# Counted apart: one of these is many operations.
-TRANSCENDENTAL = frozenset(
-    [
-        "atan2",
-        "cbrt",
-        "cosine",
-        "erf",
-        "exponential",
-        "exponential-minus-one",
-        "log",
-        "log-plus-one",
-        "logistic",
-        "power",
-        "rng",
-        "rng-bit-generator",
-        "rsqrt",
-        "sine",
-        "sqrt",
-        "tan",
-        "tanh",
-    ]
-)
+_ELEMENTWISE = """abs add and bitcast-convert ceil clamp compare convert count-leading-zeros divide floor imag is-finite map
+maximum minimum multiply negate not or popcnt real reduce-precision remainder round-nearest-afz round-nearest-even select
+shift-left shift-right-arithmetic shift-right-logical sign subtract xor"""
+_TRANSCENDENTAL = """atan2 cbrt cosine erf exponential exponential-minus-one log log-plus-one logistic power rng
+rng-bit-generator rsqrt sine sqrt tan tanh"""
+# One operation an element of the result, and those counted apart: one of them is many operations.
+ELEMENTWISE, TRANSCENDENTAL = frozenset(_ELEMENTWISE.split()), frozenset(_TRANSCENDENTAL.split())
 
 
 def operand_shape(computation: Computation, instruction: Instruction, number: int) -> Shape:

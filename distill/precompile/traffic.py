@@ -6,25 +6,10 @@ from distill.precompile.collectives import KINDS
 from distill.precompile.hlo import HBM, Computation, Instruction, Module, Shape
 from distill.precompile.operations import ELEMENTWISE, TRANSCENDENTAL, operand_shape, result_of_start
 
+_FREE = """add-dependency after-all bitcast call conditional constant domain get-tuple-element opt-barrier parameter
+partition-id replica-id tuple while"""
 # These name memory, or order instructions, and move nothing.
-FREE = frozenset(
-    [
-        "add-dependency",
-        "after-all",
-        "bitcast",
-        "constant",
-        "domain",
-        "get-tuple-element",
-        "opt-barrier",
-        "parameter",
-        "partition-id",
-        "replica-id",
-        "tuple",
-        "while",
-        "conditional",
-        "call",
-    ]
-)
+FREE = frozenset(_FREE.split())
 FREE_CUSTOM_CALLS = frozenset(
     ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "Sharding")
 )
