@@ -36,6 +36,7 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "precompile": ["libtpu>=0.0.20"],  # the compiler for TPUs; no TPU is needed
     # T5X itself, airio and jestimator are not on the registry and pin each other to moving targets: docs/t5x.md has the
     # commands that install them at fixed commits. These are what they need besides the core.
     "t5x": ["cached_property>=1.5", "chex>=0.1.8", "fiddle>=0.3", "grain>=0.2.12"],

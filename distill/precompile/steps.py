@@ -62,7 +62,8 @@ class CompiledStep:
     Attributes:
       name: ``train`` or ``decode``.
       arguments: bytes of what is handed in, by kind.
-      peak_bytes: the most HBM in use at any time, arguments included; without the program itself.
+      peak_bytes: HBM that the step takes: its arguments, its results where they do not lie in the arguments' place, and
+        one block of temporaries; or the compiler's peak, where that is more. The program itself is not in it.
       temporary_bytes: what the step uses besides its arguments and results.
       code_bytes: the program.
       costs: operations, bytes and collectives; None where there is no program to count.
@@ -120,7 +121,7 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
             return CompiledStep(
                 name,
                 arguments,
-                memory.peak_memory_in_bytes,
+                max(memory.peak_memory_in_bytes, allocated_bytes(memory)),
                 memory.temp_size_in_bytes,
                 memory.generated_code_size_in_bytes,
                 costs.analyse(text, dict(mesh.shape)),
@@ -134,6 +135,12 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
     other = compile_step(name, run, open_topology(roomiest(len(topology.devices))), explain=False)
     # What it needs is the refusal's word; what it does, and with which buffers, is the other program's.
     return dataclasses.replace(step, costs=other.costs, text=other.text, code_bytes=other.code_bytes)
+
+
+def allocated_bytes(memory: Any) -> int:
+    """Bytes of HBM that a program is given before it starts."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + max(0, results) + memory.temp_size_in_bytes
 
 
 def _state(run: Run, mesh: Mesh, rng: jax.Array) -> TrainState:
