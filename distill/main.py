@@ -373,15 +373,9 @@ def _precompile(options: argparse.Namespace) -> int:
     from distill import configuration, train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
-    for name in (
-        "DATA_DIR",
-        "MODEL_DIR",
-    ):  # nothing is read there unless the data is to be measured, and nothing written
-        try:
-            configuration.check(options.gin_file, options.gin_bindings, paths, options.gin_module)
-        except configuration.ConfigurationError as error:
-            if re.search(rf"^{name} is (wanted|required) ", str(error), re.MULTILINE) and not options.measure_data:
-                options.gin_bindings.append(f"{name} = 'not_needed'")
+    if not options.measure_data:  # then nothing is read there; and nothing is written
+        names = configuration.unset(("DATA_DIR", "MODEL_DIR"), options.gin_file, options.gin_bindings, paths)
+        options.gin_bindings += (f"{name} = 'unused'" for name in names)
     _parse_configuration(options)
     configuration.configured(train.train)
     given = configuration.arguments_of(train.train)

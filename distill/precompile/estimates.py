@@ -103,7 +103,7 @@ def estimate(
         out["largest_buffers"] = [dataclasses.asdict(buffer) for buffer in largest_buffers(step.text)]
         out["suggestions"] = suggestions(step, run, devices)
     if step.costs is None:
-        return out
+        return out | dict.fromkeys(("flops", "bytes_accessed", "collective_bytes"))
     costs, bound = step.costs, roofline(step.costs, chip)
     out |= {
         "flops": costs.flops,

@@ -28,7 +28,7 @@ def render(steps: Mapping[str, Mapping[str, Any]], heading: str, console: rich.c
     console.print(heading)
     for name, step in steps.items():
         _memory(name, step, console)
-        if "flops" in step:
+        if step["flops"] is not None:
             _work(name, step, console)
             _collectives(name, step, console)
 
@@ -46,9 +46,7 @@ def _memory(name: str, step: Mapping[str, Any], console: rich.console.Console) -
     if step["fits"]:
         console.print(f"\n{name}: fits, with {_size(margin)} to spare of {_size(usable)} a device may use")
     else:
-        console.print(
-            f"\n{name}: does not fit; it needs {_size(needed)}, {_size(-margin)} more than the {_size(usable)} there are"
-        )
+        console.print(f"\n{name}: does not fit; it needs {_size(needed)} of {_size(usable)}, {_size(-margin)} too much")
     table = _table(f"HBM of a device ({name})", "kind", "bytes")
     for kind, count in step["hbm_bytes_by_kind"].items():
         table.add_row(kind, _size(count))
