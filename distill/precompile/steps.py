@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import re
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -111,13 +113,13 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
         else:
             lowered, arguments = _lower_decode(run, mesh, state)
         try:
-            compiled = lowered.compile()
+            compiled, text = compile_to_text(lowered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             refused = str(error)
         else:
-            memory, text = compiled.memory_analysis(), compiled.as_text()
+            memory: Any = compiled.memory_analysis()
             return CompiledStep(
                 name,
                 arguments,
@@ -135,6 +137,26 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
     other = compile_step(name, run, open_topology(roomiest(len(topology.devices))), explain=False)
     # What it needs is the refusal's word; what it does, and with which buffers, is the other program's.
     return dataclasses.replace(step, costs=other.costs, text=other.text, code_bytes=other.code_bytes)
+
+
+def compile_to_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """Compiles, and returns the program as text, too.
+
+    The text is asked of the compiler itself: JAX 0.10 cannot read back some programs for v5p, v6e and tpu7x, those that
+    give gathers to the sparse cores.
+
+    Raises:
+      jax.errors.JaxRuntimeError: memory does not suffice, or the compiler fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        try:
+            return compiled, str(compiled.as_text())
+        except jax.errors.JaxRuntimeError:
+            dumped = sorted(Path(folder).glob("*.after_codegen.txt"), key=lambda path: path.stat().st_size)
+            if not dumped:
+                raise
+            return compiled, dumped[-1].read_text(encoding="utf-8")
 
 
 def allocated_bytes(memory: Any) -> int:
