@@ -10,6 +10,7 @@ from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
 from distill.precompile.operations import result_of_start
 from distill.precompile.steps import CompiledStep, Run
+from distill.precompile.topology import ROOMIEST
 from distill.t5_config import REMAT_POLICIES, T5Config
 
 
@@ -125,6 +126,7 @@ def estimate(
             }
             for (kind, axes), one in costs.by_kind().items()
         ],
+        "counted_on": ROOMIEST if step.refused else chip.name,
         "bounded_loops": list(costs.bounded_loops),
         "unknown_loops": list(costs.unknown_loops),
         "roofline": {**dataclasses.asdict(bound), "seconds": bound.seconds, "bound_by": bound.bound_by},

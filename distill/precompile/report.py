@@ -86,6 +86,8 @@ def _work(name: str, step: Mapping[str, Any], console: rich.console.Console) -> 
     for key, say in lines.items():
         if key in step:
             console.print(say(step[key]))
+    if not step["fits"]:
+        console.print(f"buffers, operations and bytes are those of the program for {step['counted_on']}")
     if step["bounded_loops"]:
         console.print("counted as if every loop that may end early ran to its end (decoding to its last token)")
     if step["unknown_loops"]:
