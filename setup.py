@@ -37,6 +37,7 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
+    "precompile": ["libtpu>=0.0.20"],  # the compiler for TPUs; no TPU is needed
     # T5X and airio come from requirements-t5x.txt, with --no-deps: pip refuses a pinned commit of anything that they ask
     # for by the head of its repository (docs/t5x.md). jestimator's release breaks T5X's import; its repository's does not.
     # A direct reference keeps this package from being uploaded to PyPI: take it out first.

@@ -171,6 +171,21 @@ def check(
     return scan
 
 
+def unset(
+    names: Sequence[str], gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = ()
+) -> list[str]:
+    """Those of the macros ``names`` that the files want and nothing sets.
+
+    Raises:
+      ConfigurationError: a file that is not there or cannot be read.
+    """
+    paths, scan = search_paths(extra_paths), _Scan()
+    for name in gin_files:
+        _scan_file(name, paths, scan, set())
+    _scan("\n".join(_readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    return [name for name in names if name in scan.required or (name in scan.referenced and name not in scan.defined)]
+
+
 def parse(
     gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), trusted: Sequence[str] = ()
 ) -> None:

@@ -115,6 +115,21 @@ class Decoder:
                 out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
         return [prediction for prediction in out if prediction is not None]
 
+    def lower(self, params: Any, length: int) -> tuple[jax.stages.Lowered, jax.ShapeDtypeStruct]:
+        """Lowers the decoding of one batch, for compilation ahead of time.
+
+        Args:
+          params: shapes with shardings, as they will be given.
+          length: tokens that every input is padded to.
+
+        Returns:
+          The lowered step, and the shape of its inputs: int32 [rows, length].
+        """
+        tokens = jax.ShapeDtypeStruct((self._rows, length), np.int32, sharding=partitioning.batch_sharding(self.mesh))
+        key = jax.eval_shape(jax.random.key, self.config.seed)
+        rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
+        return self._run.lower(params, tokens, rng), tokens
+
     def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
         for start in range(0, len(order), self._rows):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import flags
+from distill.precompile import command as precompile
 
 if TYPE_CHECKING:
     from distill.sweep import Run
@@ -21,7 +22,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 CONFIG = "config.gin"
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal, checkpoint saved; run the same command again to go on
-
+EXIT_NO_ROOM = 3  # precompile: a step does not fit
 
 EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
 INSPECT = "draw a report of a set of records as one HTML page"
@@ -117,6 +118,10 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
     else:
         add("extract", EXTRACT, configured=False)
         add("inspect", INSPECT, configured=False)
+    flags.add(
+        add("precompile", "compile a run's steps for TPUs without one, and say what they need and could do"),
+        precompile.Settings,
+    )
     add("config", "check a configuration and print it, resolved, without running anything")
     return parser
 
@@ -390,6 +395,23 @@ def _inspect(options: argparse.Namespace) -> int:
     return flags.call(commands.run_inspect, options)
 
 
+def _precompile(options: argparse.Namespace) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from distill import configuration, train
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    if not options.measure_data:  # then nothing is read there; and nothing is written
+        names = configuration.unset(("DATA_DIR", "MODEL_DIR"), options.gin_file, options.gin_bindings, paths)
+        options.gin_bindings += (f"{name} = 'unused'" for name in names)
+    _parse_configuration(options)
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    if options.measure_data:
+        _register()
+    fits = precompile.precompile(given, flags.call(precompile.Settings, options))
+    return 0 if fits else EXIT_NO_ROOM
+
+
 WITHOUT_TENSORFLOW = ("extract", "inspect")
 COMMANDS = {
     "extract": _extract,
@@ -402,6 +424,7 @@ COMMANDS = {
     "data": _data,
     "sweep": _sweep,
     "demo": _demo,
+    "precompile": _precompile,
     "config": _config,
 }
 

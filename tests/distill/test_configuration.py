@@ -25,6 +25,15 @@ def test_a_missing_macro_names_who_wants_it():
     assert message.endswith("and nothing sets it; give it with --gin.MODEL_DIR=…")
 
 
+def test_macros_that_are_wanted_and_not_set():
+    names = ("DATA_DIR", "MODEL_DIR", "TRAIN_STEPS", "NOBODYS")
+    assert configuration.unset(names, FILES, []) == ["DATA_DIR", "MODEL_DIR"]
+    assert configuration.unset(names, FILES, ["MODEL_DIR = runs/a"]) == ["DATA_DIR"]
+    assert configuration.unset(names, FILES, ["TRAIN_STEPS = %gin.REQUIRED"])[-1] == "TRAIN_STEPS"
+    with pytest.raises(ConfigurationError, match="no gin file"):
+        configuration.unset(names, ["gin/none.gin"], [])
+
+
 def test_a_required_macro_left_open(tmp_path):
     (tmp_path / "mine.gin").write_text("# x\nTRAIN_STEPS = %gin.REQUIRED\n")
     message = error(files=[*FILES, str(tmp_path / "mine.gin")])

@@ -1,0 +1,104 @@
+"""What TPU chips can do, and topologies of them.
+
+Memory, peak and memory bandwidth are from Google Cloud's pages on each generation, https://cloud.google.com/tpu/docs/v3,
+…/v4, …/v5e, …/v5p, …/v6e and …/tpu7x (v2: the last version of its page). Those pages give the interconnect's bandwidth
+of v5e and later in both directions together; what a chip can send is half of it. For v2 it is 4 links of 496 Gbit/s
+(Jouppi et al. 2020, "A Domain-Specific Supercomputer for Training Deep Neural Networks"), for v3 4 links of 70 GB/s and for
+v4 6 of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4).
+
+``usable_gib`` is what the compiler of libtpu 0.0.52 lets a program use of a device, as it says itself when a program wants
+more; the rest is its reserve.
+"""
+
+import dataclasses
+import difflib
+import re
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One generation, per chip.
+
+    Attributes:
+      name: as topologies spell it.
+      hbm_gib: memory.
+      tflops: bfloat16 peak, 1e12 operations a second.
+      hbm_gbps: memory bandwidth, 1e9 bytes a second.
+      ici_gbps: what a chip can send to its neighbours, all links together, 1e9 bytes a second.
+      usable_gib: memory of one *device* that a program may use.
+      devices: JAX devices a chip has: 2 where each of its cores is one.
+      config: the name of the chip configuration that joins both cores to one device, where libtpu has one.
+    """
+
+    name: str
+    hbm_gib: float
+    tflops: float
+    hbm_gbps: float
+    ici_gbps: float
+    usable_gib: float
+    devices: int = 1
+    config: str | None = None
+
+    @property
+    def device_hbm_bytes(self) -> float:
+        """Memory of one device."""
+        return self.hbm_gib * GIB / self.devices
+
+    @property
+    def device_usable_bytes(self) -> float:
+        """Memory of one device that a program may use."""
+        return min(self.usable_gib * GIB, self.device_hbm_bytes)
+
+    @property
+    def device_flops(self) -> float:
+        """Peak of one device, operations a second."""
+        return self.tflops * 1e12 / self.devices
+
+    @property
+    def device_hbm_bandwidth(self) -> float:
+        """Memory bandwidth of one device, bytes a second."""
+        return self.hbm_gbps * 1e9 / self.devices
+
+    @property
+    def device_ici_bandwidth(self) -> float:
+        """What one device can send, bytes a second: its share of the chip's links."""
+        return self.ici_gbps * 1e9 / self.devices
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v2", 16, 46, 700, 248, 7.48, devices=2),
+        Chip("v3", 32, 123, 900, 280, 15.48, devices=2),
+        Chip("v4", 32, 275, 1200, 300, 30.75, config="megacore"),
+        Chip("v5e", 16, 197, 819, 200, 15.75),
+        Chip("v5p", 95, 459, 2765, 600, 95.73),
+        Chip("v6e", 32, 918, 1638, 400, 31.24),
+        Chip("tpu7x", 192, 2307, 7380, 600, 94.74, devices=2),
+    )
+}
+
+
+def parse_topology(name: str) -> tuple[Chip, int]:
+    """The generation and the number of chips of a topology such as ``v5e:4x4`` or ``v4:2x2x2``.
+
+    Raises:
+      ValueError: another spelling, or an unknown generation.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
+    if match is None:
+        raise ValueError(f"a topology reads GENERATION:AxB or GENERATION:AxBxC, such as v5e:4x4; got {name!r}")
+    if match[1] not in CHIPS:
+        near = difflib.get_close_matches(match[1], list(CHIPS), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown TPU generation {match[1]!r} in --topology={name}{hint}; there are {', '.join(CHIPS)}"
+        )
+    number = 1
+    for size in match[2].split("x"):
+        number *= int(size)
+    if number == 0:
+        raise ValueError(f"a topology has at least one chip; got {name!r}")
+    return CHIPS[match[1]], number

@@ -1,0 +1,141 @@
+"""``distill precompile``: what a run would need and could do on TPUs, found out without one."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.precompile.estimates import Data
+    from distill.precompile.steps import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Compile the steps of a run for a TPU topology and say whether they fit, what they do and how fast they can be.
+
+    --topology is GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
+    --steps names which to compile: train, decode.
+    --price_per_chip_hour gives the run's cost; --examples_per_step and --examples_per_epoch give epochs an hour, and
+    --measure_data reads both from the data.
+    --json ends the output with one line of JSON.
+    --hlo_dir keeps the compiled programs as text.
+    --search tries meshes, --search_batch_sizes and --search_remat_policies (each: values with commas) and ranks them;
+    what is compiled is kept in --search_results, so that a search that was stopped goes on.
+    """
+
+    topology: str
+    steps: str = "train,decode"
+    price_per_chip_hour: float | None = None
+    examples_per_step: float | None = None
+    examples_per_epoch: int | None = None
+    measure_data: bool = False
+    json: bool = False
+    hlo_dir: str | None = None
+    search: bool = False
+    search_batch_sizes: str | None = None
+    search_remat_policies: str | None = None
+    search_results: str = "precompile_search.jsonl"
+    max_compiles: int = 8
+
+
+def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
+    """Compiles, prints the report, and returns whether everything fits.
+
+    Args:
+      given: what :func:`distill.train.train` would be called with.
+      settings: the command's flags.
+
+    Raises:
+      ValueError: anything about the topology, the mesh or the flags that does not fit together.
+    """
+    from pathlib import Path
+
+    import jax
+
+    from distill.precompile import estimates, report, steps, topology
+
+    names = _names(settings.steps, steps.STEPS, "--steps")
+    for name in ("price_per_chip_hour", "examples_per_step", "examples_per_epoch"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be > 0; got {value}")
+    jax.config.update("jax_platforms", "cpu")
+    run, target = steps.Run.from_arguments(given), topology.open_topology(settings.topology)
+    if settings.search:
+        return _search(run, target, settings)
+    topology.mesh_shape(run.mesh, len(target.devices), target.name)
+    if run.decode is None and "decode" in names and len(names) > 1:
+        names = [name for name in names if name != "decode"]
+    data = _data(given, run, settings)
+    out = {}
+    for name in names:
+        step = steps.compile_step(name, run, target)
+        if settings.hlo_dir and step.text:
+            Path(settings.hlo_dir).mkdir(parents=True, exist_ok=True)
+            (Path(settings.hlo_dir) / f"{name}.hlo").write_text(step.text)
+        arguments = (run, target.chip, len(target.devices), data, settings.price_per_chip_hour)
+        out[name] = estimates.estimate(step, *arguments)
+    shape = dict(zip(("data", "fsdp", "model"), topology.mesh_shape(run.mesh, len(target.devices), target.name)))
+    layout = run.layout
+    heading = (
+        f"{target.name}: {target.num_chips} chips, {len(target.devices)} devices; mesh "
+        + " × ".join(f"{axis}={size}" for axis, size in shape.items())
+        + f"; {layout.rows} windows of {layout.encoder_length} + {layout.decoder_length} tokens"
+    )
+    report.render(out, heading)
+    if settings.json:
+        fits = all(step["fits"] for step in out.values())
+        line = {"topology": target.name, "chips": target.num_chips, "devices": len(target.devices), "mesh": shape}
+        print(json.dumps({**line, "fits": fits, **out[names[0]], "step": names[0], "steps": out} | {"fits": fits}))
+    return all(step["fits"] for step in out.values())
+
+
+def _names(text: str, known: tuple[str, ...], flag: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"{flag} takes names of {', '.join(known)}, with commas; got {text!r}")
+    return list(dict.fromkeys(names))
+
+
+def _data(given: Mapping[str, Any], run: "Run", settings: Settings) -> "Data":
+    from distill.precompile.estimates import Data
+
+    each, epoch = settings.examples_per_step, settings.examples_per_epoch
+    if settings.measure_data and (each is None or epoch is None):
+        from distill.batches import BatchStream
+
+        config = given["data"]
+        stream = BatchStream(
+            config.mixture_or_task_name,
+            config.layout,
+            split=config.split,
+            seed=run.loop.seed,
+            rows=slice(None),
+            shuffle=config.shuffle,
+        )
+        drawn = [next(stream) for _ in range(8)]
+        seen = sum(batch.examples for batch in drawn)
+        each = each or seen / len(drawn)
+        epoch = epoch or max(1, round(seen / drawn[-1].epoch))
+    return Data(each, epoch)
+
+
+def _search(run: "Run", target: Any, settings: Settings) -> bool:
+    from distill.precompile import report, search
+
+    sizes = settings.search_batch_sizes
+    try:
+        batches = [int(size) for size in sizes.split(",")] if sizes else None
+    except ValueError:
+        raise ValueError(f"--search_batch_sizes takes whole numbers, with commas; got {sizes!r}") from None
+    policies = settings.search_remat_policies
+    space = search.candidates(
+        run, target, batches, _names(policies, search.REMAT_POLICIES, "--search_remat_policies") if policies else None
+    )
+    rows = search.search(run, target, space, settings.search_results, settings.max_compiles)
+    report.render_search(rows)
+    if settings.json:
+        print(json.dumps({"topology": target.name, "fits": any(r["result"]["fits"] for r in rows), "ranking": rows}))
+    return any(row["result"]["fits"] for row in rows)

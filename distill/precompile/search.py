@@ -1,0 +1,252 @@
+"""Trying meshes, batch sizes and remat policies, and ranking what fits."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distill.network import init_params
+from distill.partitioning import MeshConfig
+from distill.precompile.estimates import estimate, forward_flops
+from distill.precompile.steps import CompiledStep, Run, compile_step
+from distill.precompile.topology import Topology
+from distill.t5_config import REMAT_POLICIES
+from distill.train_step import init_state
+
+Compile = Callable[[str, Run, Topology], CompiledStep]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A configuration to try.
+
+    Attributes:
+      mesh: sizes of data, fsdp and model.
+      batch_size: windows.
+      remat_policy: what the backward pass recomputes.
+      least_bytes: HBM of a device that it needs at the very least.
+      guess: seconds that a step is guessed to take for each window, to try the promising ones first.
+    """
+
+    mesh: tuple[int, int, int]
+    batch_size: int
+    remat_policy: str
+    least_bytes: float
+    guess: float
+
+    def of(self, run: Run) -> Run:
+        """``run`` with this configuration."""
+        return dataclasses.replace(
+            run,
+            model=dataclasses.replace(run.model, remat_policy=self.remat_policy),
+            layout=dataclasses.replace(run.layout, rows=self.batch_size),
+            mesh=MeshConfig(*self.mesh),
+        )
+
+
+def meshes(devices: int, run: Run) -> list[tuple[int, int, int]]:
+    """Every (data, fsdp, model) of ``devices`` devices that the model's heads, MLP and vocabulary can be cut into."""
+    out = []
+    for model in range(1, devices + 1):
+        whole = (run.model.num_heads, run.model.mlp_dim, run.model.vocab_size, devices)
+        if any(size % model for size in whole):
+            continue
+        rest = devices // model
+        out += [(rest // fsdp, fsdp, model) for fsdp in range(1, rest + 1) if rest % fsdp == 0]
+    return out
+
+
+def candidates(
+    run: Run, topology: Topology, batch_sizes: Sequence[int] | None = None, policies: Sequence[str] | None = None
+) -> list[Candidate]:
+    """What is worth a compilation, the most promising first.
+
+    Left out is what cannot fit whatever the compiler does: the state's share of a device, and one layer input for each
+    layer, are more than a device's memory.
+
+    Args:
+      run: the run; its own batch size, half and twice of it are tried where ``batch_sizes`` is None.
+      topology: the slice.
+      batch_sizes: windows.
+      policies: remat policies; all where None.
+    """
+    sizes = batch_sizes or [run.layout.rows // 2, run.layout.rows, run.layout.rows * 2]
+    state = _state_bytes(run)
+    out = []
+    for mesh in meshes(len(topology.devices), run):
+        for rows in sizes:
+            if rows < 1 or rows % (mesh[0] * mesh[1] * run.loop.num_microbatches):
+                continue
+            least = state["all"] / (mesh[1] * mesh[2]) + _least_activations(run, mesh, rows)
+            if least > topology.chip.device_usable_bytes:
+                continue
+            for policy in policies or REMAT_POLICIES:
+                guess = _guess(run, topology, mesh, rows, policy, state["parameters"])
+                out.append(Candidate(mesh, rows, policy, least, guess / rows))
+    return sorted(out, key=lambda one: one.guess)
+
+
+def _state_bytes(run: Run) -> dict[str, float]:
+    """Bytes of the whole state, and of the parameters in it."""
+    ema = run.loop.ema_decay is not None
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda rng: init_state(init_params(run.model, rng), run.optimizer, ema=ema), key)
+
+    def total(tree):
+        return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
+
+    return {"all": total(shapes), "parameters": total(shapes.params)}
+
+
+def _least_activations(run: Run, mesh: tuple[int, int, int], rows: int) -> float:
+    """Bytes of one input for each layer of a micro-batch's rows, which every remat policy keeps."""
+    model, layout = run.model, run.layout
+    positions = model.num_encoder_layers * layout.encoder_length + model.num_decoder_layers * layout.decoder_length
+    bytes_each = 2 if model.dtype == "bfloat16" else 4
+    return rows / (mesh[0] * mesh[1] * run.loop.num_microbatches) * positions * model.embed_dim * bytes_each
+
+
+def _guess(
+    run: Run, topology: Topology, mesh: tuple[int, int, int], rows: int, policy: str, parameters: float
+) -> float:
+    """Seconds of a step, roughly: products at the peak, and what the mesh makes the chips send, one after the other."""
+    chip, devices = topology.chip, len(topology.devices)
+    data, fsdp, model = mesh
+    layout = dataclasses.replace(run.layout, rows=rows)
+    passes = {"none": 3.0, "full": 4.0}.get(policy, 3.2)
+    compute = passes * forward_flops(run.model, layout) / devices / chip.device_flops
+    own = parameters / model
+    sent = 2 * (1 - 1 / data) * own / fsdp + 2 * (1 - 1 / fsdp) * own
+    tokens = (
+        rows
+        / (data * fsdp)
+        * (
+            2 * run.model.num_encoder_layers * layout.encoder_length
+            + 3 * run.model.num_decoder_layers * layout.decoder_length
+        )
+    )
+    sent += 4 * (1 - 1 / model) * tokens * run.model.embed_dim * 2
+    return compute + sent / chip.device_ici_bandwidth
+
+
+def search(
+    run: Run,
+    topology: Topology,
+    space: Sequence[Candidate],
+    results: str | Path,
+    max_compiles: int,
+    compile: Compile = lambda name, run, topology: compile_step(name, run, topology, explain=False),
+) -> list[dict[str, Any]]:
+    """Compiles the training step of the candidates in turn; returns them ranked by their bound on tokens/s a chip.
+
+    What recomputes more is not tried where less fits, and a larger batch is not where a smaller one of the same mesh and
+    policy does not fit.
+
+    Args:
+      run: the run to vary.
+      topology: the slice.
+      space: what to try, in order.
+      results: a file of JSON lines to keep each result in, and to take earlier ones from.
+      max_compiles: stop after so many compilations; results from the file are free.
+      compile: compiles a step of a run.
+
+    Raises:
+      ValueError: nothing to try.
+    """
+    if not space:
+        raise ValueError(
+            "nothing is worth compiling: no mesh of these devices divides the model and the batch sizes and leaves room "
+            "for the state; give other --search_batch_sizes or a larger --topology"
+        )
+    if max_compiles < 1:
+        raise ValueError(f"--max_compiles must be ≥ 1; got {max_compiles}")
+    path = Path(results)
+    known = _read(path)
+    rows: list[dict[str, Any]] = []
+    compiled = 0
+    for candidate in space:
+        if _needless(candidate, rows):
+            continue
+        tried = candidate.of(run)
+        key = _key(tried, topology)
+        if key not in known:
+            if compiled == max_compiles:
+                continue
+            compiled += 1
+            sizes = "×".join(map(str, candidate.mesh))
+            said = f"compiling {compiled} of at most {max_compiles}: mesh {sizes}, batch {candidate.batch_size}"
+            print(f"{said}, remat {candidate.remat_policy}", file=sys.stderr, flush=True)
+            step = compile("train", tried, topology)
+            result = estimate(dataclasses.replace(step, text=""), tried, topology.chip, len(topology.devices))
+            known[key] = result
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "result": result}) + "\n")
+        rows.append(_row(candidate, known[key], topology))
+    return sorted(rows, key=lambda row: (not row["result"]["fits"], -row["tokens_per_second_per_chip"]))
+
+
+def _row(candidate: Candidate, result: dict[str, Any], topology: Topology) -> dict[str, Any]:
+    speed = result.get("tokens_per_second_bound", 0.0) / topology.num_chips
+    return {
+        "mesh": list(candidate.mesh),
+        "batch_size": candidate.batch_size,
+        "remat_policy": candidate.remat_policy,
+        "tokens_per_second_per_chip": speed if result["fits"] else 0.0,
+        "result": result,
+    }
+
+
+def _needless(candidate: Candidate, rows: Sequence[dict[str, Any]]) -> bool:
+    order = REMAT_POLICIES.index(candidate.remat_policy)
+    for row in rows:
+        if tuple(row["mesh"]) != candidate.mesh:
+            continue
+        other, fits = REMAT_POLICIES.index(row["remat_policy"]), row["result"]["fits"]
+        if fits and row["batch_size"] == candidate.batch_size and other < order:
+            return True
+        if not fits and row["batch_size"] < candidate.batch_size and other == order:
+            return True
+    return False
+
+
+def _key(run: Run, topology: Topology) -> str:
+    """What the compiled program depends on, as a short text."""
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda rng: init_state(init_params(run.model, rng), run.optimizer), key)
+    try:
+        compiler = version("libtpu")
+    except PackageNotFoundError:
+        compiler = "none"
+    parts = (
+        run.model,
+        run.loss,
+        run.loop,
+        run.layout,
+        run.mesh,
+        run.rules,
+        state,
+        topology.name,
+        compiler,
+        jax.__version__,
+    )
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:20]
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Earlier results by key; a last line that was cut off is passed over."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+            found[entry["key"]] = entry["result"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return found

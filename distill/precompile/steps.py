@@ -1,0 +1,248 @@
+"""The steps of a run, lowered from shapes alone and compiled for a topology."""
+
+import dataclasses
+import math
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from distill import partitioning
+from distill.evaluate import DecodeConfig, Decoder
+from distill.losses import TwoTaskLoss
+from distill.network import T5Config, init_params, param_logical_axes
+from distill.optimizers import Optimizer
+from distill.packing import Layout, Packer
+from distill.precompile import costs
+from distill.precompile.chips import CHIPS
+from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced
+from distill.train import LoopConfig
+from distill.train_step import TrainState, init_state, make_train_step
+
+STEPS = ("train", "decode")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the configuration of a training run says that its compiled steps depend on.
+
+    Attributes:
+      model, loss, optimizer, loop, mesh, rules: as :func:`distill.train.train` takes them.
+      layout: the shape of a batch.
+      decode: how validation decodes; None where the run validates nothing.
+    """
+
+    model: T5Config
+    loss: TwoTaskLoss
+    optimizer: Optimizer
+    loop: LoopConfig
+    layout: Layout
+    decode: DecodeConfig | None = None
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig()
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES
+
+    @classmethod
+    def from_arguments(cls, given: Mapping[str, Any]) -> "Run":
+        """The run whose training takes the arguments ``given``."""
+        validation = given.get("validation")
+        chosen = {name: given[name] for name in ("mesh", "rules") if name in given}
+        shared = {name: given[name] for name in ("model", "loss", "optimizer", "loop")}
+        decode = None if validation is None else validation.decode
+        return cls(**shared, layout=given["data"].layout, decode=decode, **chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A step compiled for one device of a topology.
+
+    Attributes:
+      name: ``train`` or ``decode``.
+      arguments: bytes of what is handed in, by kind.
+      peak_bytes: HBM that the step takes: its arguments, its results where they do not lie in the arguments' place, and
+        one block of temporaries; or the compiler's peak, where that is more. The program itself is not in it.
+      temporary_bytes: what the step uses besides its arguments and results.
+      code_bytes: the program.
+      costs: operations, bytes and collectives; None where there is no program to count.
+      seconds: to trace and to compile.
+      text: the program as HLO text, empty where there is none.
+      refused: the compiler's own words, where it says that memory does not suffice.
+    """
+
+    name: str
+    arguments: Mapping[str, int]
+    peak_bytes: int
+    temporary_bytes: int
+    code_bytes: int
+    costs: costs.Costs | None
+    seconds: float
+    text: str = ""
+    refused: str = ""
+
+    @property
+    def needed_bytes(self) -> int:
+        """HBM that the step needs."""
+        return self.peak_bytes + self.code_bytes
+
+
+def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = True) -> CompiledStep:
+    """Compiles one step of a run ahead of time. Nothing of it is executed.
+
+    Args:
+      name: ``train`` or ``decode``.
+      run: what to compile.
+      topology: what to compile it for.
+      explain: where the compiler refuses for want of memory, compile for as many chips of v5p, which have six times
+        v5e's, so that there is a program to look at.
+
+    Raises:
+      ValueError: a mesh or a batch that does not fit the topology, or a step that the run does not have.
+    """
+    mesh = topology.mesh(run.mesh)
+    rng = jax.random.key(run.loop.seed + 1)
+    started = time.monotonic()
+    state = _state(run, mesh, rng)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(run.rules)), silenced():
+        if name == "train":
+            lowered, arguments = _lower_train(run, mesh, state, rng)
+        else:
+            lowered, arguments = _lower_decode(run, mesh, state)
+        try:
+            compiled, text = compile_to_text(lowered)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            refused = str(error)
+        else:
+            memory: Any = compiled.memory_analysis()
+            return CompiledStep(
+                name,
+                arguments,
+                max(memory.peak_memory_in_bytes, allocated_bytes(memory)),
+                memory.temp_size_in_bytes,
+                memory.generated_code_size_in_bytes,
+                costs.analyse(text, dict(mesh.shape)),
+                time.monotonic() - started,
+                text,
+            )
+    needed, seconds = needed_of(refused, sum(arguments.values())), time.monotonic() - started
+    step = CompiledStep(name, arguments, needed, needed - sum(arguments.values()), 0, None, seconds, refused=refused)
+    if not explain or topology.chip.device_usable_bytes >= CHIPS[ROOMIEST].device_usable_bytes:
+        return step
+    other = compile_step(name, run, open_topology(roomiest(len(topology.devices))), explain=False)
+    # What it needs is the refusal's word; what it does, and with which buffers, is the other program's.
+    return dataclasses.replace(step, costs=other.costs, text=other.text, code_bytes=other.code_bytes)
+
+
+def compile_to_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """Compiles, and returns the program as text, too.
+
+    The text is asked of the compiler itself: JAX 0.10 cannot read back some programs for v5p, v6e and tpu7x, those that
+    give gathers to the sparse cores.
+
+    Raises:
+      jax.errors.JaxRuntimeError: memory does not suffice, or the compiler fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        try:
+            return compiled, str(compiled.as_text())
+        except jax.errors.JaxRuntimeError:
+            dumped = sorted(Path(folder).glob("*.after_codegen.txt"), key=lambda path: path.stat().st_size)
+            if not dumped:
+                raise
+            return compiled, dumped[-1].read_text(encoding="utf-8")
+
+
+def allocated_bytes(memory: Any) -> int:
+    """Bytes of HBM that a program is given before it starts."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + max(0, results) + memory.temp_size_in_bytes
+
+
+def _state(run: Run, mesh: Mesh, rng: jax.Array) -> TrainState:
+    """The run's state as shapes with their shardings, laid out as :func:`distill.train.make_state` does."""
+    ema = run.loop.ema_decay is not None
+    shapes = jax.eval_shape(lambda key: init_state(init_params(run.model, key), run.optimizer, ema=ema), rng)
+    params = partitioning.param_shardings(shapes.params, param_logical_axes(run.model), mesh, run.rules)
+    shardings = TrainState(
+        step=partitioning.replicated(mesh),  # type: ignore[arg-type]
+        params=params,
+        opt_state=partitioning.optimizer_shardings(
+            run.optimizer.transform, shapes.opt_state, shapes.params, params, mesh
+        ),
+        ema_params=params if ema else None,
+    )
+    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+
+
+def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
+    partitioning.check_batch(run.layout.rows, mesh, run.loop.num_microbatches)
+    row = Packer(dataclasses.replace(run.layout, rows=1)).emit()
+    sharding = partitioning.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((run.layout.rows, *array.shape[1:]), array.dtype, sharding=sharding)
+        for name, array in row.items()
+    }
+    step = jax.jit(
+        make_train_step(
+            run.model,
+            run.loss,
+            run.optimizer,
+            num_microbatches=run.loop.num_microbatches,
+            ema_decay=run.loop.ema_decay,
+            chunk_tokens=run.loop.chunk_tokens,
+        ),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), partitioning.replicated(mesh)),
+    )
+    lowered = step.lower(state, batch, _abstract(rng, mesh))
+    kinds = {"parameters": state.params, "optimizer state": state.opt_state}
+    if state.ema_params is not None:
+        kinds["averaged parameters"] = state.ema_params
+    return lowered, {name: sharded_bytes(tree) for name, tree in {**kinds, "batch": batch}.items()}
+
+
+def _lower_decode(run: Run, mesh: Mesh, state: TrainState):
+    if run.decode is None:
+        raise ValueError("the run validates nothing, so it has no decode step; leave it out with --steps=train")
+    lowered, tokens = Decoder(run.model, mesh, run.decode).lower(state.eval_params, run.decode.max_input_len)
+    return lowered, {"parameters": sharded_bytes(state.eval_params), "batch": sharded_bytes(tokens)}
+
+
+def _abstract(key: jax.Array, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(mesh))
+
+
+def sharded_bytes(tree: Any) -> int:
+    """Bytes of one device's part of the arrays of ``tree``, shapes with shardings."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return total
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+
+
+def needed_of(message: str, arguments: int) -> int:
+    """Bytes of HBM that the compiler's refusal says a program needs.
+
+    Args:
+      message: of one of the two forms in which it refuses: "Used … of … hbm", or one that speaks of temporaries alone.
+      arguments: bytes that come on top of the latter.
+
+    Raises:
+      ValueError: no amount in it.
+    """
+    used = re.search(r"[Uu]sed ([\d.]+)([KMGTP]?)i?B? of [\d.]+[KMGTP]?i?B? hbm", message)
+    temporaries = re.search(r"required for HLO temporaries \(([\d.]+)([KMGTP]?)i?B?\)", message)
+    found = used or temporaries
+    if found is None:
+        raise ValueError(f"the compiler refuses in words that are not known: {message[:400]}")
+    return int(float(found[1]) * _UNITS[found[2]]) + (0 if used else arguments)

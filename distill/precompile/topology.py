@@ -1,0 +1,118 @@
+"""A TPU topology opened from its name, with libtpu's compiler and without a TPU."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from distill.partitioning import MESH_AXES, MeshConfig
+from distill.precompile.chips import Chip, parse_topology
+
+ROOMIEST = "v5p"
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice of TPU chips to compile for.
+
+    Attributes:
+      name: such as ``v5e:4x4``.
+      chip: what each chip can do.
+      num_chips: chips in the slice.
+      devices: the JAX devices, ``chip.devices`` for each chip.
+    """
+
+    name: str
+    chip: Chip
+    num_chips: int
+    devices: Sequence[Any]
+
+    def mesh(self, config: MeshConfig) -> Mesh:
+        """The mesh of a run over all devices, in the order that the run would have it in.
+
+        Raises:
+          ValueError: the mesh is of another number of devices.
+        """
+        return jax.make_mesh(
+            mesh_shape(config, len(self.devices), self.name),
+            MESH_AXES,
+            axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
+            devices=list(self.devices),
+        )
+
+
+def mesh_shape(config: MeshConfig, devices: int, topology: str) -> tuple[int, int, int]:
+    """The sizes of the mesh's axes over exactly ``devices`` devices, -1 resolved.
+
+    Raises:
+      ValueError: they make another number.
+    """
+    known = int(np.prod([size for size in config.sizes if size != -1]))
+    if devices % known or (-1 not in config.sizes and known != devices):
+        asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, config.sizes))
+        raise ValueError(
+            f"the run's mesh {asked} does not fill --topology={topology}, which has {devices} devices; set MESH (or one "
+            "of its axes to -1) so that the product is that number, or name another topology"
+        )
+    data, fsdp, model = (devices // known if size == -1 else size for size in config.sizes)
+    return data, fsdp, model
+
+
+def open_topology(name: str) -> Topology:
+    """The topology ``name``, such as ``v5e:4x4``.
+
+    Raises:
+      ValueError: libtpu is not installed, or knows no such topology.
+    """
+    chip, num_chips = parse_topology(name)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "compiling for TPUs needs libtpu's compiler, and libtpu is not installed; "
+            "get it with: pip install 'distill-step-by-step[precompile]' (no TPU is needed)"
+        )
+    # No TPU is looked for, no metadata server asked, and another process may compile at the same time.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    options: dict[str, Any] = {"chip_config_name": chip.config} if chip.config else {}
+    if num_chips < 4:  # less than the host that libtpu takes for granted
+        sizes = [int(size) for size in name.partition(":")[2].split("x")]
+        options["chips_per_host_bounds"] = (*sizes, *[1] * (3 - len(sizes)))
+    try:
+        with silenced():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"libtpu knows no topology {name!r}: {str(error).splitlines()[0]}") from None
+    return Topology(name, chip, num_chips, found.devices)
+
+
+def roomiest(devices: int) -> str:
+    """The name of a topology of ``devices`` devices with more memory each than most: v5p's."""
+    return f"{ROOMIEST}:2x2x{devices // 4}" if devices % 4 == 0 else f"{ROOMIEST}:1x{devices}x1"
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps what libtpu writes to the terminal off it; where an error follows, its last lines are a note of the error."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            said.seek(0)
+            for line in said.read().decode(errors="replace").splitlines()[-5:]:
+                error.add_note(line)
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -1,0 +1,97 @@
+"""The search: what is tried, in which order, and that it goes on where it stopped."""
+
+import dataclasses
+
+import pytest
+
+from distill import optimizers
+from distill.losses import TwoTaskLoss
+from distill.network import T5Config
+from distill.packing import Layout
+from distill.precompile import costs, search, steps
+from distill.precompile.chips import CHIPS, GIB
+from distill.precompile.topology import Topology
+from distill.t5_config import REMAT_POLICIES
+from distill.train import LoopConfig
+
+RUN = steps.Run(
+    model=T5Config(384, 32, 4, 8, 64, 2, 1, dropout_rate=0.0),
+    loss=TwoTaskLoss(lam=0.5),
+    optimizer=optimizers.adafactor(1e-3),
+    loop=LoopConfig(train_steps=10),
+    layout=Layout(8, 64, 32),
+)
+TARGET = Topology("v5e:2x2", CHIPS["v5e"], 4, tuple(range(4)))
+
+
+class Compiler:
+    """Stands in for libtpu: without recomputation half of what recomputes all, and faster; counts its calls."""
+
+    def __init__(self, fits_from="minimal"):
+        self.calls, self.fits_from = [], fits_from
+
+    def __call__(self, name, run, target):
+        assert name == "train"
+        policy = run.model.remat_policy
+        self.calls.append((run.mesh.sizes, run.layout.rows, policy))
+        fits = REMAT_POLICIES.index(policy) >= REMAT_POLICIES.index(self.fits_from)
+        speed = costs.Costs(matmul_flops=1e12 * (1 + REMAT_POLICIES.index(policy)) * run.mesh.model)
+        refused = "" if fits else "RESOURCE_EXHAUSTED"
+        return steps.CompiledStep(name, {"parameters": GIB}, 4 * GIB, GIB, 0, speed if fits else None, 1.0, "", refused)
+
+
+def test_meshes_divide_the_model():
+    found = search.meshes(8, RUN)
+    assert all(data * fsdp * model == 8 for data, fsdp, model in found)
+    assert {model for *_, model in found} == {1, 2, 4}  # four heads
+    assert len(set(found)) == len(found) == 4 + 3 + 2
+
+
+def test_candidates_cut_the_batch_evenly_and_leave_out_what_cannot_fit():
+    found = search.candidates(RUN, TARGET, [2, 8])
+    assert {one.batch_size for one in found if one.mesh[0] * one.mesh[1] == 4} == {8}
+    assert {one.batch_size for one in found if one.mesh[2] == 2} == {2, 8}
+    assert [one.guess for one in found] == sorted(one.guess for one in found)
+    huge = dataclasses.replace(RUN, layout=Layout(2**24, 64, 32))
+    assert search.candidates(huge, TARGET, [2**24]) == []
+
+
+def test_the_fastest_that_fits_comes_first(tmp_path):
+    space = search.candidates(RUN, TARGET, [8])
+    compiler = Compiler()
+    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    assert rows[0]["result"]["fits"] and rows[0]["mesh"][2] == 1
+    speeds = [row["tokens_per_second_per_chip"] for row in rows]
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
+    # "none" never fits here, "minimal" does, so "full" is needless for each mesh.
+    assert not [call for call in compiler.calls if call[2] == "full"]
+
+
+def test_larger_batches_of_what_does_not_fit_are_not_tried(tmp_path):
+    compiler = Compiler(fits_from="full")
+    space = sorted(search.candidates(RUN, TARGET, [4, 8], ["none"]), key=lambda one: one.batch_size)
+    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    assert {rows_ for _, rows_, _ in compiler.calls} == {4}
+    assert not any(row["result"]["fits"] for row in rows)
+
+
+def test_a_search_goes_on_where_it_stopped(tmp_path):
+    space = search.candidates(RUN, TARGET, [8], ["minimal"])
+    path = tmp_path / "results" / "r.jsonl"
+    first, second = Compiler(), Compiler()
+    assert len(search.search(RUN, TARGET, space, path, 2, first)) == len(first.calls) == 2
+    with path.open("a") as file:
+        file.write('{"key": "cut o')
+    assert len(search.search(RUN, TARGET, space, path, 2, second)) == 4
+    assert not set(first.calls) & set(second.calls)
+    third = Compiler()
+    other = dataclasses.replace(RUN, layout=dataclasses.replace(RUN.layout, decoder_length=16))
+    search.search(other, TARGET, space, path, 1, third)
+    assert len(third.calls) == 1  # another run shares nothing
+
+
+def test_a_space_without_candidates_is_one_error(tmp_path):
+    with pytest.raises(ValueError, match="nothing is worth compiling"):
+        search.search(RUN, TARGET, [], tmp_path / "r.jsonl", 1, Compiler())
+    with pytest.raises(ValueError, match="--max_compiles must be ≥ 1"):
+        search.search(RUN, TARGET, search.candidates(RUN, TARGET, [8]), tmp_path / "r.jsonl", 0, Compiler())
