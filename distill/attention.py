@@ -18,7 +18,8 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from distill.fused_attention import MASKED, PositionBias, batch_shards, fused_attention, why_not
+from distill import partitioning
+from distill.fused_attention import MASKED, PositionBias, fused_attention, why_not
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -216,7 +217,7 @@ class RelativeBias(nn.Module):
         flat = copies.reshape(self.num_heads, query_length * width)[:, : query_length * (width - 1)]
         rows = flat.reshape(self.num_heads, query_length, width - 1)
         full = nn.with_logical_constraint(rows[None, :, :, query_length - 1 :], (None, "heads", "length", None))
-        copies = jnp.broadcast_to(by_distance[None], (batch_shards(), *by_distance.shape))
+        copies = jnp.broadcast_to(by_distance[None], (partitioning.ways("batch"), *by_distance.shape))
         return PositionBias(nn.with_logical_constraint(copies, ("batch", "heads", None)), full)
 
     def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:

@@ -12,16 +12,16 @@ per head and distance before any device hears of it.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from distill import partitioning
 
 # Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
 MASKED = -1e10
@@ -46,28 +46,10 @@ class PositionBias(NamedTuple):
     full: Float[Array, "1 heads query key"]
 
 
-def _axes_of(name: str) -> tuple[str, ...]:
-    """The mesh axes that the current rules give to a logical axis and that the current mesh has."""
-    mesh = jax.sharding.get_abstract_mesh()
-    target = dict(reversed(list(nn.get_logical_axis_rules()))).get(name)
-    names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
-    return tuple(axis for axis in names if axis in mesh.axis_names)
-
-
-def _ways(axes: Sequence[str]) -> int:
-    mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in axes)
-
-
-def batch_shards() -> int:
-    """How many pieces the current mesh and rules cut a batch into (1 without a mesh)."""
-    return _ways(_axes_of("batch"))
-
-
 def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head_dim: int) -> str | None:
     """Why :func:`fused_attention` cannot take these shapes on the current mesh; None if it can."""
-    heads = num_heads // _ways(_axes_of("heads"))
-    if num_heads % _ways(_axes_of("heads")) or batch % batch_shards():
+    heads = num_heads // partitioning.ways("heads")
+    if num_heads % partitioning.ways("heads") or batch % partitioning.ways("batch"):
         return f"{batch} rows or {num_heads} heads cannot be cut over the mesh"
     if LANES % head_dim or heads % (LANES // head_dim):
         return f"{heads} heads of {head_dim} on a device do not fill {LANES} lanes"
@@ -133,7 +115,7 @@ fused_attention.defvjp(_forward, _backward)
 
 def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, *more):
     """Runs ``local`` on each device's rows and heads."""
-    batch, heads = _axes_of("batch"), _axes_of("heads")
+    batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
     rows = PartitionSpec(batch, None, heads)
     by_position, by_distance = PartitionSpec(None, heads), PartitionSpec(batch, heads)
     bias_spec = None if bias is None else PositionBias(by_distance, by_position)

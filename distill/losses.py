@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from distill import partitioning
 from tasks import task_ids
 
 NORMALIZERS = ("task_tokens", "task_examples", "all_tokens")
@@ -217,8 +219,50 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
 
 
 def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
+    """Loss, stats and gradients, each device making the logits of its own rows.
+
+    The kernel's gradient meets those of the other devices once, after the last chunk and in the compute dtype. Left to
+    itself, the compiler would reduce it in float32, and, where ``embed`` is sharded, once for every chunk.
+    """
+    run = functools.partial(
+        _local_chunks,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        chunks=_number_of_chunks(*hidden.shape[:2], chunk_tokens),
+        with_gradients=with_gradients,
+    )
+    batch = partitioning.axes_of("batch")
+    if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
+        return run(hidden, kernel, targets, weights)
+    sharded = tuple(axis for axis in partitioning.axes_of("embed") if axis in batch)
+    whole = kernel.shape[0] % math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in sharded) != 0
+    scatter = () if whole else sharded
+
+    def local(hidden, kernel, targets, weights):
+        loss, stats, gradients = run(hidden, kernel, targets, weights)
+        loss = jax.lax.psum(loss, batch)
+        if gradients is None:
+            return loss, stats, None
+        d_hidden, d_kernel, d_weights = gradients
+        d_kernel = d_kernel.astype(hidden.dtype)
+        if scatter:
+            d_kernel = jax.lax.psum_scatter(d_kernel, scatter, scatter_dimension=0, tiled=True)
+        d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in scatter))
+        return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights)
+
+    rows, everywhere = PartitionSpec(batch), PartitionSpec()
+    gradient_specs = (rows, PartitionSpec(scatter or None), rows) if with_gradients else None
+    return jax.shard_map(
+        local,
+        in_specs=(rows, everywhere, rows, rows),
+        out_specs=(everywhere, TokenStats(rows, rows), gradient_specs),
+        axis_names=frozenset(batch),
+        check_vma=False,
+    )(hidden, kernel, targets, weights)
+
+
+def _local_chunks(hidden, kernel, targets, weights, *, z_loss, label_smoothing, chunks, with_gradients):
     batch, length, _ = hidden.shape
-    chunks = _number_of_chunks(batch, length, chunk_tokens)
     one_chunk = functools.partial(
         _one_chunk, kernel=kernel, z_loss=z_loss, label_smoothing=label_smoothing, with_gradients=with_gradients
     )
@@ -226,7 +270,6 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
         return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights) if with_gradients else None
 
-    # The cut runs along length, so a batch sharded over devices stays where it is.
     def cut(x):
         return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -131,6 +132,20 @@ def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules
         taken |= set(names)
         out.append(target)
     return PartitionSpec(*out)
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """The axes of the current mesh over which the current rules lay a logical axis; none without a mesh or a rule."""
+    table = dict(reversed([(name, target) for name, target in nn.get_logical_axis_rules()]))
+    target = table.get(name)
+    names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+    return tuple(axis for axis in names if axis in jax.sharding.get_abstract_mesh().axis_names)
+
+
+def ways(name: str) -> int:
+    """How many pieces the current mesh and rules cut a logical axis into."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in axes_of(name))
 
 
 def param_shardings(params: Any, logical_axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
