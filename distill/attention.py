@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill import partitioning
-from distill.fused_attention import MASKED, PositionBias, fused_attention, why_not
+from distill.fused_attention import MASKED, fused_attention, why_not
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -67,6 +67,18 @@ class Segments(NamedTuple):
 
     query: Int[Array, "batch query"]
     key: Int[Array, "batch key"]
+
+
+class PositionBias(NamedTuple):
+    """A relative position bias, float32, for either way of attending.
+
+    Attributes:
+      full: [1, heads, query, key].
+      by_shard: [shards, heads, query, key], an equal copy for every shard of the batch: for the Pallas kernel.
+    """
+
+    full: Float[Array, "1 heads query key"]
+    by_shard: Float[Array, "shards heads query key"]
 
 
 class Dense(nn.Module):
@@ -205,25 +217,42 @@ class RelativeBias(nn.Module):
         return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
 
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
-        """The bias of every query and key position, float32."""
-        distances = jnp.arange(1 - query_length, key_length, dtype=jnp.int32)
-        by_distance = self._by_distance(distances)
-        # Row q of the result is by_distance shifted q to the left: lay out copies one longer than the row they will be
-        # read in, and each row starts one further. Dense both ways, where a gather's gradient would collide.
-        width = query_length + key_length
-        copies = jnp.broadcast_to(
-            jnp.pad(by_distance, ((0, 0), (0, 1)))[:, None, :], (self.num_heads, query_length, width)
+        """The bias of every query and key position."""
+        by_distance = self._by_distance(jnp.arange(1 - query_length, key_length, dtype=jnp.int32))[None]
+        # The copies part before they are laid out by position, so that gradients are folded before they are summed.
+        copies = jnp.broadcast_to(by_distance, (partitioning.ways("batch"), *by_distance.shape[1:]))
+        copies = nn.with_logical_constraint(copies, ("batch", "heads", None))
+        by_shard = _by_position(copies, query_length, key_length)
+        return PositionBias(
+            nn.with_logical_constraint(
+                _by_position(by_distance, query_length, key_length), (None, "heads", None, None)
+            ),
+            nn.with_logical_constraint(by_shard, ("batch", "heads", None, None)),
         )
-        flat = copies.reshape(self.num_heads, query_length * width)[:, : query_length * (width - 1)]
-        rows = flat.reshape(self.num_heads, query_length, width - 1)
-        full = nn.with_logical_constraint(rows[None, :, :, query_length - 1 :], (None, "heads", "length", None))
-        copies = jnp.broadcast_to(by_distance[None], (partitioning.ways("batch"), *by_distance.shape))
-        return PositionBias(nn.with_logical_constraint(copies, ("batch", "heads", None)), full)
 
     def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:
         """The row of one (traced) query position, float32."""
         distances = jnp.arange(key_length, dtype=jnp.int32) - query_position
         return self._by_distance(distances)[None, :, None, :]
+
+
+def _by_position(by_distance: Float[Array, "copies heads distances"], query_length: int, key_length: int) -> jax.Array:
+    """[copies, heads, query, key], where row q is ``by_distance`` shifted q to the left.
+
+    Copies one longer than the row they will be read in are laid out one after the other, so each row starts one further.
+    Dense both ways, where a gather's gradient would collide.
+    """
+    width = query_length + key_length
+    before = by_distance.shape[:2]
+    padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 1)))[:, :, None, :]
+    flat = jnp.broadcast_to(padded, (*before, query_length, width)).reshape(*before, query_length * width)
+    rows = flat[..., : query_length * (width - 1)].reshape(*before, query_length, width - 1)
+    return rows[..., query_length - 1 :]
+
+
+@functools.cache
+def _tell_once(reason: str) -> None:
+    logging.warning("attention without the Pallas kernel: %s", reason)
 
 
 class Attention(nn.Module):
@@ -282,7 +311,9 @@ class Attention(nn.Module):
         keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], attended.shape[1])
         if self._is_fused(query, key):
             return self._output(
-                self._joined(fused_attention(query, key, value, bias, keep, *segments, self.head_dim, causal))
+                self._joined(
+                    fused_attention(query, key, value, bias and bias.by_shard, keep, *segments, self.head_dim, causal)
+                )
             )
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -300,7 +331,7 @@ class Attention(nn.Module):
             return False
         reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
         if reason is not None:
-            logging.info("attention without the Pallas kernel: %s", reason)
+            _tell_once(reason)
         return reason is None
 
     def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:

@@ -6,8 +6,8 @@ as fill 128 lanes in VMEM, computes logits, softmax and mixture there, and the b
 again instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135; T5's rows are short enough
 that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed either.
 
-The bias is the same for every row, so its gradient is summed over rows inside the kernel and then folded to one number
-per head and distance before any device hears of it.
+The bias is the same for every row, so its gradient is summed over a device's rows inside the kernel; between devices it is
+summed after the last layer, when it is folded to one number a head and distance.
 """
 
 import functools
@@ -32,20 +32,6 @@ _MAX_LOGITS = 512 * 1024
 _VMEM_BYTES = 96 * 2**20
 
 
-class PositionBias(NamedTuple):
-    """A relative position bias, laid out twice.
-
-    Attributes:
-      by_distance: [shards, heads, query + key - 1] float32, entry d the bias where ``key - query`` is
-        ``d - query_length + 1``; an equal copy for every shard of the batch, so that gradients meet once, after the last
-        layer.
-      full: [1, heads, query, key] float32, the same by position.
-    """
-
-    by_distance: Float[Array, "shards heads distances"]
-    full: Float[Array, "1 heads query key"]
-
-
 def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head_dim: int) -> str | None:
     """Why :func:`fused_attention` cannot take these shapes on the current mesh; None if it can."""
     heads = num_heads // partitioning.ways("heads")
@@ -65,7 +51,7 @@ def fused_attention(
     query: Float[Array, "batch query joined"],
     key: Float[Array, "batch key joined"],
     value: Float[Array, "batch key joined"],
-    bias: PositionBias | None,
+    bias: Float[Array, "shards heads query key"] | None,
     keep: Float[Array, "batch heads 1 key"] | None,
     query_segments: Int[Array, "batch query"],
     key_segments: Int[Array, "batch key"],
@@ -79,7 +65,8 @@ def fused_attention(
 
     Args:
       query, key, value: projections, heads side by side; computed in their dtype, logits and softmax in float32.
-      bias: added to the logits, or None. Its gradient goes to ``by_distance``.
+      bias: added to the logits, float32, or None. One equal copy for every shard of the batch, so that its gradients over
+        many layers meet once, and not layer by layer.
       keep: 0 or 1 / keep rate for every key, float32: dropout, one draw for all queries. None drops nothing.
       query_segments, key_segments: a query sees the keys of its own segment only.
       head_dim: width of one head.
@@ -105,9 +92,8 @@ def _backward(head_dim, causal, inputs, d_mixed):
     outputs = _sharded(
         _backward_local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, d_mixed
     )
-    d_bias = None if bias is None else PositionBias(outputs[3], jnp.zeros_like(bias.full))
     d_keep = None if keep is None else jnp.zeros_like(keep)
-    return (*outputs[:3], d_bias, d_keep, None, None)
+    return (*outputs[:3], None if bias is None else outputs[3], d_keep, None, None)
 
 
 fused_attention.defvjp(_forward, _backward)
@@ -117,12 +103,12 @@ def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segme
     """Runs ``local`` on each device's rows and heads."""
     batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
     rows = PartitionSpec(batch, None, heads)
-    by_position, by_distance = PartitionSpec(None, heads), PartitionSpec(batch, heads)
-    bias_spec = None if bias is None else PositionBias(by_distance, by_position)
+    by_shard = PartitionSpec(batch, heads)
+    bias_spec = None if bias is None else by_shard
     keep_spec = None if keep is None else PartitionSpec(batch, heads)
     in_specs = (rows, rows, rows, bias_spec, keep_spec, PartitionSpec(batch), PartitionSpec(batch))
     in_specs += (rows,) * len(more)
-    out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_distance,))
+    out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_shard,))
     run = functools.partial(local, head_dim, causal)
     arguments = (query, key, value, bias, keep, query_segments, key_segments, *more)
     mesh = jax.sharding.get_abstract_mesh()
@@ -159,7 +145,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
         (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b: (b, 0, 0))),
     ]
     if bias is not None:
-        inputs.append((bias.full[0], pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))))
+        inputs.append((bias[0], pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))))
     if keep is not None:
         inputs.append((keep, pl.BlockSpec((1, group, 1, key_length), lambda h, b: (b, h, 0, 0))))
     inputs += [(array, at_query) for array in more]
@@ -211,17 +197,7 @@ def _backward_local(head_dim, causal, *arguments):
     )
     if bias is None:
         return tuple(outputs)
-    return (*outputs[:3], _fold(outputs[3])[None])
-
-
-def _fold(d_bias: Float[Array, "heads query key"]) -> Float[Array, "heads distances"]:
-    """Sums over the positions of each distance: the transpose of laying the bias out by position."""
-    heads, query_length, key_length = d_bias.shape
-    width = query_length + key_length
-    rows = jnp.pad(d_bias, ((0, 0), (0, 0), (query_length - 1, 0)))
-    # One entry short of the width, every row starts one further left.
-    flat = jnp.pad(rows.reshape(heads, -1), ((0, 0), (0, query_length)))
-    return flat.reshape(heads, query_length, width).sum(axis=1)[:, : width - 1]
+    return (*outputs[:3], outputs[3][None])
 
 
 def _dot(a, b, contract: tuple[int, int]):

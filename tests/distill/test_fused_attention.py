@@ -70,7 +70,7 @@ def values_and_gradients(attend, with_bias, with_keep, lengths, causal):
 
 
 def fused(query, key, value, bias, keep, queries, keys, causal):
-    return fused_attention(query, key, value, bias, keep, queries, keys, DIM, causal)
+    return fused_attention(query, key, value, bias and bias.by_shard, keep, queries, keys, DIM, causal)
 
 
 def check_equal(got, wanted):

@@ -1,0 +1,302 @@
+"""Our training step against T5X's, by the TPU compiler: what one chip needs and does in one step, with no TPU.
+
+Both are compiled ahead of time for the same slice: windows of 512 + 256 tokens, packed, bfloat16, Adafactor, z-loss, dropout
+0.1, cheap random bits, the state donated. Operations, bytes and collectives are counted in the compiled programs by one and
+the same count, loops with their trips (`distill.precompile.costs`). T5X's side needs T5X (docs/t5x.md) and is left out, with
+a notice, without it. Its network is the unscanned `examples/t5`, or `examples/scalable_t5` where a case says so.
+
+    python -m benchmarks.tpu_step [--cases base_data,base_model,large,xxl] [--output=tpu_step.jsonl] [--plot=FILE.png]
+
+Every finished side is a line of the output file; a side that is there already is not compiled again.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+ENCODER, DECODER = 512, 256
+SIZES = {  # width, heads, mlp, layers
+    "base": (768, 12, 2048, 12),
+    "large": (1024, 16, 2816, 24),
+    "xl": (2048, 32, 5120, 24),
+    "xxl": (4096, 64, 10240, 24),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One program. ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's."""
+
+    engine: str
+    mesh: tuple[int, ...]
+    remat: str = "elementwise"
+    chunk_tokens: int = 16384
+    scan: bool = True
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        axes = ("data", "model") if self.engine == "t5x" else ("data", "fsdp", "model")
+        mesh = " × ".join(f"{axis} {size}" for axis, size in zip(axes, self.mesh) if size > 1)
+        how = {"t5x": "T5X scalable_t5" if self.scan else "T5X t5"}.get(self.engine, f"ours, {self.remat}")
+        return f"{how}, {mesh}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The same work on the same slice."""
+
+    size: str
+    batch: int
+    topology: str
+    sides: tuple[Side, ...]
+
+
+CASES = {
+    "base_data": Case(
+        "base",
+        128,
+        "v5e:4x4",
+        (
+            Side("t5x", (16, 1), scan=False),
+            Side("t5x", (16, 1), remat="minimal"),
+            Side("ours", (16, 1, 1)),
+            Side("ours", (1, 16, 1)),
+        ),
+    ),
+    "base_model": Case(
+        "base", 128, "v5e:4x4", (Side("t5x", (8, 2), scan=False), Side("ours", (8, 1, 2)), Side("ours", (1, 8, 2)))
+    ),
+    "large": Case(
+        "large", 64, "v5e:4x4", (Side("t5x", (4, 4), scan=False), Side("ours", (4, 1, 4)), Side("ours", (1, 16, 1)))
+    ),
+    "xxl": Case(
+        "xxl",
+        64,
+        "v5p:4x4x4",
+        (Side("t5x", (8, 8), remat="minimal"), Side("ours", (1, 8, 8)), Side("ours", (1, 8, 8), remat="minimal")),
+    ),
+}
+
+
+def ours(case: Case, side: Side) -> dict[str, float]:
+    """Compiles our step."""
+    from distill import optimizers, partitioning
+    from distill.losses import TwoTaskLoss
+    from distill.network import T5Config
+    from distill.packing import Layout
+    from distill.precompile import steps, topology
+    from distill.train import LoopConfig
+
+    width, heads, mlp, layers = SIZES[case.size]
+    model = T5Config(
+        32128, width, heads, 64, mlp, layers, layers,
+        dtype="bfloat16", scan_layers=side.scan, remat_policy=side.remat, attention="pallas",
+    )  # fmt: skip
+    run = steps.Run(
+        model=model,
+        loss=TwoTaskLoss(z_loss=1e-4),
+        optimizer=optimizers.adafactor(1e-3),
+        loop=LoopConfig(train_steps=1, chunk_tokens=side.chunk_tokens),
+        layout=Layout(case.batch, ENCODER, DECODER),
+        mesh=partitioning.MeshConfig(*side.mesh),
+    )
+    cpu = time.process_time()
+    step = steps.compile_step("train", run, topology.open_topology(case.topology), explain=False)
+    if step.costs is None:
+        raise RuntimeError(f"{side.name}: {step.refused}")
+    return measured(step.costs, step.peak_bytes, step.code_bytes, step.seconds, time.process_time() - cpu)
+
+
+def measured(costs, peak: int, code: int, seconds: float, cpu_seconds: float) -> dict[str, float]:
+    """The figures of one side."""
+    return {
+        "peak_hbm_bytes": peak,
+        "flops": costs.flops,
+        "matmul_flops": costs.matmul_flops,
+        "bytes_accessed": costs.bytes_accessed,
+        "hbm_bytes": costs.hbm_bytes,
+        "collective_bytes": costs.collective_bytes,
+        "wire_bytes": costs.wire_bytes,
+        "code_bytes": code,
+        "compile_seconds": round(seconds, 1),
+        "compile_cpu_seconds": round(cpu_seconds, 1),
+    }
+
+
+def t5x(case: Case, side: Side) -> dict[str, float]:
+    """Compiles T5X's step: its model, its gradients, its optimizer, its sharding rules."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import seqio
+    from flax.linen import partitioning as flax_partitioning
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from t5x import adafactor, models, partitioning, train_state, trainer
+    from t5x.examples.scalable_t5 import network as scalable_network
+    from t5x.examples.t5 import network as t5_network
+
+    from distill.precompile import costs, steps, topology
+
+    width, heads, mlp, layers = SIZES[case.size]
+    shape: dict[str, Any] = {
+        "vocab_size": 32128, "dtype": jnp.bfloat16, "emb_dim": width, "num_heads": heads, "head_dim": 64, "mlp_dim": mlp,
+        "num_encoder_layers": layers, "num_decoder_layers": layers, "mlp_activations": ("gelu", "linear"),
+        "dropout_rate": 0.1, "logits_via_embedding": False,
+    }  # fmt: skip
+    if side.scan:
+        module = scalable_network.Transformer(
+            config=scalable_network.T5Config(**shape, scan_layers=True, remat_policy=side.remat)
+        )
+    else:
+        module = t5_network.Transformer(config=t5_network.T5Config(**shape))
+    optimizer = adafactor.Adafactor(
+        decay_rate=0.8, step_offset=0, logical_factor_rules=adafactor.standard_logical_factor_rules()
+    )
+    vocabulary = seqio.ByteVocabulary()
+    model = models.EncoderDecoderModel(module, vocabulary, vocabulary, optimizer, z_loss=1e-4)
+    names = ["encoder_input_tokens", "encoder_segment_ids", "encoder_positions", "decoder_input_tokens",
+             "decoder_target_tokens", "decoder_loss_weights", "decoder_segment_ids", "decoder_positions"]  # fmt: skip
+    lengths = {name: ENCODER if name.startswith("encoder") else DECODER for name in names}
+    rng = jax.random.key(0)
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    slice_ = topology.open_topology(case.topology)
+    mesh = Mesh(np.array(slice_.devices).reshape(side.mesh), ("data", "model"))
+
+    def fresh(rng):
+        variables = model.get_initial_variables(rng, {name: (1, length) for name, length in lengths.items()})
+        return train_state.FlaxOptimTrainState.create(optimizer, variables)
+
+    shapes = jax.eval_shape(fresh, rng)
+    specs = partitioner.get_mesh_axes(shapes)
+    shapes = shapes.replace(params_axes=None)
+
+    def place(value, spec):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, spec or PartitionSpec()))
+
+    state = jax.tree.map(place, shapes, specs)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (case.batch, lengths[name]), jnp.float32 if "weights" in name else jnp.int32, sharding=rows
+        )
+        for name in names
+    }
+    key = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+    def step(state, batch, rng):
+        gradients, metrics, _ = trainer.accumulate_grads_microbatched(model, state, batch, rng, None)
+        state, metrics = trainer.apply_grads(state, gradients, metrics, jnp.float32(1e-3), None, {})
+        return state, metrics
+
+    started, cpu = time.monotonic(), time.process_time()
+    shardings = jax.tree.map(lambda value: value.sharding, state)
+    # T5X reads the mesh of this older context manager.
+    with mesh, flax_partitioning.axis_rules(partitioner.logical_axis_rules), topology.silenced():
+        lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch, key)
+        compiled, text = steps.compile_to_text(lowered)
+    memory: Any = compiled.memory_analysis()
+    peak = max(memory.peak_memory_in_bytes, steps.allocated_bytes(memory))
+    return measured(
+        costs.analyse(text, dict(mesh.shape)),
+        peak,
+        memory.generated_code_size_in_bytes,
+        time.monotonic() - started,
+        time.process_time() - cpu,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--output", default="tpu_step.jsonl")
+    parser.add_argument("--plot")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compiles what is missing and prints every case's ratios."""
+    options = arguments()
+    unknown = set(options.cases.split(",")) - set(CASES)
+    if unknown:
+        raise SystemExit(f"--cases: no case {sorted(unknown)}; there are {sorted(CASES)}")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+
+    jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+    path = Path(options.output)
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    has_t5x = importlib.util.find_spec("t5x") is not None
+    for name in options.cases.split(","):
+        case = CASES[name]
+        for side in case.sides:
+            if any(row["case"] == name and row["side"] == side.name for row in rows):
+                continue
+            if side.engine == "t5x" and not has_t5x:
+                print(f"{name}: {side.name} is left out, T5X is not installed (docs/t5x.md)")
+                continue
+            figures = {"t5x": t5x, "ours": ours}[side.engine](case, side)
+            rows.append({"case": name, "side": side.name, "topology": case.topology, "batch": case.batch, **figures})
+            with path.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+        report(name, case, [row for row in rows if row["case"] == name])
+    if options.plot:
+        plot(rows, Path(options.plot))
+
+
+COLUMNS = (
+    ("peak_hbm_bytes", "peak GB", 1e9),
+    ("matmul_flops", "matmul TFLOP", 1e12),
+    ("bytes_accessed", "bytes GB", 1e9),
+    ("hbm_bytes", "of HBM GB", 1e9),
+    ("collective_bytes", "collectives GB", 1e9),
+    ("wire_bytes", "sent GB", 1e9),
+    ("code_bytes", "code MB", 1e6),
+    ("compile_cpu_seconds", "compile CPU s", 1.0),
+)
+
+
+def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
+    """Prints a case as a Markdown table; in brackets the ratio to its first row."""
+    print(f"\n{name}: T5 1.1 {case.size}, {case.batch} windows, {case.topology}; per chip and step")
+    print("| step | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for row in rows:
+        cells = [
+            f"{row[key] / unit:.3g}" + ("" if row is rows[0] else f" ({row[key] / max(rows[0][key], 1e-9):.2f}×)")
+            for key, _, unit in COLUMNS
+        ]
+        print(f"| {row['side']} | " + " | ".join(cells) + " |")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws every side's ratio to the first row of its case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 3.6), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], cases):
+        mine = [row for row in rows if row["case"] == name]
+        width = 0.8 / len(mine)
+        for number, row in enumerate(mine):
+            ratios = [row[key] / max(mine[0][key], 1e-9) for key, _, _ in COLUMNS[:6]]
+            axis.bar([x + number * width for x in range(len(ratios))], ratios, width, label=row["side"])
+        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], [title for _, title, _ in COLUMNS[:6]], rotation=45)
+        axis.set_title(f"{name} ({mine[0]['topology']})", fontsize=9)
+        axis.legend(fontsize=6)
+    axes[0][0].set_ylabel("ratio to the first")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
