@@ -1,9 +1,9 @@
 """Our training step against T5X's, by the TPU compiler: what one chip needs and does in one step, with no TPU.
 
-Both are compiled ahead of time for the same slice: windows of 512 + 256 tokens, packed, bfloat16, Adafactor, z-loss, dropout
-0.1, cheap random bits, the state donated. Operations, bytes and collectives are counted in the compiled programs by one and
-the same count, loops with their trips (`distill.precompile.costs`). T5X's side needs T5X (docs/t5x.md) and is left out, with
-a notice, without it. Its network is the unscanned `examples/t5`, or `examples/scalable_t5` where a case says so.
+Both are compiled ahead of time for the same slice: windows of 512 + 256 tokens, packed, bfloat16, Adafactor, z-loss,
+dropout 0.1, cheap random bits, the state donated. Operations, bytes and collectives are counted in both programs by one
+count, loops with their trips (`distill.precompile.costs`). T5X's side needs T5X (docs/t5x.md) and is left out, with a
+notice, without it. Its network is the unscanned `examples/t5`, or `examples/scalable_t5` where a case says so.
 
     python -m benchmarks.tpu_step [--cases base_data,base_model,large,xxl] [--output=tpu_step.jsonl] [--plot=FILE.png]
 
