@@ -33,15 +33,6 @@ EOS = 1
 INPUTS = np.array([[2, 3, 1, 0, 0], [3, 3, 2, 2, 1], [1, 0, 0, 0, 0]], np.int32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling is most of these tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.cache
 def params_of(config: T5Config, seed: int = 0):
     rng = np.random.default_rng(seed)

@@ -28,15 +28,6 @@ SMALL = T5Config(
 DEEP = dataclasses.replace(SMALL, num_encoder_layers=2, num_decoder_layers=3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling is most of these tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.cache
 def params_of(config: T5Config, seed: int = 0):
     """Random parameters, the norms' too, drawn by NumPy: that compiles nothing."""

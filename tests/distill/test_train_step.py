@@ -1,5 +1,7 @@
 """One number however it is computed: packed or not, in micro-batches or not, on one device or eight."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from distill.features import pack_batches
 from distill.losses import NORMALIZERS, TwoTaskLoss
 from distill.network import T5Config, Transformer, init_params, param_logical_axes
 from distill.packing import Layout, TokenPair
-from distill.train_step import init_state, make_train_step, summarize
+from distill.train_step import compute_params, init_state, make_train_step, summarize
 
 CONFIG = T5Config(
     vocab_size=64,
@@ -178,3 +180,11 @@ def test_moving_average_follows_the_parameters(params):
     old, moved, average = (s["decoder"]["logits_dense"]["kernel"] for s in (state.params, new.params, new.ema_params))
     np.testing.assert_allclose(average, 0.9 * old + 0.1 * moved, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(new.eval_params["decoder"]["logits_dense"]["kernel"], average)
+
+
+def test_only_kernels_are_cast_to_the_compute_dtype():
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    params = jax.eval_shape(lambda key: compute_params(init_params(config, key), config), jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert leaf.dtype == (jnp.bfloat16 if path[-1].key == "kernel" else jnp.float32), path
+    assert compute_params(params, CONFIG) is params
