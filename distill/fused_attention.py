@@ -106,8 +106,8 @@ def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segme
     by_shard = PartitionSpec(batch, heads)
     bias_spec = None if bias is None else by_shard
     keep_spec = None if keep is None else PartitionSpec(batch, heads)
-    in_specs = (rows, rows, rows, bias_spec, keep_spec, PartitionSpec(batch), PartitionSpec(batch))
-    in_specs += (rows,) * len(more)
+    segment_spec = PartitionSpec(batch)
+    in_specs = (rows, rows, rows, bias_spec, keep_spec, segment_spec, segment_spec, *(rows for _ in more))
     out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_shard,))
     run = functools.partial(local, head_dim, causal)
     arguments = (query, key, value, bias, keep, query_segments, key_segments, *more)

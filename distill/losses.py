@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -228,7 +228,7 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         _local_chunks,
         z_loss=z_loss,
         label_smoothing=label_smoothing,
-        chunks=_number_of_chunks(*hidden.shape[:2], chunk_tokens),
+        chunks=_number_of_chunks(hidden.shape[0], hidden.shape[1], chunk_tokens),
         with_gradients=with_gradients,
     )
     batch = partitioning.axes_of("batch")
@@ -251,11 +251,12 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights)
 
     rows, everywhere = PartitionSpec(batch), PartitionSpec()
+    stats_specs: Any = TokenStats(rows, rows)  # type: ignore[arg-type]
     gradient_specs = (rows, PartitionSpec(scatter or None), rows) if with_gradients else None
     return jax.shard_map(
         local,
         in_specs=(rows, everywhere, rows, rows),
-        out_specs=(everywhere, TokenStats(rows, rows), gradient_specs),
+        out_specs=(everywhere, stats_specs, gradient_specs),
         axis_names=frozenset(batch),
         check_vma=False,
     )(hidden, kernel, targets, weights)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -73,12 +74,20 @@ class MeshConfig:
         shape = self.shape(len(everything))
         used = math.prod(shape)
         if used == len(everything) and devices is None:
-            return jax.make_mesh(shape, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+            return arranged(shape, everything)
         if used < len(everything):
             if jax.process_count() > 1:
                 raise ValueError(f"mesh {shape} uses {used} of {len(everything)} devices; processes cannot stay idle")
             logging.warning("mesh %s uses %d of %d devices", shape, used, len(everything))
         return Mesh(np.array(everything[:used]).reshape(shape), MESH_AXES)
+
+
+def arranged(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> Mesh:
+    """All of ``devices`` as a mesh, neighbours in the slice being neighbours on its axes where that can be.
+
+    An axis may take a part of a physical axis of the slice: 8 × 8 on 4 × 4 × 4 chips, say.
+    """
+    return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), MESH_AXES)
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from distill.partitioning import MESH_AXES, MeshConfig
+from distill.partitioning import MESH_AXES, MeshConfig, arranged
 from distill.precompile.chips import Chip, parse_topology
 
 ROOMIEST = "v5p"
@@ -42,12 +41,7 @@ class Topology:
         Raises:
           ValueError: the mesh is of another number of devices.
         """
-        return jax.make_mesh(
-            mesh_shape(config, len(self.devices), self.name),
-            MESH_AXES,
-            axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
-            devices=list(self.devices),
-        )
+        return arranged(mesh_shape(config, len(self.devices), self.name), self.devices)
 
 
 def mesh_shape(config: MeshConfig, devices: int, topology: str) -> tuple[int, int, int]:
