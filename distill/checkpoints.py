@@ -47,10 +47,17 @@ class Checkpoints:
     def __init__(self, model_dir: str | Path, config: T5Config, keep: int = 2):
         self.model_dir = epath.Path(model_dir)
         self.config = config
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._latest = ocp.CheckpointManager(_absolute(self.model_dir / LATEST), options=options)
-        best = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=True)
-        self._best = ocp.CheckpointManager(_absolute(self.model_dir / BEST), options=best)
+        self._latest = self._manager(LATEST, keep)
+        self._best = self._manager(BEST, 1)
+
+    def _manager(self, folder: str, keep: int) -> ocp.CheckpointManager:
+        # Both managers may be saving the same step in the background: without names of their own, the barriers at which
+        # several processes meet would be taken for each other.
+        together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=together
+        )
+        return ocp.CheckpointManager(_absolute(self.model_dir / folder), options=options)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
@@ -135,7 +142,10 @@ class Checkpoints:
         self._check_model(self._latest, step)
         abstract = _abstract(like)
         for name in ("ema_params", "params"):
-            item = ocp.args.PyTreeRestore({name: abstract}, partial_restore=True)
+            wanted = {name: abstract}
+            # Without these the arrays would want the devices of whoever saved them.
+            onto = ocp.checkpoint_utils.construct_restore_args(wanted)
+            item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 saved = reader.metadata(self._latest.directory / str(step) / "state").item_metadata
                 if saved.get(name) is None:

@@ -68,6 +68,12 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
         )
         command.add_argument("--num_processes", type=int)
         command.add_argument("--process_id", type=int)
+        command.add_argument(
+            "--heartbeat_timeout_seconds",
+            type=_positive,
+            default=100,
+            help="a process silent for so long is dead, which ends all others; default: 100",
+        )
     export = add("export", "write a trained student for transformers, CTranslate2 or T5X")
     export.add_argument("--output", required=True, help="a new or empty folder")
     export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf")
@@ -154,13 +160,20 @@ def _parse_configuration(options: argparse.Namespace, extra_files: Sequence[str]
     configuration.parse([*files, *extra_files], bindings, paths, options.gin_module)
 
 
+def _positive(text: str) -> int:
+    """A flag's whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1; got {text!r}")
+    return int(text)
+
+
 def _join(options: argparse.Namespace) -> None:
     """Meets the other processes of the run, if there are any; before JAX is used for anything else."""
     given = (options.coordinator_address, options.num_processes, options.process_id)
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
 
 
 def _is_first() -> bool:
