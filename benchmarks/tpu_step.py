@@ -30,7 +30,10 @@ SIZES = {  # width, heads, mlp, layers
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One program. ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's."""
+    """One program.
+
+    ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` counts those of all devices.
+    """
 
     engine: str
     mesh: tuple[int, ...]
@@ -102,7 +105,7 @@ def ours(case: Case, side: Side) -> dict[str, float]:
         model=model,
         loss=TwoTaskLoss(z_loss=1e-4),
         optimizer=optimizers.adafactor(1e-3),
-        loop=LoopConfig(train_steps=1, chunk_tokens=side.chunk_tokens),
+        loop=LoopConfig(train_steps=1, chunk_tokens=side.chunk_tokens // (side.mesh[0] * side.mesh[1])),
         layout=Layout(case.batch, ENCODER, DECODER),
         mesh=partitioning.MeshConfig(*side.mesh),
     )

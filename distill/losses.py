@@ -182,7 +182,7 @@ def weighted_cross_entropy(
       weights: token weights, float32; 0 skips a token.
       z_loss: coefficient of ``log²Z``.
       label_smoothing: as in :class:`TwoTaskLoss`.
-      chunk_tokens: the most target positions (batch × length) whose logits exist at once; 0 takes all at once.
+      chunk_tokens: the most target positions (rows × length) whose logits exist at once on a device; 0 takes all at once.
 
     Returns:
       The loss, a float32 scalar, and :class:`TokenStats`.
@@ -228,7 +228,7 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         _local_chunks,
         z_loss=z_loss,
         label_smoothing=label_smoothing,
-        chunks=_number_of_chunks(hidden.shape[0], hidden.shape[1], chunk_tokens),
+        chunk_tokens=chunk_tokens,
         with_gradients=with_gradients,
     )
     batch = partitioning.axes_of("batch")
@@ -262,8 +262,9 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     )(hidden, kernel, targets, weights)
 
 
-def _local_chunks(hidden, kernel, targets, weights, *, z_loss, label_smoothing, chunks, with_gradients):
+def _local_chunks(hidden, kernel, targets, weights, *, z_loss, label_smoothing, chunk_tokens, with_gradients):
     batch, length, _ = hidden.shape
+    chunks = _number_of_chunks(batch, length, chunk_tokens)
     one_chunk = functools.partial(
         _one_chunk, kernel=kernel, z_loss=z_loss, label_smoothing=label_smoothing, with_gradients=with_gradients
     )

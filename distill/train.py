@@ -112,7 +112,7 @@ class LoopConfig:
       log_period: steps between log lines.
       num_microbatches: cuts of a batch whose gradients are summed (gradient accumulation).
       ema_decay: decay of the moving average of the parameters used for evaluation; None is off.
-      chunk_tokens: target positions whose logits exist at once (0: all).
+      chunk_tokens: target positions whose logits exist at once on a device (0: all).
     """
 
     train_steps: int
