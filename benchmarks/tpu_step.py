@@ -69,6 +69,7 @@ CASES = {
             Side("t5x", (16, 1), scan=False),
             Side("t5x", (16, 1), remat="minimal"),
             Side("ours", (16, 1, 1)),
+            Side("ours", (4, 4, 1)),
             Side("ours", (1, 16, 1)),
         ),
     ),
