@@ -88,10 +88,8 @@ def _forward(query, key, value, bias, keep, query_segments, key_segments, head_d
 
 
 def _backward(head_dim, causal, inputs, d_mixed):
-    query, key, value, bias, keep, query_segments, key_segments = inputs
-    outputs = _sharded(
-        _backward_local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, d_mixed
-    )
+    bias, keep = inputs[3:5]
+    outputs = _sharded(_backward_local, head_dim, causal, *inputs, d_mixed)
     d_keep = None if keep is None else jnp.zeros_like(keep)
     return (*outputs[:3], None if bias is None else outputs[3], d_keep, None, None)
 
@@ -99,8 +97,9 @@ def _backward(head_dim, causal, inputs, d_mixed):
 fused_attention.defvjp(_forward, _backward)
 
 
-def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments, *more):
+def _sharded(local, head_dim, causal, *arguments):
     """Runs ``local`` on each device's rows and heads."""
+    bias, keep, more = *arguments[3:5], arguments[7:]
     batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
     rows = PartitionSpec(batch, None, heads)
     by_shard = PartitionSpec(batch, heads)
@@ -110,7 +109,6 @@ def _sharded(local, head_dim, causal, query, key, value, bias, keep, query_segme
     in_specs = (rows, rows, rows, bias_spec, keep_spec, segment_spec, segment_spec, *(rows for _ in more))
     out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_shard,))
     run = functools.partial(local, head_dim, causal)
-    arguments = (query, key, value, bias, keep, query_segments, key_segments, *more)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(*arguments)
@@ -137,6 +135,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     settings = _Kernel(group, head_dim, causal, bias is not None, keep is not None)
     at_query = pl.BlockSpec((1, query_length, LANES), lambda h, b: (b, 0, h))
     at_key = pl.BlockSpec((1, key_length, LANES), lambda h, b: (b, 0, h))
+    at_bias = pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))
     inputs: list[tuple[Any, pl.BlockSpec]] = [
         (query, at_query),
         (key, at_key),
@@ -145,12 +144,11 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
         (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b: (b, 0, 0))),
     ]
     if bias is not None:
-        inputs.append((bias[0], pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))))
+        inputs.append((bias[0], at_bias))
     if keep is not None:
         inputs.append((keep, pl.BlockSpec((1, group, 1, key_length), lambda h, b: (b, h, 0, 0))))
     inputs += [(array, at_query) for array in more]
-    specs = {"query": at_query, "key": at_key}
-    specs["bias"] = pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))
+    specs = {"query": at_query, "key": at_key, "bias": at_bias}
     moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
     moved += sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in out_shape)
     logits = batch * (joined // head_dim) * query_length * key_length
@@ -220,14 +218,19 @@ def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: 
     return visible
 
 
-def _softmax(query, key, bias, visible):
-    """Probabilities of one head, float32. Lanes of other heads are 0 in ``query``, so contracting all 128 is exact."""
-    logits = _dot(query, key, (1, 1))
+def _probabilities(settings: _Kernel, head: int, query, keys, bias, here: slice, visible):
+    """The lanes of one head, its queries with 0 in all other lanes, and its probabilities, float32.
+
+    With 0 in the other heads' lanes, contracting all 128 is exact.
+    """
+    lanes = _lanes_of(head, settings.head_dim)
+    queries = _only(lanes, query[0, here, :])
+    logits = _dot(queries, keys, (1, 1))
     if bias is not None:
-        logits = logits + bias
+        logits = logits + bias[head, here, :]
     logits = jnp.where(visible, logits, MASKED)
     exponentials = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
+    return lanes, queries, exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
 
 
 def _lanes_of(head: int, head_dim: int):
@@ -253,9 +256,7 @@ def _forward_kernel(settings: _Kernel, *refs):
         visible = _visible(settings, query_segments, key_segments, start, rows)
         total = jnp.zeros((rows, LANES), jnp.float32)
         for head in range(settings.heads):
-            lanes = _lanes_of(head, settings.head_dim)
-            head_bias = None if bias is None else bias[head, here, :]
-            probabilities = _softmax(_only(lanes, query[0, here, :]), keys, head_bias, visible)
+            lanes, _, probabilities = _probabilities(settings, head, query, keys, bias, here, visible)
             if keep is not None:
                 probabilities = probabilities * keep[0, head]
             total = total + _only(lanes, _dot(probabilities.astype(values.dtype), values, (1, 0)))
@@ -274,10 +275,8 @@ def _backward_kernel(settings: _Kernel, *refs):
         visible = _visible(settings, query_segments, key_segments, start, rows)
         d_queries = jnp.zeros((rows, LANES), jnp.float32)
         for head in range(settings.heads):
-            lanes = _lanes_of(head, settings.head_dim)
-            head_bias = None if bias is None else bias[head, here, :]
-            queries, d_out = _only(lanes, query[0, here, :]), _only(lanes, d_mixed[0, here, :])
-            probabilities = _softmax(queries, keys, head_bias, visible)
+            lanes, queries, probabilities = _probabilities(settings, head, query, keys, bias, here, visible)
+            d_out = _only(lanes, d_mixed[0, here, :])
             kept = probabilities if keep is None else probabilities * keep[0, head]
             d_values = d_values + _dot(kept.astype(d_out.dtype), d_out, (0, 0))
             d_probabilities = _dot(d_out, values, (1, 1))

@@ -115,6 +115,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def _mesh_axes(target: str | Sequence[str] | None) -> tuple[str, ...]:
+    """A rule's right-hand side as a tuple."""
+    return () if target is None else (target,) if isinstance(target, str) else tuple(target)
+
+
 def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules) -> PartitionSpec:
     """The PartitionSpec of one array: each logical axis by the first rule that names it.
 
@@ -133,7 +138,7 @@ def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules
         if name is not None and name not in table:
             raise ValueError(f"logical axis {name!r} has no rule; there are rules for {sorted(table)}")
         target = table.get(name) if name is not None else None
-        names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        names = _mesh_axes(target)
         ways = math.prod(mesh.shape[n] for n in names)
         if not names or ways == 1 or size % ways or taken & set(names):
             out.append(None)
@@ -145,9 +150,7 @@ def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules
 
 def axes_of(name: str) -> tuple[str, ...]:
     """The axes of the current mesh over which the current rules lay a logical axis; none without a mesh or a rule."""
-    table = dict(reversed([(name, target) for name, target in nn.get_logical_axis_rules()]))
-    target = table.get(name)
-    names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+    names = _mesh_axes(dict(reversed(list(nn.get_logical_axis_rules()))).get(name))
     return tuple(axis for axis in names if axis in jax.sharding.get_abstract_mesh().axis_names)
 
 
