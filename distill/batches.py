@@ -111,6 +111,11 @@ class BatchStream:
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         self._sources = {}
         for task in tasks:
+            if registration.shares_input(task.name) != layout.shared_encoder:
+                kind = "a task whose sequences share their input" if layout.shared_encoder else "tasks of other forms"
+                raise ValueError(
+                    f"a layout with shared_encoder={layout.shared_encoder} is for {kind}; got {task.name!r}"
+                )
             examples: Examples
             if cache_dir is None:
                 examples = SeqioExamples(task, split, seed, layout)

@@ -53,6 +53,7 @@ def generate(
     num_return: int = 1,
     rng: jax.Array | None = None,
     eos_id: int = 1,
+    prompt: tuple[int, ...] = (),
     encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
 ) -> Decoded:
     """Decodes each row of ``encoder_input_tokens``.
@@ -61,7 +62,7 @@ def generate(
       config: the network's configuration; ``scan_layers`` may be on.
       params: its parameters.
       encoder_input_tokens: int32, 0 is padding.
-      max_decode_len: the most tokens to decode, the end token included.
+      max_decode_len: the most tokens to decode, the end token included and the prompt not.
       method: ``greedy`` takes the likeliest token; ``sample`` draws; ``beam`` searches.
       temperature: sampling only: logits are divided by it.
       top_k: sampling only: draw among the ``top_k`` likeliest tokens; 0 draws among all.
@@ -76,6 +77,8 @@ def generate(
       num_return: how many results a row has: samples, or the best beams, best first.
       rng: sampling only: a key. Row i's draws depend on the key, i and the sample's number alone.
       eos_id: the token that ends a target.
+      prompt: token ids that every target begins with. They are given to the decoder, cost no log-probability and are not in
+        the result.
       encoder_segment_ids: where given, says what is padding (0) instead of the tokens. One example a row: packed rows
         cannot be decoded.
 
@@ -86,11 +89,20 @@ def generate(
       ValueError: for an argument out of its range, or one the method needs and lacks.
     """
     _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id)
+    prompt = tuple(int(token) for token in prompt)
+    if any(not 0 <= token < config.vocab_size for token in prompt):
+        raise ValueError(f"prompt must hold ids in [0, vocab_size={config.vocab_size}); got {prompt}")
     if encoder_input_tokens.ndim != 2:
         raise ValueError(f"encoder_input_tokens must be [batch, inputs]; got shape {encoder_input_tokens.shape}")
     if encoder_segment_ids is None:
         encoder_segment_ids = (encoder_input_tokens != PAD_ID).astype(jnp.int32)
-    common = {"config": config, "max_decode_len": max_decode_len, "num_return": num_return, "eos_id": eos_id}
+    common = {
+        "config": config,
+        "max_decode_len": max_decode_len,
+        "num_return": num_return,
+        "eos_id": eos_id,
+        "prompt": prompt,
+    }
     inputs = (params, encoder_input_tokens, encoder_segment_ids)
     if method == "beam":
         decoded = _beam_search(
@@ -142,9 +154,19 @@ Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, t
 
 
 def _prepare(
-    config: T5Config, params: Params, tokens: jax.Array, segment_ids: jax.Array, hypotheses: int, length: int
-) -> tuple[Step, tuple[KeyValue, ...]]:
-    """Runs the encoder; returns the decoding step and empty caches for ``hypotheses`` a row."""
+    config: T5Config,
+    params: Params,
+    tokens: jax.Array,
+    segment_ids: jax.Array,
+    hypotheses: int,
+    length: int,
+    prompt: tuple[int, ...],
+) -> tuple[Step, int, tuple[KeyValue, ...]]:
+    """Runs the encoder, and the decoder over all of the prompt but its last token.
+
+    Returns:
+      The decoding step, the token to begin with, and caches for ``length`` tokens of ``hypotheses`` a row.
+    """
     params, config = unstack_layers(params, config)
     dtype = jnp.dtype(config.dtype)
     # What a layer would cast at every step is cast once. The position biases stay float32, as the layers use them.
@@ -158,15 +180,22 @@ def _prepare(
 
     crosses = call(Transformer.cross_key_values, call(Transformer.encode, tokens, segment_ids))
     visible = segment_ids != 0
-    shape = (tokens.shape[0] * hypotheses, config.num_heads, length, config.head_dim)
+    rows = tokens.shape[0] * hypotheses
+    shape = (rows, config.num_heads, len(prompt) + length, config.head_dim)
     empty = nn.with_logical_constraint(jnp.zeros(shape, dtype), ("batch", "heads", None, "kv"))
+    caches = tuple(KeyValue(empty, empty) for _ in range(config.num_decoder_layers))
+    *given, first = (PAD_ID, *prompt)
+    for position, token in enumerate(given):
+        last = jnp.full((rows,), token, jnp.int32)
+        _, caches = call(Transformer.decode_step, last, jnp.int32(position), caches, crosses, visible)
 
     def step(last, position, caches):
-        hidden, caches = call(Transformer.decode_step, last, position, caches, crosses, visible)
+        at = position + len(prompt)
+        hidden, caches = call(Transformer.decode_step, last, at, caches, crosses, visible)
         logits = call(Transformer.logits, hidden)[:, 0]
         return jax.nn.log_softmax(logits, axis=-1), caches
 
-    return step, tuple(KeyValue(empty, empty) for _ in range(config.num_decoder_layers))
+    return step, first, caches
 
 
 class _Rows(NamedTuple):
@@ -178,14 +207,14 @@ class _Rows(NamedTuple):
     caches: tuple[KeyValue, ...]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "top_k"))
+@functools.partial(jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "top_k"))
 def _one_by_one(
-    params, inputs, segment_ids, rng, temperature, *, config, max_decode_len, num_return, eos_id, top_k
+    params, inputs, segment_ids, rng, temperature, *, config, max_decode_len, num_return, eos_id, prompt, top_k
 ) -> Decoded:
     """Greedy decoding (``rng`` is None) and sampling: each hypothesis goes its own way."""
     batch = inputs.shape[0]
     rows = batch * num_return
-    step, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len)
+    step, first, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len, prompt)
 
     def choose(log_probs, position):
         if rng is None:
@@ -217,7 +246,7 @@ def _one_by_one(
 
     start = _Rows(
         position=jnp.int32(0),
-        last=jnp.full((rows,), PAD_ID, jnp.int32),
+        last=jnp.full((rows,), first, jnp.int32),
         tokens=jnp.full((rows, max_decode_len), PAD_ID, jnp.int32),
         log_probs=jnp.zeros((rows,), jnp.float32),
         ended=jnp.zeros((rows,), bool),
@@ -254,7 +283,7 @@ class _Beams(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "num_beams", "beam_rule")
+    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "num_beams", "beam_rule")
 )
 def _beam_search(
     params,
@@ -266,6 +295,7 @@ def _beam_search(
     max_decode_len,
     num_return,
     eos_id,
+    prompt,
     num_beams,
     beam_rule,
 ) -> Decoded:
@@ -276,7 +306,7 @@ def _beam_search(
     ahead of it. Nothing changes in a settled row.
     """
     batch, vocab = inputs.shape[0], config.vocab_size
-    step, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len)
+    step, first, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len, prompt)
     num_candidates = min(2 * num_beams, num_beams * vocab)
     by_t5x = beam_rule == "t5x"
 
@@ -288,7 +318,7 @@ def _beam_search(
     def body(state: _Beams) -> _Beams:
         is_last = state.position == max_decode_len - 1
         last = jax.lax.dynamic_index_in_dim(state.live.tokens, state.position - 1, axis=2, keepdims=False)
-        last = jnp.where(state.position == 0, PAD_ID, last)
+        last = jnp.where(state.position == 0, first, last)
         log_probs, caches = step(last.reshape(-1), state.position, state.caches)
         total = state.live.log_probs[:, :, None] + log_probs.reshape(batch, num_beams, vocab)
         candidate_log_probs, flat = jax.lax.top_k(total.reshape(batch, num_beams * vocab), num_candidates)
@@ -322,10 +352,10 @@ def _beam_search(
         scores=jnp.full((batch, num_beams), _NO_SCORE, jnp.float32),
     )
     # All beams start out alike, so all but one are barred: else the first step would choose the same token n times.
-    first = jnp.broadcast_to((jnp.arange(num_beams) == 0)[None, :], (batch, num_beams))
+    is_first = jnp.broadcast_to((jnp.arange(num_beams) == 0)[None, :], (batch, num_beams))
     start = _Beams(
         position=jnp.int32(0),
-        live=nothing._replace(log_probs=jnp.where(first, 0.0, _NO_SCORE).astype(jnp.float32)),
+        live=nothing._replace(log_probs=jnp.where(is_first, 0.0, _NO_SCORE).astype(jnp.float32)),
         finished=nothing,
         settled=jnp.zeros((batch,), bool),
         caches=caches,

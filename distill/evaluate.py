@@ -79,9 +79,10 @@ class Decoder:
       model: the student.
       mesh: rows lie over its ``data`` and ``fsdp`` axes.
       config: how to decode.
+      prompt: token ids that every target begins with, see :func:`distill.decoding.generate`.
     """
 
-    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
+    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig, prompt: Sequence[int] = ()):
         self.model, self.config, self.mesh = model, config, mesh
         shards = partitioning.batch_shards(mesh)
         self._rows = math.ceil(config.batch_size / shards) * shards
@@ -100,6 +101,7 @@ class Decoder:
                 length_penalty=config.length_penalty,
                 beam_rule=config.beam_rule,
                 rng=rng,
+                prompt=tuple(prompt),
             )
 
         self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh))
@@ -246,7 +248,8 @@ def evaluate(
     Args:
       model_dir: where the student was trained.
       model: the student.
-      task_name: a registered task with metrics: ``<set>_label``, or ``<set>_rationale`` for its rationales.
+      task_name: a registered task with metrics: ``<set>_label``, or ``<set>_rationale`` for its rationales (of a student
+        that has encoded both tasks' input in one pass: ``<set>_shared_label``, ``<set>_shared_rationale``).
       split: SeqIO split.
       decode: how.
       mesh: the device mesh.
@@ -259,7 +262,8 @@ def evaluate(
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
-        evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
+        decoder = Decoder(model, device_mesh, decode, registration.prompt(task_name))
+        evaluation = Evaluator(task_name, split, decoder, max_examples=max_examples)(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}{part}"

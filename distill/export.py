@@ -16,6 +16,7 @@ from distill.interop import conversion, huggingface, t5x_checkpoints, tokenizer_
 from distill.interop.conversion import Source
 from distill.interop.layout import Weights
 from distill.network import param_count
+from tasks import preprocessors
 
 FORMATS = ("hf", "ct2", "t5x")
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
@@ -45,7 +46,8 @@ def export(
         the same tokenizer and card) or ``t5x`` (a native checkpoint, ``<output>/checkpoint_<step>``).
       vocabulary: it was trained with; the exported tokenizer gives the same ids.
       label_prefix, rationale_prefix: it was trained with; recorded in the card and in ``task_specific_params``.
-      form: ``label``, or ``single`` for a student that gives rationale and label in one target (which has no prefix).
+      form: ``label``; ``single`` for a student that gives rationale and label in one target (which has no prefix); or
+        ``shared_label`` for one whose targets, not inputs, begin with the prefixes.
       decode: how labels are decoded: the defaults for ``generate``.
       dataset: the data set's name, for the card.
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
@@ -75,6 +77,11 @@ def export(
             f"{model_dir} is no model directory of this program; `python -m tools.convert` converts others"
         )
     prefixes = {"single": ""} if form == "single" else {"label": label_prefix, "rationale": rationale_prefix}
+    prompted = form == "shared_label"
+    fields: dict[str, dict[str, Any]] = {name: {"prefix": prefix} for name, prefix in prefixes.items()}
+    if prompted:
+        prompts = {name: preprocessors.prompt(vocabulary, prefix) for name, prefix in prefixes.items()}
+        fields = {name: {"prefix": "", "decoder_prompt_ids": ids} for name, ids in prompts.items()}
     with conversion.open_source(model_dir, scan_layers=False) as source:
         if vocabulary.vocab_size > source.config.vocab_size:
             raise ValueError(
@@ -87,10 +94,10 @@ def export(
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":
-            _write_hf(folder, source, vocabulary, prefixes, decode, model_type)
+            _write_hf(folder, source, vocabulary, fields, decode, model_type)
         else:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                _write_hf(Path(scratch), source, vocabulary, prefixes, decode, model_type)
+                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type)
                 _write_ct2(Path(scratch), folder, source, quantization)
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
@@ -100,18 +107,22 @@ def export(
             run,
             parameters=param_count(source.config),
             step=source.checkpoint.step,
-            usage=(_HF_USAGE if format == "hf" else _CT2_USAGE).format(**_usage(prefixes, decode)),
+            usage=_USAGE[format, prompted].format(**_usage(prefixes, fields, decode)),
             prefixes=prefixes,
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
+            prompted=prompted,
         )
     return folder
 
 
-def _usage(prefixes: Mapping[str, str], decode: DecodeConfig) -> dict[str, Any]:
+def _usage(
+    prefixes: Mapping[str, str], fields: Mapping[str, Mapping[str, Any]], decode: DecodeConfig
+) -> dict[str, Any]:
     beams = decode.num_beams if decode.method == "beam" else 1
     prefix = json.dumps(next(iter(prefixes.values())), ensure_ascii=False)
-    return {"prefix": prefix, "length": decode.max_decode_len, "beams": beams}
+    prompt = next(iter(fields.values())).get("decoder_prompt_ids", [])
+    return {"prefix": prefix, "prompt": prompt, "length": decode.max_decode_len, "beams": beams}
 
 
 _HF_USAGE = """
@@ -134,12 +145,44 @@ tokens = tokenizer.convert_ids_to_tokens(tokenizer({prefix} + "the question").in
 print(tokenizer.decode(tokenizer.convert_tokens_to_ids(answer.hypotheses[0]), skip_special_tokens=True))
 """
 
+_HF_PROMPTED = """
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSeq2SeqLM.from_pretrained(".")
+prompt = torch.tensor([[0, *{prompt}]])  # the start token, and {prefix}
+inputs = tokenizer("the question", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt)[0, prompt.shape[1] :], skip_special_tokens=True))
+"""
+
+_CT2_PROMPTED = """
+import ctranslate2
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+translator = ctranslate2.Translator(".")
+prompt = tokenizer.convert_ids_to_tokens({prompt})  # {prefix}
+tokens = tokenizer.convert_ids_to_tokens(tokenizer("the question").input_ids)
+[answer] = translator.translate_batch(
+    [tokens], target_prefix=[prompt], beam_size={beams}, max_decoding_length=len(prompt) + {length}
+)
+print(tokenizer.decode(tokenizer.convert_tokens_to_ids(answer.hypotheses[0][len(prompt) :]), skip_special_tokens=True))
+"""
+
+_USAGE = {
+    ("hf", False): _HF_USAGE,
+    ("hf", True): _HF_PROMPTED,
+    ("ct2", False): _CT2_USAGE,
+    ("ct2", True): _CT2_PROMPTED,
+}
+
 
 def _write_hf(
     folder: Path,
     source: Source,
     vocabulary: seqio.Vocabulary,
-    prefixes: Mapping[str, str],
+    fields: Mapping[str, Mapping[str, Any]],
     decode: DecodeConfig,
     model_type: str | None,
 ) -> None:
@@ -153,7 +196,7 @@ def _write_hf(
         source.config,
         folder,
         model_type=model_type,
-        fields={"task_specific_params": {name: {"prefix": prefix} for name, prefix in prefixes.items()}},
+        fields={"task_specific_params": fields},
         generation=generation,
     )
     tokenizer_files.write(folder, vocabulary)

@@ -70,24 +70,27 @@ def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
     Args:
       example: ``inputs``, ``targets``, ``targets_task_ids`` int32 and ``targets_weights`` float32; for paired tasks also
         ``rationale_inputs``, ``rationale_targets`` int32 and ``rationale_targets_weights`` float32. Empty targets stand
-        for a sequence that the row does not have.
+        for a sequence that the row does not have. Without ``rationale_inputs`` both sequences share ``inputs``; the first
+        that is there has them, the other has none.
 
     Raises:
       ValueError: per-token features of different lengths.
     """
     pairs = [("inputs", "targets", example["targets_task_ids"], example["targets_weights"])]
-    if "rationale_inputs" in example:
+    if "rationale_targets" in example:
         rationale_ids = np.full(len(example["rationale_targets"]), task_ids.RATIONALE, np.int32)
         weights = example["rationale_targets_weights"]
-        pairs.append(("rationale_inputs", "rationale_targets", rationale_ids, weights))
-    found = []
+        inputs_name = "rationale_inputs" if "rationale_inputs" in example else "inputs"
+        pairs.append((inputs_name, "rationale_targets", rationale_ids, weights))
+    found: list[TokenPair] = []
     for inputs_name, targets_name, ids, weights in pairs:
         targets = example[targets_name]
         number = len(targets)
         if min(len(ids), len(weights)) < number:
             raise ValueError(f"{targets_name} has {number} tokens, but {len(ids)} task ids and {len(weights)} weights")
         # SeqIO, left to trim, cuts `targets` and knows nothing of the features that go with it.
-        inputs = example[inputs_name] if number else example[inputs_name][:0]
+        given_before = bool(found) and inputs_name == "inputs" and len(found[0].targets) > 0
+        inputs = example[inputs_name] if number and not given_before else example[inputs_name][:0]
         found.append(TokenPair(inputs, targets, ids[:number], weights[:number]))
     return found
 
@@ -101,32 +104,61 @@ def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) 
       counts: is added to.
     """
     group = []
+    room = layout.decoder_length
     for pair in slots(example):
         if len(pair.targets) == 0:
             continue
         task = int(pair.task_ids[-1])
         counts.sequences[task] += 1
         counts.truncated_inputs[task] += len(pair.inputs) > layout.encoder_length
-        counts.truncated_targets[task] += len(pair.targets) > layout.decoder_length
+        counts.truncated_targets[task] += len(pair.targets) > room
+        if room == 0:
+            continue
         group.append(
             TokenPair(
                 inputs=cut(pair.inputs, layout.encoder_length),
-                targets=cut(pair.targets, layout.decoder_length),
-                task_ids=cut(pair.task_ids, layout.decoder_length, last=None),
-                weights=cut(pair.weights, layout.decoder_length, last=None),
+                targets=cut(pair.targets, room),
+                task_ids=cut(pair.task_ids, room, last=None),
+                weights=cut(pair.weights, room, last=None),
             )
         )
+        if layout.shared_encoder:
+            room -= len(group[-1].targets)
     return group
 
 
-def cut_all(sequences: Sequences, layout: Layout) -> Sequences:
-    """What :func:`to_group` does to each sequence, for all of them at once."""
+def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
+    """How many target tokens of each sequence a window takes: all of it, or what the group's first sequence leaves.
+
+    Args:
+      lengths: int [examples, slots], target tokens; 0 where there is no such sequence.
+      layout: the window.
+
+    Returns:
+      int, shaped as ``lengths``.
+    """
+    room = np.full(lengths.shape, layout.decoder_length, lengths.dtype)
+    if layout.shared_encoder:
+        room[:, 1:] -= np.minimum(lengths[:, :1], layout.decoder_length)
+    return room
+
+
+def cut_all(sequences: Sequences, slots: int, layout: Layout) -> Sequences:
+    """What :func:`to_group` does to each sequence, for all of them at once.
+
+    Args:
+      sequences: ``slots`` of each example, one example after another.
+      slots: see above.
+      layout: the window.
+    """
     inputs, targets = sequences.input_lengths, sequences.target_lengths
-    if not ((inputs >= layout.encoder_length).any() or (targets >= layout.decoder_length).any()):
+    room = target_room(targets.reshape(-1, slots), layout).ravel()
+    if not ((inputs >= layout.encoder_length).any() or (targets >= room).any()):
         return sequences
-    short = sequences.take(np.arange(len(sequences)), layout.encoder_length, layout.decoder_length)
+    short = sequences.take(np.arange(len(sequences)), layout.encoder_length, room)
+    full = (targets >= room) & (short.target_lengths > 0)
     short.inputs[np.cumsum(short.input_lengths)[inputs >= layout.encoder_length] - 1] = EOS_ID
-    short.targets[np.cumsum(short.target_lengths)[targets >= layout.decoder_length] - 1] = EOS_ID
+    short.targets[np.cumsum(short.target_lengths)[full] - 1] = EOS_ID
     return short
 
 
@@ -134,16 +166,17 @@ def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
     """What :func:`to_group` counts, from lengths.
 
     Args:
-      lengths: int [sequences, 2], input and target tokens; a sequence without targets is absent.
-      ids: int [sequences], the task id of the last target.
+      lengths: int [examples, slots, 2], input and target tokens; a sequence without targets is absent.
+      ids: int [examples, slots], the task id of the last target.
       layout: the window.
     """
     counts = Counts()
+    room = target_room(lengths[..., 1], layout)
     for task in counts.sequences:
-        mine = lengths[(ids == task) & (lengths[:, 1] > 0)]
-        counts.sequences[task] = len(mine)
-        counts.truncated_inputs[task] = int((mine[:, 0] > layout.encoder_length).sum())
-        counts.truncated_targets[task] = int((mine[:, 1] > layout.decoder_length).sum())
+        mine = (ids == task) & (lengths[..., 1] > 0)
+        counts.sequences[task] = int(mine.sum())
+        counts.truncated_inputs[task] = int((mine & (lengths[..., 0] > layout.encoder_length)).sum())
+        counts.truncated_targets[task] = int((mine & (lengths[..., 1] > room)).sum())
     return counts
 
 
@@ -198,6 +231,10 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         encoder_length, decoder_length = task_feature_lengths["inputs"], task_feature_lengths["targets"]
         layout = Layout(self.windows if self.pack else 2, encoder_length, decoder_length, packed=self.pack)
         ds = token_features(ds)
+        if "rationale_targets" in ds.element_spec and "rationale_inputs" not in ds.element_spec:
+            raise ValueError(
+                "a task whose label and rationale share one encoder pass is for `distill train`; take the paired task here"
+            )
         return self._packed(ds, layout) if self.pack else self._unpacked(ds, layout)
 
     def _unpacked(self, ds: tf.data.Dataset, layout: Layout) -> tf.data.Dataset:

@@ -64,7 +64,8 @@ def infer(
       dataset: the data set it was trained on, for how inputs are joined.
       vocabulary: its vocabulary.
       label_prefix, rationale_prefix: the task prefixes it was trained with.
-      form: ``label``, or ``single`` for a student that gives rationale and label in one target.
+      form: ``label``; ``single`` for a student that gives rationale and label in one target; ``shared_label`` for one whose
+        targets, not inputs, begin with the prefixes.
       decode: how labels are decoded.
       rationale_decode: how rationales are; None: as labels, 256 tokens long.
       mesh, rules: see :mod:`distill.partitioning`.
@@ -76,27 +77,33 @@ def infer(
       FileNotFoundError: no input file, or no student.
       ValueError: an output file that does not belong to the input.
     """
-    single = form == "single"
+    single, shared = form == "single", form == "shared_label"
     rows = list(_read(Path(input_path), input_field))
     found = _resume(Path(output_path), len(rows))
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
-        answer = Decoder(model, device_mesh, decode)
+
+        def decoder(how: DecodeConfig, prefix: str) -> Decoder:
+            return Decoder(model, device_mesh, how, preprocessors.prompt(vocabulary, prefix) if shared else ())
+
+        answer = decoder(decode, label_prefix)
         explain = None
         if rationale and not single:
-            explain = Decoder(model, device_mesh, rationale_decode or dataclasses.replace(decode, max_decode_len=256))
+            how = rationale_decode or dataclasses.replace(decode, max_decode_len=256)
+            explain = decoder(how, rationale_prefix)
+        label_prefix, rationale_prefix = ("", "") if single or shared else (label_prefix, rationale_prefix)
 
-        def decoded(decoder: Decoder, prefix: str, texts: Sequence[str]) -> list[Prediction]:
+        def decoded(by: Decoder, prefix: str, texts: Sequence[str]) -> list[Prediction]:
             ids = [preprocessors.encode(vocabulary, prefix + text, dataset.separator) for text in texts]
-            return decoder(params, [np.array(i, np.int32) for i in ids])
+            return by(params, [np.array(i, np.int32) for i in ids])
 
         failed = 0
         with open(output_path, "a", encoding="utf-8") as file:
             for start in range(found, len(rows), chunk):
                 part = rows[start : start + chunk]
                 texts = [text for _, text, error in part if error is None]
-                answers = iter(decoded(answer, "" if single else label_prefix, texts))
+                answers = iter(decoded(answer, label_prefix, texts))
                 reasons = iter(decoded(explain, rationale_prefix, texts) if explain else [])
                 for number, (row, _, error) in enumerate(part, start + 1):
                     out: dict[str, Any] = {"line": number}

@@ -216,7 +216,7 @@ def _cache(options: argparse.Namespace) -> int:
     from tasks import registration
 
     names = configuration.configured(registration.register)()
-    tasks = (names.label, names.rationale, names.single, names.paired)
+    tasks = (names.label, names.rationale, names.single, names.paired, names.shared)
     built = cache.build(tasks, options.output, shards=options.shards, told=_tell)
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():

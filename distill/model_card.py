@@ -14,9 +14,11 @@ _PAPER = "Hsieh et al. 2023, *Distilling Step-by-Step!* (https://arxiv.org/abs/2
 _METHODS = {
     "paired": f"distilling step-by-step, both sequences of an example in the same batch; {_PAPER}",
     "mixed": f"distilling step-by-step, the two tasks drawn independently; {_PAPER}",
+    "shared": f"distilling step-by-step, one encoder pass over an example's input for both tasks; {_PAPER}",
     "single": "one target that reasons first and then answers",
     "label": "fine-tuning on labels alone",
 }
+_TWO_TASKS = ("paired", "mixed", "shared", "single")
 
 
 def read_macros(text: str) -> dict[str, str]:
@@ -85,6 +87,7 @@ def write(
     prefixes: Mapping[str, str],
     library: str,
     dataset: str | None = None,
+    prompted: bool = False,
 ) -> None:
     """Writes the card.
 
@@ -94,7 +97,8 @@ def write(
       parameters: how many the student has.
       step: of the training the parameters are from.
       usage: Python that asks the student.
-      prefixes: what precedes the input, by task.
+      prefixes: what precedes the input, or the target where ``prompted``, by task.
+      prompted: whether targets and not inputs begin with the prefixes.
       library: that loads the export, in Hugging Face's spelling.
       dataset: the data set's name, where the configuration does not tell.
     """
@@ -110,8 +114,8 @@ def write(
         ("data", data),
         ("labels", {"gold": "gold", "teacher": "the teacher's"}.get(str(_plain(macros.get("LABEL_SOURCE"))))),
         ("share of the training rows", _plain(macros.get("SUBSAMPLE"))),
-        ("loss", weights_told(macros) if form in ("paired", "mixed", "single") else None),
-        ("normalizer", _plain(macros.get("NORMALIZER")) if form in ("paired", "mixed", "single") else None),
+        ("loss", weights_told(macros) if form in _TWO_TASKS else None),
+        ("normalizer", _plain(macros.get("NORMALIZER")) if form in _TWO_TASKS else None),
         ("started from", _plain(macros.get("INITIAL_CHECKPOINT_PATH")) or ("random parameters" if macros else None)),
         ("parameters", f"{parameters:,}"),
         ("step", step),
@@ -130,7 +134,7 @@ def write(
         "",
         "## Asking it",
         "",
-        "The prefix is part of the input; without it the answers are another model's:",
+        f"The prefix is part of the {'target' if prompted else 'input'}; without it the answers are another model's:",
         "",
     ]
     lines += [f"- {name}: `{json.dumps(prefix, ensure_ascii=False)}`" for name, prefix in prefixes.items()]

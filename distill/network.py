@@ -303,24 +303,30 @@ class Transformer(nn.Module):
         encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
         decoder_segment_ids: Int[Array, "batch targets"] | None = None,
         *,
+        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets embed"]:
         """What :func:`output_kernel` turns into logits: the decoder's output after its last norm, scaled if tied.
 
+        A target attends to the targets before it in its ``decoder_segment_ids`` segment, and to the inputs of that number,
+        or of its number in ``decoder_cross_segment_ids`` where given: several target sequences may then share an input.
+
         Raises:
-          ValueError: if only one of the two segment ids is given.
+          ValueError: if only one of encoder and decoder segment ids is given, or cross segment ids without them.
         """
         if encoder_segment_ids is not None and decoder_segment_ids is not None:
             segments = Segments(decoder_segment_ids, decoder_segment_ids)
-            cross_segments = Segments(decoder_segment_ids, encoder_segment_ids)
-        elif encoder_segment_ids is None and decoder_segment_ids is None:
+            crossing = decoder_segment_ids if decoder_cross_segment_ids is None else decoder_cross_segment_ids
+            cross_segments = Segments(crossing, encoder_segment_ids)
+        elif encoder_segment_ids is None and decoder_segment_ids is None and decoder_cross_segment_ids is None:
             ones = jnp.ones(decoder_input_tokens.shape, jnp.int32)
             segments = Segments(ones, ones)
             cross_segments = _everywhere(decoder_input_tokens.shape[1], encoder_input_tokens)
         else:
             raise ValueError(
                 "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
-                f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}"
+                f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}, "
+                f"decoder_cross_segment_ids {_given(decoder_cross_segment_ids)}"
             )
         embedded = self.token_embedder(decoder_input_tokens)
         return self._scaled(self.decoder(embedded, encoded, segments, cross_segments, deterministic))
@@ -332,6 +338,7 @@ class Transformer(nn.Module):
         encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
         decoder_segment_ids: Int[Array, "batch targets"] | None = None,
         *,
+        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets embed"]:
         """:meth:`encode`, then :meth:`decode_hidden`."""
@@ -342,6 +349,7 @@ class Transformer(nn.Module):
             decoder_input_tokens,
             encoder_segment_ids,
             decoder_segment_ids,
+            decoder_cross_segment_ids=decoder_cross_segment_ids,
             deterministic=deterministic,
         )
 
@@ -352,6 +360,7 @@ class Transformer(nn.Module):
         encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
         decoder_segment_ids: Int[Array, "batch targets"] | None = None,
         *,
+        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets vocab"]:
         """float32 logits of every target position."""
@@ -360,6 +369,7 @@ class Transformer(nn.Module):
             decoder_input_tokens,
             encoder_segment_ids,
             decoder_segment_ids,
+            decoder_cross_segment_ids=decoder_cross_segment_ids,
             deterministic=deterministic,
         )
         return self.logits(hidden)

@@ -35,13 +35,15 @@ class Layout:
       rows: windows in a batch (the global batch size).
       encoder_length: tokens of an encoder window.
       decoder_length: tokens of a decoder window.
-      packed: whether a window may hold several sequences.
+      packed: whether a window may hold several groups of sequences (unshared: several sequences).
+      shared_encoder: whether a group has one input, which all of its targets attend to; it then lies in one window.
     """
 
     rows: int
     encoder_length: int
     decoder_length: int
     packed: bool = True
+    shared_encoder: bool = False
 
     def __post_init__(self):
         for name in ("rows", "encoder_length", "decoder_length"):
@@ -93,13 +95,16 @@ class Sequences:
         return len(self.input_lengths)
 
     def take(
-        self, numbers: np.ndarray, encoder_length: int | None = None, decoder_length: int | None = None
+        self,
+        numbers: np.ndarray,
+        encoder_length: int | np.ndarray | None = None,
+        decoder_length: int | np.ndarray | None = None,
     ) -> "Sequences":
         """Some of the sequences, or the same one again; optionally no more than the beginning of each.
 
         Args:
           numbers: int [j], which.
-          encoder_length, decoder_length: most tokens that are kept; None keeps all.
+          encoder_length, decoder_length: most tokens that are kept, or int [j], of each; None keeps all.
         """
         input_lengths, target_lengths = self.input_lengths[numbers], self.target_lengths[numbers]
         input_starts = (np.cumsum(self.input_lengths) - self.input_lengths)[numbers]
@@ -130,7 +135,8 @@ class Plan:
 
     Attributes:
       rows: int64 [k], windows.
-      segments: int64 [k], which sequence of its window each is, from 1.
+      segments: int64 [k], which sequence of its window each is, from 1. With a shared encoder each group has two
+        numbers, 2g - 1 and 2g, whether it uses both or not; g numbers its input.
       encoder_offsets, decoder_offsets: int64 [k], where in its window each begins.
     """
 
@@ -153,7 +159,8 @@ class Planner:
     """Places groups of sequences into the windows of one batch; a group lands in the batch whole or not at all.
 
     First-fit with every window of the batch open. A paired example is a group of two, so its label and its rationale
-    always meet in the same batch. Unpacked batches are the same thing with windows of one sequence.
+    always meet in the same batch; where they share an input, in the same window. Unpacked batches are the same thing with
+    windows of one sequence, or of one group where its sequences share an input.
     """
 
     def __init__(self, layout: Layout):
@@ -176,11 +183,14 @@ class Planner:
         """Places the whole group and returns True, or places nothing and returns False.
 
         Args:
-          group: (input tokens, target tokens) of each sequence.
+          group: (input tokens, target tokens) of each sequence. With a shared encoder only the first has input tokens,
+            and there are at most two.
 
         Raises:
           ValueError: a sequence is longer than a window, or the group cannot fit an empty batch.
         """
+        if self.layout.shared_encoder:
+            return self._add_shared(group)
         mark, used = self._number, self._used
         encoder_left, decoder_left, segments = self._encoder_left, self._decoder_left, self._segments
         for encoder, decoder in group:
@@ -199,6 +209,23 @@ class Planner:
             decoder_left[row] -= decoder
             if row == self._used:
                 self._used += 1
+        return True
+
+    def _add_shared(self, group: Sequence[tuple[int, int]]) -> bool:
+        if len(group) > 2 or any(encoder for encoder, _ in group[1:]):
+            raise ValueError(f"at most two sequences may share an input, which the first of them has; got {group}")
+        row = self._first_fit(sum(encoder for encoder, _ in group), sum(decoder for _, decoder in group))
+        if row is None:
+            return False
+        for number, (encoder, decoder) in enumerate(group, 1):
+            left = int(self._encoder_left[row]), int(self._decoder_left[row])
+            self._placed += (row, self._segments[row] + number, *left)
+            self._number += 1
+            self._encoder_left[row] -= encoder
+            self._decoder_left[row] -= decoder
+        self._segments[row] += 2
+        if row == self._used:
+            self._used += 1
         return True
 
     def _first_fit(self, encoder: int, decoder: int) -> int | None:
@@ -243,8 +270,9 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
 
     Returns:
       ``encoder_input_tokens``, ``decoder_input_tokens``, ``decoder_target_tokens``, ``decoder_task_ids`` int32,
-      ``decoder_loss_weights`` float32, each [rows, length]; packed ones also ``*_segment_ids`` (from 1; 0 is padding)
-      and ``*_positions``.
+      ``decoder_loss_weights`` float32, each [rows, length]; those of packed windows or shared encoders also
+      ``*_segment_ids`` (from 1; 0 is padding) and ``*_positions``. Targets attend to the encoder segment of their own
+      number; with a shared encoder, to that in ``decoder_cross_segment_ids``.
     """
     start, stop, _ = rows.indices(layout.rows)
     encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
@@ -267,13 +295,17 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
         "decoder_task_ids": filled(decoder_length, decoder_at, sequences.task_ids),
         "decoder_loss_weights": filled(decoder_length, decoder_at, sequences.weights, np.float32),
     }
-    if layout.packed:
-        encoder_segments = np.repeat(plan.segments, sequences.input_lengths)
+    if layout.packed or layout.shared_encoder:
+        sources = (plan.segments + 1) // 2 if layout.shared_encoder else plan.segments
+        encoder_segments = np.repeat(sources, sequences.input_lengths)
         decoder_segments = np.repeat(plan.segments, sequences.target_lengths)
         batch["encoder_segment_ids"] = filled(encoder_length, encoder_at, encoder_segments)
         batch["encoder_positions"] = filled(encoder_length, encoder_at, encoder_index)
         batch["decoder_segment_ids"] = filled(decoder_length, decoder_at, decoder_segments)
         batch["decoder_positions"] = filled(decoder_length, decoder_at, decoder_index)
+        if layout.shared_encoder:
+            cross_segments = np.repeat(sources, sequences.target_lengths)
+            batch["decoder_cross_segment_ids"] = filled(decoder_length, decoder_at, cross_segments)
     return batch
 
 

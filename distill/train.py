@@ -37,6 +37,7 @@ class DataConfig:
       split: SeqIO split.
       shuffle: whether every epoch has an order of its own.
       cache_dir: what ``distill cache`` wrote, to read instead of the task's source; the batches are the same.
+      shared_encoder: whether the task is one whose label and rationale share their input, which is encoded once.
     """
 
     mixture_or_task_name: str
@@ -46,6 +47,7 @@ class DataConfig:
     split: str = "train"
     shuffle: bool = True
     cache_dir: str | None = None
+    shared_encoder: bool = False
 
     def __post_init__(self):
         if set(self.task_feature_lengths) != {"inputs", "targets"}:
@@ -56,7 +58,7 @@ class DataConfig:
     def layout(self) -> Layout:
         """The shape of a global batch."""
         lengths = self.task_feature_lengths
-        return Layout(self.batch_size, lengths["inputs"], lengths["targets"], self.packed)
+        return Layout(self.batch_size, lengths["inputs"], lengths["targets"], self.packed, self.shared_encoder)
 
     def stream(self, seed: int, rows: slice = slice(None)) -> BatchStream:
         """The batches: some rows of each global batch, in the order of a seed."""
@@ -279,7 +281,7 @@ def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
 def _evaluators(validation: ValidationConfig | None, model: T5Config, mesh: Mesh) -> dict[str, Evaluator]:
     if validation is None:
         return {}
-    decoder = Decoder(model, mesh, validation.decode)
+    decoder = Decoder(model, mesh, validation.decode, registration.prompt(validation.task_name))
     return {
         validation.split: Evaluator(
             validation.task_name, validation.split, decoder, max_examples=validation.max_examples

@@ -84,7 +84,12 @@ def make_train_step(
 
         def loss_fn(params, cut, rngs):
             hidden = model.apply(
-                {"params": params}, *model_inputs(cut), deterministic=False, rngs=rngs, method=Transformer.hidden
+                {"params": params},
+                *model_inputs(cut),
+                decoder_cross_segment_ids=cut.get("decoder_cross_segment_ids"),
+                deterministic=False,
+                rngs=rngs,
+                method=Transformer.hidden,
             )
             value, stats = weighted_cross_entropy(
                 hidden,

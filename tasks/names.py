@@ -4,7 +4,8 @@ import difflib
 
 from tasks.dataset import Dataset
 
-FORMS = ("label", "rationale", "single", "mixed", "paired")
+SHARED = "shared"
+FORMS = ("label", "rationale", "single", "mixed", "paired", SHARED, "shared_label", "shared_rationale")
 
 
 def task_name(dataset: Dataset | str, form: str) -> str:
@@ -12,7 +13,8 @@ def task_name(dataset: Dataset | str, form: str) -> str:
 
     Args:
       dataset: the data set or its name.
-      form: ``label``, ``rationale``, ``single`` (both in one target), ``mixed`` (a mixture with rates) or ``paired``.
+      form: ``label``, ``rationale``, ``single`` (both in one target), ``mixed`` (a mixture with rates) or ``paired``;
+        with the prefixes in the targets: ``shared`` (both targets of one input), ``shared_label`` or ``shared_rationale``.
 
     Raises:
       ValueError: an unknown form.
@@ -23,3 +25,8 @@ def task_name(dataset: Dataset | str, form: str) -> str:
             f"form must be one of {', '.join(FORMS)}; got {form!r}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return f"{dataset if isinstance(dataset, str) else dataset.name}_{form}"
+
+
+def shares_encoder(form: str) -> bool:
+    """Whether the sequences of the form's examples share one input, so that the encoder passes over it once."""
+    return form == SHARED

@@ -109,6 +109,61 @@ def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
     return preprocess
 
 
+def shared_texts() -> Preprocessor:
+    """The input once, the label as ``targets`` and the rationale as ``rationale_targets``, without prefixes.
+
+    A target that the row does not have is empty; rows with neither are left out.
+    """
+
+    def texts(row):
+        return _extras(row) | {
+            "inputs": row["input"],
+            "targets": row["target"],
+            "weight": row["weight"],
+            "rationale_targets": row["rationale"],
+            "rationale_weight": row["rationale_weight"],
+        }
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        usable = dataset.filter(lambda row: tf.logical_or(row["target"] != "", row["rationale"] != ""))
+        return usable.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
+def prompt(vocabulary: seqio.Vocabulary, prefix: str) -> list[int]:
+    """The token ids of a task's prefix where targets begin with it."""
+    return list(vocabulary.encode(prefix)) if prefix else []
+
+
+def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
+    """Puts the tokens of a prefix before targets, where there are any; they weigh nothing in the loss.
+
+    Args:
+      prefixes: by the name of the targets' feature.
+    """
+
+    def preprocess(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
+        ids = {name: prompt(output_features[name].vocabulary, prefix) for name, prefix in prefixes.items()}
+        if len(ids) > 1 and len({tuple(tokens) for tokens in ids.values()}) < len(ids):
+            raise ValueError(
+                f"targets of one input want prefixes that tell the tasks apart; got {sorted(prefixes.values())}"
+            )
+
+        def features(row):
+            row = dict(row)
+            for name, tokens in ids.items():
+                number = tf.where(tf.size(row[name]) > 0, len(tokens), 0)
+                row[name] = tf.concat([tf.constant(tokens, tf.int32)[:number], row[name]], axis=0)
+                weights = row[f"{name}_weights"]
+                row[f"{name}_weights"] = tf.concat([tf.zeros([number], tf.float32), weights], axis=0)
+            return row
+
+        return dataset.map(features, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
 def single_texts(prefix: str, marker: str) -> Preprocessor:
     """One target that reasons first and then answers: "<rationale> So the answer is <label>".
 

@@ -25,6 +25,7 @@ RATIONALE_PREFIX = "[rationale] "
 PASSED_THROUGH = ("targets_task_ids", "targets_weights")
 
 _SETTINGS: dict[str, dict[str, Any]] = {}  # what each task registered here was registered with
+_PROMPTS: dict[str, str] = {}  # what the targets of each task registered here begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Registered:
       single: input → rationale and label in one target.
       mixed: the mixture of ``label`` and ``rationale`` at their rates.
       paired: both of a row's sequences in one example.
+      shared: the same with one input for both; the prefixes are the targets' first tokens, and weigh nothing.
+      shared_label, shared_rationale: each of the two alone, to evaluate a student trained on ``shared``.
     """
 
     label: str
@@ -44,6 +47,9 @@ class Registered:
     single: str
     mixed: str
     paired: str
+    shared: str
+    shared_label: str
+    shared_rationale: str
 
 
 class TwoTaskMixture(seqio.Mixture):
@@ -159,7 +165,9 @@ def register(
         "rationales": how,
     }
 
-    def add(name: str, features: Sequence[str], steps: Sequence[Any], postprocess: Any, metric_fns: Sequence[Any]):
+    def add(
+        name: str, features: Sequence[str], steps: Sequence[Any], postprocess: Any, metric_fns: Sequence[Any], prompt=""
+    ):
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,
@@ -171,6 +179,7 @@ def register(
             shuffle_buffer_size=shuffle_buffer_size,
         )
         _SETTINGS[name] = described
+        _PROMPTS[name] = prompt
 
     seqio.MixtureRegistry.remove(names.mixed)
     tokenize = preprocessors.tokenize(dataset.separator)
@@ -204,6 +213,32 @@ def register(
         [preprocessors.paired_texts(label_prefix, rationale_prefix), tokenize, of_labels],
         answer_postprocessor,
         [accuracy],
+    )
+    targets = {"targets": label_prefix, "rationale_targets": rationale_prefix}
+    add(
+        names.shared,
+        ("inputs", *targets),
+        [preprocessors.shared_texts(), tokenize, preprocessors.prompted_targets(targets), of_labels],
+        answer_postprocessor,
+        [accuracy],
+        label_prefix,
+    )
+    add(
+        names.shared_label,
+        both,
+        [preprocessors.label_texts(""), tokenize, preprocessors.prompted_targets({"targets": label_prefix}), of_labels],
+        answer_postprocessor,
+        [accuracy],
+        label_prefix,
+    )
+    prompted = preprocessors.prompted_targets({"targets": rationale_prefix})
+    add(
+        names.shared_rationale,
+        both,
+        [preprocessors.rationale_texts(""), tokenize, prompted, of_rationales],
+        rationale_postprocessor,
+        [metrics.rouge_l, metrics.bleu],
+        rationale_prefix,
     )
     seqio.MixtureRegistry.add(
         names.mixed,
@@ -239,6 +274,23 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     raise ValueError(
         f"no task or mixture is named {name!r}{hint} (registered: {', '.join(known) if known else 'none yet'})"
     )
+
+
+def shares_input(task_name: str) -> bool:
+    """Whether the sequences of a task's examples share their input."""
+    features = seqio.TaskRegistry.get(task_name).output_features
+    return "rationale_targets" in features and "rationale_inputs" not in features
+
+
+def prompt(task_name: str) -> tuple[int, ...]:
+    """The token ids that all targets of a task begin with; none for most.
+
+    Raises:
+      ValueError: there is no such task.
+    """
+    provider = get(task_name)
+    prefix = _PROMPTS.get(task_name, "")
+    return tuple(preprocessors.prompt(provider.output_features["targets"].vocabulary, prefix)) if prefix else ()
 
 
 def draws_at_random(task_name: str, split: str | None = None) -> bool:

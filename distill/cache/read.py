@@ -52,10 +52,11 @@ class CachedExamples:
                 f"{starts[-1]} and {manifest.FILE} says {entry['examples']}"
             )
         self._index, self._starts = index, starts
-        window = np.array([layout.encoder_length, layout.decoder_length], np.int32)
-        self._lengths = np.minimum(index[..., :2], window)
-        flat = index.reshape(-1, index.shape[-1])
-        self.counts = features.count(flat[:, :2], flat[:, 2], layout)
+        room = features.target_room(index[..., 1], layout)
+        self._lengths = np.stack(
+            [np.minimum(index[..., 0], layout.encoder_length), np.minimum(index[..., 1], room)], -1
+        )
+        self.counts = features.count(index[..., :2], index[..., 2], layout)
         self._readers = [
             array_record_module.ArrayRecordReader(os.fspath(root / shard["file"]), **_READER)
             for shard in entry["shards"]
@@ -89,7 +90,7 @@ class CachedExamples:
             records.append(reader.read())
         slots = self._index.shape[1]
         lengths = self._index[numbers].reshape(-1, self._index.shape[-1]).astype(np.int64)
-        return features.cut_all(_parsed(records, slots, lengths[:, 0], lengths[:, 1]), self._layout)
+        return features.cut_all(_parsed(records, slots, lengths[:, 0], lengths[:, 1]), slots, self._layout)
 
 
 _RATIONALE = np.int32(task_ids.RATIONALE).tobytes()

@@ -29,7 +29,7 @@ def dataset(folder, **changes):
 
 
 def tasks(names):
-    return (names.label, names.rationale, names.single, names.paired)
+    return (names.label, names.rationale, names.single, names.paired, names.shared)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,10 @@ def assert_same(got, wanted):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("form", ["paired", "mixed", "single", "label", "rationale"])
+@pytest.mark.parametrize("form", ["paired", "mixed", "single", "label", "rationale", "shared"])
 def test_batches_are_those_without_a_cache(names, built, form, packed):
-    for layout in (Layout(4, 64, 64, packed), Layout(6, 18, 12, packed)):  # the second cuts both sides
+    shared = form == "shared"
+    for layout in (Layout(4, 64, 64, packed, shared), Layout(6, 18, 12, packed, shared)):  # the second cuts both sides
         plain = BatchStream(getattr(names, form), layout, seed=4)
         cached = BatchStream(getattr(names, form), layout, seed=4, cache_dir=built)
         for _ in range(12):
@@ -259,7 +260,10 @@ def test_a_build_that_was_interrupted_goes_on(names, built, tmp_path):
     assert not output.exists()
     told = []
     assert cache.build(tasks(names), output, shards=3, told=lambda task, split, *_: told.append((task, split))).new
-    assert set(told) == {(names.single, "test"), *((names.paired, split) for split in ("train", "validation", "test"))}
+    assert set(told) == {
+        (names.single, "test"),
+        *((name, split) for name in (names.paired, names.shared) for split in ("train", "validation", "test")),
+    }
     assert files_of(output) == files_of(built)
     # What was begun with other settings is not used.
     stage = tmp_path / "other.partial"
@@ -325,11 +329,11 @@ def test_cutting_at_once_is_cutting_one_by_one(lengths, ends):
     for pair in pairs:
         given = {"inputs": pair.inputs, "targets": pair.targets, "targets_task_ids": pair.task_ids}
         wanted += features.to_group(given | {"targets_weights": pair.weights}, layout, counts) or [pair]
-    got = features.cut_all(Sequences.of(pairs), layout)
+    got = features.cut_all(Sequences.of(pairs), 1, layout)
     for field, value in vars(Sequences.of(wanted)).items():
         np.testing.assert_array_equal(getattr(got, field), value, err_msg=field)
-    index = np.array([(len(pair.inputs), len(pair.targets)) for pair in pairs])
-    assert features.count(index, np.ones(len(pairs), int), layout) == counts
+    index = np.array([[(len(pair.inputs), len(pair.targets))] for pair in pairs])
+    assert features.count(index, np.ones((len(pairs), 1), int), layout) == counts
 
 
 def test_the_configuration_of_a_run_names_the_cache(names, built):

@@ -76,8 +76,10 @@ PEER_INPUTS[1, 5:] = 0
 PEER_INPUTS[4, 1:] = 0
 
 
-def peer_generate(model, length: int, **settings) -> np.ndarray:
-    """PyTorch's tokens, without the start token, padded with 0 to ``length``."""
+def peer_generate(model, length: int, prompt=(), **settings) -> np.ndarray:
+    """PyTorch's tokens, without the start token and the prompt, padded with 0 to ``length``."""
+    if prompt:
+        settings["decoder_input_ids"] = torch.tensor([[0, *prompt]] * len(PEER_INPUTS))
     with torch.no_grad():
         out = model.generate(
             input_ids=torch.tensor(PEER_INPUTS, dtype=torch.long),
@@ -85,7 +87,7 @@ def peer_generate(model, length: int, **settings) -> np.ndarray:
             max_new_tokens=length,
             **settings,
         )
-    tokens = out.numpy()[:, 1:]
+    tokens = out.numpy()[:, 1 + len(prompt) :]
     # Its beam search fills up with the end token, where the id of padding is 0.
     tokens[np.cumsum(tokens == EOS, axis=1) - (tokens == EOS) > 0] = 0
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
@@ -98,6 +100,22 @@ def test_greedy_equals_pytorch(peer):
     np.testing.assert_array_equal(got.tokens, wanted)
     assert len({_length(row) for row in wanted}) > 1
     np.testing.assert_allclose(got.log_probs, log_probs_of(config, params, PEER_INPUTS, wanted), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "beam", "num_beams": 3, "length_penalty": 0.6}])
+def test_targets_that_begin_with_a_prompt_equal_pytorchs(peer, settings):
+    model, config, params = peer
+    prompt = (7, 30, 11)
+    theirs = {"num_beams": settings.get("num_beams", 1), "do_sample": False, "early_stopping": "never"}
+    wanted = peer_generate(model, 12, prompt, **theirs, length_penalty=settings.get("length_penalty", 1.0))
+    got = generate(config, params, PEER_INPUTS, max_decode_len=12, prompt=prompt, **settings)
+    np.testing.assert_array_equal(got.tokens, wanted)
+    unprompted = generate(config, params, PEER_INPUTS, max_decode_len=12, **settings)
+    assert (np.asarray(unprompted.tokens) != wanted).any()
+    whole = np.concatenate([np.tile(prompt, (len(wanted), 1)), wanted], axis=1)
+    of_prompt = log_probs_of(config, params, PEER_INPUTS, whole, longest=len(prompt))
+    of_whole = log_probs_of(config, params, PEER_INPUTS, whole)
+    np.testing.assert_allclose(got.log_probs, of_whole - of_prompt, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0])

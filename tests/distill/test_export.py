@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import jax
 import numpy as np
@@ -125,6 +126,33 @@ def test_labels_are_the_students_in_transformers_and_ctranslate2(kind, tmp_path,
     assert theirs == labels
     # CTranslate2's functions are approximations; a decoder's output scaled by mistake would be off by whole nats.
     np.testing.assert_allclose(their_scores, scores, rtol=2e-2)
+
+
+def test_prompted_students_answer_alike_by_the_cards_own_words(tmp_path, small_vocabulary, monkeypatch, capsys):
+    vocabulary = small_vocabulary
+    config = T5Config(small_vocabulary.vocab_size, 32, 4, 8, 48, 2, 2)
+    params = random_params(config)
+    run = model_dir(tmp_path / "run", config, params)
+    mesh = MeshConfig(1, 1, 1).build()
+    ids = [np.array(preprocessors.encode(vocabulary, text), np.int32) for text in QUESTIONS[:12]]
+    with jax.set_mesh(mesh):
+        decoder = Decoder(config, mesh, DECODE, preprocessors.prompt(vocabulary, LABEL))
+        labels = [vocabulary.decode([int(t) for t in p.tokens]) for p in decoder(params, ids)]
+    assert len(set(labels)) > 5
+    for kind in ("hf", "ct2"):
+        folder = exporting.export(
+            run, str(tmp_path / kind), kind, vocabulary=vocabulary, decode=DECODE, form="shared_label"
+        )
+        card = (folder / "README.md").read_text()
+        assert "part of the target" in card
+        code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+        monkeypatch.chdir(folder)
+        for text, label in zip(QUESTIONS, labels):
+            (tmp_path / "card.py").write_text(code.replace('"the question"', repr(text)))
+            runpy.run_path(str(tmp_path / "card.py"))
+            assert capsys.readouterr().out.split() == label.split(), (kind, text)
+    told = json.loads((tmp_path / "hf" / "config.json").read_text())["task_specific_params"]
+    assert told["rationale"] == {"prefix": "", "decoder_prompt_ids": preprocessors.prompt(vocabulary, RATIONALE)}
 
 
 def test_int8_mostly_agrees_and_is_smaller(tmp_path):

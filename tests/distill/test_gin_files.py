@@ -62,8 +62,10 @@ def test_run(run, tmp_path):
     assert isinstance(given["optimizer"], Optimizer)
     assert isinstance(given["loop"], LoopConfig)
     assert isinstance(given["validation"], ValidationConfig)
-    expected = {"distill": "paired", "finetune": "label", "task_distill": "label", "single_task": "single"}[run]
+    forms = {"distill": "paired", "distill_shared": "shared", "finetune": "label", "task_distill": "label"}
+    expected = {**forms, "single_task": "single"}[run]
     assert given["data"].mixture_or_task_name == f"svamp_{expected}"
+    assert given["data"].shared_encoder == (run == "distill_shared")
     assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
 
 

@@ -41,6 +41,9 @@ def test_registering_reads_nothing(tmp_path):
         single="svamp_single",
         mixed="svamp_mixed",
         paired="svamp_paired",
+        shared="svamp_shared",
+        shared_label="svamp_shared_label",
+        shared_rationale="svamp_shared_rationale",
     )
     with pytest.raises(FileNotFoundError, match=r"svamp_train\.json is missing"):
         _examples(names.label)
