@@ -30,12 +30,12 @@ WEAK = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 WINDOWS_A_CHIP = 8
 
 
-def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any]) -> dict[str, Any]:
+def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], run: str = "distill") -> dict[str, Any]:
     """The training step's report."""
     given = {"TASK_FEATURE_LENGTHS": '{"inputs": 512, "targets": 256}', **bindings}
     command = [
         sys.executable, "-m", "distill.main", "precompile", f"--topology={topology}", "--steps=train", "--json",
-        f"--gin_file=gin/models/t5_1_1_{size}.gin", "--gin_file=gin/tasks/cqa.gin", "--gin_file=gin/runs/distill.gin",
+        f"--gin_file=gin/models/t5_1_1_{size}.gin", "--gin_file=gin/tasks/cqa.gin", f"--gin_file=gin/runs/{run}.gin",
         f"--gin_file=gin/hardware/{hardware}.gin", *(f"--gin.{name}={value}" for name, value in given.items()),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

@@ -79,16 +79,15 @@ class Decoder:
       model: the student.
       mesh: rows lie over its ``data`` and ``fsdp`` axes.
       config: how to decode.
-      prompt: token ids that every target begins with, see :func:`distill.decoding.generate`.
     """
 
-    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig, prompt: Sequence[int] = ()):
+    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
         self.model, self.config, self.mesh = model, config, mesh
         shards = partitioning.batch_shards(mesh)
         self._rows = math.ceil(config.batch_size / shards) * shards
         self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
 
-        def run(params, tokens, rng):
+        def run(params, tokens, rng, prompt):
             return decoding.generate(
                 model,
                 params,
@@ -101,18 +100,24 @@ class Decoder:
                 length_penalty=config.length_penalty,
                 beam_rule=config.beam_rule,
                 rng=rng,
-                prompt=tuple(prompt),
+                prompt=prompt,
             )
 
-        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh))
+        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
 
-    def __call__(self, params: Any, inputs: Sequence[np.ndarray]) -> list[Prediction]:
-        """Decodes ``inputs`` (int32 ids with EOS) and returns predictions in their order."""
+    def __call__(self, params: Any, inputs: Sequence[np.ndarray], prompt: Sequence[int] = ()) -> list[Prediction]:
+        """Decodes ``inputs`` and returns predictions in their order.
+
+        Args:
+          params: the student's.
+          inputs: int32 ids with EOS.
+          prompt: token ids that every target begins with, see :func:`distill.decoding.generate`.
+        """
         out: list[Prediction | None] = [None] * len(inputs)
         for indices, tokens in self._batches(inputs):
             rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
             placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
-            decoded = jax.device_get(self._run(params, placed, rng))
+            decoded = jax.device_get(self._run(params, placed, rng, tuple(prompt)))
             for row, index in enumerate(indices):
                 out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
         return [prediction for prediction in out if prediction is not None]
@@ -130,7 +135,7 @@ class Decoder:
         tokens = jax.ShapeDtypeStruct((self._rows, length), np.int32, sharding=partitioning.batch_sharding(self.mesh))
         key = jax.eval_shape(jax.random.key, self.config.seed)
         rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
-        return self._run.lower(params, tokens, rng), tokens
+        return self._run.lower(params, tokens, rng, ()), tokens
 
     def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
@@ -176,7 +181,7 @@ class Evaluator:
     Args:
       task_name: a registered task with metrics.
       split: SeqIO split.
-      decoder: turns inputs into predictions.
+      decoder: a :class:`Decoder`, or whatever else turns parameters, inputs and a prompt into predictions.
       max_examples: score only the first that many (None: all).
     """
 
@@ -209,7 +214,8 @@ class Evaluator:
 
     def __call__(self, params: Any) -> Evaluation:
         """Decodes and scores the split with ``params``."""
-        predictions = self._decode(params, [example["inputs"] for example in self._examples])
+        inputs = [example["inputs"] for example in self._examples]
+        predictions = self._decode(params, inputs, registration.prompt(self.task.name))
         return self.score(predictions)
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
@@ -262,8 +268,7 @@ def evaluate(
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
-        decoder = Decoder(model, device_mesh, decode, registration.prompt(task_name))
-        evaluation = Evaluator(task_name, split, decoder, max_examples=max_examples)(params)
+        evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}{part}"

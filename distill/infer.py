@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from distill import partitioning
 from distill.checkpoints import restore_student
 from distill.evaluate import DecodeConfig, Decoder, Prediction
 from distill.network import T5Config
-from tasks import preprocessors
+from tasks import jsonl, preprocessors
 from tasks.dataset import Dataset
-
-_HOLE = re.compile(r"\{(\w+)\}")
+from tasks.records import RowError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ def infer(
       decode: how labels are decoded.
       rationale_decode: how rationales are; None: as labels, 256 tokens long.
       mesh, rules: see :mod:`distill.partitioning`.
-      input_field: which field holds the input, or a template such as ``"{premise}</s>{hypothesis}"``.
+      input_field: which field holds the input, or a template as in :class:`tasks.jsonl.JsonLines`.
       rationale: generate the rationale, too (the label does not wait for it to be right).
       chunk: rows answered before they are written.
 
@@ -83,27 +81,23 @@ def infer(
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
-
-        def decoder(how: DecodeConfig, prefix: str) -> Decoder:
-            return Decoder(model, device_mesh, how, preprocessors.prompt(vocabulary, prefix) if shared else ())
-
-        answer = decoder(decode, label_prefix)
+        answer = Decoder(model, device_mesh, decode)
         explain = None
         if rationale and not single:
-            how = rationale_decode or dataclasses.replace(decode, max_decode_len=256)
-            explain = decoder(how, rationale_prefix)
-        label_prefix, rationale_prefix = ("", "") if single or shared else (label_prefix, rationale_prefix)
+            explain = Decoder(model, device_mesh, rationale_decode or dataclasses.replace(decode, max_decode_len=256))
 
-        def decoded(by: Decoder, prefix: str, texts: Sequence[str]) -> list[Prediction]:
-            ids = [preprocessors.encode(vocabulary, prefix + text, dataset.separator) for text in texts]
-            return by(params, [np.array(i, np.int32) for i in ids])
+        def decoded(decoder: Decoder, prefix: str, texts: Sequence[str]) -> list[Prediction]:
+            before = "" if shared else prefix
+            ids = [preprocessors.encode(vocabulary, before + text, dataset.separator) for text in texts]
+            prompt = preprocessors.prompt(vocabulary, prefix) if shared else ()
+            return decoder(params, [np.array(i, np.int32) for i in ids], prompt)
 
         failed = 0
         with open(output_path, "a", encoding="utf-8") as file:
             for start in range(found, len(rows), chunk):
                 part = rows[start : start + chunk]
                 texts = [text for _, text, error in part if error is None]
-                answers = iter(decoded(answer, label_prefix, texts))
+                answers = iter(decoded(answer, "" if single else label_prefix, texts))
                 reasons = iter(decoded(explain, rationale_prefix, texts) if explain else [])
                 for number, (row, _, error) in enumerate(part, start + 1):
                     out: dict[str, Any] = {"line": number}
@@ -143,16 +137,10 @@ def _read(path: Path, field: str) -> Iterator[tuple[dict[str, Any], str, str | N
             if not isinstance(row, dict):
                 yield {}, "", f"expected a JSON object; got {type(row).__name__}"
                 continue
-            text, error = _input_of(row, field)
-            yield row, text, error
-
-
-def _input_of(row: dict[str, Any], field: str) -> tuple[str, str | None]:
-    names = _HOLE.findall(field) or [field]
-    for name in names:
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            return "", f"no text in field {name!r}; the row has {sorted(row)}"
-    return _HOLE.sub(lambda hole: row[hole[1]], field) if _HOLE.search(field) else row[field], None
+            try:
+                yield row, jsonl.text_of(row, field), None
+            except RowError as problem:
+                yield row, "", str(problem)
 
 
 def _resume(path: Path, rows: int) -> int:

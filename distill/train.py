@@ -281,7 +281,7 @@ def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
 def _evaluators(validation: ValidationConfig | None, model: T5Config, mesh: Mesh) -> dict[str, Evaluator]:
     if validation is None:
         return {}
-    decoder = Decoder(model, mesh, validation.decode, registration.prompt(validation.task_name))
+    decoder = Decoder(model, mesh, validation.decode)
     return {
         validation.split: Evaluator(
             validation.task_name, validation.split, decoder, max_examples=validation.max_examples

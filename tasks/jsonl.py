@@ -41,6 +41,25 @@ def _text(value: Any, name: str) -> str:
     raise RowError(f"{name} is not text but {type(value).__name__}")
 
 
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """The text in a field of a row, or what a template makes of its fields.
+
+    Args:
+      row: an object of JSON.
+      name: of the field, or a template: see :class:`JsonLines`.
+
+    Raises:
+      RowError: a field that is absent, empty, or neither text nor number (in a template: nor a list of them).
+    """
+    for wanted in _HOLE.findall(name) or [name]:
+        value = row.get(wanted)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise RowError(f"no text in field {wanted!r}; the row has {sorted(row)}")
+    return (
+        _HOLE.sub(lambda hole: _show(row[hole[1]]), name) if _HOLE.search(name) else _text(row[name], f"field {name!r}")
+    )
+
+
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     if value is None:
         return ()

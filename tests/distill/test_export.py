@@ -136,8 +136,8 @@ def test_prompted_students_answer_alike_by_the_cards_own_words(tmp_path, small_v
     mesh = MeshConfig(1, 1, 1).build()
     ids = [np.array(preprocessors.encode(vocabulary, text), np.int32) for text in QUESTIONS[:12]]
     with jax.set_mesh(mesh):
-        decoder = Decoder(config, mesh, DECODE, preprocessors.prompt(vocabulary, LABEL))
-        labels = [vocabulary.decode([int(t) for t in p.tokens]) for p in decoder(params, ids)]
+        predictions = Decoder(config, mesh, DECODE)(params, ids, preprocessors.prompt(vocabulary, LABEL))
+    labels = [vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
     assert len(set(labels)) > 5
     for kind in ("hf", "ct2"):
         folder = exporting.export(

@@ -84,11 +84,14 @@ def test_an_output_of_something_else_is_not_touched(tmp_path, student):
 
 
 def test_inputs_can_be_templates(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"a": "1", "b": "2"}, {"a": "1"}])
+    write(tmp_path / "in.jsonl", [{"a": "1", "b": 2}, {"a": "1"}, {"a": "1", "b": {}}, {"a": "1", "b": ["x", "y"]}])
     infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), input_field="{a} and {b}?", **student)
     out = read(tmp_path / "out.jsonl")
     assert "label" in out[0]
     assert out[1]["error"] == "no text in field 'b'; the row has ['a']"
+    assert out[2]["error"] == "a template's field is not text but dict"
+    assert "label" in out[3]
+    assert jsonl.text_of({"a": "1", "b": ["x", "y"]}, "{a}? {b}") == "1? (a) x\n(b) y"  # as in training
 
 
 def test_no_student(tmp_path, student):
