@@ -274,7 +274,7 @@ def plot(counted: dict[str, dict[str, dict[str, Any]]], timed: list[dict[str, An
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(6, 3.4))
+    figure, axis = pyplot.subplots(figsize=(6, 3.8))
     series = {
         title: {name: forms["one"][key] / forms["two"][key] for name, forms in counted.items()}
         for key, title in (
@@ -292,7 +292,7 @@ def plot(counted: dict[str, dict[str, dict[str, Any]]], timed: list[dict[str, An
     axis.axhline(1.0, color="black", linewidth=0.8)
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel("one pass ÷ two passes, per example")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axis.grid(axis="y", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
