@@ -90,7 +90,6 @@ def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1,
         _write_tfds_metadata(stage, name, tasks[name])
     whole = header | {"index_columns": manifest.INDEX_COLUMNS, "tasks": tasks}
     (stage / manifest.FILE).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    (stage / _PROGRESS).unlink()
     _publish(stage, directory)
     return Built(directory, manifest.read(directory), new=True)
 
@@ -296,15 +295,21 @@ def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapp
 
 def _publish(stage: epath.Path, directory: epath.Path) -> None:
     if manifest.is_local(directory):
+        (stage / _PROGRESS).unlink()
         if directory.exists():
             directory.rmdir()  # it is empty
         directory.parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage, directory)
         return
     files = sorted(path for path in pathlib.Path(stage).rglob("*") if path.is_file())
+    files.remove(pathlib.Path(stage / _PROGRESS))  # stays until all is copied, so that nothing is tokenised again
     files.sort(key=lambda path: path.name == manifest.FILE)  # last: it says that the rest is there
+    for folder in sorted({path.parent for path in files}):  # once each: every question is a request over the network
+        (directory / folder.relative_to(stage).as_posix()).mkdir(parents=True, exist_ok=True)
     for path in files:
         target = directory / path.relative_to(stage).as_posix()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        epath.Path(path).copy(target, overwrite=True)
+        try:
+            epath.Path(path).copy(target, overwrite=True)
+        except Exception as error:  # TensorFlow's or the operating system's
+            raise ValueError(f"cannot copy to {target}: {error}; run the same command again to go on") from error
     shutil.rmtree(os.fspath(stage))

@@ -120,7 +120,9 @@ def test_the_stream_goes_on_where_it_was(sums, tmp_path):
 @pytest.mark.parametrize("pack", [True, False])
 def test_a_stream_from_the_cache_is_the_stream_without(sums, cache_dir, tmp_path, form, pack):
     def stream(**given):
-        return data.get_stream(config(data.registered_name(sums, form), pack=pack), 0, 1, TwoTaskFeatureConverter, **given)
+        return data.get_stream(
+            config(data.registered_name(sums, form), pack=pack), 0, 1, TwoTaskFeatureConverter, **given
+        )
 
     plain, cached = stream(), stream(cache_dir=cache_dir)
     assert {type(source.examples) for source in cached._stream._sources.values()} == {CachedExamples}

@@ -103,5 +103,5 @@ def test_a_run_goes_on_from_a_cache_as_from_the_data_set(task, whole, tmp_path):
     assert jax.tree.structure(cached) == jax.tree.structure(whole)
     jax.tree.map(np.testing.assert_array_equal, cached, whole)
     (directory / task / "1.0.0" / f"{task}-train.array_record-00001-of-00002").unlink()
-    with pytest.raises(ValueError, match="the cache is damaged: .* is missing"):
+    with pytest.raises(ValueError, match=r"the cache is damaged: .* is missing"):
         train(task, tmp_path / "again", STEPS, cache_dir=str(directory))
