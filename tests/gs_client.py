@@ -63,7 +63,8 @@ def data_source(names, directory, split):
 
 def load(names, directory, split):
     """All examples of a split as a ``tf.data.Dataset``, by the data set's name."""
-    return _told(tfds.as_numpy(tfds.load(names.paired, data_dir=directory, split=split)))
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)
+    return _told(tfds.as_numpy(tfds.load(names.paired, data_dir=directory, split=split, read_config=in_order)))
 
 
 COMMANDS = {function.__name__: function for function in (build, batches, from_directory, data_source, load)}

@@ -43,7 +43,7 @@ def opened(directory: epath.PathLike, task_name: str, split: str) -> tuple[epath
 
     (root, entry, here), said = _together(look, lambda looked: looked[2])
     group = [index for index, place in enumerate(said) if place == here]
-    files = manifest.files([entry])[group.index(jax.process_index()) :: len(group)]
+    files = manifest.files([entry], tfrecords=False)[group.index(jax.process_index()) :: len(group)]
     _together(lambda: _check(epath.Path(directory), root, files), lambda _: "")
     return root, entry
 

@@ -87,11 +87,16 @@ def local(rows, tmp_path_factory):
     return cache.build((names.label, names.paired), tmp_path_factory.mktemp("local") / "cache", shards=3).directory
 
 
+def files_of(folder):
+    """What lies in a folder and below: place → bytes."""
+    folder = pathlib.Path(folder)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def uploaded(storage, local):
     """The same cache as objects below ``gs://bucket/cache``."""
-    files = (path for path in pathlib.Path(local).rglob("*") if path.is_file())
-    storage.objects |= {f"bucket/cache/{path.relative_to(local).as_posix()}": path.read_bytes() for path in files}
+    storage.objects |= {f"bucket/cache/{name}": data for name, data in files_of(local).items()}
     return "gs://bucket/cache"
 
 
@@ -117,8 +122,7 @@ INDEX = "index/remote_paired-train.npy"
 def test_what_is_written_there_is_what_is_written_here(storage, clients, local, tmp_path):
     stage = scratch(tmp_path / "stage")
     assert clients[0]("build", output="gs://bucket/deep/cache", scratch=stage) == {"result": True}
-    files = {p.relative_to(local).as_posix(): p.read_bytes() for p in pathlib.Path(local).rglob("*") if p.is_file()}
-    assert storage.below("bucket/deep/cache") == files
+    assert storage.below("bucket/deep/cache") == files_of(local)
     assert of_the_cache(stage) == []
     assert clients[0]("build", output="gs://bucket/deep/cache", scratch=stage) == {"result": False}
 
@@ -142,9 +146,7 @@ def test_an_upload_that_broke_off_goes_on(storage, clients, local, tmp_path):
     assert (held / SHARDS[2]).stat().st_mtime_ns == tokenised
     storage.refuse = lambda method, name: False
     assert clients[0]("build", output="gs://bucket/cache", scratch=stage) == {"result": True}
-    assert storage.below("bucket/cache").keys() == {
-        p.relative_to(local).as_posix() for p in pathlib.Path(local).rglob("*") if p.is_file()
-    }
+    assert storage.below("bucket/cache").keys() == files_of(local).keys()
 
 
 def test_two_processes_copy_at_once_and_read_what_is_read_without_a_cache(storage, uploaded, clients, tmp_path):
@@ -200,7 +202,7 @@ def test_a_damaged_copy_is_refused(storage, uploaded, clients, tmp_path):
     assert f"{root / SHARDS[0]} has 0 bytes and should have" in told
 
 
-def test_tfds_reads_it_from_there(storage, uploaded, clients, local):
+def test_tfds_reads_it_from_there(storage, uploaded, clients, local, rows, tmp_path):
     wanted = clients[0]("from_directory", directory=local, split="train")["result"]
     assert len(wanted) == 30
     assert clients[0]("from_directory", directory=uploaded, split="train") == {"result": wanted}
@@ -208,3 +210,7 @@ def test_tfds_reads_it_from_there(storage, uploaded, clients, local):
     assert len(clients[0]("data_source", directory=uploaded, split="test")["result"]) == 4
     told = clients[0]("load", directory=uploaded, split="train")["error"]
     assert "not implemented for ArrayRecord files" in told  # docs/cache.md says so
+    names = gs_client.register(rows)
+    records = cache.build((names.label, names.paired), tmp_path / "cache", shards=3, tfrecord=True).directory
+    storage.objects |= {f"bucket/records/{name}": data for name, data in files_of(records).items()}
+    assert clients[0]("load", directory="gs://bucket/records", split="train") == {"result": wanted}
