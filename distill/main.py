@@ -55,6 +55,7 @@ def _parser(wants: str = "") -> argparse.ArgumentParser:
     cache = add("cache", "tokenise a data set once and write it as files to train from")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
     cache.add_argument("--shards", type=int, default=1, help="files a split, at most")
+    cache.add_argument("--tfrecord", action="store_true", help="write TFRecords, too, which tfds.load reads")
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student")
     for command in (train, evaluate):
@@ -217,7 +218,7 @@ def _cache(options: argparse.Namespace) -> int:
 
     names = configuration.configured(registration.register)()
     tasks = (names.label, names.rationale, names.single, names.paired, names.shared)
-    built = cache.build(tasks, options.output, shards=options.shards, told=_tell)
+    built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=_tell)
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
@@ -45,7 +46,14 @@ class Built:
     new: bool
 
 
-def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1, told: Told | None = None) -> Built:
+def build(
+    task_names: Sequence[str],
+    output: epath.PathLike,
+    *,
+    shards: int = 1,
+    tfrecord: bool = False,
+    told: Told | None = None,
+) -> Built:
     """Writes all splits of some tasks of one data set, or finds that they are written.
 
     The folder appears when it is whole (a remote one: its manifest is written last). What a build that was interrupted
@@ -55,6 +63,7 @@ def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1,
       task_names: as registered, all by one call of :func:`tasks.registration.register`.
       output: a folder that is new, empty, or holds the same cache.
       shards: files a split, at most.
+      tfrecord: write every shard as TFRecords, too, so that ``tfds.load`` reads them as a ``tf.data.Dataset``.
       told: is called with task, split, examples written so far, and rows in all.
 
     Raises:
@@ -72,14 +81,14 @@ def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1,
                 "would hold a single draw. Take the first instead, --gin.registration.register.rationales=first, or train "
                 "without a cache"
             )
-    header = _header(task_names, shards)
+    header = _header(task_names, shards, tfrecord)
     if found := _existing(directory, header):
         return Built(directory, found, new=False)
     stage = _stage(directory)
     done = _resumed(stage, header)
     for name, split in parts:
         if f"{name}/{split}" not in done:
-            done[f"{name}/{split}"] = _write(stage, name, split, shards, told or (lambda *_: None))
+            done[f"{name}/{split}"] = _write(stage, name, split, shards, tfrecord, told or (lambda *_: None))
             (stage / _PROGRESS).write_text(json.dumps({"header": header, "done": done}))
     if not any(entry["examples"] for entry in done.values()):
         raise ValueError(f"none of {', '.join(task_names)} has an example that can be trained on")
@@ -87,15 +96,14 @@ def build(task_names: Sequence[str], output: epath.PathLike, *, shards: int = 1,
     for name, split in parts:
         tasks[name][split] = done[f"{name}/{split}"]
     for name in task_names:
-        _write_tfds_metadata(stage, name, tasks[name])
+        _write_tfds_metadata(stage, name, tasks[name], tfrecord)
     whole = header | {"index_columns": manifest.INDEX_COLUMNS, "tasks": tasks}
     (stage / manifest.FILE).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    (stage / _PROGRESS).unlink()
     _publish(stage, directory)
     return Built(directory, manifest.read(directory), new=True)
 
 
-def _header(task_names: Sequence[str], shards: int) -> dict[str, Any]:
+def _header(task_names: Sequence[str], shards: int, tfrecord: bool) -> dict[str, Any]:
     """What a cache is known by: the manifest without what was written."""
     source = registration.get(task_names[0]).source
     rows = {split: source.rows_sha256(split) for split in source.splits} if isinstance(source, RecordDataSource) else {}
@@ -103,6 +111,7 @@ def _header(task_names: Sequence[str], shards: int) -> dict[str, Any]:
         "format": manifest.FORMAT,
         "task_names": list(task_names),
         "shards": shards,
+        "tfrecord": tfrecord,
         "settings": registration.settings_of(task_names[0]),
         "rows_sha256": rows,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -120,8 +129,9 @@ def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any
     found = manifest.read(directory)
     remedy = "Choose another --output, or delete it."
     manifest.check_settings(directory, found["settings"], header["settings"], remedy)
-    for name in ("task_names", "shards", "rows_sha256"):
-        manifest.check_settings(directory, {name: found[name]}, {name: header[name]}, remedy)
+    for name in ("task_names", "shards", "tfrecord", "rows_sha256"):
+        theirs = found.get(name, False)  # a manifest of an earlier version says nothing of TFRecords
+        manifest.check_settings(directory, {name: theirs}, {name: header[name]}, remedy)
     entries = [entry for splits in found["tasks"].values() for entry in splits.values()]
     for file in manifest.files(entries):
         manifest.check_file(directory / file["file"], file)
@@ -165,13 +175,12 @@ def _token_examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarr
     return features.token_features(dataset).as_numpy_iterator()
 
 
-def _write(stage: epath.Path, name: str, split: str, shards: int, told: Told) -> dict[str, Any]:
+def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool, told: Told) -> dict[str, Any]:
     """Writes one task's split; returns its entry of the manifest."""
     task = registration.get(name)
     rows = task.num_input_examples(split) or 0
-    writer = _Shards(
-        stage / name / manifest.VERSION, f"{_tfds_name(name)}-{_tfds_name(split)}", -(-max(rows, 1) // shards)
-    )
+    folder, prefix = stage / name / manifest.VERSION, f"{_tfds_name(name)}-{_tfds_name(split)}"
+    writer = _Shards(folder, prefix, -(-max(rows, 1) // shards), FORMATS if tfrecord else FORMATS[:1])
     index: list[list[tuple[int, int, int]]] = []
     for example in _token_examples(task, split):
         pairs = features.slots(example)
@@ -191,7 +200,7 @@ def _write(stage: epath.Path, name: str, split: str, shards: int, told: Told) ->
         writer.add(record)
         index.append([(len(pair.inputs), len(pair.targets), task_id) for pair, task_id in zip(pairs, ids)])
         told(name, split, len(index), rows)
-    written = writer.close()
+    written, *others = writer.close()
     entry: dict[str, Any] = {
         "examples": len(index),
         "slots": len(index[0]) if index else 0,
@@ -204,6 +213,8 @@ def _write(stage: epath.Path, name: str, split: str, shards: int, told: Told) ->
             np.save(file, np.array(index, np.int32), allow_pickle=False)
         entry["index"] = manifest.of_file(path, stage)
         entry["shards"] = [manifest.of_file(path, stage) | {"examples": number} for path, number in written]
+        if others:
+            entry["tfrecords"] = [manifest.of_file(path, stage) for path, _ in others[0]]
     told(name, split, len(index), len(index))
     return entry
 
@@ -220,57 +231,73 @@ def tfds_features(paired: bool) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict({name: tokens(dtype) for name, dtype in names.items()})
 
 
-class _Shards:
-    """Writes records in order, ``per_shard`` a file; the files get their final names when their number is known."""
+FORMATS = ("array_record", "tfrecord")
 
-    def __init__(self, folder: epath.Path, prefix: str, per_shard: int):
-        self._folder, self._prefix, self._per_shard = folder, prefix, per_shard
+
+def _open(path: epath.Path, form: str) -> Any:
+    if form == "tfrecord":
+        return tf.io.TFRecordWriter(os.fspath(path))
+    return array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER)
+
+
+class _Shards:
+    """Writes records in order, ``per_shard`` a file and format; files get their final names when their number is known."""
+
+    def __init__(self, folder: epath.Path, prefix: str, per_shard: int, formats: Sequence[str]):
+        self._folder, self._prefix, self._per_shard, self._formats = folder, prefix, per_shard, formats
         self._features: tfds.features.FeaturesDict | None = None
-        self._written: list[tuple[epath.Path, int]] = []
-        self._writer: Any = None
+        self._lengths: list[int] = []
+        self._writers: list[Any] = []
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(f"{prefix}.array_record-*"):  # of a build that was interrupted here
-            old.unlink()
+        for form in FORMATS:
+            for old in folder.glob(f"{prefix}.{form}-*"):  # of a build that was interrupted here
+                old.unlink()
+
+    def _path(self, form: str, number: int) -> epath.Path:
+        return self._folder / f"{self._prefix}.{form}-{number:05d}"
 
     def add(self, record: Mapping[str, np.ndarray]) -> None:
         if self._features is None:
             self._features = tfds_features("rationale_inputs" in record)
             self._serializer = example_serializer.ExampleSerializer(self._features.get_serialized_info())
-        if self._writer is None:
-            path = self._folder / f"{self._prefix}.array_record-{len(self._written):05d}"
-            self._writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER)
-            self._written.append((path, 0))
+        if not self._writers:
+            self._writers = [_open(self._path(form, len(self._lengths)), form) for form in self._formats]
+            self._lengths.append(0)
         example = self._serializer.get_tf_example(self._features.encode_example(dict(record)))
-        self._writer.write(example.SerializeToString(deterministic=True))  # maps have no order of their own
-        path, number = self._written[-1]
-        self._written[-1] = (path, number + 1)
-        if number + 1 == self._per_shard:
+        for writer in self._writers:
+            writer.write(example.SerializeToString(deterministic=True))  # maps have no order of their own
+        self._lengths[-1] += 1
+        if self._lengths[-1] == self._per_shard:
             self._close_shard()
 
     def _close_shard(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
 
-    def close(self) -> list[tuple[epath.Path, int]]:
-        """Files and the number of records in each."""
+    def close(self) -> list[list[tuple[epath.Path, int]]]:
+        """For each format its files and the number of records in each."""
         self._close_shard()
-        named = []
-        for path, number in self._written:
-            final = path.with_name(f"{path.name}-of-{len(self._written):05d}")
-            named.append((path.rename(final), number))
+        named: list[list[tuple[epath.Path, int]]] = [[] for _ in self._formats]
+        for files, form in zip(named, self._formats):
+            for number, length in enumerate(self._lengths):
+                path = self._path(form, number)
+                final = path.with_name(f"{path.name}-of-{len(self._lengths):05d}")
+                files.append((path.rename(final), length))
         return named
 
 
-def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapping[str, Any]], tfrecord: bool) -> None:
     present = {split: entry for split, entry in splits.items() if entry["examples"]}
     if not present:
         return
     folder = stage / name / manifest.VERSION
+    # TFDS goes over to the other format by itself where it wants random access, and only there.
+    form, *others = reversed(FORMATS) if tfrecord else FORMATS[:1]
     infos = []
     for split, entry in present.items():
         template = tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name=_tfds_name(name), split=_tfds_name(split), filetype_suffix="array_record"
+            data_dir=folder, dataset_name=_tfds_name(name), split=_tfds_name(split), filetype_suffix=form
         )
         infos.append(
             tfds.core.SplitInfo(
@@ -281,30 +308,41 @@ def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapp
             )
         )
     slots = {entry["slots"] for entry in present.values()}
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=tfds_features(slots == {2}),
-        split_infos=infos,
-        version=manifest.VERSION,
-        filename_template=tfds.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name=_tfds_name(name), filetype_suffix="array_record"
-        ),
-        check_data=False,
-        description=f"Token sequences of the task {name}, written by `distill cache`; {manifest.FILE} says from what.",
+    # Not by tfds.folder_dataset.write_metadata, which refuses a folder with files of two formats.
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=_tfds_name(name),
+        version=tfds.core.Version(manifest.VERSION),
+        data_dir=os.fspath(folder),
+        module_name="",
     )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        features=tfds_features(slots == {2}),
+        description=f"Token sequences of the task {name}, written by `distill cache`; {manifest.FILE} says from what.",
+        alternative_file_formats=others,
+    )
+    info.set_file_format(form)
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.write_to_directory(folder)
 
 
 def _publish(stage: epath.Path, directory: epath.Path) -> None:
     if manifest.is_local(directory):
+        (stage / _PROGRESS).unlink()
         if directory.exists():
             directory.rmdir()  # it is empty
         directory.parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage, directory)
         return
     files = sorted(path for path in pathlib.Path(stage).rglob("*") if path.is_file())
+    files.remove(pathlib.Path(stage / _PROGRESS))  # stays until all is copied, so that nothing is tokenised again
     files.sort(key=lambda path: path.name == manifest.FILE)  # last: it says that the rest is there
+    for folder in sorted({path.parent for path in files}):  # once each: every question is a request over the network
+        (directory / folder.relative_to(stage).as_posix()).mkdir(parents=True, exist_ok=True)
     for path in files:
         target = directory / path.relative_to(stage).as_posix()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        epath.Path(path).copy(target, overwrite=True)
+        try:
+            epath.Path(path).copy(target, overwrite=True)
+        except Exception as error:  # TensorFlow's or the operating system's
+            raise ValueError(f"cannot copy to {target}: {error}; run the same command again to go on") from error
     shutil.rmtree(os.fspath(stage))

@@ -2,6 +2,7 @@
 
 DIR/manifest.json                                     this; written last
 DIR/<task>/1.0.0/<task>-<split>.array_record-…        examples, in SeqIO's order; each folder is a TFDS data set
+DIR/<task>/1.0.0/<task>-<split>.tfrecord-…            the same, if asked for
 DIR/index/<task>-<split>.npy                          int32 [examples, slots, 3]: see :data:`INDEX_COLUMNS`
 """
 
@@ -9,7 +10,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -101,6 +102,7 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
         raise ValueError(f"the cache at {directory} was built with other settings: {told}. {remedy}")
 
 
-def files(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """All file entries of some tasks' and splits' entries."""
-    return [file for part in entries for file in (part["index"], *part["shards"]) if file]
+def files(entries: Sequence[Mapping[str, Any]], tfrecords: bool = True) -> list[Mapping[str, Any]]:
+    """All file entries of some tasks' and splits' entries; without TFRecords, those that training reads."""
+    found = [file for part in entries for file in (part["index"], *part["shards"]) if file]
+    return found + [file for part in entries if tfrecords for file in part.get("tfrecords", ())]

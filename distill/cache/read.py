@@ -1,11 +1,6 @@
 """Examples of a cache, by random access: an index of lengths in memory, tokens from ArrayRecord shards when wanted."""
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -13,17 +8,18 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from distill import features
-from distill.cache import manifest
+from distill.cache import manifest, opening
 from distill.examples import nothing_usable
 from distill.packing import Layout, Sequences
-from tasks import registration, task_ids
+from tasks import task_ids
 
-_REMEDY = "Build another with `distill cache`, or set CACHE_DIR=None."
 _READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 8192}
 
 
 class CachedExamples:
     """One task's examples out of a cache; see :class:`distill.examples.Examples`, whose shape it has.
+
+    The processes of a run open it together: each waits for the others, and checks its share of the files.
 
     Args:
       directory: what ``distill cache`` wrote. Where files cannot be opened by their path (``gs://``), those of this split
@@ -33,17 +29,15 @@ class CachedExamples:
       layout: the window that sequences are cut to.
 
     Raises:
-      ValueError: no cache, one of other settings, or a damaged one; all of the split's files are checked.
+      ValueError: no cache, one of other settings, or a damaged one; all of the split's files are checked. The same
+        error in every process.
     """
 
     def __init__(self, directory: epath.PathLike, task_name: str, split: str, layout: Layout):
         self.name, self._layout = task_name, layout
-        found = manifest.read(directory)
-        entry = manifest.entry(directory, found, task_name, split)
-        manifest.check_settings(directory, found["settings"], registration.settings_of(task_name), _REMEDY)
+        root, entry = opening.opened(directory, task_name, split)
         if not entry["examples"]:
             raise nothing_usable(task_name, split)
-        root = _at_hand(epath.Path(directory), found, entry)
         index = np.load(root / entry["index"]["file"], mmap_mode="r", allow_pickle=False)
         starts = np.cumsum([0, *(shard["examples"] for shard in entry["shards"])])
         if index.shape != (entry["examples"], entry["slots"], len(manifest.INDEX_COLUMNS)) or starts[-1] != len(index):
@@ -122,34 +116,3 @@ def _parsed(records: list[bytes], slots: int, input_lengths: np.ndarray, target_
         input_lengths,
         target_lengths,
     )
-
-
-def _at_hand(directory: epath.Path, found: Mapping[str, Any], entry: Mapping[str, Any]) -> epath.Path:
-    """A folder in which the entry's files can be opened by their path; every one of them is checked."""
-    if manifest.is_local(directory):
-        for file in manifest.files([entry]):
-            manifest.check_file(directory / file["file"], file)
-        return directory
-    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-    root = epath.Path(tempfile.gettempdir()) / f"distill-cache-{digest[:16]}"
-    for file in manifest.files([entry]):
-        path = root / file["file"]
-        if not path.exists():
-            if not (directory / file["file"]).exists():
-                manifest.check_file(directory / file["file"], file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Several processes of a machine may copy at once; each writes a file of its own and puts it in place whole.
-            handle, partial = tempfile.mkstemp(dir=os.fspath(path.parent))
-            os.close(handle)
-            (directory / file["file"]).copy(partial, overwrite=True)
-            try:
-                manifest.check_file(epath.Path(partial), file)
-            except ValueError:
-                os.unlink(partial)
-                raise ValueError(
-                    f"the cache is damaged: {directory / file['file']} is not what {manifest.FILE} says"
-                ) from None
-            os.replace(partial, path)
-        else:
-            manifest.check_file(path, file)
-    return root

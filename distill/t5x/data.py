@@ -46,11 +46,20 @@ def get_dataset(
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
+    cache_dir: str | None = None,
 ) -> tf.data.Dataset:
     """T5X's ``get_dataset``, with windows packed a batch at a time, so that a packed pair lies in one batch.
 
     T5X cannot save the position of such a data set; :func:`get_stream` is for runs that must go on exactly.
+
+    Raises:
+      ValueError: ``cache_dir`` is given. SeqIO cannot read what ``distill cache`` wrote, and :func:`get_stream` does.
     """
+    if cache_dir is not None:
+        raise ValueError(
+            f"get_dataset reads through SeqIO and no cache; got CACHE_DIR = {cache_dir!r}. Add "
+            "--gin_file=gin/t5x/runs/exact_restart.gin, whose get_stream reads it, or set CACHE_DIR=None"
+        )
     converter = functools.partial(feature_converter_cls, windows=cfg.batch_size // num_shards)
     return utils.get_dataset(cfg, shard_id, num_shards, converter, num_epochs, continue_from_last_checkpoint)
 
@@ -62,6 +71,7 @@ def get_stream(
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
+    cache_dir: str | None = None,
 ) -> "StreamIterator":
     """The built-in engine's batches, the same ones in the same order, for ``train.get_dataset_fn``.
 
@@ -75,9 +85,11 @@ def get_stream(
       feature_converter_cls: not used: the stream converts.
       num_epochs: must be None: the stream is endless.
       continue_from_last_checkpoint: not used: T5X restores the iterator.
+      cache_dir: what ``distill cache`` wrote, to read instead of the task's source; the batches are the same.
 
     Raises:
-      ValueError: ``cfg`` has no seed, or asks for something a stream has not.
+      ValueError: ``cfg`` has no seed, or asks for something a stream has not; or the cache is none of these tasks', is of
+        other settings or damaged.
     """
     del feature_converter_cls, continue_from_last_checkpoint
     if cfg.seed is None:
@@ -85,7 +97,10 @@ def get_stream(
             "get_stream wants a seed, or a restart would shuffle anew: set DatasetConfig.seed; got seed=None"
         )
     if num_epochs is not None or cfg.use_cached:
-        raise ValueError(f"get_stream is endless and uncached; got {num_epochs=}, use_cached={cfg.use_cached}")
+        raise ValueError(
+            f"get_stream is endless and reads none of SeqIO's caches; got {num_epochs=}, use_cached={cfg.use_cached}. What "
+            "`distill cache` wrote is given as CACHE_DIR"
+        )
     if cfg.batch_size % num_shards:
         raise ValueError(f"batch_size must be divisible by the number of shards; got {cfg.batch_size} and {num_shards}")
     lengths = cfg.task_feature_lengths
@@ -99,6 +114,7 @@ def get_stream(
         seed=cfg.seed,
         rows=slice(shard_id * share, (shard_id + 1) * share),
         shuffle=cfg.shuffle,
+        cache_dir=cache_dir,
     )
     return StreamIterator(stream)
 

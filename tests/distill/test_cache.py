@@ -133,6 +133,36 @@ def test_shards_are_tfds_data_sets(names, built):
             np.testing.assert_array_equal(example[name], value, err_msg=name)
 
 
+def test_tfrecords_beside_the_shards_are_what_tfds_loads(names, built, tmp_path):
+    directory = cache.build(tasks(names), tmp_path / "cache", shards=3, tfrecord=True).directory
+    files, plain = files_of(directory), files_of(built)
+    added = sorted(files.keys() - plain.keys())
+    assert sum("paired-train.tfrecord-" in name for name in added) == 3
+    assert all(".tfrecord-" in name for name in added)
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)  # else shards take turns
+    for split in ("train", "test"):
+        loaded = tfds.load(names.paired, data_dir=directory, split=split, read_config=in_order)
+        dataset = list(tfds.as_numpy(loaded))
+        source = tfds.data_source(names.paired, data_dir=directory, split=split)
+        assert len(source) == len(dataset) > 6
+        for example, wanted in zip(source, dataset, strict=True):
+            assert example.keys() == wanted.keys()
+            for name, value in wanted.items():
+                np.testing.assert_array_equal(example[name], value, err_msg=name)
+    assert_same(
+        next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=directory)),
+        next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=built)),
+    )
+    with pytest.raises(ValueError, match="tfrecord is True there and False here"):
+        cache.build(tasks(names), directory, shards=3)
+    with pytest.raises(NotImplementedError, match="not implemented for ArrayRecord files"):
+        tfds.load(names.paired, data_dir=built, split="train")
+    (directory / added[0]).write_bytes(b"")
+    next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=directory))  # training reads none of them
+    with pytest.raises(ValueError, match=r"tfrecord-00000-of-0000\d has 0 bytes and should have"):
+        cache.build(tasks(names), directory, shards=3, tfrecord=True)
+
+
 def test_a_cache_that_is_there_is_checked_and_left(rows, names, built, tmp_path):
     before = (built / "manifest.json").stat()
     assert not cache.build(tasks(names), built, shards=3).new
@@ -298,6 +328,7 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
     assert_same(next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=uploaded.directory)), next(plain))
     (copies,) = (tmp_path / "scratch").iterdir()
     held = files_of(copies)
+    held.pop("machine")  # says which processes share the copies
     assert len(held) == 4
     assert all("cached_paired-train" in name for name in held)
     shutil.rmtree(remote / names.paired)  # what was copied is used again

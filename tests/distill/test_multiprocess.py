@@ -34,10 +34,16 @@ STEPS, HALF = 50, 25
 PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
 KILLED_S = 60  # for a process to notice that another was killed; heartbeats may be missing for 10 s
 
-# `distill`, saying besides what each process itself measured.
+# `distill`, saying besides what each process itself measured, and which files of a cache it checked.
 TELLING = """
 import json, sys
 from distill import evaluate, main
+from distill.cache import manifest
+check_file = manifest.check_file
+def checked(path, entry):
+    print("CHECKED", entry["file"], flush=True)
+    return check_file(path, entry)
+manifest.check_file = checked
 measure = evaluate.Evaluator.__call__
 def told(self, params):
     evaluation = measure(self, params)
@@ -61,6 +67,11 @@ class Process:
     def measured(self):
         """Metrics and rows of every evaluation, in the order they were made."""
         return [json.loads(line[8:]) for line in self.output.splitlines() if line.startswith("MEASURED")]
+
+    @property
+    def checked(self):
+        """The files of a cache that this process checked, in order."""
+        return [line[8:] for line in self.output.splitlines() if line.startswith("CHECKED")]
 
     def exit_code(self, timeout=PATIENCE_S):
         return self.running.wait(timeout)
@@ -133,10 +144,18 @@ def arguments(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory, arguments):
-    """The model directory of four processes that trained to the end, and the processes."""
+def cached(tmp_path_factory, arguments):
+    """What `distill cache` writes of these rows."""
+    folder = tmp_path_factory.mktemp("cache")
+    assert main.main(["cache", *arguments(folder), f"--output={folder / 'cache'}", "--shards=4"]) == 0
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory, arguments, cached):
+    """The model directory of four processes that trained from a cache to the end, and the processes."""
     folder = tmp_path_factory.mktemp("four")
-    with launched(folder / "output", 4, arguments(folder / "run")) as processes:
+    with launched(folder / "output", 4, arguments(folder / "run", CACHE_DIR=str(cached))) as processes:
         finish(processes)
     return folder / "run", processes
 
@@ -188,6 +207,28 @@ def test_four_processes_train_what_one_trains(one, four):
     directory, _ = four
     assert_same_losses(one, directory, range(1, STEPS + 1))
     assert_same_parameters(one, directory)
+
+
+def test_processes_check_a_cache_between_them(cached, four):
+    shards = [f"jsonl_paired/1.0.0/jsonl_paired-train.array_record-{i:05d}-of-00004" for i in range(4)]
+    index = "index/jsonl_paired-train.npy"
+    assert [process.checked for process in four[1]] == [[index, shards[3]], [shards[0]], [shards[1]], [shards[2]]]
+
+
+def test_what_one_process_finds_wrong_with_a_cache_ends_all(cached, tmp_path, arguments):
+    copy = tmp_path / "cache"
+    shutil.copytree(cached, copy)
+    damaged = copy / "jsonl_paired" / "1.0.0" / "jsonl_paired-train.array_record-00002-of-00004"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with launched(tmp_path / "output", 2, arguments(tmp_path / "run", CACHE_DIR=str(copy))) as processes:
+        finish(processes, 2)
+    message = f"distill train: the cache is damaged: {damaged} does not have the SHA-256"
+    told = [[line for line in process.output.splitlines() if line.startswith(message)] for process in processes]
+    assert told[0] == told[1]
+    (line,) = told[0]
+    assert line.endswith("build it again (found by process 1 of 2)")
+    checked = [{pathlib.PurePath(file).name[-14:] for file in process.checked} for process in processes]
+    assert damaged.name[-14:] in checked[1] - checked[0]
 
 
 def test_all_processes_measure_the_same_and_only_the_first_writes(four):

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 from t5x import utils
 
+from distill import cache
 from distill.batches import BatchStream
+from distill.cache.read import CachedExamples
 from distill.features import TwoTaskFeatureConverter
 from distill.packing import Layout
 from distill.t5x import data, steps
@@ -17,16 +19,30 @@ LENGTHS = {"inputs": 32, "targets": 32}
 ROWS = 4
 
 
+def sums_in(folder):
+    return jsonl.dataset({split: folder / f"{split}.jsonl" for split in ("train", "test")}, name="t5x_sums")
+
+
 @pytest.fixture(scope="module")
-def sums(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sums")
-    files = {}
     for split, start, number in (("train", 0, 24), ("test", 24, 6)):
         rows = ({"input": f"{i} and 1?", "label": str(i + 1)} for i in range(start, start + number))
         rows = [row | ({} if i % 5 == 4 else {"rationale": f"{i} plus one"}) for i, row in enumerate(rows)]
-        files[split] = folder / f"{split}.jsonl"
-        files[split].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return registration.register(jsonl.dataset(files, name="t5x_sums"), "bytes")
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sums(folder):
+    return registration.register(sums_in(folder), "bytes")
+
+
+@pytest.fixture(scope="module")
+def cache_dir(sums, tmp_path_factory):
+    """What `distill cache` writes of it."""
+    output = tmp_path_factory.mktemp("cache") / "sums"
+    return str(cache.build((sums.label, sums.rationale, sums.paired), output, shards=2).directory)
 
 
 def config(name, **changes):
@@ -100,6 +116,49 @@ def test_the_stream_goes_on_where_it_was(sums, tmp_path):
     np.testing.assert_array_equal(next(other)["encoder_input_tokens"], batches[0]["encoder_input_tokens"])
 
 
+@pytest.mark.parametrize("form", ["paired", "mixed", "label"])
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_stream_from_the_cache_is_the_stream_without(sums, cache_dir, tmp_path, form, pack):
+    def stream(**given):
+        return data.get_stream(
+            config(data.registered_name(sums, form), pack=pack), 0, 1, TwoTaskFeatureConverter, **given
+        )
+
+    plain, cached = stream(), stream(cache_dir=cache_dir)
+    assert {type(source.examples) for source in cached._stream._sources.values()} == {CachedExamples}
+    for number in range(12):  # more than an epoch
+        if number == 5:
+            plain.save(tmp_path / "position")  # one goes on from the other's position
+            next(cached)
+            cached.restore(tmp_path / "position")
+        wanted, got = next(plain), next(cached)
+        assert got.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert cached._stream.epoch() > 1
+    assert cached.element_spec == plain.element_spec
+
+
+def test_shares_of_the_cache_make_the_whole(sums, cache_dir):
+    whole = next(data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter))
+    shares = [
+        next(data.get_stream(config(sums.paired), i, 2, TwoTaskFeatureConverter, cache_dir=cache_dir)) for i in range(2)
+    ]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), value)
+
+
+def test_a_cache_that_is_not_this_streams(sums, folder, cache_dir, tmp_path):
+    half = registration.register(sums_in(folder), "bytes", subsample=0.5)
+    with pytest.raises(ValueError, match=r"with other settings: selection.subsample is 1.0 there and 0.5 here\. Build"):
+        data.get_stream(config(half.paired), 0, 1, TwoTaskFeatureConverter, cache_dir=cache_dir)
+    registration.register(sums_in(folder), "bytes")
+    with pytest.raises(ValueError, match=r"holds no finished cache"):
+        data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter, cache_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"CACHE_DIR = '/cache'. Add --gin_file=gin/t5x/runs/exact_restart.gin"):
+        data.get_dataset(config(sums.paired), 0, 1, TwoTaskFeatureConverter, cache_dir="/cache")
+
+
 def test_the_batch_that_t5x_reads_ahead_is_not_lost(sums, tmp_path):
     stream = data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter)
     first = next(stream)
@@ -117,7 +176,7 @@ def test_shares_of_the_stream_make_the_whole(sums):
 
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
-    [({"seed": None}, {}, "seed"), ({}, {"num_epochs": 1}, "endless"), ({"use_cached": True}, {}, "uncached")],
+    [({"seed": None}, {}, "seed"), ({}, {"num_epochs": 1}, "endless"), ({"use_cached": True}, {}, "CACHE_DIR")],
 )
 def test_what_a_stream_has_not(sums, changes, arguments, message):
     with pytest.raises(ValueError, match=message):

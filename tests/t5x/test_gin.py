@@ -101,17 +101,24 @@ def test_partitions_by_flag(paper_data, t5_vocabulary_path):
     assert dict(got["partitioner"].mesh.shape) == {"data": 2, "model": 4}
 
 
-def test_exact_restart(paper_data, t5_vocabulary_path):
+@pytest.mark.parametrize("restart", [True, False])
+def test_exact_restart_and_its_cache(restart, paper_data, t5_vocabulary_path):
     from distill.t5x import data
 
     paths = [".", str(pathlib.Path(t5x.__file__).parents[1])]
     bindings = [f'DATA_DIR = "{paper_data}"', f'VOCABULARY_PATH = "{t5_vocabulary_path}"', 'MODEL_DIR = "/nowhere"']
-    files = ["gin/t5x/models/t5_1_1_small.gin", "gin/t5x/runs/train.gin", "gin/t5x/runs/exact_restart.gin"]
+    files = ["gin/t5x/models/t5_1_1_small.gin", "gin/t5x/runs/train.gin"]
+    files += ["gin/t5x/runs/exact_restart.gin"] if restart else []
+    bindings += ['CACHE_DIR = "/nowhere/cache"']
     gin_utils.parse_gin_flags(paths, [*files, "gin/tasks/svamp.gin"], bindings, finalize_config=False)
     got = gin.get_bindings(gin.get_configurable(t5x.train.train))
-    assert got["get_dataset_fn"].__name__ == data.get_stream.__name__
-    assert got["checkpoint_cfg"].save.save_dataset is True
-    assert got["train_dataset_cfg"].seed == 0
+    wanted = data.get_stream if restart else data.get_dataset
+    assert got["get_dataset_fn"].__name__ == wanted.__name__
+    assert got["checkpoint_cfg"].save.save_dataset is restart
+    assert got["train_dataset_cfg"].seed == (0 if restart else None)
+    told = "/nowhere/cache holds no finished cache" if restart else "CACHE_DIR = '/nowhere/cache'. Add --gin_file"
+    with pytest.raises(ValueError, match=told):
+        got["get_dataset_fn"](got["train_dataset_cfg"], 0, 1, TwoTaskFeatureConverter)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gin/t5x").rglob("*.gin")), ids=lambda path: path.stem)

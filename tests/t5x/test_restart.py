@@ -1,6 +1,7 @@
-"""A run of T5X's own loop that stopped and was started again is the run that never stopped."""
+"""A run of T5X's own loop that stopped and was started again is the run that never stopped; so is one from a cache."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -11,6 +12,7 @@ import seqio
 import t5x.train
 from t5x import partitioning, utils
 
+from distill import cache
 from distill.t5x import data
 from distill.t5x.trainer import TwoTaskTrainer
 from tasks import jsonl, registration
@@ -29,7 +31,7 @@ def task(tmp_path_factory):
     return registration.register(jsonl.dataset({"train": file}, name="t5x_restart"), "bytes").paired
 
 
-def train(task: str, model_dir, total_steps: int):
+def train(task: str, model_dir, total_steps: int, cache_dir: str | None = None):
     """Trains up to ``total_steps``, going on from the newest checkpoint of ``model_dir`` if there is one."""
     dataset = utils.DatasetConfig(
         mixture_or_task_name=task,
@@ -58,15 +60,30 @@ def train(task: str, model_dir, total_steps: int):
         random_seed=0,
         summarize_config_fn=lambda *_: None,
         inference_evaluator_cls=seqio.Evaluator,
-        get_dataset_fn=data.get_stream,
+        get_dataset_fn=functools.partial(data.get_stream, cache_dir=cache_dir),
         verify_matching_vocabs_fn=None,
     )
     assert step == total_steps
     return jax.device_get(state.state_dict())
 
 
-def test_stopped_and_restarted_equals_never_stopped(task, tmp_path):
-    whole = train(task, tmp_path / "whole", STEPS)
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def whole(task, model_dir, lenient_numerics):
+    """The state at the end of the run that never stopped and read through SeqIO; it runs once."""
+    return _whole(task, model_dir)
+
+
+@functools.cache
+def _whole(task: str, model_dir):
+    return train(task, model_dir, STEPS)
+
+
+def test_stopped_and_restarted_equals_never_stopped(task, whole, tmp_path):
     half = train(task, tmp_path / "parts", STEPS // 2)
     parts = train(task, tmp_path / "parts", STEPS)
     assert jax.tree.structure(parts) == jax.tree.structure(whole)
@@ -77,3 +94,14 @@ def test_stopped_and_restarted_equals_never_stopped(task, tmp_path):
     positions = [tmp_path / "parts" / f"checkpoint_{step}/dataset/train_ds-000-of-001" for step in (STEPS // 2, STEPS)]
     first, second = (json.loads(path.read_text())["draws"] for path in positions)
     assert 0 < first < second
+
+
+def test_a_run_goes_on_from_a_cache_as_from_the_data_set(task, whole, tmp_path):
+    directory = cache.build([task], tmp_path / "cache", shards=2).directory
+    train(task, tmp_path / "run", STEPS // 2)
+    cached = train(task, tmp_path / "run", STEPS, cache_dir=str(directory))
+    assert jax.tree.structure(cached) == jax.tree.structure(whole)
+    jax.tree.map(np.testing.assert_array_equal, cached, whole)
+    (directory / task / "1.0.0" / f"{task}-train.array_record-00001-of-00002").unlink()
+    with pytest.raises(ValueError, match=r"the cache is damaged: .* is missing"):
+        train(task, tmp_path / "again", STEPS, cache_dir=str(directory))
