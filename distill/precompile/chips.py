@@ -67,15 +67,21 @@ class Chip:
 
 
 _PAGES = "https://docs.cloud.google.com/tpu/docs"
-# How far a figure can be trusted where it is not a page of the maker's that says so.
+# Figures that no page of the maker's confirms, and what speaks for them.
 UNCONFIRMED = {
-    "v2": "its page no longer has figures: peak, memory and bandwidth are from memory, and JAX 0.10.2's own table of chips "
-    "(jax/_src/pallas/mosaic/tpu_info.py) agrees on the first two and has 716 for 700 GB/s; of the interconnect, 4 links of "
-    "496 Gbit/s (from memory, after Jouppi et al. 2020, doi 10.1145/3360307), no copy could be read",
-    "v3": "the interconnect is 4 links of 70 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations), but "
-    "340 TB/s of all-reduce for 1024 chips on its page is 83 GB/s a link, and the JAX scaling book has 100",
-    "v4": "the interconnect is 6 links of 50 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations); the "
-    "JAX scaling book has 45 a link",
+    "v2": (
+        "its page no longer has figures: peak, memory and bandwidth are from memory, and JAX 0.10.2's own table of chips "
+        "(jax/_src/pallas/mosaic/tpu_info.py) agrees on the first two and has 716 for 700 GB/s; of the interconnect, 4 "
+        "links of 496 Gbit/s (from memory, after Jouppi et al. 2020, doi 10.1145/3360307), no copy could be read"
+    ),
+    "v3": (
+        "the interconnect is 4 links of 70 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations), "
+        "but 340 TB/s of all-reduce for 1024 chips on its page is 83 GB/s a link, and the JAX scaling book has 100"
+    ),
+    "v4": (
+        "the interconnect is 6 links of 50 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations); "
+        "the JAX scaling book has 45 a link"
+    ),
 }
 
 CHIPS = {
