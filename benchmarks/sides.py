@@ -40,17 +40,19 @@ class Timing(NamedTuple):
       seconds: by the clock.
       cpu_seconds: of this process's processor time, all threads together. With one thread it is what the work takes even
         where other processes want the core, too.
+      result: what it returned.
     """
 
     seconds: float
     cpu_seconds: float
+    result: Any = None
 
 
 def timed(call: Callable[[], Any]) -> Timing:
     """Calls once."""
     started, used = time.perf_counter(), time.process_time()
-    call()
-    return Timing(time.perf_counter() - started, time.process_time() - used)
+    result = call()
+    return Timing(time.perf_counter() - started, time.process_time() - used, result)
 
 
 def in_turn(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Timing]]:
@@ -58,7 +60,7 @@ def in_turn(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, li
     times: dict[str, list[Timing]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
-            times[name].append(timed(sides[name]))
+            times[name].append(timed(sides[name])._replace(result=None))
     return times
 
 

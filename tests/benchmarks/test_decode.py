@@ -18,7 +18,7 @@ def rows():
 
 
 def test_both_sides_decode_the_same_and_are_timed(rows):
-    assert [(row["case"], row["beams"], row["rows_compared"]) for row in rows] == [
+    assert [(row["case"], row["beams"], row["rows"]) for row in rows] == [
         ("cqa_label", 1, 2),
         ("cqa_label_beam4", 4, 2),
     ]
