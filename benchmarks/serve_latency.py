@@ -8,12 +8,13 @@ greedily, and their answers are compared before anything is timed. Rounds of the
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks import sides
 
 
 def arguments() -> argparse.Namespace:
@@ -33,33 +34,23 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    if options.threads == 1:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sides.use_threads(options.threads)
 
     import ctranslate2
     import jax
     import numpy as np
-    import torch
     import transformers
 
     from distill import decoding, export
     from distill.evaluate import DecodeConfig
     from distill.interop import conversion
     from distill.interop.layout import flatten
-    from distill.network import T5Config, init_params, param_count
+    from distill.network import T5Config, param_count
     from tasks import vocabularies
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
     config = T5Config(options.vocab, options.width, options.heads, 64, options.mlp, options.layers, options.layers)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(np.array, jax.jit(lambda key: init_params(config, key))(jax.random.key(0)))
-    # No side may stop early: padding and EOS are never the likeliest, for their logits are 0 and some others' are not.
-    params["decoder"]["logits_dense"]["kernel"][:, :2] = 0.0
+    params = sides.endless_params(config)
 
     with tempfile.TemporaryDirectory() as scratch:
         leaves = flatten(params)
@@ -74,7 +65,7 @@ def main() -> None:
                 decode=DecodeConfig(max_decode_len=options.targets),
                 quantization=quantization,
             )
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folders["hf"]).eval()
+        model = sides.load_transformers(folders["hf"], options.threads)
         translators = {
             name: ctranslate2.Translator(str(folders[name]), intra_threads=options.threads, inter_threads=1)
             for name in ("ct2", "ct2_int8")
@@ -92,16 +83,7 @@ def main() -> None:
         return np.asarray(generate(device_params, ids)).tolist()
 
     def theirs(ids: np.ndarray) -> list[list[int]]:
-        with torch.inference_mode():
-            batch = torch.from_numpy(ids).long()
-            out = model.generate(
-                batch,
-                attention_mask=torch.ones_like(batch),
-                max_new_tokens=options.targets,
-                do_sample=False,
-                num_beams=1,
-            )
-        return out[:, 1:].tolist()
+        return sides.transformers_generate(model, ids, max_new_tokens=options.targets, num_beams=1).tolist()
 
     def translated(name: str) -> Callable[[np.ndarray], list]:
         def run(ids: np.ndarray) -> list:
@@ -111,7 +93,7 @@ def main() -> None:
 
         return run
 
-    sides = {
+    programs = {
         "here": ours, "transformers": theirs, "CTranslate2": translated("ct2"), "CTranslate2 int8": translated("ct2_int8")
     }  # fmt: skip
 
@@ -124,8 +106,10 @@ def main() -> None:
     first = ours(check)
     agree = {
         "transformers": sum(a == b for a, b in zip(first, theirs(check))),
-        "CTranslate2": sum([tokens[i] for i in a] == b for a, b in zip(first, sides["CTranslate2"](check))),
-        "CTranslate2 int8": sum([tokens[i] for i in a] == b for a, b in zip(first, sides["CTranslate2 int8"](check))),
+        "CTranslate2": sum([tokens[i] for i in a] == b for a, b in zip(first, programs["CTranslate2"](check))),
+        "CTranslate2 int8": sum(
+            [tokens[i] for i in a] == b for a, b in zip(first, programs["CTranslate2 int8"](check))
+        ),
     }
     print(f"{param_count(config):,} parameters, {options.inputs} input and {options.targets} target tokens, "
           f"{options.threads} thread(s)")  # fmt: skip
@@ -133,11 +117,11 @@ def main() -> None:
 
     for what, rows in (("latency of one row", 1), (f"batch of {options.batch_size}", options.batch_size)):
         batch = inputs(rows)
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for side in sides.values():
+        times: dict[str, list[float]] = {name: [] for name in programs}
+        for side in programs.values():
             side(batch)  # compiles and warms up
         for _ in range(options.rounds):
-            for name, side in sides.items():
+            for name, side in programs.items():
                 start = time.perf_counter()
                 side(batch)
                 times[name].append(time.perf_counter() - start)

@@ -10,9 +10,10 @@ and precision. Steps of the two are taken in turn; examples/s counts rows of the
 import argparse
 import importlib
 import json
-import os
 import statistics
 import time
+
+from benchmarks import sides
 
 
 def arguments() -> argparse.Namespace:
@@ -35,11 +36,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    if options.threads == 1:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-        os.environ["OMP_NUM_THREADS"] = "1"
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sides.use_threads(options.threads)
 
     import jax
     import numpy as np

@@ -30,7 +30,7 @@ class DecodeConfig:
       method: ``greedy``, ``sample`` or ``beam``.
       temperature, top_k: of ``sample``.
       num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.decoding.generate`.
-      bucket: inputs are padded to the next multiple of this, doubling, instead of all to ``max_input_len``.
+      bucket: the shortest length that inputs are padded to; see :func:`bucket_lengths`.
       seed: of ``sample``.
     """
 
@@ -63,13 +63,17 @@ class Prediction:
 
 
 def bucket_lengths(shortest: int, longest: int) -> list[int]:
-    """Window lengths to choose from: ``shortest``, doubling, and ``longest`` at the end."""
-    lengths = []
+    """Window lengths to choose from: ``shortest`` and its doubles, half-way between two of them, and ``longest``.
+
+    That is at most twice as many programs as doubles alone, and beyond ``shortest`` a row gets at most half of its own
+    length in padding.
+    """
+    lengths = {longest}
     length = shortest
     while length < longest:
-        lengths.append(length)
+        lengths.update(one for one in (length, length + length // 2) if one < longest)
         length *= 2
-    return [*lengths, longest]
+    return sorted(lengths)
 
 
 class Decoder:

@@ -1,10 +1,7 @@
 """What TPU chips can do, and topologies of them.
 
-Memory, peak and memory bandwidth are from Google Cloud's pages on each generation, https://cloud.google.com/tpu/docs/v3,
-…/v4, …/v5e, …/v5p, …/v6e and …/tpu7x (v2: the last version of its page). Those pages give the interconnect's bandwidth
-of v5e and later in both directions together; what a chip can send is half of it. For v2 it is 4 links of 496 Gbit/s
-(Jouppi et al. 2020, "A Domain-Specific Supercomputer for Training Deep Neural Networks"), for v3 4 links of 70 GB/s and for
-v4 6 of 50 GB/s (Jouppi et al. 2023, arXiv 2304.01433, table 4).
+Each generation's source stands beside it in :data:`CHIPS`; the pages were read in November 2026. Google Cloud's pages give
+the interconnect of v5e and later as one figure for both directions together; what a chip can send is half of it.
 
 ``usable_gib`` is what the compiler of libtpu 0.0.52 lets a program use of a device, as it says itself when a program wants
 more; the rest is its reserve.
@@ -28,6 +25,7 @@ class Chip:
       hbm_gbps: memory bandwidth, 1e9 bytes a second.
       ici_gbps: what a chip can send to its neighbours, all links together, 1e9 bytes a second.
       usable_gib: memory of one *device* that a program may use.
+      page: Google Cloud's page on it, the source of all but ``usable_gib`` unless :data:`UNCONFIRMED` says otherwise.
       devices: JAX devices a chip has: 2 where each of its cores is one.
       config: the name of the chip configuration that joins both cores to one device, where libtpu has one.
     """
@@ -38,6 +36,7 @@ class Chip:
     hbm_gbps: float
     ici_gbps: float
     usable_gib: float
+    page: str
     devices: int = 1
     config: str | None = None
 
@@ -67,16 +66,34 @@ class Chip:
         return self.ici_gbps * 1e9 / self.devices
 
 
+_PAGES = "https://docs.cloud.google.com/tpu/docs"
+# Figures that no page of the maker's confirms, and what speaks for them.
+UNCONFIRMED = {
+    "v2": (
+        "its page no longer has figures: peak, memory and bandwidth are from memory, and JAX 0.10.2's own table of chips "
+        "(jax/_src/pallas/mosaic/tpu_info.py) agrees on the first two and has 716 for 700 GB/s; of the interconnect, 4 "
+        "links of 496 Gbit/s (from memory, after Jouppi et al. 2020, doi 10.1145/3360307), no copy could be read"
+    ),
+    "v3": (
+        "the interconnect is 4 links of 70 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations), "
+        "but 340 TB/s of all-reduce for 1024 chips on its page is 83 GB/s a link, and the JAX scaling book has 100"
+    ),
+    "v4": (
+        "the interconnect is 6 links of 50 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations); "
+        "the JAX scaling book has 45 a link"
+    ),
+}
+
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v2", 16, 46, 700, 248, 7.48, devices=2),
-        Chip("v3", 32, 123, 900, 280, 15.48, devices=2),
-        Chip("v4", 32, 275, 1200, 300, 30.75, config="megacore"),
-        Chip("v5e", 16, 197, 819, 200, 15.75),
-        Chip("v5p", 95, 459, 2765, 600, 95.73),
-        Chip("v6e", 32, 918, 1638, 400, 31.24),
-        Chip("tpu7x", 192, 2307, 7380, 600, 94.74, devices=2),
+        Chip("v2", 16, 46, 700, 248, 7.48, f"{_PAGES}/v2", devices=2),
+        Chip("v3", 32, 123, 900, 280, 15.48, f"{_PAGES}/v3", devices=2),
+        Chip("v4", 32, 275, 1200, 300, 30.75, f"{_PAGES}/v4", config="megacore"),
+        Chip("v5e", 16, 197, 819, 200, 15.75, f"{_PAGES}/v5e"),  # 400 GB/s both ways
+        Chip("v5p", 95, 459, 2765, 600, 95.73, f"{_PAGES}/v5p"),  # 1200 both ways
+        Chip("v6e", 32, 918, 1638, 400, 31.24, f"{_PAGES}/v6e"),  # 800 both ways
+        Chip("tpu7x", 192, 2307, 7380, 600, 94.74, f"{_PAGES}/tpu7x", devices=2),  # 1200 both ways
     )
 }
 

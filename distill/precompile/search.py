@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -66,8 +68,9 @@ def meshes(devices: int, run: Run) -> list[tuple[int, int, int]]:
 def candidates(
     run: Run, topology: Topology, batch_sizes: Sequence[int] | None = None, policies: Sequence[str] | None = None
 ) -> list[Candidate]:
-    """What is worth a compilation, the most promising first.
+    """What is worth a compilation, the most promising of each remat policy first, then the second of each, and so on.
 
+    What a policy saves in memory traffic is the compiler's to say, and no guess ranks policies by it; so they take turns.
     Left out is what cannot fit whatever the compiler does: the state's share of a device, and one layer input for each
     layer, are more than a device's memory.
 
@@ -90,7 +93,10 @@ def candidates(
             for policy in policies or REMAT_POLICIES:
                 guess = _guess(run, topology, mesh, rows, policy, state["parameters"])
                 out.append(Candidate(mesh, rows, policy, least, guess / rows))
-    return sorted(out, key=lambda one: one.guess)
+    out.sort(key=lambda one: one.guess)
+    turns = {policy: itertools.count() for policy in REMAT_POLICIES}
+    order = [(next(turns[one.remat_policy]), one.guess) for one in out]
+    return [one for _, one in sorted(zip(order, out), key=lambda pair: pair[0])]
 
 
 def _state_bytes(run: Run) -> dict[str, float]:
@@ -146,8 +152,8 @@ def search(
 ) -> list[dict[str, Any]]:
     """Compiles the training step of the candidates in turn; returns them ranked by their bound on tokens/s a chip.
 
-    What recomputes more is not tried where less fits, and a larger batch is not where a smaller one of the same mesh and
-    policy does not fit.
+    What keeps as much or more in memory is not tried where less does not fit: on the same mesh, no smaller batch with a
+    policy that recomputes no more. More recomputation is tried where less fits: it may spare more traffic than it costs.
 
     Args:
       run: the run to vary.
@@ -187,8 +193,7 @@ def search(
             result = estimate(dataclasses.replace(step, text=""), tried, topology.chip, len(topology.devices))
             known[key] = result
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "result": result}) + "\n")
+            _append(path, {"key": key, "result": result})
         rows.append(_row(candidate, known[key], topology))
     return sorted(rows, key=lambda row: (not row["result"]["fits"], -row["tokens_per_second_per_chip"]))
 
@@ -206,15 +211,13 @@ def _row(candidate: Candidate, result: dict[str, Any], topology: Topology) -> di
 
 def _needless(candidate: Candidate, rows: Sequence[dict[str, Any]]) -> bool:
     order = REMAT_POLICIES.index(candidate.remat_policy)
-    for row in rows:
-        if tuple(row["mesh"]) != candidate.mesh:
-            continue
-        other, fits = REMAT_POLICIES.index(row["remat_policy"]), row["result"]["fits"]
-        if fits and row["batch_size"] == candidate.batch_size and other < order:
-            return True
-        if not fits and row["batch_size"] < candidate.batch_size and other == order:
-            return True
-    return False
+    return any(
+        not row["result"]["fits"]
+        and tuple(row["mesh"]) == candidate.mesh
+        and row["batch_size"] <= candidate.batch_size
+        and REMAT_POLICIES.index(row["remat_policy"]) >= order
+        for row in rows
+    )
 
 
 def _key(run: Run, topology: Topology) -> str:
@@ -238,6 +241,16 @@ def _key(run: Run, topology: Topology) -> str:
         jax.__version__,
     )
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:20]
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    """Adds a line of JSON, on a line of its own even where a killed search left the last one without its end."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

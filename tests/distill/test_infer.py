@@ -138,8 +138,12 @@ def test_decoder_keeps_order_and_cuts_long_inputs(arguments):
 
 
 def test_bucket_lengths():
-    assert bucket_lengths(32, 200) == [32, 64, 128, 200]
+    assert bucket_lengths(32, 200) == [32, 48, 64, 96, 128, 192, 200]
     assert bucket_lengths(32, 32) == [32]
+    assert bucket_lengths(1, 4) == [1, 2, 3, 4]
+    lengths = bucket_lengths(32, 1024)
+    assert len(lengths) == 11
+    assert all(next(n for n in lengths if n >= row) <= 1.5 * row for row in range(32, 1025))
 
 
 @pytest.mark.parametrize("setting", [{"method": "greedyy"}, {"beam_rule": "t5"}, {"batch_size": 0}])

@@ -51,7 +51,10 @@ def test_candidates_cut_the_batch_evenly_and_leave_out_what_cannot_fit():
     found = search.candidates(RUN, TARGET, [2, 8])
     assert {one.batch_size for one in found if one.mesh[0] * one.mesh[1] == 4} == {8}
     assert {one.batch_size for one in found if one.mesh[2] == 2} == {2, 8}
-    assert [one.guess for one in found] == sorted(one.guess for one in found)
+    for policy in REMAT_POLICIES:
+        guesses = [one.guess for one in found if one.remat_policy == policy]
+        assert guesses == sorted(guesses)
+    assert {one.remat_policy for one in found[: len(REMAT_POLICIES)]} == set(REMAT_POLICIES)  # they take turns
     huge = dataclasses.replace(RUN, layout=Layout(2**24, 64, 32))
     assert search.candidates(huge, TARGET, [2**24]) == []
 
@@ -63,8 +66,16 @@ def test_the_fastest_that_fits_comes_first(tmp_path):
     assert rows[0]["result"]["fits"] and rows[0]["mesh"][2] == 1
     speeds = [row["tokens_per_second_per_chip"] for row in rows]
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
-    # "none" never fits here, "minimal" does, so "full" is needless for each mesh.
-    assert not [call for call in compiler.calls if call[2] == "full"]
+    # "full" fits, and recomputes more than "minimal"; whether it is slower is for the compiler to say.
+    assert {call[2] for call in compiler.calls} >= {"minimal", "full"}
+
+
+def test_what_keeps_more_of_as_large_a_batch_is_not_tried_where_less_does_not_fit(tmp_path):
+    compiler = Compiler(fits_from="full")
+    space = sorted(search.candidates(RUN, TARGET, [4, 8]), key=lambda one: -REMAT_POLICIES.index(one.remat_policy))
+    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    assert {policy for *_, policy in compiler.calls} == {"minimal", "full"}
+    assert {(row["remat_policy"], row["result"]["fits"]) for row in rows} == {("minimal", False), ("full", True)}
 
 
 def test_larger_batches_of_what_does_not_fit_are_not_tried(tmp_path):
@@ -84,6 +95,9 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
         file.write('{"key": "cut o')
     assert len(search.search(RUN, TARGET, space, path, 2, second)) == 4
     assert not set(first.calls) & set(second.calls)
+    again = Compiler()
+    assert len(search.search(RUN, TARGET, space, path, 2, again)) == 6
+    assert not set(again.calls) & {*first.calls, *second.calls}  # what was added behind the cut line is found, too
     third = Compiler()
     other = dataclasses.replace(RUN, layout=dataclasses.replace(RUN.layout, decoder_length=16))
     search.search(other, TARGET, space, path, 1, third)

@@ -1,0 +1,148 @@
+"""What benchmarks of two programs on one CPU share: the threads of both, timing in turn, ratios, and a student for both."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distill.network import T5Config
+
+
+def use_threads(threads: int) -> None:
+    """Binds the process to so many cores and keeps XLA and OpenMP to them; call it before jax or torch is imported.
+
+    Args:
+      threads: cores, from the last one down.
+
+    Raises:
+      ValueError: this process may not use so many cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cores):
+        raise ValueError(f"--threads must lie in [1, {len(cores)}], the cores of this process; got {threads}")
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    # PyTorch's threads wait by spinning. Where other processes want the cores, that takes whole time slices from the thread
+    # that is waited for, and the side looks ten times slower than it is.
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0"), ("KMP_BLOCKTIME", "0")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.sched_setaffinity(0, set(cores[-threads:]))
+
+
+class Timing(NamedTuple):
+    """One call of one side.
+
+    Attributes:
+      seconds: by the clock.
+      cpu_seconds: of this process's processor time, all threads together. With one thread it is what the work takes even
+        where other processes want the core, too.
+      result: what it returned.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    result: Any = None
+
+
+def timed(call: Callable[[], Any]) -> Timing:
+    """Calls once."""
+    started, used = time.perf_counter(), time.process_time()
+    result = call()
+    return Timing(time.perf_counter() - started, time.process_time() - used, result)
+
+
+def in_turn(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Timing]]:
+    """Times every side once a round, ``rounds`` times; every second round goes through the sides backwards."""
+    times: dict[str, list[Timing]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            times[name].append(timed(sides[name])._replace(result=None))
+    return times
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Median, least and largest of ``theirs / ours``, round by round: above 1 where ours takes less."""
+    found = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {name: round(of(found), 3) for name, of in (("median", statistics.median), ("least", min), ("most", max))}
+
+
+def endless_params(config: "T5Config", seed: int = 0) -> dict[str, Any]:
+    """Random parameters of a student that never ends by itself, so that every side decodes as many tokens as it may.
+
+    Padding's and EOS's logits are 0, while some of the others', which are random, are not: neither is ever the likeliest.
+
+    Args:
+      config: of the student; its output kernel must be its own (``logits_via_embedding`` off).
+      seed: of the parameters.
+
+    Raises:
+      ValueError: the output kernel is the token table.
+    """
+    import jax
+    import numpy as np
+
+    from distill.network import init_params
+
+    if config.logits_via_embedding:
+        raise ValueError("a student that never ends wants an output kernel of its own; got logits_via_embedding=True")
+    params = jax.tree.map(np.array, jax.jit(lambda key: init_params(config, key))(jax.random.key(seed)))
+    params["decoder"]["logits_dense"]["kernel"][:, :2] = 0.0
+    return params
+
+
+def load_transformers(folder: str | Path, threads: int) -> Any:
+    """The model of a folder that this project exported, ready to ``generate`` with ``threads`` threads."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    return transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+
+def transformers_generate(model: Any, ids: "np.ndarray", **options: Any) -> "np.ndarray":
+    """What ``model.generate`` decodes from ``ids`` [rows, inputs] (0: padding) without sampling, less its start token."""
+    import torch
+
+    with torch.inference_mode():
+        batch = torch.from_numpy(ids).long()
+        return model.generate(batch, attention_mask=(batch != 0).long(), do_sample=False, **options)[:, 1:].numpy()
+
+
+def padded(rows: Sequence["np.ndarray"]) -> "np.ndarray":
+    """The rows in one int32 array as long as the longest, 0 behind the others."""
+    import numpy as np
+
+    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = row
+    return out
+
+
+def input_rows(number: int, mean: float, vocab: int, seed: int = 0, spread: float = 0.25) -> list["np.ndarray"]:
+    """Rows of random tokens, int32, EOS at the end, whose lengths are log-normal.
+
+    Args:
+      number: of rows.
+      mean: tokens of a row, EOS included. CommonsenseQA's inputs have 50 of T5's tokens.
+      vocab: tokens are drawn from 3 to ``vocab`` - 1.
+      seed: of lengths and tokens.
+      spread: standard deviation of the length's logarithm.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    lengths = np.maximum(2, rng.lognormal(math.log(mean) - spread**2 / 2, spread, number).round().astype(int))
+    rows = [rng.integers(3, vocab, length, dtype=np.int32) for length in lengths]
+    for row in rows:
+        row[-1] = 1
+    return rows
