@@ -83,6 +83,16 @@ def rationale_texts(prefix: str) -> Preprocessor:
     return preprocess
 
 
+def _where_there_is_a_target(texts: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]) -> Preprocessor:
+    """``texts`` of the rows with a label or a rationale; the others are left out."""
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        usable = dataset.filter(lambda row: tf.logical_or(row["target"] != "", row["rationale"] != ""))
+        return usable.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
 def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
     """The label task's texts and, as ``rationale_inputs`` and ``rationale_targets``, the rationale task's.
 
@@ -102,11 +112,7 @@ def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
             "rationale_weight": row["rationale_weight"],
         }
 
-    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        usable = dataset.filter(lambda row: tf.logical_or(row["target"] != "", row["rationale"] != ""))
-        return usable.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
-
-    return preprocess
+    return _where_there_is_a_target(texts)
 
 
 def shared_texts() -> Preprocessor:
@@ -124,11 +130,7 @@ def shared_texts() -> Preprocessor:
             "rationale_weight": row["rationale_weight"],
         }
 
-    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        usable = dataset.filter(lambda row: tf.logical_or(row["target"] != "", row["rationale"] != ""))
-        return usable.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
-
-    return preprocess
+    return _where_there_is_a_target(texts)
 
 
 def prompt(vocabulary: seqio.Vocabulary, prefix: str) -> list[int]:
