@@ -216,6 +216,7 @@ def test_a_kernel_counts_what_it_says_of_itself():
         ("mesh['x'=8] {'x':(1)2,'x':(4)2}", ("data", "model")),
         ("mesh['x'=4,'y'=2], device_ids=(0,1,2,3,4,5,6,7) {'y'}", ("model",)),
         ("mesh['x'=2,'y'=4], device_ids=([2,4]<=[4,2]T(1,0)) {'y'}", ("data", "fsdp")),
+        ("mesh['x'=2,'y'=1,'z'=4], device_ids=([2,2,2]T(1,0,2)) {'x'}", ("fsdp",)),
     ],
 )
 def test_replica_groups_of_every_form_name_their_mesh_axes(groups, axes):
