@@ -237,6 +237,9 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         out.append(
             f"split parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )
+    gather = run.decode.param_gather if step.name == "decode" and run.decode else run.loop.param_gather
+    if gather != "layer" and fsdp != 1:
+        out.append(f"PARAM_GATHER='layer': no whole copies of parameters beside the split ones (now {gather!r})")
     if step.name == "decode":
         return [*out, "EVAL_BATCH_SIZE: decode fewer rows at a time", "MAX_INPUT_LEN: cut longer inputs"]
     if run.model.remat_policy == "none":
