@@ -311,16 +311,17 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 3.6), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 4.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], cases):
         mine = [row for row in rows if row["case"] == name]
         width = 0.8 / len(mine)
         for number, row in enumerate(mine):
             ratios = [row[key] / max(mine[0][key], 1e-9) for key, _, _ in COLUMNS[:6]]
             axis.bar([x + number * width for x in range(len(ratios))], ratios, width, label=row["side"])
-        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], [title for _, title, _ in COLUMNS[:6]], rotation=45)
+        titles = [title.replace(" ", "\n") for _, title, _ in COLUMNS[:6]]
+        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], titles, fontsize=7)
         axis.set_title(f"{name} ({mine[0]['topology']})", fontsize=9)
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[0][0].set_ylabel("ratio to the first")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
