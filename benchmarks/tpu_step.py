@@ -32,7 +32,8 @@ SIZES = {  # width, heads, mlp, layers
 class Side:
     """One program.
 
-    ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` counts those of all devices.
+    ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` counts those of all devices;
+    ``gather`` is PARAM_GATHER.
     """
 
     engine: str
@@ -40,6 +41,7 @@ class Side:
     remat: str = "elementwise"
     chunk_tokens: int = 16384
     scan: bool = True
+    gather: str = "layer"
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ class Side:
         axes = ("data", "model") if self.engine == "t5x" else ("data", "fsdp", "model")
         mesh = " × ".join(f"{axis} {size}" for axis, size in zip(axes, self.mesh) if size > 1)
         how = {"t5x": "T5X scalable_t5" if self.scan else "T5X t5"}.get(self.engine, f"ours, {self.remat}")
-        return f"{how}, {mesh}"
+        gathered = {"layer": "", "step": ", gathered once", "decoder": ", decoder gathered once"}[self.gather]
+        return f"{how}, {mesh}{gathered}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +73,33 @@ CASES = {
             Side("t5x", (16, 1), remat="minimal"),
             Side("ours", (16, 1, 1)),
             Side("ours", (4, 4, 1)),
+            Side("ours", (4, 4, 1), gather="step"),
+            Side("ours", (2, 8, 1), gather="step"),
+            Side("ours", (2, 8, 1), gather="decoder"),
             Side("ours", (1, 16, 1)),
         ),
     ),
     "base_model": Case(
-        "base", 128, "v5e:4x4", (Side("t5x", (8, 2), scan=False), Side("ours", (8, 1, 2)), Side("ours", (1, 8, 2)))
+        "base",
+        128,
+        "v5e:4x4",
+        (
+            Side("t5x", (8, 2), scan=False),
+            Side("ours", (8, 1, 2)),
+            Side("ours", (1, 8, 2)),
+            Side("ours", (1, 8, 2), gather="decoder"),
+        ),
     ),
     "large": Case(
-        "large", 64, "v5e:4x4", (Side("t5x", (4, 4), scan=False), Side("ours", (4, 1, 4)), Side("ours", (1, 16, 1)))
+        "large",
+        64,
+        "v5e:4x4",
+        (
+            Side("t5x", (4, 4), scan=False),
+            Side("ours", (4, 1, 4)),
+            Side("ours", (1, 16, 1)),
+            Side("ours", (2, 8, 1), gather="decoder"),
+        ),
     ),
     "xxl": Case(
         "xxl",
@@ -106,7 +128,9 @@ def ours(case: Case, side: Side) -> dict[str, float]:
         model=model,
         loss=TwoTaskLoss(z_loss=1e-4),
         optimizer=optimizers.adafactor(1e-3),
-        loop=LoopConfig(train_steps=1, chunk_tokens=side.chunk_tokens // (side.mesh[0] * side.mesh[1])),
+        loop=LoopConfig(
+            train_steps=1, chunk_tokens=side.chunk_tokens // (side.mesh[0] * side.mesh[1]), param_gather=side.gather
+        ),
         layout=Layout(case.batch, ENCODER, DECODER),
         mesh=partitioning.MeshConfig(*side.mesh),
     )
@@ -287,16 +311,17 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 3.6), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 4.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], cases):
         mine = [row for row in rows if row["case"] == name]
         width = 0.8 / len(mine)
         for number, row in enumerate(mine):
             ratios = [row[key] / max(mine[0][key], 1e-9) for key, _, _ in COLUMNS[:6]]
             axis.bar([x + number * width for x in range(len(ratios))], ratios, width, label=row["side"])
-        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], [title for _, title, _ in COLUMNS[:6]], rotation=45)
+        titles = [title.replace(" ", "\n") for _, title, _ in COLUMNS[:6]]
+        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], titles, fontsize=7)
         axis.set_title(f"{name} ({mine[0]['topology']})", fontsize=9)
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes[0][0].set_ylabel("ratio to the first")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

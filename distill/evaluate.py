@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from distill import decoding, features, partitioning
 from distill.checkpoints import restore_student
-from distill.network import T5Config
+from distill.network import T5Config, param_logical_axes
 from tasks import registration
 
 
@@ -32,6 +32,8 @@ class DecodeConfig:
       num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.decoding.generate`.
       bucket: the shortest length that inputs are padded to; see :func:`bucket_lengths`.
       seed: of ``sample``.
+      param_gather: ``layer`` gathers parameters that lie split over ``fsdp`` in each layer, for every token; ``decoder``
+        and ``step`` gather all once a batch, in the compute dtype.
     """
 
     max_decode_len: int = 64
@@ -45,8 +47,10 @@ class DecodeConfig:
     beam_rule: str = "huggingface"
     bucket: int = 32
     seed: int = 0
+    param_gather: str = "layer"
 
     def __post_init__(self):
+        decoding.check_choice("DecodeConfig.param_gather", self.param_gather, tuple(partitioning.PARAM_GATHERS))
         decoding.check_choice("DecodeConfig.method", self.method, decoding.METHODS)
         decoding.check_choice("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
@@ -92,6 +96,8 @@ class Decoder:
         self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
 
         def run(params, tokens, rng, prompt):
+            if config.param_gather != "layer":
+                params = partitioning.whole_copies(params, param_logical_axes(model), model.dtype)
             return decoding.generate(
                 model,
                 params,

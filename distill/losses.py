@@ -219,10 +219,13 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
 
 
 def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
-    """Loss, stats and gradients, each device making the logits of its own rows.
+    """Loss, stats and gradients, each device making as many logits as its own rows have.
 
-    The kernel's gradient meets those of the other devices once, after the last chunk and in the compute dtype. Left to
-    itself, the compiler would reduce it in float32, and, where ``embed`` is sharded, once for every chunk.
+    They are those of its own rows, with the whole kernel, whose gradient then meets those of the other devices once,
+    after the last chunk and in the compute dtype. (Left to itself, the compiler would reduce it in float32, and, where
+    ``embed`` is sharded, once for every chunk.) Or, where devices share a copy of the kernel and their rows are fewer than
+    the vocabulary is large, those of all their rows with a share of the vocabulary each: then hidden states are
+    exchanged, and neither the kernel nor its gradient.
     """
     run = functools.partial(
         _local_chunks,
@@ -234,39 +237,70 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     batch = partitioning.axes_of("batch")
     if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
         return run(hidden, kernel, targets, weights)
-    sharded = tuple(axis for axis in partitioning.axes_of("embed") if axis in batch)
-    whole = kernel.shape[0] % math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in sharded) != 0
-    scatter = () if whole else sharded
+    sizes = jax.sharding.get_abstract_mesh().shape
+    sharded = tuple(axis for axis in partitioning.axes_of("embed") if axis in batch and sizes[axis] > 1)
+    pieces = math.prod(sizes[axis] for axis in sharded)
+    tokens = hidden.shape[0] // partitioning.ways("batch") * hidden.shape[1]
+    over = sharded if _is_vocabulary_split(pieces, tokens, kernel.shape[1]) else ()
+    scatter = () if over or kernel.shape[0] % pieces else sharded
+    # Cast before it is exchanged: it may be the float32 token table.
+    dtype, kernel = kernel.dtype, kernel.astype(hidden.dtype)
 
     def local(hidden, kernel, targets, weights):
-        loss, stats, gradients = run(hidden, kernel, targets, weights)
-        loss = jax.lax.psum(loss, batch)
+        loss, stats, gradients = run(hidden, kernel, targets, weights, over=over)
+        loss = jax.lax.psum(loss, tuple(axis for axis in batch if axis not in over))
         if gradients is None:
             return loss, stats, None
         d_hidden, d_kernel, d_weights = gradients
-        d_kernel = d_kernel.astype(hidden.dtype)
         if scatter:
             d_kernel = jax.lax.psum_scatter(d_kernel, scatter, scatter_dimension=0, tiled=True)
-        d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in scatter))
-        return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights)
+        d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in (*over, *scatter)))
+        return loss, stats, (d_hidden, d_kernel.astype(dtype), d_weights)
 
-    rows, everywhere = PartitionSpec(batch), PartitionSpec()
+    rows, columns = PartitionSpec(batch), PartitionSpec(None, over or None)
     stats_specs: Any = TokenStats(rows, rows)  # type: ignore[arg-type]
-    gradient_specs = (rows, PartitionSpec(scatter or None), rows) if with_gradients else None
+    gradient_specs = (rows, PartitionSpec(scatter or None, over or None), rows) if with_gradients else None
     return jax.shard_map(
         local,
-        in_specs=(rows, everywhere, rows, rows),
-        out_specs=(everywhere, stats_specs, gradient_specs),
+        in_specs=(rows, columns, rows, rows),
+        out_specs=(PartitionSpec(), stats_specs, gradient_specs),
         axis_names=frozenset(batch),
         check_vma=False,
     )(hidden, kernel, targets, weights)
 
 
-def _local_chunks(hidden, kernel, targets, weights, *, z_loss, label_smoothing, chunk_tokens, with_gradients):
+def _is_vocabulary_split(pieces: int, tokens: int, vocab: int) -> bool:
+    """Whether ``pieces`` devices with ``tokens`` target positions each split the vocabulary rather than gather the kernel.
+
+    Counted in rows of ``embed`` numbers that each device sends: hidden states go out and their gradients come back; the
+    kernel is gathered, and its gradient all-reduced, which is twice as much (the compiler does not make that a
+    reduce-scatter).
+    """
+    model = partitioning.ways("vocab")
+    return pieces > 1 and vocab % (pieces * model) == 0 and 2 * pieces * tokens <= 3 * vocab // model
+
+
+def _local_chunks(
+    hidden,
+    kernel,
+    targets,
+    weights,
+    *,
+    z_loss,
+    label_smoothing,
+    chunk_tokens,
+    with_gradients,
+    over: tuple[str, ...] = (),
+):
     batch, length, _ = hidden.shape
     chunks = _number_of_chunks(batch, length, chunk_tokens)
     one_chunk = functools.partial(
-        _one_chunk, kernel=kernel, z_loss=z_loss, label_smoothing=label_smoothing, with_gradients=with_gradients
+        _one_chunk,
+        kernel=kernel,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        with_gradients=with_gradients,
+        over=over,
     )
     if chunks == 1:
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
@@ -294,25 +328,36 @@ def _local_chunks(hidden, kernel, targets, weights, *, z_loss, label_smoothing, 
     return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
 
 
-def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients):
-    vocab = kernel.shape[1]
+def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, over):
+    """The loss of some rows, and what else :func:`_local_chunks` returns for them.
+
+    Where the vocabulary lies over the mesh axes ``over``, the rows are this device's and ``kernel`` its columns. The loss
+    is then that of all rows over these axes, and everything else is that of this device's rows or columns.
+    """
+    gather, add, own = _exchange(over, hidden.shape[0])
+    hidden, targets, weights = gather(hidden), gather(targets), gather(weights)
+    columns = kernel.shape[1]
+    vocab = columns * math.prod(jax.lax.axis_size(axis) for axis in over)
+    targets = targets - jax.lax.axis_index(over) * columns if over else targets
     logits = jnp.einsum("bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    maximum = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    maximum = logits.max(axis=-1, keepdims=True)
+    maximum = jax.lax.stop_gradient(jax.lax.pmax(maximum, over) if over else maximum)
     exponentials = jnp.exp(logits - maximum)
-    total = exponentials.sum(axis=-1, keepdims=True)
+    target_logit = jnp.take_along_axis(logits, jnp.clip(targets, 0, columns - 1)[..., None], axis=-1)
+    target_logit = jnp.where((targets >= 0) & (targets < columns), target_logit[..., 0], 0.0)
+    total, target_logit = add((exponentials.sum(axis=-1, keepdims=True), target_logit))
     log_z = (jnp.log(total) + maximum)[..., 0]
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
     off = label_smoothing / (vocab - 1)
     on = 1.0 - label_smoothing
     cross_entropy = log_z - (on - off) * target_logit
     if label_smoothing:
         # Less its own minimum, so that a perfect prediction costs 0.
-        cross_entropy = cross_entropy - off * logits.sum(axis=-1)
+        cross_entropy = cross_entropy - off * add(logits.sum(axis=-1))
         cross_entropy = cross_entropy + _smoothed_minimum(on, off, vocab)
     token_loss = cross_entropy + z_loss * jnp.square(log_z) if z_loss else cross_entropy
     loss = jnp.sum(weights * token_loss)
-    stats = TokenStats(cross_entropy=cross_entropy, correct=target_logit >= maximum[..., 0])
+    stats = TokenStats(cross_entropy=own(cross_entropy), correct=own(target_logit >= maximum[..., 0]))
     if not with_gradients:
         return loss, stats, None, None, None
 
@@ -322,8 +367,21 @@ def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, wit
     d_logits = exponentials * (scale / total) - weights[..., None] * wanted
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
+    if over:
+        d_hidden = jax.lax.psum_scatter(d_hidden, over, scatter_dimension=0, tiled=True)
     d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
-    return loss, stats, d_hidden, d_kernel, token_loss
+    return loss, stats, d_hidden, d_kernel, own(token_loss)
+
+
+def _exchange(over: tuple[str, ...], rows: int) -> tuple[Callable, Callable, Callable]:
+    """All devices' rows of an array over mesh axes ``over``, sums over these axes, and this device's rows of all again."""
+    if not over:
+        return (lambda x: x,) * 3
+    return (
+        lambda x: jax.lax.all_gather(x, over, axis=0, tiled=True),
+        lambda x: jax.lax.psum(x, over),
+        lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(over) * rows, rows),
+    )
 
 
 def _smoothed_minimum(on: float, off: float, vocab: int) -> float:

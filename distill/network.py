@@ -438,7 +438,7 @@ def init_params(config: T5Config, rng: jax.Array) -> Params:
 
 def param_shapes(config: T5Config) -> Params:
     """The parameter tree as ``jax.ShapeDtypeStruct``; nothing is computed."""
-    return jax.eval_shape(lambda rng: init_params(config, rng), jax.random.key(0))
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def param_logical_axes(config: T5Config) -> Params:
@@ -446,7 +446,7 @@ def param_logical_axes(config: T5Config) -> Params:
 
     Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` where scanned.
     """
-    return nn.get_partition_spec(jax.eval_shape(lambda rng: _init_boxed(config, rng), jax.random.key(0)))
+    return nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
 
 
 def param_count(config: T5Config) -> int:

@@ -11,9 +11,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "model")
+# How layers come by parameters that lie split over `fsdp`, and whose are then gathered before the layers, once a step.
+PARAM_GATHERS: Mapping[str, tuple[str, ...]] = {"layer": (), "decoder": ("decoder",), "step": ("encoder", "decoder")}
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
@@ -120,7 +122,9 @@ def _mesh_axes(target: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if target is None else (target,) if isinstance(target, str) else tuple(target)
 
 
-def spec_for(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules) -> PartitionSpec:
+def spec_for(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, rules: Rules
+) -> PartitionSpec:
     """The PartitionSpec of one array: each logical axis by the first rule that names it.
 
     A dimension that its mesh axis does not divide stays whole (8 heads' relative bias on 16-way ``model``, say), and a
@@ -158,6 +162,41 @@ def ways(name: str) -> int:
     """How many pieces the current mesh and rules cut a logical axis into."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[axis] for axis in axes_of(name))
+
+
+def gathered(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as the current mesh and rules lay it."""
+    return _constrained(param, axes, frozenset({"fsdp"}))
+
+
+def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
+    """``params`` to read from again and again under jit: what lies over ``fsdp`` is gathered, once, as ``dtype``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return params
+
+    def copy(param, axes):
+        spec = spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
+        is_split = any("fsdp" in _mesh_axes(target) for target in spec)
+        return gathered(param.astype(dtype), axes) if is_split else param
+
+    return jax.tree.map(copy, params, logical_axes)
+
+
+def split(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """``param`` as the current mesh and rules lay it: what :func:`gathered` made whole, or its gradient, split again."""
+    return _constrained(param, axes, frozenset())
+
+
+def _constrained(param, axes, without: frozenset[str]):
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return param
+    spec = [
+        tuple(axis for axis in _mesh_axes(target) if axis not in without) or None
+        for target in spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
+    ]
+    return jax.lax.with_sharding_constraint(param, PartitionSpec(*spec))
 
 
 def param_shardings(params: Any, logical_axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:

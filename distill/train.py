@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from distill import partitioning, reporting
 from distill.batches import BatchStream, Prefetch
 from distill.checkpoints import CheckpointConfig, Checkpoints
+from distill.decoding import check_choice
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
 from distill.interop import initial
 from distill.losses import TwoTaskLoss
@@ -115,6 +116,7 @@ class LoopConfig:
       num_microbatches: cuts of a batch whose gradients are summed (gradient accumulation).
       ema_decay: decay of the moving average of the parameters used for evaluation; None is off.
       chunk_tokens: target positions whose logits exist at once on a device (0: all).
+      param_gather: when parameters split over ``fsdp`` are gathered, see :func:`distill.train_step.make_train_step`.
     """
 
     train_steps: int
@@ -123,8 +125,10 @@ class LoopConfig:
     num_microbatches: int = 1
     ema_decay: float | None = None
     chunk_tokens: int = 0
+    param_gather: str = "layer"
 
     def __post_init__(self):
+        check_choice("LoopConfig.param_gather", self.param_gather, tuple(partitioning.PARAM_GATHERS))
         for name in ("train_steps", "log_period", "num_microbatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
@@ -221,6 +225,7 @@ def train(
                 num_microbatches=loop.num_microbatches,
                 ema_decay=loop.ema_decay,
                 chunk_tokens=loop.chunk_tokens,
+                param_gather=loop.param_gather,
             ),
             donate_argnums=0,
             out_shardings=(shardings, partitioning.replicated(device_mesh)),

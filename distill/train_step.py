@@ -9,8 +9,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from distill import partitioning
 from distill.losses import TokenStats, TwoTaskLoss, task_token_weights, weighted_cross_entropy
-from distill.network import T5Config, Transformer, output_kernel
+from distill.network import T5Config, Transformer, output_kernel, param_logical_axes
 from distill.optimizers import Optimizer
 from tasks import task_ids
 
@@ -59,6 +60,7 @@ def make_train_step(
     num_microbatches: int = 1,
     ema_decay: float | None = None,
     chunk_tokens: int = 0,
+    param_gather: str = "layer",
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
     """Returns ``step(state, batch, rng) -> (state, metrics)``, to be jitted by the caller.
 
@@ -69,8 +71,13 @@ def make_train_step(
       num_microbatches: cuts of the batch whose gradients are summed one after the other.
       ema_decay: decay of the parameters' moving average, or None.
       chunk_tokens: see :func:`distill.losses.weighted_cross_entropy`.
+      param_gather: how layers come by parameters that lie split over ``fsdp``. ``layer``: each layer gathers its own,
+        forward and backward. ``step``: all are gathered once, before the layers, in the compute dtype. ``decoder``: so are
+        the decoder's; the encoder's copies would lie idle while memory is fullest, so its layers gather their own.
+        Gradients meet split over ``fsdp``, each once, in any case.
     """
     model = Transformer(config)
+    axes = None if param_gather == "layer" else param_logical_axes(config)
 
     def step(state: TrainState, batch: Arrays, rng: jax.Array) -> tuple[TrainState, Metrics]:
         coefficients = loss.coefficients(state.step)
@@ -102,10 +109,17 @@ def make_train_step(
             )
             return value, token_metrics(cut, stats)
 
+        def value_and_gradients(*args):
+            result, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*args)
+            return result, jax.tree.map(partitioning.split, gradients, axes) if axes else gradients
+
+        params = compute_params(state.params, config)
+        if axes:
+            params = gathered_params(params, axes, param_gather)
         dropout = jax.random.fold_in(rng, state.step)
         (value, metrics), gradients = _accumulate(
-            jax.value_and_grad(loss_fn, has_aux=True),
-            compute_params(state.params, config),
+            value_and_gradients,
+            params,
             {**batch, "token_weights": weights},
             dropout,
             num_microbatches,
@@ -142,6 +156,20 @@ def compute_params(params: Params, config: T5Config) -> Params:
         return leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> Params:
+    """``params`` with the stacks that ``param_gather`` names whole over ``fsdp``, but for what has a ``vocab`` axis.
+
+    Of the token table few rows are read: looked up split, it costs an exchange of activations (see
+    :class:`distill.attention.TokenEmbedder`). The output kernel is laid out by the loss, which may want it split.
+    """
+
+    def place(param, axes):
+        return param if "vocab" in axes else partitioning.gathered(param, axes)
+
+    stacks = partitioning.PARAM_GATHERS[param_gather]
+    return {**params, **{stack: jax.tree.map(place, params[stack], logical_axes[stack]) for stack in stacks}}
 
 
 def model_inputs(batch: Arrays) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:

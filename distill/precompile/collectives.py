@@ -116,6 +116,7 @@ def scattered(collective: Collective, fused: Computation, instruction: Instructi
 
 
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_TRANSPOSED = re.compile(r"\[([\d,]+)\]T\(([\d,]+)\)")
 _MESH = re.compile(r"mesh\[([^\]]*)\]\s*(.*?)\s*\{([^}]*)\}")
 
 
@@ -146,13 +147,21 @@ def _iota(match: re.Match) -> np.ndarray:
     return (numbers.transpose(order) if order else numbers).reshape(shape)
 
 
+def _device_ids(text: str, number: int) -> np.ndarray:
+    """The devices of a mesh in its order: a list, one of two forms of iota, or, where ``text`` is empty, 0, 1, 2, …"""
+    if (iota := _IOTA.search(text)) is not None:
+        return _iota(iota)
+    if (transposed := _TRANSPOSED.search(text)) is not None:
+        shape, order = ([int(n) for n in group.split(",")] for group in transposed.groups())
+        return np.arange(number).reshape(shape).transpose(order)
+    return np.array([int(n) for n in re.findall(r"\d+", text)] or np.arange(number))
+
+
 def _of_mesh(sizes: str, devices: str, axes: str) -> list[list[int]]:
     """Groups along ``axes`` of a mesh, whose axes may be parts of its: ``'x':(2)4`` is 4 of x after its first 2."""
     names = [(name.strip().strip("'"), int(size)) for name, size in (part.split("=") for part in sizes.split(","))]
     dims = [size for _, size in names]
-    listed = [int(n) for n in re.findall(r"\d+", devices)] if "<=" not in devices else []
-    iota = _IOTA.search(devices)
-    ids = np.array(listed) if listed else _iota(iota) if iota else np.arange(math.prod(dims))
+    ids = _device_ids(devices, math.prod(dims))
     pieces: list[tuple[int, bool]] = []
     asked = [
         re.fullmatch(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", part.strip()) for part in axes.split(",") if part.strip()

@@ -96,6 +96,7 @@ class _Analysis:
         self.module, self.mesh, self.count_trips = module, mesh, count_trips
         self._of = functools.cache(self._computation)
         self._fused = functools.cache(self._fused_once)
+        self._started = _starts(module.computations.values())
 
     def program(self) -> Costs:
         return self._of(self.module.entry.name)
@@ -110,11 +111,14 @@ class _Analysis:
         """Collectives inside the fusions of a computation.
 
         TPU programs fuse a collective with what runs beside it: its start, its steps and its end are then instructions
-        of several fusions that share a channel, and are one collective.
+        of several fusions that share a channel, and are one collective. Steps may also lie in a loop that start and end
+        enclose: it then counts where it starts.
         """
         channels = {i.attribute("channel_id") for i in computation.instructions.values() if collectives.kind_of(i)}
+        inside = list(self._inside_fusions(computation))
+        channels |= self._started - _starts(inner for inner, _ in inside)
         found = []
-        for inner, instruction in self._inside_fusions(computation):
+        for inner, instruction in inside:
             channel = instruction.attribute("channel_id")
             if collectives.kind_of(instruction) is None or (channel is not None and channel in channels):
                 continue
@@ -190,3 +194,15 @@ class _Analysis:
         if opcode == "all-reduce":
             return float(size), 0.0, 0.0
         return 0.0, 0.0, 0.0
+
+
+def _starts(computations: Iterable[hlo.Computation]) -> set[str | None]:
+    """The channels of the collectives that fused ``computations`` start."""
+    return {
+        computation.instructions[operand].attribute("channel_id")
+        for computation in computations
+        for instruction in computation.instructions.values()
+        if (instruction.attribute("custom_call_target") or "").strip('"') == "AsyncCollectiveStart"
+        for operand in instruction.operands
+        if collectives.kind_of(computation.instructions[operand])
+    }

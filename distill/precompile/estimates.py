@@ -237,7 +237,10 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         out.append(
             f"split parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )
+    gather = run.decode.param_gather if step.name == "decode" and run.decode else run.loop.param_gather
+    whole = f"PARAM_GATHER='layer': no whole copies of parameters beside the split ones (now {gather!r})"
     if step.name == "decode":
+        out += [whole] if gather != "layer" and fsdp != 1 else []
         return [*out, "EVAL_BATCH_SIZE: decode fewer rows at a time", "MAX_INPUT_LEN: cut longer inputs"]
     if run.model.remat_policy == "none":
         others = ", ".join(repr(policy) for policy in REMAT_POLICIES if policy != "none")
@@ -255,6 +258,8 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
     if not run.model.scan_layers:
         out.append("SCAN_LAYERS=True: a smaller program, and buffers of one layer at a time")
+    if gather != "layer" and fsdp != 1:
+        out.append(whole)
     if data != 1 or fsdp != 1:
         out.append("BATCH_SIZE: fewer rows in a batch")
     return out

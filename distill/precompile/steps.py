@@ -197,6 +197,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
             num_microbatches=run.loop.num_microbatches,
             ema_decay=run.loop.ema_decay,
             chunk_tokens=run.loop.chunk_tokens,
+            param_gather=run.loop.param_gather,
         ),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), partitioning.replicated(mesh)),

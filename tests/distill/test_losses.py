@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill import losses, partitioning
 from distill.losses import (
     NORMALIZERS,
     TwoTaskLoss,
@@ -120,6 +122,43 @@ def test_chunks_and_custom_gradient_agree_with_autodiff(normalizer, chunk_tokens
     np.testing.assert_allclose(fused(*arguments), expected, rtol=1e-5)
     for got, want in zip(gradients, wanted):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("vocabulary_split", [True, False])
+@pytest.mark.parametrize("chunk_tokens", [0, 4])
+@pytest.mark.parametrize("mesh_shape", [(2, 4, 1), (1, 4, 2)])
+def test_devices_that_share_a_kernel_agree_with_one_device(monkeypatch, vocabulary_split, chunk_tokens, mesh_shape):
+    monkeypatch.setattr(losses, "_is_vocabulary_split", lambda pieces, tokens, vocab: vocabulary_split)
+    rng = np.random.default_rng(5)
+    hidden, kernel = rng.normal(size=(8, 4, 8)).astype(np.float32), rng.normal(size=(8, 48)).astype(np.float32)
+    targets = rng.integers(0, 48, (8, 4)).astype(np.int32)
+    targets[0, 0], targets[-1, -1] = 0, 47
+    weights = rng.uniform(size=(8, 4)).astype(np.float32)
+
+    def fn(hidden, kernel, weights):
+        return weighted_cross_entropy(hidden, kernel, jnp.asarray(targets), weights, 1e-2, 0.1, chunk_tokens)
+
+    gradient = jax.jit(jax.value_and_grad(fn, argnums=(0, 1, 2), has_aux=True))
+    (value, stats), wanted = gradient(hidden, kernel, weights)
+    mesh = partitioning.MeshConfig(*mesh_shape).build()
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        rows = partitioning.batch_sharding(mesh)
+        split = partitioning.spec_for(("embed", "vocab"), kernel.shape, mesh, partitioning.DEFAULT_RULES)
+        placed = jax.device_put((hidden, kernel, weights), (rows, jax.NamedSharding(mesh, split), rows))
+        (got_value, got_stats), got = jax.jit(jax.value_and_grad(fn, argnums=(0, 1, 2), has_aux=True))(*placed)
+        loss_alone, _ = jax.jit(fn)(*placed)
+    np.testing.assert_allclose([got_value, loss_alone], [value, value], rtol=1e-5)
+    np.testing.assert_array_equal(got_stats.correct, stats.correct)
+    np.testing.assert_allclose(got_stats.cross_entropy, stats.cross_entropy, rtol=1e-5)
+    for have, want in zip(got, wanted):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_vocabulary_is_split_where_hidden_states_are_less_than_the_kernel():
+    assert losses._is_vocabulary_split(pieces=8, tokens=2048, vocab=32128)
+    assert not losses._is_vocabulary_split(pieces=64, tokens=2048, vocab=32128)
+    assert not losses._is_vocabulary_split(pieces=8, tokens=1, vocab=32127)  # 8 does not divide it
+    assert not losses._is_vocabulary_split(pieces=1, tokens=1, vocab=32128)
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from distill import optimizers, partitioning
@@ -40,6 +41,21 @@ def test_rules():
         spec(("width",), (4,))
     with pytest.raises(ValueError, match="2 logical axes"):
         spec(("embed", "mlp"), (4,))
+
+
+def test_copies_are_whole_over_fsdp_and_split_over_model():
+    mesh = MeshConfig(2, 2, 2).build()
+    axes = {"kernel": ("embed", "mlp"), "bias": ("heads", "relpos_buckets")}
+    params = {"kernel": jnp.ones((8, 16)), "bias": jnp.ones((4, 3))}
+    assert partitioning.gathered(params["kernel"], axes["kernel"]) is params["kernel"]  # there is no mesh
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(DEFAULT_RULES)):
+        placed = jax.device_put(params, partitioning.param_shardings(params, axes, mesh))
+        copies = jax.jit(lambda p: partitioning.whole_copies(p, axes, "bfloat16"))(placed)
+        again = jax.jit(lambda p: jax.tree.map(partitioning.split, p, axes))(copies)
+    assert placed["kernel"].addressable_shards[0].data.shape == (4, 8)
+    assert copies["kernel"].addressable_shards[0].data.shape == (8, 8)
+    assert again["kernel"].addressable_shards[0].data.shape == (4, 8)
+    assert (copies["kernel"].dtype, copies["bias"].dtype) == (jnp.bfloat16, jnp.float32)
 
 
 @pytest.mark.parametrize("make", [optimizers.adafactor, optimizers.adamw])

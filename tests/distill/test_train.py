@@ -168,6 +168,8 @@ def test_bad_settings():
         LoopConfig(0)
     with pytest.raises(ValueError, match=r"ema_decay must lie in \(0, 1\); got 1.0"):
         LoopConfig(1, ema_decay=1.0)
+    with pytest.raises(ValueError, match=r"LoopConfig.param_gather must be .*'stepp'; did you mean 'step'"):
+        LoopConfig(1, param_gather="stepp")
 
 
 def test_position_of_another_seed_is_refused(sums, arguments):

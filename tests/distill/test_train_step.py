@@ -12,8 +12,9 @@ from flax import linen as nn
 from distill import optimizers, partitioning
 from distill.features import pack_batches
 from distill.losses import NORMALIZERS, TwoTaskLoss
-from distill.network import T5Config, Transformer, init_params, param_logical_axes
+from distill.network import T5Config, Transformer, init_params, param_logical_axes, stack_layers
 from distill.packing import Layout, TokenPair
+from distill.precompile import costs
 from distill.train_step import compute_params, init_state, make_train_step, summarize
 
 CONFIG = T5Config(
@@ -127,6 +128,59 @@ def test_meshes_of_eight_devices_change_nothing(params, mesh_shape, packed):
     kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
     pieces = 32 // mesh_shape[1], 48 // mesh_shape[2]
     assert kernel.addressable_shards[0].data.shape == pieces
+
+
+def steps_on_mesh(config, params, batch, mesh_shape, **kwargs):
+    """Losses and parameters after three steps of Adafactor, and the program as text."""
+    optimizer = optimizers.adafactor(1e-2, min_dim_size_to_factor=16)
+    mesh = partitioning.MeshConfig(*mesh_shape).build(jax.devices()[: np.prod(mesh_shape)])
+    shardings = partitioning.param_shardings(params, param_logical_axes(config), mesh)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        state = jax.jit(lambda p: init_state(p, optimizer))(jax.device_put(params, shardings))
+        laid_out = jax.tree.map(lambda leaf: leaf.sharding, state), partitioning.replicated(mesh)
+        batch = jax.device_put(batch, partitioning.batch_sharding(mesh))
+        step = make_train_step(config, TwoTaskLoss(z_loss=1e-3), optimizer, chunk_tokens=64, **kwargs)
+        compiled = jax.jit(step, out_shardings=laid_out).lower(state, batch, RNG).compile()
+        values = []
+        for _ in range(3):
+            state, metrics = compiled(state, batch, RNG)
+            values.append(float(metrics["loss"][0]))
+    return values, state.params, compiled.as_text()
+
+
+@pytest.fixture(scope="module")
+def on_one_device(params):
+    config = dataclasses.replace(CONFIG, scan_layers=True)
+    stacked, _ = stack_layers(params, CONFIG)
+    batch = batch_of(pairs(7), PACKED)
+    return (config, stacked, batch), steps_on_mesh(config, stacked, batch, (1, 1, 1))[:2]
+
+
+@pytest.mark.parametrize(
+    ("param_gather", "num_microbatches", "mesh_shape"),
+    [("layer", 1, (1, 4, 1)), ("decoder", 1, (1, 4, 1)), ("step", 2, (1, 4, 1)), ("step", 1, (2, 2, 2))],
+)
+def test_how_parameters_are_gathered_changes_nothing(on_one_device, param_gather, num_microbatches, mesh_shape):
+    """But the program: there the named stacks are gathered once, and kernels of the other one twice, by their layers."""
+    (config, params, batch), (wanted_values, wanted) = on_one_device
+    values, got, text = steps_on_mesh(
+        config, params, batch, mesh_shape, param_gather=param_gather, num_microbatches=num_microbatches
+    )
+    np.testing.assert_allclose(values, wanted_values, rtol=1e-5)
+    jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=2e-6), got, wanted)
+
+    size = {"once": 0, "by layers": 0}
+    for stack in ("encoder", "decoder"):
+        once = stack in partitioning.PARAM_GATHERS[param_gather]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params[stack]):
+            if (path[0].key == stack and once) or (path[-1].key == "scale" and once):
+                size["once"] += leaf.nbytes // (mesh_shape[2] if path[-1].key == "kernel" else 1)
+            elif path[0].key == stack and path[-1].key == "kernel":
+                size["by layers"] += 2 * leaf.nbytes // mesh_shape[2]
+    found = costs.analyse(text, dict(zip(partitioning.MESH_AXES, mesh_shape))).collectives
+    gathers = [one for one in found if one.kind == "all-gather" and one.axes == ("fsdp",)]
+    assert sum(one.result_bytes for one in gathers if one.op_name == "jit(step)/sharding_constraint") == size["once"]
+    assert sum(one.result_bytes for one in gathers if one.op_name.endswith("dot_general")) == size["by layers"]
 
 
 def test_loss_equals_the_papers_two_forward_passes(params):

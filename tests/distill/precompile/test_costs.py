@@ -216,6 +216,7 @@ def test_a_kernel_counts_what_it_says_of_itself():
         ("mesh['x'=8] {'x':(1)2,'x':(4)2}", ("data", "model")),
         ("mesh['x'=4,'y'=2], device_ids=(0,1,2,3,4,5,6,7) {'y'}", ("model",)),
         ("mesh['x'=2,'y'=4], device_ids=([2,4]<=[4,2]T(1,0)) {'y'}", ("data", "fsdp")),
+        ("mesh['x'=2,'y'=1,'z'=4], device_ids=([2,2,2]T(1,0,2)) {'x'}", ("fsdp",)),
     ],
 )
 def test_replica_groups_of_every_form_name_their_mesh_axes(groups, axes):
@@ -307,6 +308,55 @@ def test_collectives_inside_fusions_count_once_a_channel():
     ]
     assert found.bytes_accessed == (32 + 128) + (128 + 32)
     assert list(found.by_kind()) == [("all-gather", "fsdp+model"), ("reduce-scatter", "fsdp+model")]
+
+
+ENCLOSING = """
+%start (x: f32[8]) -> (f32[8], f32[32]) {
+  %x = f32[8]{0} parameter(0)
+  %g = f32[32]{0} all-gather(%x), channel_id=5, replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %t = (f32[8]{0}, f32[32]{0}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+%step (x: f32[8], y: f32[32]) -> f32[32] {
+  %x = f32[8]{0} parameter(0)
+  %y = f32[32]{0} parameter(1)
+  ROOT %g = f32[32]{0} all-gather(%x), channel_id=5, replica_groups=[2,4]<=[8], dimensions={0}
+}
+%turn (p: (s32[], f32[8], f32[32])) -> (s32[], f32[8], f32[32]) {
+  %p = (s32[], f32[8]{0}, f32[32]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %y = f32[32]{0} get-tuple-element(%p), index=2
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %z = f32[32]{0} fusion(%x, %y), kind=kCustom, calls=%step
+  ROOT %t = (s32[], f32[8]{0}, f32[32]{0}) tuple(%next, %x, %z)
+}
+%again (p: (s32[], f32[8], f32[32])) -> pred[] {
+  %p = (s32[], f32[8]{0}, f32[32]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %c = s32[] constant(12)
+  ROOT %x = pred[] compare(%i, %c), direction=LT
+}
+"""
+
+
+def test_a_collective_that_encloses_a_loop_counts_once_though_its_steps_lie_in_it():
+    found = analyse(
+        program(
+            "%x = f32[8]{0} parameter(0)",
+            "%a = (f32[8]{0}, f32[32]{0}) fusion(%x), kind=kCustom, calls=%start",
+            "%b = f32[8]{0} get-tuple-element(%a), index=0",
+            "%c = f32[32]{0} get-tuple-element(%a), index=1",
+            "%zero = s32[] constant(0)",
+            "%init = (s32[], f32[8]{0}, f32[32]{0}) tuple(%zero, %b, %c)",
+            "%loop = (s32[], f32[8]{0}, f32[32]{0}) while(%init), condition=%again, body=%turn",
+            "%d = f32[32]{0} get-tuple-element(%loop), index=2",
+            "ROOT %e = f32[32]{0} fusion(%b, %d), kind=kCustom, calls=%step",
+            extra=ENCLOSING,
+        ),
+        MESH,
+    )
+    assert [(c.kind, c.count, c.wire_bytes) for c in found.collectives] == [("all-gather", 1, 96)]
 
 
 def _layers(x, stack, scanned: bool):

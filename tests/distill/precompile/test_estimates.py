@@ -171,7 +171,9 @@ def test_what_is_done_already_is_not_suggested():
     model = dataclasses.replace(TINY, remat_policy="full", scan_layers=True)
     run = dataclasses.replace(RUN, model=model, layout=Layout(16, 64, 32), mesh=partitioning.MeshConfig(1, 16, 1))
     found = estimates.suggestions(step(), run, 16)
-    assert not any(word in text for text in found for word in ("REMAT", "SCAN", "NUM_MICRO"))
+    assert not any(word in text for text in found for word in ("REMAT", "SCAN", "NUM_MICRO", "PARAM_GATHER"))
+    run = dataclasses.replace(run, loop=dataclasses.replace(run.loop, param_gather="step"))
+    assert any("PARAM_GATHER='layer'" in text for text in estimates.suggestions(step(), run, 16))
 
 
 def test_the_printed_report_names_every_part():
