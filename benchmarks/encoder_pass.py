@@ -191,7 +191,8 @@ def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str
 
     from distill import optimizers
     from distill.losses import TwoTaskLoss
-    from distill.network import T5Config, init_params
+    from distill.network import T5Config
+    from distill.parameters import init_params
     from distill.train_step import init_state, make_train_step
 
     config = T5Config(32128, 512, 6, 64, 1024, 8, 8, dropout_rate=0.1, scan_layers=True)

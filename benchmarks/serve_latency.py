@@ -45,7 +45,8 @@ def main() -> None:
     from distill.evaluate import DecodeConfig
     from distill.interop import conversion
     from distill.interop.layout import flatten
-    from distill.network import T5Config, param_count
+    from distill.network import T5Config
+    from distill.parameters import param_count
     from tasks import vocabularies
 
     config = T5Config(options.vocab, options.width, options.heads, 64, options.mlp, options.layers, options.layers)

@@ -89,7 +89,7 @@ def endless_params(config: "T5Config", seed: int = 0) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from distill.network import init_params
+    from distill.parameters import init_params
 
     if config.logits_via_embedding:
         raise ValueError("a student that never ends wants an output kernel of its own; got logits_via_embedding=True")

@@ -46,8 +46,9 @@ def main() -> None:
     from distill import optimizers
     from distill.batches import BatchStream
     from distill.losses import TwoTaskLoss
-    from distill.network import T5Config, init_params
+    from distill.network import T5Config
     from distill.packing import Layout
+    from distill.parameters import init_params
     from distill.train_step import init_state, make_train_step
     from tasks import registration, vocabularies
 

@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from distill import partitioning
-from distill.network import T5Config, param_logical_axes, param_shapes
+from distill.network import T5Config
+from distill.parameters import param_logical_axes, param_shapes
 from distill.train_step import TrainState
 
 LATEST, BEST = "checkpoints", "best"

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from distill.attention import KeyValue
-from distill.network import PAD_ID, Params, T5Config, Transformer, unstack_layers
+from distill.network import PAD_ID, T5Config, Transformer
+from distill.parameters import Params, unstack_layers
 
 METHODS = ("greedy", "sample", "beam")
 BEAM_RULES = ("huggingface", "t5x")

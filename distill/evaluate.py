@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from distill import decoding, features, partitioning
 from distill.checkpoints import restore_student
-from distill.network import T5Config, param_logical_axes
+from distill.network import T5Config
+from distill.parameters import param_logical_axes
 from tasks import registration
 
 

@@ -15,7 +15,7 @@ from distill.evaluate import DecodeConfig
 from distill.interop import conversion, huggingface, t5x_checkpoints, tokenizer_files
 from distill.interop.conversion import Source
 from distill.interop.layout import Weights
-from distill.network import param_count
+from distill.parameters import param_count
 from tasks import preprocessors
 
 FORMATS = ("hf", "ct2", "t5x")

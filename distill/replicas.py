@@ -22,8 +22,9 @@ from distill.checkpoints import Checkpoints
 from distill.evaluate import Decoder, Evaluator
 from distill.interop import initial
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params, param_shapes
+from distill.network import T5Config
 from distill.optimizers import Optimizer
+from distill.parameters import init_params, param_shapes
 from distill.train import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig, check_vocabulary
 from distill.train_step import TrainState, init_state, make_train_step, summarize
 

@@ -18,9 +18,10 @@ from distill.decoding import check_choice
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
 from distill.interop import initial
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params, param_logical_axes
+from distill.network import T5Config
 from distill.optimizers import Optimizer
 from distill.packing import Layout
+from distill.parameters import init_params, param_logical_axes
 from distill.stopping import StopRequest
 from distill.train_step import TrainState, init_state, make_train_step, summarize
 from tasks import registration

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from distill import partitioning
 from distill.losses import TokenStats, TwoTaskLoss, task_token_weights, weighted_cross_entropy
-from distill.network import T5Config, Transformer, output_kernel, param_logical_axes
+from distill.network import T5Config, Transformer
 from distill.optimizers import Optimizer
+from distill.parameters import output_kernel, param_logical_axes
 from tasks import task_ids
 
 Params = Any

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from distill.interop.arrays import FLOATS, Tensor, TensorInfo
-from distill.network import T5Config, param_shapes
+from distill.network import T5Config
+from distill.parameters import param_shapes
 
 STACKS = ("encoder", "decoder")
 _MAX_LAYERS = 2**10

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from distill.network import init_params
+from distill.parameters import init_params
 from distill.partitioning import MeshConfig
 from distill.precompile.estimates import estimate, forward_flops
 from distill.precompile.steps import CompiledStep, Run, compile_step

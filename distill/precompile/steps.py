@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from distill import partitioning
 from distill.evaluate import DecodeConfig, Decoder
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params, param_logical_axes
+from distill.network import T5Config
 from distill.optimizers import Optimizer
 from distill.packing import Layout, Packer
+from distill.parameters import init_params, param_logical_axes
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
 from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced

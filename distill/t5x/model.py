@@ -19,7 +19,8 @@ from distill.decoding import generate
 from distill.evaluate import DecodeConfig
 from distill.features import TwoTaskFeatureConverter
 from distill.losses import TwoTaskLoss, task_token_weights, weighted_cross_entropy
-from distill.network import T5Config, Transformer, init_params, output_kernel, param_logical_axes
+from distill.network import T5Config, Transformer
+from distill.parameters import init_params, output_kernel, param_logical_axes
 from distill.train_step import Metrics, effective_lambda, model_inputs, token_metrics
 
 TOKEN_WEIGHTS = "decoder_token_weights"

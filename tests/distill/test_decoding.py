@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill import decoding, network, partitioning
+from distill import decoding, parameters, partitioning
 from distill.attention import KeyValue
 from distill.decoding import generate
 from distill.interop import huggingface
@@ -38,7 +38,7 @@ def params_of(config: T5Config, seed: int = 0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * (0.7 if len(leaf.shape) > 1 else 1.0),
-        network.param_shapes(config),
+        parameters.param_shapes(config),
     )
 
 
@@ -369,7 +369,7 @@ def test_seeds():
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_scanned_layers_and_jit(method):
     params, config = params_of(TINY), TINY
-    stacked, scanned = network.stack_layers(params, config)
+    stacked, scanned = parameters.stack_layers(params, config)
     settings = {"max_decode_len": 5, "method": method, "num_beams": 3}
     wanted = generate(config, params, INPUTS, **settings)
     got = jax.jit(lambda p, x: generate(scanned, p, x, **settings))(stacked, INPUTS)
@@ -413,7 +413,7 @@ def test_sharded_equals_whole(method):
     settings = {"max_decode_len": 6, "method": method, "num_beams": 2, "rng": jax.random.key(0)}
     wanted = generate(config, params, inputs, **settings)
     mesh = partitioning.MeshConfig(data=2, fsdp=2, model=2).build()
-    placed = jax.device_put(params, partitioning.param_shardings(params, network.param_logical_axes(config), mesh))
+    placed = jax.device_put(params, partitioning.param_shardings(params, parameters.param_logical_axes(config), mesh))
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
         got = jax.jit(lambda p, x: generate(config, p, x, **settings))(
             placed, jax.device_put(inputs, partitioning.batch_sharding(mesh))

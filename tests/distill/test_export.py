@@ -15,7 +15,8 @@ from distill import model_card
 from distill.evaluate import DecodeConfig, Decoder
 from distill.interop import conversion, t5x_checkpoints, tokenizer_files
 from distill.interop.layout import flatten
-from distill.network import T5Config, init_params
+from distill.network import T5Config
+from distill.parameters import init_params
 from distill.partitioning import MeshConfig
 from tasks import preprocessors, vocabularies
 

@@ -13,8 +13,9 @@ from distill import partitioning
 from distill.attention import RelativeBias
 from distill.fused_attention import MASKED, fused_attention, why_not
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params
+from distill.network import T5Config
 from distill.optimizers import adafactor
+from distill.parameters import init_params
 from distill.train_step import init_state, make_train_step
 
 BATCH, HEADS, DIM = 4, 4, 64

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from distill import configuration, network, train
+from distill import configuration, network, parameters, train
 from distill.losses import TwoTaskLoss
 from distill.optimizers import Optimizer
 from distill.train import DataConfig, LoopConfig, ValidationConfig
@@ -51,7 +51,7 @@ def test_model(model, tmp_path):
     assert isinstance(config, network.T5Config)
     assert config.vocab_size % 128 == 0
     if model in KNOWN:
-        assert network.param_count(config) == KNOWN[model]
+        assert parameters.param_count(config) == KNOWN[model]
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from distill import evaluate, partitioning, train
 from distill.evaluate import DecodeConfig, Decoder, bucket_lengths
 from distill.infer import infer
-from distill.network import init_params, param_logical_axes
+from distill.parameters import init_params, param_logical_axes
 from distill.precompile import costs
 from tasks import jsonl, registration, vocabularies
 

@@ -24,7 +24,7 @@ from tensorflow.core.util import event_pb2
 
 from distill import configuration, main, train
 from distill.checkpoints import Checkpoints
-from distill.network import param_shapes
+from distill.parameters import param_shapes
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

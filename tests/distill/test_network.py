@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill import attention, network, partitioning, t5_config
+from distill import attention, parameters, partitioning, t5_config
 from distill.interop import huggingface, huggingface_names
 from distill.network import T5Config, Transformer
 from tests.distill import hf_models
@@ -39,7 +39,7 @@ def params_of(config: T5Config, seed: int = 0):
         width = leaf.shape[0] if path[-1].key == "kernel" else 1.0
         return (rng.normal(size=leaf.shape) * width**-0.5).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, network.param_shapes(config))
+    return jax.tree_util.tree_map_with_path(draw, parameters.param_shapes(config))
 
 
 def tokens_of(batch: int, length: int, seed: int, lengths=None) -> np.ndarray:
@@ -165,20 +165,20 @@ def test_later_targets_change_nothing_earlier():
 def test_scanned_layers_equal_unscanned(per_layer):
     config = dataclasses.replace(DEEP, relative_bias_per_layer=per_layer)
     params = params_of(config)
-    stacked, scanned = network.stack_layers(params, config)
+    stacked, scanned = parameters.stack_layers(params, config)
     stacked = jax.device_get(stacked)
     assert scanned == dataclasses.replace(config, scan_layers=True)
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), network.param_shapes(scanned))
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), parameters.param_shapes(scanned))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), stacked) == shapes
     inputs, targets = tokens_of(2, 9, 0, lengths=[9, 4]), tokens_of(2, 8, 1)
     np.testing.assert_allclose(
         logits_of(scanned, stacked, inputs, targets), logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5
     )
-    back, unscanned = network.unstack_layers(stacked, scanned)
+    back, unscanned = parameters.unstack_layers(stacked, scanned)
     assert unscanned == config
     jax.tree.map(np.testing.assert_array_equal, back, params)
-    assert network.stack_layers(stacked, scanned) == (stacked, scanned)
-    assert network.unstack_layers(params, config) == (params, config)
+    assert parameters.stack_layers(stacked, scanned) == (stacked, scanned)
+    assert parameters.unstack_layers(params, config) == (params, config)
 
 
 @functools.cache
@@ -229,7 +229,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
         lambda p: Transformer(config).apply({"params": p}, inputs, targets, method=Transformer.hidden), params
     )
     assert hidden.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(network.param_shapes(config))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameters.param_shapes(config))} == {jnp.dtype("float32")}
     gradients = jax.eval_shape(lambda: gradients_of(config))[1]
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
@@ -240,7 +240,7 @@ def test_output_kernel_turns_hidden_into_logits(tied):
     params = params_of(config)
     inputs, targets = tokens_of(2, 9, 0), tokens_of(2, 8, 1)
     hidden = np.asarray(_apply(config, Transformer.hidden, params, inputs, targets))
-    kernel = np.asarray(network.output_kernel(params, config))
+    kernel = np.asarray(parameters.output_kernel(params, config))
     assert kernel.shape == (config.embed_dim, config.vocab_size)
     np.testing.assert_allclose(hidden @ kernel, logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5)
 
@@ -293,7 +293,7 @@ def test_an_id_beyond_the_vocabulary_is_no_other_token():
 def test_initial_scales():
     config = dataclasses.replace(SMALL, vocab_size=512, embed_dim=256, head_dim=64, mlp_dim=512, num_decoder_layers=2)
     key = jax.random.key(0, impl="unsafe_rbg")
-    params = jax.device_get(jax.jit(network.init_params, static_argnums=0)(config, key))
+    params = jax.device_get(jax.jit(parameters.init_params, static_argnums=0)(config, key))
     layer = params["decoder"]["layers_1"]
     joined = config.num_heads * config.head_dim
     wanted = {
@@ -312,7 +312,7 @@ def test_initial_scales():
     assert (layer["pre_mlp_layer_norm"]["scale"] == 1.0).all()
     # Layers of a scan are drawn independently, with the same scales.
     scanned = dataclasses.replace(config, embed_dim=64, scan_layers=True)
-    scanned = jax.device_get(jax.jit(network.init_params, static_argnums=0)(scanned, key))
+    scanned = jax.device_get(jax.jit(parameters.init_params, static_argnums=0)(scanned, key))
     stacked = scanned["decoder"]["decoder"]["mlp"]["wo"]["kernel"]
     np.testing.assert_allclose(np.std(stacked, axis=(0, 2)), config.mlp_dim**-0.5, rtol=0.02)
     assert np.abs(np.corrcoef(stacked[:, 0].ravel(), stacked[:, 1].ravel())[0, 1]) < 0.02
@@ -321,7 +321,7 @@ def test_initial_scales():
 @pytest.mark.parametrize("scan", [False, True])
 def test_every_parameter_has_an_axis_name_for_each_dimension(scan):
     config = dataclasses.replace(SMALL, scan_layers=scan, relative_bias_per_layer=True)
-    shapes, axes = network.param_shapes(config), network.param_logical_axes(config)
+    shapes, axes = parameters.param_shapes(config), parameters.param_logical_axes(config)
     known = {name for name, _ in partitioning.DEFAULT_RULES}
 
     def check(shape, names):
@@ -341,7 +341,9 @@ def test_sharded_equals_whole(mesh):
     inputs, targets = tokens_of(8, 8, 0), tokens_of(8, 4, 1)
     wanted = logits_of(config, params, inputs, targets)
     devices = partitioning.MeshConfig(*mesh).build()
-    placed = jax.device_put(params, partitioning.param_shardings(params, network.param_logical_axes(config), devices))
+    placed = jax.device_put(
+        params, partitioning.param_shardings(params, parameters.param_logical_axes(config), devices)
+    )
     rows = partitioning.batch_sharding(devices)
     rules = [(attention.LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
     with jax.set_mesh(devices), nn.logical_axis_rules(rules):
@@ -393,7 +395,7 @@ RELEASED = {
 def test_released_sizes(name):
     count, dimensions, more = RELEASED[name]
     fields = [field.name for field in dataclasses.fields(T5Config)][: len(dimensions)]
-    assert network.param_count(T5Config(**dict(zip(fields, dimensions)), **more)) == count
+    assert parameters.param_count(T5Config(**dict(zip(fields, dimensions)), **more)) == count
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -406,7 +408,7 @@ def test_names_cover_the_whole_tree(per_layer, tied):
         num_decoder_layers=3,
         mlp_activations=("relu",),
     )
-    flat, _ = jax.tree_util.tree_flatten_with_path(network.param_shapes(config))
+    flat, _ = jax.tree_util.tree_flatten_with_path(parameters.param_shapes(config))
     tree = {tuple(k.key for k in path): leaf.shape for path, leaf in flat}
     named = {e.path: e.shape[::-1] if e.transposed else e.shape for e in huggingface_names.entries(config)}
     assert named == tree
@@ -419,7 +421,7 @@ def test_segment_ids_come_in_pairs():
 
 
 def test_a_scanned_network_does_not_decode_step_by_step():
-    params, config = network.stack_layers(params_of(SMALL), SMALL)
+    params, config = parameters.stack_layers(params_of(SMALL), SMALL)
     with pytest.raises(ValueError, match="unstack_layers"):
         Transformer(config).apply({"params": params}, jnp.zeros((1, 3, 32)), method=Transformer.cross_key_values)
 

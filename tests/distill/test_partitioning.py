@@ -9,7 +9,8 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from distill import optimizers, partitioning
-from distill.network import T5Config, init_params, param_logical_axes
+from distill.network import T5Config
+from distill.parameters import init_params, param_logical_axes
 from distill.partitioning import DEFAULT_RULES, MeshConfig
 
 

@@ -17,9 +17,10 @@ from distill.decoding import generate
 from distill.features import TwoTaskFeatureConverter
 from distill.infer import infer
 from distill.losses import TwoTaskLoss
-from distill.network import Transformer, init_params
+from distill.network import Transformer
 from distill.optimizers import Optimizer
 from distill.packing import Layout, Packer, Planner, Sequences, TokenPair
+from distill.parameters import init_params
 from distill.train_step import init_state, make_train_step
 from tasks import jsonl, registration, task_ids, vocabularies
 from tests.distill.conftest import TINY

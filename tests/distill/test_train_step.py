@@ -12,8 +12,9 @@ from flax import linen as nn
 from distill import optimizers, partitioning
 from distill.features import pack_batches
 from distill.losses import NORMALIZERS, TwoTaskLoss
-from distill.network import T5Config, Transformer, init_params, param_logical_axes, stack_layers
+from distill.network import T5Config, Transformer
 from distill.packing import Layout, TokenPair
+from distill.parameters import init_params, param_logical_axes, stack_layers
 from distill.precompile import costs
 from distill.train_step import compute_params, init_state, make_train_step, summarize
 

@@ -13,8 +13,9 @@ from t5x.examples.t5 import network as t5_network
 
 from distill.features import pack_batches
 from distill.losses import TwoTaskLoss
-from distill.network import T5Config, init_params
+from distill.network import T5Config
 from distill.packing import Layout, TokenPair
+from distill.parameters import init_params
 from distill.t5x.model import ProjectNetworkModel, TwoTaskModel
 from tasks import task_ids
 

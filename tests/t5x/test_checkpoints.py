@@ -19,7 +19,8 @@ from t5x.examples.scalable_t5 import network as scalable
 from t5x.examples.t5 import network as plain
 
 from distill.interop import layout, t5x_checkpoints
-from distill.network import T5Config, Transformer, param_shapes
+from distill.network import T5Config, Transformer
+from distill.parameters import param_shapes
 
 TESTDATA = pathlib.Path(t5x.checkpoints.__file__).parent / "testdata"
 DIMS = {"num_heads": 8, "head_dim": 4, "mlp_dim": 24, "num_encoder_layers": 2, "num_decoder_layers": 3}

@@ -13,7 +13,7 @@ from t5x import utils
 
 from distill import optimizers, partitioning
 from distill.losses import TwoTaskLoss, linear_lambda
-from distill.network import param_logical_axes
+from distill.parameters import param_logical_axes
 from distill.t5x.trainer import TwoTaskTrainer
 from distill.train_step import TrainState, init_state, make_train_step, summarize
 from tests.t5x import engines

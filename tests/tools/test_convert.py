@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from distill.interop import huggingface, t5x_checkpoints
-from distill.network import T5Config, param_shapes
+from distill.network import T5Config
+from distill.parameters import param_shapes
 from tools import convert
 
 CONFIG = T5Config(384, 8, 2, 4, 12, 2, 3)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from distill import checkpoints, partitioning
 from distill.interop import conversion, huggingface, initial, safetensors_stream, t5x_checkpoints
 from distill.interop.layout import flat_shapes, flatten
-from distill.network import T5Config, param_logical_axes, param_shapes, stack_layers, unstack_layers
+from distill.network import T5Config
+from distill.parameters import param_logical_axes, param_shapes, stack_layers, unstack_layers
 
 CONFIG = T5Config(20, 8, 2, 4, 12, 2, 3)
 FAMILIES = {

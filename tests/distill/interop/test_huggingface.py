@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from distill import network, partitioning
+from distill import network, parameters, partitioning
 from distill.interop import huggingface, weights_folder
 from distill.interop.huggingface_config import config_from_hf, config_to_hf
 from distill.t5_config import T5Config
@@ -34,7 +34,7 @@ def _quiet(monkeypatch):
 
 def random_params(config: T5Config, seed: int = 0):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), network.param_shapes(config))
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parameters.param_shapes(config))
 
 
 def assert_trees_equal(got, wanted):
@@ -69,11 +69,11 @@ def test_to_transformers_and_back(family, scan, tmp_path):
     model = hf_models.build(family)
     source = hf_models.save(model, family, tmp_path / "there")
     config, params = huggingface.load_pretrained(source, scan_layers=scan)
-    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), network.param_shapes(config))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), parameters.param_shapes(config))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == shapes
     if scan:
         unscanned = huggingface.load_pretrained(source)
-        assert_trees_equal(network.unstack_layers(params, config)[0], unscanned[1])
+        assert_trees_equal(parameters.unstack_layers(params, config)[0], unscanned[1])
 
     model_type = hf_models.fields(family)["model_type"]
     huggingface.save_pretrained_folder(params, config, tmp_path / "back", model_type=model_type)
@@ -118,7 +118,7 @@ def test_shards(tmp_path):
     shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(shards) > 3
     assert sorted(set(index["weight_map"].values())) == shards
-    assert index["metadata"]["total_size"] == 4 * network.param_count(config)
+    assert index["metadata"]["total_size"] == 4 * parameters.param_count(config)
     assert_trees_equal(huggingface.load_params(tmp_path, config), params)
     model = transformers.UMT5ForConditionalGeneration.from_pretrained(tmp_path)
     table = params["token_embedder"]["embedding"]
@@ -173,7 +173,9 @@ def test_copies_of_the_table_are_passed_over(tmp_path):
 def test_parameters_are_placed_as_they_are_read(folder):
     config = huggingface.read_config(folder, scan_layers=True)
     mesh = partitioning.MeshConfig(data=2, fsdp=2, model=2).build()
-    shardings = partitioning.param_shardings(network.param_shapes(config), network.param_logical_axes(config), mesh)
+    shardings = partitioning.param_shardings(
+        parameters.param_shapes(config), parameters.param_logical_axes(config), mesh
+    )
     placed = huggingface.load_params(folder, config, shardings=shardings)
     jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(str(leaf.sharding)), placed, shardings)
     plain = huggingface.load_params(folder, config)
@@ -187,7 +189,7 @@ def test_no_second_copy_in_memory(scan, tmp_path):
     config = dataclasses.replace(config_from_hf(hf_models.fields("t5", num_layers=12, d_ff=1024)), scan_layers=scan)
     params = random_params(config)
     huggingface.save_pretrained_folder(params, config, tmp_path)
-    size = 4 * network.param_count(config)
+    size = 4 * parameters.param_count(config)
     tracemalloc.start()
     loaded = huggingface.load_params(tmp_path, config)
     _, peak = tracemalloc.get_traced_memory()
@@ -348,7 +350,7 @@ FLAN_T5_BASE = {
 def test_a_released_configuration():
     config = config_from_hf(FLAN_T5_BASE)
     assert config == T5Config(32128, 768, 12, 64, 2048, 12, 12)
-    assert network.param_count(config) == 247_577_856
+    assert parameters.param_count(config) == 247_577_856
 
 
 def test_the_first_t5_says_little():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from distill import partitioning
 from distill.interop import arrays, layout, orbax_tree, streamed_orbax, t5x_checkpoints, t5x_index
 from distill.interop.layout import flatten
-from distill.network import T5Config, init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
+from distill.network import T5Config
+from distill.parameters import init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 
 PLAIN = T5Config(20, 8, 2, 4, 12, 2, 3)
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
