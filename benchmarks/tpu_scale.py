@@ -23,8 +23,10 @@ SIZES = (
     ("large", "tpu_v4_32", "v4:2x2x4", {}),
     ("xl", "tpu_v5e_256", "v5e:16x16", {}),
     ("xl", "tpu_v5p_128", "v5p:4x4x4", {}),
+    ("xl", "tpu_v5p_128", "v5p:4x4x4", {"PARAM_GATHER": "'layer'"}),
     ("xxl", "tpu_v5e_256", "v5e:16x16", {"REMAT_POLICY": "'full'"}),
     ("xxl", "tpu_v5p_128", "v5p:4x4x4", {}),
+    ("xxl", "tpu_v5p_128", "v5p:4x4x4", {"PARAM_GATHER": "'layer'"}),
 )
 WEAK = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 WINDOWS_A_CHIP = 8
