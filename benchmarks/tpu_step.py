@@ -98,6 +98,7 @@ CASES = {
             Side("t5x", (4, 4), scan=False),
             Side("ours", (4, 1, 4)),
             Side("ours", (1, 16, 1)),
+            Side("ours", (2, 8, 1)),
             Side("ours", (2, 8, 1), gather="decoder"),
         ),
     ),
