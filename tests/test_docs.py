@@ -10,7 +10,7 @@ import shlex
 
 import pytest
 
-from distill import main
+from distill import command_line
 from tools import vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -168,7 +168,7 @@ def test_commands_and_flags(page):
     text = page.read_text(encoding="utf-8")
     for program in ("distill", "python -m distill.main"):
         for line, arguments in commands(text, program):
-            check_command(page, line, arguments, main._parser(arguments[0] if arguments else ""))
+            check_command(page, line, arguments, command_line.parser(arguments[0] if arguments else ""))
 
 
 @pages

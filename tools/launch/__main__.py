@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from distill import flags
-from distill import main as distill
+from distill import command_line, flags
 from distill.configuration import split_arguments
 from tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
 from tools.launch.job import Job
@@ -52,7 +51,7 @@ def _add_job_flag(command: argparse.ArgumentParser, field: dataclasses.Field) ->
 
 def _check(arguments: Sequence[str]) -> None:
     """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs."""
-    distill._parser(arguments[0]).parse_args(split_arguments(arguments))
+    command_line.parser(arguments[0]).parse_args(split_arguments(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
