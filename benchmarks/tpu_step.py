@@ -88,6 +88,7 @@ CASES = {
             Side("ours", (8, 1, 2)),
             Side("ours", (1, 8, 2)),
             Side("ours", (1, 8, 2), gather="decoder"),
+            Side("ours", (2, 8, 1)),
         ),
     ),
     "large": Case(
@@ -106,7 +107,12 @@ CASES = {
         "xxl",
         64,
         "v5p:4x4x4",
-        (Side("t5x", (8, 8), remat="minimal"), Side("ours", (1, 8, 8)), Side("ours", (1, 8, 8), remat="minimal")),
+        (
+            Side("t5x", (8, 8), remat="minimal"),
+            Side("ours", (1, 8, 8)),
+            Side("ours", (1, 8, 8), remat="minimal"),
+            Side("ours", (1, 8, 8), gather="step"),
+        ),
     ),
 }
 
