@@ -13,10 +13,12 @@ compilations are lines of the output file and are not made again.
 
 import argparse
 import importlib
+import importlib.metadata
 import json
 import os
 import statistics
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ LENGTHS = {
 }
 PREFIXES = (4, 5)  # tokens of "[label] " and "[rationale] " in T5's vocabulary
 FORMS = {"two": "distill", "one": "distill_shared"}
+HARDWARE = "tpu_v5e_16"
 WINDOWS = 128  # of a batch on the TPU slice
 STEP = 128
 
@@ -141,12 +144,14 @@ def tpu(name: str, form: str, options: argparse.Namespace, lengths: np.ndarray) 
     size, number = windows_of(form, lengths, base())
     path = Path(options.output)
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    key = {"form": form, "window": list(size)}
+    hardware = zlib.crc32(Path(f"gin/hardware/{HARDWARE}.gin").read_bytes())
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    key = {"form": form, "window": list(size), "hardware": hardware, **versions}
     row = next((row for row in known if all(row[part] == value for part, value in key.items())), None)
     if row is None:
         window = json.dumps({"inputs": size[0], "targets": size[1]})
         bindings = {"TASK_FEATURE_LENGTHS": window, "BATCH_SIZE": WINDOWS}
-        row = {**key, **train_of(compiled("base", "tpu_v5e_16", "v5e:4x4", bindings, run=FORMS[form]))}
+        row = {**key, **train_of(compiled("base", HARDWARE, "v5e:4x4", bindings, run=FORMS[form]))}
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
     share = 16 / (WINDOWS * number)  # per chip and step → per example

@@ -5,7 +5,6 @@ not depend on which rows share its batch. The encoder runs once, its keys and va
 of a row read the same copy of them.
 """
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from distill import choices
 from distill.attention import KeyValue
 from distill.network import PAD_ID, T5Config, Transformer
 from distill.parameters import Params, unstack_layers
@@ -121,17 +121,9 @@ def generate(
     return Decoded(decoded.tokens[:, 0], decoded.log_probs[:, 0]) if num_return == 1 else decoded
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises ValueError, with the nearest choice, unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} must be one of {choices}; got {value!r}{hint}")
-
-
 def _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id):
-    check_choice("method", method, METHODS)
-    check_choice("beam_rule", beam_rule, BEAM_RULES)
+    choices.check("method", method, METHODS)
+    choices.check("beam_rule", beam_rule, BEAM_RULES)
     for name, value in (("max_decode_len", max_decode_len), ("num_return", num_return), ("num_beams", num_beams)):
         if value < 1:
             raise ValueError(f"{name} must be ≥ 1; got {value}")

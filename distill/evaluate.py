@@ -13,7 +13,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import decoding, features, partitioning
+from distill import choices, decoding, features, partitioning
 from distill.checkpoints import restore_student
 from distill.network import T5Config
 from distill.parameters import param_logical_axes
@@ -51,9 +51,9 @@ class DecodeConfig:
     param_gather: str = "layer"
 
     def __post_init__(self):
-        decoding.check_choice("DecodeConfig.param_gather", self.param_gather, tuple(partitioning.PARAM_GATHERS))
-        decoding.check_choice("DecodeConfig.method", self.method, decoding.METHODS)
-        decoding.check_choice("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
+        choices.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
+        choices.check("DecodeConfig.method", self.method, decoding.METHODS)
+        choices.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
@@ -134,7 +134,7 @@ class Decoder:
         return [prediction for prediction in out if prediction is not None]
 
     def lower(self, params: Any, length: int) -> tuple[jax.stages.Lowered, jax.ShapeDtypeStruct]:
-        """Lowers the decoding of one batch, for compilation ahead of time.
+        """Lowers the decoding of one batch, without a prompt, for compilation ahead of time.
 
         Args:
           params: shapes with shardings, as they will be given.
@@ -201,6 +201,9 @@ class Evaluator:
         self.split, self._decode = split, decoder
         if not isinstance(self.task, seqio.Task) or not self.task.metric_fns:
             raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
+        if registration.shares_input(task_name):
+            alone = f"'{task_name}_label' or '{task_name}_rationale'"
+            raise ValueError(f"{task_name!r} has two targets an input and cannot be evaluated; take {alone}")
         if split not in self.task.splits:
             raise ValueError(
                 f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
@@ -259,6 +262,7 @@ def evaluate(
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
     max_examples: int | None = None,
+    trained_task_name: str | None = None,
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
@@ -272,10 +276,13 @@ def evaluate(
       mesh: the device mesh.
       rules: logical axis → mesh axis.
       max_examples: the first so many examples only; None takes all.
+      trained_task_name: what the student was trained on, where known: a task that would ask it in another way is refused.
 
     Raises:
-      FileNotFoundError, ValueError: no student there, or another one.
+      FileNotFoundError, ValueError: no student there, or another one; or a task it cannot be asked.
     """
+    if trained_task_name is not None:
+        registration.check_prompts(trained_task_name, task_name)
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)

@@ -10,8 +10,9 @@ from typing import Any
 
 import seqio
 
-from distill import model_card
+from distill import choices, model_card
 from distill.evaluate import DecodeConfig
+from distill.infer import FORMS
 from distill.interop import conversion, huggingface, t5x_checkpoints, tokenizer_files
 from distill.interop.conversion import Source
 from distill.interop.layout import Weights
@@ -59,12 +60,13 @@ def export(
 
     Raises:
       FileNotFoundError: no student there.
-      ValueError: an unknown format or quantization, a folder that holds something, a vocabulary that is too large, or a
-        network that does not exist there.
+      ValueError: an unknown format, form or quantization, a folder that holds something, a vocabulary that is too large, or
+        a network that does not exist there.
       ModuleNotFoundError: ``ct2`` without CTranslate2 and transformers; says what to install.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
+    choices.check("form", form, FORMS)
     if quantization is not None and format != "ct2":
         raise ValueError(f"quantization is ct2's; got {quantization!r} with format {format!r}")
     if quantization is not None and quantization not in QUANTIZATIONS:

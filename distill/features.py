@@ -143,16 +143,16 @@ def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
     return room
 
 
-def cut_all(sequences: Sequences, slots: int, layout: Layout) -> Sequences:
+def cut_all(sequences: Sequences, number_of_slots: int, layout: Layout) -> Sequences:
     """What :func:`to_group` does to each sequence, for all of them at once.
 
     Args:
-      sequences: ``slots`` of each example, one example after another.
-      slots: see above.
+      sequences: all slots of some examples, one example after another.
+      number_of_slots: how many an example has.
       layout: the window.
     """
     inputs, targets = sequences.input_lengths, sequences.target_lengths
-    room = target_room(targets.reshape(-1, slots), layout).ravel()
+    room = target_room(targets.reshape(-1, number_of_slots), layout).ravel()
     if not ((inputs >= layout.encoder_length).any() or (targets >= room).any()):
         return sequences
     short = sequences.take(np.arange(len(sequences)), layout.encoder_length, room)

@@ -13,13 +13,16 @@ import numpy as np
 import seqio
 from flax import linen as nn
 
-from distill import partitioning
+from distill import choices, partitioning
 from distill.checkpoints import restore_student
 from distill.evaluate import DecodeConfig, Decoder, Prediction
 from distill.network import T5Config
 from tasks import jsonl, preprocessors
 from tasks.dataset import Dataset
 from tasks.records import RowError
+
+FORMS = ("label", "single", "shared_label")
+"""How a student can be asked for a label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +76,9 @@ def infer(
 
     Raises:
       FileNotFoundError: no input file, or no student.
-      ValueError: an output file that does not belong to the input.
+      ValueError: an unknown form, or an output file that does not belong to the input.
     """
+    choices.check("form", form, FORMS)
     single, shared = form == "single", form == "shared_label"
     rows = list(_read(Path(input_path), input_field))
     found = _resume(Path(output_path), len(rows))

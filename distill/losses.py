@@ -177,7 +177,8 @@ def weighted_cross_entropy(
 
     Args:
       hidden: decoder output; its dtype is the dtype of the matmul's inputs. Accumulation is float32.
-      kernel: the output projection. Its gradient is summed in float32 and rounded once, to the kernel's dtype.
+      kernel: the output projection. Its gradient is summed in float32 on each device; between devices it is summed in
+        ``hidden``'s dtype.
       targets: target ids in [0, vocab).
       weights: token weights, float32; 0 skips a token.
       z_loss: coefficient of ``log²Z``.

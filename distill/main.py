@@ -102,7 +102,9 @@ def _cache(options: argparse.Namespace) -> int:
     from tasks import registration
 
     names = configuration.configured(registration.register)()
-    tasks = (names.label, names.rationale, names.single, names.paired, names.shared)
+    tasks = [names.label, names.rationale, names.single, names.paired]
+    if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
+        tasks.append(names.shared)  # else its two targets could not be told apart
     built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=_tell)
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():

@@ -187,7 +187,8 @@ class Planner:
             and there are at most two.
 
         Raises:
-          ValueError: a sequence is longer than a window, or the group cannot fit an empty batch.
+          ValueError: a sequence is longer than a window, or the group cannot fit an empty batch; or, with a shared encoder,
+            more than two sequences, or an input of the second.
         """
         if self.layout.shared_encoder:
             return self._add_shared(group)

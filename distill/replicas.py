@@ -27,6 +27,7 @@ from distill.optimizers import Optimizer
 from distill.parameters import init_params, param_shapes
 from distill.train import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig, check_vocabulary
 from distill.train_step import TrainState, init_state, make_train_step, summarize
+from tasks import registration
 
 
 @dataclasses.dataclass
@@ -53,6 +54,7 @@ class Replica:
     ) -> "Replica":
         """Reads what the replica evaluates on and prepares its stream, from the tasks registered now."""
         check_vocabulary(data.mixture_or_task_name, decoder.model)
+        registration.check_prompts(data.mixture_or_task_name, validation.task_name)
         stream = data.stream(loop.seed)
         evaluators = {
             validation.split: Evaluator(

@@ -1,8 +1,8 @@
 """The configuration of a T5 network: its shape, and how it is computed."""
 
 import dataclasses
-import difflib
-from collections.abc import Collection
+
+from distill import choices
 
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
@@ -75,10 +75,10 @@ class T5Config:
         if not self.mlp_activations:
             raise ValueError("T5Config.mlp_activations must name at least one activation; got none")
         for activation in self.mlp_activations:
-            _check_choice("mlp_activations", activation, ACTIVATIONS)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
-        _check_choice("attention", self.attention, ATTENTIONS)
+            choices.check("T5Config.mlp_activations", activation, ACTIVATIONS)
+        choices.check("T5Config.dtype", self.dtype, DTYPES)
+        choices.check("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
+        choices.check("T5Config.attention", self.attention, ATTENTIONS)
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5Config.dropout_rate must lie in [0, 1); got {self.dropout_rate}")
         if not self.layer_norm_epsilon > 0.0:
@@ -91,10 +91,3 @@ class T5Config:
                 f"T5Config.relative_attention_max_distance must exceed half of the {buckets} buckets, which hold one "
                 f"distance each; got {self.relative_attention_max_distance}"
             )
-
-
-def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), list(choices), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"T5Config.{field} must be one of {sorted(choices)}; got {value!r}{hint}")

@@ -11,10 +11,9 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import partitioning, reporting
+from distill import choices, partitioning, reporting
 from distill.batches import BatchStream, Prefetch
 from distill.checkpoints import CheckpointConfig, Checkpoints
-from distill.decoding import check_choice
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
 from distill.interop import initial
 from distill.losses import TwoTaskLoss
@@ -129,7 +128,7 @@ class LoopConfig:
     param_gather: str = "layer"
 
     def __post_init__(self):
-        check_choice("LoopConfig.param_gather", self.param_gather, tuple(partitioning.PARAM_GATHERS))
+        choices.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         for name in ("train_steps", "log_period", "num_microbatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
@@ -208,6 +207,8 @@ def train(
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
+    if validation is not None:
+        registration.check_prompts(data.mixture_or_task_name, validation.task_name)
     evaluators = _evaluators(validation, model, device_mesh)
     saver = Checkpoints(directory, model, keep=checkpoints.keep)
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)), StopRequest() as stop:

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from distill import partitioning
+from distill import choices, partitioning
 from distill.losses import TokenStats, TwoTaskLoss, task_token_weights, weighted_cross_entropy
 from distill.network import T5Config, Transformer
 from distill.optimizers import Optimizer
@@ -76,7 +76,11 @@ def make_train_step(
         forward and backward. ``step``: all are gathered once, before the layers, in the compute dtype. ``decoder``: so are
         the decoder's; the encoder's copies would lie idle while memory is fullest, so its layers gather their own.
         Gradients meet split over ``fsdp``, each once, in any case.
+
+    Raises:
+      ValueError: an unknown ``param_gather``.
     """
+    choices.check("param_gather", param_gather, partitioning.PARAM_GATHERS)
     model = Transformer(config)
     axes = None if param_gather == "layer" else param_logical_axes(config)
 

@@ -25,10 +25,14 @@ FIELDS = ("id", "input", "label", "llm_label", "rationale", "rationales", "reply
 _HOLE = re.compile(r"\{(\w+)\}")
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, name: str) -> str:
     if isinstance(value, list):
-        return "\n".join(f"({chr(ord('a') + number)}) {_show(item)}" for number, item in enumerate(value))
-    return _text(value, "a template's field")
+        return "\n".join(f"({chr(ord('a') + number)}) {_show(item, name)}" for number, item in enumerate(value))
+    return _text(value, f"field {name!r}")
+
+
+def _filled(template: str, row: Mapping[str, Any]) -> str:
+    return _HOLE.sub(lambda hole: _show(row[hole[1]], hole[1]), template)
 
 
 def _text(value: Any, name: str) -> str:
@@ -53,11 +57,10 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     """
     for wanted in _HOLE.findall(name) or [name]:
         value = row.get(wanted)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        values = value if isinstance(value, list) else [value]
+        if all(each is None or (isinstance(each, str) and not each.strip()) for each in values):
             raise RowError(f"no text in field {wanted!r}; the row has {sorted(row)}")
-    return (
-        _HOLE.sub(lambda hole: _show(row[hole[1]]), name) if _HOLE.search(name) else _text(row[name], f"field {name!r}")
-    )
+    return _filled(name, row) if _HOLE.search(name) else _text(row[name], f"field {name!r}")
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
@@ -162,7 +165,7 @@ class JsonLines:
         missing = [hole for hole in _HOLE.findall(name) if row.get(hole) is None]
         if missing:
             raise RowError(f"field {missing[0]!r} is absent")
-        return _HOLE.sub(lambda hole: _show(row[hole[1]]), name)
+        return _filled(name, row)
 
     def _label(self, row: dict[str, Any], key: str) -> str | None:
         value = self._get(row, key)

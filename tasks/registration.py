@@ -293,6 +293,18 @@ def prompt(task_name: str) -> tuple[int, ...]:
     return tuple(preprocessors.prompt(provider.output_features["targets"].vocabulary, prefix)) if prefix else ()
 
 
+def check_prompts(trained: str, evaluated: str) -> None:
+    """Raises ValueError if only one of two tasks has prompts: a student trained on one cannot be asked by the other."""
+    has = [bool(prompt(name)) for name in (trained, evaluated)]
+    if has[0] != has[1]:
+        where = ["begin the targets" if each else "do not begin those" for each in has]
+        raise ValueError(
+            f"prefixes {where[0]} of {trained!r}, which is trained on, and {where[1]} of {evaluated!r}, which is "
+            "evaluated: the student would be asked in another way than it was taught. FORM=shared goes with "
+            "EVAL_FORM=shared_label (or shared_rationale), other forms with the others"
+        )
+
+
 def draws_at_random(task_name: str, split: str | None = None) -> bool:
     """Whether a task's epochs differ: whether any of its preprocessors draws at random.
 

@@ -59,7 +59,7 @@ def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tupl
         message["told"] = tell(results[0])
     except Exception as error:  # raised below, by all processes
         message["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        message["error"] = message["error"][: _ROOM // 8]  # a character is at most 6 bytes of JSON
+        message["error"] = message["error"][: _ROOM // 16]  # a character is at most 12 bytes of JSON
     text = json.dumps(message).encode()
     gathered = multihost_utils.process_allgather(np.frombuffer(text.ljust(_ROOM), np.uint8))
     messages = [json.loads(row.tobytes()) for row in gathered]

@@ -14,7 +14,7 @@ from t5x import utils
 
 from distill.batches import BatchStream
 from distill.packing import Layout
-from tasks.names import FORMS, task_name
+from tasks import names
 from tasks.registration import Registered
 
 
@@ -29,9 +29,13 @@ def registered_name(registered: Registered, form: str) -> str:
       form: ``label``, ``rationale``, ``single``, ``mixed`` or ``paired``.
 
     Raises:
-      ValueError: an unknown form.
+      ValueError: an unknown form, or one of those that share an encoder pass.
     """
-    return getattr(registered, form) if form in FORMS else task_name(registered.label, form)
+    if form in (names.SHARED, "shared_label", "shared_rationale"):
+        raise ValueError(
+            f"T5X runs have no form {form!r}, since T5X decodes without a prompt; take 'paired', and 'label' for EVAL_FORM"
+        )
+    return getattr(registered, form) if form in names.FORMS else names.task_name(registered.label, form)
 
 
 def decode_lengths(task_feature_lengths: Mapping[str, int], max_decode_len: int) -> dict[str, int]:

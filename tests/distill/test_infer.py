@@ -14,6 +14,7 @@ from distill.infer import infer
 from distill.parameters import init_params, param_logical_axes
 from distill.precompile import costs
 from tasks import jsonl, registration, vocabularies
+from tasks.records import RowError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
@@ -94,8 +95,11 @@ def test_inputs_can_be_templates(tmp_path, student):
     out = read(tmp_path / "out.jsonl")
     assert "label" in out[0]
     assert out[1]["error"] == "no text in field 'b'; the row has ['a']"
-    assert out[2]["error"] == "a template's field is not text but dict"
+    assert out[2]["error"] == "field 'b' is not text but dict"
     assert "label" in out[3]
+    for nothing in (None, "", " ", [], ["", None]):
+        with pytest.raises(RowError, match=r"no text in field 'b'; the row has \['a', 'b'\]"):
+            jsonl.text_of({"a": "1", "b": nothing}, "{a} {b}")
     assert jsonl.text_of({"a": "1", "b": ["x", "y"]}, "{a}? {b}") == "1? (a) x\n(b) y"  # as in training
 
 

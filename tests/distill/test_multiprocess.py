@@ -280,7 +280,11 @@ def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one,
     assert_same_losses(one, again, range(HALF + 1, STEPS + 1))
 
 
-@pytest.mark.parametrize("form", [{"FORM": "mixed"}, {"PACK": False}], ids=["mixed", "unpacked"])
+@pytest.mark.parametrize(
+    "form",
+    [{"FORM": "mixed"}, {"PACK": False}, {"FORM": "shared", "EVAL_FORM": "shared_label"}],
+    ids=["mixed", "unpacked", "shared"],
+)
 def test_two_processes_train_what_one_trains_and_stop_as_early(form, tmp_path, arguments):
     changes = {**form, "TRAIN_STEPS": 100_000, "PATIENCE": 1}
     with launched(tmp_path / "output", 2, arguments(tmp_path / "two", **changes)) as processes:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distill import evaluate, features, train
 from distill.batches import BatchStream
 from distill.decoding import generate
+from distill.export import export
 from distill.features import TwoTaskFeatureConverter
 from distill.infer import infer
 from distill.losses import TwoTaskLoss
@@ -193,6 +194,28 @@ def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
         registration.get(names.shared).get_dataset(None, "train")
     with pytest.raises(ValueError, match=r"prompt must hold ids in \[0, vocab_size=384\); got \(7, 500\)"):
         generate(TINY, {}, np.ones((1, 2), np.int32), max_decode_len=2, prompt=(7, 500))
+
+
+def test_students_are_asked_as_they_were_taught(sums, arguments, tmp_path):
+    data = train.DataConfig(sums.shared, {"inputs": 64, "targets": 96}, batch_size=4, shared_encoder=True)
+    with pytest.raises(
+        ValueError, match=r"begin the targets of 'sums_shared', .* FORM=shared goes with EVAL_FORM=shared_label"
+    ):
+        train.train(str(tmp_path / "run"), **arguments | {"data": data})
+    prompted = dataclasses.replace(arguments["validation"], task_name=sums.shared_label)
+    with pytest.raises(ValueError, match="do not begin those of 'sums_paired'"):
+        train.train(str(tmp_path / "run"), **arguments | {"validation": prompted})
+    student = {"model": TINY, "mesh": arguments["mesh"]}
+    with pytest.raises(ValueError, match="'sums_label', which is evaluated"):
+        evaluate.evaluate(str(tmp_path), task_name=sums.label, trained_task_name=sums.shared, **student)
+    with pytest.raises(ValueError, match="take 'sums_shared_label' or 'sums_shared_rationale'"):
+        evaluate.Evaluator(sums.shared, "test", lambda *_: [])
+    given = {"vocabulary": vocabularies.load("bytes"), "model_dir": str(tmp_path)}
+    dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="sums")
+    with pytest.raises(ValueError, match=r"form must be one of .* got 'shared'; did you mean 'shared_label'"):
+        infer(str(tmp_path / "in"), str(tmp_path / "out"), dataset=dataset, form="shared", **student, **given)
+    with pytest.raises(ValueError, match=r"form must be one of .* got 'shared_rationale'"):
+        export(output=str(tmp_path / "hf"), form="shared_rationale", **given)
 
 
 @pytest.mark.parametrize("packed", [True, False])
