@@ -282,8 +282,8 @@ def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one,
 
 @pytest.mark.parametrize(
     "form",
-    [{"FORM": "mixed"}, {"PACK": False}, {"FORM": "shared", "EVAL_FORM": "shared_label"}],
-    ids=["mixed", "unpacked", "shared"],
+    [{"FORM": "mixed"}, {"PACK": False, "FORM": "shared", "EVAL_FORM": "shared_label"}],
+    ids=["mixed", "unpacked, one encoder pass"],
 )
 def test_two_processes_train_what_one_trains_and_stop_as_early(form, tmp_path, arguments):
     changes = {**form, "TRAIN_STEPS": 100_000, "PATIENCE": 1}
