@@ -12,18 +12,20 @@ compilations are lines of the output file and are not made again.
 """
 
 import argparse
+import functools
 import importlib
 import importlib.metadata
 import json
 import os
 import statistics
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import sides, tpu_scale
 
 # Tokens of input, label and rationale with EOS, by T5's vocabulary: mean, and standard deviation of the logarithm.
 # svamp, cqa: training rows of the paper's data with PaLM's rationales. esnli: the development set's first explanations
@@ -139,21 +141,17 @@ def base() -> Any:
 
 def tpu(name: str, form: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str, Any]:
     """What a chip of v5e:4x4 does for an example, T5 1.1 Base."""
-    from benchmarks.tpu_scale import compiled, train_of
-
     size, number = windows_of(form, lengths, base())
-    path = Path(options.output)
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     hardware = zlib.crc32(Path(f"gin/hardware/{HARDWARE}.gin").read_bytes())
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     key = {"form": form, "window": list(size), "hardware": hardware, **versions}
-    row = next((row for row in known if all(row[part] == value for part, value in key.items())), None)
-    if row is None:
-        window = json.dumps({"inputs": size[0], "targets": size[1]})
-        bindings = {"TASK_FEATURE_LENGTHS": window, "BATCH_SIZE": WINDOWS}
-        row = {**key, **train_of(compiled("base", HARDWARE, "v5e:4x4", bindings, run=FORMS[form]))}
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    window = json.dumps({"inputs": size[0], "targets": size[1]})
+    bindings = {"TASK_FEATURE_LENGTHS": window, "BATCH_SIZE": WINDOWS}
+    row = tpu_scale.find_or_make(
+        Path(options.output),
+        key,
+        lambda: tpu_scale.train_of(tpu_scale.compiled("base", HARDWARE, "v5e:4x4", bindings, run=FORMS[form])),
+    )
     share = 16 / (WINDOWS * number)  # per chip and step → per example
     return {
         "set": name,
@@ -202,31 +200,27 @@ def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str
 
     config = T5Config(32128, 512, 6, 64, 1024, 8, 8, dropout_rate=0.1, scan_layers=True)
     optimizer = optimizers.adafactor(1e-3)
-    runs = {}
+    step = jax.jit(make_train_step(config, TwoTaskLoss(), optimizer, chunk_tokens=512), donate_argnums=0)
+    states, batches, numbers = {}, {}, {}
     for form in FORMS:
         size, _ = windows_of(form, lengths, config)
-        batch, number = batch_of(form, options.windows, size, lengths)
-        step = jax.jit(make_train_step(config, TwoTaskLoss(), optimizer, chunk_tokens=512), donate_argnums=0)
-        state = jax.jit(lambda key: init_state(init_params(config, key), optimizer))(jax.random.key(0))
-        runs[form] = [step, state, batch, number]
+        batches[form], numbers[form] = batch_of(form, options.windows, size, lengths)
+        states[form] = jax.jit(lambda key: init_state(init_params(config, key), optimizer))(jax.random.key(0))
 
-    def seconds(form: str) -> float:
-        step, state, batch, _ = runs[form]
-        started = time.perf_counter()
-        runs[form][1], metrics = step(state, batch, jax.random.key(1))
-        jax.block_until_ready((runs[form][1], metrics))
-        return time.perf_counter() - started
+    def run(form: str) -> None:
+        states[form], metrics = step(states[form], batches[form], jax.random.key(1))
+        jax.block_until_ready((states[form], metrics))
 
     for form in FORMS:
-        seconds(form)
-    pairs = [{form: runs[form][3] / seconds(form) for form in FORMS} for _ in range(options.pairs)]
-    ratios = sorted(pair["one"] / pair["two"] for pair in pairs)
+        run(form)  # compiles
+    times = sides.in_turn({form: functools.partial(run, form) for form in FORMS}, options.pairs)
+    speeds = {form: [numbers[form] / one.seconds for one in times[form]] for form in FORMS}
+    ratios = sorted(one / two for one, two in zip(speeds["one"], speeds["two"]))
     return {
         "set": name,
-        **{f"{form}_examples_per_second": statistics.median(pair[form] for pair in pairs) for form in FORMS},
+        **{f"{form}_examples_per_second": statistics.median(speeds[form]) for form in FORMS},
         "ratio": statistics.median(ratios),
         "ratios": [round(ratio, 2) for ratio in ratios],
-        "windows": {form: list(runs[form][2]["encoder_input_tokens"].shape) for form in FORMS},
     }
 
 
@@ -234,19 +228,18 @@ def main() -> None:
     """Runs the parts and prints a table of each."""
     options = arguments()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if "cpu" in options.parts.split(","):
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    sets = options.sets.split(",")
+    parts, sets = options.parts.split(","), options.sets.split(",")
+    if "cpu" in parts:
+        sides.use_threads(1)
     lengths = {name: lengths_of(name, options) for name in sets}
     print("| set | examples | input | label | rationale |\n|---|---|---|---|---|")
     for name, rows in lengths.items():
         print(f"| {name} | {len(rows):,} | " + " | ".join(f"{mean:.1f}" for mean in rows.mean(0)) + " |")
     counted: dict[str, dict[str, dict[str, Any]]] = {}
-    if "tpu" in options.parts.split(","):
+    if "tpu" in parts:
         counted = {name: {form: tpu(name, form, options, lengths[name]) for form in FORMS} for name in sets}
         report_tpu(counted)
-    timed = [cpu(name, options, lengths[name]) for name in sets] if "cpu" in options.parts.split(",") else []
+    timed = [cpu(name, options, lengths[name]) for name in sets] if "cpu" in parts else []
     if timed:
         print("\n| set | two passes, examples/s | one pass, examples/s | ratio (each pair) |\n|---|---|---|---|")
     for row in timed:

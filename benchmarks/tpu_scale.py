@@ -10,9 +10,11 @@ Every finished row is a line of the output file; a row that is there already is 
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,18 @@ def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def find_or_make(path: Path, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """The line of JSON that has the key's values; if there is none, the key and what ``make`` returns become one."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        if all(name in row and row[name] == value for name, value in key.items()):
+            return row
+    row = {**key, **make()}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,17 +85,12 @@ def main() -> None:
     """Compiles what is missing and prints the tables."""
     options = arguments()
     path = Path(options.output)
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for part in options.parts.split(","):
         rows = []
         for size, hardware, topology, bindings in wanted(part):
             key = {"part": part, "size": size, "hardware": hardware, "topology": topology, "bindings": bindings}
-            row = next((row for row in known if all(row[name] == value for name, value in key.items())), None)
-            if row is None:
-                row = {**key, **compiled(size, hardware, topology, bindings)}
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            rows.append(row)
+            make = functools.partial(compiled, size, hardware, topology, bindings)
+            rows.append(find_or_make(path, key, make))
         report(rows)
         if options.plot and part == "weak":
             plot(rows, Path(options.plot))

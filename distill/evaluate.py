@@ -216,6 +216,7 @@ class Evaluator:
         if not self._examples:
             raise ValueError(f"task {task_name!r} has no example in split {split!r}")
         self._vocabulary = self.task.output_features["targets"].vocabulary
+        self._prompt = registration.prompt(task_name)
         self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
 
     def __len__(self) -> int:
@@ -229,8 +230,7 @@ class Evaluator:
     def __call__(self, params: Any) -> Evaluation:
         """Decodes and scores the split with ``params``."""
         inputs = [example["inputs"] for example in self._examples]
-        predictions = self._decode(params, inputs, registration.prompt(self.task.name))
-        return self.score(predictions)
+        return self.score(self._decode(params, inputs, self._prompt))
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Scores predictions made in the order of the split."""

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from distill.packing import Layout, Packer, Sequences, TokenPair
-from tasks import task_ids
+from tasks import preprocessors, task_ids
 
 EOS_ID = 1
 
@@ -76,22 +76,23 @@ def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
     Raises:
       ValueError: per-token features of different lengths.
     """
-    pairs = [("inputs", "targets", example["targets_task_ids"], example["targets_weights"])]
+    inputs = example["inputs"]
+    pairs = [(inputs, "targets", example["targets_task_ids"], example["targets_weights"])]
     if "rationale_targets" in example:
+        if not preprocessors.shares_input(example):
+            inputs = example["rationale_inputs"]
+        elif len(example["targets"]):
+            inputs = inputs[:0]
         rationale_ids = np.full(len(example["rationale_targets"]), task_ids.RATIONALE, np.int32)
-        weights = example["rationale_targets_weights"]
-        inputs_name = "rationale_inputs" if "rationale_inputs" in example else "inputs"
-        pairs.append((inputs_name, "rationale_targets", rationale_ids, weights))
-    found: list[TokenPair] = []
-    for inputs_name, targets_name, ids, weights in pairs:
+        pairs.append((inputs, "rationale_targets", rationale_ids, example["rationale_targets_weights"]))
+    found = []
+    for inputs, targets_name, ids, weights in pairs:
         targets = example[targets_name]
         number = len(targets)
         if min(len(ids), len(weights)) < number:
             raise ValueError(f"{targets_name} has {number} tokens, but {len(ids)} task ids and {len(weights)} weights")
         # SeqIO, left to trim, cuts `targets` and knows nothing of the features that go with it.
-        given_before = bool(found) and inputs_name == "inputs" and len(found[0].targets) > 0
-        inputs = example[inputs_name] if number and not given_before else example[inputs_name][:0]
-        found.append(TokenPair(inputs, targets, ids[:number], weights[:number]))
+        found.append(TokenPair(inputs if number else inputs[:0], targets, ids[:number], weights[:number]))
     return found
 
 
@@ -231,7 +232,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         encoder_length, decoder_length = task_feature_lengths["inputs"], task_feature_lengths["targets"]
         layout = Layout(self.windows if self.pack else 2, encoder_length, decoder_length, packed=self.pack)
         ds = token_features(ds)
-        if "rationale_targets" in ds.element_spec and "rationale_inputs" not in ds.element_spec:
+        if preprocessors.shares_input(ds.element_spec):
             raise ValueError(
                 "a task whose label and rationale share one encoder pass is for `distill train`; take the paired task here"
             )

@@ -5,7 +5,9 @@ import difflib
 from tasks.dataset import Dataset
 
 SHARED = "shared"
-FORMS = ("label", "rationale", "single", "mixed", "paired", SHARED, "shared_label", "shared_rationale")
+PROMPTED_FORMS = (SHARED, "shared_label", "shared_rationale")
+"""Forms whose targets, not inputs, begin with the prefixes."""
+FORMS = ("label", "rationale", "single", "mixed", "paired", *PROMPTED_FORMS)
 
 
 def task_name(dataset: Dataset | str, form: str) -> str:

@@ -5,7 +5,7 @@ does that, and counts.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -131,6 +131,11 @@ def shared_texts() -> Preprocessor:
         }
 
     return _where_there_is_a_target(texts)
+
+
+def shares_input(features: Collection[str]) -> bool:
+    """Whether a task with these features has two targets an input."""
+    return "rationale_targets" in features and "rationale_inputs" not in features
 
 
 def prompt(vocabulary: seqio.Vocabulary, prefix: str) -> list[int]:

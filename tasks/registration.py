@@ -166,7 +166,12 @@ def register(
     }
 
     def add(
-        name: str, features: Sequence[str], steps: Sequence[Any], postprocess: Any, metric_fns: Sequence[Any], prompt=""
+        name: str,
+        features: Sequence[str],
+        steps: Sequence[Any],
+        postprocess: Any,
+        metric_fns: Sequence[Any],
+        target_prefix: str = "",
     ):
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
@@ -179,7 +184,7 @@ def register(
             shuffle_buffer_size=shuffle_buffer_size,
         )
         _SETTINGS[name] = described
-        _PROMPTS[name] = prompt
+        _PROMPTS[name] = target_prefix
 
     seqio.MixtureRegistry.remove(names.mixed)
     tokenize = preprocessors.tokenize(dataset.separator)
@@ -278,8 +283,7 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
 
 def shares_input(task_name: str) -> bool:
     """Whether the sequences of a task's examples share their input."""
-    features = seqio.TaskRegistry.get(task_name).output_features
-    return "rationale_targets" in features and "rationale_inputs" not in features
+    return preprocessors.shares_input(seqio.TaskRegistry.get(task_name).output_features)
 
 
 def prompt(task_name: str) -> tuple[int, ...]:

@@ -264,8 +264,9 @@ class _Shards:
             self._writers = [_open(self._path(form, len(self._lengths)), form) for form in self._formats]
             self._lengths.append(0)
         example = self._serializer.get_tf_example(self._features.encode_example(dict(record)))
+        serialized = example.SerializeToString(deterministic=True)  # maps have no order of their own
         for writer in self._writers:
-            writer.write(example.SerializeToString(deterministic=True))  # maps have no order of their own
+            writer.write(serialized)
         self._lengths[-1] += 1
         if self._lengths[-1] == self._per_shard:
             self._close_shard()

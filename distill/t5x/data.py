@@ -31,7 +31,7 @@ def registered_name(registered: Registered, form: str) -> str:
     Raises:
       ValueError: an unknown form, or one of those that share an encoder pass.
     """
-    if form in (names.SHARED, "shared_label", "shared_rationale"):
+    if form in names.PROMPTED_FORMS:
         raise ValueError(
             f"T5X runs have no form {form!r}, since T5X decodes without a prompt; take 'paired', and 'label' for EVAL_FORM"
         )
