@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill import partitioning
 from distill.fused_attention import MASKED, fused_attention, why_not
+from distill.lookup import lookup
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -30,8 +31,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 # Values under this name are what ``remat_policy="elementwise"`` keeps for the backward pass.
 KEPT = "kept"
-# The batch axis while tokens are looked up; its rule names the mesh axes of "batch" that "embed" does not lie on.
-LOOKUP_BATCH = "lookup_batch"
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -74,11 +73,12 @@ class PositionBias(NamedTuple):
 
     Attributes:
       full: [1, heads, query, key].
-      by_shard: [shards, heads, query, key], an equal copy for every shard of the batch: for the Pallas kernel.
+      by_shard: [shards, heads, query + key], by distance from 1 - query to key, an equal copy for every shard of the batch:
+        for the Pallas kernel.
     """
 
     full: Float[Array, "1 heads query key"]
-    by_shard: Float[Array, "shards heads query key"]
+    by_shard: Float[Array, "shards heads distances"]
 
 
 class Dense(nn.Module):
@@ -90,15 +90,35 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = _fan_in_truncated
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch inputs"], out_dtype: jnp.dtype | None = None) -> Float[Array, "..."]:
-        """Returns [*batch, features] in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely."""
+    def __call__(
+        self, x: Float[Array, "..."], out_dtype: jnp.dtype | None = None, *, by_shard: bool = False
+    ) -> Float[Array, "*batch features"]:
+        """Returns [*batch, features] in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely.
+
+        ``x`` is [*batch, inputs], or, with ``by_shard``, [shards, *batch, inputs]: :func:`copies_by_shard`.
+        """
         kernel = _parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.kernel_axes)
-        return jnp.einsum(
-            "...d,df->...f",
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            preferred_element_type=out_dtype or self.dtype,
-        )
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+        if not by_shard:
+            return jnp.einsum("...d,df->...f", x, kernel, preferred_element_type=out_dtype or self.dtype)
+        parts = kernel.reshape(kernel.shape[0], x.shape[0], -1)
+        product = jnp.einsum("s...d,dsf->...sf", x, parts, preferred_element_type=out_dtype or self.dtype)
+        return product.reshape(*x.shape[1:-1], self.features)
+
+
+def copies_by_shard(
+    x: Float[Array, "batch length embed"], features: int
+) -> Float[Array, "batch length embed"] | Float[Array, "shards batch length embed"]:
+    """An equal copy of ``x`` for every shard of the heads; ``x`` itself where the mesh does not cut ``features`` of them.
+
+    For what many layers read: each shard's gradient is then summed over the layers before the shards' sums meet, once,
+    where the compiler would let every layer's meet.
+    """
+    shards = partitioning.ways("joined_kv")
+    if shards == 1 or features % shards:
+        return x
+    copies = jnp.broadcast_to(x, (shards, *x.shape))
+    return nn.with_logical_constraint(copies, ("joined_kv", "batch", "length", "embed"))
 
 
 class RMSNorm(nn.Module):
@@ -117,18 +137,6 @@ class RMSNorm(nn.Module):
         return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
 
 
-def _for_lookup(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """Lays ``x``'s first axis as a lookup in the token table wants it, where the rules have an axis ``lookup_batch``.
-
-    Where both the batch and the table's width lie over one mesh axis, the rows must first leave that axis: each of its
-    devices looks up its slice of the width for all of their rows, and one all-to-all of activations then gives each
-    device its own rows whole. Without being told, the compiler replicates all rows on all devices.
-    """
-    if LOOKUP_BATCH not in {name for name, _ in nn.get_logical_axis_rules()}:
-        return x
-    return nn.with_logical_constraint(x, (LOOKUP_BATCH, *axes))
-
-
 class TokenEmbedder(nn.Module):
     """The token table, read by gather. Its gradient is accumulated in float32, whatever ``dtype`` is."""
 
@@ -142,9 +150,7 @@ class TokenEmbedder(nn.Module):
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
-        tokens = _for_lookup(tokens, ("length",))
-        embedded = _for_lookup(jnp.take(self.embedding, tokens, axis=0), ("length", "embed"))
-        return nn.with_logical_constraint(embedded.astype(self.dtype), ("batch", "length", "embed"))
+        return lookup(self.embedding, tokens, self.dtype)
 
     def attend(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
         """float32 logits ``hidden @ embeddingᵀ``."""
@@ -218,16 +224,12 @@ class RelativeBias(nn.Module):
 
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
         """The bias of every query and key position."""
-        by_distance = self._by_distance(jnp.arange(1 - query_length, key_length, dtype=jnp.int32))[None]
-        # The copies part before they are laid out by position, so that gradients are folded before they are summed.
-        copies = jnp.broadcast_to(by_distance, (partitioning.ways("batch"), *by_distance.shape[1:]))
-        copies = nn.with_logical_constraint(copies, ("batch", "heads", None))
-        by_shard = _by_position(copies, query_length, key_length)
+        by_distance = self._by_distance(jnp.arange(1 - query_length, key_length + 1, dtype=jnp.int32))
+        full = _by_position(by_distance, query_length, key_length)[None]
+        by_shard = jnp.broadcast_to(by_distance, (partitioning.ways("batch"), *by_distance.shape))
         return PositionBias(
-            nn.with_logical_constraint(
-                _by_position(by_distance, query_length, key_length), (None, "heads", None, None)
-            ),
-            nn.with_logical_constraint(by_shard, ("batch", "heads", None, None)),
+            nn.with_logical_constraint(full, (None, "heads", None, None)),
+            nn.with_logical_constraint(by_shard, ("batch", "heads", None)),
         )
 
     def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:
@@ -236,18 +238,16 @@ class RelativeBias(nn.Module):
         return self._by_distance(distances)[None, :, None, :]
 
 
-def _by_position(by_distance: Float[Array, "copies heads distances"], query_length: int, key_length: int) -> jax.Array:
-    """[copies, heads, query, key], where row q is ``by_distance`` shifted q to the left.
+def _by_position(by_distance: Float[Array, "heads distances"], query_length: int, key_length: int) -> jax.Array:
+    """[heads, query, key], where row q is ``by_distance`` shifted q to the left.
 
     Copies one longer than the row they will be read in are laid out one after the other, so each row starts one further.
     Dense both ways, where a gather's gradient would collide.
     """
-    width = query_length + key_length
-    before = by_distance.shape[:2]
-    padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 1)))[:, :, None, :]
-    flat = jnp.broadcast_to(padded, (*before, query_length, width)).reshape(*before, query_length * width)
-    rows = flat[..., : query_length * (width - 1)].reshape(*before, query_length, width - 1)
-    return rows[..., query_length - 1 :]
+    heads, width = by_distance.shape
+    copies = jnp.broadcast_to(by_distance[:, None, :], (heads, query_length, width))
+    flat = copies.reshape(heads, query_length * width)[:, : query_length * (width - 1)]
+    return flat.reshape(heads, query_length, width - 1)[..., query_length - 1 :]
 
 
 @functools.cache
@@ -294,21 +294,21 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch query embed"],
-        attended: Float[Array, "batch key embed"],
+        attended: Float[Array, "batch key embed"] | Float[Array, "shards batch key embed"],
         segments: Segments,
         bias: PositionBias | None = None,
         *,
         causal: bool = False,
         deterministic: bool = True,
     ) -> Float[Array, "batch query embed"]:
-        """Lets ``x`` attend to ``attended`` (``x`` itself, or the encoder's output) within ``segments``.
+        """Lets ``x`` attend to ``attended`` (``x`` itself, or copies of the encoder's output) within ``segments``.
 
         With ``causal``, a query sees only keys at or before its own position.
         """
-        query, key, value = (
-            self._joined(project(of)) for project, of in ((self.query, x), (self.key, attended), (self.value, attended))
-        )
-        keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], attended.shape[1])
+        by_shard = attended.ndim == x.ndim + 1
+        query = self._joined(self.query(x))
+        key, value = (self._joined(project(attended, by_shard=by_shard)) for project in (self.key, self.value))
+        keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], key.shape[1])
         if self._is_fused(query, key):
             return self._output(
                 self._joined(
@@ -319,7 +319,7 @@ class Attention(nn.Module):
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
         if causal:
-            mask = mask & jnp.tri(x.shape[1], attended.shape[1], dtype=bool)[None, None]
+            mask = mask & jnp.tri(x.shape[1], key.shape[1], dtype=bool)[None, None]
         probabilities = self._probabilities(logits, mask, None if bias is None else bias.full)
         if keep is not None:
             probabilities = probabilities * keep.astype(self.dtype)

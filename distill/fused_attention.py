@@ -6,8 +6,9 @@ as fill 128 lanes in VMEM, computes logits, softmax and mixture there, and the b
 again instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135; T5's rows are short enough
 that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed either.
 
-The bias is the same for every row, so its gradient is summed over a device's rows inside the kernel; between devices it is
-summed after the last layer, when it is folded to one number a head and distance.
+The bias depends on the distance of key and query alone, so the kernel is given one number a head and distance, and lays
+them out by position in VMEM before a head's first row. Its gradient is summed over a device's rows there, too, and folded
+to distances after the last one; between devices it is summed after the last layer.
 """
 
 import functools
@@ -25,7 +26,7 @@ from distill import partitioning
 
 # Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
 MASKED = -1e10
-LANES = 128
+LANES, SUBLANES = 128, 8
 # Query rows whose logits are in registers and VMEM at once, and the most logits of one head a grid step may hold.
 _QUERY_CHUNK = 256
 _MAX_LOGITS = 512 * 1024
@@ -51,7 +52,7 @@ def fused_attention(
     query: Float[Array, "batch query joined"],
     key: Float[Array, "batch key joined"],
     value: Float[Array, "batch key joined"],
-    bias: Float[Array, "shards heads query key"] | None,
+    bias: Float[Array, "shards heads distances"] | None,
     keep: Float[Array, "batch heads 1 key"] | None,
     query_segments: Int[Array, "batch query"],
     key_segments: Int[Array, "batch key"],
@@ -65,8 +66,8 @@ def fused_attention(
 
     Args:
       query, key, value: projections, heads side by side; computed in their dtype, logits and softmax in float32.
-      bias: added to the logits, float32, or None. One equal copy for every shard of the batch, so that its gradients over
-        many layers meet once, and not layer by layer.
+      bias: added to the logits, float32, or None: that of key - query = 1 - ``query``, 2 - ``query``, … ``key`` (no pair
+        has the last). One equal copy for every shard of the batch, so that its gradients over many layers meet once.
       keep: 0 or 1 / keep rate for every key, float32: dropout, one draw for all queries. None drops nothing.
       query_segments, key_segments: a query sees the keys of its own segment only.
       head_dim: width of one head.
@@ -126,8 +127,11 @@ class _Kernel(NamedTuple):
     has_keep: bool
 
 
-def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: str, matmuls: int):
-    """``pallas_call`` over (head groups, rows), with the blocks that both directions share."""
+def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: str, matmuls: int, laid_out: int):
+    """``pallas_call`` over (head groups, rows), with the blocks that both directions share.
+
+    ``laid_out`` counts the arrays of a bias's size [heads, query, key] that the kernel keeps in VMEM, if there is a bias.
+    """
     query, key, value, bias, keep, query_segments, key_segments, *more = arguments
     batch, query_length, joined = query.shape
     key_length = key.shape[1]
@@ -135,7 +139,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     settings = _Kernel(group, head_dim, causal, bias is not None, keep is not None)
     at_query = pl.BlockSpec((1, query_length, LANES), lambda h, b: (b, 0, h))
     at_key = pl.BlockSpec((1, key_length, LANES), lambda h, b: (b, 0, h))
-    at_bias = pl.BlockSpec((group, query_length, key_length), lambda h, b: (h, 0, 0))
+    at_bias = pl.BlockSpec((group, 1, query_length + key_length), lambda h, b: (h, 0, 0))
     inputs: list[tuple[Any, pl.BlockSpec]] = [
         (query, at_query),
         (key, at_key),
@@ -144,7 +148,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
         (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b: (b, 0, 0))),
     ]
     if bias is not None:
-        inputs.append((bias[0], at_bias))
+        inputs.append((bias[0, :, None, :], at_bias))
     if keep is not None:
         inputs.append((keep, pl.BlockSpec((1, group, 1, key_length), lambda h, b: (b, h, 0, 0))))
     inputs += [(array, at_query) for array in more]
@@ -152,6 +156,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
     moved += sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in out_shape)
     logits = batch * (joined // head_dim) * query_length * key_length
+    by_position = pltpu.VMEM((group, query_length, key_length), jnp.float32)
 
     def call(interpret: bool):
         return pl.pallas_call(
@@ -160,6 +165,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
             in_specs=[spec for _, spec in inputs],
             out_specs=[specs[name] for name in out_specs],
             out_shape=out_shape,
+            scratch_shapes=[] if bias is None else [by_position] * laid_out,
             name=name,
             interpret=interpret,
             compiler_params=pltpu.CompilerParams(
@@ -177,9 +183,18 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
 def _forward_local(head_dim, causal, *arguments):
     query = arguments[0]
     out_shape = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
-    return tuple(
-        _call(_forward_kernel, head_dim, causal, arguments, out_shape, ["query"], name="attention_forward", matmuls=2)
+    outputs = _call(
+        _forward_kernel,
+        head_dim,
+        causal,
+        arguments,
+        out_shape,
+        ["query"],
+        name="attention_forward",
+        matmuls=2,
+        laid_out=1,
     )
+    return tuple(outputs)
 
 
 def _backward_local(head_dim, causal, *arguments):
@@ -187,15 +202,23 @@ def _backward_local(head_dim, causal, *arguments):
     out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)]
     out_specs = ["query", "key", "key"]
     if bias is not None:
-        heads = query.shape[2] // head_dim
-        out_shape.append(jax.ShapeDtypeStruct((heads, query.shape[1], key.shape[1]), jnp.float32))
+        heads, distances = bias.shape[1:]
+        out_shape.append(jax.ShapeDtypeStruct((heads, 1, distances), jnp.float32))
         out_specs.append("bias")
     outputs = _call(
-        _backward_kernel, head_dim, causal, arguments, out_shape, out_specs, name="attention_backward", matmuls=5
+        _backward_kernel,
+        head_dim,
+        causal,
+        arguments,
+        out_shape,
+        out_specs,
+        name="attention_backward",
+        matmuls=5,
+        laid_out=2,
     )
     if bias is None:
         return tuple(outputs)
-    return (*outputs[:3], outputs[3][None])
+    return (*outputs[:3], outputs[3][None, :, 0, :])
 
 
 def _dot(a, b, contract: tuple[int, int]):
@@ -208,6 +231,48 @@ def _split(settings: _Kernel, refs):
     bias = rest.pop(0) if settings.has_bias else None
     keep = rest.pop(0) if settings.has_keep else None
     return query, key, value, query_segments, key_segments, bias, keep, rest
+
+
+def _lay_out(by_distance, by_position):
+    """Writes ``by_position[head, q, k] = by_distance[head, 0, k - q + queries - 1]``, tile by tile."""
+    heads, queries, keys = by_position.shape
+    width = queries + keys
+    for head in range(heads):
+        # Row q of a tile is its first row, q to the right.
+        rows = pltpu.roll(jnp.broadcast_to(by_distance[head], (SUBLANES, width)), keys + 1, 1)
+        rows = _sheared(rows, 1)
+
+        def write(tile, _, head=head, rows=rows):
+            first = pl.multiple_of(tile * SUBLANES, SUBLANES)
+            by_position[head, pl.ds(first, SUBLANES), :] = pltpu.roll(rows, first, 1)[:, :keys]
+            return 0
+
+        jax.lax.fori_loop(0, queries // SUBLANES, write, 0)
+
+
+def _fold(by_position, by_distance):
+    """The transpose of :func:`_lay_out`: ``by_distance[head, 0, d]`` is the sum of all ``by_position`` at that distance."""
+    heads, queries, keys = by_position.shape
+    width = queries + keys
+    for head in range(heads):
+
+        def add(tile, total, head=head):
+            first = pl.multiple_of(tile * SUBLANES, SUBLANES)
+            rows = by_position[head, pl.ds(first, SUBLANES), :]
+            rows = jnp.concatenate([rows, jnp.zeros((SUBLANES, queries), jnp.float32)], axis=1)
+            return total + pltpu.roll(rows, queries - 1 - first, 1)
+
+        total = jax.lax.fori_loop(0, queries // SUBLANES, add, jnp.zeros((SUBLANES, width), jnp.float32))
+        # What is left in row q of the sum belongs q to the left.
+        by_distance[head] = jnp.sum(_sheared(total, width - 1), axis=0, keepdims=True)
+
+
+def _sheared(tile, step: int):
+    """Row q of ``tile`` rolled by q · ``step``: by 1, 2, 4 steps, as q's bits say. (v4 cannot roll rows apart at once.)"""
+    row = jax.lax.broadcasted_iota(jnp.int32, tile.shape, 0)
+    for bit in (1, 2, 4):
+        tile = jnp.where(row & bit > 0, pltpu.roll(tile, bit * step % tile.shape[1], 1), tile)
+    return tile
 
 
 def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: int):
@@ -249,8 +314,15 @@ def _chunks(length: int):
 
 
 def _forward_kernel(settings: _Kernel, *refs):
-    query, key, value, query_segments, key_segments, bias, keep, (mixed,) = _split(settings, refs)
+    query, key, value, query_segments, key_segments, by_distance, keep, (mixed, *scratch) = _split(settings, refs)
     keys, values = key[0], value[0]
+    bias = scratch[0] if scratch else None
+    if by_distance is not None:
+
+        @pl.when(pl.program_id(1) == 0)
+        def _():
+            _lay_out(by_distance, bias)
+
     for start, rows in _chunks(query.shape[1]):
         here = slice(start, start + rows)
         visible = _visible(settings, query_segments, key_segments, start, rows)
@@ -264,12 +336,22 @@ def _forward_kernel(settings: _Kernel, *refs):
 
 
 def _backward_kernel(settings: _Kernel, *refs):
-    query, key, value, query_segments, key_segments, bias, keep, rest = _split(settings, refs)
-    d_mixed, d_query, d_key, d_value, *d_bias = rest
+    query, key, value, query_segments, key_segments, by_distance, keep, rest = _split(settings, refs)
+    d_mixed, d_query, d_key, d_value, *rest = rest
+    d_by_distance: Any
+    bias: Any
+    d_bias: Any
+    d_by_distance, bias, d_bias = rest or (None, None, None)
     keys, values = key[0], value[0]
     d_keys = jnp.zeros(keys.shape, jnp.float32)
     d_values = jnp.zeros(values.shape, jnp.float32)
-    first_row = pl.program_id(1) == 0
+    if by_distance is not None:
+
+        @pl.when(pl.program_id(1) == 0)
+        def _():
+            _lay_out(by_distance, bias)
+            d_bias[...] = jnp.zeros_like(d_bias)
+
     for start, rows in _chunks(query.shape[1]):
         here = slice(start, start + rows)
         visible = _visible(settings, query_segments, key_segments, start, rows)
@@ -284,12 +366,16 @@ def _backward_kernel(settings: _Kernel, *refs):
                 d_probabilities = d_probabilities * keep[0, head]
             mean = jnp.sum(d_probabilities * probabilities, axis=1, keepdims=True)
             d_logits = jnp.where(visible, probabilities * (d_probabilities - mean), 0.0)
-            if d_bias:
-                before = jnp.where(first_row, 0.0, d_bias[0][head, here, :])
-                d_bias[0][head, here, :] = before + d_logits
+            if d_bias is not None:
+                d_bias[head, here, :] += d_logits
             d_logits = d_logits.astype(queries.dtype)
             d_queries = d_queries + _only(lanes, _dot(d_logits, keys, (1, 0)))
             d_keys = d_keys + _dot(d_logits, queries, (0, 0))
         d_query[0, here, :] = d_queries.astype(d_query.dtype)
     d_key[0] = d_keys.astype(d_key.dtype)
     d_value[0] = d_values.astype(d_value.dtype)
+    if by_distance is not None:
+
+        @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
+        def _():
+            _fold(d_bias, d_by_distance)

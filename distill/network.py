@@ -20,6 +20,7 @@ from distill.attention import (
     RMSNorm,
     Segments,
     TokenEmbedder,
+    copies_by_shard,
 )
 from distill.t5_config import T5Config
 
@@ -110,7 +111,10 @@ class DecoderLayer(nn.Module):
         self.dropout = _dropout(self.config)
 
     def __call__(self, x, encoded, segments: Segments, cross_segments: Segments, bias, deterministic):
-        """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
+        """[batch, length, embed] → the same, and None (what a scan over layers would stack).
+
+        ``encoded`` is [batch, inputs, embed], or copies of it (:func:`copies_by_shard`).
+        """
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_self_attention_layer_norm(x)
@@ -230,6 +234,7 @@ class Decoder(nn.Module):
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
+        encoded = copies_by_shard(encoded, self.config.num_heads * self.config.head_dim)
         if self.config.scan_layers:
             x, _ = self.decoder(x, encoded, segments, cross_segments, bias, deterministic)
         else:

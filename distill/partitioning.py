@@ -117,7 +117,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def _mesh_axes(target: str | Sequence[str] | None) -> tuple[str, ...]:
+def mesh_axes(target: str | Sequence[str] | None) -> tuple[str, ...]:
     """A rule's right-hand side as a tuple."""
     return () if target is None else (target,) if isinstance(target, str) else tuple(target)
 
@@ -142,7 +142,7 @@ def spec_for(
         if name is not None and name not in table:
             raise ValueError(f"logical axis {name!r} has no rule; there are rules for {sorted(table)}")
         target = table.get(name) if name is not None else None
-        names = _mesh_axes(target)
+        names = mesh_axes(target)
         ways = math.prod(mesh.shape[n] for n in names)
         if not names or ways == 1 or size % ways or taken & set(names):
             out.append(None)
@@ -154,7 +154,7 @@ def spec_for(
 
 def axes_of(name: str) -> tuple[str, ...]:
     """The axes of the current mesh over which the current rules lay a logical axis; none without a mesh or a rule."""
-    names = _mesh_axes(dict(reversed(list(nn.get_logical_axis_rules()))).get(name))
+    names = mesh_axes(dict(reversed(list(nn.get_logical_axis_rules()))).get(name))
     return tuple(axis for axis in names if axis in jax.sharding.get_abstract_mesh().axis_names)
 
 
@@ -177,7 +177,7 @@ def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
 
     def copy(param, axes):
         spec = spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
-        is_split = any("fsdp" in _mesh_axes(target) for target in spec)
+        is_split = any("fsdp" in mesh_axes(target) for target in spec)
         return gathered(param.astype(dtype), axes) if is_split else param
 
     return jax.tree.map(copy, params, logical_axes)
@@ -193,7 +193,7 @@ def _constrained(param, axes, without: frozenset[str]):
     if mesh.empty:
         return param
     spec = [
-        tuple(axis for axis in _mesh_axes(target) if axis not in without) or None
+        tuple(axis for axis in mesh_axes(target) if axis not in without) or None
         for target in spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
     ]
     return jax.lax.with_sharding_constraint(param, PartitionSpec(*spec))

@@ -13,6 +13,7 @@ import torch
 
 from distill import attention, parameters, partitioning, t5_config
 from distill.interop import huggingface, huggingface_names
+from distill.lookup import LOOKUP_BATCH
 from distill.network import T5Config, Transformer
 from tests.distill import hf_models
 
@@ -111,7 +112,8 @@ def test_relative_bias_is_the_table_at_the_bucket(lengths):
 
     bias, by_shard, row, buckets = (np.asarray(x) for x in compute(table))
     np.testing.assert_allclose(bias[0], table[:, buckets], rtol=1e-6)
-    np.testing.assert_array_equal(by_shard, bias)
+    distances = np.arange(lengths[1])[None, :] - np.arange(lengths[0])[:, None]
+    np.testing.assert_array_equal(by_shard[:, :, distances + lengths[0] - 1], bias)
     np.testing.assert_allclose(row[0, :, 0], bias[0, :, -1], rtol=1e-6)
 
 
@@ -345,7 +347,7 @@ def test_sharded_equals_whole(mesh):
         params, partitioning.param_shardings(params, parameters.param_logical_axes(config), devices)
     )
     rows = partitioning.batch_sharding(devices)
-    rules = [(attention.LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
+    rules = [(LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
     with jax.set_mesh(devices), nn.logical_axis_rules(rules):
         got = jax.jit(lambda p, x, y: Transformer(config).apply({"params": p}, x, y))(
             placed, jax.device_put(inputs, rows), jax.device_put(targets, rows)
@@ -353,11 +355,37 @@ def test_sharded_equals_whole(mesh):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_they_meet(scan):
+    config = dataclasses.replace(SMALL, embed_dim=40, num_decoder_layers=3, scan_layers=scan)
+    devices = partitioning.MeshConfig(1, 1, 4).build()
+    params = params_of(config)
+    placed = jax.device_put(
+        params, partitioning.param_shardings(params, parameters.param_logical_axes(config), devices)
+    )
+    encoded = jnp.asarray(np.random.default_rng(0).normal(size=(2, 24, 40)), jnp.float32)
+    inputs, targets = tokens_of(2, 24, 0), tokens_of(2, 4, 1)
+
+    def loss(params, encoded):
+        decode = functools.partial(Transformer(config).apply, {"params": params}, method="decode_hidden")
+        return jnp.sum(jnp.square(decode(encoded, inputs, targets)))
+
+    wanted = jax.jit(jax.grad(loss, argnums=1))(params, encoded)
+    with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        compiled = jax.jit(jax.grad(loss, argnums=1)).lower(placed, encoded).compile()
+    np.testing.assert_allclose(compiled(placed, encoded), wanted, rtol=1e-4, atol=1e-4)
+    # No sum over devices of anything with the encoding's shape but the last one.
+    program = compiled.as_text()
+    summed = re.findall(r"= f32\[(?:\d+,)*2,24,40\]\S* all-reduce\(.*", program)
+    assert len(summed) == 1
+    assert "while/body" not in summed[0]
+
+
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 8, 1)])
 def test_a_lookup_does_not_replicate_the_batch(mesh):
     """The compiler's own choice, for a table split over an axis the batch lies on, gathers all rows on all devices."""
     devices = partitioning.MeshConfig(*mesh).build()
-    rules = [(attention.LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
+    rules = [(LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
     module = attention.TokenEmbedder(64, 24, jnp.dtype("float32"))
     spec = partitioning.spec_for(("vocab", "embed"), (64, 24), devices, rules)
     table = jax.ShapeDtypeStruct((64, 24), jnp.float32, sharding=jax.sharding.NamedSharding(devices, spec))

@@ -1,0 +1,105 @@
+"""Rows of a table by their numbers, as token embeddings are read, with a gradient that is small to compile and to sort.
+
+XLA sorts the numbers before it adds gradients to the rows that they name, and its program for sorting grows faster than
+they do. So the gradient is added a few thousand tokens at a time, in a loop, to one array in float32.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from distill import partitioning
+
+# The batch axis while rows are read; its rule names the mesh axes of "batch" that "embed" does not lie on.
+LOOKUP_BATCH = "lookup_batch"
+# Tokens whose gradients are added at once.
+_CHUNK = 4096
+
+
+def lookup(
+    table: Float[Array, "vocab embed"], tokens: Int[Array, "batch length"], dtype: jnp.dtype
+) -> Float[Array, "batch length embed"]:
+    """``table[tokens]`` in ``dtype``; a token outside [0, vocab) reads NaN, and its gradient goes nowhere.
+
+    The gradient of ``table`` is float32. Under a mesh, where rows lie by the logical axis ``batch`` and the table by
+    ``vocab`` and ``embed``, each device adds what it holds of both, and what devices have of one row meets once.
+
+    Where the batch and the table's width lie over one mesh axis, the rows first leave that axis, if the rules have an axis
+    ``lookup_batch``: each of its devices reads its slice of the width for all of their rows, and one all-to-all gives each
+    device its own rows whole. Without being told, the compiler replicates all rows on all devices.
+    """
+    rows = _lookup(table, _for_lookup(tokens, ("length",)), table.shape[0], dtype)
+    return nn.with_logical_constraint(_for_lookup(rows, ("length", "embed")), ("batch", "length", "embed"))
+
+
+def _for_lookup(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    if LOOKUP_BATCH not in {name for name, _ in nn.get_logical_axis_rules()}:
+        return x
+    return nn.with_logical_constraint(x, (LOOKUP_BATCH, *axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _lookup(table, tokens, vocab_size, dtype):
+    return jnp.take(table, _never_negative(tokens, vocab_size), axis=0).astype(dtype)
+
+
+def _forward(table, tokens, vocab_size, dtype):
+    return _lookup(table, tokens, vocab_size, dtype), tokens
+
+
+def _backward(vocab_size, dtype, tokens, d_rows):
+    del dtype
+    mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
+    if mesh.empty or mesh.size == 1 or not rules:
+        return _added(vocab_size, 0, tokens, d_rows), None
+    batch = LOOKUP_BATCH if LOOKUP_BATCH in {name for name, _ in rules} else "batch"
+    by_row = partitioning.spec_for((batch, "length", "embed"), d_rows.shape, mesh, rules)
+    by_table = partitioning.spec_for(("vocab", "embed"), (vocab_size, d_rows.shape[-1]), mesh, rules)
+    vocab = partitioning.mesh_axes(by_table[0])
+    held = vocab_size // math.prod(mesh.shape[axis] for axis in vocab)
+
+    def local(tokens, d_rows):
+        first = jax.lax.axis_index(vocab) * held if vocab else 0
+        return _added(held, first, tokens, d_rows)[None]
+
+    # One copy of the table for every piece of the batch, so that the compiler may add lookups before devices' sums meet.
+    copies = jax.shard_map(
+        local,
+        in_specs=(PartitionSpec(*by_row[:2]), by_row),
+        out_specs=PartitionSpec(by_row[0], by_table[0], by_row[2]),
+        check_vma=False,
+    )(tokens, d_rows)
+    return jnp.sum(copies, axis=0), None
+
+
+_lookup.defvjp(_forward, _backward)
+
+
+def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: jax.Array) -> jax.Array:
+    """float32 [vocab_size, embed]: the sum of ``d_rows`` at the rows ``tokens - first``; others fall away."""
+    numbers = _never_negative(tokens.reshape(-1) - first, vocab_size)
+    values = d_rows.reshape(-1, d_rows.shape[-1])
+    chunks = -(-numbers.size // _CHUNK)
+    if chunks > 1:
+        fill = chunks * _CHUNK - numbers.size
+        numbers = jnp.pad(numbers, (0, fill), constant_values=vocab_size).reshape(chunks, _CHUNK)
+        values = jnp.pad(values, ((0, fill), (0, 0))).reshape(chunks, _CHUNK, -1)
+    else:
+        numbers, values = numbers[None], values[None]
+
+    def add(total, chunk):
+        numbers, values = chunk
+        return total.at[numbers].add(values.astype(jnp.float32), mode="drop"), None
+
+    total = jnp.zeros((vocab_size, d_rows.shape[-1]), jnp.float32)
+    return jax.lax.scan(add, total, (numbers, values))[0] if chunks > 1 else add(total, (numbers[0], values[0]))[0]
+
+
+def _never_negative(numbers: jax.Array, vocab_size: int) -> jax.Array:
+    """Negative numbers, which would count from the end, become one that is outside."""
+    return jnp.where(numbers < 0, vocab_size, numbers)
