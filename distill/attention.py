@@ -121,6 +121,21 @@ def copies_by_shard(
     return nn.with_logical_constraint(copies, ("joined_kv", "batch", "length", "embed"))
 
 
+@functools.cache
+def _tell_once(message: str) -> None:
+    logging.warning("%s", message)
+
+
+def residual(x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
+    """``x``, of the stream between the blocks, as the rules lay ``batch`` and ``residual_length`` out."""
+    ways = partitioning.ways("residual_length")
+    if x.shape[1] % ways:
+        if x.shape[1] > 1:
+            _tell_once(f"sequence parallelism: {x.shape[1]} positions stay whole, {ways} devices do not divide them")
+        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+    return nn.with_logical_constraint(x, ("batch", "residual_length", "embed"))
+
+
 class RMSNorm(nn.Module):
     """T5's layer norm: ``x / sqrt(mean(x²) + ε) · scale``, no mean subtracted, no bias, the mean in float32."""
 
@@ -134,7 +149,7 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         normed = (x * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
-        return normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1)))
+        return residual(normed * jnp.expand_dims(scale.astype(self.dtype), tuple(range(x.ndim - 1))))
 
 
 class TokenEmbedder(nn.Module):
@@ -250,11 +265,6 @@ def _by_position(by_distance: Float[Array, "heads distances"], query_length: int
     return flat.reshape(heads, query_length, width - 1)[..., query_length - 1 :]
 
 
-@functools.cache
-def _tell_once(reason: str) -> None:
-    logging.warning("attention without the Pallas kernel: %s", reason)
-
-
 class Attention(nn.Module):
     """Multi-head attention without a 1/√d: T5 folds it into the query's initialiser."""
 
@@ -331,7 +341,7 @@ class Attention(nn.Module):
             return False
         reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
         if reason is not None:
-            _tell_once(reason)
+            _tell_once(f"attention without the Pallas kernel: {reason}")
         return reason is None
 
     def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:
@@ -360,7 +370,7 @@ class Attention(nn.Module):
         return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(self.dtype)
 
     def _output(self, mixed: Float[Array, "batch query joined"]) -> Float[Array, "batch query embed"]:
-        return nn.with_logical_constraint(self.out(mixed), ("batch", "length", "embed"))
+        return residual(self.out(mixed))
 
 
 class FeedForward(nn.Module):
@@ -388,4 +398,4 @@ class FeedForward(nn.Module):
         inner = nn.with_logical_constraint(inner, ("batch", "length", "mlp"))
         inner = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(inner, deterministic=deterministic)
         out = Dense(self.embed_dim, ("mlp", "embed"), self.dtype, name="wo")(inner)
-        return nn.with_logical_constraint(out, ("batch", "length", "embed"))
+        return residual(out)

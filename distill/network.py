@@ -21,6 +21,7 @@ from distill.attention import (
     Segments,
     TokenEmbedder,
     copies_by_shard,
+    residual,
 )
 from distill.t5_config import T5Config
 
@@ -88,10 +89,10 @@ class EncoderLayer(nn.Module):
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_attention_layer_norm(x)
         y = self.attention(y, y, segments, bias, deterministic=deterministic)
-        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
+        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return residual(x), None
 
 
 class DecoderLayer(nn.Module):
@@ -119,13 +120,13 @@ class DecoderLayer(nn.Module):
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_self_attention_layer_norm(x)
         y = self.self_attention(y, y, segments, bias, causal=True, deterministic=deterministic)
-        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
+        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
         y = self.pre_cross_attention_layer_norm(x)
         y = self.encoder_decoder_attention(y, encoded, cross_segments, deterministic=deterministic)
-        x = checkpoint_name(x + self.dropout(y, deterministic=deterministic), KEPT)
+        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return residual(x), None
 
     def step(self, x, position, cached: KeyValue, cross: KeyValue, cross_mask, bias):
         """One position of many hypotheses. ``x`` is [rows · hypotheses, 1, embed], ``cross`` has one entry a row.

@@ -31,6 +31,8 @@ DEFAULT_RULES: Rules = (
     ("embed", "fsdp"),
     ("kv", None),
     ("length", None),
+    # Positions of the stream between the blocks; see :func:`sequence_parallel`.
+    ("residual_length", None),
     ("layers", None),
     ("relpos_buckets", None),
 )
@@ -150,6 +152,15 @@ def spec_for(
         taken |= set(names)
         out.append(target)
     return PartitionSpec(*out)
+
+
+def sequence_parallel(rules: Rules) -> Rules:
+    """``rules``, with positions between the blocks over ``model`` (sequence parallelism, Korthikanti et al. 2022, §4.2).
+
+    What lies there, the norms and the dropout, is then split over all devices; a block's output is summed into pieces and
+    its input gathered from them, which sends what summing it whole would (arXiv 2205.05198).
+    """
+    return [("residual_length", "model"), *(rule for rule in rules if rule[0] != "residual_length")]
 
 
 def axes_of(name: str) -> tuple[str, ...]:

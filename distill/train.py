@@ -117,6 +117,7 @@ class LoopConfig:
       ema_decay: decay of the moving average of the parameters used for evaluation; None is off.
       chunk_tokens: target positions whose logits exist at once on a device (0: all).
       param_gather: when parameters split over ``fsdp`` are gathered, see :func:`distill.train_step.make_train_step`.
+      sequence_parallel: whether the step splits positions between the blocks over ``model``, see there.
     """
 
     train_steps: int
@@ -126,6 +127,7 @@ class LoopConfig:
     ema_decay: float | None = None
     chunk_tokens: int = 0
     param_gather: str = "layer"
+    sequence_parallel: bool = False
 
     def __post_init__(self):
         choices.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
@@ -228,6 +230,7 @@ def train(
                 ema_decay=loop.ema_decay,
                 chunk_tokens=loop.chunk_tokens,
                 param_gather=loop.param_gather,
+                sequence_parallel=loop.sequence_parallel,
             ),
             donate_argnums=0,
             out_shardings=(shardings, partitioning.replicated(device_mesh)),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -62,6 +63,7 @@ def make_train_step(
     ema_decay: float | None = None,
     chunk_tokens: int = 0,
     param_gather: str = "layer",
+    sequence_parallel: bool = False,
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
     """Returns ``step(state, batch, rng) -> (state, metrics)``, to be jitted by the caller.
 
@@ -76,6 +78,7 @@ def make_train_step(
         forward and backward. ``step``: all are gathered once, before the layers, in the compute dtype. ``decoder``: so are
         the decoder's; the encoder's copies would lie idle while memory is fullest, so its layers gather their own.
         Gradients meet split over ``fsdp``, each once, in any case.
+      sequence_parallel: whether positions between the blocks lie over ``model``: :func:`partitioning.sequence_parallel`.
 
     Raises:
       ValueError: an unknown ``param_gather``.
@@ -94,15 +97,18 @@ def make_train_step(
             batch.get("decoder_segment_ids"),
         )
 
+        rules = nn.get_logical_axis_rules()
+
         def loss_fn(params, cut, rngs):
-            hidden = model.apply(
-                {"params": params},
-                *model_inputs(cut),
-                decoder_cross_segment_ids=cut.get("decoder_cross_segment_ids"),
-                deterministic=False,
-                rngs=rngs,
-                method=Transformer.hidden,
-            )
+            with nn.logical_axis_rules(partitioning.sequence_parallel(rules) if sequence_parallel else rules):
+                hidden = model.apply(
+                    {"params": params},
+                    *model_inputs(cut),
+                    decoder_cross_segment_ids=cut.get("decoder_cross_segment_ids"),
+                    deterministic=False,
+                    rngs=rngs,
+                    method=Transformer.hidden,
+                )
             value, stats = weighted_cross_entropy(
                 hidden,
                 output_kernel(params, config),

@@ -247,6 +247,8 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         out.append(f"REMAT_POLICY: recompute activations in the backward pass; one of {others}")
     elif run.model.remat_policy != "full":
         out.append(f"REMAT_POLICY='full': keep only each layer's input (now {run.model.remat_policy!r})")
+    if model > 1 and not run.loop.sequence_parallel:
+        out.append("SEQUENCE_PARALLEL=True: positions between the blocks over the model axis, too")
     shards = max(1, devices // max(1, model))
     if run.layout.rows // shards > run.loop.num_microbatches:
         out.append(

@@ -199,6 +199,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
             ema_decay=run.loop.ema_decay,
             chunk_tokens=run.loop.chunk_tokens,
             param_gather=run.loop.param_gather,
+            sequence_parallel=run.loop.sequence_parallel,
         ),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), partitioning.replicated(mesh)),

@@ -355,6 +355,20 @@ def test_sharded_equals_whole(mesh):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_positions_that_do_not_divide_over_the_devices_stay_whole(caplog):
+    devices = partitioning.MeshConfig(1, 1, 4).build(jax.devices()[:4])
+    rules = partitioning.sequence_parallel(partitioning.DEFAULT_RULES)
+    with jax.set_mesh(devices), nn.logical_axis_rules(list(rules)):
+        held = {
+            length: jax.jit(attention.residual)(jnp.zeros((2, length, 8))).sharding.shard_shape((2, length, 8))[1]
+            for length in (1, 8, 179)
+        }
+    assert held == {1: 1, 8: 2, 179: 179}
+    assert [record.message for record in caplog.records] == [
+        "sequence parallelism: 179 positions stay whole, 4 devices do not divide them"
+    ]
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_they_meet(scan):
     config = dataclasses.replace(SMALL, embed_dim=40, num_decoder_layers=3, scan_layers=scan)

@@ -184,6 +184,20 @@ def test_how_parameters_are_gathered_changes_nothing(on_one_device, param_gather
     assert sum(one.result_bytes for one in gathers if one.op_name.endswith("dot_general")) == size["by layers"]
 
 
+@pytest.mark.parametrize("mesh_shape", [(1, 1, 2), (2, 2, 2), (1, 1, 4)])
+def test_sequence_parallelism_changes_nothing_but_the_layout(on_one_device, mesh_shape):
+    (config, params, batch), (wanted_values, wanted) = on_one_device
+    values, got, text = steps_on_mesh(config, params, batch, mesh_shape, sequence_parallel=True)
+    np.testing.assert_allclose(values, wanted_values, rtol=1e-5)
+    jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=2e-6), got, wanted)
+    # What the encoder's loop keeps of the stream for the backward pass is a device's part of the positions.
+    data, fsdp, model = mesh_shape
+    rows, length = batch["encoder_input_tokens"].shape
+    kept = f"f32[{config.num_encoder_layers},{rows // (data * fsdp)},{{}},{config.embed_dim}]"
+    assert kept.format(length // model) in text
+    assert kept.format(length) not in text
+
+
 def test_loss_equals_the_papers_two_forward_passes(params):
     """Each task by itself, as the paper's code does, in PyTorch from the logits on."""
     alpha = 0.5

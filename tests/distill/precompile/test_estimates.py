@@ -174,6 +174,12 @@ def test_what_is_done_already_is_not_suggested():
     assert not any(word in text for text in found for word in ("REMAT", "SCAN", "NUM_MICRO", "PARAM_GATHER"))
     run = dataclasses.replace(run, loop=dataclasses.replace(run.loop, param_gather="step"))
     assert any("PARAM_GATHER='layer'" in text for text in estimates.suggestions(step(), run, 16))
+    parallel = "SEQUENCE_PARALLEL=True"
+    assert not any(parallel in text for text in estimates.suggestions(step(), run, 16))
+    run = dataclasses.replace(run, mesh=partitioning.MeshConfig(1, 4, 4))
+    assert any(parallel in text for text in estimates.suggestions(step(), run, 16))
+    run = dataclasses.replace(run, loop=dataclasses.replace(run.loop, sequence_parallel=True))
+    assert not any(parallel in text for text in estimates.suggestions(step(), run, 16))
 
 
 def test_the_printed_report_names_every_part():
