@@ -22,12 +22,21 @@ from typing import Any
 SIZES = (
     ("base", "tpu_v5e_16", "v5e:4x4", {}),
     ("large", "tpu_v5e_16", "v5e:4x4", {}),
+    (
+        "large",
+        "tpu_v5e_16",
+        "v5e:4x4",
+        {"partitioning.MeshConfig.fsdp": 4, "partitioning.MeshConfig.model": 2, "SEQUENCE_PARALLEL": True},
+    ),
     ("large", "tpu_v4_32", "v4:2x2x4", {}),
     ("xl", "tpu_v5e_256", "v5e:16x16", {}),
     ("xl", "tpu_v5p_128", "v5p:4x4x4", {}),
     ("xl", "tpu_v5p_128", "v5p:4x4x4", {"PARAM_GATHER": "'layer'"}),
+    ("xxl", "tpu_v5e_256", "v5e:16x16", {}),
+    ("xxl", "tpu_v5e_256", "v5e:16x16", {"SEQUENCE_PARALLEL": True}),
     ("xxl", "tpu_v5e_256", "v5e:16x16", {"REMAT_POLICY": "'full'"}),
     ("xxl", "tpu_v5p_128", "v5p:4x4x4", {}),
+    ("xxl", "tpu_v5p_128", "v5p:4x4x4", {"SEQUENCE_PARALLEL": True}),
     ("xxl", "tpu_v5p_128", "v5p:4x4x4", {"PARAM_GATHER": "'layer'"}),
 )
 WEAK = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
