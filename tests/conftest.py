@@ -8,7 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+import atexit
 import pathlib
+import shutil
 import tempfile
 
 import jax
@@ -19,9 +21,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Compiling takes most of the time here, and what is compiled runs for a moment.
 jax.config.update("jax_disable_most_optimizations", True)
-# Many tests compile the same small programs; workers of one session share what is compiled.
-_cache = os.environ.setdefault("DISTILL_TEST_COMPILATION_CACHE", tempfile.mkdtemp(prefix="compiled-"))
-jax.config.update("jax_compilation_cache_dir", _cache)
+# Many tests compile the same small programs; workers of one session share what is compiled; the first process removes it.
+_CACHE = "DISTILL_TEST_COMPILATION_CACHE"
+if _CACHE not in os.environ:
+    os.environ[_CACHE] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ[_CACHE], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
