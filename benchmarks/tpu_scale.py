@@ -57,12 +57,16 @@ def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def rows_of(path: Path, key: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
+    """The lines of JSON that have the key's values; none where there is no file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if all(name in row and row[name] == value for name, value in key.items())]
+
+
 def find_or_make(path: Path, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """The line of JSON that has the key's values; if there is none, the key and what ``make`` returns become one."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
-        if all(name in row and row[name] == value for name, value in key.items()):
-            return row
+    """The first line of JSON that has the key's values; if there is none, the key and what ``make`` returns become one."""
+    for row in rows_of(path, key):
+        return row
     row = {**key, **make()}
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -13,14 +13,16 @@ a process of its own, one after the other. Times to compile mean something where
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
-import json
 import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from benchmarks import tpu_scale
 
 ENCODER, DECODER = 512, 256
 SIZES = {  # width, heads, mlp, layers
@@ -129,6 +131,13 @@ def compiled(case: Case, side: Side) -> dict[str, float]:
 
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")
     return {"t5x": t5x, "ours": ours}[side.engine](case, side)
+
+
+def compiled_alone(case: Case, side: Side) -> dict[str, Any]:
+    """Compiles a side in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        figures = process.submit(compiled, case, side).result()
+    return {"topology": case.topology, "batch": case.batch, **figures}
 
 
 def ours(case: Case, side: Side) -> dict[str, float]:
@@ -280,24 +289,18 @@ def main() -> None:
         raise SystemExit(f"--cases: no case {sorted(unknown)}; there are {sorted(CASES)}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     path = Path(options.output)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     has_t5x = importlib.util.find_spec("t5x") is not None
     for name in options.cases.split(","):
         case = CASES[name]
         for side in case.sides:
-            if any(row["case"] == name and row["side"] == side.name for row in rows):
-                continue
-            if side.engine == "t5x" and not has_t5x:
+            key = {"case": name, "side": side.name}
+            if side.engine == "t5x" and not has_t5x and not tpu_scale.rows_of(path, key):
                 print(f"{name}: {side.name} is left out, T5X is not installed (docs/t5x.md)")
                 continue
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                figures = process.submit(compiled, case, side).result()
-            rows.append({"case": name, "side": side.name, "topology": case.topology, "batch": case.batch, **figures})
-            with path.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-        report(name, case, [row for row in rows if row["case"] == name])
+            tpu_scale.find_or_make(path, key, functools.partial(compiled_alone, case, side))
+        report(name, case, tpu_scale.rows_of(path, {"case": name}))
     if options.plot:
-        plot(rows, Path(options.plot))
+        plot(tpu_scale.rows_of(path), Path(options.plot))
 
 
 COLUMNS = (

@@ -33,14 +33,15 @@ def lookup(
     ``lookup_batch``: each of its devices reads its slice of the width for all of their rows, and one all-to-all gives each
     device its own rows whole. Without being told, the compiler replicates all rows on all devices.
     """
-    rows = _lookup(table, _for_lookup(tokens, ("length",)), table.shape[0], dtype)
-    return nn.with_logical_constraint(_for_lookup(rows, ("length", "embed")), ("batch", "length", "embed"))
+    tokens = nn.with_logical_constraint(tokens, (_batch_axis(), "length"))
+    rows = _lookup(table, tokens, table.shape[0], dtype)
+    rows = nn.with_logical_constraint(rows, (_batch_axis(), "length", "embed"))
+    return nn.with_logical_constraint(rows, ("batch", "length", "embed"))
 
 
-def _for_lookup(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    if LOOKUP_BATCH not in {name for name, _ in nn.get_logical_axis_rules()}:
-        return x
-    return nn.with_logical_constraint(x, (LOOKUP_BATCH, *axes))
+def _batch_axis() -> str:
+    """The logical axis of the rows of tokens while they are read."""
+    return LOOKUP_BATCH if LOOKUP_BATCH in dict(nn.get_logical_axis_rules()) else "batch"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -57,8 +58,7 @@ def _backward(vocab_size, dtype, tokens, d_rows):
     mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
     if mesh.empty or mesh.size == 1 or not rules:
         return _added(vocab_size, 0, tokens, d_rows), None
-    batch = LOOKUP_BATCH if LOOKUP_BATCH in {name for name, _ in rules} else "batch"
-    by_row = partitioning.spec_for((batch, "length", "embed"), d_rows.shape, mesh, rules)
+    by_row = partitioning.spec_for((_batch_axis(), "length", "embed"), d_rows.shape, mesh, rules)
     by_table = partitioning.spec_for(("vocab", "embed"), (vocab_size, d_rows.shape[-1]), mesh, rules)
     vocab = partitioning.mesh_axes(by_table[0])
     held = vocab_size // math.prod(mesh.shape[axis] for axis in vocab)
@@ -84,20 +84,17 @@ def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: j
     """float32 [vocab_size, embed]: the sum of ``d_rows`` at the rows ``tokens - first``; others fall away."""
     numbers = _never_negative(tokens.reshape(-1) - first, vocab_size)
     values = d_rows.reshape(-1, d_rows.shape[-1])
-    chunks = -(-numbers.size // _CHUNK)
-    if chunks > 1:
-        fill = chunks * _CHUNK - numbers.size
-        numbers = jnp.pad(numbers, (0, fill), constant_values=vocab_size).reshape(chunks, _CHUNK)
-        values = jnp.pad(values, ((0, fill), (0, 0))).reshape(chunks, _CHUNK, -1)
-    else:
-        numbers, values = numbers[None], values[None]
+    chunk = min(_CHUNK, numbers.size)
+    fill = -numbers.size % chunk
+    numbers = jnp.pad(numbers, (0, fill), constant_values=vocab_size).reshape(-1, chunk)
+    values = jnp.pad(values, ((0, fill), (0, 0))).reshape(-1, chunk, values.shape[-1])
 
-    def add(total, chunk):
-        numbers, values = chunk
+    def add(total, piece):
+        numbers, values = piece
         return total.at[numbers].add(values.astype(jnp.float32), mode="drop"), None
 
     total = jnp.zeros((vocab_size, d_rows.shape[-1]), jnp.float32)
-    return jax.lax.scan(add, total, (numbers, values))[0] if chunks > 1 else add(total, (numbers[0], values[0]))[0]
+    return jax.lax.scan(add, total, (numbers, values))[0]
 
 
 def _never_negative(numbers: jax.Array, vocab_size: int) -> jax.Array:

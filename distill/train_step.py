@@ -173,7 +173,7 @@ def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> 
     """``params`` with the stacks that ``param_gather`` names whole over ``fsdp``, but for what has a ``vocab`` axis.
 
     Of the token table few rows are read: looked up split, it costs an exchange of activations (see
-    :class:`distill.attention.TokenEmbedder`). The output kernel is laid out by the loss, which may want it split.
+    :func:`distill.lookup.lookup`). The output kernel is laid out by the loss, which may want it split.
     """
 
     def place(param, axes):
