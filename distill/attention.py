@@ -9,7 +9,7 @@ import logging
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill import partitioning
+from distill.dense import Dense, jointly, parameter
 from distill.fused_attention import MASKED, fused_attention, why_not
 from distill.lookup import lookup
 
@@ -33,15 +34,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 KEPT = "kept"
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-_fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def _parameter(
-    module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
-    """A float32 parameter of ``module`` with a logical axis name for each dimension."""
-    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
-    return value
 
 
 class KeyValue(NamedTuple):
@@ -81,46 +73,6 @@ class PositionBias(NamedTuple):
     by_shard: Float[Array, "shards heads distances"]
 
 
-class Dense(nn.Module):
-    """``x @ kernel`` over the last axis. The kernel is float32 [in, features]; the product is in ``dtype``."""
-
-    features: int
-    kernel_axes: tuple[str, str]
-    dtype: jnp.dtype
-    kernel_init: nn.initializers.Initializer = _fan_in_truncated
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "..."], out_dtype: jnp.dtype | None = None, *, by_shard: bool = False
-    ) -> Float[Array, "*batch features"]:
-        """Returns [*batch, features] in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely.
-
-        ``x`` is [*batch, inputs], or, with ``by_shard``, [shards, *batch, inputs]: :func:`copies_by_shard`.
-        """
-        kernel = _parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.kernel_axes)
-        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
-        if not by_shard:
-            return jnp.einsum("...d,df->...f", x, kernel, preferred_element_type=out_dtype or self.dtype)
-        parts = kernel.reshape(kernel.shape[0], x.shape[0], -1)
-        product = jnp.einsum("s...d,dsf->...sf", x, parts, preferred_element_type=out_dtype or self.dtype)
-        return product.reshape(*x.shape[1:-1], self.features)
-
-
-def copies_by_shard(
-    x: Float[Array, "batch length embed"], features: int
-) -> Float[Array, "batch length embed"] | Float[Array, "shards batch length embed"]:
-    """An equal copy of ``x`` for every shard of the heads; ``x`` itself where the mesh does not cut ``features`` of them.
-
-    For what many layers read: each shard's gradient is then summed over the layers before the shards' sums meet, once,
-    where the compiler would let every layer's meet.
-    """
-    shards = partitioning.ways("joined_kv")
-    if shards == 1 or features % shards:
-        return x
-    copies = jnp.broadcast_to(x, (shards, *x.shape))
-    return nn.with_logical_constraint(copies, ("joined_kv", "batch", "length", "embed"))
-
-
 @functools.cache
 def _tell_once(message: str) -> None:
     logging.warning("%s", message)
@@ -145,7 +97,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
         """Returns the normalised ``x`` in ``dtype``."""
-        scale = _parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("embed",))
+        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("embed",))
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         normed = (x * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
@@ -161,7 +113,7 @@ class TokenEmbedder(nn.Module):
 
     def setup(self):
         shape = (self.vocab_size, self.embed_dim)
-        self.embedding = _parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
+        self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
@@ -219,7 +171,7 @@ class RelativeBias(nn.Module):
     bidirectional: bool
 
     def setup(self):
-        self.rel_embedding = _parameter(
+        self.rel_embedding = parameter(
             self,
             "rel_embedding",
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
@@ -293,9 +245,6 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
 
-    def _joined(self, x: Float[Array, "batch length joined"]) -> Float[Array, "batch length joined"]:
-        return checkpoint_name(nn.with_logical_constraint(x, ("batch", "length", "joined_kv")), KEPT)
-
     def key_value(self, x: Float[Array, "batch length embed"]) -> KeyValue:
         """Projects ``x`` to keys and values, in the layout of a cache."""
         key, value = (jnp.swapaxes(self._heads(project(x)), 1, 2) for project in (self.key, self.value))
@@ -315,16 +264,17 @@ class Attention(nn.Module):
 
         With ``causal``, a query sees only keys at or before its own position.
         """
-        by_shard = attended.ndim == x.ndim + 1
-        query = self._joined(self.query(x))
-        key, value = (self._joined(project(attended, by_shard=by_shard)) for project in (self.key, self.value))
+        if attended is x:
+            projections = [jointly((self.query, self.key, self.value), x)]
+        else:
+            projections = [jointly((self.query,), x), jointly((self.key, self.value), attended)]
+        projections = [checkpoint_name(array, KEPT) for array in projections]
+        query, key, value = (one for array in projections for one in array)
         keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], key.shape[1])
         if self._is_fused(query, key):
-            return self._output(
-                self._joined(
-                    fused_attention(query, key, value, bias and bias.by_shard, keep, *segments, self.head_dim, causal)
-                )
-            )
+            by_shard = bias and bias.by_shard
+            mixed = fused_attention(tuple(projections), by_shard, keep, *segments, self.head_dim, causal)
+            return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
@@ -334,7 +284,7 @@ class Attention(nn.Module):
         if keep is not None:
             probabilities = probabilities * keep.astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
-        return self._output(self._joined(mixed.reshape(*x.shape[:2], self.num_heads * self.head_dim)))
+        return self._output(mixed)
 
     def _is_fused(self, query, key) -> bool:
         if self.kernel != "pallas":
@@ -362,15 +312,19 @@ class Attention(nn.Module):
         logits = jnp.einsum("bqhd,bhkd->bhqk", query, cached.key, preferred_element_type=jnp.float32)
         probabilities = self._probabilities(logits, mask, bias)
         mixed = jnp.einsum("bhqk,bhkd->bqhd", probabilities, cached.value)
-        return self._output(mixed.reshape(*x.shape[:2], self.num_heads * self.head_dim))
+        return self._output(mixed)
 
     def _probabilities(self, logits, mask, bias):
         if bias is not None:
             logits = logits + bias
         return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(self.dtype)
 
-    def _output(self, mixed: Float[Array, "batch query joined"]) -> Float[Array, "batch query embed"]:
-        return residual(self.out(mixed))
+    def _output(
+        self, mixed: Float[Array, "batch query joined"] | Float[Array, "batch query heads kv"]
+    ) -> Float[Array, "batch query embed"]:
+        joined = mixed.reshape(*mixed.shape[:2], self.num_heads * self.head_dim)
+        joined = nn.with_logical_constraint(joined, ("batch", "length", "joined_kv"))
+        return residual(self.out(checkpoint_name(joined, KEPT)))
 
 
 class FeedForward(nn.Module):
@@ -388,14 +342,11 @@ class FeedForward(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """Returns the block's output in ``dtype``."""
         names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
-        parts = [
-            ACTIVATIONS[activation](
-                checkpoint_name(Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x), KEPT)
-            )
-            for name, activation in zip(names, self.activations)
+        parts = jointly([Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name) for name in names], x)
+        active = [
+            ACTIVATIONS[activation](part) for activation, part in zip(self.activations, checkpoint_name(parts, KEPT))
         ]
-        inner = functools.reduce(operator.mul, parts)
-        inner = nn.with_logical_constraint(inner, ("batch", "length", "mlp"))
+        inner = nn.with_logical_constraint(functools.reduce(operator.mul, active), ("batch", "length", "mlp"))
         inner = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(inner, deterministic=deterministic)
         out = Dense(self.embed_dim, ("mlp", "embed"), self.dtype, name="wo")(inner)
         return residual(out)

@@ -4,7 +4,8 @@ T5's attention adds a learned bias to the logits, sees only its own segment of a
 draw a key. The kernel takes all of it: a grid step holds the whole query and key length of one row and of as many heads
 as fill 128 lanes in VMEM, computes logits, softmax and mixture there, and the backward kernel computes the probabilities
 again instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135; T5's rows are short enough
-that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed either.
+that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed, and query, key and
+value stay in the array in which one product made them, so nothing is cut out of it or put together again either.
 
 The bias depends on the distance of key and query alone, so the kernel is given one number a head and distance, and lays
 them out by position in VMEM before a head's first row. Its gradient is summed over a device's rows there, too, and folded
@@ -47,11 +48,9 @@ def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head
     return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(7, 8))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def fused_attention(
-    query: Float[Array, "batch query joined"],
-    key: Float[Array, "batch key joined"],
-    value: Float[Array, "batch key joined"],
+    projections: tuple[Float[Array, "projections batch length joined"], ...],
     bias: Float[Array, "shards heads distances"] | None,
     keep: Float[Array, "batch heads 1 key"] | None,
     query_segments: Int[Array, "batch query"],
@@ -65,7 +64,9 @@ def fused_attention(
     the logical axis ``batch`` and heads over those of ``heads``, each device computing its own.
 
     Args:
-      query, key, value: projections, heads side by side; computed in their dtype, logits and softmax in float32.
+      projections: heads side by side; computed in their dtype, logits and softmax in float32. Either one array of query,
+        key and value, [3, batch, length, joined], or two: the query, [1, batch, query, joined], and key and value,
+        [2, batch, key, joined].
       bias: added to the logits, float32, or None: that of key - query = 1 - ``query``, 2 - ``query``, … ``key`` (no pair
         has the last). One equal copy for every shard of the batch, so that its gradients over many layers meet once.
       keep: 0 or 1 / keep rate for every key, float32: dropout, one draw for all queries. None drops nothing.
@@ -76,23 +77,22 @@ def fused_attention(
     Raises:
       ValueError: shapes for which :func:`why_not` has a reason.
     """
-    reason = why_not(query.shape[0], query.shape[1], key.shape[1], query.shape[2] // head_dim, head_dim)
+    _, batch, query_length, joined = projections[0].shape
+    reason = why_not(batch, query_length, projections[-1].shape[2], joined // head_dim, head_dim)
     if reason is not None:
         raise ValueError(f"fused attention cannot be used: {reason}")
-    (mixed,) = _sharded(_forward_local, head_dim, causal, query, key, value, bias, keep, query_segments, key_segments)
-    return mixed
+    return _sharded(_forward_local, head_dim, causal, projections, bias, keep, query_segments, key_segments)
 
 
-def _forward(query, key, value, bias, keep, query_segments, key_segments, head_dim, causal):
-    inputs = (query, key, value, bias, keep, query_segments, key_segments)
+def _forward(projections, bias, keep, query_segments, key_segments, head_dim, causal):
+    inputs = (projections, bias, keep, query_segments, key_segments)
     return fused_attention(*inputs, head_dim, causal), inputs
 
 
 def _backward(head_dim, causal, inputs, d_mixed):
-    bias, keep = inputs[3:5]
-    outputs = _sharded(_backward_local, head_dim, causal, *inputs, d_mixed)
-    d_keep = None if keep is None else jnp.zeros_like(keep)
-    return (*outputs[:3], None if bias is None else outputs[3], d_keep, None, None)
+    keep = inputs[2]
+    d_projections, d_bias = _sharded(_backward_local, head_dim, causal, *inputs, d_mixed)
+    return d_projections, d_bias, None if keep is None else jnp.zeros_like(keep), None, None
 
 
 fused_attention.defvjp(_forward, _backward)
@@ -100,15 +100,15 @@ fused_attention.defvjp(_forward, _backward)
 
 def _sharded(local, head_dim, causal, *arguments):
     """Runs ``local`` on each device's rows and heads."""
-    bias, keep, more = *arguments[3:5], arguments[7:]
+    projections, bias, keep, *_, more = (*arguments[:5], arguments[5:])
     batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
     rows = PartitionSpec(batch, None, heads)
-    by_shard = PartitionSpec(batch, heads)
-    bias_spec = None if bias is None else by_shard
+    projected = tuple(PartitionSpec(None, *rows) for _ in projections)
+    bias_spec = None if bias is None else PartitionSpec(batch, heads)
     keep_spec = None if keep is None else PartitionSpec(batch, heads)
     segment_spec = PartitionSpec(batch)
-    in_specs = (rows, rows, rows, bias_spec, keep_spec, segment_spec, segment_spec, *(rows for _ in more))
-    out_specs = (rows,) if local is _forward_local else (rows,) * 3 + (() if bias is None else (by_shard,))
+    in_specs = (projected, bias_spec, keep_spec, segment_spec, segment_spec, *(rows for _ in more))
+    out_specs = rows if local is _forward_local else (projected, bias_spec)
     run = functools.partial(local, head_dim, causal)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -132,18 +132,15 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
 
     ``laid_out`` counts the arrays of a bias's size [heads, query, key] that the kernel keeps in VMEM, if there is a bias.
     """
-    query, key, value, bias, keep, query_segments, key_segments, *more = arguments
-    batch, query_length, joined = query.shape
-    key_length = key.shape[1]
+    projections, bias, keep, query_segments, key_segments, *more = arguments
+    _, batch, query_length, joined = projections[0].shape
+    key_length = projections[-1].shape[2]
     group = LANES // head_dim
     settings = _Kernel(group, head_dim, causal, bias is not None, keep is not None)
     at_query = pl.BlockSpec((1, query_length, LANES), lambda h, b: (b, 0, h))
-    at_key = pl.BlockSpec((1, key_length, LANES), lambda h, b: (b, 0, h))
     at_bias = pl.BlockSpec((group, 1, query_length + key_length), lambda h, b: (h, 0, 0))
     inputs: list[tuple[Any, pl.BlockSpec]] = [
-        (query, at_query),
-        (key, at_key),
-        (value, at_key),
+        *((array, _at_projections(array)) for array in projections),
         (query_segments[:, :, None], pl.BlockSpec((1, query_length, 1), lambda h, b: (b, 0, 0))),
         (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b: (b, 0, 0))),
     ]
@@ -152,7 +149,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     if keep is not None:
         inputs.append((keep, pl.BlockSpec((1, group, 1, key_length), lambda h, b: (b, h, 0, 0))))
     inputs += [(array, at_query) for array in more]
-    specs = {"query": at_query, "key": at_key, "bias": at_bias}
+    specs = {"mixed": [at_query], "projections": [_at_projections(array) for array in projections], "bias": [at_bias]}
     moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
     moved += sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in out_shape)
     logits = batch * (joined // head_dim) * query_length * key_length
@@ -163,7 +160,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
             functools.partial(kernel, settings),
             grid=(joined // LANES, batch),
             in_specs=[spec for _, spec in inputs],
-            out_specs=[specs[name] for name in out_specs],
+            out_specs=[spec for name in out_specs for spec in specs[name]],
             out_shape=out_shape,
             scratch_shapes=[] if bias is None else [by_position] * laid_out,
             name=name,
@@ -180,27 +177,33 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
 
 
+def _at_projections(array) -> pl.BlockSpec:
+    """A row and a head group of every projection in ``array``."""
+    projections, _, length, _ = array.shape
+    return pl.BlockSpec((projections, 1, length, LANES), lambda h, b: (0, b, 0, h))
+
+
 def _forward_local(head_dim, causal, *arguments):
-    query = arguments[0]
-    out_shape = [jax.ShapeDtypeStruct(query.shape, query.dtype)]
-    outputs = _call(
+    query = arguments[0][0]
+    out_shape = [jax.ShapeDtypeStruct(query.shape[1:], query.dtype)]
+    (mixed,) = _call(
         _forward_kernel,
         head_dim,
         causal,
         arguments,
         out_shape,
-        ["query"],
+        ["mixed"],
         name="attention_forward",
         matmuls=2,
         laid_out=1,
     )
-    return tuple(outputs)
+    return mixed
 
 
 def _backward_local(head_dim, causal, *arguments):
-    query, key, value, bias = arguments[:4]
-    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)]
-    out_specs = ["query", "key", "key"]
+    projections, bias = arguments[:2]
+    out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in projections]
+    out_specs = ["projections"]
     if bias is not None:
         heads, distances = bias.shape[1:]
         out_shape.append(jax.ShapeDtypeStruct((heads, 1, distances), jnp.float32))
@@ -216,9 +219,8 @@ def _backward_local(head_dim, causal, *arguments):
         matmuls=5,
         laid_out=2,
     )
-    if bias is None:
-        return tuple(outputs)
-    return (*outputs[:3], outputs[3][None, :, 0, :])
+    d_projections = tuple(outputs[: len(projections)])
+    return d_projections, None if bias is None else outputs[-1][None, :, 0, :]
 
 
 def _dot(a, b, contract: tuple[int, int]):
@@ -227,10 +229,18 @@ def _dot(a, b, contract: tuple[int, int]):
 
 def _split(settings: _Kernel, refs):
     """The references of the inputs that every kernel has, with None for those it lacks, and the rest."""
-    query, key, value, query_segments, key_segments, *rest = refs
+    (query, key, value), refs = _take_projections(refs)
+    query_segments, key_segments, *rest = refs
     bias = rest.pop(0) if settings.has_bias else None
     keep = rest.pop(0) if settings.has_keep else None
     return query, key, value, query_segments, key_segments, bias, keep, rest
+
+
+def _take_projections(refs):
+    """Query, key and value, [1, length, lanes] each, of the first one or two references, and the other references."""
+    first, *rest = refs
+    arrays = [first] if first.shape[0] == 3 else [first, rest.pop(0)]
+    return [array.at[index] for array in arrays for index in range(array.shape[0])], rest
 
 
 def _lay_out(by_distance, by_position):
@@ -337,7 +347,8 @@ def _forward_kernel(settings: _Kernel, *refs):
 
 def _backward_kernel(settings: _Kernel, *refs):
     query, key, value, query_segments, key_segments, by_distance, keep, rest = _split(settings, refs)
-    d_mixed, d_query, d_key, d_value, *rest = rest
+    d_mixed, *rest = rest
+    (d_query, d_key, d_value), rest = _take_projections(rest)
     d_by_distance: Any
     bias: Any
     d_bias: Any

@@ -17,7 +17,7 @@ from distill import partitioning
 
 # The batch axis while rows are read; its rule names the mesh axes of "batch" that "embed" does not lie on.
 LOOKUP_BATCH = "lookup_batch"
-# Tokens whose gradients are added at once.
+# The most tokens whose gradients are added at once.
 _CHUNK = 4096
 
 
@@ -84,8 +84,9 @@ def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: j
     """float32 [vocab_size, embed]: the sum of ``d_rows`` at the rows ``tokens - first``; others fall away."""
     numbers = _never_negative(tokens.reshape(-1) - first, vocab_size)
     values = d_rows.reshape(-1, d_rows.shape[-1])
-    chunk = min(_CHUNK, numbers.size)
-    fill = -numbers.size % chunk
+    pieces = -(-numbers.size // _CHUNK)
+    chunk = -(-numbers.size // pieces)
+    fill = pieces * chunk - numbers.size
     numbers = jnp.pad(numbers, (0, fill), constant_values=vocab_size).reshape(-1, chunk)
     values = jnp.pad(values, ((0, fill), (0, 0))).reshape(-1, chunk, values.shape[-1])
 

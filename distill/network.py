@@ -13,16 +13,15 @@ from jaxtyping import Array, Bool, Float, Int
 from distill.attention import (
     KEPT,
     Attention,
-    Dense,
     FeedForward,
     KeyValue,
     RelativeBias,
     RMSNorm,
     Segments,
     TokenEmbedder,
-    copies_by_shard,
     residual,
 )
+from distill.dense import PRODUCT, Dense, copies_by_shard
 from distill.t5_config import T5Config
 
 __all__ = ["PAD_ID", "T5Config", "Transformer"]
@@ -165,7 +164,7 @@ def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
     if config.remat_policy == "elementwise":
         policy = jax.checkpoint_policies.save_only_these_names(KEPT)
     elif config.remat_policy == "minimal":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
     # Inside a scan the loop itself already keeps the compiler from undoing the recomputation.
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
 
@@ -281,10 +280,7 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "batch inputs embed"]:
         """The encoder's output, in the compute dtype. What it holds at padding positions means nothing."""
-        if encoder_segment_ids is None:
-            segments = _everywhere(encoder_input_tokens.shape[1], encoder_input_tokens)
-        else:
-            segments = Segments(encoder_segment_ids, encoder_segment_ids)
+        segments = _encoder_segments(encoder_input_tokens, encoder_segment_ids)
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
@@ -306,22 +302,15 @@ class Transformer(nn.Module):
         Raises:
           ValueError: if only one of encoder and decoder segment ids is given, or cross segment ids without them.
         """
-        if encoder_segment_ids is not None and decoder_segment_ids is not None:
-            segments = Segments(decoder_segment_ids, decoder_segment_ids)
-            crossing = decoder_segment_ids if decoder_cross_segment_ids is None else decoder_cross_segment_ids
-            cross_segments = Segments(crossing, encoder_segment_ids)
-        elif encoder_segment_ids is None and decoder_segment_ids is None and decoder_cross_segment_ids is None:
-            ones = jnp.ones(decoder_input_tokens.shape, jnp.int32)
-            segments = Segments(ones, ones)
-            cross_segments = _everywhere(decoder_input_tokens.shape[1], encoder_input_tokens)
-        else:
-            raise ValueError(
-                "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
-                f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}, "
-                f"decoder_cross_segment_ids {_given(decoder_cross_segment_ids)}"
-            )
+        segments = _decoder_segments(
+            encoder_input_tokens,
+            decoder_input_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            decoder_cross_segment_ids,
+        )
         embedded = self.token_embedder(decoder_input_tokens)
-        return self._scaled(self.decoder(embedded, encoded, segments, cross_segments, deterministic))
+        return self._scaled(self.decoder(embedded, encoded, *segments, deterministic))
 
     def hidden(
         self,
@@ -333,17 +322,18 @@ class Transformer(nn.Module):
         decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets embed"]:
-        """:meth:`encode`, then :meth:`decode_hidden`."""
-        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, deterministic=deterministic)
-        return self.decode_hidden(
-            encoded,
+        """:meth:`encode`, then :meth:`decode_hidden`, with all tokens read at once: the table's gradient is made once."""
+        seen = _decoder_segments(
             encoder_input_tokens,
             decoder_input_tokens,
             encoder_segment_ids,
             decoder_segment_ids,
-            decoder_cross_segment_ids=decoder_cross_segment_ids,
-            deterministic=deterministic,
+            decoder_cross_segment_ids,
         )
+        tokens = jnp.concatenate([encoder_input_tokens, decoder_input_tokens], axis=1)
+        inputs, targets = jnp.split(self.token_embedder(tokens), [encoder_input_tokens.shape[1]], axis=1)
+        encoded = self.encoder(inputs, _encoder_segments(encoder_input_tokens, encoder_segment_ids), deterministic)
+        return self._scaled(self.decoder(targets, encoded, *seen, deterministic))
 
     def __call__(
         self,
@@ -409,6 +399,32 @@ class Transformer(nn.Module):
 
 def _given(value) -> str:
     return "absent" if value is None else "given"
+
+
+def _encoder_segments(tokens: Int[Array, "batch inputs"], segment_ids: Int[Array, "batch inputs"] | None) -> Segments:
+    """Who sees whom in the encoder."""
+    return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
+
+
+def _decoder_segments(
+    encoder_input_tokens: Int[Array, "batch inputs"],
+    decoder_input_tokens: Int[Array, "batch targets"],
+    encoder_segment_ids: Int[Array, "batch inputs"] | None,
+    decoder_segment_ids: Int[Array, "batch targets"] | None,
+    decoder_cross_segment_ids: Int[Array, "batch targets"] | None,
+) -> tuple[Segments, Segments]:
+    """Who sees whom in the decoder, and what of the encoder's output."""
+    if encoder_segment_ids is not None and decoder_segment_ids is not None:
+        crossing = decoder_segment_ids if decoder_cross_segment_ids is None else decoder_cross_segment_ids
+        return Segments(decoder_segment_ids, decoder_segment_ids), Segments(crossing, encoder_segment_ids)
+    if encoder_segment_ids is None and decoder_segment_ids is None and decoder_cross_segment_ids is None:
+        ones = jnp.ones(decoder_input_tokens.shape, jnp.int32)
+        return Segments(ones, ones), _everywhere(decoder_input_tokens.shape[1], encoder_input_tokens)
+    raise ValueError(
+        "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
+        f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}, "
+        f"decoder_cross_segment_ids {_given(decoder_cross_segment_ids)}"
+    )
 
 
 def _everywhere(query_length: int, key_tokens: Int[Array, "batch key"]) -> Segments:

@@ -71,7 +71,11 @@ def values_and_gradients(attend, with_bias, with_keep, lengths, causal):
 
 
 def fused(query, key, value, bias, keep, queries, keys, causal):
-    return fused_attention(query, key, value, bias and bias.by_shard, keep, queries, keys, DIM, causal)
+    if query.shape == key.shape:
+        projections = (jnp.stack([query, key, value]),)
+    else:
+        projections = (query[None], jnp.stack([key, value]))
+    return fused_attention(projections, bias and bias.by_shard, keep, queries, keys, DIM, causal)
 
 
 def check_equal(got, wanted):
@@ -109,10 +113,10 @@ def test_shapes_it_cannot_take_have_a_reason(shape, reason):
     assert reason in why_not(*shape)
     assert why_not(4, 512, 512, 12, 64) is None
     batch, query_length, key_length, heads, dim = shape
-    rows = jnp.zeros((batch, query_length, heads * dim)), jnp.zeros((batch, key_length, heads * dim))
+    rows = jnp.zeros((1, batch, query_length, heads * dim)), jnp.zeros((2, batch, key_length, heads * dim))
     numbers = jnp.ones((batch, query_length), jnp.int32), jnp.ones((batch, key_length), jnp.int32)
     with pytest.raises(ValueError, match=reason):
-        fused_attention(rows[0], rows[1], rows[1], None, None, *numbers, dim, False)
+        fused_attention(rows, None, None, *numbers, dim, False)
 
 
 @pytest.mark.parametrize("scan", [False, True])
