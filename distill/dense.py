@@ -7,7 +7,6 @@ kernel is large it may rotate pieces among the devices, reading and writing the 
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -146,9 +145,10 @@ def sum_over_rows(
     shape = [sizes[letter] for letter in of_out]
     spec = partitioning.spec_for(axes, shape, mesh, nn.get_logical_axis_rules())
     lies = {letter: partitioning.mesh_axes(target) for letter, target in zip(of_out, spec)}
-    scattered = {letter: tuple(axis for axis in names if axis in batch) for letter, names in lies.items()}
-    scattered = {letter: names for letter, names in scattered.items() if math.prod(mesh.shape[n] for n in names) > 1}
-    summed = tuple(axis for axis in batch if not any(axis in names for names in scattered.values()))
+    cut = [axis for axis in batch if mesh.shape[axis] > 1]
+    scattered = {letter: tuple(axis for axis in names if axis in cut) for letter, names in lies.items()}
+    scattered = {letter: names for letter, names in scattered.items() if names}
+    summed = tuple(axis for axis in cut if not any(axis in names for names in scattered.values()))
     held = {letter: tuple(axis for axis in names if axis not in batch) for letter, names in lies.items()}
     held["b"] = batch
     # A TPU scatters along any dimension but the innermost.

@@ -242,13 +242,15 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     sharded = tuple(axis for axis in partitioning.axes_of("embed") if axis in batch and sizes[axis] > 1)
     pieces = math.prod(sizes[axis] for axis in sharded)
     tokens = hidden.shape[0] // partitioning.ways("batch") * hidden.shape[1]
+    held = tuple(axis for axis in partitioning.axes_of("vocab") if axis not in batch and sizes[axis] > 1)
+    held = held if kernel.shape[1] % math.prod(sizes[axis] for axis in held) == 0 else ()
     over = sharded if _is_vocabulary_split(pieces, tokens, kernel.shape[1]) else ()
     scatter = () if over or kernel.shape[0] % pieces else sharded
     # Cast before it is exchanged: it may be the float32 token table.
     dtype, kernel = kernel.dtype, kernel.astype(hidden.dtype)
 
     def local(hidden, kernel, targets, weights):
-        loss, stats, gradients = run(hidden, kernel, targets, weights, over=over)
+        loss, stats, gradients = run(hidden, kernel, targets, weights, exchanged=over, held=held)
         loss = jax.lax.psum(loss, tuple(axis for axis in batch if axis not in over))
         if gradients is None:
             return loss, stats, None
@@ -258,14 +260,13 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
         d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in (*over, *scatter)))
         return loss, stats, (d_hidden, d_kernel.astype(dtype), d_weights)
 
-    rows, columns = PartitionSpec(batch), PartitionSpec(None, over or None)
+    rows, columns = PartitionSpec(batch), (*over, *held) or None
     stats_specs: Any = TokenStats(rows, rows)  # type: ignore[arg-type]
-    gradient_specs = (rows, PartitionSpec(scatter or None, over or None), rows) if with_gradients else None
+    gradient_specs = (rows, PartitionSpec(scatter or None, columns), rows) if with_gradients else None
     return jax.shard_map(
         local,
-        in_specs=(rows, columns, rows, rows),
+        in_specs=(rows, PartitionSpec(None, columns), rows, rows),
         out_specs=(PartitionSpec(), stats_specs, gradient_specs),
-        axis_names=frozenset(batch),
         check_vma=False,
     )(hidden, kernel, targets, weights)
 
@@ -291,7 +292,8 @@ def _local_chunks(
     label_smoothing,
     chunk_tokens,
     with_gradients,
-    over: tuple[str, ...] = (),
+    exchanged: tuple[str, ...] = (),
+    held: tuple[str, ...] = (),
 ):
     batch, length, _ = hidden.shape
     chunks = _number_of_chunks(batch, length, chunk_tokens)
@@ -301,7 +303,8 @@ def _local_chunks(
         z_loss=z_loss,
         label_smoothing=label_smoothing,
         with_gradients=with_gradients,
-        over=over,
+        exchanged=exchanged,
+        held=held,
     )
     if chunks == 1:
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
@@ -329,14 +332,17 @@ def _local_chunks(
     return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
 
 
-def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, over):
+def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, exchanged, held):
     """The loss of some rows, and what else :func:`_local_chunks` returns for them.
 
-    Where the vocabulary lies over the mesh axes ``over``, the rows are this device's and ``kernel`` its columns. The loss
-    is then that of all rows over these axes, and everything else is that of this device's rows or columns.
+    The vocabulary lies over the mesh axes ``exchanged`` and ``held``, and ``kernel`` is this device's columns. Over
+    ``exchanged`` the rows lie, too, and are this device's: the loss is then that of all rows over these axes, and
+    everything else is that of this device's rows or columns. Over ``held`` devices have the same rows.
     """
-    gather, add, own = _exchange(over, hidden.shape[0])
+    gather, own = _exchange(exchanged, hidden.shape[0])
     hidden, targets, weights = gather(hidden), gather(targets), gather(weights)
+    over = (*exchanged, *held)
+    add = functools.partial(jax.lax.psum, axis_name=over) if over else lambda x: x
     columns = kernel.shape[1]
     vocab = columns * math.prod(jax.lax.axis_size(axis) for axis in over)
     targets = targets - jax.lax.axis_index(over) * columns if over else targets
@@ -368,20 +374,21 @@ def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, wit
     d_logits = exponentials * (scale / total) - weights[..., None] * wanted
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
-    if over:
-        d_hidden = jax.lax.psum_scatter(d_hidden, over, scatter_dimension=0, tiled=True)
+    if held:
+        d_hidden = jax.lax.psum(d_hidden, held)
+    if exchanged:
+        d_hidden = jax.lax.psum_scatter(d_hidden, exchanged, scatter_dimension=0, tiled=True)
     d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
     return loss, stats, d_hidden, d_kernel, own(token_loss)
 
 
-def _exchange(over: tuple[str, ...], rows: int) -> tuple[Callable, Callable, Callable]:
-    """All devices' rows of an array over mesh axes ``over``, sums over these axes, and this device's rows of all again."""
-    if not over:
-        return (lambda x: x,) * 3
+def _exchange(axes: tuple[str, ...], rows: int) -> tuple[Callable, Callable]:
+    """All devices' rows of an array over mesh axes ``axes``, and this device's ``rows`` of them again."""
+    if not axes:
+        return (lambda x: x,) * 2
     return (
-        lambda x: jax.lax.all_gather(x, over, axis=0, tiled=True),
-        lambda x: jax.lax.psum(x, over),
-        lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(over) * rows, rows),
+        lambda x: jax.lax.all_gather(x, axes, axis=0, tiled=True),
+        lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axes) * rows, rows),
     )
 
 

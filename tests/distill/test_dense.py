@@ -1,0 +1,127 @@
+"""Products with parameters and their gradients, against plain einsums; alone and over meshes."""
+
+import dataclasses
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from distill import partitioning
+from distill.dense import Dense, copies_by_shard, jointly, product, sum_over_rows
+
+ROWS, LENGTH, INPUTS, FEATURES = 16, 6, 24, 32
+# Subscripts of x, of the kernel and of the product, and the kernel's logical axes.
+FORMS = {
+    "embed first": ("bld", "df", "blf", ("embed", "mlp")),
+    "embed innermost": ("bld", "df", "blf", ("mlp", "embed")),
+    "several": ("bld", "ndf", "nblf", (None, "embed", "joined_kv")),
+    "copies by shard": ("sbld", "ndsf", "nblsf", (None, "embed", "joined_kv", None)),
+}
+SIZES = {"b": ROWS, "l": LENGTH, "d": INPUTS, "f": FEATURES, "n": 3, "s": 2}
+
+
+def array(letters, seed):
+    shape = [SIZES[letter] for letter in letters]
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@dataclasses.dataclass
+class Compiled:
+    value: np.ndarray
+    gradients: tuple
+    text: str
+
+
+def differentiated(form, mesh):
+    """The product, the gradients of a weighted sum of it, and the program, on a mesh."""
+    of_x, of_kernel, of_out, axes = FORMS[form]
+    x, kernel, weights = array(of_x, 0), array(of_kernel, 1), array(of_out, 2)
+    devices = partitioning.MeshConfig(*mesh).build()
+    spec = partitioning.spec_for(axes, kernel.shape, devices, partitioning.DEFAULT_RULES)
+    split = NamedSharding(devices, spec)
+
+    def weighted(x, kernel):
+        out = product(f"{of_x},{of_kernel}->{of_out}", axes, x, kernel)
+        return jnp.sum(out * weights), out
+
+    with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        run = jax.jit(
+            jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True), out_shardings=((None, None), (None, split))
+        )
+        compiled = run.lower(x, jax.device_put(kernel, split)).compile()
+        (_, out), gradients = compiled(x, jax.device_put(kernel, split))
+    return Compiled(np.asarray(out), gradients, compiled.as_text())
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_is_the_einsums(form, mesh):
+    of_x, of_kernel, of_out, _ = FORMS[form]
+    x, kernel, weights = array(of_x, 0), array(of_kernel, 1), array(of_out, 2)
+    got = differentiated(form, mesh)
+    np.testing.assert_allclose(got.value, np.einsum(f"{of_x},{of_kernel}->{of_out}", x, kernel), rtol=1e-5, atol=1e-5)
+    wanted = (
+        np.einsum(f"{of_out},{of_kernel}->{of_x}", weights, kernel),
+        np.einsum(f"{of_x},{of_out}->{of_kernel}", x, weights),
+    )
+    for have, want in zip(got.gradients, wanted, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["embed first", "embed innermost", "several"])
+def test_split_gradients_meet_in_one_reduce_scatter_along_no_innermost_dimension(form):
+    text = differentiated(form, (1, 8, 1)).text
+    found = re.findall(r"= (\w+\[[\d,]*\])\S* reduce-scatter\(.*dimensions={(\d)}", text)
+    assert len(found) == 1
+    shape, dimension = found[0]
+    assert int(dimension) < shape.count(",")
+    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1  # of the value
+
+
+def test_whole_gradients_meet_in_one_all_reduce():
+    text = differentiated("several", (8, 1, 1)).text
+    sums = [line for line in text.splitlines() if " all-reduce(" in line]
+    assert sum(f"f32[3,{INPUTS},{FEATURES}]" in line for line in sums) == 1
+    assert "reduce-scatter(" not in text
+
+
+def test_rows_that_the_mesh_does_not_cut_are_summed_anyhow():
+    x, d_out = array("bld", 0)[:3], array("blf", 1)[:3]
+    with (
+        jax.set_mesh(partitioning.MeshConfig(2, 2, 2).build()),
+        nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)),
+    ):
+        got = jax.jit(lambda x, d: sum_over_rows("bld,blf->df", ("embed", "mlp"), x, d))(x, d_out)
+    np.testing.assert_allclose(got, np.einsum("bld,blf->df", x, d_out), rtol=1e-5, atol=1e-5)
+
+
+class Two(nn.Module):
+    """Two products of one array, together or one by one."""
+
+    together: bool
+
+    @nn.compact
+    def __call__(self, x):
+        pair = [Dense(FEATURES, ("embed", "joined_kv"), jnp.dtype("float32"), name=name) for name in ("one", "two")]
+        if not self.together:
+            return jnp.stack([dense(x) for dense in pair])
+        return jointly(pair, copies_by_shard(x, FEATURES))
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
+def test_products_made_together_are_those_made_one_by_one(mesh):
+    x = array("bld", 0)
+    params = Two(together=False).init(jax.random.key(0), x)
+    together = jax.tree.map(jnp.shape, nn.meta.unbox(Two(together=True).init(jax.random.key(0), x)))
+    assert together == jax.tree.map(jnp.shape, nn.meta.unbox(params))
+    params = nn.meta.unbox(params)
+    with jax.set_mesh(partitioning.MeshConfig(*mesh).build()), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        apart, joined = (
+            jax.jit(jax.value_and_grad(lambda p, m=Two(together=t): jnp.sum(m.apply(p, x) ** 2)))(params)
+            for t in (False, True)
+        )
+    jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-4), joined, apart)
