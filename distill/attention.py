@@ -264,10 +264,11 @@ class Attention(nn.Module):
 
         With ``causal``, a query sees only keys at or before its own position.
         """
+        project = functools.partial(jointly, training=not deterministic)
         if attended is x:
-            projections = [jointly((self.query, self.key, self.value), x)]
+            projections = [project((self.query, self.key, self.value), x)]
         else:
-            projections = [jointly((self.query,), x), jointly((self.key, self.value), attended)]
+            projections = [project((self.query,), x), project((self.key, self.value), attended)]
         projections = [checkpoint_name(array, KEPT) for array in projections]
         query, key, value = (one for array in projections for one in array)
         keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], key.shape[1])
@@ -342,7 +343,8 @@ class FeedForward(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """Returns the block's output in ``dtype``."""
         names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
-        parts = jointly([Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name) for name in names], x)
+        denses = [Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name) for name in names]
+        parts = jointly(denses, x, training=not deterministic)
         active = [
             ACTIVATIONS[activation](part) for activation, part in zip(self.activations, checkpoint_name(parts, KEPT))
         ]

@@ -1,6 +1,6 @@
 """Products with parameters, whose gradients devices sum over their rows in one reduce-scatter each, or one all-reduce.
 
-A kernel's gradient is a sum over the rows of the batch, which lie over several devices. How their sums meet is written
+(The logits are not among them: `distill.losses` makes its own.) A kernel's gradient is a sum over the rows of the batch, which lie over several devices. How their sums meet is written
 out here, because the TPU compiler, left to itself, chooses by how a gradient happens to lie in memory: where the dimension
 that is split over ``fsdp`` is the innermost, it all-reduces the whole gradient, which sends twice as much, and where a
 kernel is large it may rotate pieces among the devices, reading and writing the whole gradient once a piece.
@@ -54,23 +54,30 @@ class Dense(nn.Module):
         kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
         if out_dtype is not None:
             return jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
-        return checkpoint_name(product("bld,df->blf", self.kernel_axes, x, kernel), PRODUCT)
+        return checkpoint_name(product("bld,df->blf", self.kernel_axes, x, (kernel,)), PRODUCT)
 
 
 def jointly(
-    denses: Sequence[Dense], x: Float[Array, "batch length inputs"] | Float[Array, "shards batch length inputs"]
+    denses: Sequence[Dense],
+    x: Float[Array, "batch length inputs"] | Float[Array, "shards batch length inputs"],
+    *,
+    training: bool,
 ) -> Float[Array, "denses batch length features"]:
-    """What ``denses`` of one width make of ``x``, by one product, which reads ``x`` once and whose gradient is one sum.
+    """What ``denses`` of one width make of ``x``.
 
-    ``x`` may be copies by shard of the features: :func:`copies_by_shard`.
+    In ``training`` by one product, which reads ``x`` once and whose gradient is one sum; ``x`` may then be copies by shard
+    of the features: :func:`copies_by_shard`. Otherwise one by one, because answers are made from few rows, of which reading
+    the kernels is most of the work: they are then read where they lie, and not stacked first.
     """
-    kernels = jnp.stack([dense.matrix(x.shape[-1]) for dense in denses])
-    x = x.astype(kernels.dtype)
+    if not training:
+        return jnp.stack([dense(x) for dense in denses])
+    kernels = [dense.matrix(x.shape[-1]) for dense in denses]
+    x = x.astype(kernels[0].dtype)
     inputs, features = denses[0].kernel_axes
     if x.ndim == 3:
-        out = product("bld,ndf->nblf", (None, inputs, features), x, kernels)
+        out = product("bld,ndf->nblf", (None, inputs, features), x, tuple(kernels))
     else:
-        parts = kernels.reshape(*kernels.shape[:2], x.shape[0], -1)
+        parts = tuple(kernel.reshape(kernel.shape[0], x.shape[0], -1) for kernel in kernels)
         out = product("sbld,ndsf->nblsf", (None, inputs, features, None), x, parts)
         out = out.reshape(*out.shape[:3], -1)
     # Left alone, the TPU compiler may lay features before positions, and copy to and fro.
@@ -96,28 +103,36 @@ def copies_by_shard(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def product(
-    subscripts: str, axes: tuple[str | None, ...], x: Float[Array, "..."], kernel: Float[Array, "..."]
+    subscripts: str, axes: tuple[str | None, ...], x: Float[Array, "..."], kernels: tuple[Float[Array, "..."], ...]
 ) -> Float[Array, "..."]:
     """``jnp.einsum(subscripts, x, kernel)``, the kernel's gradient being summed over rows by :func:`sum_over_rows`.
 
     Args:
       subscripts: as ``"bld,df->blf"``, with a ``b`` for the rows of ``x``.
-      axes: logical axes of ``kernel``.
-      x, kernel: of one dtype, which is the result's and the gradients', too.
+      axes: logical axes of the kernel.
+      x: of the dtype of the kernels, which is the result's and the gradients', too.
+      kernels: the kernel alone; or, where ``n`` is its first subscript, those that make it when they are stacked. The
+        backward pass keeps them, and not the stack.
     """
     del axes
-    return jnp.einsum(subscripts, x, kernel)
+    return jnp.einsum(subscripts, x, _stacked(subscripts, kernels))
 
 
-def _forward(subscripts, axes, x, kernel):
-    return product(subscripts, axes, x, kernel), (x, kernel)
+def _stacked(subscripts, kernels):
+    return jnp.stack(kernels) if subscripts.split(",")[1].startswith("n") else kernels[0]
+
+
+def _forward(subscripts, axes, x, kernels):
+    return product(subscripts, axes, x, kernels), (x, kernels)
 
 
 def _backward(subscripts, axes, inputs, d_out):
-    x, kernel = inputs
+    x, kernels = inputs
+    kernel = _stacked(subscripts, kernels)
     of_x, of_kernel, of_out = subscripts.replace("->", ",").split(",")
     d_x = jnp.einsum(f"{of_out},{of_kernel}->{of_x}", d_out, kernel)
-    return d_x, sum_over_rows(f"{of_x},{of_out}->{of_kernel}", axes, x, d_out)
+    d_kernel = sum_over_rows(f"{of_x},{of_out}->{of_kernel}", axes, x, d_out)
+    return d_x, tuple(d_kernel) if kernel.ndim > kernels[0].ndim else (d_kernel,)
 
 
 product.defvjp(_forward, _backward)
@@ -134,7 +149,8 @@ def sum_over_rows(
     Args:
       subscripts: as ``"bld,blf->df"``, with a ``b`` for the rows of both arguments.
       axes: logical axes of the result.
-      left, right: rows by the logical axis ``batch``; what they share with the result lies as it does there.
+      left, right: rows by the logical axis ``batch``; what they share with the result lies as it does there, but whole over
+        the axes of the rows.
     """
     of_left, of_right, of_out = subscripts.replace("->", ",").split(",")
     batch = partitioning.axes_of("batch")
@@ -166,15 +182,18 @@ def sum_over_rows(
     def rows(letters: str) -> PartitionSpec:
         return PartitionSpec(*(held.get(letter) or None for letter in letters))
 
-    run = jax.shard_map(local, in_specs=(rows(of_left), rows(of_right)), out_specs=spec, check_vma=False)
+    out_specs = PartitionSpec(*((*held.get(letter, ()), *scattered.get(letter, ())) or None for letter in of_out))
+    run = jax.shard_map(local, in_specs=(rows(of_left), rows(of_right)), out_specs=out_specs, check_vma=False)
     return run(left, right)
 
 
 def _row_major(x: jax.Array) -> jax.Array:
     """``x``, in a TPU's memory with the last dimension innermost, and so on.
 
-    Compilers do not see through this: how ``x`` lies over a mesh must be said before and after it. On other platforms it is
-    left out, since there it would make each device hold all of ``x``.
+    Compilers do not see through this: where how ``x`` lies over a mesh is not said before and after it, each device would
+    hold all of ``x``. So it is left out without a mesh and rules that say it, as within T5X, and on other platforms.
     """
+    if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
+        return x
     layout = Layout(tuple(range(x.ndim)))
     return jax.lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, layout), default=lambda x: x)

@@ -234,7 +234,8 @@ class Decoder(nn.Module):
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
-        encoded = copies_by_shard(encoded, self.config.num_heads * self.config.head_dim)
+        if not deterministic:
+            encoded = copies_by_shard(encoded, self.config.num_heads * self.config.head_dim)
         if self.config.scan_layers:
             x, _ = self.decoder(x, encoded, segments, cross_segments, bias, deterministic)
         else:

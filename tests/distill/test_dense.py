@@ -45,7 +45,8 @@ def differentiated(form, mesh):
     split = NamedSharding(devices, spec)
 
     def weighted(x, kernel):
-        out = product(f"{of_x},{of_kernel}->{of_out}", axes, x, kernel)
+        kernels = tuple(kernel) if of_kernel[0] == "n" else (kernel,)
+        out = product(f"{of_x},{of_kernel}->{of_out}", axes, x, kernels)
         return jnp.sum(out * weights), out
 
     with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
@@ -89,6 +90,53 @@ def test_whole_gradients_meet_in_one_all_reduce():
     assert "reduce-scatter(" not in text
 
 
+def test_over_both_axes_shards_are_scattered_first_and_only_they_are_reduced():
+    text = differentiated("embed first", (2, 4, 1)).text
+    shard = f"f32[{INPUTS // 4},{FEATURES}]"
+    assert len(re.findall(rf"= {re.escape(shard)}\S* reduce-scatter\(", text)) == 1
+    reduced = re.findall(r"= (f32\[[\d,]*\])\S* all-reduce(?:-start)?\(", text)
+    assert sorted(reduced) == sorted([shard, "f32[]"])
+
+
+def test_a_rule_that_mixes_the_rows_axes_with_others_is_obeyed():
+    rules = [("embed", ("fsdp", "model")), *(rule for rule in partitioning.DEFAULT_RULES if rule[0] != "embed")]
+    x, d_out = array("bld", 0), array("blf", 1)
+    with jax.set_mesh(partitioning.MeshConfig(1, 4, 2).build()), nn.logical_axis_rules(rules):
+        got = jax.jit(lambda x, d: sum_over_rows("bld,blf->df", ("embed", None), x, d))(x, d_out)
+    np.testing.assert_allclose(got, np.einsum("bld,blf->df", x, d_out), rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_have_the_dtype_of_what_they_are_of():
+    x, kernel = array("bld", 0).astype(jnp.bfloat16), array("ndf", 1).astype(jnp.bfloat16)
+    with jax.set_mesh(partitioning.MeshConfig(2, 4, 1).build()), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        run = jax.jit(
+            jax.grad(
+                lambda x, kernels: jnp.sum(
+                    product("bld,ndf->nblf", (None, "embed", "mlp"), x, kernels).astype(jnp.float32) ** 2
+                ),
+                argnums=(0, 1),
+            )
+        )
+        d_x, d_kernels = run(x, tuple(kernel))
+    assert d_x.dtype == jnp.bfloat16
+    assert [one.dtype for one in d_kernels] == [jnp.bfloat16] * 3
+
+
+def test_the_backward_pass_keeps_kernels_and_not_their_stack():
+    x, kernels = array("bld", 0), tuple(array("ndf", 1))
+    _, backward = jax.vjp(lambda x, k: product("bld,ndf->nblf", (None, "embed", "mlp"), x, k), x, kernels)
+    kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
+    assert sorted(kept) == sorted([x.shape, *(kernel.shape for kernel in kernels)])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_only_training_stacks_kernels(together):
+    x = array("bld", 0)
+    params = Two(together=together).init(jax.random.key(0), x)
+    program = str(jax.make_jaxpr(lambda x: Two(together=together).apply(params, x))(x))
+    assert (f"[2,{INPUTS},{FEATURES}]" in program) == together
+
+
 def test_rows_that_the_mesh_does_not_cut_are_summed_anyhow():
     x, d_out = array("bld", 0)[:3], array("blf", 1)[:3]
     with (
@@ -107,9 +155,7 @@ class Two(nn.Module):
     @nn.compact
     def __call__(self, x):
         pair = [Dense(FEATURES, ("embed", "joined_kv"), jnp.dtype("float32"), name=name) for name in ("one", "two")]
-        if not self.together:
-            return jnp.stack([dense(x) for dense in pair])
-        return jointly(pair, copies_by_shard(x, FEATURES))
+        return jointly(pair, copies_by_shard(x, FEATURES) if self.together else x, training=self.together)
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])

@@ -371,7 +371,7 @@ def test_positions_that_do_not_divide_over_the_devices_stay_whole(caplog):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_they_meet(scan):
-    config = dataclasses.replace(SMALL, embed_dim=40, num_decoder_layers=3, scan_layers=scan)
+    config = dataclasses.replace(SMALL, embed_dim=40, num_decoder_layers=3, scan_layers=scan, dropout_rate=0.0)
     devices = partitioning.MeshConfig(1, 1, 4).build()
     params = params_of(config)
     placed = jax.device_put(
@@ -382,7 +382,7 @@ def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_
 
     def loss(params, encoded):
         decode = functools.partial(Transformer(config).apply, {"params": params}, method="decode_hidden")
-        return jnp.sum(jnp.square(decode(encoded, inputs, targets)))
+        return jnp.sum(jnp.square(decode(encoded, inputs, targets, deterministic=False)))
 
     wanted = jax.jit(jax.grad(loss, argnums=1))(params, encoded)
     with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
@@ -393,6 +393,29 @@ def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_
     summed = re.findall(r"= f32\[(?:\d+,)*2,24,40\]\S* all-reduce\(.*", program)
     assert len(summed) == 1
     assert "while/body" not in summed[0]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("kernel", ["xla", "pallas"])
+def test_training_without_dropout_computes_what_answering_does(scan, kernel):
+    # Heads and lengths that the kernel takes.
+    config = dataclasses.replace(SMALL, head_dim=32, scan_layers=scan, dropout_rate=0.0, attention=kernel)
+    inputs, targets = (tokens_of(1, 128, seed) for seed in (0, 1))
+    params = params_of(config)
+
+    def loss(params, deterministic):
+        logits = Transformer(config).apply({"params": params}, inputs, targets, deterministic=deterministic)
+        return jnp.sum(jnp.square(logits)), logits
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, answering), gradients = run(params, True)
+    (_, training), of_training = run(params, False)
+    np.testing.assert_allclose(training, answering, rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-4 * np.abs(want).max()),
+        of_training,
+        gradients,
+    )
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 8, 1)])
