@@ -345,25 +345,27 @@ def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws every side's ratio to the first row of its case."""
+    """Draws every side's ratio to the row of its case that `base_of` says."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 4.6), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(5.2 * len(cases), 5.2), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], cases):
         mine = [row for row in rows if row["case"] == name]
+        bases = {key: base_of(key, mine) for key, _, _ in COLUMNS}
         width = 0.8 / len(mine)
         for number, row in enumerate(mine):
-            ratios = [row[key] / max(mine[0][key], 1e-9) for key, _, _ in COLUMNS[:6]]
+            ratios = [row[key] / max(base[key], 1e-9) for key, base in bases.items()]
             axis.bar([x + number * width for x in range(len(ratios))], ratios, width, label=row["side"])
-        titles = [title.replace(" ", "\n") for _, title, _ in COLUMNS[:6]]
-        axis.set_xticks([x + 0.4 - width / 2 for x in range(6)], titles, fontsize=7)
+        axis.axhline(1.0, color="grey", linewidth=0.5)
+        titles = [title.rsplit(" ", 1)[0].replace(" ", "\n") for _, title, _ in COLUMNS]
+        axis.set_xticks([x + 0.4 - width / 2 for x in range(len(COLUMNS))], titles, fontsize=7)
         axis.set_title(f"{name} ({mine[0]['topology']})", fontsize=9)
-        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    axes[0][0].set_ylabel("ratio to the first")
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    axes[0][0].set_ylabel("ratio to T5X")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -1,9 +1,10 @@
 """Products with parameters, whose gradients devices sum over their rows in one reduce-scatter each, or one all-reduce.
 
-(The logits are not among them: `distill.losses` makes its own.) A kernel's gradient is a sum over the rows of the batch, which lie over several devices. How their sums meet is written
+A kernel's gradient is a sum over the rows of the batch, which lie over several devices. How their sums meet is written
 out here, because the TPU compiler, left to itself, chooses by how a gradient happens to lie in memory: where the dimension
 that is split over ``fsdp`` is the innermost, it all-reduces the whole gradient, which sends twice as much, and where a
-kernel is large it may rotate pieces among the devices, reading and writing the whole gradient once a piece.
+kernel is large it may rotate pieces among the devices, reading and writing the whole gradient once a piece. (The logits are
+not made here: `distill.losses` has its own.)
 """
 
 import functools
@@ -13,11 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from distill import partitioning
+from distill.layouts import row_major
 
 # Values under this name are products with parameters: what ``remat_policy="minimal"`` keeps for the backward pass. (The
 # policies of JAX that look for products do not look into functions with gradients of their own.)
@@ -82,7 +83,7 @@ def jointly(
         out = out.reshape(*out.shape[:3], -1)
     # Left alone, the TPU compiler may lay features before positions, and copy to and fro.
     axes = (None, "batch", "length", features)
-    out = nn.with_logical_constraint(_row_major(nn.with_logical_constraint(out, axes)), axes)
+    out = nn.with_logical_constraint(row_major(nn.with_logical_constraint(out, axes)), axes)
     return checkpoint_name(out, PRODUCT)
 
 
@@ -173,7 +174,7 @@ def sum_over_rows(
 
     def local(left, right):
         total = jnp.einsum(f"{of_left},{of_right}->{order}", left, right)
-        total = _row_major(total) if scattered else total
+        total = row_major(total) if scattered else total
         for letter, names in scattered.items():
             total = jax.lax.psum_scatter(total, names, scatter_dimension=order.index(letter), tiled=True)
         total = jax.lax.psum(total, summed) if summed else total
@@ -185,15 +186,3 @@ def sum_over_rows(
     out_specs = PartitionSpec(*((*held.get(letter, ()), *scattered.get(letter, ())) or None for letter in of_out))
     run = jax.shard_map(local, in_specs=(rows(of_left), rows(of_right)), out_specs=out_specs, check_vma=False)
     return run(left, right)
-
-
-def _row_major(x: jax.Array) -> jax.Array:
-    """``x``, in a TPU's memory with the last dimension innermost, and so on.
-
-    Compilers do not see through this: where how ``x`` lies over a mesh is not said before and after it, each device would
-    hold all of ``x``. So it is left out without a mesh and rules that say it, as within T5X, and on other platforms.
-    """
-    if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
-        return x
-    layout = Layout(tuple(range(x.ndim)))
-    return jax.lax.platform_dependent(x, tpu=lambda x: with_layout_constraint(x, layout), default=lambda x: x)

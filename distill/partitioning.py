@@ -13,6 +13,8 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from distill import layouts
+
 MESH_AXES = ("data", "fsdp", "model")
 # How layers come by parameters that lie split over `fsdp`, and whose are then gathered before the layers, once a step.
 PARAM_GATHERS: Mapping[str, tuple[str, ...]] = {"layer": (), "decoder": ("decoder",), "step": ("encoder", "decoder")}
@@ -176,8 +178,15 @@ def ways(name: str) -> int:
 
 
 def gathered(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as the current mesh and rules lay it."""
-    return _constrained(param, axes, frozenset({"fsdp"}))
+    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as the current mesh and rules lay it.
+
+    A stack of layers has them outermost in a TPU's memory, each in one piece, where the compiler would leave every layer's
+    rows apart, and read all layers' tiles for one's.
+    """
+    whole = _constrained(param, axes, frozenset({"fsdp"}))
+    if "layers" not in axes:
+        return whole
+    return _constrained(layouts.outermost(whole, list(axes).index("layers")), axes, frozenset({"fsdp"}))
 
 
 def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:

@@ -108,7 +108,10 @@ def test_a_rule_that_mixes_the_rows_axes_with_others_is_obeyed():
 
 def test_gradients_have_the_dtype_of_what_they_are_of():
     x, kernel = array("bld", 0).astype(jnp.bfloat16), array("ndf", 1).astype(jnp.bfloat16)
-    with jax.set_mesh(partitioning.MeshConfig(2, 4, 1).build()), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+    with (
+        jax.set_mesh(partitioning.MeshConfig(2, 4, 1).build()),
+        nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)),
+    ):
         run = jax.jit(
             jax.grad(
                 lambda x, kernels: jnp.sum(
