@@ -223,11 +223,11 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     """Loss, stats and gradients, each device making as many logits as its own rows have.
 
     They are those of its own rows, with the whole kernel (or the columns that ``vocab`` leaves it), whose gradient then
-    meets those of the other devices once, after the last chunk and in the compute dtype. (Left to itself, the compiler would
-    reduce it in float32, and, where ``embed`` is sharded, once for every chunk.) Or, where devices share a copy of the kernel
-    and their rows are fewer than the vocabulary is large, those of all their rows with a share of the vocabulary each: then
-    hidden states are exchanged, and neither the kernel nor its gradient. A batch that the mesh does not cut is left to the
-    compiler.
+    meets those of the other devices once, after the last chunk and in the compute dtype. (Left to itself, the compiler
+    would reduce it in float32, and, where ``embed`` is sharded, once for every chunk.) Or, where devices share a copy of
+    the kernel and their rows are fewer than the vocabulary is large, those of all their rows with a share of the
+    vocabulary each: then hidden states are exchanged, and neither the kernel nor its gradient. A batch that the mesh does
+    not cut is left to the compiler.
     """
     run = functools.partial(
         _local_chunks,
