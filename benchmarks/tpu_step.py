@@ -134,7 +134,8 @@ CASES = {
 def compiled(case: Case, side: Side) -> dict[str, float]:
     """Compiles a side."""
     if side.rolled:  # libtpu reads it once, when it is loaded
-        os.environ["LIBTPU_INIT_ARGS"] = "--xla_tpu_enable_emitter_rolling=true"
+        given = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{given} --xla_tpu_enable_emitter_rolling=true".strip()
     import jax
 
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")
