@@ -418,6 +418,18 @@ def test_training_without_dropout_computes_what_answering_does(scan, kernel):
     )
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_kernels_are_stacked_for_training_alone(training):
+    params, inputs, targets = params_of(SMALL), tokens_of(2, 9, 0), tokens_of(2, 6, 1)
+
+    def logits(params):
+        rngs = {"dropout": jax.random.key(0)}
+        return Transformer(SMALL).apply({"params": params}, inputs, targets, deterministic=not training, rngs=rngs)
+
+    stacked = f"[2,{SMALL.embed_dim},{SMALL.mlp_dim}]"  # of a gated unit
+    assert (stacked in str(jax.make_jaxpr(logits)(params))) == training
+
+
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 8, 1)])
 def test_a_lookup_does_not_replicate_the_batch(mesh):
     """The compiler's own choice, for a table split over an axis the batch lies on, gathers all rows on all devices."""
