@@ -324,29 +324,27 @@ COLUMNS = (
 )
 
 
-def base_of(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a column's ratios are to: the first row, but the unscanned T5X for the program's size and time to compile."""
-    unscanned = [row for row in rows if row["side"].startswith("T5X t5")]
-    return unscanned[0] if unscanned and column in {"code_bytes", "compile_cpu_seconds"} else rows[0]
+def bases_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each column's ratios are to: the first row, but the unscanned T5X for the program's size and time to compile."""
+    unscanned = next((row for row in rows if row["side"].startswith("T5X t5")), rows[0])
+    return [unscanned if key in {"code_bytes", "compile_cpu_seconds"} else rows[0] for key, _, _ in COLUMNS]
 
 
 def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
-    """Prints a case as a Markdown table; in brackets the ratio to the row that `base_of` says."""
+    """Prints a case as a Markdown table; in brackets the ratio to the row that `bases_of` says."""
     print(f"\n{name}: T5 1.1 {case.size}, {case.batch} windows, {case.topology}; per chip and step")
     print("| step | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
-    bases = {key: base_of(key, rows) for key, _, _ in COLUMNS}
     for row in rows:
         cells = [
             f"{row[key] / unit:.3g}" + ("" if row is base else f" ({row[key] / max(base[key], 1e-9):.2f}×)")
-            for key, _, unit in COLUMNS
-            for base in [bases[key]]
+            for (key, _, unit), base in zip(COLUMNS, bases_of(rows))
         ]
         print(f"| {row['side']} | " + " | ".join(cells) + " |")
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws every side's ratio to the row of its case that `base_of` says."""
+    """Draws every side's ratio to the row of its case that `bases_of` says."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -356,10 +354,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(cases), figsize=(5.2 * len(cases), 5.2), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], cases):
         mine = [row for row in rows if row["case"] == name]
-        bases = {key: base_of(key, mine) for key, _, _ in COLUMNS}
         width = 0.8 / len(mine)
         for number, row in enumerate(mine):
-            ratios = [row[key] / max(base[key], 1e-9) for key, base in bases.items()]
+            ratios = [row[key] / max(base[key], 1e-9) for (key, _, _), base in zip(COLUMNS, bases_of(mine))]
             axis.bar([x + number * width for x in range(len(ratios))], ratios, width, label=row["side"])
         axis.axhline(1.0, color="grey", linewidth=0.5)
         titles = [title.rsplit(" ", 1)[0].replace(" ", "\n") for _, title, _ in COLUMNS]

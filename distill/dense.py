@@ -116,11 +116,15 @@ def product(
         backward pass keeps them, and not the stack.
     """
     del axes
-    return jnp.einsum(subscripts, x, _stacked(subscripts, kernels))
+    return jnp.einsum(subscripts, x, _kernel(subscripts, kernels))
 
 
-def _stacked(subscripts, kernels):
-    return jnp.stack(kernels) if subscripts.split(",")[1].startswith("n") else kernels[0]
+def _is_stacked(subscripts):
+    return subscripts.split(",")[1].startswith("n")
+
+
+def _kernel(subscripts, kernels):
+    return jnp.stack(kernels) if _is_stacked(subscripts) else kernels[0]
 
 
 def _forward(subscripts, axes, x, kernels):
@@ -129,11 +133,11 @@ def _forward(subscripts, axes, x, kernels):
 
 def _backward(subscripts, axes, inputs, d_out):
     x, kernels = inputs
-    kernel = _stacked(subscripts, kernels)
+    kernel = _kernel(subscripts, kernels)
     of_x, of_kernel, of_out = subscripts.replace("->", ",").split(",")
     d_x = jnp.einsum(f"{of_out},{of_kernel}->{of_x}", d_out, kernel)
     d_kernel = sum_over_rows(f"{of_x},{of_out}->{of_kernel}", axes, x, d_out)
-    return d_x, tuple(d_kernel) if kernel.ndim > kernels[0].ndim else (d_kernel,)
+    return d_x, tuple(d_kernel) if _is_stacked(subscripts) else (d_kernel,)
 
 
 product.defvjp(_forward, _backward)

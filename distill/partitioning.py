@@ -1,6 +1,7 @@
 """A mesh of devices, and one table of rules from logical axis names to mesh axes."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -183,10 +184,9 @@ def gathered(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     A stack of layers has them outermost in a TPU's memory, each in one piece, where the compiler would leave every layer's
     rows apart, and read all layers' tiles for one's.
     """
-    whole = _constrained(param, axes, frozenset({"fsdp"}))
-    if "layers" not in axes:
-        return whole
-    return _constrained(layouts.outermost(whole, list(axes).index("layers")), axes, frozenset({"fsdp"}))
+    place = functools.partial(_constrained, axes=axes, without=frozenset({"fsdp"}))
+    whole = place(param)
+    return place(layouts.outermost(whole, list(axes).index("layers"))) if "layers" in axes else whole
 
 
 def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
