@@ -8,7 +8,11 @@ notice, without it. Its network is the unscanned `examples/t5`, or `examples/sca
     python -m benchmarks.tpu_step [--cases base_data,base_model,large,xxl] [--output=tpu_step.jsonl] [--plot=FILE.png]
 
 Every finished side is a line of the output file; a side that is there already is not compiled again. Each is compiled in
-a process of its own, one after the other. Times to compile mean something where nothing else runs.
+a process of its own, one after the other. Its time to compile is one measurement; for ratios of times,
+
+    python -m benchmarks.tpu_step --cases=base_data --rounds=3
+
+compiles T5X's unscanned step and ours, with and without options for the compiler, in turn, and compares their least times.
 """
 
 import argparse
@@ -33,12 +37,15 @@ SIZES = {  # width, heads, mlp, layers
 }
 
 
+PROGRAMS = ("compact", "quick")  # gin/compiler/tpu_….gin
+
+
 @dataclasses.dataclass(frozen=True)
 class Side:
     """One program.
 
     ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` counts those of all devices;
-    ``gather`` is PARAM_GATHER; ``rolled`` has the compiler emit loops where it unrolls by itself.
+    ``gather`` is PARAM_GATHER; ``program`` is one of `PROGRAMS`, whose options the compiler is given.
     """
 
     engine: str
@@ -48,7 +55,7 @@ class Side:
     scan: bool = True
     gather: str = "layer"
     sequence_parallel: bool = False
-    rolled: bool = False
+    program: str = ""
 
     @property
     def name(self) -> str:
@@ -57,7 +64,19 @@ class Side:
         mesh = " × ".join(f"{axis} {size}" for axis, size in zip(axes, self.mesh) if size > 1)
         how = {"t5x": "T5X scalable_t5" if self.scan else "T5X t5"}.get(self.engine, f"ours, {self.remat}")
         gathered = {"layer": "", "step": ", gathered once", "decoder": ", decoder gathered once"}[self.gather]
-        return f"{how}, {mesh}{gathered}" + ", sequence parallel" * self.sequence_parallel + ", rolled" * self.rolled
+        more = (", sequence parallel" * self.sequence_parallel, f", {self.program}" if self.program else "")
+        return f"{how}, {mesh}{gathered}" + "".join(more)
+
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """What its file gives the compiler."""
+        import gin
+
+        if not self.program:
+            return None
+        gin.clear_config()
+        gin.parse_config_file(str(Path(__file__).parents[1] / f"gin/compiler/tpu_{self.program}.gin"))
+        return gin.query_parameter("COMPILER_OPTIONS/gin.macro.value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +96,14 @@ CASES = {
         "v5e:4x4",
         (
             Side("t5x", (16, 1), scan=False),
-            Side("t5x", (16, 1), scan=False, rolled=True),
+            Side("t5x", (16, 1), scan=False, program="compact"),
             Side("t5x", (16, 1), remat="minimal"),
             Side("ours", (16, 1, 1)),
             Side("ours", (4, 4, 1)),
             Side("ours", (2, 8, 1), gather="step"),
             Side("ours", (2, 8, 1), gather="decoder"),
-            Side("ours", (2, 8, 1), gather="decoder", rolled=True),
+            Side("ours", (2, 8, 1), gather="decoder", program="compact"),
+            Side("ours", (2, 8, 1), gather="decoder", program="quick"),
             Side("ours", (1, 16, 1)),
         ),
     ),
@@ -96,7 +116,8 @@ CASES = {
             Side("ours", (8, 1, 2)),
             Side("ours", (1, 8, 2), gather="decoder"),
             Side("ours", (2, 8, 1)),
-            Side("ours", (2, 8, 1), rolled=True),
+            Side("ours", (2, 8, 1), program="compact"),
+            Side("ours", (2, 8, 1), program="quick"),
         ),
     ),
     "large": Case(
@@ -108,7 +129,8 @@ CASES = {
             Side("ours", (4, 1, 4)),
             Side("ours", (1, 16, 1)),
             Side("ours", (2, 8, 1)),
-            Side("ours", (2, 8, 1), rolled=True),
+            Side("ours", (2, 8, 1), program="compact"),
+            Side("ours", (2, 8, 1), program="quick"),
             Side("ours", (2, 8, 1), gather="decoder"),
             Side("ours", (2, 4, 2), sequence_parallel=True),
         ),
@@ -123,8 +145,10 @@ CASES = {
             Side("ours", (1, 8, 8)),
             Side("ours", (1, 8, 8), remat="minimal"),
             Side("ours", (1, 8, 8), gather="decoder"),
+            Side("ours", (1, 8, 8), gather="decoder", program="compact"),
+            Side("ours", (1, 8, 8), gather="decoder", program="quick"),
             Side("ours", (1, 8, 8), gather="step"),
-            Side("ours", (1, 8, 8), gather="step", rolled=True),
+            Side("ours", (1, 8, 8), gather="step", program="compact"),
             Side("ours", (1, 8, 8), gather="step", sequence_parallel=True),
         ),
     ),
@@ -133,9 +157,6 @@ CASES = {
 
 def compiled(case: Case, side: Side) -> dict[str, float]:
     """Compiles a side."""
-    if side.rolled:  # libtpu reads it once, when it is loaded
-        given = os.environ.get("LIBTPU_INIT_ARGS", "")
-        os.environ["LIBTPU_INIT_ARGS"] = f"{given} --xla_tpu_enable_emitter_rolling=true".strip()
     import jax
 
     jax.config.update("jax_default_prng_impl", "unsafe_rbg")
@@ -172,6 +193,7 @@ def ours(case: Case, side: Side) -> dict[str, float]:
             chunk_tokens=side.chunk_tokens // (side.mesh[0] * side.mesh[1]),
             param_gather=side.gather,
             sequence_parallel=side.sequence_parallel,
+            compiler_options=side.compiler_options,
         ),
         layout=Layout(case.batch, ENCODER, DECODER),
         mesh=partitioning.MeshConfig(*side.mesh),
@@ -194,6 +216,7 @@ def measured(costs, peak: int, code: int, seconds: float, cpu_seconds: float) ->
         "collective_bytes": costs.collective_bytes,
         "wire_bytes": costs.wire_bytes,
         "code_bytes": code,
+        "expected_cycles": costs.expected_cycles,
         "compile_seconds": round(seconds, 1),
         "compile_cpu_seconds": round(cpu_seconds, 1),
     }
@@ -268,7 +291,10 @@ def t5x(case: Case, side: Side) -> dict[str, float]:
     shardings = jax.tree.map(lambda value: value.sharding, state)
     # T5X reads the mesh of this older context manager.
     with mesh, flax_partitioning.axis_rules(partitioner.logical_axis_rules), topology.silenced():
-        lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch, key)
+        jitted = jax.jit(
+            step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=side.compiler_options
+        )
+        lowered = jitted.lower(state, batch, key)
         compiled, text = steps.compile_to_text(lowered)
     memory: Any = compiled.memory_analysis()
     peak = max(memory.peak_memory_in_bytes, steps.allocated_bytes(memory))
@@ -287,6 +313,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--output", default="tpu_step.jsonl")
     parser.add_argument("--plot")
+    parser.add_argument("--rounds", type=int, default=0)
     return parser.parse_args()
 
 
@@ -301,6 +328,9 @@ def main() -> None:
     has_t5x = importlib.util.find_spec("t5x") is not None
     for name in options.cases.split(","):
         case = CASES[name]
+        if options.rounds:
+            time_compilations(name, case, options.rounds, has_t5x)
+            continue
         for side in case.sides:
             key = {"case": name, "side": side.name}
             if side.engine == "t5x" and not has_t5x and not tpu_scale.rows_of(path, key):
@@ -308,6 +338,9 @@ def main() -> None:
                 continue
             tpu_scale.find_or_make(path, key, functools.partial(compiled_alone, case, side))
         report(name, case, tpu_scale.rows_of(path, {"case": name}))
+    if options.rounds:
+        return
+    report_programs([row for row in tpu_scale.rows_of(path) if row["case"] in options.cases.split(",")])
     if options.plot:
         plot(tpu_scale.rows_of(path), Path(options.plot))
 
@@ -341,6 +374,41 @@ def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
             for (key, _, unit), base in zip(COLUMNS, bases_of(rows))
         ]
         print(f"| {row['side']} | " + " | ".join(cells) + " |")
+
+
+def time_compilations(name: str, case: Case, rounds: int, has_t5x: bool) -> None:
+    """Compiles T5X's unscanned side and ours, with options for the compiler and without, in turn; prints least times."""
+    plain = {dataclasses.replace(side, program="") for side in case.sides if side.engine == "ours" and side.program}
+    sides = [side for side in case.sides if side.engine == "ours" and dataclasses.replace(side, program="") in plain]
+    if has_t5x:
+        sides.insert(0, next(side for side in case.sides if side.engine == "t5x" and not side.scan))
+    else:
+        print(f"{name}: T5X's side is left out, T5X is not installed (docs/t5x.md); ratios are to the first of ours")
+    seconds: dict[Side, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            seconds[side].append(compiled_alone(case, side)["compile_cpu_seconds"])
+    print(f"\n{name}: processor seconds to compile, {rounds} rounds in turn")
+    print("| step | least | ratio | all |")
+    print("|---" * 4 + "|")
+    for side, all_ in seconds.items():
+        print(
+            f"| {side.name} | {min(all_):.1f} | {min(all_) / min(seconds[sides[0]]):.2f} | {', '.join(map(str, all_))} |"
+        )
+
+
+def report_programs(rows: list[dict[str, Any]]) -> None:
+    """Prints what the compiler's options change: ratios to the same side of the same case without them."""
+    columns = {"code_bytes": "code", "compile_cpu_seconds": "compile", "expected_cycles": "expected cycles"}
+    print("\nprograms: what the options of gin/compiler change")
+    print("| case | step | " + " | ".join(columns.values()) + " | bytes | sent |")
+    print("|---" * (len(columns) + 4) + "|")
+    for row in rows:
+        plain, _, program = row["side"].rpartition(", ")
+        base = next((r for r in rows if (r["case"], r["side"]) == (row["case"], plain)), None)
+        if base is not None and program in PROGRAMS:
+            ratios = [f"{row[key] / base[key]:.2f}" for key in (*columns, "bytes_accessed", "wire_bytes")]
+            print(f"| {row['case']} | {row['side']} | " + " | ".join(ratios) + " |")
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -53,18 +53,37 @@ def adafactor(
     moment decays by ``1 - t^-decay_rate``.
     """
     schedule = _schedule(learning_rate)
-    transform = optax.adafactor(
-        schedule,
-        min_dim_size_to_factor=min_dim_size_to_factor,
-        decay_rate=decay_rate,
-        multiply_by_parameter_scale=True,
-        clipping_threshold=1.0,
-        momentum=None,
-        weight_decay_rate=weight_decay,
-        eps=1e-30,
-        factored=True,
-    )
-    return Optimizer(_clipped(transform, clip_norm), schedule)
+    # The chain that optax.adafactor makes, and its state, but for the one stage of our own.
+    stages = [
+        optax.scale_by_factored_rms(
+            decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=1e-30
+        ),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_learning_rate(schedule, flip_sign=False),
+        scale_by_param_block_rms(),
+    ]
+    if weight_decay is not None:
+        stages.append(optax.add_decayed_weights(weight_decay))
+    return Optimizer(_clipped(optax.chain(*stages, optax.scale(-1)), clip_norm), schedule)
+
+
+def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransformation:
+    """Multiplies each array's update by the array's root mean square, at least ``min_scale``.
+
+    The values of ``optax.scale_by_param_block_rms``, which can be differentiated at 0 and for that adds up the squares of
+    every parameter twice. Nothing differentiates an optimizer here, so they are added up once.
+    """
+
+    def update(updates, state, params):
+        if params is None:
+            raise ValueError("scale_by_param_block_rms scales by the parameters; update() was given none")
+
+        def scaled(one, param):
+            return one * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_scale)
+
+        return jax.tree.map(scaled, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def adamw(
@@ -94,7 +113,7 @@ def adamw(
         return Optimizer(_clipped(transform, clip_norm), schedule)
     transform = optax.chain(
         optax.scale_by_adam(b1, b2, eps),
-        optax.scale_by_param_block_rms(1e-3),
+        scale_by_param_block_rms(),
         optax.add_decayed_weights(weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
         optax.scale_by_learning_rate(schedule),
     )

@@ -179,14 +179,23 @@ def ways(name: str) -> int:
 
 
 def gathered(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as the current mesh and rules lay it.
+    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as :func:`layers_outermost` lays it."""
+    return _outermost(param, axes, frozenset({"fsdp"}))
 
-    A stack of layers has them outermost in a TPU's memory, each in one piece, where the compiler would leave every layer's
-    rows apart, and read all layers' tiles for one's.
+
+def layers_outermost(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """``param`` as the current mesh and rules lay it, under jit, a stack's layers each in one piece in a TPU's memory.
+
+    The compiler would leave every layer's rows apart, and read all layers' tiles for one's. Without rules, which say how
+    it lies over the mesh, it is left alone.
     """
-    place = functools.partial(_constrained, axes=axes, without=frozenset({"fsdp"}))
-    whole = place(param)
-    return place(layouts.outermost(whole, list(axes).index("layers"))) if "layers" in axes else whole
+    return _outermost(param, axes, frozenset()) if nn.get_logical_axis_rules() else param
+
+
+def _outermost(param, axes, without: frozenset[str]):
+    place = functools.partial(_constrained, axes=axes, without=without)
+    placed = place(param)
+    return place(layouts.outermost(placed, list(axes).index("layers"))) if "layers" in axes else placed
 
 
 def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:

@@ -16,7 +16,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from distill import reporting
+from distill import compiler, reporting
 from distill.batches import BatchStream
 from distill.checkpoints import Checkpoints
 from distill.evaluate import Decoder, Evaluator
@@ -96,7 +96,8 @@ def train_replicas(
         ema_decay=loop.ema_decay,
         chunk_tokens=loop.chunk_tokens,
     )
-    step_fn = jax.jit(jax.vmap(one_step), donate_argnums=0)
+    compiler_options = compiler.accepted(loop.compiler_options)
+    step_fn = jax.jit(jax.vmap(one_step), donate_argnums=0, compiler_options=compiler_options)
     if initial_checkpoint_path is None:
         state = jax.jit(jax.vmap(lambda key: init_state(init_params(model, key), optimizer, ema=ema)))(keys)
     else:

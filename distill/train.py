@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import choices, partitioning, reporting
+from distill import choices, compiler, partitioning, reporting
 from distill.batches import BatchStream, Prefetch
 from distill.checkpoints import CheckpointConfig, Checkpoints
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
@@ -118,6 +118,7 @@ class LoopConfig:
       chunk_tokens: target positions whose logits exist at once on a device (0: all).
       param_gather: when parameters split over ``fsdp`` are gathered, see :func:`distill.train_step.make_train_step`.
       sequence_parallel: whether the step splits positions between the blocks over ``model``, see there.
+      compiler_options: what the compiler is told besides the step, see :func:`distill.compiler.accepted`.
     """
 
     train_steps: int
@@ -128,6 +129,7 @@ class LoopConfig:
     chunk_tokens: int = 0
     param_gather: str = "layer"
     sequence_parallel: bool = False
+    compiler_options: compiler.Options | None = None
 
     def __post_init__(self):
         choices.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
@@ -207,6 +209,7 @@ def train(
         return TrainResult(**reporting.read_result(directory))
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
+    compiler_options = compiler.accepted(loop.compiler_options, device_mesh)
     stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
@@ -234,6 +237,7 @@ def train(
             ),
             donate_argnums=0,
             out_shardings=(shardings, partitioning.replicated(device_mesh)),
+            compiler_options=compiler_options,
         )
         with reporting.Reporter(directory, loop.train_steps, stream) as reporter:
             run = _Run(state, stream, step_fn, evaluators, saver, reporter, progress, stop)

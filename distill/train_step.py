@@ -158,15 +158,16 @@ def compute_params(params: Params, config: T5Config) -> Params:
     """``params`` as a step differentiates them: kernels in the compute dtype, which the layers would cast them to anyway.
 
     Cast once, before the layers, kernels are half the bytes to gather and their gradients half the bytes to keep and to
-    reduce. Those of the token table, the biases and the norms stay float32.
+    reduce. Those of the token table, the biases and the norms stay float32. A stack of layers has them outermost: see
+    :func:`distill.partitioning.layers_outermost`.
     """
     if config.dtype == "float32":
         return params
 
-    def cast(path, leaf):
-        return leaf.astype(config.dtype) if path[-1].key == "kernel" else leaf
+    def cast(path, leaf, axes):
+        return partitioning.layers_outermost(leaf.astype(config.dtype), axes) if path[-1].key == "kernel" else leaf
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree_util.tree_map_with_path(cast, params, param_logical_axes(config))
 
 
 def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> Params:

@@ -27,6 +27,8 @@ class Costs:
       transcendentals: elements that went through exp, log, sqrt, tanh and the like, not in ``flops``.
       bytes_accessed: bytes that instructions and fusions read and write, in whichever memory.
       hbm_bytes: those of them that lie in HBM.
+      expected_cycles: what the compiler itself expects of the instructions that it says it of: not of Pallas kernels and
+        collectives. It ranks programs for one chip that have these in common; it is no time.
       collectives: one entry for each collective of the program.
       bounded_loops: loops that may end early and are counted to their bound.
       unknown_loops: loops whose trip count could not be told; counted once.
@@ -37,6 +39,7 @@ class Costs:
     transcendentals: float = 0.0
     bytes_accessed: float = 0.0
     hbm_bytes: float = 0.0
+    expected_cycles: float = 0.0
     collectives: tuple[Collective, ...] = ()
     bounded_loops: tuple[str, ...] = ()
     unknown_loops: tuple[str, ...] = ()
@@ -156,7 +159,8 @@ class _Analysis:
         flops, products, transcendentals = self._arithmetic(computation, instruction)
         found = collectives.read(computation, instruction, self.module.num_partitions, self.mesh)
         moved, hbm = traffic.moved(self.module, computation, instruction)
-        return Costs(flops, products, transcendentals, moved, hbm, (found,) if found else ())
+        cycles = operations.expected_cycles(instruction)
+        return Costs(flops, products, transcendentals, moved, hbm, cycles, (found,) if found else ())
 
     def _loop(self, computation: hlo.Computation, loop: hlo.Instruction) -> Costs:
         turn = total(self._of(name) for name in loop.called("condition", "body"))

@@ -114,6 +114,7 @@ def estimate(
         "hbm_bytes_accessed": costs.hbm_bytes,
         "collective_bytes": costs.collective_bytes,
         "wire_bytes": costs.wire_bytes,
+        "expected_cycles": costs.expected_cycles,
         "collectives": [
             {
                 "kind": kind,

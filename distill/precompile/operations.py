@@ -84,6 +84,12 @@ def result_of_start(instruction: Instruction) -> Shape:
     return shape.elements[0 if base == "copy" or len(shape.elements) == 1 else 1]
 
 
+def expected_cycles(instruction: Instruction) -> float:
+    """What the TPU compiler expects an instruction to take, 0 where it does not say."""
+    found = re.search(r'"estimated_cycles"\s*:\s*"?(\d+)', instruction.backend_config)
+    return float(found[1]) if found else 0.0
+
+
 def kernel_estimate(instruction: Instruction) -> dict[str, float]:
     """A Pallas kernel's own ``cost_estimate``, empty where it has none."""
     found = re.search(r'"cost_estimate"\s*:\s*\{([^{}]*)\}', instruction.backend_config)

@@ -85,6 +85,15 @@ def test_hardware(hardware, tmp_path):
     assert given["model"].dtype in ("float32", "bfloat16")
 
 
+@pytest.mark.parametrize("name", names("compiler"))
+def test_compiler(name, tmp_path):
+    """They come after the run's file, whose default they change; that TPUs' compiler takes them, precompile tests."""
+    files = [f"gin/{file}.gin" for file in ("models/t5_1_1_tiny", "tasks/svamp", "runs/distill", "hardware/tpu_v5e_16")]
+    configuration.parse([*files, f"gin/compiler/{name}.gin"], [*GIVEN, data_dir(tmp_path)])
+    options = configuration.arguments_of(train.train)["loop"].compiler_options
+    assert options and all(name.startswith("xla_tpu_") for name in options)
+
+
 @pytest.mark.parametrize("recipe", names("recipes"))
 def test_recipe(recipe, tmp_path):
     extra = [] if recipe.startswith("demo") else [data_dir(tmp_path)]

@@ -50,3 +50,12 @@ def test_gathered_stacks_have_layers_outermost():
     assert text.count("@LayoutConstraint") == 1
     assert "dense<[2, 0, 1]>" in text
     assert "LayoutConstraint" not in program(lambda x: partitioning.gathered(x, ("embed", None, "mlp")), "tpu")
+
+
+def test_stacks_have_layers_outermost_where_rules_say_how_they_lie():
+    text = program(lambda x: partitioning.layers_outermost(x, ("embed", "layers", "mlp")), "tpu")
+    assert text.count("@LayoutConstraint") == 1
+    assert "dense<[2, 0, 1]>" in text
+    assert "LayoutConstraint" not in program(lambda x: partitioning.layers_outermost(x, ("embed", None, "mlp")), "tpu")
+    bare = program(lambda x: partitioning.layers_outermost(x, ("embed", "layers", "mlp")), "tpu", rules=())
+    assert "harding_constraint" not in bare and "LayoutConstraint" not in bare

@@ -101,6 +101,28 @@ def test_training_does_not_recompile(tmp_path, arguments, monkeypatch):
     assert len(compiled) == 1
 
 
+def test_the_compiler_is_given_the_runs_options(tmp_path, arguments, monkeypatch):
+    given, real = [], jax.jit
+
+    def noting(fun=None, **kwargs):
+        given.append(kwargs.get("compiler_options"))
+        return real(fun, **kwargs)
+
+    options = {"xla_cpu_enable_fast_math": False}
+    arguments["loop"] = dataclasses.replace(arguments["loop"], compiler_options=options)
+    monkeypatch.setattr(jax, "jit", noting)
+    assert train.train(str(tmp_path / "run"), **arguments).step == 8
+    assert given.count(options) == 2  # the probe and the step
+
+
+def test_options_that_the_compiler_does_not_have_end_the_run_at_once(tmp_path, arguments):
+    options = {"xla_tpu_enable_emitter_rolling": True}
+    arguments["loop"] = dataclasses.replace(arguments["loop"], compiler_options=options)
+    with pytest.raises(ValueError, match=r"the cpu compiler does not take COMPILER_OPTIONS .* No such compile option"):
+        train.train(str(tmp_path / "run"), **arguments)
+    assert not (tmp_path / "run").exists()
+
+
 def test_patience_ends_a_run_early(tmp_path, arguments):
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=40)
     arguments["validation"] = dataclasses.replace(arguments["validation"], period=2, patience=2, metric="accuracy_low")

@@ -92,6 +92,14 @@ def test_bodies_of_nested_loops_count_as_often_as_they_run():
     assert not found.bounded_loops and not found.unknown_loops
 
 
+def test_expected_cycles_are_the_compilers_times_the_turns():
+    said = SCANNED.replace(
+        "rhs_contracting_dims={0}", 'rhs_contracting_dims={0}, backend_config={"estimated_cycles":"7"}'
+    )
+    assert analyse(said).expected_cycles == 5 * 7
+    assert analyse(SCANNED).expected_cycles == 0
+
+
 def test_a_fusion_that_slices_its_operand_reads_the_slice():
     found = analyse(SCANNED)
     weights = 16 * 16 * 4

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
-from distill import optimizers, partitioning
+from distill import configuration, optimizers, partitioning
 from distill.evaluate import DecodeConfig
 from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.packing import Layout
 from distill.precompile import command, costs, estimates, report, steps, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
-from distill.train import LoopConfig
+from distill.train import LoopConfig, train
 
 TINY = T5Config(
     vocab_size=384,
@@ -265,6 +265,29 @@ def test_a_tiny_run_compiles_for_a_tpu():
     assert found.costs is not None and found.costs.bounded_loops and not found.costs.unknown_loops
     axes = {axis for c in found.costs.collectives for axis in c.axes}
     assert axes <= {"fsdp", "model"} and "model" in axes
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["compact", "quick"])
+def test_the_compiler_for_tpus_takes_the_options_of_our_files(name):
+    files = ["models/t5_1_1_tiny", "tasks/cqa", "runs/distill", "hardware/tpu_v5e_16", f"compiler/tpu_{name}"]
+    given = ["MODEL_DIR = 'x'", "VOCABULARY_PATH = 'bytes'", "DATA_DIR = 'x'"]
+    configuration.parse([f"gin/{file}.gin" for file in files], given)
+    loop = configuration.arguments_of(train)["loop"]
+    run = dataclasses.replace(RUN, mesh=partitioning.MeshConfig(1, 2, 2))
+    target = topology.open_topology("v5e:2x2")
+    runs = [
+        dataclasses.replace(RUN.loop, compiler_options=one) for one in (None, loop.compiler_options, {"xla_foo": 1})
+    ]
+    plain, small, wrong = (dataclasses.replace(run, loop=loop) for loop in runs)
+    found = [steps.compile_step("train", one, target) for one in (plain, small)]
+    assert found[1].code_bytes < found[0].code_bytes
+    assert found[1].costs.matmul_flops == found[0].costs.matmul_flops
+    with pytest.raises(
+        ValueError, match=r"tpu compiler does not take COMPILER_OPTIONS .*No such compile option: 'xla_foo'"
+    ):
+        steps.compile_step("train", wrong, target)
 
 
 @needs_libtpu

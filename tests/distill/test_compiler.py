@@ -1,0 +1,33 @@
+"""Options of the compiler: what it takes, and how it refuses."""
+
+import jax
+import pytest
+
+from distill import compiler, partitioning
+
+
+def test_what_the_compiler_takes_is_what_jit_is_given():
+    mesh = partitioning.MeshConfig(4, 2, 1).build()
+    for options in ({}, {"xla_cpu_enable_fast_math": True}, {"xla_cpu_enable_fast_math": "false"}):
+        assert compiler.accepted(options) == options
+        assert compiler.accepted(options, mesh) == options
+        assert jax.jit(lambda x: x + 1, compiler_options=compiler.accepted(options))(1) == 2
+    assert compiler.accepted(None) is None
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"xla_cpu_fast": True},
+            "cpu compiler does not take COMPILER_OPTIONS .*No such compile option: 'xla_cpu_fast'",
+        ),
+        ({"xla_cpu_enable_fast_math": "maybe"}, "'maybe' is not a valid bool value"),
+        ({"xla_cpu_enable_fast_math": None}, "a bool, a number or a string each; got 'xla_cpu_enable_fast_math': None"),
+        ({3: True}, "are names with .* got 3: True"),
+        (["xla_cpu_enable_fast_math"], r"are a dict, name → value; got \['xla_cpu"),
+    ],
+)
+def test_what_it_does_not_take_is_one_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        compiler.accepted(options)
