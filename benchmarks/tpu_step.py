@@ -8,7 +8,7 @@ notice, without it. Its network is the unscanned `examples/t5`, or `examples/sca
     python -m benchmarks.tpu_step [--cases base_data,base_model,large,xxl] [--output=tpu_step.jsonl] [--plot=FILE.png]
 
 Every finished side is a line of the output file; a side that is there already is not compiled again. Each is compiled in
-a process of its own, one after the other. Its time to compile is one measurement; for ratios of times,
+a process of its own, one after the other. Its time to compile is one measurement. For ratios of times,
 
     python -m benchmarks.tpu_step --cases=base_data --rounds=3
 

@@ -26,7 +26,12 @@ NOT_MACROS = frozenset({
 })  # fmt: skip
 # Macros of T5X's own gin files.
 NOT_MACROS |= {"CHECKPOINT_PATH", "EVALUATOR_NUM_EXAMPLES", "EVAL_OUTPUT_DIR", "INFER_OUTPUT_DIR", "NPROC", "BATCH"}
-NOT_MACROS |= {"JAX_CPU_ENABLE_ASYNC_DISPATCH", "JAX_COMPILATION_CACHE_DIR", "JAX_OPTIMIZATION_LEVEL"}
+NOT_MACROS |= {
+    "JAX_CPU_ENABLE_ASYNC_DISPATCH",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_OPTIMIZATION_LEVEL",
+    "LIBTPU_INIT_ARGS",
+}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 

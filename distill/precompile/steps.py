@@ -22,7 +22,7 @@ from distill.packing import Layout, Packer
 from distill.parameters import init_params, param_logical_axes
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
-from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced
+from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced, uncached
 from distill.train import LoopConfig
 from distill.train_step import TrainState, init_state, make_train_step
 
@@ -108,7 +108,7 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
     rng = jax.random.key(run.loop.seed + 1)
     started = time.monotonic()
     state = _state(run, mesh, rng)
-    with jax.set_mesh(mesh), nn.logical_axis_rules(list(run.rules)), silenced():
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(run.rules)), silenced(), uncached():
         if name == "train":
             lowered, arguments = _lower_train(run, mesh, state, rng)
         else:

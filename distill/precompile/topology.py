@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from distill.partitioning import MESH_AXES, MeshConfig, arranged
@@ -110,3 +112,16 @@ def silenced() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Keeps JAX's persistent cache out of it: what is compiled for a topology is written there, but cannot be read back."""
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()

@@ -281,7 +281,10 @@ def test_the_compiler_for_tpus_takes_the_options_of_our_files(name):
         dataclasses.replace(RUN.loop, compiler_options=one) for one in (None, loop.compiler_options, {"xla_foo": 1})
     ]
     plain, small, wrong = (dataclasses.replace(run, loop=loop) for loop in runs)
-    found = [steps.compile_step("train", one, target) for one in (plain, small)]
+    # Twice the same: nothing compiled for a topology is taken from, or left in, JAX's persistent cache.
+    found = [steps.compile_step("train", one, target) for one in (plain, small, plain)]
+    assert found[2].code_bytes == found[0].code_bytes
+    assert jax.config.jax_enable_compilation_cache
     assert found[1].code_bytes < found[0].code_bytes
     assert found[1].costs.matmul_flops == found[0].costs.matmul_flops
     with pytest.raises(
