@@ -74,7 +74,7 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransform
     every parameter twice. Nothing differentiates an optimizer here, so they are added up once.
     """
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         if params is None:
             raise ValueError("scale_by_param_block_rms scales by the parameters; update() was given none")
 

@@ -8,7 +8,7 @@ from distill import compiler, partitioning
 
 def test_what_the_compiler_takes_is_what_jit_is_given():
     mesh = partitioning.MeshConfig(4, 2, 1).build()
-    for options in ({}, {"xla_cpu_enable_fast_math": True}, {"xla_cpu_enable_fast_math": "false"}):
+    for options in ({}, {"xla_cpu_enable_fast_math": True}, {"xla_cpu_enable_fast_math": False}):
         assert compiler.accepted(options) == options
         assert compiler.accepted(options, mesh) == options
         assert jax.jit(lambda x: x + 1, compiler_options=compiler.accepted(options))(1) == 2
