@@ -290,7 +290,7 @@ def t5x(case: Case, side: Side) -> dict[str, float]:
     started, cpu = time.monotonic(), time.process_time()
     shardings = jax.tree.map(lambda value: value.sharding, state)
     # T5X reads the mesh of this older context manager.
-    with mesh, flax_partitioning.axis_rules(partitioner.logical_axis_rules), topology.silenced():
+    with mesh, flax_partitioning.axis_rules(partitioner.logical_axis_rules), topology.silenced(), topology.uncached():
         jitted = jax.jit(
             step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=side.compiler_options
         )
@@ -326,11 +326,13 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     path = Path(options.output)
     has_t5x = importlib.util.find_spec("t5x") is not None
-    for name in options.cases.split(","):
+    names = options.cases.split(",")
+    if options.rounds:
+        for name in names:
+            time_compilations(name, CASES[name], options.rounds, has_t5x)
+        return
+    for name in names:
         case = CASES[name]
-        if options.rounds:
-            time_compilations(name, case, options.rounds, has_t5x)
-            continue
         for side in case.sides:
             key = {"case": name, "side": side.name}
             if side.engine == "t5x" and not has_t5x and not tpu_scale.rows_of(path, key):
@@ -338,9 +340,7 @@ def main() -> None:
                 continue
             tpu_scale.find_or_make(path, key, functools.partial(compiled_alone, case, side))
         report(name, case, tpu_scale.rows_of(path, {"case": name}))
-    if options.rounds:
-        return
-    report_programs([row for row in tpu_scale.rows_of(path) if row["case"] in options.cases.split(",")])
+    report_programs([row for row in tpu_scale.rows_of(path) if row["case"] in names])
     if options.plot:
         plot(tpu_scale.rows_of(path), Path(options.plot))
 

@@ -1,6 +1,7 @@
 """A network's parameters as a tree: fresh ones, their shapes and axes, and layers stacked for a scan or apart."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -29,8 +30,11 @@ def param_shapes(config: T5Config) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
+@functools.cache
 def param_logical_axes(config: T5Config) -> Params:
     """The parameter tree with a ``PartitionSpec`` of logical axis names for each leaf; nothing is computed.
+
+    Tracing a deep network takes seconds and many ask, so each configuration's tree is made once: read it, do not change it.
 
     Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` where scanned.
     """
