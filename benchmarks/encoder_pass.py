@@ -196,7 +196,8 @@ def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str
     from distill.losses import TwoTaskLoss
     from distill.network import T5Config
     from distill.parameters import init_params
-    from distill.train_step import init_state, make_train_step
+    from distill.state import init_state
+    from distill.train_step import make_train_step
 
     config = T5Config(32128, 512, 6, 64, 1024, 8, 8, dropout_rate=0.1, scan_layers=True)
     optimizer = optimizers.adafactor(1e-3)

@@ -49,7 +49,8 @@ def main() -> None:
     from distill.network import T5Config
     from distill.packing import Layout
     from distill.parameters import init_params
-    from distill.train_step import init_state, make_train_step
+    from distill.state import init_state
+    from distill.train_step import make_train_step
     from tasks import registration, vocabularies
 
     torch.set_num_threads(options.threads)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -13,9 +13,19 @@ from etils import epath
 from distill import partitioning
 from distill.network import T5Config
 from distill.parameters import param_logical_axes, param_shapes
-from distill.train_step import TrainState
 
 LATEST, BEST = "checkpoints", "best"
+
+
+class TrainingState(Protocol):
+    """What this module needs of a state: the step that it has reached. The rest is any PyTree."""
+
+    @property
+    def step(self) -> Any:
+        """Updates made, an int32 scalar."""
+
+
+State = TypeVar("State", bound=TrainingState)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Checkpoints:
         """The step of the newest complete checkpoint, or None."""
         return self._latest.latest_step()
 
-    def save(self, state: TrainState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+    def save(self, state: TrainingState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         """Saves in the background; a second call waits for the first.
 
         Args:
@@ -98,7 +108,7 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+    def restore(self, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
         """The newest checkpoint, on the shardings of ``like`` (arrays or ShapeDtypeStructs): state, position, progress.
 
         Raises:

@@ -96,38 +96,6 @@ def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
     return found
 
 
-def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) -> list[TokenPair]:
-    """The sequences of one task example, cut to ``layout``'s window; one, or two for a paired task, or none.
-
-    Args:
-      example: see :func:`slots`, whose errors it has.
-      layout: the window.
-      counts: is added to.
-    """
-    group = []
-    room = layout.decoder_length
-    for pair in slots(example):
-        if len(pair.targets) == 0:
-            continue
-        task = int(pair.task_ids[-1])
-        counts.sequences[task] += 1
-        counts.truncated_inputs[task] += len(pair.inputs) > layout.encoder_length
-        counts.truncated_targets[task] += len(pair.targets) > room
-        if room == 0:
-            continue
-        group.append(
-            TokenPair(
-                inputs=cut(pair.inputs, layout.encoder_length),
-                targets=cut(pair.targets, room),
-                task_ids=cut(pair.task_ids, room, last=None),
-                weights=cut(pair.weights, room, last=None),
-            )
-        )
-        if layout.shared_encoder:
-            room -= len(group[-1].targets)
-    return group
-
-
 def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
     """How many target tokens of each sequence a window takes: all of it, or what the group's first sequence leaves.
 
@@ -145,7 +113,9 @@ def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def cut_all(sequences: Sequences, number_of_slots: int, layout: Layout) -> Sequences:
-    """What :func:`to_group` does to each sequence, for all of them at once.
+    """Sequences cut to ``layout``'s window; one that fills the window ends in EOS.
+
+    With a shared encoder an example's second sequence gets the target tokens that its first leaves, perhaps none.
 
     Args:
       sequences: all slots of some examples, one example after another.
@@ -164,7 +134,7 @@ def cut_all(sequences: Sequences, number_of_slots: int, layout: Layout) -> Seque
 
 
 def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
-    """What :func:`to_group` counts, from lengths.
+    """Counts sequences, and those that are cut to the window, from their lengths.
 
     Args:
       lengths: int [examples, slots, 2], input and target tokens; a sequence without targets is absent.
@@ -179,6 +149,21 @@ def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
         counts.truncated_inputs[task] = int((mine & (lengths[..., 0] > layout.encoder_length)).sum())
         counts.truncated_targets[task] = int((mine & (lengths[..., 1] > room)).sum())
     return counts
+
+
+def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) -> list[TokenPair]:
+    """The sequences of one task example, cut to ``layout``'s window; one, or two for a paired task, or none.
+
+    Args:
+      example: see :func:`slots`, whose errors it has.
+      layout: the window.
+      counts: is added to.
+    """
+    pairs = slots(example)
+    lengths = np.array([[(len(pair.inputs), len(pair.targets)) for pair in pairs]])
+    tasks = np.array([[pair.task_ids[-1] if len(pair.task_ids) else task_ids.PAD for pair in pairs]])
+    counts.add(count(lengths, tasks, layout))
+    return [pair for pair in cut_all(Sequences.of(pairs), len(pairs), layout).pairs() if len(pair.targets)]
 
 
 def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[dict[str, np.ndarray]]:

@@ -4,6 +4,9 @@ Parameters have T5X's names and shapes. Who sees whom follows from the tokens (i
 the segment ids; positions enter only through relative distances, so packed rows need no positions.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,7 +27,7 @@ from distill.attention import (
 from distill.dense import PRODUCT, Dense, copies_by_shard
 from distill.t5_config import T5Config
 
-__all__ = ["PAD_ID", "T5Config", "Transformer"]
+__all__ = ["PAD_ID", "ModelInputs", "T5Config", "Transformer"]
 
 PAD_ID = 0
 
@@ -262,6 +265,36 @@ class Decoder(nn.Module):
         return self.logits_dense(hidden, out_dtype=jnp.float32)
 
 
+class ModelInputs(NamedTuple):
+    """What the network reads of a batch.
+
+    Attributes:
+      encoder_input_tokens: int32 [batch, inputs]; 0 is padding.
+      decoder_input_tokens: int32 [batch, targets]; the targets shifted right, 0 first.
+      encoder_segment_ids: int32 [batch, inputs] of a packed batch, from 1; 0 is padding. None: one example a row.
+      decoder_segment_ids: int32 [batch, targets], likewise.
+      decoder_cross_segment_ids: int32 [batch, targets]: the encoder segment that each target attends to; None: the one of
+        its own number.
+    """
+
+    encoder_input_tokens: Int[Array, "batch inputs"]
+    decoder_input_tokens: Int[Array, "batch targets"]
+    encoder_segment_ids: Int[Array, "batch inputs"] | None = None
+    decoder_segment_ids: Int[Array, "batch targets"] | None = None
+    decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, jax.Array]) -> "ModelInputs":
+        """Those features of a batch."""
+        return cls(
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch.get("encoder_segment_ids"),
+            batch.get("decoder_segment_ids"),
+            batch.get("decoder_cross_segment_ids"),
+        )
+
+
 class Transformer(nn.Module):
     """A T5 network. Parameters under ``params``; dropout draws from the rng ``dropout``."""
 
@@ -285,15 +318,7 @@ class Transformer(nn.Module):
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
-        self,
-        encoded: Float[Array, "batch inputs embed"],
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
-        *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
-        deterministic: bool = True,
+        self, encoded: Float[Array, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
     ) -> Float[Array, "batch targets embed"]:
         """What :func:`output_kernel` turns into logits: the decoder's output after its last norm, scaled if tied.
 
@@ -303,59 +328,22 @@ class Transformer(nn.Module):
         Raises:
           ValueError: if only one of encoder and decoder segment ids is given, or cross segment ids without them.
         """
-        segments = _decoder_segments(
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_cross_segment_ids,
-        )
-        embedded = self.token_embedder(decoder_input_tokens)
+        segments = _decoder_segments(inputs)
+        embedded = self.token_embedder(inputs.decoder_input_tokens)
         return self._scaled(self.decoder(embedded, encoded, *segments, deterministic))
 
-    def hidden(
-        self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
-        *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
-        deterministic: bool = True,
-    ) -> Float[Array, "batch targets embed"]:
+    def hidden(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets embed"]:
         """:meth:`encode`, then :meth:`decode_hidden`, with all tokens read at once: the table's gradient is made once."""
-        seen = _decoder_segments(
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_cross_segment_ids,
-        )
-        tokens = jnp.concatenate([encoder_input_tokens, decoder_input_tokens], axis=1)
-        inputs, targets = jnp.split(self.token_embedder(tokens), [encoder_input_tokens.shape[1]], axis=1)
-        encoded = self.encoder(inputs, _encoder_segments(encoder_input_tokens, encoder_segment_ids), deterministic)
+        seen = _decoder_segments(inputs)
+        encoder_tokens = inputs.encoder_input_tokens
+        tokens = jnp.concatenate([encoder_tokens, inputs.decoder_input_tokens], axis=1)
+        sources, targets = jnp.split(self.token_embedder(tokens), [encoder_tokens.shape[1]], axis=1)
+        encoded = self.encoder(sources, _encoder_segments(encoder_tokens, inputs.encoder_segment_ids), deterministic)
         return self._scaled(self.decoder(targets, encoded, *seen, deterministic))
 
-    def __call__(
-        self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
-        *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
-        deterministic: bool = True,
-    ) -> Float[Array, "batch targets vocab"]:
+    def __call__(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets vocab"]:
         """float32 logits of every target position."""
-        hidden = self.hidden(
-            encoder_input_tokens,
-            decoder_input_tokens,
-            encoder_segment_ids,
-            decoder_segment_ids,
-            decoder_cross_segment_ids=decoder_cross_segment_ids,
-            deterministic=deterministic,
-        )
-        return self.logits(hidden)
+        return self.logits(self.hidden(inputs, deterministic=deterministic))
 
     def logits(self, hidden: Float[Array, "batch targets embed"]) -> Float[Array, "batch targets vocab"]:
         """float32 logits of what :meth:`hidden`, :meth:`decode_hidden` or :meth:`decode_step` returned."""
@@ -407,24 +395,20 @@ def _encoder_segments(tokens: Int[Array, "batch inputs"], segment_ids: Int[Array
     return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
 
 
-def _decoder_segments(
-    encoder_input_tokens: Int[Array, "batch inputs"],
-    decoder_input_tokens: Int[Array, "batch targets"],
-    encoder_segment_ids: Int[Array, "batch inputs"] | None,
-    decoder_segment_ids: Int[Array, "batch targets"] | None,
-    decoder_cross_segment_ids: Int[Array, "batch targets"] | None,
-) -> tuple[Segments, Segments]:
-    """Who sees whom in the decoder, and what of the encoder's output."""
-    if encoder_segment_ids is not None and decoder_segment_ids is not None:
-        crossing = decoder_segment_ids if decoder_cross_segment_ids is None else decoder_cross_segment_ids
-        return Segments(decoder_segment_ids, decoder_segment_ids), Segments(crossing, encoder_segment_ids)
-    if encoder_segment_ids is None and decoder_segment_ids is None and decoder_cross_segment_ids is None:
-        ones = jnp.ones(decoder_input_tokens.shape, jnp.int32)
-        return Segments(ones, ones), _everywhere(decoder_input_tokens.shape[1], encoder_input_tokens)
+def _decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
+    """Which targets attend to which targets, and to which inputs."""
+    encoder, decoder = inputs.encoder_segment_ids, inputs.decoder_segment_ids
+    cross = inputs.decoder_cross_segment_ids
+    if encoder is not None and decoder is not None:
+        return Segments(decoder, decoder), Segments(decoder if cross is None else cross, encoder)
+    if encoder is None and decoder is None and cross is None:
+        targets = inputs.decoder_input_tokens
+        ones = jnp.ones(targets.shape, jnp.int32)
+        return Segments(ones, ones), _everywhere(targets.shape[1], inputs.encoder_input_tokens)
     raise ValueError(
         "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
-        f"encoder_segment_ids {_given(encoder_segment_ids)}, decoder_segment_ids {_given(decoder_segment_ids)}, "
-        f"decoder_cross_segment_ids {_given(decoder_cross_segment_ids)}"
+        f"encoder_segment_ids {_given(encoder)}, decoder_segment_ids {_given(decoder)}, "
+        f"decoder_cross_segment_ids {_given(cross)}"
     )
 
 

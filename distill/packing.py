@@ -94,6 +94,15 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.input_lengths)
 
+    def pairs(self) -> list[TokenPair]:
+        """The sequences one by one, as views."""
+        inputs = np.split(self.inputs, np.cumsum(self.input_lengths)[:-1])
+        ends = np.cumsum(self.target_lengths)[:-1]
+        return [
+            TokenPair(*pair)
+            for pair in zip(inputs, *(np.split(x, ends) for x in (self.targets, self.task_ids, self.weights)))
+        ]
+
     def take(
         self,
         numbers: np.ndarray,

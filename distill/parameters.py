@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from distill.network import T5Config, Transformer
+from distill.network import ModelInputs, T5Config, Transformer
 
 Params = dict[str, Any]
 
@@ -17,7 +17,7 @@ Params = dict[str, Any]
 def _init_boxed(config: T5Config, rng: jax.Array) -> Params:
     tokens = jnp.ones((1, 2), jnp.int32)
     # Parameters do not depend on the way of attending, and two tokens are no work for a kernel.
-    return Transformer(dataclasses.replace(config, attention="xla")).init(rng, tokens, tokens)["params"]
+    return Transformer(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
 
 
 def init_params(config: T5Config, rng: jax.Array) -> Params:

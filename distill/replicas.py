@@ -24,9 +24,10 @@ from distill.interop import initial
 from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.optimizers import Optimizer
-from distill.parameters import init_params, param_shapes
+from distill.parameters import param_shapes
+from distill.state import TrainState, init_state, random_state
 from distill.train import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig, check_vocabulary
-from distill.train_step import TrainState, init_state, make_train_step, summarize
+from distill.train_step import make_train_step, summarize
 from tasks import registration
 
 
@@ -99,7 +100,7 @@ def train_replicas(
     compiler_options = compiler.accepted(loop.compiler_options)
     step_fn = jax.jit(jax.vmap(one_step), donate_argnums=0, compiler_options=compiler_options)
     if initial_checkpoint_path is None:
-        state = jax.jit(jax.vmap(lambda key: init_state(init_params(model, key), optimizer, ema=ema)))(keys)
+        state = jax.jit(jax.vmap(lambda key: random_state(model, optimizer, key, ema=ema)))(keys)
     else:
         here = SingleDeviceSharding(jax.devices()[0])
         params = initial.load(initial_checkpoint_path, model, jax.tree.map(lambda _: here, param_shapes(model)))

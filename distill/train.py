@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -15,14 +16,13 @@ from distill import choices, compiler, partitioning, reporting
 from distill.batches import BatchStream, Prefetch
 from distill.checkpoints import CheckpointConfig, Checkpoints
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
-from distill.interop import initial
 from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.optimizers import Optimizer
 from distill.packing import Layout
-from distill.parameters import init_params, param_logical_axes
+from distill.state import TrainState, make_state, shardings_of
 from distill.stopping import StopRequest
-from distill.train_step import TrainState, init_state, make_train_step, summarize
+from distill.train_step import jit_step, make_train_step, summarize
 from tasks import registration
 
 
@@ -139,6 +139,11 @@ class LoopConfig:
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"LoopConfig.ema_decay must lie in (0, 1); got {self.ema_decay}")
 
+    def step_options(self) -> dict[str, Any]:
+        """The arguments of :func:`distill.train_step.make_train_step` that are part of the loop's configuration."""
+        names = ("num_microbatches", "ema_decay", "chunk_tokens", "param_gather", "sequence_parallel")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclasses.dataclass
 class Progress:
@@ -209,7 +214,7 @@ def train(
         return TrainResult(**reporting.read_result(directory))
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
-    compiler_options = compiler.accepted(loop.compiler_options, device_mesh)
+    compiler.accepted(loop.compiler_options, device_mesh)  # a mistake is reported before the data are read
     stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
@@ -217,27 +222,27 @@ def train(
     evaluators = _evaluators(validation, model, device_mesh)
     saver = Checkpoints(directory, model, keep=checkpoints.keep)
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)), StopRequest() as stop:
-        state, shardings = make_state(model, optimizer, device_mesh, rules, loop, initial_checkpoint_path)
+        state = make_state(
+            model,
+            optimizer,
+            device_mesh,
+            rules,
+            seed=loop.seed,
+            ema=loop.ema_decay is not None,
+            initial_checkpoint_path=initial_checkpoint_path,
+        )
+        shardings = shardings_of(state)
         progress = Progress()
         if saver.latest_step() is not None:
             state, position, saved = saver.restore(state)
             stream.restore(position)
             progress = Progress(**saved)
             logging.info("restored step %d from %s", int(state.step), directory)
-        step_fn = jax.jit(
-            make_train_step(
-                model,
-                loss,
-                optimizer,
-                num_microbatches=loop.num_microbatches,
-                ema_decay=loop.ema_decay,
-                chunk_tokens=loop.chunk_tokens,
-                param_gather=loop.param_gather,
-                sequence_parallel=loop.sequence_parallel,
-            ),
-            donate_argnums=0,
-            out_shardings=(shardings, partitioning.replicated(device_mesh)),
-            compiler_options=compiler_options,
+        step_fn = jit_step(
+            make_train_step(model, loss, optimizer, **loop.step_options()),
+            shardings,
+            device_mesh,
+            loop.compiler_options,
         )
         with reporting.Reporter(directory, loop.train_steps, stream) as reporter:
             run = _Run(state, stream, step_fn, evaluators, saver, reporter, progress, stop)
@@ -251,36 +256,6 @@ def train(
     if stopped in (None, "early"):
         reporting.write_result(directory, dataclasses.asdict(result))
     return result
-
-
-def make_state(
-    model: T5Config,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    rules: partitioning.Rules,
-    loop: LoopConfig,
-    initial_checkpoint_path: str | None = None,
-) -> tuple[TrainState, TrainState]:
-    """The state at step 0, already sharded, and the tree of its shardings."""
-    ema = loop.ema_decay is not None
-
-    def fresh(rng):
-        return init_state(init_params(model, rng), optimizer, ema=ema)
-
-    rng = jax.random.key(loop.seed)
-    shapes = jax.eval_shape(fresh, rng)
-    params = partitioning.param_shardings(shapes.params, param_logical_axes(model), mesh, rules)
-    shardings = TrainState(
-        step=partitioning.replicated(mesh),  # type: ignore[arg-type]
-        params=params,
-        opt_state=partitioning.optimizer_shardings(optimizer.transform, shapes.opt_state, shapes.params, params, mesh),
-        ema_params=params if ema else None,
-    )
-    if initial_checkpoint_path is None:
-        return jax.jit(fresh, out_shardings=shardings)(rng), shardings
-    loaded = initial.load(initial_checkpoint_path, model, params)
-    start = jax.jit(lambda p: init_state(p, optimizer, ema=ema), out_shardings=shardings, donate_argnums=0)
-    return start(loaded), shardings
 
 
 def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:

@@ -1,57 +1,26 @@
 """The training step: one pure function from state and batch to state and metrics."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from distill import choices, partitioning
-from distill.losses import TokenStats, TwoTaskLoss, task_token_weights, weighted_cross_entropy
-from distill.network import T5Config, Transformer
+from distill import choices, compiler, partitioning
+from distill.cross_entropy import TokenStats, weighted_cross_entropy
+from distill.losses import TwoTaskLoss, task_token_weights
+from distill.network import ModelInputs, T5Config, Transformer
 from distill.optimizers import Optimizer
-from distill.parameters import output_kernel, param_logical_axes
+from distill.parameters import Params, output_kernel, param_logical_axes
+from distill.state import TrainState
 from tasks import task_ids
 
-Params = Any
 Arrays = Mapping[str, jax.Array]
 # A metric is (sum, count), both float32 scalars: means then merge over steps, micro-batches and devices.
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-
-
-class TrainState(struct.PyTreeNode):
-    """Everything a step reads and writes.
-
-    Attributes:
-      step: int32 scalar, updates made.
-      params: the student's parameters, float32.
-      opt_state: the optimizer's.
-      ema_params: an exponential moving average of ``params``, or None where it is off.
-    """
-
-    step: Int[Array, ""]
-    params: Params
-    opt_state: Any
-    ema_params: Params | None = None
-
-    @property
-    def eval_params(self) -> Params:
-        """The averaged parameters where there are any, else the parameters."""
-        return self.params if self.ema_params is None else self.ema_params
-
-
-def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False) -> TrainState:
-    """A state at step 0."""
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        opt_state=optimizer.transform.init(params),
-        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
-    )
 
 
 def make_train_step(
@@ -73,7 +42,7 @@ def make_train_step(
       optimizer: transforms the summed gradient.
       num_microbatches: cuts of the batch whose gradients are summed one after the other.
       ema_decay: decay of the parameters' moving average, or None.
-      chunk_tokens: see :func:`distill.losses.weighted_cross_entropy`.
+      chunk_tokens: see :func:`distill.cross_entropy.weighted_cross_entropy`.
       param_gather: how layers come by parameters that lie split over ``fsdp``. ``layer``: each layer gathers its own,
         forward and backward. ``step``: all are gathered once, before the layers, in the compute dtype. ``decoder``: so are
         the decoder's; the encoder's copies would lie idle while memory is fullest, so its layers gather their own.
@@ -103,8 +72,7 @@ def make_train_step(
             with nn.logical_axis_rules(partitioning.sequence_parallel(rules) if sequence_parallel else rules):
                 hidden = model.apply(
                     {"params": params},
-                    *model_inputs(cut),
-                    decoder_cross_segment_ids=cut.get("decoder_cross_segment_ids"),
+                    ModelInputs.of(cut),
                     deterministic=False,
                     rngs=rngs,
                     method=Transformer.hidden,
@@ -154,6 +122,31 @@ def make_train_step(
     return step
 
 
+def jit_step(
+    step: Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]],
+    shardings: TrainState,
+    mesh: Mesh,
+    compiler_options: compiler.Options | None = None,
+) -> jax.stages.Wrapped:
+    """The jitted training step; the state that it is given is donated.
+
+    Args:
+      step: see :func:`make_train_step`.
+      shardings: of the state, before and after the step.
+      mesh: on which metrics are replicated.
+      compiler_options: options of XLA, see :func:`distill.compiler.accepted`.
+
+    Raises:
+      ValueError: the compiler does not accept the options.
+    """
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, partitioning.replicated(mesh)),
+        compiler_options=compiler.accepted(compiler_options, mesh),
+    )
+
+
 def compute_params(params: Params, config: T5Config) -> Params:
     """``params`` as a step differentiates them: kernels in the compute dtype, which the layers would cast them to anyway.
 
@@ -182,16 +175,6 @@ def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> 
 
     stacks = partitioning.PARAM_GATHERS[param_gather]
     return {**params, **{stack: jax.tree.map(place, params[stack], logical_axes[stack]) for stack in stacks}}
-
-
-def model_inputs(batch: Arrays) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
-    """The network's positional arguments: encoder and decoder tokens, then segment ids (None when unpacked)."""
-    return (
-        batch["encoder_input_tokens"],
-        batch["decoder_input_tokens"],
-        batch.get("encoder_segment_ids"),
-        batch.get("decoder_segment_ids"),
-    )
 
 
 def token_metrics(batch: Arrays, stats: TokenStats) -> Metrics:

@@ -14,13 +14,12 @@ from typing import Any
 
 import jax
 
-from distill.parameters import init_params
 from distill.partitioning import MeshConfig
 from distill.precompile.estimates import estimate, forward_flops
 from distill.precompile.steps import CompiledStep, Run, compile_step
 from distill.precompile.topology import Topology
+from distill.state import random_state
 from distill.t5_config import REMAT_POLICIES
-from distill.train_step import init_state
 
 Compile = Callable[[str, Run, Topology], CompiledStep]
 
@@ -103,7 +102,7 @@ def _state_bytes(run: Run) -> dict[str, float]:
     """Bytes of the whole state, and of the parameters in it."""
     ema = run.loop.ema_decay is not None
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda rng: init_state(init_params(run.model, rng), run.optimizer, ema=ema), key)
+    shapes = jax.eval_shape(lambda rng: random_state(run.model, run.optimizer, rng, ema=ema), key)
 
     def total(tree):
         return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
@@ -223,7 +222,7 @@ def _needless(candidate: Candidate, rows: Sequence[dict[str, Any]]) -> bool:
 def _key(run: Run, topology: Topology) -> str:
     """What the compiled program depends on, as a short text."""
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda rng: init_state(init_params(run.model, rng), run.optimizer), key)
+    state = jax.eval_shape(lambda rng: random_state(run.model, run.optimizer, rng), key)
     try:
         compiler = version("libtpu")
     except PackageNotFoundError:

@@ -13,18 +13,18 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import compiler, partitioning
+from distill import partitioning
 from distill.evaluate import DecodeConfig, Decoder
 from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.optimizers import Optimizer
 from distill.packing import Layout, Packer
-from distill.parameters import init_params, param_logical_axes
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
 from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced, uncached
+from distill.state import TrainState, abstract_state, shardings_of
 from distill.train import LoopConfig
-from distill.train_step import TrainState, init_state, make_train_step
+from distill.train_step import jit_step, make_train_step
 
 STEPS = ("train", "decode")
 
@@ -107,7 +107,8 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
     mesh = topology.mesh(run.mesh)
     rng = jax.random.key(run.loop.seed + 1)
     started = time.monotonic()
-    state = _state(run, mesh, rng)
+    ema = run.loop.ema_decay is not None
+    state = abstract_state(run.model, run.optimizer, mesh, run.rules, ema=ema)
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(run.rules)), silenced(), uncached():
         if name == "train":
             lowered, arguments = _lower_train(run, mesh, state, rng)
@@ -166,22 +167,6 @@ def allocated_bytes(memory: Any) -> int:
     return memory.argument_size_in_bytes + max(0, results) + memory.temp_size_in_bytes
 
 
-def _state(run: Run, mesh: Mesh, rng: jax.Array) -> TrainState:
-    """The run's state as shapes with their shardings, laid out as :func:`distill.train.make_state` does."""
-    ema = run.loop.ema_decay is not None
-    shapes = jax.eval_shape(lambda key: init_state(init_params(run.model, key), run.optimizer, ema=ema), rng)
-    params = partitioning.param_shardings(shapes.params, param_logical_axes(run.model), mesh, run.rules)
-    shardings = TrainState(
-        step=partitioning.replicated(mesh),  # type: ignore[arg-type]
-        params=params,
-        opt_state=partitioning.optimizer_shardings(
-            run.optimizer.transform, shapes.opt_state, shapes.params, params, mesh
-        ),
-        ema_params=params if ema else None,
-    )
-    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
-
-
 def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
     partitioning.check_batch(run.layout.rows, mesh, run.loop.num_microbatches)
     row = Packer(dataclasses.replace(run.layout, rows=1)).emit()
@@ -190,20 +175,11 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
         name: jax.ShapeDtypeStruct((run.layout.rows, *array.shape[1:]), array.dtype, sharding=sharding)
         for name, array in row.items()
     }
-    step = jax.jit(
-        make_train_step(
-            run.model,
-            run.loss,
-            run.optimizer,
-            num_microbatches=run.loop.num_microbatches,
-            ema_decay=run.loop.ema_decay,
-            chunk_tokens=run.loop.chunk_tokens,
-            param_gather=run.loop.param_gather,
-            sequence_parallel=run.loop.sequence_parallel,
-        ),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), partitioning.replicated(mesh)),
-        compiler_options=compiler.accepted(run.loop.compiler_options, mesh),
+    step = jit_step(
+        make_train_step(run.model, run.loss, run.optimizer, **run.loop.step_options()),
+        shardings_of(state),
+        mesh,
+        run.loop.compiler_options,
     )
     lowered = step.lower(state, batch, _abstract(rng, mesh))
     kinds = {"parameters": state.params, "optimizer state": state.opt_state}

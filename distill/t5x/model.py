@@ -15,13 +15,14 @@ from jaxtyping import Array, Float
 from t5x import decoding, models, optimizers
 from t5x import metrics as t5x_metrics
 
+from distill.cross_entropy import weighted_cross_entropy
 from distill.decoding import generate
 from distill.evaluate import DecodeConfig
 from distill.features import TwoTaskFeatureConverter
-from distill.losses import TwoTaskLoss, task_token_weights, weighted_cross_entropy
-from distill.network import T5Config, Transformer
+from distill.losses import TwoTaskLoss, task_token_weights
+from distill.network import ModelInputs, T5Config, Transformer
 from distill.parameters import init_params, output_kernel, param_logical_axes
-from distill.train_step import Metrics, effective_lambda, model_inputs, token_metrics
+from distill.train_step import Metrics, effective_lambda, token_metrics
 
 TOKEN_WEIGHTS = "decoder_token_weights"
 
@@ -208,7 +209,7 @@ class ProjectNetworkModel(TwoTaskModel):
     def _compute_logits(self, params, batch, dropout_rng=None, mutable=False, other_variables=None):
         return self.module.apply(
             {"params": params, **(other_variables or {})},
-            *model_inputs(batch),
+            ModelInputs.of(batch),
             deterministic=dropout_rng is None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             mutable=mutable,
@@ -217,7 +218,7 @@ class ProjectNetworkModel(TwoTaskModel):
     def _hidden_and_kernel(self, params, batch, dropout_rng):
         hidden = self.module.apply(
             {"params": params},
-            *model_inputs(batch),
+            ModelInputs.of(batch),
             deterministic=dropout_rng is None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             method=Transformer.hidden,

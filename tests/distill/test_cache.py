@@ -358,8 +358,17 @@ def test_cutting_at_once_is_cutting_one_by_one(lengths, ends):
     ]
     counts, wanted = features.Counts(), []
     for pair in pairs:
+        counts.sequences[1] += len(pair.targets) > 0
+        counts.truncated_inputs[1] += len(pair.inputs) > 6
+        counts.truncated_targets[1] += len(pair.targets) > 4
+        whole = (features.cut(pair.inputs, 6), features.cut(pair.targets, 4))
+        wanted.append(TokenPair(*whole, pair.task_ids[:4], pair.weights[:4]))
         given = {"inputs": pair.inputs, "targets": pair.targets, "targets_task_ids": pair.task_ids}
-        wanted += features.to_group(given | {"targets_weights": pair.weights}, layout, counts) or [pair]
+        group = features.to_group(given | {"targets_weights": pair.weights}, layout, features.Counts())
+        assert len(group) == (len(pair.targets) > 0)
+        for one in group:
+            np.testing.assert_array_equal(one.inputs, wanted[-1].inputs)
+            np.testing.assert_array_equal(one.targets, wanted[-1].targets)
     got = features.cut_all(Sequences.of(pairs), 1, layout)
     for field, value in vars(Sequences.of(wanted)).items():
         np.testing.assert_array_equal(getattr(got, field), value, err_msg=field)

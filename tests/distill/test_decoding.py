@@ -15,7 +15,7 @@ from distill import decoding, parameters, partitioning
 from distill.attention import KeyValue
 from distill.decoding import generate
 from distill.interop import huggingface
-from distill.network import T5Config, Transformer
+from distill.network import ModelInputs, T5Config, Transformer
 from tests.distill import hf_models
 
 # The decoder may say four different things, so that all it could say can be tried.
@@ -44,7 +44,7 @@ def params_of(config: T5Config, seed: int = 0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _log_probs(config, params, inputs, decoder_inputs):
-    logits = Transformer(config).apply({"params": params}, inputs, decoder_inputs)
+    logits = Transformer(config).apply({"params": params}, ModelInputs(inputs, decoder_inputs))
     return jax.nn.log_softmax(logits, axis=-1)
 
 
@@ -154,7 +154,7 @@ def test_steps_with_a_cache_equal_one_pass(hypotheses):
         return network_.logits(jnp.concatenate(hiddens, axis=1))
 
     got = np.asarray(step_by_step(decoder_inputs)).reshape(2, hypotheses, length, -1)
-    apply = jax.jit(lambda y: Transformer(config).apply({"params": params}, inputs, y))
+    apply = jax.jit(lambda y: Transformer(config).apply({"params": params}, ModelInputs(inputs, y)))
     for hypothesis in range(hypotheses):
         wanted = apply(decoder_inputs[:, hypothesis])
         np.testing.assert_allclose(got[:, hypothesis], wanted, rtol=1e-4, atol=1e-4)

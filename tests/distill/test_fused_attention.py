@@ -16,7 +16,8 @@ from distill.losses import TwoTaskLoss
 from distill.network import T5Config
 from distill.optimizers import adafactor
 from distill.parameters import init_params
-from distill.train_step import init_state, make_train_step
+from distill.state import init_state
+from distill.train_step import make_train_step
 
 BATCH, HEADS, DIM = 4, 4, 64
 

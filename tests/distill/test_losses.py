@@ -9,7 +9,8 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import losses, partitioning
+from distill import cross_entropy, partitioning
+from distill.cross_entropy import weighted_cross_entropy
 from distill.losses import (
     NORMALIZERS,
     TwoTaskLoss,
@@ -17,7 +18,6 @@ from distill.losses import (
     lambda_from_alpha,
     linear_lambda,
     task_token_weights,
-    weighted_cross_entropy,
 )
 
 BATCH, LENGTH, EMBED, VOCAB = 6, 8, 5, 11
@@ -131,7 +131,7 @@ def test_chunks_and_custom_gradient_agree_with_autodiff(normalizer, chunk_tokens
 def test_devices_that_share_a_kernel_agree_with_one_device(
     monkeypatch, vocabulary_split, vocab, chunk_tokens, mesh_shape
 ):
-    monkeypatch.setattr(losses, "_is_vocabulary_split", lambda pieces, tokens, vocab: vocabulary_split)
+    monkeypatch.setattr(cross_entropy, "_is_vocabulary_split", lambda pieces, tokens, vocab: vocabulary_split)
     rng = np.random.default_rng(5)
     hidden, kernel = rng.normal(size=(8, 4, 8)).astype(np.float32), rng.normal(size=(8, vocab)).astype(np.float32)
     targets = rng.integers(0, vocab, (8, 4)).astype(np.int32)
@@ -158,10 +158,10 @@ def test_devices_that_share_a_kernel_agree_with_one_device(
 
 
 def test_the_vocabulary_is_split_where_hidden_states_are_less_than_the_kernel():
-    assert losses._is_vocabulary_split(pieces=8, tokens=2048, vocab=32128)
-    assert not losses._is_vocabulary_split(pieces=64, tokens=2048, vocab=32128)
-    assert not losses._is_vocabulary_split(pieces=8, tokens=1, vocab=32127)  # 8 does not divide it
-    assert not losses._is_vocabulary_split(pieces=1, tokens=1, vocab=32128)
+    assert cross_entropy._is_vocabulary_split(pieces=8, tokens=2048, vocab=32128)
+    assert not cross_entropy._is_vocabulary_split(pieces=64, tokens=2048, vocab=32128)
+    assert not cross_entropy._is_vocabulary_split(pieces=8, tokens=1, vocab=32127)  # 8 does not divide it
+    assert not cross_entropy._is_vocabulary_split(pieces=1, tokens=1, vocab=32128)
 
 
 @settings(max_examples=40, deadline=None)

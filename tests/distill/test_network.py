@@ -14,7 +14,7 @@ import torch
 from distill import attention, parameters, partitioning, t5_config
 from distill.interop import huggingface, huggingface_names
 from distill.lookup import LOOKUP_BATCH
-from distill.network import T5Config, Transformer
+from distill.network import ModelInputs, T5Config, Transformer
 from tests.distill import hf_models
 
 SMALL = T5Config(
@@ -52,7 +52,7 @@ def tokens_of(batch: int, length: int, seed: int, lengths=None) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply(config, method, params, *args):
-    return Transformer(config).apply({"params": params}, *args, method=method)
+    return Transformer(config).apply({"params": params}, ModelInputs(*args), method=method)
 
 
 def logits_of(config, params, *args) -> np.ndarray:
@@ -191,7 +191,7 @@ def gradients_of(config, seed=None):
 
     def loss(params):
         network_ = Transformer(config)
-        logits = network_.apply({"params": params}, inputs, targets, deterministic=seed is None, rngs=rngs)
+        logits = network_.apply({"params": params}, ModelInputs(inputs, targets), deterministic=seed is None, rngs=rngs)
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
     return jax.jit(jax.value_and_grad(loss))(params)
@@ -212,7 +212,7 @@ def test_recomputation_keeps_less():
 
     def bytes_kept(policy):
         config = dataclasses.replace(SMALL, remat_policy=policy)
-        apply = lambda p: Transformer(config).apply({"params": p}, inputs, targets)  # noqa: E731
+        apply = lambda p: Transformer(config).apply({"params": p}, ModelInputs(inputs, targets))  # noqa: E731
         kept = jax.eval_shape(lambda p: jax.vjp(apply, p)[1], params)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
 
@@ -228,7 +228,8 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
     assert rough.dtype == jnp.float32
     assert 0.0 < np.abs(rough - precise).mean() < 0.05 * np.abs(precise).mean()
     hidden = jax.eval_shape(
-        lambda p: Transformer(config).apply({"params": p}, inputs, targets, method=Transformer.hidden), params
+        lambda p: Transformer(config).apply({"params": p}, ModelInputs(inputs, targets), method=Transformer.hidden),
+        params,
     )
     assert hidden.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters.param_shapes(config))} == {jnp.dtype("float32")}
@@ -256,7 +257,9 @@ def test_dropout(scan):
     @functools.partial(jax.jit, static_argnums=0)
     def drop(config, seed):
         rngs = {"dropout": jax.random.key(seed, impl="unsafe_rbg")}
-        return Transformer(config).apply({"params": params}, inputs, targets, deterministic=False, rngs=rngs)
+        return Transformer(config).apply(
+            {"params": params}, ModelInputs(inputs, targets), deterministic=False, rngs=rngs
+        )
 
     one = np.asarray(drop(config, 0))
     np.testing.assert_array_equal(one, drop(config, 0))
@@ -349,7 +352,7 @@ def test_sharded_equals_whole(mesh):
     rows = partitioning.batch_sharding(devices)
     rules = [(LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
     with jax.set_mesh(devices), nn.logical_axis_rules(rules):
-        got = jax.jit(lambda p, x, y: Transformer(config).apply({"params": p}, x, y))(
+        got = jax.jit(lambda p, x, y: Transformer(config).apply({"params": p}, ModelInputs(x, y)))(
             placed, jax.device_put(inputs, rows), jax.device_put(targets, rows)
         )
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
@@ -382,7 +385,7 @@ def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_
 
     def loss(params, encoded):
         decode = functools.partial(Transformer(config).apply, {"params": params}, method="decode_hidden")
-        return jnp.sum(jnp.square(decode(encoded, inputs, targets, deterministic=False)))
+        return jnp.sum(jnp.square(decode(encoded, ModelInputs(inputs, targets), deterministic=False)))
 
     wanted = jax.jit(jax.grad(loss, argnums=1))(params, encoded)
     with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
@@ -404,7 +407,9 @@ def test_training_without_dropout_computes_what_answering_does(scan, kernel):
     params = params_of(config)
 
     def loss(params, deterministic):
-        logits = Transformer(config).apply({"params": params}, inputs, targets, deterministic=deterministic)
+        logits = Transformer(config).apply(
+            {"params": params}, ModelInputs(inputs, targets), deterministic=deterministic
+        )
         return jnp.sum(jnp.square(logits)), logits
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
@@ -424,7 +429,9 @@ def test_kernels_are_stacked_for_training_alone(training):
 
     def logits(params):
         rngs = {"dropout": jax.random.key(0)}
-        return Transformer(SMALL).apply({"params": params}, inputs, targets, deterministic=not training, rngs=rngs)
+        return Transformer(SMALL).apply(
+            {"params": params}, ModelInputs(inputs, targets), deterministic=not training, rngs=rngs
+        )
 
     stacked = f"[2,{SMALL.embed_dim},{SMALL.mlp_dim}]"  # of a gated unit
     assert (stacked in str(jax.make_jaxpr(logits)(params))) == training

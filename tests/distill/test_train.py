@@ -12,8 +12,8 @@ import pytest
 from distill import partitioning, reporting, train
 from distill.batches import BatchStream
 from distill.checkpoints import Checkpoints
-from distill.train import LoopConfig, make_state
-from distill.train_step import init_state
+from distill.state import abstract_state, init_state, make_state
+from distill.train import LoopConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def final_state(directory, arguments):
     """The newest checkpoint of a run, on one device."""
     mesh = partitioning.MeshConfig(1, 1, 1).build()
-    loop = arguments["loop"]
-    like, _ = make_state(arguments["model"], arguments["optimizer"], mesh, partitioning.DEFAULT_RULES, loop)
+    ema = arguments["loop"].ema_decay is not None
+    like = abstract_state(arguments["model"], arguments["optimizer"], mesh, partitioning.DEFAULT_RULES, ema=ema)
     saver = Checkpoints(directory, arguments["model"])
     state, position, progress = saver.restore(like)
     saver.close()
@@ -144,13 +144,12 @@ def test_a_run_starts_from_another_runs_best_parameters(tmp_path, arguments):
     train.train(str(tmp_path / "first"), **arguments)
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
     mesh = partitioning.MeshConfig(1, 1, 1).build()
-    state, _ = make_state(
+    state = make_state(
         arguments["model"],
         arguments["optimizer"],
         mesh,
         partitioning.DEFAULT_RULES,
-        arguments["loop"],
-        str(tmp_path / "first"),
+        initial_checkpoint_path=str(tmp_path / "first"),
     )
     saver = Checkpoints(tmp_path / "first", arguments["model"])
     _, best = saver.restore_best(state.params)

@@ -12,11 +12,12 @@ from flax import linen as nn
 from distill import optimizers, partitioning
 from distill.features import pack_batches
 from distill.losses import NORMALIZERS, TwoTaskLoss
-from distill.network import T5Config, Transformer
+from distill.network import ModelInputs, T5Config, Transformer
 from distill.packing import Layout, TokenPair
 from distill.parameters import init_params, param_logical_axes, stack_layers
 from distill.precompile import costs
-from distill.train_step import compute_params, init_state, make_train_step, summarize
+from distill.state import init_state
+from distill.train_step import compute_params, make_train_step, summarize
 
 CONFIG = T5Config(
     vocab_size=64,
@@ -205,9 +206,7 @@ def test_loss_equals_the_papers_two_forward_passes(params):
     values = []
     for task in (0, 1):
         batch = batch_of([[group[task]] for group in groups], Layout(8, 10, 8, packed=False))
-        logits = Transformer(CONFIG).apply(
-            {"params": params}, batch["encoder_input_tokens"], batch["decoder_input_tokens"]
-        )
+        logits = Transformer(CONFIG).apply({"params": params}, ModelInputs.of(batch))
         targets = np.where(np.asarray(batch["decoder_task_ids"]) > 0, np.asarray(batch["decoder_target_tokens"]), -100)
         values.append(
             torch.nn.functional.cross_entropy(

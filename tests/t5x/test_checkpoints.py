@@ -19,7 +19,7 @@ from t5x.examples.scalable_t5 import network as scalable
 from t5x.examples.t5 import network as plain
 
 from distill.interop import layout, t5x_checkpoints
-from distill.network import T5Config, Transformer
+from distill.network import ModelInputs, T5Config, Transformer
 from distill.parameters import param_shapes
 
 TESTDATA = pathlib.Path(t5x.checkpoints.__file__).parent / "testdata"
@@ -93,7 +93,7 @@ def test_what_t5x_writes_is_read_and_gives_its_logits(kind, format, tmp_path):
     for scan in (False, True):
         wanted = dataclasses.replace(config, scan_layers=scan)
         params = t5x_checkpoints.load_params(tmp_path / "run" / "checkpoint_7", wanted)
-        logits = Transformer(wanted).apply({"params": params}, INPUTS, SHIFTED)
+        logits = Transformer(wanted).apply({"params": params}, ModelInputs(INPUTS, SHIFTED))
         used = TARGETS > 0  # T5X masks padded targets, too
         np.testing.assert_allclose(np.asarray(logits)[used], expected[used], rtol=1e-5, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_what_is_written_here_t5x_restores(kind, format, tmp_path):
     params = random_params(config)
     theirs = "t5" if kind == "t5" else "scalable_t5"
     folder = t5x_checkpoints.save(params, config, tmp_path / "run", 5, format=format, layout=theirs)
-    logits = np.asarray(Transformer(config).apply({"params": params}, INPUTS, SHIFTED))
+    logits = np.asarray(Transformer(config).apply({"params": params}, ModelInputs(INPUTS, SHIFTED)))
     used = TARGETS > 0
     for train in (False, True):
         state = their_state(network, train=train, seed=1)
@@ -122,7 +122,7 @@ def test_a_shared_bias_is_written_to_every_layer_of_scalable_t5(tmp_path):
     folder = t5x_checkpoints.save(params, OURS, tmp_path / "run", 1, layout="scalable_t5")
     network = their_network("scalable")
     restored = checkpointer("native", their_state(network, train=False), tmp_path / "run").restore(path=str(folder))
-    logits = np.asarray(Transformer(OURS).apply({"params": params}, INPUTS, SHIFTED))
+    logits = np.asarray(Transformer(OURS).apply({"params": params}, ModelInputs(INPUTS, SHIFTED)))
     used = TARGETS > 0
     got = np.asarray(their_logits(network, restored.params))
     np.testing.assert_allclose(got[used], logits[used], rtol=1e-5, atol=1e-5)
@@ -178,7 +178,7 @@ def test_t5xs_tiny_t5_inside_its_index():
     config = layout.infer_config(opened)
     assert (config.vocab_size, config.embed_dim, config.num_heads, config.head_dim) == (32128, 8, 4, 3)
     params = t5x_checkpoints.load_params(path, config)
-    logits = Transformer(config).apply({"params": params}, INPUTS, SHIFTED)
+    logits = Transformer(config).apply({"params": params}, ModelInputs(INPUTS, SHIFTED))
     assert np.isfinite(np.asarray(logits)).all()
 
 

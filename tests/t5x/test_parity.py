@@ -11,10 +11,11 @@ import pytest
 from t5x import losses as t5x_losses
 
 from distill.losses import NORMALIZERS, TwoTaskLoss
-from distill.network import Transformer
+from distill.network import ModelInputs, Transformer
 from distill.optimizers import Optimizer
+from distill.state import init_state
 from distill.t5x.model import TOKEN_WEIGHTS, weigh
-from distill.train_step import init_state, make_train_step, model_inputs
+from distill.train_step import make_train_step
 from tests.t5x import engines
 
 TIED = dataclasses.replace(
@@ -50,7 +51,7 @@ def test_logits(name, packed):
     config = CONFIGS[name]
     params, batch = engines.params_of(config), engines.on_device(engines.batches(1, packed)[0])
     theirs = jax.jit(engines.two_task_model(config)._compute_logits)(engines.to_t5x(params, config), batch)
-    ours = jax.jit(lambda p: Transformer(config).apply({"params": p}, *model_inputs(batch)))(params)
+    ours = jax.jit(lambda p: Transformer(config).apply({"params": p}, ModelInputs.of(batch)))(params)
     also_ours = jax.jit(engines.project_model(config)._compute_logits)(params, batch)
     real = np.asarray(batch["decoder_target_tokens"] > 0)
     np.testing.assert_allclose(np.asarray(ours)[real], np.asarray(theirs)[real], rtol=1e-5, atol=2e-5)

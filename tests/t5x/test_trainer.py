@@ -14,8 +14,9 @@ from t5x import utils
 from distill import optimizers, partitioning
 from distill.losses import TwoTaskLoss, linear_lambda
 from distill.parameters import param_logical_axes
+from distill.state import TrainState, init_state
 from distill.t5x.trainer import TwoTaskTrainer
-from distill.train_step import TrainState, init_state, make_train_step, summarize
+from distill.train_step import make_train_step, summarize
 from tests.t5x import engines
 
 STEPS = 10

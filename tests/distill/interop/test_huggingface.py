@@ -20,6 +20,7 @@ import transformers
 from distill import network, parameters, partitioning
 from distill.interop import huggingface, weights_folder
 from distill.interop.huggingface_config import config_from_hf, config_to_hf
+from distill.network import ModelInputs
 from distill.t5_config import T5Config
 from tests.distill import hf_models
 
@@ -381,7 +382,7 @@ def test_activations_are_the_ones_of_pytorch(activation, tmp_path):
     tokens = np.array([[5, 7, 9, 1]], np.int32)
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor(tokens).long(), decoder_input_ids=torch.tensor(tokens).long()).logits
-    got = jax.jit(lambda p: network.Transformer(config).apply({"params": p}, tokens, tokens))(params)
+    got = jax.jit(lambda p: network.Transformer(config).apply({"params": p}, ModelInputs(tokens, tokens)))(params)
     np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -217,7 +217,8 @@ def test_model_flops_are_those_of_the_compiled_step():
     """On one host device: the products that XLA compiles for a training step are the ones the formula counts."""
     from distill.packing import Packer
     from distill.parameters import init_params
-    from distill.train_step import init_state, make_train_step
+    from distill.state import init_state
+    from distill.train_step import make_train_step
 
     state = init_state(init_params(TINY, jax.random.key(0)), RUN.optimizer)
     batch = Packer(RUN.layout).emit()
