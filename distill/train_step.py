@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from distill import choices, compiler, partitioning
+from distill import choices, partitioning
 from distill.cross_entropy import TokenStats, weighted_cross_entropy
 from distill.losses import TwoTaskLoss, task_token_weights
 from distill.network import ModelInputs, T5Config, Transformer
@@ -126,7 +126,7 @@ def jit_step(
     step: Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]],
     shardings: TrainState,
     mesh: Mesh,
-    compiler_options: compiler.Options | None = None,
+    compiler_options: dict[str, bool | int | float | str] | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted training step; the state that it is given is donated.
 
@@ -134,16 +134,13 @@ def jit_step(
       step: see :func:`make_train_step`.
       shardings: of the state, before and after the step.
       mesh: on which metrics are replicated.
-      compiler_options: options of XLA, see :func:`distill.compiler.accepted`.
-
-    Raises:
-      ValueError: the compiler does not accept the options.
+      compiler_options: options of XLA, as :func:`distill.compiler.accepted` returned them.
     """
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings, partitioning.replicated(mesh)),
-        compiler_options=compiler.accepted(compiler_options, mesh),
+        compiler_options=compiler_options,
     )
 
 
