@@ -214,7 +214,7 @@ def train(
         return TrainResult(**reporting.read_result(directory))
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
-    compiler.accepted(loop.compiler_options, device_mesh)  # a mistake is reported before the data are read
+    compiler_options = compiler.accepted(loop.compiler_options, device_mesh)
     stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
@@ -242,7 +242,7 @@ def train(
             make_train_step(model, loss, optimizer, **loop.step_options()),
             shardings,
             device_mesh,
-            loop.compiler_options,
+            compiler_options,
         )
         with reporting.Reporter(directory, loop.train_steps, stream) as reporter:
             run = _Run(state, stream, step_fn, evaluators, saver, reporter, progress, stop)

@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import partitioning
+from distill import compiler, partitioning
 from distill.evaluate import DecodeConfig, Decoder
 from distill.losses import TwoTaskLoss
 from distill.network import T5Config
@@ -179,7 +179,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
         make_train_step(run.model, run.loss, run.optimizer, **run.loop.step_options()),
         shardings_of(state),
         mesh,
-        run.loop.compiler_options,
+        compiler.accepted(run.loop.compiler_options, mesh),
     )
     lowered = step.lower(state, batch, _abstract(rng, mesh))
     kinds = {"parameters": state.params, "optimizer state": state.opt_state}
