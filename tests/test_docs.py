@@ -196,7 +196,7 @@ def test_says_nothing_of_the_machine_it_was_written_on(page):
 
 SOURCES = [
     *(path for folder in ("distill", "tasks", "tools", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))),
-    *sorted(path for path in (ROOT / "gin").rglob("*.gin")),
+    *(path for folder in ("gin", "distill") for path in sorted((ROOT / folder).rglob("*.gin"))),
     *(ROOT / name for name in ("Makefile", "requirements-t5x.txt")),
 ]
 NAMED_FILE = re.compile(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from distill import example, main
+from distill import configuration, example, main
 from tasks import demo_world
 
 
@@ -115,3 +115,27 @@ def test_the_next_command_names_files_that_the_recipe_does_not(tmp_path):
     words = shlex.split(example.next_command(Path("my rows")))
     files = {split: f"my rows/{split}.jsonl" for split in ("train", "validation", "test")}
     assert words[3:5] == [f"--gin.FILES={json.dumps(files)}", "--gin.VOCABULARY_PATH=my rows/vocabulary.model"]
+
+
+def test_both_sequences_of_every_row_fit_into_one_window_of_the_recipe():
+    files = example.files()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=files["vocabulary.model"])
+
+    def tokens(text):
+        return len(pieces.encode(text)) + 1  # EOS
+
+    inputs, labels, rationales = 0, 0, 0
+    for line in files["train.jsonl"].decode().splitlines():
+        row = json.loads(line)
+        inputs = max(inputs, tokens("[label] " + row["question"]), tokens("[rationale] " + row["question"]))
+        labels = max(labels, tokens(row["answer"]))
+        rationales = max(rationales, tokens(row["why"]))
+    assert (inputs, labels, rationales) == (13, 2, 27)
+    configuration.parse([example.RECIPE], ["MODEL_DIR = 'runs/x'"])
+    assert configuration.macro("TASK_FEATURE_LENGTHS") == {"inputs": 32, "targets": 32}
+    assert 2 * inputs <= 32 and labels + rationales <= 32
+    assert configuration.macro("FILES") == {
+        split: f"{example.RECIPE_DIRECTORY}/{split}.jsonl" for split in ("train", "validation", "test")
+    }
+    assert configuration.macro("VOCABULARY_PATH") == f"{example.RECIPE_DIRECTORY}/{example.VOCABULARY}"
+    assert configuration.macro("VOCAB_SIZE") >= pieces.vocab_size()
