@@ -39,6 +39,13 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
         return command
 
+    example = add(
+        "example", "write a small data set with reasons, and a vocabulary for it, to train on", configured=False
+    )
+    example.add_argument("--output", required=True, metavar="DIR", help="folder of the files; existing ones are kept")
+    example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
+    example.add_argument("--seed", type=int, default=0, help="other questions for another seed; default: 0")
+    example.epilog = "Example: distill example --output=rows"
     train = add("train", "train a student, or go on with one")
     cache = add("cache", "tokenise a data set once and write it as files to train from")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")

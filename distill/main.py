@@ -174,6 +174,16 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _example(options: argparse.Namespace) -> int:
+    from distill import example
+
+    directory = Path(options.output)
+    for line in example.write(directory, options.train_rows, options.seed):
+        print(line)
+    print(f"next: {example.next_command(directory)}")
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     from distill import configuration, demo, sweep, sweep_report
 
@@ -313,8 +323,9 @@ def _precompile(options: argparse.Namespace) -> int:
     return 0 if fits else EXIT_NO_ROOM
 
 
-WITHOUT_TENSORFLOW = ("extract", "inspect")
+WITHOUT_TENSORFLOW = ("example", "extract", "inspect")
 COMMANDS = {
+    "example": _example,
     "extract": _extract,
     "inspect": _inspect,
     "train": _train,

@@ -194,6 +194,33 @@ def test_says_nothing_of_the_machine_it_was_written_on(page):
     assert not re.search(r"(?<![\w.])/(?:work|tmp|home|root)/", text), page.name
 
 
+SOURCES = [
+    *(path for folder in ("distill", "tasks", "tools", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))),
+    *(path for folder in ("gin", "distill") for path in sorted((ROOT / folder).rglob("*.gin"))),
+    *(ROOT / name for name in ("Makefile", "requirements-t5x.txt")),
+]
+NAMED_FILE = re.compile(
+    r"(?<![\w./{}<>*-])(?:gin|docs|tools|tasks|tests|benchmarks)/[\w/.-]*\.(?:gin|json|md|py|png|txt|yaml)\b(?![{*])"
+)
+
+
+def absent_files(text):
+    """Files of this repository that a source text names, in messages, help or comments, and that do not exist."""
+    return sorted({name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()})
+
+
+def test_files_named_in_the_sources_exist():
+    named = 0
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        named += len(NAMED_FILE.findall(text))
+        absent = absent_files(text)
+        assert not absent, f"{path.relative_to(ROOT)} names {', '.join(absent)}, which is not there"
+    assert named > 50
+    wrong = 'ValueError("see docs/absent.md, gin/runs/absent.gin:3 or docs/README.md; my/docs/x.md, gin/{name}.gin")'
+    assert absent_files(wrong) == ["docs/absent.md", "gin/runs/absent.gin"]
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs").glob("*.md"):

@@ -96,7 +96,7 @@ def test_compiler(name, tmp_path):
 
 @pytest.mark.parametrize("recipe", names("recipes"))
 def test_recipe(recipe, tmp_path):
-    extra = [] if recipe.startswith("demo") else [data_dir(tmp_path)]
+    extra = [] if recipe.startswith(("demo", "quickstart")) else [data_dir(tmp_path)]
     configuration.parse([f"gin/recipes/{recipe}.gin", "gin/hardware/cpu.gin"], [*GIVEN, *extra])
     assert configuration.arguments_of(train.train)["loop"].train_steps >= 1
 

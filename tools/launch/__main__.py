@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, arguments = _parser().parse_args(given[:split]), given[split + 1 :]
     try:
         if not arguments and not getattr(options, "stop", False):
-            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/svamp.gin")
+            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/paper_svamp.gin")
         backend = flags.call(BACKENDS[options.backend][0], options)
         shared = {
             field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"
