@@ -25,7 +25,7 @@ def test_a_mesh_that_does_not_fit(sizes):
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
 def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="mesh axes must be ≥ 1, one of them may be -1"):
+    with pytest.raises(ValueError, match="mesh axis sizes must be ≥ 1, and at most one may be -1"):
         MeshConfig(*sizes)
 
 
