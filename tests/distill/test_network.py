@@ -368,7 +368,7 @@ def test_positions_that_do_not_divide_over_the_devices_stay_whole(caplog):
         }
     assert held == {1: 1, 8: 2, 179: 179}
     assert [record.message for record in caplog.records] == [
-        "sequence parallelism: 179 positions stay whole, 4 devices do not divide them"
+        "sequence parallelism is off for 179 positions: 4 devices do not divide them"
     ]
 
 

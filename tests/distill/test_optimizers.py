@@ -44,7 +44,7 @@ def test_parameters_are_read_for_their_size_once():
 
 def test_scaling_by_parameters_wants_them():
     transform = optimizers.scale_by_param_block_rms()
-    with pytest.raises(ValueError, match=r"update\(\) was given none"):
+    with pytest.raises(ValueError, match=r"requires the parameters: call update\(updates, state, params\)"):
         transform.update({"w": jnp.ones(3)}, transform.init({"w": jnp.ones(3)}))
 
 
