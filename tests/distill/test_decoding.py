@@ -427,10 +427,10 @@ def test_sharded_equals_whole(method):
     [
         ({"method": "beams"}, r"method must be one of .*got 'beams'; did you mean 'beam'\?"),
         ({"max_decode_len": 0}, "max_decode_len must be ≥ 1; got 0"),
-        ({"method": "sample"}, "wants rng"),
+        ({"method": "sample"}, "requires rng, a jax.random.key; got None"),
         ({"method": "sample", "rng": 0, "temperature": 0.0}, "temperature must be > 0"),
         ({"method": "sample", "rng": 0, "top_k": 5}, r"top_k must lie in \[0, vocab_size=4\]; got 5"),
-        ({"num_return": 2}, "one result a row; got num_return=2"),
+        ({"num_return": 2}, "one result per row: num_return must be 1; got 2"),
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be ≥ 1"),
         ({"eos_id": 4}, "eos_id must lie in"),
