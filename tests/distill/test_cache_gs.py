@@ -177,8 +177,8 @@ def test_a_shard_that_cannot_be_read(storage, uploaded, clients, tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda data: data[:-1] + b"x", "is not what manifest.json says; delete the folder and build it again"),
-        (lambda data: data[:100], "is not what manifest.json says; delete the folder and build it again"),
+        (lambda data: data[:-1] + b"x", "does not match manifest.json; delete the folder and build it again"),
+        (lambda data: data[:100], "does not match manifest.json; delete the folder and build it again"),
         (lambda data: None, "is missing; delete the folder and build it again"),
     ],
     ids=["changed", "cut", "missing"],

@@ -185,7 +185,7 @@ def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
     with pytest.raises(ValueError, match="shared_encoder=False is for tasks of other forms; got 'sums_shared'"):
         BatchStream(sums.shared, Layout(2, 64, 64))
     dataset = registration.get(sums.shared).get_dataset(None, "train", shuffle=False, trim_output_features=False)
-    with pytest.raises(ValueError, match="is for `distill train`"):
+    with pytest.raises(ValueError, match="share one encoder pass requires `distill train`; use the paired task"):
         TwoTaskFeatureConverter(pack=True)(dataset, {"inputs": 64, "targets": 64})
     with pytest.raises(ValueError, match=r"packed batch has both .* decoder_cross_segment_ids given"):
         tokens = jnp.ones((1, 4), jnp.int32)
