@@ -187,7 +187,7 @@ def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
     dataset = registration.get(sums.shared).get_dataset(None, "train", shuffle=False, trim_output_features=False)
     with pytest.raises(ValueError, match="share one encoder pass requires `distill train`; use the paired task"):
         TwoTaskFeatureConverter(pack=True)(dataset, {"inputs": 64, "targets": 64})
-    with pytest.raises(ValueError, match=r"packed batch has both .* decoder_cross_segment_ids given"):
+    with pytest.raises(ValueError, match=r"packed batch needs both .* decoder_cross_segment_ids given"):
         tokens = jnp.ones((1, 4), jnp.int32)
         params = init_params(TINY, jax.random.key(0))
         Transformer(TINY).apply({"params": params}, ModelInputs(tokens, tokens, decoder_cross_segment_ids=tokens))
