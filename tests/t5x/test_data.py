@@ -187,7 +187,7 @@ def test_what_a_stream_has_not(sums, changes, arguments, message):
 
 def test_names_and_lengths(sums):
     assert data.registered_name(sums, "paired") == "t5x_sums_paired"
-    with pytest.raises(ValueError, match="T5X decodes without a prompt; take 'paired'"):
+    with pytest.raises(ValueError, match="T5X decodes without a prompt; use 'paired'"):
         data.registered_name(sums, "shared_label")
     with pytest.raises(ValueError, match="paired"):
         data.registered_name(sums, "pared")
