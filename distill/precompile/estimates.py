@@ -236,20 +236,20 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
     data, fsdp, model = (size if size > 0 else 0 for size in run.mesh.sizes)
     if arguments > 0.4 * used and devices > 1 and (fsdp != devices or model):
         out.append(
-            f"split parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
+            f"shard parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )
     gather = run.decode.param_gather if step.name == "decode" and run.decode else run.loop.param_gather
     whole = f"PARAM_GATHER='layer': no whole copies of parameters beside the split ones (now {gather!r})"
     if step.name == "decode":
         out += [whole] if gather != "layer" and fsdp != 1 else []
-        return [*out, "EVAL_BATCH_SIZE: decode fewer rows at a time", "MAX_INPUT_LEN: cut longer inputs"]
+        return [*out, "EVAL_BATCH_SIZE: decode fewer rows per batch", "MAX_INPUT_LEN: truncate inputs further"]
     if run.model.remat_policy == "none":
         others = ", ".join(repr(policy) for policy in REMAT_POLICIES if policy != "none")
         out.append(f"REMAT_POLICY: recompute activations in the backward pass; one of {others}")
     elif run.model.remat_policy != "full":
         out.append(f"REMAT_POLICY='full': keep only each layer's input (now {run.model.remat_policy!r})")
     if model > 1 and not run.loop.sequence_parallel:
-        out.append("SEQUENCE_PARALLEL=True: positions between the blocks over the model axis, too")
+        out.append("SEQUENCE_PARALLEL=True: shard positions between blocks over the model axis too")
     shards = max(1, devices // max(1, model))
     if run.layout.rows // shards > run.loop.num_microbatches:
         out.append(
@@ -260,7 +260,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
     if not run.loop.chunk_tokens and logits > GIB / 4:
         out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
     if not run.model.scan_layers:
-        out.append("SCAN_LAYERS=True: a smaller program, and buffers of one layer at a time")
+        out.append("SCAN_LAYERS=True: a smaller program, with buffers for one layer at a time")
     if gather != "layer" and fsdp != 1:
         out.append(whole)
     if data != 1 or fsdp != 1:
