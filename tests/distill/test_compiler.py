@@ -1,4 +1,4 @@
-"""Options of the compiler: what it takes, and how it refuses."""
+"""Compiler options: which are accepted, and how others are rejected."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from distill import compiler, partitioning
 
 
-def test_what_the_compiler_takes_is_what_jit_is_given():
+def test_accepted_options_are_returned_for_jit():
     mesh = partitioning.MeshConfig(4, 2, 1).build()
     for options in ({}, {"xla_cpu_enable_fast_math": True}, {"xla_cpu_enable_fast_math": False}):
         assert compiler.accepted(options) == options
