@@ -87,7 +87,7 @@ def test_hardware(hardware, tmp_path):
 
 @pytest.mark.parametrize("name", names("compiler"))
 def test_compiler(name, tmp_path):
-    """They go after the run's file, whose default they change. Precompile tests check that the TPU compiler accepts them."""
+    """They go after the run's file and change its default. Precompile tests check that the TPU compiler accepts them."""
     files = [f"gin/{file}.gin" for file in ("models/t5_1_1_tiny", "tasks/svamp", "runs/distill", "hardware/tpu_v5e_16")]
     configuration.parse([*files, f"gin/compiler/{name}.gin"], [*GIVEN, data_dir(tmp_path)])
     options = configuration.arguments_of(train.train)["loop"].compiler_options
