@@ -87,7 +87,7 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
 
 
 def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
-    """Loss, stats and gradients. Each device materialises logits for as many positions as its own rows have.
+    """Loss, stats and gradients. Each device materialises as many logits as its own rows have, chunk by chunk.
 
     There are two ways to shard the logits. By default, a device computes the logits of its own rows with the whole
     kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last
