@@ -1,8 +1,8 @@
-"""How much memory a conversion takes, beside the size of the largest array: a synthetic checkpoint, there and on.
+"""Memory of a conversion against the size of the largest array: a synthetic checkpoint, converted and converted back.
 
-Each conversion runs in a process of its own. Two numbers are told, both less what the process held before it began: memory
-of its own (RssAnon, sampled every 5 ms), and the highest resident set the kernel saw, which counts pages of mapped files,
-too, though the kernel takes those back when it likes (safetensors files are read by mapping them).
+Each conversion runs in its own process. Two numbers are reported, both less the memory of the process before the
+conversion: peak anonymous memory (RssAnon, sampled every 5 ms), and the kernel's peak resident set. The latter includes
+pages of mapped files, which the kernel can reclaim at any time (safetensors files are read by mapping them).
 
     python -m benchmarks.convert_memory [--vocab=250112] [--width=1024] [--layers=4] [--directory=DIR]
 """
@@ -28,14 +28,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--scan_layers", action="store_true", help="stack the layers of the synthetic checkpoint")
-    parser.add_argument("--directory", help="where to work; by default a temporary folder, deleted afterwards")
-    parser.add_argument("--steps", default="t5x:hf,hf:t5x2", help="conversions, of t5x, hf, t5x2, distill, hf2")
+    parser.add_argument("--directory", help="working folder (default: a temporary folder, deleted afterwards)")
+    parser.add_argument("--steps", default="t5x:hf,hf:t5x2", help="conversions between t5x, hf, t5x2, distill and hf2")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _status(field: str) -> int:
-    """A size in /proc/self/status, in bytes."""
+    """Returns a size in /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return 1024 * int(line.split()[1])
@@ -43,10 +43,10 @@ def _status(field: str) -> int:
 
 
 class Peak:
-    """The highest anonymous memory, and the kernel's high-water mark, above what there was on entry."""
+    """Peak anonymous memory and the kernel's high-water mark, bytes, less those on entry."""
 
     def __enter__(self) -> "Peak":
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         self._anonymous, self._resident = _status("RssAnon"), _status("VmRSS")
         self.anonymous = 0
         self._done = threading.Event()
@@ -67,7 +67,7 @@ class Peak:
 def child(source: str, to: str, to_format: str) -> None:
     from distill.interop import conversion
 
-    with conversion.open_source(source):  # imports, and compiles what is compiled once
+    with conversion.open_source(source):  # imports modules, and compiles what every conversion compiles
         pass
     started = time.monotonic()
     with Peak() as peak:
@@ -77,7 +77,7 @@ def child(source: str, to: str, to_format: str) -> None:
 
 
 def make(folder: Path, options: argparse.Namespace) -> tuple[int, int]:
-    """Writes the synthetic checkpoint; the bytes of its largest array, and of all."""
+    """Writes the synthetic checkpoint; returns the bytes of its largest array, and of all arrays."""
     import numpy as np
 
     from distill.interop import t5x_checkpoints

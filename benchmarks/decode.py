@@ -1,11 +1,11 @@
-"""Our decoding against transformers' PyTorch `generate`, on the same CPU, in one process: labels and rationales.
+"""Our decoding against `generate` of transformers' PyTorch T5, on the same CPU, in one process: labels and rationales.
 
-Ours is what `distill infer` runs: `distill.evaluate.Decoder`, which sorts inputs by length and pads a batch to a bucket.
-Theirs gets the same batches, padded to their own longest row, which is less padding. Both have the same random float32
-parameters (T5 1.1 Small's dims by default), exported by `distill.interop`. The student never ends by itself, so both sides
-decode exactly the tokens asked for, in every row; a case is timed only after both have given equal tokens for its rows.
-Sides are timed in turn; the ratio is taken round by round. Compilation is told apart. Ours also returns each answer's
-log-probability, which theirs is not asked for.
+Our side is the code of `distill infer`: `distill.evaluate.Decoder`, which sorts inputs by length and pads a batch to a
+bucket. The other side gets the same batches, padded to their longest row, which is less padding. Both have the same
+random float32 parameters (T5 1.1 Small's dims by default), exported by `distill.interop`. The student never generates
+EOS, so both sides decode exactly the requested number of tokens in every row. A case is timed only after both sides
+have decoded equal tokens for its rows. The sides alternate, and the ratio is computed per round. Compilation is
+reported separately. Our side also returns each answer's log-probability; the other side does not compute it.
 
     python -m benchmarks.decode [--threads=1,2] [--batch_sizes=1,8,32] [--rounds=5] [--json] [--plot=FILE.png]
 """
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is decoded.
+    """A decoding task.
 
     Attributes:
-      name: of the case.
-      targets: tokens of every answer.
-      beams: 1 decodes greedily.
-      unit: what is counted, ``labels`` or ``tokens``.
+      name: name of the case.
+      targets: tokens per answer.
+      beams: number of beams; 1 decodes greedily.
+      unit: the unit of throughput, ``labels`` or ``tokens``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Case:
     unit: str
 
 
-# CommonsenseQA's labels have 3 of T5's tokens, SVAMP's equations about 10; rationales of either are mostly of 20 to 100.
+# CommonsenseQA's labels have 3 T5 tokens, SVAMP's equations about 10; rationales of both mostly have 20 to 100.
 CASES = {
     case.name: case
     for case in (
@@ -62,13 +62,15 @@ CASES = {
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=",".join(CASES), help="names with commas: " + ", ".join(CASES))
-    parser.add_argument("--threads", default="1", help="numbers of threads, with commas; each has a process of its own")
-    parser.add_argument("--batch_sizes", default="1,8,32", help="rows decoded together, with commas")
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated names: " + ", ".join(CASES))
     parser.add_argument(
-        "--batches", type=int, default=2, help="batches of a timing (of a single row: 8 labels or 2 rationales)"
+        "--threads", default="1", help="comma-separated numbers of threads, each run in its own process"
     )
-    parser.add_argument("--inputs", type=float, default=50, help="mean tokens of an input (CommonsenseQA's: 50)")
+    parser.add_argument("--batch_sizes", default="1,8,32", help="comma-separated numbers of rows per batch")
+    parser.add_argument(
+        "--batches", type=int, default=2, help="batches per timing (with batch size 1: 8 labels or 2 rationales)"
+    )
+    parser.add_argument("--inputs", type=float, default=50, help="mean tokens per input (CommonsenseQA's: 50)")
     parser.add_argument("--rounds", type=int, default=5, help="timings of each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocab", type=int, default=32128)
@@ -77,7 +79,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mlp", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument("--plot", help="draw the ratios into this file")
+    parser.add_argument("--plot", help="write a plot of the ratios to this file")
     options = parser.parse_args(given)
     options.cases = [name.strip() for name in options.cases.split(",")]
     unknown = [name for name in options.cases if name not in CASES]
@@ -90,7 +92,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         except ValueError:
             numbers = [0]
         if min(numbers) < 1:
-            parser.error(f"--{flag} takes whole numbers ≥ 1, with commas; got {text!r}")
+            parser.error(f"--{flag} takes whole numbers ≥ 1, comma-separated; got {text!r}")
         setattr(options, flag, numbers)
     return options
 
@@ -99,7 +101,7 @@ Decode = Callable[[Sequence["np.ndarray"]], list[list[int]]]
 
 
 def our_side(model: "T5Config", params: Any, config: "DecodeConfig") -> Decode:
-    """Rows → tokens by our decoder, on one device."""
+    """Returns a function from rows to tokens that uses our decoder, on one device."""
     import jax
     from flax import linen as nn
 
@@ -117,7 +119,7 @@ def our_side(model: "T5Config", params: Any, config: "DecodeConfig") -> Decode:
 
 
 def their_side(model: Any, config: "DecodeConfig") -> Decode:
-    """Rows → tokens by ``generate``; batches of like length, as ours, each padded to its longest row."""
+    """Returns a function from rows to tokens that uses ``generate``; batches are sorted by length as on our side."""
     beams = {"num_beams": 1}
     if config.method == "beam":
         beams = {"num_beams": config.num_beams, "length_penalty": config.length_penalty, "early_stopping": "never"}
@@ -137,16 +139,16 @@ def their_side(model: Any, config: "DecodeConfig") -> Decode:
 
 
 def check_agreement(ours: list[list[int]], theirs: list[list[int]], length: int, what: str) -> None:
-    """Lets the sides be timed only if they decode the same, and all of it.
+    """Checks that the sides decode the same tokens, and all of them.
 
     Raises:
-      ValueError: a row has other tokens on the two sides, or not ``length`` of them.
+      ValueError: a row differs between the two sides, or does not have ``length`` tokens.
     """
     for row, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if a != b:
             place = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
             raise ValueError(
-                f"{what}: the sides disagree, so their times would not compare: row {row} has from token {place} on "
+                f"{what}: the sides disagree, so their times cannot be compared: row {row} has from token {place} on "
                 f"{a[place : place + 4]} here and {b[place : place + 4]} in transformers"
             )
         if len(a) != length:
@@ -154,7 +156,7 @@ def check_agreement(ours: list[list[int]], theirs: list[list[int]], length: int,
 
 
 def measure(options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
-    """Checks and times every case at every batch size; call :func:`sides.use_threads` first.
+    """Checks and times every case at every batch size. Call :func:`sides.use_threads` first.
 
     Raises:
       ValueError: the sides disagree.
@@ -190,10 +192,10 @@ def measure(options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
 
 
 def compare(case: Case, batch: int, decoders: dict[str, Decode], options: argparse.Namespace) -> dict[str, Any]:
-    """Checks that the sides agree on a case, then times them in turn.
+    """Checks that the sides agree on a case, then times them alternately.
 
     Raises:
-      ValueError: they disagree, or a row ends early.
+      ValueError: the sides disagree, or a row ends early.
     """
     single = 2 if case.unit == "tokens" else 8
     number = single if batch == 1 else options.batches * batch
@@ -223,7 +225,7 @@ def compare(case: Case, batch: int, decoders: dict[str, Decode], options: argpar
 
 
 def told(row: dict[str, Any]) -> None:
-    """Says on stderr how far the benchmark is."""
+    """Reports the benchmark's progress on stderr."""
     print(
         f"{row['case']}, {row['threads']} thread(s), batch {row['batch']}: {row['per_second']} {row['unit']}/s, "
         f"ratio {row['ratio']}, of processor time {row['cpu_ratio']['median']}",
@@ -233,7 +235,7 @@ def told(row: dict[str, Any]) -> None:
 
 
 def in_a_process(options: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """What this command measures with so many threads; their number is settled when a process starts."""
+    """Runs the measurement with ``threads`` threads in a new process; the number is fixed when a process starts."""
     given = {name: value for name, value in vars(options).items() if name not in ("threads", "json", "plot")}
     flags = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}" for name, value in given.items()
@@ -244,7 +246,7 @@ def in_a_process(options: argparse.Namespace, threads: int) -> dict[str, Any]:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints a Markdown table. The last ratio is of processor time, which other processes on the machine disturb less."""
+    """Prints a Markdown table. The last ratio is of processor time, which other processes on the machine affect less."""
     titles = (
         "case",
         "tokens",
@@ -271,7 +273,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """Draws every case's ratio with its spread over the rounds, a panel for each number of threads."""
+    """Plots every case's ratio with its spread over the rounds, one panel per number of threads."""
     import matplotlib
 
     matplotlib.use("Agg")

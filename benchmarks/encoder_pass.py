@@ -1,14 +1,16 @@
-"""One encoder pass for both tasks against one for each: the TPU compiler's counts, and steps on a CPU taken in turn.
+"""One shared encoder pass against one pass per task: the TPU compiler's counts, and alternating steps on a CPU.
 
-An example is a row with its label and its rationale. Two passes (`gin/runs/distill.gin`) encode its input twice, behind two
-prefixes; one pass (`gin/runs/distill_shared.gin`) encodes it once, and the prefixes begin the targets. Both are packed.
-Windows are chosen for each data set and form, from multiples of 128, as those with the fewest operations an example.
+An example is a row with its label and its rationale. With two passes (`gin/runs/distill.gin`) its input is encoded
+twice, with two prefixes. With one pass (`gin/runs/distill_shared.gin`) it is encoded once, and the prefixes start the
+targets. Both are packed. For each data set and form, the window lengths are the multiples of 128 with the fewest
+operations per example.
 
-    python -m benchmarks.encoder_pass [--data_dir=DIR --vocabulary=t5.model] [--parts=tpu,cpu] [--output=encoder_pass.jsonl]
+    python -m benchmarks.encoder_pass [--data_dir=DIR --vocabulary=t5.model] [--parts=tpu,cpu]
+    [--output=encoder_pass.jsonl]
         [--plot=FILE.png]
 
-Lengths come from the rows of DIR where it holds the set, else they are drawn by the means and deviations below. Finished
-compilations are lines of the output file and are not made again.
+Lengths are those of the rows in DIR if it holds the set; otherwise they are drawn with the means and deviations below.
+Finished compilations are lines of the output file and are not repeated.
 """
 
 import argparse
@@ -27,9 +29,9 @@ import numpy as np
 
 from benchmarks import sides, tpu_scale
 
-# Tokens of input, label and rationale with EOS, by T5's vocabulary: mean, and standard deviation of the logarithm.
-# svamp, cqa: training rows of the paper's data with PaLM's rationales. esnli: the development set's first explanations
-# (github.com/OanaMariaCamburu/e-SNLI at 7b585a3).
+# T5 tokens of input, label and rationale with EOS: mean, and standard deviation of the logarithm.
+# svamp, cqa: training rows of the paper's data with PaLM's rationales. esnli: the first explanations of the development
+# set (github.com/OanaMariaCamburu/e-SNLI at 7b585a3).
 LENGTHS = {
     "svamp": ((41.1, 0.25), (11.4, 0.23), (38.3, 0.35)),
     "cqa": ((46.4, 0.16), (2.9, 0.32), (30.9, 0.18)),
@@ -38,12 +40,12 @@ LENGTHS = {
 PREFIXES = (4, 5)  # tokens of "[label] " and "[rationale] " in T5's vocabulary
 FORMS = {"two": "distill", "one": "distill_shared"}
 HARDWARE = "tpu_v5e_16"
-WINDOWS = 128  # of a batch on the TPU slice
+WINDOWS = 128  # per batch on the TPU slice
 STEP = 128
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="tpu,cpu")
     parser.add_argument("--sets", default="svamp,cqa,esnli")
@@ -51,7 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", default="t5", help="t5 or the path of a SentencePiece model")
     parser.add_argument("--output", default="encoder_pass.jsonl", help="finished compilations")
     parser.add_argument("--pairs", type=int, default=5, help="timed steps of each form on the CPU")
-    parser.add_argument("--windows", type=int, default=4, help="windows of a batch on the CPU")
+    parser.add_argument("--windows", type=int, default=4, help="windows per batch on the CPU")
     parser.add_argument("--plot")
     return parser.parse_args()
 
@@ -75,7 +77,7 @@ def lengths_of(name: str, options: argparse.Namespace, rows: int = 4000) -> np.n
 
 
 def groups(form: str, lengths: np.ndarray) -> Iterator[list[tuple[int, int]]]:
-    """(input, target) tokens of each example's sequences."""
+    """Yields the (input, target) tokens of each example's sequences."""
     for inputs, *targets in lengths.tolist():
         present = [(prefix, number) for prefix, number in zip(PREFIXES, targets) if number]
         if form == "two":
@@ -85,14 +87,14 @@ def groups(form: str, lengths: np.ndarray) -> Iterator[list[tuple[int, int]]]:
 
 
 def layout_of(form: str, windows: int, size: tuple[int, int]):
-    """The shape of a batch."""
+    """Returns the shape of a batch."""
     from distill.packing import Layout
 
     return Layout(windows, *size, shared_encoder=form == "one")
 
 
 def examples_a_window(form: str, lengths: np.ndarray, size: tuple[int, int]) -> float:
-    """How many examples a packed window holds; 0 where some do not fit."""
+    """Returns the examples per packed window; 0 if some do not fit."""
     from distill.packing import Planner
 
     planner, taken = Planner(layout_of(form, WINDOWS, size)), 0
@@ -107,7 +109,7 @@ def examples_a_window(form: str, lengths: np.ndarray, size: tuple[int, int]) -> 
 
 
 def operations(config: Any, size: tuple[int, int]) -> float:
-    """Products of a window's training step, up to a factor: for choosing windows only."""
+    """Returns the matmul operations of a window's training step, up to a constant factor; used to choose windows."""
     encoder, decoder = size
     attention = config.num_heads * config.head_dim
     mlp = config.embed_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
@@ -120,7 +122,7 @@ def operations(config: Any, size: tuple[int, int]) -> float:
 
 
 def windows_of(form: str, lengths: np.ndarray, config: Any) -> tuple[tuple[int, int], float]:
-    """The window lengths with the fewest operations an example, and the examples a window."""
+    """Returns the window lengths with the fewest operations per example, and the examples per window."""
     best = None
     for encoder in range(STEP, 5 * STEP + 1, STEP):
         for decoder in range(STEP, 4 * STEP + 1, STEP):
@@ -140,7 +142,7 @@ def base() -> Any:
 
 
 def tpu(name: str, form: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str, Any]:
-    """What a chip of v5e:4x4 does for an example, T5 1.1 Base."""
+    """Returns the work per example and chip of v5e:4x4, T5 1.1 Base."""
     size, number = windows_of(form, lengths, base())
     hardware = zlib.crc32(Path(f"gin/hardware/{HARDWARE}.gin").read_bytes())
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
@@ -166,7 +168,7 @@ def tpu(name: str, form: str, options: argparse.Namespace, lengths: np.ndarray) 
 
 
 def batch_of(form: str, windows: int, size: tuple[int, int], lengths: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
-    """A packed batch of made-up tokens, and how many examples it holds."""
+    """Returns a packed batch of random tokens, and its number of examples."""
     from distill.packing import Packer, TokenPair
     from tasks import task_ids
 
@@ -189,7 +191,7 @@ def batch_of(form: str, windows: int, size: tuple[int, int], lengths: np.ndarray
 
 
 def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str, Any]:
-    """Examples a second of both forms on one core, T5 1.1 Small's dims, their steps in turn."""
+    """Returns examples per second of both forms on one core, T5 1.1 Small's dims; their steps alternate."""
     import jax
 
     from distill import optimizers
@@ -226,7 +228,7 @@ def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str
 
 
 def main() -> None:
-    """Runs the parts and prints a table of each."""
+    """Runs the parts and prints a table per part."""
     options = arguments()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     parts, sets = options.parts.split(","), options.sets.split(",")

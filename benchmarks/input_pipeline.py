@@ -1,12 +1,12 @@
-"""How many CommonsenseQA rows a second one host core feeds, packed: from our cache, from memory, and through SeqIO.
+"""CommonsenseQA rows per second that one host core delivers, packed: from our cache, from memory, and through SeqIO.
 
-All sides make packed batches of the label and the rationale task at the same windows, in one process that is bound to
-one core, in turn. A row counts once: both of its sequences are fed for it.
+All sides make packed batches of the label and the rationale task with the same windows, alternately, in one process
+bound to one core. A row counts once: both of its sequences are delivered.
 
-  cache        `distill cache`'s ArrayRecord shards, read at random
-  memory       the same batches without a cache: SeqIO read once, then held in memory
-  seqio        seqio.get_dataset on a mixture of both tasks with EncDecFeatureConverter(pack=True), tokenising as it goes
-  seqio_cache  the same, from tokens in TFRecords (seqio.TFExampleDataSource), which is how SeqIO reads its own cached tasks
+  cache        random access to the ArrayRecord shards of `distill cache`
+  memory       the same batches without a cache: read once through SeqIO, then held in memory
+  seqio        seqio.get_dataset on a mixture of both tasks with EncDecFeatureConverter(pack=True), tokenising on the
+  fly seqio_cache  the same from tokens in TFRecords (seqio.TFExampleDataSource), as SeqIO reads its own cached tasks
 
     python -m benchmarks.input_pipeline --data_dir=DIR --vocabulary=t5.model [--windows=64] [--seconds=4] [--rounds=3]
     python -m benchmarks.input_pipeline                 made-up rows of CommonsenseQA's lengths, no files needed
@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="holds cqa/ in the paper's layout; without it rows are made up")
+    parser.add_argument("--data_dir", help="folder with cqa/ in the paper's layout; without it, rows are made up")
     parser.add_argument("--vocabulary", default="t5", help="with --data_dir: t5, bytes or a SentencePiece model")
     parser.add_argument("--rows", type=int, default=8789, help="made-up rows")
-    parser.add_argument("--windows", type=int, default=64, help="windows of a batch")
+    parser.add_argument("--windows", type=int, default=64, help="windows per batch")
     parser.add_argument("--inputs", type=int, default=512)
     parser.add_argument("--targets", type=int, default=179)
     parser.add_argument("--shards", type=int, default=4)
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
 
 
 def made_up(path: str, number: int) -> None:
-    """Rows whose lengths in bytes are those of CommonsenseQA's rows in T5's tokens (means 50, 3 and 31)."""
+    """Writes rows whose lengths in bytes are those of CommonsenseQA's rows in T5 tokens (means 50, 3 and 31)."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def main() -> None:
     built = cache.build([names.paired], cache_dir, shards=options.shards)
     build_seconds = time.perf_counter() - started
 
-    # SeqIO's side: a plain mixture, whose features are those that its own converter knows.
+    # SeqIO's side: a plain mixture with the features that SeqIO's converter supports.
     seqio.MixtureRegistry.add("plain", [(names.label, 1.0), (names.rationale, 1.0)])
     features = {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}
     for name in (names.label, names.rationale):
@@ -138,7 +138,7 @@ def main() -> None:
 
     for stream in sides.values():
         for _ in range(3):
-            next(stream)  # reading, tracing, filling of buffers
+            next(stream)  # warm-up: reading, tracing, filling buffers
     rounds = [{name: timed(stream) for name, stream in sides.items()} for _ in range(options.rounds)]
 
     result = {

@@ -1,10 +1,11 @@
-"""A student's label latency and throughput: here, in transformers and in CTranslate2, on the same CPU, in one run.
+"""A student's label latency and throughput here, in transformers and in CTranslate2, on the same CPU, in one run.
 
-The student has random parameters (T5 1.1 Small's dims by default) that never write the end of a sequence, so every side
-decodes the same number of tokens. It is exported by ``distill.export``; all sides are given the same token ids, decode
-greedily, and their answers are compared before anything is timed. Rounds of the sides are taken in turn; medians are told.
+The student has random parameters (T5 1.1 Small's dims by default) that never generate EOS, so all sides decode the same
+number of tokens. It is exported by ``distill.export``. All sides get the same token ids and decode greedily, and their
+answers are compared before anything is timed. The sides alternate; medians are reported.
 
-    python -m benchmarks.serve_latency [--threads=1] [--batch_size=8] [--inputs=64] [--targets=8] [--rounds=5] [--layers=8]
+    python -m benchmarks.serve_latency [--threads=1] [--batch_size=8] [--inputs=64] [--targets=8] [--rounds=5]
+    [--layers=8]
 """
 
 import argparse
@@ -24,9 +25,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--mlp", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--inputs", type=int, default=64, help="tokens of an input")
-    parser.add_argument("--targets", type=int, default=8, help="tokens of an answer")
-    parser.add_argument("--batch_size", type=int, default=8, help="of the throughput; latency is of one row")
+    parser.add_argument("--inputs", type=int, default=64, help="tokens per input")
+    parser.add_argument("--targets", type=int, default=8, help="tokens per answer")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="rows per batch for throughput; latency is of one row"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -71,7 +74,7 @@ def main() -> None:
             name: ctranslate2.Translator(str(folders[name]), intra_threads=options.threads, inter_threads=1)
             for name in ("ct2", "ct2_int8")
         }
-        # Ids beyond the bytes have no text; CTranslate2 counts them as extra_id tokens after the tokenizer's own.
+        # Ids beyond the bytes have no text; in CTranslate2 they are extra_id tokens after the tokenizer's own tokens.
         tokenizer = transformers.AutoTokenizer.from_pretrained(folders["ct2"])
     tokens = [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))]
     tokens += [f"<extra_id_{i}>" for i in range(config.vocab_size - len(tokens))]

@@ -1,4 +1,4 @@
-"""What benchmarks of two programs on one CPU share: the threads of both, timing in turn, ratios, and a student for both."""
+"""Shared parts of benchmarks that compare two programs on one CPU: threads, alternating timings, ratios, a student."""
 
 import math
 import os
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def use_threads(threads: int) -> None:
-    """Binds the process to so many cores and keeps XLA and OpenMP to them; call it before jax or torch is imported.
+    """Binds the process to ``threads`` cores and limits XLA and OpenMP to them. Call it before importing jax or torch.
 
     Args:
-      threads: cores, from the last one down.
+      threads: number of cores, counted from the last one down.
 
     Raises:
-      ValueError: this process may not use so many cores.
+      ValueError: the process may not use this many cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(cores):
@@ -29,8 +29,8 @@ def use_threads(threads: int) -> None:
     if threads == 1:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    # PyTorch's threads wait by spinning. Where other processes want the cores, that takes whole time slices from the thread
-    # that is waited for, and the side looks ten times slower than it is.
+    # PyTorch's threads wait by spinning. If other processes need the cores, a spinning thread takes time slices from
+    # the thread it waits for, and the side appears ten times slower than it is.
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0"), ("KMP_BLOCKTIME", "0")):
         os.environ.setdefault(name, value)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,13 +38,13 @@ def use_threads(threads: int) -> None:
 
 
 class Timing(NamedTuple):
-    """One call of one side.
+    """The timing of one call of one side.
 
     Attributes:
-      seconds: by the clock.
-      cpu_seconds: of this process's processor time, all threads together. With one thread it is what the work takes even
-        where other processes want the core, too.
-      result: what it returned.
+      seconds: wall-clock time.
+      cpu_seconds: processor time of all threads of this process. With one thread it is the time of the work itself,
+        even if other processes use the core too.
+      result: the value that the call returned.
     """
 
     seconds: float
@@ -60,7 +60,7 @@ def timed(call: Callable[[], Any]) -> Timing:
 
 
 def in_turn(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Timing]]:
-    """Times every side once a round, ``rounds`` times; every second round goes through the sides backwards."""
+    """Times every side once per round, ``rounds`` times; every second round runs the sides in reverse order."""
     times: dict[str, list[Timing]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
@@ -69,19 +69,20 @@ def in_turn(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, li
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest of ``theirs / ours``, round by round: above 1 where ours takes less."""
+    """Returns median, minimum and maximum of ``theirs / ours`` over the rounds; above 1 means ours is faster."""
     found = [b / a for a, b in zip(ours, theirs, strict=True)]
     return {name: round(of(found), 3) for name, of in (("median", statistics.median), ("least", min), ("most", max))}
 
 
 def endless_params(config: "T5Config", seed: int = 0) -> dict[str, Any]:
-    """Random parameters of a student that never ends by itself, so that every side decodes as many tokens as it may.
+    """Returns random parameters of a student that never generates EOS, so that all sides decode the full length.
 
-    Padding's and EOS's logits are 0, while some of the others', which are random, are not: neither is ever the likeliest.
+    The logits of padding and EOS are 0. Some of the other, random logits are positive, so these two are never the
+    maximum.
 
     Args:
-      config: of the student; its output kernel must be its own (``logits_via_embedding`` off).
-      seed: of the parameters.
+      config: the student's configuration; its output kernel must be separate (``logits_via_embedding`` off).
+      seed: seed of the parameters.
 
     Raises:
       ValueError: the output kernel is the token table.
@@ -92,14 +93,14 @@ def endless_params(config: "T5Config", seed: int = 0) -> dict[str, Any]:
     from distill.parameters import init_params
 
     if config.logits_via_embedding:
-        raise ValueError("a student that never ends wants an output kernel of its own; got logits_via_embedding=True")
+        raise ValueError("a student that never ends requires a separate output kernel; got logits_via_embedding=True")
     params = jax.tree.map(np.array, jax.jit(lambda key: init_params(config, key))(jax.random.key(seed)))
     params["decoder"]["logits_dense"]["kernel"][:, :2] = 0.0
     return params
 
 
 def load_transformers(folder: str | Path, threads: int) -> Any:
-    """The model of a folder that this project exported, ready to ``generate`` with ``threads`` threads."""
+    """Loads the model of a folder exported by this project, ready to ``generate`` with ``threads`` threads."""
     import torch
     import transformers
 
@@ -110,7 +111,7 @@ def load_transformers(folder: str | Path, threads: int) -> Any:
 
 
 def transformers_generate(model: Any, ids: "np.ndarray", **options: Any) -> "np.ndarray":
-    """What ``model.generate`` decodes from ``ids`` [rows, inputs] (0: padding) without sampling, less its start token."""
+    """Returns the tokens that ``model.generate`` decodes from ``ids`` [rows, inputs] (0: padding), no start token."""
     import torch
 
     with torch.inference_mode():
@@ -119,7 +120,7 @@ def transformers_generate(model: Any, ids: "np.ndarray", **options: Any) -> "np.
 
 
 def padded(rows: Sequence["np.ndarray"]) -> "np.ndarray":
-    """The rows in one int32 array as long as the longest, 0 behind the others."""
+    """Pads the rows with 0 to the longest one; returns one int32 array."""
     import numpy as np
 
     out = np.zeros((len(rows), max(map(len, rows))), np.int32)
@@ -129,13 +130,13 @@ def padded(rows: Sequence["np.ndarray"]) -> "np.ndarray":
 
 
 def input_rows(number: int, mean: float, vocab: int, seed: int = 0, spread: float = 0.25) -> list["np.ndarray"]:
-    """Rows of random tokens, int32, EOS at the end, whose lengths are log-normal.
+    """Returns rows of random int32 tokens with EOS at the end and log-normal lengths.
 
     Args:
-      number: of rows.
-      mean: tokens of a row, EOS included. CommonsenseQA's inputs have 50 of T5's tokens.
+      number: number of rows.
+      mean: mean tokens per row, including EOS. CommonsenseQA's inputs have 50 T5 tokens.
       vocab: tokens are drawn from 3 to ``vocab`` - 1.
-      seed: of lengths and tokens.
+      seed: seed of lengths and tokens.
       spread: standard deviation of the length's logarithm.
     """
     import numpy as np

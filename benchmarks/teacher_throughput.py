@@ -1,12 +1,12 @@
-"""Requests a second that `distill extract` gets out of a server, against the most that latency and concurrency allow.
+"""Requests per second of `distill extract` against one server, compared with the limit of latency and concurrency.
 
     python benchmarks/teacher_throughput.py [--requests=3200] [--latency=0.2] [--concurrency=64]
 
-A stub server on loopback, in a process of its own, answers every request after a fixed time. The ideal is
-concurrency / latency: 320 requests/s at 64 and 200 ms. Measured are the requests, from the first that reaches the server
-to its last reply, with all that a real job does meanwhile (the gate, the OpenAI client, reading replies, writing each to
-the store and waiting for the disk), and the whole job, with prompts, voting, selection and the output file. Ends in one
-line of JSON. Takes about as long as the ideal: ten seconds.
+A stub server on loopback, in its own process, answers every request after a fixed time. The ideal is concurrency /
+latency: 320 requests/s at 64 and 200 ms. Two things are measured. The first is the time of the requests, from the first
+one that reaches the server to its last reply, with all the work of a real job (the request gate, the OpenAI client,
+reading replies, writing each to the store and syncing to disk). The second is the whole job, including prompts, voting,
+selection and the output file. The last line is JSON. It takes about as long as the ideal: ten seconds.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def serve(latency: float) -> None:
 
 
 def measure(port: int, requests: int, concurrency: int, folder: str) -> tuple[float, float, dict]:
-    """Seconds of one whole job, its CPU seconds, and the server's figures."""
+    """Returns the seconds of one whole job, its CPU seconds, and the server's figures."""
     import urllib.request
 
     from distill.teacher import ExtractConfig, ServerConfig, extract
@@ -90,7 +90,7 @@ def measure(port: int, requests: int, concurrency: int, folder: str) -> tuple[fl
 
 
 def main() -> None:
-    """Runs the server and the job, prints a few lines and the JSON."""
+    """Runs the server and the job, prints a summary and the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=3200)
     parser.add_argument("--latency", type=float, default=0.2)

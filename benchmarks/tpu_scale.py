@@ -1,12 +1,12 @@
-"""Which size fits on which slice, and what a chip does as slices grow, by `distill precompile`.
+"""Which model size fits on which slice, and the work per chip as slices grow, by `distill precompile`.
 
-Two tables and a plot: every size with the hardware file meant for it; and T5 1.1 Base with 8 windows a chip on 4 to 256
-chips of v5e (weak scaling: each chip's work should stay what it is). Windows of 512 + 256 tokens, packed; the rest is as in
-the files.
+It prints two tables and draws a plot. The first table has every size with the hardware file meant for it. The second is
+weak scaling: T5 1.1 Base with 8 windows per chip on 4 to 256 chips of v5e, where the work per chip should stay
+constant. Windows have 512 + 256 tokens and are packed; all other settings are those of the files.
 
     python -m benchmarks.tpu_scale [--parts=sizes,weak] [--output=tpu_scale.jsonl] [--plot=FILE.png]
 
-Every finished row is a line of the output file; a row that is there already is not compiled again.
+Every finished row is a line of the output file; rows that are already there are not compiled again.
 """
 
 import argparse
@@ -44,7 +44,7 @@ WINDOWS_A_CHIP = 8
 
 
 def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], run: str = "distill") -> dict[str, Any]:
-    """The training step's report."""
+    """Returns the report of the training step."""
     given = {"TASK_FEATURE_LENGTHS": '{"inputs": 512, "targets": 256}', **bindings}
     command = [
         sys.executable, "-m", "distill.main", "precompile", f"--topology={topology}", "--steps=train", "--json",
@@ -58,13 +58,13 @@ def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], 
 
 
 def rows_of(path: Path, key: Mapping[str, Any] = {}) -> list[dict[str, Any]]:
-    """The lines of JSON that have the key's values; none where there is no file."""
+    """Returns the JSON lines whose values match ``key``; none if there is no file."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [row for row in rows if all(name in row and row[name] == value for name, value in key.items())]
 
 
 def find_or_make(path: Path, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """The first line of JSON that has the key's values; if there is none, the key and what ``make`` returns become one."""
+    """Returns the first JSON line that matches ``key``; if there is none, appends ``key`` with the result of ``make``."""
     for row in rows_of(path, key):
         return row
     row = {**key, **make()}
@@ -74,7 +74,7 @@ def find_or_make(path: Path, key: Mapping[str, Any], make: Callable[[], Mapping[
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="sizes,weak")
     parser.add_argument("--output", default="tpu_scale.jsonl")
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def wanted(part: str) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """The rows of a part."""
+    """Returns the rows of a part."""
     if part == "sizes":
         return list(SIZES)
     rows = []
@@ -95,7 +95,7 @@ def wanted(part: str) -> list[tuple[str, str, str, dict[str, Any]]]:
 
 
 def main() -> None:
-    """Compiles what is missing and prints the tables."""
+    """Compiles missing rows and prints the tables."""
     options = arguments()
     path = Path(options.output)
     for part in options.parts.split(","):
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def train_of(row: dict[str, Any]) -> dict[str, Any]:
-    """The training step's figures of a report."""
+    """Returns the training step's figures of a report."""
     return row["steps"]["train"] if "steps" in row else row
 
 
@@ -131,7 +131,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws a chip's work against the number of chips, relative to the smallest slice."""
+    """Plots the work per chip against the number of chips, relative to the smallest slice."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,18 +1,20 @@
-"""Our training step against T5X's, by the TPU compiler: what one chip needs and does in one step, with no TPU.
+"""Our training step against T5X's, by the TPU compiler: memory and work per chip and step, without a TPU.
 
 Both are compiled ahead of time for the same slice: windows of 512 + 256 tokens, packed, bfloat16, Adafactor, z-loss,
-dropout 0.1, cheap random bits, the state donated. Operations, bytes and collectives are counted in both programs by one
-count, loops with their trips (`distill.precompile.costs`). T5X's side needs T5X (docs/t5x.md) and is left out, with a
-notice, without it. Its network is the unscanned `examples/t5`, or `examples/scalable_t5` where a case says so.
+dropout 0.1, cheap random bits, the state donated. Operations, bytes and collectives of both programs are counted by the
+same code, with loop bodies times their trip counts (`distill.precompile.costs`). T5X's side requires T5X (docs/t5x.md)
+and is otherwise left out, with a notice. Its network is the unscanned `examples/t5`, or `examples/scalable_t5` if a
+case names it.
 
     python -m benchmarks.tpu_step [--cases base_data,base_model,large,xxl] [--output=tpu_step.jsonl] [--plot=FILE.png]
 
-Every finished side is a line of the output file; a side that is there already is not compiled again. Each is compiled in
-a process of its own, one after the other. Its time to compile is one measurement. For ratios of times,
+Every finished side is a line of the output file; sides that are already there are not compiled again. Each side is
+compiled in its own process, one after the other. Its compile time is a single measurement. For ratios of compile times,
 
     python -m benchmarks.tpu_step --cases=base_data --rounds=3
 
-compiles T5X's unscanned step and ours, with and without options for the compiler, in turn, and compares their least times.
+compiles T5X's unscanned step and ours, with and without compiler options, alternately, and compares their shortest
+times.
 """
 
 import argparse
@@ -44,8 +46,8 @@ PROGRAMS = ("compact", "quick")  # gin/compiler/tpu_….gin
 class Side:
     """One program.
 
-    ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` counts those of all devices;
-    ``gather`` is PARAM_GATHER; ``program`` is one of `PROGRAMS`, whose options the compiler is given.
+    ``mesh`` is (data, fsdp, model) for ours and (data, model) for T5X's; ``chunk_tokens`` is the sum over all devices;
+    ``gather`` is PARAM_GATHER; ``program`` is one of `PROGRAMS`, whose options the compiler gets.
     """
 
     engine: str
@@ -59,7 +61,7 @@ class Side:
 
     @property
     def name(self) -> str:
-        """As the tables call it."""
+        """The name in the tables."""
         axes = ("data", "model") if self.engine == "t5x" else ("data", "fsdp", "model")
         mesh = " × ".join(f"{axis} {size}" for axis, size in zip(axes, self.mesh) if size > 1)
         how = {"t5x": "T5X scalable_t5" if self.scan else "T5X t5"}.get(self.engine, f"ours, {self.remat}")
@@ -69,7 +71,7 @@ class Side:
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
-        """What its file gives the compiler."""
+        """The compiler options of its file."""
         import gin
 
         if not self.program:
@@ -81,7 +83,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The same work on the same slice."""
+    """The same work on the same slice, for several sides."""
 
     size: str
     batch: int
@@ -164,7 +166,7 @@ def compiled(case: Case, side: Side) -> dict[str, float]:
 
 
 def compiled_alone(case: Case, side: Side) -> dict[str, Any]:
-    """Compiles a side in a process of its own."""
+    """Compiles a side in its own process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         figures = process.submit(compiled, case, side).result()
     return {"topology": case.topology, "batch": case.batch, **figures}
@@ -206,7 +208,7 @@ def ours(case: Case, side: Side) -> dict[str, float]:
 
 
 def measured(costs, peak: int, code: int, seconds: float, cpu_seconds: float) -> dict[str, float]:
-    """The figures of one side."""
+    """Returns the figures of one side."""
     return {
         "peak_hbm_bytes": peak,
         "flops": costs.flops,
@@ -289,7 +291,7 @@ def t5x(case: Case, side: Side) -> dict[str, float]:
 
     started, cpu = time.monotonic(), time.process_time()
     shardings = jax.tree.map(lambda value: value.sharding, state)
-    # T5X reads the mesh of this older context manager.
+    # T5X reads the mesh from this older context manager.
     with mesh, flax_partitioning.axis_rules(partitioner.logical_axis_rules), topology.silenced(), topology.uncached():
         jitted = jax.jit(
             step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=side.compiler_options
@@ -308,7 +310,7 @@ def t5x(case: Case, side: Side) -> dict[str, float]:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--output", default="tpu_step.jsonl")
@@ -318,7 +320,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Compiles what is missing and prints every case's ratios."""
+    """Compiles missing sides and prints every case's ratios."""
     options = arguments()
     unknown = set(options.cases.split(",")) - set(CASES)
     if unknown:
@@ -358,13 +360,13 @@ COLUMNS = (
 
 
 def bases_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each column's ratios are to: the first row, but the unscanned T5X for the program's size and time to compile."""
+    """The reference row of each column: the first row, or unscanned T5X for program size and compile time."""
     unscanned = next((row for row in rows if row["side"].startswith("T5X t5")), rows[0])
     return [unscanned if key in {"code_bytes", "compile_cpu_seconds"} else rows[0] for key, _, _ in COLUMNS]
 
 
 def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
-    """Prints a case as a Markdown table; in brackets the ratio to the row that `bases_of` says."""
+    """Prints a case as a Markdown table; in brackets is the ratio to the row from `bases_of`."""
     print(f"\n{name}: T5 1.1 {case.size}, {case.batch} windows, {case.topology}; per chip and step")
     print("| step | " + " | ".join(title for _, title, _ in COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")
@@ -377,7 +379,7 @@ def report(name: str, case: Case, rows: list[dict[str, Any]]) -> None:
 
 
 def time_compilations(name: str, case: Case, rounds: int, has_t5x: bool) -> None:
-    """Compiles T5X's unscanned side and ours, with options for the compiler and without, in turn; prints least times."""
+    """Compiles T5X's unscanned side and ours, with and without compiler options, alternately; prints shortest times."""
     plain = {dataclasses.replace(side, program="") for side in case.sides if side.engine == "ours" and side.program}
     sides = [side for side in case.sides if side.engine == "ours" and dataclasses.replace(side, program="") in plain]
     if has_t5x:
@@ -398,7 +400,7 @@ def time_compilations(name: str, case: Case, rounds: int, has_t5x: bool) -> None
 
 
 def report_programs(rows: list[dict[str, Any]]) -> None:
-    """Prints what the compiler's options change: ratios to the same side of the same case without them."""
+    """Prints the effect of the compiler options: ratios to the same side of the same case without them."""
     columns = {"code_bytes": "code", "compile_cpu_seconds": "compile", "expected_cycles": "expected cycles"}
     print("\nprograms: what the options of gin/compiler change")
     print("| case | step | " + " | ".join(columns.values()) + " | bytes | sent |")
@@ -412,7 +414,7 @@ def report_programs(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws every side's ratio to the row of its case that `bases_of` says."""
+    """Plots every side's ratio to the row of its case from `bases_of`."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,11 @@
 """Our training step against the paper's PyTorch step, on real CommonsenseQA or SVAMP rows, in one process.
 
-The other side is what the published code does: `transformers`' T5, two forward passes (label, rationale) with dynamic
-padding, α · label + (1 - α) · rationale, AdamW. Ours is the packed, fixed-shape step of `distill train` at the same dims
-and precision. Steps of the two are taken in turn; examples/s counts rows of the data (both tasks of each).
+The other side does what the published code does: `transformers`' T5, two forward passes (label, rationale) with dynamic
+padding, α · label + (1 - α) · rationale, AdamW. Our side is the packed, fixed-shape step of `distill train` at the same
+dims and precision. The steps of the two sides alternate; examples/s counts rows of the data (both tasks of each).
 
-    python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--rows=16] [--pairs=3] [--threads=1]
+    python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--rows=16] [--pairs=3]
+    [--threads=1]
 """
 
 import argparse
@@ -21,8 +22,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--set", default="svamp", choices=["svamp", "cqa"])
     parser.add_argument("--vocabulary", default="t5", help="t5, bytes or the path of a SentencePiece model")
-    parser.add_argument("--rows", type=int, default=16, help="rows of the data in a PyTorch batch")
-    parser.add_argument("--windows", type=int, default=16, help="windows in our batch")
+    parser.add_argument("--rows", type=int, default=16, help="rows of the data per PyTorch batch")
+    parser.add_argument("--windows", type=int, default=16, help="windows per batch on our side")
     parser.add_argument("--inputs", type=int, default=128)
     parser.add_argument("--targets", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=3, help="timed steps of each side")
@@ -84,7 +85,8 @@ def main() -> None:
         rows = [examples[i] for i in order[step * options.rows : (step + 1) * options.rows]]
         tokens, losses = 0, []
         for inputs, targets in (("inputs", "targets"), ("rationale_inputs", "rationale_targets")):
-            # A row whose reply could not be parsed has an empty rationale; the paper's code trains on it as a blank.
+            # A row whose reply could not be parsed has an empty rationale; the paper's code trains on it as an empty
+            # target.
             ids = [row[inputs] if len(row[inputs]) else row["inputs"] for row in rows]
             labels = [row[targets] if len(row[targets]) else np.array([1]) for row in rows]
             tokens += sum(map(len, ids)) + sum(map(len, labels))

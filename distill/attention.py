@@ -1,7 +1,7 @@
-"""The layers T5 is made of: projections without bias, RMS norms, relative position biases, attention, feed-forward.
+"""The layers of T5: dense projections without bias, RMS norms, relative position biases, attention, feed-forward.
 
-Every parameter is float32 and carries logical axis names; every layer computes in its ``dtype``. The parameters keep
-the names and shapes of T5X's modules, so a T5X checkpoint needs no renaming.
+All parameters are float32 and have logical axis names. Each layer computes in its ``dtype``. Parameters have the names
+and shapes of T5X's modules, so T5X checkpoints need no renaming.
 """
 
 import functools
@@ -30,14 +30,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "linear": lambda x: x,
 }
-# Values under this name are what ``remat_policy="elementwise"`` keeps for the backward pass.
+# Checkpoint name of the values that ``remat_policy="elementwise"`` saves for the backward pass.
 KEPT = "kept"
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of one attention layer, heads before length so that a decoding step reads them in place.
+    """Keys and values of one attention layer, with heads before length: a decoding step needs no transpose.
 
     Attributes:
       key: [batch, heads, length, kv], in the compute dtype.
@@ -49,7 +49,7 @@ class KeyValue(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Who sees whom: a query sees the keys with its own number.
+    """Segment ids for masking: a query attends to the keys with its own segment id.
 
     Attributes:
       query: [batch, query] int32, the segment of each query.
@@ -61,12 +61,12 @@ class Segments(NamedTuple):
 
 
 class PositionBias(NamedTuple):
-    """A relative position bias, float32, for either way of attending.
+    """A relative position bias, float32, in the two forms that attention kernels read.
 
     Attributes:
       full: [1, heads, query, key].
-      by_shard: [shards, heads, query + key], by distance from 1 - query to key, an equal copy for every shard of the batch:
-        for the Pallas kernel.
+      by_shard: [shards, heads, query + key], by distance from 1 - query to key, an equal copy per shard of the batch;
+        the Pallas kernel reads it.
     """
 
     full: Float[Array, "1 heads query key"]
@@ -79,17 +79,17 @@ def _tell_once(message: str) -> None:
 
 
 def residual(x: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
-    """``x``, of the stream between the blocks, as the rules lay ``batch`` and ``residual_length`` out."""
+    """Constrains a residual-stream array to the sharding of ``batch`` and ``residual_length``."""
     ways = partitioning.ways("residual_length")
     if x.shape[1] % ways:
         if x.shape[1] > 1:
-            _tell_once(f"sequence parallelism: {x.shape[1]} positions stay whole, {ways} devices do not divide them")
+            _tell_once(f"sequence parallelism is off for {x.shape[1]} positions: {ways} devices do not divide them")
         return nn.with_logical_constraint(x, ("batch", "length", "embed"))
     return nn.with_logical_constraint(x, ("batch", "residual_length", "embed"))
 
 
 class RMSNorm(nn.Module):
-    """T5's layer norm: ``x / sqrt(mean(x²) + ε) · scale``, no mean subtracted, no bias, the mean in float32."""
+    """T5's layer norm ``x / sqrt(mean(x²) + ε) · scale``: no mean subtracted, no bias, ``mean(x²)`` in float32."""
 
     epsilon: float
     dtype: jnp.dtype
@@ -105,7 +105,7 @@ class RMSNorm(nn.Module):
 
 
 class TokenEmbedder(nn.Module):
-    """The token table, read by gather. Its gradient is accumulated in float32, whatever ``dtype`` is."""
+    """The token table, float32 [vocab_size, embed_dim]. Its gradient is accumulated in float32 for any ``dtype``."""
 
     vocab_size: int
     embed_dim: int
@@ -116,11 +116,11 @@ class TokenEmbedder(nn.Module):
         self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
-        """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
+        """Returns the embeddings of ``tokens`` in ``dtype``. An id outside [0, vocab_size) yields NaN."""
         return lookup(self.embedding, tokens, self.dtype)
 
     def attend(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
-        """float32 logits ``hidden @ embeddingᵀ``."""
+        """Returns float32 logits ``hidden @ embeddingᵀ``."""
         return jnp.einsum(
             "bld,vd->blv", hidden, self.embedding.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
@@ -129,14 +129,14 @@ class TokenEmbedder(nn.Module):
 def relative_position_bucket(
     distance: Int[Array, "..."], *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Int[Array, "..."]:
-    """The bucket of each relative position ``key position - query position`` (Raffel et al. 2020, arXiv 1910.10683, §2.1).
+    """Returns the bucket of each relative position ``key position - query position``.
 
-    Half of the buckets hold one small distance each, the other half grow logarithmically up to ``max_distance``, and the
-    last takes everything beyond. Bidirectional attention gives half of all buckets to the keys after the query; causal
-    attention puts those in bucket 0.
+    See Raffel et al. 2020, arXiv 1910.10683, §2.1. Half of the buckets hold one small distance each. The other half
+    grow logarithmically up to ``max_distance``, and the last one holds all larger distances. Bidirectional attention
+    uses half of all buckets for keys after the query; causal attention puts those keys in bucket 0.
 
     Returns:
-      int32, in [0, num_buckets), shaped as ``distance``.
+      int32, in [0, num_buckets), of the shape of ``distance``.
     """
     bucket = jnp.zeros_like(distance)
     if bidirectional:
@@ -146,7 +146,8 @@ def relative_position_bucket(
     else:
         distance = jnp.maximum(-distance, 0)
     exact = num_buckets // 2
-    # Where each logarithmic bucket starts, found on the host: no logarithm on the device can then round a boundary away.
+    # The first distance of each logarithmic bucket, computed on the host, so that no device logarithm rounds a
+    # boundary.
     starts = _bucket_starts(exact, num_buckets, max_distance)
     beyond = sum((distance >= start).astype(jnp.int32) for start in starts)
     return bucket + jnp.where(distance < exact, distance, exact + beyond)
@@ -154,16 +155,16 @@ def relative_position_bucket(
 
 @functools.cache
 def _bucket_starts(exact: int, num_buckets: int, max_distance: int) -> tuple[int, ...]:
-    """The first distance of every logarithmic bucket but the first, which starts at ``exact``."""
+    """The first distance of each logarithmic bucket after the first, which starts at ``exact``."""
     distances = np.arange(exact, max_distance + 1)
-    # The nudge keeps a distance that lies exactly on a boundary on its upper side.
+    # The 1e-9 keeps a distance that is exactly on a boundary in the upper bucket.
     fraction = np.log(distances / exact) / math.log(max_distance / exact) + 1e-9
     buckets = np.minimum((fraction * (num_buckets - exact)).astype(int), num_buckets - exact - 1)
     return tuple(int(distances[np.argmax(buckets >= b)]) for b in range(1, num_buckets - exact))
 
 
 class RelativeBias(nn.Module):
-    """T5's position information: a learned scalar per head and bucket of relative positions, added to the logits."""
+    """T5's position information: a learned scalar per head and relative-position bucket, added to the logits."""
 
     num_heads: int
     num_buckets: int
@@ -186,11 +187,11 @@ class RelativeBias(nn.Module):
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )
-        # One small matmul; a gather's gradient would scatter every position into a few dozen buckets.
+        # One small matmul. The gradient of a gather would scatter-add every position into a few dozen buckets.
         return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
 
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
-        """The bias of every query and key position."""
+        """Returns the bias of all pairs of a query and a key position."""
         by_distance = self._by_distance(jnp.arange(1 - query_length, key_length + 1, dtype=jnp.int32))
         full = _by_position(by_distance, query_length, key_length)[None]
         by_shard = jnp.broadcast_to(by_distance, (partitioning.ways("batch"), *by_distance.shape))
@@ -200,16 +201,16 @@ class RelativeBias(nn.Module):
         )
 
     def at(self, query_position: Int[Array, ""], key_length: int) -> Float[Array, "1 heads 1 key"]:
-        """The row of one (traced) query position, float32."""
+        """Returns the bias of one (traced) query position and all key positions, float32."""
         distances = jnp.arange(key_length, dtype=jnp.int32) - query_position
         return self._by_distance(distances)[None, :, None, :]
 
 
 def _by_position(by_distance: Float[Array, "heads distances"], query_length: int, key_length: int) -> jax.Array:
-    """[heads, query, key], where row q is ``by_distance`` shifted q to the left.
+    """[heads, query, key], where row q is ``by_distance`` shifted left by q.
 
-    Copies one longer than the row they will be read in are laid out one after the other, so each row starts one further.
-    Dense both ways, where a gather's gradient would collide.
+    Copies of width w are written one after the other and read back in rows of width w - 1, so each row starts one
+    element later than the row before. Forward and backward are dense; the gradient of a gather would be a scatter-add.
     """
     heads, width = by_distance.shape
     copies = jnp.broadcast_to(by_distance[:, None, :], (heads, query_length, width))
@@ -218,7 +219,16 @@ def _by_position(by_distance: Float[Array, "heads distances"], query_length: int
 
 
 class Attention(nn.Module):
-    """Multi-head attention without a 1/√d: T5 folds it into the query's initialiser."""
+    """Multi-head attention without the factor 1/√d, which T5 folds into the query kernel's initialiser.
+
+    Attributes:
+      num_heads: attention heads.
+      head_dim: width of one head.
+      embed_dim: width of the output.
+      dropout_rate: dropout of the attention probabilities.
+      dtype: compute dtype; logits and softmax are float32.
+      kernel: ``xla``, or ``pallas`` to use :func:`distill.fused_attention.fused_attention` for shapes that it supports.
+    """
 
     num_heads: int
     head_dim: int
@@ -246,7 +256,7 @@ class Attention(nn.Module):
         return nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
 
     def key_value(self, x: Float[Array, "batch length embed"]) -> KeyValue:
-        """Projects ``x`` to keys and values, in the layout of a cache."""
+        """Projects ``x`` to keys and values in the layout of the decoding cache."""
         key, value = (jnp.swapaxes(self._heads(project(x)), 1, 2) for project in (self.key, self.value))
         return KeyValue(key, value)
 
@@ -260,9 +270,9 @@ class Attention(nn.Module):
         causal: bool = False,
         deterministic: bool = True,
     ) -> Float[Array, "batch query embed"]:
-        """Lets ``x`` attend to ``attended`` (``x`` itself, or copies of the encoder's output) within ``segments``.
+        """Attends from ``x`` to ``attended`` (``x`` itself, or copies of the encoder's output) within ``segments``.
 
-        With ``causal``, a query sees only keys at or before its own position.
+        With ``causal``, a query attends only to keys at or before its own position.
         """
         project = functools.partial(jointly, training=not deterministic)
         if attended is x:
@@ -292,7 +302,7 @@ class Attention(nn.Module):
             return False
         reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
         if reason is not None:
-            _tell_once(f"attention without the Pallas kernel: {reason}")
+            _tell_once(f"attention runs without the Pallas kernel: {reason}")
         return reason is None
 
     def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:
@@ -308,7 +318,7 @@ class Attention(nn.Module):
         mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
         bias: Float[Array, "1 heads query key"] | None = None,
     ) -> Float[Array, "batch query embed"]:
-        """The same, without dropout, on keys and values that :meth:`key_value` made earlier."""
+        """Attends from ``x`` to cached keys and values of :meth:`key_value` where ``mask`` is True, without dropout."""
         query = self._heads(self.query(x))
         logits = jnp.einsum("bqhd,bhkd->bhqk", query, cached.key, preferred_element_type=jnp.float32)
         probabilities = self._probabilities(logits, mask, bias)
@@ -329,7 +339,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """``wo(Π_i activation_i(wi_i(x)))``: one activation is T5 1.0's ReLU block, two are a gated unit (arXiv 2002.05202)."""
+    """``wo(Π_i activation_i(wi_i(x)))``: one activation is T5 1.0's block, two are a gated unit (arXiv 2002.05202)."""
 
     mlp_dim: int
     embed_dim: int
@@ -341,7 +351,7 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length embed"], *, deterministic: bool = True
     ) -> Float[Array, "batch length embed"]:
-        """Returns the block's output in ``dtype``."""
+        """Returns the block's output in ``dtype``. Dropout is off if ``deterministic``."""
         names = ["wi"] if len(self.activations) == 1 else [f"wi_{i}" for i in range(len(self.activations))]
         denses = [Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name) for name in names]
         parts = jointly(denses, x, training=not deterministic)

@@ -1,4 +1,4 @@
-"""Checkpoints: one Orbax step holds the training state, the position of the data and what model it is of."""
+"""Checkpoints: one Orbax step holds the training state, the data position and the model's configuration."""
 
 import dataclasses
 import json
@@ -18,11 +18,11 @@ LATEST, BEST = "checkpoints", "best"
 
 
 class TrainingState(Protocol):
-    """What this module needs of a state: the step that it has reached. The rest is any PyTree."""
+    """The part of a state that this module reads: its step. The rest is any PyTree."""
 
     @property
     def step(self) -> Any:
-        """Updates made, an int32 scalar."""
+        """Updates made so far, an int32 scalar."""
 
 
 State = TypeVar("State", bound=TrainingState)
@@ -30,11 +30,14 @@ State = TypeVar("State", bound=TrainingState)
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save.
+    """The schedule of checkpoints.
 
     Attributes:
       period: steps between checkpoints.
-      keep: the most recent ones kept; the best on validation is kept besides them.
+      keep: number of most recent checkpoints to keep, in addition to the best one on validation.
+
+    Raises:
+      ValueError: a value below 1.
     """
 
     period: int = 1000
@@ -42,17 +45,17 @@ class CheckpointConfig:
 
     def __post_init__(self):
         if self.period < 1 or self.keep < 1:
-            raise ValueError(f"CheckpointConfig wants period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
+            raise ValueError(f"CheckpointConfig requires period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
 
 
 class Checkpoints:
     """The checkpoints of one model directory.
 
     Args:
-      model_dir: local path or ``gs://``; checkpoints lie in ``<model_dir>/checkpoints/<step>``, the best parameters in
-        ``<model_dir>/best/<step>``.
-      config: of the student; written into every checkpoint, and compared when one is restored.
-      keep: recent checkpoints kept.
+      model_dir: local path or ``gs://``. Checkpoints are saved in ``<model_dir>/checkpoints/<step>``, the best
+        parameters in ``<model_dir>/best/<step>``.
+      config: the student's configuration; saved in every checkpoint and compared when one is restored.
+      keep: number of recent checkpoints to keep.
     """
 
     def __init__(self, model_dir: str | Path, config: T5Config, keep: int = 2):
@@ -62,8 +65,8 @@ class Checkpoints:
         self._best = self._manager(BEST, 1)
 
     def _manager(self, folder: str, keep: int) -> ocp.CheckpointManager:
-        # Both managers may be saving the same step in the background: without names of their own, the barriers at which
-        # several processes meet would be taken for each other.
+        # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
+        # of the two apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=together
@@ -71,7 +74,7 @@ class Checkpoints:
         return ocp.CheckpointManager(_absolute(self.model_dir / folder), options=options)
 
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
+        """Returns the step of the newest complete checkpoint, or None."""
         return self._latest.latest_step()
 
     def save(self, state: TrainingState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
@@ -79,8 +82,8 @@ class Checkpoints:
 
         Args:
           state: the training state.
-          position: of the data, JSON-ready (:meth:`distill.batches.BatchStream.position`).
-          progress: what the loop needs besides (best score so far, evaluations without improvement), JSON-ready.
+          position: the data position, JSON-ready (:meth:`distill.batches.BatchStream.position`).
+          progress: other state of the training loop (best score so far, evaluations without improvement), JSON-ready.
         """
         step = int(state.step)
         if step in self._latest.all_steps():
@@ -96,7 +99,7 @@ class Checkpoints:
         )
 
     def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> None:
-        """Replaces the best parameters (those that validation was measured with)."""
+        """Replaces the best parameters by ``params``, with which validation was measured."""
         if step in self._best.all_steps():
             return
         self._best.save(
@@ -109,11 +112,14 @@ class Checkpoints:
         )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
-        """The newest checkpoint, on the shardings of ``like`` (arrays or ShapeDtypeStructs): state, position, progress.
+        """Restores the newest checkpoint onto the shardings of ``like`` (arrays or ShapeDtypeStructs).
+
+        Returns:
+          The state, the data position and the progress.
 
         Raises:
-          FileNotFoundError: there is none.
-          ValueError: it is of another model; every differing setting is listed.
+          FileNotFoundError: there is no checkpoint.
+          ValueError: the checkpoint is of another model; the message lists every differing setting.
         """
         step = self._latest.latest_step()
         if step is None:
@@ -130,9 +136,9 @@ class Checkpoints:
         return restored["state"], restored["position"], restored["progress"]
 
     def restore_best(self, like: Any) -> tuple[int, Any]:
-        """The step and the parameters that were best on validation, on the shardings of ``like``.
+        """Restores the best parameters on validation onto the shardings of ``like``; returns their step and them.
 
-        Raises FileNotFoundError where none was saved, ValueError where it is of another model.
+        Raises FileNotFoundError if none were saved, ValueError if they are of another model.
         """
         step = self._best.latest_step()
         if step is None:
@@ -142,11 +148,14 @@ class Checkpoints:
         return step, restored["params"]
 
     def best_step(self) -> int | None:
-        """The step of the best parameters, or None if none were saved."""
+        """Returns the step of the best parameters, or None if none were saved."""
         return self._best.latest_step()
 
     def restore_params(self, like: Any) -> tuple[int, Any]:
-        """Step and evaluation parameters of the newest checkpoint, without its optimizer state."""
+        """Restores the newest checkpoint's step and evaluation parameters, without its optimizer state.
+
+        Raises FileNotFoundError if there is no checkpoint, ValueError if it is of another model or has no parameters.
+        """
         step = self._latest.latest_step()
         if step is None:
             raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
@@ -154,7 +163,7 @@ class Checkpoints:
         abstract = _abstract(like)
         for name in ("ema_params", "params"):
             wanted = {name: abstract}
-            # Without these the arrays would want the devices of whoever saved them.
+            # Without restore args, Orbax restores arrays onto the devices that saved them.
             onto = ocp.checkpoint_utils.construct_restore_args(wanted)
             item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -170,12 +179,12 @@ class Checkpoints:
         check_same_model(saved, self.config, f"checkpoint {manager.directory / str(step)}")
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
+        """Blocks until all saves are on disk."""
         self._latest.wait_until_finished()
         self._best.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go of the directories."""
+        """Waits for all saves and closes both checkpoint managers."""
         self._latest.close()
         self._best.close()
 
@@ -186,20 +195,20 @@ def restore_student(
     mesh: jax.sharding.Mesh,
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
 ) -> tuple[int, Any]:
-    """A trained student for evaluation: the parameters that validated best, else those of the newest checkpoint.
+    """Restores a student for evaluation: the best parameters on validation, or else those of the newest checkpoint.
 
     Args:
-      model_dir: where it was trained.
-      config: of the student; must be what was trained.
-      mesh: parameters are laid out on it.
+      model_dir: the model directory of the training run.
+      config: the student's configuration; must be that of the training run.
+      mesh: the mesh to shard parameters over.
       rules: logical axis → mesh axis.
 
     Returns:
-      The step, and the parameters (the moving average where there is one).
+      The step, and the float32 parameters (the moving average if there is one).
 
     Raises:
-      FileNotFoundError: nothing was saved there.
-      ValueError: it is of another model.
+      FileNotFoundError: nothing was saved in ``model_dir``.
+      ValueError: the checkpoint is of another model.
     """
     shapes = param_shapes(config)
     shardings = partitioning.param_shardings(shapes, param_logical_axes(config), mesh, rules)
@@ -208,7 +217,7 @@ def restore_student(
 
 
 def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[int, Any]:
-    """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs."""
+    """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs; same errors."""
     if not (epath.Path(model_dir) / LATEST).exists():
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
     saver = Checkpoints(model_dir, config)
@@ -220,12 +229,12 @@ def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[in
         saver.close()
 
 
-# Settings that say how the same parameters are run, not what they are.
+# Settings that change how the parameters are used, not the parameters themselves.
 _NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
 
 
 def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
-    """Raises ValueError listing every setting in which ``saved`` (a JSON dict) is not the model of ``config``."""
+    """Raises ValueError, listing all settings that differ, unless ``saved`` (JSON dict) is the model of ``config``."""
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
     differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]

@@ -1,4 +1,4 @@
-"""Options of XLA's compiler that a run gives along with its training step."""
+"""Validation of XLA compiler options that a run passes to its training step."""
 
 from collections.abc import Mapping
 
@@ -11,26 +11,27 @@ Options = Mapping[str, bool | int | float | str]
 
 
 def accepted(options: Options | None, mesh: Mesh | None = None) -> dict[str, bool | int | float | str] | None:
-    """``options`` as ``jax.jit`` takes them, after the compiler itself took them, for a program of nothing.
+    """Validates ``options`` by compiling a trivial program with them, and returns them for ``jax.jit``.
 
-    So a mistake is told at once, and not after the data were read and the step was traced. The options are those of
-    ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` without their dashes; each platform has its own.
+    A mistake is thus reported before any data is read and before the step is traced. The options are those of
+    ``XLA_FLAGS`` and ``LIBTPU_INIT_ARGS`` without leading dashes; each platform has its own.
 
     Args:
-      options: name → value, or None.
-      mesh: the devices to compile for; None takes JAX's default one.
+      options: name → value, or None, which is returned unchanged.
+      mesh: the devices to compile for; None compiles for JAX's default device.
 
     Raises:
-      ValueError: names or values that the compiler does not take, in its own words.
+      ValueError: the options are no dict of str to bool, int, float or str, or the compiler rejects a name or a value;
+        the message quotes the compiler.
     """
     if options is None:
         return None
     if not isinstance(options, Mapping):
-        raise ValueError(f"compiler options (COMPILER_OPTIONS) are a dict, name → value; got {options!r}")
+        raise ValueError(f"COMPILER_OPTIONS must be a dict, name → value; got {options!r}")
     for name, value in options.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
             raise ValueError(
-                "compiler options (COMPILER_OPTIONS) are names with a bool, a number or a string each; "
+                "COMPILER_OPTIONS must map names (str) to values of type bool, int, float or str; "
                 f"got {name!r}: {value!r}"
             )
     platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
@@ -41,5 +42,5 @@ def accepted(options: Options | None, mesh: Mesh | None = None) -> dict[str, boo
         jax.jit(lambda x: x + 1, compiler_options=chosen).lower(nothing).compile()
     except jax.errors.JaxRuntimeError as error:
         words = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-        raise ValueError(f"the {platform} compiler does not take COMPILER_OPTIONS {chosen}: {words}") from None
+        raise ValueError(f"the {platform} compiler rejects COMPILER_OPTIONS {chosen}: {words}") from None
     return chosen

@@ -1,4 +1,4 @@
-"""A weighted cross-entropy computed from hidden states, chunk by chunk and sharded, without the full logits."""
+"""A weighted cross-entropy computed from hidden states, in chunks and sharded, without materialising all logits."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from distill import partitioning
 
 
 class TokenStats(NamedTuple):
-    """Per-token by-products of the loss, without gradients.
+    """Per-token by-products of the loss; no gradients flow through them.
 
     Attributes:
       cross_entropy: [batch, length] float32, in nats, with label smoothing and without z-loss.
@@ -35,21 +35,22 @@ def weighted_cross_entropy(
     label_smoothing: float = 0.0,
     chunk_tokens: int = 0,
 ) -> tuple[Float[Array, ""], TokenStats]:
-    """``Σ weights · (CE + z_loss · log²Z)`` straight from hidden states, without the [batch, length, vocab] logits.
+    """``Σ weights · (CE + z_loss · log²Z)`` from hidden states, without the [batch, length, vocab] logits.
 
-    Logits exist for one chunk of target positions at a time. Since the loss is a weighted sum whose weights are known,
-    the gradients of a chunk are taken in the forward pass, while its logits are at hand: the backward pass recomputes
-    nothing and only scales (the idea of Liger kernels' fused linear cross-entropy, arXiv 2410.10989).
+    Logits are materialised for one chunk of target positions at a time. The loss is a sum with known weights, so the
+    forward pass computes a chunk's gradients while its logits exist. The backward pass recomputes nothing and only
+    scales them (the idea of Liger kernels' fused linear cross-entropy, arXiv 2410.10989).
 
     Args:
-      hidden: decoder output; its dtype is the dtype of the matmul's inputs. Accumulation is float32.
-      kernel: the output projection. Its gradient is summed in float32 on each device; between devices it is summed in
-        ``hidden``'s dtype.
+      hidden: decoder output. The matmul's inputs have its dtype; accumulation is float32.
+      kernel: the output projection. Its gradient is accumulated in float32 on each device and reduced across devices in
+        the dtype of ``hidden``.
       targets: target ids in [0, vocab).
-      weights: token weights, float32; 0 skips a token.
+      weights: token weights, float32; 0 ignores a token.
       z_loss: coefficient of ``log²Z``.
       label_smoothing: as in :class:`distill.losses.TwoTaskLoss`.
-      chunk_tokens: the most target positions (rows × length) whose logits exist at once on a device; 0 takes all at once.
+      chunk_tokens: each device materialises logits for at most this many target positions (rows × length); 0 does not
+        chunk.
 
     Returns:
       The loss, a float32 scalar, and :class:`TokenStats`.
@@ -76,7 +77,7 @@ weighted_cross_entropy.defvjp(_forward, _backward)
 
 
 def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
-    """The least number of equal cuts of ``length`` that keeps a chunk at or below ``chunk_tokens`` positions."""
+    """The smallest number of equal cuts of ``length`` with at most ``chunk_tokens`` positions per chunk."""
     if chunk_tokens <= 0:
         return 1
     for chunks in range(1, length + 1):
@@ -86,14 +87,15 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
 
 
 def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
-    """Loss, stats and gradients, each device making as many logits as its own rows have.
+    """Loss, stats and gradients. Each device materialises as many logits as its own rows have, chunk by chunk.
 
-    They are those of its own rows, with the whole kernel (or the columns that ``vocab`` leaves it), whose gradient then
-    meets those of the other devices once, after the last chunk and in the compute dtype. (Left to itself, the compiler
-    would reduce it in float32, and, where ``embed`` is sharded, once for every chunk.) Or, where devices share a copy of
-    the kernel and their rows are fewer than the vocabulary is large, those of all their rows with a share of the
-    vocabulary each: then hidden states are exchanged, and neither the kernel nor its gradient. A batch that the mesh does
-    not cut is left to the compiler.
+    There are two ways to shard the logits. By default, a device computes the logits of its own rows with the whole
+    kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last
+    chunk, in the compute dtype. (The compiler would reduce it in float32 and, where ``embed`` is sharded, once per
+    chunk.) If the kernel is sharded over devices with different rows, and those rows are few compared with the
+    vocabulary, each device instead computes the logits of all their rows for a shard of the vocabulary. That exchanges
+    hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
+    compiler.
     """
     run = functools.partial(
         _local_chunks,
@@ -113,7 +115,7 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     held = held if kernel.shape[1] % math.prod(sizes[axis] for axis in held) == 0 else ()
     over = sharded if _is_vocabulary_split(pieces, tokens, kernel.shape[1]) else ()
     scatter = () if over or kernel.shape[0] % pieces else sharded
-    # Cast before it is exchanged: it may be the float32 token table.
+    # Cast before the exchange: the kernel may be the float32 token table.
     dtype, kernel = kernel.dtype, kernel.astype(hidden.dtype)
 
     def local(hidden, kernel, targets, weights):
@@ -139,11 +141,11 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
 
 
 def _is_vocabulary_split(pieces: int, tokens: int, vocab: int) -> bool:
-    """Whether ``pieces`` devices with ``tokens`` target positions each split the vocabulary rather than gather the kernel.
+    """Whether ``pieces`` devices, with ``tokens`` target positions each, shard the vocabulary or gather the kernel.
 
-    Counted in rows of ``embed`` numbers that each device sends: hidden states go out and their gradients come back; the
-    kernel is gathered, and its gradient all-reduced, which is twice as much (the compiler does not make that a
-    reduce-scatter).
+    The cost is counted in rows of ``embed`` numbers that each device sends. Sharding the vocabulary gathers hidden
+    states and reduce-scatters their gradients. Otherwise the kernel is all-gathered and its gradient is all-reduced,
+    which costs twice as much as a gather (the compiler does not turn it into a reduce-scatter).
     """
     model = partitioning.ways("vocab")
     return pieces > 1 and vocab % (pieces * model) == 0 and 2 * pieces * tokens <= 3 * vocab // model
@@ -200,11 +202,11 @@ def _local_chunks(
 
 
 def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, exchanged, held):
-    """The loss of some rows, and what else :func:`_local_chunks` returns for them.
+    """The loss of one chunk, and the other values that :func:`_local_chunks` returns for it.
 
-    The vocabulary lies over the mesh axes ``exchanged`` and ``held``, and ``kernel`` is this device's columns. Over
-    ``exchanged`` the rows lie, too, and are this device's: the loss is then that of all rows over these axes, and
-    everything else is that of this device's rows or columns. Over ``held`` devices have the same rows.
+    The vocabulary is sharded over the mesh axes ``exchanged`` and ``held``; ``kernel`` holds this device's columns. The
+    rows are sharded over ``exchanged`` too, and replicated over ``held``. The returned loss is that of all rows over
+    ``exchanged``; all other values are those of this device's rows or columns.
     """
     gather, own = _exchange(exchanged, hidden.shape[0])
     hidden, targets, weights = gather(hidden), gather(targets), gather(weights)
@@ -226,7 +228,7 @@ def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, wit
     on = 1.0 - label_smoothing
     cross_entropy = log_z - (on - off) * target_logit
     if label_smoothing:
-        # Less its own minimum, so that a perfect prediction costs 0.
+        # Subtract the minimum, so that a perfect prediction has loss 0.
         cross_entropy = cross_entropy - off * add(logits.sum(axis=-1))
         cross_entropy = cross_entropy + _smoothed_minimum(on, off, vocab)
     token_loss = cross_entropy + z_loss * jnp.square(log_z) if z_loss else cross_entropy
@@ -250,7 +252,7 @@ def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, wit
 
 
 def _exchange(axes: tuple[str, ...], rows: int) -> tuple[Callable, Callable]:
-    """All devices' rows of an array over mesh axes ``axes``, and this device's ``rows`` of them again."""
+    """Functions that all-gather an array's rows over mesh axes ``axes``, and that take this device's ``rows`` again."""
     if not axes:
         return (lambda x: x,) * 2
     return (
@@ -260,5 +262,5 @@ def _exchange(axes: tuple[str, ...], rows: int) -> tuple[Callable, Callable]:
 
 
 def _smoothed_minimum(on: float, off: float, vocab: int) -> float:
-    """The smoothed target's entropy, negated. Only called with 0 < off < on."""
+    """The negative entropy of the smoothed target. Requires 0 < off < on."""
     return on * math.log(on) + (vocab - 1) * off * math.log(off)

@@ -1,6 +1,6 @@
-"""What is in the data: how much of it parses, how good the teacher is, and how much would be cut off.
+"""Statistics of data sets: the share of replies that parse, the teacher's accuracy, lengths and truncation.
 
-``distill data`` prints it. Nothing here needs an accelerator.
+``distill data`` prints the report. It needs no accelerator.
 """
 
 import collections
@@ -20,10 +20,10 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 
 def strict_agreement(answer: metrics.AnswerKind, label: str, llm_label: str) -> bool:
-    """Whether the published code would count the teacher's label as right.
+    """Returns whether the published code would count the teacher's label as correct.
 
-    Text must be identical. Equations are compared by value, with Python's ``and`` and ``or``; where the published metric
-    stops with an error, on a pair of numbers, the label counts as wrong.
+    Text must be identical. Equations are compared by value, with Python's ``and`` and ``or``. If the published metric
+    raises an error, on a pair of numbers, the label counts as wrong.
     """
     if answer == "equation":
         return arithmetic.same_value(label, llm_label, junctions=True)
@@ -83,7 +83,7 @@ def _published_teacher(record: Record) -> parsers.Teacher:
 
 
 def _labels(record: Record) -> tuple[str | None, str | None]:
-    """The teacher's label as strict and improved mode read it; strict is None where there is no raw reply."""
+    """The teacher's label as parsed in strict and in improved mode; strict is None without a raw reply."""
     origin = record.provenance
     if "reply" not in origin:
         return None, record.llm_label
@@ -102,7 +102,7 @@ def split_report(
     label_prefix: str = registration.LABEL_PREFIX,
     rationale_prefix: str = registration.RATIONALE_PREFIX,
 ) -> dict[str, Any]:
-    """What is in one split. Arguments and result as :func:`report`."""
+    """Returns the report of one split. Arguments and result as in :func:`report`."""
     lengths = lengths or {}
     found = Report()
     encode = lambda text, separator=None: len(preprocessors.encode(vocabulary, text, separator))  # noqa: E731
@@ -177,23 +177,23 @@ def report(
     label_prefix: str = registration.LABEL_PREFIX,
     rationale_prefix: str = registration.RATIONALE_PREFIX,
 ) -> dict[str, Any]:
-    """What is in the data.
+    """Returns statistics of data sets.
 
     Args:
-      datasets: what to look at.
-      vocabulary: measures lengths, in tokens with the prefix and EOS.
-      lengths: planned ``inputs`` and ``targets`` lengths; None: nothing is said about truncation.
-      splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
-        ``train+validation``, the whole file.
-      details: also list every row with a problem (``failures``) and every row that strict and improved mode read
+      datasets: the data sets.
+      vocabulary: measures lengths, in tokens including the prefix and EOS.
+      lengths: planned ``inputs`` and ``targets`` lengths; None reports no truncation.
+      splits: the splits. None means all splits of a set and, if validation rows are held out from the training file,
+        also ``train+validation``, the whole file.
+      details: also list every row with a problem (``failures``) and every row that strict and improved mode parse
         differently (``differing_rows``).
-      label_prefix, rationale_prefix: of the inputs.
+      label_prefix, rationale_prefix: prefixes of the inputs.
 
     Returns:
-      Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
+      JSON-ready: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
       ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_rationale``, ``with_llm_label``,
-      ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label, an
-      unreadable teacher label counting as wrong; None without a teacher.
+      ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label;
+      an unparsable teacher label counts as wrong. It is None without a teacher.
 
     Raises:
       SourceError: a file cannot be used.
@@ -252,11 +252,11 @@ def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
 
 
 def render(result: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
-    """Prints a report as tables; with details, also every row with a problem and every row that is read differently.
+    """Prints a report as tables; with details, also rows with a problem and rows that the two modes parse differently.
 
     Args:
-      result: what :func:`report` returned.
-      console: where to; None: standard output.
+      result: the result of :func:`report`.
+      console: the output; None prints to standard output.
     """
     console = console or rich.console.Console()
     console.print(_rows_table(result))

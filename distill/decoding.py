@@ -1,8 +1,8 @@
-"""Turning encoder inputs into target tokens: greedy, sampled and beam search, under jit, with a key/value cache.
+"""Decoding of encoder inputs into target tokens: greedy, sampled and beam search, under jit, with a key/value cache.
 
-All shapes are static, and a ``lax.while_loop`` stops as soon as every row has what it will return. A row's result does
-not depend on which rows share its batch. The encoder runs once, its keys and values are projected once, and the beams
-of a row read the same copy of them.
+All shapes are static. A ``lax.while_loop`` stops as soon as the results of all rows are final. The result of a row does
+not depend on the other rows of its batch. The encoder runs once, its output is projected to keys and values once, and
+all beams of a row read the same copy of these.
 """
 
 import functools
@@ -21,18 +21,18 @@ from distill.parameters import Params, unstack_layers
 
 METHODS = ("greedy", "sample", "beam")
 BEAM_RULES = ("huggingface", "t5x")
-# Below every score a hypothesis can have, and finite, so that arithmetic with it stays finite.
+# Lower than the score of any hypothesis, and finite, so that arithmetic with it stays finite.
 _NO_SCORE = -1e9
 
 
 class Decoded(NamedTuple):
-    """What was decoded; n is ``num_return``, and its axis is absent where n is 1.
+    """The result of decoding. n is ``num_return``; its axis is absent if n is 1.
 
     Attributes:
-      tokens: [batch, (n,) length] int32, the end token included, 0 after it.
-      log_probs: [batch, (n,)] float32, the sum of the tokens' log-probabilities under the network (no temperature, no
-        truncation, no length penalty), the end token's included. ``-inf`` for an empty place: a beam search over very
-        few tokens may end with fewer hypotheses than were asked for.
+      tokens: [batch, (n,) length] int32, including the end token, then 0.
+      log_probs: [batch, (n,)] float32, the sum of the tokens' log-probabilities under the network, including the end
+        token's (no temperature, no truncation, no length penalty). ``-inf`` marks an empty entry: a beam search over
+        very few tokens may find fewer than n hypotheses.
     """
 
     tokens: Int[Array, "*batch length"]
@@ -60,34 +60,35 @@ def generate(
     """Decodes each row of ``encoder_input_tokens``.
 
     Args:
-      config: the network's configuration; ``scan_layers`` may be on.
-      params: its parameters.
+      config: the network's configuration; layers may be scanned.
+      params: the network's parameters.
       encoder_input_tokens: int32, 0 is padding.
-      max_decode_len: the most tokens to decode, the end token included and the prompt not.
-      method: ``greedy`` takes the likeliest token; ``sample`` draws; ``beam`` searches.
-      temperature: sampling only: logits are divided by it.
-      top_k: sampling only: draw among the ``top_k`` likeliest tokens; 0 draws among all.
-      num_beams: beam search only: how many hypotheses live at a time.
-      length_penalty: beam search only: hypotheses are ranked by ``log-probability / normalizer(length)``; 0 ranks by
-        log-probability alone, larger values favour longer ones.
-      beam_rule: beam search only: whose rule says which hypotheses end, and what the normalizer is. Each step ranks
-        ``2 · num_beams`` candidates. ``huggingface``: one ends that is among the best ``num_beams`` and says the end
-        token or reaches the length limit; ``length ** length_penalty``. ``t5x``: one ends that says the end token,
-        whatever its rank, and unended ones, ranked by log-probability, are returned for a row in which none ended;
-        ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144, eq. 14).
-      num_return: how many results a row has: samples, or the best beams, best first.
-      rng: sampling only: a key. Row i's draws depend on the key, i and the sample's number alone.
-      eos_id: the token that ends a target.
-      prompt: token ids that every target begins with. They are given to the decoder, cost no log-probability and are not in
-        the result.
-      encoder_segment_ids: where given, says what is padding (0) instead of the tokens. One example a row: packed rows
-        cannot be decoded.
+      max_decode_len: largest number of tokens to decode, including the end token, excluding the prompt.
+      method: ``greedy`` takes the most probable token; ``sample`` draws; ``beam`` runs a beam search.
+      temperature: sampling only: divisor of the logits.
+      top_k: sampling only: draw among the ``top_k`` most probable tokens; 0 draws among all.
+      num_beams: beam search only: number of live hypotheses.
+      length_penalty: beam search only: hypotheses are ranked by ``log-probability / normalizer(length)``. 0 ranks by
+        log-probability alone; larger values favour longer hypotheses.
+      beam_rule: beam search only: when a hypothesis finishes, and its normalizer. Each step ranks ``2 · num_beams``
+        candidates. ``huggingface``: a candidate among the best ``num_beams`` finishes if it has the end token or
+        reaches the length limit; the normalizer is ``length ** length_penalty``. ``t5x``: a candidate of any rank
+        finishes if it has the end token. If none finished in a row, its live hypotheses are returned, ranked by
+        log-probability. The normalizer is ``((5 + length) / 6) ** length_penalty`` (Wu et al. 2016, arXiv 1609.08144,
+        eq. 14).
+      num_return: results per row: samples, or the best beams in order.
+      rng: sampling only: a key. The draws of row i depend only on the key, i and the number of the sample.
+      eos_id: the end token.
+      prompt: token ids that start every target. They are fed to the decoder; they are not part of the result or of its
+        log-probability.
+      encoder_segment_ids: if given, its zeros mark padding instead of those of the tokens. One example per row: packed
+        rows are not supported.
 
     Returns:
       :class:`Decoded`.
 
     Raises:
-      ValueError: for an argument out of its range, or one the method needs and lacks.
+      ValueError: an argument is out of range, or one that the method needs is missing.
     """
     _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id)
     prompt = tuple(int(token) for token in prompt)
@@ -131,18 +132,18 @@ def _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_r
         raise ValueError(f"eos_id must lie in [0, vocab_size={config.vocab_size}); got {eos_id}")
     if method == "sample":
         if rng is None:
-            raise ValueError("method='sample' draws at random and wants rng, a jax.random.key; got None")
+            raise ValueError("method='sample' requires rng, a jax.random.key; got None")
         if not temperature > 0.0:
             raise ValueError(f"temperature must be > 0 (for 0, use method='greedy'); got {temperature}")
         if not 0 <= top_k <= config.vocab_size:
             raise ValueError(f"top_k must lie in [0, vocab_size={config.vocab_size}]; got {top_k}")
     if method == "greedy" and num_return != 1:
-        raise ValueError(f"method='greedy' has one result a row; got num_return={num_return}")
+        raise ValueError(f"method='greedy' returns one result per row: num_return must be 1; got {num_return}")
     if method == "beam" and num_return > num_beams:
         raise ValueError(f"num_return must be at most num_beams={num_beams}; got {num_return}")
 
 
-# One position of every hypothesis: (tokens [batch * n], position, caches) → (float32 log-probabilities, caches).
+# Decodes one position of all hypotheses: (tokens [batch * n], position, caches) → (float32 log-probabilities, caches).
 Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, tuple[KeyValue, ...]]]
 
 
@@ -155,14 +156,14 @@ def _prepare(
     length: int,
     prompt: tuple[int, ...],
 ) -> tuple[Step, int, tuple[KeyValue, ...]]:
-    """Runs the encoder, and the decoder over all of the prompt but its last token.
+    """Runs the encoder, and the decoder over the prompt except its last token.
 
     Returns:
-      The decoding step, the token to begin with, and caches for ``length`` tokens of ``hypotheses`` a row.
+      The decoding step, the first token to feed, and caches for ``length`` tokens of ``hypotheses`` per row.
     """
     params, config = unstack_layers(params, config)
     dtype = jnp.dtype(config.dtype)
-    # What a layer would cast at every step is cast once. The position biases stay float32, as the layers use them.
+    # Cast once what layers would cast at every step. Position biases stay float32, as the layers use them.
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if "rel_embedding" in jax.tree_util.keystr(path) else leaf.astype(dtype), params
     )
@@ -204,7 +205,7 @@ class _Rows(NamedTuple):
 def _one_by_one(
     params, inputs, segment_ids, rng, temperature, *, config, max_decode_len, num_return, eos_id, prompt, top_k
 ) -> Decoded:
-    """Greedy decoding (``rng`` is None) and sampling: each hypothesis goes its own way."""
+    """Greedy decoding (``rng`` is None) and sampling: hypotheses are independent."""
     batch = inputs.shape[0]
     rows = batch * num_return
     step, first, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len, prompt)
@@ -250,20 +251,20 @@ def _one_by_one(
 
 
 class _Hypotheses(NamedTuple):
-    """``beams`` hypotheses for each row, best first; an empty place has the score ``_NO_SCORE``."""
+    """``beams`` hypotheses per row, best first; an empty entry has the score ``_NO_SCORE``."""
 
     tokens: Int[Array, "batch beams length"]
     log_probs: Float[Array, "batch beams"]
     scores: Float[Array, "batch beams"]
 
     def best(self, count: int) -> tuple["_Hypotheses", jax.Array]:
-        """The ``count`` with the highest scores (the earlier of equals), and where they stood."""
+        """Returns the ``count`` hypotheses with the highest scores (ties: the lower index first) and their indices."""
         _, index = jax.lax.top_k(self.scores, count)
         return _Hypotheses(*(_pick(leaf, index) for leaf in self)), index
 
 
 def _pick(values: Float[Array, "batch m ..."], index: Int[Array, "batch n"]) -> Float[Array, "batch n ..."]:
-    """``values[b, index[b]]`` for every row b. Batched, so that a sharded batch stays where it is."""
+    """``values[b, index[b]]`` for every row b. Batched, so that a sharded batch needs no communication."""
     return jax.vmap(lambda row, places: jnp.take(row, places, axis=0, mode="clip"))(values, index)
 
 
@@ -292,11 +293,11 @@ def _beam_search(
     num_beams,
     beam_rule,
 ) -> Decoded:
-    """Beam search over ``2 · num_beams`` candidates a step; which of them may finish is ``beam_rule``'s to say.
+    """Beam search over ``2 · num_beams`` candidates per step; ``beam_rule`` determines which of them may finish.
 
-    A row is settled when no live hypothesis could still finish among its best ``num_return``, whatever it went on to
-    say: log-probabilities only fall, so a live hypothesis is worth at most what it has over the largest normalizer
-    ahead of it. Nothing changes in a settled row.
+    A row is settled when no live hypothesis can still enter its best ``num_return``. Log-probabilities only decrease,
+    so the score of a live hypothesis is at most its current log-probability divided by the largest normalizer of a
+    later length. A settled row no longer changes.
     """
     batch, vocab = inputs.shape[0], config.vocab_size
     step, first, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len, prompt)
@@ -344,7 +345,7 @@ def _beam_search(
         log_probs=jnp.full((batch, num_beams), -jnp.inf, jnp.float32),
         scores=jnp.full((batch, num_beams), _NO_SCORE, jnp.float32),
     )
-    # All beams start out alike, so all but one are barred: else the first step would choose the same token n times.
+    # All beams start equal. All but one are excluded, or the first step would choose the same token n times.
     is_first = jnp.broadcast_to((jnp.arange(num_beams) == 0)[None, :], (batch, num_beams))
     start = _Beams(
         position=jnp.int32(0),

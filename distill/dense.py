@@ -1,10 +1,10 @@
-"""Products with parameters, whose gradients devices sum over their rows in one reduce-scatter each, or one all-reduce.
+"""Dense layers whose weight gradients are reduced across devices in one reduce-scatter, or one all-reduce.
 
-A kernel's gradient is a sum over the rows of the batch, which lie over several devices. How their sums meet is written
-out here, because the TPU compiler, left to itself, chooses by how a gradient happens to lie in memory: where the dimension
-that is split over ``fsdp`` is the innermost, it all-reduces the whole gradient, which sends twice as much, and where a
-kernel is large it may rotate pieces among the devices, reading and writing the whole gradient once a piece. (The logits are
-not made here: `distill.losses` has its own.)
+The gradient of a kernel is a sum over the rows of the batch, which are sharded over several devices. The reduction
+across devices is written out here, because the TPU compiler chooses it by the layout that the gradient happens to have.
+Where the dimension sharded over ``fsdp`` is the innermost one, it all-reduces the whole gradient, which sends twice as
+much. For a large kernel it may pass partial sums around the devices in a ring, reading and writing the whole gradient
+per piece. The logits have their own implementation in :mod:`distill.cross_entropy`.
 """
 
 import functools
@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 from distill import partitioning
 from distill.layouts import row_major
 
-# Values under this name are products with parameters: what ``remat_policy="minimal"`` keeps for the backward pass. (The
-# policies of JAX that look for products do not look into functions with gradients of their own.)
+# Checkpoint name of the outputs of dense layers: ``remat_policy="minimal"`` saves these for the backward pass. JAX's
+# own policies that save matmul outputs do not see inside functions with a custom VJP.
 PRODUCT = "product"
 
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -30,12 +30,19 @@ _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_n
 def parameter(
     module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> jax.Array:
-    """A float32 parameter of ``module`` with a logical axis name for each dimension."""
+    """Creates a float32 parameter of ``module`` with a logical axis name per dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)  # type: ignore[return-value]
 
 
 class Dense(nn.Module):
-    """``x @ kernel`` over the last axis. The kernel is float32 [in, features]; the product is in ``dtype``."""
+    """``x @ kernel`` over the last axis. The kernel is float32 [inputs, features] and is cast to ``dtype``.
+
+    Attributes:
+      features: size of the output's last axis.
+      kernel_axes: logical axis names of the kernel's two dimensions.
+      dtype: dtype of the matmul's inputs, and of its output unless the call names another.
+      kernel_init: initializer of the kernel.
+    """
 
     features: int
     kernel_axes: tuple[str, str]
@@ -44,14 +51,14 @@ class Dense(nn.Module):
 
     @nn.compact
     def matrix(self, inputs: int) -> Float[Array, "inputs features"]:
-        """The kernel in ``dtype``."""
+        """Returns the kernel cast to ``dtype``, for inputs whose last axis has size ``inputs``."""
         shape = (inputs, self.features)
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)
 
     def __call__(
         self, x: Float[Array, "batch length inputs"], out_dtype: jnp.dtype | None = None
     ) -> Float[Array, "batch length features"]:
-        """Returns the product in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely."""
+        """Returns the product in ``out_dtype`` (None: ``dtype``), accumulated in at least that precision."""
         kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
         if out_dtype is not None:
             return jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
@@ -64,11 +71,11 @@ def jointly(
     *,
     training: bool,
 ) -> Float[Array, "denses batch length features"]:
-    """What ``denses`` of one width make of ``x``.
+    """Applies ``denses``, all of the same width, to ``x`` and stacks the outputs.
 
-    In ``training`` by one product, which reads ``x`` once and whose gradient is one sum; ``x`` may then be copies by shard
-    of the features: :func:`copies_by_shard`. Otherwise one by one, because answers are made from few rows, of which reading
-    the kernels is most of the work: they are then read where they lie, and not stacked first.
+    In ``training`` this is one matmul with the stacked kernels. It reads ``x`` once, and the gradient of ``x`` is one
+    sum. ``x`` may then hold a copy per shard of the features: :func:`copies_by_shard`. Otherwise each layer is a matmul
+    of its kernel. Decoding has few rows, so reading the kernels dominates, and stacking would copy them first.
     """
     if not training:
         return jnp.stack([dense(x) for dense in denses])
@@ -81,7 +88,7 @@ def jointly(
         parts = tuple(kernel.reshape(kernel.shape[0], x.shape[0], -1) for kernel in kernels)
         out = product("sbld,ndsf->nblsf", (None, inputs, features, None), x, parts)
         out = out.reshape(*out.shape[:3], -1)
-    # Left alone, the TPU compiler may lay features before positions, and copy to and fro.
+    # Without this constraint, the TPU compiler may lay out features before positions and insert transposing copies.
     axes = (None, "batch", "length", features)
     out = nn.with_logical_constraint(row_major(nn.with_logical_constraint(out, axes)), axes)
     return checkpoint_name(out, PRODUCT)
@@ -90,10 +97,10 @@ def jointly(
 def copies_by_shard(
     x: Float[Array, "batch length embed"], features: int
 ) -> Float[Array, "batch length embed"] | Float[Array, "shards batch length embed"]:
-    """An equal copy of ``x`` for every shard of the heads; ``x`` itself where the mesh does not cut ``features`` of them.
+    """Returns a copy of ``x`` per shard of the heads, or ``x`` itself if ``features`` is not sharded.
 
-    For what many layers read: each shard's gradient is then summed over the layers before the shards' sums meet, once,
-    where the compiler would let every layer's meet.
+    Use it for an input of many layers. The gradient of each copy is summed over the layers on its own shard, and one
+    all-reduce then sums the copies. The compiler would otherwise all-reduce once per layer.
     """
     shards = partitioning.ways("joined_kv")
     if shards == 1 or features % shards:
@@ -106,14 +113,14 @@ def copies_by_shard(
 def product(
     subscripts: str, axes: tuple[str | None, ...], x: Float[Array, "..."], kernels: tuple[Float[Array, "..."], ...]
 ) -> Float[Array, "..."]:
-    """``jnp.einsum(subscripts, x, kernel)``, the kernel's gradient being summed over rows by :func:`sum_over_rows`.
+    """Returns ``jnp.einsum(subscripts, x, kernel)``. Its VJP sums the kernel's gradient by :func:`sum_over_rows`.
 
     Args:
-      subscripts: as ``"bld,df->blf"``, with a ``b`` for the rows of ``x``.
+      subscripts: for example ``"bld,df->blf"``; ``b`` names the rows of ``x``.
       axes: logical axes of the kernel.
-      x: of the dtype of the kernels, which is the result's and the gradients', too.
-      kernels: the kernel alone; or, where ``n`` is its first subscript, those that make it when they are stacked. The
-        backward pass keeps them, and not the stack.
+      x: in the dtype of the kernels, which is also the dtype of the result and of the gradients.
+      kernels: one kernel; or, if the kernel's first subscript is ``n``, the kernels that are stacked along ``n``. The
+        backward pass saves the separate kernels, not the stack.
     """
     del axes
     return jnp.einsum(subscripts, x, _kernel(subscripts, kernels))
@@ -146,16 +153,16 @@ product.defvjp(_forward, _backward)
 def sum_over_rows(
     subscripts: str, axes: Sequence[str | None], left: Float[Array, "..."], right: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """``jnp.einsum(subscripts, left, right)``, a sum over the batch's rows, laid over the mesh as a parameter is.
+    """Returns ``jnp.einsum(subscripts, left, right)``, a sum over batch rows, sharded as a parameter with ``axes``.
 
-    Each device sums over its own rows. Over mesh axes on which both the rows and the result lie, the sums meet in a
-    reduce-scatter, over those on which only the rows lie in an all-reduce, all in the dtype of the arguments.
+    Each device sums over its own rows. The partial sums are reduce-scattered over mesh axes that shard both the rows
+    and the result, and all-reduced over mesh axes that shard the rows only. The dtype stays that of the arguments.
 
     Args:
-      subscripts: as ``"bld,blf->df"``, with a ``b`` for the rows of both arguments.
+      subscripts: for example ``"bld,blf->df"``; ``b`` names the rows of both arguments.
       axes: logical axes of the result.
-      left, right: rows by the logical axis ``batch``; what they share with the result lies as it does there, but whole over
-        the axes of the rows.
+      left, right: rows sharded by the logical axis ``batch``. Dimensions shared with the result are sharded as in the
+        result, but replicated over the mesh axes of the rows.
     """
     of_left, of_right, of_out = subscripts.replace("->", ",").split(",")
     batch = partitioning.axes_of("batch")
@@ -172,7 +179,7 @@ def sum_over_rows(
     summed = tuple(axis for axis in cut if not any(axis in names for names in scattered.values()))
     held = {letter: tuple(axis for axis in names if axis not in batch) for letter, names in lies.items()}
     held["b"] = batch
-    # A TPU scatters along any dimension but the innermost.
+    # On TPUs, a reduce-scatter may use any dimension except the innermost.
     whole = [letter for letter in of_out if letter not in scattered]
     order = "".join([*whole[:-1], *scattered, *whole[-1:]])
 

@@ -1,6 +1,7 @@
-"""The examples of one task and split as token sequences that can be asked for by number.
+"""Random access to the examples of one task and split, as token sequences.
 
-The lengths of all of them are at hand, so that batches can be planned; tokens are read for those that are wanted.
+The lengths of all examples are known up front, so that batches can be planned; tokens are read only for requested
+examples.
 """
 
 import zlib
@@ -18,11 +19,11 @@ _NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.i
 
 
 class Examples(Protocol):
-    """What batches are made from.
+    """A source of examples for batches.
 
     Attributes:
-      name: of the task.
-      counts: of an epoch's sequences, and how many of them are cut.
+      name: name of the task.
+      counts: counts of an epoch's sequences, and of those that are truncated.
     """
 
     name: str
@@ -30,27 +31,28 @@ class Examples(Protocol):
 
     @property
     def size(self) -> int:
-        """Examples in an epoch, at least one; every epoch has as many."""
+        """Examples per epoch, at least one; the same for all epochs."""
         ...
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """int32 [size, slots, 2]: input and target tokens of each sequence, cut to the window.
+        """int32 [size, slots, 2]: input and target tokens of each sequence, truncated to the window.
 
-        An example has up to ``slots`` sequences: one, or a paired task's two. One without target tokens is absent.
+        An example has up to ``slots`` sequences: one, or two for a paired task. A sequence without target tokens is
+        absent.
         """
         ...
 
     def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
-        """All slots of these examples, one example after another; ``len(numbers) * slots`` sequences, absent ones empty."""
+        """Returns all slots of these examples, in order: ``len(numbers) * slots`` sequences, absent ones empty."""
         ...
 
     def forget(self, epoch: int) -> None:
-        """Says that no earlier epoch will be asked for again."""
+        """Releases all epochs before ``epoch``; they are not read again."""
         ...
 
 
 def nothing_usable(task_name: str, split: str) -> ValueError:
-    """The error for a split in which no row can be trained on."""
+    """Returns the error for a split that has no row to train on."""
     return ValueError(
         f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "
         "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
@@ -58,13 +60,16 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
 
 
 class SeqioExamples:
-    """Examples read through SeqIO, unshuffled, and held in memory: once, or every epoch where the task draws at random.
+    """Examples read through SeqIO, unshuffled, and held in memory. A task that draws at random is read again per epoch.
 
     Args:
-      task: registered.
+      task: a registered task.
       split: SeqIO split.
-      seed: of the draws.
-      layout: the window that sequences are cut to.
+      seed: seed of the random draws.
+      layout: the window that sequences are truncated to.
+
+    Raises:
+      ValueError: on reading: no usable example, or an epoch whose size differs from that of the first one.
     """
 
     def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout):
@@ -76,7 +81,7 @@ class SeqioExamples:
 
     @property
     def size(self) -> int:
-        """Examples in an epoch; reads the first one if nothing has been read."""
+        """Examples per epoch; reads the first epoch if nothing has been read."""
         if self._size is None:
             self._epoch(0)
         assert self._size is not None
@@ -109,8 +114,8 @@ class SeqioExamples:
                 self.counts.add(counts)
             elif len(groups) != self._size:
                 raise ValueError(
-                    f"task {self.name!r} gave {self._size} examples in its first epoch and {len(groups)} in epoch {epoch}; "
-                    "epochs must not differ in size"
+                    f"task {self.name!r} has {self._size} examples in its first epoch, {len(groups)} in epoch {epoch}; "
+                    "all epochs must have the same size"
                 )
             slots = max(len(group) for group in groups)
             pairs = [pair for group in groups for pair in [*group, _NOTHING][:slots]]
@@ -132,10 +137,10 @@ class SeqioExamples:
 
 
 def name_seed(name: str) -> int:
-    """A number for a task's name, to be mixed into seeds."""
+    """Returns a hash of a task's name, to be mixed into seeds."""
     return zlib.crc32(name.encode())
 
 
 def draw_seed(seed: int, epoch: int, name: str) -> int:
-    """SeqIO's seed for an epoch of a task."""
+    """Returns the seed that SeqIO uses for one epoch of a task."""
     return int(np.random.SeedSequence([seed, epoch, name_seed(name)]).generate_state(1)[0]) & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""From SeqIO task features to model features: task ids on every target token, trimming that keeps EOS, packing."""
+"""From SeqIO task features to model features: a task id per target token, truncation that keeps EOS, packing."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,11 @@ EOS_ID = 1
 
 @dataclasses.dataclass
 class Counts:
-    """What went through a converter; all counts are of sequences (an example of a paired task is up to two).
+    """Statistics of a feature converter. All counts are of sequences; an example of a paired task has up to two.
 
     Attributes:
-      sequences: sequences seen, by task id.
-      truncated_inputs, truncated_targets: sequences cut to the window, by task id.
+      sequences: number of sequences, by task id.
+      truncated_inputs, truncated_targets: number of sequences truncated to the window, by task id.
     """
 
     sequences: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
@@ -32,22 +32,23 @@ class Counts:
     )
 
     def add(self, other: "Counts") -> None:
-        """Adds ``other``'s counts to these."""
+        """Adds the counts of ``other`` in place."""
         for field in dataclasses.fields(self):
             mine = getattr(self, field.name)
             for task, number in getattr(other, field.name).items():
                 mine[task] += number
 
     def share_truncated(self) -> float:
-        """The share of sequences that lost tokens on either side, at most (a sequence cut on both counts twice)."""
+        """Returns the share of truncated sequences; a sequence truncated on both sides counts twice."""
         truncated = sum(self.truncated_inputs.values()) + sum(self.truncated_targets.values())
         return truncated / max(1, sum(self.sequences.values()))
 
 
 def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
-    """The first ``length`` entries, the last of them replaced by ``last`` (EOS) if any had to go.
+    """Returns the first ``length`` entries, with the last one replaced by ``last`` (EOS) if entries were dropped.
 
-    Entries that fill ``length`` and do not end in ``last`` were cut before, by SeqIO, which knows no EOS; they get it back.
+    Entries that fill ``length`` without ending in ``last`` were truncated earlier by SeqIO, which drops EOS; they end
+    in ``last`` again. ``last=None`` replaces nothing.
     """
     if len(tokens) < length or (len(tokens) == length and (last is None or length == 0 or tokens[-1] == last)):
         return tokens
@@ -58,23 +59,23 @@ def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
 
 
 def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Only the per-token features of a task's examples: what :func:`to_group` reads."""
+    """Selects the per-token features of a task's examples, which :func:`to_group` reads."""
     names = [name for name in dataset.element_spec if name.startswith(("inputs", "targets", "rationale_"))]
     names = [name for name in names if dataset.element_spec[name].dtype in (tf.int32, tf.float32)]
     return dataset.map(lambda example: {name: example[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
-    """The sequences of one task example, as long as they are: one, or a paired task's two; absent ones are empty.
+    """Returns the untruncated sequences of one task example: one, or two for a paired task. Absent ones are empty.
 
     Args:
-      example: ``inputs``, ``targets``, ``targets_task_ids`` int32 and ``targets_weights`` float32; for paired tasks also
-        ``rationale_inputs``, ``rationale_targets`` int32 and ``rationale_targets_weights`` float32. Empty targets stand
-        for a sequence that the row does not have. Without ``rationale_inputs`` both sequences share ``inputs``; the first
-        that is there has them, the other has none.
+      example: ``inputs``, ``targets``, ``targets_task_ids`` int32 and ``targets_weights`` float32. Paired tasks also
+        have ``rationale_inputs``, ``rationale_targets`` int32 and ``rationale_targets_weights`` float32. Empty targets
+        mark an absent sequence. Without ``rationale_inputs`` both sequences share ``inputs``: the first sequence that
+        is present gets them, the other gets none.
 
     Raises:
-      ValueError: per-token features of different lengths.
+      ValueError: per-token features are shorter than the targets.
     """
     inputs = example["inputs"]
     pairs = [(inputs, "targets", example["targets_task_ids"], example["targets_weights"])]
@@ -91,20 +92,20 @@ def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
         number = len(targets)
         if min(len(ids), len(weights)) < number:
             raise ValueError(f"{targets_name} has {number} tokens, but {len(ids)} task ids and {len(weights)} weights")
-        # SeqIO, left to trim, cuts `targets` and knows nothing of the features that go with it.
+        # SeqIO's trimming truncates `targets` only, not the per-token features that belong to it.
         found.append(TokenPair(inputs if number else inputs[:0], targets, ids[:number], weights[:number]))
     return found
 
 
 def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
-    """How many target tokens of each sequence a window takes: all of it, or what the group's first sequence leaves.
+    """Returns the target tokens that a window has room for, per sequence: all, or those that the first sequence leaves.
 
     Args:
-      lengths: int [examples, slots], target tokens; 0 where there is no such sequence.
+      lengths: int [examples, slots], target tokens; 0 marks an absent sequence.
       layout: the window.
 
     Returns:
-      int, shaped as ``lengths``.
+      int, of the shape of ``lengths``.
     """
     room = np.full(lengths.shape, layout.decoder_length, lengths.dtype)
     if layout.shared_encoder:
@@ -113,13 +114,14 @@ def target_room(lengths: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def cut_all(sequences: Sequences, number_of_slots: int, layout: Layout) -> Sequences:
-    """Sequences cut to ``layout``'s window; one that fills the window ends in EOS.
+    """Truncates sequences to ``layout``'s window; a sequence that fills the window ends in EOS.
 
-    With a shared encoder an example's second sequence gets the target tokens that its first leaves, perhaps none.
+    With a shared encoder, the second sequence of an example gets the target positions that the first leaves, possibly
+    none.
 
     Args:
       sequences: all slots of some examples, one example after another.
-      number_of_slots: how many an example has.
+      number_of_slots: slots per example.
       layout: the window.
     """
     inputs, targets = sequences.input_lengths, sequences.target_lengths
@@ -134,11 +136,11 @@ def cut_all(sequences: Sequences, number_of_slots: int, layout: Layout) -> Seque
 
 
 def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
-    """Counts sequences, and those that are cut to the window, from their lengths.
+    """Counts sequences, and the sequences that exceed the window, from their lengths.
 
     Args:
       lengths: int [examples, slots, 2], input and target tokens; a sequence without targets is absent.
-      ids: int [examples, slots], the task id of the last target.
+      ids: int [examples, slots], the task id of the last target token.
       layout: the window.
     """
     counts = Counts()
@@ -152,12 +154,15 @@ def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
 
 
 def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) -> list[TokenPair]:
-    """The sequences of one task example, cut to ``layout``'s window; one, or two for a paired task, or none.
+    """Returns the sequences of one task example, truncated to ``layout``'s window: up to one, or two for a paired task.
 
     Args:
-      example: see :func:`slots`, whose errors it has.
+      example: see :func:`slots`.
       layout: the window.
-      counts: is added to.
+      counts: updated in place.
+
+    Raises:
+      ValueError: see :func:`slots`.
     """
     pairs = slots(example)
     lengths = np.array([[(len(pair.inputs), len(pair.targets)) for pair in pairs]])
@@ -167,7 +172,7 @@ def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) 
 
 
 def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of ``layout.rows`` windows from a finite stream of groups; the last may have empty windows."""
+    """Packs a finite stream of groups into batches of ``layout.rows`` windows; the last one may have empty windows."""
     packer = Packer(layout)
     for group in groups:
         if not packer.add(group):
@@ -180,12 +185,13 @@ def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[
 class TwoTaskFeatureConverter(seqio.FeatureConverter):
     """SeqIO's encoder-decoder converter with ``decoder_task_ids``, row weights, paired examples and first-fit packing.
 
-    For ``seqio.get_dataset`` and T5X's ``DatasetConfig``; ``task_feature_lengths`` names ``inputs`` and ``targets``.
-    Packed windows come out in runs of ``windows`` that were filled together: batch by that number (or a multiple) and both
-    sequences of a paired example are in the same batch. (A run may have an empty window; only the last run is shorter.)
+    Use it with ``seqio.get_dataset`` and T5X's ``DatasetConfig``; ``task_feature_lengths`` names ``inputs`` and
+    ``targets``. Packed windows are emitted in runs of ``windows`` that were filled together. With a batch size of that
+    number, or a multiple, both sequences of a paired example are in the same batch. A run has fewer windows only if
+    some stayed empty, which is otherwise the case for the last run.
 
     Attributes:
-      windows: windows open at once when packing.
+      windows: number of windows that are open at once when packing.
     """
 
     TASK_FEATURES = {  # noqa: RUF012 - seqio's own contract is a plain class attribute
@@ -207,7 +213,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
     }
 
     def __init__(self, pack: bool = True, windows: int = 64, **kwargs):
-        # Lengths are checked by the cut below, which trims and counts; SeqIO's check would refuse untrimmed tasks.
+        # The converter truncates and counts long examples. SeqIO's length check would reject them.
         kwargs.setdefault("apply_length_check", False)
         super().__init__(pack=pack, **kwargs)
         self.windows = windows
@@ -219,7 +225,8 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         ds = token_features(ds)
         if preprocessors.shares_input(ds.element_spec):
             raise ValueError(
-                "a task whose label and rationale share one encoder pass is for `distill train`; take the paired task here"
+                "a task whose label and rationale share one encoder pass requires `distill train`; "
+                "use the paired task here"
             )
         return self._packed(ds, layout) if self.pack else self._unpacked(ds, layout)
 
@@ -230,7 +237,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         def windows(*values: np.ndarray) -> list[np.ndarray]:
             group = to_group(dict(zip(names, values)), layout, self.counts)
             if len(group) != 1 and not paired:
-                raise ValueError("an example has no target tokens; leave such rows out in the task's preprocessors")
+                raise ValueError("an example has no target tokens; drop such rows in the task's preprocessors")
             packer = Packer(layout)
             packer.add(group)
             return self._rows(packer.emit(slice(0, len(group))))
@@ -240,7 +247,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
             return self._shaped(values, layout)
 
         ds = ds.map(rows_of)
-        # One window an example keeps the number of examples known, which SeqIO's evaluation needs.
+        # With one window per example, the number of examples stays known, which SeqIO's evaluation requires.
         return ds.unbatch() if paired else ds.map(lambda rows: {name: value[0] for name, value in rows.items()})
 
     def _packed(self, ds: tf.data.Dataset, layout: Layout) -> tf.data.Dataset:
@@ -269,7 +276,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
             number.set_shape([])
             return number, self._shaped(values, layout)
 
-        # Each iterator begins with `nothing`, and so has a packer of its own; the item added at the end empties it.
+        # Each iterator starts at `nothing` and so gets its own packer; the item added at the end flushes it.
         end = {name: tf.zeros([0], spec.dtype) for name, spec in ds.element_spec.items()}
         items = ds.map(lambda example: (False, example)).concatenate(tf.data.Dataset.from_tensors((True, end)))
         return items.scan(tf.constant(nothing, tf.int64), step).unbatch()
@@ -282,13 +289,13 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         return [batch[name] for name in self._outputs()]
 
     def _shaped(self, values: Sequence[tf.Tensor], layout: Layout) -> dict[str, tf.Tensor]:
-        """Named [windows, length] tensors from what numpy code returned."""
+        """Names the numpy outputs and sets their static shape [windows, length]."""
         rows = dict(zip(self._outputs(), values))
         for name, value in rows.items():
             value.set_shape([None, layout.encoder_length if name.startswith("encoder") else layout.decoder_length])
         return rows
 
     def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
-        """Lengths of the model features: encoder ones as ``inputs``, decoder ones as ``targets``."""
+        """Returns the lengths of model features: encoder features as ``inputs``, decoder features as ``targets``."""
         names = [*self.MODEL_FEATURES, *(self.PACKING_FEATURE_DTYPES if self.pack else ())]
         return {name: task_feature_lengths["inputs" if name.startswith("encoder") else "targets"] for name in names}

@@ -1,15 +1,16 @@
 """Attention for TPUs as one Pallas kernel: no [batch, heads, query, key] array ever reaches HBM, forward or backward.
 
-T5's attention adds a learned bias to the logits, sees only its own segment of a packed row, and drops probabilities by one
-draw a key. The kernel takes all of it: a grid step holds the whole query and key length of one row and of as many heads
-as fill 128 lanes in VMEM, computes logits, softmax and mixture there, and the backward kernel computes the probabilities
-again instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135; T5's rows are short enough
-that no online softmax is needed). Heads stay where the projections put them, so nothing is transposed, and query, key and
-value stay in the array in which one product made them, so nothing is cut out of it or put together again either.
+T5's attention adds a learned bias to the logits, attends only within a segment of a packed row, and applies dropout
+with one draw per key. The kernel does all of this. One grid step holds, in VMEM, the whole query and key length of one
+row for as many heads as fill 128 lanes, and computes logits, softmax and weighted values there. The backward kernel
+recomputes the probabilities instead of reading them (the idea of FlashAttention, Dao et al. 2022, arXiv 2205.14135;
+T5's rows are short enough that no online softmax is needed). Heads keep the layout of the projections, so nothing is
+transposed. Query, key and value are read from the one array that their joint matmul produced, so nothing is sliced or
+concatenated.
 
-The bias depends on the distance of key and query alone, so the kernel is given one number a head and distance, and lays
-them out by position in VMEM before a head's first row. Its gradient is summed over a device's rows there, too, and folded
-to distances after the last one; between devices it is summed after the last layer.
+The bias depends only on the distance between key and query. So the kernel reads one number per head and distance, and
+expands them to positions in VMEM before a head's first row. The gradient of the bias is accumulated over a device's
+rows in VMEM and reduced to distances after the last row. Across devices it is all-reduced once, after the last layer.
 """
 
 import functools
@@ -25,26 +26,33 @@ from jaxtyping import Array, Float, Int
 
 from distill import partitioning
 
-# Logits of positions that may not be attended to. Finite, so that a row without any visible key stays finite too.
+# Logit of masked positions. It is finite, so that a row without any visible key stays finite too.
 MASKED = -1e10
 LANES, SUBLANES = 128, 8
-# Query rows whose logits are in registers and VMEM at once, and the most logits of one head a grid step may hold.
+# Query rows whose logits are in registers and VMEM at once; the largest number of logits per head and grid step.
 _QUERY_CHUNK = 256
 _MAX_LOGITS = 512 * 1024
 _VMEM_BYTES = 96 * 2**20
 
 
 def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head_dim: int) -> str | None:
-    """Why :func:`fused_attention` cannot take these shapes on the current mesh; None if it can."""
+    """Returns why :func:`fused_attention` does not support these shapes on the current mesh, or None if it does.
+
+    Args:
+      batch: rows of the global batch.
+      query_length, key_length: positions per row.
+      num_heads: heads over all devices.
+      head_dim: width of one head.
+    """
     heads = num_heads // partitioning.ways("heads")
     if num_heads % partitioning.ways("heads") or batch % partitioning.ways("batch"):
-        return f"{batch} rows or {num_heads} heads cannot be cut over the mesh"
+        return f"{batch} rows or {num_heads} heads cannot be sharded evenly over the mesh"
     if LANES % head_dim or heads % (LANES // head_dim):
-        return f"{heads} heads of {head_dim} on a device do not fill {LANES} lanes"
+        return f"{heads} heads of {head_dim} per device do not fill {LANES} lanes"
     if query_length % LANES or key_length % LANES:
         return f"lengths {query_length} and {key_length} are no multiples of {LANES}"
     if query_length * key_length > _MAX_LOGITS:
-        return f"{query_length} × {key_length} logits of a head do not fit in VMEM"
+        return f"{query_length} × {key_length} logits per head do not fit in VMEM"
     return None
 
 
@@ -58,29 +66,33 @@ def fused_attention(
     head_dim: int,
     causal: bool,
 ) -> Float[Array, "batch query joined"]:
-    """Multi-head attention: ``softmax(q kᵀ + bias) · keep`` times ``v``, within segments.
+    """Multi-head attention within segments: ``(softmax(q kᵀ + bias) · keep) v``.
 
-    On a TPU the kernel is compiled; elsewhere it is interpreted, slowly, which is for tests. Rows lie over the mesh axes of
-    the logical axis ``batch`` and heads over those of ``heads``, each device computing its own.
+    On TPUs the kernel is compiled. On other platforms it is interpreted, which is slow and meant for tests. Rows are
+    sharded over the mesh axes of the logical axis ``batch`` and heads over those of ``heads``; no data crosses devices.
 
     Args:
-      projections: heads side by side; computed in their dtype, logits and softmax in float32. Either one array of query,
-        key and value, [3, batch, length, joined], or two: the query, [1, batch, query, joined], and key and value,
-        [2, batch, key, joined].
-      bias: added to the logits, float32, or None: that of key - query = 1 - ``query``, 2 - ``query``, … ``key`` (no pair
-        has the last). One equal copy for every shard of the batch, so that its gradients over many layers meet once.
-      keep: 0 or 1 / keep rate for every key, float32: dropout, one draw for all queries. None drops nothing.
-      query_segments, key_segments: a query sees the keys of its own segment only.
+      projections: queries, keys and values, the heads side by side in the last axis. Either one array
+        [3, batch, length, joined] of query, key and value; or two arrays: the query [1, batch, query, joined], and key
+        and value [2, batch, key, joined]. Matmul inputs have their dtype; logits and softmax are float32.
+      bias: float32, added to the logits, or None. With Q query positions, index d holds the bias of the distance
+        (key position - query position) d + 1 - Q; no pair of positions has the last one. One equal copy per shard of
+        the batch, so that the gradients of many layers are all-reduced once.
+      keep: float32 dropout factor per key, 0 or 1 / keep rate, equal for all queries. None applies no dropout.
+      query_segments, key_segments: a query attends only to keys of the same segment.
       head_dim: width of one head.
-      causal: whether a query sees only keys at or before its own position.
+      causal: whether a query attends only to keys at or before its own position.
+
+    Returns:
+      The weighted values, in the dtype of ``projections``.
 
     Raises:
-      ValueError: shapes for which :func:`why_not` has a reason.
+      ValueError: shapes that are not supported; the message gives the reason from :func:`why_not`.
     """
     _, batch, query_length, joined = projections[0].shape
     reason = why_not(batch, query_length, projections[-1].shape[2], joined // head_dim, head_dim)
     if reason is not None:
-        raise ValueError(f"fused attention cannot be used: {reason}")
+        raise ValueError(f"fused attention does not support these shapes: {reason}")
     return _sharded(_forward_local, head_dim, causal, projections, bias, keep, query_segments, key_segments)
 
 
@@ -99,7 +111,7 @@ fused_attention.defvjp(_forward, _backward)
 
 
 def _sharded(local, head_dim, causal, *arguments):
-    """Runs ``local`` on each device's rows and heads."""
+    """Runs ``local`` under ``shard_map`` on each device's rows and heads."""
     projections, bias, keep, *_, more = (*arguments[:5], arguments[5:])
     batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
     rows = PartitionSpec(batch, None, heads)
@@ -113,12 +125,12 @@ def _sharded(local, head_dim, causal, *arguments):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(*arguments)
-    # The kernel says nothing of which values vary over which axes, so that is not checked.
+    # pallas_call does not declare over which mesh axes its outputs vary, so the check is off.
     return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arguments)
 
 
 class _Kernel(NamedTuple):
-    """What both kernels are told about the problem, besides the arrays."""
+    """Static settings of both kernels."""
 
     heads: int
     head_dim: int
@@ -128,9 +140,10 @@ class _Kernel(NamedTuple):
 
 
 def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: str, matmuls: int, laid_out: int):
-    """``pallas_call`` over (head groups, rows), with the blocks that both directions share.
+    """``pallas_call`` over the grid (head groups, rows), with the block specs that both directions share.
 
-    ``laid_out`` counts the arrays of a bias's size [heads, query, key] that the kernel keeps in VMEM, if there is a bias.
+    ``laid_out`` is the number of float32 scratch arrays [heads, query, key] in VMEM; they exist only if there is a
+    bias.
     """
     projections, bias, keep, query_segments, key_segments, *more = arguments
     _, batch, query_length, joined = projections[0].shape
@@ -178,7 +191,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
 
 
 def _at_projections(array) -> pl.BlockSpec:
-    """A row and a head group of every projection in ``array``."""
+    """The block of one row and one head group of every projection in ``array``."""
     projections, _, length, _ = array.shape
     return pl.BlockSpec((projections, 1, length, LANES), lambda h, b: (0, b, 0, h))
 
@@ -228,7 +241,7 @@ def _dot(a, b, contract: tuple[int, int]):
 
 
 def _split(settings: _Kernel, refs):
-    """The references of the inputs that every kernel has, with None for those it lacks, and the rest."""
+    """Splits the references into the inputs that every kernel has (None if absent) and the rest."""
     (query, key, value), refs = _take_projections(refs)
     query_segments, key_segments, *rest = refs
     bias = rest.pop(0) if settings.has_bias else None
@@ -237,7 +250,7 @@ def _split(settings: _Kernel, refs):
 
 
 def _take_projections(refs):
-    """Query, key and value, [1, length, lanes] each, of the first one or two references, and the other references."""
+    """Query, key and value, [1, length, lanes] each, from the first one or two references, and the other references."""
     first, *rest = refs
     arrays = [first] if first.shape[0] == 3 else [first, rest.pop(0)]
     return [array.at[index] for array in arrays for index in range(array.shape[0])], rest
@@ -248,7 +261,7 @@ def _lay_out(by_distance, by_position):
     heads, queries, keys = by_position.shape
     width = queries + keys
     for head in range(heads):
-        # Row q of a tile is its first row, q to the right.
+        # Row q of a tile is row 0 of the tile, rolled right by q.
         rows = pltpu.roll(jnp.broadcast_to(by_distance[head], (SUBLANES, width)), keys + 1, 1)
         rows = _sheared(rows, 1)
 
@@ -261,7 +274,7 @@ def _lay_out(by_distance, by_position):
 
 
 def _fold(by_position, by_distance):
-    """The transpose of :func:`_lay_out`: ``by_distance[head, 0, d]`` is the sum of all ``by_position`` at that distance."""
+    """The transpose of :func:`_lay_out`: ``by_distance[head, 0, d]`` is the sum of ``by_position`` over distance d."""
     heads, queries, keys = by_position.shape
     width = queries + keys
     for head in range(heads):
@@ -273,12 +286,12 @@ def _fold(by_position, by_distance):
             return total + pltpu.roll(rows, queries - 1 - first, 1)
 
         total = jax.lax.fori_loop(0, queries // SUBLANES, add, jnp.zeros((SUBLANES, width), jnp.float32))
-        # What is left in row q of the sum belongs q to the left.
+        # Row q of the sum must be rolled left by q.
         by_distance[head] = jnp.sum(_sheared(total, width - 1), axis=0, keepdims=True)
 
 
 def _sheared(tile, step: int):
-    """Row q of ``tile`` rolled by q · ``step``: by 1, 2, 4 steps, as q's bits say. (v4 cannot roll rows apart at once.)"""
+    """Rolls row q of ``tile`` by q · ``step``: by 1, 2 and 4 steps for the bits of q (v4 has no roll with a stride)."""
     row = jax.lax.broadcasted_iota(jnp.int32, tile.shape, 0)
     for bit in (1, 2, 4):
         tile = jnp.where(row & bit > 0, pltpu.roll(tile, bit * step % tile.shape[1], 1), tile)
@@ -294,9 +307,9 @@ def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: 
 
 
 def _probabilities(settings: _Kernel, head: int, query, keys, bias, here: slice, visible):
-    """The lanes of one head, its queries with 0 in all other lanes, and its probabilities, float32.
+    """The lane mask of one head, its queries with all other lanes 0, and its probabilities, float32.
 
-    With 0 in the other heads' lanes, contracting all 128 is exact.
+    Contracting all 128 lanes is exact because the lanes of other heads are 0.
     """
     lanes = _lanes_of(head, settings.head_dim)
     queries = _only(lanes, query[0, here, :])

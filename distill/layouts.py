@@ -1,4 +1,4 @@
-"""How arrays lie in a TPU's memory, where the compiler's own choice is a bad one."""
+"""Layouts of arrays in TPU memory, for the places where the compiler's own choice is slow."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,11 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 
 def laid_out(x: jax.Array, order: Sequence[int]) -> jax.Array:
-    """``x``, with its dimensions in a TPU's memory in ``order``, the outermost first.
+    """Returns ``x``, constrained on TPUs to the memory layout ``order``: its dimensions from outermost to innermost.
 
-    Compilers do not see through this: where how ``x`` lies over a mesh is not said before and after it, each device would
-    hold all of ``x``. So it is left out without a mesh and rules that say it, as within T5X, and on other platforms.
+    The constraint blocks sharding propagation: unless ``x`` has a sharding constraint before and after it, every device
+    holds all of ``x``. So this does nothing without a mesh and logical axis rules (as within T5X), or on other
+    platforms.
     """
     if jax.sharding.get_abstract_mesh().empty or not nn.get_logical_axis_rules():
         return x
@@ -20,10 +21,10 @@ def laid_out(x: jax.Array, order: Sequence[int]) -> jax.Array:
 
 
 def row_major(x: jax.Array) -> jax.Array:
-    """``x`` with the last dimension innermost, and so on: :func:`laid_out`."""
+    """Returns ``x`` in row-major layout, the last dimension innermost: see :func:`laid_out`."""
     return laid_out(x, range(x.ndim))
 
 
 def outermost(x: jax.Array, dimension: int) -> jax.Array:
-    """``x`` with ``dimension`` outermost, and the others in their order: :func:`laid_out`."""
+    """Returns ``x`` with ``dimension`` outermost and the others in order: see :func:`laid_out`."""
     return laid_out(x, [dimension, *(other for other in range(x.ndim) if other != dimension)])

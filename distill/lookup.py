@@ -1,7 +1,8 @@
-"""Rows of a table by their numbers, as token embeddings are read, with a gradient that is small to compile and to sort.
+"""Embedding lookup with a gradient that compiles fast.
 
-XLA sorts the numbers before it adds gradients to the rows that they name, and its program for sorting grows faster than
-they do. So the gradient is added a few thousand tokens at a time, in a loop, to one array in float32.
+XLA lowers the gradient of a lookup to a scatter-add that sorts the token ids first, and the size of the sort program
+grows faster than the number of ids. So the gradient is accumulated in float32 in a loop over chunks of a few thousand
+tokens.
 """
 
 import functools
@@ -15,23 +16,25 @@ from jaxtyping import Array, Float, Int
 
 from distill import partitioning
 
-# The batch axis while rows are read; its rule names the mesh axes of "batch" that "embed" does not lie on.
+# Logical axis of the batch during the lookup. Its rule names the mesh axes of "batch" that do not shard "embed".
 LOOKUP_BATCH = "lookup_batch"
-# The most tokens whose gradients are added at once.
+# The largest number of tokens per scatter-add.
 _CHUNK = 4096
 
 
 def lookup(
     table: Float[Array, "vocab embed"], tokens: Int[Array, "batch length"], dtype: jnp.dtype
 ) -> Float[Array, "batch length embed"]:
-    """``table[tokens]`` in ``dtype``; a token outside [0, vocab) reads NaN, and its gradient goes nowhere.
+    """Returns ``table[tokens]`` in ``dtype``. A token outside [0, vocab) yields NaN and contributes no gradient.
 
-    The gradient of ``table`` is float32. Under a mesh, where rows lie by the logical axis ``batch`` and the table by
-    ``vocab`` and ``embed``, each device adds what it holds of both, and what devices have of one row meets once.
+    The gradient of ``table`` is float32. Under a mesh, rows are sharded by the logical axis ``batch`` and the table by
+    ``vocab`` and ``embed``. Each device accumulates the gradient of its own rows into its shard of the table, and
+    partial sums for a table row are all-reduced once.
 
-    Where the batch and the table's width lie over one mesh axis, the rows first leave that axis, if the rules have an axis
-    ``lookup_batch``: each of its devices reads its slice of the width for all of their rows, and one all-to-all gives each
-    device its own rows whole. Without being told, the compiler replicates all rows on all devices.
+    The batch and the table's ``embed`` dimension may share a mesh axis. If the rules have an axis ``lookup_batch``, the
+    tokens are first replicated over that mesh axis. Each device looks up its slice of ``embed`` for all these rows, and
+    one all-to-all then gives each device the full width of its own rows. Otherwise the compiler replicates all
+    looked-up rows on all devices.
     """
     tokens = nn.with_logical_constraint(tokens, (_batch_axis(), "length"))
     rows = _lookup(table, tokens, table.shape[0], dtype)
@@ -40,7 +43,7 @@ def lookup(
 
 
 def _batch_axis() -> str:
-    """The logical axis of the rows of tokens while they are read."""
+    """The logical axis of the token rows during the lookup."""
     return LOOKUP_BATCH if LOOKUP_BATCH in dict(nn.get_logical_axis_rules()) else "batch"
 
 
@@ -67,7 +70,7 @@ def _backward(vocab_size, dtype, tokens, d_rows):
         first = jax.lax.axis_index(vocab) * held if vocab else 0
         return _added(held, first, tokens, d_rows)[None]
 
-    # One copy of the table for every piece of the batch, so that the compiler may add lookups before devices' sums meet.
+    # One copy of the table per shard of the batch, so that the compiler may add several lookups before it all-reduces.
     copies = jax.shard_map(
         local,
         in_specs=(PartitionSpec(*by_row[:2]), by_row),
@@ -81,7 +84,7 @@ _lookup.defvjp(_forward, _backward)
 
 
 def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: jax.Array) -> jax.Array:
-    """float32 [vocab_size, embed]: the sum of ``d_rows`` at the rows ``tokens - first``; others fall away."""
+    """float32 [vocab_size, embed]: the sum of ``d_rows`` at rows ``tokens - first``; rows out of range are dropped."""
     numbers = _never_negative(tokens.reshape(-1) - first, vocab_size)
     values = d_rows.reshape(-1, d_rows.shape[-1])
     pieces = -(-numbers.size // _CHUNK)
@@ -99,5 +102,5 @@ def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: j
 
 
 def _never_negative(numbers: jax.Array, vocab_size: int) -> jax.Array:
-    """Negative numbers, which would count from the end, become one that is outside."""
+    """Replaces negative ids, which would index from the end, by ``vocab_size``, which is out of range."""
     return jnp.where(numbers < 0, vocab_size, numbers)

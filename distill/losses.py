@@ -1,9 +1,9 @@
-"""The two-task loss of distilling step-by-step, as token weights.
+"""The two-task loss of Distilling Step-by-Step, expressed as token weights.
 
-``L = L_label + λ · L_rationale`` (Hsieh et al. 2023, arXiv 2305.02301, eq. 4) is computed in two steps. Every target token
-gets one weight, ``w = mask · c_k / N_k`` for its task ``k``, from the whole global batch. The loss is then the sum
-``Σ w · CE`` (:mod:`distill.cross_entropy`). A sum can be split anywhere, so packing, micro-batches and sharding all give
-the same number.
+``L = L_label + λ · L_rationale`` (Hsieh et al. 2023, arXiv 2305.02301, eq. 4) is computed in two steps. First, every
+target token of the global batch gets a weight ``w = mask · c_k / N_k``, where ``k`` is its task. Then the loss is the
+sum ``Σ w · CE`` (:mod:`distill.cross_entropy`). A sum can be split anywhere, so packing, micro-batches and sharding do
+not change the result.
 """
 
 import dataclasses
@@ -21,20 +21,23 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class TwoTaskLoss:
-    """How much each task counts.
+    """The weights of the two tasks in the loss.
 
-    Give ``lam`` (λ, the paper's text: ``L_label + λ · L_rationale``) or ``alpha`` (α, the paper's code:
-    ``α · L_label + (1 - α) · L_rationale``). They agree up to the overall factor α when ``λ = (1 - α) / α``.
-    With neither, λ = 1.
+    Set ``lam`` (λ in the paper's text: ``L_label + λ · L_rationale``) or ``alpha`` (α in the paper's code:
+    ``α · L_label + (1 - α) · L_rationale``). With ``λ = (1 - α) / α`` they agree up to the overall factor α.
+    If neither is set, λ = 1.
 
     Attributes:
       lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ.
       alpha: α in [0, 1], instead of ``lam``.
-      normalizer: what a task's summed loss is divided by. ``task_tokens``: the task's target tokens in the global batch
-        (what the paper's code does); ``task_examples``: mean over the task's examples of the example's token mean;
-        ``all_tokens``: one pooled mean over both tasks (a plain T5 mixture).
-      z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X; 0 is off).
-      label_smoothing: probability mass moved off the target, spread over the other ``V - 1`` tokens (as in T5X).
+      normalizer: the divisor of a task's summed loss. ``task_tokens``: the number of the task's target tokens in the
+        global batch (as in the paper's code). ``task_examples``: each example's loss is averaged over its tokens, then
+        over the task's examples. ``all_tokens``: one mean over the tokens of both tasks (a plain T5 mixture).
+      z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X); 0 disables it.
+      label_smoothing: probability mass moved from the target to the other ``V - 1`` tokens, evenly (as in T5X).
+
+    Raises:
+      ValueError: both ``lam`` and ``alpha``, a value out of range, or an unknown normalizer.
     """
 
     lam: float | Schedule | None = None
@@ -45,7 +48,7 @@ class TwoTaskLoss:
 
     def __post_init__(self):
         if self.lam is not None and self.alpha is not None:
-            raise ValueError(f"TwoTaskLoss wants at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
+            raise ValueError(f"TwoTaskLoss takes at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
         if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"TwoTaskLoss.alpha must lie in [0, 1]; got {self.alpha}")
         if self.lam is not None and not callable(self.lam) and self.lam < 0.0:
@@ -66,21 +69,29 @@ class TwoTaskLoss:
 
 
 def lambda_from_alpha(alpha: float) -> float:
-    """λ = (1 - α) / α, the λ with the same minimum as the α-weighted loss. Raises ValueError unless 0 < α ≤ 1."""
+    """Returns λ = (1 - α) / α, which gives the same minimum as the α-weighted loss.
+
+    Raises:
+      ValueError: ``alpha`` is not in (0, 1].
+    """
     if not 0.0 < alpha <= 1.0:
         raise ValueError(f"α must lie in (0, 1] to have a λ; got {alpha}")
     return (1.0 - alpha) / alpha
 
 
 def alpha_from_lambda(lam: float) -> float:
-    """α = 1 / (1 + λ), the inverse of :func:`lambda_from_alpha`. Raises ValueError for λ < 0."""
+    """Returns α = 1 / (1 + λ), the inverse of :func:`lambda_from_alpha`. Raises ValueError for λ < 0."""
     if lam < 0.0:
         raise ValueError(f"λ must be ≥ 0; got {lam}")
     return 1.0 / (1.0 + lam)
 
 
 def linear_lambda(start: float, end: float, steps: int) -> Schedule:
-    """λ going linearly from ``start`` to ``end`` over ``steps`` steps, and staying there."""
+    """Returns a schedule that changes λ linearly from ``start`` to ``end`` over ``steps`` steps, then holds ``end``.
+
+    Raises:
+      ValueError: ``steps`` is below 1.
+    """
     if steps < 1:
         raise ValueError(f"linear_lambda.steps must be ≥ 1; got {steps}")
 
@@ -98,18 +109,21 @@ def task_token_weights(
     normalizer: str = "task_tokens",
     segment_ids: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length"]:
-    """One weight for every target token, such that ``Σ weight · CE`` is the two-task loss of the whole batch.
+    """Returns a weight per target token such that ``Σ weight · CE`` is the two-task loss of the whole batch.
 
     Args:
-      loss_weights: 0 on padding, the row's weight (usually 1) elsewhere, float32.
+      loss_weights: float32; 0 on padding, the row's weight (usually 1) elsewhere.
       ids: the task of each token (``tasks.task_ids``): 0 padding, 1 label, 2 rationale.
       coefficients: ``(c_label, c_rationale)``, float32 scalars.
       normalizer: one of ``NORMALIZERS``.
-      segment_ids: which example of a packed row a token belongs to, from 1; None where a row is one example. Only
-        ``task_examples`` looks at it.
+      segment_ids: the example that each token of a packed row belongs to, from 1; None means one example per row. Only
+        ``task_examples`` uses it.
 
     Returns:
-      float32 weights. A task absent from the batch contributes nothing (and divides by nothing).
+      float32 weights. A task that is absent from the batch contributes 0, without a division by 0.
+
+    Raises:
+      ValueError: an unknown ``normalizer``.
     """
     by_task = [
         jnp.where(ids == task, loss_weights, 0.0).astype(jnp.float32) for task in (task_ids.LABEL, task_ids.RATIONALE)
@@ -127,16 +141,16 @@ def task_token_weights(
 
 
 def _reciprocal(total: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1/total, and 0 where total is 0."""
+    """Returns 1/total, or 0 where total is 0."""
     return jnp.where(total > 0.0, 1.0 / jnp.where(total > 0.0, total, 1.0), 0.0)
 
 
 def _per_example_mean(weights: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-    """Scales each example's tokens to sum to its own weight over the sum of all the examples' weights."""
+    """Scales the weights so that an example's tokens sum to its own weight divided by the weights of all examples."""
     if segment_ids is None:
         segment_ids = jnp.ones(weights.shape, jnp.int32)
     counted = weights > 0.0
-    # An example's tokens all carry its row weight, so (sum of weights) / (number of tokens) is that weight back.
+    # All tokens of an example have its row weight, so (sum of weights) / (number of tokens) is that weight again.
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & counted[:, None, :]
     tokens = jnp.sum(same, axis=-1, dtype=jnp.float32)
     share = jnp.where(counted, weights * _reciprocal(tokens), 0.0)

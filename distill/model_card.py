@@ -1,4 +1,4 @@
-"""The README of an exported student: what it is, how it was made, what it scored, how to ask it."""
+"""The README of an exported student: its model, its training, its scores and how to use it."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ _TWO_TASKS = ("paired", "mixed", "shared", "single")
 
 
 def read_macros(text: str) -> dict[str, str]:
-    """The macros of a resolved gin file, values as they are written. Nothing is evaluated.
+    """Returns the macros of a resolved gin file, with their values as text. Nothing is evaluated.
 
     >>> read_macros("ALPHA = None\\nMODEL = @network.T5Config()\\nsvamp.dataset.teacher = %TEACHER")
     {'ALPHA': 'None', 'MODEL': '@network.T5Config()'}
@@ -32,7 +32,7 @@ def read_macros(text: str) -> dict[str, str]:
 
 
 def _plain(value: str | None) -> Any:
-    """A macro's value where it is a literal, its text otherwise."""
+    """A macro's value if it is a literal, otherwise its text."""
     if value is None:
         return None
     try:
@@ -42,7 +42,7 @@ def _plain(value: str | None) -> Any:
 
 
 def weights_told(macros: Mapping[str, str]) -> str:
-    """λ, in the spelling of the configuration, with its other one."""
+    """Describes the task weights as configured (λ or α), with the equivalent other value."""
     alpha, lam = _plain(macros.get("ALPHA")), _plain(macros.get("LAMBDA"))
     if isinstance(alpha, int | float):
         ratio = f" (λ = {(1 - alpha) / alpha:.4g})" if alpha else ""
@@ -52,7 +52,7 @@ def weights_told(macros: Mapping[str, str]) -> str:
 
 
 def read_result(model_dir: Path) -> dict[str, Any]:
-    """``result.json`` of a finished run; empty where there is none or it is damaged."""
+    """Reads ``result.json`` of a finished run; returns an empty dict if it is missing or damaged."""
     try:
         value = json.loads((model_dir / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,15 +92,15 @@ def write(
     """Writes the card.
 
     Args:
-      path: the README.
-      model_dir: the run, whose configuration and result it tells.
-      parameters: how many the student has.
-      step: of the training the parameters are from.
-      usage: Python that asks the student.
-      prefixes: what precedes the input, or the target where ``prompted``, by task.
-      prompted: whether targets and not inputs begin with the prefixes.
-      library: that loads the export, in Hugging Face's spelling.
-      dataset: the data set's name, where the configuration does not tell.
+      path: the README to write.
+      model_dir: model directory of the run, whose configuration and result are described.
+      parameters: number of the student's parameters.
+      step: training step of the parameters.
+      usage: Python code that uses the student.
+      prefixes: prefix of the input, or of the target if ``prompted``, by task.
+      prompted: whether the prefixes start the targets instead of the inputs.
+      library: Hugging Face's name of the library that loads the export.
+      dataset: name of the data set, if the configuration does not give it.
     """
     try:
         macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The T5 family in Flax Linen: T5 1.0, T5 1.1 / Flan-T5, mT5, umT5 and ByT5 are values of one :class:`T5Config`.
 
-Parameters have T5X's names and shapes. Who sees whom follows from the tokens (id 0 is padding) or, in packed batches, from
-the segment ids; positions enter only through relative distances, so packed rows need no positions.
+Parameters have T5X's names and shapes. Attention masks follow from the tokens (id 0 is padding) or, in packed batches,
+from the segment ids. Positions enter only through relative distances, so packed rows need no position ids.
 """
 
 from collections.abc import Mapping
@@ -67,12 +67,12 @@ def _relative_bias(config: T5Config, bidirectional: bool) -> RelativeBias:
 
 
 def _dropout(config: T5Config) -> nn.Dropout:
-    # One draw for all positions of a row, as the first T5 did.
+    # One dropout mask for all positions of a row, as in the original T5.
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each behind a norm and a residual."""
+    """Self-attention and feed-forward, each with a pre-norm and a residual connection."""
 
     config: T5Config
 
@@ -86,7 +86,7 @@ class EncoderLayer(nn.Module):
         self.dropout = _dropout(self.config)
 
     def __call__(self, x, segments: Segments, bias, deterministic):
-        """[batch, length, embed] → the same, and None (what a scan over layers would stack)."""
+        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan)."""
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
         y = self.pre_attention_layer_norm(x)
@@ -98,7 +98,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the encoder's output, feed-forward, each behind a norm and a residual."""
+    """Causal self-attention, cross-attention and feed-forward, each with a pre-norm and a residual connection."""
 
     config: T5Config
 
@@ -114,9 +114,9 @@ class DecoderLayer(nn.Module):
         self.dropout = _dropout(self.config)
 
     def __call__(self, x, encoded, segments: Segments, cross_segments: Segments, bias, deterministic):
-        """[batch, length, embed] → the same, and None (what a scan over layers would stack).
+        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan).
 
-        ``encoded`` is [batch, inputs, embed], or copies of it (:func:`copies_by_shard`).
+        ``encoded`` is [batch, inputs, embed], or copies of it per shard (:func:`copies_by_shard`).
         """
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
@@ -131,10 +131,10 @@ class DecoderLayer(nn.Module):
         return residual(x), None
 
     def step(self, x, position, cached: KeyValue, cross: KeyValue, cross_mask, bias):
-        """One position of many hypotheses. ``x`` is [rows · hypotheses, 1, embed], ``cross`` has one entry a row.
+        """Decodes one position. ``x`` is [rows · hypotheses, 1, embed]; ``cross`` has one entry per row.
 
         Returns:
-          ``x`` after the layer and the cache with this position written.
+          The layer's output, and the cache with this position written.
         """
         key_length = cached.key.shape[2]
         if self.config.relative_bias_per_layer:
@@ -147,7 +147,7 @@ class DecoderLayer(nn.Module):
         seen = (jnp.arange(key_length, dtype=jnp.int32) <= position)[None, None, None, :]
         x = x + self.self_attention.with_key_value(y, cached, seen, bias)
         y = self.pre_cross_attention_layer_norm(x)
-        # Hypotheses of a row read the same encoder output, so they stand as queries beside each other.
+        # Hypotheses of a row attend to the same encoder output, so they become query positions of that row.
         rows = cross.key.shape[0]
         y = y.reshape(rows, -1, self.config.embed_dim)
         y = self.encoder_decoder_attention.with_key_value(y, cross, cross_mask)
@@ -155,12 +155,12 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.pre_mlp_layer_norm(x)), cached
 
     def cross_key_value(self, encoded) -> KeyValue:
-        """The keys and values of the encoder's output, which no decoding step changes."""
+        """Returns the keys and values of the encoder's output, which are the same for all decoding steps."""
         return self.encoder_decoder_attention.key_value(encoded)
 
 
 def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
-    """``layer`` with the configuration's recomputation; the last of its arguments, ``deterministic``, is static."""
+    """``layer`` with the configured rematerialisation; its last argument, ``deterministic``, is static."""
     if config.remat_policy == "none":
         return layer
     policy = None
@@ -168,7 +168,7 @@ def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
         policy = jax.checkpoint_policies.save_only_these_names(KEPT)
     elif config.remat_policy == "minimal":
         policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-    # Inside a scan the loop itself already keeps the compiler from undoing the recomputation.
+    # Inside a scan, the loop already keeps the compiler from eliminating the recomputation.
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
 
 
@@ -184,7 +184,7 @@ def _scanned(layer, config: T5Config, length: int, num_broadcast: int) -> nn.Mod
 
 
 class Encoder(nn.Module):
-    """The encoder's layers, between the embedding and the last norm."""
+    """The encoder's layers, from the embedded tokens to the final norm."""
 
     config: T5Config
 
@@ -201,7 +201,7 @@ class Encoder(nn.Module):
         self.dropout = _dropout(config)
 
     def __call__(self, embedded, segments: Segments, deterministic: bool):
-        """[batch, length, embed] → the same."""
+        """[batch, length, embed] → the same shape."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
@@ -214,7 +214,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder's layers, between the embedding and the logits."""
+    """The decoder's layers, from the embedded tokens to the final norm, and the output kernel if it is not tied."""
 
     config: T5Config
 
@@ -233,7 +233,7 @@ class Decoder(nn.Module):
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.dtype(config.dtype))
 
     def __call__(self, embedded, encoded, segments: Segments, cross_segments: Segments, deterministic: bool):
-        """[batch, length, embed] → the same, after the last norm."""
+        """[batch, length, embed] → the same shape, after the final norm."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
         x = self.dropout(embedded, deterministic=deterministic)
@@ -247,7 +247,7 @@ class Decoder(nn.Module):
         return self.dropout(self.decoder_norm(x), deterministic=deterministic)
 
     def step(self, embedded, position, caches, crosses, cross_mask):
-        """One position through all layers; ``caches`` and ``crosses`` hold one :class:`KeyValue` a layer."""
+        """Decodes one position through all layers; ``caches`` and ``crosses`` hold one :class:`KeyValue` per layer."""
         key_length = caches[0].key.shape[2]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias.at(position, key_length)
         x, written = embedded, []
@@ -257,24 +257,25 @@ class Decoder(nn.Module):
         return self.decoder_norm(x), tuple(written)
 
     def cross_key_values(self, encoded):
-        """One :class:`KeyValue` a layer."""
+        """Returns one :class:`KeyValue` per layer."""
         return tuple(layer.cross_key_value(encoded) for layer in self.layers)
 
     def logits(self, hidden):
-        """float32 logits [batch, length, vocab] by the separate kernel."""
+        """Returns float32 logits [batch, length, vocab], computed by the separate kernel."""
         return self.logits_dense(hidden, out_dtype=jnp.float32)
 
 
 class ModelInputs(NamedTuple):
-    """What the network reads of a batch.
+    """The features of a batch that the network reads.
 
     Attributes:
       encoder_input_tokens: int32 [batch, inputs]; 0 is padding.
-      decoder_input_tokens: int32 [batch, targets]; the targets shifted right, 0 first.
-      encoder_segment_ids: int32 [batch, inputs] of a packed batch, from 1; 0 is padding. None: one example a row.
+      decoder_input_tokens: int32 [batch, targets]; the targets shifted right, starting with 0.
+      encoder_segment_ids: int32 [batch, inputs] of a packed batch, from 1; 0 is padding. None means one example per
+        row.
       decoder_segment_ids: int32 [batch, targets], likewise.
-      decoder_cross_segment_ids: int32 [batch, targets]: the encoder segment that each target attends to; None: the one of
-        its own number.
+      decoder_cross_segment_ids: int32 [batch, targets]: the encoder segment that each target attends to. None means the
+        encoder segment with the target's own decoder segment id.
     """
 
     encoder_input_tokens: Int[Array, "batch inputs"]
@@ -285,7 +286,7 @@ class ModelInputs(NamedTuple):
 
     @classmethod
     def of(cls, batch: Mapping[str, jax.Array]) -> "ModelInputs":
-        """Those features of a batch."""
+        """Selects these features from a batch; absent segment ids become None."""
         return cls(
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
@@ -296,7 +297,7 @@ class ModelInputs(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """A T5 network. Parameters under ``params``; dropout draws from the rng ``dropout``."""
+    """A T5 network. Its parameters are in the collection ``params``; dropout uses the rng stream ``dropout``."""
 
     config: T5Config
 
@@ -313,27 +314,28 @@ class Transformer(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch inputs embed"]:
-        """The encoder's output, in the compute dtype. What it holds at padding positions means nothing."""
+        """Returns the encoder's output in the compute dtype. Values at padding positions are undefined."""
         segments = _encoder_segments(encoder_input_tokens, encoder_segment_ids)
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
         self, encoded: Float[Array, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
     ) -> Float[Array, "batch targets embed"]:
-        """What :func:`output_kernel` turns into logits: the decoder's output after its last norm, scaled if tied.
+        """Returns the decoder's output after the final norm, scaled if tied: the input of :meth:`logits`.
 
-        A target attends to the targets before it in its ``decoder_segment_ids`` segment, and to the inputs of that number,
-        or of its number in ``decoder_cross_segment_ids`` where given: several target sequences may then share an input.
+        A target attends to the targets before it in its ``decoder_segment_ids`` segment. It also attends to the inputs
+        of the encoder segment given by ``decoder_cross_segment_ids`` or, without those, by ``decoder_segment_ids``.
+        With cross segment ids, several target sequences may share an input.
 
         Raises:
-          ValueError: if only one of encoder and decoder segment ids is given, or cross segment ids without them.
+          ValueError: only one of encoder and decoder segment ids is given, or cross segment ids without them.
         """
         segments = _decoder_segments(inputs)
         embedded = self.token_embedder(inputs.decoder_input_tokens)
         return self._scaled(self.decoder(embedded, encoded, *segments, deterministic))
 
     def hidden(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets embed"]:
-        """:meth:`encode`, then :meth:`decode_hidden`, with all tokens read at once: the table's gradient is made once."""
+        """:meth:`encode`, then :meth:`decode_hidden`, with one lookup for all tokens and so one table gradient."""
         seen = _decoder_segments(inputs)
         encoder_tokens = inputs.encoder_input_tokens
         tokens = jnp.concatenate([encoder_tokens, inputs.decoder_input_tokens], axis=1)
@@ -342,11 +344,11 @@ class Transformer(nn.Module):
         return self._scaled(self.decoder(targets, encoded, *seen, deterministic))
 
     def __call__(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets vocab"]:
-        """float32 logits of every target position."""
+        """Returns float32 logits of all target positions."""
         return self.logits(self.hidden(inputs, deterministic=deterministic))
 
     def logits(self, hidden: Float[Array, "batch targets embed"]) -> Float[Array, "batch targets vocab"]:
-        """float32 logits of what :meth:`hidden`, :meth:`decode_hidden` or :meth:`decode_step` returned."""
+        """Returns float32 logits from the output of :meth:`hidden`, :meth:`decode_hidden` or :meth:`decode_step`."""
         if self.config.logits_via_embedding:
             logits = self.token_embedder.attend(hidden)
         else:
@@ -354,7 +356,7 @@ class Transformer(nn.Module):
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
     def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
-        """Every decoder layer's keys and values of the encoder's output. Unscanned layers only."""
+        """Returns each decoder layer's keys and values of the encoder's output; ValueError if layers are scanned."""
         self._check_unscanned()
         return self.decoder.cross_key_values(encoded)
 
@@ -366,10 +368,13 @@ class Transformer(nn.Module):
         crosses: tuple[KeyValue, ...],
         encoder_mask: Bool[Array, "rows inputs"],
     ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
-        """One decoding step: the hidden state after ``tokens`` at ``position``, and the caches with it written.
+        """Decodes one position: returns the hidden state after ``tokens`` at ``position``, and the updated caches.
 
-        A row may have several hypotheses (beams), neighbours in ``tokens``; they share the row's entry in ``crosses``
-        and ``encoder_mask``. Unscanned layers only: see :func:`unstack_layers`.
+        A row may have several hypotheses (beams), which are adjacent in ``tokens`` and share the row's entry in
+        ``crosses`` and ``encoder_mask``.
+
+        Raises:
+          ValueError: layers are scanned; use :func:`distill.parameters.unstack_layers`.
         """
         self._check_unscanned()
         embedded = self.token_embedder(tokens[:, None])
@@ -382,7 +387,7 @@ class Transformer(nn.Module):
     def _check_unscanned(self):
         if self.config.scan_layers:
             raise ValueError(
-                "step-by-step decoding wants scan_layers=False; pass the parameters through unstack_layers"
+                "step-by-step decoding requires scan_layers=False; pass the parameters through unstack_layers"
             )
 
 
@@ -391,12 +396,12 @@ def _given(value) -> str:
 
 
 def _encoder_segments(tokens: Int[Array, "batch inputs"], segment_ids: Int[Array, "batch inputs"] | None) -> Segments:
-    """Who sees whom in the encoder."""
+    """The segment ids that mask the encoder's self-attention."""
     return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
 
 
 def _decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
-    """Which targets attend to which targets, and to which inputs."""
+    """The segment ids that mask the decoder's self-attention, and those that mask its cross-attention."""
     encoder, decoder = inputs.encoder_segment_ids, inputs.decoder_segment_ids
     cross = inputs.decoder_cross_segment_ids
     if encoder is not None and decoder is not None:
@@ -406,13 +411,13 @@ def _decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
         ones = jnp.ones(targets.shape, jnp.int32)
         return Segments(ones, ones), _everywhere(targets.shape[1], inputs.encoder_input_tokens)
     raise ValueError(
-        "a packed batch has both encoder_segment_ids and decoder_segment_ids; got "
+        "a packed batch needs both encoder_segment_ids and decoder_segment_ids; got "
         f"encoder_segment_ids {_given(encoder)}, decoder_segment_ids {_given(decoder)}, "
         f"decoder_cross_segment_ids {_given(cross)}"
     )
 
 
 def _everywhere(query_length: int, key_tokens: Int[Array, "batch key"]) -> Segments:
-    """Unpacked: every query sees all keys but padding."""
+    """Segment ids of an unpacked batch: every query attends to all keys except padding."""
     real = (key_tokens != PAD_ID).astype(jnp.int32)
     return Segments(jnp.ones((real.shape[0], query_length), jnp.int32), real)

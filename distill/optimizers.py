@@ -9,11 +9,11 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """A gradient transformation, and its schedule so that the learning rate can be logged.
+    """A gradient transformation and its learning-rate schedule, which is kept so that it can be logged.
 
     Attributes:
-      transform: applied to summed gradients.
-      learning_rate: from the step (int32 scalar) to the learning rate.
+      transform: applied to the summed gradients.
+      learning_rate: maps the step (int32 scalar) to the learning rate.
     """
 
     transform: optax.GradientTransformation
@@ -47,13 +47,23 @@ def adafactor(
     weight_decay: float | None = None,
     min_dim_size_to_factor: int = 128,
 ) -> Optimizer:
-    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) as T5 fine-tunes with it.
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with the settings of T5's fine-tuning.
 
-    Updates are relative to the parameter's scale and clipped at root mean square 1; there is no momentum. The second
-    moment decays by ``1 - t^-decay_rate``.
+    Updates are scaled by the root mean square of the parameter and clipped at root mean square 1. There is no momentum.
+    The second moment decays by ``1 - t^-decay_rate``.
+
+    Args:
+      learning_rate: a number > 0 or a schedule.
+      decay_rate: exponent of the second moment's decay.
+      clip_norm: global norm to which gradients are clipped; None does not clip.
+      weight_decay: share of each parameter that a step subtracts; None disables it.
+      min_dim_size_to_factor: second moments are factored if the two largest dimensions are at least this size.
+
+    Raises:
+      ValueError: a learning rate or ``clip_norm`` that is not positive.
     """
     schedule = _schedule(learning_rate)
-    # The chain that optax.adafactor makes, and its state, but for the one stage of our own.
+    # The stages and the state of optax.adafactor, except that scale_by_param_block_rms is our own.
     stages = [
         optax.scale_by_factored_rms(
             decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=1e-30
@@ -68,15 +78,15 @@ def adafactor(
 
 
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransformation:
-    """Multiplies each array's update by the array's root mean square, at least ``min_scale``.
+    """Multiplies each array's update by the root mean square of the parameter, at least ``min_scale``.
 
-    The values of ``optax.scale_by_param_block_rms``, which can be differentiated at 0 and for that adds up the squares of
-    every parameter twice. Nothing differentiates an optimizer here, so they are added up once.
+    The result equals that of ``optax.scale_by_param_block_rms``. Optax's version is differentiable at 0, for which it
+    sums the squares of every parameter twice. No one differentiates the optimizer here, so this version sums them once.
     """
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("scale_by_param_block_rms scales by the parameters; update() was given none")
+            raise ValueError("scale_by_param_block_rms requires the parameters: call update(updates, state, params)")
 
         def scaled(one, param):
             return one * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_scale)
@@ -96,16 +106,19 @@ def adamw(
     clip_norm: float | None = 1.0,
     relative: bool = False,
 ) -> Optimizer:
-    """AdamW; the defaults are those of the paper's code (the Hugging Face trainer's: no decay, clipping at norm 1).
+    """AdamW. The defaults are those of the paper's code (Hugging Face trainer: no weight decay, clipping at norm 1).
 
     Args:
-      learning_rate: a number or a schedule.
+      learning_rate: a number > 0 or a schedule.
       b1, b2: decay of the first and second moment.
       eps: added to the root of the second moment.
-      weight_decay: decoupled, as a share of the learning rate; not on vectors (norms) where ``relative``.
-      clip_norm: the gradient's global norm is clipped to this; None does not clip.
-      relative: scale each array's update by the array's own root mean square, as Adafactor does. Small T5s, whose
-        embeddings and kernels are of very different sizes, train much faster so.
+      weight_decay: decoupled, multiplied by the learning rate; not applied to vectors (norms) if ``relative``.
+      clip_norm: global norm to which gradients are clipped; None does not clip.
+      relative: scale each array's update by the root mean square of the parameter, as Adafactor does. Small T5s have
+        embeddings and kernels of very different scales and train much faster with it.
+
+    Raises:
+      ValueError: a learning rate or ``clip_norm`` that is not positive.
     """
     schedule = _schedule(learning_rate)
     if not relative:
@@ -121,9 +134,13 @@ def adamw(
 
 
 def linear_decay(peak: float, steps: int, warmup_steps: int = 0) -> optax.Schedule:
-    """Linear warm-up to ``peak`` over ``warmup_steps``, then linear decay to 0 at ``steps`` (the paper's, warm-up 0)."""
+    """Linear warm-up to ``peak``, then linear decay to 0 at ``steps``. The paper uses ``warmup_steps=0``.
+
+    Raises:
+      ValueError: unless 0 ≤ ``warmup_steps`` < ``steps``.
+    """
     if not 0 <= warmup_steps < steps:
-        raise ValueError(f"linear_decay needs 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
+        raise ValueError(f"linear_decay requires 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
     decay = optax.linear_schedule(peak, 0.0, steps - warmup_steps)
     if warmup_steps == 0:
         return decay
@@ -131,16 +148,24 @@ def linear_decay(peak: float, steps: int, warmup_steps: int = 0) -> optax.Schedu
 
 
 def cosine_decay(peak: float, steps: int, warmup_steps: int = 0, final: float = 0.0) -> optax.Schedule:
-    """Linear warm-up to ``peak``, then half a cosine down to ``final`` at ``steps``."""
+    """Linear warm-up to ``peak`` over ``warmup_steps``, then cosine decay to ``final`` at ``steps``.
+
+    Raises:
+      ValueError: unless 0 ≤ ``warmup_steps`` < ``steps``.
+    """
     if not 0 <= warmup_steps < steps:
-        raise ValueError(f"cosine_decay needs 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
+        raise ValueError(f"cosine_decay requires 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
     return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, steps, final)
 
 
 def inverse_square_root(peak: float, warmup_steps: int = 10_000) -> optax.Schedule:
-    """``peak · sqrt(warmup / max(step, warmup))``: constant, then falling as T5's pretraining does (arXiv 1910.10683)."""
+    """``peak · sqrt(warmup / max(step, warmup))``: constant, then the decay of T5's pretraining (arXiv 1910.10683).
+
+    Raises:
+      ValueError: ``warmup_steps`` is below 1.
+    """
     if warmup_steps < 1:
-        raise ValueError(f"inverse_square_root needs warmup_steps ≥ 1; got {warmup_steps}")
+        raise ValueError(f"inverse_square_root requires warmup_steps ≥ 1; got {warmup_steps}")
 
     def schedule(step):
         step = jnp.maximum(jnp.asarray(step, jnp.float32), float(warmup_steps))

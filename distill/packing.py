@@ -1,7 +1,7 @@
 """First-fit packing of (input, target) sequences into the fixed windows of one batch, in numpy.
 
-Two steps. The plan says which sequence goes where, and needs lengths alone: every process of a run makes the same one.
-Filling copies tokens, and needs those of the wanted windows only.
+Packing has two phases. Planning assigns sequences to windows; it needs only lengths, so all processes of a run compute
+the same plan. Filling copies tokens; it needs only the tokens of the requested windows.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TokenPair:
-    """One tokenised sequence pair, already cut to the window lengths.
+    """One tokenised sequence pair, already truncated to the window lengths.
 
     Attributes:
-      inputs: int32 [n], encoder tokens with EOS.
-      targets: int32 [m], decoder tokens with EOS.
-      task_ids: int32 [m].
-      weights: float32 [m].
+      inputs: int32 [n], encoder tokens, with EOS.
+      targets: int32 [m], decoder tokens, with EOS.
+      task_ids: int32 [m], the task of each target token.
+      weights: float32 [m], the loss weight of each target token.
     """
 
     inputs: np.ndarray
@@ -32,11 +32,14 @@ class Layout:
     """The shape of a batch.
 
     Attributes:
-      rows: windows in a batch (the global batch size).
-      encoder_length: tokens of an encoder window.
-      decoder_length: tokens of a decoder window.
-      packed: whether a window may hold several groups of sequences (unshared: several sequences).
-      shared_encoder: whether a group has one input, which all of its targets attend to; it then lies in one window.
+      rows: windows per batch (the global batch size).
+      encoder_length: tokens per encoder window.
+      decoder_length: tokens per decoder window.
+      packed: whether a window may hold several groups of sequences (without a shared encoder: several sequences).
+      shared_encoder: whether a group has one input that all its targets attend to; the group is then in one window.
+
+    Raises:
+      ValueError: a size is below 1.
     """
 
     rows: int
@@ -53,13 +56,13 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """``k`` sequence pairs laid end to end.
+    """``k`` sequence pairs, concatenated.
 
     Attributes:
       inputs: int32 [sum of input lengths].
       targets: int32 [sum of target lengths].
-      task_ids: int32, as long as ``targets``.
-      weights: float32, as long as ``targets``.
+      task_ids: int32, of the length of ``targets``.
+      weights: float32, of the length of ``targets``.
       input_lengths, target_lengths: int64 [k].
     """
 
@@ -72,7 +75,7 @@ class Sequences:
 
     @classmethod
     def of(cls, pairs: Sequence[TokenPair]) -> "Sequences":
-        """The pairs, in order."""
+        """Concatenates the pairs, in order."""
         return cls(
             _joined([pair.inputs for pair in pairs], np.int32),
             _joined([pair.targets for pair in pairs], np.int32),
@@ -84,7 +87,7 @@ class Sequences:
 
     @classmethod
     def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
-        """All sequences of the first part, then those of the second, and so on."""
+        """Concatenates the parts, in order."""
         if len(parts) < 2:
             return parts[0] if parts else cls.of([])
         dtypes = {"weights": np.float32, "input_lengths": np.int64, "target_lengths": np.int64}
@@ -95,7 +98,7 @@ class Sequences:
         return len(self.input_lengths)
 
     def pairs(self) -> list[TokenPair]:
-        """The sequences one by one, as views."""
+        """Returns the sequences as separate pairs of views."""
         inputs = np.split(self.inputs, np.cumsum(self.input_lengths)[:-1])
         ends = np.cumsum(self.target_lengths)[:-1]
         return [
@@ -109,11 +112,12 @@ class Sequences:
         encoder_length: int | np.ndarray | None = None,
         decoder_length: int | np.ndarray | None = None,
     ) -> "Sequences":
-        """Some of the sequences, or the same one again; optionally no more than the beginning of each.
+        """Selects sequences, possibly repeated, and optionally truncates them.
 
         Args:
-          numbers: int [j], which.
-          encoder_length, decoder_length: most tokens that are kept, or int [j], of each; None keeps all.
+          numbers: int [j], indices of the sequences.
+          encoder_length, decoder_length: largest number of tokens to keep, or int [j], one per sequence; None keeps
+            all.
         """
         input_lengths, target_lengths = self.input_lengths[numbers], self.target_lengths[numbers]
         input_starts = (np.cumsum(self.input_lengths) - self.input_lengths)[numbers]
@@ -140,13 +144,13 @@ def _joined(arrays: Sequence[np.ndarray], dtype) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where the sequences of a batch go, in the order in which they were placed.
+    """The positions of sequences in a batch, in the order of placement.
 
     Attributes:
-      rows: int64 [k], windows.
-      segments: int64 [k], which sequence of its window each is, from 1. With a shared encoder each group has two
-        numbers, 2g - 1 and 2g, whether it uses both or not; g numbers its input.
-      encoder_offsets, decoder_offsets: int64 [k], where in its window each begins.
+      rows: int64 [k], the window of each sequence.
+      segments: int64 [k], the number of each sequence in its window, from 1. With a shared encoder, group g has the two
+        segment ids 2g - 1 and 2g, whether it uses both or not; g is the segment id of its input.
+      encoder_offsets, decoder_offsets: int64 [k], the position in the window where each sequence starts.
     """
 
     rows: np.ndarray
@@ -155,21 +159,21 @@ class Plan:
     decoder_offsets: np.ndarray
 
     def inside(self, rows: slice, layout: Layout) -> np.ndarray:
-        """Numbers of the sequences that lie in the given windows."""
+        """Returns the indices of the sequences in the given windows."""
         start, stop, _ = rows.indices(layout.rows)
         return np.flatnonzero((self.rows >= start) & (self.rows < stop))
 
     def take(self, numbers: np.ndarray) -> "Plan":
-        """The placements of some of the sequences."""
+        """Returns the placements of some of the sequences."""
         return Plan(*(getattr(self, field.name)[numbers] for field in dataclasses.fields(self)))
 
 
 class Planner:
-    """Places groups of sequences into the windows of one batch; a group lands in the batch whole or not at all.
+    """Places groups of sequences into the windows of one batch; a group is placed whole or not at all.
 
-    First-fit with every window of the batch open. A paired example is a group of two, so its label and its rationale
-    always meet in the same batch; where they share an input, in the same window. Unpacked batches are the same thing with
-    windows of one sequence, or of one group where its sequences share an input.
+    First-fit with all windows of the batch open. A paired example is a group of two sequences, so its label and its
+    rationale are always in the same batch and, if they share an input, in the same window. An unpacked batch is the
+    same with one sequence per window, or one group per window if its sequences share an input.
     """
 
     def __init__(self, layout: Layout):
@@ -181,9 +185,9 @@ class Planner:
         self._encoder_left = np.full(layout.rows, layout.encoder_length, np.int32)
         self._decoder_left = np.full(layout.rows, layout.decoder_length, np.int32)
         self._segments = [0] * layout.rows
-        self._used = 0  # windows that hold anything; they come first
+        self._used = 0  # windows in use; they precede the empty ones
         self._number = 0
-        self._placed: list[int] = []  # of each sequence: row, segment, tokens left in its window before it
+        self._placed: list[int] = []  # per sequence: row, segment, and the free tokens of its window before placement
 
     def __len__(self) -> int:
         return self._number
@@ -192,12 +196,12 @@ class Planner:
         """Places the whole group and returns True, or places nothing and returns False.
 
         Args:
-          group: (input tokens, target tokens) of each sequence. With a shared encoder only the first has input tokens,
-            and there are at most two.
+          group: (input tokens, target tokens) of each sequence. With a shared encoder, at most two sequences, of which
+            only the first has input tokens.
 
         Raises:
-          ValueError: a sequence is longer than a window, or the group cannot fit an empty batch; or, with a shared encoder,
-            more than two sequences, or an input of the second.
+          ValueError: a sequence is longer than a window, the group does not fit an empty batch, or, with a shared
+            encoder, the group has more than two sequences or the second one has an input.
         """
         if self.layout.shared_encoder:
             return self._add_shared(group)
@@ -223,7 +227,7 @@ class Planner:
 
     def _add_shared(self, group: Sequence[tuple[int, int]]) -> bool:
         if len(group) > 2 or any(encoder for encoder, _ in group[1:]):
-            raise ValueError(f"at most two sequences may share an input, which the first of them has; got {group}")
+            raise ValueError(f"at most two sequences may share an input, and only the first may have it; got {group}")
         row = self._first_fit(sum(encoder for encoder, _ in group), sum(decoder for _, decoder in group))
         if row is None:
             return False
@@ -243,7 +247,7 @@ class Planner:
         if encoder > layout.encoder_length or decoder > layout.decoder_length:
             raise ValueError(
                 f"a sequence of {encoder} input and {decoder} target tokens is longer than the window "
-                f"({layout.encoder_length}, {layout.decoder_length}); cut it first"
+                f"({layout.encoder_length}, {layout.decoder_length}); truncate it first"
             )
         if layout.packed and used:
             fits = (self._encoder_left[:used] >= encoder) & (self._decoder_left[:used] >= decoder)
@@ -261,7 +265,7 @@ class Planner:
         self._number, self._used = mark, used
 
     def take(self) -> Plan:
-        """The batch so far, and an empty planner again."""
+        """Returns the plan of the batch so far, and resets the planner."""
         rows, segments, encoder_left, decoder_left = np.array(self._placed, np.int64).reshape(-1, 4).T
         self._clear()
         return Plan(
@@ -270,19 +274,19 @@ class Planner:
 
 
 def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[str, np.ndarray]:
-    """The model features of some windows of a batch.
+    """Builds the model features of some windows of a batch.
 
     Args:
       layout: the shape of the whole batch.
-      rows: which windows.
-      plan: of the sequences in these windows, and no others.
-      sequences: those sequences, in the plan's order.
+      rows: the windows to build.
+      plan: the placements of exactly the sequences in these windows.
+      sequences: those sequences, in the order of the plan.
 
     Returns:
       ``encoder_input_tokens``, ``decoder_input_tokens``, ``decoder_target_tokens``, ``decoder_task_ids`` int32,
-      ``decoder_loss_weights`` float32, each [rows, length]; those of packed windows or shared encoders also
-      ``*_segment_ids`` (from 1; 0 is padding) and ``*_positions``. Targets attend to the encoder segment of their own
-      number; with a shared encoder, to that in ``decoder_cross_segment_ids``.
+      ``decoder_loss_weights`` float32, each [rows, length]. Packed windows and shared encoders also have
+      ``*_segment_ids`` (from 1; 0 is padding) and ``*_positions``, int32. Targets attend to the encoder segment with
+      their own segment id; with a shared encoder, to that in ``decoder_cross_segment_ids``.
     """
     start, stop, _ = rows.indices(layout.rows)
     encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
@@ -320,13 +324,13 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
 
 
 def _runs(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flat places of runs of the given lengths, and each place's index in its run."""
+    """Returns the flat indices of runs with the given starts and lengths, and each element's index in its run."""
     index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts, lengths) + index, index
 
 
 class Packer:
-    """Plans and fills a batch from groups of token pairs that are at hand; see :class:`Planner`."""
+    """Plans and fills a batch from groups of token pairs in memory; see :class:`Planner`."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
@@ -337,14 +341,14 @@ class Packer:
         return len(self._pairs)
 
     def add(self, group: Sequence[TokenPair]) -> bool:
-        """Places the whole group and returns True, or places nothing and returns False; errors as :meth:`Planner.add`."""
+        """Places the whole group and returns True, or places nothing and returns False; see :meth:`Planner.add`."""
         fits = self._planner.add([(len(pair.inputs), len(pair.targets)) for pair in group])
         if fits:
             self._pairs.extend(group)
         return fits
 
     def emit(self, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-        """The batch so far (the given rows of it, as :func:`fill` makes them), and an empty packer again."""
+        """Returns the batch so far (only the given rows; see :func:`fill`), and resets the packer."""
         plan, pairs = self._planner.take(), self._pairs
         self._pairs = []
         mine = plan.inside(rows, self.layout)

@@ -1,4 +1,4 @@
-"""A network's parameters as a tree: fresh ones, their shapes and axes, and layers stacked for a scan or apart."""
+"""A network's parameters as a tree: initialisation, shapes, logical axes, and layers stacked for a scan or separate."""
 
 import dataclasses
 import functools
@@ -16,45 +16,45 @@ Params = dict[str, Any]
 
 def _init_boxed(config: T5Config, rng: jax.Array) -> Params:
     tokens = jnp.ones((1, 2), jnp.int32)
-    # Parameters do not depend on the way of attending, and two tokens are no work for a kernel.
+    # Parameters do not depend on the attention kernel, and two tokens are too few for the Pallas kernel.
     return Transformer(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
 
 
 def init_params(config: T5Config, rng: jax.Array) -> Params:
-    """Fresh float32 parameters by T5X's initialisers, as plain arrays. Pure: jit it, with out_shardings if wanted."""
+    """Returns random float32 parameters by T5X's initialisers, as plain arrays. A pure function: the caller jits it."""
     return nn.unbox(_init_boxed(config, rng))
 
 
 def param_shapes(config: T5Config) -> Params:
-    """The parameter tree as ``jax.ShapeDtypeStruct``; nothing is computed."""
+    """Returns the parameter tree as ``jax.ShapeDtypeStruct``s; nothing is computed."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 @functools.cache
 def param_logical_axes(config: T5Config) -> Params:
-    """The parameter tree with a ``PartitionSpec`` of logical axis names for each leaf; nothing is computed.
+    """Returns the parameter tree with a ``PartitionSpec`` of logical axis names per leaf; nothing is computed.
 
-    Tracing a deep network takes seconds and many ask, so each configuration's tree is made once: read it, do not change it.
+    Tracing a deep network takes seconds, so the result is cached per configuration: do not modify it.
 
-    Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` where scanned.
+    Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` if scanned.
     """
     return nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
 
 
 def param_count(config: T5Config) -> int:
-    """How many parameters a network has; nothing is computed."""
+    """Returns the number of parameters of a network; nothing is computed."""
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
 
 
 def output_kernel(params: Params, config: T5Config) -> Float[Array, "embed vocab"]:
-    """The matrix that turns :meth:`Transformer.hidden` into logits, float32."""
+    """Returns the float32 matrix that maps the output of :meth:`Transformer.hidden` to logits."""
     if config.logits_via_embedding:
         return params["token_embedder"]["embedding"].T
     return params["decoder"]["logits_dense"]["kernel"]
 
 
 def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
-    """The same network with ``scan_layers=False``; parameters that are not stacked pass as they are."""
+    """Returns the same network with ``scan_layers=False``; unscanned parameters are returned unchanged."""
     if not config.scan_layers:
         return params, config
     unstacked = dict(params)
@@ -68,7 +68,7 @@ def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
 
 
 def stack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
-    """The inverse of :func:`unstack_layers`: the same network with ``scan_layers=True``."""
+    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`."""
     if config.scan_layers:
         return params, config
     stacked = dict(params)

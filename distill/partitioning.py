@@ -1,4 +1,4 @@
-"""A mesh of devices, and one table of rules from logical axis names to mesh axes."""
+"""The device mesh, and the table of rules that map logical axis names to mesh axes."""
 
 import dataclasses
 import functools
@@ -17,15 +17,17 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from distill import layouts
 
 MESH_AXES = ("data", "fsdp", "model")
-# How layers come by parameters that lie split over `fsdp`, and whose are then gathered before the layers, once a step.
+# When FSDP-sharded parameters are all-gathered → the stacks that are gathered once per step, before the layers run.
 PARAM_GATHERS: Mapping[str, tuple[str, ...]] = {"layer": (), "decoder": ("decoder",), "step": ("encoder", "decoder")}
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
-# Batch rows go over `data` and `fsdp`; wide weight dimensions over `model`, the other dimension over `fsdp` (ZeRO-3).
+# Batch rows are sharded over `data` and `fsdp`. Wide weight dimensions are sharded over `model`, the other dimension
+# over `fsdp` (ZeRO-3).
 DEFAULT_RULES: Rules = (
     ("batch", ("data", "fsdp")),
-    # The looked-up embeddings, before they meet the mesh: rows over `data` alone spare the partitioner a full copy.
+    # Embeddings just after the lookup. Sharding their rows over `data` alone keeps the partitioner from replicating
+    # them.
     ("lookup_batch", "data"),
     ("vocab", "model"),
     ("heads", "model"),
@@ -34,7 +36,7 @@ DEFAULT_RULES: Rules = (
     ("embed", "fsdp"),
     ("kv", None),
     ("length", None),
-    # Positions of the stream between the blocks; see :func:`sequence_parallel`.
+    # Positions of the residual stream between blocks; see :func:`sequence_parallel`.
     ("residual_length", None),
     ("layers", None),
     ("relpos_buckets", None),
@@ -43,12 +45,15 @@ DEFAULT_RULES: Rules = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 for one of them means "the devices that are left".
+    """Sizes of the mesh axes. At most one may be -1: that axis takes all remaining devices.
 
     Attributes:
-      data: copies of the model, each with rows of its own.
-      fsdp: like ``data``, with parameters and optimizer state split over it.
-      model: splits heads, MLP and vocabulary within a layer (tensor parallelism).
+      data: data parallelism: parameters are replicated, batch rows are sharded.
+      fsdp: batch rows are sharded as over ``data``; parameters and optimizer state are sharded too.
+      model: tensor parallelism: heads, MLP and vocabulary of each layer are sharded.
+
+    Raises:
+      ValueError: a size is 0 or below -1, or more than one size is -1.
     """
 
     data: int = -1
@@ -58,15 +63,21 @@ class MeshConfig:
     def __post_init__(self):
         sizes = self.sizes
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-            raise ValueError(f"mesh axes must be ≥ 1, one of them may be -1; got {dict(zip(MESH_AXES, sizes))}")
+            raise ValueError(
+                f"mesh axis sizes must be ≥ 1, and at most one may be -1; got {dict(zip(MESH_AXES, sizes))}"
+            )
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """``(data, fsdp, model)`` as given."""
+        """The configured ``(data, fsdp, model)``, -1 not resolved."""
         return (self.data, self.fsdp, self.model)
 
     def shape(self, num_devices: int) -> tuple[int, int, int]:
-        """The sizes on ``num_devices`` devices, -1 resolved. Raises ValueError if they do not fit."""
+        """Returns the sizes for ``num_devices`` devices with -1 resolved.
+
+        Raises:
+          ValueError: the mesh needs more devices, or the remaining axis does not divide evenly.
+        """
         known = math.prod(size for size in self.sizes if size != -1)
         left = num_devices // known
         if left == 0 or (-1 in self.sizes and num_devices % known):
@@ -76,7 +87,13 @@ class MeshConfig:
         return data, fsdp, model
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
-        """The mesh over ``devices`` (default: all). A mesh smaller than that leaves devices idle, with a warning."""
+        """Builds the mesh over ``devices`` (default: all devices of all processes).
+
+        A mesh smaller than the number of devices leaves the others idle and logs a warning.
+
+        Raises:
+          ValueError: the mesh does not fit, or it would leave devices idle and there are several processes.
+        """
         everything = list(jax.devices() if devices is None else devices)
         shape = self.shape(len(everything))
         used = math.prod(shape)
@@ -90,20 +107,20 @@ class MeshConfig:
 
 
 def arranged(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> Mesh:
-    """All of ``devices`` as a mesh, neighbours in the slice being neighbours on its axes where that can be.
+    """Arranges all of ``devices`` as a mesh whose axes follow the physical topology where possible.
 
-    An axis may take a part of a physical axis of the slice: 8 × 8 on 4 × 4 × 4 chips, say.
+    A mesh axis may use part of a physical axis, for example 8 × 8 on 4 × 4 × 4 chips.
     """
     return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), MESH_AXES)
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """The number of pieces the batch's rows are cut into."""
+    """Returns the number of shards of the batch dimension: ``data · fsdp``."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_batch(rows: int, mesh: Mesh, num_microbatches: int = 1) -> None:
-    """Raises ValueError unless ``rows`` can be cut over the mesh and into micro-batches."""
+    """Raises ValueError unless ``rows`` is divisible by the batch shards times the micro-batches."""
     shards = batch_shards(mesh)
     if rows % (shards * num_microbatches):
         raise ValueError(
@@ -113,30 +130,36 @@ def check_batch(rows: int, mesh: Mesh, num_microbatches: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over ``data`` and ``fsdp``, everything else whole."""
+    """The sharding of a batch: rows over ``data`` and ``fsdp``, all other dimensions replicated."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """The sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def mesh_axes(target: str | Sequence[str] | None) -> tuple[str, ...]:
-    """A rule's right-hand side as a tuple."""
+    """Returns the mesh axes of a rule (None, one name or several) as a tuple."""
     return () if target is None else (target,) if isinstance(target, str) else tuple(target)
 
 
 def spec_for(
     axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, rules: Rules
 ) -> PartitionSpec:
-    """The PartitionSpec of one array: each logical axis by the first rule that names it.
+    """Returns the PartitionSpec of one array. Each logical axis follows the first rule that names it.
 
-    A dimension that its mesh axis does not divide stays whole (8 heads' relative bias on 16-way ``model``, say), and a
-    mesh axis is used once.
+    A dimension is replicated if the size of its mesh axis does not divide it (for example the relative bias of 8 heads
+    on 16-way ``model``), or if an earlier dimension already uses that mesh axis.
+
+    Args:
+      axes: a logical axis name, or None, per dimension.
+      shape: the array's shape.
+      mesh: the mesh whose axis sizes count.
+      rules: logical axis → mesh axis.
 
     Raises:
-      ValueError: an axis without a rule, or another number of axes than dimensions.
+      ValueError: a logical axis has no rule, or the number of axes differs from the number of dimensions.
     """
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} logical axes {tuple(axes)} for an array of shape {tuple(shape)}")
@@ -158,36 +181,37 @@ def spec_for(
 
 
 def sequence_parallel(rules: Rules) -> Rules:
-    """``rules``, with positions between the blocks over ``model`` (sequence parallelism, Korthikanti et al. 2022, §4.2).
+    """Returns ``rules`` with positions between blocks sharded over ``model``.
 
-    What lies there, the norms and the dropout, is then split over all devices; a block's output is summed into pieces and
-    its input gathered from them, which sends what summing it whole would (arXiv 2205.05198).
+    This is sequence parallelism (Korthikanti et al. 2022, §4.2). Norms and dropout are then computed on 1/``model`` of
+    the positions per device. The output of a block is reduce-scattered and its input is all-gathered, which together
+    send as many bytes as one all-reduce (arXiv 2205.05198).
     """
     return [("residual_length", "model"), *(rule for rule in rules if rule[0] != "residual_length")]
 
 
 def axes_of(name: str) -> tuple[str, ...]:
-    """The axes of the current mesh over which the current rules lay a logical axis; none without a mesh or a rule."""
+    """The axes of the current mesh that the current rules map a logical axis to; empty without a mesh or a rule."""
     names = mesh_axes(dict(reversed(list(nn.get_logical_axis_rules()))).get(name))
     return tuple(axis for axis in names if axis in jax.sharding.get_abstract_mesh().axis_names)
 
 
 def ways(name: str) -> int:
-    """How many pieces the current mesh and rules cut a logical axis into."""
+    """Returns the number of shards of a logical axis under the current mesh and rules."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[axis] for axis in axes_of(name))
 
 
 def gathered(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """A copy of ``param`` to read from, under jit: whole over ``fsdp``, otherwise as :func:`layers_outermost` lays it."""
+    """All-gathers ``param`` over ``fsdp``, under jit; otherwise sharded and laid out as by :func:`layers_outermost`."""
     return _outermost(param, axes, frozenset({"fsdp"}))
 
 
 def layers_outermost(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """``param`` as the current mesh and rules lay it, under jit, a stack's layers each in one piece in a TPU's memory.
+    """Constrains ``param`` to the current mesh and rules, under jit, with a stack's layer axis outermost in TPU memory.
 
-    The compiler would leave every layer's rows apart, and read all layers' tiles for one's. Without rules, which say how
-    it lies over the mesh, it is left alone.
+    Without this, the compiler interleaves the layers in memory and reads the tiles of all layers to get those of one.
+    Without rules, which give the sharding, ``param`` is returned unchanged.
     """
     return _outermost(param, axes, frozenset()) if nn.get_logical_axis_rules() else param
 
@@ -199,7 +223,7 @@ def _outermost(param, axes, without: frozenset[str]):
 
 
 def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
-    """``params`` to read from again and again under jit: what lies over ``fsdp`` is gathered, once, as ``dtype``."""
+    """Casts FSDP-sharded ``params`` to ``dtype`` and all-gathers them once, under jit; use it for repeated reads."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return params
@@ -213,7 +237,7 @@ def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
 
 
 def split(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """``param`` as the current mesh and rules lay it: what :func:`gathered` made whole, or its gradient, split again."""
+    """Constrains ``param``, or its gradient, to the current mesh and rules: the inverse of :func:`gathered`."""
     return _constrained(param, axes, frozenset())
 
 
@@ -229,21 +253,24 @@ def _constrained(param, axes, without: frozenset[str]):
 
 
 def param_shardings(params: Any, logical_axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
-    """A tree of NamedShardings like ``params`` (arrays or ShapeDtypeStructs), from its tree of logical axes."""
+    """Returns a tree of NamedShardings for ``params`` (arrays or ShapeDtypeStructs) from its tree of logical axes."""
     return jax.tree.map(lambda p, axes: NamedSharding(mesh, spec_for(axes, p.shape, mesh, rules)), params, logical_axes)
 
 
 def optimizer_shardings(
     transform: optax.GradientTransformation, opt_state: Any, params: Any, shardings: Any, mesh: Mesh
 ) -> Any:
-    """Shardings of an optimizer state: moments lie as their parameters do, factored moments as what is left of them.
+    """Returns the shardings of an optimizer state.
+
+    A moment of a parameter's shape is sharded as the parameter. A factored moment, which lacks one dimension, is
+    sharded as the parameter's other dimensions. Everything else is replicated.
 
     Args:
       transform: the optimizer that made ``opt_state``.
-      opt_state: the state or its shapes.
-      params: the parameters or their shapes.
-      shardings: the parameters' NamedShardings.
-      mesh: everything that is no parameter's moment is whole on each of its devices.
+      opt_state: the state, or its ShapeDtypeStructs.
+      params: the parameters, or their ShapeDtypeStructs.
+      shardings: the NamedShardings of the parameters.
+      mesh: the mesh on which everything else is replicated.
     """
 
     def place(moment, param, sharding):
@@ -261,13 +288,13 @@ def optimizer_shardings(
 
 
 def to_global(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Device arrays from this process's rows of the global batch."""
+    """Assembles global arrays, sharded by batch row, from this process's rows of the global batch."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
 
 
 def local_rows(rows: int, mesh: Mesh) -> slice:
-    """The rows of a global batch whose devices belong to this process."""
+    """Returns the rows of a global batch of ``rows`` rows that are sharded to this process's devices."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     bounds = [index[0].indices(rows)[:2] for index in indices if index is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))

@@ -1,4 +1,4 @@
-"""The training state: what it holds, its shardings, and how it begins."""
+"""The training state, its shardings and its initialisation."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from distill.parameters import Params, init_params, param_logical_axes
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything a step reads and writes.
+    """All state that a training step reads and writes.
 
     Attributes:
-      step: int32 scalar, updates made.
+      step: int32 scalar, the number of updates made.
       params: the student's parameters, float32.
-      opt_state: the optimizer's.
-      ema_params: an exponential moving average of ``params``, or None where it is off.
+      opt_state: the state of the optimizer.
+      ema_params: an exponential moving average of ``params``, float32, or None if disabled.
     """
 
     step: Int[Array, ""]
@@ -32,17 +32,17 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_params(self) -> Params:
-        """The averaged parameters where there are any, else the parameters."""
+        """The averaged parameters if there are any, else ``params``."""
         return self.params if self.ema_params is None else self.ema_params
 
 
 def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False) -> TrainState:
-    """A state at step 0.
+    """Returns a state at step 0.
 
     Args:
-      params: the parameters to start from, float32.
-      optimizer: whose state is initialised.
-      ema: whether the state holds a moving average of the parameters.
+      params: the initial parameters, float32.
+      optimizer: initialises its state from ``params``.
+      ema: whether to keep a moving average of the parameters.
     """
     return TrainState(
         step=jnp.int32(0),
@@ -53,21 +53,21 @@ def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False) -> Tr
 
 
 def random_state(model: T5Config, optimizer: Optimizer, rng: jax.Array, *, ema: bool = False) -> TrainState:
-    """A state at step 0 with random parameters; a pure function, to be jitted by the caller."""
+    """Returns a state at step 0 with random parameters. A pure function: the caller jits it."""
     return init_state(init_params(model, rng), optimizer, ema=ema)
 
 
 def abstract_state(
     model: T5Config, optimizer: Optimizer, mesh: Mesh, rules: partitioning.Rules, *, ema: bool = False
 ) -> TrainState:
-    """The state as ``ShapeDtypeStruct``s with their shardings; nothing is computed.
+    """Returns the state as ``ShapeDtypeStruct``s with their shardings; nothing is computed.
 
     Args:
-      model: the student.
-      optimizer: whose state is part of it.
+      model: configuration of the student.
+      optimizer: whose state is included.
       mesh: the devices.
       rules: logical axis → mesh axis.
-      ema: whether the state holds a moving average of the parameters.
+      ema: whether to keep a moving average of the parameters.
     """
     shapes = jax.eval_shape(lambda: random_state(model, optimizer, jax.random.key(0), ema=ema))
     params = partitioning.param_shardings(shapes.params, param_logical_axes(model), mesh, rules)
@@ -81,7 +81,7 @@ def abstract_state(
 
 
 def shardings_of(tree: Any) -> Any:
-    """The shardings of a tree of arrays or ``ShapeDtypeStruct``s, in a tree of the same structure."""
+    """Returns the shardings of a tree of arrays or ``ShapeDtypeStruct``s, as a tree of the same structure."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
@@ -95,12 +95,13 @@ def make_state(
     ema: bool = False,
     initial_checkpoint_path: str | None = None,
 ) -> TrainState:
-    """The state at step 0, sharded as :func:`abstract_state` says.
+    """Returns the state at step 0, sharded as :func:`abstract_state` specifies.
 
     Args:
       model, optimizer, mesh, rules, ema: see :func:`abstract_state`.
-      seed: of random parameters.
-      initial_checkpoint_path: whatever :func:`distill.interop.initial.load` reads, to start from; None starts at random.
+      seed: seed of the random parameters.
+      initial_checkpoint_path: a checkpoint in any format that :func:`distill.interop.initial.load` reads; None
+        initialises at random.
     """
     shardings = shardings_of(abstract_state(model, optimizer, mesh, rules, ema=ema))
     if initial_checkpoint_path is None:

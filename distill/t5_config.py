@@ -1,4 +1,4 @@
-"""The configuration of a T5 network: its shape, and how it is computed."""
+"""The configuration of a T5 network: its shape and how it is computed."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ ATTENTIONS = ("xla", "pallas")
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """The shape of a network, and how it is computed.
+    """The shape of a network and how it is computed.
 
     Attributes:
-      vocab_size: rows of the token table, padding rows included.
+      vocab_size: rows of the token table, including padding rows.
       embed_dim: width of the residual stream.
       num_heads: attention heads.
       head_dim: width of one head; ``num_heads * head_dim`` need not be ``embed_dim``.
@@ -23,20 +23,24 @@ class T5Config:
       num_encoder_layers: encoder layers.
       num_decoder_layers: decoder layers.
       mlp_activations: ``("gelu", "linear")`` for T5 1.1 and later, ``("relu",)`` for T5 1.0.
-      dropout_rate: the one rate T5 uses everywhere.
-      logits_via_embedding: whether the token table also makes the logits (T5 1.0), hidden states being scaled by
-        ``embed_dim ** -0.5`` first; otherwise there is a separate kernel.
-      relative_attention_num_buckets: buckets of relative positions.
-      relative_attention_max_distance: distance from which all positions share the last bucket.
-      relative_bias_per_layer: whether each layer has a bias of its own (umT5), rather than one for the stack.
+      dropout_rate: the dropout rate, in [0, 1), of all dropout layers.
+      logits_via_embedding: whether the token table also computes the logits (T5 1.0), with hidden states scaled by
+        ``embed_dim ** -0.5``; otherwise the logits have a separate kernel.
+      relative_attention_num_buckets: buckets of relative positions, a multiple of 4.
+      relative_attention_max_distance: distances from here on share the last bucket.
+      relative_bias_per_layer: whether each layer has its own relative bias (umT5); otherwise one bias per stack.
       layer_norm_epsilon: ε of the RMS norms.
-      dtype: what activations are computed in, ``float32`` or ``bfloat16``; parameters are float32 regardless.
-      scan_layers: whether equal layers are one scanned layer whose parameters are stacked along axis 1: compile time
-        then does not grow with depth.
-      remat_policy: what the backward pass recomputes: ``none``; ``elementwise`` keeps what goes into and comes out of
-        matrix products with parameters, so that none of those is computed twice; ``minimal`` keeps only what comes out of
-        them; ``full`` keeps only each layer's input.
-      attention: ``xla``, or ``pallas``: the TPU kernel of :mod:`distill.fused_attention` wherever it takes the shapes.
+      dtype: compute dtype of activations, ``float32`` or ``bfloat16``; parameters are always float32.
+      scan_layers: whether a stack's layers run as one ``lax.scan`` whose parameters are stacked along axis 1. Compile
+        time then does not grow with depth.
+      remat_policy: what the backward pass recomputes. ``none``: nothing. ``elementwise``: saves inputs and outputs of
+        dense layers, so that no matmul with parameters is computed twice. ``minimal``: saves only the outputs of dense
+        layers. ``full``: saves only each layer's input.
+      attention: ``xla``, or ``pallas`` for the TPU kernel of :mod:`distill.fused_attention` where it supports the
+        shapes.
+
+    Raises:
+      ValueError: a value out of range, or an unknown name; the message lists the choices.
     """
 
     vocab_size: int

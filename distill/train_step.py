@@ -1,4 +1,4 @@
-"""The training step: one pure function from state and batch to state and metrics."""
+"""The training step: a pure function from state and batch to state and metrics."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,7 +19,7 @@ from distill.state import TrainState
 from tasks import task_ids
 
 Arrays = Mapping[str, jax.Array]
-# A metric is (sum, count), both float32 scalars: means then merge over steps, micro-batches and devices.
+# A metric is (sum, count), both float32 scalars, so means can be merged over steps, micro-batches and devices.
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
@@ -34,20 +34,22 @@ def make_train_step(
     param_gather: str = "layer",
     sequence_parallel: bool = False,
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns ``step(state, batch, rng) -> (state, metrics)``, to be jitted by the caller.
+    """Returns ``step(state, batch, rng) -> (state, metrics)``, which the caller jits.
 
     Args:
-      config: the student.
-      loss: the two tasks' weights; they are taken from the whole batch, before it is cut into micro-batches.
-      optimizer: transforms the summed gradient.
-      num_microbatches: cuts of the batch whose gradients are summed one after the other.
-      ema_decay: decay of the parameters' moving average, or None.
+      config: configuration of the student.
+      loss: weights of the two tasks, computed from the whole batch before it is cut into micro-batches.
+      optimizer: transforms the gradient, summed over rows, devices and micro-batches, into an update.
+      num_microbatches: number of cuts of the batch whose gradients are accumulated one after the other.
+      ema_decay: decay of the moving average of the parameters, or None.
       chunk_tokens: see :func:`distill.cross_entropy.weighted_cross_entropy`.
-      param_gather: how layers come by parameters that lie split over ``fsdp``. ``layer``: each layer gathers its own,
-        forward and backward. ``step``: all are gathered once, before the layers, in the compute dtype. ``decoder``: so are
-        the decoder's; the encoder's copies would lie idle while memory is fullest, so its layers gather their own.
-        Gradients meet split over ``fsdp``, each once, in any case.
-      sequence_parallel: whether positions between the blocks lie over ``model``: :func:`partitioning.sequence_parallel`.
+      param_gather: when FSDP-sharded parameters are all-gathered. ``layer``: each layer gathers its own parameters,
+        forward and backward. ``step``: all are gathered once per step, before the layers, in the compute dtype.
+        ``decoder``: only the decoder's are gathered once. The encoder's copies would be unused at the point of peak
+        memory, so its layers gather their own. In all cases, gradients are sharded over ``fsdp`` and reduced once per
+        parameter.
+      sequence_parallel: whether positions between blocks are sharded over ``model``, see
+        :func:`distill.partitioning.sequence_parallel`.
 
     Raises:
       ValueError: an unknown ``param_gather``.
@@ -104,7 +106,7 @@ def make_train_step(
             num_microbatches,
         )
         gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
-        # Optax mixes int32 counts with floats; stricter settings of the caller end at its door.
+        # Optax mixes int32 counts with floats, which a caller's stricter promotion settings would forbid.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
             learning_rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
@@ -128,13 +130,13 @@ def jit_step(
     mesh: Mesh,
     compiler_options: dict[str, bool | int | float | str] | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted training step; the state that it is given is donated.
+    """Returns the jitted training step, which donates its input state.
 
     Args:
       step: see :func:`make_train_step`.
-      shardings: of the state, before and after the step.
-      mesh: on which metrics are replicated.
-      compiler_options: options of XLA, as :func:`distill.compiler.accepted` returned them.
+      shardings: shardings of the state, the same before and after the step.
+      mesh: the mesh on which metrics are replicated.
+      compiler_options: XLA compiler options, as :func:`distill.compiler.accepted` returned them.
     """
     return jax.jit(
         step,
@@ -145,11 +147,11 @@ def jit_step(
 
 
 def compute_params(params: Params, config: T5Config) -> Params:
-    """``params`` as a step differentiates them: kernels in the compute dtype, which the layers would cast them to anyway.
+    """Returns ``params`` with kernels cast to the compute dtype; a step differentiates with respect to these.
 
-    Cast once, before the layers, kernels are half the bytes to gather and their gradients half the bytes to keep and to
-    reduce. Those of the token table, the biases and the norms stay float32. A stack of layers has them outermost: see
-    :func:`distill.partitioning.layers_outermost`.
+    The layers would cast the kernels anyway. Casting once, before the layers, halves the bytes that all-gathers of
+    kernels and reductions of their gradients send, and the bytes that gradients take. The token table, biases and norms
+    stay float32. In stacked layers, the layer axis is outermost: see :func:`distill.partitioning.layers_outermost`.
     """
     if config.dtype == "float32":
         return params
@@ -161,10 +163,10 @@ def compute_params(params: Params, config: T5Config) -> Params:
 
 
 def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> Params:
-    """``params`` with the stacks that ``param_gather`` names whole over ``fsdp``, but for what has a ``vocab`` axis.
+    """All-gathers the stacks that ``param_gather`` names over ``fsdp``, except parameters with a ``vocab`` axis.
 
-    Of the token table few rows are read: looked up split, it costs an exchange of activations (see
-    :func:`distill.lookup.lookup`). The output kernel is laid out by the loss, which may want it split.
+    A step reads few rows of the token table, so the lookup works on its shards and exchanges activations instead (see
+    :func:`distill.lookup.lookup`). The loss shards the output kernel itself.
     """
 
     def place(param, axes):
@@ -175,7 +177,7 @@ def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> 
 
 
 def token_metrics(batch: Arrays, stats: TokenStats) -> Metrics:
-    """Unweighted per-task loss and token accuracy, and token counts, of one (micro-)batch."""
+    """Returns unweighted loss and token accuracy per task, and token counts, of one batch or micro-batch."""
     metrics: Metrics = {}
     for task in (task_ids.LABEL, task_ids.RATIONALE):
         name = task_ids.NAMES[task]
@@ -190,14 +192,17 @@ def token_metrics(batch: Arrays, stats: TokenStats) -> Metrics:
 
 
 def effective_lambda(weights: Float[Array, "batch length"], ids: Int[Array, "batch length"]) -> tuple:
-    """The rationale tokens' total weight over the label tokens': what λ, rates and normaliser really amount to."""
+    """Returns the total weights of rationale tokens and of label tokens; their ratio is the batch's actual λ."""
     rationale = jnp.sum(weights, where=ids == task_ids.RATIONALE)
     label = jnp.sum(weights, where=ids == task_ids.LABEL)
     return rationale, label
 
 
 def _accumulate(value_and_grad, params, batch, rng, num_microbatches):
-    """Sums value, metrics and gradients over micro-batches. Row r goes to cut r mod k, so a sharded batch stays put."""
+    """Sums value, metrics and gradients over micro-batches.
+
+    Row r goes to micro-batch r mod num_microbatches, so a sharded batch needs no communication.
+    """
     if num_microbatches == 1:
         return value_and_grad(params, batch, {"dropout": rng})
 
@@ -218,7 +223,10 @@ def _accumulate(value_and_grad, params, batch, rng, num_microbatches):
 
 
 def summarize(metrics: list[Metrics]) -> dict[str, float]:
-    """Host numbers from the metrics of several steps: means where there is a count, totals where there is none."""
+    """Merges the metrics of several steps on the host: the mean of each metric, or the total of ``tokens/`` metrics.
+
+    A mean whose count is 0 is left out.
+    """
     if not metrics:
         return {}
     host = jax.device_get(metrics)

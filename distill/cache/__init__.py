@@ -1,4 +1,4 @@
-"""Tokenised data sets as files: written once by ``distill cache``, read by every process of every run."""
+"""Tokenised data sets as files: ``distill cache`` writes them once, and every process of every run reads them."""
 
 from distill.cache.build import build
 from distill.cache.read import CachedExamples

@@ -1,4 +1,4 @@
-"""Writing a cache: SeqIO's tokens of every task and split, as ArrayRecord shards that TFDS can read too."""
+"""Writing a cache: SeqIO's tokens of all tasks and splits, as ArrayRecord shards that TFDS can also read."""
 
 import dataclasses
 import importlib.metadata
@@ -26,19 +26,19 @@ from tasks import registration
 from tasks.feeding import RecordDataSource
 
 _PROGRESS = "progress.json"
-_WRITER = "group_size:1,snappy"  # one record at a time can be read; snappy, since records are opened one by one
+_WRITER = "group_size:1,snappy"  # groups of one, for random access; snappy decompresses single records fast
 _LIBRARIES = ("array_record", "numpy", "seqio", "tensorflow", "tensorflow-datasets", "tensorflow-text")
 Told = Callable[[str, str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """What :func:`build` did.
+    """The result of :func:`build`.
 
     Attributes:
-      directory: where the cache is.
-      manifest: its manifest.
-      new: False if it was there already.
+      directory: the cache's folder.
+      manifest: the cache's manifest.
+      new: False if the cache already existed.
     """
 
     directory: epath.Path
@@ -54,21 +54,25 @@ def build(
     tfrecord: bool = False,
     told: Told | None = None,
 ) -> Built:
-    """Writes all splits of some tasks of one data set, or finds that they are written.
+    """Writes all splits of some tasks of one data set, unless the same cache already exists.
 
-    The folder appears when it is whole (a remote one: its manifest is written last). What a build that was interrupted
-    had finished is kept in ``<output>.partial`` and used by the next one with the same settings and rows.
+    A local folder appears under its name only when it is complete; in a remote folder, the manifest is written last. An
+    interrupted build leaves finished parts in ``<output>.partial``. The next build with the same settings and rows
+    reuses them.
 
     Args:
-      task_names: as registered, all by one call of :func:`tasks.registration.register`.
+      task_names: registered names, all from one call of :func:`tasks.registration.register`.
       output: a folder that is new, empty, or holds the same cache.
-      shards: files a split, at most.
-      tfrecord: write every shard as TFRecords, too, so that ``tfds.load`` reads them as a ``tf.data.Dataset``.
-      told: is called with task, split, examples written so far, and rows in all.
+      shards: largest number of files per split.
+      tfrecord: also write every shard as TFRecords, so that ``tfds.load`` reads them as a ``tf.data.Dataset``.
+      told: progress callback, called with task, split, examples written so far, and total rows.
+
+    Returns:
+      :class:`Built`.
 
     Raises:
-      ValueError: ``shards`` is less than 1, a task draws at random, the folder holds something else, or nothing can be
-        trained on.
+      ValueError: ``shards`` is below 1, a task draws at random, the folder holds something else, or there is no usable
+        example.
     """
     if shards < 1:
         raise ValueError(f"shards must be at least 1; got {shards}")
@@ -77,9 +81,9 @@ def build(
     for name, split in parts:
         if registration.draws_at_random(name, split):
             raise ValueError(
-                f"rows of split {split!r} have several rationales, and task {name!r} draws one of them each epoch; a cache "
-                "would hold a single draw. Take the first instead, --gin.registration.register.rationales=first, or train "
-                "without a cache"
+                f"rows of split {split!r} have several rationales, and task {name!r} draws one of them per epoch; "
+                "a cache would hold a single draw. Take the first instead, "
+                "--gin.registration.register.rationales=first, or train without a cache"
             )
     header = _header(task_names, shards, tfrecord)
     if found := _existing(directory, header):
@@ -104,7 +108,7 @@ def build(
 
 
 def _header(task_names: Sequence[str], shards: int, tfrecord: bool) -> dict[str, Any]:
-    """What a cache is known by: the manifest without what was written."""
+    """The identity of a cache: the fields of its manifest that are known before anything is written."""
     source = registration.get(task_names[0]).source
     rows = {split: source.rows_sha256(split) for split in source.splits} if isinstance(source, RecordDataSource) else {}
     return {
@@ -119,18 +123,18 @@ def _header(task_names: Sequence[str], shards: int, tfrecord: bool) -> dict[str,
 
 
 def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of the same cache in ``directory``, checked; None if there is nothing. Raises ValueError otherwise."""
+    """Returns the checked manifest if ``directory`` holds the same cache, None if it is empty; else ValueError."""
     if not directory.exists() or not any(directory.iterdir()):
         return None
     if manifest.is_local(directory) and not (directory / manifest.FILE).exists():
         raise ValueError(f"{directory} is not empty and holds no cache; choose another --output")
     if not (directory / manifest.FILE).exists():
-        return None  # an upload that was interrupted
+        return None  # the upload was interrupted
     found = manifest.read(directory)
     remedy = "Choose another --output, or delete it."
     manifest.check_settings(directory, found["settings"], header["settings"], remedy)
     for name in ("task_names", "shards", "tfrecord", "rows_sha256"):
-        theirs = found.get(name, False)  # a manifest of an earlier version says nothing of TFRecords
+        theirs = found.get(name, False)  # manifests of earlier versions have no entry for TFRecords
         manifest.check_settings(directory, {name: theirs}, {name: header[name]}, remedy)
     entries = [entry for splits in found["tasks"].values() for entry in splits.values()]
     for file in manifest.files(entries):
@@ -146,7 +150,7 @@ def _stage(directory: epath.Path) -> epath.Path:
 
 
 def _resumed(stage: epath.Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """What an interrupted build of the same cache finished, by ``task/split``; clears the folder of anything else."""
+    """The parts that an interrupted build of the same cache finished, by ``task/split``; deletes anything else."""
     done: dict[str, Any] = {}
     progress = stage / _PROGRESS
     if progress.exists():
@@ -176,7 +180,7 @@ def _token_examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarr
 
 
 def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool, told: Told) -> dict[str, Any]:
-    """Writes one task's split; returns its entry of the manifest."""
+    """Writes one split of a task; returns its manifest entry."""
     task = registration.get(name)
     rows = task.num_input_examples(split) or 0
     folder, prefix = stage / name / manifest.VERSION, f"{_tfds_name(name)}-{_tfds_name(split)}"
@@ -220,7 +224,7 @@ def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool
 
 
 def tfds_features(paired: bool) -> tfds.features.FeaturesDict:
-    """The features of a cached task as TFDS has them: arrays of any length, stored as their bytes."""
+    """Returns the TFDS features of a cached task: arrays of any length, stored as bytes."""
 
     def tokens(dtype):
         return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
@@ -241,7 +245,7 @@ def _open(path: epath.Path, form: str) -> Any:
 
 
 class _Shards:
-    """Writes records in order, ``per_shard`` a file and format; files get their final names when their number is known."""
+    """Writes records in order, ``per_shard`` per file, in all formats; renames the files once their number is known."""
 
     def __init__(self, folder: epath.Path, prefix: str, per_shard: int, formats: Sequence[str]):
         self._folder, self._prefix, self._per_shard, self._formats = folder, prefix, per_shard, formats
@@ -250,7 +254,7 @@ class _Shards:
         self._writers: list[Any] = []
         folder.mkdir(parents=True, exist_ok=True)
         for form in FORMATS:
-            for old in folder.glob(f"{prefix}.{form}-*"):  # of a build that was interrupted here
+            for old in folder.glob(f"{prefix}.{form}-*"):  # left by an interrupted build
                 old.unlink()
 
     def _path(self, form: str, number: int) -> epath.Path:
@@ -264,7 +268,7 @@ class _Shards:
             self._writers = [_open(self._path(form, len(self._lengths)), form) for form in self._formats]
             self._lengths.append(0)
         example = self._serializer.get_tf_example(self._features.encode_example(dict(record)))
-        serialized = example.SerializeToString(deterministic=True)  # maps have no order of their own
+        serialized = example.SerializeToString(deterministic=True)  # protobuf maps are unordered otherwise
         for writer in self._writers:
             writer.write(serialized)
         self._lengths[-1] += 1
@@ -277,7 +281,7 @@ class _Shards:
         self._writers = []
 
     def close(self) -> list[list[tuple[epath.Path, int]]]:
-        """For each format its files and the number of records in each."""
+        """Returns, per format, its files and the number of records in each."""
         self._close_shard()
         named: list[list[tuple[epath.Path, int]]] = [[] for _ in self._formats]
         for files, form in zip(named, self._formats):
@@ -293,7 +297,7 @@ def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapp
     if not present:
         return
     folder = stage / name / manifest.VERSION
-    # TFDS goes over to the other format by itself where it wants random access, and only there.
+    # TFDS switches to the other format for random access only.
     form, *others = reversed(FORMATS) if tfrecord else FORMATS[:1]
     infos = []
     for split, entry in present.items():
@@ -309,7 +313,7 @@ def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapp
             )
         )
     slots = {entry["slots"] for entry in present.values()}
-    # Not by tfds.folder_dataset.write_metadata, which refuses a folder with files of two formats.
+    # tfds.folder_dataset.write_metadata rejects a folder with files of two formats, so it is not used here.
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=_tfds_name(name),
         version=tfds.core.Version(manifest.VERSION),
@@ -319,7 +323,7 @@ def _write_tfds_metadata(stage: epath.Path, name: str, splits: Mapping[str, Mapp
     info = tfds.core.DatasetInfo(
         builder=identity,
         features=tfds_features(slots == {2}),
-        description=f"Token sequences of the task {name}, written by `distill cache`; {manifest.FILE} says from what.",
+        description=f"Token sequences of the task {name}, written by `distill cache`; source in {manifest.FILE}.",
         alternative_file_formats=others,
     )
     info.set_file_format(form)
@@ -336,14 +340,14 @@ def _publish(stage: epath.Path, directory: epath.Path) -> None:
         os.replace(stage, directory)
         return
     files = sorted(path for path in pathlib.Path(stage).rglob("*") if path.is_file())
-    files.remove(pathlib.Path(stage / _PROGRESS))  # stays until all is copied, so that nothing is tokenised again
-    files.sort(key=lambda path: path.name == manifest.FILE)  # last: it says that the rest is there
-    for folder in sorted({path.parent for path in files}):  # once each: every question is a request over the network
+    files.remove(pathlib.Path(stage / _PROGRESS))  # kept until all is copied, so that a retry does not tokenise again
+    files.sort(key=lambda path: path.name == manifest.FILE)  # the manifest last: it marks the cache as complete
+    for folder in sorted({path.parent for path in files}):  # once per folder: each call is a network request
         (directory / folder.relative_to(stage).as_posix()).mkdir(parents=True, exist_ok=True)
     for path in files:
         target = directory / path.relative_to(stage).as_posix()
         try:
             epath.Path(path).copy(target, overwrite=True)
-        except Exception as error:  # TensorFlow's or the operating system's
+        except Exception as error:  # of TensorFlow or the operating system
             raise ValueError(f"cannot copy to {target}: {error}; run the same command again to go on") from error
     shutil.rmtree(os.fspath(stage))

@@ -1,8 +1,8 @@
-"""What a cache folder says of itself, and whether its files are what it says.
+"""The manifest of a cache folder, and the check of its files against it.
 
-DIR/manifest.json                                     this; written last
+DIR/manifest.json                                     the manifest; written last
 DIR/<task>/1.0.0/<task>-<split>.array_record-…        examples, in SeqIO's order; each folder is a TFDS data set
-DIR/<task>/1.0.0/<task>-<split>.tfrecord-…            the same, if asked for
+DIR/<task>/1.0.0/<task>-<split>.tfrecord-…            the same examples, if requested
 DIR/index/<task>-<split>.npy                          int32 [examples, slots, 3]: see :data:`INDEX_COLUMNS`
 """
 
@@ -25,12 +25,12 @@ _PIECE = 1 << 20
 
 
 def is_local(path: epath.Path) -> bool:
-    """Whether files there can be opened by their path, as ArrayRecord does."""
+    """Whether files under ``path`` are local, so that ArrayRecord can open them."""
     return "://" not in os.fspath(path)
 
 
 def of_file(path: epath.Path, root: epath.Path) -> dict[str, Any]:
-    """A file's entry: its place below ``root``, bytes and SHA-256."""
+    """Returns the entry of a file: its path below ``root``, size in bytes and SHA-256."""
     size, digest = _digest(path)
     return {"file": path.relative_to(root).as_posix(), "bytes": size, "sha256": digest}
 
@@ -45,26 +45,26 @@ def _digest(path: epath.Path) -> tuple[int, str]:
 
 
 def check_file(path: epath.Path, entry: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the file is the one that the entry describes; reads all of it."""
+    """Raises ValueError unless the file has the size and SHA-256 of its entry; reads the whole file."""
     if not path.exists():
         raise ValueError(f"the cache is damaged: {path} is missing; delete the folder and build it again")
     if (size := path.stat().length) != entry["bytes"]:
         raise ValueError(
-            f"the cache is damaged: {path} has {size:,} bytes and should have {entry['bytes']:,}; delete the folder and "
-            "build it again"
+            f"the cache is damaged: {path} has {size:,} bytes and should have {entry['bytes']:,}; "
+            "delete the folder and build it again"
         )
     if _digest(path)[1] != entry["sha256"]:
         raise ValueError(
-            f"the cache is damaged: {path} does not have the SHA-256 {entry['sha256'][:12]}… that {FILE} gives; delete the "
-            "folder and build it again"
+            f"the cache is damaged: {path} does not have the SHA-256 {entry['sha256'][:12]}… that {FILE} gives; "
+            "delete the folder and build it again"
         )
 
 
 def read(directory: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a cache.
+    """Reads the manifest of a cache.
 
     Raises:
-      ValueError: the folder holds no finished cache, or one of another format.
+      ValueError: the folder holds no complete cache, or one of another format.
     """
     path = epath.Path(directory) / FILE
     if not path.exists():
@@ -80,7 +80,7 @@ def read(directory: epath.PathLike) -> dict[str, Any]:
 
 
 def entry(directory: epath.PathLike, manifest: Mapping[str, Any], task_name: str, split: str) -> dict[str, Any]:
-    """A task's and split's part of the manifest.
+    """Returns the manifest entry of one task and split.
 
     Raises:
       ValueError: the cache has no such task or split.
@@ -95,7 +95,7 @@ def entry(directory: epath.PathLike, manifest: Mapping[str, Any], task_name: str
 
 
 def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: Mapping[str, Any], remedy: str) -> None:
-    """Raises ValueError, naming every setting that differs, unless a cache was built with our settings."""
+    """Raises ValueError, listing every setting that differs, unless a cache was built with our settings."""
     differ = settings.differences(json.loads(json.dumps(theirs)), json.loads(json.dumps(ours)))
     if differ:
         told = "; ".join(f"{name} is {there!r} there and {here!r} here" for name, there, here in differ)
@@ -103,6 +103,6 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
 
 
 def files(entries: Sequence[Mapping[str, Any]], tfrecords: bool = True) -> list[Mapping[str, Any]]:
-    """All file entries of some tasks' and splits' entries; without TFRecords, those that training reads."""
+    """Returns all file entries of the given split entries; without TFRecords, only the files that training reads."""
     found = [file for part in entries for file in (part["index"], *part["shards"]) if file]
     return found + [file for part in entries if tfrecords for file in part.get("tfrecords", ())]

@@ -1,7 +1,7 @@
-"""The files of a cache's split at hand and checked, by all processes of a run together.
+"""Copying and checking the files of a cached split, by all processes of a run together.
 
-Hashing is shared out among the processes that see the same files (one machine's, or all of them on a shared disk), and so
-is copying from where files cannot be opened by their path. What any process finds, all of them raise.
+Processes that see the same files (those of one machine, or all of them on a shared disk) divide the hashing among
+themselves, and the copying where files are remote. An error that any process finds is raised in all of them.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from distill.cache import manifest
 from tasks import registration
 
 _REMEDY = "Build another with `distill cache`, or set CACHE_DIR=None."
-_MACHINE = "machine"  # a file beside copies: who reads the same one shares them
-_ROOM = 8192  # bytes of what a process tells the others
+_MACHINE = "machine"  # a file next to the copies; processes that read the same content share the copies
+_ROOM = 8192  # bytes of the message that a process sends to the others
 Result = TypeVar("Result")
 
 
 def opened(directory: epath.PathLike, task_name: str, split: str) -> tuple[epath.Path, dict[str, Any]]:
-    """A folder whose files can be opened by their path and are what the manifest says, and the split's entry.
+    """Returns a local folder with the checked files of one split, and the split's manifest entry.
 
-    Every process of the run must call this, with the same arguments and in the same order; it waits for the others.
+    Every process of the run must call this with the same arguments and in the same order; the processes synchronise.
 
     Raises:
-      ValueError: no cache, one of other settings, or a damaged one; the same error in every process.
+      ValueError: no cache, other settings, or a damaged cache; the same error in every process.
     """
 
     def look() -> tuple[epath.Path, dict[str, Any], str]:
@@ -49,7 +49,7 @@ def opened(directory: epath.PathLike, task_name: str, split: str) -> tuple[epath
 
 
 def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tuple[Result, list[str]]:
-    """Calls in every process: this one's result, and what each has to tell of its own. An error of one is all's."""
+    """Calls ``call`` in every process; returns its own result and all processes' ``tell`` texts. Errors are shared."""
     if jax.process_count() == 1:
         result = call()
         return result, [tell(result)]
@@ -72,9 +72,9 @@ def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tupl
 def _place(
     directory: epath.Path, found: Mapping[str, Any], entry: dict[str, Any]
 ) -> tuple[epath.Path, dict[str, Any], str]:
-    """Where the files are or are to be copied to, the entry, and a text that is the same for all who see the same files."""
+    """The folder of the local files, the entry, and a text that is equal in all processes that see the same files."""
     if manifest.is_local(directory):
-        # Inode and time of the last change are the same for all who see this file; those of a copy elsewhere differ.
+        # Inode and change time are equal for all processes that see this file; those of another copy differ.
         stat = os.stat(directory / manifest.FILE)
         return directory, entry, f"{stat.st_ino} {stat.st_ctime_ns}"
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
@@ -84,7 +84,7 @@ def _place(
     with os.fdopen(handle, "w") as file:
         file.write(uuid.uuid4().hex)
     try:
-        os.link(own, root / _MACHINE)  # the first of several processes wins
+        os.link(own, root / _MACHINE)  # the first process wins
     except FileExistsError:
         pass
     finally:
@@ -93,7 +93,7 @@ def _place(
 
 
 def _check(directory: epath.Path, root: epath.Path, files: list[Mapping[str, Any]]) -> None:
-    """Raises ValueError unless all these files are what their entries say; copies those that are not in ``root``."""
+    """Raises ValueError unless all these files match their entries; copies those that are missing in ``root``."""
     for file in files:
         path = root / file["file"]
         if root != directory and not path.exists():
@@ -106,19 +106,19 @@ def _copy(source: epath.Path, path: epath.Path, file: Mapping[str, Any]) -> None
     if not source.exists():
         manifest.check_file(source, file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several runs on a machine may copy at once; each writes a file of its own and puts it in place whole.
+    # Several runs on a machine may copy at once. Each writes its own temporary file and renames it when it is complete.
     handle, partial = tempfile.mkstemp(dir=os.fspath(path.parent))
     os.close(handle)
     try:
         try:
             source.copy(partial, overwrite=True)
-        except Exception as error:  # TensorFlow's or the operating system's
+        except Exception as error:  # of TensorFlow or the operating system
             raise ValueError(f"cannot copy {source} to {path.parent}: {error}") from error
         try:
             manifest.check_file(epath.Path(partial), file)
         except ValueError:
             raise ValueError(
-                f"the cache is damaged: {source} is not what {manifest.FILE} says; delete the folder and build it again"
+                f"the cache is damaged: {source} does not match {manifest.FILE}; delete the folder and build it again"
             ) from None
         os.replace(partial, path)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Examples of a cache, by random access: an index of lengths in memory, tokens from ArrayRecord shards when wanted."""
+"""Random access to the examples of a cache: an index of lengths in memory, tokens read from ArrayRecord shards."""
 
 import os
 
@@ -17,20 +17,20 @@ _READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_
 
 
 class CachedExamples:
-    """One task's examples out of a cache; see :class:`distill.examples.Examples`, whose shape it has.
+    """The cached examples of one task; implements :class:`distill.examples.Examples`.
 
-    The processes of a run open it together: each waits for the others, and checks its share of the files.
+    All processes of a run construct it together: they synchronise, and each checks its share of the files.
 
     Args:
-      directory: what ``distill cache`` wrote. Where files cannot be opened by their path (``gs://``), those of this split
-        are copied to the local temporary folder first, unless they are there.
-      task_name: registered, with the settings that the cache was built with.
+      directory: a folder written by ``distill cache``. Remote files (``gs://``) of this split are first copied to the
+        local temporary folder, unless they are already there.
+      task_name: a registered task with the settings of the cache.
       split: SeqIO split.
-      layout: the window that sequences are cut to.
+      layout: the window that sequences are truncated to.
 
     Raises:
-      ValueError: no cache, one of other settings, or a damaged one; all of the split's files are checked. The same
-        error in every process.
+      ValueError: no cache, other settings, or a damaged cache (all files of the split are checked). The same error is
+        raised in every process.
     """
 
     def __init__(self, directory: epath.PathLike, task_name: str, split: str, layout: Layout):
@@ -42,8 +42,8 @@ class CachedExamples:
         starts = np.cumsum([0, *(shard["examples"] for shard in entry["shards"])])
         if index.shape != (entry["examples"], entry["slots"], len(manifest.INDEX_COLUMNS)) or starts[-1] != len(index):
             raise ValueError(
-                f"the cache is damaged: {root / entry['index']['file']} is for {len(index)} examples, the shards hold "
-                f"{starts[-1]} and {manifest.FILE} says {entry['examples']}"
+                f"the cache is damaged: {root / entry['index']['file']} indexes {len(index)} examples, the shards hold "
+                f"{starts[-1]} and {manifest.FILE} gives {entry['examples']}"
             )
         self._index, self._starts = index, starts
         room = features.target_room(index[..., 1], layout)
@@ -58,16 +58,16 @@ class CachedExamples:
 
     @property
     def size(self) -> int:
-        """Examples in an epoch."""
+        """Examples per epoch."""
         return len(self._index)
 
     def lengths(self, epoch: int) -> np.ndarray:
         """See :meth:`distill.examples.Examples.lengths`."""
-        del epoch  # all are alike
+        del epoch  # all epochs are equal
         return self._lengths
 
     def forget(self, epoch: int) -> None:
-        """Nothing is held."""
+        """Does nothing: no epoch is held in memory."""
         del epoch
 
     def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
@@ -77,7 +77,7 @@ class CachedExamples:
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         places = numbers - self._starts[shards]
         records = []
-        # One record at a time in this thread: for records this small, handing a list to the reader's threads costs more.
+        # Records are read one at a time in this thread: they are so small that the reader's thread pool costs more.
         for shard, place in zip(shards.tolist(), places.tolist()):
             reader = self._readers[shard]
             reader.seek(place)
@@ -91,7 +91,7 @@ _RATIONALE = np.int32(task_ids.RATIONALE).tobytes()
 
 
 def _parsed(records: list[bytes], slots: int, input_lengths: np.ndarray, target_lengths: np.ndarray) -> Sequences:
-    """The sequences of records, which are TFDS's: a ``tf.train.Example`` with the bytes of an array for each feature."""
+    """Parses TFDS records: each is a ``tf.train.Example`` whose features hold the bytes of one array."""
     inputs: list[bytes] = []
     targets: list[bytes] = []
     ids: list[bytes] = []

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPUs on a machine without one, and what the compiled program says of a run."""
+"""Ahead-of-time compilation for TPUs on a machine without one, and analysis of the compiled programs."""

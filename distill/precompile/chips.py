@@ -1,10 +1,10 @@
-"""What TPU chips can do, and topologies of them.
+"""Figures of TPU generations, and the names of topologies.
 
-Each generation's source stands beside it in :data:`CHIPS`; the pages were read in November 2026. Google Cloud's pages give
-the interconnect of v5e and later as one figure for both directions together; what a chip can send is half of it.
+Each generation's source is in :data:`CHIPS`; the pages were read in November 2026. For v5e and later, Google Cloud's
+pages give the interconnect as one figure for both directions together; a chip can send half of it.
 
-``usable_gib`` is what the compiler of libtpu 0.0.52 lets a program use of a device, as it says itself when a program wants
-more; the rest is its reserve.
+``usable_gib`` is the HBM per device that the compiler of libtpu 0.0.52 lets a program use, as its out-of-memory message
+states; the rest is reserved.
 """
 
 import dataclasses
@@ -16,18 +16,19 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One generation, per chip.
+    """Figures of one TPU generation, per chip unless stated otherwise.
 
     Attributes:
-      name: as topologies spell it.
-      hbm_gib: memory.
-      tflops: bfloat16 peak, 1e12 operations a second.
-      hbm_gbps: memory bandwidth, 1e9 bytes a second.
-      ici_gbps: what a chip can send to its neighbours, all links together, 1e9 bytes a second.
-      usable_gib: memory of one *device* that a program may use.
-      page: Google Cloud's page on it, the source of all but ``usable_gib`` unless :data:`UNCONFIRMED` says otherwise.
-      devices: JAX devices a chip has: 2 where each of its cores is one.
-      config: the name of the chip configuration that joins both cores to one device, where libtpu has one.
+      name: the generation's name in topologies.
+      hbm_gib: HBM, GiB.
+      tflops: bfloat16 peak, 1e12 operations per second.
+      hbm_gbps: HBM bandwidth, 1e9 bytes per second.
+      ici_gbps: send bandwidth to all neighbours together, 1e9 bytes per second.
+      usable_gib: HBM per *device* that a program may use, GiB.
+      page: Google Cloud's page, the source of all figures except ``usable_gib``, unless :data:`UNCONFIRMED` has an
+        entry.
+      devices: JAX devices per chip: 2 if each core is a device.
+      config: the chip configuration that joins both cores to one device, if libtpu has one.
     """
 
     name: str
@@ -42,45 +43,45 @@ class Chip:
 
     @property
     def device_hbm_bytes(self) -> float:
-        """Memory of one device."""
+        """HBM of one device, bytes."""
         return self.hbm_gib * GIB / self.devices
 
     @property
     def device_usable_bytes(self) -> float:
-        """Memory of one device that a program may use."""
+        """HBM of one device that a program may use, bytes."""
         return min(self.usable_gib * GIB, self.device_hbm_bytes)
 
     @property
     def device_flops(self) -> float:
-        """Peak of one device, operations a second."""
+        """Peak of one device, operations per second."""
         return self.tflops * 1e12 / self.devices
 
     @property
     def device_hbm_bandwidth(self) -> float:
-        """Memory bandwidth of one device, bytes a second."""
+        """HBM bandwidth of one device, bytes per second."""
         return self.hbm_gbps * 1e9 / self.devices
 
     @property
     def device_ici_bandwidth(self) -> float:
-        """What one device can send, bytes a second: its share of the chip's links."""
+        """Send bandwidth of one device, its share of the chip's links, bytes per second."""
         return self.ici_gbps * 1e9 / self.devices
 
 
 _PAGES = "https://docs.cloud.google.com/tpu/docs"
-# Figures that no page of the maker's confirms, and what speaks for them.
+# Figures that no page of the manufacturer confirms, and the evidence for them.
 UNCONFIRMED = {
     "v2": (
-        "its page no longer has figures: peak, memory and bandwidth are from memory, and JAX 0.10.2's own table of chips "
-        "(jax/_src/pallas/mosaic/tpu_info.py) agrees on the first two and has 716 for 700 GB/s; of the interconnect, 4 "
-        "links of 496 Gbit/s (from memory, after Jouppi et al. 2020, doi 10.1145/3360307), no copy could be read"
+        "its page no longer has figures: peak, memory and bandwidth are from memory, and JAX 0.10.2's own table of "
+        "chips (jax/_src/pallas/mosaic/tpu_info.py) agrees on the first two and has 716 for 700 GB/s; of the interconnect, "
+        "4 links of 496 Gbit/s (from memory, after Jouppi et al. 2020, doi 10.1145/3360307), no copy could be read"
     ),
     "v3": (
         "the interconnect is 4 links of 70 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations), "
-        "but 340 TB/s of all-reduce for 1024 chips on its page is 83 GB/s a link, and the JAX scaling book has 100"
+        "but 340 TB/s of all-reduce for 1024 chips on its page is 83 GB/s per link, and the JAX scaling book has 100"
     ),
     "v4": (
         "the interconnect is 6 links of 50 GB/s in Jouppi et al. 2023 (arXiv 2304.01433, table 4, read in quotations); "
-        "the JAX scaling book has 45 a link"
+        "the JAX scaling book has 45 per link"
     ),
 }
 
@@ -99,14 +100,14 @@ CHIPS = {
 
 
 def parse_topology(name: str) -> tuple[Chip, int]:
-    """The generation and the number of chips of a topology such as ``v5e:4x4`` or ``v4:2x2x2``.
+    """Returns the generation and the number of chips of a topology such as ``v5e:4x4`` or ``v4:2x2x2``.
 
     Raises:
-      ValueError: another spelling, or an unknown generation.
+      ValueError: a malformed name, an unknown generation, or no chips.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     if match is None:
-        raise ValueError(f"a topology reads GENERATION:AxB or GENERATION:AxBxC, such as v5e:4x4; got {name!r}")
+        raise ValueError(f"a topology must be GENERATION:AxB or GENERATION:AxBxC, such as v5e:4x4; got {name!r}")
     if match[1] not in CHIPS:
         near = difflib.get_close_matches(match[1], list(CHIPS), n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -117,5 +118,5 @@ def parse_topology(name: str) -> tuple[Chip, int]:
     for size in match[2].split("x"):
         number *= int(size)
     if number == 0:
-        raise ValueError(f"a topology has at least one chip; got {name!r}")
+        raise ValueError(f"a topology must have at least one chip; got {name!r}")
     return CHIPS[match[1]], number

@@ -1,4 +1,4 @@
-"""Collectives: who takes part, along which axes of the mesh, and what each chip sends."""
+"""Collectives of a compiled program: their participants, mesh axes and the bytes that each chip sends."""
 
 import dataclasses
 import math
@@ -23,16 +23,16 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of the program; bytes are per chip and step, all turns of its loops together.
+    """One collective of the program. Bytes are per chip and step, summed over all iterations of its loops.
 
     Attributes:
       kind: one of :data:`KINDS`.
-      axes: the mesh axes it runs along, such as ``("data", "fsdp")``; ``("?",)`` for groups that are no axes.
-      group_size: chips that take part together.
-      count: how often it runs in a step.
-      operand_bytes, result_bytes: what goes in and comes out.
-      wire_bytes: what each chip sends on a ring.
-      op_name: where it comes from.
+      axes: the mesh axes it runs along, such as ``("data", "fsdp")``; ``("?",)`` if its groups follow no mesh axis.
+      group_size: chips per group.
+      count: executions per step.
+      operand_bytes, result_bytes: bytes of its operands and of its results.
+      wire_bytes: bytes that each chip sends if the collective runs on a ring.
+      op_name: the operation it comes from.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Collective:
     op_name: str = ""
 
     def times(self, turns: float) -> "Collective":
-        """The same, run ``turns`` times as often."""
+        """Returns the same collective, executed ``turns`` times as often."""
         scaled = {
             name: getattr(self, name) * turns for name in ("count", "operand_bytes", "result_bytes", "wire_bytes")
         }
@@ -53,7 +53,7 @@ class Collective:
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """Which kind of collective an instruction is, or starts; None for any other."""
+    """Returns the kind of collective that an instruction is, or starts; None for any other instruction."""
     base = instruction.opcode.removesuffix("-start")
     return base if base in KINDS else None
 
@@ -61,13 +61,13 @@ def kind_of(instruction: Instruction) -> str | None:
 def read(
     computation: Computation, instruction: Instruction, num_partitions: int, mesh: Mapping[str, int] | None
 ) -> Collective | None:
-    """The collective that ``instruction`` is; None for another instruction and for groups of one.
+    """Returns the collective that ``instruction`` is; None for other instructions and for groups of one chip.
 
     Args:
-      computation: where it stands.
-      instruction: any.
-      num_partitions: devices of the program.
-      mesh: mesh axis → size, in order; partition p is the p-th device of the mesh, row by row.
+      computation: the computation that contains ``instruction``.
+      instruction: any instruction.
+      num_partitions: number of devices of the program.
+      mesh: mesh axis → size, in order. Partition p is device p of the mesh in row-major order.
     """
     kind = kind_of(instruction)
     if kind is None:
@@ -97,7 +97,7 @@ def read(
 
 
 def wire_bytes(kind: str, size: int, operand: float, result: float) -> float:
-    """Bytes that each of ``size`` chips sends when the collective runs on a ring."""
+    """Returns the bytes that each of ``size`` chips sends if the collective runs on a ring."""
     share = (size - 1) / size
     if kind == "all-reduce":
         return 2 * share * operand
@@ -107,7 +107,7 @@ def wire_bytes(kind: str, size: int, operand: float, result: float) -> float:
 
 
 def scattered(collective: Collective, fused: Computation, instruction: Instruction) -> Collective:
-    """``collective``, or the reduce-scatter that it is where a fusion keeps only this chip's slice of an all-reduce."""
+    """``collective``; as a reduce-scatter if it is an all-reduce of which a fusion keeps only this chip's slice."""
     if collective.kind != "all-reduce" or not fused.name.startswith("all-reduce-scatter"):
         return collective
     slices = [user.shape.bytes for user in fused.users.get(instruction.name, ()) if user.opcode == "dynamic-slice"]
@@ -121,10 +121,10 @@ _MESH = re.compile(r"mesh\[([^\]]*)\]\s*(.*?)\s*\{([^}]*)\}")
 
 
 def replica_groups(attributes: str, num_partitions: int) -> list[list[int]]:
-    """The groups that ``replica_groups=…`` writes, in any of the three forms: lists, iota and mesh axes.
+    """Parses ``replica_groups=…`` in any of its three forms: lists, iota and mesh axes.
 
     Raises:
-      ValueError: another form.
+      ValueError: an unknown form.
     """
     match = re.search(r"replica_groups=", attributes)
     if match is None:
@@ -148,7 +148,7 @@ def _iota(match: re.Match) -> np.ndarray:
 
 
 def _device_ids(text: str, number: int) -> np.ndarray:
-    """The devices of a mesh in its order: a list, one of two forms of iota, or, where ``text`` is empty, 0, 1, 2, …"""
+    """The device ids of a mesh in order: a list, one of two iota forms, or 0, 1, 2, … if ``text`` is empty."""
     if (iota := _IOTA.search(text)) is not None:
         return _iota(iota)
     if (transposed := _TRANSPOSED.search(text)) is not None:
@@ -158,7 +158,7 @@ def _device_ids(text: str, number: int) -> np.ndarray:
 
 
 def _of_mesh(sizes: str, devices: str, axes: str) -> list[list[int]]:
-    """Groups along ``axes`` of a mesh, whose axes may be parts of its: ``'x':(2)4`` is 4 of x after its first 2."""
+    """Groups along ``axes`` of a mesh. An axis may be part of a mesh axis: ``'x':(2)4`` is 4 of x after its first 2."""
     names = [(name.strip().strip("'"), int(size)) for name, size in (part.split("=") for part in sizes.split(","))]
     dims = [size for _, size in names]
     ids = _device_ids(devices, math.prod(dims))
@@ -181,7 +181,7 @@ def _of_mesh(sizes: str, devices: str, axes: str) -> list[list[int]]:
 
 
 def mesh_axes(groups: Sequence[Sequence[int]], mesh: Mapping[str, int] | None) -> tuple[str, ...]:
-    """The mesh axes along which the members of the groups differ."""
+    """Returns the mesh axes along which the members of the groups differ."""
     if mesh is None:
         return ("?",)
     sizes = tuple(mesh.values())

@@ -1,4 +1,4 @@
-"""``distill precompile``: what a run would need and could do on TPUs, found out without one."""
+"""``distill precompile``: the memory, work and speed bounds of a run on TPUs, computed without a TPU."""
 
 import dataclasses
 import json
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Compile the steps of a run for a TPU topology and say whether they fit, what they do and how fast they can be.
+    """Compile the steps of a run for a TPU topology and report whether they fit, their costs and their time bounds.
 
     --topology is GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
-    --steps names which to compile: train, decode.
-    --price_per_chip_hour gives the run's cost; --examples_per_step and --examples_per_epoch give epochs an hour, and
+    --steps lists the steps to compile: train, decode.
+    --price_per_chip_hour adds the run's cost; --examples_per_step and --examples_per_epoch add epochs per hour, and
     --measure_data reads both from the data.
     --json ends the output with one line of JSON.
-    --hlo_dir keeps the compiled programs as text.
-    --search tries meshes, --search_batch_sizes and --search_remat_policies (each: values with commas) and ranks them;
-    what is compiled is kept in --search_results, so that a search that was stopped goes on.
+    --hlo_dir writes the compiled programs there as text.
+    --search tries meshes, --search_batch_sizes and --search_remat_policies (both comma-separated) and ranks them;
+    results are kept in --search_results, so that an interrupted search can continue.
     """
 
     topology: str
@@ -40,14 +40,14 @@ class Settings:
 
 
 def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
-    """Compiles, prints the report, and returns whether everything fits.
+    """Compiles the steps, prints the report, and returns whether all of them fit (with a search: any candidate).
 
     Args:
-      given: what :func:`distill.train.train` would be called with.
+      given: the arguments of :func:`distill.train.train`.
       settings: the command's flags.
 
     Raises:
-      ValueError: anything about the topology, the mesh or the flags that does not fit together.
+      ValueError: an invalid flag, or a mesh that does not match the topology.
     """
     from pathlib import Path
 
@@ -95,7 +95,7 @@ def _names(text: str, known: tuple[str, ...], flag: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"{flag} takes names of {', '.join(known)}, with commas; got {text!r}")
+        raise ValueError(f"{flag} takes names of {', '.join(known)}, comma-separated; got {text!r}")
     return list(dict.fromkeys(names))
 
 
@@ -129,7 +129,7 @@ def _search(run: "Run", target: Any, settings: Settings) -> bool:
     try:
         batches = [int(size) for size in sizes.split(",")] if sizes else None
     except ValueError:
-        raise ValueError(f"--search_batch_sizes takes whole numbers, with commas; got {sizes!r}") from None
+        raise ValueError(f"--search_batch_sizes takes integers, comma-separated; got {sizes!r}") from None
     policies = settings.search_remat_policies
     space = search.candidates(
         run, target, batches, _names(policies, search.REMAT_POLICIES, "--search_remat_policies") if policies else None

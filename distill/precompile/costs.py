@@ -1,11 +1,11 @@
-"""What a compiled step costs each chip: operations, bytes and collectives, loops counted as often as they turn.
+"""The costs of a compiled step per chip: operations, bytes and collectives, with loop bodies times their trip count.
 
-XLA's own ``cost_analysis()`` counts the body of a loop once, so a stack of scanned layers looks like one layer there.
-Here each loop's body is multiplied by its trip count. A Pallas kernel counts as it says itself (``cost_estimate``).
+XLA's own ``cost_analysis()`` counts a loop body once, so a stack of scanned layers costs as much as one layer. Here
+each loop body is multiplied by its trip count. A Pallas kernel has the costs that its ``cost_estimate`` states.
 
-With ``count_trips=False`` the operations are XLA's to a tenth of a per mille on the training steps of this repository. The
-bytes are fewer by what XLA counts twice on TPUs: the concatenation of prefetched slices, which moves nothing, and the
-source of every asynchronous copy; with these added they are within 6 % of XLA's.
+With ``count_trips=False``, operations agree with XLA's within 0.01 % on the training steps of this repository. Bytes
+are fewer, because XLA counts two things twice on TPUs: the concatenation of prefetched slices, which moves nothing, and
+the source of every asynchronous copy. With these added, bytes agree with XLA's within 6 %.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ class Costs:
     """Costs of one step on one chip.
 
     Attributes:
-      flops: operations, a multiply-add being two; one an element for elementwise ones, as XLA counts them.
-      matmul_flops: those of dots and convolutions, and what kernels state for themselves.
-      transcendentals: elements that went through exp, log, sqrt, tanh and the like, not in ``flops``.
-      bytes_accessed: bytes that instructions and fusions read and write, in whichever memory.
-      hbm_bytes: those of them that lie in HBM.
-      expected_cycles: what the compiler itself expects of the instructions that it says it of: not of Pallas kernels and
-        collectives. It ranks programs for one chip that have these in common; it is no time.
-      collectives: one entry for each collective of the program.
-      bounded_loops: loops that may end early and are counted to their bound.
-      unknown_loops: loops whose trip count could not be told; counted once.
+      flops: operations; a multiply-add is two, an elementwise operation is one per element, as in XLA.
+      matmul_flops: the operations of dots and convolutions, and those that kernels state.
+      transcendentals: elements of exp, log, sqrt, tanh and the like, not included in ``flops``.
+      bytes_accessed: bytes that instructions and fusions read and write, in any memory.
+      hbm_bytes: the bytes of ``bytes_accessed`` that are in HBM.
+      expected_cycles: sum of the compiler's own estimates, which Pallas kernels and collectives do not have. It ranks
+        programs for the same chip with the same kernels and collectives; it is not a time.
+      collectives: one entry per collective of the program.
+      bounded_loops: loops that may end early; they are counted up to their bound.
+      unknown_loops: loops with unknown trip count; they are counted once.
     """
 
     flops: float = 0.0
@@ -46,16 +46,16 @@ class Costs:
 
     @property
     def collective_bytes(self) -> float:
-        """The larger of what goes into a collective and what comes out of it, over all of them."""
+        """The sum, over all collectives, of the larger of operand and result bytes."""
         return sum(max(c.operand_bytes, c.result_bytes) for c in self.collectives)
 
     @property
     def wire_bytes(self) -> float:
-        """Bytes that each chip sends, collectives running on rings."""
+        """Bytes that each chip sends if all collectives run on rings."""
         return sum(c.wire_bytes for c in self.collectives)
 
     def by_kind(self) -> dict[tuple[str, str], Collective]:
-        """Collectives summed by kind and axes, the largest first; axes are written ``data+fsdp``."""
+        """Collectives summed by kind and axes, the largest first; axes are joined as in ``data+fsdp``."""
         out: dict[tuple[str, str], Collective] = {}
         for one in self.collectives:
             key = (one.kind, "+".join(one.axes))
@@ -65,7 +65,7 @@ class Costs:
         return dict(sorted(out.items(), key=lambda item: -item[1].wire_bytes))
 
     def times(self, turns: float) -> "Costs":
-        """``turns`` runs of it."""
+        """Returns the costs of ``turns`` executions."""
         numbers = {f.name: getattr(self, f.name) * turns for f in dataclasses.fields(self) if f.type is float}
         return dataclasses.replace(self, **numbers, collectives=tuple(c.times(turns) for c in self.collectives))
 
@@ -81,15 +81,15 @@ def total(parts: Iterable[Costs]) -> Costs:
 
 
 def analyse(text: str, mesh: Mapping[str, int] | None = None, *, count_trips: bool = True) -> Costs:
-    """The costs of the program that ``text`` (optimised HLO) writes.
+    """Returns the costs of a program given as optimised HLO text.
 
     Args:
-      text: what ``compiled.as_text()`` returns.
-      mesh: mesh axis → size, in order, to name the collectives' axes by.
-      count_trips: False counts each loop's body once, as XLA does, to compare with it.
+      text: the result of ``compiled.as_text()``.
+      mesh: mesh axis → size, in order, to name the axes of collectives.
+      count_trips: False counts each loop body once, for comparison with XLA.
 
     Raises:
-      HloError: text that cannot be read.
+      HloError: the text cannot be parsed.
     """
     return _Analysis(hlo.parse(text), mesh, count_trips).program()
 
@@ -105,7 +105,7 @@ class _Analysis:
         return self._of(self.module.entry.name)
 
     def _computation(self, name: str) -> Costs:
-        """Costs of a computation that runs by itself: the program, a loop's body, a branch."""
+        """Costs of a computation that is not fused: the program, a loop body or a branch."""
         computation = self.module.computations[name]
         parts = [self._instruction(computation, i) for i in computation.instructions.values()]
         return total((*parts, self._fused_collectives(computation)))
@@ -113,9 +113,9 @@ class _Analysis:
     def _fused_collectives(self, computation: hlo.Computation) -> Costs:
         """Collectives inside the fusions of a computation.
 
-        TPU programs fuse a collective with what runs beside it: its start, its steps and its end are then instructions
-        of several fusions that share a channel, and are one collective. Steps may also lie in a loop that start and end
-        enclose: it then counts where it starts.
+        TPU programs fuse a collective with other work that runs at the same time. Its start, its steps and its end are
+        then instructions of several fusions with the same channel; together they are one collective. The steps may also
+        be in a loop between start and end; the collective then counts at its start.
         """
         channels = {i.attribute("channel_id") for i in computation.instructions.values() if collectives.kind_of(i)}
         inside = list(self._inside_fusions(computation))
@@ -174,7 +174,7 @@ class _Analysis:
         )
 
     def _fused_once(self, name: str) -> tuple[float, float, float]:
-        """Operations, those of them in products, and transcendentals of a fused or applied computation."""
+        """Operations, matmul operations and transcendentals of a fused or applied computation."""
         computation = self.module.computations[name]
         parts = [self._arithmetic(computation, i) for i in computation.instructions.values()]
         return sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)
@@ -201,7 +201,7 @@ class _Analysis:
 
 
 def _starts(computations: Iterable[hlo.Computation]) -> set[str | None]:
-    """The channels of the collectives that fused ``computations`` start."""
+    """The channels of the collectives that start in the fused ``computations``."""
     return {
         computation.instructions[operand].attribute("channel_id")
         for computation in computations

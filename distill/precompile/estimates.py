@@ -1,4 +1,4 @@
-"""What the costs of a compiled step bound: time, utilisation, throughput and price; and what would make it fit."""
+"""Bounds from the costs of a compiled step: time, utilisation, throughput and price; and suggestions to make it fit."""
 
 import dataclasses
 import re
@@ -15,10 +15,10 @@ from distill.t5_config import REMAT_POLICIES, T5Config
 
 
 def forward_flops(model: T5Config, layout: Layout) -> float:
-    """Operations of the matrix products of one forward pass over a whole batch, recomputation not counted.
+    """Operations of all matmuls of one forward pass over a whole batch, without recomputation.
 
-    Every position of a window counts, padding too, and attention is whole, not halved for its causal mask: that is what
-    the dense program computes.
+    All positions of a window count, including padding. Causal attention counts in full. The dense program computes
+    both.
     """
     inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.rows
     width, joined = model.embed_dim, model.num_heads * model.head_dim
@@ -33,11 +33,11 @@ def forward_flops(model: T5Config, layout: Layout) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """The least time a step can take, per device.
+    """Lower bounds of a step's time, per device.
 
     Attributes:
-      compute, memory, network: seconds for the operations at the chip's peak, the HBM bytes and the bytes sent at full
-        bandwidth. The step can overlap them, so the largest is the bound.
+      compute, memory, network: seconds for the operations at the chip's peak, for the HBM bytes and for the sent bytes
+        at full bandwidth. A step can overlap the three, so the largest is the bound.
     """
 
     compute: float
@@ -56,7 +56,7 @@ class Roofline:
 
 
 def roofline(costs: Costs, chip: Chip) -> Roofline:
-    """The bound of a step with these costs. Elementwise operations run beside the matrix unit and are left out."""
+    """Returns the bounds of a step. Elementwise operations are left out: they run in parallel to the matrix unit."""
     return Roofline(
         costs.matmul_flops / chip.device_flops,
         costs.hbm_bytes / chip.device_hbm_bandwidth,
@@ -66,11 +66,11 @@ def roofline(costs: Costs, chip: Chip) -> Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is known of the data, to speak of epochs.
+    """Data set sizes, needed for figures per epoch.
 
     Attributes:
-      examples_per_step: source rows in a batch, None if not known.
-      examples: source rows in an epoch, None if not known.
+      examples_per_step: source rows per batch, or None if unknown.
+      examples: source rows per epoch, or None if unknown.
     """
 
     examples_per_step: float | None = None
@@ -80,15 +80,15 @@ class Data:
 def estimate(
     step: CompiledStep, run: Run, chip: Chip, devices: int, data: Data = Data(), price: float | None = None
 ) -> dict[str, Any]:
-    """The JSON-ready report of one step. Bytes, operations and seconds are per device and step.
+    """Returns the JSON-ready report of one step. Bytes, operations and seconds are per device and step.
 
     Args:
       step: the compiled step.
-      run: what it is a step of.
+      run: the run that the step belongs to.
       chip: the chip it is compiled for.
-      devices: devices it runs on.
-      data: for epochs an hour.
-      price: of one chip for an hour, for the cost of the run.
+      devices: number of devices it runs on.
+      data: data set sizes, for epochs per hour.
+      price: price per chip and hour, for the cost of the run, or None.
     """
     usable = chip.device_usable_bytes
     out: dict[str, Any] = {
@@ -162,7 +162,7 @@ def _throughput(seconds: float, run: Run, chip: Chip, devices: int, data: Data, 
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """An array that a program holds in HBM: its bytes with padding, its shape, and what computes it."""
+    """An array in HBM: its bytes including padding, its shape, and the operation that computes it."""
 
     bytes: int
     shape: str
@@ -175,9 +175,9 @@ _HOLDS_NOTHING = frozenset(
 
 
 def largest_buffers(text: str, number: int = 8) -> list[Buffer]:
-    """The largest arrays that the instructions of a program make in HBM, and its largest arguments.
+    """Returns the largest arrays that a program's instructions write to HBM, and its largest arguments.
 
-    They need not be live at the same time.
+    They are not necessarily live at the same time.
     """
     if not text:
         return []
@@ -193,7 +193,7 @@ def largest_buffers(text: str, number: int = 8) -> list[Buffer]:
             if instruction.opcode == "parameter" and not argument:
                 continue
             if "dynamic-update-slice" in instruction.name:
-                continue  # writes into a buffer that another instruction made
+                continue  # writes into a buffer of another instruction
             shape = result_of_start(instruction) if instruction.opcode.endswith("-start") else instruction.shape
             for leaf in shape.leaves():
                 if leaf.memory_space == hlo.HBM and leaf.padded_bytes >= 2**20:
@@ -207,7 +207,7 @@ _COPIES = ("bitcast", "copy", "copy-done", "copy-start", "get-tuple-element")
 
 
 def _filled_by(module: hlo.Module, name: str, made: str, leaf: hlo.Shape) -> str:
-    """For an array without a name of its own: what it is a copy of, or what fills it turn by turn within a loop."""
+    """The source of an array without an op name: the array it copies, or the operation that fills it in a loop."""
     computation = module.computations[name]
     origin = computation.instructions[made]
     while origin.opcode in _COPIES and not origin.op_name and origin.operands:
@@ -223,33 +223,33 @@ def _filled_by(module: hlo.Module, name: str, made: str, leaf: hlo.Shape) -> str
 
 
 def _source(op_name: str) -> str:
-    """An operation's place in the model, without the layers of transformation around it."""
+    """An operation's path in the model, without the names of JAX transformations around it."""
     text = re.sub(r"jit\(\w+\)/|closed_call/|while/body/|/while$", "", op_name)
     text = text.replace("jvp(Transformer.hidden)/", "").replace("transpose(", "backward of ", 1)
     return text.strip("/")
 
 
 def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
-    """Changes of the configuration that would lower what a step needs, the most promising first."""
+    """Returns configuration changes that lower the memory a step needs, the most promising first."""
     out = []
     arguments, used = sum(step.arguments.values()), step.needed_bytes
     data, fsdp, model = (size if size > 0 else 0 for size in run.mesh.sizes)
     if arguments > 0.4 * used and devices > 1 and (fsdp != devices or model):
         out.append(
-            f"split parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
+            f"shard parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )
     gather = run.decode.param_gather if step.name == "decode" and run.decode else run.loop.param_gather
     whole = f"PARAM_GATHER='layer': no whole copies of parameters beside the split ones (now {gather!r})"
     if step.name == "decode":
         out += [whole] if gather != "layer" and fsdp != 1 else []
-        return [*out, "EVAL_BATCH_SIZE: decode fewer rows at a time", "MAX_INPUT_LEN: cut longer inputs"]
+        return [*out, "EVAL_BATCH_SIZE: decode fewer rows per batch", "MAX_INPUT_LEN: truncate inputs further"]
     if run.model.remat_policy == "none":
         others = ", ".join(repr(policy) for policy in REMAT_POLICIES if policy != "none")
         out.append(f"REMAT_POLICY: recompute activations in the backward pass; one of {others}")
     elif run.model.remat_policy != "full":
         out.append(f"REMAT_POLICY='full': keep only each layer's input (now {run.model.remat_policy!r})")
     if model > 1 and not run.loop.sequence_parallel:
-        out.append("SEQUENCE_PARALLEL=True: positions between the blocks over the model axis, too")
+        out.append("SEQUENCE_PARALLEL=True: shard positions between blocks over the model axis too")
     shards = max(1, devices // max(1, model))
     if run.layout.rows // shards > run.loop.num_microbatches:
         out.append(
@@ -260,7 +260,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
     if not run.loop.chunk_tokens and logits > GIB / 4:
         out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
     if not run.model.scan_layers:
-        out.append("SCAN_LAYERS=True: a smaller program, and buffers of one layer at a time")
+        out.append("SCAN_LAYERS=True: a smaller program, with buffers for one layer at a time")
     if gather != "layer" and fsdp != 1:
         out.append(whole)
     if data != 1 or fsdp != 1:

@@ -1,6 +1,7 @@
-"""Reading optimised HLO text: computations, instructions, shapes with their layouts, and loops' trip counts.
+"""A parser of optimised HLO text: computations, instructions, and shapes with layouts.
 
-The text is what ``compiled.as_text()`` prints. Only what the analysis needs is read; attributes stay text until asked for.
+The text is that of ``compiled.as_text()``. The parser reads only what the analysis needs; attributes stay text until
+they are requested.
 """
 
 import dataclasses
@@ -10,25 +11,25 @@ import re
 from collections.abc import Iterator
 
 BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
-# Shapes name memory by number: TPU programs keep small buffers in on-chip memory, and everything else in HBM.
+# Shapes give the memory by number. TPU programs keep small buffers in on-chip memory and everything else in HBM.
 HBM, ON_CHIP = 0, 1
 
 
 class HloError(ValueError):
-    """Text that is not the HLO this reader knows."""
+    """HLO text that this parser does not understand."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array's or a tuple's shape.
+    """The shape of an array or a tuple.
 
     Attributes:
       dtype: ``f32``, ``bf16``, …; ``tuple`` for a tuple.
-      dims: sizes, major to minor as written.
-      minor_to_major: the layout: numbers of dimensions, fastest first; empty if not stated.
-      tile: the outermost tile of the layout, empty if there is none.
+      dims: sizes, in logical order.
+      minor_to_major: the layout: dimension numbers, fastest first; empty if not given.
+      tile: the outermost tile of the layout; empty if there is none.
       memory_space: 0 is HBM, 1 the on-chip vector memory; others are scalar memory, host memory and flags.
-      elements: a tuple's members.
+      elements: the members of a tuple.
     """
 
     dtype: str
@@ -39,7 +40,7 @@ class Shape:
     elements: tuple["Shape", ...] = ()
 
     def leaves(self) -> Iterator["Shape"]:
-        """The arrays in it."""
+        """The array shapes in it."""
         if self.dtype != "tuple":
             yield self
         for element in self.elements:
@@ -47,7 +48,7 @@ class Shape:
 
     @property
     def size(self) -> int:
-        """Number of array elements, of all leaves together."""
+        """Number of elements of all leaves together."""
         return sum(math.prod(leaf.dims) for leaf in self.leaves())
 
     @property
@@ -57,7 +58,7 @@ class Shape:
 
     @property
     def padded_bytes(self) -> int:
-        """Bytes of all leaves as they lie in memory, padded to whole tiles."""
+        """Bytes of all leaves in memory, padded to whole tiles."""
         total = 0
         for leaf in self.leaves():
             dims = [leaf.dims[i] for i in leaf.minor_to_major] or list(reversed(leaf.dims)) or [1]
@@ -75,7 +76,7 @@ class Shape:
 
 @functools.cache
 def bits(dtype: str) -> int:
-    """Bits of one element of ``dtype``. Raises HloError for an unknown type."""
+    """Returns the bits per element of ``dtype``. Raises HloError for an unknown type."""
     if dtype in BITS:
         return BITS[dtype]
     number = re.match(r"[suf](\d+)", dtype)
@@ -90,7 +91,7 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 @functools.lru_cache(maxsize=100_000)
 def parse_shape(text: str) -> Shape:
-    """The shape that ``text`` writes, such as ``(f32[8,128]{1,0:T(8,128)S(1)}, u32[])``."""
+    """Parses a shape such as ``(f32[8,128]{1,0:T(8,128)S(1)}, u32[])``."""
     text = _COMMENT.sub("", text).strip()
     if text.startswith("("):
         return Shape("tuple", elements=tuple(parse_shape(part) for part in split(text[1:-1])))
@@ -110,7 +111,7 @@ def parse_shape(text: str) -> Shape:
 
 
 def split(text: str) -> list[str]:
-    """Splits at the commas that lie in no bracket."""
+    """Splits at the commas outside of brackets."""
     parts, depth, start = [], 0, 0
     for match in re.finditer(r"[(){}\[\],]", text):
         sign = match[0]
@@ -125,29 +126,29 @@ def split(text: str) -> list[str]:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place of the bracket that closes the one at ``start``."""
+    """Returns the index of the bracket that closes the one at ``start``."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
         if depth == 0:
             return match.start()
-    raise HloError(f"a bracket stays open: {text[start : start + 80]!r}")
+    raise HloError(f"a bracket is never closed: {text[start : start + 80]!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One instruction of a computation.
 
     Attributes:
       name: without ``%``.
-      shape: of its result.
+      shape: shape of its result.
       opcode: ``fusion``, ``convolution``, …
-      operands: names; for a ``constant`` or a ``parameter``, empty.
-      literal: what stood between the brackets.
+      operands: names of its operands; empty for a ``constant`` or a ``parameter``.
+      literal: the text between the brackets after the opcode.
       attributes: the text after the brackets, without metadata and backend configuration.
-      op_name: where the instruction comes from in the program, empty if not known.
-      backend_config: text, empty if there is none.
-      is_root: whether it is the computation's result.
+      op_name: the operation it comes from; empty if unknown.
+      backend_config: text; empty if there is none.
+      is_root: whether it is the result of the computation.
     """
 
     name: str
@@ -161,18 +162,18 @@ class Instruction:
     is_root: bool
 
     def attribute(self, name: str) -> str | None:
-        """The value of attribute ``name`` as text (of a bracketed one, what is inside), None if absent."""
+        """Returns the value of attribute ``name`` as text (without its brackets), or None if absent."""
         match = re.search(rf"(?:^|[ ,]){name}=(?:\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}|([^,]*))", self.attributes)
         if match is None:
             return None
         return match[1] if match[1] is not None else match[2].strip()
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The value of attribute ``name`` as numbers."""
+        """Returns the value of attribute ``name`` as integers."""
         return tuple(int(n) for n in re.findall(r"-?\d+", self.attribute(name) or ""))
 
     def called(self, *names: str) -> tuple[str, ...]:
-        """Names of the computations that attributes ``names`` name."""
+        """Returns the names of the computations that the attributes ``names`` refer to."""
         found: list[str] = []
         for name in names:
             found += (part.strip().removeprefix("%") for part in (self.attribute(name) or "").split(",") if part)
@@ -185,8 +186,8 @@ class Computation:
 
     Attributes:
       name: without ``%``.
-      instructions: by name.
-      root: the name of its result.
+      instructions: instructions by name.
+      root: name of the instruction that is the result.
     """
 
     name: str
@@ -195,7 +196,7 @@ class Computation:
 
     @functools.cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Instruction name → the instructions that read it."""
+        """Maps an instruction's name to the instructions that read it."""
         users: dict[str, list[Instruction]] = {}
         for instruction in self.instructions.values():
             for operand in dict.fromkeys(instruction.operands):
@@ -204,13 +205,13 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
-        """Parameters by number."""
+        """Maps parameter numbers to the parameters."""
         return {int(i.literal): i for i in self.instructions.values() if i.opcode == "parameter"}
 
 
 @dataclasses.dataclass
 class Module:
-    """A program: ``computations`` by name, ``entry`` the one that runs, ``num_partitions`` devices it runs on."""
+    """A program: its ``computations`` by name, the name of its ``entry``, and ``num_partitions``, its devices."""
 
     computations: dict[str, Computation]
     entry: Computation
@@ -224,10 +225,10 @@ _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 
 def parse(text: str) -> Module:
-    """Reads a module.
+    """Parses a module.
 
     Raises:
-      HloError: no module, or a line that cannot be read.
+      HloError: the text is no module, or has a line that cannot be parsed.
     """
     computations: dict[str, Computation] = {}
     entry = current = None
@@ -253,7 +254,7 @@ def parse(text: str) -> Module:
 
 
 def parse_instruction(line: str) -> Instruction | None:
-    """Reads one line of a computation; None where it holds no instruction."""
+    """Parses one line of a computation; None if it holds no instruction."""
     head = _LINE.match(line)
     if head is None:
         return None
@@ -271,7 +272,7 @@ def parse_instruction(line: str) -> Instruction | None:
         head[2],
         parse_shape(line[start:end]),
         opcode[1],
-        # Older printers write the operand's shape before its name.
+        # Older printers write an operand's shape before its name.
         tuple(part.split()[-1].removeprefix("%") for part in split(_COMMENT.sub("", inside))) if named else (),
         inside,
         attributes,

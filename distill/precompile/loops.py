@@ -1,4 +1,4 @@
-"""How often a ``while`` loop of an HLO program runs: read off its counter, its bound and its step."""
+"""Trip counts of the ``while`` loops of an HLO program, derived from the counter, its bound and its step."""
 
 import dataclasses
 import re
@@ -9,12 +9,12 @@ from distill.precompile.hlo import Computation, Instruction, Module
 
 @dataclasses.dataclass(frozen=True)
 class Trips:
-    """How often a loop runs.
+    """The trip count of a loop.
 
     Attributes:
-      count: times; 1 where it cannot be told.
-      exact: False where the loop may end earlier (decoding stops when every row has ended).
-      known: False where no bound was found.
+      count: number of iterations; 1 if unknown.
+      exact: False if the loop may end earlier (decoding stops when every row has ended).
+      known: False if no bound was found.
     """
 
     count: int
@@ -22,17 +22,17 @@ class Trips:
     known: bool = True
 
 
-# What a scalar of a loop is: a constant, the n-th carried value, that value plus a constant, or a test of two scalars.
+# The symbolic value of a scalar: a constant, carried value n, that value plus a constant, or a test of two scalars.
 Scalar = tuple[Any, ...] | None
 _SAME = {"copy", "convert", "bitcast", "reshape", "copy-start", "copy-done"}
 _FLIPPED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE"}
 
 
 def trips(module: Module, within: Computation, loop: Instruction) -> Trips:
-    """The trip count of ``loop``, an instruction of computation ``within``.
+    """Returns the trip count of ``loop``, an instruction of computation ``within``.
 
-    The compiler's own ``known_trip_count`` is taken where it is printed. Otherwise the condition must be, or have as one
-    of several joined by ``and``, a comparison of a carried counter with a constant.
+    The compiler's ``known_trip_count`` is used if it is printed. Otherwise the condition must compare a carried counter
+    with a constant, alone or as one of several tests joined by ``and``.
     """
     stated = re.search(r'"?known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', loop.backend_config)
     if stated:
@@ -85,7 +85,7 @@ def _bound(module: Module, within: Computation, loop: Instruction, body: Computa
 
 
 def _initial(module: Module, within: Computation, loop: Instruction, index: int) -> Scalar:
-    """The carried value's start."""
+    """The initial value of a carried value."""
     start = within.instructions.get(loop.operands[0])
     while start is not None and start.opcode in _SAME:
         start = within.instructions.get(start.operands[0])
@@ -95,7 +95,7 @@ def _initial(module: Module, within: Computation, loop: Instruction, index: int)
 
 
 def _carried_out(module: Module, body: Computation, index: int) -> Scalar:
-    """The carried value after one turn."""
+    """A carried value after one iteration."""
     root = body.instructions[body.root]
     return _scalar(module, body, root.operands[index], None) if root.opcode == "tuple" else None
 
@@ -105,7 +105,7 @@ def _is_invariant(module: Module, body: Computation, index: int) -> bool:
 
 
 def _scalar(module: Module, computation: Computation, name: str, arguments: list[Scalar] | None) -> Scalar:
-    """What ``name`` stands for; ``arguments`` are those of a fused computation, None in a loop's own."""
+    """The symbolic value of ``name``. ``arguments`` are those of a fused computation, None for the loop's own."""
     instruction = computation.instructions.get(name)
     if instruction is None:
         return None

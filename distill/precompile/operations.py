@@ -1,4 +1,4 @@
-"""What one HLO instruction computes, by the conventions of XLA's own cost analysis."""
+"""The operations of one HLO instruction, by the conventions of XLA's own cost analysis."""
 
 import math
 import re
@@ -10,25 +10,25 @@ maximum minimum multiply negate not or popcnt real reduce-precision remainder ro
 shift-left shift-right-arithmetic shift-right-logical sign subtract xor"""
 _TRANSCENDENTAL = """atan2 cbrt cosine erf exponential exponential-minus-one log log-plus-one logistic power rng
 rng-bit-generator rsqrt sine sqrt tan tanh"""
-# One operation an element of the result, and those counted apart: one of them is many operations.
+# Opcodes with one operation per element of the result, and transcendental ones, which are counted separately.
 ELEMENTWISE, TRANSCENDENTAL = frozenset(_ELEMENTWISE.split()), frozenset(_TRANSCENDENTAL.split())
 
 
 def operand_shape(computation: Computation, instruction: Instruction, number: int) -> Shape:
-    """The shape of an instruction's operand."""
+    """Returns the shape of operand ``number`` of an instruction."""
     return computation.instructions[instruction.operands[number]].shape
 
 
 def dot_flops(computation: Computation, dot: Instruction) -> int:
-    """2 × elements of the result × width of the contraction."""
+    """Returns 2 × elements of the result × size of the contraction."""
     left = operand_shape(computation, dot, 0)
     return 2 * dot.shape.size * math.prod(left.dims[i] for i in dot.numbers("lhs_contracting_dims"))
 
 
 def convolution_flops(computation: Computation, convolution: Instruction) -> int:
-    """2 × the pairs of an input and a kernel element that meet: padding and the holes of dilation are no work.
+    """Returns 2 × the number of (input element, kernel element) pairs; padding and holes of dilation do not count.
 
-    TPU programs write most matrix products as convolutions, batches of them as dilated ones.
+    TPU programs write most matmuls as convolutions, and batched ones as dilated convolutions.
     """
     left, right = operand_shape(computation, convolution, 0), operand_shape(computation, convolution, 1)
     labels = convolution.attribute("dim_labels") or ""
@@ -53,7 +53,7 @@ def convolution_flops(computation: Computation, convolution: Instruction) -> int
 
 
 def _meetings(inputs: int, kernel: int, output: int, low: int, stride: int, base: int, window: int) -> int:
-    """Pairs (place of the output, place of the kernel) along one dimension that fall on an input element."""
+    """The (output position, kernel position) pairs along one dimension that fall on an input element."""
     if (stride, base) == (1, 1):
         starts = (low - k * window for k in range(kernel))
         return sum(max(0, min(inputs + start, output) - max(start, 0)) for start in starts)
@@ -62,7 +62,7 @@ def _meetings(inputs: int, kernel: int, output: int, low: int, stride: int, base
 
 
 def reduce_applications(computation: Computation, instruction: Instruction) -> int:
-    """How often a reduction applies its function."""
+    """Returns how often a reduction applies its function."""
     result = next(instruction.shape.leaves()).size
     if instruction.opcode == "reduce":
         return max(0, operand_shape(computation, instruction, 0).size - result)
@@ -71,13 +71,13 @@ def reduce_applications(computation: Computation, instruction: Instruction) -> i
     wide = [dim for dim, size in enumerate(sizes) if size > 1]
     dims = next(instruction.shape.leaves()).dims
     if len(wide) == 1 and sizes[wide[0]] == 2 * dims[wide[0]] - 1:
-        # A window over everything from everywhere is how TPU programs write a reduction that is broadcast back.
+        # A window that covers everything from every position: TPU programs write a broadcast reduction this way.
         return result - result // dims[wide[0]]
     return (math.prod(sizes) - 1) * result
 
 
 def result_of_start(instruction: Instruction) -> Shape:
-    """The part of an asynchronous start's shape that is its result."""
+    """Returns the part of an asynchronous start's shape that is its result."""
     shape, base = instruction.shape, instruction.opcode.removesuffix("-start")
     if base == "all-reduce" or shape.dtype != "tuple" or not shape.elements:
         return shape
@@ -85,13 +85,13 @@ def result_of_start(instruction: Instruction) -> Shape:
 
 
 def expected_cycles(instruction: Instruction) -> float:
-    """What the TPU compiler expects an instruction to take, 0 where it does not say."""
+    """Returns the cycles that the TPU compiler estimates for an instruction, or 0 without an estimate."""
     found = re.search(r'"estimated_cycles"\s*:\s*"?(\d+)', instruction.backend_config)
     return float(found[1]) if found else 0.0
 
 
 def kernel_estimate(instruction: Instruction) -> dict[str, float]:
-    """A Pallas kernel's own ``cost_estimate``, empty where it has none."""
+    """Returns the ``cost_estimate`` of a Pallas kernel, or an empty dict if it has none."""
     found = re.search(r'"cost_estimate"\s*:\s*\{([^{}]*)\}', instruction.backend_config)
     pairs = re.findall(r'"(\w+)"\s*:\s*"?(-?[\d.eE+-]+)', found[1]) if found else []
     return {name: max(0.0, float(value)) for name, value in pairs}

@@ -11,7 +11,7 @@ from distill.precompile.chips import GIB
 
 
 def _size(count: float) -> str:
-    """Bytes as people read them."""
+    """Formats bytes for people."""
     for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(count) >= scale:
             return f"{count / scale:,.2f} {unit}"
@@ -23,7 +23,7 @@ def _time(seconds: float) -> str:
 
 
 def render(steps: Mapping[str, Mapping[str, Any]], heading: str, console: rich.console.Console | None = None) -> None:
-    """Prints what :func:`distill.precompile.estimates.estimate` says of each step."""
+    """Prints the results of :func:`distill.precompile.estimates.estimate` for each step."""
     console = console or rich.console.Console(width=110, highlight=False)
     console.print(heading)
     for name, step in steps.items():
@@ -91,7 +91,7 @@ def _work(name: str, step: Mapping[str, Any], console: rich.console.Console) -> 
     if step["bounded_loops"]:
         console.print("counted as if every loop that may end early ran to its end (decoding to its last token)")
     if step["unknown_loops"]:
-        console.print(f"counted once, their number of turns not being known: {', '.join(step['unknown_loops'])}")
+        console.print(f"counted once, because the trip count is unknown: {', '.join(step['unknown_loops'])}")
     console.print(f"compiled in {step['compile_seconds']:.1f} s")
 
 
@@ -106,7 +106,7 @@ def _collectives(name: str, step: Mapping[str, Any], console: rich.console.Conso
 
 
 def render_search(rows: Sequence[Mapping[str, Any]], console: rich.console.Console | None = None) -> None:
-    """Prints the ranking of a search, the best first."""
+    """Prints the candidates of a search, the best first."""
     console = console or rich.console.Console(width=110, highlight=False)
     table = _table("Search", "mesh", "batch", "remat", "fits", "needs", "step", "bound by", "MFU", "tokens/s/chip")
     for row in rows:

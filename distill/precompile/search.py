@@ -1,4 +1,4 @@
-"""Trying meshes, batch sizes and remat policies, and ranking what fits."""
+"""Search over meshes, batch sizes and remat policies, and a ranking of those that fit."""
 
 import dataclasses
 import hashlib
@@ -30,10 +30,10 @@ class Candidate:
 
     Attributes:
       mesh: sizes of data, fsdp and model.
-      batch_size: windows.
+      batch_size: windows per batch.
       remat_policy: what the backward pass recomputes.
-      least_bytes: HBM of a device that it needs at the very least.
-      guess: seconds that a step is guessed to take for each window, to try the promising ones first.
+      least_bytes: lower bound of the HBM that it needs per device, bytes.
+      guess: estimated seconds per step and window, to try promising candidates first.
     """
 
     mesh: tuple[int, int, int]
@@ -43,7 +43,7 @@ class Candidate:
     guess: float
 
     def of(self, run: Run) -> Run:
-        """``run`` with this configuration."""
+        """Returns ``run`` with this configuration."""
         return dataclasses.replace(
             run,
             model=dataclasses.replace(run.model, remat_policy=self.remat_policy),
@@ -53,7 +53,7 @@ class Candidate:
 
 
 def meshes(devices: int, run: Run) -> list[tuple[int, int, int]]:
-    """Every (data, fsdp, model) of ``devices`` devices that the model's heads, MLP and vocabulary can be cut into."""
+    """Returns every (data, fsdp, model) of ``devices`` devices that divides the model's heads, MLP and vocabulary."""
     out = []
     for model in range(1, devices + 1):
         whole = (run.model.num_heads, run.model.mlp_dim, run.model.vocab_size, devices)
@@ -67,17 +67,17 @@ def meshes(devices: int, run: Run) -> list[tuple[int, int, int]]:
 def candidates(
     run: Run, topology: Topology, batch_sizes: Sequence[int] | None = None, policies: Sequence[str] | None = None
 ) -> list[Candidate]:
-    """What is worth a compilation, the most promising of each remat policy first, then the second of each, and so on.
+    """Returns the candidates worth a compilation: the most promising of each remat policy, then the second of each, …
 
-    What a policy saves in memory traffic is the compiler's to say, and no guess ranks policies by it; so they take turns.
-    Left out is what cannot fit whatever the compiler does: the state's share of a device, and one layer input for each
-    layer, are more than a device's memory.
+    Only the compiler knows how much memory traffic a remat policy saves, so policies are not ranked by an estimate;
+    they take turns. Candidates that cannot fit are left out: those whose share of the state, plus one layer input per
+    layer, exceeds a device's memory.
 
     Args:
-      run: the run; its own batch size, half and twice of it are tried where ``batch_sizes`` is None.
+      run: the run. If ``batch_sizes`` is None, its batch size, half of it and twice of it are tried.
       topology: the slice.
-      batch_sizes: windows.
-      policies: remat policies; all where None.
+      batch_sizes: windows per batch.
+      policies: remat policies; None tries all.
     """
     sizes = batch_sizes or [run.layout.rows // 2, run.layout.rows, run.layout.rows * 2]
     state = _state_bytes(run)
@@ -111,7 +111,7 @@ def _state_bytes(run: Run) -> dict[str, float]:
 
 
 def _least_activations(run: Run, mesh: tuple[int, int, int], rows: int) -> float:
-    """Bytes of one input for each layer of a micro-batch's rows, which every remat policy keeps."""
+    """Bytes of one input per layer for a micro-batch's rows, which every remat policy saves."""
     model, layout = run.model, run.layout
     positions = model.num_encoder_layers * layout.encoder_length + model.num_decoder_layers * layout.decoder_length
     bytes_each = 2 if model.dtype == "bfloat16" else 4
@@ -121,7 +121,7 @@ def _least_activations(run: Run, mesh: tuple[int, int, int], rows: int) -> float
 def _guess(
     run: Run, topology: Topology, mesh: tuple[int, int, int], rows: int, policy: str, parameters: float
 ) -> float:
-    """Seconds of a step, roughly: products at the peak, and what the mesh makes the chips send, one after the other."""
+    """A rough estimate of a step's seconds: matmuls at the peak, plus the bytes sent because of the mesh."""
     chip, devices = topology.chip, len(topology.devices)
     data, fsdp, model = mesh
     layout = dataclasses.replace(run.layout, rows=rows)
@@ -149,26 +149,27 @@ def search(
     max_compiles: int,
     compile: Compile = lambda name, run, topology: compile_step(name, run, topology, explain=False),
 ) -> list[dict[str, Any]]:
-    """Compiles the training step of the candidates in turn; returns them ranked by their bound on tokens/s a chip.
+    """Compiles the training step of the candidates in turn; returns them ranked by their bound on tokens/s per chip.
 
-    What keeps as much or more in memory is not tried where less does not fit: on the same mesh, no smaller batch with a
-    policy that recomputes no more. More recomputation is tried where less fits: it may spare more traffic than it costs.
+    If a candidate does not fit, candidates that need at least as much memory are skipped: on the same mesh, those with
+    at least its batch size and a policy that recomputes no more. If a candidate fits, more recomputation is still
+    tried: it may save more memory traffic than it costs.
 
     Args:
       run: the run to vary.
       topology: the slice.
-      space: what to try, in order.
-      results: a file of JSON lines to keep each result in, and to take earlier ones from.
-      max_compiles: stop after so many compilations; results from the file are free.
+      space: the candidates, in order.
+      results: a JSON lines file. Results are appended to it, and earlier ones are reused.
+      max_compiles: largest number of compilations; results from the file do not count.
       compile: compiles a step of a run.
 
     Raises:
-      ValueError: nothing to try.
+      ValueError: ``space`` is empty, or ``max_compiles`` is below 1.
     """
     if not space:
         raise ValueError(
-            "nothing is worth compiling: no mesh of these devices divides the model and the batch sizes and leaves room "
-            "for the state; give other --search_batch_sizes or a larger --topology"
+            "nothing is worth compiling: no mesh of these devices divides the model and the batch sizes and leaves "
+            "room for the state; set other --search_batch_sizes or a larger --topology"
         )
     if max_compiles < 1:
         raise ValueError(f"--max_compiles must be ≥ 1; got {max_compiles}")
@@ -220,7 +221,7 @@ def _needless(candidate: Candidate, rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _key(run: Run, topology: Topology) -> str:
-    """What the compiled program depends on, as a short text."""
+    """A short digest of everything that the compiled program depends on."""
     key = jax.random.key(0)
     state = jax.eval_shape(lambda rng: random_state(run.model, run.optimizer, rng), key)
     try:
@@ -243,7 +244,7 @@ def _key(run: Run, topology: Topology) -> str:
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
-    """Adds a line of JSON, on a line of its own even where a killed search left the last one without its end."""
+    """Appends a JSON line, on a new line even if a killed search left the last line incomplete."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -253,7 +254,7 @@ def _append(path: Path, entry: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Earlier results by key; a last line that was cut off is passed over."""
+    """Earlier results by key; an incomplete last line is skipped."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:

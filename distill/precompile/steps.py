@@ -1,4 +1,4 @@
-"""The steps of a run, lowered from shapes alone and compiled for a topology."""
+"""The steps of a run, lowered from abstract shapes and compiled for a topology."""
 
 import dataclasses
 import math
@@ -31,12 +31,12 @@ STEPS = ("train", "decode")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the configuration of a training run says that its compiled steps depend on.
+    """The parts of a training run's configuration that its compiled steps depend on.
 
     Attributes:
-      model, loss, optimizer, loop, mesh, rules: as :func:`distill.train.train` takes them.
+      model, loss, optimizer, loop, mesh, rules: arguments of :func:`distill.train.train`.
       layout: the shape of a batch.
-      decode: how validation decodes; None where the run validates nothing.
+      decode: how validation decodes; None if the run does not validate.
     """
 
     model: T5Config
@@ -50,7 +50,7 @@ class Run:
 
     @classmethod
     def from_arguments(cls, given: Mapping[str, Any]) -> "Run":
-        """The run whose training takes the arguments ``given``."""
+        """Returns the run of :func:`distill.train.train` with the arguments ``given``."""
         validation = given.get("validation")
         chosen = {name: given[name] for name in ("mesh", "rules") if name in given}
         shared = {name: given[name] for name in ("model", "loss", "optimizer", "loop")}
@@ -60,19 +60,19 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step compiled for one device of a topology.
+    """A step compiled for the devices of a topology. Bytes are per device.
 
     Attributes:
       name: ``train`` or ``decode``.
-      arguments: bytes of what is handed in, by kind.
-      peak_bytes: HBM that the step takes: its arguments, its results where they do not lie in the arguments' place, and
-        one block of temporaries; or the compiler's peak, where that is more. The program itself is not in it.
-      temporary_bytes: what the step uses besides its arguments and results.
-      code_bytes: the program.
-      costs: operations, bytes and collectives; None where there is no program to count.
-      seconds: to trace and to compile.
-      text: the program as HLO text, empty where there is none.
-      refused: the compiler's own words, where it says that memory does not suffice.
+      arguments: bytes of the arguments, by kind.
+      peak_bytes: HBM of the step: its arguments, those results that do not alias arguments, and one block of
+        temporaries; or the compiler's peak, if that is more. The program's code is not included.
+      temporary_bytes: HBM in addition to arguments and results.
+      code_bytes: size of the program.
+      costs: operations, bytes and collectives; None if there is no program to count.
+      seconds: time to trace and to compile.
+      text: the program as HLO text; empty if there is none.
+      refused: the compiler's message if memory does not suffice.
     """
 
     name: str
@@ -87,22 +87,22 @@ class CompiledStep:
 
     @property
     def needed_bytes(self) -> int:
-        """HBM that the step needs."""
+        """HBM that the step needs, including its code."""
         return self.peak_bytes + self.code_bytes
 
 
 def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = True) -> CompiledStep:
-    """Compiles one step of a run ahead of time. Nothing of it is executed.
+    """Compiles one step of a run ahead of time, without executing anything.
 
     Args:
       name: ``train`` or ``decode``.
-      run: what to compile.
-      topology: what to compile it for.
-      explain: where the compiler refuses for want of memory, compile for as many chips of v5p, which have six times
-        v5e's, so that there is a program to look at.
+      run: the run.
+      topology: the topology to compile for.
+      explain: if the compiler reports that memory does not suffice, compile for the same number of devices of v5p,
+        which have six times v5e's memory, so that there is a program to analyse.
 
     Raises:
-      ValueError: a mesh or a batch that does not fit the topology, or a step that the run does not have.
+      ValueError: a mesh or a batch that does not match the topology, or a step that the run does not have.
     """
     mesh = topology.mesh(run.mesh)
     rng = jax.random.key(run.loop.seed + 1)
@@ -137,15 +137,15 @@ def compile_step(name: str, run: Run, topology: Topology, *, explain: bool = Tru
     if not explain or topology.chip.device_usable_bytes >= CHIPS[ROOMIEST].device_usable_bytes:
         return step
     other = compile_step(name, run, open_topology(roomiest(len(topology.devices))), explain=False)
-    # What it needs is the refusal's word; what it does, and with which buffers, is the other program's.
+    # The memory needed is from the compiler's message; costs and buffers are those of the program for the other chip.
     return dataclasses.replace(step, costs=other.costs, text=other.text, code_bytes=other.code_bytes)
 
 
 def compile_to_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """Compiles, and returns the program as text, too.
+    """Compiles, and returns the program's text too.
 
-    The text is asked of the compiler itself: JAX 0.10 cannot read back some programs for v5p, v6e and tpu7x, those that
-    give gathers to the sparse cores.
+    The text is read from the compiler, because JAX 0.10 cannot read back some programs for v5p, v6e and tpu7x: those
+    that offload gathers to the sparse cores.
 
     Raises:
       jax.errors.JaxRuntimeError: memory does not suffice, or the compiler fails.
@@ -162,7 +162,7 @@ def compile_to_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, s
 
 
 def allocated_bytes(memory: Any) -> int:
-    """Bytes of HBM that a program is given before it starts."""
+    """Returns the bytes of HBM that are allocated for a program before it starts."""
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + max(0, results) + memory.temp_size_in_bytes
 
@@ -190,7 +190,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
 
 def _lower_decode(run: Run, mesh: Mesh, state: TrainState):
     if run.decode is None:
-        raise ValueError("the run validates nothing, so it has no decode step; leave it out with --steps=train")
+        raise ValueError("the run does not validate, so it has no decode step; set --steps=train")
     lowered, tokens = Decoder(run.model, mesh, run.decode).lower(state.eval_params, run.decode.max_input_len)
     return lowered, {"parameters": sharded_bytes(state.eval_params), "batch": sharded_bytes(tokens)}
 
@@ -200,7 +200,7 @@ def _abstract(key: jax.Array, mesh: Mesh) -> jax.ShapeDtypeStruct:
 
 
 def sharded_bytes(tree: Any) -> int:
-    """Bytes of one device's part of the arrays of ``tree``, shapes with shardings."""
+    """Returns the bytes per device of a tree of arrays or shapes with shardings."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -211,18 +211,18 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
 
 def needed_of(message: str, arguments: int) -> int:
-    """Bytes of HBM that the compiler's refusal says a program needs.
+    """Returns the bytes of HBM that a program needs, from the compiler's out-of-memory message.
 
     Args:
-      message: of one of the two forms in which it refuses: "Used … of … hbm", or one that speaks of temporaries alone.
-      arguments: bytes that come on top of the latter.
+      message: in one of two forms: "Used … of … hbm", or one that gives only the temporaries.
+      arguments: bytes of the arguments, which are added to the temporaries.
 
     Raises:
-      ValueError: no amount in it.
+      ValueError: the message gives no amount.
     """
     used = re.search(r"[Uu]sed ([\d.]+)([KMGTP]?)i?B? of [\d.]+[KMGTP]?i?B? hbm", message)
     temporaries = re.search(r"required for HLO temporaries \(([\d.]+)([KMGTP]?)i?B?\)", message)
     found = used or temporaries
     if found is None:
-        raise ValueError(f"the compiler refuses in words that are not known: {message[:400]}")
+        raise ValueError(f"cannot read the needed memory from the compiler's message: {message[:400]}")
     return int(float(found[1]) * _UNITS[found[2]]) + (0 if used else arguments)

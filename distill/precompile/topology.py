@@ -1,4 +1,4 @@
-"""A TPU topology opened from its name, with libtpu's compiler and without a TPU."""
+"""A TPU topology opened by name, with libtpu's compiler and without a TPU."""
 
 import contextlib
 import dataclasses
@@ -26,10 +26,10 @@ class Topology:
     """A slice of TPU chips to compile for.
 
     Attributes:
-      name: such as ``v5e:4x4``.
-      chip: what each chip can do.
+      name: for example ``v5e:4x4``.
+      chip: the figures of each chip.
       num_chips: chips in the slice.
-      devices: the JAX devices, ``chip.devices`` for each chip.
+      devices: the JAX devices, ``chip.devices`` per chip.
     """
 
     name: str
@@ -38,48 +38,48 @@ class Topology:
     devices: Sequence[Any]
 
     def mesh(self, config: MeshConfig) -> Mesh:
-        """The mesh of a run over all devices, in the order that the run would have it in.
+        """Returns the mesh of a run over all devices, in the device order of the run.
 
         Raises:
-          ValueError: the mesh is of another number of devices.
+          ValueError: the mesh has another number of devices.
         """
         return arranged(mesh_shape(config, len(self.devices), self.name), self.devices)
 
 
 def mesh_shape(config: MeshConfig, devices: int, topology: str) -> tuple[int, int, int]:
-    """The sizes of the mesh's axes over exactly ``devices`` devices, -1 resolved.
+    """Returns the mesh sizes over exactly ``devices`` devices, with -1 resolved.
 
     Raises:
-      ValueError: they make another number.
+      ValueError: the mesh has another number of devices.
     """
     known = int(np.prod([size for size in config.sizes if size != -1]))
     if devices % known or (-1 not in config.sizes and known != devices):
         asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, config.sizes))
         raise ValueError(
-            f"the run's mesh {asked} does not fill --topology={topology}, which has {devices} devices; set MESH (or one "
-            "of its axes to -1) so that the product is that number, or name another topology"
+            f"the run's mesh {asked} does not fill --topology={topology}, which has {devices} devices; set MESH (or "
+            "one of its axes to -1) so that the product is that number, or choose another topology"
         )
     data, fsdp, model = (devices // known if size == -1 else size for size in config.sizes)
     return data, fsdp, model
 
 
 def open_topology(name: str) -> Topology:
-    """The topology ``name``, such as ``v5e:4x4``.
+    """Opens the topology ``name``, such as ``v5e:4x4``.
 
     Raises:
-      ValueError: libtpu is not installed, or knows no such topology.
+      ValueError: libtpu is not installed, or does not know the topology.
     """
     chip, num_chips = parse_topology(name)
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            "compiling for TPUs needs libtpu's compiler, and libtpu is not installed; "
-            "get it with: pip install 'distill-step-by-step[precompile]' (no TPU is needed)"
+            "compiling for TPUs requires libtpu's compiler, and libtpu is not installed; "
+            "install it with: pip install 'distill-step-by-step[precompile]' (no TPU is needed)"
         )
-    # No TPU is looked for, no metadata server asked, and another process may compile at the same time.
+    # These settings skip the search for a TPU and the metadata server, and let several processes compile at once.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options: dict[str, Any] = {"chip_config_name": chip.config} if chip.config else {}
-    if num_chips < 4:  # less than the host that libtpu takes for granted
+    if num_chips < 4:  # fewer than a default host has
         sizes = [int(size) for size in name.partition(":")[2].split("x")]
         options["chips_per_host_bounds"] = (*sizes, *[1] * (3 - len(sizes)))
     try:
@@ -91,13 +91,13 @@ def open_topology(name: str) -> Topology:
 
 
 def roomiest(devices: int) -> str:
-    """The name of a topology of ``devices`` devices with more memory each than most: v5p's."""
+    """Returns the name of a topology with ``devices`` devices of large memory: v5p."""
     return f"{ROOMIEST}:2x2x{devices // 4}" if devices % 4 == 0 else f"{ROOMIEST}:1x{devices}x1"
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keeps what libtpu writes to the terminal off it; where an error follows, its last lines are a note of the error."""
+    """Suppresses libtpu's terminal output; if an error follows, its last lines are added to the error as a note."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
@@ -116,7 +116,7 @@ def silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Keeps JAX's persistent cache out of it: what is compiled for a topology is written there, but cannot be read back."""
+    """Disables JAX's persistent cache: programs for a topology would be written there, but cannot be read back."""
     enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()

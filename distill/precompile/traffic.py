@@ -8,7 +8,7 @@ from distill.precompile.operations import ELEMENTWISE, TRANSCENDENTAL, operand_s
 
 _FREE = """add-dependency after-all bitcast call conditional constant domain get-tuple-element opt-barrier parameter
 partition-id replica-id tuple while"""
-# These name memory, or order instructions, and move nothing.
+# Opcodes that refer to memory or order instructions, and move no bytes.
 FREE = frozenset(_FREE.split())
 FREE_CUSTOM_CALLS = frozenset(
     ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "Sharding")
@@ -16,19 +16,19 @@ FREE_CUSTOM_CALLS = frozenset(
 
 
 def moved(module: Module, computation: Computation, instruction: Instruction) -> tuple[int, int]:
-    """Bytes that an instruction reads and writes at its boundary: of all memories, and of HBM alone.
+    """Returns the bytes that an instruction reads and writes at its boundary: in all memories, and in HBM alone.
 
     Args:
       module: the program.
-      computation: the one that ``instruction`` stands in, not a fused one.
-      instruction: anything but a loop.
+      computation: the computation that contains ``instruction``; not a fused one.
+      instruction: any instruction except a loop.
     """
     parts = _parts(module, computation, instruction)
     return sum(n for _, n in parts), sum(n for shape, n in parts if shape.memory_space == HBM)
 
 
 def _parts(module: Module, computation: Computation, instruction: Instruction) -> list[tuple[Shape, int]]:
-    """Each array that is read or written, with how many bytes of it."""
+    """Each array that is read or written, and the number of its bytes that are."""
 
     def some(shape: Shape, amount: int | None = None) -> list[tuple[Shape, int]]:
         return [(leaf, leaf.bytes if amount is None else min(amount, leaf.bytes)) for leaf in shape.leaves()]
@@ -53,7 +53,7 @@ def _parts(module: Module, computation: Computation, instruction: Instruction) -
     if opcode == "dynamic-update-slice":
         return [*some(result, shapes[1].bytes), *every(shapes[1:])]
     if opcode == "scatter":
-        # Operands, indices, updates: what is updated is read and written, and no more.
+        # Operands, indices, updates: the updated part is read and written, nothing else.
         half = len(shapes) // 2
         updated = [part for n, leaf in enumerate(result.leaves()) for part in some(leaf, shapes[half + 1 + n].bytes)]
         return [*updated, *updated, *every(shapes[half:])]
@@ -61,7 +61,7 @@ def _parts(module: Module, computation: Computation, instruction: Instruction) -
 
 
 def of_collective(fused: Computation, instruction: Instruction) -> tuple[int, int]:
-    """Bytes of all memories, and of HBM, that a collective inside a fusion reads and writes."""
+    """Returns the bytes that a collective inside a fusion reads and writes, in all memories and in HBM."""
     shapes = [operand_shape(fused, instruction, n) for n in range(len(instruction.operands))]
     if not fused.name.startswith("all-reduce-scatter"):
         shapes.append(instruction.shape)
@@ -70,10 +70,10 @@ def of_collective(fused: Computation, instruction: Instruction) -> tuple[int, in
 
 
 def _demand(module: Module, fused: Computation, share: float = 1.0) -> dict[int, float]:
-    """Parameter number → the share of it that a fusion reads, if ``share`` of its result is wanted.
+    """Maps parameter numbers to the share of the parameter that a fusion reads, if ``share`` of its result is used.
 
-    A parameter that is only sliced counts the slices; one that is updated in place, handed through or sent by a
-    collective (which is counted by itself) counts nothing.
+    A parameter that is only sliced counts its slices. A parameter that is updated in place, passed through or sent by a
+    collective (which is counted separately) counts nothing.
     """
     wanted = {fused.root: share}
     out: dict[int, float] = {}
@@ -99,7 +99,7 @@ def _demand(module: Module, fused: Computation, share: float = 1.0) -> dict[int,
 
 
 def _passed(instruction: Instruction, number: int, operand: Shape, part: float) -> float:
-    """The share of an operand that is read where ``part`` of the instruction's result is wanted."""
+    """The share of an operand that is read if ``part`` of the instruction's result is used."""
     opcode = instruction.opcode
     if opcode in ("slice", "dynamic-slice", "gather") and number == 0:
         return part * instruction.shape.size / max(1, operand.size)
@@ -110,7 +110,7 @@ def _passed(instruction: Instruction, number: int, operand: Shape, part: float) 
 
 
 def _written(module: Module, fused: Computation, result: Shape) -> list[tuple[Shape, int]]:
-    """Each array of a fusion's result with the bytes written of it: of an update in place, the update."""
+    """Each array of a fusion's result with the bytes that are written: only the update if it is updated in place."""
     leaves = list(result.leaves())
     root = fused.instructions[fused.root]
     roots = list(root.operands) if root.opcode == "tuple" and len(root.operands) == len(leaves) else [root.name]

@@ -1,4 +1,4 @@
-"""This project's tasks and batches as T5X's ``get_dataset_fn`` and ``DatasetConfig`` want them."""
+"""This project's tasks and batches in the form of T5X's ``get_dataset_fn`` and ``DatasetConfig``."""
 
 import functools
 import json
@@ -19,27 +19,28 @@ from tasks.registration import Registered
 
 
 def registered_name(registered: Registered, form: str) -> str:
-    """The name of a data set's task, for ``DatasetConfig.mixture_or_task_name``.
+    """Returns the name of a data set's task, for ``DatasetConfig.mixture_or_task_name``.
 
-    T5X reads its configuration before it looks for tasks; a configuration that gives ``@registration.register()`` here has
-    the tasks registered by then.
+    T5X parses its configuration before it looks up tasks. A configuration with ``@registration.register()`` here
+    therefore registers the tasks in time.
 
     Args:
-      registered: what ``tasks.registration.register`` returned.
+      registered: the result of ``tasks.registration.register``.
       form: ``label``, ``rationale``, ``single``, ``mixed`` or ``paired``.
 
     Raises:
-      ValueError: an unknown form, or one of those that share an encoder pass.
+      ValueError: an unknown form, or one with a shared encoder pass.
     """
     if form in names.PROMPTED_FORMS:
         raise ValueError(
-            f"T5X runs have no form {form!r}, since T5X decodes without a prompt; take 'paired', and 'label' for EVAL_FORM"
+            f"T5X runs have no form {form!r}, since T5X decodes without a prompt; "
+            "use 'paired', and 'label' for EVAL_FORM"
         )
     return getattr(registered, form) if form in names.FORMS else names.task_name(registered.label, form)
 
 
 def decode_lengths(task_feature_lengths: Mapping[str, int], max_decode_len: int) -> dict[str, int]:
-    """``task_feature_lengths`` for decoding: T5X decodes as many tokens as targets may have."""
+    """Returns ``task_feature_lengths`` for decoding: T5X decodes up to the length of the targets."""
     return {"inputs": task_feature_lengths["inputs"], "targets": max_decode_len}
 
 
@@ -52,12 +53,12 @@ def get_dataset(
     continue_from_last_checkpoint: bool = False,
     cache_dir: str | None = None,
 ) -> tf.data.Dataset:
-    """T5X's ``get_dataset``, with windows packed a batch at a time, so that a packed pair lies in one batch.
+    """T5X's ``get_dataset`` with windows that are packed per batch, so that a packed pair is in one batch.
 
-    T5X cannot save the position of such a data set; :func:`get_stream` is for runs that must go on exactly.
+    T5X cannot save the position of this data set; use :func:`get_stream` for runs that must resume exactly.
 
     Raises:
-      ValueError: ``cache_dir`` is given. SeqIO cannot read what ``distill cache`` wrote, and :func:`get_stream` does.
+      ValueError: ``cache_dir`` is given; only :func:`get_stream` reads the files of ``distill cache``.
     """
     if cache_dir is not None:
         raise ValueError(
@@ -77,33 +78,33 @@ def get_stream(
     continue_from_last_checkpoint: bool = False,
     cache_dir: str | None = None,
 ) -> "StreamIterator":
-    """The built-in engine's batches, the same ones in the same order, for ``train.get_dataset_fn``.
+    """Returns the same batches as the built-in engine, in the same order, for ``train.get_dataset_fn``.
 
-    With ``SaveCheckpointConfig.save_dataset = True`` the position is in the checkpoint, and a run that was killed goes on
-    with the batch after the last one it had a checkpoint of. (T5X wants the same number of hosts for that.)
+    With ``SaveCheckpointConfig.save_dataset = True``, checkpoints hold the data position, and a restarted run continues
+    with the batch after its last checkpoint. T5X requires the same number of hosts for that.
 
     Args:
-      cfg: seed, split, lengths, batch size, ``pack`` and ``shuffle`` are read. The seed is required.
-      shard_id: which of the hosts' shares of a batch to take.
-      num_shards: how many shares there are.
-      feature_converter_cls: not used: the stream converts.
+      cfg: seed, split, lengths, batch size, ``pack`` and ``shuffle`` are used. The seed is required.
+      shard_id: the index of this host's share of a batch.
+      num_shards: the number of shares.
+      feature_converter_cls: not used: the stream converts features.
       num_epochs: must be None: the stream is endless.
       continue_from_last_checkpoint: not used: T5X restores the iterator.
-      cache_dir: what ``distill cache`` wrote, to read instead of the task's source; the batches are the same.
+      cache_dir: a folder written by ``distill cache``, to read instead of the task's source; the batches are the same.
 
     Raises:
-      ValueError: ``cfg`` has no seed, or asks for something a stream has not; or the cache is none of these tasks', is of
-        other settings or damaged.
+      ValueError: ``cfg`` has no seed or an unsupported setting, or the cache is of other tasks, of other settings or
+        damaged.
     """
     del feature_converter_cls, continue_from_last_checkpoint
     if cfg.seed is None:
         raise ValueError(
-            "get_stream wants a seed, or a restart would shuffle anew: set DatasetConfig.seed; got seed=None"
+            "get_stream requires a seed, or a restart would shuffle differently: set DatasetConfig.seed; got seed=None"
         )
     if num_epochs is not None or cfg.use_cached:
         raise ValueError(
-            f"get_stream is endless and reads none of SeqIO's caches; got {num_epochs=}, use_cached={cfg.use_cached}. What "
-            "`distill cache` wrote is given as CACHE_DIR"
+            f"get_stream is endless and reads none of SeqIO's caches; got {num_epochs=}, use_cached={cfg.use_cached}. "
+            "Give the folder of `distill cache` as CACHE_DIR"
         )
     if cfg.batch_size % num_shards:
         raise ValueError(f"batch_size must be divisible by the number of shards; got {cfg.batch_size} and {num_shards}")
@@ -124,11 +125,11 @@ def get_stream(
 
 
 class StreamIterator(dataset_iterator.DatasetIterator):
-    """A :class:`distill.batches.BatchStream` as CLU's iterator, which T5X checkpoints.
+    """A :class:`distill.batches.BatchStream` as a CLU dataset iterator, which T5X checkpoints.
 
-    T5X asks for the first batch ahead of time, while it saves the checkpoint that a run begins with, and never again. So a
-    position saved after one batch is the one before it: the checkpoint a run begins with is then exact. (One taken after
-    a single step would repeat that step's batch.)
+    T5X prefetches the first batch while it saves the initial checkpoint, and never prefetches again. So a position
+    saved after one batch is that before the batch, which makes the initial checkpoint exact. (A checkpoint after a
+    single step would repeat that step's batch.)
     """
 
     def __init__(self, stream: BatchStream):
@@ -144,13 +145,13 @@ class StreamIterator(dataset_iterator.DatasetIterator):
         return next(self._stream).arrays
 
     def reset(self) -> None:
-        """Goes back to the first batch."""
+        """Returns to the first batch."""
         self._stream.restore(self._first)
         self._begin()
 
     @property
     def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
-        """Shapes of this host's share of a batch. Reads no data."""
+        """Shapes and dtypes of this host's share of a batch. Reads no data."""
         layout = self._stream.layout
         start, stop, _ = self._stream.rows.indices(layout.rows)
         lengths = {"encoder": layout.encoder_length, "decoder": layout.decoder_length}
@@ -164,11 +165,11 @@ class StreamIterator(dataset_iterator.DatasetIterator):
         }
 
     def save(self, filename: epath.PathLike) -> None:
-        """Writes the position, as JSON."""
+        """Writes the position as JSON."""
         position = self._stream.position() if self._taken > 1 else self._start
         epath.Path(filename).write_text(json.dumps(position))
 
     def restore(self, filename: epath.PathLike) -> None:
-        """Goes to the position in ``filename``. Raises ValueError if it belongs to other data."""
+        """Restores the position from ``filename``. Raises ValueError if it belongs to other data."""
         self._stream.restore(json.loads(epath.Path(filename).read_text()))
         self._begin()

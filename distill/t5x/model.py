@@ -1,4 +1,4 @@
-"""T5X models with the two-task loss: one around T5X's own networks, one around this project's."""
+"""T5X models with the two-task loss: one for T5X's own networks, one for this project's network."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,9 +31,9 @@ Params = Any
 
 
 def weigh(batch: Batch, loss: TwoTaskLoss, step: jax.Array) -> dict[str, jax.Array]:
-    """The batch with ``decoder_token_weights`` [batch, length] float32: the two-task weights of its target tokens.
+    """Adds ``decoder_token_weights`` to a batch: [batch, length] float32, the two-task weights of its target tokens.
 
-    Call it on the whole global batch. The loss is then a plain weighted sum, and so the same however the batch is cut.
+    Call it on the whole global batch. The loss is then a weighted sum and does not depend on how the batch is split.
     """
     weights = task_token_weights(
         batch["decoder_loss_weights"],
@@ -46,7 +46,7 @@ def weigh(batch: Batch, loss: TwoTaskLoss, step: jax.Array) -> dict[str, jax.Arr
 
 
 def as_clu(metrics: Metrics) -> dict[str, clu_metrics.Metric]:
-    """(sum, count) pairs as CLU metrics: token counts are totals, all else is sum / count (NaN where there was none)."""
+    """Converts (sum, count) pairs to CLU metrics: totals for token counts, else sum / count (NaN if the count is 0)."""
     return {
         name: t5x_metrics.Sum(total=total)
         if name.startswith("tokens/")
@@ -56,15 +56,15 @@ def as_clu(metrics: Metrics) -> dict[str, clu_metrics.Metric]:
 
 
 class TwoTaskModel(models.EncoderDecoderModel):
-    """T5X's encoder-decoder model, with the two-task loss in place of T5X's.
+    """T5X's encoder-decoder model with the two-task loss.
 
-    Works with the networks of ``t5x.examples.t5`` and ``t5x.examples.scalable_t5``. Their last layer, which makes the
-    logits, is stepped over: the loss makes its own from the hidden states, in chunks, in float32 (as T5X does). T5X's
+    It works with the networks of ``t5x.examples.t5`` and ``t5x.examples.scalable_t5``. Their last layer, which computes
+    the logits, is skipped: the loss computes logits from the hidden states, in chunks, in float32 (as T5X does). T5X's
     own loss holds several ``[batch, length, vocab]`` arrays.
 
-    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which weighs the tokens of the whole batch, then cuts it into
-    micro-batches. With T5X's own trainer, or in a precompilation, the weights are those of the rows at hand: the same
-    thing only without micro-batches.
+    Train it with :class:`distill.t5x.trainer.TwoTaskTrainer`, which computes token weights on the whole batch and then
+    cuts it into micro-batches. With T5X's own trainer, or in a precompilation, the weights are computed from the rows
+    of each (micro-)batch, which is equal only without micro-batches.
     """
 
     FEATURE_CONVERTER_CLS = TwoTaskFeatureConverter
@@ -81,10 +81,10 @@ class TwoTaskModel(models.EncoderDecoderModel):
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: models.DecoderParams | None = None,
     ):
-        """Args that T5X's model lacks:
+        """Arguments in addition to those of T5X's model:
 
-        loss: how much each task counts; also says z-loss and label smoothing.
-        chunk_tokens: target positions (batch × length) whose logits exist at once; 0 takes all.
+        loss: the weights of the tasks, z-loss and label smoothing.
+        chunk_tokens: logits are materialised for at most this many target positions (batch × length); 0 does not chunk.
         """
         super().__init__(
             module=module,
@@ -103,11 +103,11 @@ class TwoTaskModel(models.EncoderDecoderModel):
     def loss_fn(
         self, params: Params, batch: Batch, dropout_rng: jax.Array | None
     ) -> tuple[Float[Array, ""], dict[str, clu_metrics.Metric]]:
-        """The two-task loss of a (micro-)batch and its metrics.
+        """Returns the two-task loss of a (micro-)batch and its metrics.
 
         Raises:
-          ValueError: λ is a schedule, and the batch comes without the weights that only a trainer that knows the step
-            can give it.
+          ValueError: λ is a schedule and the batch has no token weights, which only a trainer that knows the step can
+            compute.
         """
         if TOKEN_WEIGHTS not in batch:
             if callable(self.loss.lam):
@@ -137,7 +137,7 @@ class TwoTaskModel(models.EncoderDecoderModel):
     def _hidden_and_kernel(
         self, params: Params, batch: Batch, dropout_rng: jax.Array | None
     ) -> tuple[Float[Array, "batch length embed"], Float[Array, "embed vocab"]]:
-        """The decoder's output before the logits, float32, and the matrix that would make them."""
+        """Returns the decoder's output before the logits, float32, and the kernel that maps it to logits."""
 
         def step_over(next_fun, args, kwargs, context):
             at = (context.module.name, context.method_name)
@@ -151,16 +151,17 @@ class TwoTaskModel(models.EncoderDecoderModel):
         kernel = params["token_embedder"]["embedding"].T if separate is None else separate["kernel"]
         if hidden.shape[-1] != kernel.shape[0]:
             raise ValueError(
-                f"{type(self.module).__name__} makes its logits neither by 'logits_dense' nor by 'token_embedder': "
+                f"{type(self.module).__name__} computes its logits neither by 'logits_dense' nor by 'token_embedder': "
                 f"expected hidden states of width {kernel.shape[0]}; got {hidden.shape}"
             )
         return hidden.astype(jnp.float32), kernel
 
 
 class ProjectNetworkModel(TwoTaskModel):
-    """:class:`TwoTaskModel` around this project's network and decoder, for runs on T5X's loop, mesh and checkpoints.
+    """:class:`TwoTaskModel` for this project's network and decoder, with T5X's training loop, mesh and checkpoints.
 
-    Parameters have T5X's names, shapes and logical axes, so T5X's checkpoints, partitioner and Adafactor fit.
+    Parameters have T5X's names, shapes and logical axes, so they work with T5X's checkpoints, partitioner and
+    Adafactor.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class ProjectNetworkModel(TwoTaskModel):
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: models.DecoderParams | None = None,
     ):
-        """``config`` is the network's. Of ``decode``, all counts that ``generate`` takes, but for lengths."""
+        """``config`` is the network's configuration. All of ``decode`` applies, except lengths."""
         super().__init__(
             Transformer(config),
             input_vocabulary,
@@ -195,7 +196,7 @@ class ProjectNetworkModel(TwoTaskModel):
         input_shapes: Mapping[str, Any],
         input_types: Mapping[str, Any] | None = None,
     ) -> flax_core.FrozenDict:
-        """``params``, and ``params_axes`` with T5X's kind of axis names. The input's shapes do not matter."""
+        """Returns ``params``, and ``params_axes`` with T5X's axis metadata. The input shapes do not matter."""
         del input_shapes, input_types
         axes = traverse_util.flatten_dict(param_logical_axes(self.config))
         named = {
@@ -242,16 +243,20 @@ class ProjectNetworkModel(TwoTaskModel):
           batch: model features, unpacked.
           rng: for ``sample``.
           decoder_params: arguments of ``generate`` that override those of ``decode``.
-          return_all_decodes: all ``num_decodes`` results of a row, in T5X's order (best last), instead of the best.
-          num_decodes: results a row, and beams of a beam search (at least ``decode.num_beams``).
-          prompt_with_targets: must be False: this decoder takes no prompt.
+          return_all_decodes: whether to return all ``num_decodes`` results per row, in T5X's order (best last), instead
+            of the best one.
+          num_decodes: results per row, and beams of a beam search (at least ``decode.num_beams``).
+          prompt_with_targets: must be False: this decoder does not support prompts.
 
         Returns:
-          int32 tokens [batch, length] (or [batch, num_decodes, length]), and ``scores``: the tokens' log-probability,
-          without a length penalty.
+          int32 tokens [batch, length] (or [batch, num_decodes, length]), and ``scores``: the log-probabilities of the
+          results, without a length penalty.
+
+        Raises:
+          ValueError: ``prompt_with_targets`` is True.
         """
         if prompt_with_targets:
-            raise ValueError("prompt_with_targets=True is for T5X's own networks and decoders; use TwoTaskModel")
+            raise ValueError("prompt_with_targets=True requires T5X's own networks and decoders; use TwoTaskModel")
         everything = (
             self._default_decoder_params.return_all_decodes if return_all_decodes is None else return_all_decodes
         )
@@ -285,7 +290,7 @@ class ProjectNetworkModel(TwoTaskModel):
 
 
 def _throughput(targets: jax.Array) -> dict[str, clu_metrics.Metric]:
-    """T5X's timing metrics that need no logits."""
+    """T5X's timing metrics, those that need no logits."""
     return {
         "timing/seconds": t5x_metrics.Time(),
         "timing/steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),

@@ -1,10 +1,10 @@
-"""Steps of a run that begins at a pretrained checkpoint: T5X goes on counting where pretraining ended."""
+"""Step numbers of a run from a pretrained checkpoint: T5X continues the step count of pretraining."""
 
 import re
 
 
 def first_step(checkpoint_path: str | None) -> int:
-    """The step of a T5X checkpoint, by its name; 0 for None (a run from random parameters).
+    """Returns the step of a T5X checkpoint, from its name; 0 for None (a run from random parameters).
 
     >>> first_step("gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000")
     1000000
@@ -24,16 +24,16 @@ def first_step(checkpoint_path: str | None) -> int:
 
 
 def total_steps(relative_steps: int, checkpoint_path: str | None) -> int:
-    """The step at which to stop: ``relative_steps`` after the pretrained checkpoint's.
+    """Returns the step at which to stop: the pretrained checkpoint's step plus ``relative_steps``.
 
-    T5X's own ``relative_steps`` counts from wherever the run restarts, so a run killed half-way would train half as long
-    again. This counts from the initial checkpoint alone.
+    T5X's own ``relative_steps`` counts from the step at which a run restarts, so a run killed half-way would train half
+    as long again. This function counts from the initial checkpoint only.
 
     >>> total_steps(10_000, "checkpoint_1000000")
     1010000
 
     Raises:
-      ValueError: fewer than one step, or a checkpoint whose name does not say its step.
+      ValueError: ``relative_steps`` is below 1, or the checkpoint's name does not end in a step.
     """
     if relative_steps < 1:
         raise ValueError(f"relative_steps must be ≥ 1; got {relative_steps}")

@@ -1,4 +1,4 @@
-"""A T5X trainer whose step weighs the two tasks' tokens on the whole global batch, before micro-batches are cut."""
+"""A T5X trainer whose step computes token weights on the whole global batch, before it cuts micro-batches."""
 
 import functools
 from typing import Any
@@ -12,19 +12,20 @@ from distill.t5x.model import TwoTaskModel, weigh
 class TwoTaskTrainer(t5x_trainer.Trainer):
     """T5X's trainer for :class:`distill.t5x.model.TwoTaskModel`.
 
-    The step is T5X's own (micro-batches, learning rate, weight metrics) on a batch that carries its token weights. They
-    are computed inside the partitioned function, where the batch is the global one whatever the mesh.
+    The step is T5X's own (micro-batches, learning rate, weight metrics), on a batch with token weights. These are
+    computed inside the partitioned function, where the batch is the global one for any mesh.
     """
 
     def __init__(self, *, schedule_offset: int = 0, **kwargs: Any):
-        """As ``t5x.trainer.Trainer``, with one argument more.
+        """As ``t5x.trainer.Trainer``, with one more argument.
 
         Args:
-          schedule_offset: the step at which a schedule of λ begins. T5X counts on from the pretrained checkpoint's step.
-          **kwargs: T5X's.
+          schedule_offset: the step at which a schedule of λ starts. T5X continues the pretrained checkpoint's step
+            count.
+          **kwargs: arguments of T5X's trainer.
 
         Raises:
-          TypeError: the model is no :class:`TwoTaskModel`.
+          TypeError: the model is not a :class:`TwoTaskModel`.
         """
         if not isinstance(kwargs.get("model"), TwoTaskModel):
             got = type(kwargs.get("model")).__name__

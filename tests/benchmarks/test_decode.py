@@ -1,4 +1,4 @@
-"""The decoding benchmark: it compares equal work, refuses sides that disagree, and tells and draws what it measured."""
+"""The decoding benchmark: it compares equal work, rejects sides that disagree, and prints and plots its results."""
 
 import json
 
@@ -24,15 +24,15 @@ def test_both_sides_decode_the_same_and_are_timed(rows):
     ]
     for row in rows:
         assert row["per_second"]["ours"] == pytest.approx(2 / row["seconds"]["ours"], rel=0.05)
-        assert row["ratio"]["least"] == row["ratio"]["median"] == row["ratio"]["most"]  # of one round
+        assert row["ratio"]["least"] == row["ratio"]["median"] == row["ratio"]["most"]  # a single round
         assert row["ratio"]["median"] == pytest.approx(
             row["per_second"]["ours"] / row["per_second"]["theirs"], rel=0.05
         )
-        assert row["first_call_extra_seconds"]["ours"] > 0  # compiling is not in the rate
+        assert row["first_call_extra_seconds"]["ours"] > 0  # compilation is not part of the rate
     json.dumps(rows)
 
 
-def test_a_table_and_a_picture(rows, capsys, tmp_path):
+def test_the_table_and_the_plot(rows, capsys, tmp_path):
     decode.report(rows)
     assert capsys.readouterr().out.count("\n| cqa_label") == 2
     decode.plot([*rows, {**rows[0], "threads": 2}], str(tmp_path / "ratios.png"))
@@ -61,14 +61,14 @@ def test_flags_are_checked(flag, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_inputs_have_the_lengths_asked_for():
+def test_inputs_have_the_requested_lengths():
     rows = sides.input_rows(2000, 50, 100)
     lengths = [len(row) for row in rows]
     assert np.mean(lengths) == pytest.approx(50, rel=0.02) and np.std(lengths) == pytest.approx(12.6, rel=0.1)
     assert all(row[-1] == 1 and row[:-1].min() >= 3 and row.max() < 100 for row in rows)
 
 
-def test_rounds_go_back_and_forth_and_ratios_are_taken_by_round():
+def test_rounds_alternate_and_ratios_are_per_round():
     calls = []
     times = sides.in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == ["a", "b", "b", "a"] and {len(found) for found in times.values()} == {2}

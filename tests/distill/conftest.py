@@ -1,4 +1,4 @@
-"""A tiny data set and a tiny student, shared by the tests of the loop and what stands around it."""
+"""A tiny data set and a tiny student, shared by the tests of the training loop and of the code around it."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def sums(tmp_path):
 
 @pytest.fixture
 def arguments(sums):
-    """What :func:`distill.train.train` wants besides a directory; a run of 8 steps."""
+    """The arguments of :func:`distill.train.train` except the directory; a run of 8 steps."""
     return {
         "model": TINY,
         "data": DataConfig(sums.paired, {"inputs": 64, "targets": 64}, batch_size=4),

@@ -1,4 +1,4 @@
-"""The cache: the same batches as without it, the same bytes every time, nothing that is damaged or of other settings."""
+"""The cache: the same batches as without it, deterministic bytes, and errors for damage and other settings."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(rows, tmp_path_factory):
-    """A cache of these rows, of three shards a split; copy it before harming it."""
+    """A cache of these rows with three shards per split; copy it before damaging it."""
     names = registration.register(dataset(rows), "bytes")
     directory = tmp_path_factory.mktemp("cache") / "cached"
     return cache.build(tasks(names), directory, shards=3).directory
@@ -55,7 +55,7 @@ def names(rows):
 
 
 def files_of(folder):
-    """What lies in a folder and below: place → bytes."""
+    """All files of a folder: path → bytes."""
     folder = pathlib.Path(folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -73,7 +73,10 @@ def assert_same(got, wanted):
 @pytest.mark.parametrize("form", ["paired", "mixed", "single", "label", "rationale", "shared"])
 def test_batches_are_those_without_a_cache(names, built, form, packed):
     shared = form == "shared"
-    for layout in (Layout(4, 64, 64, packed, shared), Layout(6, 18, 12, packed, shared)):  # the second cuts both sides
+    for layout in (
+        Layout(4, 64, 64, packed, shared),
+        Layout(6, 18, 12, packed, shared),
+    ):  # the second truncates both sides
         plain = BatchStream(getattr(names, form), layout, seed=4)
         cached = BatchStream(getattr(names, form), layout, seed=4, cache_dir=built)
         for _ in range(12):
@@ -84,7 +87,7 @@ def test_batches_are_those_without_a_cache(names, built, form, packed):
             assert sum(cached.counts.truncated_targets.values()) > 0
 
 
-def test_restored_streams_and_processes_agree_whoever_reads_from_the_cache(names, built):
+def test_restored_streams_and_processes_agree_with_and_without_the_cache(names, built):
     layout = Layout(4, 64, 64)
     whole = BatchStream(names.paired, layout, seed=2)
     batches = [next(whole) for _ in range(9)]
@@ -97,7 +100,7 @@ def test_restored_streams_and_processes_agree_whoever_reads_from_the_cache(names
             np.testing.assert_array_equal(np.concatenate([piece.arrays[name] for piece in pieces]), value)
 
 
-def test_a_process_reads_the_examples_of_its_rows_alone(names, built):
+def test_a_process_reads_only_the_examples_of_its_rows(names, built):
     layout, asked = Layout(8, 64, 64), []
     stream = BatchStream(names.label, layout, rows=slice(0, 2), cache_dir=built)
     examples = stream._sources[names.label].examples
@@ -108,7 +111,7 @@ def test_a_process_reads_the_examples_of_its_rows_alone(names, built):
     assert len(asked) == mine < batch.examples
 
 
-def test_the_same_bytes_every_time(rows, built, tmp_path):
+def test_builds_are_deterministic(rows, built, tmp_path):
     names = registration.register(dataset(rows), "bytes")
     again = cache.build(tasks(names), tmp_path / "again", shards=3)
     assert again.new
@@ -133,13 +136,13 @@ def test_shards_are_tfds_data_sets(names, built):
             np.testing.assert_array_equal(example[name], value, err_msg=name)
 
 
-def test_tfrecords_beside_the_shards_are_what_tfds_loads(names, built, tmp_path):
+def test_tfds_loads_the_tfrecords_next_to_the_shards(names, built, tmp_path):
     directory = cache.build(tasks(names), tmp_path / "cache", shards=3, tfrecord=True).directory
     files, plain = files_of(directory), files_of(built)
     added = sorted(files.keys() - plain.keys())
     assert sum("paired-train.tfrecord-" in name for name in added) == 3
     assert all(".tfrecord-" in name for name in added)
-    in_order = tfds.ReadConfig(interleave_cycle_length=1)  # else shards take turns
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)  # otherwise shards are interleaved
     for split in ("train", "test"):
         loaded = tfds.load(names.paired, data_dir=directory, split=split, read_config=in_order)
         dataset = list(tfds.as_numpy(loaded))
@@ -163,7 +166,7 @@ def test_tfrecords_beside_the_shards_are_what_tfds_loads(names, built, tmp_path)
         cache.build(tasks(names), directory, shards=3, tfrecord=True)
 
 
-def test_a_cache_that_is_there_is_checked_and_left(rows, names, built, tmp_path):
+def test_an_existing_cache_is_checked_and_reused(rows, names, built, tmp_path):
     before = (built / "manifest.json").stat()
     assert not cache.build(tasks(names), built, shards=3).new
     assert (built / "manifest.json").stat() == before
@@ -193,7 +196,7 @@ def test_a_cache_that_is_there_is_checked_and_left(rows, names, built, tmp_path)
         ({"split_seed": 3}, "dataset.split_seed is 0 there and 3 here"),
     ],
 )
-def test_other_settings_are_refused_by_name(rows, built, tmp_path, changes, message):
+def test_other_settings_are_rejected_by_name(rows, built, tmp_path, changes, message):
     changes = dict(changes)
     given = dataset(rows, **{key: changes.pop(key) for key in ("split_seed",) if key in changes})
     vocabulary = changes.pop("vocabulary", "bytes")
@@ -217,7 +220,7 @@ def sentencepiece_model(path):
     return str(path)
 
 
-def test_damage_is_refused(names, built, tmp_path):
+def test_damage_is_reported(names, built, tmp_path):
     def damaged(harm):
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)
@@ -249,7 +252,7 @@ def test_damage_is_refused(names, built, tmp_path):
         open_it(damaged(lambda folder: (folder / "manifest.json").write_text('{"form')))
     with pytest.raises(ValueError, match="is of format 2; this version reads format 1"):
         open_it(damaged(lambda folder: (folder / "manifest.json").write_text('{"format": 2}')))
-    # Another split's files are no business of this one.
+    # Files of another split are not checked.
     other = damaged(lambda folder: (folder / shard.replace("train", "test").replace("00001", "00000")).unlink())
     next(open_it(other))
 
@@ -264,7 +267,7 @@ def test_unknown_tasks_and_splits(names, built):
         BatchStream(names.label, Layout(4, 64, 64), split="trian", cache_dir=built)
 
 
-def test_draws_among_rationales_are_refused(tmp_path):
+def test_random_rationales_are_rejected(tmp_path):
     rows = [{"input": f"q{i}", "label": "a", "rationales": [f"why {i}", f"because {i}"]} for i in range(8)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     several = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="several", validation_fraction=0.0)
@@ -276,7 +279,7 @@ def test_draws_among_rationales_are_refused(tmp_path):
     assert cache.build(tasks(names), tmp_path / "cache").manifest["tasks"][names.paired]["train"]["examples"] == 8
 
 
-def test_a_build_that_was_interrupted_goes_on(names, built, tmp_path):
+def test_an_interrupted_build_resumes(names, built, tmp_path):
     started = []
 
     def interrupt(task, split, done, total):
@@ -295,7 +298,7 @@ def test_a_build_that_was_interrupted_goes_on(names, built, tmp_path):
         *((name, split) for name in (names.paired, names.shared) for split in ("train", "validation", "test")),
     }
     assert files_of(output) == files_of(built)
-    # What was begun with other settings is not used.
+    # Parts that were built with other settings are not reused.
     stage = tmp_path / "other.partial"
     shutil.copytree(output, stage)
     entries = json.loads((output / "manifest.json").read_text())["tasks"]
@@ -306,7 +309,7 @@ def test_a_build_that_was_interrupted_goes_on(names, built, tmp_path):
     assert {task for task, _ in told} == set(tasks(names))
 
 
-def test_a_split_that_has_nothing_for_a_task(tmp_path):
+def test_a_split_without_examples_for_a_task(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"input": "x", "label": "y"}\n')
     only_labels = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="labels", validation_fraction=0.0)
     names = registration.register(only_labels, "bytes")
@@ -328,10 +331,10 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
     assert_same(next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=uploaded.directory)), next(plain))
     (copies,) = (tmp_path / "scratch").iterdir()
     held = files_of(copies)
-    held.pop("machine")  # says which processes share the copies
+    held.pop("machine")  # identifies the processes that share the copies
     assert len(held) == 4
     assert all("cached_paired-train" in name for name in held)
-    shutil.rmtree(remote / names.paired)  # what was copied is used again
+    shutil.rmtree(remote / names.paired)  # the copies are reused
     BatchStream(names.paired, Layout(4, 64, 64), cache_dir=remote)
     shutil.rmtree(copies)
     with pytest.raises(ValueError, match=r"00000-of-00003 is missing"):
@@ -343,7 +346,7 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
     lengths=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=12),
     ends=st.booleans(),
 )
-def test_cutting_at_once_is_cutting_one_by_one(lengths, ends):
+def test_truncating_a_batch_equals_truncating_each_sequence(lengths, ends):
     layout = Layout(1, 6, 4)
     rng = np.random.default_rng(len(lengths))
 
@@ -383,8 +386,8 @@ def test_the_configuration_of_a_run_names_the_cache(names, built):
     assert_same(next(stream), next(BatchStream(names.paired, Layout(4, 64, 64), seed=1)))
 
 
-def test_a_process_whose_rows_are_empty(names, built):
-    layout = Layout(3, 64, 64, packed=False)  # one pair and a window too few for another
+def test_a_process_with_empty_rows(names, built):
+    layout = Layout(3, 64, 64, packed=False)  # one pair, and too few windows for another
     for where in (None, built):
         stream = BatchStream(names.paired, layout, shuffle=False, rows=slice(2, 3), cache_dir=where)
         batch = next(stream)

@@ -64,7 +64,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def storage(served):
-    """What is in the buckets, empty at first; nothing is refused."""
+    """The content of the buckets, empty at first; no request is rejected."""
     served[0].objects.clear()
     served[0].requests.clear()
     served[0].refuse = lambda method, name: False
@@ -88,7 +88,7 @@ def local(rows, tmp_path_factory):
 
 
 def files_of(folder):
-    """What lies in a folder and below: place → bytes."""
+    """All files of a folder: path → bytes."""
     folder = pathlib.Path(folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -106,12 +106,12 @@ def scratch(folder):
 
 
 def of_the_cache(folder):
-    """What the cache keeps there; TensorFlow leaves files of its own."""
+    """The cache's objects; TensorFlow adds its own files."""
     return [path for path in folder.iterdir() if path.name.startswith("distill-cache-")]
 
 
 def partial(folder):
-    """Files that are left of copies that were not finished."""
+    """Files left over by incomplete copies."""
     return [path.name for root in of_the_cache(folder) for path in root.rglob("tmp*")]
 
 
@@ -119,7 +119,7 @@ SHARDS = [f"remote_paired/1.0.0/remote_paired-train.array_record-{i:05d}-of-0000
 INDEX = "index/remote_paired-train.npy"
 
 
-def test_what_is_written_there_is_what_is_written_here(storage, clients, local, tmp_path):
+def test_the_remote_cache_has_the_same_bytes_as_the_local_one(storage, clients, local, tmp_path):
     stage = scratch(tmp_path / "stage")
     assert clients[0]("build", output="gs://bucket/deep/cache", scratch=stage) == {"result": True}
     assert storage.below("bucket/deep/cache") == files_of(local)
@@ -127,7 +127,7 @@ def test_what_is_written_there_is_what_is_written_here(storage, clients, local, 
     assert clients[0]("build", output="gs://bucket/deep/cache", scratch=stage) == {"result": False}
 
 
-def test_an_upload_that_broke_off_goes_on(storage, clients, local, tmp_path):
+def test_an_interrupted_upload_resumes(storage, clients, local, tmp_path):
     stage = scratch(tmp_path / "stage")
     storage.refuse = lambda method, name: method == "POST" and name.endswith(SHARDS[1])
     told = clients[0]("build", output="gs://bucket/cache", scratch=stage)["error"]
@@ -149,7 +149,7 @@ def test_an_upload_that_broke_off_goes_on(storage, clients, local, tmp_path):
     assert storage.below("bucket/cache").keys() == files_of(local).keys()
 
 
-def test_two_processes_copy_at_once_and_read_what_is_read_without_a_cache(storage, uploaded, clients, tmp_path):
+def test_two_processes_copy_at_once_and_read_the_same_batches_as_without_a_cache(storage, uploaded, clients, tmp_path):
     copies = scratch(tmp_path / "copies")
     for client in clients:
         client.ask("batches", directory=uploaded, scratch=copies)
@@ -163,7 +163,7 @@ def test_two_processes_copy_at_once_and_read_what_is_read_without_a_cache(storag
     assert without == plain[0] == plain[1] == again
     before = len(storage.requests)
     clients[0]("batches", directory=uploaded, scratch=copies)
-    assert set(storage.reads("bucket/cache", before)) == {"manifest.json"}  # copies are used again
+    assert set(storage.reads("bucket/cache", before)) == {"manifest.json"}  # the copies are reused
 
 
 def test_a_shard_that_cannot_be_read(storage, uploaded, clients, tmp_path):
@@ -177,13 +177,13 @@ def test_a_shard_that_cannot_be_read(storage, uploaded, clients, tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda data: data[:-1] + b"x", "is not what manifest.json says; delete the folder and build it again"),
-        (lambda data: data[:100], "is not what manifest.json says; delete the folder and build it again"),
+        (lambda data: data[:-1] + b"x", "does not match manifest.json; delete the folder and build it again"),
+        (lambda data: data[:100], "does not match manifest.json; delete the folder and build it again"),
         (lambda data: None, "is missing; delete the folder and build it again"),
     ],
     ids=["changed", "cut", "missing"],
 )
-def test_damage_there_is_refused(storage, uploaded, clients, tmp_path, harm, message):
+def test_remote_damage_is_reported(storage, uploaded, clients, tmp_path, harm, message):
     name = f"bucket/cache/{SHARDS[1]}"
     data = harm(storage.objects.pop(name))
     storage.objects |= {name: data} if data is not None else {}
@@ -193,7 +193,7 @@ def test_damage_there_is_refused(storage, uploaded, clients, tmp_path, harm, mes
     assert partial(copies) == []
 
 
-def test_a_damaged_copy_is_refused(storage, uploaded, clients, tmp_path):
+def test_a_damaged_copy_is_reported(storage, uploaded, clients, tmp_path):
     copies = scratch(tmp_path / "copies")
     assert "result" in clients[0]("batches", directory=uploaded, scratch=copies)
     (root,) = of_the_cache(copies)
@@ -202,14 +202,14 @@ def test_a_damaged_copy_is_refused(storage, uploaded, clients, tmp_path):
     assert f"{root / SHARDS[0]} has 0 bytes and should have" in told
 
 
-def test_tfds_reads_it_from_there(storage, uploaded, clients, local, rows, tmp_path):
+def test_tfds_reads_the_remote_cache(storage, uploaded, clients, local, rows, tmp_path):
     wanted = clients[0]("from_directory", directory=local, split="train")["result"]
     assert len(wanted) == 30
     assert clients[0]("from_directory", directory=uploaded, split="train") == {"result": wanted}
     assert clients[0]("data_source", directory=uploaded, split="train") == {"result": wanted}
     assert len(clients[0]("data_source", directory=uploaded, split="test")["result"]) == 4
     told = clients[0]("load", directory=uploaded, split="train")["error"]
-    assert "not implemented for ArrayRecord files" in told  # docs/cache.md says so
+    assert "not implemented for ArrayRecord files" in told  # as docs/cache.md states
     names = gs_client.register(rows)
     records = cache.build((names.label, names.paired), tmp_path / "cache", shards=3, tfrecord=True).directory
     storage.objects |= {f"bucket/records/{name}": data for name, data in files_of(records).items()}

@@ -1,4 +1,4 @@
-"""Options of the compiler: what it takes, and how it refuses."""
+"""Compiler options: which are accepted, and how others are rejected."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from distill import compiler, partitioning
 
 
-def test_what_the_compiler_takes_is_what_jit_is_given():
+def test_accepted_options_are_returned_for_jit():
     mesh = partitioning.MeshConfig(4, 2, 1).build()
     for options in ({}, {"xla_cpu_enable_fast_math": True}, {"xla_cpu_enable_fast_math": False}):
         assert compiler.accepted(options) == options
@@ -20,14 +20,14 @@ def test_what_the_compiler_takes_is_what_jit_is_given():
     [
         (
             {"xla_cpu_fast": True},
-            "cpu compiler does not take COMPILER_OPTIONS .*No such compile option: 'xla_cpu_fast'",
+            "cpu compiler rejects COMPILER_OPTIONS .*No such compile option: 'xla_cpu_fast'",
         ),
         ({"xla_cpu_enable_fast_math": "maybe"}, "'maybe' is not a valid bool value"),
-        ({"xla_cpu_enable_fast_math": None}, "a bool, a number or a string each; got 'xla_cpu_enable_fast_math': None"),
-        ({3: True}, "are names with .* got 3: True"),
-        (["xla_cpu_enable_fast_math"], r"are a dict, name → value; got \['xla_cpu"),
+        ({"xla_cpu_enable_fast_math": None}, "of type bool, int, float or str; got 'xla_cpu_enable_fast_math': None"),
+        ({3: True}, r"must map names \(str\) to values .* got 3: True"),
+        (["xla_cpu_enable_fast_math"], r"must be a dict, name → value; got \['xla_cpu"),
     ],
 )
-def test_what_it_does_not_take_is_one_error(options, message):
+def test_rejected_options_raise_one_error(options, message):
     with pytest.raises(ValueError, match=message):
         compiler.accepted(options)

@@ -1,4 +1,4 @@
-"""Decoding against PyTorch's ``generate``, against trying everything, and against the network run in one piece."""
+"""Decoding against PyTorch's ``generate``, against exhaustive search, and against one pass of the network."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from distill.interop import huggingface
 from distill.network import ModelInputs, T5Config, Transformer
 from tests.distill import hf_models
 
-# The decoder may say four different things, so that all it could say can be tried.
+# The vocabulary has four tokens, so that all targets can be enumerated.
 TINY = T5Config(
     vocab_size=4,
     embed_dim=8,
@@ -65,7 +65,7 @@ def peer(request, tmp_path_factory):
     """(PyTorch model, config, params) of one family."""
     model = hf_models.build(request.param, seed=1)
     with torch.no_grad():
-        # The end token must be likely enough to be met, at different lengths in different rows.
+        # The end token must be probable enough to occur, at different lengths in different rows.
         model.lm_head.weight[EOS] *= 4.0 if model.lm_head.weight is model.shared.weight else 2.0
     folder = hf_models.save(model, request.param, tmp_path_factory.mktemp(request.param))
     return model, *huggingface.load_pretrained(folder)
@@ -88,7 +88,7 @@ def peer_generate(model, length: int, prompt=(), **settings) -> np.ndarray:
             **settings,
         )
     tokens = out.numpy()[:, 1 + len(prompt) :]
-    # Its beam search fills up with the end token, where the id of padding is 0.
+    # Its beam search pads with the end token although the padding id is 0.
     tokens[np.cumsum(tokens == EOS, axis=1) - (tokens == EOS) > 0] = 0
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
@@ -103,7 +103,7 @@ def test_greedy_equals_pytorch(peer):
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "beam", "num_beams": 3, "length_penalty": 0.6}])
-def test_targets_that_begin_with_a_prompt_equal_pytorchs(peer, settings):
+def test_prompted_targets_equal_pytorch(peer, settings):
     model, config, params = peer
     prompt = (7, 30, 11)
     theirs = {"num_beams": settings.get("num_beams", 1), "do_sample": False, "early_stopping": "never"}
@@ -176,14 +176,14 @@ def everything(config, params, inputs, length):
     ("length_penalty", "beam_rule"),
     [(0.0, "huggingface"), (1.0, "huggingface"), (-0.5, "huggingface"), (0.6, "t5x")],
 )
-def test_wide_beams_find_the_best_of_everything(length_penalty, beam_rule):
+def test_wide_beams_find_the_global_optimum(length_penalty, beam_rule):
     params, length = params_of(TINY), 4
     targets, log_probs = everything(TINY, params, INPUTS, length)
     assert len(targets) == 3**4 + 1 + 3 + 9 + 27
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=1e-4)
     lengths = np.array([_length(target) for target in targets], np.float32)
     scores = log_probs / (lengths if beam_rule == "huggingface" else (5 + lengths) / 6) ** length_penalty
-    if beam_rule == "t5x":  # what the length limit cuts off has not ended
+    if beam_rule == "t5x":  # targets at the length limit have not ended
         scores = np.where((targets == EOS).any(axis=1), scores, -np.inf)
     got = generate(
         TINY,
@@ -203,7 +203,7 @@ def test_wide_beams_find_the_best_of_everything(length_penalty, beam_rule):
 
 
 def reference_beams(config, params, row, length, num_beams, length_penalty, beam_rule):
-    """Beam search as one would write it down: lists, no early stop, no cache."""
+    """A straightforward beam search: lists, no early stop, no cache."""
     live, finished = [((), 0.0)], []
     for position in range(length):
         prefixes = np.zeros((num_beams, length), np.int32)
@@ -251,12 +251,12 @@ def test_narrow_beams_equal_the_reference(beam_rule, num_beams, length_penalty, 
             assert tuple(tokens[row, place][: len(target)]) == target
             assert not tokens[row, place][len(target) :].any()
             assert log_probs[row, place] == pytest.approx(score, rel=1e-4)
-        # Fewer may have ended than were asked for; the places left are empty.
+        # Fewer hypotheses than num_return may have ended; the other entries are empty.
         assert (log_probs[row, len(wanted) :] == -np.inf).all()
 
 
-def test_where_the_beam_rules_part():
-    """One beam: by T5X's rule the second best token may end a target; by Hugging Face's only the best one may."""
+def test_where_the_beam_rules_differ():
+    """One beam: by T5X's rule the second best token may end a target; by Hugging Face's rule only the best one may."""
     config = dataclasses.replace(TINY, vocab_size=7)
     settings = {"max_decode_len": 4, "method": "beam", "num_beams": 1, "length_penalty": 0.0}
     inputs = np.random.default_rng(0).integers(2, 7, (16, 4)).astype(np.int32)
@@ -267,7 +267,7 @@ def test_where_the_beam_rules_part():
     print({rule: int(rows.sum()) for rule, rows in ended.items()})
     assert (ended["t5x"] & ~ended["huggingface"]).any()
     assert (~ended["t5x"]).any()
-    # Where nothing ended, both return the one hypothesis that the length limit cut off.
+    # If no hypothesis ended, both return the one at the length limit.
     unended = ~ended["t5x"] & ~ended["huggingface"]
     np.testing.assert_array_equal(tokens["t5x"][unended], tokens["huggingface"][unended])
     for rule, decoded in by_rule.items():
@@ -286,7 +286,7 @@ def test_one_beam_without_rivals_is_greedy():
     assert (np.asarray(beam.log_probs)[ended] >= np.asarray(greedy.log_probs)[ended] - 1e-5).all()
 
 
-def test_fewer_hypotheses_than_asked_for():
+def test_fewer_hypotheses_than_num_return():
     got = generate(TINY, params_of(TINY), INPUTS, max_decode_len=1, method="beam", num_beams=6, num_return=6)
     assert np.isfinite(got.log_probs[:, :4]).all()
     assert (got.log_probs[:, 4:] == -np.inf).all()
@@ -295,7 +295,7 @@ def test_fewer_hypotheses_than_asked_for():
 
 
 @pytest.mark.parametrize("method", decoding.METHODS)
-def test_a_row_does_not_depend_on_its_company(method):
+def test_a_row_does_not_depend_on_the_other_rows(method):
     config = dataclasses.replace(TINY, vocab_size=9)
     params = params_of(config)
     inputs = np.random.default_rng(0).integers(2, 9, (6, 5)).astype(np.int32)
@@ -350,7 +350,7 @@ def test_samples_follow_the_distribution():
         observed = np.bincount(tokens[:, 0], minlength=4) / count
         np.testing.assert_allclose(observed, wanted, atol=4 * np.sqrt(0.25 / count))
         assert (observed[wanted == 0.0] == 0.0).all()
-        # Scores are the network's own, whatever was done to draw from it.
+        # Scores are those of the network, independent of temperature and top_k.
         wanted = log_probs_of(TINY, params, np.repeat(INPUTS[:1], 50, axis=0), tokens[:50])
         np.testing.assert_allclose(np.asarray(got.log_probs)[0, :50], wanted, rtol=1e-4, atol=1e-5)
 
@@ -384,7 +384,7 @@ def test_bfloat16():
     np.testing.assert_allclose(got.log_probs, wanted, rtol=0.1, atol=0.1)
 
 
-def test_segment_ids_say_what_is_padding():
+def test_segment_ids_mark_padding():
     params = params_of(TINY)
     shown = generate(
         TINY, params, np.where(INPUTS == 0, 3, INPUTS), max_decode_len=5, encoder_segment_ids=1 * (INPUTS != 0)
@@ -393,10 +393,10 @@ def test_segment_ids_say_what_is_padding():
 
 
 def test_it_stops_when_all_rows_have_ended():
-    """A network that always ends at once must not run the loop to its end: a million steps would never finish."""
+    """A network that always ends at once must stop the loop early: a million steps would never finish."""
     config = dataclasses.replace(TINY, logits_via_embedding=False)
     params = jax.tree.map(np.copy, params_of(config))
-    # All logits are equal, and of equals the first is taken, so let 0 be the end.
+    # All logits are equal, and argmax takes the first of equals, so 0 is the end token.
     params["decoder"]["logits_dense"]["kernel"] *= 0.0
     for method in ("greedy", "beam"):
         got = generate(
@@ -427,10 +427,10 @@ def test_sharded_equals_whole(method):
     [
         ({"method": "beams"}, r"method must be one of .*got 'beams'; did you mean 'beam'\?"),
         ({"max_decode_len": 0}, "max_decode_len must be ≥ 1; got 0"),
-        ({"method": "sample"}, "wants rng"),
+        ({"method": "sample"}, "requires rng, a jax.random.key; got None"),
         ({"method": "sample", "rng": 0, "temperature": 0.0}, "temperature must be > 0"),
         ({"method": "sample", "rng": 0, "top_k": 5}, r"top_k must lie in \[0, vocab_size=4\]; got 5"),
-        ({"num_return": 2}, "one result a row; got num_return=2"),
+        ({"num_return": 2}, "one result per row: num_return must be 1; got 2"),
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be ≥ 1"),
         ({"eos_id": 4}, "eos_id must lie in"),

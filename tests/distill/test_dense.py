@@ -1,4 +1,4 @@
-"""Products with parameters and their gradients, against plain einsums; alone and over meshes."""
+"""Dense layers and their gradients against plain einsums, on one device and on meshes."""
 
 import dataclasses
 import re
@@ -60,7 +60,7 @@ def differentiated(form, mesh):
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_gradient_is_the_einsums(form, mesh):
+def test_the_gradient_equals_that_of_einsum(form, mesh):
     of_x, of_kernel, of_out, _ = FORMS[form]
     x, kernel, weights = array(of_x, 0), array(of_kernel, 1), array(of_out, 2)
     got = differentiated(form, mesh)
@@ -74,23 +74,23 @@ def test_the_gradient_is_the_einsums(form, mesh):
 
 
 @pytest.mark.parametrize("form", ["embed first", "embed innermost", "several"])
-def test_split_gradients_meet_in_one_reduce_scatter_along_no_innermost_dimension(form):
+def test_sharded_gradients_use_one_reduce_scatter_not_along_the_innermost_dimension(form):
     text = differentiated(form, (1, 8, 1)).text
     found = re.findall(r"= (\w+\[[\d,]*\])\S* reduce-scatter\(.*dimensions={(\d)}", text)
     assert len(found) == 1
     shape, dimension = found[0]
     assert int(dimension) < shape.count(",")
-    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1  # of the value
+    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1  # that of the value
 
 
-def test_whole_gradients_meet_in_one_all_reduce():
+def test_replicated_gradients_use_one_all_reduce():
     text = differentiated("several", (8, 1, 1)).text
     sums = [line for line in text.splitlines() if " all-reduce(" in line]
     assert sum(f"f32[3,{INPUTS},{FEATURES}]" in line for line in sums) == 1
     assert "reduce-scatter(" not in text
 
 
-def test_over_both_axes_shards_are_scattered_first_and_only_they_are_reduced():
+def test_over_both_axes_only_scattered_shards_are_all_reduced():
     text = differentiated("embed first", (2, 4, 1)).text
     shard = f"f32[{INPUTS // 4},{FEATURES}]"
     assert len(re.findall(rf"= {re.escape(shard)}\S* reduce-scatter\(", text)) == 1
@@ -98,7 +98,7 @@ def test_over_both_axes_shards_are_scattered_first_and_only_they_are_reduced():
     assert sorted(reduced) == sorted([shard, "f32[]"])
 
 
-def test_a_rule_that_mixes_the_rows_axes_with_others_is_obeyed():
+def test_a_rule_that_mixes_row_axes_with_other_axes():
     rules = [("embed", ("fsdp", "model")), *(rule for rule in partitioning.DEFAULT_RULES if rule[0] != "embed")]
     x, d_out = array("bld", 0), array("blf", 1)
     with jax.set_mesh(partitioning.MeshConfig(1, 4, 2).build()), nn.logical_axis_rules(rules):
@@ -106,7 +106,7 @@ def test_a_rule_that_mixes_the_rows_axes_with_others_is_obeyed():
     np.testing.assert_allclose(got, np.einsum("bld,blf->df", x, d_out), rtol=1e-5, atol=1e-4)
 
 
-def test_gradients_have_the_dtype_of_what_they_are_of():
+def test_gradients_have_the_dtype_of_their_arguments():
     x, kernel = array("bld", 0).astype(jnp.bfloat16), array("ndf", 1).astype(jnp.bfloat16)
     with (
         jax.set_mesh(partitioning.MeshConfig(2, 4, 1).build()),
@@ -125,7 +125,7 @@ def test_gradients_have_the_dtype_of_what_they_are_of():
     assert [one.dtype for one in d_kernels] == [jnp.bfloat16] * 3
 
 
-def test_the_backward_pass_keeps_kernels_and_not_their_stack():
+def test_the_backward_pass_saves_kernels_not_their_stack():
     x, kernels = array("bld", 0), tuple(array("ndf", 1))
     _, backward = jax.vjp(lambda x, k: product("bld,ndf->nblf", (None, "embed", "mlp"), x, k), x, kernels)
     kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
@@ -140,7 +140,7 @@ def test_only_training_stacks_kernels(together):
     assert (f"[2,{INPUTS},{FEATURES}]" in program) == together
 
 
-def test_rows_that_the_mesh_does_not_cut_are_summed_anyhow():
+def test_rows_that_the_mesh_does_not_divide_are_summed():
     x, d_out = array("bld", 0)[:3], array("blf", 1)[:3]
     with (
         jax.set_mesh(partitioning.MeshConfig(2, 2, 2).build()),
@@ -151,7 +151,7 @@ def test_rows_that_the_mesh_does_not_cut_are_summed_anyhow():
 
 
 class Two(nn.Module):
-    """Two products of one array, together or one by one."""
+    """Two products of one array, joint or separate."""
 
     together: bool
 
@@ -162,7 +162,7 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
-def test_products_made_together_are_those_made_one_by_one(mesh):
+def test_joint_products_equal_separate_products(mesh):
     x = array("bld", 0)
     params = Two(together=False).init(jax.random.key(0), x)
     together = jax.tree.map(jnp.shape, nn.meta.unbox(Two(together=True).init(jax.random.key(0), x)))

@@ -1,4 +1,4 @@
-"""The SeqIO converter: what T5X and other SeqIO users get, packed and unpacked."""
+"""The SeqIO converter for T5X and other SeqIO users, packed and unpacked."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_features_and_shapes(sums, form, pack):
     assert tasks == {"label": {1}, "rationale": {2}}.get(form, {1, 2})
 
 
-def test_the_converter_gives_the_same_windows_as_the_stream(sums):
+def test_the_converter_packs_the_same_windows_as_the_stream(sums):
     _, rows = dataset(sums.paired, True, num_epochs=1, shuffle=False)
     batch = next(BatchStream(sums.paired, Layout(4, 64, 64), shuffle=False))
     for number in range(4):

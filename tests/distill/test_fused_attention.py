@@ -1,4 +1,4 @@
-"""The Pallas attention, interpreted, against attention written out; alone, inside the network and over a mesh."""
+"""The Pallas attention kernel, interpreted, against plain attention: alone, inside the network and on a mesh."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def problem(query_length, key_length):
     arrays += (draw((BATCH, key_length, joined), 3),)
     kept = np.random.default_rng(4).random((BATCH, HEADS, 1, key_length)) < 0.8
     keep = jnp.asarray(kept / 0.8, jnp.float32)
-    # One query and one key segment have no partner: such a query sees nothing, such a key is seen by nobody.
+    # One query and one key segment have no counterpart: the query attends to nothing, and nothing attends to the key.
     queries = segments(query_length, 5).at[0, 0].set(7)
     return arrays, table, keep, queries, segments(key_length, 6)
 
@@ -87,7 +87,7 @@ def check_equal(got, wanted):
     ("with_bias", "with_keep", "lengths", "causal"),
     [(True, True, (128, 128), True), (True, False, (384, 384), False), (False, True, (128, 256), False)],
 )
-def test_values_and_gradients_are_those_of_attention_by_hand(with_bias, with_keep, lengths, causal):
+def test_values_and_gradients_equal_plain_attention(with_bias, with_keep, lengths, causal):
     got = values_and_gradients(fused, with_bias, with_keep, lengths, causal)
     check_equal(got, values_and_gradients(by_hand, with_bias, with_keep, lengths, causal))
 
@@ -110,7 +110,7 @@ def test_on_a_mesh_every_device_computes_its_own_rows_and_heads():
         ((4, 2048, 2048, 4, 64), "do not fit in VMEM"),
     ],
 )
-def test_shapes_it_cannot_take_have_a_reason(shape, reason):
+def test_unsupported_shapes_have_a_reason(shape, reason):
     assert reason in why_not(*shape)
     assert why_not(4, 512, 512, 12, 64) is None
     batch, query_length, key_length, heads, dim = shape

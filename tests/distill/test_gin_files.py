@@ -1,4 +1,4 @@
-"""Every gin file that ships is parsed and built; nothing in it may be stale."""
+"""Every shipped gin file is parsed and built; no setting may be stale."""
 
 import pathlib
 
@@ -27,7 +27,7 @@ def build(model="t5_1_1_tiny", task="svamp", run="distill", hardware="cpu", extr
 
 
 FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
-# Parameters as Hugging Face's models of the same names have them (torch's numel over parameters, tied ones once).
+# Parameter counts of Hugging Face's models of the same names (torch's numel over parameters, tied ones once).
 KNOWN = {
     "t5_1_1_small": 76_961_152,
     "t5_1_1_base": 247_577_856,
@@ -87,7 +87,7 @@ def test_hardware(hardware, tmp_path):
 
 @pytest.mark.parametrize("name", names("compiler"))
 def test_compiler(name, tmp_path):
-    """They come after the run's file, whose default they change; that TPUs' compiler takes them, precompile tests."""
+    """They go after the run's file and change its default. Precompile tests check that the TPU compiler accepts them."""
     files = [f"gin/{file}.gin" for file in ("models/t5_1_1_tiny", "tasks/svamp", "runs/distill", "hardware/tpu_v5e_16")]
     configuration.parse([*files, f"gin/compiler/{name}.gin"], [*GIVEN, data_dir(tmp_path)])
     options = configuration.arguments_of(train.train)["loop"].compiler_options
@@ -101,7 +101,7 @@ def test_recipe(recipe, tmp_path):
     assert configuration.arguments_of(train.train)["loop"].train_steps >= 1
 
 
-def test_every_file_says_what_it_is():
+def test_every_file_starts_with_a_comment():
     for path in (ROOT / "gin").rglob("*.gin"):
         assert path.read_text().startswith("# "), path
 

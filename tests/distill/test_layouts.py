@@ -1,4 +1,4 @@
-"""Layouts asked of the TPU compiler: where they are asked for, and that nothing else changes."""
+"""Layout constraints: they are requested on TPUs only, and values do not change."""
 
 import flax.linen as nn
 import jax
@@ -12,10 +12,10 @@ X = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)
 
 
 def program(fn, platform, mesh=True, rules=partitioning.DEFAULT_RULES):
-    """What is handed to a platform's compiler."""
+    """The program that is lowered for a platform."""
     if not mesh:
         return jax.jit(fn).trace(X).lower(lowering_platforms=(platform,)).as_text()
-    run = jax.jit(lambda x: fn(x))  # traced anew: JAX keeps what it traced under other rules
+    run = jax.jit(lambda x: fn(x))  # a new function: JAX caches traces made under other rules
     with jax.set_mesh(partitioning.MeshConfig(4, 2, 1).build()), nn.logical_axis_rules(list(rules)):
         return run.trace(X).lower(lowering_platforms=(platform,)).as_text()
 
@@ -28,18 +28,18 @@ def program(fn, platform, mesh=True, rules=partitioning.DEFAULT_RULES):
         (lambda x: layouts.outermost(x, 0), "[2, 1, 0]"),
     ],
 )
-def test_tpus_are_asked_for_the_order(fn, innermost_first):
+def test_the_layout_is_requested_on_tpus(fn, innermost_first):
     text = program(fn, "tpu")
     assert text.count("@LayoutConstraint") == 1
     assert f"dense<{innermost_first}>" in text
 
 
 @pytest.mark.parametrize("given", [("cpu", True, partitioning.DEFAULT_RULES), ("tpu", False, ()), ("tpu", True, ())])
-def test_where_nothing_says_how_an_array_lies_over_a_mesh_it_is_left_alone(given):
+def test_without_a_mesh_or_rules_nothing_changes(given):
     assert "LayoutConstraint" not in program(layouts.row_major, *given)
 
 
-def test_values_and_gradients_are_what_they_were():
+def test_values_and_gradients_do_not_change():
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(layouts.outermost(x, 1) ** 2))(X)
     np.testing.assert_allclose(value, np.sum(X**2))
     np.testing.assert_allclose(gradient, 2 * X)
@@ -52,7 +52,7 @@ def test_gathered_stacks_have_layers_outermost():
     assert "LayoutConstraint" not in program(lambda x: partitioning.gathered(x, ("embed", None, "mlp")), "tpu")
 
 
-def test_stacks_have_layers_outermost_where_rules_say_how_they_lie():
+def test_stacks_have_layers_outermost_if_there_are_rules():
     text = program(lambda x: partitioning.layers_outermost(x, ("embed", "layers", "mlp")), "tpu")
     assert text.count("@LayoutConstraint") == 1
     assert "dense<[2, 0, 1]>" in text

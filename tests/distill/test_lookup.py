@@ -1,4 +1,4 @@
-"""Reading rows of a table, and the gradient of it, against plain indexing; alone, in pieces and over meshes."""
+"""Embedding lookup and its gradient against plain indexing: on one device, in chunks and on meshes."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ def gradient(table, tokens, weights, dtype="float32"):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_the_gradient_is_every_token_added_to_its_row(batch, length, vocab_size, seed):
+def test_the_gradient_sums_tokens_by_row(batch, length, vocab_size, seed):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(-2, vocab_size + 2, (batch, length))
     table, weights = rng.normal(size=(vocab_size, 3)).astype(np.float32), rng.normal(size=(batch, length, 3))
@@ -44,12 +44,12 @@ def test_bfloat16_rows_have_a_float32_gradient():
     rows, d_table = gradient(np.ones((2, 1), np.float32), tokens, np.ones((1, 4096, 1)), "bfloat16")
     assert rows.dtype == jnp.bfloat16
     assert d_table.dtype == jnp.float32
-    # In bfloat16 the sum would stop at 256.
+    # In bfloat16 the sum would stop growing at 256.
     assert d_table[0, 0] == 4096
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 1, 4), (2, 2, 2), (1, 8, 1)])
-def test_devices_add_what_they_hold(mesh, monkeypatch):
+def test_sharded_lookups_equal_plain_indexing(mesh, monkeypatch):
     monkeypatch.setattr(lookup, "_CHUNK", 7)
     rng = np.random.default_rng(0)
     table, tokens = rng.normal(size=(64, 24)).astype(np.float32), rng.integers(0, 64, (16, 10))
@@ -59,7 +59,7 @@ def test_devices_add_what_they_hold(mesh, monkeypatch):
     place = jax.sharding.NamedSharding(devices, spec)
     rows = partitioning.batch_sharding(devices)
 
-    # Two readings of one table, as encoder and decoder read it.
+    # Two lookups in one table, as by encoder and decoder.
     def loss(table, tokens):
         read = (lookup.lookup(table, ids, jnp.dtype("float32")) for ids in (tokens, tokens[::-1]))
         return sum(jnp.sum(one * weight) for one, weight in zip(read, weights))

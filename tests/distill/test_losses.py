@@ -124,13 +124,11 @@ def test_chunks_and_custom_gradient_agree_with_autodiff(normalizer, chunk_tokens
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
-# 47 is no multiple of any axis: the vocabulary then lies over none.
+# 47 is no multiple of any axis size, so the vocabulary is replicated.
 @pytest.mark.parametrize(("vocabulary_split", "vocab"), [(True, 48), (False, 48), (False, 47)])
 @pytest.mark.parametrize("chunk_tokens", [0, 4])
 @pytest.mark.parametrize("mesh_shape", [(2, 4, 1), (1, 4, 2)])
-def test_devices_that_share_a_kernel_agree_with_one_device(
-    monkeypatch, vocabulary_split, vocab, chunk_tokens, mesh_shape
-):
+def test_a_sharded_kernel_agrees_with_one_device(monkeypatch, vocabulary_split, vocab, chunk_tokens, mesh_shape):
     monkeypatch.setattr(cross_entropy, "_is_vocabulary_split", lambda pieces, tokens, vocab: vocabulary_split)
     rng = np.random.default_rng(5)
     hidden, kernel = rng.normal(size=(8, 4, 8)).astype(np.float32), rng.normal(size=(8, vocab)).astype(np.float32)
@@ -157,7 +155,7 @@ def test_devices_that_share_a_kernel_agree_with_one_device(
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
 
 
-def test_the_vocabulary_is_split_where_hidden_states_are_less_than_the_kernel():
+def test_the_vocabulary_is_sharded_if_hidden_states_are_smaller_than_the_kernel():
     assert cross_entropy._is_vocabulary_split(pieces=8, tokens=2048, vocab=32128)
     assert not cross_entropy._is_vocabulary_split(pieces=64, tokens=2048, vocab=32128)
     assert not cross_entropy._is_vocabulary_split(pieces=8, tokens=1, vocab=32127)  # 8 does not divide it
@@ -185,7 +183,7 @@ def test_total_weight_of_a_task_is_its_coefficient(seed, lam, normalizer):
         np.testing.assert_allclose([label, rationale], [1.0, lam], rtol=1e-5, atol=1e-7)
 
 
-def test_task_examples_gives_each_example_the_same_say():
+def test_task_examples_weighs_examples_equally():
     ids = np.array([[1, 1, 1, 1, 2, 2, 0, 0], [1, 2, 2, 2, 2, 2, 2, 0]], np.int32)
     segments = np.array([[1, 2, 2, 2, 3, 3, 0, 0], [1, 2, 2, 2, 3, 3, 3, 0]], np.int32)
     weights = task_token_weights(
@@ -200,7 +198,7 @@ def test_task_examples_gives_each_example_the_same_say():
     np.testing.assert_allclose(weights, np.array(expected), rtol=1e-6)
 
 
-def test_row_weights_scale_an_examples_say():
+def test_row_weights_scale_an_examples_weight():
     ids = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], np.int32)
     row_weights = np.array([[0.5] * 3 + [0.0], [1.0, 0.0, 0.0, 0.0]], np.float32)
     weights = task_token_weights(

@@ -1,4 +1,4 @@
-"""The network against PyTorch's, and against itself computed in other ways."""
+"""The network against PyTorch's, and against itself in other configurations."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ DEEP = dataclasses.replace(SMALL, num_encoder_layers=2, num_decoder_layers=3)
 
 @functools.cache
 def params_of(config: T5Config, seed: int = 0):
-    """Random parameters, the norms' too, drawn by NumPy: that compiles nothing."""
+    """Random parameters, including those of norms, drawn by NumPy so that nothing is compiled."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -198,7 +198,7 @@ def gradients_of(config, seed=None):
 
 
 @pytest.mark.parametrize(("policy", "scan"), [("elementwise", True), ("minimal", True), ("full", False)])
-def test_recomputation_leaves_gradients_alone(policy, scan):
+def test_recomputation_does_not_change_gradients(policy, scan):
     config = dataclasses.replace(SMALL, scan_layers=scan, num_decoder_layers=2 if scan else 1)
     loss, gradients = gradients_of(config, seed=3)
     again, recomputed = gradients_of(dataclasses.replace(config, remat_policy=policy), seed=3)
@@ -206,7 +206,7 @@ def test_recomputation_leaves_gradients_alone(policy, scan):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), recomputed, gradients)
 
 
-def test_recomputation_keeps_less():
+def test_recomputation_saves_fewer_residuals():
     params = params_of(SMALL)
     inputs, targets = tokens_of(2, 64, 0), tokens_of(2, 64, 1)
 
@@ -289,7 +289,7 @@ def test_attention_dropout_keeps_the_mean():
     assert draws.std(axis=0).min() > 0.05
 
 
-def test_an_id_beyond_the_vocabulary_is_no_other_token():
+def test_an_id_beyond_the_vocabulary_yields_nan():
     inputs = tokens_of(1, 4, 0)
     inputs[0, 2] = hf_models.VOCAB
     assert np.isnan(logits_of(SMALL, params_of(SMALL), inputs, tokens_of(1, 3, 1))).all()
@@ -358,7 +358,7 @@ def test_sharded_equals_whole(mesh):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_positions_that_do_not_divide_over_the_devices_stay_whole(caplog):
+def test_positions_that_devices_do_not_divide_are_replicated(caplog):
     devices = partitioning.MeshConfig(1, 1, 4).build(jax.devices()[:4])
     rules = partitioning.sequence_parallel(partitioning.DEFAULT_RULES)
     with jax.set_mesh(devices), nn.logical_axis_rules(list(rules)):
@@ -368,12 +368,12 @@ def test_positions_that_do_not_divide_over_the_devices_stay_whole(caplog):
         }
     assert held == {1: 1, 8: 2, 179: 179}
     assert [record.message for record in caplog.records] == [
-        "sequence parallelism: 179 positions stay whole, 4 devices do not divide them"
+        "sequence parallelism is off for 179 positions: 4 devices do not divide them"
     ]
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_they_meet(scan):
+def test_gradients_of_the_encoding_are_summed_over_layers_before_one_all_reduce(scan):
     config = dataclasses.replace(SMALL, embed_dim=40, num_decoder_layers=3, scan_layers=scan, dropout_rate=0.0)
     devices = partitioning.MeshConfig(1, 1, 4).build()
     params = params_of(config)
@@ -391,7 +391,7 @@ def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_
     with jax.set_mesh(devices), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
         compiled = jax.jit(jax.grad(loss, argnums=1)).lower(placed, encoded).compile()
     np.testing.assert_allclose(compiled(placed, encoded), wanted, rtol=1e-4, atol=1e-4)
-    # No sum over devices of anything with the encoding's shape but the last one.
+    # The only all-reduce of an array of the encoding's shape is the last one.
     program = compiled.as_text()
     summed = re.findall(r"= f32\[(?:\d+,)*2,24,40\]\S* all-reduce\(.*", program)
     assert len(summed) == 1
@@ -400,8 +400,8 @@ def test_shards_of_heads_sum_their_gradients_of_the_encoding_over_layers_before_
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("kernel", ["xla", "pallas"])
-def test_training_without_dropout_computes_what_answering_does(scan, kernel):
-    # Heads and lengths that the kernel takes.
+def test_training_without_dropout_equals_inference(scan, kernel):
+    # Heads and lengths that the kernel supports.
     config = dataclasses.replace(SMALL, head_dim=32, scan_layers=scan, dropout_rate=0.0, attention=kernel)
     inputs, targets = (tokens_of(1, 128, seed) for seed in (0, 1))
     params = params_of(config)
@@ -424,7 +424,7 @@ def test_training_without_dropout_computes_what_answering_does(scan, kernel):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_kernels_are_stacked_for_training_alone(training):
+def test_kernels_are_stacked_only_for_training(training):
     params, inputs, targets = params_of(SMALL), tokens_of(2, 9, 0), tokens_of(2, 6, 1)
 
     def logits(params):
@@ -433,13 +433,13 @@ def test_kernels_are_stacked_for_training_alone(training):
             {"params": params}, ModelInputs(inputs, targets), deterministic=not training, rngs=rngs
         )
 
-    stacked = f"[2,{SMALL.embed_dim},{SMALL.mlp_dim}]"  # of a gated unit
+    stacked = f"[2,{SMALL.embed_dim},{SMALL.mlp_dim}]"  # the kernels of a gated unit
     assert (stacked in str(jax.make_jaxpr(logits)(params))) == training
 
 
 @pytest.mark.parametrize("mesh", [(2, 2, 2), (2, 4, 1), (1, 8, 1)])
 def test_a_lookup_does_not_replicate_the_batch(mesh):
-    """The compiler's own choice, for a table split over an axis the batch lies on, gathers all rows on all devices."""
+    """For a table sharded over an axis of the batch, the compiler's own choice gathers all rows on all devices."""
     devices = partitioning.MeshConfig(*mesh).build()
     rules = [(LOOKUP_BATCH, "data"), *partitioning.DEFAULT_RULES]
     module = attention.TokenEmbedder(64, 24, jnp.dtype("float32"))
@@ -454,7 +454,7 @@ def test_a_lookup_does_not_replicate_the_batch(mesh):
         compiled = jax.jit(jax.grad(loss), out_shardings=table.sharding).lower(table, tokens).compile().as_text()
     gathered = re.findall(r"= f32\[([\d,]*)\]\S* all-gather\(", compiled)
     assert not gathered
-    # The gradient's sum over devices moves what one device holds of the table, and no more.
+    # The all-reduce of the gradient moves one device's shard of the table, and no more.
     held = table.sharding.shard_shape(table.shape)
     reduced = {shape for shape in re.findall(r"= f32\[([\d,]*)\]\S* all-reduce\(", compiled) if shape.count(",") == 1}
     assert reduced <= {",".join(map(str, held))}

@@ -10,8 +10,8 @@ from distill import optimizers
 
 
 @pytest.mark.parametrize("weight_decay", [None, 0.01])
-def test_adafactor_is_optaxs(weight_decay):
-    """Values and state of ``optax.adafactor``: large arrays, which are factored, small ones, and one that is all but 0."""
+def test_adafactor_equals_optax(weight_decay):
+    """Values and state of ``optax.adafactor`` for large arrays (factored), small ones, and one that is almost 0."""
     ours = optimizers.adafactor(0.05, weight_decay=weight_decay).transform
     theirs = optax.adafactor(optax.constant_schedule(0.05), weight_decay_rate=weight_decay)
     random = np.random.default_rng(0)
@@ -30,8 +30,8 @@ def test_adafactor_is_optaxs(weight_decay):
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-9)
 
 
-def test_parameters_are_read_for_their_size_once():
-    """Optax's own stage adds up the squares of every parameter twice."""
+def test_the_squares_of_parameters_are_summed_once():
+    """Optax's own stage sums the squares of every parameter twice."""
 
     def squares(transform):
         params = {"w": jnp.ones((4, 4))}
@@ -42,9 +42,9 @@ def test_parameters_are_read_for_their_size_once():
     assert squares(optax.scale_by_param_block_rms()) == 2
 
 
-def test_scaling_by_parameters_wants_them():
+def test_scaling_by_parameters_requires_them():
     transform = optimizers.scale_by_param_block_rms()
-    with pytest.raises(ValueError, match=r"update\(\) was given none"):
+    with pytest.raises(ValueError, match=r"requires the parameters: call update\(updates, state, params\)"):
         transform.update({"w": jnp.ones(3)}, transform.init({"w": jnp.ones(3)}))
 
 
@@ -84,7 +84,7 @@ def test_bad_optimizer_settings(make, message):
         make()
 
 
-def test_gradients_are_clipped_before_all_else():
+def test_gradients_are_clipped_first():
     """With ``eps`` 1, Adam's first update is ``-g / (|g| + 1)``: of [30, 40], clipped to norm 1, and a short one."""
     transform = optimizers.adamw(1.0, eps=1.0, clip_norm=1.0).transform
     for gradient, clipped in (([30.0, 40.0], [0.6, 0.8]), ([0.3, 0.4], [0.3, 0.4])):

@@ -1,4 +1,4 @@
-"""First-fit packing: nothing lost, nothing split, groups together, fixed shapes."""
+"""First-fit packing: no sequence is lost or split, groups stay together, shapes are fixed."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_every_sequence_comes_out_once_and_whole(groups, packed):
 
 @settings(max_examples=40, deadline=None)
 @given(pairs=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=30), packed=st.booleans())
-def test_both_sequences_of_a_pair_meet_in_one_batch(pairs, packed):
+def test_both_sequences_of_a_pair_are_in_one_batch(pairs, packed):
     made = [
         [token_pair(a[0], a[1], 1, start=10 * i + 2), token_pair(b[0], b[1], 2, start=10 * i + 3)]
         for i, (a, b) in enumerate(pairs)
@@ -83,7 +83,7 @@ def test_both_sequences_of_a_pair_meet_in_one_batch(pairs, packed):
 
 
 def first_fit(groups, layout):
-    """(row, segment, encoder offset, decoder offset) of every sequence that a batch takes, and how many groups; plainly."""
+    """A plain reference: (row, segment, encoder offset, decoder offset) per sequence, and the number of groups placed."""
     used, placed = [[0, 0, 0] for _ in range(layout.rows)], []
     for taken, group in enumerate(groups):
         trial, more = [list(row) for row in used], []
@@ -122,7 +122,7 @@ def test_plans_are_first_fit(groups, rows, packed):
         taken += number
 
 
-def test_rows_of_a_process_are_those_of_the_whole_batch():
+def test_rows_of_a_process_equal_those_of_the_whole_batch():
     groups = [[token_pair(5, 3, start=i * 7 + 2)] for i in range(9)]
     whole, part = Packer(Layout(4, 12, 8)), Packer(Layout(4, 12, 8))
     for group in groups[:6]:
@@ -141,12 +141,12 @@ def test_first_fit_fills_gaps_that_a_sequential_packer_leaves():
     assert (batch["encoder_segment_ids"] > 0).all()
 
 
-def test_a_sequence_longer_than_the_window_is_refused():
+def test_a_sequence_longer_than_the_window_is_rejected():
     with pytest.raises(ValueError, match=r"13 input and 3 target tokens is longer than the window \(12, 8\)"):
         Packer(Layout(1, 12, 8)).add([token_pair(13, 3)])
 
 
-def test_a_group_that_fits_no_batch_is_refused():
+def test_a_group_that_fits_no_batch_is_rejected():
     with pytest.raises(ValueError, match="group of 2 sequences does not fit an empty batch of 1 windows"):
         Packer(Layout(1, 12, 8, packed=False)).add([token_pair(2, 2), token_pair(2, 2)])
 

@@ -1,4 +1,4 @@
-"""Meshes and rules: what fits, where an array lies, and what is refused."""
+"""Meshes and rules: mesh sizes, shardings and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from distill.parameters import init_params, param_logical_axes
 from distill.partitioning import DEFAULT_RULES, MeshConfig
 
 
-def test_minus_one_takes_the_devices_that_are_left():
+def test_minus_one_takes_the_remaining_devices():
     assert MeshConfig(-1, 2, 2).shape(8) == (2, 2, 2)
     assert MeshConfig(1, -1, 1).build().shape == {"data": 1, "fsdp": 8, "model": 1}
 
@@ -25,7 +25,7 @@ def test_a_mesh_that_does_not_fit(sizes):
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
 def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="mesh axes must be ≥ 1, one of them may be -1"):
+    with pytest.raises(ValueError, match="mesh axis sizes must be ≥ 1, and at most one may be -1"):
         MeshConfig(*sizes)
 
 
@@ -42,7 +42,7 @@ def test_rules():
         spec(("embed", "mlp"), (4,))
 
 
-def test_copies_are_whole_over_fsdp_and_split_over_model():
+def test_gathered_copies_are_replicated_over_fsdp_and_sharded_over_model():
     mesh = MeshConfig(2, 2, 2).build()
     axes = {"kernel": ("embed", "mlp"), "bias": ("heads", "relpos_buckets")}
     params = {"kernel": jnp.ones((8, 16)), "bias": jnp.ones((4, 3))}
@@ -58,7 +58,7 @@ def test_copies_are_whole_over_fsdp_and_split_over_model():
 
 
 @pytest.mark.parametrize("make", [optimizers.adafactor, optimizers.adamw])
-def test_optimizer_state_lies_as_its_parameters_do(make):
+def test_optimizer_state_is_sharded_like_its_parameters(make):
     config = T5Config(
         vocab_size=256, embed_dim=128, num_heads=4, head_dim=32, mlp_dim=256, num_encoder_layers=1, num_decoder_layers=1
     )
@@ -80,5 +80,5 @@ def test_optimizer_state_lies_as_its_parameters_do(make):
         assert PartitionSpec("model") in factored
 
 
-def test_rows_of_this_process_are_all_rows_where_there_is_one():
+def test_a_single_process_has_all_rows():
     assert partitioning.local_rows(16, MeshConfig(4, 2, 1).build()) == slice(0, 16)

@@ -61,7 +61,7 @@ def batches_of(groups, layout):
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=st.lists(examples, min_size=1, max_size=30), packed=st.booleans())
-def test_every_target_finds_its_input_in_its_window(sizes, packed):
+def test_every_target_has_its_input_in_its_window(sizes, packed):
     layout = Layout(3, 12, 8, packed, shared_encoder=True)
     made = [group(*size) for size in sizes]
     got = []
@@ -101,7 +101,7 @@ def test_groups_are_placed_whole_and_first_fit():
 
 @settings(max_examples=60, deadline=None)
 @given(sizes=st.lists(examples, min_size=1, max_size=12), ends=st.booleans())
-def test_cutting_leaves_the_rationale_what_the_label_leaves(sizes, ends):
+def test_truncation_gives_the_rationale_the_room_that_the_label_leaves(sizes, ends):
     layout = Layout(1, 6, 4, shared_encoder=True)
     nothing = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
     counts, wanted, pairs = features.Counts(), [], []
@@ -137,7 +137,7 @@ def test_cutting_leaves_the_rationale_what_the_label_leaves(sizes, ends):
 
 
 @pytest.mark.parametrize("normalizer", ["task_tokens", "task_examples"])
-def test_one_pass_learns_what_two_passes_over_the_same_input_learn(normalizer):
+def test_one_pass_has_the_gradients_of_two_passes_over_the_same_input(normalizer):
     made = [group(9, 3, 5), group(4, 2, 7), group(12, 0, 6), group(7, 4, 0), group(5, 1, 3)]
     alone = [dataclasses.replace(s, inputs=each[0].inputs) for each in made for s in each]
     packer = Packer(Layout(4, 48, 32))
@@ -156,7 +156,7 @@ def test_one_pass_learns_what_two_passes_over_the_same_input_learn(normalizer):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a.params, b.params)
 
 
-def test_the_shared_task_has_one_input_and_prompts_that_weigh_nothing(sums):
+def test_the_shared_task_has_one_input_and_prompts_of_weight_zero(sums):
     vocabulary = vocabularies.load("bytes")
     (example, *_) = registration.get(sums.shared).get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     texts = {name: example[f"{name}_pretokenized"].decode() for name in ("inputs", "targets", "rationale_targets")}
@@ -177,7 +177,7 @@ def test_the_shared_task_has_one_input_and_prompts_that_weigh_nothing(sums):
     np.testing.assert_array_equal(first["inputs"], example["inputs"])
 
 
-def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
+def test_tasks_that_cannot_share_an_encoder_are_rejected(sums, tmp_path):
     with pytest.raises(
         ValueError, match=r"shared_encoder=True is for a task whose sequences share .* got 'sums_paired'"
     ):
@@ -185,9 +185,9 @@ def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
     with pytest.raises(ValueError, match="shared_encoder=False is for tasks of other forms; got 'sums_shared'"):
         BatchStream(sums.shared, Layout(2, 64, 64))
     dataset = registration.get(sums.shared).get_dataset(None, "train", shuffle=False, trim_output_features=False)
-    with pytest.raises(ValueError, match="is for `distill train`"):
+    with pytest.raises(ValueError, match="share one encoder pass requires `distill train`; use the paired task"):
         TwoTaskFeatureConverter(pack=True)(dataset, {"inputs": 64, "targets": 64})
-    with pytest.raises(ValueError, match=r"packed batch has both .* decoder_cross_segment_ids given"):
+    with pytest.raises(ValueError, match=r"packed batch needs both .* decoder_cross_segment_ids given"):
         tokens = jnp.ones((1, 4), jnp.int32)
         params = init_params(TINY, jax.random.key(0))
         Transformer(TINY).apply({"params": params}, ModelInputs(tokens, tokens, decoder_cross_segment_ids=tokens))
@@ -203,7 +203,7 @@ def test_what_cannot_share_an_encoder_is_refused(sums, tmp_path):
         generate(TINY, {}, np.ones((1, 2), np.int32), max_decode_len=2, prompt=(7, 500))
 
 
-def test_students_are_asked_as_they_were_taught(sums, arguments, tmp_path):
+def test_evaluation_uses_the_prefixes_of_training(sums, arguments, tmp_path):
     data = train.DataConfig(sums.shared, {"inputs": 64, "targets": 96}, batch_size=4, shared_encoder=True)
     with pytest.raises(
         ValueError, match=r"begin the targets of 'sums_shared', .* FORM=shared goes with EVAL_FORM=shared_label"

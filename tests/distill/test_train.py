@@ -118,7 +118,7 @@ def test_the_compiler_is_given_the_runs_options(tmp_path, arguments, monkeypatch
 def test_options_that_the_compiler_does_not_have_end_the_run_at_once(tmp_path, arguments):
     options = {"xla_tpu_enable_emitter_rolling": True}
     arguments["loop"] = dataclasses.replace(arguments["loop"], compiler_options=options)
-    with pytest.raises(ValueError, match=r"the cpu compiler does not take COMPILER_OPTIONS .* No such compile option"):
+    with pytest.raises(ValueError, match=r"the cpu compiler rejects COMPILER_OPTIONS .* No such compile option"):
         train.train(str(tmp_path / "run"), **arguments)
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""One number however it is computed: packed or not, in micro-batches or not, on one device or eight."""
+"""The step gives the same numbers packed or not, in micro-batches or not, on one device or eight."""
 
 import dataclasses
 
@@ -163,7 +163,7 @@ def on_one_device(params):
     [("layer", 1, (1, 4, 1)), ("decoder", 1, (1, 4, 1)), ("step", 2, (1, 4, 1)), ("step", 1, (2, 2, 2))],
 )
 def test_how_parameters_are_gathered_changes_nothing(on_one_device, param_gather, num_microbatches, mesh_shape):
-    """But the program: there the named stacks are gathered once, and kernels of the other one twice, by their layers."""
+    """Only the program differs: the named stacks are gathered once, kernels of the other stack twice, by their layers."""
     (config, params, batch), (wanted_values, wanted) = on_one_device
     values, got, text = steps_on_mesh(
         config, params, batch, mesh_shape, param_gather=param_gather, num_microbatches=num_microbatches
@@ -191,7 +191,7 @@ def test_sequence_parallelism_changes_nothing_but_the_layout(on_one_device, mesh
     values, got, text = steps_on_mesh(config, params, batch, mesh_shape, sequence_parallel=True)
     np.testing.assert_allclose(values, wanted_values, rtol=1e-5)
     jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=2e-6), got, wanted)
-    # What the encoder's loop keeps of the stream for the backward pass is a device's part of the positions.
+    # The residuals that the encoder's loop saves for the backward pass hold a device's share of the positions.
     data, fsdp, model = mesh_shape
     rows, length = batch["encoder_input_tokens"].shape
     kept = f"f32[{config.num_encoder_layers},{rows // (data * fsdp)},{{}},{config.embed_dim}]"
@@ -200,7 +200,7 @@ def test_sequence_parallelism_changes_nothing_but_the_layout(on_one_device, mesh
 
 
 def test_loss_equals_the_papers_two_forward_passes(params):
-    """Each task by itself, as the paper's code does, in PyTorch from the logits on."""
+    """Each task separately, as in the paper's code, in PyTorch from the logits on."""
     alpha = 0.5
     groups = pairs(3)
     values = []

@@ -1,4 +1,4 @@
-"""T5X is not on the package registry: without it, nothing here is collected but the line that says so."""
+"""T5X is not on the package registry. Without it, only the test that reports its absence is collected."""
 
 import contextlib
 import importlib.util
@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def t5x_is_present() -> bool:
-    """Whether there is a T5X to import (this folder, as a namespace package, is none)."""
+    """Whether T5X can be imported (this folder, as a namespace package, does not count)."""
     spec = importlib.util.find_spec("t5x")
     return spec is not None and spec.origin is not None
 
@@ -21,12 +21,12 @@ if not t5x_is_present():
 else:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # T5X counts steps with Python integers and lets JAX promote, so its import and its calls want JAX's own defaults.
+        # T5X counts steps with Python integers and relies on dtype promotion, so it needs JAX's own defaults.
         import t5x.train  # noqa: F401
 
 
 def pytest_collection_modifyitems(items):
-    """T5X's deprecated calls are not this project's errors."""
+    """Deprecation warnings of T5X's calls are not errors of this project."""
     for item in items:
         if HERE in pathlib.Path(item.fspath).parents:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def lenient_numerics():
-    """T5X promotes dtypes and ranks as JAX does by default."""
+    """T5X relies on JAX's default promotion of dtypes and ranks."""
     import jax
 
     with contextlib.ExitStack() as stack:

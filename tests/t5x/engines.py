@@ -56,7 +56,7 @@ def _t5_arguments(config: T5Config) -> dict:
 
 
 def t5_module(config: T5Config = CONFIG):
-    """T5X's network of that shape: the scalable one where layers are scanned."""
+    """T5X's network of that shape: the scalable one if layers are scanned."""
     arguments = _t5_arguments(config)
     if config.scan_layers:
         scalable = scalable_network.T5Config(**arguments, scan_layers=True, remat_policy="none")
@@ -82,7 +82,7 @@ def params_of(config: T5Config = CONFIG, seed: int = 0):
 
 
 def to_t5x(params, config: T5Config):
-    """Parameters as T5X's network of that shape has them: its scalable one keeps heads and head_dim apart."""
+    """Parameters in the layout of T5X's network: the scalable one has separate axes for heads and head_dim."""
     if not config.scan_layers:
         return params
     heads = (config.num_heads, config.head_dim)
@@ -137,7 +137,7 @@ def pairs(number: int, seed: int = 0) -> list[list[TokenPair]]:
 def batches(
     number: int, packed: bool, rows: int = 8, examples: int = 4, lengths=(24, 24)
 ) -> list[dict[str, np.ndarray]]:
-    """So many different batches of ``rows`` windows."""
+    """Different batches of ``rows`` windows each."""
     layout = Layout(rows, *lengths, packed=packed)
     made = [list(pack_batches(iter(pairs(examples, seed)), layout)) for seed in range(number)]
     assert all(len(one) == 1 for one in made)

@@ -1,4 +1,4 @@
-"""T5X's checkpoints, against T5X itself: what it writes is read here, what is written here it restores."""
+"""T5X's checkpoints against T5X itself: we read those that it writes, and it restores those that we write."""
 
 import dataclasses
 import json
@@ -72,13 +72,13 @@ def their_logits(network, params):
 
 def random_params(config):
     rng = np.random.default_rng(0)
-    # Small: queries are not scaled down, and logits of attention in the hundreds would magnify rounding.
+    # Small, because queries are not scaled down, and attention logits in the hundreds would magnify rounding errors.
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(np.float32), param_shapes(config))
 
 
 @pytest.mark.parametrize("format", ["native", "orbax"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_what_t5x_writes_is_read_and_gives_its_logits(kind, format, tmp_path):
+def test_checkpoints_of_t5x_give_its_logits(kind, format, tmp_path):
     network, config = their_network(kind), NETWORKS[kind][2]
     state = their_state(network, train=True).replace_step(jnp.array(7))
     saver = checkpointer(format, state, tmp_path / "run")
@@ -100,7 +100,7 @@ def test_what_t5x_writes_is_read_and_gives_its_logits(kind, format, tmp_path):
 
 @pytest.mark.parametrize("format", ["native", "orbax"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_what_is_written_here_t5x_restores(kind, format, tmp_path):
+def test_t5x_restores_our_checkpoints(kind, format, tmp_path):
     network, config = their_network(kind), NETWORKS[kind][2]
     params = random_params(config)
     theirs = "t5" if kind == "t5" else "scalable_t5"
@@ -153,7 +153,7 @@ def test_t5xs_own_orbax_checkpoint(tmp_path):
         pytest.skip("this installation of T5X has no tiny_orbax in its testdata")
     folder = tmp_path / "1"
     shutil.copytree(source, folder)
-    # T5X's repository leaves out the dot files that say what the arrays are.
+    # T5X's repository omits the dot files with the arrays' metadata.
     described = {"bias": ([5], "<f4"), "kernel": ([10, 5], "<f8"), "step": ([], "<i4")}
     for place in folder.iterdir():
         if place.is_dir() and not (place / ".zarray").exists():
@@ -182,7 +182,7 @@ def test_t5xs_tiny_t5_inside_its_index():
     assert np.isfinite(np.asarray(logits)).all()
 
 
-def test_mesh_tensorflows_checkpoint_is_told_apart():
+def test_mesh_tensorflow_checkpoints_are_recognised():
     folder = TESTDATA / "mtf_tiny_t5"
     if not (folder / "checkpoint").is_file():
         pytest.skip("this installation of T5X has no mtf_tiny_t5 in its testdata")

@@ -40,7 +40,7 @@ def sums(folder):
 
 @pytest.fixture(scope="module")
 def cache_dir(sums, tmp_path_factory):
-    """What `distill cache` writes of it."""
+    """Its cache, written by `distill cache`."""
     output = tmp_path_factory.mktemp("cache") / "sums"
     return str(cache.build((sums.label, sums.rationale, sums.paired), output, shards=2).directory)
 
@@ -66,12 +66,12 @@ def test_t5x_reads_batches(sums, form, pack):
     assert batch["decoder_task_ids"].shape == (ROWS, 32)
     assert ("decoder_segment_ids" in batch) is pack
     assert set(np.unique(batch["decoder_task_ids"])) <= ({0, 1} if form == "label" else {0, 1, 2})
-    # Where EOS stands, a target ends: every one of them has kept it.
+    # Every target ends in EOS, so every one has kept it.
     ends = (batch["decoder_target_tokens"] == 1).sum()
     assert ends == (batch["decoder_segment_ids"].max(axis=1).sum() if pack else ROWS)
 
 
-def test_a_packed_pair_lies_in_one_batch(sums):
+def test_a_packed_pair_is_in_one_batch(sums):
     pack = config(sums.paired, pack=True, shuffle=False)
     ds = data.get_dataset(pack, 0, 1, TwoTaskFeatureConverter, num_epochs=1)
     wanted = BatchStream(sums.paired, Layout(ROWS, 32, 32), shuffle=False)
@@ -80,7 +80,7 @@ def test_a_packed_pair_lies_in_one_batch(sums):
             np.testing.assert_array_equal(value, other.arrays[name], err_msg=name)
 
 
-def test_evaluation_knows_how_many_examples_there_are(sums):
+def test_evaluation_knows_the_number_of_examples(sums):
     """SeqIO's evaluator counts a task's examples, and T5X asks the converted data set for their number."""
     task = registration.get(sums.label).get_dataset(LENGTHS, split="test", shuffle=False)
     known = task.apply(tf.data.experimental.assert_cardinality(6))
@@ -95,7 +95,7 @@ def test_eos_survives_seqios_own_trimming(sums):
         assert row["encoder_input_tokens"][-1] == row["decoder_target_tokens"][-1] == 1
 
 
-def test_the_stream_goes_on_where_it_was(sums, tmp_path):
+def test_the_stream_resumes_at_its_position(sums, tmp_path):
     whole = data.get_stream(config(sums.paired, pack=True), 0, 1, TwoTaskFeatureConverter)
     batches = [next(whole) for _ in range(6)]
     for name, spec in whole.element_spec.items():
@@ -118,7 +118,7 @@ def test_the_stream_goes_on_where_it_was(sums, tmp_path):
 
 @pytest.mark.parametrize("form", ["paired", "mixed", "label"])
 @pytest.mark.parametrize("pack", [True, False])
-def test_a_stream_from_the_cache_is_the_stream_without(sums, cache_dir, tmp_path, form, pack):
+def test_a_stream_from_the_cache_equals_one_without(sums, cache_dir, tmp_path, form, pack):
     def stream(**given):
         return data.get_stream(
             config(data.registered_name(sums, form), pack=pack), 0, 1, TwoTaskFeatureConverter, **given
@@ -128,7 +128,7 @@ def test_a_stream_from_the_cache_is_the_stream_without(sums, cache_dir, tmp_path
     assert {type(source.examples) for source in cached._stream._sources.values()} == {CachedExamples}
     for number in range(12):  # more than an epoch
         if number == 5:
-            plain.save(tmp_path / "position")  # one goes on from the other's position
+            plain.save(tmp_path / "position")  # one resumes from the other's position
             next(cached)
             cached.restore(tmp_path / "position")
         wanted, got = next(plain), next(cached)
@@ -148,7 +148,7 @@ def test_shares_of_the_cache_make_the_whole(sums, cache_dir):
         np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), value)
 
 
-def test_a_cache_that_is_not_this_streams(sums, folder, cache_dir, tmp_path):
+def test_a_cache_of_other_data_is_rejected(sums, folder, cache_dir, tmp_path):
     half = registration.register(sums_in(folder), "bytes", subsample=0.5)
     with pytest.raises(ValueError, match=r"with other settings: selection.subsample is 1.0 there and 0.5 here\. Build"):
         data.get_stream(config(half.paired), 0, 1, TwoTaskFeatureConverter, cache_dir=cache_dir)
@@ -159,7 +159,7 @@ def test_a_cache_that_is_not_this_streams(sums, folder, cache_dir, tmp_path):
         data.get_dataset(config(sums.paired), 0, 1, TwoTaskFeatureConverter, cache_dir="/cache")
 
 
-def test_the_batch_that_t5x_reads_ahead_is_not_lost(sums, tmp_path):
+def test_the_batch_that_t5x_prefetches_is_not_lost(sums, tmp_path):
     stream = data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter)
     first = next(stream)
     stream.save(tmp_path / "position")
@@ -178,7 +178,7 @@ def test_shares_of_the_stream_make_the_whole(sums):
     ("changes", "arguments", "message"),
     [({"seed": None}, {}, "seed"), ({}, {"num_epochs": 1}, "endless"), ({"use_cached": True}, {}, "CACHE_DIR")],
 )
-def test_what_a_stream_has_not(sums, changes, arguments, message):
+def test_unsupported_settings_raise(sums, changes, arguments, message):
     with pytest.raises(ValueError, match=message):
         data.get_stream(config(sums.paired, **changes), 0, 1, TwoTaskFeatureConverter, **arguments)
     with pytest.raises(ValueError, match="divisible"):
@@ -187,7 +187,7 @@ def test_what_a_stream_has_not(sums, changes, arguments, message):
 
 def test_names_and_lengths(sums):
     assert data.registered_name(sums, "paired") == "t5x_sums_paired"
-    with pytest.raises(ValueError, match="T5X decodes without a prompt; take 'paired'"):
+    with pytest.raises(ValueError, match="T5X decodes without a prompt; use 'paired'"):
         data.registered_name(sums, "shared_label")
     with pytest.raises(ValueError, match="paired"):
         data.registered_name(sums, "pared")

@@ -1,4 +1,4 @@
-"""The same answers from T5X's decoders over T5X's network and from this project's over its own."""
+"""T5X's decoders with T5X's network and this project's decoder with its own network give the same answers."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from distill.decoding import generate
 from distill.evaluate import DecodeConfig
 from tests.t5x import engines
 
-# Few words, so that random students say the end token now and then.
+# A small vocabulary, so that random students generate the end token now and then.
 CONFIG = dataclasses.replace(engines.CONFIG, vocab_size=16)
 LENGTH, ROWS, BEAMS, SEED = 16, 32, 4, 1
 
@@ -62,7 +62,7 @@ def test_greedy(batch):
 
 @pytest.mark.parametrize(("num_beams", "alpha"), [(1, 0.6), (2, 0.0), (BEAMS, 0.6), (BEAMS, 1.5)])
 def test_beam_search(batch, num_beams, alpha):
-    """By T5X's rule all of T5X's answers, with T5X's scores; by Hugging Face's rule (the default) some are others."""
+    """T5X's rule gives T5X's answers and scores; Hugging Face's rule (the default) gives some other answers."""
     model = engines.two_task_model(CONFIG, decode_fn=functools.partial(decoding.beam_search, alpha=alpha))
     wanted, scores = theirs(batch, model, num_decodes=num_beams)
     settings = {"method": "beam", "num_beams": num_beams, "length_penalty": alpha}
@@ -70,7 +70,7 @@ def test_beam_search(batch, num_beams, alpha):
     np.testing.assert_array_equal(got, wanted)
     ended = (wanted == 1).any(axis=1)
     assert ended.any()
-    # T5X's score of an ended hypothesis is its log-probability over the normalizer, and of an unended one as it is.
+    # T5X divides the log-probability of an ended hypothesis by the normalizer, but not that of an unended one.
     normalizer = np.where(ended, ((5.0 + (wanted != 0).sum(axis=1)) / 6.0) ** alpha, 1.0)
     np.testing.assert_allclose(scores, log_probs / normalizer, rtol=1e-4)
     other, _ = ours(batch, beam_rule="huggingface", **settings)
@@ -82,7 +82,7 @@ def test_beam_search(batch, num_beams, alpha):
 
 
 def test_every_hypothesis_of_a_beam_search(batch):
-    """All eight of a row, not only the best; T5X's best stands last."""
+    """All eight of a row, not only the best; T5X returns the best last."""
     model = engines.two_task_model(CONFIG)
     wanted, scores = theirs(batch, model, num_decodes=8, return_all_decodes=True)
     got, log_probs = ours(batch, method="beam", num_beams=8, num_return=8, length_penalty=0.6, beam_rule="t5x")

@@ -1,4 +1,4 @@
-"""Every T5X configuration that is shipped parses, resolves and builds what T5X's scripts would be given."""
+"""Every shipped T5X configuration parses, resolves, and builds the arguments of T5X's scripts."""
 
 import pathlib
 import sys
@@ -39,11 +39,11 @@ def forget(monkeypatch, paper_data, t5_vocabulary_path):
 
 
 def arguments(files, run, paper_data, t5_vocabulary_path, extra=()):
-    """What the configuration gives the run's function, everything built."""
+    """The arguments that the configuration gives the run's function, all built."""
     bindings = [f'DATA_DIR = "{paper_data}"', f'VOCABULARY_PATH = "{t5_vocabulary_path}"']
     bindings += [f'{name} = "/nowhere/checkpoint_10"' for name in GIVEN[run]]
     paths = [".", str(pathlib.Path(t5x.__file__).parents[1])]
-    # T5X's own run files reset the lengths, so the task's file comes last.
+    # T5X's own run files reset the lengths, so the task's file goes last.
     ordered = [*files[:-1], f"gin/t5x/runs/{run}.gin", files[-1]]
     gin_utils.parse_gin_flags(paths, ordered, [*bindings, *extra], finalize_config=False)
     return gin.get_bindings(gin.get_configurable(RUNS[run]))
@@ -122,7 +122,7 @@ def test_exact_restart_and_its_cache(restart, paper_data, t5_vocabulary_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gin/t5x").rglob("*.gin")), ids=lambda path: path.stem)
-def test_headers_say_what_counts(path):
+def test_headers_name_the_step_settings(path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
     if path.parent.name == "runs" and path.stem != "tasks":

@@ -133,13 +133,13 @@ def test_chunks_change_nothing_and_no_logits_are_made():
     close(chunked[1], whole[1])
     text = jax.jit(run(32)).lower(params).as_text()
     rows, length = batch["decoder_target_tokens"].shape
-    # (T5X looks embeddings up by a one-hot matrix of that shape; no product has it.)
+    # (T5X looks up embeddings with a one-hot matrix of that shape; no product has it.)
     assert not re.search(rf"dot_general.*-> tensor<{rows}x{length}x{engines.VOCAB}x", text)
     whole_text = jax.jit(run(0)).lower(params).as_text()
     assert re.search(rf"dot_general.*-> tensor<{rows}x{length}x{engines.VOCAB}x", whole_text)
 
 
-def test_mistakes_are_told():
+def test_mistakes_raise():
     batch = engines.on_device(engines.batches(1, True)[0])
     model = engines.two_task_model(loss=TwoTaskLoss(lam=lambda step: jnp.float32(1.0)))
     with pytest.raises(ValueError, match="TwoTaskTrainer"):

@@ -1,4 +1,4 @@
-"""The one test that speaks up where T5X is absent."""
+"""The test that reports the absence of T5X."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A run of T5X's own loop that stopped and was started again is the run that never stopped; so is one from a cache."""
+"""A restarted run of T5X's own loop equals an uninterrupted one, also when it reads from a cache."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def task(tmp_path_factory):
 
 
 def train(task: str, model_dir, total_steps: int, cache_dir: str | None = None):
-    """Trains up to ``total_steps``, going on from the newest checkpoint of ``model_dir`` if there is one."""
+    """Trains up to ``total_steps``, resuming from the newest checkpoint of ``model_dir`` if there is one."""
     dataset = utils.DatasetConfig(
         mixture_or_task_name=task,
         task_feature_lengths={"inputs": 24, "targets": 24},
@@ -74,7 +74,7 @@ def model_dir(tmp_path_factory):
 
 @pytest.fixture
 def whole(task, model_dir, lenient_numerics):
-    """The state at the end of the run that never stopped and read through SeqIO; it runs once."""
+    """The final state of an uninterrupted run that reads through SeqIO; computed once."""
     return _whole(task, model_dir)
 
 
@@ -88,7 +88,7 @@ def test_stopped_and_restarted_equals_never_stopped(task, whole, tmp_path):
     parts = train(task, tmp_path / "parts", STEPS)
     assert jax.tree.structure(parts) == jax.tree.structure(whole)
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
-    # The second half did something, and not what the first half would do again.
+    # The second half changed the state, and not by repeating the first half.
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), half["target"], whole["target"])
     assert all(jax.tree.leaves(moved))
     positions = [tmp_path / "parts" / f"checkpoint_{step}/dataset/train_ds-000-of-001" for step in (STEPS // 2, STEPS)]
@@ -96,7 +96,7 @@ def test_stopped_and_restarted_equals_never_stopped(task, whole, tmp_path):
     assert 0 < first < second
 
 
-def test_a_run_goes_on_from_a_cache_as_from_the_data_set(task, whole, tmp_path):
+def test_a_run_resumes_from_a_cache_as_from_the_data_set(task, whole, tmp_path):
     directory = cache.build([task], tmp_path / "cache", shards=2).directory
     train(task, tmp_path / "run", STEPS // 2)
     cached = train(task, tmp_path / "run", STEPS, cache_dir=str(directory))

@@ -25,7 +25,7 @@ LOSS = TwoTaskLoss(lam=linear_lambda(0.2, 1.0, STEPS))
 
 
 def partitioner(model_ways):
-    # T5X makes one mesh of every CPU, all of it `model`, whatever num_partitions says; the submesh is heeded.
+    # On CPUs, T5X ignores num_partitions and makes all devices one `model` axis; it respects the submesh.
     return t5x_partitioning.PjitPartitioner(num_partitions=None, model_parallel_submesh=(1, model_ways, 1, 1))
 
 
@@ -126,8 +126,8 @@ def test_a_schedule_begins_at_its_offset(wanted):
         np.testing.assert_allclose(mine["effective_lambda"].compute(), theirs["effective_lambda"], rtol=1e-6)
 
 
-def test_scanned_layers_are_where_the_adafactors_part():
-    """T5X clips and scales a scanned stack layer by layer, Optax as the one array that it is."""
+def test_adafactor_differs_on_scanned_layers():
+    """T5X clips and scales a scanned stack layer by layer, Optax as one array."""
     got, _ = run_t5x(engines.two_task_model(engines.SCANNED, loss=LOSS))
     wanted, _ = run_built_in(engines.SCANNED)
     parting = differences(got, wanted)
@@ -137,7 +137,7 @@ def test_scanned_layers_are_where_the_adafactors_part():
     assert 1e-4 < worst_stack < 0.2
 
 
-def test_t5xs_trainer_would_weigh_each_micro_batch_by_itself(wanted):
+def test_t5xs_trainer_weighs_micro_batches_separately(wanted):
     fixed = TwoTaskLoss(lam=0.5)
     whole, _ = run_t5x(engines.two_task_model(loss=fixed), num_microbatches=4, packed=False)
     apart, _ = run_t5x(
@@ -146,6 +146,6 @@ def test_t5xs_trainer_would_weigh_each_micro_batch_by_itself(wanted):
     assert max(jax.tree.leaves(differences(apart, whole))) > 1e-3
 
 
-def test_another_model_is_refused():
+def test_another_model_raises():
     with pytest.raises(TypeError, match="TwoTaskModel"):
         TwoTaskTrainer(model=engines.plain_t5x_model())

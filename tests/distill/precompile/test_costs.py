@@ -81,7 +81,7 @@ def program(*lines: str, extra: str = "", partitions: int = 8) -> str:
     return f"HloModule m, num_partitions={partitions}\n{extra}\nENTRY %main () -> f32[] {{\n  {body}\n}}\n"
 
 
-def test_bodies_of_nested_loops_count_as_often_as_they_run():
+def test_bodies_of_nested_loops_count_times_their_trip_count():
     product, once = 2 * 8 * 16 * 16, analyse(SCANNED, MESH, count_trips=False)
     found = analyse(SCANNED, MESH)
     assert (once.matmul_flops, found.matmul_flops) == (product, 5 * product)
@@ -92,7 +92,7 @@ def test_bodies_of_nested_loops_count_as_often_as_they_run():
     assert not found.bounded_loops and not found.unknown_loops
 
 
-def test_expected_cycles_are_the_compilers_times_the_turns():
+def test_expected_cycles_are_the_compilers_times_the_trip_count():
     said = SCANNED.replace(
         "rhs_contracting_dims={0}", 'rhs_contracting_dims={0}, backend_config={"estimated_cycles":"7"}'
     )
@@ -104,7 +104,7 @@ def test_a_fusion_that_slices_its_operand_reads_the_slice():
     found = analyse(SCANNED)
     weights = 16 * 16 * 4
     row = 8 * 16 * 4
-    # A turn: the slice in and out with its index, the product, three all-reduces; counters and tests are scalars.
+    # One iteration: the slice in and out with its index, the product, three all-reduces; counters and tests are scalars.
     turn = (2 * weights + 4) + (weights + 2 * row) + 3 * 2 * row
     scalars = (3 * 4) + (4 + 4 + 1) + 3 * (3 * 4) + 3 * (4 + 4 + 1)
     assert found.bytes_accessed == 5 * (turn + scalars)
@@ -121,7 +121,7 @@ def test_a_fusion_that_slices_its_operand_reads_the_slice():
             "convolution(%x, %w8), window={size=8 stride=7 lhs_dilate=8}, dim_labels=0bf_0io->0bf",
             2 * 8 * 32 * 16 * 4,
         ),
-        # Padding is no work: two of the three taps fall outside once each.
+        # Padding does not count: two of the three taps fall outside once each.
         ("8,32,4", "convolution(%x, %w3), window={size=3 pad=1_1}, dim_labels=0bf_0io->0bf", 2 * 32 * 16 * 4 * 22),
         # One input position under eight taps: heads of one product, as TPU programs write them.
         (
@@ -129,7 +129,7 @@ def test_a_fusion_that_slices_its_operand_reads_the_slice():
             "convolution(%x1, %w8), window={size=8 pad=7_7 rhs_reversal=1}, dim_labels=0bf_0io->0bf",
             2 * 8 * 32 * 16 * 4,
         ),
-        # Groups share out the features.
+        # Groups divide the features.
         (
             "8,32,4",
             "convolution(%x, %wg), window={size=1}, dim_labels=0bf_io0->0bf, feature_group_count=4",
@@ -137,7 +137,7 @@ def test_a_fusion_that_slices_its_operand_reads_the_slice():
         ),
     ],
 )
-def test_convolutions_count_the_pairs_that_meet(result, line, flops):
+def test_convolutions_count_pairs_of_input_and_kernel_elements(result, line, flops):
     text = program(
         "%rows = f32[32,16]{1,0} parameter(0)",
         "%w = f32[16,4]{1,0} parameter(1)",
@@ -171,10 +171,10 @@ def test_an_update_in_place_counts_the_update():
     )
     found = analyse(program(*lines, extra=fused))
     assert found.bytes_accessed == 64 + 64 + 4
-    assert found.hbm_bytes == 64  # the row and its index lie on the chip
+    assert found.hbm_bytes == 64  # the row and its index are in on-chip memory
 
 
-def test_copies_and_slices_that_start_and_end_apart_count_once():
+def test_asynchronous_copies_and_slices_count_once():
     found = analyse(
         program(
             "%x = f32[4,256]{1,0} parameter(0)",
@@ -188,7 +188,7 @@ def test_copies_and_slices_that_start_and_end_apart_count_once():
     assert found.hbm_bytes == 2 * 2 * 256 * 4
 
 
-def test_a_kernel_counts_what_it_says_of_itself():
+def test_a_kernel_counts_its_own_cost_estimate():
     config = (
         'backend_config={"custom_call_config":{"body":"x","cost_estimate":'
         '{"flops":"1000","transcendentals":"30","bytes_accessed":"77"}}}'
@@ -233,7 +233,7 @@ def test_replica_groups_of_every_form_name_their_mesh_axes(groups, axes):
     assert collectives.mesh_axes(found, MESH) == axes
 
 
-def test_unknown_replica_groups_are_refused():
+def test_unknown_replica_groups_raise():
     with pytest.raises(ValueError, match="unknown replica groups"):
         collectives.replica_groups("replica_groups=<everyone>", 8)
 
@@ -297,7 +297,7 @@ FUSED = """
 """
 
 
-def test_collectives_inside_fusions_count_once_a_channel():
+def test_collectives_inside_fusions_count_once_per_channel():
     found = analyse(
         program(
             "%x = f32[8]{0} parameter(0)",
@@ -348,7 +348,7 @@ ENCLOSING = """
 """
 
 
-def test_a_collective_that_encloses_a_loop_counts_once_though_its_steps_lie_in_it():
+def test_a_collective_with_steps_in_a_loop_counts_once():
     found = analyse(
         program(
             "%x = f32[8]{0} parameter(0)",

@@ -1,4 +1,4 @@
-"""What costs bound, what is said of a step, and topologies."""
+"""Bounds from costs, the report of a step, and topologies."""
 
 import dataclasses
 import importlib.util
@@ -77,7 +77,7 @@ def test_topologies_are_parsed(name, chip, number):
         ("v5e:0x4", "at least one chip"),
     ],
 )
-def test_other_topologies_are_refused(name, message):
+def test_other_topologies_are_rejected(name, message):
     with pytest.raises(ValueError, match=message):
         parse_topology(name)
 
@@ -101,7 +101,7 @@ def test_a_mesh_of_another_size_is_one_error(config):
         topology.mesh_shape(partitioning.MeshConfig(*config), 16, "v5e:4x4")
 
 
-def test_without_libtpu_the_error_says_how_to_get_it(monkeypatch):
+def test_without_libtpu_the_error_names_the_installation_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'distill-step-by-step\[precompile\]'"):
         topology.open_topology("v5e:4x4")
@@ -167,7 +167,7 @@ ENTRY %main (w: f32[3,1024,1024]) -> f32[4,1024,1024] {
     assert "encoder/mlp/wi" in printed and "would help: REMAT_POLICY" in printed
 
 
-def test_what_is_done_already_is_not_suggested():
+def test_suggestions_leave_out_what_is_already_set():
     model = dataclasses.replace(TINY, remat_policy="full", scan_layers=True)
     run = dataclasses.replace(RUN, model=model, layout=Layout(16, 64, 32), mesh=partitioning.MeshConfig(1, 16, 1))
     found = estimates.suggestions(step(), run, 16)
@@ -204,17 +204,17 @@ def test_the_printed_report_names_every_part():
         ("the total memory required for HLO temporaries (31.50G) exceeds available HBM (15.75G).", 32.5),
     ],
 )
-def test_refusals_of_the_compiler_are_read(message, needed):
+def test_out_of_memory_messages_are_parsed(message, needed):
     assert steps.needed_of(message, GIB) == needed * GIB
 
 
-def test_unknown_refusals_are_shown():
+def test_unknown_compiler_errors_are_shown():
     with pytest.raises(ValueError, match="not known: no more"):
         steps.needed_of("no more", 0)
 
 
 def test_model_flops_are_those_of_the_compiled_step():
-    """On one host device: the products that XLA compiles for a training step are the ones the formula counts."""
+    """On one host device, the matmuls that XLA compiles for a training step are those that the formula counts."""
     from distill.packing import Packer
     from distill.parameters import init_params
     from distill.state import init_state
@@ -271,7 +271,7 @@ def test_a_tiny_run_compiles_for_a_tpu():
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["compact", "quick"])
-def test_the_compiler_for_tpus_takes_the_options_of_our_files(name):
+def test_the_tpu_compiler_accepts_the_options_of_our_files(name):
     files = ["models/t5_1_1_tiny", "tasks/cqa", "runs/distill", "hardware/tpu_v5e_16", f"compiler/tpu_{name}"]
     given = ["MODEL_DIR = 'x'", "VOCABULARY_PATH = 'bytes'", "DATA_DIR = 'x'"]
     configuration.parse([f"gin/{file}.gin" for file in files], given)
@@ -282,22 +282,20 @@ def test_the_compiler_for_tpus_takes_the_options_of_our_files(name):
         dataclasses.replace(RUN.loop, compiler_options=one) for one in (None, loop.compiler_options, {"xla_foo": 1})
     ]
     plain, small, wrong = (dataclasses.replace(run, loop=loop) for loop in runs)
-    # Twice the same: nothing compiled for a topology is taken from, or left in, JAX's persistent cache.
+    # Twice: programs for a topology are neither read from nor written to JAX's persistent cache.
     found = [steps.compile_step("train", one, target) for one in (plain, small, plain)]
     assert found[2].code_bytes == found[0].code_bytes
     assert jax.config.jax_enable_compilation_cache
     assert found[1].code_bytes < found[0].code_bytes
     assert found[1].costs.matmul_flops == found[0].costs.matmul_flops
-    with pytest.raises(
-        ValueError, match=r"tpu compiler does not take COMPILER_OPTIONS .*No such compile option: 'xla_foo'"
-    ):
+    with pytest.raises(ValueError, match=r"tpu compiler rejects COMPILER_OPTIONS .*No such compile option: 'xla_foo'"):
         steps.compile_step("train", wrong, target)
 
 
 @needs_libtpu
 @pytest.mark.slow
 def test_scanned_layers_count_like_unscanned_ones_on_a_tpu():
-    """Also: what a program without loops does is what XLA says it does."""
+    """Also: the costs of a program without loops equal XLA's."""
     device = topology.open_topology("v5e:1x1").devices[0]
     sharding = jax.sharding.SingleDeviceSharding(device)
     shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding) for shape in ((8, 256, 512), (4, 512, 512))]
@@ -320,7 +318,7 @@ def test_scanned_layers_count_like_unscanned_ones_on_a_tpu():
         found[scanned] = costs.analyse(compiled.as_text())
         once, xla = costs.analyse(compiled.as_text(), count_trips=False), compiled.cost_analysis()
         assert once.flops == pytest.approx(xla["flops"], rel=0.01)
-        # What XLA counts twice is missing here; see the module's own words.
+        # XLA counts some bytes twice; see the module's docstring.
         assert 0.75 * xla["bytes accessed"] < once.bytes_accessed < 1.02 * xla["bytes accessed"]
     assert found[True].matmul_flops == pytest.approx(found[False].matmul_flops, rel=0.02)
     assert once.matmul_flops < 0.5 * found[True].matmul_flops
@@ -328,8 +326,8 @@ def test_scanned_layers_count_like_unscanned_ones_on_a_tpu():
 
 @needs_libtpu
 @pytest.mark.slow
-def test_a_refusal_for_want_of_memory_becomes_a_report():
-    """Attention of a very long window: the scores alone are more than a v5e chip has."""
+def test_running_out_of_memory_becomes_a_report():
+    """Attention over a very long window: the logits alone exceed the memory of a v5e chip."""
     target = topology.open_topology("v5e:1x1")
     run = dataclasses.replace(RUN, layout=Layout(64, 8192, 32), mesh=partitioning.MeshConfig(1, 1, 1))
     found = steps.compile_step("train", run, target, explain=False)

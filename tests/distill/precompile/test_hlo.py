@@ -1,4 +1,4 @@
-"""The reader of HLO text."""
+"""The parser of HLO text."""
 
 import pytest
 
@@ -57,12 +57,12 @@ def test_bytes_of_shapes(text, plain, padded):
 
 
 @pytest.mark.parametrize("text", ["", "HloModule x\n", "some words"])
-def test_text_without_a_program_is_refused(text):
+def test_text_without_a_program_raises(text):
     with pytest.raises(hlo.HloError, match="no ENTRY"):
         hlo.parse(text)
 
 
-def test_unknown_element_types_are_refused():
+def test_unknown_element_types_raise():
     with pytest.raises(hlo.HloError, match="unknown element type 'q7'"):
         _ = hlo.parse_shape("q7[2]").bytes
 
@@ -125,11 +125,11 @@ def trips(module: hlo.Module) -> loops.Trips:
         ("ROOT %x = pred[] compare(%i, %c), direction=LT", {"start": 20}, 0),
     ],
 )
-def test_trip_counts_are_read_off_the_condition(condition, options, count):
+def test_trip_counts_are_derived_from_the_condition(condition, options, count):
     assert trips(loop(condition, **options)) == loops.Trips(count)
 
 
-def test_the_compilers_own_count_is_taken_where_it_is_printed():
+def test_the_compilers_trip_count_is_used_if_printed():
     config = ', backend_config={"known_trip_count":{"n":"7"}}'
     assert trips(loop("ROOT %x = pred[] compare(%i, %c), direction=LT", config=config)) == loops.Trips(7)
 
@@ -139,5 +139,5 @@ def test_a_loop_that_may_end_early_is_counted_to_its_bound():
     assert trips(module) == loops.Trips(12, exact=False)
 
 
-def test_a_loop_without_a_bound_is_said_to_be_unknown():
+def test_a_loop_without_a_bound_is_unknown():
     assert trips(loop("ROOT %x = pred[] copy(%f)")) == loops.Trips(1, exact=False, known=False)

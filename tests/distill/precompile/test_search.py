@@ -1,4 +1,4 @@
-"""The search: what is tried, in which order, and that it goes on where it stopped."""
+"""The search: its candidates, their order, and resumption after an interruption."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ TARGET = Topology("v5e:2x2", CHIPS["v5e"], 4, tuple(range(4)))
 
 
 class Compiler:
-    """Stands in for libtpu: without recomputation half of what recomputes all, and faster; counts its calls."""
+    """Replaces libtpu: less recomputation needs more memory and is faster; records its calls."""
 
     def __init__(self, fits_from="minimal"):
         self.calls, self.fits_from = [], fits_from
@@ -54,7 +54,7 @@ def test_candidates_cut_the_batch_evenly_and_leave_out_what_cannot_fit():
     for policy in REMAT_POLICIES:
         guesses = [one.guess for one in found if one.remat_policy == policy]
         assert guesses == sorted(guesses)
-    assert {one.remat_policy for one in found[: len(REMAT_POLICIES)]} == set(REMAT_POLICIES)  # they take turns
+    assert {one.remat_policy for one in found[: len(REMAT_POLICIES)]} == set(REMAT_POLICIES)  # policies take turns
     huge = dataclasses.replace(RUN, layout=Layout(2**24, 64, 32))
     assert search.candidates(huge, TARGET, [2**24]) == []
 
@@ -66,11 +66,11 @@ def test_the_fastest_that_fits_comes_first(tmp_path):
     assert rows[0]["result"]["fits"] and rows[0]["mesh"][2] == 1
     speeds = [row["tokens_per_second_per_chip"] for row in rows]
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
-    # "full" fits, and recomputes more than "minimal"; whether it is slower is for the compiler to say.
+    # "full" fits and recomputes more than "minimal"; only the compiler knows whether it is slower.
     assert {call[2] for call in compiler.calls} >= {"minimal", "full"}
 
 
-def test_what_keeps_more_of_as_large_a_batch_is_not_tried_where_less_does_not_fit(tmp_path):
+def test_policies_that_save_more_are_skipped_if_one_that_saves_less_does_not_fit(tmp_path):
     compiler = Compiler(fits_from="full")
     space = sorted(search.candidates(RUN, TARGET, [4, 8]), key=lambda one: -REMAT_POLICIES.index(one.remat_policy))
     rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
@@ -78,7 +78,7 @@ def test_what_keeps_more_of_as_large_a_batch_is_not_tried_where_less_does_not_fi
     assert {(row["remat_policy"], row["result"]["fits"]) for row in rows} == {("minimal", False), ("full", True)}
 
 
-def test_larger_batches_of_what_does_not_fit_are_not_tried(tmp_path):
+def test_larger_batches_are_skipped_if_a_smaller_one_does_not_fit(tmp_path):
     compiler = Compiler(fits_from="full")
     space = sorted(search.candidates(RUN, TARGET, [4, 8], ["none"]), key=lambda one: one.batch_size)
     rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
@@ -86,7 +86,7 @@ def test_larger_batches_of_what_does_not_fit_are_not_tried(tmp_path):
     assert not any(row["result"]["fits"] for row in rows)
 
 
-def test_a_search_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_search_resumes(tmp_path):
     space = search.candidates(RUN, TARGET, [8], ["minimal"])
     path = tmp_path / "results" / "r.jsonl"
     first, second = Compiler(), Compiler()
@@ -97,7 +97,10 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
     assert not set(first.calls) & set(second.calls)
     again = Compiler()
     assert len(search.search(RUN, TARGET, space, path, 2, again)) == 6
-    assert not set(again.calls) & {*first.calls, *second.calls}  # what was added behind the cut line is found, too
+    assert not set(again.calls) & {
+        *first.calls,
+        *second.calls,
+    }  # results appended after the incomplete line are found too
     third = Compiler()
     other = dataclasses.replace(RUN, layout=dataclasses.replace(RUN.layout, decoder_length=16))
     search.search(other, TARGET, space, path, 1, third)
