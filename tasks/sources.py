@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.json_files import MissingFileError, open_bytes, read_array, read_rows
-from tasks.records import ROW, Record, Report, RowError, Source, SourceError
+from tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
 
 __all__ = [
     "Concatenated",
@@ -12,6 +12,7 @@ __all__ = [
     "build",
     "class_name",
     "open_bytes",
+    "optional_text",
     "read_array",
     "read_rows",
     "text_field",
@@ -32,13 +33,22 @@ def text_field(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def optional_text(row: Mapping[str, Any], name: str) -> str:
+    """``row[name]`` as text; empty where it is absent or None.
+
+    Raises:
+      RowError: it is something else than a string.
+    """
+    return "" if row.get(name) is None else text_field(row, name)
+
+
 def class_name(value: Any, names: Sequence[str]) -> str:
     """The label for a class number or name. Raises RowError if it is neither."""
     if isinstance(value, str) and value in names:
         return value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return names[value]
-    raise RowError(f"unknown label {value!r} (expected 0 to {len(names) - 1}, or {', '.join(names)})")
+    raise RowError(f"unknown label {shown(value)} (expected 0 to {len(names) - 1}, or {', '.join(names)})")
 
 
 def build(
