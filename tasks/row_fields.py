@@ -87,7 +87,9 @@ def names(row: Mapping[str, Any]) -> list[str]:
 
     def collect(value: Any, before: str, depth: int) -> None:
         inner = next((item for item in value if isinstance(item, Mapping)), None) if isinstance(value, list) else value
-        for key in inner if isinstance(inner, Mapping) and depth < 3 else ():
+        if not isinstance(inner, Mapping) or depth == 3:
+            return
+        for key in inner:
             found.add(f"{before}{key}")
             collect(inner[key], f"{before}{key}.", depth + 1)
 
