@@ -10,6 +10,10 @@ from tasks.records import Record, Report, Source
 SPLITS = ("train", "validation", "test")
 
 
+class EmptySplitError(records.SourceError):
+    """The training rows cannot be cut so that both sides have one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set, declared.
@@ -69,7 +73,8 @@ class Dataset:
 
         Raises:
           ValueError: there is no such split.
-          SourceError: a file cannot be used, or no row is left for one side of the cut.
+          SourceError: a file cannot be used.
+          EmptySplitError: no row is left for one side of the cut.
         """
         if split not in self.splits:
             raise ValueError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
@@ -90,7 +95,7 @@ class Dataset:
         passed.finish()
         if cut and not found:
             other = "train" if split == "validation" else "validation"
-            raise records.SourceError(
+            raise EmptySplitError(
                 f"data set {self.name!r}: no row is left for {split!r}; all usable training rows are in {other!r}. "
                 "Give a file of validation rows, FILES={'train': …, 'validation': …}, or more training rows with "
                 f"different inputs (validation_fraction is {self.validation_fraction})"
