@@ -18,7 +18,7 @@ from etils import epath
 
 from distill import features
 from distill.cache import CachedExamples
-from distill.examples import Examples, SeqioExamples, name_seed
+from distill.examples import Examples, SeqioExamples, check_both_tasks, name_seed
 from distill.packing import Layout, Planner, Sequences, fill
 from tasks import registration
 
@@ -93,6 +93,9 @@ class BatchStream:
       rows: the rows of the global batch this process wants.
       shuffle: whether each epoch has an order of its own.
       cache_dir: what ``distill cache`` wrote for these tasks, to read instead of SeqIO; the batches are the same.
+
+    Raises:
+      ValueError: an argument does not fit the tasks, or a task of labels and rationales has none of one kind to train on.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class BatchStream:
                 examples = SeqioExamples(task, split, seed, layout)
             else:
                 examples = CachedExamples(cache_dir, task.name, split, layout)
+            if split == "train":
+                check_both_tasks(task, examples, split)
             self._sources[task.name] = _Order(examples, seed, shuffle)
         if isinstance(provider, seqio.Mixture):
             rates = np.array([provider.get_rate(task) for task in tasks], np.float64)

@@ -83,17 +83,43 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     infer.add_argument("--input_field", default="input", help="the field that holds the input")
     infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
     evaluate.add_argument("--split", default="test", help="which split to score")
-    data = add("data", "say what is in the data: rows, failed parses, agreement, lengths", configured=False)
+    data = add("data", "report what is in the data: rows, failed parses, agreement, lengths")
     data.add_argument(
-        "--data_dir", required=True, help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …"
+        "--file",
+        action="append",
+        default=[],
+        metavar="SPLIT=FILE",
+        help="rows of JSON, or a pattern of files, as train=rows.jsonl; may repeat",
     )
+    data.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=FIELD",
+        help="with --file: what the rows call a field of a record, as input=question; may repeat",
+    )
+    data.add_argument(
+        "--answer", choices=("text", "choice", "equation"), default="text", help="with --file: how answers are compared"
+    )
+    data.add_argument("--data_dir", help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …")
     data.add_argument("--set", action="append", default=[], metavar="NAME", help="only this set; may repeat")
-    data.add_argument("--vocabulary", default="t5", help="t5, mt5, bytes or the path of a SentencePiece model")
-    data.add_argument("--inputs", type=int, default=512, help="planned input length")
-    data.add_argument("--targets", type=int, default=256, help="planned target length")
-    data.add_argument("--teacher", default="palm", help="palm, gpt-neox, human or none")
+    data.add_argument(
+        "--vocabulary", help="t5, mt5, bytes or the path of a SentencePiece model; default: VOCABULARY_PATH, else t5"
+    )
+    data.add_argument("--inputs", type=_positive, help="planned input length; default: TASK_FEATURE_LENGTHS, else 512")
+    data.add_argument("--targets", type=_positive, help="planned target length; default: as --inputs, else 256")
+    data.add_argument(
+        "--teacher",
+        choices=("palm", "gpt-neox", "human", "none"),
+        default="palm",
+        help="with --data_dir: whose rationales to read",
+    )
     data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
     data.add_argument("--json", action="store_true", help="print JSON")
+    data.epilog = (
+        "Example: distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes. "
+        "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
+    )
     sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
     sweep.add_argument("sweep", help="the sweep's JSON file")
     sweep.add_argument("--directory", help="where its runs go, instead of the file's own")

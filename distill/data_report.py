@@ -1,22 +1,55 @@
 """Statistics of data sets: the share of replies that parse, the teacher's accuracy, lengths and truncation.
 
-``distill data`` prints the report. It needs no accelerator.
+``distill data`` prints it. Nothing here needs an accelerator, nor TensorFlow, unless the vocabulary or the rows do.
 """
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import rich.console
 import rich.table
-import seqio
 
-from tasks import arithmetic, metrics, parsers, preprocessors, registration
-from tasks.dataset import Dataset
+from distill.inspect import lengths as measuring
+from tasks import arithmetic, metrics, parsers
+from tasks.dataset import Dataset, EmptySplitError
+from tasks.json_files import MissingFileError
 from tasks.records import Problem, Record, Report
 
 PERCENTILES = (50, 90, 95, 99, 100)
+LABEL_PREFIX = "[label] "
+RATIONALE_PREFIX = "[rationale] "
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do with the rows, as far as the report needs it.
+
+    Attributes:
+      vocabulary: see :func:`report`.
+      lengths: planned ``inputs`` and ``targets`` lengths.
+      max_decode_len: how long a label may get in evaluation.
+      label_prefix, rationale_prefix: of the inputs.
+    """
+
+    vocabulary: str = "t5"
+    lengths: Mapping[str, int] | None = None
+    max_decode_len: int | None = None
+    label_prefix: str = LABEL_PREFIX
+    rationale_prefix: str = RATIONALE_PREFIX
+
+
+def of_dataset(dataset: Dataset) -> Dataset:
+    """The data set itself, through which ``gin/runs/data.gin`` names it.
+
+    Raises:
+      TypeError: it is none.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"DATASET must be a tasks.dataset.Dataset, as @jsonl.dataset(); got {dataset!r}")
+    return dataset
 
 
 def strict_agreement(answer: metrics.AnswerKind, label: str, llm_label: str) -> bool:
@@ -95,17 +128,18 @@ def _labels(record: Record) -> tuple[str | None, str | None]:
 def split_report(
     dataset: Dataset,
     split: str,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Any,
     lengths: Mapping[str, int] | None = None,
     *,
     details: bool = False,
-    label_prefix: str = registration.LABEL_PREFIX,
-    rationale_prefix: str = registration.RATIONALE_PREFIX,
+    label_prefix: str = LABEL_PREFIX,
+    rationale_prefix: str = RATIONALE_PREFIX,
 ) -> dict[str, Any]:
     """Returns the report of one split. Arguments and result as in :func:`report`."""
     lengths = lengths or {}
     found = Report()
-    encode = lambda text, separator=None: len(preprocessors.encode(vocabulary, text, separator))  # noqa: E731
+    ruler = vocabulary if isinstance(vocabulary, measuring.Ruler) else measuring.ruler(vocabulary)
+    encode = lambda text, separator=None: ruler.lengths([text], separator)[0]  # noqa: E731
     measured = {
         "label_inputs": _Lengths(lengths.get("inputs")),
         "label_targets": _Lengths(lengths.get("targets")),
@@ -115,12 +149,13 @@ def split_report(
     strict_agrees, agrees = _Agreement(), _Agreement()
     differences: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
-    rows = replies = with_rationale = with_llm_label = 0
+    rows = replies = with_label = with_rationale = with_llm_label = 0
     for record in dataset.records(split, found):
         rows += 1
         replies += "reply" in record.provenance
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
+        with_label += record.label is not None
         if record.label is not None:
             measured["label_inputs"].add(encode(label_prefix + record.input, dataset.separator))
             measured["label_targets"].add(encode(record.label))
@@ -154,6 +189,7 @@ def split_report(
         "parsed": replies - len(found.failed) if replies else with_rationale,
         "failed": len(found.failed),
         "undecided": len(found.undecided),
+        "with_label": with_label,
         "with_rationale": with_rationale,
         "with_llm_label": with_llm_label,
         "problems": found.counts(),
@@ -169,35 +205,41 @@ def split_report(
 
 def report(
     datasets: Iterable[Dataset],
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Any,
     lengths: Mapping[str, int] | None = None,
     *,
     splits: Sequence[str] | None = None,
     details: bool = False,
-    label_prefix: str = registration.LABEL_PREFIX,
-    rationale_prefix: str = registration.RATIONALE_PREFIX,
+    label_prefix: str = LABEL_PREFIX,
+    rationale_prefix: str = RATIONALE_PREFIX,
 ) -> dict[str, Any]:
     """Returns statistics of data sets.
 
     Args:
-      datasets: the data sets.
-      vocabulary: measures lengths, in tokens including the prefix and EOS.
-      lengths: planned ``inputs`` and ``targets`` lengths; None reports no truncation.
-      splits: the splits. None means all splits of a set and, if validation rows are held out from the training file,
-        also ``train+validation``, the whole file.
-      details: also list every row with a problem (``failures``) and every row that strict and improved mode parse
+      datasets: what to look at.
+      vocabulary: measures lengths, in tokens with the prefix and EOS: ``bytes``, the path of a SentencePiece model, ``t5``
+        or ``mt5`` (their public files), or anything with ``encode(text)`` and ``vocab_size``.
+      lengths: planned ``inputs`` and ``targets`` lengths; None: nothing is said about truncation.
+      splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
+        ``train+validation``, the whole file.
+      details: also list every row with a problem (``failures``) and every row that strict and improved mode read
         differently (``differing_rows``).
       label_prefix, rationale_prefix: prefixes of the inputs.
 
+    A split whose file is missing, or that has no row, is ``{"missing": message}``, and the others are reported, unless
+    all are missing or ``splits`` names it.
+
     Returns:
-      JSON-ready: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
-      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_rationale``, ``with_llm_label``,
-      ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a gold label;
-      an unparsable teacher label counts as wrong. It is None without a teacher.
+      Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
+      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
+      ``with_llm_label``, ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a
+      gold label, an unreadable teacher label counting as wrong; None without a teacher.
 
     Raises:
-      SourceError: a file cannot be used.
+      SourceError: a file cannot be used, or all of a set are missing.
+      FileNotFoundError: there is no such vocabulary.
     """
+    ruler = measuring.ruler(vocabulary)
     options: dict[str, Any] = {
         "details": details,
         "label_prefix": label_prefix,
@@ -205,13 +247,44 @@ def report(
     }
     sets: dict[str, dict[str, Any]] = {}
     for dataset in datasets:
-        found = sets[dataset.name] = {}
+        parts = [(split, dataset, split) for split in (dataset.splits if splits is None else splits)]
         if splits is None and dataset.cuts_validation:
-            uncut = dataset.replace(validation_fraction=0.0)
-            found["train+validation"] = split_report(uncut, "train", vocabulary, lengths, **options)
-        for split in dataset.splits if splits is None else splits:
-            found[split] = split_report(dataset, split, vocabulary, lengths, **options)
-    return {"vocabulary_size": vocabulary.vocab_size, "lengths": dict(lengths or {}), "sets": sets}
+            parts.insert(0, ("train+validation", dataset.replace(validation_fraction=0.0), "train"))
+        found = sets[dataset.name] = {}
+        for name, part, split in parts:
+            try:
+                found[name] = split_report(part, split, ruler, lengths, **options)
+            except (MissingFileError, EmptySplitError) as error:
+                if splits is not None:
+                    raise
+                found[name] = {"missing": str(error)}
+                missing = error
+        if all("missing" in each for each in found.values()):
+            raise missing
+    return {"vocabulary_size": _size(vocabulary), "lengths": dict(lengths or {}), "sets": sets}
+
+
+def _size(vocabulary: Any) -> int:
+    if vocabulary == "bytes":
+        return 384  # ByT5's: 256 bytes, three special ids and 125 sentinels
+    if not isinstance(vocabulary, str):
+        return vocabulary.vocab_size
+    try:
+        import sentencepiece
+
+        return sentencepiece.SentencePieceProcessor(model_file=vocabulary).get_piece_size()
+    except OSError:  # no file, but a name
+        from tasks import vocabularies
+
+        return vocabularies.load(vocabulary).vocab_size
+
+
+def _there(result: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
+    """Set, split and what was found, of the splits whose files are there."""
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            if "missing" not in found:
+                yield name, split, found
 
 
 def _percent(share: Mapping[str, Any] | None) -> str:
@@ -220,17 +293,27 @@ def _percent(share: Mapping[str, Any] | None) -> str:
     return f"{share['share']:.2%} ({share['share_low']:.1%}–{share['share_high']:.1%})"
 
 
+_COUNTS = {
+    "rows": "rows",
+    "rejected": "rejected",
+    "gold label": "with_label",
+    "rationale": "with_rationale",
+    "parsed": "parsed",
+    "failed": "failed",
+    "undecided": "undecided",
+}
+
+
 def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
     table = rich.table.Table(title="Rows, and how often the teacher agrees with gold (95 % interval)")
     for name in ("set", "split"):
         table.add_column(name)
-    for name in ("rows", "rejected", "parsed", "failed", "undecided", "agreement, strict", "agreement, improved"):
+    for name in (*_COUNTS, "agreement, strict", "agreement, improved"):
         table.add_column(name, justify="right")
-    for name, of_set in result["sets"].items():
-        for split, found in of_set.items():
-            counts = [f"{found[key]:,}" for key in ("rows", "rejected", "parsed", "failed", "undecided")]
-            agreement = found["agreement"]
-            table.add_row(name, split, *counts, _percent(agreement["strict"]), _percent(agreement["improved"]))
+    for name, split, found in _there(result):
+        counts = [f"{found[key]:,}" for key in _COUNTS.values()]
+        agreement = found["agreement"]
+        table.add_row(name, split, *counts, _percent(agreement["strict"]), _percent(agreement["improved"]))
     return table
 
 
@@ -241,13 +324,12 @@ def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
         table.add_column(name)
     for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in PERCENTILES), "limit", "truncated"):
         table.add_column(name, justify="right")
-    for name, of_set in result["sets"].items():
-        for split, found in of_set.items():
-            for sequence, values in found["lengths"].items():
-                if values["sequences"]:
-                    numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in PERCENTILES)]
-                    cut = f"{values['truncated']:.2%}" if "truncated" in values else "–"
-                    table.add_row(name, split, sequence.replace("_", " "), *numbers, str(values.get("limit", "–")), cut)
+    for name, split, found in _there(result):
+        for sequence, values in found["lengths"].items():
+            if values["sequences"]:
+                numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in PERCENTILES)]
+                cut = f"{values['truncated']:.2%}" if "truncated" in values else "–"
+                table.add_row(name, split, sequence.replace("_", " "), *numbers, str(values.get("limit", "–")), cut)
     return table
 
 
@@ -261,25 +343,22 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
     console = console or rich.console.Console()
     console.print(_rows_table(result))
     console.print(_lengths_table(result))
+    write = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     for name, of_set in result["sets"].items():
         for split, found in of_set.items():
-            for title, counts in (
-                ("problems", found["problems"]),
-                ("strict and improved differ", found["differences"]),
-            ):
-                if counts:
-                    console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
-                for reason, number in counts.items():
-                    console.print(f"  {number:6,}  {reason}", markup=False, highlight=False, soft_wrap=True)
-            for problem in found.get("failures", ()):
-                where = f"{problem['file']}:{problem['line']}"
-                console.print(
-                    f"  {where}  {problem['reason']} — {problem['text']!r}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            for row in found.get("differing_rows", ()):
-                labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
-                text = f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}"
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
+            if "missing" in found:
+                write(f"\n{name} {split}: left out: {found['missing']}")
+    for name, split, found in _there(result):
+        for title, counts in (
+            ("problems", found["problems"]),
+            ("strict and improved differ", found["differences"]),
+        ):
+            if counts:
+                console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
+            for reason, number in counts.items():
+                write(f"  {number:6,}  {reason}")
+        for problem in found.get("failures", ()):
+            write(f"  {problem['file']}:{problem['line']}  {problem['reason']} — {problem['text']!r}")
+        for row in found.get("differing_rows", ()):
+            labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
+            write(f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}")

@@ -10,10 +10,12 @@ from typing import Protocol
 
 import numpy as np
 import seqio
+from absl import logging
 
 from distill import features
 from distill.packing import Layout, Sequences, TokenPair
-from tasks import registration
+from tasks import registration, task_ids
+from tasks.feeding import RecordDataSource
 
 _NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
 
@@ -57,6 +59,42 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
         f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "
         "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
     )
+
+
+def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
+    """Checks that a task with a label and a rationale an example gets both; reads the examples.
+
+    A warning says how many examples lack one of the two.
+
+    Args:
+      task: registered; of another kind, nothing is checked.
+      examples: of the task, from SeqIO or from a cache.
+      split: for messages.
+
+    Raises:
+      ValueError: no example at all has a rationale, or none has a label.
+    """
+    number = examples.size
+    found: dict[str, int] = {}
+    if "rationale_targets" in task.output_features:
+        sequences = examples.counts.sequences
+        found = {"label": sequences[task_ids.LABEL], "rationale": sequences[task_ids.RATIONALE]}
+    elif task.name.endswith("_single") and isinstance(task.source, RecordDataSource):
+        number, found["rationale"] = task.source.num_input_examples(split), task.source.num_with_rationale(split)
+    for what, having in found.items():
+        if not having:
+            remedy = {
+                "rationale": "FORM=label (gin/runs/finetune.gin) trains on labels alone",
+                "label": "LABEL_SOURCE=teacher takes the teacher's, llm_label",
+            }[what]
+            raise ValueError(
+                f"task {task.name!r} trains on labels and rationales, but none of the {number:,} rows of split {split!r} "
+                f"has a {what}. Is the field that it is read from named right (FIELDS), and not null in every row? {remedy}"
+            )
+        if having < number:
+            logging.warning(
+                "%s, %s: %s of %s rows have no %s", task.name, split, f"{number - having:,}", f"{number:,}", what
+            )
 
 
 class SeqioExamples:

@@ -133,34 +133,10 @@ def _write_configuration() -> None:
         (directory / CONFIG).write_text(configuration.resolved())
 
 
-PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
-
-
 def _data(options: argparse.Namespace) -> int:
-    import importlib
-    import json
+    from distill import data_command
 
-    from distill import data_report
-    from tasks import vocabularies
-
-    unknown = sorted(set(options.set) - set(PAPER_SETS))
-    if unknown:
-        raise ValueError(f"--set must be one of {', '.join(PAPER_SETS)}; got {', '.join(unknown)}")
-    here = [name for name in PAPER_SETS if (Path(options.data_dir) / name).is_dir()]
-    if not (options.set or here):
-        raise FileNotFoundError(f"{options.data_dir} holds none of {', '.join(PAPER_SETS)}")
-    modules = [importlib.import_module(f"tasks.{name}") for name in options.set or here]
-    result = data_report.report(
-        [module.dataset(options.data_dir, teacher=options.teacher) for module in modules],
-        vocabularies.load(options.vocabulary),
-        {"inputs": options.inputs, "targets": options.targets},
-        details=options.failures,
-    )
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        data_report.render(result)
-    return 0
+    return data_command.run(options, _import_quietly)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -323,7 +299,7 @@ def _precompile(options: argparse.Namespace) -> int:
     return 0 if fits else EXIT_NO_ROOM
 
 
-WITHOUT_TENSORFLOW = ("example", "extract", "inspect")
+WITHOUT_TENSORFLOW = ("example", "extract", "inspect", "data")
 COMMANDS = {
     "example": _example,
     "extract": _extract,

@@ -8,18 +8,17 @@ from tasks import paper_files, parsers
 from tasks.dataset import Dataset
 from tasks.esnli import SEPARATOR
 from tasks.records import Record
-from tasks.sources import class_name, text_field
+from tasks.sources import class_name, optional_text, text_field
 
 
 def record(row: dict[str, Any], id: str) -> Record:
     """A record of a row with ``premise`` (TFDS: ``context``), ``hypothesis``, ``label`` and, possibly, ``reason``."""
     premise = text_field(row, "premise" if "premise" in row else "context")
-    reason = row.get("reason") or ""
     return Record(
         id=str(row.get("uid") or id),
         input=premise + SEPARATOR + text_field(row, "hypothesis"),
         label=class_name(row.get("label"), parsers.NLI_LABELS),
-        rationales=(reason,) if reason.strip() else (),
+        rationales=(optional_text(row, "reason"),),
     )
 
 

@@ -9,28 +9,27 @@ from etils import epath
 
 from tasks import paper_files, parsers
 from tasks.dataset import Dataset
-from tasks.records import Record, RowError
-from tasks.sources import text_field
+from tasks.records import Record, RowError, shown
+from tasks.sources import optional_text, text_field
 
 
 def record(row: dict[str, Any], id: str) -> Record:
     """A record of a row with ``question``, ``choices``, ``answer`` and the annotators' ``abstractive_explanation``."""
     choices = row.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise RowError(f"choices must be a list of texts; got {choices!r}")
+        raise RowError(f"choices must be a list of texts; got {shown(choices)}")
     answer = text_field(row, "answer")
     if answer not in choices:
-        raise RowError(f"unknown label: the answer {answer!r} is not among the choices")
+        raise RowError(f"unknown label: the answer {shown(answer)} is not among the choices")
     question = text_field(row, "question")
     if not question.strip():
         raise RowError("the row has no input: the question is empty")
     options = "\n".join(f"({chr(ord('a') + number)}) {choice}" for number, choice in enumerate(choices))
-    why = row.get("abstractive_explanation") or ""
     return Record(
         id=id,
         input=f"{question}\nAnswer Choices:\n{options}",
         label=answer,
-        rationales=(why,) if why.strip() else (),
+        rationales=(optional_text(row, "abstractive_explanation"),),
         choices=tuple(choices),
     )
 

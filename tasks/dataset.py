@@ -10,6 +10,10 @@ from tasks.records import Record, Report, Source
 SPLITS = ("train", "validation", "test")
 
 
+class EmptySplitError(records.SourceError):
+    """The training rows cannot be cut so that both sides have one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set, declared.
@@ -70,6 +74,7 @@ class Dataset:
         Raises:
           ValueError: there is no such split.
           SourceError: a file cannot be used.
+          EmptySplitError: no row is left for one side of the cut.
         """
         if split not in self.splits:
             raise ValueError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
@@ -77,39 +82,40 @@ class Dataset:
         cut = self.cuts_validation and split in ("train", "validation")
         raw = Report()
         rows = self.source("train" if cut else split, raw)
-        rows = self._known_labels(rows, raw)
+        rows = self._usable(rows, raw)
         if cut:
             rows = splits.cut(rows, split, fraction=self.validation_fraction, seed=self.split_seed)
-        ids: set[str] = set()
-        told = 0
+        passed = _Passed(raw, report, cut, rejected=split == "train")
+        found = False
         for record in rows:
+            found = True
             report.rows += 1
-            ids.add(record.id)
-            told = self._pass_on(raw, report, told, ids if cut else None, split == "train")
+            passed.on(record.id)
             yield record
-        self._pass_on(raw, report, told, ids if cut else None, split == "train")
+        passed.finish()
+        if cut and not found:
+            other = "train" if split == "validation" else "validation"
+            raise EmptySplitError(
+                f"data set {self.name!r}: no row is left for {split!r}; all usable training rows are in {other!r}. "
+                "Give a file of validation rows, FILES={'train': …, 'validation': …}, or more training rows with "
+                f"different inputs (validation_fraction is {self.validation_fraction})"
+            )
 
-    @staticmethod
-    def _pass_on(raw: Report, report: Report, told: int, ids: set[str] | None, rejected: bool) -> int:
-        for problem in raw.problems[told:]:
-            if ids is None or (problem.kind == records.ROW and rejected) or problem.id in ids:
-                report.problems.append(problem)
-        return len(raw.problems)
-
-    def _known_labels(self, rows: Iterator[Record], report: Report) -> Iterator[Record]:
+    def _usable(self, rows: Iterator[Record], report: Report) -> Iterator[Record]:
+        """The rows whose texts can be encoded and whose label is one of :attr:`labels`; reports the others."""
         for record in rows:
+            reason = text = ""
             if self.labels and record.label is not None and record.label not in self.labels:
-                where = dict(record.provenance)
-                report.add(
-                    records.ROW,
-                    f"unknown label (expected {', '.join(self.labels)})",
-                    file=where.get("file", ""),
-                    line=where.get("line"),
-                    id=record.id,
-                    text=repr(record.label),
-                )
+                reason, text = f"unknown label (expected {', '.join(self.labels)})", repr(record.label)
+            try:
+                record.check_texts()
+            except records.RowError as error:
+                reason = str(error)
+            if not reason:
+                yield record
                 continue
-            yield record
+            where = dict(record.provenance)
+            report.add(records.ROW, reason, file=where.get("file", ""), line=where.get("line"), id=record.id, text=text)
 
     def same_answer(self, record: Record, prediction: str) -> bool:
         """Whether ``prediction`` is the row's gold answer."""
@@ -118,3 +124,44 @@ class Dataset:
     def replace(self, **changes: Any) -> "Dataset":
         """A copy with other settings."""
         return dataclasses.replace(self, **changes)
+
+
+class _Passed:
+    """Passes a source's problems on, as its rows are yielded.
+
+    Args:
+      raw: the source's report.
+      report: the reader's.
+      cut: whether only problems of yielded rows, and rejected rows if ``rejected``, are passed on.
+    """
+
+    def __init__(self, raw: Report, report: Report, cut: bool, rejected: bool):
+        self._raw, self._report, self._cut, self._rejected = raw, report, cut, rejected
+        self._looked = 0  # problems of ``raw`` that have been looked at
+        self._first = len(report.problems)
+        self._waiting: dict[str, list[tuple[int, records.Problem]]] = {}
+        self._order: list[int] = []
+
+    def on(self, id: str) -> None:
+        """Passes on what is known about rejected rows and about the row ``id``, which is yielded now."""
+        for number in range(self._looked, len(self._raw.problems)):
+            problem = self._raw.problems[number]
+            if not self._cut or (problem.kind == records.ROW and self._rejected):
+                self._add(number, problem)
+            elif problem.kind != records.ROW:
+                self._waiting.setdefault(problem.id, []).append((number, problem))
+        self._looked = len(self._raw.problems)
+        for number, problem in self._waiting.pop(id, ()):
+            self._add(number, problem)
+
+    def _add(self, number: int, problem: records.Problem) -> None:
+        self._order.append(number)
+        self._report.problems.append(problem)
+
+    def finish(self) -> None:
+        """Passes on what is left about rejected rows, and puts all problems into the order of the source."""
+        self.on("")
+        passed = self._report.problems[self._first :]
+        if len(passed) == len(self._order):
+            places = sorted(range(len(passed)), key=self._order.__getitem__)
+            self._report.problems[self._first :] = [passed[place] for place in places]

@@ -7,7 +7,7 @@ from etils import epath
 from tasks import paper_files, parsers
 from tasks.dataset import Dataset
 from tasks.records import Record
-from tasks.sources import class_name, text_field
+from tasks.sources import class_name, optional_text, text_field
 
 SEPARATOR = "</s>"
 """Between premise and hypothesis, as in the paper's code; becomes the vocabulary's EOS."""
@@ -15,12 +15,12 @@ SEPARATOR = "</s>"
 
 def record(row: dict[str, Any], id: str) -> Record:
     """A record of a row with ``premise``, ``hypothesis``, ``label`` (name or number) and ``explanation_1`` to ``_3``."""
-    explanations = (row.get(f"explanation_{number}") or "" for number in (1, 2, 3))
+    explanations = (optional_text(row, f"explanation_{number}") for number in (1, 2, 3))
     return Record(
         id=id,
         input=text_field(row, "premise") + SEPARATOR + text_field(row, "hypothesis"),
         label=class_name(row.get("label"), parsers.NLI_LABELS),
-        rationales=tuple(text for text in explanations if text.strip()),
+        rationales=tuple(explanations),
     )
 
 

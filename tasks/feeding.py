@@ -66,6 +66,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._tables: dict[str, dict[str, Any] | None] = {}
         self._sizes: dict[str, int] = {}
         self._several: dict[str, bool] = {}
+        self._explained: dict[str, int] = {}
         self._reports: dict[str, Report] = {}
 
         def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
@@ -92,6 +93,11 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._load(split)
         return self._several[split]
 
+    def num_with_rationale(self, split: str) -> int:
+        """Rows of the split that have a rationale to train on; reads them if that has not happened."""
+        self._load(split)
+        return self._explained[split]
+
     def rows_sha256(self, split: str) -> str:
         """A hash of the split's rows as they are now; reads them again."""
         digest = hashlib.sha256()
@@ -104,9 +110,10 @@ class RecordDataSource(seqio.FunctionDataSource):
             return
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in ROW_SPEC}
-        size, several = 0, False
+        size, several, explained = 0, False, 0
         for row in rows(self.dataset, split, self.selection, report):
             size += 1
+            explained += bool(row["rationales"])
             several = several or len(row["rationales"]) > 1
             if size > _IN_MEMORY:
                 table = None
@@ -116,6 +123,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         if report.problems:
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
         self._tables[split], self._reports[split], self._several[split] = table, report, several
+        self._explained[split] = explained
         self._sizes[split] = size
 
     def _dataset(self, split: str) -> tf.data.Dataset:

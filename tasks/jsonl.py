@@ -9,108 +9,122 @@ tasks.jsonl.dataset(
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from tasks import metrics, parsers, sources
+from tasks import metrics, parsers, row_fields, sources
 from tasks.dataset import Dataset
-from tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError
+from tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
+from tasks.row_fields import identity_of, text_of
 
-FIELDS = ("id", "input", "label", "llm_label", "rationale", "rationales", "reply", "choices", "weight")
-"""What a row may hold. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply."""
+__all__ = ["FIELDS", "JsonLines", "dataset", "identity_of", "text_of"]
 
-_HOLE = re.compile(r"\{(\w+)\}")
+FIELDS = (
+    "id",
+    "input",
+    "label",
+    "llm_label",
+    "rationale",
+    "rationales",
+    "reply",
+    "solution",
+    "choices",
+    "weight",
+)
+"""What a row may hold. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
+``solution`` is a rationale and the gold label in one text."""
 
+Files = epath.PathLike | Sequence[epath.PathLike]
 
-def _show(value: Any, name: str) -> str:
-    if isinstance(value, list):
-        return "\n".join(f"({chr(ord('a') + number)}) {_show(item, name)}" for number, item in enumerate(value))
-    return _text(value, f"field {name!r}")
-
-
-def _filled(template: str, row: Mapping[str, Any]) -> str:
-    return _HOLE.sub(lambda hole: _show(row[hole[1]], hole[1]), template)
-
-
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    raise RowError(f"{name} is not text but {type(value).__name__}")
+_PATTERN = re.compile(r"[*?\[]")
 
 
-def text_of(row: Mapping[str, Any], name: str) -> str:
-    """The text in a field of a row, or what a template makes of its fields.
-
-    Args:
-      row: an object of JSON.
-      name: of the field, or a template: see :class:`JsonLines`.
-
-    Raises:
-      RowError: a field that is absent, empty, or neither text nor number (in a template: nor a list of them).
-    """
-    for wanted in _HOLE.findall(name) or [name]:
-        value = row.get(wanted)
-        values = value if isinstance(value, list) else [value]
-        if all(each is None or (isinstance(each, str) and not each.strip()) for each in values):
-            raise RowError(f"no text in field {wanted!r}; the row has {sorted(row)}")
-    return _filled(name, row) if _HOLE.search(name) else _text(row[name], f"field {name!r}")
+def _paths(files: Files, split: str) -> tuple[epath.Path, ...]:
+    """The files of a split, patterns not yet resolved."""
+    given = [files] if isinstance(files, str | os.PathLike) else files
+    if not isinstance(given, Sequence) or not all(isinstance(file, str | os.PathLike) for file in given) or not given:
+        raise ValueError(
+            f"FILES[{split!r}] must be a path, a pattern such as 'rows-*.jsonl', or a list of them; got {files!r}"
+        )
+    return tuple(epath.Path(os.path.expanduser(file)) for file in given)
 
 
-def _texts(value: Any, name: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    values = value if isinstance(value, list) else [value]
-    return tuple(_text(item, name) for item in values)
+def _resolved(paths: Sequence[epath.Path], purpose: str) -> Iterator[epath.Path]:
+    """The files that paths and patterns name; those of a pattern in alphabetical order."""
+    for path in paths:
+        if not _PATTERN.search(path.name) or path.exists():
+            yield path
+            continue
+        found = sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
+        if not found:
+            raise sources.MissingFileError(f"no file matches {path} ({purpose})")
+        yield from found
 
 
 class JsonLines:
     """A source over JSON-lines files (or files that hold one array of objects).
 
     Args:
-      files: split → file.
-      fields: what a record needs (:data:`FIELDS`) → the field that holds it. A name with ``{holes}`` is a template:
-        ``"{premise}</s>{hypothesis}"``, ``"{question}\\n{choices}"`` (lists are lettered, one item a line). What is not
-        named is read from the field of the same name, if there is one.
+      files: split → a file, a pattern (``"rows-*.jsonl"``), or a list of them, read one after another.
+      fields: what a record needs (:data:`FIELDS`) → the field that holds it. ``question.stem`` is a field of an object in
+        a field, and ``choices.text`` that of every object in a list. A name with ``{holes}`` is a template:
+        ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item a
+        line). What is not named is read from the field of the same name, if there is one. ``choices`` may also be as
+        CommonsenseQA and ARC publish them; see :func:`tasks.row_fields.choices_of`. A label that is the letter or number
+        of a choice then stands for the choice's text.
       label_names: the labels' texts where rows hold class numbers.
       parser: with ``reply``, how to read it: one of ``tasks.parsers.NAMES``.
       mode: with ``reply``, ``improved`` or ``strict``.
+      solution_marker: with ``solution``, what separates the rationale from the label, as "####" in GSM8K.
 
     Raises:
-      ValueError: a key of ``fields`` that is not in :data:`FIELDS`, no files, or an unknown parser.
+      ValueError: a key of ``fields`` that is not in :data:`FIELDS`, no files, an unknown parser, or an argument of the
+        wrong type.
     """
 
     def __init__(
         self,
-        files: Mapping[str, epath.PathLike],
+        files: Mapping[str, Files],
         fields: Mapping[str, str] | None = None,
         *,
         label_names: Sequence[str] = (),
         parser: str | None = None,
         mode: parsers.Mode = "improved",
+        solution_marker: str = "####",
     ):
+        if files is not None and not isinstance(files, Mapping):
+            raise ValueError(f"FILES must map splits to files, as {{'train': 'rows.jsonl'}}; got {files!r}")
         if not files:
             raise ValueError("no files were given; expected a mapping like {'train': 'rows.jsonl'}")
-        for key in fields or {}:
+        if fields is not None and not isinstance(fields, Mapping):
+            raise ValueError(f"FIELDS must map a record's fields to those of the rows; got {fields!r}")
+        for key, name in (fields or {}).items():
             if key not in FIELDS:
                 near = difflib.get_close_matches(key, FIELDS, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"a record has no {key!r}{hint} (there are: {', '.join(FIELDS)})")
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"FIELDS[{key!r}] must be the name of a field or a template; got {name!r}")
+        if not isinstance(solution_marker, str) or not solution_marker:
+            raise ValueError(f"solution_marker must be a text as '####'; got {solution_marker!r}")
         if fields and "reply" in fields and parser is None:
             raise ValueError(f"'reply' needs a parser to read it: one of {', '.join(parsers.NAMES)}")
         if parser is not None:
             parsers.parse(parser, "", mode=mode)
         self.splits = tuple(files)
-        self._files = {split: epath.Path(file) for split, file in files.items()}
+        self._files = {split: _paths(file, split) for split, file in files.items()}
         self._fields = dict(fields or {})
         self._label_names = tuple(label_names)
-        self._parser, self._mode = parser, mode
+        self._parser, self._mode, self._solution_marker = parser, mode, solution_marker
+
+    @property
+    def input_field(self) -> str:
+        """The field that holds the input, or a template of fields."""
+        return self._fields.get("input", "input")
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the split's records.
@@ -121,51 +135,62 @@ class JsonLines:
         if split not in self._files:
             raise ValueError(f"there is no file for split {split!r}; there is one for {', '.join(self._files)}")
         report = Report() if report is None else report
-        file = self._files[split]
-        seen: set[str] = set()
+        purpose = f"rows of split {split}"
+        first = 0
+        for file in _resolved(self._files[split], purpose):
+            for number, record in self._read(file, split, purpose, first, report):
+                first = number + 1
+                if record is not None:
+                    report.rows += 1
+                    yield record
+
+    def _read(
+        self, file: epath.Path, split: str, purpose: str, first: int, report: Report
+    ) -> Iterator[tuple[int, Record | None]]:
+        """The records of one file with their numbers; None for a rejected row."""
+        seen: dict[str, Any] = {}  # field → a value of it
+        found: set[str] = set()  # fields of the mapping that some row has
         problems: list[tuple[str, str, str]] = []
+        names = {name: row_fields.fields_in(name) for name in self._fields.values()}
 
         def to_record(row: dict[str, Any], number: int) -> Record:
             seen.update(row)
+            for wanted in (each for parts in names.values() for each in parts if each not in found):
+                if row_fields.has(row, wanted):
+                    found.add(wanted)
             problems.clear()
-            return self._record(row, f"{split}-{number}", problems)
+            return self._record(row, f"{split}-{first + number}", problems)
 
-        rows = sources.build(sources.read_rows(file, f"rows of split {split}"), to_record, report, str(file))
+        rows = sources.build(sources.read_rows(file, purpose), to_record, report, str(file))
         try:
-            for line, record in rows:
-                if record is None:
-                    continue
-                for kind, reason, text in problems:
-                    report.add(kind, reason, file=file, line=line, id=record.id, text=text)
-                report.rows += 1
-                provenance = {"file": str(file), "line": line, **record.provenance}
-                yield dataclasses.replace(record, provenance=provenance)
+            for number, (line, record) in enumerate(rows, start=first):
+                if record is not None:
+                    for kind, reason, text in problems:
+                        report.add(kind, reason, file=file, line=line, id=record.id, text=text)
+                    provenance = {"file": str(file), "line": line, **record.provenance}
+                    record = dataclasses.replace(record, provenance=provenance)
+                yield number, record
         except sources.MissingFileError:
             raise
         except SourceError:
-            self._check_fields(seen, file)
+            self._check_fields(seen, found, file)
             raise
-        self._check_fields(seen, file)
+        self._check_fields(seen, found, file)
 
-    def _check_fields(self, seen: set[str], file: epath.Path) -> None:
+    def _check_fields(self, seen: Mapping[str, Any], found: set[str], file: epath.Path) -> None:
         for key, name in self._fields.items():
-            for wanted in _HOLE.findall(name) or [name]:
-                if seen and wanted not in seen:
-                    near = difflib.get_close_matches(wanted, seen, n=1)
+            for wanted in row_fields.fields_in(name):
+                if seen and wanted not in found:
+                    known = row_fields.names(seen)
+                    near = difflib.get_close_matches(wanted, known, n=1)
                     hint = f"; did you mean {near[0]!r}?" if near else ""
                     raise SourceError(
                         f"{file}: no row has the field {wanted!r} that {key!r} is mapped to{hint} "
-                        f"(the rows have: {', '.join(sorted(seen))})"
+                        f"(the rows have: {', '.join(known)})"
                     )
 
     def _get(self, row: dict[str, Any], key: str) -> Any:
-        name = self._fields.get(key, key)
-        if not _HOLE.search(name):
-            return row.get(name)
-        missing = [hole for hole in _HOLE.findall(name) if row.get(hole) is None]
-        if missing:
-            raise RowError(f"field {missing[0]!r} is absent")
-        return _filled(name, row)
+        return row_fields.value_of(row, self._fields.get(key, key))
 
     def _label(self, row: dict[str, Any], key: str) -> str | None:
         value = self._get(row, key)
@@ -173,28 +198,35 @@ class JsonLines:
             return None
         if self._label_names:
             return sources.class_name(value, self._label_names)
-        return _text(value, key) or None
+        return row_fields.text(value, key)
 
     def _record(self, row: dict[str, Any], fallback_id: str, problems: list[tuple[str, str, str]]) -> Record:
         given = self._get(row, "input")
         if given is None:
-            raise RowError(f"the row has no input: field {self._fields.get('input', 'input')!r} is absent")
+            name = self._fields.get("input", "input")
+            raise RowError(
+                f"the row has no input: field {name!r} is {'null' if row_fields.has(row, name) else 'absent'}"
+            )
         weight = self._get(row, "weight")
         if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
             raise RowError(f"weight is not a number but {type(weight).__name__}")
-        identity = self._get(row, "id")
-        rationales = _texts(self._get(row, "rationale"), "rationale") + _texts(
-            self._get(row, "rationales"), "rationales"
-        )
-        choices = _texts(self._get(row, "choices"), "choices")
+        rationales = row_fields.texts(self._get(row, "rationale"), "rationale")
+        rationales += row_fields.texts(self._get(row, "rationales"), "rationales")
+        choices, letters = row_fields.choices_of(self._get(row, "choices"))
         llm_label = self._label(row, "llm_label")
         label = self._label(row, "label")
+        solution = self._get(row, "solution") if "solution" in self._fields else None
+        if solution is not None:
+            why, label = row_fields.solution_of(row_fields.text(solution, "solution"), self._solution_marker)
+            rationales += (why,)
+        label = None if label is None or is_blank(label) else row_fields.choice_text(label, choices, letters)
+        llm_label = None if llm_label is None else row_fields.choice_text(llm_label, choices, letters)
         if choices and label is not None and metrics.match_choice(label, choices) is None:
-            raise RowError(f"unknown label: {label!r} is not among the choices")
+            raise RowError(f"unknown label: {shown(label)} is not among the choices")
         provenance: dict[str, Any] = {}
         reply = self._get(row, "reply") if self._parser else None
         if reply is not None:
-            provenance["reply"] = _text(reply, "reply")
+            provenance["reply"] = row_fields.text(reply, "reply")
             provenance["parser"] = self._parser
             parsed = parsers.parse(self._parser or "", provenance["reply"], choices, mode=self._mode)
             if parsed.failed:
@@ -204,20 +236,21 @@ class JsonLines:
                 problems.append((UNDECIDED, parsed.undecided, answer))
             llm_label = llm_label or parsed.llm_label
             rationales += parsed.rationales
+        identity = identity_of(row, self._fields.get("id", "id"))
         return Record(
-            id=_text(identity, "id") if identity is not None else fallback_id,
-            input=_text(given, "input"),
+            id=fallback_id if identity is None else row_fields.text(identity, "id"),
+            input=row_fields.text(given, "input"),
             label=label,
             llm_label=llm_label,
-            rationales=tuple(text for text in rationales if text.strip()),
+            rationales=rationales,
             choices=choices,
-            weight=1.0 if weight is None else float(weight),
+            weight=1.0 if weight is None else weight,
             provenance=provenance,
         )
 
 
 def dataset(
-    files: Mapping[str, epath.PathLike],
+    files: Mapping[str, Files],
     *,
     name: str = "jsonl",
     fields: Mapping[str, str] | None = None,
@@ -226,13 +259,16 @@ def dataset(
     label_names: Sequence[str] = (),
     parser: str | None = None,
     mode: parsers.Mode = "improved",
+    solution_marker: str = "####",
     separator: str | None = None,
     several_rationales: bool = True,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
     """A data set over JSON lines; see :class:`JsonLines` and :class:`tasks.dataset.Dataset` for the arguments."""
-    source = JsonLines(files, fields, label_names=label_names, parser=parser, mode=mode)
+    source = JsonLines(
+        files, fields, label_names=label_names, parser=parser, mode=mode, solution_marker=solution_marker
+    )
     return Dataset(
         name,
         source,

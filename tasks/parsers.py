@@ -237,6 +237,9 @@ def _label_reason(strict: Parsed, improved: Parsed, choices: Sequence[str]) -> s
         if old in choices:
             return "letter and text disagree: the letter is taken"
         return "the text is not the choice's text: the letter is taken"
+    if new in NLI_LABELS:
+        goes_on = old.strip().casefold().startswith(new) and old.strip(" .!\"'()\n").casefold() != new
+        return "text behind the label" if goes_on else "upper and lower case, spaces or punctuation"
     if new.startswith(old) or old in new:
         return "the expression goes on behind its brackets"
     if arithmetic.evaluate(old) is None:

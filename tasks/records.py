@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import inspect
 import types
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,44 @@ class RowError(ValueError):
     """One row breaks the contract; sources catch it, count the row as rejected, and go on."""
 
 
+MAX_WEIGHT = 3.4e38
+"""The largest weight; larger numbers are infinite in float32."""
+
+_SHOWN = 60  # characters of a value in a reason
+
+
+def shown(value: Any) -> str:
+    """``repr(value)``, shortened for a message."""
+    try:
+        text = repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or nesting as deep
+        text = type(value).__name__
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def is_blank(text: str) -> bool:
+    """Whether ``text`` has no visible character: only white space, control and formatting characters.
+
+    >>> is_blank(" \\u200b\\n"), is_blank("0")
+    (True, False)
+    """
+    return not any(unicodedata.category(sign) not in ("Cc", "Cf") and not sign.isspace() for sign in text)
+
+
+def check_text(text: str, name: str) -> str:
+    """``text`` itself.
+
+    Raises:
+      RowError: it cannot be encoded, because it holds half of a surrogate pair, as ``"\\ud83d"`` in JSON.
+    """
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RowError(f"{name} holds half of a surrogate pair, which is no character") from error
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One example: an input, its answers, and why.
@@ -23,12 +62,15 @@ class Record:
     Attributes:
       id: unique within its split.
       input: what the student reads, without any task prefix.
-      label: the gold answer, or None.
+      label: the gold answer, or None. A label without a visible character is None.
       llm_label: the teacher's answer, or None (no teacher, or its answer could not be read).
-      rationales: the teacher's reasoning; none, one, or several of which one is drawn each epoch.
+      rationales: the teacher's reasoning; none, one, or several of which one is drawn each epoch. Blank ones are dropped.
       choices: the possible answers where the row lists them (multiple choice).
       weight: multiplies the row's loss.
       provenance: where it came from: ``file``, ``line``, ``teacher``, the raw ``reply`` …
+
+    Raises:
+      RowError: there is no input, a text is none, or the weight is negative or not finite in float32.
     """
 
     id: str
@@ -42,13 +84,29 @@ class Record:
 
     def __post_init__(self):
         if not isinstance(self.input, str) or not self.input.strip():
-            raise RowError(f"the row has no input; got {self.input!r}")
+            raise RowError(f"the row has no input; got {shown(self.input)}")
         if isinstance(self.rationales, str) or not all(isinstance(text, str) for text in self.rationales):
-            raise RowError(f"rationales must be a tuple of strings; got {self.rationales!r}")
-        object.__setattr__(self, "rationales", tuple(self.rationales))
+            raise RowError(f"rationales must be a tuple of strings; got {shown(self.rationales)}")
+        for name in ("label", "llm_label"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise RowError(f"{name} must be text or None; got {shown(value)}")
+            if value is not None and is_blank(value):
+                object.__setattr__(self, name, None)
+        object.__setattr__(self, "rationales", tuple(text for text in self.rationales if not is_blank(text)))
         object.__setattr__(self, "choices", tuple(self.choices))
-        if not 0 <= self.weight < float("inf"):
-            raise RowError(f"weight must be a finite number ≥ 0; got {self.weight!r}")
+        if not 0 <= self.weight <= MAX_WEIGHT:
+            raise RowError(f"weight must be a finite number ≥ 0; got {shown(self.weight)}")
+        object.__setattr__(self, "weight", float(self.weight))
+
+    def check_texts(self) -> None:
+        """Raises RowError if a text cannot be encoded; see :func:`check_text`."""
+        for name in ("id", "input", "label", "llm_label"):
+            check_text(getattr(self, name) or "", name)
+        for text in self.rationales:
+            check_text(text, "a rationale")
+        for text in self.choices:
+            check_text(text, "a choice")
 
 
 ROW, REPLY, UNDECIDED = "row", "reply", "undecided"
@@ -95,8 +153,9 @@ class Report:
     def add(
         self, kind: str, reason: str, *, file: Any = "", line: int | None = None, id: str = "", text: str = ""
     ) -> None:
-        """Notes one problem; ``text`` is cut to 200 characters."""
+        """Notes one problem; ``text`` is cut to 200 characters, and what cannot be encoded is escaped."""
         text = text if len(text) <= 200 else text[:197] + "…"
+        reason, id, text = (part.encode("utf-8", "backslashreplace").decode() for part in (reason, id, text))
         self.problems.append(Problem(kind, reason, str(file), line, id, text))
 
     def of(self, kind: str) -> list[Problem]:

@@ -7,7 +7,7 @@ from etils import epath
 
 from tasks import paper_files, parsers, sources
 from tasks.dataset import Dataset
-from tasks.records import Record
+from tasks.records import Record, RowError
 from tasks.sources import text_field
 
 _TRAIN_ROWS = 800
@@ -35,7 +35,8 @@ class SvampFiles(paper_files.PaperFiles):
 
         rows = sources.read_array(original, "SVAMP as its authors publish it")
         for index in np.random.RandomState(0).permutation(len(rows))[_SPLITS[split]].tolist():
-            yield index + 1, rows[index]
+            row = rows[index]
+            yield index + 1, row if isinstance(row, dict) else RowError(f"expected an object; got {type(row).__name__}")
 
 
 def source(

@@ -121,3 +121,25 @@ def test_prefetch_keeps_order_and_hands_over_errors(tmp_path):
 
     with pytest.raises(OSError, match="the disk is gone"):
         next(Prefetch(broken()))
+
+
+@pytest.mark.parametrize("form", ["paired", "shared", "single"])
+def test_no_rationale_in_any_row_is_an_error_and_some_are_a_warning(tmp_path, form, caplog):
+    layout = Layout(4, 64, 64, shared_encoder=form == "shared")
+
+    def stream(whys, labels=("a",)):
+        rows = [{"input": f"q{n}", "label": labels[n % len(labels)], "rationale": why} for n, why in enumerate(whys)]
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="whyless", validation_fraction=0.0)
+        return BatchStream(getattr(registration.register(dataset, "bytes"), form), layout)
+
+    with pytest.raises(ValueError, match=r"none of the 12 rows of split 'train' has a rationale.*FORM=label"):
+        stream([None] * 12)
+    with caplog.at_level("WARNING", logger="absl"):
+        stream(["why"] * 12)
+        assert not caplog.messages
+        stream(["why", None, " "] * 4)
+    assert caplog.messages == [f"whyless_{form}, train: 8 of 12 rows have no rationale"]
+    if form != "single":
+        with pytest.raises(ValueError, match=r"none of the 12 rows of split 'train' has a label.*LABEL_SOURCE=teacher"):
+            stream(["why"] * 12, [" ", None])

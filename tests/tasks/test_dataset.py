@@ -1,7 +1,7 @@
 import pytest
 
 from tasks.dataset import Dataset
-from tasks.records import PlainSource, Record, Report
+from tasks.records import REPLY, PlainSource, Record, Report, RowError, SourceError
 
 
 def rows(split):
@@ -70,3 +70,67 @@ def test_long_texts_are_cut_in_reports_and_places_are_named():
     report.add("row", "too odd", file="rows.jsonl", line=3, text="x" * 500)
     assert len(report.problems[0].text) == 198
     assert str(report.problems[0]).startswith("rows.jsonl:3: too odd — xxx")
+
+
+def test_problems_of_a_cut_file_go_with_their_rows_in_the_order_of_the_file():
+    def read(split, report=None):
+        for number in range(40):
+            if number % 7 == 3:
+                report.add("row", "not valid JSON", line=number)
+                continue
+            report.add(REPLY, "no answer marker", line=number, id=str(number))
+            yield Record(id=str(number), input=f"question {number}", label="x")
+
+    read.splits = ("train",)
+    dataset = Dataset("demo", read)
+    told = {}
+    for split in ("train", "validation"):
+        report = Report()
+        kept = [record.id for record in dataset.records(split, report)]
+        told[split] = report
+        assert [problem.id for problem in report.failed] == kept
+        lines = [problem.line for problem in report.problems]
+        assert lines == sorted(lines)
+    assert len(told["train"].rejected) == 6
+    assert not told["validation"].rejected
+
+
+def test_one_row_cannot_be_both_and_the_remedy_is_named():
+    dataset = Dataset("demo", lambda split: iter([Record(id="1", input="a", label="b")]))
+    assert len(list(dataset.records("train"))) == 1
+    with pytest.raises(SourceError, match=r"no row is left for 'validation'.*FILES=\{'train': …, 'validation': …\}"):
+        list(dataset.records("validation"))
+
+
+def test_a_record_holds_what_can_be_encoded_and_seen():
+    record = Record(id="1", input="a", label=" \u200b", llm_label="\n", rationales=("why", " ", "\x00"), weight=2)
+    assert (record.label, record.llm_label, record.rationales, record.weight) == (None, None, ("why",), 2.0)
+    for weight in (-1, float("nan"), float("inf"), 1e39, 10**400, 10**5000):
+        with pytest.raises(RowError, match="weight must be a finite number"):
+            Record(id="1", input="a", weight=weight)
+    for text in ("", " ", "\n\t"):
+        with pytest.raises(RowError, match="the row has no input"):
+            Record(id="1", input=text)
+
+
+def test_reasons_and_texts_of_problems_can_be_printed():
+    report = Report()
+    report.add("row", "odd \ud83d", id="\ud83d", text="\ud83d")
+    assert str(report.problems[0]).encode("utf-8")
+    with pytest.raises(RowError) as caught:
+        Record(id="1", input="x" * 10, weight=-1, rationales=("y" * 100_000,) * 3 + (3,))
+    assert len(str(caught.value)) < 200
+
+
+def test_texts_that_cannot_be_encoded_are_rejected_whatever_the_source():
+    half = "\ud83d"
+    changes = [{"id": half}, {"input": f"a{half}"}, {"label": half}, {"rationales": (half,)}, {"choices": (half,)}, {}]
+    rows = [Record(**({"id": "1", "input": "a"} | change)) for change in changes]
+    report = Report()
+    assert (
+        list(Dataset("demo", lambda split: iter(rows), validation_fraction=0.0).records("train", report)) == rows[-1:]
+    )
+    names = ["id", "input", "label", "a rationale", "a choice"]
+    reasons = [f"{name} holds half of a surrogate pair, which is no character" for name in names]
+    assert [problem.reason for problem in report.rejected] == reasons
+    assert str(report.problems[0]).encode()

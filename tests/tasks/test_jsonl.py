@@ -1,9 +1,13 @@
+import gzip
 import json
+import pathlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks import jsonl
-from tasks.records import Report, SourceError
+from tasks import jsonl, row_fields
+from tasks.records import Record, Report, RowError, SourceError
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
 ROWS = [{"question": f"q{n}?", "why": f"because {n}", "answer": f"a{n}"} for n in range(4)]
@@ -157,3 +161,223 @@ def test_deeply_nested_json_is_a_rejected_row(tmp_path):
     rows, report = _read(path, fields=FIELDS)
     assert len(rows) == 1
     assert len(report.rejected) == 1
+
+
+# Data sets as they are published
+
+HUB = {
+    "id": "k1",
+    "question": "Where do boats rest at night?",
+    "choices": {"label": ["A", "B", "C"], "text": ["attic", "harbour", "oven"]},
+    "answerKey": "B",
+}
+OFFICIAL = {
+    "answerKey": "B",
+    "id": "k1",
+    "question": {
+        "stem": "Where do boats rest at night?",
+        "choices": [{"label": letter, "text": text} for letter, text in zip("ABC", ["attic", "harbour", "oven"])],
+    },
+}
+LETTERED = "Where do boats rest at night?\n(a) attic\n(b) harbour\n(c) oven"
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        (HUB, {"input": "{question}\n{choices}"}),
+        (HUB, {"input": "{question}\n{choices.text}"}),
+        (HUB, {"input": "{question}\n{choices.text}", "choices": "choices.text"}),
+        (OFFICIAL, {"input": "{question.stem}\n{question.choices}", "choices": "question.choices"}),
+        (OFFICIAL, {"input": "{question.stem}\n{question.choices.text}", "choices": "question.choices.text"}),
+    ],
+)
+def test_commonsenseqa_as_published(tmp_path, write, row, fields):
+    path = write.lines(tmp_path / "rows.jsonl", [row])
+    (record,), report = _read(path, fields=fields | {"label": "answerKey"}, answer="choice")
+    assert record == Record("k1", LETTERED, label="harbour", choices=("attic", "harbour", "oven"))
+    assert not report.problems
+
+
+def test_letters_and_numbers_of_choices(tmp_path, write):
+    numbered = HUB | {"choices": {"label": ["1", "2", "3"], "text": ["attic", "harbour", "oven"]}}
+    rows = [numbered | {"answerKey": key} for key in ("1", 3, "harbour", "4")]
+    rows += [HUB | {"answerKey": key} for key in ("a", "D", " C ")]
+    path = write.lines(tmp_path / "rows.jsonl", rows)
+    records, report = _read(path, fields={"input": "question", "label": "answerKey"}, answer="choice")
+    assert [record.label for record in records] == ["attic", "oven", "harbour", "attic", "oven"]
+    assert [problem.line for problem in report.rejected] == [4, 6]
+    assert row_fields.choice_text("C", ("C", "D", "E"), ("A", "B", "C")) == "C"  # a choice's own text goes first
+
+
+def test_a_path_alone_and_places_in_lists(tmp_path, write):
+    row = {"question": {"stem": "Why?"}, "answers": [{"text": "no"}, {"text": "yes"}], "flat.name": "7"}
+    path = write.lines(tmp_path / "rows.jsonl", [row])
+    fields = {"input": "question.stem", "label": "answers.1.text", "rationales": "answers.text", "id": "flat.name"}
+    (record,), _ = _read(path, fields=fields)
+    assert record == Record("7", "Why?", label="yes", rationales=("no", "yes"))
+
+
+def test_paths_that_lead_nowhere_suggest_those_that_do(tmp_path, write):
+    path = write.lines(tmp_path / "rows.jsonl", [OFFICIAL])
+    with pytest.raises(SourceError, match=r"'question\.stam' that 'input' is mapped to; did you mean 'question\.stem'"):
+        _read(path, fields={"input": "question.stam"})
+    with pytest.raises(SourceError, match=r"not text but an object with 'choices, stem'; name one of its fields"):
+        _read(path, fields={"input": "question"})
+    with pytest.raises(SourceError, match=r"field 'question' is not text but an object with 'choices, stem'"):
+        _read(path, fields={"input": "Q: {question}"})
+
+
+def test_gsm8k_as_published(tmp_path, write):
+    rows = [
+        {"question": "How many pears?", "answer": "Each box holds 8, so 6*8=<<6*8=48>>48 pears.\n#### 48"},
+        {"question": "How many plums?", "answer": "# twice\n#### of #### 1,048.50"},
+        {"question": "How many figs?", "answer": "Nobody knows."},
+        {"question": "How many nuts?", "answer": "Many.\n#### "},
+        {"question": "How many?", "answer": None},
+    ]
+    path = write.lines(tmp_path / "rows.jsonl", rows)
+    records, report = _read(path, fields={"input": "question", "solution": "answer"}, answer="equation")
+    assert [(record.label, record.rationales) for record in records] == [
+        ("48", ("Each box holds 8, so 6*8=48 pears.",)),
+        ("1048.50", ("# twice\n#### of",)),
+        (None, ()),
+    ]
+    assert [(problem.line, problem.reason) for problem in report.rejected] == [
+        (3, "no '####' in the solution"),
+        (4, "no label behind '####' in the solution"),
+    ]
+    other = write.lines(tmp_path / "other.jsonl", [{"question": "q", "answer": "Two and two. Answer: 4"}])
+    (record,), _ = _read(other, fields={"input": "question", "solution": "answer"}, solution_marker="Answer:")
+    assert (record.label, record.rationales) == ("4", ("Two and two.",))
+
+
+# Files
+
+
+def test_compressed_files_lists_and_patterns(tmp_path, write, monkeypatch):
+    for name, rows in (("a-2", ROWS[2:3]), ("a-1", ROWS[:2])):
+        write.lines(tmp_path / f"{name}.jsonl", rows)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS[3:]).encode()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for files in (["a-*.jsonl", "b.jsonl.gz"], [pathlib.Path("a-1.jsonl"), "~/a-2.jsonl", "b.*"], ("[ab]*",)):
+        records, _ = _read(files, fields=FIELDS)
+        assert [record.input for record in records] == ["q0?", "q1?", "q2?", "q3?"]
+        assert [record.id for record in records] == ["train-0", "train-1", "train-2", "train-3"]
+        assert [record.provenance["line"] for record in records] == [1, 2, 1, 1]
+    write.lines(tmp_path / "odd[1].jsonl", ROWS[:1])
+    assert len(_read("odd[1].jsonl", fields=FIELDS)[0]) == 1
+
+
+def test_files_and_fields_of_the_wrong_type_are_one_error(tmp_path):
+    for files in (
+        "train.jsonl",
+        ["train.jsonl"],
+        {"train": 3},
+        {"train": []},
+        {"train": ["a", None]},
+        {"train": {"a": "b"}},
+    ):
+        with pytest.raises(ValueError, match="FILES"):
+            jsonl.dataset(files)
+    for fields in ("question", {"input": 3}, {"input": ["a"]}, {"input": ""}):
+        with pytest.raises(ValueError, match="FIELDS"):
+            jsonl.dataset({"train": "x"}, fields=fields)
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*rows-\*\.jsonl \(rows of split train\)"):
+        _read(tmp_path / "rows-*.jsonl")
+    with pytest.raises(SourceError, match="is a folder; expected a file"):
+        _read(tmp_path)
+
+
+# Hostile rows
+
+
+def test_a_missing_value_is_no_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        '{"input": "a", "rationale": NaN, "label": NaN, "id": NaN, "weight": NaN}',
+        '{"input": "b", "rationales": [NaN, "why"], "label": " "}',
+        '{"input": NaN, "label": "x"}',
+        '{"input": "c", "label": Infinity}',
+        '{"input": "d", "label": "x", "weight": 1e400}',
+        '{"input": "e", "label": "\\ud83d"}',
+        '{"input": "f", "label": "x", "other": "\\ud83d"}',
+        '{"input": "g", "label": "x", "weight": 1' + "0" * 400 + "}",
+        '{"input": "h", "id": ["x"]}',
+        '{"input": "i\\u0000", "label": "\\u0007x"}',
+    ]
+    path.write_text("\n".join(lines))
+    records, report = _read(path)
+    assert [(record.input, record.label, record.rationales) for record in records] == [
+        ("a", None, ()),
+        ("b", None, ("why",)),
+        ("f", "x", ()),
+        ("i\0", "\ax", ()),
+    ]
+    assert (records[0].id, records[0].weight) == ("train-0", 1.0)
+    assert [(problem.line, problem.reason) for problem in report.rejected] == [
+        (3, "the row has no input: field 'input' is null"),
+        (4, "an infinite number"),
+        (5, "an infinite number"),
+        (6, "label holds half of a surrogate pair, which is no character"),
+        (8, "weight must be a finite number ≥ 0; got 1" + "0" * 58 + "…"),
+        (9, "id is not text but list"),
+    ]
+
+
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "cases" / "hostile"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the collection of hostile rows is not here")
+@pytest.mark.parametrize("name", ["bigint", "surrogate", "weight_hugeint"])
+def test_the_hostile_row_alone_is_rejected(name):
+    fields = {"input": "question", "rationale": "why", "label": "answer"}
+    records, report = _read(SHARED / f"train_{name}.jsonl", fields=fields)
+    assert len(records) == 200
+    assert len(report.rejected) == 1
+
+
+def test_the_text_and_the_id_of_a_row_to_answer():
+    assert jsonl.text_of({"q": {"stem": "a"}, "c": ["x", "y"]}, "{q.stem}: {c}") == "a: (a) x\n(b) y"
+    assert [jsonl.identity_of({"id": value}) for value in (1, "x", None, True, 1.5)] == [1, "x", None, True, 1.5]
+    assert jsonl.identity_of({"a": {"b": 3}}, "a.b") == 3
+    assert jsonl.identity_of({}) is None
+    for value in ("\ud83d", [1], {"a": 1}, float("nan")):
+        with pytest.raises(RowError, match=r"^id "):
+            jsonl.identity_of({"id": value})
+    for value in ("a\ud83d", [], {}, None, " ", {"a": "b"}, float("inf"), 10**5000):
+        with pytest.raises(RowError, match="field 'q'"):
+            jsonl.text_of({"q": value}, "q")
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("\ud83d")
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "label", "a", "\ud800"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.sampled_from([*jsonl.FIELDS, "q", "\udc00"]), values), min_size=1, max_size=4),
+    st.data(),
+)
+def test_any_row_is_a_record_or_counted(tmp_path_factory, rows, data):
+    path = tmp_path_factory.getbasetemp() / "any_rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"input": "good", "q": {"a": "b"}}, *rows]))
+    fields = data.draw(
+        st.sampled_from([{}, {"input": "q.a"}, {"input": "{q}"}, {"solution": "q"}, {"choices": "q", "label": "q.a"}])
+    )
+    report = Report()
+    try:
+        records = list(jsonl.JsonLines({"train": path}, fields, parser="cqa")("train", report))
+    except SourceError:
+        return
+    assert len(records) + len(report.rejected) == len(rows) + 1
+    for record in records:
+        json.dumps(record.provenance | {"id": record.id}, allow_nan=False)
+        "".join([record.id, record.input, record.label or "", *record.rationales, *record.choices]).encode()

@@ -237,3 +237,12 @@ def test_a_long_run_of_white_space_takes_no_time(name, filler):
     started = time.monotonic()
     parsers.parse(name, "It is so. " + filler * 20_000 + "So the answer is (a) x. The answer is (1 + 1).", ("x", "y"))
     assert time.monotonic() - started < 5.0
+
+
+def test_what_stands_behind_a_label_of_esnli_is_no_unit():
+    found = parsers.difference("esnli", "A man sits. Answer: neutral\n\nPre")
+    assert found is not None
+    assert found.reasons == ("text behind the label",)
+    found = parsers.difference("esnli", "A man sits. Answer: Neutral.")
+    assert found is not None
+    assert found.reasons == ("upper and lower case, spaces or punctuation",)

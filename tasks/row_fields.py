@@ -1,0 +1,225 @@
+"""Values out of a row of JSON: by name, by path into nested objects, or by a template; and what is text among them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.records import RowError, check_text, is_blank, shown
+
+_HOLE = re.compile(r"\{([\w.]+)\}")
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+
+
+def text(value: Any, name: str) -> str:
+    """``value`` as text: a text itself, a number, or ``true`` and ``false``.
+
+    Raises:
+      RowError: it is something else, not finite, or cannot be encoded.
+    """
+    if isinstance(value, str):
+        return check_text(value, name)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        try:
+            return str(value)
+        except ValueError as error:
+            raise RowError(f"{name} is a number of too many digits") from error
+    if isinstance(value, Mapping) and value:
+        inside = sorted(map(str, value))
+        raise RowError(
+            f"{name} is not text but an object with {shown(', '.join(inside))}; name one of its fields, as in "
+            f"FIELD.{inside[0]}"
+        )
+    raise RowError(f"{name} is not text but {value if isinstance(value, float) else type(value).__name__}")
+
+
+def texts(value: Any, name: str) -> tuple[str, ...]:
+    """One text or a list of texts as a tuple; None is none. Raises RowError as :func:`text`."""
+    if value is None:
+        return ()
+    values = value if isinstance(value, list) else [value]
+    return tuple(text(item, name) for item in values if item is not None)
+
+
+def fields_in(name: str) -> list[str]:
+    """The fields that a name, path or template reads.
+
+    >>> fields_in("{question.stem} {choices}"), fields_in("label")
+    (['question.stem', 'choices'], ['label'])
+    """
+    return _HOLE.findall(name) or [name]
+
+
+def _at(value: Any, path: str) -> Any:
+    """The value of a path, or None. In a list, a number is a place, and a name is read of every object."""
+    if isinstance(value, Mapping) and path in value:
+        return value[path]
+    first, _, rest = path.partition(".")
+    if isinstance(value, list) and not first.isdecimal():
+        found = [_at(item, path) for item in value]
+        return found if any(item is not None for item in found) else None
+    if isinstance(value, list):
+        inner = value[int(first)] if len(first) < 10 and int(first) < len(value) else None
+    else:
+        inner = value.get(first) if isinstance(value, Mapping) else None
+    return _at(inner, rest) if rest and inner is not None else inner
+
+
+def has(row: Mapping[str, Any], path: str) -> bool:
+    """Whether the row has the field, be it null."""
+    if path in row:
+        return True
+    above, _, last = path.rpartition(".")
+    inner = _at(row, above) if above else None
+    return _at(row, path) is not None or (isinstance(inner, Mapping) and last in inner)
+
+
+def names(row: Mapping[str, Any]) -> list[str]:
+    """The row's fields and those of its objects, as paths, sorted.
+
+    >>> names({"id": 1, "question": {"stem": "?", "choices": [{"text": "a"}]}})
+    ['id', 'question', 'question.choices', 'question.choices.text', 'question.stem']
+    """
+    found = set()
+
+    def collect(value: Any, before: str, depth: int) -> None:
+        inner = next((item for item in value if isinstance(item, Mapping)), None) if isinstance(value, list) else value
+        if not isinstance(inner, Mapping) or depth == 3:
+            return
+        for key in inner:
+            found.add(f"{before}{key}")
+            collect(inner[key], f"{before}{key}.", depth + 1)
+
+    collect(row, "", 0)
+    return sorted(found)
+
+
+def value_of(row: Mapping[str, Any], name: str) -> Any:
+    """What a name, path or template makes of a row; None where a name or path has nothing.
+
+    Raises:
+      RowError: a field of a template is absent, or no text.
+    """
+    if name in row or not _HOLE.search(name):
+        return _at(row, name)
+    for wanted in fields_in(name):
+        if _at(row, wanted) is None:
+            raise RowError(f"field {wanted!r} is absent")
+    return _HOLE.sub(lambda hole: _shown(_at(row, hole[1]), hole[1]), name)
+
+
+def _shown(value: Any, name: str) -> str:
+    if isinstance(value, list | Mapping):
+        try:
+            options = choices_of(value)[0]
+        except RowError:
+            if isinstance(value, Mapping):
+                return text(value, f"field {name!r}")
+            raise
+        return "\n".join(f"({chr(ord('a') + number)}) {option}" for number, option in enumerate(options))
+    return text(value, f"field {name!r}")
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """The text in a field of a row, or what a template makes of its fields.
+
+    Args:
+      row: an object of JSON.
+      name: of the field, a path (``question.stem``), or a template; see :class:`tasks.jsonl.JsonLines`.
+
+    Raises:
+      RowError: a field that is absent, blank, neither text nor number (in a template: nor a list of them), or cannot be
+        encoded.
+    """
+    for wanted in fields_in(name):
+        value = _at(row, wanted)
+        values = value if isinstance(value, list) else [value]
+        if all(each is None or (isinstance(each, str) and not each.strip()) for each in values):
+            raise RowError(f"no text in field {wanted!r}; the row has {names(row)}")
+    return text(value_of(row, name), f"field {name!r}")
+
+
+def identity_of(row: Mapping[str, Any], name: str = "id") -> str | int | float | bool | None:
+    """The row's id, as it is in the row and can be written as JSON; None if it has none.
+
+    Args:
+      row: an object of JSON.
+      name: the field, path or template of the id.
+
+    Raises:
+      RowError: it is a list or an object, not finite, or cannot be encoded.
+    """
+    value = value_of(row, name)
+    if value is not None:
+        text(value, "id")
+    return value
+
+
+def choices_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of choices, and the letters or numbers that stand for them.
+
+    Args:
+      value: a list of texts; as CommonsenseQA and ARC are published, a list of ``{"label": "A", "text": …}``; as on the
+        Hugging Face hub, ``{"label": ["A", …], "text": […]}``; or None.
+
+    Returns:
+      ``(texts, letters)``, equally long. Where ``value`` names no letters, A, B, C and so on.
+
+    Raises:
+      RowError: it is none of these.
+
+    >>> choices_of({"label": ["1", "2"], "text": ["attic", "harbour"]})
+    (('attic', 'harbour'), ('1', '2'))
+    """
+    given: Any = value
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        letters = value.get("label")
+        given, marks = value["text"], letters if isinstance(letters, list) else None
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "text" in item for item in value):
+        given, marks = [item["text"] for item in value], [item.get("label") for item in value]
+    else:
+        marks = None
+    found = texts(given, "choices")
+    if marks is None or any(mark is None for mark in marks):
+        return found, tuple(chr(ord("A") + number) for number in range(len(found)))
+    if len(marks) != len(found):
+        raise RowError(f"choices have {len(found)} texts and {len(marks)} labels")
+    return found, texts(marks, "a choice's label")
+
+
+def choice_text(label: str, choices: Sequence[str], letters: Sequence[str]) -> str:
+    """The text of the choice whose letter or number ``label`` is; ``label`` itself if it is none, or a choice's text.
+
+    >>> choice_text("B", ("attic", "harbour"), ("A", "B"))
+    'harbour'
+    """
+    if label in choices:
+        return label
+    places = [place for place, letter in enumerate(letters) if letter.casefold() == label.strip().casefold()]
+    return choices[places[0]] if len(places) == 1 else label
+
+
+def solution_of(solution: str, marker: str) -> tuple[str, str]:
+    """The rationale and the label of a text that holds both, as in GSM8K.
+
+    The label stands behind the last ``marker``; a number loses its thousands separators. GSM8K's marks for a calculator,
+    ``<<6*8=48>>``, are removed from the rationale.
+
+    Raises:
+      RowError: there is no marker, or nothing behind it.
+
+    >>> solution_of("There are 6*8=<<6*8=48>>48 pears.\\n#### 1,048", "####")
+    ('There are 6*8=48 pears.', '1048')
+    """
+    why, found, label = solution.rpartition(marker)
+    if not found:
+        raise RowError(f"no {shown(marker)} in the solution")
+    label = label.strip()
+    if is_blank(label):
+        raise RowError(f"no label behind {shown(marker)} in the solution")
+    if _THOUSANDS.fullmatch(label):
+        label = label.replace(",", "")
+    return _CALCULATION.sub("", why).strip(), label
