@@ -119,7 +119,9 @@ class JsonLines:
         self._files = {split: _paths(file, split) for split, file in files.items()}
         self._fields = dict(fields or {})
         self._label_names = tuple(label_names)
-        self._parser, self._mode, self._solution_marker = parser, mode, solution_marker
+        self._parser, self._mode = parser, mode
+        # None where it is not used, so that caches of data sets without solutions stay valid.
+        self._solution_marker = solution_marker if "solution" in self._fields else None
 
     @property
     def input_field(self) -> str:
@@ -215,9 +217,10 @@ class JsonLines:
         choices, letters = row_fields.choices_of(self._get(row, "choices"))
         llm_label = self._label(row, "llm_label")
         label = self._label(row, "label")
-        solution = self._get(row, "solution") if "solution" in self._fields else None
+        solution = self._get(row, "solution") if self._solution_marker else None
         if solution is not None:
-            why, label = row_fields.solution_of(row_fields.text(solution, "solution"), self._solution_marker)
+            marker = self._solution_marker or ""
+            why, label = row_fields.solution_of(row_fields.text(solution, "solution"), marker)
             rationales += (why,)
         label = None if label is None or is_blank(label) else row_fields.choice_text(label, choices, letters)
         llm_label = None if llm_label is None else row_fields.choice_text(llm_label, choices, letters)

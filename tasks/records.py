@@ -132,8 +132,14 @@ class Problem:
     id: str = ""
     text: str = ""
 
+    def place(self, before: str = "") -> str:
+        """``file:line`` behind ``before``; empty where the file is not known."""
+        if not self.file:
+            return ""
+        return before + self.file + (f":{self.line}" if self.line is not None else "")
+
     def __str__(self) -> str:
-        where = self.file + (f":{self.line}" if self.line is not None else "")
+        where = self.place()
         text = f" — {self.text}" if self.text else ""
         return f"{where or self.id}: {self.reason}{text}"
 
@@ -183,10 +189,13 @@ class Report:
 
     def __str__(self) -> str:
         head = (
-            f"{self.rows} rows; {len(self.rejected)} rejected, {len(self.failed)} without rationale, "
-            f"{len(self.undecided)} without teacher label"
+            f"{self.rows} rows; {len(self.rejected)} rejected, {len(self.failed)} with a reply that failed, "
+            f"{len(self.undecided)} with one that names no single answer"
         )
-        reasons = "; ".join(f"{number} × {reason}" for reason, number in self.counts().items())
+        first = {problem.reason: problem for problem in reversed(self.problems)}
+        reasons = "; ".join(
+            f"{number} × {reason}{first[reason].place(', first: ')}" for reason, number in self.counts().items()
+        )
         return f"{head} ({reasons})" if reasons else head
 
 

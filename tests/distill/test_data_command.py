@@ -75,7 +75,10 @@ def test_the_splits_that_are_there_are_reported(folder, capsys):
     assert found["test"] == {"missing": "tset.jsonl is missing (rows of split test); test.json.gz is there"}
     assert found["train"]["rows"] > 20
     assert main(["data", *flags[:-1]]) == 0
-    assert "jsonl test: left out: tset.jsonl is missing (rows of split test); test.json.gz is there" in capsys.readouterr().out
+    assert (
+        "jsonl test: left out: tset.jsonl is missing (rows of split test); test.json.gz is there"
+        in capsys.readouterr().out
+    )
     assert "absent.jsonl is missing" in error(capsys, "--file=train=absent.jsonl", *FLAGS)
 
 

@@ -134,3 +134,15 @@ def test_texts_that_cannot_be_encoded_are_rejected_whatever_the_source():
     reasons = [f"{name} holds half of a surrogate pair, which is no character" for name in names]
     assert [problem.reason for problem in report.rejected] == reasons
     assert str(report.problems[0]).encode()
+
+
+def test_a_report_in_one_line_names_the_first_place_of_each_reason():
+    report = Report()
+    report.rows = 5
+    for line in (3, 7):
+        report.add("row", "not valid JSON", file="rows.jsonl", line=line)
+    report.add(REPLY, "no answer marker", id="x")
+    assert str(report) == (
+        "5 rows; 2 rejected, 1 with a reply that failed, 0 with one that names no single answer "
+        "(2 × not valid JSON, first: rows.jsonl:3; 1 × no answer marker)"
+    )

@@ -366,3 +366,21 @@ def test_json_lines_end_to_end(tmp_path, write):
     assert names.paired == "faq_paired"
     assert [_text(example["targets"]) for example in _examples(names.label)] == [f"a{n}" for n in range(5)]
     assert registration.report(names.label, "train").counts() == {"the row has no input: field 'question' is absent": 1}
+
+
+def test_hostile_rows_do_not_reach_tensorflow_and_control_characters_do(tmp_path):
+    lines = [
+        '{"input": "a\\u0000b\\u0007", "label": "x\\u0000"}',
+        '{"input": "half \\ud83d", "label": "x"}',
+        '{"input": "c", "label": "x", "weight": 1' + "0" * 500 + "}",
+        '{"input": "d", "label": NaN}',
+        '{"input": "e", "label": ' + "[" * 3000 + "]" * 3000 + "}",
+        '{"input": "f", "label": "y\\u2028\\u202e"}',
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    dataset = jsonl.dataset({"train": tmp_path / "rows.jsonl"}, name="hostile", validation_fraction=0.0)
+    names = register(dataset, BYTES)
+    examples = _examples(names.label)
+    assert [_text(example["inputs"]) for example in examples] == ["[label] a\0b\a", "[label] f"]
+    assert [_text(example["targets"]) for example in examples] == ["x\0", "y\u2028\u202e"]
+    assert [problem.line for problem in registration.report(names.label, "train").rejected] == [2, 3, 5]

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import itertools
 import json
 import os
 import pathlib
@@ -50,26 +49,17 @@ def call(function, words):
     return function(**values)
 
 
-MESSAGES = {
-    "billing": (
-        "I was charged twice for order {}, please refund one payment.",
-        "The customer paid order {} twice. Payments are the business of billing.",
-    ),
-    "technical": (
-        "The app closes whenever I open photo {}.",
-        "Photo {} makes the app close. That is a fault, which technical repairs.",
-    ),
-    "sales": (
-        "What does the plan for {} people cost?",
-        "The writer wants an offer for {} people. Offers are made by sales.",
-    ),
+REASONS = {
+    "billing": "The customer paid order {} twice. Payments are the business of billing.",
+    "technical": "Photo {} makes the app close. That is a fault, which technical repairs.",
+    "sales": "The writer wants an offer for {} people. Offers are made by sales.",
 }
 
 
 async def teacher(call_):
     await asyncio.sleep(0.001)
     question = call_.question
-    for team, (_, why) in MESSAGES.items():
+    for team, why in REASONS.items():
         word = {"billing": "charged", "technical": "closes", "sales": "cost"}[team]
         if word in question:
             return call_.reply(f"{why.format(re.search(r'[0-9]+', question)[0])} So the answer is {team}.")
@@ -92,16 +82,10 @@ def run_in_one_process(lines, folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the page's files in it: the prompt as it stands there, and more rows of the kind shown."""
+    """A folder with the page's files in it, the prompt and the three rows, as they stand there."""
     folder = tmp_path_factory.mktemp("task")
     (folder / "messages.yaml").write_text(blocks("yaml")[0])
-    rows = [json.loads(line) for line in blocks("json")[0].splitlines()]
-    rows += [
-        {"message": text.format(number), "team": team}
-        for number, (team, (text, _)) in zip(range(60), itertools.cycle(MESSAGES.items()))
-    ]
-    (folder / "messages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "gin").symlink_to(ROOT / "gin")
+    (folder / "messages.jsonl").write_text(blocks("json")[0])
     return folder
 
 
@@ -117,15 +101,13 @@ def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
             if (program, name) in (("distill", "extract"), ("distill", "inspect")):
                 assert not later, "the teacher's commands come first on the page"
                 assert call({"extract": commands.run_extract, "inspect": commands.run_inspect}[name], flags) == 0
-            elif program == "distill":
-                later.append(["distill.main", name, *flags])
             else:
-                assert words[:2] == ["python", "-m"]
-                later.append(words[2:])
+                assert program == "distill", "the page needs nothing but the installed command"
+                later.append(["distill.main", name, *flags])
     run_in_one_process(later, place)
     shown = capfd.readouterr().out
-    assert "63 requests to ask, 0 answered before" in shown and "63 of 63 rows written" in shown
-    assert len(stub.calls) == 63, "the dry run and the replay ask nobody"
+    assert "3 requests to ask, 0 answered before" in shown and "3 of 3 rows written" in shown
+    assert len(stub.calls) == 3, "the dry run and the replay ask nobody"
 
     explained = [json.loads(line) for line in (place / "explained.jsonl").read_text().splitlines()]
     replayed = [json.loads(line) for line in (place / "replayed.jsonl").read_text().splitlines()]
@@ -134,7 +116,9 @@ def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
     assert [[row[name] for name in same] for row in explained] == [[row[name] for name in same] for row in replayed]
     assert (place / "explained.html").stat().st_size > 20_000
     labelled = [json.loads(line) for line in (place / "labelled.jsonl").read_text().splitlines()]
-    assert len(labelled) == 63
+    assert [row["line"] for row in labelled] == [1, 2, 3]
+    assert all("label" in row for row in labelled)
+    assert (place / "runs" / "messages_hf" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["extract", "inspect"])
