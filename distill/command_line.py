@@ -1,6 +1,8 @@
 """The flags of every command of ``distill``."""
 
 import argparse
+import re
+from collections.abc import Sequence
 
 from distill import flags
 from distill.precompile import command as precompile
@@ -14,6 +16,15 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1; got {text!r}")
     return int(text)
+
+
+def split_arguments(arguments: Sequence[str]) -> list[str]:
+    """Rewrites T5X's ``--gin.NAME=value`` as ``--gin_bindings=NAME=value``, which a flag parser understands."""
+    out = []
+    for argument in arguments:
+        match = re.match(r"^--gin\.(?P<key>[^=]+)=(?P<value>.*)$", argument, re.DOTALL)
+        out.append(f"--gin_bindings={match['key']} = {match['value']}" if match else argument)
+    return out
 
 
 def parser(wants: str = "") -> argparse.ArgumentParser:

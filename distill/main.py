@@ -337,9 +337,7 @@ def _without_gin(message: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code. Mistakes of the user end in one message, without a traceback."""
-    from distill.configuration import split_arguments
-
-    given = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    given = command_line.split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = command_line.parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if not options.verbose and options.command not in WITHOUT_TENSORFLOW:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill import command_line, flags
-from distill.configuration import split_arguments
 from tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
 from tools.launch.job import Job
 
@@ -51,7 +50,7 @@ def _add_job_flag(command: argparse.ArgumentParser, field: dataclasses.Field) ->
 
 def _check(arguments: Sequence[str]) -> None:
     """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs."""
-    command_line.parser(arguments[0]).parse_args(split_arguments(arguments))
+    command_line.parser(arguments[0]).parse_args(command_line.split_arguments(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
