@@ -1,6 +1,7 @@
 """Packaging: the core installs from the package registry alone; T5X, tests and serving are extras."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
@@ -79,9 +80,11 @@ GIN_FILES = sorted(
 if not GIN_FILES:
     raise FileNotFoundError(f"{HERE / 'distill' / 'gin'} holds no file; is it a symbolic link to {HERE / 'gin'}?")
 
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "distill" / "__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+
 setup(
     name="distill-step-by-step",
-    version="0.1.0",
+    version=VERSION,
     description="Distilling step-by-step in JAX: small T5 students from the answers and reasoning of a large teacher",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

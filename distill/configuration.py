@@ -359,8 +359,26 @@ def _readable(binding: str) -> str:
 
 
 def resolved() -> str:
-    """The whole configuration as gin text: every binding, macros included, with no file left to read."""
-    return gin.config_str(max_line_length=100)
+    """The whole configuration as gin text: every binding, the macros that they use, and no file left to read.
+
+    A macro that is used no more, because a binding was put over its use, is left out: :func:`parse` would refuse it.
+    """
+    everything = gin.config._CONFIG
+    kept = dict(everything)
+    while unused := [key for key in kept if key[1] == "gin.macro" and key not in _macros_used(kept)]:
+        for key in unused:
+            del kept[key]
+    left_out = {key: value for key, value in everything.items() if key not in kept}
+    for key in left_out:
+        del everything[key]
+    try:
+        return gin.config_str(max_line_length=100)
+    finally:
+        everything.update(left_out)
+
+
+def _macros_used(bindings: Mapping[Any, Any]) -> set[tuple[str, str]]:
+    return {reference.config_key for reference in gin.config.iterate_references(bindings)}
 
 
 def configured(function: Any) -> Any:

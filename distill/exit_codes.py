@@ -1,4 +1,4 @@
-"""The exit codes of ``distill`` and of its launcher; docs/configuration.md lists them."""
+"""The exit codes of ``distill`` and of its launcher (docs/configuration.md lists them); imports nothing."""
 
 DONE = 0
 BUG = 1
@@ -11,3 +11,7 @@ MACHINE = 74
 """EX_IOERR: the machine's fault, not the command's: a full disk, no permission, no network, no memory."""
 STOPPED = 75
 """EX_TEMPFAIL: stopped before its end, everything kept; the same command goes on."""
+
+
+class Stopped(Exception):
+    """A signal ended a run, everything kept; the text is the signal's name."""

@@ -7,6 +7,7 @@ python -m tools.launch slurm --nodes=2 --gpus_per_node=8 --dry-run -- train --gi
 import argparse
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,29 +24,23 @@ BACKENDS: dict[str, tuple[Any, str]] = {
 }
 
 
+_HINTS = typing.get_type_hints(Job)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
+    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND", help="one of:")
     for name, (backend, help) in BACKENDS.items():
         command = backends.add_parser(name, help=help, usage=f"{parser.prog} {name} [options] -- COMMAND …")
         command.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan as a shell script")
         flags.add(command, backend)
-        epilog = command.epilog
+        texts = flags.documented(Job)
         for field in dataclasses.fields(Job):
             if field.name != "arguments":
-                _add_job_flag(command, field)
-        command.epilog = f"{epilog}\n\n{(Job.__doc__ or '').strip()}"
+                flags.add_one(command, field.name, _HINTS[field.name], field.default, texts[field.name])
     return parser
-
-
-def _add_job_flag(command: argparse.ArgumentParser, field: dataclasses.Field) -> None:
-    if field.default == ():
-        command.add_argument(f"--{field.name}", action="append", default=[], help="may repeat")
-    else:
-        shown = f"default: {field.default}" if field.default != "" else ""
-        command.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=shown)
 
 
 def _check(arguments: Sequence[str]) -> None:
