@@ -187,7 +187,6 @@ def check(
     scan = _Scan()
     for name in gin_files:
         _scan_file(name, paths, scan, set())
-    scan.referenced.pop("gin.REQUIRED", None)
     everything = trusted.Imports()
     for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
         everything.add(statement)
@@ -208,6 +207,22 @@ def check(
     if problems or outside:
         raise ConfigurationError("\n".join((*problems, *outside)))
     return scan
+
+
+def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = ()) -> None:
+    """Finds misspelt, missing and required macros, and imports and calls nothing: for a run that goes on elsewhere.
+
+    Raises:
+      ConfigurationError: as :func:`check` for macros, or a file that is not there or cannot be read.
+    """
+    paths, scan = search_paths(extra_paths), _Scan()
+    for name in gin_files:
+        _scan_file(name, paths, scan, set())
+    _scan("\n".join(_readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan.referenced.pop("gin.REQUIRED", None)
+    problems = _macro_problems(scan)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
 
 
 def _macro_problems(scan: _Scan) -> list[str]:

@@ -164,3 +164,10 @@ def test_descriptions_come_from_docstrings_and_metadata():
     assert helps["two"] == "of Y and four; default: 2"
     assert parser.epilog == "Some settings."
     assert parser.parse_args(["--one=7"]).one == 7
+
+
+def test_messages_and_docstrings_name_gin_files_that_exist():
+    for folder in ("distill", "tasks", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for name in re.findall(r"\bgin/[a-z0-9_/]+\.(?:gin|json)\b", path.read_text(encoding="utf-8")):
+                assert (ROOT / name).is_file(), f"{path.relative_to(ROOT)} names {name}, which is not there"
