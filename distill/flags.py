@@ -38,7 +38,7 @@ def add_one(
         command.add_argument(flag, action="store_true", help=text)
     elif typing.get_origin(hint) is collections.abc.Sequence:
         repeated = text if "may repeat" in text else "; ".join(part for part in (text, "may repeat") if part)
-        command.add_argument(flag, action="append", default=[], required=required, help=repeated)
+        command.add_argument(flag, action="append", default=[], help=repeated)
     elif typing.get_origin(hint) is typing.Literal:
         command.add_argument(flag, choices=typing.get_args(hint), default=default, required=required, help=text)
     else:
