@@ -37,7 +37,7 @@ def test_a_shell_is_not_reached_through_the_attributes_of_a_module_that_may_not_
         f'main.os.system.command = "echo this file ran a command > {RAN}"\n'
     )
     assert message == (
-        "mine.gin:2 imports distill.main, which no configuration may name; allow it with --gin_module=distill.main"
+        "mine.gin:2 imports distill.main, which runs commands or reads configurations; no configuration may name it"
     )
 
 
