@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 class Settings:
     """Compile the steps of a run for a TPU topology and report whether they fit, their costs and their time bounds.
 
-    --topology is GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
-    --steps lists the steps to compile: train, decode.
-    --price_per_chip_hour adds the run's cost; --examples_per_step and --examples_per_epoch add epochs per hour, and
-    --measure_data reads both from the data.
-    --json ends the output with one line of JSON.
-    --hlo_dir writes the compiled programs there as text.
-    --search tries meshes, --search_batch_sizes and --search_remat_policies (both comma-separated) and ranks them;
-    results are kept in --search_results, so that an interrupted search can continue.
+
+    Attributes:
+      topology: GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
+      steps: the steps to compile, comma-separated: train, decode.
+      price_per_chip_hour: price of a chip per hour; adds the run's cost.
+      examples_per_step, examples_per_epoch: add epochs per hour; ``measure_data`` reads both from the data.
+      measure_data: read the run's data for examples per step and per epoch.
+      json: end the output with one line of JSON.
+      hlo_dir: write the compiled programs to this folder as text.
+      search: try meshes, batch sizes and rematerialisation policies, and rank them.
+      search_batch_sizes: with search: values of BATCH_SIZE, comma-separated.
+      search_remat_policies: with search: values of REMAT_POLICY, comma-separated.
+      search_results: with search: a file that keeps the results, so that an interrupted search can continue.
+      max_compiles: with search: the maximum number of candidates to compile.
     """
 
     topology: str

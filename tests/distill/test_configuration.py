@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill import configuration, train
+from distill import command_line, configuration, train
 from distill.configuration import ConfigurationError
 
 FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
@@ -74,7 +74,7 @@ def test_files_may_not_import_what_is_not_trusted(tmp_path, statement):
 
 def test_a_module_can_be_trusted(tmp_path):
     (tmp_path / "mine.gin").write_text("from __gin__ import dynamic_registration\nimport math\nLAMBDA = @math.sqrt()\n")
-    configuration.parse([*FILES, str(tmp_path / "mine.gin")], GIVEN, trusted=["math"])
+    configuration.parse([*FILES, str(tmp_path / "mine.gin")], GIVEN, allowed=["math"])
 
 
 def test_an_include_that_goes_in_circles(tmp_path):
@@ -122,8 +122,8 @@ def test_later_files_and_bindings_override_earlier_ones(tmp_path):
     ],
 )
 def test_command_line_bindings(argument, binding):
-    assert configuration.split_arguments([argument]) == [f"--gin_bindings={binding}"]
-    assert configuration.split_arguments(["train", "--gin_file=a"]) == ["train", "--gin_file=a"]
+    assert command_line.split_arguments([argument]) == [f"--gin_bindings={binding}"]
+    assert command_line.split_arguments(["train", "--gin_file=a"]) == ["train", "--gin_file=a"]
 
 
 def test_bare_words_are_strings():
@@ -145,3 +145,22 @@ def test_a_function_that_the_configuration_does_not_mention():
 
 def test_no_files_at_all():
     assert error(files=[], given=[]) == "no gin file was given; start with --gin_file=gin/runs/distill.gin"
+
+
+def test_a_macro_whose_use_was_overridden_is_left_out_of_the_resolved_configuration(tmp_path):
+    """The run's own ``config.gin`` is read again by ``distill eval``, which refuses macros that nothing uses."""
+    configuration.parse(FILES, [*GIVEN, "train.LoopConfig.train_steps = 7"])
+    text = configuration.resolved()
+    assert "TRAIN_STEPS" not in text
+    assert "BATCH_SIZE = 8" in text
+    assert configuration.macro("TRAIN_STEPS") == 10000
+    (tmp_path / "config.gin").write_text(text)
+    configuration.parse([str(tmp_path / "config.gin")], [])
+    assert configuration.arguments_of(train.train)["loop"].train_steps == 7
+
+
+def test_a_macro_that_a_kind_of_file_sets_names_such_a_file():
+    message = error(files=FILES[:-1])
+    assert "MESH is wanted by gin/runs/train.gin" in message
+    assert "give a file of gin/hardware, such as --gin_file=gin/hardware/cpu.gin, or --gin.MESH=…" in message
+    assert "give a file of gin/tasks, such as --gin_file=gin/tasks/svamp.gin" in error(files=[FILES[0], *FILES[2:]])
