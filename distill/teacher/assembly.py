@@ -45,6 +45,7 @@ class Assembly:
       rules: what stays.
       answer: how answers are compared.
       as_json: teacher → whether it was asked for JSON.
+      labels: the labels there are, or nothing; see :func:`distill.teacher.labels.known_labels`.
       keep_replies: put raw replies into the provenance.
 
     Attributes:
@@ -60,10 +61,11 @@ class Assembly:
         rules: Rules,
         answer: metrics.AnswerKind,
         as_json: Mapping[str, bool],
+        labels: Sequence[str] = (),
         keep_replies: bool = False,
     ):
         self.prompt, self.rules, self.answer = prompt, rules, answer
-        self.as_json, self.keep_replies = as_json, keep_replies
+        self.as_json, self.labels, self.keep_replies = as_json, tuple(labels), keep_replies
         self.failures: list[dict[str, Any]] = []
         self.compared = self.agreed = self.rationalised = 0
         self._dropped: collections.Counter[str] = collections.Counter()
@@ -120,7 +122,7 @@ class Assembly:
             if where not in self._read:
                 json_wanted = self.as_json[request.teacher]
                 self._read[where] = [
-                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted)
+                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted, labels=self.labels)
                     for choice in reply.choices
                 ]
             answers += [Answer(request.teacher, request.sample + n, said) for n, said in enumerate(self._read[where])]

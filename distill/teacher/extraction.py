@@ -17,12 +17,14 @@ from distill.teacher.assembly import Assembly, PromptedRow
 from distill.teacher.collect import Collected, Collector
 from distill.teacher.cost import Budget
 from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
+from distill.teacher.labels import known_labels
 from distill.teacher.progress import Progress, automatic
 from distill.teacher.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.replies import Teacher
 from distill.teacher.store import ReplyStore
 from distill.teacher.templates import Prompt
 from tasks import metrics
+from tasks.records import Record
 
 _ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "equation", "asdiv": "equation"}
 
@@ -91,6 +93,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 rules=config.rules,
                 answer=_answer_kind(config, prompt),
                 as_json=as_json,
+                labels=_labels(config, prompt, records),
                 keep_replies=config.keep_replies,
             )
             groups = _groups(config)
@@ -116,6 +119,13 @@ def _answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
     if config.answer is not None:
         return config.answer
     return config.dataset.answer if config.dataset is not None else _ANSWER_KINDS.get(prompt.parser, "text")
+
+
+def _labels(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
+    if prompt.parser:  # which knows its labels, or that they are free
+        return ()
+    declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()
+    return known_labels(records, declared=declared, worked=[example.label for example in prompt.examples])
 
 
 def _groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:

@@ -49,6 +49,8 @@ class ExtractConfig:
       limit: only the first so many rows.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``; by default as the dataset or the prompt's
         parser does.
+      labels: the labels there are, for prompts without a parser; another label is counted as undecided. By default those of
+        the data set; else the gold labels and the worked examples', where the rows have few.
       samples: replies per row and teacher (Li et al. 2023, arXiv 2306.14050, "SCoTD"; the vote is by
         self-consistency).
       rationalise: ask again, with the gold label given, where the vote is ``wrong`` (or there is none), or for ``all``
@@ -73,6 +75,7 @@ class ExtractConfig:
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     answer: metrics.AnswerKind | None = None
+    labels: Sequence[str] = ()
     samples: int = 1
     rationalise: Rationalise = "off"
     combine: Combine = "merge"

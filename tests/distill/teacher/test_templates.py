@@ -99,7 +99,10 @@ def test_anything_that_is_asked_changes_the_hash_and_the_name_does_not():
         ({"answer": 'answer: "{rationale}."'}, r"\{label\} is missing"),
         ({"answer": 'answer: "{rationale} is {label} or {label}"'}, "each once"),
         ({"parser": "parser: svanp"}, "no parser named 'svanp'; did you mean 'svamp'?"),
-        ({"parser": "parser: svamp"}, "example 1: 'svamp' does not read its own answer back: no answer marker"),
+        (
+            {"parser": "parser: svamp"},
+            "example 1: 'svamp' does not read its own answer back: the answer is not arithmetic",
+        ),
         ({"rationalise": 'rationalise: "Q: {input}"'}, r"rationalise: \{label\} is missing"),
         ({"hint_words": "hint_words: given"}, "hint_words: expected a list of texts"),
         ({"examples": "examples: none\nx:"}, "no entry 'x'"),
