@@ -195,7 +195,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> None:
     """Trains one run, or several seeds of it together. Raises Stopped if a signal ended it."""
-    from distill import configuration, sweep, train
+    from distill import configuration, train
+    from distill.stopped import Stopped
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
 
@@ -210,7 +211,7 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
             configure(run)
             stopped = configuration.configured(train.train)().stopped
             if stopped not in (None, "early"):
-                raise sweep.Stopped(stopped)
+                raise Stopped(stopped)
         return
     import jax
 
@@ -344,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
         _import_quietly()
-    from distill.sweep import Stopped
+    from distill.stopped import Stopped
 
     try:
         return COMMANDS[options.command](options)

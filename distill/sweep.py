@@ -20,10 +20,6 @@ class SweepError(ValueError):
     """A sweep file that cannot be used."""
 
 
-class Stopped(Exception):
-    """A signal ended a run of the sweep; its text is the signal's name."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """One value of an axis: what it is called, and the gin files and bindings it stands for."""

@@ -4,35 +4,83 @@ For jobs that flags cannot say (several teachers, selection rules), use :func:`d
 :class:`~distill.teacher.ExtractConfig` from Python.
 """
 
+import json
 import sys
 from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from distill.inspect import InspectConfig, inspect
 from distill.inspect.statistics import Plan
+from distill.teacher import rows
 from distill.teacher.completion import Endpoint
 from distill.teacher.cost import Prices
 from distill.teacher.dry_run import estimate
 from distill.teacher.extraction import extract
-from distill.teacher.job import Combine, ExtractConfig, ExtractionStoppedError, Rationalise, TeacherConfig
+from distill.teacher.job import (
+    Combine,
+    ExtractConfig,
+    ExtractionStoppedError,
+    ExtractReport,
+    Rationalise,
+    TeacherConfig,
+)
 from distill.teacher.local import LocalConfig
 from distill.teacher.recorded import RecordedConfig, record
-from distill.teacher.replies import Sampling, TeacherStoppedError
+from distill.teacher.replies import Sampling, TeacherSettingsError, TeacherStoppedError
 from distill.teacher.selection import Leakage, OnDisagreement, Rules
 from distill.teacher.server import ServerConfig, Structured
 from distill.teacher.store import ReplyStore
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL: ended early, everything answered so far is kept; run the same command again to go on."""
+EXIT_MISTAKE = 2
+"""The command itself is wrong, or no reply to it can be used: the same command will end the same way."""
+
+_PASSING = ("no connection", "timeout", "server error", "too many requests", "out of memory", "generation failed")
 
 
-def _fields(pairs: Sequence[str]) -> dict[str, str]:
-    fields = {}
+def _pairs(flag: str, pairs: Sequence[str], example: str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping."""
+    values = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name or not value:
-            raise ValueError(f"--field wants NAME=FIELD, for instance input=question; got {pair!r}")
-        fields[name] = value
-    return fields
+            got = repr(pair) if "header" not in flag else repr(name)  # a value may be a secret
+            raise ValueError(f"{flag} wants {form}, for instance {example}; got {got}")
+        values[name] = value
+    return values
+
+
+def _fields(pairs: Sequence[str]) -> dict[str, str]:
+    return _pairs("--field", pairs, "input=question", "NAME=FIELD")
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _temperature(given: str | float | None, samples: int) -> float | None:
+    if given is None:
+        return 0.7 if samples > 1 else 0.0
+    if str(given).lower() == "none":
+        return None
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"--temperature wants a number, or none to leave it to the server; got {given!r}") from None
+
+
+def _split_url(url: str | None) -> tuple[str | None, dict[str, str]]:
+    """An address as Azure's portal shows it, without its ``api-version``; any other query stays, and is refused later."""
+    parts = urlsplit(url or "")
+    query = dict(parse_qsl(parts.query))
+    if url is None or set(query) != {"api-version"}:
+        return url, {}
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", parts.fragment)), query
 
 
 def run_extract(
@@ -52,8 +100,15 @@ def run_extract(
     field: Sequence[str] = (),
     limit: int | None = None,
     samples: int = 1,
-    temperature: float | None = None,
+    temperature: str | None = None,
     max_tokens: int = 256,
+    max_tokens_field: str = "max_tokens",
+    no_stop: bool = False,
+    extra: Sequence[str] = (),
+    header: Sequence[str] = (),
+    header_env: Sequence[str] = (),
+    query: Sequence[str] = (),
+    label: Sequence[str] = (),
     rationalise: Rationalise = "off",
     combine: Combine = "merge",
     on_disagreement: OnDisagreement = "keep",
@@ -62,6 +117,8 @@ def run_extract(
     concurrency: int = 64,
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
+    attempt_s: float = 120.0,
+    patience_s: float = 900.0,
     price_prompt: float | None = None,
     price_completion: float | None = None,
     cost_cap: float | None = None,
@@ -79,7 +136,14 @@ def run_extract(
         `transformers` models.
         ``recorded``: files of recorded replies; ``model_of_recording``: the model that gave them, for recordings by
           key.
-      temperature: by default 0 for one sample a row and 0.7 for several.
+      temperature: by default 0 for one sample a row and 0.7 for several; ``none``: not sent, the server's own applies.
+      max_tokens_field: ``max_completion_tokens`` for hosted reasoning models. ``no_stop``: send no stop strings.
+      extra: ``NAME=VALUE`` fields of the request's body; the value is JSON, or else text: ``reasoning_effort=low``.
+      header: ``NAME=VALUE`` headers that are no secrets; ``header_env``: ``NAME=VARIABLE``, from the environment, for
+        secrets: ``api-key=AZURE_OPENAI_API_KEY``.
+      query: ``NAME=VALUE`` pairs for the address: ``api-version=2024-10-21``.
+      label: the labels there are; an answer outside them is undecided.
+      attempt_s: the longest one attempt may take. ``patience_s``: how long to go on while every attempt fails.
       price_prompt, price_completion: per million tokens.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
       dry_run: only say what the job would take.
@@ -87,7 +151,7 @@ def run_extract(
     The others are as in :class:`ExtractConfig`, :class:`ServerConfig` and :class:`Rules`.
 
     Returns:
-      0, or :data:`EXIT_STOPPED`.
+      0; :data:`EXIT_STOPPED`; or :data:`EXIT_MISTAKE` where no reply can be used or the server does not take the settings.
 
     Raises:
       ValueError: wrong arguments or files.
@@ -97,13 +161,13 @@ def run_extract(
     prices = (
         Prices(price_prompt, price_completion) if price_prompt is not None and price_completion is not None else None
     )
-    if temperature is None:
-        temperature = 0.7 if samples > 1 else 0.0
-    sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+    sampling = Sampling(temperature=_temperature(temperature, samples), max_tokens=max_tokens)
+    address, version = _split_url(base_url)
+    more = _pairs("--extra", extra, "reasoning_effort=low")
     teachers: list[TeacherConfig] = [
         ServerConfig(
             model=name,
-            base_url=base_url,
+            base_url=address,
             api_key_env=api_key_env,
             endpoint=endpoint,
             structured=structured,
@@ -112,6 +176,14 @@ def run_extract(
             concurrency=concurrency,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
+            attempt_s=attempt_s,
+            patience_s=patience_s,
+            max_tokens_field=max_tokens_field,
+            send_stop=not no_stop,
+            extra={name: _json_or_text(value) for name, value in more.items()},
+            headers=_pairs("--header", header, "X-Title=distill"),
+            headers_env=_pairs("--header_env", header_env, "api-key=AZURE_OPENAI_API_KEY", "NAME=VARIABLE"),
+            query=version | _pairs("--query", query, "api-version=2024-10-21"),
             prices=prices,
         )
         for name in model
@@ -137,6 +209,7 @@ def run_extract(
         inputs=inputs,
         fields=_fields(field),
         limit=limit,
+        labels=tuple(label),
         samples=samples,
         rationalise=rationalise,
         combine=combine,
@@ -149,16 +222,35 @@ def run_extract(
         return 0
     try:
         report = extract(config)
-    except (ExtractionStoppedError, TeacherStoppedError) as stopped:
+    except ExtractionStoppedError as stopped:
+        print(f"{stopped.report}\ndistill extract: {stopped}", file=sys.stderr)
+        return EXIT_MISTAKE if stopped.hopeless else EXIT_STOPPED
+    except TeacherStoppedError as stopped:
         print(f"distill extract: {stopped}", file=sys.stderr)
-        return EXIT_STOPPED
+        return EXIT_MISTAKE if isinstance(stopped, TeacherSettingsError) else EXIT_STOPPED
     print(report)
     for what, path in report.outputs.items():
         print(f"{what}: {path}")
     if record_to:
         with ReplyStore(config.store_path) as replies:
             print(f"{record(replies, record_to):,} replies recorded: {record_to}")
-    return 0
+    status, why = _outcome(report)
+    if status:
+        print(f"distill extract: {why}; see {rows.beside(output, 'failures.jsonl')}", file=sys.stderr)
+    return status
+
+
+def _outcome(report: ExtractReport) -> tuple[int, str]:
+    """The exit code of a job that ran to its end, and why it is not 0."""
+    reason = next(iter(report.failures), "")
+    words = f"{reason}: {report.examples.get(reason, '')}".rstrip(": ")
+    if report.failed and not report.finished and (reason in _PASSING or not report.cached):
+        again = reason in _PASSING
+        why = f"none of {report.failed:,} requests was answered, for instance {words}"
+        return (EXIT_STOPPED, f"{why}; run the same again later") if again else (EXIT_MISTAKE, why)
+    if report.requests and not (report.explained or report.labelled):
+        return EXIT_MISTAKE, f"no reply could be used: {report.failures.get(reason, 0):,} × {words}"
+    return 0, ""
 
 
 def run_inspect(

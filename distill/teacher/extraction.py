@@ -18,7 +18,7 @@ from distill.teacher.collect import Collected, Collector
 from distill.teacher.cost import Budget
 from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
 from distill.teacher.labels import known_labels
-from distill.teacher.progress import Progress, automatic
+from distill.teacher.progress import Progress, State, automatic
 from distill.teacher.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.replies import Teacher
 from distill.teacher.store import ReplyStore
@@ -34,7 +34,7 @@ def extract(config: ExtractConfig, *, progress: Progress | None = None) -> Extra
 
     Args:
       config: see :class:`ExtractConfig`.
-      progress: is told how far it is; by default a bar on the terminal or lines in the log.
+      progress: is told how far it is; by default a bar on the terminal, or else lines on stderr.
 
     Raises:
       ExtractionStoppedError: the job ended early (wrong key, no server, cost cap, interrupt) and ``accept_partial`` is
@@ -72,6 +72,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     rows.check_place(config.output)
     progress = progress or automatic()
     report = ExtractReport(prompt=prompt.name, prompt_hash=prompt.hash)
+    progress(State())
     records, report.rejected = read_records(config)
     report.read = len(records)
     twice = len(records) - len({record.id for record in records})
@@ -109,8 +110,11 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
         missing = report.requests - report.cached - report.finished
         raise ExtractionStoppedError(
             f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and kept "
-            f"in {config.store_path}; run the same again to ask the other {missing:,}",
+            f"in {config.store_path}; "
+            + ("correct the settings" if collected.hopeless else "run the same again")
+            + f" to ask the other {missing:,}",
             report,
+            collected.hopeless,
         )
     return report
 
@@ -168,6 +172,7 @@ def _finish(
 ) -> None:
     state = collector.state
     report.requests, report.cached, report.finished = state.total, state.cached, state.finished
+    report.failed, report.discarded = state.failed, state.discarded
     report.usage, report.cost, report.stopped = dict(collector.usage), state.cost, collected.stopped
     prefixes = {each.called: each.prefix for each in config.teachers}
     write = not report.stopped or config.accept_partial
@@ -181,6 +186,8 @@ def _finish(
         report.labelled += sum("llm_label" in row for row in values)
     counts = assembly.counts()
     report.failures, report.dropped = counts["failures"], counts["dropped"]
+    for failure in assembly.failures:
+        report.examples.setdefault(failure["reason"], failure["detail"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
     if write:

@@ -25,11 +25,13 @@ class ExtractionStoppedError(TeacherError):
 
     Attributes:
       report: what was done.
+      hopeless: whether the same command would end the same way: its settings are at fault.
     """
 
-    def __init__(self, message: str, report: "ExtractReport"):
+    def __init__(self, message: str, report: "ExtractReport", hopeless: bool = False):
         super().__init__(message)
         self.report = report
+        self.hopeless = hopeless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +136,11 @@ class ExtractReport:
     Attributes:
       read: rows read. ``rejected``: rows of the source that are none, by reason.
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
-      requests, cached, finished: requests of this job, answered in earlier runs, answered in this one.
+      requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this one,
+        come to nothing in this one. Any others were not asked.
+      discarded: attempts of this run that may have been charged and gave no reply.
       failures: replies that could not be read and requests that came to nothing, by reason.
+      examples: for each reason of a failure, the first one's details: the server's own words.
       dropped: rationales and rows left out, by reason.
       noticed: what was seen and not acted on, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
@@ -154,7 +159,10 @@ class ExtractReport:
     requests: int = 0
     cached: int = 0
     finished: int = 0
+    failed: int = 0
+    discarded: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     noticed: dict[str, int] = dataclasses.field(default_factory=dict)
     compared: int = 0
@@ -166,6 +174,11 @@ class ExtractReport:
     prompt: str = ""
     prompt_hash: str = ""
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """Requests that were not asked."""
+        return self.requests - self.cached - self.finished - self.failed
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -179,10 +192,12 @@ class ExtractReport:
         lines = [
             f"{self.written:,} of {self.read:,} rows written, {self.explained:,} with a rationale, "
             f"{self.labelled:,} with a teacher's label",
-            f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before; "
-            f"{tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
+            f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
+            f"{self.skipped:,} not asked; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
+        if self.discarded:
+            lines.append(f"{self.discarded:,} attempts gave no reply and may have been charged; they are counted")
         if self.compared:
             share = self.agreed / self.compared
             lines.append(

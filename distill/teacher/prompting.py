@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from distill.teacher.assembly import PromptedRow
 from distill.teacher.completion import printable
 from distill.teacher.job import ExtractConfig
-from distill.teacher.replies import Message, Request
-from distill.teacher.server import SCHEMA
+from distill.teacher.replies import SCHEMA, Message, Request
 from distill.teacher.templates import InputShapeError, Prompt, PromptError, load
 from tasks import jsonl
 from tasks.records import Record, Report

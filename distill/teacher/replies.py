@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 Purpose = Literal["explain", "rationalise"]
 
 END, LENGTH, FILTERED, REFUSED = "stop", "length", "content_filter", "refusal"
-"""Why a teacher stopped writing: done, out of tokens, the rest withheld by the provider, or a refusal in a field of its own."""
+"""Why a teacher stopped writing: done, out of tokens, the rest withheld by the provider, or a refusal in its own field."""
 
 THOUGHT, TOOL_CALL = "thoughts: ", "tool call: "
 """How :attr:`Choice.note` begins."""
@@ -270,3 +270,15 @@ class Teacher(Protocol):
     async def close(self) -> None:
         """Frees connections and memory."""
         ...
+
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "rationale": {"type": "string", "description": "the reasoning, step by step"},
+        "label": {"type": "string", "description": "the answer alone"},
+    },
+    "required": ["rationale", "label"],
+    "additionalProperties": False,
+}
+"""What a structured reply looks like: reasons first, so that the answer follows from them."""

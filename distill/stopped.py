@@ -1,0 +1,5 @@
+"""How a command says that a signal ended it. Imports nothing, so that every command can catch it."""
+
+
+class Stopped(Exception):
+    """A signal ended a run; its text is the signal's name."""
