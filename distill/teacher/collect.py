@@ -112,7 +112,7 @@ class Collector:
         """Starts no more requests; those under way are finished."""
         if not self._stop:
             self._stop = reason
-            _log.warning("stopping: %s", reason)
+            _log.info("stopping: %s", reason)
             for teacher in self.teachers.values():
                 if hasattr(teacher, "halt"):
                     teacher.halt()
@@ -373,7 +373,9 @@ def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
     before = {}
 
     def interrupted(number: int) -> None:
-        stop(f"{signal.Signals(number).name}: finishing the requests under way (once more ends them too)")
+        name = signal.Signals(number).name
+        _log.warning("%s: finishing the requests under way (once more ends them too)", name)
+        stop(name)
         for each in numbers:
             loop.remove_signal_handler(each)
 

@@ -4,6 +4,7 @@ For jobs that flags cannot say (several teachers, selection rules), use :func:`d
 :class:`~distill.teacher.ExtractConfig` from Python.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -223,7 +224,8 @@ def run_extract(
     try:
         report = extract(config)
     except ExtractionStoppedError as stopped:
-        print(f"{stopped.report}\ndistill extract: {stopped}", file=sys.stderr)
+        report = dataclasses.replace(stopped.report, stopped="")  # the message says it
+        print(f"{report}\ndistill extract: {stopped}", file=sys.stderr)
         return EXIT_MISTAKE if stopped.hopeless else EXIT_STOPPED
     except TeacherStoppedError as stopped:
         print(f"distill extract: {stopped}", file=sys.stderr)

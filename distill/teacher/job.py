@@ -189,9 +189,11 @@ class ExtractReport:
             return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())
 
         tokens = sum(self.usage.values(), Usage())
+        written = (
+            f"{self.written:,} of {self.read:,} rows written" if self.outputs else f"{self.read:,} rows, none written"
+        )
         lines = [
-            f"{self.written:,} of {self.read:,} rows written, {self.explained:,} with a rationale, "
-            f"{self.labelled:,} with a teacher's label",
+            f"{written}, {self.explained:,} with a rationale, {self.labelled:,} with a teacher's label",
             f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
             f"{self.skipped:,} not asked; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),

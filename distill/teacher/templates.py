@@ -24,6 +24,7 @@ import functools
 import importlib.resources
 import pathlib
 import re
+import reprlib
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ from distill.teacher.replies import Message, digest
 from tasks import parsers
 
 SEPARATOR = "\n\n"
+_LONGEST_FILE = 1_000_000  # characters
 _KEYS = ("parser", "instructions", "question", "answer", "rationalise", "hint_words", "parts", "examples")
 
 
@@ -323,16 +325,42 @@ def load(name: str | pathlib.Path) -> Prompt:
     return parse(text, path.name)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML whose aliases stand for single texts only: nested ones make a small file an endless value."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Composes the next node; refuses an alias of a list or mapping."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            if not isinstance(self.anchors.get(event.anchor), yaml.ScalarNode):
+                raise yaml.composer.ComposerError(
+                    None,
+                    None,
+                    f"the alias *{event.anchor} stands for a list or mapping; write it out",
+                    event.start_mark,
+                )
+        return super().compose_node(parent, index)
+
+
 def parse(text: str, name: str) -> Prompt:
     """The prompt in a YAML text.
 
     Raises:
       PromptError: see :class:`Prompt`.
     """
+    if len(text) > _LONGEST_FILE:
+        raise PromptError(f"{name}: {len(text):,} characters; a prompt file has at most {_LONGEST_FILE:,}")
+    loader = None
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        value = loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise PromptError(f"{name}: not YAML: {error}") from None
+    except RecursionError:
+        raise PromptError(f"{name}: nested too deeply for a prompt") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
     if not isinstance(value, dict):
         raise PromptError(f"{name}: expected a mapping with {', '.join(_KEYS)}; got {type(value).__name__}")
     _check_keys(name, value, _KEYS, required=("question", "answer", "examples"))
@@ -367,7 +395,7 @@ def parse(text: str, name: str) -> Prompt:
 
 def _example(where: str, row: Any) -> Example:
     if not isinstance(row, dict):
-        raise PromptError(f"{where}: expected input, rationale and label; got {row!r}")
+        raise PromptError(f"{where}: expected input, rationale and label; got {reprlib.repr(row)}")
     _check_keys(where, row, ("input", "rationale", "label", "choices"), required=("input", "rationale", "label"))
     return Example(
         input=_text(where, row, "input").strip(),
@@ -393,12 +421,12 @@ def _text(where: str, value: Mapping[str, Any], key: str) -> str:
     if isinstance(text, bool | int | float):
         raise PromptError(f"{where}: {key}: YAML reads {text!r} as a {type(text).__name__}; put it in quotes")
     if not isinstance(text, str) or not text.strip():
-        raise PromptError(f"{where}: {key}: expected text; got {text!r}")
+        raise PromptError(f"{where}: {key}: expected text; got {reprlib.repr(text)}")
     return text
 
 
 def _texts(where: str, value: Mapping[str, Any], key: str) -> tuple[str, ...]:
     texts = value.get(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise PromptError(f"{where}: {key}: expected a list of texts; got {texts!r}")
+        raise PromptError(f"{where}: {key}: expected a list of texts; got {reprlib.repr(texts)}")
     return tuple(texts)
