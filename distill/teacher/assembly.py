@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teacher import parsing, rows, selection, voting
-from distill.teacher.collect import Collected
+from distill.teacher.asked import Collected, PromptedRow
 from distill.teacher.parsing import Said
+from distill.teacher.prompt import Prompt
 from distill.teacher.replies import Failure, Reply, Request, Usage
 from distill.teacher.selection import Rules, Sieve
-from distill.teacher.templates import Prompt
 from distill.teacher.voting import Answer, Vote
 from tasks import metrics
 from tasks.records import Record
@@ -18,23 +18,6 @@ from tasks.records import Record
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
 NOT_ASKED = Failure("not asked")
-
-
-@dataclasses.dataclass
-class PromptedRow:
-    """A row and its requests.
-
-    Attributes:
-      record: the row.
-      requests: in which the teacher is to answer.
-      told: in which the teacher is told the answer.
-      misfit: why there are no requests, or "".
-    """
-
-    record: Record
-    requests: list[Request] = dataclasses.field(default_factory=list)
-    told: list[Request] = dataclasses.field(default_factory=list)
-    misfit: str = ""
 
 
 class Assembly:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.teacher import cost
+from distill.teacher.asked import Collected
 from distill.teacher.cost import Budget, Prices, Reservation, Tokenizing
 from distill.teacher.progress import Progress, Silent, State
 from distill.teacher.replies import (
@@ -29,30 +30,6 @@ from distill.teacher.store import ReplyStore
 
 _log = logging.getLogger(__name__)
 _DISCARDED = "discarded "  # the store's notes of attempts that were charged and gave no reply, by request key
-
-
-@dataclasses.dataclass
-class Collected:
-    """What came of the requests, by key.
-
-    Attributes:
-      replies: finished requests.
-      failures: requests that came to nothing; the next run asks them again.
-      stopped: why the job ended early, or "".
-      hopeless: whether the same job would end the same way again: its settings are at fault.
-    """
-
-    replies: dict[str, Reply] = dataclasses.field(default_factory=dict)
-    failures: dict[str, Failure] = dataclasses.field(default_factory=dict)
-    stopped: str = ""
-    hopeless: bool = False
-
-    def update(self, other: "Collected") -> None:
-        """Adds another collection."""
-        self.replies.update(other.replies)
-        self.failures.update(other.failures)
-        self.stopped = self.stopped or other.stopped
-        self.hopeless = self.hopeless or other.hopeless
 
 
 class Collector:

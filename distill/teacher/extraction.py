@@ -13,16 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teacher import rows
-from distill.teacher.assembly import Assembly, PromptedRow
-from distill.teacher.collect import Collected, Collector
+from distill.teacher.asked import Collected, PromptedRow
+from distill.teacher.assembly import Assembly
+from distill.teacher.collect import Collector
 from distill.teacher.cost import Budget
 from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
 from distill.teacher.labels import known_labels
 from distill.teacher.progress import Progress, State, automatic
+from distill.teacher.prompt import Prompt
 from distill.teacher.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.replies import Teacher
 from distill.teacher.store import ReplyStore
-from distill.teacher.templates import Prompt
 from tasks import metrics
 from tasks.records import Record
 

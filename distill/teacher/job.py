@@ -199,7 +199,9 @@ class ExtractReport:
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
         if self.discarded:
-            lines.append(f"{self.discarded:,} attempts gave no reply and may have been charged; they are counted")
+            lines.append(
+                f"attempts without a usable reply, counted because they may have been charged: {self.discarded:,}"
+            )
         if self.compared:
             share = self.agreed / self.compared
             lines.append(

@@ -38,6 +38,8 @@ def known_labels(
             return ()
     if not counts or counts.total() < _ROWS_A_LABEL * len(counts):
         return ()
+    if len(counts) == 1 and not counts.keys() & {metrics.normalise_text(label) for label in worked}:
+        return ()  # one label says nothing of the others
     for label in worked:
         spelled.setdefault(metrics.normalise_text(label), label)
     return tuple(spelled.values())

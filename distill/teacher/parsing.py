@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from distill.teacher.prompt import Prompt
 from distill.teacher.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Choice, Failure
-from distill.teacher.templates import Prompt
 from tasks import metrics, parsers, reply_text
 from tasks.parsers import Parsed
 from tasks.records import Record

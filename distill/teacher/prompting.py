@@ -3,11 +3,12 @@
 import collections
 from collections.abc import Iterable, Mapping
 
-from distill.teacher.assembly import PromptedRow
+from distill.teacher.asked import PromptedRow
 from distill.teacher.completion import printable
 from distill.teacher.job import ExtractConfig
+from distill.teacher.prompt import InputShapeError, Prompt, PromptError
 from distill.teacher.replies import SCHEMA, Message, Request
-from distill.teacher.templates import InputShapeError, Prompt, PromptError, load
+from distill.teacher.templates import load
 from tasks import jsonl
 from tasks.records import Record, Report
 

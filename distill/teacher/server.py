@@ -334,6 +334,7 @@ class ServerTeacher:
             )
 
     async def _once(self, request: Request) -> Reply:
+        """One attempt. What it may have cost has been told to the reservation when this returns or raises."""
         openai, dialect = self._openai, self.dialect
         started = time.monotonic()
         try:
@@ -349,7 +350,7 @@ class ServerTeacher:
             self._check_wait(error)
             raise RequestFailedError("too many requests", self._words(error)) from None
         except openai.InternalServerError as error:
-            raise RequestFailedError("server error", self._words(error), perhaps_paid=True) from None
+            raise RequestFailedError("server error", self._words(error)) from None
         except openai.APIStatusError as error:
             words = self._words(error)
             if error.status_code == 402:
@@ -372,15 +373,15 @@ class ServerTeacher:
             return await self._once(request)
         except openai.APITimeoutError as error:
             if self._transport.never_connected(error):
-                raise RequestFailedError("no connection", self._cause(error), perhaps_paid=True) from None
+                raise RequestFailedError("no connection", self._cause(error)) from None
             detail = f"no reply within {self.config.attempt_s:g} s, in {self.config.attempts} attempts"
-            raise RequestFailedError("timeout", detail, perhaps_paid=True) from None
+            raise RequestFailedError("timeout", detail) from None
         except openai.APIConnectionError as error:
-            raise RequestFailedError("no connection", self._cause(error), perhaps_paid=True) from None
+            raise RequestFailedError("no connection", self._cause(error)) from None
         except self._transport.NotSentError as error:
             raise RequestFailedError("not asked", str(error)) from None
         except self._transport.ReplyTooLargeError as error:
-            raise RequestFailedError("reply too large", str(error), perhaps_paid=True) from None
+            raise RequestFailedError("reply too large", str(error)) from None
         try:
             reply = completion.read(
                 completion.decode(content),
@@ -392,9 +393,7 @@ class ServerTeacher:
         except RequestFailedError as error:
             failure = error.failure
             self._discard(error.usage)
-            raise RequestFailedError(
-                failure.reason, self.redact(failure.detail), self.redact(failure.raw), perhaps_paid=True
-            ) from None
+            raise RequestFailedError(failure.reason, self.redact(failure.detail), self.redact(failure.raw)) from None
         return self._clean(reply)
 
     def _clean(self, reply: Reply) -> Reply:
@@ -437,7 +436,8 @@ class ServerTeacher:
         return response.content
 
     def _words(self, error: Any) -> str:
-        return self.redact(f"HTTP {error.status_code}: {error.message}"[:500])
+        words = str(error.message).removeprefix(f"Error code: {error.status_code} - ")
+        return self.redact(f"HTTP {error.status_code}: {words}"[:500])
 
     def _cause(self, error: Any) -> str:
         cause = error.__cause__
