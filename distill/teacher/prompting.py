@@ -20,6 +20,11 @@ def load_prompt(config: ExtractConfig) -> Prompt:
       PromptError: it cannot be used, or not for this job.
     """
     prompt = load(config.prompt)
+    if config.labels and prompt.parser:
+        raise PromptError(
+            f"{prompt.name}: labels (--label) are for prompts that are read by their template; "
+            f"the parser {prompt.parser!r} knows its answers. Leave out one of the two"
+        )
     if config.rationalise != "off" and not prompt.rationalise:
         raise PromptError(
             f"{prompt.name}: rationalise={config.rationalise!r} wants the entry 'rationalise', a question that gives the "

@@ -67,6 +67,13 @@ def load(name: str | pathlib.Path) -> Prompt:
     return parse(text, path.name)
 
 
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
+
+
 class _Loader(yaml.SafeLoader):
     """Plain YAML whose aliases stand for single texts only: nested ones make a small file an endless value."""
 
@@ -97,7 +104,7 @@ def parse(text: str, name: str) -> Prompt:
         loader = _Loader(text)
         value = loader.get_single_data()
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise PromptError(f"{name}: not YAML: {error}") from None
+        raise PromptError(f"{name}: not YAML: {_one_line(error)}") from None
     except RecursionError:
         raise PromptError(f"{name}: nested too deeply for a prompt") from None
     finally:
