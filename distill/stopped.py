@@ -1,4 +1,4 @@
-"""How a command says that a signal ended it. Imports nothing, so that every command can catch it."""
+"""The exception for a run that a signal ended. Imports nothing, so that every command can catch it."""
 
 
 class Stopped(Exception):

@@ -57,7 +57,7 @@ class Opened:
     """A reply without what surrounds it.
 
     Attributes:
-      text: what the model says to the reader.
+      text: the answer proper.
       trouble: :data:`STILL_THINKING` or :data:`ONLY_THOUGHTS` where thoughts are at fault for what ``text`` lacks, or "".
     """
 

@@ -224,7 +224,7 @@ def run_extract(
     try:
         report = extract(config)
     except ExtractionStoppedError as stopped:
-        report = dataclasses.replace(stopped.report, stopped="")  # the message says it
+        report = dataclasses.replace(stopped.report, stopped="")  # the message holds it already
         print(f"{report}\ndistill extract: {stopped}", file=sys.stderr)
         return EXIT_MISTAKE if stopped.hopeless else EXIT_STOPPED
     except TeacherStoppedError as stopped:

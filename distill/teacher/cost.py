@@ -101,7 +101,7 @@ class Reservation:
       budget: where ``amount`` has been reserved for the first attempt.
       amount: what one attempt can cost at most.
       wait_for_room: waits until another ``amount`` fits into the budget; returns whether it ever will.
-      discarded: is told the usage of every attempt that gave no reply; None where it is not known.
+      discarded: called with the usage of every attempt that gave no reply; None where it is not known.
     """
 
     def __init__(

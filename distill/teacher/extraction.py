@@ -35,7 +35,7 @@ def extract(config: ExtractConfig, *, progress: Progress | None = None) -> Extra
 
     Args:
       config: see :class:`ExtractConfig`.
-      progress: is told how far it is; by default a bar on the terminal, or else lines on stderr.
+      progress: called with the state after every change; by default a bar on the terminal, or else lines on stderr.
 
     Raises:
       ExtractionStoppedError: the job ended early (wrong key, no server, cost cap, interrupt) and ``accept_partial`` is

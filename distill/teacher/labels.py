@@ -39,7 +39,7 @@ def known_labels(
     if not counts or counts.total() < _ROWS_A_LABEL * len(counts):
         return ()
     if len(counts) == 1 and not counts.keys() & {metrics.normalise_text(label) for label in worked}:
-        return ()  # one label says nothing of the others
+        return ()  # one label does not tell which others there are
     for label in worked:
         spelled.setdefault(metrics.normalise_text(label), label)
     return tuple(spelled.values())

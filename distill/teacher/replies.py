@@ -145,7 +145,7 @@ class Choice:
     """One text that the teacher wrote, and why it stopped (``stop``, ``length``, ``content_filter`` …).
 
     Attributes:
-      text: what it says to the reader; thoughts that came in a field of their own are left out.
+      text: the answer; thoughts that came in a field of their own are left out.
       finish: why it stopped.
       note: what came where the text is blank: thoughts, or a tool call; else "".
     """
@@ -227,7 +227,7 @@ class RequestFailedError(TeacherError):
     Attributes:
       failure: what happened.
       perhaps_paid: whether the server may have charged for it all the same.
-      usage: the tokens it charged, where a useless reply says so.
+      usage: the tokens charged, where a useless reply reports them.
     """
 
     def __init__(

@@ -334,7 +334,7 @@ class ServerTeacher:
             )
 
     async def _once(self, request: Request) -> Reply:
-        """One attempt. What it may have cost has been told to the reservation when this returns or raises."""
+        """One attempt. When it fails, its possible cost has been booked with the reservation."""
         openai, dialect = self._openai, self.dialect
         started = time.monotonic()
         try:
@@ -404,10 +404,10 @@ class ServerTeacher:
         return dataclasses.replace(reply, choices=choices, model=self.redact(reply.model))
 
     def _adapt(self, used: Dialect, field: str, error: Any) -> None:
-        """Asks from now on without a field that the server named, where that asks the same; else stops the job.
+        """Leaves out a field that the server rejects, from now on, where the request stays the same; else stops the job.
 
         Raises:
-          TeacherSettingsError: the field decides what the teacher says, so the user must leave it out.
+          TeacherSettingsError: the field changes the replies, so the user must decide to leave it out.
         """
         if field in _LENGTH_FIELDS:
             other = next(name for name in _LENGTH_FIELDS if name != used.max_tokens_field)
@@ -476,7 +476,7 @@ _NOT_TAKEN = re.compile(
 
 
 def unsupported_field(named: Any, words: str, body: Mapping[str, Any]) -> str | None:
-    """The field of a request's body that a server says it does not take, or None.
+    """The field of a request's body that a server rejects as unsupported, or None.
 
     Args:
       named: the error's ``param``.

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from aiohttp import web
 
 from distill.teacher import ServerConfig, commands, server
 from tests.distill.teacher.stub_server import error, serving
@@ -243,6 +244,25 @@ def test_the_commands_load_nothing_heavy(rows):
     assert "extract: reading rows and prompt" in result.stderr, "a line comes at once in a pipe"
     assert "extract: 12 of 12 requests" in result.stderr
     assert "tensorflow" not in result.stderr.lower() and "absl" not in result.stderr
+
+
+def test_secrets_in_thoughts_and_tool_calls_are_taken_out(rows, monkeypatch, capsys):
+    monkeypatch.setenv("AZURE_KEY", "azure-secret-1")
+    call = {"function": {"name": "f", "arguments": "azure-secret-1"}}
+    messages = ({"reasoning_content": "the key is azure-secret-1"}, {"tool_calls": [call]})
+
+    async def behaviour(call_):
+        body = call_.completion("")
+        body["choices"][0]["message"] = {"role": "assistant", "content": None} | messages[call_.number % 2]
+        return web.json_response(body)
+
+    with serving(behaviour) as stub:
+        assert extract(rows, stub.url, header_env=["api-key=AZURE_KEY"], concurrency=1) == 2
+    failures = (rows.parent / "out.failures.jsonl").read_text()
+    assert failures.count("[secret removed]") >= 12
+    written = "".join(path.read_text(errors="replace") for path in rows.parent.iterdir())
+    shown = capsys.readouterr()
+    assert "azure-secret-1" not in written + shown.out + shown.err
 
 
 def test_a_header_that_is_a_secret_is_refused_in_python_too():
