@@ -23,7 +23,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 CONFIG = "config.gin"
-EXIT_STOPPED = exit_codes.STOPPED
 
 
 def _import_quietly() -> None:
@@ -90,7 +89,7 @@ def _train(options: argparse.Namespace) -> int:
         print(
             f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
         )
-        return EXIT_STOPPED
+        return exit_codes.STOPPED
     for name, value in result.test.items() if _is_first() else ():
         print(f"test {name}: {value:.4f}")
     return 0
@@ -182,7 +181,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> None:
     """Trains one run, or several seeds of it together. Raises Stopped if a signal ended it."""
-    from distill import configuration, sweep, train
+    from distill import configuration, train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
 
@@ -197,7 +196,7 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
             configure(run)
             stopped = configuration.configured(train.train)().stopped
             if stopped not in (None, "early"):
-                raise sweep.Stopped(stopped)
+                raise exit_codes.Stopped(stopped)
         return
     import jax
 

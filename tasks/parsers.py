@@ -4,10 +4,13 @@ A teacher prompted with a few worked examples goes on after its answer and inven
 there, cuts at the marker that the examples taught ("So the answer is"), and reads what is stated behind it. ``strict``
 reads as the published code does (see :mod:`tasks.paper_parsers`); otherwise:
 
-- CommonsenseQA: the option *letter* directly behind the marker is the answer, spelled as the row spells that choice. The
-  published code takes the text behind the letter, and so gets "aquarium or", "Australia" and "washington d.c".
+- All: thinking tags, tokens of chat templates, markdown, quotes and a colon around the answer are taken off first
+  (:mod:`tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers where the taught one is missing.
+- CommonsenseQA: the option *letter* directly behind the marker is the answer, spelled as the row spells that choice;
+  without a letter, the choice's own text. The published code takes the text behind the letter, and so gets "aquarium or",
+  "Australia" and "washington d.c".
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
-  separators. What has no value — unknowns, pairs, words — is not an equation.
+  separators; of ``e = value`` the left side, if both agree. Unknowns, pairs and words have no value and are not equations.
 - NLI: the label is one of the three, in any case and punctuation.
 
 A reply out of which no answer can be read is *failed*: its row has neither rationale nor teacher label. A reply that
@@ -20,7 +23,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from tasks import arithmetic, paper_parsers
+from tasks import arithmetic, metrics, paper_parsers, reply_text
 
 Mode = Literal["improved", "strict"]
 Teacher = Literal["palm", "gpt"]
@@ -62,45 +65,98 @@ Reader = Callable[[str, Sequence[str]], Parsed]
 _NEXT_QUESTION = re.compile(r"(?:^|\n)[^\S\n]*Q(?::|\s*$)|\n[^\S\n]*\n[^\S\n]*(?:Q|Question)\b")
 _NEXT_PREMISE = re.compile(r"(?:^|\n)[^\S\n]*Premise\b|Premise:")
 
+_NO_MARKER = "no answer marker"
+_NO_RATIONALE = "no rationale before the marker"
+_BREAKS_OFF = "the reply breaks off within its answer"
+
 
 def _cut(reply: str, markers: Sequence[str], stop: re.Pattern[str]) -> tuple[str, str] | None:
-    """The text before and behind the first marker, up to the next invented question; None without a marker."""
+    """The text before and behind the answer marker, up to the next invented question; None without a marker."""
     found = stop.search(reply)
     if found:
         reply = reply[: found.start()]
-    places = [(reply.find(marker), marker) for marker in markers if marker in reply]
-    if not places:
-        return None
-    at, marker = min(places)
-    return reply[:at].strip(), reply[at + len(marker) :].strip()
+    return reply_text.split_at_marker(reply, markers)
 
 
 _LETTERED = re.compile(r"\(\s*([A-Za-z])\s*\)")
+# An option's letter as models write it: "b)", "[b]", "B.", "b:", "b - harbour", "B" alone. "a harbour" has an article.
+_LETTER = re.compile(
+    r"(?:(?:the\s+)?(?:correct\s+|right\s+)?(?:option|choice|letter|answer)\s*:?\s*)?"
+    r"(?:\(\s*(?P<round>[A-Za-z])\s*\)|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<plain>[A-Za-z])(?=\s*(?:[).:,\]]|[-–—]\s|\n|\Z)))",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"\A(?:the|an?|option|choice)\s+", re.IGNORECASE)
 
 
 def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
-    """Multiple choice: the option letter directly behind "So the answer is"."""
-    halves = _cut(reply, ("So the answer is",), _NEXT_QUESTION)
+    r"""Multiple choice: the option behind "So the answer is", by its letter or by its own text.
+
+    All of these name the same option: ``(b) harbour``, ``: **(b)**``, ``b) harbour``, ``B.``, ``option (b)``,
+    ``$\boxed{b}$``, ``harbour.``
+    """
+    halves = _cut(reply, ("So the answer is",), _NEXT_QUESTION) or reply_text.split_at_box(reply)
     if halves is None:
-        return Parsed("", None, failed="no answer marker")
+        return Parsed("", None, failed=_NO_MARKER)
     rationale, answer = halves
     if not rationale:
-        return Parsed("", None, failed="no rationale before the marker")
+        return Parsed("", None, failed=_NO_RATIONALE)
+    if not re.search(r"\w", answer):
+        return Parsed(rationale, None, failed=_BREAKS_OFF)
     leading = _LETTERED.match(answer)
-    letters = _LETTERED.findall(answer)
-    if leading is None and len(letters) > 1:
-        return Parsed(rationale, None, undecided="several options, none of them first")
-    if leading is None and len(letters) == 1:
-        return Parsed(rationale, None, undecided="no option letter directly behind the marker")
-    if leading is None:
-        return Parsed(rationale, None, failed="no option letter after the marker")
-    index = ord(leading[1].lower()) - ord("a")
+    line = next(line for line in answer.split("\n") if re.search(r"\w", line))
+    plain = reply_text.undecorated(line, tuple(choice.casefold() for choice in choices))
+    letter = leading[1] if leading is not None else _letter(plain, choices)
+    if letter is None:
+        named = _named(plain, choices)
+        if named is not None:
+            return Parsed(rationale, named)
+        several = len(_LETTERED.findall(answer)) > 1
+        return Parsed(rationale, None, undecided=_SEVERAL if several else "no single option behind the marker")
+    index = ord(letter.lower()) - ord("a")
     if choices and index >= len(choices):
-        return Parsed(rationale, None, undecided=f"option ({leading[1]}) does not exist")
+        return Parsed(rationale, None, undecided=f"option ({letter}) does not exist")
     if choices:
         return Parsed(rationale, choices[index])
-    text = _LETTERED.split(answer)[2].strip().removesuffix(".")
+    if leading is not None:
+        text = _LETTERED.split(answer)[2].strip().removesuffix(".")
+    else:
+        text = reply_text.undecorated(_LETTER.sub("", plain, count=1).lstrip(" ).:,]-–—")).removesuffix(".")
     return Parsed(rationale, text or None, undecided=None if text else "the option has no text")
+
+
+def parse_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer names by its letter or its own text, however it is decorated; None if none or several."""
+    return read_choice(f"x So the answer is {answer}", choices).label
+
+
+_SEVERAL = "several options, none of them first"
+
+
+def _letter(text: str, choices: Sequence[str]) -> str | None:
+    """The option letter at the beginning of ``text``; None if there is none, or more than one."""
+    if metrics.match_choice(text, choices) is not None and len(text.strip(" .")) > 1:
+        return None  # the choice's own text may look like a letter: "d. h. lawrence"
+    found = _LETTER.match(text)
+    if found is None:
+        return None
+    letter = found["round"] or found["square"] or found["plain"]
+    rest = text[found.end() :]
+    others = {other.lower() for other in _LETTERED.findall(rest)} - {letter.lower()}
+    also = re.match(r"[\s),.\]]*(?:and|or|&|/)[\s(\[]*([A-Za-z])\b", rest, re.IGNORECASE)
+    if others or (found["plain"] and also is not None):
+        return None
+    if found["plain"] and not choices and letter not in "ABCDEFGHabcdefgh":
+        return None
+    return letter
+
+
+def _named(text: str, choices: Sequence[str]) -> str | None:
+    """The choice that ``text`` spells out, with or without an article; None if none or several."""
+    for form in (text, _ARTICLE.sub("", text)):
+        named = metrics.match_choice(form, choices) or reply_text.first_of(form, choices)
+        if named is not None:
+            return named
+    return None
 
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -119,34 +175,137 @@ def clean_equation(text: str) -> str:
     return _UNITS.sub("", text).strip()
 
 
+_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?]|\Z)")
+_TIMES = re.compile(r"(?<=[\d)])\s*[xX×·∙⋅]\s*(?=[\d(])")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_LATEX = (
+    (re.compile(r"\\text\s*\{[^{}]*\}|\\(?:mathrm|textbf|mathbf)\s*\{(?![\d(])[^{}]*\}"), " "),
+    (re.compile(r"\\(?:boxed|fbox|textbf|mathrm|mathbf|left|right|displaystyle|,|;|!|quad|qquad|\(|\)|\[|\])"), " "),
+    (re.compile(r"\\(?:times|cdot|ast)"), "*"),
+    (re.compile(r"\\div"), "/"),
+    (re.compile(r"\\[$%]"), " "),
+    (re.compile(r"\\(?:approx|equiv)"), "="),
+)
+_SENTENCE_END = re.compile(r"[.!;?](?=\s|\Z)")
+_ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z _]*")
+
+
+def plain_equation(text: str) -> str:
+    r"""An answer as chat models write it, in plain operators; equal signs stay.
+
+    >>> plain_equation("$\\boxed{\\frac{40 + 15}{5}}$ plums.")
+    '(40 + 15)/(5)'
+    >>> plain_equation("**2 x 5 + 1 = 11**")
+    '2 * 5 + 1 = 11'
+    """
+    text = next((line for line in text.split("\n") if re.search(r"\d", line)), "").strip()
+    if len(text) > 4 * arithmetic.MAX_LENGTH:
+        return ""
+    text = _BOLD.sub("", text)
+    text = reply_text.undecorated(text)
+    for _ in range(4):
+        text = _FRACTION.sub(r"(\1)/(\2)", text)
+    for pattern, plain in _LATEX:
+        text = pattern.sub(plain, text)
+    text = text.translate(str.maketrans("{}≈", "()="))
+    found = _SENTENCE_END.search(text)
+    if found is not None:
+        text = text[: found.start()]
+    text = _TIMES.sub(" * ", text).replace("^", "**").replace("`", "")
+    text = " ".join(clean_equation(text).split())
+    while text.startswith("(") and text.endswith(")") and "=" in text and _closes_at(text) == len(text) - 1:
+        text = text[1:-1].strip()
+    if "=" not in text:
+        text = _without_outer(text)
+    return text
+
+
+def _closes_at(text: str) -> int:
+    """Where the bracket that opens at 0 closes; -1 if it does not."""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return at
+    return -1
+
+
+def _without_outer(text: str) -> str:
+    """``( (e) )`` as it comes from LaTeX braces, with blanks inside, as ``e``; "(40 + 15)" stays."""
+    while text.startswith("( ") or (text.startswith("(") and text.endswith(" )")):
+        if _closes_at(text) != len(text) - 1:
+            break
+        text = text[1:-1].strip()
+    return text
+
+
+def _equation(answer: str) -> tuple[str | None, str]:
+    """The expression in an answer, or None and why there is none."""
+    equation = clean_equation(answer)
+    if equation and arithmetic.evaluate(equation) is not None:
+        return equation, ""
+    plain = plain_equation(answer)
+    sides = [side.strip() for side in plain.split("=")]
+    if len(sides) > 1 and _ONLY_WORDS.fullmatch(sides[0]):
+        sides = sides[1:]  # "Total = 55 / 5 = 11"
+    values = [arithmetic.evaluate(side) for side in sides]
+    if values and all(value is not None for value in values):
+        if all(arithmetic.same_value(side, sides[0]) for side in sides):
+            return sides[0], ""
+        return None, "the two sides of '=' have different values"
+    return None, "the answer is not arithmetic"
+
+
 def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
-    """Word problems: the whole expression behind "The answer is", which must have a value."""
-    halves = _cut(reply, ("The answer is",), _NEXT_QUESTION)
+    r"""Word problems: the whole expression behind "The answer is", which must have a value.
+
+    All of these are the same expression: ``(40 + 15) / 5``, ``: **(40 + 15) / 5**``, ``(40 + 15) / 5 = 11``,
+    ``$\frac{40 + 15}{5}$``. A number alone and the content of ``\boxed{}`` are expressions, too.
+    """
+    halves = (
+        _cut(reply, ("The answer is",), _NEXT_QUESTION)
+        or reply_text.split_at_box(reply)
+        or reply_text.split_at_marker(reply, ("####",), others=False)
+    )
     if halves is None:
-        return Parsed("", None, failed="no answer marker")
+        return Parsed("", None, failed=_NO_MARKER)
     rationale, answer = halves
     if not rationale:
-        return Parsed("", None, failed="no rationale before the marker")
-    equation = clean_equation(answer)
-    if not equation or equation.count("(") > equation.count(")"):
-        return Parsed(rationale, None, failed="the reply breaks off within its answer")
-    if arithmetic.evaluate(equation) is None:
-        return Parsed(rationale, None, undecided="the answer is not arithmetic")
-    return Parsed(rationale, equation)
+        return Parsed("", None, failed=_NO_RATIONALE)
+    equation, trouble = _equation(answer)
+    if equation is not None:
+        return Parsed(rationale, equation)
+    cleaned = clean_equation(answer)
+    # An answer that begins on the next line is complete; one without any digit or word is not.
+    if not re.search(r"\w", answer) or cleaned.count("(") > cleaned.count(")"):
+        return Parsed(rationale, None, failed=_BREAKS_OFF)
+    return Parsed(rationale, None, undecided=trouble)
+
+
+_NLI_WORD = re.compile(r"\b(entailment|neutral|contradiction)\b", re.IGNORECASE)
+_NEGATION = re.compile(r"\b(?:not|neither|nor|or)\b|n['’]t\b", re.IGNORECASE)
 
 
 def _read_nli(halves: tuple[str, str] | None) -> Parsed:
     if halves is None:
-        return Parsed("", None, failed="no answer marker")
+        return Parsed("", None, failed=_NO_MARKER)
     rationale, answer = halves
     if not rationale:
-        return Parsed("", None, failed="no rationale before the marker")
-    first = answer.split("\n")[0].strip(" .!\"'()").lower()
-    if not first:
-        return Parsed(rationale, None, failed="the reply breaks off within its answer")
-    if first not in NLI_LABELS:
+        return Parsed("", None, failed=_NO_RATIONALE)
+    if not re.search(r"\w", answer):
+        return Parsed(rationale, None, failed=_BREAKS_OFF)
+    line = next(line for line in answer.split("\n") if re.search(r"\w", line))
+    first = line.strip(" .!\"'()").lower()
+    if first in NLI_LABELS:
+        return Parsed(rationale, first)
+    sentence = re.split(r"[.!;](?:\s|\Z)", reply_text.undecorated(line), maxsplit=1)[0]
+    named = reply_text.first_of(sentence, NLI_LABELS)
+    words = {word.lower() for word in _NLI_WORD.findall(sentence)}
+    if named is None and len(words) == 1 and not _NEGATION.search(sentence):
+        named = words.pop()
+    if named is None:
         return Parsed(rationale, None, undecided="the answer is none of the three labels")
-    return Parsed(rationale, first)
+    return Parsed(rationale, named)
 
 
 def read_esnli(reply: str, choices: Sequence[str] = ()) -> Parsed:
@@ -205,7 +364,11 @@ def parse(
     if teacher not in ("palm", "gpt"):
         raise ValueError(f"teacher must be 'palm' or 'gpt'; got {teacher!r}")
     if mode == "improved":
-        return _READERS[_known(name)](reply, choices)
+        opened = reply_text.open_reply(reply)
+        if not opened.text.strip() and opened.trouble:
+            return Parsed("", None, failed=opened.trouble)
+        parsed = _READERS[_known(name)](opened.text, choices)
+        return dataclasses.replace(parsed, failed=opened.trouble) if parsed.failed and opened.trouble else parsed
     rationale, label, failure = _STRICT[_known(name)](reply, teacher)
     return Parsed(rationale, label, failed=failure)
 

@@ -104,16 +104,15 @@ def bars(counts: Mapping[str, int], *, most: int = 12, total: int | None = None,
     Args:
       counts: name → number, in the order to show.
       most: at most so many bars.
-      total: what shares are of; by default the sum.
+      total: what shares and widths are of; by default the sum. A full bar is everything.
       long: the names are sentences and need room.
     """
     if not counts:
         return '<p class="none">none</p>'
     total = total or sum(counts.values()) or 1
-    largest = max(counts.values())
     rows = []
     for name, count in list(counts.items())[:most]:
-        share = 100.0 * count / largest if largest else 0.0
+        share = min(100.0, 100.0 * count / total)
         rows.append(
             f'<tr><th title="{escape(name)}">{escape(name)}</th><td class="track"><i style="width:{share:.1f}%"></i></td>'
             f'<td class="number">{count:,}</td><td class="share">{count / total:.1%}</td></tr>'

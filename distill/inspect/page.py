@@ -171,7 +171,17 @@ def _tiles(stats: Statistics) -> str:
         f'<div class="tile"><b>{value}</b><span>{escape(name)}</span><em>{escape(more)}</em></div>'
         for name, value, more in tiles
     )
-    return f'<div class="tiles" id="tiles">{"".join(cells)}</div>'
+    columns = f"--wide: {_columns_for(len(tiles), 7, 4)}; --middle: {_columns_for(len(tiles), 5, 3)}"
+    return f'<div class="tiles" id="tiles" style="{columns}">{"".join(cells)}</div>'
+
+
+def _columns_for(number: int, most: int, least: int) -> int:
+    """How many tiles to put side by side so that the last row is as full as can be; the most, if several are as good.
+
+    >>> [_columns_for(number, 7, 4) for number in (4, 7, 8, 9, 10, 11)]
+    [4, 7, 4, 5, 5, 6]
+    """
+    return min(range(most, least - 1, -1), key=lambda columns: -number % columns)
 
 
 def _labels_section(stats: Statistics) -> str:
@@ -233,8 +243,9 @@ def _length_section(each: Any, unit: str) -> str:
     return (
         f"<section><h2>Length of {escape(each.name)}</h2>"
         f"{histogram(each.values, limit=each.limit, unit=unit, title=f'length of {each.name}')}"
+        '<div class="scroll">'
         f'<table><thead><tr><th class="n">sequences</th><th class="n">mean</th>{names}</tr></thead>'
-        f'<tr><td class="n">{len(each.values):,}</td><td class="n">{each.mean:.1f}</td>{cells}</tr></table>'
+        f'<tr><td class="n">{len(each.values):,}</td><td class="n">{each.mean:.1f}</td>{cells}</tr></table></div>'
         f'<p class="note">in {escape(unit)}; {cut}</p></section>'
     )
 
@@ -283,6 +294,9 @@ def _quality_section(stats: Statistics) -> str:
     return "".join(parts) + "</section>"
 
 
+_ORIGIN = ("teacher", "model", "prompt", "settings", "rows", "tokens read / written", "dates")
+
+
 def _origin_section(summary: Summary | None) -> str:
     if summary is None or not summary.origins:
         return ""
@@ -298,12 +312,12 @@ def _origin_section(summary: Summary | None) -> str:
             f"{origin.usage.prompt_tokens:,} / {origin.usage.completion_tokens:,}",
             f"{origin.first[:10]} – {origin.last[:10]}",
         )
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    names = ("teacher", "model", "prompt", "settings", "rows", "tokens read / written", "dates")
-    head = "".join(f"<th>{name}</th>" for name in names)
+        named = zip(_ORIGIN, cells)
+        rows.append("<tr>" + "".join(f'<td data-name="{name}">{escape(cell)}</td>' for name, cell in named) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in _ORIGIN)
     return (
-        '<section class="wide"><h2>Where the rationales come from</h2><div class="scroll"><table>'
-        f"<thead><tr>{head}</tr></thead>{''.join(rows)}</table></div></section>"
+        '<section class="wide"><h2>Where the rationales come from</h2><table class="origins">'
+        f"<thead><tr>{head}</tr></thead>{''.join(rows)}</table></section>"
     )
 
 

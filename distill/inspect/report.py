@@ -107,6 +107,8 @@ def inspect(config: InspectConfig) -> InspectReport:
     )
     rejected = dict(collections.Counter(problem.reason for problem in told.problems if problem.kind == ROW))
     remarks = [f"Lengths in {stats.unit}. Labels compared as {answer}."]
+    if stats.label_source != plan.label_source:
+        remarks.append("No row has a gold label: label lengths and the effective λ are those of the teacher's labels.")
     if rejected:
         remarks.append("Left out: " + "; ".join(f"{number:,} × {reason}" for reason, number in rejected.items()))
     summary = (

@@ -40,7 +40,7 @@ class Plan:
       lam: λ.
       label_rate, rationale_rate: of the mixture.
       batch_size: rows a batch.
-      label_source: ``gold`` or ``teacher``.
+      label_source: ``gold`` or ``teacher``; a set without any gold label is measured by the teacher's.
     """
 
     inputs: int | None = None
@@ -120,6 +120,7 @@ class Statistics:
       compared, agreed: rows with both labels; those where they agree. ``confusion``: (gold, teacher) → rows;
         ``disagreements``: the same, of those that do not.
       shares: vote shares of rows with several voters.
+      label_source: whose labels are measured: ``gold`` or ``teacher``.
       lengths: by name.
       duplicate_inputs: rows whose input another row has; ``contradictions``: of these, rows whose gold labels differ.
       repeated: the most frequent rationales that several rows share.
@@ -145,6 +146,7 @@ class Statistics:
     confusion: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     disagreements: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     shares: list[float] = dataclasses.field(default_factory=list)
+    label_source: str = "gold"
     lengths: list[Lengths] = dataclasses.field(default_factory=list)
     duplicate_inputs: int = 0
     contradictions: int = 0
@@ -232,7 +234,9 @@ def _measure(
     """Lengths of inputs, labels and rationales of every row; fills in what depends on lengths alone."""
     prefix = max(plan.label_prefix, plan.rationale_prefix, key=lambda text: ruler.count([text])[0])
     inputs = ruler.lengths([prefix + record.input for record in records], plan.separator)
-    targets = [(record.label if plan.label_source == "gold" else record.llm_label) or "" for record in records]
+    gold = plan.label_source == "gold" and any(record.label is not None for record in records)
+    stats.label_source = "gold" if gold else "teacher"
+    targets = [(record.label if gold else record.llm_label) or "" for record in records]
     labels = ruler.lengths(targets)
     flat = iter(ruler.lengths([text for record in records for text in record.rationales]))
     rationales = [[next(flat) for _ in record.rationales] for record in records]

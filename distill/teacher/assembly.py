@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teacher import parsing, rows, selection, voting
-from distill.teacher.collect import Collected
+from distill.teacher.asked import Collected, PromptedRow
 from distill.teacher.parsing import Said
+from distill.teacher.prompt import Prompt
 from distill.teacher.replies import Failure, Reply, Request, Usage
 from distill.teacher.selection import Rules, Sieve
-from distill.teacher.templates import Prompt
 from distill.teacher.voting import Answer, Vote
 from tasks import metrics
 from tasks.records import Record
@@ -18,23 +18,6 @@ from tasks.records import Record
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
 NOT_ASKED = Failure("not asked")
-
-
-@dataclasses.dataclass
-class PromptedRow:
-    """A row and its requests.
-
-    Attributes:
-      record: the row.
-      requests: in which the teacher is to answer.
-      told: in which the teacher is told the answer.
-      misfit: why there are no requests, or "".
-    """
-
-    record: Record
-    requests: list[Request] = dataclasses.field(default_factory=list)
-    told: list[Request] = dataclasses.field(default_factory=list)
-    misfit: str = ""
 
 
 class Assembly:
@@ -45,6 +28,7 @@ class Assembly:
       rules: what stays.
       answer: how answers are compared.
       as_json: teacher → whether it was asked for JSON.
+      labels: the labels there are, or nothing; see :func:`distill.teacher.labels.known_labels`.
       keep_replies: put raw replies into the provenance.
 
     Attributes:
@@ -60,10 +44,11 @@ class Assembly:
         rules: Rules,
         answer: metrics.AnswerKind,
         as_json: Mapping[str, bool],
+        labels: Sequence[str] = (),
         keep_replies: bool = False,
     ):
         self.prompt, self.rules, self.answer = prompt, rules, answer
-        self.as_json, self.keep_replies = as_json, keep_replies
+        self.as_json, self.labels, self.keep_replies = as_json, tuple(labels), keep_replies
         self.failures: list[dict[str, Any]] = []
         self.compared = self.agreed = self.rationalised = 0
         self._dropped: collections.Counter[str] = collections.Counter()
@@ -120,7 +105,7 @@ class Assembly:
             if where not in self._read:
                 json_wanted = self.as_json[request.teacher]
                 self._read[where] = [
-                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted)
+                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted, labels=self.labels)
                     for choice in reply.choices
                 ]
             answers += [Answer(request.teacher, request.sample + n, said) for n, said in enumerate(self._read[where])]

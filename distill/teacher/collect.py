@@ -4,6 +4,8 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
+import json
 import logging
 import signal
 import threading
@@ -11,33 +13,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.teacher import cost
-from distill.teacher.cost import Budget, Prices, Tokenizing
+from distill.teacher.asked import Collected
+from distill.teacher.cost import Budget, Prices, Reservation, Tokenizing
 from distill.teacher.progress import Progress, Silent, State
-from distill.teacher.replies import Failure, Reply, Request, RequestFailedError, Teacher, TeacherStoppedError, Usage
+from distill.teacher.replies import (
+    Failure,
+    Reply,
+    Request,
+    RequestFailedError,
+    Teacher,
+    TeacherSettingsError,
+    TeacherStoppedError,
+    Usage,
+)
 from distill.teacher.store import ReplyStore
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class Collected:
-    """What came of the requests, by key.
-
-    Attributes:
-      replies: finished requests.
-      failures: requests that came to nothing; the next run asks them again.
-      stopped: why the job ended early, or "".
-    """
-
-    replies: dict[str, Reply] = dataclasses.field(default_factory=dict)
-    failures: dict[str, Failure] = dataclasses.field(default_factory=dict)
-    stopped: str = ""
-
-    def update(self, other: "Collected") -> None:
-        """Adds another collection."""
-        self.replies.update(other.replies)
-        self.failures.update(other.failures)
-        self.stopped = self.stopped or other.stopped
+_DISCARDED = "discarded "  # the store's notes of attempts that were charged and gave no reply, by request key
 
 
 class Collector:
@@ -72,6 +64,8 @@ class Collector:
         self._settled = asyncio.Event()
         self._stopped = asyncio.Event()
         self._stop = ""
+        self._hopeless = False
+        self._waiting = 0  # requests under way that wait for money for their next attempt
 
     def lookup(self, requests: Iterable[Request]) -> tuple[dict[str, Request], Collected]:
         """The distinct requests, by key, and what the store has of them, counted into usage and cost."""
@@ -81,6 +75,12 @@ class Collector:
         found = Collected(replies=self.store.find(distinct))
         for key, reply in found.replies.items():
             self._count(distinct[key], reply)
+        for name, value in self.store.notes(_DISCARDED):
+            asked = distinct.get(name.removeprefix(_DISCARDED))
+            if asked is not None:
+                spent = json.loads(value)
+                self._spend(asked, Usage(*spent["usage"]))
+                self.budget.perhaps_spent += spent["unknown"] * self._risk(asked)
         self.state.total += len(distinct)
         self.state.cached += len(found.replies)
         return distinct, found
@@ -89,7 +89,7 @@ class Collector:
         """Starts no more requests; those under way are finished."""
         if not self._stop:
             self._stop = reason
-            _log.warning("stopping: %s", reason)
+            _log.info("stopping: %s", reason)
             for teacher in self.teachers.values():
                 if hasattr(teacher, "halt"):
                     teacher.halt()
@@ -110,11 +110,26 @@ class Collector:
             if key not in result.replies:
                 todo[request.teacher].append(request)
         self.progress(self.state)
-        with _on_interrupt(self.stop):
+        with _on_interrupt(self.stop), self._ticking():
             crews = [self._crew(self.teachers[name], batch, result) for name, batch in todo.items()]
             await asyncio.gather(*crews)
-        result.stopped = self._stop
+        result.stopped, result.hopeless = self._stop, self._hopeless
         return result
+
+    @contextlib.contextmanager
+    def _ticking(self) -> Iterator[None]:
+        """Tells the progress once a second how far it is, also while nothing comes back."""
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                self.progress(self.state)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
 
     async def _crew(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
         ask_batch = getattr(teacher, "ask_batch", None)
@@ -153,18 +168,24 @@ class Collector:
                 return
             self.budget.reserve(risk)
             self.state.active += 1
+            discarded = functools.partial(self._discard, request)
+            reserved = Reservation(self.budget, risk, self._may_try_again, discarded)
+            cost.reservation.set(reserved)
             try:
-                await self._ask(teacher, request, risk, row, result)
+                await self._ask(teacher, request, reserved, row, result)
             finally:
+                cost.reservation.set(None)
                 self.state.active -= 1
                 self._settled.set()
                 self.progress(self.state)
 
-    async def _ask(self, teacher: Teacher, request: Request, risk: float, row: "_Row", result: Collected) -> None:
+    async def _ask(
+        self, teacher: Teacher, request: Request, reserved: Reservation, row: "_Row", result: Collected
+    ) -> None:
         try:
             reply = await teacher.ask(request)
         except RequestFailedError as error:
-            (self.budget.lost if error.perhaps_paid else self.budget.release)(risk)
+            reserved.close(error.perhaps_paid)
             result.failures[request.key] = error.failure
             if error.failure.reason == "not asked":
                 return
@@ -175,20 +196,39 @@ class Collector:
                 )
             return
         except TeacherStoppedError as error:
-            self.budget.release(risk)
+            reserved.close()
             result.failures[request.key] = Failure("not asked", str(error))
-            self.stop(str(error))
+            self._stop_for(error)
             return
         except BaseException:
-            self.budget.lost(risk)
+            reserved.close(perhaps_paid=True)
             raise
         row.succeeded()
         await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
-        self.budget.settle(risk, 0.0)
+        reserved.close()
         self._count(request, reply)
         self.paid.append(request.key)
         result.replies[request.key] = reply
         self.state.finished += 1
+
+    def _stop_for(self, error: TeacherStoppedError) -> None:
+        self._hopeless = self._hopeless or (not self._stop and isinstance(error, TeacherSettingsError))
+        self.stop(str(error))
+
+    def _discard(self, request: Request, usage: Usage | None) -> None:
+        """Counts an attempt that gave no reply, and keeps note of it: a restarted job does not get the money again."""
+        self.state.discarded += 1
+        if usage is not None:
+            self._spend(request, usage)
+        elif request.teacher not in self.prices:
+            return
+        note = f"{_DISCARDED}{request.key}"
+        noted = dict(self.store.notes(note)).get(note)
+        before: dict[str, Any] = json.loads(noted) if noted else {"usage": [0, 0], "unknown": 0}
+        total = Usage(*before["usage"]) + (usage or Usage())
+        unknown = before["unknown"] + int(usage is None)
+        after = {"usage": [total.prompt_tokens, total.completion_tokens], "unknown": unknown}
+        self.store.note(note, json.dumps(after))
 
     async def _batch(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
         risk = sum(self._risk(request) for request in requests)
@@ -212,7 +252,7 @@ class Collector:
         except StopAsyncIteration:
             pass
         except TeacherStoppedError as error:
-            self.stop(str(error))
+            self._stop_for(error)
         finally:
             stopping.cancel()
             self.budget.release(risk)
@@ -231,10 +271,13 @@ class Collector:
         self.progress(self.state)
 
     def _count(self, request: Request, reply: Reply, batch: bool | None = None) -> None:
-        usage = reply.usage
-        self.tokenizing[request.model].learn(request, usage)
-        if usage is None:
-            return
+        self.tokenizing[request.model].learn(request, reply.usage)
+        if reply.usage is None:
+            self.budget.perhaps_spent += self._risk(request)
+        else:
+            self._spend(request, reply.usage, batch)
+
+    def _spend(self, request: Request, usage: Usage, batch: bool | None = None) -> None:
         self.usage[request.teacher] += usage
         self.state.prompt_tokens += usage.prompt_tokens
         self.state.completion_tokens += usage.completion_tokens
@@ -253,10 +296,19 @@ class Collector:
         batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
         return prices.of(cost.most(request, self.tokenizing[request.model]), batch=batch)
 
+    async def _may_try_again(self, risk: float) -> bool:
+        """:meth:`_may_spend` for another attempt of a request under way."""
+        self._waiting += 1
+        self._settled.set()
+        try:
+            return await self._may_spend(risk)
+        finally:
+            self._waiting -= 1
+
     async def _may_spend(self, risk: float) -> bool:
-        """Whether a request may start; waits while others under way decide it. Stops the job when it may not."""
+        """Whether an attempt may start; waits while others under way decide it. Stops the job when it may not."""
         while not self.budget.fits(risk):
-            if self.state.active == 0:
+            if self.state.active == self._waiting:
                 self.stop(self._over_budget(risk))
             if self._stop:
                 return False
@@ -267,9 +319,7 @@ class Collector:
     def _over_budget(self, risk: float) -> str:
         budget = self.budget
         perhaps = (
-            f" (and perhaps {budget.perhaps_spent:,.4f} for requests that came to nothing)"
-            if budget.perhaps_spent
-            else ""
+            f" (and perhaps {budget.perhaps_spent:,.4f} for attempts of unknown usage)" if budget.perhaps_spent else ""
         )
         spent = f"{budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent"
         return f"the cost cap is reached: {spent}, the next may cost {risk:,.4f}"
@@ -284,7 +334,7 @@ class _Row:
     any_success: bool = False
 
     def failed(self, reason: str) -> bool:
-        if not (self.any_success and reason in ("bad request", "reply too large")):
+        if not (self.any_success and reason in ("bad request", "reply too large", "refused")):
             self.failures += 1
         return self.limit is not None and self.failures >= self.limit
 
@@ -300,7 +350,9 @@ def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
     before = {}
 
     def interrupted(number: int) -> None:
-        stop(f"{signal.Signals(number).name}: finishing the requests under way (once more ends them too)")
+        name = signal.Signals(number).name
+        _log.warning("%s: finishing the requests under way (once more ends them too)", name)
+        stop(name)
         for each in numbers:
             loop.remove_signal_handler(each)
 

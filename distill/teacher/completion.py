@@ -6,11 +6,22 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from distill.teacher.replies import END, FILTERED, Choice, Reply, Request, RequestFailedError, Usage
+from distill.teacher.replies import (
+    END,
+    FILTERED,
+    LENGTH,
+    REFUSED,
+    THOUGHT,
+    TOOL_CALL,
+    Choice,
+    Reply,
+    Request,
+    RequestFailedError,
+    Usage,
+)
 
 Endpoint = Literal["chat", "completions"]
 ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions")
-REFUSED = "refusal"
 _RAW = 2000  # characters of a broken body that are kept
 _MOST_STOPS = 4  # what the hosted API takes
 
@@ -88,15 +99,18 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
       seconds: how long it took.
 
     Raises:
-      RequestFailedError: ``wrong schema``.
+      RequestFailedError: ``wrong schema``; ``server error`` where the body reports one with a status of success.
     """
+    usage = _usage(value.get("usage")) if isinstance(value, Mapping) else None
 
-    def wrong(what: str) -> RequestFailedError:
-        return RequestFailedError("wrong schema", what, json.dumps(value)[:_RAW], perhaps_paid=True)
+    def wrong(what: str, reason: str = "wrong schema") -> RequestFailedError:
+        return RequestFailedError(reason, what, json.dumps(value)[:_RAW], perhaps_paid=True, usage=usage)
 
     if not isinstance(value, Mapping):
         raise wrong(f"expected a JSON object; got {type(value).__name__}")
     choices = value.get("choices")
+    if not choices and value.get("error"):
+        raise wrong(error_words(value), "server error")
     if not isinstance(choices, list) or not choices:
         raise wrong(f"expected a list of choices; got {str(choices)[:80]!r}")
     if samples is not None and len(choices) < samples:
@@ -105,6 +119,8 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
     for choice in choices[:samples]:
         try:
             texts.append(_choice(choice))
+        except _ChoiceError as error:
+            raise wrong(str(error), "server error") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise wrong(f"a choice without text ({error})") from None
     answered_by = value.get("model")
@@ -112,29 +128,139 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
         key=key,
         choices=tuple(texts),
         model=printable(answered_by) if isinstance(answered_by, str) else model,
-        usage=_usage(value.get("usage")),
+        usage=usage,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=seconds,
     )
 
 
+def error_words(value: Any) -> str:
+    """The server's words in the JSON of an error: of OpenAI's form, or as other servers write it."""
+    if isinstance(value, list) and value:  # Gemini
+        value = value[0]
+    error = value.get("error", value) if isinstance(value, Mapping) else value
+    if isinstance(error, Mapping):
+        words = error.get("message") or error.get("detail") or error.get("code")
+        return printable(words if isinstance(words, str) else json.dumps(error)[:500])
+    return printable(str(error))
+
+
+class _ChoiceError(Exception):
+    """A choice that carries an error of the server in place of a reply."""
+
+
+# Other names for the ends that matter here; any other name stays as it is.
+_FINISHES: Mapping[str, str] = {
+    "stop": END,
+    "eos": END,
+    "eos_token": END,
+    "end_turn": END,
+    "stop_sequence": END,
+    "length": LENGTH,
+    "max_tokens": LENGTH,
+    "max_output_tokens": LENGTH,
+    "model_length": LENGTH,
+    "model_context_window_exceeded": LENGTH,
+    "content_filter": FILTERED,
+    "content_filtered": FILTERED,
+    "safety": FILTERED,
+    "recitation": FILTERED,
+    "prohibited_content": FILTERED,
+    "blocklist": FILTERED,
+    "spii": FILTERED,
+    "refusal": REFUSED,
+}
+
+
+def finish_of(value: Any) -> str:
+    """Why a reply ended, in one vocabulary for all servers; END where they do not say.
+
+    >>> finish_of("MAX_TOKENS"), finish_of("eos_token"), finish_of(None)
+    ('length', 'stop', 'stop')
+    """
+    if not value:
+        return END
+    return _FINISHES.get(str(value).lower(), printable(str(value)))
+
+
 def _choice(choice: Mapping[str, Any]) -> Choice:
-    finish = choice.get("finish_reason") or END
+    finish = finish_of(choice.get("finish_reason"))
     message = choice.get("message")
-    text = choice["text"] if message is None else message.get("content")
-    if message is not None and text is None and isinstance(message.get("refusal"), str):
-        text, finish = message["refusal"], REFUSED
-    if text is None and finish == FILTERED:
-        text = ""
-    if not isinstance(text, str):
-        raise ValueError(f"expected a string; got {type(text).__name__}")
-    return Choice(printable(text), str(finish))
+    if message is None and "text" in choice:  # the completions endpoint
+        message = {"content": choice["text"]}
+    if not isinstance(message, Mapping):
+        raise ValueError(f"expected a message; got {type(message).__name__}")
+    if finish == "error" or (choice.get("error") and not message.get("content")):
+        raise _ChoiceError(error_words(choice) if choice.get("error") else "the reply ended with an error")
+    text, thoughts, refusal = _parts(message.get("content"))
+    refused = message.get("refusal")
+    if isinstance(refused, str) and refused.strip() and not text.strip():
+        refusal = refused
+    if refusal and not text.strip():
+        return Choice(printable(refusal), REFUSED)
+    note = ""
+    if not text.strip():
+        thoughts = thoughts or next(filter(None, (_parts(message.get(name))[0] for name in _THOUGHT_FIELDS)), "")
+        note = _tool_call(message) or (THOUGHT + thoughts[:_RAW] if thoughts.strip() else "")
+    return Choice(printable(text), finish, printable(note))
+
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_TEXT_PARTS = ("text", "output_text", None)
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking", "summary_text")
+
+
+def _parts(content: Any) -> tuple[str, str, str]:
+    """Text, thoughts and refusal in a message's content: a text, null, or a list of typed parts.
+
+    Raises:
+      ValueError: something else.
+    """
+    if content is None:
+        return "", "", ""
+    if isinstance(content, str):
+        return content, "", ""
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        raise ValueError(f"expected a string or a list of parts; got {type(content).__name__}")
+    text, thoughts, refusal = [], [], []
+    for part in content:
+        if isinstance(part, str):
+            text.append(part)
+            continue
+        if not isinstance(part, Mapping):
+            raise ValueError(f"expected a part of a message; got {type(part).__name__}")
+        kind = part.get("type")
+        if kind in _TEXT_PARTS and not part.get("thought"):
+            if isinstance(part.get("text"), str):
+                text.append(part["text"])
+        elif kind in _THOUGHT_PARTS or part.get("thought"):
+            thoughts.append("".join(str(value) for name, value in part.items() if name not in ("type", "signature")))
+        elif kind == "refusal":
+            refusal.append(str(part.get("refusal", "")))
+    return "".join(text), "".join(thoughts), "".join(refusal)
+
+
+def _tool_call(message: Mapping[str, Any]) -> str:
+    """The first tool call of a message, for the failures file, or ""."""
+    calls = message.get("tool_calls") or ([{"function": call}] if (call := message.get("function_call")) else [])
+    if not isinstance(calls, list) or not calls or not isinstance(calls[0], Mapping):
+        return ""
+    function = calls[0].get("function")
+    function = function if isinstance(function, Mapping) else {}
+    return f"{TOOL_CALL}{function.get('name', '?')}({str(function.get('arguments', ''))[:_RAW]})"
 
 
 def _usage(value: Any) -> Usage | None:
+    """Tokens read and written, under OpenAI's names or Anthropic's."""
     if not isinstance(value, Mapping):
         return None
-    read, written = value.get("prompt_tokens"), value.get("completion_tokens")
+    read = value.get("prompt_tokens", value.get("input_tokens"))
+    written = value.get("completion_tokens", value.get("output_tokens"))
     if isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0:
+        total = value.get("total_tokens")
+        if isinstance(total, int) and total > read + written:
+            written = total - read  # Gemini leaves the thoughts out of completion_tokens; they are charged as output
         return Usage(read, written)
     return None

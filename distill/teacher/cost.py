@@ -1,6 +1,8 @@
 """What a job costs: before it starts, so far, and at most."""
 
+import contextvars
 import dataclasses
+from collections.abc import Awaitable, Callable
 
 from distill.teacher.replies import Request, Usage
 
@@ -90,6 +92,56 @@ class Budget:
     def release(self, amount: float) -> None:
         """The request came to nothing and cost nothing."""
         self.reserved -= amount
+
+
+class Reservation:
+    """The money set aside for one request: one attempt at a time, at its worst, until its usage is known.
+
+    Args:
+      budget: where ``amount`` has been reserved for the first attempt.
+      amount: what one attempt can cost at most.
+      wait_for_room: waits until another ``amount`` fits into the budget; returns whether it ever will.
+      discarded: called with the usage of every attempt that gave no reply; None where it is not known.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        amount: float,
+        wait_for_room: Callable[[float], Awaitable[bool]],
+        discarded: Callable[[Usage | None], None],
+    ):
+        self._budget, self._amount = budget, amount
+        self._wait_for_room, self._discarded = wait_for_room, discarded
+        self._held = True
+
+    async def attempt(self) -> bool:
+        """Call before every attempt: reserves its worst, unless the last reservation is unused. False: do not send it."""
+        if not self._held:
+            if not await self._wait_for_room(self._amount):
+                return False
+            self._budget.reserve(self._amount)
+            self._held = True
+        return True
+
+    def failed(self, usage: Usage | None = None) -> None:
+        """The attempt gave no reply, but may have been charged: with ``usage``, if it is known, else at its worst."""
+        if self._held:
+            self._held = False
+            (self._budget.release if usage is not None else self._budget.lost)(self._amount)
+            self._discarded(usage)
+
+    def close(self, perhaps_paid: bool = False) -> None:
+        """The request is over. What is still held was not used, or, if ``perhaps_paid``, may have been charged."""
+        if perhaps_paid:
+            self.failed()
+        elif self._held:
+            self._held = False
+            self._budget.release(self._amount)
+
+
+reservation: contextvars.ContextVar[Reservation | None] = contextvars.ContextVar("reservation", default=None)
+"""The reservation of the request that the current task works on."""
 
 
 @dataclasses.dataclass(frozen=True)

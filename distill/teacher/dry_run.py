@@ -7,10 +7,10 @@ from typing import Any
 from distill.teacher import cost
 from distill.teacher.cost import Estimate, Tokenizing
 from distill.teacher.job import ExtractConfig, TeacherConfig
+from distill.teacher.prompt import Prompt
 from distill.teacher.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.replies import Request, Usage
 from distill.teacher.store import ReplyStore
-from distill.teacher.templates import Prompt
 
 
 def estimate(config: ExtractConfig) -> Estimate:

@@ -13,16 +13,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.teacher import rows
-from distill.teacher.assembly import Assembly, PromptedRow
-from distill.teacher.collect import Collected, Collector
+from distill.teacher.asked import Collected, PromptedRow
+from distill.teacher.assembly import Assembly
+from distill.teacher.collect import Collector
 from distill.teacher.cost import Budget
 from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
-from distill.teacher.progress import Progress, automatic
+from distill.teacher.labels import known_labels
+from distill.teacher.progress import Progress, State, automatic
+from distill.teacher.prompt import Prompt
 from distill.teacher.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.replies import Teacher
 from distill.teacher.store import ReplyStore
-from distill.teacher.templates import Prompt
 from tasks import metrics
+from tasks.records import Record
 
 _ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "equation", "asdiv": "equation"}
 
@@ -32,7 +35,7 @@ def extract(config: ExtractConfig, *, progress: Progress | None = None) -> Extra
 
     Args:
       config: see :class:`ExtractConfig`.
-      progress: is told how far it is; by default a bar on the terminal or lines in the log.
+      progress: called with the state after every change; by default a bar on the terminal, or else lines on stderr.
 
     Raises:
       ExtractionStoppedError: the job ended early (wrong key, no server, cost cap, interrupt) and ``accept_partial`` is
@@ -70,6 +73,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     rows.check_place(config.output)
     progress = progress or automatic()
     report = ExtractReport(prompt=prompt.name, prompt_hash=prompt.hash)
+    progress(State())
     records, report.rejected = read_records(config)
     report.read = len(records)
     twice = len(records) - len({record.id for record in records})
@@ -91,6 +95,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 rules=config.rules,
                 answer=_answer_kind(config, prompt),
                 as_json=as_json,
+                labels=_labels(config, prompt, records),
                 keep_replies=config.keep_replies,
             )
             groups = _groups(config)
@@ -106,8 +111,11 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
         missing = report.requests - report.cached - report.finished
         raise ExtractionStoppedError(
             f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and kept "
-            f"in {config.store_path}; run the same again to ask the other {missing:,}",
+            f"in {config.store_path}; "
+            + ("correct the settings" if collected.hopeless else "run the same again")
+            + f" to ask the other {missing:,}",
             report,
+            collected.hopeless,
         )
     return report
 
@@ -116,6 +124,13 @@ def _answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
     if config.answer is not None:
         return config.answer
     return config.dataset.answer if config.dataset is not None else _ANSWER_KINDS.get(prompt.parser, "text")
+
+
+def _labels(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
+    if prompt.parser:  # which knows its labels, or that they are free
+        return ()
+    declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()
+    return known_labels(records, declared=declared, worked=[example.label for example in prompt.examples])
 
 
 def _groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:
@@ -158,6 +173,7 @@ def _finish(
 ) -> None:
     state = collector.state
     report.requests, report.cached, report.finished = state.total, state.cached, state.finished
+    report.failed, report.discarded = state.failed, state.discarded
     report.usage, report.cost, report.stopped = dict(collector.usage), state.cost, collected.stopped
     prefixes = {each.called: each.prefix for each in config.teachers}
     write = not report.stopped or config.accept_partial
@@ -171,6 +187,8 @@ def _finish(
         report.labelled += sum("llm_label" in row for row in values)
     counts = assembly.counts()
     report.failures, report.dropped = counts["failures"], counts["dropped"]
+    for failure in assembly.failures:
+        report.examples.setdefault(failure["reason"], failure["detail"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
     if write:

@@ -140,6 +140,11 @@ class Gate:
             retry_after = longest * random.uniform(0.75, 1.0)
         self._paused_until = max(self._paused_until, now + retry_after)
 
+    @property
+    def pause(self) -> float:
+        """Seconds until the pause ends that the server asked for, or that follows a refusal; 0 without one."""
+        return max(0.0, self._paused_until - self._clock())
+
     def correct_tokens(self, amount: float) -> None:
         """Tells the token limit that a request took ``amount`` more tokens than it was charged for."""
         self._tokens.correct(amount)

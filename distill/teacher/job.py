@@ -25,11 +25,13 @@ class ExtractionStoppedError(TeacherError):
 
     Attributes:
       report: what was done.
+      hopeless: whether the same command would end the same way: its settings are at fault.
     """
 
-    def __init__(self, message: str, report: "ExtractReport"):
+    def __init__(self, message: str, report: "ExtractReport", hopeless: bool = False):
         super().__init__(message)
         self.report = report
+        self.hopeless = hopeless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ class ExtractConfig:
       limit: only the first so many rows.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``; by default as the dataset or the prompt's
         parser does.
+      labels: the labels there are, for prompts without a parser; another label is counted as undecided. By default those of
+        the data set; else the gold labels and the worked examples', where the rows have few.
       samples: replies per row and teacher (Li et al. 2023, arXiv 2306.14050, "SCoTD"; the vote is by
         self-consistency).
       rationalise: ask again, with the gold label given, where the vote is ``wrong`` (or there is none), or for ``all``
@@ -73,6 +77,7 @@ class ExtractConfig:
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     answer: metrics.AnswerKind | None = None
+    labels: Sequence[str] = ()
     samples: int = 1
     rationalise: Rationalise = "off"
     combine: Combine = "merge"
@@ -131,8 +136,11 @@ class ExtractReport:
     Attributes:
       read: rows read. ``rejected``: rows of the source that are none, by reason.
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
-      requests, cached, finished: requests of this job, answered in earlier runs, answered in this one.
+      requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this one,
+        come to nothing in this one. Any others were not asked.
+      discarded: attempts of this run that may have been charged and gave no reply.
       failures: replies that could not be read and requests that came to nothing, by reason.
+      examples: for each reason of a failure, the first one's details: the server's own words.
       dropped: rationales and rows left out, by reason.
       noticed: what was seen and not acted on, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
@@ -151,7 +159,10 @@ class ExtractReport:
     requests: int = 0
     cached: int = 0
     finished: int = 0
+    failed: int = 0
+    discarded: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     noticed: dict[str, int] = dataclasses.field(default_factory=dict)
     compared: int = 0
@@ -164,6 +175,11 @@ class ExtractReport:
     prompt_hash: str = ""
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def skipped(self) -> int:
+        """Requests that were not asked."""
+        return self.requests - self.cached - self.finished - self.failed
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return dataclasses.asdict(self)
@@ -173,13 +189,19 @@ class ExtractReport:
             return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())
 
         tokens = sum(self.usage.values(), Usage())
+        written = (
+            f"{self.written:,} of {self.read:,} rows written" if self.outputs else f"{self.read:,} rows, none written"
+        )
         lines = [
-            f"{self.written:,} of {self.read:,} rows written, {self.explained:,} with a rationale, "
-            f"{self.labelled:,} with a teacher's label",
-            f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before; "
-            f"{tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
+            f"{written}, {self.explained:,} with a rationale, {self.labelled:,} with a teacher's label",
+            f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
+            f"{self.skipped:,} not asked; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
+        if self.discarded:
+            lines.append(
+                f"attempts without a usable reply, counted because they may have been charged: {self.discarded:,}"
+            )
         if self.compared:
             share = self.agreed / self.compared
             lines.append(

@@ -1,13 +1,12 @@
 """How far a job is: counts, tokens, cost, and when it will be done."""
 
 import dataclasses
-import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-_log = logging.getLogger(__name__)
-_LOG_EVERY_S = 30.0
+_LINE_EVERY_S = 10.0
 
 
 @dataclasses.dataclass
@@ -18,6 +17,7 @@ class State:
       total: requests of the job.
       cached: of these, answered in earlier runs.
       finished, failed: of these, in this run.
+      discarded: attempts of this run that may have been charged and gave no reply.
       prompt_tokens, completion_tokens: of all replies, those of earlier runs included.
       cost: likewise; None without prices.
       active: requests under way.
@@ -27,6 +27,7 @@ class State:
     cached: int = 0
     finished: int = 0
     failed: int = 0
+    discarded: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
@@ -50,9 +51,11 @@ class State:
         return (self.total - self.done) / self.per_second if self.per_second else None
 
     def __str__(self) -> str:
+        if not self.total:
+            return "reading rows and prompt"
         left = self.seconds_left
         parts = [
-            f"{self.done:,} of {self.total:,}",
+            f"{self.done:,} of {self.total:,} requests",
             f"{self.per_second:.1f}/s",
             f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens",
         ]
@@ -62,6 +65,8 @@ class State:
             parts.append(f"{self.failed:,} failed")
         if self.cost is not None:
             parts.append(f"cost {self.cost:,.2f}")
+        if self.active:
+            parts.append(f"{self.active:,} under way")
         if left is not None and self.done < self.total:
             parts.append(f"{_clock(left)} left")
         return ", ".join(parts)
@@ -96,23 +101,28 @@ class Silent:
 
 
 class Logged:
-    """A line in the log now and then: for jobs without a terminal."""
+    """A line now and then: for jobs without a terminal.
 
-    def __init__(self, every_s: float = _LOG_EVERY_S, log: Callable[[str], None] | None = None):
-        self._every_s, self._last = every_s, float("-inf")
-        self._log = log or (lambda line: _log.info("%s", line))
+    Args:
+      every_s: seconds between two lines; the first comes at once.
+      log: takes a line; by default it goes to stderr.
+    """
+
+    def __init__(self, every_s: float = _LINE_EVERY_S, log: Callable[[str], None] | None = None):
+        self._every_s, self._last, self._total = every_s, float("-inf"), -1
+        self._log = log or (lambda line: print(f"extract: {line}", file=sys.stderr, flush=True))
         self._state: State | None = None
 
     def __call__(self, state: State) -> None:
-        """Logs if the last line is old enough."""
+        """Writes a line if the last one is old enough, or the job has become larger."""
         self._state = state
         now = time.monotonic()
-        if now - self._last >= self._every_s:
-            self._last = now
+        if now - self._last >= self._every_s or state.total != self._total:
+            self._last, self._total = now, state.total
             self._log(str(state))
 
     def close(self) -> None:
-        """Logs the final state."""
+        """Writes the final state."""
         if self._state is not None:
             self._log(str(self._state))
 
@@ -131,8 +141,8 @@ class Bar:
         """Updates the bar."""
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=state.total)
-        self._bar.update(self._task, total=state.total, completed=state.done, description=str(state))
+            self._task = self._bar.add_task("", total=state.total or None)
+        self._bar.update(self._task, total=state.total or None, completed=state.done, description=str(state))
 
     def close(self) -> None:
         """Leaves the last state on the screen."""
@@ -141,7 +151,7 @@ class Bar:
 
 
 def automatic() -> Progress:
-    """A bar where there is a terminal, else the log."""
+    """A bar where there is a terminal, else lines on stderr."""
     from rich.console import Console
 
     console = Console(stderr=True)

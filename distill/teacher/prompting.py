@@ -3,12 +3,12 @@
 import collections
 from collections.abc import Iterable, Mapping
 
-from distill.teacher.assembly import PromptedRow
+from distill.teacher.asked import PromptedRow
 from distill.teacher.completion import printable
 from distill.teacher.job import ExtractConfig
-from distill.teacher.replies import Message, Request
-from distill.teacher.server import SCHEMA
-from distill.teacher.templates import InputShapeError, Prompt, PromptError, load
+from distill.teacher.prompt import InputShapeError, Prompt, PromptError
+from distill.teacher.replies import SCHEMA, Message, Request
+from distill.teacher.templates import load
 from tasks import jsonl
 from tasks.records import Record, Report
 
@@ -20,6 +20,11 @@ def load_prompt(config: ExtractConfig) -> Prompt:
       PromptError: it cannot be used, or not for this job.
     """
     prompt = load(config.prompt)
+    if config.labels and prompt.parser:
+        raise PromptError(
+            f"{prompt.name}: labels (--label) are for prompts that are read by their template; "
+            f"the parser {prompt.parser!r} knows its answers. Leave out one of the two"
+        )
     if config.rationalise != "off" and not prompt.rationalise:
         raise PromptError(
             f"{prompt.name}: rationalise={config.rationalise!r} wants the entry 'rationalise', a question that gives the "

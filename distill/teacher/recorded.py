@@ -7,9 +7,9 @@ import json
 import pathlib
 from typing import Any
 
-from distill.teacher.completion import printable
+from distill.teacher.completion import finish_of, printable
 from distill.teacher.cost import Prices
-from distill.teacher.replies import END, Choice, Reply, Request, RequestFailedError, Sampling, Usage
+from distill.teacher.replies import Choice, Reply, Request, RequestFailedError, Sampling, Usage
 from distill.teacher.store import ReplyStore
 from tasks import sources
 from tasks.records import RowError, SourceError
@@ -119,7 +119,7 @@ class RecordedTeacher:
                 "not recorded", f"{request.purpose} {request.record_id!r}, sample {request.sample}"
             )
         usages = [Usage(*row["usage"]) for row in rows if row.get("usage")]
-        finish = str(rows[0].get("finish", END))
+        finish = finish_of(rows[0].get("finish"))
         return Reply(
             key=request.key,
             choices=tuple(Choice(printable(text), finish) for text in texts[: request.samples]),

@@ -9,8 +9,11 @@ from typing import Any, Literal, Protocol
 
 Purpose = Literal["explain", "rationalise"]
 
-END, LENGTH, FILTERED = "stop", "length", "content_filter"
-"""Why a teacher stopped writing: it was done, it ran out of tokens, or its provider withheld the rest."""
+END, LENGTH, FILTERED, REFUSED = "stop", "length", "content_filter", "refusal"
+"""Why a teacher stopped writing: done, out of tokens, the rest withheld by the provider, or a refusal in its own field."""
+
+THOUGHT, TOOL_CALL = "thoughts: ", "tool call: "
+"""How :attr:`Choice.note` begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +142,17 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One text that the teacher wrote, and why it stopped (``stop``, ``length``, ``content_filter`` …)."""
+    """One text that the teacher wrote, and why it stopped (``stop``, ``length``, ``content_filter`` …).
+
+    Attributes:
+      text: the answer; thoughts that came in a field of their own are left out.
+      finish: why it stopped.
+      note: what came where the text is blank: thoughts, or a tool call; else "".
+    """
 
     text: str
     finish: str = END
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +178,9 @@ class Reply:
     def to_json(self) -> str:
         """One line of JSON."""
         value = {
-            "choices": [[choice.text, choice.finish] for choice in self.choices],
+            "choices": [
+                [choice.text, choice.finish, *([choice.note] if choice.note else [])] for choice in self.choices
+            ],
             "model": self.model,
             "usage": None if self.usage is None else [self.usage.prompt_tokens, self.usage.completion_tokens],
             "date": self.date,
@@ -215,16 +227,24 @@ class RequestFailedError(TeacherError):
     Attributes:
       failure: what happened.
       perhaps_paid: whether the server may have charged for it all the same.
+      usage: the tokens charged, where a useless reply reports them.
     """
 
-    def __init__(self, reason: str, detail: str = "", raw: str = "", *, perhaps_paid: bool = False):
+    def __init__(
+        self, reason: str, detail: str = "", raw: str = "", *, perhaps_paid: bool = False, usage: Usage | None = None
+    ):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.failure = Failure(reason, detail, raw)
         self.perhaps_paid = perhaps_paid
+        self.usage = usage
 
 
 class TeacherStoppedError(TeacherError):
-    """No request can succeed now (wrong key, no such model, no money, no server); what was finished is kept."""
+    """No request can succeed now (wrong key, no money, no server); what was finished is kept."""
+
+
+class TeacherSettingsError(TeacherStoppedError):
+    """No request can ever succeed with these settings: no such model, or a field that the server does not take."""
 
 
 class Teacher(Protocol):
@@ -250,3 +270,15 @@ class Teacher(Protocol):
     async def close(self) -> None:
         """Frees connections and memory."""
         ...
+
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "rationale": {"type": "string", "description": "the reasoning, step by step"},
+        "label": {"type": "string", "description": "the answer alone"},
+    },
+    "required": ["rationale", "label"],
+    "additionalProperties": False,
+}
+"""What a structured reply looks like: reasons first, so that the answer follows from them."""

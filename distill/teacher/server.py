@@ -5,15 +5,19 @@ import dataclasses
 import json
 import logging
 import os
+import random
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from distill.teacher import completion, redaction
+from distill.teacher import completion, cost, redaction
 from distill.teacher.completion import Dialect, Endpoint
 from distill.teacher.cost import Prices
 from distill.teacher.gate import Gate
 from distill.teacher.replies import (
+    END,
+    SCHEMA,
     Choice,
     Failure,
     Message,
@@ -22,7 +26,9 @@ from distill.teacher.replies import (
     RequestFailedError,
     Sampling,
     TeacherError,
+    TeacherSettingsError,
     TeacherStoppedError,
+    Usage,
 )
 from distill.teacher.store import ReplyStore
 
@@ -43,6 +49,8 @@ class ServerConfig:
         hosted API.
       api_key_env: the environment variable with the API key. Servers at a ``base_url`` may do without.
       headers_env: further headers, each from an environment variable: ``{"api-key": "MY_GATEWAY_KEY"}``.
+      headers: further headers that are no secrets: ``{"X-Title": "distill"}``.
+      query: appended to every address: ``{"api-version": "2024-10-21"}`` for Azure. No secrets.
       endpoint: ``chat`` (messages) or ``completions`` (one text to go on from).
       structured: ask for JSON with a rationale and a label. ``json_schema``, ``json_object`` as the server has it;
         ``auto``: try once and take JSON schema if the server obeys it; ``off``: free text, read by the data set's
@@ -53,10 +61,12 @@ class ServerConfig:
       concurrency: the most requests under way.
       requests_per_minute, tokens_per_minute: limits of the account; None: none.
       attempt_s: the longest one attempt may take.
-      attempts: attempts per request at refused, failing, silent or lost connections (by the OpenAI client, with its
-        pauses).
-      bad_replies: how often a reply that is broken, empty or of the wrong shape is asked for again.
-      patience_s: how long to put up with nothing but refusals ("too many requests") before stopping.
+      attempts: attempts per request at refused, failing, silent or lost connections, with growing pauses. Refusals ("too
+        many requests") do not count.
+      bad_replies: how often a reply that is broken or of the wrong shape is asked for again; also an empty one, where
+        the temperature is not 0.
+      patience_s: how long to put up with failed attempts while none succeeds, whatever the failures are, before stopping;
+        an attempt under way may take ``attempt_s`` more.
       give_up_after: stop when so many requests in a row came to nothing.
       largest_bytes: longer reply bodies are refused.
       max_tokens_field, send_stop: see :class:`~distill.teacher.completion.Dialect`.
@@ -72,6 +82,8 @@ class ServerConfig:
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     headers_env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    query: Mapping[str, str] = dataclasses.field(default_factory=dict)
     endpoint: Endpoint = "chat"
     structured: Structured = "off"
     sampling: Sampling = Sampling()
@@ -110,6 +122,13 @@ class ServerConfig:
                 raise ValueError(f"ServerConfig.{field} must be positive; got {getattr(self, field)}")
         if self.base_url is not None:
             _check_url(self.base_url)
+        for field, remedy in (
+            ("headers", "name an environment variable with headers_env (--header_env=NAME=VARIABLE)"),
+            ("query", "send it as a header with headers_env (--header_env=NAME=VARIABLE)"),
+        ):
+            for name in getattr(self, field):
+                if _SECRET_NAME.search(name):
+                    raise ValueError(f"ServerConfig.{field}: {name!r} looks like a secret; {remedy}")
         if self.bad_replies < 0:
             raise ValueError(f"ServerConfig.bad_replies must be ≥ 0; got {self.bad_replies}")
 
@@ -167,7 +186,8 @@ class ServerTeacher:
                 f"teacher {self.name!r}: the environment variable {config.api_key_env} holds no API key, and without a "
                 "base_url the hosted API would be asked, which wants one"
             )
-        headers = {}
+        headers = dict(config.headers)
+        secrets = []
         for header, variable in config.headers_env.items():
             value = redaction.secret_from_environment(variable)
             if value is None:
@@ -175,7 +195,8 @@ class ServerTeacher:
                     f"teacher {self.name!r}: header {header} wants the environment variable {variable}, which is not set"
                 )
             headers[header] = value
-        self.redact = redaction.Redactor([*([key] if key else []), *headers.values()])
+            secrets.append(value)
+        self.redact = redaction.Redactor([*([key] if key else []), *secrets])
         self.url = redaction.public_url(base_url or "https://api.openai.com/v1")
         self.dialect = Dialect(
             endpoint=config.endpoint,
@@ -185,11 +206,14 @@ class ServerTeacher:
         )
         self._openai = openai
         self._transport = transport
+        self._trouble_since: float | None = None
+        self._adapted: set[str] = set()
         self.client = openai.AsyncOpenAI(
             api_key=key or "none",
             base_url=base_url,
-            max_retries=config.attempts - 1,
+            max_retries=0,  # see ask: the client's own retries know neither the budget nor our patience
             default_headers=headers,
+            default_query=dict(config.query),
             http_client=transport.gated_client(
                 self.gate,
                 attempt_s=config.attempt_s,
@@ -260,68 +284,104 @@ class ServerTeacher:
         """
         estimate = request.characters / 4 + request.sampling.max_tokens * request.samples
         self._transport.request_tokens.set(estimate)
-        bad = 0
+        bad = failed = 0
         while True:
             try:
                 reply = await self._once(request)
             except RequestFailedError as error:
-                if error.failure.reason == "too many requests":
-                    self._check_patience(error.failure)
+                reason = error.failure.reason
+                if reason == "too many requests":  # the gate makes everybody wait
+                    self._check_patience(error.failure, self.gate.pause)
                     continue
-                if not (error.failure.reason in _WORTH_ANOTHER_TRY and bad < self.config.bad_replies):
+                if reason in _SERVER_FAULTS:
+                    failed += 1
+                    pause = min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 2.0 ** (failed - 1)) * random.uniform(0.75, 1.0)
+                    last = failed >= self.config.attempts
+                    self._check_patience(error.failure, 0.0 if last else pause)
+                    if last:
+                        raise
+                    await asyncio.sleep(pause)
+                    continue
+                if not (reason in _WORTH_ANOTHER_TRY and bad < self.config.bad_replies):
                     raise
             else:
                 if reply.usage is not None:
                     self.gate.correct_tokens(reply.usage.total - estimate)
-                if any(choice.text.strip() for choice in reply.choices) or bad >= self.config.bad_replies:
+                if bad >= self.config.bad_replies or not _may_end_otherwise(request, reply):
                     return reply
+                self._discard(reply.usage)
             bad += 1
             await asyncio.sleep(0.1 * 2**bad)
 
-    def _check_patience(self, failure: Failure) -> None:
-        waited = time.monotonic() - self.gate.last_success
-        if waited > self.config.patience_s:
+    def _discard(self, usage: Usage | None) -> None:
+        reserved = cost.reservation.get()
+        if reserved is not None:
+            reserved.failed(usage)
+
+    def _check_patience(self, failure: Failure, pause: float) -> None:
+        """Raises TeacherStoppedError if nothing but failed attempts has come for too long, or will have after a pause."""
+        now = time.monotonic()
+        if self._trouble_since is None or self.gate.last_success > self._trouble_since:
+            self._trouble_since = now
+        waited = now - self._trouble_since
+        if waited + pause > self.config.patience_s:
+            refused = failure.reason == "too many requests"
+            what = "has refused every request" if refused else f"has answered no request ({failure.reason})"
+            remedy = "run again later, or set requests_per_minute" if refused else "run again later"
             raise TeacherStoppedError(
-                f"teacher {self.name!r} has refused every request for {waited:.0f} s ({failure.detail}); "
-                "run again later, or set requests_per_minute"
+                f"teacher {self.name!r} {what} for {waited:.0f} s, of patience_s={self.config.patience_s:g} "
+                f"({failure.detail}); {remedy}"
             )
 
     async def _once(self, request: Request) -> Reply:
-        openai = self._openai
+        """One attempt. When it fails, its possible cost has been booked with the reservation."""
+        openai, dialect = self._openai, self.dialect
         started = time.monotonic()
         try:
-            content = await self._post(request)
+            content = await self._post(request, dialect)
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._stopped(f"does not accept the key in {self.config.api_key_env}", error) from None
         except openai.NotFoundError as error:
-            raise self._stopped(f"has no model {self.model!r}, or no such endpoint", error) from None
+            what = f"has no model {self.model!r}, or no such endpoint"
+            raise self._stopped(what, error, TeacherSettingsError) from None
         except openai.RateLimitError as error:
             if _no_money(error):
                 raise self._stopped("says that the quota is used up", error) from None
             self._check_wait(error)
             raise RequestFailedError("too many requests", self._words(error)) from None
         except openai.InternalServerError as error:
-            raise RequestFailedError("server error", self._words(error), perhaps_paid=True) from None
+            raise RequestFailedError("server error", self._words(error)) from None
         except openai.APIStatusError as error:
             words = self._words(error)
             if error.status_code == 402:
                 raise self._stopped("wants to be paid", error) from None
+            if error.status_code in (408, 409, 425):
+                raise RequestFailedError("server error", words) from None
+            if _is_filtered(error, words):
+                raise RequestFailedError("refused", words) from None
+            if _WRONG_MODEL.search(words):
+                raise self._stopped(f"has no model {self.model!r}", error, TeacherSettingsError) from None
             if request.schema is not None and any(
                 word in words for word in ("response_format", "json_schema", "schema")
             ):
-                raise self._stopped("does not take structured output: set structured='off'", error) from None
-            raise RequestFailedError("bad request", words) from None
+                what = "does not take structured output: set structured='off'"
+                raise self._stopped(what, error, TeacherSettingsError) from None
+            field = unsupported_field(error.param, words, completion.body(request, dialect))
+            if field is None:
+                raise RequestFailedError("bad request", words) from None
+            self._adapt(dialect, field, error)
+            return await self._once(request)
         except openai.APITimeoutError as error:
             if self._transport.never_connected(error):
-                raise RequestFailedError("no connection", self._cause(error), perhaps_paid=True) from None
-            detail = f"no reply within {self.config.attempt_s:g} s, {self.config.attempts} times"
-            raise RequestFailedError("timeout", detail, perhaps_paid=True) from None
+                raise RequestFailedError("no connection", self._cause(error)) from None
+            detail = f"no reply within {self.config.attempt_s:g} s, in {self.config.attempts} attempts"
+            raise RequestFailedError("timeout", detail) from None
         except openai.APIConnectionError as error:
-            raise RequestFailedError("no connection", self._cause(error), perhaps_paid=True) from None
+            raise RequestFailedError("no connection", self._cause(error)) from None
         except self._transport.NotSentError as error:
             raise RequestFailedError("not asked", str(error)) from None
         except self._transport.ReplyTooLargeError as error:
-            raise RequestFailedError("reply too large", str(error), perhaps_paid=True) from None
+            raise RequestFailedError("reply too large", str(error)) from None
         try:
             reply = completion.read(
                 completion.decode(content),
@@ -332,35 +392,59 @@ class ServerTeacher:
             )
         except RequestFailedError as error:
             failure = error.failure
-            raise RequestFailedError(
-                failure.reason, self.redact(failure.detail), self.redact(failure.raw), perhaps_paid=True
-            ) from None
+            self._discard(error.usage)
+            raise RequestFailedError(failure.reason, self.redact(failure.detail), self.redact(failure.raw)) from None
         return self._clean(reply)
 
     def _clean(self, reply: Reply) -> Reply:
-        choices = tuple(Choice(self.redact(choice.text), self.redact(choice.finish)) for choice in reply.choices)
+        choices = tuple(
+            Choice(self.redact(choice.text), self.redact(choice.finish), self.redact(choice.note))
+            for choice in reply.choices
+        )
         return dataclasses.replace(reply, choices=choices, model=self.redact(reply.model))
 
-    async def _post(self, request: Request) -> bytes:
+    def _adapt(self, used: Dialect, field: str, error: Any) -> None:
+        """Leaves out a field that the server rejects, from now on, where the request stays the same; else stops the job.
+
+        Raises:
+          TeacherSettingsError: the field changes the replies, so the user must decide to leave it out.
+        """
+        if field in _LENGTH_FIELDS:
+            other = next(name for name in _LENGTH_FIELDS if name != used.max_tokens_field)
+            adapted, what = dataclasses.replace(used, max_tokens_field=other), f"{other} is sent instead of {field}"
+        elif field == "stop":
+            adapted, what = dataclasses.replace(used, send_stop=False), "no stop strings are sent; replies are cut here"
+        else:
+            flag = _WITHOUT.get(field, f"leave out {field!r}")
+            raise self._stopped(f"does not take the field {field!r}: {flag}", error, TeacherSettingsError)
+        if self.dialect == used:  # else another request has found out meanwhile
+            if (kind := "length" if field in _LENGTH_FIELDS else field) in self._adapted:
+                raise self._stopped(f"takes none of {', '.join(_LENGTH_FIELDS)}", error, TeacherSettingsError)
+            self._adapted.add(kind)
+            self.dialect = adapted
+            _log.warning("teacher %s: the server does not take %s: %s", self.name, field, what)
+
+    async def _post(self, request: Request, dialect: Dialect) -> bytes:
         # By the client's general ``post``: its typed methods check every message, which takes 60 % of the CPU time.
         response = await self.client.post(
             "/chat/completions" if self.config.endpoint == "chat" else "/completions",
             cast_to=self._transport.Response,
-            body=completion.body(request, self.dialect),
+            body=completion.body(request, dialect),
             # The same key after a restart: a gateway that honours it charges once even for a reply that never arrived.
             options={"headers": {"Idempotency-Key": request.key}},
         )
         return response.content
 
     def _words(self, error: Any) -> str:
-        return self.redact(f"HTTP {error.status_code}: {error.message}"[:500])
+        words = str(error.message).removeprefix(f"Error code: {error.status_code} - ")
+        return self.redact(f"HTTP {error.status_code}: {words}"[:500])
 
     def _cause(self, error: Any) -> str:
         cause = error.__cause__
         return self.redact(f"{type(cause).__name__}: {cause}" if cause is not None else str(error))
 
-    def _stopped(self, what: str, error: Any) -> TeacherError:
-        return TeacherStoppedError(f"teacher {self.name!r} at {self.url} {what} ({self._words(error)})")
+    def _stopped(self, what: str, error: Any, kind: type[TeacherError] = TeacherStoppedError) -> TeacherError:
+        return kind(f"teacher {self.name!r} at {self.url} {what} ({self._words(error)})")
 
     def _check_wait(self, error: Any) -> None:
         wait = self._transport.retry_after(error.response.headers)
@@ -368,18 +452,59 @@ class ServerTeacher:
             raise self._stopped(f"asks to wait {wait:.0f} s, longer than patience_s={self.config.patience_s:g}", error)
 
 
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "rationale": {"type": "string", "description": "the reasoning, step by step"},
-        "label": {"type": "string", "description": "the answer alone"},
-    },
-    "required": ["rationale", "label"],
-    "additionalProperties": False,
-}
-"""What a structured reply looks like: reasons first, so that the answer follows from them."""
-
+_SERVER_FAULTS = ("server error", "timeout", "no connection")
 _WORTH_ANOTHER_TRY = ("broken JSON", "not UTF-8", "wrong schema")
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
+_SECRET_NAME = re.compile(r"key|token|secret|passw|authorization|cookie|signature|\bsig\b", re.IGNORECASE)
+_LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
+_WITHOUT = {
+    "temperature": "give --temperature=none (Sampling(temperature=None))",
+    "seed": "set Sampling(seed=None)",
+    "top_p": "set Sampling(top_p=None)",
+    "n": "set samples_at_once=False",
+}
+_WRONG_MODEL = re.compile(
+    r"(?:model|deployment)\b[^.\n]{0,120}?\b(?:not found|does not exist|doesn't exist|not a valid model)"
+    r"|(?:invalid|unknown) model\b|not a valid model",
+    re.IGNORECASE,
+)
+_NOT_TAKEN = re.compile(
+    r"unsupported|not supported|does not support|doesn't support|unrecognized|unknown|extra inputs|extra_forbidden"
+    r"|not permitted|not allowed|unexpected",
+    re.IGNORECASE,
+)
+
+
+def unsupported_field(named: Any, words: str, body: Mapping[str, Any]) -> str | None:
+    """The field of a request's body that a server rejects as unsupported, or None.
+
+    Args:
+      named: the error's ``param``.
+      words: the error's text; a field in quotes counts.
+      body: what was sent.
+
+    >>> unsupported_field(None, "Unsupported parameter: 'stop' is not supported.", {"stop": ["x"]})
+    'stop'
+    """
+    if not _NOT_TAKEN.search(words):
+        return None
+    fields = [name for name in body if name not in ("model", "messages", "prompt")]
+    if isinstance(named, str) and named in fields:
+        return named
+    places = {name: re.search(rf"['\"`]{re.escape(name)}['\"`]", words) for name in fields}
+    found = {name: place.start() for name, place in places.items() if place is not None}
+    return min(found, key=lambda name: found[name]) if found else None
+
+
+def _is_filtered(error: Any, words: str) -> bool:
+    """Whether a request was refused for its content."""
+    return error.code == "content_filter" or "content management policy" in words or "ResponsibleAI" in words
+
+
+def _may_end_otherwise(request: Request, reply: Reply) -> bool:
+    """Whether the same request may get a better reply: this one is empty for no reason, and the teacher draws at random."""
+    empty = all(choice.finish == END and not choice.text.strip() and not choice.note for choice in reply.choices)
+    return empty and request.sampling.temperature != 0
 
 
 def _check_url(url: str) -> None:
@@ -389,7 +514,8 @@ def _check_url(url: str) -> None:
     if redaction.public_url(url) != url:
         raise ValueError(
             f"base_url ({redaction.public_url(url)}) must not hold a user, password or query: it is written to reports. "
-            "Secrets go into environment variables that api_key_env and headers_env name"
+            "Secrets go into environment variables that api_key_env and headers_env name; anything else of the query into "
+            "query (--query=NAME=VALUE)"
         )
 
 

@@ -1,14 +1,14 @@
 """The HTTP client under the OpenAI client: every attempt passes the gate, has a deadline, and has a largest size.
 
-The OpenAI client repeats attempts by itself (429, 5xx, timeouts, lost connections) and gives no say in between. Each
-of its attempts is one ``send`` of this client; here it waits for its turn, and here the gate learns what the server
-answered.
+Each attempt is one ``send`` of this client: here its cost is reserved, here it waits for its turn, and here the gate learns
+what the server answered.
 """
 
 import asyncio
 import contextvars
 import email.utils
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import openai
 
+from distill.teacher import cost
 from distill.teacher.gate import Gate, GateClosedError
 
 request_tokens: contextvars.ContextVar[float] = contextvars.ContextVar("request_tokens", default=0.0)
@@ -62,6 +63,16 @@ def never_connected(error: BaseException) -> bool:
     return isinstance(error.__cause__, httpx2.ConnectTimeout)
 
 
+def never_sent(error: BaseException) -> bool:
+    """Whether an attempt failed before anything was sent: nobody listens there, or the host's name is not known."""
+    chain: BaseException | None = error
+    for _ in range(10):
+        if isinstance(chain, ConnectionRefusedError | socket.gaierror):
+            return True
+        chain = chain.__cause__ or chain.__context__ if chain is not None else None
+    return False
+
+
 class _Capped(httpx2.AsyncByteStream):
     def __init__(self, stream: Any, limit: int):
         self._stream = stream
@@ -103,12 +114,22 @@ def gated_client(
 
     class GatedClient(base):
         async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+            reserved = cost.reservation.get()
+            if reserved is not None and not await reserved.attempt():
+                raise NotSentError("the cost cap leaves no room for another attempt")
             try:
                 entered = await gate.enter(request_tokens.get())
             except GateClosedError:
                 raise NotSentError("the job is stopping") from None
             try:
-                response = await self._attempt(request, stream, options)
+                try:
+                    response = await self._attempt(request, stream, options)
+                except BaseException as error:
+                    if reserved is not None and not never_sent(error):
+                        reserved.failed()
+                    raise
+                if reserved is not None and response.status_code >= 500:
+                    reserved.failed()
                 wait = retry_after(response.headers) if response.status_code in _BUSY else None
                 if response.status_code == 429 or wait is not None:
                     gate.refused(entered, wait)

@@ -22,7 +22,7 @@ import tensorflow as tf
 from jax.sharding import SingleDeviceSharding
 from tensorflow.core.util import event_pb2
 
-from distill import configuration, main, train
+from distill import configuration, exit_codes, main, train
 from distill.checkpoints import Checkpoints
 from distill.parameters import param_shapes
 from tests_support import write_rows
@@ -267,7 +267,7 @@ def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one,
     with launched(tmp_path / "output", 2, given) as processes:
         processes[0].wait_for(f"step {STEPS + 1}/")
         processes[1].running.send_signal(signal.SIGTERM)
-        finish(processes, main.EXIT_STOPPED)
+        finish(processes, exit_codes.STOPPED)
     stopped = [line for process in processes for line in process.output.splitlines() if "stopped by SIGTERM" in line]
     assert len(stopped) == 2
     assert stopped[0] == stopped[1]
@@ -308,7 +308,7 @@ def test_a_killed_process_ends_the_run_with_an_error(victim, tmp_path, arguments
         processes[0].wait_for("step 10/")
         processes[victim].running.kill()
         survivor = processes[1 - victim]
-        assert survivor.exit_code(KILLED_S) not in (0, main.EXIT_STOPPED), survivor.output
+        assert survivor.exit_code(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
     assert "another task died" in survivor.output
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from distill import main, reporting, sweep, sweep_report
+from distill import exit_codes, main, reporting, sweep, sweep_report
 from distill.sweep import SweepError
 from tests_support import write_rows
 
@@ -162,7 +162,7 @@ def test_a_stopped_run_stops_the_sweep(sweep_file, tmp_path, monkeypatch, capsys
     from distill import train
 
     monkeypatch.setattr(train.StopRequest, "requested", lambda self, step: setattr(self, "name", "SIGTERM") or True)
-    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "out")]) == main.EXIT_STOPPED
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "out")]) == exit_codes.STOPPED
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/result.json"))
     assert len(list((tmp_path / "out").glob("*/checkpoints"))) == 1

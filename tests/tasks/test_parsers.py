@@ -48,13 +48,103 @@ def test_a_reply_without_an_answer_fails_and_gives_nothing_to_train_on(name, mod
     assert read.llm_label is None
 
 
-def test_a_choice_without_a_letter_fails_in_both_modes():
+def test_an_answer_that_names_no_choice_keeps_its_rationale():
     reply = _reply("one of these four.")
-    for mode in ("strict", "improved"):
-        read = parse("cqa", reply, CHOICES, mode=mode)
-        assert read.failed == "no option letter after the marker"
-        assert read.rationales == ()
-        assert read.llm_label is None
+    strict = parse("cqa", reply, CHOICES, mode="strict")
+    assert (strict.failed, strict.rationales) == ("no option letter after the marker", ())
+    read = parse("cqa", reply, CHOICES)
+    assert (read.failed, read.undecided) == (None, "no single option behind the marker")
+    assert (read.rationales, read.llm_label) == (("It must hold water.",), None)
+
+
+def test_an_answer_that_is_not_there_fails():
+    for answer in ("", " .", "**"):
+        read = parse("cqa", f"It must hold water. So the answer is{answer}", CHOICES)
+        assert (read.failed, read.rationales) == ("the reply breaks off within its answer", ())
+
+
+HARBOUR = ("attic", "harbour", "oven", "pocket", "stable")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(b) harbour.", ": (b) harbour.", "**(b) harbour**.", "b) harbour.", "B.", "harbour.", "option (b).",
+        "$\\boxed{b}$.", "Harbour", "a harbour.", "the harbour", "[b]", "b", "B: harbour", "B - harbour", "b. harbour",
+        "Option B: harbour.",
+        "\n\n**B. harbour**", "`(b)`", "(b).</s>", "\\boxed{\\text{(b) harbour}}", "the letter b",
+        "harbour, because boats float.",
+        ': "harbour".', "(B)", "b) harbour. Let me know if you need more!", "(b) harbour.<|eot_id|>", "**b**",
+    ],
+)  # fmt: skip
+def test_one_choice_in_all_its_spellings(answer):
+    read = parse("cqa", f"Boats float. So the answer is {answer}", HARBOUR)
+    assert (read.rationales, read.llm_label, read.undecided) == (("Boats float.",), "harbour", None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "harbour or attic",
+        "a or b",
+        "b/c",
+        "not (b)",
+        "a big harbour",
+        "harbour, attic",
+        "none of them",
+        "either b) or c)",
+    ],
+)
+def test_no_choice_or_several_are_undecided(answer):
+    read = parse("cqa", f"Boats float. So the answer is {answer}", HARBOUR)
+    assert (read.rationales, read.llm_label) == (("Boats float.",), None)
+    assert read.undecided
+
+
+def test_a_letter_in_a_choice_is_no_option_letter():
+    names = ("d. h. lawrence", "a. a. milne", "b", "c")
+    assert parse("cqa", "A poet. So the answer is a. a. milne.", names).llm_label == "a. a. milne"
+    assert parse("cqa", "A poet. So the answer is D. H. Lawrence.", names).llm_label == "d. h. lawrence"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "Therefore, the answer is (b) harbour.", "**Final Answer:** (b) harbour", "\n\n**So the answer is (b) harbour.**",
+        "So the **answer** is (b).", "so the answer is (b)", "The correct answer is: (b)", "\n\nAnswer: B",
+        "\n---\n*So the answer is b*",
+        "Thus, the final answer is $\\boxed{b}$.", "$\\boxed{b}$",
+    ],
+)  # fmt: skip
+def test_other_words_in_front_of_an_answer(end):
+    read = parse("cqa", f"Boats float. {end}", HARBOUR)
+    assert (read.rationales, read.llm_label) == (("Boats float.",), "harbour")
+
+
+def test_thoughts_are_not_the_reasons_and_their_answers_not_the_answer():
+    thought = "Attic? So the answer is (a) attic? No."
+    good = "Boats float. So the answer is (b) harbour."
+    for reply in (
+        f"<think>{thought}</think>\n\n{good}",
+        f"{thought}</think>\n\n{good}",
+        f"<thinking>{thought}</thinking>{good}",
+        f"<reasoning>\n{thought}\n</reasoning>\n{good}",
+        f"[THINK]{thought}[/THINK]{good}",
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{good}<|return|>",
+    ):
+        read = parse("cqa", reply, HARBOUR)
+        assert (read.rationales, read.llm_label) == (("Boats float.",), "harbour"), reply
+    for reply in (
+        f"<think>{thought}",
+        f"<|channel|>analysis<|message|>{thought}",
+        f"[THINK]{thought}",
+        f"<think>{thought}</think>",
+    ):
+        read = parse("cqa", reply, HARBOUR)
+        assert (read.rationales, read.llm_label) == ((), None)
+        assert read.failed in ("the reply is an unfinished thought", "nothing stands behind the thoughts")
+    strict = parse("cqa", f"<think>{thought}</think>", HARBOUR, mode="strict")
+    assert strict.label == "attic? No.</think>", "strict reads as the published code does"
 
 
 def test_strict_needs_exactly_one_marker():
@@ -87,6 +177,73 @@ def test_equations(answer, strict, improved):
     assert parse("svamp", reply, mode="strict").label == strict
     assert read.llm_label == improved
     assert read.rationales == ("There are 84.",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        (": ((40 + 15) / 5).", "((40 + 15) / 5)"),
+        ("**((40 + 15) / 5)**.", "((40 + 15) / 5)"),
+        ("((40 + 15) / 5) = 11.", "((40 + 15) / 5)"),
+        ("$\\boxed{11}$.", "11"),
+        ("2 x 5 + 1.", "2 * 5 + 1"),
+        ("x = 14", "14"),
+        ("Total = 55 / 5 = 11", "55 / 5"),
+        ("(40 + 15) / 5 = 12", None),
+        ("$\\frac{40 + 15}{5} = 11$", "(40 + 15)/(5)"),
+        ("**11** plums", "11"),
+        ("\n\n$$\n\\boxed{11}\n$$", "11"),
+        ("\\(55 \\div 5 = 11\\).", "55 / 5"),
+        ("\\boxed{(40 + 15) / 5}", "(40 + 15) / 5"),
+        ("$11. Let me know if you need more!", "11"),
+        ("2 ** 3 = 8", "2 ** 3"),
+        ("`(40+15)/5`", "(40+15)/5"),
+        ("40 + 15 = 55, 55 / 5 = 11", None),
+        ("1,100 \\text{ plums}", "1100"),
+        ("(40 + 15) ÷ 5 = **11**", "(40 + 15) / 5"),
+        ("**(40 + 15) / 5 = 11** plums per child.", "(40 + 15) / 5"),
+        ("6 \\times 7", "6 * 7"),
+        ("(7x = 14)", None),
+        ("11.<|im_end|>", "11"),
+    ],
+)
+def test_equations_of_chat_models(answer, label):
+    read = parse("svamp", f"There were 40. The answer is {answer}")
+    assert (read.rationales, read.llm_label) == (("There were 40.",), label)
+    assert (read.undecided is None) == (label is not None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "So the answer is 6 * 7.",
+        "\n#### 42",
+        "$\\boxed{42}$",
+        "\n\n**Final answer:** 42",
+        "Therefore, the answer is **42**.",
+    ],
+)
+def test_other_words_in_front_of_an_equation(end):
+    read = parse("svamp", f"There were 40. {end}")
+    assert read.rationales == ("There were 40.",)
+    assert arithmetic.evaluate(read.llm_label) == 42
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        (" **Contradiction**", "contradiction"),
+        (" neutral because the premise says nothing", "neutral"),
+        ("** The answer is neutral.", "neutral"),
+        (" (neutral)", "neutral"),
+        ("\nentailment.</s>", "entailment"),
+        (" entailment or neutral", None),
+        (" not entailment", None),
+    ],
+)
+def test_nli_answers_of_chat_models(answer, label):
+    read = parse("esnli", f"A man sits.\n\n**Answer:{answer}")
+    assert (read.rationales, read.llm_label) == (("A man sits.",), label)
 
 
 @pytest.mark.parametrize("answer", ["((491 - 21", "(9 + 6", ""])
@@ -232,10 +389,31 @@ def test_a_well_formed_reply_is_read_back(rationale, choices, data):
 
 
 @pytest.mark.parametrize("name", parsers.NAMES)
-@pytest.mark.parametrize("filler", ["\n", " ", "\n ", "Q", "\nQ "])
-def test_a_long_run_of_white_space_takes_no_time(name, filler):
+@pytest.mark.parametrize(
+    "filler",
+    [
+        "\n",
+        " ",
+        "\n ",
+        "Q",
+        "\nQ ",
+        "**",
+        "* ",
+        '"',
+        "<think>",
+        "</think>",
+        "```\n",
+        "the answer ",
+        "\\boxed{",
+        "( ",
+        "{",
+        "= 1 ",
+    ],
+)
+def test_a_long_run_of_anything_takes_no_time(name, filler):
     started = time.monotonic()
     parsers.parse(name, "It is so. " + filler * 20_000 + "So the answer is (a) x. The answer is (1 + 1).", ("x", "y"))
+    parsers.parse(name, "It is so. So the answer is The answer is Answer:" + filler * 20_000, ("x", "y"))
     assert time.monotonic() - started < 5.0
 
 

@@ -6,10 +6,11 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from distill.main import COMMANDS, EXIT_STOPPED
+from distill import exit_codes
+from distill.main import COMMANDS
 
 # Besides the code of a run that saved a checkpoint: ended by SIGTERM before it listened, while it imported or compiled.
-RESTART_CODES = (EXIT_STOPPED, 128 + 15)
+RESTART_CODES = (exit_codes.STOPPED, 128 + 15)
 PARALLEL = ("train", "eval")
 _MINE = ("--multiprocess", "--coordinator_address", "--num_processes", "--process_id")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import random
 import time
 
@@ -215,3 +216,95 @@ def test_fifty_thousand_rows_are_light(tmp_path):
     )
     assert ready < 15 and searched < 20 and paged < 5
     assert heap < 400 * 2**20
+
+
+ORIGIN = {
+    "prompt": "support_messages_of_the_last_year.yaml", "prompt_hash": "0123456789abcdef", "answer": "text",
+    "teachers": [
+        {
+            "teacher": "meta-llama/Llama-3.1-70B-Instruct", "model": "meta-llama/Llama-3.1-70B-Instruct",
+            "date": "2026-03-01T00:00:00+00:00", "samples": 1,
+            "settings": {"temperature": 0.0, "max_tokens": 256, "seed": 17}, "usage": [123_456, 7_890],
+        }
+    ],
+}  # fmt: skip
+
+
+def with_origins(tmp_path, rows):
+    """The same rows as a file with provenance, a long label and two failures, one of them with a long reason."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("w") as file:
+        for n, record in enumerate(rows):
+            label = (
+                "a label that is much longer than any label of a classification task should be"
+                if n == 0
+                else record.label
+            )
+            row = {
+                "id": record.id, "input": record.input, "label": label, "rationales": list(record.rationales),
+                "provenance": ORIGIN,
+            }  # fmt: skip
+            file.write(json.dumps(row | ({"llm_label": record.llm_label} if record.llm_label else {})) + "\n")
+    with (tmp_path / "rows.failures.jsonl").open("w") as file:
+        for n, reason in enumerate(["cut off", "the answer is none of the labels that the rows have " * 3]):
+            file.write(json.dumps({"id": f"row-{n}", "reason": reason, "detail": "d", "raw": "r"}) + "\n")
+    output = tmp_path / "report.html"
+    inspect(InspectConfig(output=str(output), inputs=str(path), plan=Plan(inputs=60, targets=70)))
+    return output
+
+
+OUTSIDE = """[...document.querySelectorAll('main *')].filter(node => {
+  const box = node.getBoundingClientRect();
+  return box.width > 0 && !node.closest('.scroll') && !node.closest('svg') && box.right > innerWidth + 0.5;
+}).map(node => node.tagName + '.' + node.className + '#' + node.id)"""
+TILES = (
+    "Object.values(Object.groupBy([...document.querySelectorAll('.tile')], t => t.offsetTop)).map(row => row.length)"
+)
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_cut_off_or_stands_alone(tmp_path, width):
+    path = with_origins(tmp_path, list(records(60)))
+
+    async def visit(browser):
+        await browser.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=4000, deviceScaleFactor=1, mobile=False
+        )
+        for view in ("rows", "failures"):
+            await browser.run(f"document.querySelector('[data-view={view}]').click()")
+            await browser.run("new Promise(done => setTimeout(done, 200))")
+            assert await browser.run("document.documentElement.scrollWidth") <= width
+            assert await browser.run(OUTSIDE) == []
+        await browser.run("document.querySelector('[data-view=rows]').click()")
+        cells = await browser.run(
+            "[...document.querySelectorAll('.origins td')].map(td => [td.dataset.name, td.scrollWidth <= td.clientWidth])"
+        )
+        assert [name for name, _ in cells] == [
+            "teacher", "model", "prompt", "settings", "rows", "tokens read / written", "dates"
+        ] and all(fits for _, fits in cells)  # fmt: skip
+        number = await browser.run("document.querySelectorAll('.tile').length")
+        rows = await browser.run(TILES)
+        assert sum(rows) == number
+        if width == 1280:
+            assert rows == {8: [4, 4], 9: [5, 4]}[number]
+        picture = await browser.picture()
+        (tmp_path / f"{width}.png").write_bytes(picture)
+
+    look(path.as_uri(), visit)
+
+
+def test_a_bar_is_as_wide_as_its_share(tmp_path):
+    rows = [
+        Record(id=f"r{n}", input=f"x {n}", label="a" if n else "b", rationales=(f"reason {n}",)) for n in range(125)
+    ]
+    path, _ = report(tmp_path, rows)
+
+    async def visit(browser):
+        widths = await browser.run(
+            "[...document.querySelectorAll('section')][0].querySelector('table') && "
+            "[...[...document.querySelectorAll('section')][0].querySelectorAll('.track')]"
+            ".map(t => t.querySelector('i').getBoundingClientRect().width / (t.clientWidth - 12))"
+        )
+        assert widths == [pytest.approx(0.992, abs=0.02), pytest.approx(0.008, abs=0.02)]
+
+    look(path.as_uri(), visit)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -167,3 +168,21 @@ def test_rows_that_are_none_are_reported(tmp_path):
     result = inspect(InspectConfig(str(tmp_path / "x.html"), inputs=str(path)))
     assert result.statistics.rows == 1 and sum(result.rejected.values()) == 2
     assert "Left out" in (tmp_path / "x.html").read_text()
+
+
+def test_without_gold_labels_the_teachers_are_measured():
+    rows = [Record(id=f"r{n}", input="a b", llm_label="one two three", rationales=("a b c d e f",)) for n in range(4)]
+    stats = compute(rows, ruler(), Plan())
+    lengths = {each.name: each.values for each in stats.lengths}
+    assert stats.label_source == "teacher" and lengths["label targets"] == (3, 3, 3, 3)
+    assert stats.effective["task_tokens"] == (1.0, 1.0) and stats.effective["all_tokens"] == (2.0, 2.0)
+    with_gold = [*rows, Record(id="g", input="a b", label="one")]
+    stats = compute(with_gold, ruler(), Plan())
+    assert stats.label_source == "gold"
+    assert {each.name: each.values for each in stats.lengths}["label targets"] == (1,)
+
+
+def test_bars_are_as_wide_as_their_shares():
+    drawn = charts.bars({"rare": 8, "rarer": 1}, total=1000)
+    assert re.findall(r"width:([\d.]+)%", drawn) == ["0.8", "0.1"] and ">0.8%<" in drawn
+    assert re.findall(r"width:([\d.]+)%", charts.bars({"a": 3, "b": 1})) == ["75.0", "25.0"]

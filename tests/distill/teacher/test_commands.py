@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from distill import exit_codes
 from distill.teacher import commands
 from tests.distill.teacher.stub_server import serving
 
@@ -165,5 +166,5 @@ def test_a_stopped_job_says_so_and_gives_its_exit_code(place, tmp_path, capsys):
             base_url=stub.url,
             model=["m"],
         )
-    assert status == commands.EXIT_STOPPED
+    assert status == exit_codes.STOPPED
     assert "does not accept the key" in capsys.readouterr().err

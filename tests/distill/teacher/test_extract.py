@@ -205,6 +205,26 @@ def prompt_of(tmp_path, record_):
     return templates.load("template").text(record_.input, (), record_.label)
 
 
+def test_labels_are_declared_for_prompts_without_a_parser(tmp_path):
+    report, row = one(
+        tmp_path, [say("x y z.", "accounts"), say("u v w.", "Sales")], label=None, labels=("sales", "accounting")
+    )
+    assert (row["llm_label"], row["rationales"]) == ("sales", ["u v w."]) and "weight" not in row
+    assert report.failures == {"the answer is none of the labels": 1}
+    assert report.examples == {"the answer is none of the labels": "got 'accounts'; the labels are sales, accounting"}
+    with pytest.raises(PromptError, match="the parser 'cqa' knows its answers"):
+        one(tmp_path, ["x"], prompt="cqa", labels=("a",))
+
+
+def test_labels_outside_the_gold_ones_are_undecided(tmp_path):
+    records = [Record(id=f"r{n}", input=f"message {n}", label=TEAMS[n % 2]) for n in range(6)]
+    replies = [(f"r{n}", [say(f"Reason {n}.", "the billing desk" if n == 5 else TEAMS[n % 3])]) for n in range(6)]
+    report = run(tmp_path, records, recorded(tmp_path / "t.jsonl", *replies))
+    assert [row.get("llm_label") for row in rows(tmp_path / "out.jsonl")] == [*TEAMS, *TEAMS[:2], None]
+    assert rows(tmp_path / "out.jsonl")[5]["rationales"] == ["Reason 5."], "its reasons stay"
+    assert report.failures == {"the answer is none of the labels": 1}
+
+
 def test_rationalisation_wants_its_question(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(

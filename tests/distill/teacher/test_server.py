@@ -97,6 +97,14 @@ def test_structured_output(tmp_path, mode):
         ('{"rationale": "Dogs bark. So the answer is bark.", "label": "b", "more": 1}', "bark"),
         ('{"rationale": "Dogs bark.", "label": "miaow"}', None),
         ('{"rationale": "Dogs bark."}', None),
+        ('Sure! Here it is:\n```json\n{"rationale": "Dogs bark.", "label": "bark"}\n```\nHope this helps!', "bark"),
+        ('Sure: {"rationale": "Dogs {bark}.", "label": "bark"} Hope this helps {you}!', "bark"),
+        ('<think>\nLet me see {x}\n</think>\n\n{"rationale": "Dogs bark.", "label": "bark"}', "bark"),
+        ('{"rationale": ["Dogs are animals.", "They bark."], "label": ["bark"]}', "bark"),
+        ('[{"rationale": "Dogs bark.", "label": "bark"}]', "bark"),
+        ('"{\\"rationale\\": \\"Dogs bark.\\", \\"label\\": \\"bark\\"}"', "bark"),
+        ('{"rationale": "Dogs\nbark.", "label": "bark"}', "bark"),
+        ("{" * 50_000, None),
         ('{"rationale": 5, "label": "bark"}', None),
         ("Dogs bark. So the answer is (b) bark.", None),
         ("[" * 50_000, None),
@@ -109,7 +117,7 @@ def test_structured_replies_pass_through_the_same_parser(tmp_path, text, label):
     records = [Record(id="r0", input="What do dogs do?\nAnswer Choices:\n(a) sing\n(b) bark", choices=("sing", "bark"))]
     with serving(behaviour) as stub:
         report = run(stub, tmp_path, records, {"prompt": "cqa"}, structured="json_schema")
-    got = [row.get("llm_label") for row in rows(tmp_path)]
+    got = [row["llm_label"] for row in rows(tmp_path) if "llm_label" in row]
     assert got == ([label] if label else [])
     assert bool(report.failures) == (label is None)
 

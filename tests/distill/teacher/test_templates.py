@@ -99,7 +99,10 @@ def test_anything_that_is_asked_changes_the_hash_and_the_name_does_not():
         ({"answer": 'answer: "{rationale}."'}, r"\{label\} is missing"),
         ({"answer": 'answer: "{rationale} is {label} or {label}"'}, "each once"),
         ({"parser": "parser: svanp"}, "no parser named 'svanp'; did you mean 'svamp'?"),
-        ({"parser": "parser: svamp"}, "example 1: 'svamp' does not read its own answer back: no answer marker"),
+        (
+            {"parser": "parser: svamp"},
+            "example 1: 'svamp' does not read its own answer back: the answer is not arithmetic",
+        ),
         ({"rationalise": 'rationalise: "Q: {input}"'}, r"rationalise: \{label\} is missing"),
         ({"hint_words": "hint_words: given"}, "hint_words: expected a list of texts"),
         ({"examples": "examples: none\nx:"}, "no entry 'x'"),
@@ -173,3 +176,43 @@ def test_no_input_can_begin_a_block_of_its_own(text):
 
 def test_holes_in_a_row_stay_as_they_are():
     assert "{rationale} {label} {0} {input}" in simple().text("{rationale} {label} {0} {input}")
+
+
+def _bomb(levels):
+    lines = ["instructions:", "  - &b0 [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"  - &b{n} [{','.join([f'*b{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(
+        [*lines, "question: 'Q: {input}'", "answer: '{rationale} So the answer is {label}.'", "examples: []"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_bomb(10), r"not YAML: line 3, column 10: the alias \*b0 stands for a list or mapping; write it out"),
+        ("a: &a {b: c}\nd: {<<: *a}\n", r"the alias \*a stands for"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply|not YAML"),
+        ("x: 2001-99-99", "not YAML"),
+        ("# " + "x" * 2_000_000, "2,000,002 characters; a prompt file has at most 1,000,000"),
+        ("question: [" + "x, " * 50_000 + "]", "the entry 'answer' is missing"),
+    ],
+)
+def test_hostile_prompt_files_are_refused_at_once(text, message):
+    import resource
+    import time
+
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PromptError, match=message) as refused:
+        templates.parse(text, "mine.yaml")
+    assert time.monotonic() - started < 10 and len(str(refused.value)) < 1_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "KiB"
+
+
+def test_an_alias_of_a_text_is_fine():
+    text = (
+        SIMPLE.replace("rationale: Ice", "rationale: &why Ice")
+        + "  - {input: 'Is snow cold?', rationale: *why, label: 'yes'}\n"
+    )
+    assert [example.rationale for example in templates.parse(text, "mine.yaml").examples] == [
+        "Ice is frozen water."
+    ] * 2
