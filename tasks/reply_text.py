@@ -133,7 +133,8 @@ _ANSWER_IS = re.compile(
     rf"{_SO}"
     r"\b(?:the|my)[\s*_]{1,8}(?:(?:final|correct|right|best|most\s+likely)[\s*_]{1,8})?answer[\s*_]{1,8}(?:is|would\s+be|should\s+be)\b"
     r"|(?:(?<=\n)|\A)[\s*_#>]{0,16}(?:final[\s*_]{1,8}|my[\s*_]{1,8})?answer[\s*_]{0,8}:"
-    r"|\b(?:final)[\s*_]{1,8}answer[\s*_]{0,8}:",
+    r"|\b(?:final)[\s*_]{1,8}answer[\s*_]{0,8}:"
+    r"|(?:(?<=\n)|\A)#{1,6}[ *_]{1,8}(?:final[ *_]{1,8})?answer[ *_:]{0,8}(?=\n)",
     re.IGNORECASE,
 )
 _RULE_END = re.compile(r"(?:(?:\A|(?<=\s))[*_#>\-–—=\"“‘`]{1,80}\s{0,80})+\Z")

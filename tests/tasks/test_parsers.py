@@ -112,7 +112,7 @@ def test_a_letter_in_a_choice_is_no_option_letter():
     [
         "Therefore, the answer is (b) harbour.", "**Final Answer:** (b) harbour", "\n\n**So the answer is (b) harbour.**",
         "So the **answer** is (b).", "so the answer is (b)", "The correct answer is: (b)", "\n\nAnswer: B",
-        "\n---\n*So the answer is b*",
+        "\n\n### Answer\n\n(b) harbour", "\n\n## **Final answer:**\nharbour", "\n---\n*So the answer is b*",
         "Thus, the final answer is $\\boxed{b}$.", "$\\boxed{b}$",
     ],
 )  # fmt: skip
