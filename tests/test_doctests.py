@@ -22,7 +22,9 @@ def test_examples(name):
     module = importlib.import_module(name)
     results = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert results.attempted > 0, f"{name} has '>>> ' in its source, but no docstring with an example"
-    assert results.failed == 0, f"{results.failed} of {results.attempted} examples of {name} failed; see the output above"
+    assert results.failed == 0, (
+        f"{results.failed} of {results.attempted} examples of {name} failed; see the output above"
+    )
 
 
 def test_an_example_that_prints_something_else_fails():
