@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill import partitioning
+from distill.array_types import AnyArray
 from distill.dense import Dense, jointly, parameter
 from distill.fused_attention import MASKED, fused_attention, why_not
 from distill.lookup import lookup
@@ -56,8 +57,8 @@ class Segments(NamedTuple):
       key: [batch, key] int32, the segment of each key.
     """
 
-    query: Int[Array, "batch query"]
-    key: Int[Array, "batch key"]
+    query: Int[AnyArray, "batch query"]
+    key: Int[AnyArray, "batch key"]
 
 
 class PositionBias(NamedTuple):
@@ -115,7 +116,7 @@ class TokenEmbedder(nn.Module):
         shape = (self.vocab_size, self.embed_dim)
         self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+    def __call__(self, tokens: Int[AnyArray, "batch length"]) -> Float[Array, "batch length embed"]:
         """Embeds ``tokens``. An id outside [0, vocab_size) becomes NaN rather than some other token."""
         return lookup(self.embedding, tokens, self.dtype)
 

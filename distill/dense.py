@@ -49,7 +49,7 @@ class Dense(nn.Module):
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)
 
     def __call__(
-        self, x: Float[Array, "batch length inputs"], out_dtype: jnp.dtype | None = None
+        self, x: Float[Array, "batch length inputs"], out_dtype: jax.typing.DTypeLike | None = None
     ) -> Float[Array, "batch length features"]:
         """Returns the product in ``out_dtype`` (``dtype`` where None), accumulated at least that precisely."""
         kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from distill import partitioning
+from distill.array_types import AnyArray
 
 # The batch axis while rows are read; its rule names the mesh axes of "batch" that "embed" does not lie on.
 LOOKUP_BATCH = "lookup_batch"
@@ -22,7 +23,7 @@ _CHUNK = 4096
 
 
 def lookup(
-    table: Float[Array, "vocab embed"], tokens: Int[Array, "batch length"], dtype: jnp.dtype
+    table: Float[Array, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
 ) -> Float[Array, "batch length embed"]:
     """``table[tokens]`` in ``dtype``; a token outside [0, vocab) reads NaN, and its gradient goes nowhere.
 

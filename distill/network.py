@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from distill.array_types import AnyArray
 from distill.attention import (
     KEPT,
     Attention,
@@ -275,8 +276,8 @@ class Transformer(nn.Module):
 
     def encode(
         self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        encoder_input_tokens: Int[AnyArray, "batch inputs"],
+        encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch inputs embed"]:
@@ -286,13 +287,13 @@ class Transformer(nn.Module):
 
     def decode_hidden(
         self,
-        encoded: Float[Array, "batch inputs embed"],
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        encoded: Float[AnyArray, "batch inputs embed"],
+        encoder_input_tokens: Int[AnyArray, "batch inputs"],
+        decoder_input_tokens: Int[AnyArray, "batch targets"],
+        encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
+        decoder_cross_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets embed"]:
         """What :func:`output_kernel` turns into logits: the decoder's output after its last norm, scaled if tied.
@@ -315,12 +316,12 @@ class Transformer(nn.Module):
 
     def hidden(
         self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        encoder_input_tokens: Int[AnyArray, "batch inputs"],
+        decoder_input_tokens: Int[AnyArray, "batch targets"],
+        encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
+        decoder_cross_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets embed"]:
         """:meth:`encode`, then :meth:`decode_hidden`, with all tokens read at once: the table's gradient is made once."""
@@ -338,12 +339,12 @@ class Transformer(nn.Module):
 
     def __call__(
         self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        decoder_input_tokens: Int[Array, "batch targets"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
-        decoder_segment_ids: Int[Array, "batch targets"] | None = None,
+        encoder_input_tokens: Int[AnyArray, "batch inputs"],
+        decoder_input_tokens: Int[AnyArray, "batch targets"],
+        encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
+        decoder_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         *,
-        decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None,
+        decoder_cross_segment_ids: Int[AnyArray, "batch targets"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch targets vocab"]:
         """float32 logits of every target position."""
@@ -365,14 +366,14 @@ class Transformer(nn.Module):
             logits = self.decoder.logits(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
-    def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
+    def cross_key_values(self, encoded: Float[AnyArray, "batch inputs embed"]) -> tuple[KeyValue, ...]:
         """Every decoder layer's keys and values of the encoder's output. Unscanned layers only."""
         self._check_unscanned()
         return self.decoder.cross_key_values(encoded)
 
     def decode_step(
         self,
-        tokens: Int[Array, "rows_times_hypotheses"],
+        tokens: Int[AnyArray, "rows_times_hypotheses"],
         position: Int[Array, ""],
         caches: tuple[KeyValue, ...],
         crosses: tuple[KeyValue, ...],
@@ -402,17 +403,19 @@ def _given(value) -> str:
     return "absent" if value is None else "given"
 
 
-def _encoder_segments(tokens: Int[Array, "batch inputs"], segment_ids: Int[Array, "batch inputs"] | None) -> Segments:
+def _encoder_segments(
+    tokens: Int[AnyArray, "batch inputs"], segment_ids: Int[AnyArray, "batch inputs"] | None
+) -> Segments:
     """Who sees whom in the encoder."""
     return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
 
 
 def _decoder_segments(
-    encoder_input_tokens: Int[Array, "batch inputs"],
-    decoder_input_tokens: Int[Array, "batch targets"],
-    encoder_segment_ids: Int[Array, "batch inputs"] | None,
-    decoder_segment_ids: Int[Array, "batch targets"] | None,
-    decoder_cross_segment_ids: Int[Array, "batch targets"] | None,
+    encoder_input_tokens: Int[AnyArray, "batch inputs"],
+    decoder_input_tokens: Int[AnyArray, "batch targets"],
+    encoder_segment_ids: Int[AnyArray, "batch inputs"] | None,
+    decoder_segment_ids: Int[AnyArray, "batch targets"] | None,
+    decoder_cross_segment_ids: Int[AnyArray, "batch targets"] | None,
 ) -> tuple[Segments, Segments]:
     """Who sees whom in the decoder, and what of the encoder's output."""
     if encoder_segment_ids is not None and decoder_segment_ids is not None:
@@ -428,7 +431,7 @@ def _decoder_segments(
     )
 
 
-def _everywhere(query_length: int, key_tokens: Int[Array, "batch key"]) -> Segments:
+def _everywhere(query_length: int, key_tokens: Int[AnyArray, "batch key"]) -> Segments:
     """Unpacked: every query sees all keys but padding."""
     real = (key_tokens != PAD_ID).astype(jnp.int32)
     return Segments(jnp.ones((real.shape[0], query_length), jnp.int32), real)

@@ -33,7 +33,7 @@ class TrainState(struct.PyTreeNode):
       ema_params: an exponential moving average of ``params``, or None where it is off.
     """
 
-    step: Int[Array, ""]
+    step: Any  # not Int[Array, ""]: trees of shapes and of shardings have the same form
     params: Params
     opt_state: Any
     ema_params: Params | None = None
