@@ -188,7 +188,7 @@ class RelativeBias(nn.Module):
             max_distance=self.max_distance,
         )
         # One small matmul; a gather's gradient would scatter every position into a few dozen buckets.
-        return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
+        return jnp.matmul(self.rel_embedding, jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32))
 
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
         """The bias of every query and key position."""
@@ -306,7 +306,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "batch query embed"],
         cached: KeyValue,
-        mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
+        mask: Bool[AnyArray, "batch_or_1 1 query_or_1 key"],
         bias: Float[Array, "1 heads query key"] | None = None,
     ) -> Float[Array, "batch query embed"]:
         """The same, without dropout, on keys and values that :meth:`key_value` made earlier."""

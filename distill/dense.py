@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from distill import partitioning
+from distill.array_types import AnyArray
 from distill.layouts import row_major
 
 # Values under this name are products with parameters: what ``remat_policy="minimal"`` keeps for the backward pass. (The
@@ -29,7 +30,7 @@ _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_n
 
 def parameter(
     module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
+) -> AnyArray:
     """A float32 parameter of ``module`` with a logical axis name for each dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)  # type: ignore[return-value]
 
@@ -43,7 +44,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = _fan_in_truncated
 
     @nn.compact
-    def matrix(self, inputs: int) -> Float[Array, "inputs features"]:
+    def matrix(self, inputs: int) -> Float[AnyArray, "inputs features"]:
         """The kernel in ``dtype``."""
         shape = (inputs, self.features)
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)

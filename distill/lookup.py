@@ -23,7 +23,7 @@ _CHUNK = 4096
 
 
 def lookup(
-    table: Float[Array, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
+    table: Float[AnyArray, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
 ) -> Float[Array, "batch length embed"]:
     """``table[tokens]`` in ``dtype``; a token outside [0, vocab) reads NaN, and its gradient goes nowhere.
 

@@ -374,10 +374,10 @@ class Transformer(nn.Module):
     def decode_step(
         self,
         tokens: Int[AnyArray, "rows_times_hypotheses"],
-        position: Int[Array, ""],
+        position: Int[AnyArray, ""],
         caches: tuple[KeyValue, ...],
         crosses: tuple[KeyValue, ...],
-        encoder_mask: Bool[Array, "rows inputs"],
+        encoder_mask: Bool[AnyArray, "rows inputs"],
     ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
         """One decoding step: the hidden state after ``tokens`` at ``position``, and the caches with it written.
 
