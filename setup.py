@@ -55,6 +55,7 @@ EXTRAS = {
     "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [
         "aiohttp>=3.9",
+        "beartype>=0.18",  # checks the annotations of jaxtyping: tests/conftest.py
         "ctranslate2>=4.5",
         "hypothesis>=6.100",
         "mypy>=1.13",

@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill import partitioning
+from distill.array_types import AnyArray
 from distill.dense import Dense, jointly, parameter
 from distill.fused_attention import MASKED, fused_attention, why_not
 from distill.lookup import lookup
@@ -56,8 +57,8 @@ class Segments(NamedTuple):
       key: [batch, key] int32, the segment of each key.
     """
 
-    query: Int[Array, "batch query"]
-    key: Int[Array, "batch key"]
+    query: Int[AnyArray, "batch query"]
+    key: Int[AnyArray, "batch key"]
 
 
 class PositionBias(NamedTuple):
@@ -115,7 +116,7 @@ class TokenEmbedder(nn.Module):
         shape = (self.vocab_size, self.embed_dim)
         self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+    def __call__(self, tokens: Int[AnyArray, "batch length"]) -> Float[Array, "batch length embed"]:
         """Returns the embeddings of ``tokens`` in ``dtype``. An id outside [0, vocab_size) yields NaN."""
         return lookup(self.embedding, tokens, self.dtype)
 
@@ -188,7 +189,7 @@ class RelativeBias(nn.Module):
             max_distance=self.max_distance,
         )
         # One small matmul. The gradient of a gather would scatter-add every position into a few dozen buckets.
-        return self.rel_embedding @ jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32)
+        return jnp.matmul(self.rel_embedding, jax.nn.one_hot(buckets, self.num_buckets, axis=0, dtype=jnp.float32))
 
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
         """Returns the bias of all pairs of a query and a key position."""
@@ -315,7 +316,7 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "batch query embed"],
         cached: KeyValue,
-        mask: Bool[Array, "batch_or_1 1 query_or_1 key"],
+        mask: Bool[AnyArray, "batch_or_1 1 query_or_1 key"],
         bias: Float[Array, "1 heads query key"] | None = None,
     ) -> Float[Array, "batch query embed"]:
         """Attends from ``x`` to cached keys and values of :meth:`key_value` where ``mask`` is True, without dropout."""

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from distill import choices
+from distill.array_types import AnyArray
 from distill.attention import KeyValue
 from distill.network import PAD_ID, T5Config, Transformer
 from distill.parameters import Params, unstack_layers
@@ -42,7 +43,7 @@ class Decoded(NamedTuple):
 def generate(
     config: T5Config,
     params: Params,
-    encoder_input_tokens: Int[Array, "batch inputs"],
+    encoder_input_tokens: Int[AnyArray, "batch inputs"],
     *,
     max_decode_len: int,
     method: str = "greedy",
@@ -55,7 +56,7 @@ def generate(
     rng: jax.Array | None = None,
     eos_id: int = 1,
     prompt: tuple[int, ...] = (),
-    encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+    encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
 ) -> Decoded:
     """Decodes each row of ``encoder_input_tokens``.
 
@@ -263,7 +264,7 @@ class _Hypotheses(NamedTuple):
         return _Hypotheses(*(_pick(leaf, index) for leaf in self)), index
 
 
-def _pick(values: Float[Array, "batch m ..."], index: Int[Array, "batch n"]) -> Float[Array, "batch n ..."]:
+def _pick(values: Shaped[Array, "batch m ..."], index: Int[Array, "batch n"]) -> Shaped[Array, "batch n ..."]:
     """``values[b, index[b]]`` for every row b. Batched, so that a sharded batch needs no communication."""
     return jax.vmap(lambda row, places: jnp.take(row, places, axis=0, mode="clip"))(values, index)
 

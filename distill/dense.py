@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from distill import partitioning
+from distill.array_types import AnyArray
 from distill.layouts import row_major
 
 # Checkpoint name of the outputs of dense layers: ``remat_policy="minimal"`` saves these for the backward pass. JAX's
@@ -29,7 +30,7 @@ _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_n
 
 def parameter(
     module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
+) -> AnyArray:
     """Creates a float32 parameter of ``module`` with a logical axis name per dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)  # type: ignore[return-value]
 
@@ -50,13 +51,13 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = _fan_in_truncated
 
     @nn.compact
-    def matrix(self, inputs: int) -> Float[Array, "inputs features"]:
+    def matrix(self, inputs: int) -> Float[AnyArray, "inputs features"]:
         """Returns the kernel cast to ``dtype``, for inputs whose last axis has size ``inputs``."""
         shape = (inputs, self.features)
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)
 
     def __call__(
-        self, x: Float[Array, "batch length inputs"], out_dtype: jnp.dtype | None = None
+        self, x: Float[Array, "batch length inputs"], out_dtype: jax.typing.DTypeLike | None = None
     ) -> Float[Array, "batch length features"]:
         """Returns the product in ``out_dtype`` (None: ``dtype``), accumulated in at least that precision."""
         kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)

@@ -58,7 +58,10 @@ def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def fused_attention(
-    projections: tuple[Float[Array, "projections batch length joined"], ...],
+    projections: (
+        tuple[Float[Array, "3 batch query joined"]]
+        | tuple[Float[Array, "1 batch query joined"], Float[Array, "2 batch key joined"]]
+    ),
     bias: Float[Array, "shards heads distances"] | None,
     keep: Float[Array, "batch heads 1 key"] | None,
     query_segments: Int[Array, "batch query"],

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from distill import partitioning
+from distill.array_types import AnyArray
 
 # Logical axis of the batch during the lookup. Its rule names the mesh axes of "batch" that do not shard "embed".
 LOOKUP_BATCH = "lookup_batch"
@@ -23,7 +24,7 @@ _CHUNK = 4096
 
 
 def lookup(
-    table: Float[Array, "vocab embed"], tokens: Int[Array, "batch length"], dtype: jnp.dtype
+    table: Float[AnyArray, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
 ) -> Float[Array, "batch length embed"]:
     """Returns ``table[tokens]`` in ``dtype``. A token outside [0, vocab) yields NaN and contributes no gradient.
 

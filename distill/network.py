@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from distill.array_types import AnyArray
 from distill.attention import (
     KEPT,
     Attention,
@@ -278,11 +279,11 @@ class ModelInputs(NamedTuple):
         encoder segment with the target's own decoder segment id.
     """
 
-    encoder_input_tokens: Int[Array, "batch inputs"]
-    decoder_input_tokens: Int[Array, "batch targets"]
-    encoder_segment_ids: Int[Array, "batch inputs"] | None = None
-    decoder_segment_ids: Int[Array, "batch targets"] | None = None
-    decoder_cross_segment_ids: Int[Array, "batch targets"] | None = None
+    encoder_input_tokens: Int[AnyArray, "batch inputs"]
+    decoder_input_tokens: Int[AnyArray, "batch targets"]
+    encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None
+    decoder_segment_ids: Int[AnyArray, "batch targets"] | None = None
+    decoder_cross_segment_ids: Int[AnyArray, "batch targets"] | None = None
 
     @classmethod
     def of(cls, batch: Mapping[str, jax.Array]) -> "ModelInputs":
@@ -309,8 +310,8 @@ class Transformer(nn.Module):
 
     def encode(
         self,
-        encoder_input_tokens: Int[Array, "batch inputs"],
-        encoder_segment_ids: Int[Array, "batch inputs"] | None = None,
+        encoder_input_tokens: Int[AnyArray, "batch inputs"],
+        encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch inputs embed"]:
@@ -319,7 +320,7 @@ class Transformer(nn.Module):
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
-        self, encoded: Float[Array, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
+        self, encoded: Float[AnyArray, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
     ) -> Float[Array, "batch targets embed"]:
         """Returns the decoder's output after the final norm, scaled if tied: the input of :meth:`logits`.
 
@@ -355,18 +356,18 @@ class Transformer(nn.Module):
             logits = self.decoder.logits(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
-    def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
+    def cross_key_values(self, encoded: Float[AnyArray, "batch inputs embed"]) -> tuple[KeyValue, ...]:
         """Returns each decoder layer's keys and values of the encoder's output; ValueError if layers are scanned."""
         self._check_unscanned()
         return self.decoder.cross_key_values(encoded)
 
     def decode_step(
         self,
-        tokens: Int[Array, "rows_times_hypotheses"],
-        position: Int[Array, ""],
+        tokens: Int[AnyArray, "rows_times_hypotheses"],
+        position: Int[AnyArray, ""],
         caches: tuple[KeyValue, ...],
         crosses: tuple[KeyValue, ...],
-        encoder_mask: Bool[Array, "rows inputs"],
+        encoder_mask: Bool[AnyArray, "rows inputs"],
     ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
         """Decodes one position: returns the hidden state after ``tokens`` at ``position``, and the updated caches.
 
@@ -395,7 +396,7 @@ def _given(value) -> str:
     return "absent" if value is None else "given"
 
 
-def _encoder_segments(tokens: Int[Array, "batch inputs"], segment_ids: Int[Array, "batch inputs"] | None) -> Segments:
+def _encoder_segments(tokens: Int[AnyArray, "batch inputs"], segment_ids: Int[AnyArray, "batch inputs"] | None) -> Segments:
     """The segment ids that mask the encoder's self-attention."""
     return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
 
@@ -417,7 +418,7 @@ def _decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
     )
 
 
-def _everywhere(query_length: int, key_tokens: Int[Array, "batch key"]) -> Segments:
+def _everywhere(query_length: int, key_tokens: Int[AnyArray, "batch key"]) -> Segments:
     """Segment ids of an unpacked batch: every query attends to all keys except padding."""
     real = (key_tokens != PAD_ID).astype(jnp.int32)
     return Segments(jnp.ones((real.shape[0], query_length), jnp.int32), real)

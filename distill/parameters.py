@@ -7,8 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from distill.array_types import AnyArray
 from distill.network import ModelInputs, T5Config, Transformer
 
 Params = dict[str, Any]
@@ -46,7 +47,7 @@ def param_count(config: T5Config) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
 
 
-def output_kernel(params: Params, config: T5Config) -> Float[Array, "embed vocab"]:
+def output_kernel(params: Params, config: T5Config) -> Float[AnyArray, "embed vocab"]:
     """Returns the float32 matrix that maps the output of :meth:`Transformer.hidden` to logits."""
     if config.logits_via_embedding:
         return params["token_embedder"]["embedding"].T

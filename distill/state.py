@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from distill import partitioning
 from distill.interop import initial
@@ -25,7 +24,7 @@ class TrainState(struct.PyTreeNode):
       ema_params: an exponential moving average of ``params``, float32, or None if disabled.
     """
 
-    step: Int[Array, ""]
+    step: Any  # not Int[Array, ""]: trees of shapes and of shardings have the same form
     params: Params
     opt_state: Any
     ema_params: Params | None = None

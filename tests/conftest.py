@@ -9,12 +9,26 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import atexit
+import importlib.util
 import pathlib
 import shutil
 import tempfile
 
 import jax
+import jaxtyping
 import pytest
+
+# Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ANNOTATED = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("distill", "tasks")
+    for path in (ROOT / package).rglob("*.py")
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+)
+CHECKED = importlib.util.find_spec("beartype") is not None
+if CHECKED:
+    jaxtyping.install_import_hook(ANNOTATED, "annotation_checker.checked")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -28,6 +42,14 @@ if _CACHE not in os.environ:
     atexit.register(shutil.rmtree, os.environ[_CACHE], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_report_header() -> str:
+    """States whether annotations are checked."""
+    if CHECKED:
+        return f"jaxtyping: the annotations of {len(ANNOTATED)} modules are checked by beartype"
+    return "jaxtyping: annotations are NOT checked, since beartype is not installed (pip install '.[test]')"
+
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 
 import flax.linen as nn
@@ -428,8 +429,8 @@ def test_sharded_equals_whole(method):
         ({"method": "beams"}, r"method must be one of .*got 'beams'; did you mean 'beam'\?"),
         ({"max_decode_len": 0}, "max_decode_len must be ≥ 1; got 0"),
         ({"method": "sample"}, "requires rng, a jax.random.key; got None"),
-        ({"method": "sample", "rng": 0, "temperature": 0.0}, "temperature must be > 0"),
-        ({"method": "sample", "rng": 0, "top_k": 5}, r"top_k must lie in \[0, vocab_size=4\]; got 5"),
+        ({"method": "sample", "rng": jax.random.key(0), "temperature": 0.0}, "temperature must be > 0"),
+        ({"method": "sample", "rng": jax.random.key(0), "top_k": 5}, r"top_k must lie in \[0, vocab_size=4\]; got 5"),
         ({"num_return": 2}, "one result per row: num_return must be 1; got 2"),
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be ≥ 1"),
@@ -444,4 +445,5 @@ def test_bad_arguments(settings, message):
 
 def test_bad_shape():
     with pytest.raises(ValueError, match=r"must be \[batch, inputs\]; got shape \(5,\)"):
-        generate(TINY, params_of(TINY), INPUTS[0], max_decode_len=4)
+        # Without the check of its annotations, which tests add.
+        inspect.unwrap(generate)(TINY, params_of(TINY), INPUTS[0], max_decode_len=4)

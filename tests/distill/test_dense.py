@@ -26,7 +26,7 @@ SIZES = {"b": ROWS, "l": LENGTH, "d": INPUTS, "f": FEATURES, "n": 3, "s": 2}
 
 def array(letters, seed):
     shape = [SIZES[letter] for letter in letters]
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @dataclasses.dataclass

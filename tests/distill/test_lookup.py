@@ -19,7 +19,8 @@ def by_hand(vocab_size, tokens, d_rows):
 
 
 def gradient(table, tokens, weights, dtype="float32"):
-    rows, pull = jax.vjp(lambda table: lookup.lookup(table, tokens, jnp.dtype(dtype)), table)
+    tokens = jnp.asarray(tokens)
+    rows, pull = jax.vjp(lambda table: lookup.lookup(table, tokens, jnp.dtype(dtype)), jnp.asarray(table))
     return rows, pull(jnp.asarray(weights, dtype))[0]
 
 

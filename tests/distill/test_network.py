@@ -271,8 +271,8 @@ def test_dropout(scan):
 
 def test_attention_dropout_keeps_the_mean():
     module = attention.Attention(num_heads=2, head_dim=4, embed_dim=8, dropout_rate=0.4, dtype=jnp.dtype("float32"))
-    x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
-    everywhere = attention.Segments(np.ones((1, 5), np.int32), np.ones((1, 5), np.int32))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 8)), jnp.float32)
+    everywhere = attention.Segments(jnp.ones((1, 5), jnp.int32), jnp.ones((1, 5), jnp.int32))
 
     @jax.jit
     def draw_many():

@@ -1,6 +1,7 @@
 """The step gives the same numbers packed or not, in micro-batches or not, on one device or eight."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -102,21 +103,32 @@ def test_packed_equals_unpacked(params, normalizer):
     assert_same(gradient_step(params, batch_of(groups, PACKED), loss), wanted)
 
 
+@pytest.fixture(scope="module")
+def in_one_piece(params):
+    """Loss, metrics and gradient of a batch on one device, by loss and layout; each is computed once."""
+
+    @functools.cache
+    def step(loss, layout, seed):
+        return gradient_step(params, batch_of(pairs(seed), layout), loss)
+
+    return step
+
+
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("num_microbatches", [2, 4])
-def test_microbatches_change_nothing(params, normalizer, num_microbatches):
+def test_microbatches_change_nothing(params, in_one_piece, normalizer, num_microbatches):
     loss = TwoTaskLoss(alpha=0.3, normalizer=normalizer)
-    batch = batch_of(pairs(1), UNPACKED)
-    wanted = gradient_step(params, batch, loss)
-    assert_same(gradient_step(params, batch, loss, num_microbatches=num_microbatches), wanted)
+    got = gradient_step(params, batch_of(pairs(1), UNPACKED), loss, num_microbatches=num_microbatches)
+    assert_same(got, in_one_piece(loss, UNPACKED, 1))
 
 
 @pytest.mark.parametrize("mesh_shape", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
 @pytest.mark.parametrize("packed", [True, False])
-def test_meshes_of_eight_devices_change_nothing(params, mesh_shape, packed):
+def test_meshes_of_eight_devices_change_nothing(params, in_one_piece, mesh_shape, packed):
     loss = TwoTaskLoss(lam=0.6)
-    batch = batch_of(pairs(2), PACKED if packed else UNPACKED)
-    wanted = gradient_step(params, batch, loss)
+    layout = PACKED if packed else UNPACKED
+    batch = batch_of(pairs(2), layout)
+    wanted = in_one_piece(loss, layout, 2)
 
     mesh = partitioning.MeshConfig(*mesh_shape).build()
     shardings = partitioning.param_shardings(params, param_logical_axes(CONFIG), mesh)

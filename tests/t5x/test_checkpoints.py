@@ -21,6 +21,7 @@ from t5x.examples.t5 import network as plain
 from distill.interop import layout, t5x_checkpoints
 from distill.network import ModelInputs, T5Config, Transformer
 from distill.parameters import param_shapes
+from tests.t5x import rounding
 
 TESTDATA = pathlib.Path(t5x.checkpoints.__file__).parent / "testdata"
 DIMS = {"num_heads": 8, "head_dim": 4, "mlp_dim": 24, "num_encoder_layers": 2, "num_decoder_layers": 3}
@@ -38,6 +39,7 @@ NETWORKS = {
 INPUTS = np.array([[5, 7, 9, 1, 0], [3, 1, 0, 0, 0]], np.int32)
 TARGETS = np.array([[4, 6, 1], [8, 1, 0]], np.int32)
 SHIFTED = np.array([[0, 4, 6], [0, 8, 1]], np.int32)
+ROUNDINGS = rounding.logits_roundings(OURS, (INPUTS.shape[1], TARGETS.shape[1]))
 
 
 def their_network(kind):
@@ -95,7 +97,7 @@ def test_checkpoints_of_t5x_give_its_logits(kind, format, tmp_path):
         params = t5x_checkpoints.load_params(tmp_path / "run" / "checkpoint_7", wanted)
         logits = Transformer(wanted).apply({"params": params}, ModelInputs(INPUTS, SHIFTED))
         used = TARGETS > 0  # T5X masks padded targets, too
-        np.testing.assert_allclose(np.asarray(logits)[used], expected[used], rtol=1e-5, atol=1e-5)
+        rounding.assert_close(np.asarray(logits)[used], expected[used], ROUNDINGS)
 
 
 @pytest.mark.parametrize("format", ["native", "orbax"])
@@ -114,7 +116,7 @@ def test_t5x_restores_our_checkpoints(kind, format, tmp_path):
         restored = checkpointer(format, state, tmp_path / "run").restore(path=str(folder), fallback_state=fallback)
         assert int(restored.step) == 5
         got = np.asarray(their_logits(network, restored.params))
-        np.testing.assert_allclose(got[used], logits[used], rtol=1e-5, atol=1e-5)
+        rounding.assert_close(got[used], logits[used], ROUNDINGS)
 
 
 def test_a_shared_bias_is_written_to_every_layer_of_scalable_t5(tmp_path):
@@ -125,7 +127,7 @@ def test_a_shared_bias_is_written_to_every_layer_of_scalable_t5(tmp_path):
     logits = np.asarray(Transformer(OURS).apply({"params": params}, ModelInputs(INPUTS, SHIFTED)))
     used = TARGETS > 0
     got = np.asarray(their_logits(network, restored.params))
-    np.testing.assert_allclose(got[used], logits[used], rtol=1e-5, atol=1e-5)
+    rounding.assert_close(got[used], logits[used], ROUNDINGS)
 
 
 def test_t5xs_own_native_checkpoint():

@@ -1,0 +1,7 @@
+"""The array types of annotations: what a function that is called outside of ``jax.jit`` accepts."""
+
+import jax
+import numpy as np
+
+AnyArray = jax.Array | np.ndarray
+"""An array on a device or on the host."""
