@@ -9,9 +9,8 @@ import seqio
 import tensorflow as tf
 
 from distill.packing import Layout, Packer, Sequences, TokenPair
+from distill.trimming import EOS_ID, cut
 from tasks import preprocessors, task_ids
-
-EOS_ID = 1
 
 
 @dataclasses.dataclass
@@ -42,19 +41,6 @@ class Counts:
         """The share of sequences that lost tokens on either side, at most (a sequence cut on both counts twice)."""
         truncated = sum(self.truncated_inputs.values()) + sum(self.truncated_targets.values())
         return truncated / max(1, sum(self.sequences.values()))
-
-
-def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
-    """The first ``length`` entries, the last of them replaced by ``last`` (EOS) if any had to go.
-
-    Entries that fill ``length`` and do not end in ``last`` were cut before, by SeqIO, which knows no EOS; they get it back.
-    """
-    if len(tokens) < length or (len(tokens) == length and (last is None or length == 0 or tokens[-1] == last)):
-        return tokens
-    short = np.array(tokens[:length])
-    if last is not None:
-        short[-1] = last
-    return short
 
 
 def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
