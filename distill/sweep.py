@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from distill import reporting
+from distill.exits import Stopped
+
+__all__ = ["Choice", "Run", "Stopped", "Sweep", "SweepError", "read", "run"]
 
 SEED = "RANDOM_SEED"
 PLAN = "sweep.json"
@@ -18,10 +21,6 @@ PLAN = "sweep.json"
 
 class SweepError(ValueError):
     """A sweep file that cannot be used."""
-
-
-class Stopped(Exception):
-    """A signal ended a run of the sweep; its text is the signal's name."""
 
 
 @dataclasses.dataclass(frozen=True)
