@@ -1,6 +1,7 @@
 """Packaging: the core installs from the package registry alone; T5X, tests and serving are extras."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
@@ -25,12 +26,14 @@ CORE = [
     "safetensors>=0.4",
     "huggingface_hub>=0.30",
     "sentencepiece>=0.2",
+    "shtab>=1.7",
     "seqio>=0.0.19",
     "tensorboard>=2.16",
     "tensorflow>=2.16",
     "tensorflow-datasets>=4.9",
     "tensorflow-text>=2.16",
     "tensorstore>=0.1.60",
+    "typeguard>=4.4",
     "rouge_score>=0.1.2",
     "sacrebleu>=2.4",
 ]
@@ -66,25 +69,30 @@ EXTRAS = {
     ],
 }
 
-# gin/ is no Python package (a gin/__init__.py would shadow gin-config); its files travel as distill.configs.
-GIN_FOLDERS = sorted(
-    {str(path.parent.relative_to(HERE / "gin")) for path in (HERE / "gin").rglob("*.*") if path.is_file()}
+# gin/ is no Python package (a gin/__init__.py would shadow gin-config). distill/gin is a symbolic link to it in a checkout
+# and a real folder in an sdist and a wheel, so that an installed distill finds the files beside its own modules.
+GIN_FILES = sorted(
+    {
+        f"gin/{path.parent.relative_to(HERE / 'distill' / 'gin')}/*{path.suffix}"
+        for path in (HERE / "distill" / "gin").glob("**/*.*")
+        if path.is_file()
+    }
 )
+if not GIN_FILES:
+    raise FileNotFoundError(f"{HERE / 'distill' / 'gin'} holds no file; is it a symbolic link to {HERE / 'gin'}?")
+
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "distill" / "__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
 setup(
     name="distill-step-by-step",
-    version="0.1.0",
+    version=VERSION,
     description="Distilling step-by-step in JAX: small T5 students from the answers and reasoning of a large teacher",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["distill*", "tasks*", "tools*"]), "distill.configs"],
-    package_dir={"distill.configs": "gin"},
-    package_data={
-        "distill.configs": [f"{folder}/*.{kind}" for folder in GIN_FOLDERS for kind in ("gin", "json")],
-        "distill": ["teacher/prompts/*", "inspect/*.css", "inspect/*.js"],
-    },
+    packages=find_packages(include=["distill*", "tasks*", "tools*"]),
+    package_data={"distill": [*GIN_FILES, "teacher/prompts/*", "inspect/*.css", "inspect/*.js"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["distill=distill.main:main"]},

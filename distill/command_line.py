@@ -1,12 +1,36 @@
 """The flags of every command of ``distill``."""
 
 import argparse
+import re
+import textwrap
+from collections.abc import Sequence
 
+import distill
 from distill import flags
 from distill.precompile import command as precompile
 
 _EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
 _INSPECT = "draw a report of a set of records as one HTML page"
+_SHELLS = ("bash", "zsh", "fish")
+_RUN_FILES = "--gin_file=gin/models/t5_1_1_small.gin --gin_file=gin/tasks/svamp.gin --gin_file=gin/runs/distill.gin"
+_EXAMPLES = {
+    "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=commonsenseqa --model=qwen3:8b \\\n"
+    "  --base_url=http://localhost:11434/v1",
+    "inspect": "distill inspect --inputs=train.jsonl --output=report.html",
+    "train": f"distill train {_RUN_FILES} \\\n"
+    "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
+    "cache": f"distill cache {_RUN_FILES} \\\n  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --output=cached",
+    "eval": "distill eval --model_dir=runs/svamp --split=validation",
+    "infer": "distill infer --model_dir=runs/svamp --input=questions.jsonl --output=answers.jsonl",
+    "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
+    "data": "distill data --data_dir=data --set=svamp",
+    "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
+    "demo": "distill demo --directory=demo_output",
+    "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
+    "config": f"distill config {_RUN_FILES} \\\n"
+    "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
+    "completion": "distill completion bash > ~/.local/share/bash-completion/completions/distill",
+}
 
 
 def _positive(text: str) -> int:
@@ -16,25 +40,50 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def split_arguments(arguments: Sequence[str]) -> list[str]:
+    """Rewrites T5X's ``--gin.NAME=value`` as ``--gin_bindings=NAME=value``, which a flag parser understands."""
+    out = []
+    for argument in arguments:
+        match = re.match(r"^--gin\.(?P<key>[^=]+)=(?P<value>.*)$", argument, re.DOTALL)
+        out.append(f"--gin_bindings={match['key']} = {match['value']}" if match else argument)
+    return out
+
+
 def parser(wants: str = "") -> argparse.ArgumentParser:
     """The parser; ``wants`` is the command about to run, since the teacher's flags cost an import."""
     whole = argparse.ArgumentParser(
         prog="distill",
         description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
     )
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    whole.add_argument(
+        "--version", action="version", version=f"distill {distill.__version__}", help="print the version"
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of:")
 
     def add(name: str, help: str, configured: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
-        command.add_argument("-v", "--verbose", action="store_true", help="log what the libraries say, too")
+        command.add_argument(
+            "-v", "--verbose", action="store_true", help="log what the libraries log, and show tracebacks"
+        )
+        command.add_argument("-q", "--quiet", action="store_true", help="print results and errors only, no progress")
         if configured:
-            command.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="in order; may repeat")
+            command.add_argument(
+                "--gin_file",
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="configuration file, own or shipped; later ones override earlier ones; may repeat",
+            )
             command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
             command.add_argument(
                 "--gin_search_paths", default="", metavar="DIR,…", help="more folders to look for gin files in"
             )
             command.add_argument(
-                "--gin_module", action="append", default=[], metavar="MODULE", help="a module that gin files may import"
+                "--gin_module",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="a module of yours that gin files may import and name; may repeat",
             )
             command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
         return command
@@ -42,7 +91,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     train = add("train", "train a student, or go on with one")
     cache = add("cache", "tokenise a data set once and write it as files to train from")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
-    cache.add_argument("--shards", type=int, default=1, help="files a split, at most")
+    cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")
     cache.add_argument("--tfrecord", action="store_true", help="write TFRecords, too, which tfds.load reads")
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
@@ -55,13 +104,15 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         command.add_argument(
             "--coordinator_address", metavar="HOST:PORT", help="of process 0, where nothing is recognised"
         )
-        command.add_argument("--num_processes", type=int)
-        command.add_argument("--process_id", type=int)
+        command.add_argument("--num_processes", type=int, metavar="N", help="of the run, where nothing is recognised")
+        command.add_argument(
+            "--process_id", type=int, metavar="I", help="of this process, 0 to N-1, where nothing is recognised"
+        )
         command.add_argument(
             "--heartbeat_timeout_seconds",
             type=_positive,
             default=100,
-            help="a process silent for so long is dead, which ends all others; default: 100",
+            help="seconds without a heartbeat after which the run aborts; default: 100",
         )
     export = add("export", "write a trained student for transformers, CTranslate2 or T5X", configured=False)
     for command in (infer, export):
@@ -71,7 +122,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "evaluate.DecodeConfig or one of partitioning.MeshConfig."
         )
     export.add_argument("--output", required=True, help="a new or empty folder")
-    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf")
+    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="for which program; default: hf")
     export.add_argument("--quantization", help="with ct2: int8 or another of CTranslate2's")
     evaluate.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     for command in (infer, export):
@@ -85,21 +136,23 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     )
     infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
     infer.add_argument("--overwrite", action="store_true", help="answer all rows again, whatever the output holds")
-    evaluate.add_argument("--split", default="test", help="which split to score")
+    evaluate.add_argument("--split", default="test", help="which split to score; default: test")
     evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
     data = add("data", "say what is in the data: rows, failed parses, agreement, lengths", configured=False)
     data.add_argument(
         "--data_dir", required=True, help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …"
     )
     data.add_argument("--set", action="append", default=[], metavar="NAME", help="only this set; may repeat")
-    data.add_argument("--vocabulary", default="t5", help="t5, mt5, bytes or the path of a SentencePiece model")
-    data.add_argument("--inputs", type=int, default=512, help="planned input length")
-    data.add_argument("--targets", type=int, default=256, help="planned target length")
-    data.add_argument("--teacher", default="palm", help="palm, gpt-neox, human or none")
+    data.add_argument(
+        "--vocabulary", default="t5", help="t5, mt5, bytes or the path of a SentencePiece model; default: t5"
+    )
+    data.add_argument("--inputs", type=int, default=512, help="planned input length in tokens; default: 512")
+    data.add_argument("--targets", type=int, default=256, help="planned target length in tokens; default: 256")
+    data.add_argument("--teacher", default="palm", help="whose answers: palm, gpt-neox, human or none; default: palm")
     data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
     data.add_argument("--json", action="store_true", help="print JSON")
     sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
-    sweep.add_argument("sweep", help="the sweep's JSON file")
+    sweep.add_argument("sweep", help="the sweep's JSON file, own or shipped")
     sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
@@ -109,8 +162,10 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     demo = add(
         "demo", "train a small student with and without rationales, here and now, and draw what comes out", False
     )
-    demo.add_argument("--directory", default="demo_output", help="where everything goes")
-    demo.add_argument("--sweep", default="gin/sweeps/demo.json", help="another grid over the same task")
+    demo.add_argument("--directory", default="demo_output", help="where everything goes; default: demo_output")
+    demo.add_argument(
+        "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
+    )
     demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     demo.set_defaults(gin_search_paths="", gin_module=[])
     demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
@@ -118,7 +173,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         from distill.teacher import commands as teacher_commands
 
         extract = add("extract", _EXTRACT, configured=False)
-        flags.add(extract, teacher_commands.run_extract)
+        flags.add(extract, teacher_commands.run_extract, *teacher_commands.DESCRIBED)
         look = add("inspect", _INSPECT, configured=False)
         flags.add(look, teacher_commands.run_inspect)
     else:
@@ -129,4 +184,15 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         precompile.Settings,
     )
     add("config", "check a configuration and print it, resolved, without running anything")
+    completion = add("completion", "print a script that completes commands and flags in a shell", configured=False)
+    completion.add_argument("shell", choices=_SHELLS, help="the shell")
+    for name, command in commands.choices.items():
+        if name in _EXAMPLES:
+            command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {_EXAMPLES[name]}"))
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
     return whole
+
+
+def _filled(text: str | None) -> list[str]:
+    """A text's paragraphs, in lines of a terminal's width."""
+    return [textwrap.fill(" ".join(paragraph.split()), 80) for paragraph in (text or "").split("\n\n") if paragraph]

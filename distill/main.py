@@ -1,16 +1,18 @@
 """The command line. This is the only place, with ``configuration``, where gin files become arguments."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
-import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill import command_line, exits, flags
+from distill import command_line, errors, exit_codes, flags, paths
 from distill.precompile import command as precompile
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 CONFIG = "config.gin"
-EXIT_STOPPED = exits.STOPPED
-EXIT_NO_ROOM = 3  # precompile: a step does not fit
+EXIT_STOPPED = exit_codes.STOPPED
 
 
 def _import_quietly() -> None:
@@ -210,9 +211,9 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from distill import sweep, sweep_report
+    from distill import configuration, sweep, sweep_report
 
-    grid = sweep.read(options.sweep, options.directory)
+    grid = sweep.read(configuration.find(options.sweep), options.directory)
     grid = dataclasses.replace(grid, bindings=(*grid.bindings, *options.gin_bindings))
     if not options.report_only:
         sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
@@ -224,7 +225,7 @@ def _demo(options: argparse.Namespace) -> int:
     from distill import configuration, demo, sweep, sweep_report
 
     directory = Path(options.directory)
-    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
+    grid = sweep.read(configuration.find(options.sweep), directory)
     vocabulary = demo.write_vocabulary(directory)
     shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
     start = demo.pretraining_run(directory, shared)
@@ -338,6 +339,13 @@ def _export(options: argparse.Namespace) -> int:
     return serving.run_export(options)
 
 
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(command_line.parser("extract"), options.shell))
+    return 0
+
+
 def _config(options: argparse.Namespace) -> int:
     _parse_configuration(options)
     from distill import configuration, train
@@ -374,11 +382,11 @@ def _precompile(options: argparse.Namespace) -> int:
     if options.measure_data:
         _register()
     fits = precompile.precompile(given, flags.call(precompile.Settings, options))
-    return 0 if fits else EXIT_NO_ROOM
+    return 0 if fits else exit_codes.NO_ROOM
 
 
 COMPILING = ("train", "eval", "sweep", "demo")  # `infer` turns the cache on behind its first line
-WITHOUT_TENSORFLOW = ("extract", "inspect", "infer", "export")
+WITHOUT_TENSORFLOW = ("completion", "extract", "inspect", "infer", "export")
 COMMANDS = {
     "extract": _extract,
     "inspect": _inspect,
@@ -392,37 +400,78 @@ COMMANDS = {
     "demo": _demo,
     "precompile": _precompile,
     "config": _config,
+    "completion": _completion,
 }
 
 
-def _without_gin(message: str) -> str:
-    """A message without gin's remarks on which of its calls it came through."""
-    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
+class _Interrupted(BaseException):
+    """A signal ended a command outside of the training loop, which listens itself; the text is the signal's name."""
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does, by an exception, so that what it was doing is cleaned up."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _Interrupted(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """With ``quiet``, progress and warnings, which go to standard error, are not shown. The log of errors is."""
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Runs a command; returns its exit code, or that of the error that ended it, with one line said of it."""
+    try:
+        for name, value in vars(options).items():
+            setattr(options, name, paths.expand_home(value))
+        with _signals_raise(), _quiet(options.quiet):
+            if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
+                _import_quietly()
+            if options.command in COMPILING:
+                from distill import compile_cache
+
+                compile_cache.enable()
+            code = COMMANDS[options.command](options)
+            sys.stdout.flush()  # a full disk is told now, and not when Python ends
+            return code
+    except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
+        name = str(stopped) or "SIGINT"
+        print(f"stopped by {name}; run the same command again to go on", file=sys.stderr)
+        return exit_codes.STOPPED
+    except BrokenPipeError:  # of `distill … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.MACHINE
+    except Exception as error:
+        explained = errors.explain(error)
+        if explained is None or options.verbose:
+            raise
+        code, message = explained
+        print(f"distill {options.command}: {message}", file=sys.stderr)
+        return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code. Mistakes of the user end in one message, without a traceback."""
-    from distill.configuration import split_arguments
-
-    given = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes end in one message, no traceback."""
+    given = command_line.split_arguments(sys.argv[1:] if arguments is None else arguments)
     options = command_line.parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
-        _import_quietly()
-    if options.command in COMPILING:
-        from distill import compile_cache
-
-        compile_cache.enable()
-    try:
-        return COMMANDS[options.command](options)
-    except exits.Stopped as stopped:
-        print(f"stopped by {stopped}; run the same command again to go on", file=sys.stderr)
-        return EXIT_STOPPED
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if options.verbose:
-            raise
-        print(f"distill {options.command}: {_without_gin(str(error))}", file=sys.stderr)
-        return 2
+    level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    return _run(options)
 
 
 if __name__ == "__main__":

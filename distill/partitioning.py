@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from distill import layouts
+from distill import hardware, layouts
 
 MESH_AXES = ("data", "fsdp", "model")
 # How layers come by parameters that lie split over `fsdp`, and whose are then gathered before the layers, once a step.
@@ -71,7 +71,11 @@ class MeshConfig:
         left = num_devices // known
         if left == 0 or (-1 in self.sizes and num_devices % known):
             asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, self.sizes))
-            raise ValueError(f"mesh {asked} does not fit: there are {num_devices} devices of {jax.default_backend()!r}")
+            there = f"{num_devices} device{'s' if num_devices != 1 else ''} of {jax.default_backend()!r}"
+            remedy = ""
+            if num_devices == jax.device_count():  # and not those of a topology that steps are compiled for
+                remedy = f"; {hardware.advice(num_devices, jax.default_backend(), jax.devices()[0].device_kind)}"
+            raise ValueError(f"mesh {asked} does not fit: there {'is' if num_devices == 1 else 'are'} {there}{remedy}")
         data, fsdp, model = (left if size == -1 else size for size in self.sizes)
         return data, fsdp, model
 

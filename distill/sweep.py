@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import reporting
-from distill.exits import Stopped
+from distill.exit_codes import Stopped
 
 __all__ = ["Choice", "Run", "Stopped", "Sweep", "SweepError", "read", "run"]
 

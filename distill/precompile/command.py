@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 class Settings:
     """Compile the steps of a run for a TPU topology and say whether they fit, what they do and how fast they can be.
 
-    --topology is GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
-    --steps names which to compile: train, decode.
-    --price_per_chip_hour gives the run's cost; --examples_per_step and --examples_per_epoch give epochs an hour, and
-    --measure_data reads both from the data.
-    --json ends the output with one line of JSON.
-    --hlo_dir keeps the compiled programs as text.
-    --search tries meshes, --search_batch_sizes and --search_remat_policies (each: values with commas) and ranks them;
-    what is compiled is kept in --search_results, so that a search that was stopped goes on.
+    Attributes:
+      topology: GENERATION:CHIPS, such as v5e:4x4 or v4:2x2x2, of v2, v3, v4, v5e, v5p, v6e and tpu7x.
+      steps: which steps to compile, with commas: train, decode.
+      price_per_chip_hour: gives the run's cost.
+      examples_per_step, examples_per_epoch: give epochs per hour; ``measure_data`` reads both from the data.
+      measure_data: read the run's data for examples per step and per epoch.
+      json: end the output with one line of JSON.
+      hlo_dir: keep the compiled programs as text in this folder.
+      search: try meshes, batch sizes and rematerialisation policies, and rank them.
+      search_batch_sizes: with search: values of BATCH_SIZE, with commas.
+      search_remat_policies: with search: values of REMAT_POLICY, with commas.
+      search_results: with search: keeps what is compiled, so that a search that was stopped goes on.
+      max_compiles: with search: how many candidates to compile at most.
     """
 
     topology: str

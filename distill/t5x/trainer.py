@@ -28,7 +28,9 @@ class TwoTaskTrainer(t5x_trainer.Trainer):
         """
         if not isinstance(kwargs.get("model"), TwoTaskModel):
             got = type(kwargs.get("model")).__name__
-            raise TypeError(f"TwoTaskTrainer trains a TwoTaskModel (gin/t5x/two_task.gin configures one); got {got}")
+            raise TypeError(
+                f"TwoTaskTrainer trains a TwoTaskModel (gin/t5x/models/two_task.gin configures one); got {got}"
+            )
         super().__init__(**kwargs)
         self._schedule_offset = schedule_offset
 

@@ -25,6 +25,10 @@ EXIT_STOPPED = 75
 """EX_TEMPFAIL: ended early, everything answered so far is kept; run the same command again to go on."""
 
 
+DESCRIBED = (ExtractConfig, ServerConfig, Rules, Sampling)
+"""Where the arguments of :func:`run_extract` are described that its own documentation leaves out."""
+
+
 def _fields(pairs: Sequence[str]) -> dict[str, str]:
     fields = {}
     for pair in pairs:
@@ -72,15 +76,22 @@ def run_extract(
     """Asks teachers about the rows of a JSON-lines file.
 
     Args:
-      inputs: JSON lines. ``field``: ``NAME=FIELD`` pairs where the rows do not call things as records do.
+      inputs: JSON lines to ask about.
       output: JSON lines to write.
       prompt: a prompt that comes along, or a YAML file.
-      model: models at the server ``base_url``; several are several teachers. ``local``: folders or names of
-        `transformers` models.
-        ``recorded``: files of recorded replies; ``model_of_recording``: the model that gave them, for recordings by
-          key.
-      temperature: by default 0 for one sample a row and 0.7 for several.
-      price_prompt, price_completion: per million tokens.
+      model: a model at the server ``base_url``; several are several teachers; may repeat.
+      local: a folder or hub name of a `transformers` model, run here; may repeat.
+      recorded: a file of recorded replies; may repeat.
+      model_of_recording: the model that gave the recorded replies, for recordings by key.
+      field: NAME=FIELD, where the rows do not call things as records do, such as input=question; may repeat.
+      rationalise: ask again with the gold label given: where the vote is wrong, or for all rows.
+      combine: with several teachers, merge their votes, or keep a rationale from each.
+      on_disagreement: what happens where the vote is not the gold label.
+      leakage: what to do with rationales that give the answer away instead of explaining it.
+      temperature: of the sampling; by default 0 for one sample per row and 0.7 for several.
+      max_tokens: the most tokens of a reply.
+      requests_per_minute, tokens_per_minute: the most to send; by default as the server's headers allow.
+      price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
       dry_run: only say what the job would take.
 
@@ -179,13 +190,14 @@ def run_inspect(
     """Writes an HTML report of a JSON-lines file of records.
 
     Args:
-      inputs: JSON lines. ``field``: as in :func:`run_extract`.
+      inputs: JSON lines of records.
       output: the HTML file.
+      field: NAME=FIELD, where the rows do not call things as records do, such as input=question; may repeat.
       failures: JSON lines of failures; by default those that ``extract`` wrote beside ``inputs``.
-      vocabulary: a SentencePiece model, ``t5``, ``mt5`` or ``bytes``; None counts words.
-      input_length, target_length: planned sequence lengths.
+      vocabulary: a SentencePiece model, ``t5``, ``mt5`` or ``bytes``; without, words are counted.
+      input_length, target_length: planned sequence length in tokens.
       lam, label_rate, rationale_rate, batch_size: for the effective λ.
-      title: heading.
+      title: heading of the report.
 
     Returns:
       0.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill import configuration, train
+from distill import command_line, configuration, train
 from distill.configuration import ConfigurationError
 
 FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
@@ -74,7 +74,7 @@ def test_files_may_not_import_what_is_not_trusted(tmp_path, statement):
 
 def test_a_module_can_be_trusted(tmp_path):
     (tmp_path / "mine.gin").write_text("from __gin__ import dynamic_registration\nimport math\nLAMBDA = @math.sqrt()\n")
-    configuration.parse([*FILES, str(tmp_path / "mine.gin")], GIVEN, trusted=["math"])
+    configuration.parse([*FILES, str(tmp_path / "mine.gin")], GIVEN, allowed=["math"])
 
 
 def test_an_include_that_goes_in_circles(tmp_path):
@@ -122,8 +122,8 @@ def test_later_files_and_bindings_override_earlier_ones(tmp_path):
     ],
 )
 def test_command_line_bindings(argument, binding):
-    assert configuration.split_arguments([argument]) == [f"--gin_bindings={binding}"]
-    assert configuration.split_arguments(["train", "--gin_file=a"]) == ["train", "--gin_file=a"]
+    assert command_line.split_arguments([argument]) == [f"--gin_bindings={binding}"]
+    assert command_line.split_arguments(["train", "--gin_file=a"]) == ["train", "--gin_file=a"]
 
 
 def test_bare_words_are_strings():

@@ -3,13 +3,13 @@
 import pathlib
 import sys
 
+import gin
 import pytest
 import t5x.eval
 import t5x.infer
 import t5x.train
 from t5x import gin_utils
 
-import gin
 from distill.features import TwoTaskFeatureConverter
 from distill.t5x.model import ProjectNetworkModel, TwoTaskModel
 

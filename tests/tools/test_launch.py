@@ -381,3 +381,32 @@ def test_skypilot_loads_the_task(backend, tmp_path):
     assert run == backend.task(JOB)["run"]
     assert (nodes, envs["A"], spot) == (backend.num_nodes, "1", backend.spot)
     assert recovery["strategy"] == backend.strategy and recovery["recover_on_exit_codes"] == [75, 143]
+
+
+LOCAL = [
+    f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/svamp", "runs/distill", "hardware/gpu_8")
+]
+GIVEN = ["--gin.DATA_DIR=gs://b/data", "--gin.MODEL_DIR=gs://b/run"]
+
+
+def test_macros_are_checked_where_the_files_are_local(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dry_run = ["slurm", "--nodes=1", "--gpus_per_node=8", "--dry-run", "--"]
+    assert launch.main([*dry_run, "train", *LOCAL, *GIVEN, "--gin.ALHPA=1"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "launch slurm: nothing uses ALHPA (set in the command line); did you mean 'ALPHA'?\n"
+    assert launch.main([*dry_run, "train", *LOCAL, GIVEN[0]]) == 2
+    assert "MODEL_DIR is wanted by gin/runs/train.gin" in capsys.readouterr().err
+    assert launch.main([*dry_run, "eval", *LOCAL, *GIVEN]) == 0
+    assert launch.main([*dry_run, "eval", "--model_dir=gs://b/run", "--gin.EVAL_FORM=rationale"]) == 0
+    assert launch.main([*dry_run, "train", *LOCAL, *GIVEN]) == 0
+    assert "distill train" in capsys.readouterr().out
+    assert launch.main([*dry_run, "train", *LOCAL, "--gin_file=there/mine.gin", *GIVEN, "--gin.ALHPA=1"]) == 0
+    assert "there/mine.gin is not on this machine, so macros are not checked here" in capsys.readouterr().err
+
+
+def test_what_to_run_names_a_file_that_ships(capsys):
+    assert launch.main(["slurm", "--dry-run"]) == 2
+    (name,) = re.findall(r"gin/[\w/]+\.gin", capsys.readouterr().err)
+    assert (Path(__file__).resolve().parents[2] / name).is_file()

@@ -7,11 +7,11 @@ python -m tools.launch slurm --nodes=2 --gpus_per_node=8 --dry-run -- train --gi
 import argparse
 import dataclasses
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any
 
-from distill import command_line, flags
-from distill.configuration import split_arguments
+from distill import command_line, configuration, flags
 from tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
 from tools.launch.job import Job
 
@@ -24,34 +24,54 @@ BACKENDS: dict[str, tuple[Any, str]] = {
 }
 
 
+_HINTS = typing.get_type_hints(Job)
+
+# Command → the gin files and bindings that it adds to those of its command line.
+_CHECKED: dict[str, tuple[list[str], list[str]]] = {
+    "train": ([], []),
+    "config": ([], []),
+    "eval": (["gin/runs/eval.gin"], ["SPLIT = 'test'"]),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND")
+    backends = parser.add_subparsers(dest="backend", required=True, metavar="BACKEND", help="one of:")
     for name, (backend, help) in BACKENDS.items():
         command = backends.add_parser(name, help=help, usage=f"{parser.prog} {name} [options] -- COMMAND …")
         command.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan as a shell script")
         flags.add(command, backend)
-        epilog = command.epilog
+        texts = flags.documented(Job)
         for field in dataclasses.fields(Job):
             if field.name != "arguments":
-                _add_job_flag(command, field)
-        command.epilog = f"{epilog}\n\n{(Job.__doc__ or '').strip()}"
+                flags.add_one(command, field.name, _HINTS[field.name], field.default, texts[field.name])
     return parser
 
 
-def _add_job_flag(command: argparse.ArgumentParser, field: dataclasses.Field) -> None:
-    if field.default == ():
-        command.add_argument(f"--{field.name}", action="append", default=[], help="may repeat")
-    else:
-        shown = f"default: {field.default}" if field.default != "" else ""
-        command.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=shown)
-
-
 def _check(arguments: Sequence[str]) -> None:
-    """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs."""
-    command_line.parser(arguments[0]).parse_args(split_arguments(arguments))
+    """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs.
+
+    Where all of its gin files are on this machine, too, their macros are checked, and the bindings of the command line.
+
+    Raises:
+      ConfigurationError: a macro that is misspelt or missing.
+    """
+    command = arguments[0]
+    options = command_line.parser(command).parse_args(command_line.split_arguments(arguments))
+    if getattr(options, "model_dir", None) or not getattr(options, "gin_file", None) or command not in _CHECKED:
+        return
+    own_files, own_bindings = _CHECKED[command]
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    found = configuration.search_paths(paths)
+    for name in options.gin_file:
+        try:
+            configuration.find(name, found)
+        except configuration.ConfigurationError:
+            print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
+            return
+    configuration.check_macros([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, arguments = _parser().parse_args(given[:split]), given[split + 1 :]
     try:
         if not arguments and not getattr(options, "stop", False):
-            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/svamp.gin")
+            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/paper_svamp.gin")
         backend = flags.call(BACKENDS[options.backend][0], options)
         shared = {
             field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"

@@ -1,0 +1,94 @@
+"""Which errors end a command with one line, and their exit codes; any other error is a bug and shows a traceback."""
+
+import errno
+import os
+import re
+import sys
+
+from distill import exit_codes
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "change the permission or use another path",
+    errno.EPERM: "change the permission or use another path",
+    errno.EROFS: "use another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EEXIST: "use another path",
+    errno.EISDIR: "give a file, not a folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; use another path",
+}
+# What a path does wrong that a user gave; all other operating-system errors are the machine's.
+_MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)
+_TENSORFLOW_MISTAKES = ("NotFoundError", "AlreadyExistsError", "InvalidArgumentError", "OutOfRangeError")
+
+
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the message, one line a mistake; None for an error that only a traceback explains."""
+    if isinstance(error, OSError):
+        return _operating_system(error)
+    if isinstance(error, MemoryError):
+        return exit_codes.MACHINE, "the machine's memory is exhausted; use smaller batches, or a larger machine"
+    tensorflow = _tensorflow(error) or _jax(error)
+    if tensorflow is not None:
+        return tensorflow
+    if isinstance(error, (ValueError, FloatingPointError)):
+        return exit_codes.MISTAKE, _without_gin(str(error))
+    text = str(error)
+    if isinstance(error, TypeError) and "supplied by Gin" in text:
+        arguments = re.search(r"arguments: (\[.*?\])", text)
+        function = re.search(r"In call to configurable '([^']+)'", text)
+        return exit_codes.MISTAKE, (
+            f"the configuration lacks {arguments[1] if arguments else 'arguments'} of "
+            f"{function[1] if function else 'a function'}; is the run file missing (gin/runs/….gin)?"
+        )
+    if isinstance(error, RuntimeError) and text.startswith("Required bindings for"):
+        return exit_codes.MISTAKE, _without_gin(text.splitlines()[0])
+    return None
+
+
+def _operating_system(error: OSError) -> tuple[int, str]:
+    number, name = error.errno, error.filename
+    if number is None:  # libraries raise it with a text of their own
+        code = exit_codes.MISTAKE if isinstance(error, (FileNotFoundError, FileExistsError)) else exit_codes.MACHINE
+        return code, _first_line(_without_gin(str(error))) or type(error).__name__
+    text = error.strerror or os.strerror(number)
+    name = os.fsdecode(name) if isinstance(name, (str, bytes)) else name
+    shown = f"{name}: {text}" if name is not None else text
+    remedy = _REMEDIES.get(number)
+    if error.filename2 is not None:
+        shown += f" (to {error.filename2})"
+    code = exit_codes.MISTAKE if number in _MISTAKES else exit_codes.MACHINE
+    return code, _without_gin(shown) + (f"; {remedy}" if remedy else "")
+
+
+def _tensorflow(error: BaseException) -> tuple[int, str] | None:
+    """TensorFlow's errors, which reach the user from its file systems, if TensorFlow is loaded at all."""
+    library = sys.modules.get("tensorflow")
+    if library is None or not isinstance(error, library.errors.OpError):
+        return None
+    text = _first_line(_without_gin(error.message or str(error)))
+    mistake = type(error).__name__ in _TENSORFLOW_MISTAKES or "Is a directory" in text or "Not a directory" in text
+    return exit_codes.MISTAKE if mistake else exit_codes.MACHINE, text
+
+
+def _jax(error: BaseException) -> tuple[int, str] | None:
+    """A device whose memory is exhausted, if JAX is loaded at all."""
+    library = sys.modules.get("jax")
+    if library is None or not isinstance(error, library.errors.JaxRuntimeError):
+        return None
+    text = _first_line(str(error))
+    if not text.startswith("RESOURCE_EXHAUSTED"):
+        return None
+    return exit_codes.MACHINE, (
+        f"the device's memory is exhausted ({text}); lower BATCH_SIZE, raise NUM_MICROBATCHES or use more devices"
+    )
+
+
+def _without_gin(message: str) -> str:
+    """A message without gin's remarks on which of its calls it came through."""
+    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

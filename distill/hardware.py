@@ -1,0 +1,46 @@
+"""Which of the files in ``gin/hardware`` fits the devices that are there."""
+
+import math
+import re
+from pathlib import Path
+
+import distill
+
+# How JAX calls a TPU's generation → how the files do.
+_GENERATIONS = {
+    "TPU v3": "v3",
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+
+
+def advice(devices: int, platform: str, kind: str = "") -> str:
+    """The files to take on ``devices`` devices, as words for the end of a message.
+
+    Args:
+      devices: how many there are.
+      platform: as ``jax.default_backend()``: cpu, gpu or tpu.
+      kind: as a device's ``device_kind``.
+    """
+    prefix = f"tpu_{_GENERATIONS.get(kind, '')}" if platform == "tpu" else platform
+    files = sorted((Path(distill.__file__).parent / "gin" / "hardware").glob(f"{prefix}*.gin"))
+    fitting = [path for path in files if _mesh_size(path) in (devices, None)]
+    named = " or ".join(f"--gin_file=gin/hardware/{path.name}" for path in fitting)
+    axes = "--gin.partitioning.MeshConfig.data=, .fsdp= and .model= set the axes"
+    if named:
+        return f"use {named} here, behind the other files; {axes}"
+    near = ", ".join(f"gin/hardware/{path.name}" for path in files)
+    return f"{axes}; their product must be {devices}{f', starting from one of {near}' if near else ''}"
+
+
+def _mesh_size(path: Path) -> int | None:
+    """How many devices the file's mesh is for; None for any number."""
+    sizes = [
+        int(size) for size in re.findall(r"^  (?:data|fsdp|model) = (-?\d+)", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    return None if -1 in sizes else math.prod(sizes)

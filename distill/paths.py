@@ -1,0 +1,29 @@
+"""Paths as users write them."""
+
+import os
+import re
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def expand_home(value: T) -> T:
+    """``value`` with the home folder for ``~/…`` and ``~user/…``; the same for every text in lists, tuples and dicts.
+
+    A shell leaves ``~`` as it is inside ``--model_dir=~/runs``, and gin files are read by no shell.
+
+    Raises:
+      ValueError: there is no user of that name.
+    """
+    if isinstance(value, str):
+        if not re.match(r"~[\w.-]*/", value):
+            return value
+        expanded = os.path.expanduser(value)
+        if expanded == value:
+            raise ValueError(f"path {value!r}: there is no user {value[1:].partition('/')[0]!r} on this machine")
+        return expanded  # type: ignore[return-value]
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(expand_home(item) for item in value)  # type: ignore[return-value]
+    if isinstance(value, dict):
+        return {key: expand_home(item) for key, item in value.items()}  # type: ignore[return-value]
+    return value

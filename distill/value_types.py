@@ -1,0 +1,122 @@
+"""Checks the values of a configuration against the annotations of the functions that they are given to."""
+
+import collections.abc
+import inspect
+import logging
+import re
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import typeguard
+
+
+class Unknown:
+    """Stands for a value that is not there yet: what a function returns that the configuration has called.
+
+    Attributes:
+      type: its class, where the function's annotation names one; else None.
+    """
+
+    def __init__(self, function: Any):
+        if not inspect.isclass(function):
+            function = annotations(function).get("return")
+        self.type: type | None = function if inspect.isclass(function) else None
+
+
+def annotations(function: Any) -> dict[str, Any]:
+    """Argument → type, and "return" → type, as far as a function or class is annotated."""
+    is_dataclass = inspect.isclass(function) and hasattr(function, "__dataclass_fields__")
+    owner = function.__init__ if inspect.isclass(function) and not is_dataclass else function
+    try:
+        return typing.get_type_hints(owner)
+    except (NameError, TypeError, AttributeError) as error:  # annotations that only a type checker can import
+        logging.debug("no annotations of %r: %s", function, error)
+        return {}
+
+
+def mismatch(value: Any, hint: Any) -> str | None:
+    """What is wrong with ``value`` as a ``hint``: "expected …; got …", or None.
+
+    A whole number is a ``float``, too; True and False are no numbers, and a text is no sequence of texts.
+    """
+    options = _options(hint)
+    if Any in options:
+        return None
+    if isinstance(value, Unknown):
+        known = all(inspect.isclass(option) for option in options) and value.type is not None
+        if not known or any(issubclass(value.type, option) for option in options):  # type: ignore[arg-type]
+            return None
+        return f"expected {shown(hint)}; got {_name(value.type)}"
+    if contains_unknown(value):
+        return None
+    fits = True
+    if isinstance(value, bool) and not any(option in (bool, object, collections.abc.Hashable) for option in options):
+        fits = any(
+            typing.get_origin(option) is typing.Literal and value in typing.get_args(option) for option in options
+        )
+    elif isinstance(value, str) and not _takes_text(options):
+        fits = False
+    else:
+        try:
+            typeguard.check_type(
+                value,
+                hint,
+                forward_ref_policy=typeguard.ForwardRefPolicy.IGNORE,
+                collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS,
+            )
+        except typeguard.TypeCheckError:
+            fits = False
+    return None if fits else f"expected {shown(hint)}; got {value!r} ({type(value).__name__}){_remedy(value, options)}"
+
+
+def contains_unknown(value: Any) -> bool:
+    """Whether there is an :class:`Unknown` in a value or in the lists, tuples and dicts that it consists of."""
+    if isinstance(value, dict):
+        return any(contains_unknown(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple)):
+        return any(contains_unknown(item) for item in value)
+    return isinstance(value, Unknown)
+
+
+def shown(hint: Any) -> str:
+    """A type as a user reads it: without modules, None for NoneType."""
+    options = _options(hint)
+    if len(options) > 1:
+        return " or ".join(dict.fromkeys(shown(option) for option in options))
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    if hint is type(None):
+        return "None"
+    text = hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text).replace("NoneType", "None")
+
+
+def _name(kind: type | None) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+def _options(hint: Any) -> Sequence[Any]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _takes_text(options: Sequence[Any]) -> bool:
+    """Whether a text may be given; a sequence of texts takes none, although Python's texts are such sequences."""
+    return not all(_is_other_class(typing.get_origin(option) or option) for option in options)
+
+
+def _is_other_class(origin: Any) -> bool:
+    """Whether a text given for the class ``origin`` is a mistake: not text, not any object, not a Literal or the like."""
+    return inspect.isclass(origin) and (origin in (Sequence, collections.abc.Iterable) or not issubclass(str, origin))
+
+
+def _remedy(value: Any, options: Sequence[Any]) -> str:
+    words = {"none": (None, type(None)), "true": (True, bool), "on": (True, bool), "false": (False, bool)}
+    words["off"] = (False, bool)
+    meant = words.get(value.lower()) if isinstance(value, str) else None
+    if meant is not None and meant[1] in options:
+        return f"; write {meant[0]}"
+    if isinstance(value, float) and value.is_integer() and int in options:
+        return f"; write {int(value)}"
+    return ""

@@ -1,0 +1,64 @@
+"""From an empty folder, an installed wheel trains, evaluates, answers and exports; the demo and a shipped sweep run."""
+
+import json
+
+import pytest
+
+from tests_support import write_rows
+
+FILES = [f"--gin_file=gin/{name}.gin" for name in ("models/demo", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+TINY = [f"--gin.network.T5Config.{size}" for size in ("embed_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=16")]
+TINY += [f"--gin.network.T5Config.num_{part}_layers=1" for part in ("encoder", "decoder")]
+SHORT = [f"--gin.train.LoopConfig.{setting}" for setting in ("train_steps=2", "log_period=1")]
+SHORT += ["--gin.train.ValidationConfig.period=2", "--gin.VALIDATION_EXAMPLES=4", "--gin.EVAL_BATCH_SIZE=4"]
+ROWS = [
+    "--gin.FILES={'train': 'train.jsonl', 'validation': 'test.jsonl', 'test': 'test.jsonl'}",
+    "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 32}",
+    "--gin.MAX_DECODE_LEN=4",
+    "--gin.MAX_INPUT_LEN=32",
+    "--gin.VOCABULARY_PATH=bytes",
+]
+DEMO_GRID = {"gin_files": ["gin/recipes/demo_student.gin"], "axes": {"TRAIN_ROWS": [20], "RANDOM_SEED": [0]}}
+
+
+@pytest.fixture(scope="module")
+def walked(installed, tmp_path_factory):
+    """The results by name of everything below, run in one process, and the folder, which was empty but for the rows."""
+    folder = tmp_path_factory.mktemp("empty")
+    write_rows(folder / "train.jsonl", 16)
+    write_rows(folder / "test.jsonl", 4, start=16)
+    (folder / "grid.json").write_text(json.dumps(DEMO_GRID))
+    model, asked = "--model_dir=runs/a", ["--input=test.jsonl", "--input_field=question"]
+    start = "--gin.optimizers.linear_decay.warmup_steps=1"
+    vocabulary = "--gin.VOCABULARY_PATH=demo_output/vocabulary.model"
+    commands = {
+        "train": ["train", *FILES, *TINY, *SHORT, *ROWS, "--gin.MODEL_DIR=runs/a"],
+        "eval": ["eval", model],
+        "infer": ["infer", model, *asked, "--output=answers.jsonl"],
+        "export": ["export", model, "--output=exported"],
+        "demo": ["demo", "--sweep=grid.json", *TINY, *SHORT, start],
+        "sweep": ["sweep", "gin/sweeps/demo.json", "--directory=grid", *TINY, *SHORT, vocabulary],
+    }
+    done = installed.walk(list(commands.values()), folder)
+    return folder, dict(zip(commands, done, strict=True))
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "infer", "export", "demo", "sweep"])
+def test_it_ends_well(name, walked):
+    result = walked[1][name]
+    assert result["code"] == 0, result["err"]
+
+
+def test_what_they_leave_behind(walked):
+    folder, done = walked
+    assert "test accuracy: " in done["train"]["out"]
+    assert "test accuracy: " in done["eval"]["out"]
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 4
+    assert all("error" not in answer for answer in answers)
+    assert (folder / "exported" / "model.safetensors").stat().st_size > 1000
+    assert json.loads(done["demo"]["out"].strip().splitlines()[-1])["task"] == "demo_world"
+    rows = (folder / "grid" / "results.csv").read_text().splitlines()
+    assert len(list((folder / "grid").glob("*/result.json"))) == 12
+    assert len(rows) > 1
