@@ -101,7 +101,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")
     cache.add_argument("--tfrecord", action="store_true", help="write TFRecords, too, which tfds.load reads")
     evaluate = add("eval", "score a trained student on a split")
-    infer = add("infer", "answer JSON lines with a trained student")
+    infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):
         command.add_argument(
             "--multiprocess",
@@ -121,19 +121,30 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             default=100,
             help="seconds without a heartbeat after which the run aborts; default: 100",
         )
-    export = add("export", "write a trained student for transformers, CTranslate2 or T5X")
+    export = add("export", "write a trained student for transformers, CTranslate2 or T5X", configured=False)
+    for command in (infer, export):
+        command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+        command.epilog = (
+            "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, an argument of "
+            "evaluate.DecodeConfig or one of partitioning.MeshConfig."
+        )
     export.add_argument("--output", required=True, help="a new or empty folder")
     export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="for which program; default: hf")
     export.add_argument("--quantization", help="with ct2: int8 or another of CTranslate2's")
-    for command in (evaluate, infer, export):
-        command.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
-    infer.add_argument("--input", required=True, help="JSON lines with an 'input' each")
+    evaluate.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
+    for command in (infer, export):
+        command.add_argument("--model_dir", help="a trained model's directory; student.json is read from there")
+    infer.add_argument("--input", required=True, help="JSON lines, or one array of objects; may be compressed by gzip")
     infer.add_argument(
-        "--output", required=True, help="JSON lines, in the order of the input; an unfinished file is gone on with"
+        "--output", required=True, help="JSON lines, in the order of the input; an unfinished file is continued"
     )
-    infer.add_argument("--input_field", default="input", help="the field that holds the input; default: input")
+    infer.add_argument(
+        "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
+    )
     infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
+    infer.add_argument("--overwrite", action="store_true", help="answer all rows again, whatever the output holds")
     evaluate.add_argument("--split", default="test", help="which split to score; default: test")
+    evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
     data = add("data", "report what is in the data: rows, failed parses, agreement, lengths")
     data.add_argument(
         "--file",

@@ -64,6 +64,16 @@ class _Scan:
         return sorted(lines, key=lambda line: "__gin__" not in line)
 
 
+class _Spelling(config_parser.ParserDelegate):
+    """Keeps references and macros as they are written."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
+
+    def macro(self, macro_name):
+        return f"%{macro_name}"
+
+
 class _Recorder(config_parser.ParserDelegate):
     """Notes each macro and each configurable that a value refers to."""
 
@@ -368,7 +378,7 @@ def _readable(binding: str) -> str:
     try:
         config_parser.ConfigParser(value, _Recorder()).parse_value()
     except (SyntaxError, ValueError):
-        if re.fullmatch(r"[\w./:~+,-][\w./:~+, -]*", value):
+        if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
             return f"{key.strip()} = {value!r}"
     return f"{key.strip()} = {value}"
 
@@ -438,3 +448,25 @@ def macro(name: str) -> Any:
         return gin.query_parameter(f"{name}/macro.value")
     except ValueError:
         return None
+
+
+def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
+    """The bindings of a resolved configuration by name, macros included; nothing is imported, called or bound.
+
+    Args:
+      text: as :func:`resolved` returns it.
+      where: what errors call it.
+
+    Raises:
+      ConfigurationError: it is not gin.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for statement in config_parser.ConfigParser(text, _Spelling()):
+            if isinstance(statement, config_parser.BindingStatement):
+                scope = f"{statement.scope}/" if statement.scope else ""
+                argument = f".{statement.arg_name}" if statement.arg_name else ""
+                found[f"{scope}{statement.selector}{argument}"] = statement.value
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    return found

@@ -2,169 +2,21 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import seqio
 from etils import epath
 from flax import linen as nn
-from jax.sharding import Mesh
 
-from distill import choices, decoding, features, partitioning
+from distill import partitioning
 from distill.checkpoints import restore_student
+from distill.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.network import T5Config
-from distill.parameters import param_logical_axes
 from tasks import registration
 
-
-@dataclasses.dataclass(frozen=True)
-class DecodeConfig:
-    """How answers are decoded.
-
-    Attributes:
-      max_decode_len: most target tokens, EOS included.
-      max_input_len: longest input; longer ones are cut (and counted).
-      batch_size: rows decoded together (global).
-      method: ``greedy``, ``sample`` or ``beam``.
-      temperature, top_k: of ``sample``.
-      num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.decoding.generate`.
-      bucket: the shortest length that inputs are padded to; see :func:`bucket_lengths`.
-      seed: of ``sample``.
-      param_gather: ``layer`` gathers parameters that lie split over ``fsdp`` in each layer, for every token; ``decoder``
-        and ``step`` gather all once a batch, in the compute dtype.
-    """
-
-    max_decode_len: int = 64
-    max_input_len: int = 1024
-    batch_size: int = 64
-    method: str = "greedy"
-    temperature: float = 1.0
-    top_k: int = 0
-    num_beams: int = 4
-    length_penalty: float = 0.6
-    beam_rule: str = "huggingface"
-    bucket: int = 32
-    seed: int = 0
-    param_gather: str = "layer"
-
-    def __post_init__(self):
-        choices.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
-        choices.check("DecodeConfig.method", self.method, decoding.METHODS)
-        choices.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
-        for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """One decoded sequence: int32 ids without EOS and padding, and the sum of its tokens' log-probabilities (nats)."""
-
-    tokens: np.ndarray
-    log_prob: float
-
-
-def bucket_lengths(shortest: int, longest: int) -> list[int]:
-    """Window lengths to choose from: ``shortest`` and its doubles, half-way between two of them, and ``longest``.
-
-    That is at most twice as many programs as doubles alone, and beyond ``shortest`` a row gets at most half of its own
-    length in padding.
-    """
-    lengths = {longest}
-    length = shortest
-    while length < longest:
-        lengths.update(one for one in (length, length + length // 2) if one < longest)
-        length *= 2
-    return sorted(lengths)
-
-
-class Decoder:
-    """Decodes lists of inputs in batches of like length; compiles once a length.
-
-    Args:
-      model: the student.
-      mesh: rows lie over its ``data`` and ``fsdp`` axes.
-      config: how to decode.
-    """
-
-    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
-        self.model, self.config, self.mesh = model, config, mesh
-        shards = partitioning.batch_shards(mesh)
-        self._rows = math.ceil(config.batch_size / shards) * shards
-        self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
-
-        def run(params, tokens, rng, prompt):
-            if config.param_gather != "layer":
-                params = partitioning.whole_copies(params, param_logical_axes(model), model.dtype)
-            return decoding.generate(
-                model,
-                params,
-                tokens,
-                max_decode_len=config.max_decode_len,
-                method=config.method,
-                temperature=config.temperature,
-                top_k=config.top_k,
-                num_beams=config.num_beams,
-                length_penalty=config.length_penalty,
-                beam_rule=config.beam_rule,
-                rng=rng,
-                prompt=prompt,
-            )
-
-        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
-
-    def __call__(self, params: Any, inputs: Sequence[np.ndarray], prompt: Sequence[int] = ()) -> list[Prediction]:
-        """Decodes ``inputs`` and returns predictions in their order.
-
-        Args:
-          params: the student's.
-          inputs: int32 ids with EOS.
-          prompt: token ids that every target begins with, see :func:`distill.decoding.generate`.
-        """
-        out: list[Prediction | None] = [None] * len(inputs)
-        for indices, tokens in self._batches(inputs):
-            rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
-            placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
-            decoded = jax.device_get(self._run(params, placed, rng, tuple(prompt)))
-            for row, index in enumerate(indices):
-                out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
-        return [prediction for prediction in out if prediction is not None]
-
-    def lower(self, params: Any, length: int) -> tuple[jax.stages.Lowered, jax.ShapeDtypeStruct]:
-        """Lowers the decoding of one batch, without a prompt, for compilation ahead of time.
-
-        Args:
-          params: shapes with shardings, as they will be given.
-          length: tokens that every input is padded to.
-
-        Returns:
-          The lowered step, and the shape of its inputs: int32 [rows, length].
-        """
-        tokens = jax.ShapeDtypeStruct((self._rows, length), np.int32, sharding=partitioning.batch_sharding(self.mesh))
-        key = jax.eval_shape(jax.random.key, self.config.seed)
-        rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
-        return self._run.lower(params, tokens, rng, ()), tokens
-
-    def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
-        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-        for start in range(0, len(order), self._rows):
-            indices = order[start : start + self._rows]
-            longest = min(len(inputs[indices[-1]]), self.config.max_input_len)
-            length = next(n for n in self._lengths if n >= longest)
-            tokens = np.zeros((self._rows, length), np.int32)
-            for row, index in enumerate(indices):
-                cut = features.cut(np.asarray(inputs[index], np.int32), self.config.max_input_len)
-                tokens[row, : len(cut)] = cut
-            yield indices, tokens
-
-
-def _prediction(tokens: np.ndarray, log_prob: float) -> Prediction:
-    ends = np.flatnonzero(tokens == features.EOS_ID)
-    tokens = tokens[: ends[0]] if len(ends) else tokens
-    return Prediction(np.array(tokens[tokens != 0]), log_prob)
+__all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +115,7 @@ def evaluate(
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
     max_examples: int | None = None,
     trained_task_name: str | None = None,
+    output_dir: str | None = None,
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
@@ -278,21 +131,41 @@ def evaluate(
       max_examples: the first so many examples only; None takes all.
       trained_task_name: what the student was trained on, where known: a task that would ask it in another way is refused.
 
+      output_dir: where the two files go; None: ``predictions`` in the model directory.
+
     Raises:
       FileNotFoundError, ValueError: no student there, or another one; or a task it cannot be asked.
+      OSError: predictions cannot be written.
     """
     if trained_task_name is not None:
         registration.check_prompts(trained_task_name, task_name)
+    folder = epath.Path(model_dir) / "predictions" if output_dir is None else epath.Path(output_dir)
+    if jax.process_index() == 0:
+        _check_writable(folder)
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
         evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"
-        stem = epath.Path(model_dir) / "predictions" / f"{task_name}_{split}{part}"
+        stem = folder / f"{task_name}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
         epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
     return evaluation
+
+
+def _check_writable(folder: epath.Path) -> None:
+    """Raises OSError, with what to do, before a long evaluation whose predictions could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{why}: predictions cannot be written to {folder}; --output names another folder"
+        ) from None
 
 
 def _text(value: Any) -> str:

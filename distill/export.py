@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import seqio
-
 from distill import choices, model_card
-from distill.evaluate import DecodeConfig
-from distill.infer import FORMS
+from distill.decoder import DecodeConfig
 from distill.interop import conversion, huggingface, t5x_checkpoints, tokenizer_files
 from distill.interop.conversion import Source
 from distill.interop.layout import Weights
 from distill.parameters import param_count
-from tasks import preprocessors
+from distill.student import FORMS
+from tasks import texts
+from tasks.texts import Vocabulary
 
 FORMATS = ("hf", "ct2", "t5x")
 QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
@@ -28,7 +27,7 @@ def export(
     output: str,
     format: str = "hf",
     *,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     label_prefix: str = "[label] ",
     rationale_prefix: str = "[rationale] ",
     form: str = "label",
@@ -82,7 +81,7 @@ def export(
     prompted = form == "shared_label"
     fields: dict[str, dict[str, Any]] = {name: {"prefix": prefix} for name, prefix in prefixes.items()}
     if prompted:
-        prompts = {name: preprocessors.prompt(vocabulary, prefix) for name, prefix in prefixes.items()}
+        prompts = {name: texts.prompt(vocabulary, prefix) for name, prefix in prefixes.items()}
         fields = {name: {"prefix": "", "decoder_prompt_ids": ids} for name, ids in prompts.items()}
     with conversion.open_source(model_dir, scan_layers=False) as source:
         if vocabulary.vocab_size > source.config.vocab_size:
@@ -183,7 +182,7 @@ _USAGE = {
 def _write_hf(
     folder: Path,
     source: Source,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: Vocabulary,
     fields: Mapping[str, Mapping[str, Any]],
     decode: DecodeConfig,
     model_type: str | None,

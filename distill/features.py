@@ -9,9 +9,8 @@ import seqio
 import tensorflow as tf
 
 from distill.packing import Layout, Packer, Sequences, TokenPair
+from distill.trimming import EOS_ID, cut
 from tasks import preprocessors, task_ids
-
-EOS_ID = 1
 
 
 @dataclasses.dataclass
@@ -42,20 +41,6 @@ class Counts:
         """Returns the share of truncated sequences; a sequence truncated on both sides counts twice."""
         truncated = sum(self.truncated_inputs.values()) + sum(self.truncated_targets.values())
         return truncated / max(1, sum(self.sequences.values()))
-
-
-def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
-    """Returns the first ``length`` entries, with the last one replaced by ``last`` (EOS) if entries were dropped.
-
-    Entries that fill ``length`` without ending in ``last`` were truncated earlier by SeqIO, which drops EOS; they end
-    in ``last`` again. ``last=None`` replaces nothing.
-    """
-    if len(tokens) < length or (len(tokens) == length and (last is None or length == 0 or tokens[-1] == last)):
-        return tokens
-    short = np.array(tokens[:length])
-    if last is not None:
-        short[-1] = last
-    return short
 
 
 def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -16,6 +16,7 @@ from distill import command_line, errors, exit_codes, flags, paths
 from distill.precompile import command as precompile
 
 if TYPE_CHECKING:
+    from distill.student import Student
     from distill.sweep import Run
 
 # TensorFlow only reads data here, and has nothing to say.
@@ -122,15 +123,60 @@ def _tell(task: str, split: str, done: int, rows: int) -> None:
 
 
 def _write_configuration() -> None:
-    """Writes the resolved configuration beside the checkpoint."""
+    """Writes the resolved configuration, and the student as data, beside the checkpoint.
+
+    Raises:
+      ValueError: the directory holds a run with other settings.
+    """
     from etils import epath
 
-    from distill import configuration
+    from distill import configuration, model_directory
 
-    if _is_first():
-        directory = epath.Path(configuration.macro("MODEL_DIR"))
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG).write_text(configuration.resolved())
+    directory = configuration.macro("MODEL_DIR")
+    there = epath.Path(directory) / CONFIG
+    before = configuration.bindings_of(there.read_text(), str(there)) if there.exists() else None
+    text = configuration.resolved()
+    student, vocabulary = _described()
+    said = model_directory.begin(
+        directory, text, before, configuration.bindings_of(text), student, vocabulary, writes=_is_first()
+    )
+    for line in said if _is_first() else ():
+        print(line, file=sys.stderr)
+
+
+def _described() -> tuple["Student | None", bytes | None]:
+    """The student of the configuration as data, and its vocabulary's file. No student where no plain vocabulary fits."""
+    from distill import configuration, train
+    from distill.decoder import DecodeConfig
+    from distill.partitioning import MeshConfig
+    from distill.student import Student
+    from tasks import registration, vocabularies
+
+    given, registered = configuration.arguments_of(train.train), configuration.arguments_of(registration.register)
+    vocabulary = registered.get("vocabulary", "t5")
+    vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    try:
+        model = vocabularies.model_bytes(vocabulary)
+    except ValueError:
+        return None, None
+    dataset, validation = registered["dataset"], given.get("validation")
+    task = validation.task_name if validation is not None else given["data"].mixture_or_task_name
+    student = Student(
+        given["model"],
+        "bytes" if model is None else "sentencepiece",
+        vocabulary.extra_ids,
+        form=task.removeprefix(f"{dataset.name}_"),
+        label_prefix=registered.get("label_prefix", registration.LABEL_PREFIX),
+        rationale_prefix=registered.get("rationale_prefix", registration.RATIONALE_PREFIX),
+        separator=dataset.separator,
+        input_field=getattr(dataset.source, "input_field", "input"),
+        dataset=dataset.name,
+        answer=dataset.answer,
+        decode=DecodeConfig() if validation is None else validation.decode,
+        mesh=given.get("mesh") or MeshConfig(),
+        trained_in=os.getcwd(),
+    )
+    return student, None if model is None else vocabularies.without_extra_ids(model, vocabulary.extra_ids)
 
 
 def _data(options: argparse.Namespace) -> int:
@@ -220,44 +266,62 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
 def _eval(options: argparse.Namespace) -> int:
     _join(options)
     options.gin_bindings.append(f"SPLIT = {options.split!r}")
+    if options.model_dir:
+        _find_files(options)
     _parse_configuration(options, ["gin/runs/eval.gin"])
     from distill import configuration, evaluate
 
     run = configuration.configured(evaluate.evaluate)
     _register()
-    metrics = run().metrics
+    metrics = run(output_dir=options.output).metrics
     for name, value in metrics.items() if _is_first() else ():
         print(f"{options.split} {name}: {value:.4f}")
     return 0
 
 
-def _infer(options: argparse.Namespace) -> int:
-    _parse_configuration(options, ["gin/runs/infer.gin"])
-    from distill import configuration, infer
+def _find_files(options: argparse.Namespace) -> None:
+    """Lets a model directory be evaluated from any folder: its own vocabulary, and data where the training found it."""
+    from etils import epath
 
-    run = configuration.configured(infer.infer)
-    _register()
-    run(options.input, options.output, input_field=options.input_field, rationale=options.rationale)
-    return 0
+    from distill import configuration, student
+
+    directory = epath.Path(options.model_dir)
+    if not ((directory / student.FILE).exists() and (directory / CONFIG).exists()):
+        return
+    described = student.read(directory)
+    there = configuration.bindings_of((directory / CONFIG).read_text(), str(directory / CONFIG))
+    given = {binding.partition("=")[0].strip() for binding in options.gin_bindings}
+    found: dict[str, object] = {}
+    if described.vocabulary == "sentencepiece" and "VOCABULARY_PATH" in there:
+        student.read_vocabulary(directory, described)  # says in one line what is wrong with the file
+        found["VOCABULARY_PATH"] = str(directory / student.VOCABULARY_FILE)
+
+    def moved(path: object) -> object:
+        """The path as the training command meant it, where nothing is at it from here."""
+        if not isinstance(path, str) or "://" in path or os.path.isabs(path) or os.path.exists(path):
+            return path
+        absolute = os.path.join(described.trained_in, path)
+        return absolute if described.trained_in and os.path.exists(absolute) else path
+
+    for name in ("FILES", "DATA_DIR"):
+        value = there.get(name)
+        new = {key: moved(path) for key, path in value.items()} if isinstance(value, dict) else moved(value)
+        if new != value:
+            found[name] = new
+            print(f"{name} is taken from {described.trained_in}, where the student was trained", file=sys.stderr)
+    options.gin_bindings[:0] = [f"{name} = {value!r}" for name, value in found.items() if name not in given]
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from distill import serving
+
+    return serving.run_infer(options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    if not options.model_dir:
-        raise ValueError("export needs --model_dir, the trained student's directory")
-    _parse_configuration(options, ["gin/runs/export.gin"])
-    from distill import configuration, export
+    from distill import serving
 
-    run = configuration.configured(export.export)
-    dataset = configuration.value("DATASET")
-    folder = run(
-        options.model_dir,
-        options.output,
-        options.format,
-        quantization=options.quantization,
-        dataset=None if dataset is None else dataset.name,
-    )
-    print(folder)
-    return 0
+    return serving.run_export(options)
 
 
 def _completion(options: argparse.Namespace) -> int:
@@ -306,7 +370,8 @@ def _precompile(options: argparse.Namespace) -> int:
     return 0 if fits else exit_codes.NO_ROOM
 
 
-WITHOUT_TENSORFLOW = ("completion", "example", "extract", "inspect", "data")
+COMPILING = ("train", "eval", "sweep", "demo")  # `infer` turns the cache on after its first line
+WITHOUT_TENSORFLOW = ("completion", "example", "extract", "inspect", "data", "infer", "export")
 COMMANDS = {
     "example": _example,
     "extract": _extract,
@@ -363,6 +428,10 @@ def _run(options: argparse.Namespace) -> int:
         with _signals_raise(), _quiet(options.quiet):
             if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
                 _import_quietly()
+            if options.command in COMPILING:
+                from distill import compile_cache
+
+                compile_cache.enable()
             code = COMMANDS[options.command](options)
             sys.stdout.flush()  # a full disk is told now, and not when Python ends
             return code

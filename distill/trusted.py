@@ -69,7 +69,7 @@ def import_problem(module: str, allowed: Sequence[str] = ()) -> str | None:
     if _within(module, allowed):
         return None
     if _within(module, NOT_NAMED):
-        return f"imports {module}, which runs commands or reads configurations; no configuration may name it"
+        return f"imports {module}, which no configuration may name; allow it with --gin_module={module}"
     if not _within(module, TRUSTED_MODULES):
         return f"imports {module}, which is not trusted; allow it with --gin_module={module}"
     return None
@@ -138,7 +138,7 @@ def _object_problem(path: str, found: Any, on_the_way: str, allowed: Sequence[st
         )
     name = f"{owner}.{getattr(found, '__qualname__', '')}"
     if _within(owner, NOT_NAMED) or name in NOT_NAMED_FUNCTIONS:
-        return f"names {path}, which is {what}; no configuration may name it"
+        return f"names {path}, which is {what}; no configuration may name it; allow it with --gin_module={owner}"
     types_only = is_jax_numpy or _within(owner, TYPES_ONLY)
     if types_only and not isinstance(found, types.ModuleType) and not inspect.isclass(found):
         return f"names {path}; of jax.numpy, a configuration may only name types"

@@ -90,7 +90,6 @@ def shown(hint: Any) -> str:
     if hint is type(None):
         return "None"
     text = hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
-    text = re.sub(r"(?:typing\.)?Union\[([^][]+)\]", lambda found: found[1].replace(", ", " | "), text)
     return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text).replace("NoneType", "None")
 
 

@@ -4,20 +4,24 @@ A pipeline is: choose a rationale, write the texts of one task, tokenize. Nothin
 does that, and counts.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
 from tasks import task_ids
+from tasks.texts import SINGLE_MARKER, answer_of, encode, prompt
+
+__all__ = [
+    "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale", "drawing", "encode",
+    "encode_tf", "label_texts", "paired_texts", "prompt", "prompted_targets", "rationale_texts", "shared_texts",
+    "shares_input", "single_texts", "tokenize",
+]  # fmt: skip
 
 Preprocessor = Callable[..., tf.data.Dataset]
 
 EXTRAS = ("id", "label", "llm_label", "choices", "rationale")
 """Features that ride along for evaluation."""
-
-SINGLE_MARKER = "So the answer is"
 
 
 def choose_rationale(how: str) -> Preprocessor:
@@ -138,11 +142,6 @@ def shares_input(features: Collection[str]) -> bool:
     return "rationale_targets" in features and "rationale_inputs" not in features
 
 
-def prompt(vocabulary: seqio.Vocabulary, prefix: str) -> list[int]:
-    """The token ids of a task's prefix where targets begin with it."""
-    return list(vocabulary.encode(prefix)) if prefix else []
-
-
 def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
     """Puts the tokens of a prefix before targets, where there are any; they weigh nothing in the loss.
 
@@ -226,14 +225,6 @@ def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | No
     return ids[: tf.where(tf.strings.length(text) > 0, tf.size(ids), 0)]
 
 
-def encode(vocabulary: seqio.Vocabulary, text: str, separator: str | None = None) -> list[int]:
-    """:func:`encode_tf` in plain Python: token ids ending in EOS, none for an empty text."""
-    if not text:
-        return []
-    pieces = text.split(separator) if separator else [text]
-    return [token for piece in pieces for token in [*vocabulary.encode(piece), vocabulary.eos_id]]
-
-
 def tokenize(separator: str | None = None) -> Preprocessor:
     """Turns texts into the features of the task; the texts stay, as ``*_pretokenized``.
 
@@ -283,16 +274,6 @@ def add_task_ids(task_id: int) -> Preprocessor:
         return dict(row) | {"targets_task_ids": tf.fill(tf.shape(row["targets"]), tf.constant(task_id, tf.int32))}
 
     return preprocess
-
-
-def answer_of(text: str, marker: str = SINGLE_MARKER) -> str:
-    """The label in a text that reasons first: what stands behind the last marker; empty if there is none.
-
-    >>> answer_of("A bum lives near trains. So the answer is train station.")
-    'train station.'
-    """
-    pieces = re.split(r"\s+".join(map(re.escape, marker.split())), text)
-    return pieces[-1].strip() if len(pieces) > 1 else ""
 
 
 def drawing(preprocessors: Sequence[Preprocessor]) -> bool:

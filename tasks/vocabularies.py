@@ -1,9 +1,18 @@
-"""Vocabularies by a short name or path, and the sizes of the tables that go with them."""
+"""Vocabularies by a short name or path, and the sizes of the tables that go with them.
+
+``load`` gives SeqIO's, for tasks; :mod:`tasks.plain_vocabularies` gives the same ids without TensorFlow, for serving.
+"""
 
 import difflib
+import sys
+from typing import TYPE_CHECKING, Any
 
-import seqio
 from etils import epath
+
+from tasks import plain_vocabularies
+
+if TYPE_CHECKING:
+    import seqio
 
 T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 MT5 = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
@@ -12,7 +21,7 @@ NAMES = {"t5": T5, "mt5": MT5}
 BYT5_EXTRA_IDS = 125
 
 
-def load(name: str = "t5", *, extra_ids: int | None = None) -> seqio.Vocabulary:
+def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary":
     """A vocabulary with padding 0 and EOS 1.
 
     Args:
@@ -22,34 +31,86 @@ def load(name: str = "t5", *, extra_ids: int | None = None) -> seqio.Vocabulary:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the model's padding is not 0 or its EOS not 1 (checked when a local file is loaded).
+      ValueError: the file is no SentencePiece model, or its padding is not 0 or its EOS not 1 (checked when a local file is
+        loaded).
     """
+    import seqio
+
     if name == "bytes":
         return seqio.ByteVocabulary(extra_ids=BYT5_EXTRA_IDS if extra_ids is None else extra_ids)
     path = NAMES.get(name, name)
-    vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids or 0)
-    if not path.startswith("gs://"):
+    if "://" not in path:
         if not epath.Path(path).exists():
             near = difflib.get_close_matches(name, [*NAMES, "bytes"], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise FileNotFoundError(
                 f"no vocabulary at {path}{hint} (expected {', '.join(NAMES)}, bytes, or the path of a SentencePiece model)"
             )
-        check(vocabulary, path)
-    return vocabulary
+        plain_vocabularies.read(path)  # says in one line what is wrong with the file
+    return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids or 0)
 
 
-def check(vocabulary: seqio.Vocabulary, name: str = "the vocabulary") -> None:
+def check(vocabulary: "seqio.Vocabulary", name: str = "the vocabulary") -> None:
     """Raises ValueError unless padding is 0 and EOS is 1, as everything here expects."""
-    pad = vocabulary.tokenizer.pad_id() if isinstance(vocabulary, seqio.SentencePieceVocabulary) else vocabulary.pad_id
-    if pad != 0 or vocabulary.eos_id != 1:
-        raise ValueError(
-            f"{name}: expected padding id 0 and EOS id 1, as T5 has them; got {pad} and {vocabulary.eos_id}. "
-            "`python -m tools.vocabulary` trains models that fit."
-        )
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    plain_vocabularies.check_ids(
+        vocabulary.pad_id if tokenizer is None else tokenizer.pad_id(), vocabulary.eos_id, name
+    )
 
 
-def padded_size(vocabulary: seqio.Vocabulary | int, multiple: int = 128) -> int:
+def model_bytes(vocabulary: Any) -> bytes | None:
+    """The SentencePiece model of a vocabulary as it is used, with its extra ids; None for a byte vocabulary.
+
+    Args:
+      vocabulary: SeqIO's or one of :mod:`tasks.plain_vocabularies`.
+
+    Raises:
+      ValueError: a vocabulary of another kind.
+      FileNotFoundError: SeqIO's model file cannot be read; one line.
+    """
+    if isinstance(vocabulary, plain_vocabularies.Bytes):
+        return None
+    if isinstance(vocabulary, plain_vocabularies.SentencePiece):
+        return vocabulary.sp_model
+    if "seqio" in sys.modules:
+        import seqio
+
+        if isinstance(vocabulary, seqio.ByteVocabulary):
+            return None
+        if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+            return _read_model(vocabulary)
+    raise ValueError(
+        "a student can be served and exported with SentencePiece and byte vocabularies; got one of type "
+        f"{type(vocabulary).__name__}"
+    )
+
+
+def without_extra_ids(model: bytes, extra_ids: int) -> bytes:
+    """A SentencePiece model without its last ``extra_ids`` pieces, which loading it with that many adds again."""
+    if not extra_ids:
+        return model
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    del proto.pieces[-extra_ids:]
+    return proto.SerializeToString()
+
+
+def _read_model(vocabulary: "seqio.SentencePieceVocabulary") -> bytes:
+    import tensorflow as tf
+
+    try:
+        return vocabulary.sp_model
+    except (tf.errors.OpError, RuntimeError, OSError) as error:
+        path = vocabulary.sentencepiece_model_file
+        reason = " ".join(str(error).split())[:160]
+        raise FileNotFoundError(
+            f"the vocabulary {path} cannot be read ({reason}); without a network, give a copy of the file, or a vocabulary "
+            "that needs no file: --gin.VOCABULARY_PATH=…/sentencepiece.model or --gin.VOCABULARY_PATH=bytes"
+        ) from None
+
+
+def padded_size(vocabulary: "seqio.Vocabulary | int", multiple: int = 128) -> int:
     """The vocabulary's size rounded up to a multiple, for an embedding that tiles and shards evenly.
 
     >>> padded_size(32100)

@@ -2,6 +2,7 @@
 
 python -m tools.convert --from=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 --to=t5_1_1_base
 python -m tools.convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill
+python -m tools.convert --from=google/mt5-small@refs/pr/6 --to=mt5_small --to_format=distill
 python -m tools.convert --from=runs/svamp --to=svamp_t5x --to_format=t5x --layout=scalable_t5
 python -m tools.convert --from=runs/svamp                      # only says what is there
 """
@@ -28,7 +29,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--from",
         dest="source",
         required=True,
-        help="a model directory, a Hugging Face folder or name, or a T5X checkpoint",
+        help="a model directory, a Hugging Face folder, name or name@revision, or a T5X checkpoint",
     )
     parser.add_argument("--to", help="a new folder; without it, only says what the source is")
     parser.add_argument("--to_format", default="hf", choices=conversion.TO_FORMATS)

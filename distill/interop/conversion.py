@@ -46,7 +46,7 @@ def kind_of(path: Path) -> str:
                 "or Orbax's 'state')"
             ) from None
         return T5X
-    if "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~")):
+    if huggingface.is_hub_name(huggingface.split_revision(text)[0]):
         return HUGGING_FACE
     raise FileNotFoundError(f"no checkpoint at {path}")
 
@@ -83,7 +83,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
     """The checkpoint at ``path``, whatever its format; its files are open inside of ``with``.
 
     Args:
-      path: local, ``gs://`` or the name of a model on the Hugging Face hub.
+      path: local, ``gs://`` or the name of a model on the Hugging Face hub, also as ``name@revision``.
       **overrides: T5Config fields that its files do not tell, or tell otherwise.
 
     Raises:

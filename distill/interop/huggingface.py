@@ -34,18 +34,26 @@ _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attenti
 
 
 def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
-    """A local folder for ``source``: itself, or a snapshot of the hub repository ``owner/name`` (``name`` for T5 1.0).
+    """A local folder for ``source``: itself, or a snapshot of a hub repository.
 
-    Hugging Face's own settings count: ``HF_HUB_OFFLINE=1`` looks in its cache only.
+    Hugging Face's own settings apply: ``HF_HUB_OFFLINE=1`` looks in its cache only.
+
+    Args:
+      source: a folder, ``owner/name`` (``name`` for T5 1.0) or ``owner/name@revision``.
+      revision: a branch, tag, commit or ``refs/pr/…``; None: the one in ``source``, else the default branch.
 
     Raises:
       FileNotFoundError: if it is neither.
+      ValueError: two revisions are given.
     """
     path = pathlib.Path(source)
     if path.is_dir():
         return path
-    name = str(source)
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    name, named = split_revision(os.fspath(source))
+    if named is not None and revision not in (None, named):
+        raise ValueError(f"{source} names the revision {named!r}, and {revision!r} is given beside it")
+    revision = named or revision
+    if not is_hub_name(name):
         raise FileNotFoundError(f"{name} is not a folder")
     try:
         # The patterns leave pickles where they are.
@@ -54,8 +62,30 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
         raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a Hugging Face repository within reach{offline}: {error}"
+            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository within reach{offline}: {error}"
         ) from error
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The name and the revision in ``name@revision``; a path of a folder that exists, and a URL, have none.
+
+    >>> split_revision("google/mt5-small@refs/pr/6")
+    ('google/mt5-small', 'refs/pr/6')
+
+    Raises:
+      ValueError: nothing stands behind the "@".
+    """
+    name, at, revision = source.partition("@")
+    if not at or "://" in source or not is_hub_name(name):
+        return source, None
+    if not revision:
+        raise ValueError(f"{source!r} ends in '@'; expected name@revision: a branch, tag, commit or refs/pr/…")
+    return name, revision
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether ``text`` can be the name of a repository on the hub: ``name`` or ``owner/name``."""
+    return "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
 
 
 def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> T5Config:

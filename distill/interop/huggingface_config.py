@@ -148,7 +148,10 @@ def config_to_hf(config: T5Config, model_type: str | None = None) -> dict[str, A
         "num_decoder_layers": config.num_decoder_layers,
         **{theirs: getattr(config, ours) for theirs, (ours, _) in _NUMBERS.items()},
         "feed_forward_proj": names[config.mlp_activations],
+        # transformers 4 reads the first: whether table and head are one, and the decoder's output is scaled. transformers 5
+        # reads from both whether it is scaled, and ties them wherever the file does not hold both.
         "tie_word_embeddings": config.logits_via_embedding,
+        "scale_decoder_outputs": config.logits_via_embedding,
         "is_encoder_decoder": True,
         "use_cache": True,
         **_IDS,

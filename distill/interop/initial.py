@@ -20,7 +20,7 @@ def load(path: str, config: T5Config, shardings: Any) -> Any:
     """Parameters for ``config`` from ``path``, laid out on ``shardings``; what was found is logged.
 
     Args:
-      path: local, ``gs://``, or the name of a model on the Hugging Face hub.
+      path: local, ``gs://``, or the name of a model on the Hugging Face hub, also as ``name@revision``.
       config: the student to be; must have the checkpoint's shape. Its layers may be stacked where the checkpoint's are
         not, and the other way round.
       shardings: a tree of shardings like the parameters.

@@ -9,8 +9,10 @@ import json
 import pathlib
 from typing import Any
 
-import seqio
 from sentencepiece import sentencepiece_model_pb2
+
+from tasks import vocabularies
+from tasks.texts import Vocabulary
 
 MODEL_FILE = "spiece.model"
 _UNIGRAM = 1  # of trainer_spec.model_type
@@ -18,33 +20,29 @@ _UNKNOWN = 2  # of piece.type
 _SPACE = "▁"
 
 
-def write(folder: pathlib.Path, vocabulary: seqio.Vocabulary) -> None:
+def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     """Writes the tokenizer of ``vocabulary`` to ``folder``; ``AutoTokenizer.from_pretrained`` loads it.
 
     Args:
       folder: where to.
-      vocabulary: SeqIO's byte vocabulary (ByT5's tokenizer) or a SentencePiece vocabulary.
+      vocabulary: a byte vocabulary (ByT5's tokenizer) or a SentencePiece vocabulary, SeqIO's or plain.
 
     Raises:
       ValueError: a vocabulary of another kind, or one that no such tokenizer can follow.
     """
-    if isinstance(vocabulary, seqio.ByteVocabulary):
-        config: dict[str, Any] = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
+    sp_model = vocabularies.model_bytes(vocabulary)
+    if sp_model is None:
+        config: dict[str, Any] = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.vocab_size - 259}
         config |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)  # type: ignore[attr-defined]
-        (folder / MODEL_FILE).write_bytes(vocabulary.sp_model)
+    else:
+        model = sentencepiece_model_pb2.ModelProto.FromString(sp_model)  # type: ignore[attr-defined]
+        (folder / MODEL_FILE).write_bytes(sp_model)
         # Not trainer_spec.unk_id: files to which pieces were added after the training have another.
         unknown = next(number for number, piece in enumerate(model.pieces) if piece.type == _UNKNOWN)
         named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown}
         names = {role: model.pieces[number].piece for role, number in named.items()}
         _write_json(folder / "tokenizer.json", _tokenizer(model, unknown))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
-    else:
-        raise ValueError(
-            "a tokenizer can be exported for SeqIO's ByteVocabulary and SentencePieceVocabulary; got "
-            f"{type(vocabulary).__name__}"
-        )
     _write_json(folder / "tokenizer_config.json", config)
 
 

@@ -145,22 +145,3 @@ def test_a_function_that_the_configuration_does_not_mention():
 
 def test_no_files_at_all():
     assert error(files=[], given=[]) == "no gin file was given; start with --gin_file=gin/runs/distill.gin"
-
-
-def test_a_macro_whose_use_was_overridden_is_left_out_of_the_resolved_configuration(tmp_path):
-    """The run's own ``config.gin`` is read again by ``distill eval``, which refuses macros that nothing uses."""
-    configuration.parse(FILES, [*GIVEN, "train.LoopConfig.train_steps = 7"])
-    text = configuration.resolved()
-    assert "TRAIN_STEPS" not in text
-    assert "BATCH_SIZE = 8" in text
-    assert configuration.macro("TRAIN_STEPS") == 10000
-    (tmp_path / "config.gin").write_text(text)
-    configuration.parse([str(tmp_path / "config.gin")], [])
-    assert configuration.arguments_of(train.train)["loop"].train_steps == 7
-
-
-def test_a_macro_that_a_kind_of_file_sets_names_such_a_file():
-    message = error(files=FILES[:-1])
-    assert "MESH is wanted by gin/runs/train.gin" in message
-    assert "give a file of gin/hardware, such as --gin_file=gin/hardware/cpu.gin, or --gin.MESH=…" in message
-    assert "give a file of gin/tasks, such as --gin_file=gin/tasks/svamp.gin" in error(files=[FILES[0], *FILES[2:]])

@@ -23,6 +23,7 @@ from distill.optimizers import Optimizer
 from distill.packing import Layout, Packer, Planner, Sequences, TokenPair
 from distill.parameters import init_params
 from distill.state import init_state
+from distill.student import Student
 from distill.train_step import make_train_step
 from tasks import jsonl, registration, task_ids, vocabularies
 from tests.distill.conftest import TINY
@@ -218,9 +219,9 @@ def test_evaluation_uses_the_prefixes_of_training(sums, arguments, tmp_path):
     with pytest.raises(ValueError, match="take 'sums_shared_label' or 'sums_shared_rationale'"):
         evaluate.Evaluator(sums.shared, "test", lambda *_: [])
     given = {"vocabulary": vocabularies.load("bytes"), "model_dir": str(tmp_path)}
-    dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="sums")
+    described = Student(TINY, "bytes", 125, form="shared", mesh=arguments["mesh"])
     with pytest.raises(ValueError, match=r"form must be one of .* got 'shared'; did you mean 'shared_label'"):
-        infer(str(tmp_path / "in"), str(tmp_path / "out"), dataset=dataset, form="shared", **student, **given)
+        infer(str(tmp_path / "in"), str(tmp_path / "out"), model_dir=str(tmp_path), student=described)
     with pytest.raises(ValueError, match=r"form must be one of .* got 'shared_rationale'"):
         export(output=str(tmp_path / "hf"), form="shared_rationale", **given)
 
@@ -241,17 +242,13 @@ def test_a_run_from_training_to_serving(sums, arguments, tmp_path, packed):
     assert scored.metrics == result.test
     questions = [json.loads(line)["question"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"input": question}) + "\n" for question in questions))
-    vocabulary = vocabularies.load("bytes")
     infer(
         str(tmp_path / "in.jsonl"),
         str(tmp_path / "out.jsonl"),
-        dataset=jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="sums"),
-        vocabulary=vocabulary,
-        form="shared_label",
-        decode=decode,
+        model_dir=student["model_dir"],
+        student=Student(student["model"], "bytes", 125, form="shared_label", decode=decode, mesh=student["mesh"]),
         rationale_decode=decode,
         rationale=True,
-        **student,
     )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == [row["prediction"] for row in scored.rows]

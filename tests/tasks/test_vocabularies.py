@@ -1,9 +1,11 @@
+import pathlib
+
 import pytest
 import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import preprocessors, vocabularies
+from tasks import plain_vocabularies, preprocessors, texts, vocabularies
 from tools import vocabulary as training
 
 
@@ -83,3 +85,99 @@ def test_both_encoders_agree(pieces, separated):
     assert preprocessors.encode_tf(vocabulary, tf.constant(text), separator).numpy().tolist() == ids
     if text:
         assert ids.count(1) == (len(text.split("</s>")) if separated else 1)
+
+
+# Vocabularies without TensorFlow give SeqIO's ids.
+
+TEXTS = st.text(max_size=60) | st.text(alphabet="abc [label] <extra_id_0>▁\t\n\u3000ﬁ½é😀", max_size=60)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """SentencePiece models of several kinds: unigram, byte fallback, BPE, without normalisation."""
+    folder = tmp_path_factory.mktemp("models")
+    lines = [f"[label] {i} apples and {i * 7} pears, naïve café <extra_id_1>" for i in range(60)]
+    (folder / "text").write_text("\n".join(lines))
+    import sentencepiece
+
+    common = {
+        "input": str(folder / "text"), "vocab_size": 90, "hard_vocab_limit": False, "minloglevel": 2, "pad_id": 0,
+        "eos_id": 1, "unk_id": 2, "bos_id": -1,
+    }  # fmt: skip
+    kinds = {
+        "unigram": {}, "bytes": {"byte_fallback": True, "vocab_size": 340}, "bpe": {"model_type": "bpe", "vocab_size": 60},
+        "identity": {"normalization_rule_name": "identity"},
+    }  # fmt: skip
+    for kind, more in kinds.items():
+        sentencepiece.SentencePieceTrainer.train(model_prefix=str(folder / kind), **common | more)
+    return {kind: str(folder / f"{kind}.model") for kind in kinds}
+
+
+def assert_alike(ours, theirs, text, ids):
+    assert ours.encode(text) == list(theirs.encode(text))
+    assert ours.decode(ids) == theirs.decode(ids)
+    assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+    assert texts.encode(ours, text, "</s>") == texts.encode(theirs, text, "</s>")
+    assert (ours.vocab_size, ours.eos_id, ours.unk_id, ours.pad_id, ours.extra_ids) == (
+        theirs.vocab_size, theirs.eos_id, theirs.unk_id, theirs.pad_id, theirs.extra_ids
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=200)
+@given(TEXTS, st.lists(st.integers(0, 500), max_size=20), st.sampled_from([0, 7, 125]))
+def test_plain_bytes_are_seqios(text, ids, extra_ids):
+    assert_alike(plain_vocabularies.Bytes(extra_ids), seqio.ByteVocabulary(extra_ids), text, ids)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bytes", "bpe", "identity"])
+@pytest.mark.parametrize("extra_ids", [0, 5])
+def test_plain_pieces_are_seqios(models, kind, extra_ids):
+    ours = plain_vocabularies.read(models[kind], extra_ids)
+    theirs = seqio.SentencePieceVocabulary(models[kind], extra_ids=extra_ids)
+    assert ours.sp_model == theirs.sp_model or not extra_ids
+    assert vocabularies.model_bytes(theirs) == theirs.sp_model
+    stored = vocabularies.without_extra_ids(theirs.sp_model, extra_ids)
+    again = plain_vocabularies.SentencePiece(stored, extra_ids)  # as a model directory keeps it
+
+    @settings(deadline=None, max_examples=100)
+    @given(TEXTS, st.lists(st.integers(0, 500), max_size=20))
+    def alike(text, ids):
+        assert_alike(ours, theirs, text, ids)
+        assert_alike(again, theirs, text, ids)
+
+    alike()
+
+
+def test_plain_pieces_of_t5(t5_vocabulary_path):
+    ours, theirs = plain_vocabularies.read(t5_vocabulary_path), seqio.SentencePieceVocabulary(t5_vocabulary_path)
+    for text in ("[label] A man sits.", "<extra_id_0> two  spaces\n", "日本語 😀 ﬁ ½", ""):
+        assert_alike(ours, theirs, text, [3, 1, 31_999, 40_000, 5])
+
+
+@pytest.mark.parametrize("contents", [b"", b"not a model", b"\x00" * 100])
+def test_a_damaged_model_is_one_line(tmp_path, contents, models):
+    (tmp_path / "v.model").write_bytes(contents)
+    for load in (vocabularies.load, plain_vocabularies.read):
+        with pytest.raises(
+            ValueError, match=r"v\.model (is not a SentencePiece model, or is damaged|: expected)"
+        ) as caught:
+            load(str(tmp_path / "v.model"))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_cut_off_model_is_one_line(tmp_path, models):
+    whole = pathlib.Path(models["unigram"]).read_bytes()
+    (tmp_path / "v.model").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"v\.model") as caught:
+        vocabularies.load(str(tmp_path / "v.model"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="is a folder; expected a SentencePiece model file"):
+        vocabularies.load(str(tmp_path))
+
+
+def test_other_kinds_cannot_be_stored():
+    with pytest.raises(ValueError, match=r"served and exported .* got one of type PassThroughVocabulary"):
+        vocabularies.model_bytes(seqio.PassThroughVocabulary(8))
+    with pytest.raises(FileNotFoundError, match=r"cannot be read .* --gin.VOCABULARY_PATH=bytes") as caught:
+        vocabularies.model_bytes(seqio.SentencePieceVocabulary("nowhere/at/all.model"))
+    assert "\n" not in str(caught.value)

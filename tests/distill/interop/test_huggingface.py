@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from distill import network, parameters, partitioning
-from distill.interop import huggingface, weights_folder
+from distill.interop import conversion, huggingface, initial, weights_folder
 from distill.interop.huggingface_config import config_from_hf, config_to_hf
 from distill.network import ModelInputs
 from distill.t5_config import T5Config
@@ -202,13 +202,14 @@ def test_no_second_copy_in_memory(scan, tmp_path):
 # Finding a checkpoint.
 
 
-def cached_repository(name: str, source: pathlib.Path, cache: pathlib.Path) -> None:
+def cached_repository(name: str, source: pathlib.Path, cache: pathlib.Path, revision: str = "main") -> None:
     """Lays ``source`` in ``cache`` as the hub's client does: blobs, and links to them from a snapshot."""
     repository = cache / f"models--{name.replace('/', '--')}"
     commit = "0123456789abcdef0123456789abcdef01234567"
     for part in ("blobs", "refs", f"snapshots/{commit}"):
         (repository / part).mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
     for file in source.iterdir():
         shutil.copy(file, repository / "blobs" / file.name)
         (repository / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{file.name}")
@@ -219,6 +220,40 @@ def test_hub_names_offline(name, folder, tmp_path, monkeypatch):
     cached_repository(name, folder, tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert_trees_equal(huggingface.load_pretrained(name), huggingface.load_pretrained(folder))
+
+
+def test_a_revision_of_a_hub_name(folder, tmp_path, monkeypatch):
+    cached_repository("google/flan-t5-tiny", folder, tmp_path / "cache", "refs/pr/6")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    name = "google/flan-t5-tiny@refs/pr/6"
+    config, params = huggingface.load_pretrained(folder)
+    assert_trees_equal(huggingface.load_pretrained(name), (config, params))
+    assert conversion.kind_of(name) == conversion.HUGGING_FACE
+    with conversion.open_source(name) as source:
+        assert source.found().startswith(f"Hugging Face checkpoint {name}: vocabulary {config.vocab_size}")
+    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), params)
+    assert_trees_equal((config, initial.load(name, config, shardings)), (config, params))
+    with pytest.raises(FileNotFoundError, match="'google/flan-t5-tiny' is neither a folder nor"):
+        huggingface.load_pretrained("google/flan-t5-tiny")  # its default branch is not there
+    with pytest.raises(ValueError, match="names the revision 'refs/pr/6', and 'main' is given beside it"):
+        huggingface.load_pretrained(name, revision="main")
+    with pytest.raises(ValueError, match="expected name@revision"):
+        huggingface.load_pretrained("google/flan-t5-tiny@")
+
+
+@pytest.mark.parametrize(
+    ("source", "split"),
+    [
+        ("t5-small@main", ("t5-small", "main")),
+        ("google/mt5-small@refs/pr/6", ("google/mt5-small", "refs/pr/6")),
+        ("./runs/a@b", ("./runs/a@b", None)),
+        ("a/b/c@d", ("a/b/c@d", None)),
+        ("gs://bucket@x/a", ("gs://bucket@x/a", None)),
+        ("t5-small", ("t5-small", None)),
+    ],
+)
+def test_where_a_revision_begins(source, split):
+    assert huggingface.split_revision(source) == split
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""The file of answers and what stands beside it: which run wrote the lines, so that only that run goes on with them.
+
+``answers.jsonl`` holds the lines; ``answers.jsonl.run.json`` holds the settings they were made with, how many lines are
+complete, a digest of the inputs of those lines, and counts. Lines are written first, then the record, so that after a kill
+the record covers a prefix of the file; what is behind it is cut off and made again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FORMAT, VERSION = "distill-answers", 1
+_START = hashlib.sha256(b"").hexdigest()
+_MAX_BYTES = 2**20
+
+
+class AnotherRun(ValueError):
+    """The output holds lines of a run with other settings or another input."""
+
+
+@dataclasses.dataclass
+class Record:
+    """What is known of the lines in the file.
+
+    Attributes:
+      settings: what the answers depend on, by name; JSON-ready.
+      rows: complete lines.
+      bytes: their size.
+      digest: SHA-256 chained over the inputs of those lines.
+      answered: lines with an answer.
+      reasons: why the other lines have none, counted.
+    """
+
+    settings: Mapping[str, Any]
+    rows: int = 0
+    bytes: int = 0
+    digest: str = _START
+    answered: int = 0
+    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def failed(self) -> int:
+        """Lines without an answer."""
+        return self.rows - self.answered
+
+
+def chained(digest: str, inputs: Sequence[Any]) -> str:
+    """The digest of the lines so far and these inputs (JSON-ready values, one a line)."""
+    for one in inputs:
+        data = digest + json.dumps(one, sort_keys=True)  # escapes all that is not ASCII, lone surrogates included
+        digest = hashlib.sha256(data.encode()).hexdigest()
+    return digest
+
+
+def line(values: Mapping[str, Any]) -> str:
+    """One line of JSON that any reader takes: no NaN, no infinity, no lone surrogate.
+
+    Raises:
+      ValueError: ``values`` holds one.
+    """
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    text.encode("utf-8")
+    return text + "\n"
+
+
+class Answers:
+    """The output file, opened to go on with it.
+
+    Args:
+      path: of the JSON lines.
+      settings: what the answers depend on.
+      overwrite: begin again, whatever is there.
+
+    Raises:
+      AnotherRun: the file holds answers made with other settings; every difference is listed.
+      ValueError: the file was not written by this command, or is shorter than its record says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False):
+        self.path = Path(path)
+        self.record_path = self.path.with_name(self.path.name + ".run.json")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Record(json.loads(json.dumps(settings)))
+        found = None if overwrite else self._found()
+        if found is not None and found.answered:
+            self._check(found, fresh.settings)
+        # Lines that hold only errors are worth nothing: they are made again, by whatever settings are given now.
+        self.record = found if found is not None and found.answered else fresh
+        self.found = dataclasses.replace(self.record, reasons=Counter(self.record.reasons))
+        self._save()
+        with self.path.open("ab") as file:
+            file.truncate(self.record.bytes)
+
+    def _found(self) -> Record | None:
+        if not self.path.exists():
+            return None
+        if not self.record_path.exists():
+            if self.path.stat().st_size == 0:
+                return None
+            raise ValueError(
+                f"{self.path} exists, and {self.record_path.name}, which says how its lines were made, does not: move the "
+                "file away, name another output, or give --overwrite"
+            )
+        record = _read(self.record_path)
+        if self.path.stat().st_size < record.bytes:
+            raise ValueError(
+                f"{self.path} is shorter than {self.record_path.name} says ({self.path.stat().st_size} of {record.bytes} "
+                "bytes); give --overwrite to answer all rows again"
+            )
+        return record
+
+    def _check(self, found: Record, settings: Mapping[str, Any]) -> None:
+        names = dict.fromkeys([*found.settings, *settings])
+        differ = [
+            f"{name} was {found.settings.get(name)!r} and is now {settings.get(name)!r}"
+            for name in names
+            if found.settings.get(name) != settings.get(name)
+        ]
+        if differ:
+            raise AnotherRun(
+                f"{self.path} holds {found.answered} answers of another run: {'; '.join(differ)}. Name another output, or "
+                "give --overwrite to answer all rows again"
+            )
+
+    def check_inputs(self, digest: str) -> None:
+        """Raises :class:`AnotherRun` unless ``digest`` is that of the inputs of the lines found."""
+        if digest != self.found.digest:
+            raise AnotherRun(
+                f"{self.path} holds answers to another input: its first {self.found.rows} rows are not those of the input "
+                "now given. Name another output, or give --overwrite to answer all rows again"
+            )
+
+    def too_few_inputs(self, rows: int) -> AnotherRun:
+        """The error for an input that has fewer rows than there are lines."""
+        return AnotherRun(
+            f"{self.path} has {self.found.rows} lines, and the input {rows} rows: it belongs to another input. Name "
+            "another output, or give --overwrite"
+        )
+
+    def write(self, lines: Sequence[str], inputs: Sequence[Any], reasons: Sequence[str]) -> None:
+        """Adds lines; they are on disk, and counted in the record, when this returns.
+
+        Args:
+          lines: of :func:`line`.
+          inputs: of the lines, one each.
+          reasons: of those lines that hold an error.
+        """
+        data = "".join(lines).encode("utf-8")
+        with self.path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        record = self.record
+        record.rows, record.bytes = record.rows + len(lines), record.bytes + len(data)
+        record.digest = chained(record.digest, inputs)
+        record.answered += len(lines) - len(reasons)
+        record.reasons.update(reasons)
+        self._save()
+
+    def _save(self) -> None:
+        part = self.record_path.with_name(self.record_path.name + ".part")
+        values = {**vars(self.record), "reasons": dict(self.record.reasons)}
+        text = json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(self.record_path)
+
+
+def _read(path: Path) -> Record:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("it is too large")
+        raw = json.loads(path.read_bytes())
+        if raw.pop("format") != FORMAT or raw.pop("version") != VERSION:
+            raise ValueError("it is of another format or version")
+        record = Record(**{**raw, "reasons": Counter(raw["reasons"])})
+        counts = (record.rows, record.bytes, record.answered, *record.reasons.values())
+        if not all(type(n) is int and n >= 0 and math.isfinite(n) for n in counts):
+            raise ValueError("its counts are not whole numbers")
+        if not isinstance(record.settings, dict) or not isinstance(record.digest, str):
+            raise ValueError("its settings or digest are of the wrong type")
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged or was not written by `distill infer` ({' '.join(str(error).split())[:120]}); move it and "
+            "the output away, or give --overwrite"
+        ) from None

@@ -1,0 +1,58 @@
+"""Texts to token ids and back to answers, in plain Python: what asking a student takes, without TensorFlow or SeqIO."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+SINGLE_MARKER = "So the answer is"
+
+
+class Vocabulary(Protocol):
+    """What encoding and decoding needs of a vocabulary; SeqIO's and those of :mod:`tasks.plain_vocabularies` have it."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a sequence."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, extra ids included."""
+        ...
+
+    def encode(self, s: str) -> Sequence[int]:
+        """Token ids without EOS."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text up to the first EOS."""
+        ...
+
+
+def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> list[int]:
+    """Token ids ending in EOS, none for an empty text; :func:`tasks.preprocessors.encode_tf` in plain Python.
+
+    Args:
+      vocabulary: encodes.
+      text: what to encode.
+      separator: text that stands for EOS, see :func:`tasks.preprocessors.encode_tf`.
+    """
+    if not text:
+        return []
+    pieces = text.split(separator) if separator else [text]
+    return [token for piece in pieces for token in [*vocabulary.encode(piece), vocabulary.eos_id or 1]]
+
+
+def prompt(vocabulary: Vocabulary, prefix: str) -> list[int]:
+    """The token ids of a task's prefix where targets begin with it."""
+    return list(vocabulary.encode(prefix)) if prefix else []
+
+
+def answer_of(text: str, marker: str = SINGLE_MARKER) -> str:
+    """The label in a text that reasons first: what stands behind the last marker; empty if there is none.
+
+    >>> answer_of("A bum lives near trains. So the answer is train station.")
+    'train station.'
+    """
+    pieces = re.split(r"\s+".join(map(re.escape, marker.split())), text)
+    return pieces[-1].strip() if len(pieces) > 1 else ""
