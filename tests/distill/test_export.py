@@ -1,5 +1,6 @@
 """Exports answer as the student does: in transformers and in CTranslate2, by bytes and by SentencePiece."""
 
+import dataclasses
 import json
 import re
 import runpy
@@ -154,6 +155,21 @@ def test_prompted_students_answer_alike_by_the_cards_own_words(tmp_path, small_v
             assert capsys.readouterr().out.split() == label.split(), (kind, text)
     told = json.loads((tmp_path / "hf" / "config.json").read_text())["task_specific_params"]
     assert told["rationale"] == {"prefix": "", "decoder_prompt_ids": preprocessors.prompt(vocabulary, RATIONALE)}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_folder_says_whether_table_and_kernel_are_one(tied, tmp_path):
+    """transformers 4 reads tie_word_embeddings; 5 sets that to true for every T5, and must still leave them apart."""
+    config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
+    run = model_dir(tmp_path / "run", config, random_params(config))
+    folder = exporting.export(run, str(tmp_path / "hf"), vocabulary=vocabularies.load("bytes"), decode=DECODE)
+    told = json.loads((folder / "config.json").read_text())
+    assert (told["tie_word_embeddings"], told["scale_decoder_outputs"]) == (tied, tied)
+    model, info = transformers.T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    assert (model.lm_head.weight.data_ptr() == model.shared.weight.data_ptr()) == tied
+    assert model.encoder.embed_tokens.weight.data_ptr() == model.shared.weight.data_ptr()
+    assert model.config.scale_decoder_outputs == tied
 
 
 def test_int8_mostly_agrees_and_is_smaller(tmp_path):
