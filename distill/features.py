@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from distill.packing import Layout, Packer, Sequences, TokenPair
-from distill.trimming import EOS_ID, cut
+from distill.trimming import EOS_ID
 from tasks import preprocessors, task_ids
 
 

@@ -128,11 +128,6 @@ class JsonLines:
         """The field that holds the input, or a template of fields."""
         return self._fields.get("input", "input")
 
-    @property
-    def input_field(self) -> str:
-        """The field that holds the input, or a template of fields."""
-        return self._fields.get("input", "input")
-
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the split's records.
 
