@@ -11,6 +11,7 @@ CORE = [
     "array_record>=0.8",
     "clu>=0.0.12",
     "etils[epath]>=1.9",
+    "filelock>=3.30",
     "flax>=0.12.0",
     "gin-config>=0.5.0",
     "jax>=0.7.0",
