@@ -1,5 +1,6 @@
 """TensorBoard event files with plain scalars, and their reading."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -51,7 +52,13 @@ class ScalarWriter:
 def read(directory: epath.PathLike) -> dict[str, list[tuple[int, float]]]:
     """Every scalar of a folder's event files: tag → (step, value) by step, finite values only."""
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
-    events.Reload()
+    told = logging.getLogger("tensorboard")
+    level = told.level
+    told.setLevel(logging.ERROR)  # it warns of every session start, which is how stale points are dropped
+    try:
+        events.Reload()
+    finally:
+        told.setLevel(level)
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag) if math.isfinite(event.value)]
         for tag in events.Tags()["scalars"]

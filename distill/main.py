@@ -213,7 +213,8 @@ def _failed(failures: Mapping[str, str]) -> int:
     """The exit code of a sweep."""
     if not failures:
         return 0
-    print(f"{len(failures)} runs failed; the first: {next(iter(failures.items()))}", file=sys.stderr)
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
     return EXIT_FAILED
 
 

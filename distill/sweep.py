@@ -292,7 +292,7 @@ def run(
         say(f"[{number}/{len(groups)}] {names}")
         for name, error in train_group(group, sweep.joint_seeds).items():
             say(f"{name} failed: {error}")
-            failed[name] = {"error": error, "configuration": configurations[name]}
+            failed[name] = {"error": error}
             _write_plan(plan, configurations, failed)
         logging.info("finished %s", names)
     return {name: entry["error"] for name, entry in failed.items() if name in configurations}
@@ -320,7 +320,7 @@ def _check_all(runs: Sequence[Run], check: Callable[[Run], None]) -> None:
 
 
 def _read_plan(path: Path) -> dict[str, dict[str, Any]]:
-    """``runs``: name → its gin files and bindings; ``failed``: name → its error and configuration. Both empty at first."""
+    """``runs``: name → its gin files and bindings; ``failed``: name → its error. Both empty at first."""
     if not path.exists():
         return {"runs": {}, "failed": {}}
     remedy = "delete it if its folder holds runs of this sweep alone"
