@@ -204,7 +204,7 @@ def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
     return sweep.run(
         grid,
         lambda runs, joint: _train_group(runs, joint, options),
-        check=lambda run: _check_run(run, options),
+        check=lambda run: _check_run(run, grid.metric, options),
         retry_failed=options.retry_failed,
     )
 
@@ -251,11 +251,11 @@ def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _check_run(run: "Run", options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError if a run of a sweep cannot be trained."""
+def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError if a run of a sweep cannot be trained, or has no such metric."""
     from distill import train
 
-    train.check(**_configure_run(run, options))
+    train.check(**_configure_run(run, options), metrics=[metric])
 
 
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from etils import epath
@@ -318,11 +318,15 @@ def check(
     validation: ValidationConfig | None = None,
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     initial_checkpoint_path: str | None = None,
+    metrics: Sequence[str] = (),
     **others: object,
 ) -> None:
     """Checks what can be checked of a run before it is begun: arguments of :func:`train`, whose tasks are registered.
 
     Reads the rows of the splits that it needs; makes no parameters and compiles nothing.
+
+    Args:
+      metrics: that the task has to have, besides the one that chooses.
 
     Raises:
       ValueError, FileNotFoundError: what :func:`train` would raise.
@@ -338,6 +342,10 @@ def check(
         wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
     for name, split in sorted(wanted):
         check_rows(name, split)
+    if validation is not None:
+        few = Evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
+        for metric in (validation.metric, *metrics):
+            few.check_metric(metric)
     if initial_checkpoint_path is not None:
         initial.kind_of(initial_checkpoint_path)
 
