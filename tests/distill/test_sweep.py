@@ -243,7 +243,7 @@ def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file,
 def test_all_runs_are_checked_before_the_first_is_trained(sweep_file, tmp_path, capsys, monkeypatch, axes, message):
     from distill import train
 
-    monkeypatch.setattr(train, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(train, "make_train_step", lambda *a, **k: pytest.fail("trained"))
     assert main.main(["sweep", str(small(sweep_file, tmp_path, axes))]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "sweep.json").exists()
