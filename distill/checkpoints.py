@@ -156,7 +156,7 @@ class Checkpoints:
             if step < at_least:
                 self._best.delete(step)
 
-    def agree(self, best_step: int | None) -> list[int]:
+    def agree(self, best_step: int | None) -> tuple[list[int], bool]:
         """Removes best parameters of other steps than the one that a restored run's progress names.
 
         They are what an attempt left behind that was killed after its last checkpoint, or one of other settings.
@@ -165,23 +165,14 @@ class Checkpoints:
           best_step: as saved; None: nothing was validated yet.
 
         Returns:
-          The steps that were removed.
-
-        Raises:
-          ValueError: the parameters of ``best_step`` are not there.
+          The steps that were removed, and whether the parameters of ``best_step`` are there (True for None).
         """
         there = list(self._best.all_steps())
-        if best_step is not None and best_step not in there:
-            raise ValueError(
-                f"step {best_step} validated best, but {self.model_dir / BEST} holds "
-                f"{'steps ' + ', '.join(map(str, there)) if there else 'nothing'}; restore {BEST}/{best_step}, or delete "
-                f"{self.model_dir} to train from the start"
-            )
         stale = [step for step in there if step != best_step]
         for step in stale:
             self._best.delete(step)
         self._naming = best_step
-        return stale
+        return stale, best_step is None or best_step in there
 
     def check_for_errors(self) -> None:
         """Raises :class:`SaveError` if a save in the background has failed; waits for nothing."""

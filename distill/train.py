@@ -266,8 +266,15 @@ def train(
             stream.restore(position)
             progress = Progress(**saved)
             terminal.say(f"going on from step {int(state.step)} of {directory}")
-        for stale in saver.agree(progress.best_step or None):
+        removed, has_best = saver.agree(progress.best_step or None)
+        for stale in removed:
             terminal.warn(f"removed best/{stale}: it is of an attempt whose later steps were not saved")
+        if not has_best:
+            if progress.best_step == int(state.step):
+                saver.save_best(progress.best_step, state.eval_params, {"score": progress.best})
+            else:
+                terminal.warn(f"best/{progress.best_step} is missing: the best is looked for among later steps")
+                progress.best, progress.best_step, progress.stale = -math.inf, 0, 0
         step_fn = jax.jit(
             make_train_step(
                 model,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -322,8 +323,8 @@ def test_best_parameters_that_a_checkpoint_names_are_kept_until_the_next_one(tmp
     saver.save(dataclasses.replace(state, step=np.int32(5)), {}, {"best_step": 4})
     saver.save(dataclasses.replace(state, step=np.int32(6)), {}, {"best_step": 4})
     assert best() == [4]
-    with pytest.raises(ValueError, match=r"step 3 validated best, but .*best holds steps 4; restore best/3, or delete"):
-        saver.agree(3)
+    assert saver.agree(3) == ([4], False)
+    assert best() == []
     saver.close()
 
 
@@ -345,6 +346,20 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, arguments):
     assert (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime == best
     arguments["optimizer"] = optimizers.adamw(1e-2)
     assert train.train(str(tmp_path / "run"), **arguments).step == 8
+
+
+def test_best_parameters_that_were_lost(tmp_path, arguments, capsys):
+    first = train.train(str(tmp_path / "run"), **arguments)
+    newest = tmp_path / "run" / "checkpoints" / "8"
+    (tmp_path / "run" / reporting.RESULT).unlink()
+    shutil.rmtree(tmp_path / "run" / "best")
+    if first.best_step == 4:  # the newest checkpoint then has other parameters
+        with pytest.raises(FileNotFoundError, match="no best parameters under"):
+            train.train(str(tmp_path / "run"), **arguments)
+        assert "WARNING best/4 is missing: the best is looked for among later steps" in capsys.readouterr().err
+        shutil.rmtree(newest)
+    again = train.train(str(tmp_path / "run"), **arguments)
+    assert (again.best_step, again.best, again.test) == (first.best_step, first.best, first.test)
 
 
 def test_two_trainings_of_one_directory(tmp_path, arguments):
