@@ -150,6 +150,22 @@ class BatchStream:
             counts.add(source.examples.counts)
         return counts
 
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch, over all tasks."""
+        return sum(source.examples.size for source in self._sources.values())
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].
+
+        Of each task at most a million examples are looked at.
+        """
+        every = np.concatenate(
+            [source.examples.lengths(0)[:1_000_000].reshape(-1, 2) for source in self._sources.values()], dtype=np.int32
+        )
+        every = every[every[:, 1] > 0]
+        return every[every[:, 0] > 0, 0], every[:, 1]
+
     def position(self) -> dict[str, Any]:
         """JSON-ready position: what the batches handed out so far have consumed."""
         return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position)}

@@ -1,8 +1,9 @@
 """Checkpoints: one Orbax step holds the training state, the data position and the model's configuration."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill import partitioning
+from distill import partitioning, stopping
 from distill.network import T5Config
 from distill.parameters import param_logical_axes, param_shapes
 
@@ -48,6 +49,10 @@ class CheckpointConfig:
             raise ValueError(f"CheckpointConfig requires period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
 
 
+class SaveError(OSError):
+    """A checkpoint could not be written; its text names the step, the folder and the cause."""
+
+
 class Checkpoints:
     """The checkpoints of one model directory.
 
@@ -62,9 +67,11 @@ class Checkpoints:
         self.model_dir = epath.Path(model_dir)
         self.config = config
         self._latest = self._manager(LATEST, keep)
-        self._best = self._manager(BEST, 1)
+        self._best = self._manager(BEST, None)
+        self._named: int | None = None  # the best step that the newest committed checkpoint names
+        self._naming: int | None = None  # the one that the checkpoint being written names
 
-    def _manager(self, folder: str, keep: int) -> ocp.CheckpointManager:
+    def _manager(self, folder: str, keep: int | None) -> ocp.CheckpointManager:
         # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
         # of the two apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
@@ -88,28 +95,40 @@ class Checkpoints:
         step = int(state.step)
         if step in self._latest.all_steps():
             return
-        self._latest.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                position=ocp.args.JsonSave(dict(position)),
-                progress=ocp.args.JsonSave(dict(progress)),
-                model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
-            ),
-        )
+        # The best parameters that a checkpoint names are on disk before it is.
+        self.wait()
+        self._named, self._naming = self._naming, progress.get("best_step") or None
+        self._keep_bests(at_least=self._named)
+        with self._saving(self._latest):
+            self._latest.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    position=ocp.args.JsonSave(dict(position)),
+                    progress=ocp.args.JsonSave(dict(progress)),
+                    model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+                ),
+            )
 
     def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> None:
-        """Replaces the best parameters by ``params``, with which validation was measured."""
-        if step in self._best.all_steps():
+        """Adds ``params``, with which validation was measured, as the best parameters.
+
+        Earlier ones are removed as soon as no checkpoint that a restart could go back to names them.
+        """
+        there = list(self._best.all_steps())
+        if step in there:
             return
-        self._best.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                metrics=ocp.args.JsonSave(dict(metrics)),
-                model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
-            ),
-        )
+        for old in set(there) - {self._named, self._naming, max(there, default=None)}:
+            self._best.delete(old)
+        with self._saving(self._best):
+            self._best.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    metrics=ocp.args.JsonSave(dict(metrics)),
+                    model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+                ),
+            )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
         """Restores the newest checkpoint onto the shardings of ``like`` (arrays or ShapeDtypeStructs).
@@ -147,6 +166,52 @@ class Checkpoints:
         restored = self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))))
         return step, restored["params"]
 
+    def _keep_bests(self, at_least: int | None) -> None:
+        """Removes best parameters of steps before ``at_least``."""
+        for step in self._best.all_steps() if at_least is not None else ():
+            if step < at_least:
+                self._best.delete(step)
+
+    def agree(self, best_step: int | None) -> tuple[list[int], bool]:
+        """Removes best parameters of other steps than the one that a restored run's progress names.
+
+        They are what an attempt left behind that was killed after its last checkpoint, or one of other settings.
+
+        Args:
+          best_step: as saved; None: nothing was validated yet.
+
+        Returns:
+          The steps that were removed, and whether the parameters of ``best_step`` are there (True for None).
+        """
+        there = list(self._best.all_steps())
+        stale = [step for step in there if step != best_step]
+        for step in stale:
+            self._best.delete(step)
+        self._naming = best_step
+        return stale, best_step is None or best_step in there
+
+    def check_for_errors(self) -> None:
+        """Raises :class:`SaveError` if a save in the background has failed; waits for nothing."""
+        for manager in (self._latest, self._best):
+            if not manager.is_saving_in_progress():
+                with self._saving(manager):
+                    manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saving(self, manager: ocp.CheckpointManager) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the operating system, of TensorStore, or of a storage's client
+            # Orbax's threads wait for signals from the one that failed, and would keep the process for minutes.
+            stopping.do_not_outlive()
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise SaveError(f"a checkpoint could not be written to {manager.directory}: {cause}") from error
+
+    def finish(self, best_step: int | None) -> None:
+        """Waits for all saves, and leaves no best parameters but those of ``best_step``."""
+        self.wait()
+        self._keep_bests(at_least=best_step)
+
     def best_step(self) -> int | None:
         """Returns the step of the best parameters, or None if none were saved."""
         return self._best.latest_step()
@@ -180,8 +245,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until all saves are on disk."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        for manager in (self._best, self._latest):
+            with self._saving(manager):
+                manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for all saves and closes both checkpoint managers."""

@@ -193,6 +193,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
     sweep.add_argument("--gin_module", action="append", default=[], metavar="MODULE", help="a module to trust")
     sweep.add_argument("--report_only", action="store_true", help="only gather what is there")
+    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
     sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
     demo = add(
         "demo", "train a small student with and without rationales, here and now, and draw what comes out", False
@@ -202,7 +203,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
     )
     demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
-    demo.set_defaults(gin_search_paths="", gin_module=[])
+    demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)
     demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
     if wants in ("extract", "inspect"):
         from distill.teacher import commands as teacher_commands

@@ -1,7 +1,9 @@
 """Decoding a SeqIO task's split and scoring it with the task's own metrics."""
 
 import dataclasses
+import difflib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +76,41 @@ class Evaluator:
     def __len__(self) -> int:
         return len(self._examples)
 
+    def check_metric(self, name: str) -> None:
+        """Raises ValueError, naming those that there are, if the task has no metric ``name``; decodes nothing."""
+        two = list(zip(self._targets, self._examples))[:2]
+        answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
+        names = sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {names}{hint}")
+
+    def check_lengths(self, max_decode_len: int) -> str | None:
+        """Compares the split's targets, end token included, with what is decoded at most.
+
+        Returns:
+          None if all of them fit; else a warning with the number that does not.
+
+        Raises:
+          ValueError: none fits, so that no prediction can be right.
+        """
+        lengths = np.array([len(example["targets"]) for example in self._examples]) - len(self._prompt)
+        too_long = int((lengths > max_decode_len).sum())
+        if not too_long:
+            return None
+        remedy = f"--gin.MAX_DECODE_LEN={int(lengths.max())} fits all"
+        if too_long == len(lengths):
+            raise ValueError(
+                f"all {len(lengths)} targets of task {self.task.name!r}, split {self.split!r}, are longer than "
+                f"MAX_DECODE_LEN = {max_decode_len} (the shortest has {int(lengths.min())} tokens), so none can be "
+                f"predicted; {remedy}"
+            )
+        return (
+            f"{too_long} of {len(lengths)} targets ({too_long / len(lengths):.1%}) of task {self.task.name!r}, split "
+            f"{self.split!r}, are longer than MAX_DECODE_LEN = {max_decode_len} and cannot be predicted; {remedy}"
+        )
+
     def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
         if self.task.postprocess_fn is None:
             return text
@@ -145,7 +182,10 @@ def evaluate(
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         _, params = restore_student(model_dir, model, device_mesh, rules)
-        evaluation = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)(params)
+        evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
+        if warning := evaluator.check_lengths(decode.max_decode_len):
+            logging.warning("%s", warning)
+        evaluation = evaluator(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = folder / f"{task_name}_{split}{part}"

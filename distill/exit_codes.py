@@ -7,6 +7,8 @@ MISTAKE = 2
 """Something in the command, the configuration or the data that its user can put right."""
 NO_ROOM = 3
 """``distill precompile``: a step does not fit into the device's memory."""
+SOME_FAILED = 4
+"""``distill sweep`` and ``demo``: at least one run failed; the others were trained."""
 MACHINE = 74
 """EX_IOERR: the machine's fault, not the command's: a full disk, no permission, no network, no memory."""
 STOPPED = 75

@@ -32,7 +32,7 @@ class Locked(ValueError):
     """Another process holds the lock; the text names it."""
 
 
-class LockLost(RuntimeError):
+class LockLost(OSError):
     """The lock that this process held was taken over or removed."""
 
 

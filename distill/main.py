@@ -8,16 +8,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill import command_line, errors, exit_codes, flags, paths
 from distill.precompile import command as precompile
 
 if TYPE_CHECKING:
     from distill.student import Student
-    from distill.sweep import Run
+    from distill.sweep import Run, Sweep
 
 # TensorFlow only reads data here, and has nothing to say.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -83,9 +84,10 @@ def _train(options: argparse.Namespace) -> int:
 
     run = configuration.configured(train.train)
     configuration.arguments_of(train.train)  # whatever does not fit together is said before anything is written
-    _write_configuration()
-    _register()
-    result = run()
+    with train.lock_directory(configuration.macro("MODEL_DIR")) as lock:
+        _write_configuration()
+        _register()
+        result = run(lock=lock, quiet=_is_quiet(options))
     if result.stopped not in (None, "early"):
         print(
             f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
@@ -96,17 +98,23 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_quiet(options: argparse.Namespace) -> bool:
+    return bool(getattr(options, "quiet", False))
+
+
 def _cache(options: argparse.Namespace) -> int:
     options.gin_bindings.insert(0, "MODEL_DIR = None")  # nothing is trained, so nothing needs one
     _parse_configuration(options)
-    from distill import cache, configuration
+    from distill import cache, configuration, locking
     from tasks import registration
 
     names = configuration.configured(registration.register)()
     tasks = [names.label, names.rationale, names.single, names.paired]
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
         tasks.append(names.shared)  # else its two targets could not be told apart
-    built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=_tell)
+    told = _Told(quiet=_is_quiet(options))
+    with locking.held(locking.of_output(options.output), options.output, "choose another --output"):
+        built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=told)
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])
@@ -115,10 +123,19 @@ def _cache(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(task: str, split: str, done: int, rows: int) -> None:
-    """Says on a terminal how far a cache has come."""
-    if sys.stderr.isatty() and (done % 1000 == 0 or done == rows):
-        end = "\n" if done == rows else "\r"
+class _Told:
+    """Says how far a cache has come: often on a terminal, every few seconds in a pipe."""
+
+    def __init__(self, *, quiet: bool):
+        self._quiet, self._terminal, self._next = quiet, sys.stderr.isatty(), time.monotonic() + 5.0
+
+    def __call__(self, task: str, split: str, done: int, rows: int) -> None:
+        now = time.monotonic()
+        due = now >= self._next or (self._terminal and (done % 1000 == 0 or done == rows))
+        if self._quiet or not due:
+            return
+        self._next = now + 20.0
+        end = "\n" if done == rows or not self._terminal else "\r"
         print(f"{task} {split}: {done:,} of {rows:,} rows", end=end, file=sys.stderr, flush=True)
 
 
@@ -186,14 +203,39 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from distill import configuration, sweep, sweep_report
+    from distill import configuration, locking, sweep, sweep_report
 
-    grid = sweep.read(configuration.find(options.sweep), options.directory)
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths(paths)), options.directory)
     grid = dataclasses.replace(grid, bindings=(*grid.bindings, *options.gin_bindings))
-    if not options.report_only:
-        sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
-    sweep_report.write_all(grid)
-    return 0
+    if options.report_only:
+        sweep_report.write_all(grid)
+        return _failed(sweep.failures(grid))
+    remedy = "give another --directory"
+    with locking.held(locking.of_directory(grid.directory), str(grid.directory), remedy):
+        failures = _run_sweep(grid, options)
+        sweep_report.write_all(grid)
+    return _failed(failures)
+
+
+def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
+    from distill import sweep
+
+    return sweep.run(
+        grid,
+        lambda runs, joint: _train_group(runs, joint, options),
+        check=lambda run: _check_run(run, grid.metric, options),
+        retry_failed=options.retry_failed,
+    )
+
+
+def _failed(failures: Mapping[str, str]) -> int:
+    """The exit code of a sweep."""
+    if not failures:
+        return 0
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return exit_codes.SOME_FAILED
 
 
 def _example(options: argparse.Namespace) -> int:
@@ -207,60 +249,105 @@ def _example(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from distill import configuration, demo, sweep, sweep_report
+    from distill import configuration, demo, locking, sweep, sweep_report
 
     directory = Path(options.directory)
-    grid = sweep.read(configuration.find(options.sweep), directory)
-    vocabulary = demo.write_vocabulary(directory)
-    shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
-    start = demo.pretraining_run(directory, shared)
-    if not start.done:
-        print(demo.INTRODUCTION)
-        _train_group([start], False, options)
-    more = (*shared, f"INITIAL_CHECKPOINT_PATH = {str(start.directory)!r}")
-    grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
-    sweep.run(grid, lambda runs, joint: _train_group(runs, joint, options))
-    found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
+    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
+    with locking.held(locking.of_directory(directory), str(directory), "give another --directory"):
+        vocabulary = demo.write_vocabulary(directory)
+        shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
+        start = demo.pretraining_run(directory, shared)
+        more = (*shared, f"INITIAL_CHECKPOINT_PATH = {str(start.directory)!r}")
+        if not start.done:
+            print(demo.INTRODUCTION)
+            for error in _train_group([start], False, options).values():
+                raise ValueError(f"the pretraining that all runs start from failed: {error}")
+        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
+        failures = _run_sweep(grid, options)
+        found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))
-    return 0
+    return _failed(failures)
 
 
-def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> None:
-    """Trains one run, or several seeds of it together. Raises Stopped if a signal ended it."""
+def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
+    """Parses a run's configuration and registers its tasks; the arguments of its training."""
     from distill import configuration, train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
+    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    _register()
+    return given
 
-    def configure(run: "Run") -> None:
-        configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
-        configuration.configured(train.train)
-        _write_configuration()
-        _register()
 
-    if not joint:
+def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError if a run of a sweep cannot be trained, or has no such metric."""
+    from distill import train
+
+    train.check(**_configure_run(run, options), metrics=[metric])
+
+
+def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
+    """Trains one run, or several seeds of it together; returns those that failed: name → error.
+
+    What is no fault of a run ends the sweep: a signal (Stopped), a full disk and the like (OSError), a directory that
+    another process trains in (Locked).
+    """
+    from distill import locking, train
+
+    failed: dict[str, str] = {}
+    try:
+        if joint:
+            return _train_jointly(runs, options)
         for run in runs:
-            configure(run)
-            stopped = configuration.configured(train.train)().stopped
+            given = _configure_run(run, options)
+            with train.lock_directory(run.directory) as lock:
+                _write_configuration()
+                stopped = train.train(**given, lock=lock, quiet=_is_quiet(options)).stopped
             if stopped not in (None, "early"):
                 raise exit_codes.Stopped(stopped)
-        return
+    except (exit_codes.Stopped, locking.Locked, MemoryError):
+        raise
+    except OSError as error:
+        if not isinstance(error, ValueError):  # a data file that is missing is both
+            raise
+        failed = {run.name: _one_line(error) for run in runs}
+    except Exception as error:  # of JAX, of the data, of the program: this run's, and not the next one's
+        logging.info("a run failed", exc_info=error)
+        failed = {run.name: _one_line(error) for run in runs}
+    return failed
+
+
+def _one_line(error: Exception) -> str:
+    explained = errors.explain(error)
+    return explained[1] if explained else f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[str, str]:
+    """Trains runs that differ in their seed alone side by side; those that failed: name → error."""
     import jax
 
-    from distill import partitioning
+    from distill import partitioning, train
     from distill.evaluate import Decoder
     from distill.replicas import Replica, train_replicas
+    from distill.terminal import Terminal
 
-    replicas, decoder = [], None
-    for run in runs:
-        configure(run)
-        given = configuration.arguments_of(train.train)
-        if decoder is None:
-            # Replicas share one device; the run's own mesh is for students that need one.
-            one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
-            decoder = Decoder(given["model"], one_device, given["validation"].decode)
-        replicas.append(Replica.build(given["model_dir"], given["data"], given["loop"], given["validation"], decoder))
-    shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
-    train_replicas(replicas, **{name: given[name] for name in shared})
+    terminal, decoder, replicas = Terminal(quiet=_is_quiet(options)), None, []
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            given = _configure_run(run, options)
+            stack.enter_context(train.lock_directory(run.directory))
+            _write_configuration()
+            if decoder is None:
+                # Replicas share one device; the run's own mesh is for students that need one.
+                one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+                decoder = Decoder(given["model"], one_device, given["validation"].decode)
+            settings = (given["model_dir"], given["data"], given["loop"], given["validation"])
+            replicas.append(Replica.build(*settings, decoder, terminal))
+        shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
+        results = train_replicas(replicas, **{name: given[name] for name in shared}, terminal=terminal)
+    return {run.name: str(result) for run, result in zip(runs, results) if isinstance(result, Exception)}
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -372,6 +459,7 @@ def _precompile(options: argparse.Namespace) -> int:
 
 COMPILING = ("train", "eval", "sweep", "demo")  # `infer` turns the cache on after its first line
 WITHOUT_TENSORFLOW = ("completion", "example", "extract", "inspect", "data", "infer", "export")
+TRAINING = ("train", "sweep", "demo", "cache")  # say at once that they have begun: importing takes seconds
 COMMANDS = {
     "example": _example,
     "extract": _extract,
@@ -426,6 +514,8 @@ def _run(options: argparse.Namespace) -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _signals_raise(), _quiet(options.quiet):
+            if options.command in TRAINING:
+                print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
             if not options.verbose and options.command not in WITHOUT_TENSORFLOW:
                 _import_quietly()
             if options.command in COMPILING:

@@ -5,6 +5,7 @@ parameters, dropout and best checkpoint, and leaves the same files behind as :fu
 checkpoints to go on from are missing, since such a run is over in minutes.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from distill import compiler, reporting
+from distill import compiler, finite, fullness, reporting
 from distill.batches import BatchStream
 from distill.checkpoints import Checkpoints
 from distill.evaluate import Decoder, Evaluator
@@ -26,7 +27,17 @@ from distill.network import T5Config
 from distill.optimizers import Optimizer
 from distill.parameters import param_shapes
 from distill.state import TrainState, init_state, random_state
-from distill.train import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig, check_vocabulary
+from distill.terminal import Terminal
+from distill.train import (
+    DataConfig,
+    LoopConfig,
+    Progress,
+    TrainResult,
+    ValidationConfig,
+    check_vocabulary,
+    make_evaluators,
+    validation_score,
+)
 from distill.train_step import make_train_step, summarize
 from tasks import registration
 
@@ -41,6 +52,8 @@ class Replica:
       stream: its training batches.
       evaluators: by split; the validation split first.
       progress: its best score so far.
+      step: updates that count: those until it was stopped early or failed.
+      failure: why it failed, or None.
     """
 
     directory: epath.Path
@@ -48,23 +61,29 @@ class Replica:
     stream: BatchStream
     evaluators: dict[str, Evaluator]
     progress: Progress = dataclasses.field(default_factory=Progress)
+    step: int = 0
+    failure: FloatingPointError | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it is trained no further: its patience has run out, or it has failed."""
+        return self.progress.stopped is not None or self.failure is not None
 
     @classmethod
     def build(
-        cls, directory: str, data: DataConfig, loop: LoopConfig, validation: ValidationConfig, decoder: Decoder
+        cls,
+        directory: str,
+        data: DataConfig,
+        loop: LoopConfig,
+        validation: ValidationConfig,
+        decoder: Decoder,
+        terminal: Terminal,
     ) -> "Replica":
         """Reads what the replica evaluates on and prepares its stream, from the tasks registered now."""
         check_vocabulary(data.mixture_or_task_name, decoder.model)
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
-        stream = data.stream(loop.seed)
-        evaluators = {
-            validation.split: Evaluator(
-                validation.task_name, validation.split, decoder, max_examples=validation.max_examples
-            )
-        }
-        if validation.test_split:
-            evaluators[validation.test_split] = Evaluator(validation.task_name, validation.test_split, decoder)
-        return cls(epath.Path(directory), loop.seed, stream, evaluators)
+        evaluators = make_evaluators(validation, decoder, terminal)
+        return cls(epath.Path(directory), loop.seed, data.stream(loop.seed), evaluators)
 
 
 def train_replicas(
@@ -76,15 +95,18 @@ def train_replicas(
     loop: LoopConfig,
     validation: ValidationConfig,
     initial_checkpoint_path: str | None = None,
-) -> list[TrainResult]:
+    terminal: Terminal,
+) -> list[TrainResult | FloatingPointError]:
     """Trains all replicas together and writes each one's result; arguments as of :func:`distill.train.train`.
 
     Args:
       replicas: at least one; all with batches of the same shape.
       initial_checkpoint_path: where all replicas start; None starts each at random from its own seed.
+      terminal: gets the lines of the first replica, and the warnings of all.
 
     Returns:
-      A result for each replica. ``seconds`` is the joint time over the number of replicas.
+      A result for each replica, or the error of one whose loss, state or score was no finite number; the others are
+      trained all the same. ``seconds`` is the joint time over the number of replicas.
     """
     keys = jnp.stack([jax.random.key(replica.seed) for replica in replicas])
     dropout = jnp.stack([jax.random.key(replica.seed + 1) for replica in replicas])
@@ -108,38 +130,57 @@ def train_replicas(
         state = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(replicas)), one)
 
     reporters = [
-        reporting.Reporter(r.directory, loop.train_steps, r.stream, quiet=i > 0) for i, r in enumerate(replicas)
+        reporting.Reporter(replica.directory, loop.train_steps, terminal if number == 0 else Terminal(quiet=True))
+        for number, replica in enumerate(replicas)
     ]
     savers = [Checkpoints(replica.directory, model) for replica in replicas]
+    for saver in savers:
+        saver.agree(None)  # what an attempt left behind that was stopped
     started, pending = time.monotonic(), []
-    with nn.logical_axis_rules([]):
+    seconds = 0.0
+    with nn.logical_axis_rules([]), contextlib.ExitStack() as stack:
         for reporter in reporters:
-            reporter.__enter__()
-        try:
-            for step in range(1, loop.train_steps + 1):
-                batches = [next(replica.stream) for replica in replicas]
-                arrays = {name: np.stack([b.arrays[name] for b in batches]) for name in batches[0].arrays}
+            stack.enter_context(reporter)
+        batches = [next(replica.stream) for replica in replicas]
+        for line in fullness.Summary.of(replicas[0].stream).lines(batches[0]):
+            terminal.say(line)
+        for step in range(1, loop.train_steps + 1):
+            arrays = {name: np.stack([b.arrays[name] for b in batches]) for name in batches[0].arrays}
+            compiling = f"compiling the training step of {len(replicas)} seeds"
+            with terminal.stage(compiling) if step == 1 else contextlib.nullcontext():
                 state, metrics = step_fn(state, arrays, dropout)
-                pending.append(metrics)
-                for replica, batch in zip(replicas, batches):
-                    replica.progress.examples += batch.examples
-                last = step == loop.train_steps
-                if step % loop.log_period == 0 or last:
-                    _log(step, pending, replicas, reporters, [b.epoch for b in batches])
-                    pending = []
-                if step % validation.period == 0 or last:
-                    for index, (replica, reporter, saver) in enumerate(zip(replicas, reporters, savers)):
+                if step == 1:
+                    jax.block_until_ready(metrics)
+            pending.append(metrics)
+            for replica, batch in zip(replicas, batches):
+                if not replica.over:
+                    replica.step, replica.progress.examples = step, replica.progress.examples + batch.examples
+            last = step == loop.train_steps
+            if step % loop.log_period == 0 or last:
+                _log(step, pending, replicas, reporters, [b.epoch for b in batches])
+                pending = []
+            if step % validation.period == 0 or last:
+                for index, (replica, reporter, saver) in enumerate(zip(replicas, reporters, savers)):
+                    if not replica.over:
                         _validate(step, _nth(state, index), replica, reporter, saver, validation)
-            seconds = (time.monotonic() - started) / len(replicas)
-            return [
-                _finish(replica, reporter, saver, state, validation, loop, seconds)
-                for replica, reporter, saver in zip(replicas, reporters, savers)
-            ]
-        finally:
-            for reporter in reporters:
-                reporter.__exit__()
-            for saver in savers:
-                saver.close()
+                        if last:
+                            replica.progress.stopped = None  # nothing was left to stop
+            if all(replica.over for replica in replicas):
+                break
+            if not last:  # one that is over keeps its last batch, since all go through one program
+                batches = [b if r.over else next(r.stream) for r, b in zip(replicas, batches)]
+        seconds = (time.monotonic() - started) / len(replicas)
+        results = [
+            replica.failure or _finish(replica, reporter, saver, state, validation, seconds)
+            for replica, reporter, saver in zip(replicas, reporters, savers)
+        ]
+    for replica, saver in zip(replicas, savers):
+        saver.close()
+        if replica.failure is None:
+            reporting.draw_curves(replica.directory, validation.split, validation.metric)
+        else:
+            terminal.warn(f"{replica.directory}: {replica.failure}")
+    return results
 
 
 def _nth(tree, index: int):
@@ -149,33 +190,42 @@ def _nth(tree, index: int):
 def _log(step, pending, replicas, reporters, epochs) -> None:
     host = jax.device_get(pending)
     for index, (replica, reporter) in enumerate(zip(replicas, reporters)):
+        if replica.over:
+            continue
         values = summarize([_nth(metrics, index) for metrics in host])
         values["examples"], values["epoch"] = float(replica.progress.examples), epochs[index]
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(f"the loss of seed {replica.seed} is {values['loss']} at step {step}")
-        reporter.train(step, values)
+        if np.isfinite(values["loss"]):
+            reporter.train(step, values)
+        else:
+            replica.failure = FloatingPointError(
+                f"the loss of seed {replica.seed} is {values['loss']} at step {step}; {finite.REMEDY}"
+            )
 
 
 def _validate(step: int, state: TrainState, replica: Replica, reporter, saver: Checkpoints, validation) -> None:
     started = time.monotonic()
-    evaluation = replica.evaluators[validation.split](state.eval_params)
+    try:
+        finite.check({"params": state.eval_params}, step, f"seed {replica.seed} is not trained further")
+        evaluation = replica.evaluators[validation.split](state.eval_params)
+        score = validation_score(validation, step, evaluation.metrics)
+    except FloatingPointError as error:
+        replica.failure = error
+        return
     reporter.evaluation(validation.split, step, evaluation, time.monotonic() - started)
-    score = evaluation.metrics[validation.metric]
-    if score > replica.progress.best:
-        replica.progress.best, replica.progress.best_step = score, step
+    if replica.progress.validated(step, score, validation.patience):
         saver.save_best(step, state.eval_params, evaluation.metrics)
 
 
-def _finish(replica: Replica, reporter, saver: Checkpoints, state, validation, loop, seconds: float) -> TrainResult:
+def _finish(replica: Replica, reporter, saver: Checkpoints, state, validation, seconds: float) -> TrainResult:
     test: dict[str, float] = {}
+    progress = replica.progress
+    saver.finish(progress.best_step)
     if validation.test_split:
-        saver.wait()
         step, params = saver.restore_best(_nth(state.params, 0))
         evaluation = replica.evaluators[validation.test_split](params)
         reporter.evaluation(validation.test_split, step, evaluation)
         evaluation.write(replica.directory / "predictions" / f"{validation.test_split}.jsonl")
         test = evaluation.metrics
-    progress = replica.progress
-    result = TrainResult(loop.train_steps, None, progress.best_step, progress.best, test, seconds)
+    result = TrainResult(replica.step, progress.stopped, progress.best_step, progress.best, test, seconds)
     reporting.write_result(replica.directory, dataclasses.asdict(result))
     return result

@@ -1,8 +1,11 @@
 """A polite way out: SIGINT or SIGTERM asks the loop to save and stop."""
 
 import logging
+import os
 import signal
+import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -48,3 +51,20 @@ class StopRequest:
         if flags.any() and self.name is None:
             self.name = "SIGTERM"
         return bool(flags.any())
+
+
+def do_not_outlive(seconds: float = 5.0, code: int = 74) -> None:
+    """Ends the process ``seconds`` after its main thread has ended, whatever other threads still wait for.
+
+    For errors that leave threads of a library behind that nobody will ever wake. The exit code is then ``code``, by
+    default EX_IOERR.
+    """
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=end, daemon=True, name="do-not-outlive").start()

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from rich.table import Table
 from scipy import stats
 
 from distill import reporting
+from distill.curves import COLOURS
 from distill.sweep import SEED, Run, Sweep
+from distill.sweep import failures as sweep_failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,40 +77,61 @@ def cells(sweep: Sweep) -> list[Cell]:
     return out
 
 
-def write_csv(sweep: Sweep, path: Path) -> None:
-    """One line a finished run: its choices, steps, seconds, validation and all test metrics."""
+def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
+    """One line a finished run: its choices, steps, seconds, validation and all test metrics.
+
+    A run that failed has its choices and the error alone.
+    """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
     axes = sorted(sweep.axes, key=lambda name: name == SEED)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics)])
+        writer.writerow(
+            [*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"]
+        )
         for run, result in done:
             writer.writerow(
                 [run.values[axis] for axis in axes]
                 + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
                 + [result["test"].get(name, "") for name in metrics]
+                + [""]
             )
+        for run in sweep.runs():
+            if run.name in failures:
+                choices = [run.values[axis] for axis in axes]
+                writer.writerow([*choices, *[""] * (4 + len(metrics)), failures[run.name]])
 
 
-def table(sweep: Sweep, found: Sequence[Cell]) -> Table:
-    """Mean and spread over seeds, a row a cell."""
+def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
+    """Mean and spread over seeds, a row a cell; with a column of failed seeds where there are any."""
     axes = [axis for axis in sweep.axes if axis != SEED]
     out = Table(title=f"test {sweep.metric}, mean over seeds ± half of its 95 % interval")
     for axis in axes:
         out.add_column(axis)
     for heading in (sweep.metric, "std", "seeds", "steps", "s/run"):
         out.add_column(heading, justify="right")
+    failed: dict[tuple[str, ...], int] = {}
+    for run in sweep.runs():
+        if run.name in failures:
+            key = tuple(run.values[axis] for axis in axes)
+            failed[key] = failed.get(key, 0) + 1
+    if failed:
+        out.add_column("failed", justify="right")
     for cell in found:
         spread = f" ± {cell.half_width:.3f}" if len(cell.scores) > 1 else ""
+        key = tuple(cell.values[axis] for axis in axes)
         out.add_row(
-            *(cell.values[axis] for axis in axes),
+            *key,
             f"{cell.mean:.3f}{spread}",
             f"{cell.deviation:.3f}" if len(cell.scores) > 1 else "–",
             str(len(cell.scores)),
             f"{np.mean(cell.steps):.0f}",
             f"{np.mean(cell.seconds):.1f}",
+            *([str(failed.pop(key, 0))] if failures else []),
         )
+    for key, number in failed.items():
+        out.add_row(*key, "–", "–", "0", "–", "–", str(number))
     return out
 
 
@@ -177,17 +200,16 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
 
 def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[Cell]:
     """Writes ``results.csv`` and ``results.png`` into the sweep's folder and prints the table."""
-    found = cells(sweep)
+    found, failures = cells(sweep), sweep_failures(sweep)
     console = Console()
+    if found or failures:
+        write_csv(sweep, sweep.directory / "results.csv", failures)
     if not found:
         console.print("no run of this sweep is finished")
+        if failures:
+            console.print(table(sweep, found, failures))
         return found
-    write_csv(sweep, sweep.directory / "results.csv")
     plot(sweep, found, sweep.directory / "results.png", title, xlabel)
-    console.print(table(sweep, found))
+    console.print(table(sweep, found, failures))
     console.print(f"{sweep.directory / 'results.csv'}  {sweep.directory / 'results.png'}", highlight=False)
     return found
-
-
-# A palette that colour-blind readers can tell apart (Paul Tol's "bright").
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")

@@ -1,18 +1,18 @@
 """The training loop, and nothing but the loop."""
 
+import contextlib
 import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 from flax import linen as nn
-from jax.sharding import Mesh
 
-from distill import choices, compiler, partitioning, reporting
+from distill import choices, compiler, finite, fullness, locking, partitioning, reporting
 from distill.batches import BatchStream, Prefetch
 from distill.checkpoints import CheckpointConfig, Checkpoints
 from distill.evaluate import DecodeConfig, Decoder, Evaluation, Evaluator
@@ -22,6 +22,7 @@ from distill.optimizers import Optimizer
 from distill.packing import Layout
 from distill.state import TrainState, make_state, shardings_of
 from distill.stopping import StopRequest
+from distill.terminal import Terminal
 from distill.train_step import jit_step, make_train_step, summarize
 from tasks import registration
 
@@ -147,13 +148,32 @@ class LoopConfig:
 
 @dataclasses.dataclass
 class Progress:
-    """What the loop remembers besides the state; travels in the checkpoint."""
+    """What the loop remembers besides the state; travels in the checkpoint.
+
+    Attributes:
+      best, best_step: the best validation score and its step; 0: nothing was validated yet.
+      stale: validations since then.
+      examples: source rows seen.
+      seconds: training time over all restarts.
+      stopped: ``"early"`` once patience has run out, so that a restart trains no further.
+    """
 
     best: float = -math.inf
     best_step: int = 0
     stale: int = 0
     examples: int = 0
     seconds: float = 0.0
+    stopped: str | None = None
+
+    def validated(self, step: int, score: float, patience: int | None) -> bool:
+        """Notes a validation score; whether it is the best so far (the earliest of equals stays)."""
+        if score > self.best:
+            self.best, self.best_step, self.stale = score, step, 0
+            return True
+        self.stale += 1
+        if patience is not None and self.stale >= patience:
+            self.stopped = "early"
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +209,8 @@ def train(
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
     checkpoints: CheckpointConfig = CheckpointConfig(),
     initial_checkpoint_path: str | None = None,
+    quiet: bool = False,
+    lock: locking.Lock | None = None,
 ) -> TrainResult:
     """Trains the student, or goes on where ``model_dir`` left off.
 
@@ -204,48 +226,83 @@ def train(
       rules: logical axis → mesh axis.
       checkpoints: when to save.
       initial_checkpoint_path: whatever :func:`distill.interop.initial.load` reads, to start from; None starts at random.
+      quiet: print warnings only.
+      lock: of ``model_dir``, if the caller holds it; None: it is taken here.
 
     Returns:
       A :class:`TrainResult`; also written to ``<model_dir>/result.json`` when the run is over.
+
+    Raises:
+      ValueError: settings, data or a checkpoint that do not fit together.
+      distill.locking.Locked: another process trains in ``model_dir``.
+      FloatingPointError: the loss, the state or a score is no finite number; nothing of that step was saved.
+      distill.checkpoints.SaveError: a checkpoint could not be written.
     """
     directory = epath.Path(model_dir)
     if (directory / reporting.RESULT).exists():
         logging.info("%s is complete; nothing to do", directory)
         return TrainResult(**reporting.read_result(directory))
+    terminal = Terminal(active=jax.process_index() == 0, quiet=quiet)
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     compiler_options = compiler.accepted(loop.compiler_options, device_mesh)
-    stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
-    evaluators = _evaluators(validation, model, device_mesh)
-    saver = Checkpoints(directory, model, keep=checkpoints.keep)
-    with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)), StopRequest() as stop:
-        state = make_state(
-            model,
-            optimizer,
-            device_mesh,
-            rules,
-            seed=loop.seed,
-            ema=loop.ema_decay is not None,
-            initial_checkpoint_path=initial_checkpoint_path,
-        )
+    with contextlib.ExitStack() as stack:
+        if lock is None:
+            lock = stack.enter_context(lock_directory(directory))
+        with terminal.stage(f"reading {data.cache_dir or data.mixture_or_task_name}, split {data.split!r}"):
+            stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
+            summary = fullness.Summary.of(stream)
+        evaluators = {}
+        if validation is not None:
+            evaluators = make_evaluators(validation, Decoder(model, device_mesh, validation.decode), terminal)
+        stack.enter_context(jax.set_mesh(device_mesh))
+        stack.enter_context(nn.logical_axis_rules(list(rules)))
+        stop = stack.enter_context(StopRequest())
+        saver = Checkpoints(directory, model, keep=checkpoints.keep)
+        with terminal.stage("making the parameters", announce=False):
+            state = make_state(
+                model,
+                optimizer,
+                device_mesh,
+                rules,
+                seed=loop.seed,
+                ema=loop.ema_decay is not None,
+                initial_checkpoint_path=initial_checkpoint_path,
+            )
         shardings = shardings_of(state)
         progress = Progress()
         if saver.latest_step() is not None:
             state, position, saved = saver.restore(state)
             stream.restore(position)
             progress = Progress(**saved)
-            logging.info("restored step %d from %s", int(state.step), directory)
+            terminal.say(f"going on from step {int(state.step)} of {directory}")
+        removed, has_best = saver.agree(progress.best_step or None)
+        for stale in removed:
+            terminal.warn(f"removed best/{stale}: it is of an attempt whose later steps were not saved")
+        if not has_best:
+            if progress.best_step == int(state.step):
+                saver.save_best(progress.best_step, state.eval_params, {"score": progress.best})
+            else:
+                terminal.warn(f"best/{progress.best_step} is missing: the best is looked for among later steps")
+                progress.best, progress.best_step, progress.stale = -math.inf, 0, 0
         step_fn = jit_step(
-            make_train_step(model, loss, optimizer, **loop.step_options()),
-            shardings,
-            device_mesh,
-            compiler_options,
+            make_train_step(model, loss, optimizer, **loop.step_options()), shardings, device_mesh, compiler_options
         )
-        with reporting.Reporter(directory, loop.train_steps, stream) as reporter:
-            run = _Run(state, stream, step_fn, evaluators, saver, reporter, progress, stop)
+        devices = (
+            f"{device_mesh.size} {device_mesh.devices.flat[0].platform} device{'s' if device_mesh.size > 1 else ''}"
+        )
+        terminal.say(
+            f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
+            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {model.dtype}, on {devices}"
+        )
+        test_split = validation.test_split if validation and validation.test_split != validation.split else None
+        with reporting.Reporter(
+            directory, loop.train_steps, terminal, step=int(state.step), test_split=test_split
+        ) as reporter:
+            run = _Run(state, stream, step_fn, evaluators, saver, reporter, progress, stop, terminal, lock, summary)
             stopped = run.until(loop, validation, checkpoints, device_mesh)
             test: dict[str, float] = {}
             if stopped in (None, "early"):
@@ -253,9 +310,68 @@ def train(
         result = TrainResult(int(run.state.step), stopped, progress.best_step, progress.best, test, progress.seconds)
         saver.wait()
         saver.close()
-    if stopped in (None, "early"):
-        reporting.write_result(directory, dataclasses.asdict(result))
+        if stopped in (None, "early"):
+            lock.check()
+            reporting.write_result(directory, dataclasses.asdict(result))
+            shown = (validation.split, validation.metric) if validation else (None, None)
+            reporting.draw_curves(directory, *shown)
     return result
+
+
+def check(
+    *,
+    model: T5Config,
+    data: DataConfig,
+    loop: LoopConfig,
+    validation: ValidationConfig | None = None,
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    initial_checkpoint_path: str | None = None,
+    metrics: Sequence[str] = (),
+    **others: object,
+) -> None:
+    """Checks what can be checked of a run before it is begun: arguments of :func:`train`, whose tasks are registered.
+
+    Reads the rows of the splits that it needs; makes no parameters and compiles nothing.
+
+    Args:
+      metrics: that the task has to have, besides the one that chooses.
+
+    Raises:
+      ValueError, FileNotFoundError: what :func:`train` would raise.
+    """
+    del others
+    device_mesh = mesh.build()
+    partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
+    compiler.accepted(loop.compiler_options, device_mesh)
+    check_vocabulary(data.mixture_or_task_name, model)
+    wanted = {(data.mixture_or_task_name, data.split)}
+    if validation is not None:
+        registration.check_prompts(data.mixture_or_task_name, validation.task_name)
+        wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
+    for name, split in sorted(wanted):
+        check_rows(name, split)
+    if validation is not None:
+        few = Evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
+        for metric in (validation.metric, *metrics):
+            few.check_metric(metric)
+    if initial_checkpoint_path is not None:
+        initial.kind_of(initial_checkpoint_path)
+
+
+def check_rows(mixture_or_task_name: str, split: str) -> None:
+    """Raises ValueError or FileNotFoundError if a split has no rows; those of a task's own records are read for it."""
+    provider = registration.get(mixture_or_task_name)
+    if split not in provider.splits:
+        raise ValueError(
+            f"{mixture_or_task_name!r} has no split {split!r}; it has {', '.join(sorted(provider.splits))}"
+        )
+    if provider.num_input_examples(split) == 0:
+        raise ValueError(f"{mixture_or_task_name!r} has no row in split {split!r}")
+
+
+def lock_directory(directory: epath.PathLike) -> contextlib.AbstractContextManager[locking.Lock]:
+    """The lock of a model directory, held by the processes of a run together."""
+    return locking.held_together(locking.of_directory(directory), str(directory), "choose another MODEL_DIR")
 
 
 def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
@@ -267,19 +383,34 @@ def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
         )
 
 
-def _evaluators(validation: ValidationConfig | None, model: T5Config, mesh: Mesh) -> dict[str, Evaluator]:
-    if validation is None:
-        return {}
-    decoder = Decoder(model, mesh, validation.decode)
-    return {
-        validation.split: Evaluator(
-            validation.task_name, validation.split, decoder, max_examples=validation.max_examples
+def make_evaluators(validation: ValidationConfig, decoder: Decoder, terminal: Terminal) -> dict[str, Evaluator]:
+    """What a run is measured with, by split, the validation split first; prints which targets cannot be predicted.
+
+    Raises:
+      ValueError: no such task, split or metric, or targets none of which fits what is decoded.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    for split in (validation.split, validation.test_split):
+        if split is None or split in evaluators:
+            continue
+        limit = None if split == validation.test_split else validation.max_examples
+        with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
+            evaluators[split] = Evaluator(validation.task_name, split, decoder, max_examples=limit)
+        evaluators[split].check_metric(validation.metric)
+        if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
+            terminal.warn(warning)
+    return evaluators
+
+
+def validation_score(validation: ValidationConfig, step: int, metrics: Mapping[str, float]) -> float:
+    """The metric that chooses. Raises FloatingPointError if it is no finite number."""
+    score = metrics[validation.metric]
+    if not math.isfinite(score):
+        raise FloatingPointError(
+            f"{validation.split} {validation.metric} is {score} at step {step}; nothing of this step was saved; choose "
+            "another metric, or more validation examples"
         )
-    } | (
-        {validation.test_split: Evaluator(validation.task_name, validation.test_split, decoder)}
-        if validation.test_split
-        else {}
-    )
+    return score
 
 
 @dataclasses.dataclass
@@ -294,19 +425,34 @@ class _Run:
     reporter: "reporting.Reporter"
     progress: Progress
     stop: StopRequest
+    terminal: Terminal
+    lock: locking.Lock
+    summary: fullness.Summary
 
     def until(self, loop, validation, checkpoints, mesh) -> str | None:
         """Steps to the end of training, an early stop or a signal."""
         rng = jax.random.key(loop.seed + 1)
         step, pending = int(self.state.step), []
         position = self.stream.position()
+        stopped = self.progress.stopped
+        if step >= loop.train_steps or stopped is not None:
+            return stopped
         batches = Prefetch(self.stream)
         started = time.monotonic() - self.progress.seconds
-        stopped = None
+        compiled = False
         try:
             while step < loop.train_steps and stopped is None:
                 batch = next(batches)
-                self.state, metrics = self.step_fn(self.state, partitioning.to_global(batch.arrays, mesh), rng)
+                arrays = partitioning.to_global(batch.arrays, mesh)
+                if compiled:
+                    self.state, metrics = self.step_fn(self.state, arrays, rng)
+                else:
+                    for line in self.summary.lines(batch):
+                        self.terminal.say(line)
+                    with self.terminal.stage("compiling the training step"):
+                        self.state, metrics = self.step_fn(self.state, arrays, rng)
+                        jax.block_until_ready(metrics)
+                    compiled = True
                 step, position = step + 1, batch.position
                 pending.append(metrics)
                 self.progress.examples += batch.examples
@@ -316,50 +462,67 @@ class _Run:
                     pending = []
                 if validation and (step % validation.period == 0 or last):
                     self.progress.seconds = time.monotonic() - started
-                    if self._validate(step, validation) and not last:
-                        stopped = "early"
+                    self._validate(step, validation)
+                    if last:
+                        self.progress.stopped = None  # nothing was left to stop
+                    stopped = self.progress.stopped
                 if stopped is None and self.stop.requested(step):
                     stopped = self.stop.name
                 self.progress.seconds = time.monotonic() - started
                 if step % checkpoints.period == 0 or last or stopped:
-                    self.saver.save(self.state, position, dataclasses.asdict(self.progress))
+                    self._save(step, position)
+                if jax.process_count() == 1:  # several processes learn of it together, at the next save
+                    self.saver.check_for_errors()
+                self.reporter.alive(step, metrics)
         finally:
             batches.close()
         return stopped
+
+    @property
+    def _kept(self) -> str:
+        """What a run that ends with an error can go back to, in words."""
+        newest = self.saver.latest_step()
+        kept = "no checkpoint was saved before" if newest is None else f"the newest checkpoint is of step {newest}"
+        return f"nothing of this step was saved, {kept}"
+
+    def _save(self, step: int, position) -> None:
+        finite.check({"params": self.state.params, "optimizer": self.state.opt_state}, step, self._kept)
+        self.lock.check()
+        self.reporter.flush()
+        self.saver.save(self.state, position, dataclasses.asdict(self.progress))
 
     def _log(self, step: int, pending: list, epoch: float) -> None:
         values = summarize(pending)
         values["examples"], values["epoch"] = float(self.progress.examples), epoch
         if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} at step {step}; lower the learning rate, or compute in float32"
-            )
+            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; {self._kept}; {finite.REMEDY}")
         self.reporter.train(step, values)
 
-    def _validate(self, step: int, validation: ValidationConfig) -> bool:
-        """Scores the validation split, keeps the parameters if they are the best yet; True if patience is out."""
+    def _validate(self, step: int, validation: ValidationConfig) -> None:
+        """Scores the validation split, and keeps the parameters if they are the best yet."""
         started = time.monotonic()
-        evaluation = self.evaluators[validation.split](self.state.eval_params)
-        if validation.metric not in evaluation.metrics:
-            raise ValueError(
-                f"task {validation.task_name!r} has no metric {validation.metric!r}; it has {sorted(evaluation.metrics)}"
-            )
+        finite.check({"params": self.state.eval_params}, step, self._kept)
+        evaluator = self.evaluators[validation.split]
+        with self.terminal.stage(f"decoding {len(evaluator)} {validation.split} examples", announce=False):
+            evaluation = evaluator(self.state.eval_params)
+        score = validation_score(validation, step, evaluation.metrics)
         self.reporter.evaluation(validation.split, step, evaluation, time.monotonic() - started)
-        score = evaluation.metrics[validation.metric]
-        if score > self.progress.best:
-            self.progress.best, self.progress.best_step, self.progress.stale = score, step, 0
+        if self.progress.validated(step, score, validation.patience):
+            self.lock.check()
             self.saver.save_best(step, self.state.eval_params, evaluation.metrics)
-        else:
-            self.progress.stale += 1
-        return validation.patience is not None and self.progress.stale >= validation.patience
 
     def test(self, directory: epath.Path, validation: ValidationConfig | None) -> dict[str, float]:
         """Scores the test split with the parameters that validated best."""
+        best_step = self.progress.best_step
+        self.saver.finish(best_step or None)
         if validation is None or validation.test_split is None:
             return {}
-        self.saver.wait()
         step, params = self.saver.restore_best(self.state.params)
-        evaluation: Evaluation = self.evaluators[validation.test_split](params)
+        if step != best_step:
+            raise ValueError(f"step {best_step} validated best, but {directory}/best holds step {step}")
+        evaluator = self.evaluators[validation.test_split]
+        with self.terminal.stage(f"decoding {len(evaluator)} {validation.test_split} examples", announce=False):
+            evaluation: Evaluation = evaluator(params)
         self.reporter.evaluation(validation.test_split, step, evaluation)
         if jax.process_index() == 0:
             evaluation.write(directory / "predictions" / f"{validation.test_split}.jsonl")

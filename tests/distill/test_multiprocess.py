@@ -176,7 +176,7 @@ def losses(directory):
             event = event_pb2.Event.FromString(record)
             for value in event.summary.value:
                 if value.tag == "train/loss":
-                    out[event.step] = float(tf.make_ndarray(value.tensor))
+                    out[event.step] = value.simple_value
     return out
 
 

@@ -1,11 +1,12 @@
 """Grids: every run once, a killed sweep goes on, joint seeds equal single ones, and the report adds up."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
 
-from distill import exit_codes, main, reporting, sweep, sweep_report
+from distill import exit_codes, locking, main, reporting, sweep, sweep_report
 from distill.sweep import SweepError
 from tests_support import write_rows
 
@@ -71,6 +72,7 @@ def test_finished_runs_are_not_repeated(sweep_file, tmp_path):
             done.append(run.name)
             run.directory.mkdir(parents=True)
             reporting.write_result(_path(run.directory), {"test": {"accuracy": 0.5}})
+        return {}
 
     with pytest.raises(KeyboardInterrupt):
         sweep.run(grid, train_group, say=lambda text: None)
@@ -88,12 +90,12 @@ def _path(directory):
 
 
 def test_a_folder_of_another_configuration_is_refused(sweep_file, tmp_path):
-    sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: None, say=lambda text: None)
+    sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: {}, say=lambda text: None)
     content = json.loads(sweep_file.read_text())
     content["bindings"]["TRAIN_STEPS"] = 3
     sweep_file.write_text(json.dumps(content))
     with pytest.raises(SweepError, match="holds runs of another configuration"):
-        sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: None, say=lambda text: None)
+        sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: {}, say=lambda text: None)
 
 
 def test_joint_seeds_train_like_single_ones(sweep_file, tmp_path, capsys):
@@ -143,9 +145,13 @@ def test_cells_gather_over_seeds(sweep_file, tmp_path):
         ('{"axes": {"A": [1]}}', "names no 'directory'"),
         ('{"axes": {"A": [1]}, "directory": "x", "colour": 1}', r"unknown key \['colour'\]"),
         ('{"axes": {"A": {"b": 3}}, "directory": "x"}', "choice 'b' must be an object"),
+        ('{"axes": {"A": {"b": {"gin_files": "c"}}}, "directory": "x"}', "'gin_files' must be a list of strings; got 'c'"),
+        ('{"axes": {"A": [1]}, "directory": "x", "gin_files": "a"}', "'gin_files' must be a list of strings; got 'a'"),
+        ('{"axes": {"A": [1]}, "directory": 3}', "'directory' must be a string; got 3"),
+        ('{"axes": {"A": [1]}, "directory": "x", "bindings": []}', "'bindings' must be an object"),
         ('{"axes": {"A": [1]}, "directory": "x", "x": "B"}', "x must be one of the axes"),
     ],
-)
+)  # fmt: skip
 def test_bad_sweep_files(tmp_path, content, message):
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(SweepError, match=message):
@@ -166,3 +172,120 @@ def test_a_stopped_run_stops_the_sweep(sweep_file, tmp_path, monkeypatch, capsys
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/result.json"))
     assert len(list((tmp_path / "out").glob("*/checkpoints"))) == 1
+
+
+def small(path, tmp_path, axes, **bindings):
+    """The sweep with other axes, in a folder ``out``."""
+    content = json.loads(path.read_text())
+    content["gin_files"] += ["gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    content["bindings"].update({"LOG_PERIOD": 1, **bindings})
+    content["axes"], content["directory"] = axes, str(tmp_path / "out")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_diverging_run_is_noted_and_the_others_are_trained(sweep_file, tmp_path, capsys):
+    small(sweep_file, tmp_path, {"LEARNING_RATE": [1e15, 0.003]})
+    assert main.main(["sweep", str(sweep_file)]) == exit_codes.SOME_FAILED
+    told = capsys.readouterr()
+    assert "failed: the loss is nan at step" in told.out + told.err
+    assert "│ 1000000000000000.0 │" in told.out  # a row of the table, too
+    assert (tmp_path / "out/LEARNING_RATE-0.003/result.json").exists()
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = {row["LEARNING_RATE"]: row for row in csv.DictReader(file)}
+    assert rows["0.003"]["error"] == ""
+    assert rows["1000000000000000.0"]["error"].startswith("the loss is nan at step")
+    # At the restart it is left out, and still told; when asked for, it is repeated.
+    assert main.main(["sweep", str(sweep_file)]) == exit_codes.SOME_FAILED
+    assert "2 runs, 1 done already, 1 failed before (--retry_failed repeats them), 0 to do" in capsys.readouterr().out
+    assert main.main(["sweep", str(sweep_file), "--retry_failed"]) == exit_codes.SOME_FAILED
+    assert "[1/1] LEARNING_RATE-1000000000000000.0" in capsys.readouterr().out
+    assert main.main(["sweep", str(sweep_file), "--report_only"]) == exit_codes.SOME_FAILED
+
+
+def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file, tmp_path):
+    grid = sweep.read(small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]}))
+    trained = []
+
+    def train_group(runs, joint):
+        trained.extend((run.name, run.directory.exists()) for run in runs)
+        for run in runs:
+            run.directory.mkdir(parents=True, exist_ok=True)
+        if len(trained) == 1:
+            return {runs[0].name: "the loss is nan"}
+        for run in runs:
+            reporting.write_result(_path(run.directory), {"test": {"accuracy": 0.5}})
+        return {}
+
+    assert sweep.run(grid, train_group, say=lambda text: None) == {"RANDOM_SEED-0": "the loss is nan"}
+    assert sweep.run(grid, train_group, say=lambda text: None) == {"RANDOM_SEED-0": "the loss is nan"}
+    assert trained == [("RANDOM_SEED-0", False), ("RANDOM_SEED-1", False)]
+    changed = dataclasses.replace(grid.axes["RANDOM_SEED"][0], bindings=("RANDOM_SEED = 0", "LEARNING_RATE = 1e-4"))
+    grid = dataclasses.replace(grid, axes={"RANDOM_SEED": (changed, grid.axes["RANDOM_SEED"][1])})
+    assert sweep.run(grid, train_group, say=lambda text: None) == {}
+    assert trained[2:] == [("RANDOM_SEED-0", False)]  # nothing of the failed attempt was there
+    assert sweep.failures(grid) == {}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT"),
+        ({"NORMALIZER": ["task_tokens", "task_token"]}, "1 of 2 runs cannot be trained, so none was begun: NORMALIZER-"),
+        ({"TRAIN_STEPS": [1, 0]}, "TRAIN_STEPS-0: LoopConfig.train_steps must be ≥ 1; got 0"),
+        ({"FILES": [{"train": "nowhere.jsonl", "test": "nowhere.jsonl"}]}, "nowhere.jsonl is missing"),
+        ({"BATCH_SIZE": [4, 3], "NUM_MICROBATCHES": [2]}, "BATCH_SIZE-3__NUM_MICROBATCHES-2: "),
+        ({"VOCAB_SIZE": [384, 100]}, "has 384 ids, but the model's vocab_size is 100"),
+        ({"INITIAL_CHECKPOINT_PATH": ["/nowhere/at/all"]}, "no checkpoint at /nowhere/at/all"),
+        ({"train.ValidationConfig.metric": ["acuracy"]}, "has no metric 'acuracy'; it has "),
+    ],
+)  # fmt: skip
+def test_all_runs_are_checked_before_the_first_is_trained(sweep_file, tmp_path, capsys, monkeypatch, axes, message):
+    from distill import train
+
+    monkeypatch.setattr(train, "make_train_step", lambda *a, **k: pytest.fail("trained"))
+    assert main.main(["sweep", str(small(sweep_file, tmp_path, axes))]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "sweep.json").exists()
+
+
+def test_a_truncated_plan_is_told_by_name(sweep_file, tmp_path, capsys):
+    small(sweep_file, tmp_path, {"RANDOM_SEED": [0]})
+    (tmp_path / "out").mkdir()
+    for content in ('{"runs": {"RANDOM', '{"runs": []}', "[]", "[" * 100_000):
+        (tmp_path / "out" / "sweep.json").write_text(content)
+        assert main.main(["sweep", str(sweep_file)]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert f"{tmp_path / 'out' / 'sweep.json'} is no" in told[-1]
+
+
+def test_two_sweeps_of_one_directory(sweep_file, tmp_path, capsys):
+    small(sweep_file, tmp_path, {"RANDOM_SEED": [0]})
+    with locking.held(locking.of_directory(tmp_path / "out"), "out"):
+        assert main.main(["sweep", str(sweep_file)]) == 2
+    assert "out is in use by this process" in capsys.readouterr().err
+
+
+def test_joint_seeds_obey_patience_as_single_ones(sweep_file, tmp_path):
+    small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]}, TRAIN_STEPS=12, EVAL_PERIOD=1, PATIENCE=2, LEARNING_RATE=1e-6)
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "single")]) == 0
+    change(sweep_file, joint_seeds=True)
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "joint")]) == 0
+    for name in ("RANDOM_SEED-0", "RANDOM_SEED-1"):
+        single, joint = (json.loads((tmp_path / way / name / "result.json").read_text()) for way in ("single", "joint"))
+        assert (joint["stopped"], joint["step"]) == (single["stopped"], single["step"]) == ("early", 3)
+        steps = [
+            [
+                json.loads(line)["step"]
+                for line in (tmp_path / way / name / "evaluations.jsonl").read_text().splitlines()
+            ]
+            for way in ("single", "joint")
+        ]
+        assert steps[0] == steps[1] == [1, 2, 3, 1]
+
+
+def test_the_metric_of_the_table_is_one_of_the_task(sweep_file, tmp_path, capsys):
+    small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]})
+    change(sweep_file, metric="rouge_l")
+    assert main.main(["sweep", str(sweep_file)]) == 2
+    assert "has no metric 'rouge_l'; it has ['accuracy', " in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from distill import partitioning, reporting, train
 from distill.batches import BatchStream
 from distill.checkpoints import Checkpoints
+from distill.evaluate import Evaluator
 from distill.state import abstract_state, init_state, make_state
 from distill.train import LoopConfig
 
@@ -203,3 +205,166 @@ def test_position_of_another_seed_is_refused(sums, arguments):
 def test_initial_state_has_no_average_unless_asked(arguments):
     params = {"w": np.ones(2, np.float32)}
     assert init_state(params, arguments["optimizer"]).ema_params is None
+
+
+def test_what_a_run_says_in_a_pipe_before_its_first_step(tmp_path, arguments, capsys):
+    train.train(str(tmp_path / "run"), **arguments)
+    lines = capsys.readouterr().err.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("step 4/8  loss"))
+    assert lines[0] == "reading sums_paired, split 'train'"
+    assert "student: 1 + 1 layers, 18,672 parameters, float32, on 1 cpu device" in lines[:first]
+    assert "data: 40 examples, 72 sequences (40 label, 32 rationale)" in lines[:first]
+    assert any(line.startswith("p99 of inputs is 21, mean 19, ") and "window 64: " in line for line in lines[:first])
+    assert lines.index("compiling the training step") < first
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    train.train(str(tmp_path / "silent"), **arguments, quiet=True)
+    assert not [line for line in capsys.readouterr().err.splitlines() if not line.startswith("WARNING")]
+
+
+def test_targets_that_do_not_fit_are_told_before_training(tmp_path, arguments, capsys):
+    evaluator = Evaluator(arguments["validation"].task_name, "train", lambda *_: [])
+    assert evaluator.check_lengths(3) is None
+    assert evaluator.check_lengths(2) == (
+        "1 of 40 targets (2.5%) of task 'sums_label', split 'train', are longer than MAX_DECODE_LEN = 2 and cannot be "
+        "predicted; --gin.MAX_DECODE_LEN=3 fits all"
+    )
+    arguments["validation"] = dataclasses.replace(arguments["validation"], split="train", test_split=None, period=1)
+    decode = dataclasses.replace(arguments["validation"].decode, max_decode_len=2)
+    arguments["validation"] = dataclasses.replace(arguments["validation"], decode=decode)
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
+    train.train(str(tmp_path / "run"), **arguments, quiet=True)
+    assert "WARNING 1 of 40 targets (2.5%) of task 'sums_label'" in capsys.readouterr().err
+    decode = dataclasses.replace(arguments["validation"].decode, max_decode_len=1)
+    arguments["validation"] = dataclasses.replace(arguments["validation"], decode=decode)
+    message = r"all 40 targets of task 'sums_label', split 'train', are longer than MAX_DECODE_LEN = 1 "
+    with pytest.raises(ValueError, match=message):
+        train.train(str(tmp_path / "none"), **arguments)
+
+
+def test_a_metric_is_looked_for_before_anything_is_trained(tmp_path, arguments, monkeypatch):
+    monkeypatch.setattr(train, "make_train_step", lambda *a, **k: pytest.fail("trained"))
+    arguments["validation"] = dataclasses.replace(arguments["validation"], metric="acuracy")
+    with pytest.raises(
+        ValueError, match=r"task 'sums_label' has no metric 'acuracy'; it has .*; did you mean 'accuracy'"
+    ):
+        train.train(str(tmp_path / "run"), **arguments)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here: nothing that follows is done."""
+
+
+def test_an_early_stop_is_remembered(tmp_path, arguments, monkeypatch):
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=40)
+    arguments["validation"] = dataclasses.replace(arguments["validation"], period=2, patience=2, metric="accuracy_low")
+    whole = train.train(str(tmp_path / "whole"), **arguments)
+    with monkeypatch.context() as patch:
+
+        def end(self, *args):
+            self.saver.wait()
+            raise Killed
+
+        patch.setattr(train._Run, "test", end)
+        with pytest.raises(Killed):
+            train.train(str(tmp_path / "killed"), **arguments)
+    assert not (tmp_path / "killed" / reporting.RESULT).exists()
+    monkeypatch.setattr(train, "Prefetch", lambda *a: pytest.fail("trained on"))
+    again = train.train(str(tmp_path / "killed"), **arguments)
+    same = {name: value for name, value in dataclasses.asdict(again).items() if name != "seconds"}
+    assert same == {name: value for name, value in dataclasses.asdict(whole).items() if name != "seconds"}
+    assert again.stopped == "early"
+    texts = [(tmp_path / name / "evaluations.jsonl").read_text() for name in ("whole", "killed")]
+    assert texts[0] == texts[1]
+
+
+def test_best_parameters_of_another_attempt_are_not_tested(tmp_path, arguments, monkeypatch, capsys):
+    """A run that is killed after its first validation and before any checkpoint; then one of other settings."""
+    with monkeypatch.context() as patch:
+
+        def end(self, *args):
+            self.saver.wait()
+            raise Killed
+
+        patch.setattr(train._Run, "_save", end)
+        with pytest.raises(Killed):
+            train.train(str(tmp_path / "run"), **arguments)
+    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["4"]
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=3, log_period=1)
+    result = train.train(str(tmp_path / "run"), **arguments)
+    assert "WARNING removed best/4: it is of an attempt whose later steps were not saved" in capsys.readouterr().err
+    assert result.best_step == 3
+    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["3"]
+    lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 3]
+
+
+def test_best_parameters_that_a_checkpoint_names_are_kept_until_the_next_one(tmp_path, arguments):
+    saver = Checkpoints(tmp_path, arguments["model"])
+    state, _ = make_state(
+        arguments["model"],
+        arguments["optimizer"],
+        partitioning.MeshConfig(1, 1, 1).build(),
+        partitioning.DEFAULT_RULES,
+        arguments["loop"],
+    )
+
+    def best():
+        saver.wait()
+        return sorted(int(path.name) for path in (tmp_path / "best").iterdir())
+
+    saver.save_best(1, state.params, {})
+    saver.save(dataclasses.replace(state, step=np.int32(1)), {}, {"best_step": 1})
+    saver.save_best(2, state.params, {})
+    saver.save_best(3, state.params, {})
+    assert best() == [1, 2, 3]
+    saver.save_best(4, state.params, {})
+    assert best() == [1, 3, 4]  # 1 is what a restart needs
+    saver.save(dataclasses.replace(state, step=np.int32(5)), {}, {"best_step": 4})
+    saver.save(dataclasses.replace(state, step=np.int32(6)), {}, {"best_step": 4})
+    assert best() == [4]
+    assert saver.agree(3) == ([4], False)
+    assert best() == []
+    saver.close()
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path, arguments):
+    """Between two log lines: the loss of the last line was a number, and no checkpoint is lost."""
+    from distill import optimizers
+
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=2, log_period=100)
+    first = train.train(str(tmp_path / "run"), **arguments)
+    (tmp_path / "run" / reporting.RESULT).unlink()
+    best = (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=8)
+    arguments["optimizer"] = optimizers.adamw(1e30)
+    message = r"params/.* holds nan or infinity at step 4 .*the newest checkpoint is of step 2; lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        train.train(str(tmp_path / "run"), **arguments)
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == ["2"]
+    assert (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime == best
+    arguments["optimizer"] = optimizers.adamw(1e-2)
+    assert train.train(str(tmp_path / "run"), **arguments).step == 8
+
+
+def test_best_parameters_that_were_lost(tmp_path, arguments, capsys):
+    first = train.train(str(tmp_path / "run"), **arguments)
+    newest = tmp_path / "run" / "checkpoints" / "8"
+    (tmp_path / "run" / reporting.RESULT).unlink()
+    shutil.rmtree(tmp_path / "run" / "best")
+    if first.best_step == 4:  # the newest checkpoint then has other parameters
+        with pytest.raises(FileNotFoundError, match="no best parameters under"):
+            train.train(str(tmp_path / "run"), **arguments)
+        assert "WARNING best/4 is missing: the best is looked for among later steps" in capsys.readouterr().err
+        shutil.rmtree(newest)
+    again = train.train(str(tmp_path / "run"), **arguments)
+    assert (again.best_step, again.best, again.test) == (first.best_step, first.best, first.test)
+
+
+def test_two_trainings_of_one_directory(tmp_path, arguments):
+    from distill import locking
+
+    with train.lock_directory(tmp_path / "run"), pytest.raises(locking.Locked, match=r"run is in use by this process"):
+        train.train(str(tmp_path / "run"), **arguments)
+    assert train.train(str(tmp_path / "run"), **arguments).step == 8
+    assert not list((tmp_path / "run").glob(".lock*"))

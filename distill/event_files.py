@@ -1,0 +1,65 @@
+"""TensorBoard event files with plain scalars, and their reading."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+
+from etils import epath
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+_FLUSH_S = 10.0
+
+
+class ScalarWriter:
+    """Appends scalars to the event files of a folder.
+
+    Begins with a session-start event, at which readers drop whatever an earlier process wrote for later steps.
+
+    Args:
+      directory: local or ``gs://``.
+      step: the step that is gone on from; 0 drops everything that is there.
+    """
+
+    def __init__(self, directory: epath.PathLike, step: int):
+        self._writer = EventFileWriter(str(directory), flush_secs=int(_FLUSH_S))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # Nothing is logged at step 0, and a first event behind it would be taken for a gap.
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._flushed = time.monotonic()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes ``values`` (tag → number) for ``step``; they reach the disk within seconds."""
+        summary = summary_pb2.Summary(
+            value=[summary_pb2.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+        )
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns once everything is in the file."""
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
+
+def read(directory: epath.PathLike) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar of a folder's event files: tag → (step, value) by step, finite values only."""
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    told = logging.getLogger("tensorboard")
+    level = told.level
+    told.setLevel(logging.ERROR)  # it warns of every session start, which is how stale points are dropped
+    try:
+        events.Reload()
+    finally:
+        told.setLevel(level)
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag) if math.isfinite(event.value)]
+        for tag in events.Tags()["scalars"]
+    }

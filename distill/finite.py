@@ -1,0 +1,37 @@
+"""Whether arrays hold only finite numbers, checked before they are saved."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+REMEDY = "lower the learning rate, or compute in float32"
+
+
+@jax.jit
+def _finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
+
+
+def check(tree: Any, step: int, kept: str) -> None:
+    """Raises FloatingPointError if an array of ``tree`` holds nan or infinity.
+
+    Args:
+      tree: arrays; integers are finite.
+      step: for the message.
+      kept: what the user still has, for the message.
+    """
+    leaves = [
+        (path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if not leaves:
+        return
+    good = np.asarray(_finite([leaf for _, leaf in leaves]))
+    if not good.all():
+        path = jax.tree_util.keystr(leaves[int(np.argmin(good))][0], simple=True, separator="/")
+        raise FloatingPointError(
+            f"{path} holds nan or infinity at step {step} ({int((~good).sum())} of {len(leaves)} arrays); {kept}; {REMEDY}"
+        )

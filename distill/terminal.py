@@ -1,0 +1,70 @@
+"""What a command prints while it works: lines that also a pipe gets, at once and at intervals."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+
+STILL_S = 20.0  # seconds between two lines of a stage that takes long
+
+
+class Terminal:
+    """Lines on stderr.
+
+    Args:
+      active: whether this process prints at all; of several processes only the first does.
+      quiet: print warnings only.
+    """
+
+    def __init__(self, *, active: bool = True, quiet: bool = False):
+        self.console = Console(stderr=True)
+        self.active, self.quiet = active, quiet
+        self.last = time.monotonic()
+
+    @property
+    def silent(self) -> bool:
+        """Whether :meth:`say` prints nothing."""
+        return self.quiet or not self.active
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if not self.silent:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Prints a line that begins with ``WARNING``, also where ``quiet``."""
+        if self.active:
+            self._print(f"WARNING {text}")
+
+    def _print(self, text: str) -> None:
+        self.last = time.monotonic()
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def stage(self, text: str, *, announce: bool = True) -> Iterator[None]:
+        """Prints what begins, and every ``STILL_S`` seconds that it is not over.
+
+        Args:
+          text: such as ``compiling the training step``.
+          announce: False prints only the later lines.
+        """
+        if self.silent:
+            yield
+            return
+        if announce:
+            self.say(text)
+        over, begun = threading.Event(), time.monotonic()
+
+        def still() -> None:
+            while not over.wait(STILL_S):
+                self.say(f"still {text}, {time.monotonic() - begun:.0f} s")
+
+        thread = threading.Thread(target=still, daemon=True, name="stage")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
