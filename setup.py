@@ -70,8 +70,9 @@ EXTRAS = {
     ],
 }
 
-# gin/ is no Python package (a gin/__init__.py would shadow gin-config). distill/gin is a symbolic link to it in a checkout
-# and a real folder in an sdist and a wheel, so that an installed distill finds the files beside its own modules.
+# distill/gin, distill/tasks and distill/tools are symbolic links to the top-level folders in a checkout, and real folders
+# in an sdist and a wheel: the distribution installs one top-level module. gin/ is no Python package (its __init__.py would
+# shadow gin-config).
 GIN_FILES = sorted(
     {
         f"gin/{path.parent.relative_to(HERE / 'distill' / 'gin')}/*{path.suffix}"
@@ -92,9 +93,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["distill*", "tasks*", "tools*"]),
-    package_data={"distill": [*GIN_FILES, "teacher/prompts/*", "inspect/*.css", "inspect/*.js"]},
+    packages=find_packages(include=["distill", "distill.*"]),
+    package_data={
+        "distill": [*GIN_FILES, "py.typed", "teacher/prompts/*.yaml", "teacher/inspect/*.css", "teacher/inspect/*.js"]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["distill=distill.main:main"]},
+    entry_points={"console_scripts": ["distill=distill.cli.main:main"]},
 )

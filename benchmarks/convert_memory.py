@@ -65,7 +65,7 @@ class Peak:
 
 
 def child(source: str, to: str, to_format: str) -> None:
-    from distill.interop import conversion
+    from distill.checkpoints import conversion
 
     with conversion.open_source(source):  # imports modules, and compiles what every conversion compiles
         pass
@@ -80,9 +80,9 @@ def make(folder: Path, options: argparse.Namespace) -> tuple[int, int]:
     """Writes the synthetic checkpoint; returns the bytes of its largest array, and of all arrays."""
     import numpy as np
 
-    from distill.interop import t5x_checkpoints
-    from distill.interop.layout import flat_shapes
-    from distill.network import T5Config
+    from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+    from distill.checkpoints.weights import flat_shapes
+    from distill.model.network import T5Config
 
     width = options.width
     config = T5Config(

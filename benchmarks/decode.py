@@ -1,6 +1,7 @@
 """Our decoding against `generate` of transformers' PyTorch T5, on the same CPU, in one process: labels and rationales.
 
-Our side is the code of `distill infer`: `distill.evaluate.Decoder`, which sorts inputs by length and pads a batch to a
+Our side is the code of `distill infer`: `distill.inference.evaluate.Decoder`, which sorts inputs by length and pads a
+batch to a
 bucket. The other side gets the same batches, padded to their longest row, which is less padding. Both have the same
 random float32 parameters (T5 1.1 Small's dims by default), exported by `distill.interop`. The student never generates
 EOS, so both sides decode exactly the requested number of tokens in every row. A case is timed only after both sides
@@ -26,8 +27,8 @@ from benchmarks import sides
 if TYPE_CHECKING:
     import numpy as np
 
-    from distill.evaluate import DecodeConfig
-    from distill.network import T5Config
+    from distill.inference.evaluate import DecodeConfig
+    from distill.model.network import T5Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +106,8 @@ def our_side(model: "T5Config", params: Any, config: "DecodeConfig") -> Decode:
     import jax
     from flax import linen as nn
 
-    from distill import partitioning
-    from distill.evaluate import Decoder
+    from distill.inference.evaluate import Decoder
+    from distill.sharding import partitioning
 
     mesh = partitioning.MeshConfig().build(jax.devices()[:1])
     decoder = Decoder(model, mesh, config)
@@ -163,9 +164,9 @@ def measure(options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
     """
     import jax
 
-    from distill.evaluate import DecodeConfig
-    from distill.interop import huggingface
-    from distill.network import T5Config
+    from distill.checkpoints.huggingface import checkpoint as huggingface
+    from distill.inference.evaluate import DecodeConfig
+    from distill.model.network import T5Config
 
     model = T5Config(
         options.vocab, options.width, options.heads, 64, options.mlp, options.layers, options.layers, dropout_rate=0.0

@@ -61,9 +61,9 @@ def arguments() -> argparse.Namespace:
 def lengths_of(name: str, options: argparse.Namespace, rows: int = 4000) -> np.ndarray:
     """int [rows, 3]: tokens of input, label and rationale of some examples."""
     if options.data_dir and (Path(options.data_dir) / name).is_dir():
-        from tasks import registration, vocabularies
+        from distill.tasks import registration, vocabularies
 
-        module = importlib.import_module(f"tasks.{name}")
+        module = importlib.import_module(f"distill.tasks.{name}")
         names = registration.register(module.dataset(options.data_dir), vocabularies.load(options.vocabulary))
         dataset = registration.get(names.shared).get_dataset(None, "train", shuffle=False, trim_output_features=False)
         found = []
@@ -88,14 +88,14 @@ def groups(form: str, lengths: np.ndarray) -> Iterator[list[tuple[int, int]]]:
 
 def layout_of(form: str, windows: int, size: tuple[int, int]):
     """Returns the shape of a batch."""
-    from distill.packing import Layout
+    from distill.data.packing import Layout
 
     return Layout(windows, *size, shared_encoder=form == "one")
 
 
 def examples_a_window(form: str, lengths: np.ndarray, size: tuple[int, int]) -> float:
     """Returns the examples per packed window; 0 if some do not fit."""
-    from distill.packing import Planner
+    from distill.data.packing import Planner
 
     planner, taken = Planner(layout_of(form, WINDOWS, size)), 0
     try:
@@ -136,7 +136,7 @@ def windows_of(form: str, lengths: np.ndarray, config: Any) -> tuple[tuple[int, 
 
 def base() -> Any:
     """T5 1.1 Base."""
-    from distill.network import T5Config
+    from distill.model.network import T5Config
 
     return T5Config(32128, 768, 12, 64, 2048, 12, 12)
 
@@ -169,8 +169,8 @@ def tpu(name: str, form: str, options: argparse.Namespace, lengths: np.ndarray) 
 
 def batch_of(form: str, windows: int, size: tuple[int, int], lengths: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
     """Returns a packed batch of random tokens, and its number of examples."""
-    from distill.packing import Packer, TokenPair
-    from tasks import task_ids
+    from distill.data.packing import Packer, TokenPair
+    from distill.tasks import task_ids
 
     rng, packer = np.random.default_rng(0), Packer(layout_of(form, windows, size))
     ids = (task_ids.LABEL, task_ids.RATIONALE)
@@ -194,12 +194,12 @@ def cpu(name: str, options: argparse.Namespace, lengths: np.ndarray) -> dict[str
     """Returns examples per second of both forms on one core, T5 1.1 Small's dims; their steps alternate."""
     import jax
 
-    from distill import optimizers
-    from distill.losses import TwoTaskLoss
-    from distill.network import T5Config
-    from distill.parameters import init_params
-    from distill.state import init_state
-    from distill.train_step import make_train_step
+    from distill.model.network import T5Config
+    from distill.model.parameters import init_params
+    from distill.training import optimizers
+    from distill.training.losses import TwoTaskLoss
+    from distill.training.state import init_state
+    from distill.training.step import make_train_step
 
     config = T5Config(32128, 512, 6, 64, 1024, 8, 8, dropout_rate=0.1, scan_layers=True)
     optimizer = optimizers.adafactor(1e-3)

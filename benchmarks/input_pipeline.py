@@ -62,10 +62,10 @@ def main() -> None:
     import seqio
     import tensorflow as tf
 
-    from distill import cache
-    from distill.batches import BatchStream
-    from distill.packing import Layout
-    from tasks import cqa, jsonl, registration, vocabularies
+    from distill.data import cache
+    from distill.data.batches import BatchStream
+    from distill.data.packing import Layout
+    from distill.tasks import cqa, jsonl, registration, vocabularies
 
     folder = tempfile.TemporaryDirectory(prefix="input-pipeline-")
     if options.data_dir:

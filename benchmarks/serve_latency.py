@@ -1,8 +1,8 @@
 """A student's label latency and throughput here, in transformers and in CTranslate2, on the same CPU, in one run.
 
 The student has random parameters (T5 1.1 Small's dims by default) that never generate EOS, so all sides decode the same
-number of tokens. It is exported by ``distill.export``. All sides get the same token ids and decode greedily, and their
-answers are compared before anything is timed. The sides alternate; medians are reported.
+number of tokens. It is exported by ``distill.inference.export``. All sides get the same token ids and decode greedily,
+and their answers are compared before anything is timed. The sides alternate; medians are reported.
 
     python -m benchmarks.serve_latency [--threads=1] [--batch_size=8] [--inputs=64] [--targets=8] [--rounds=5]
     [--layers=8]
@@ -44,13 +44,14 @@ def main() -> None:
     import numpy as np
     import transformers
 
-    from distill import decoding, export
-    from distill.evaluate import DecodeConfig
-    from distill.interop import conversion
-    from distill.interop.layout import flatten
-    from distill.network import T5Config
-    from distill.parameters import param_count
-    from tasks import vocabularies
+    from distill.checkpoints import conversion
+    from distill.checkpoints.weights import flatten
+    from distill.inference import export
+    from distill.inference.evaluate import DecodeConfig
+    from distill.model import decoding
+    from distill.model.network import T5Config
+    from distill.model.parameters import param_count
+    from distill.tasks import vocabularies
 
     config = T5Config(options.vocab, options.width, options.heads, 64, options.mlp, options.layers, options.layers)
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-    from distill.network import T5Config
+    from distill.model.network import T5Config
 
 
 def use_threads(threads: int) -> None:
@@ -90,7 +90,7 @@ def endless_params(config: "T5Config", seed: int = 0) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from distill.parameters import init_params
+    from distill.model.parameters import init_params
 
     if config.logits_via_embedding:
         raise ValueError("a student that never ends requires a separate output kernel; got logits_via_embedding=True")

@@ -72,9 +72,9 @@ def measure(port: int, requests: int, concurrency: int, folder: str) -> tuple[fl
     """Returns the seconds of one whole job, its CPU seconds, and the server's figures."""
     import urllib.request
 
+    from distill.tasks.records import Record
     from distill.teacher import ExtractConfig, ServerConfig, extract
-    from distill.teacher.progress import Silent
-    from tasks.records import Record
+    from distill.teacher.job.progress import Silent
 
     records = [Record(id=f"r{n}", input=f"I was charged twice, message {n}.", label="billing") for n in range(requests)]
     teacher = ServerConfig(model="stub", base_url=f"http://127.0.0.1:{port}/v1", concurrency=concurrency)

@@ -47,7 +47,7 @@ def compiled(size: str, hardware: str, topology: str, bindings: dict[str, Any], 
     """Returns the report of the training step."""
     given = {"TASK_FEATURE_LENGTHS": '{"inputs": 512, "targets": 256}', **bindings}
     command = [
-        sys.executable, "-m", "distill.main", "precompile", f"--topology={topology}", "--steps=train", "--json",
+        sys.executable, "-m", "distill.cli.main", "precompile", f"--topology={topology}", "--steps=train", "--json",
         f"--gin_file=gin/models/t5_1_1_{size}.gin", "--gin_file=gin/tasks/cqa.gin", f"--gin_file=gin/runs/{run}.gin",
         f"--gin_file=gin/hardware/{hardware}.gin", *(f"--gin.{name}={value}" for name, value in given.items()),
     ]  # fmt: skip

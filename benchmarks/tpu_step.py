@@ -174,12 +174,13 @@ def compiled_alone(case: Case, side: Side) -> dict[str, Any]:
 
 def ours(case: Case, side: Side) -> dict[str, float]:
     """Compiles our step."""
-    from distill import optimizers, partitioning
-    from distill.losses import TwoTaskLoss
-    from distill.network import T5Config
-    from distill.packing import Layout
+    from distill.data.packing import Layout
+    from distill.model.network import T5Config
     from distill.precompile import steps, topology
-    from distill.train import LoopConfig
+    from distill.sharding import partitioning
+    from distill.training import optimizers
+    from distill.training.losses import TwoTaskLoss
+    from distill.training.train import LoopConfig
 
     width, heads, mlp, layers = SIZES[case.size]
     model = T5Config(

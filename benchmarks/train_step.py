@@ -44,18 +44,18 @@ def main() -> None:
     import torch
     import transformers
 
-    from distill import optimizers
-    from distill.batches import BatchStream
-    from distill.losses import TwoTaskLoss
-    from distill.network import T5Config
-    from distill.packing import Layout
-    from distill.parameters import init_params
-    from distill.state import init_state
-    from distill.train_step import make_train_step
-    from tasks import registration, vocabularies
+    from distill.data.batches import BatchStream
+    from distill.data.packing import Layout
+    from distill.model.network import T5Config
+    from distill.model.parameters import init_params
+    from distill.tasks import registration, vocabularies
+    from distill.training import optimizers
+    from distill.training.losses import TwoTaskLoss
+    from distill.training.state import init_state
+    from distill.training.step import make_train_step
 
     torch.set_num_threads(options.threads)
-    dataset = importlib.import_module(f"tasks.{options.set}").dataset(options.data_dir)
+    dataset = importlib.import_module(f"distill.tasks.{options.set}").dataset(options.data_dir)
     names = registration.register(dataset, vocabularies.load(options.vocabulary))
     dims = {"vocab": 32128, "width": options.width, "heads": 6, "mlp": 2 * options.width, "layers": options.layers}
 

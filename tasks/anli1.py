@@ -4,11 +4,11 @@ from typing import Any
 
 from etils import epath
 
-from tasks import paper_files, parsers
-from tasks.dataset import Dataset
-from tasks.esnli import SEPARATOR
-from tasks.records import Record
-from tasks.sources import class_name, optional_text, text_field
+from distill.tasks import paper_files, parsers
+from distill.tasks.dataset import Dataset
+from distill.tasks.esnli import SEPARATOR
+from distill.tasks.records import Record
+from distill.tasks.sources import class_name, optional_text, text_field
 
 
 def record(row: dict[str, Any], id: str) -> Record:
@@ -30,7 +30,7 @@ def dataset(
     mode: parsers.Mode = "improved",
     missing_replies: paper_files.MissingReplies = "error",
 ) -> Dataset:
-    """ANLI's first round from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments."""
+    """ANLI's first round from the paper's files; see :class:`distill.tasks.paper_files.PaperFiles` for the arguments."""
     source = paper_files.PaperFiles(
         data_dir,
         "anli1",
@@ -45,7 +45,7 @@ def dataset(
 
 def tfds_dataset(*, name: str = "anli1", tfds_name: str = "anli/r1:0.1.0", tfds_data_dir: str | None = None) -> Dataset:
     """ANLI's first round from TFDS, which has labels but no rationales."""
-    from tasks.tfds_source import TfdsRecords
+    from distill.tasks.tfds_source import TfdsRecords
 
     splits = {split: split for split in ("train", "validation", "test")}
     source = TfdsRecords(tfds_name, record, splits, tfds_data_dir)

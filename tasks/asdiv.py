@@ -4,10 +4,10 @@ from typing import Any
 
 from etils import epath
 
-from tasks import paper_files, parsers, svamp
-from tasks.dataset import Dataset
-from tasks.records import Record
-from tasks.sources import Concatenated, text_field
+from distill.tasks import paper_files, parsers, svamp
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
+from distill.tasks.sources import Concatenated, text_field
 
 
 def record(row: dict[str, Any], id: str) -> Record:
@@ -45,7 +45,7 @@ def dataset(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
-    """The augmented set from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments."""
+    """The augmented set from the paper's files; see :class:`distill.tasks.paper_files.PaperFiles` for the arguments."""
     original = svamp.source(data_dir, teacher=teacher, mode=mode, missing_replies=missing_replies)
     added = source(data_dir, teacher=teacher, mode=mode, missing_replies=missing_replies)
     both = Concatenated({"train": [(original, "train"), (added, "train")], "test": [(original, "test")]})

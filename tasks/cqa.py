@@ -7,10 +7,10 @@ from typing import Any
 
 from etils import epath
 
-from tasks import paper_files, parsers
-from tasks.dataset import Dataset
-from tasks.records import Record, RowError, shown
-from tasks.sources import optional_text, text_field
+from distill.tasks import paper_files, parsers
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record, RowError, shown
+from distill.tasks.sources import optional_text, text_field
 
 
 def record(row: dict[str, Any], id: str) -> Record:
@@ -44,7 +44,7 @@ def dataset(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
-    """CommonsenseQA from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments."""
+    """CommonsenseQA from the paper's files; see :class:`distill.tasks.paper_files.PaperFiles` for the arguments."""
     source = paper_files.PaperFiles(
         data_dir, "cqa", record, teacher=teacher, mode=mode, missing_replies=missing_replies
     )
@@ -60,7 +60,7 @@ def tfds_dataset(
     split_seed: int = 0,
 ) -> Dataset:
     """CommonsenseQA from TFDS's ``cos_e``, with the annotators' explanations as rationales."""
-    from tasks.tfds_source import TfdsRecords
+    from distill.tasks.tfds_source import TfdsRecords
 
     source = TfdsRecords(tfds_name, record, {"train": "train", "test": "validation"}, tfds_data_dir)
     return Dataset(name, source, answer="choice", validation_fraction=validation_fraction, split_seed=split_seed)

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from tasks import metrics, records, splits
-from tasks.records import Record, Report, Source
+from distill.tasks import metrics, records, splits
+from distill.tasks.records import Record, Report, Source
 
 SPLITS = ("train", "validation", "test")
 
@@ -20,7 +20,8 @@ class Dataset:
 
     Attributes:
       name: what its tasks' names begin with.
-      source: yields its rows; see :class:`tasks.records.Source`. A bare function ``split -> Iterator[Record]`` will do.
+      source: yields its rows; see :class:`distill.tasks.records.Source`. A bare function ``split -> Iterator[Record]``
+        will do.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
       labels: all labels there are, where they are few; a row with another one is rejected. Empty: any.
       separator: text in the input that stands for the vocabulary's EOS, as between premise and hypothesis; None: none.

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tasks.dataset import Dataset
-from tasks.records import Record, Report
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record, Report
 
 NAME = "demo_world"
 VOCABULARY_SIZE = 384

@@ -4,10 +4,10 @@ from typing import Any
 
 from etils import epath
 
-from tasks import paper_files, parsers
-from tasks.dataset import Dataset
-from tasks.records import Record
-from tasks.sources import class_name, optional_text, text_field
+from distill.tasks import paper_files, parsers
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
+from distill.tasks.sources import class_name, optional_text, text_field
 
 SEPARATOR = "</s>"
 """Between premise and hypothesis, as in the paper's code; becomes the vocabulary's EOS."""
@@ -32,7 +32,7 @@ def dataset(
     mode: parsers.Mode = "improved",
     missing_replies: paper_files.MissingReplies = "error",
 ) -> Dataset:
-    """e-SNLI from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments.
+    """e-SNLI from the paper's files; see :class:`distill.tasks.paper_files.PaperFiles` for the arguments.
 
     ``missing_replies="drop"`` with fewer reply files is the published code's small subset.
     """
@@ -50,7 +50,7 @@ def dataset(
 
 def tfds_dataset(*, name: str = "esnli", tfds_name: str = "esnli:0.1.0", tfds_data_dir: str | None = None) -> Dataset:
     """e-SNLI from TFDS, with the annotators' explanations as rationales (one in train, three elsewhere)."""
-    from tasks.tfds_source import TfdsRecords
+    from distill.tasks.tfds_source import TfdsRecords
 
     splits = {split: split for split in ("train", "validation", "test")}
     source = TfdsRecords(tfds_name, record, splits, tfds_data_dir)

@@ -1,4 +1,4 @@
-"""From records to ``tf.data``: a SeqIO data source over any :class:`~tasks.dataset.Dataset`."""
+"""From records to ``tf.data``: a SeqIO data source over any :class:`~distill.tasks.dataset.Dataset`."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
-from tasks.dataset import Dataset
-from tasks.records import Report
-from tasks.selection import Selection
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Report
+from distill.tasks.selection import Selection
 
 ROW_SPEC = {
     "id": tf.TensorSpec([], tf.string),

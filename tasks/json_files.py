@@ -1,8 +1,8 @@
 """Reads JSON lines and JSON arrays, also compressed by gzip, one row at a time and in bounded memory.
 
 This is the one reader of rows: ``train``, ``cache``, ``data``, ``extract``, ``inspect`` and ``infer`` all use
-:func:`read_rows`. A row that cannot be used is yielded as a :class:`~tasks.records.RowError` with its line; it never ends
-the reading.
+:func:`read_rows`. A row that cannot be used is yielded as a :class:`~distill.tasks.records.RowError` with its line; it
+never ends the reading.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from tasks.records import RowError, SourceError
+from distill.tasks.records import RowError, SourceError
 
 MAX_ROW_BYTES = 16 * 2**20
 """A longer line, or element of an array, is rejected without being held in memory."""
@@ -195,7 +195,7 @@ def read_rows(
 
     Reads block by block: neither the file nor an array is held in memory. A byte-order mark is passed over. NaN becomes
     None: pandas writes a missing value so. Texts are as the file has them; halves of surrogate pairs, which cannot be
-    encoded, are found by :func:`tasks.records.check_text`.
+    encoded, are found by :func:`distill.tasks.records.check_text`.
 
     Args:
       path: the file, local or remote.
@@ -204,7 +204,7 @@ def read_rows(
 
     Yields:
       ``(line, row)``; ``line`` counts from 1 (in an array: elements). What holds no usable object is yielded as a
-      :class:`~tasks.records.RowError` in place of the row: not UTF-8, not JSON, no object, nested deeper than
+      :class:`~distill.tasks.records.RowError` in place of the row: not UTF-8, not JSON, no object, nested deeper than
       :data:`MAX_DEPTH`, longer than :data:`MAX_ROW_BYTES`, an infinite number, or one of more than :data:`MAX_DIGITS`
       digits.
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from etils import epath
 
-from tasks import metrics, parsers, row_fields, sources
-from tasks.dataset import Dataset
-from tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
-from tasks.row_fields import identity_of, text_of
+from distill.tasks import metrics, parsers, row_fields, sources
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
+from distill.tasks.row_fields import identity_of, text_of
 
 __all__ = ["FIELDS", "JsonLines", "dataset", "identity_of", "text_of"]
 
@@ -74,8 +74,8 @@ class JsonLines:
         a field, and ``choices.text`` that of every object in a list. A name with ``{holes}`` is a template:
         ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item a
         line). What is not named is read from the field of the same name, if there is one. ``choices`` may also be as
-        CommonsenseQA and ARC publish them; see :func:`tasks.row_fields.choices_of`. A label that is the letter or number
-        of a choice then stands for the choice's text.
+        CommonsenseQA and ARC publish them; see :func:`distill.tasks.row_fields.choices_of`. A label that is the letter
+        or number of a choice then stands for the choice's text.
       label_names: the labels' texts where rows hold class numbers.
       parser: with ``reply``, how to read it: one of ``tasks.parsers.NAMES``.
       mode: with ``reply``, ``improved`` or ``strict``.
@@ -268,7 +268,7 @@ def dataset(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
-    """A data set over JSON lines; see :class:`JsonLines` and :class:`tasks.dataset.Dataset` for the arguments."""
+    """A data set over JSON lines; see :class:`JsonLines` and :class:`distill.tasks.dataset.Dataset` for the arguments."""
     source = JsonLines(
         files, fields, label_names=label_names, parser=parser, mode=mode, solution_marker=solution_marker
     )

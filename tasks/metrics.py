@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from tasks import arithmetic
-from tasks.records import Record
+from distill.tasks import arithmetic
+from distill.tasks.records import Record
 
 AnswerKind = Literal["text", "choice", "equation"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = ("text", "choice", "equation")

@@ -2,7 +2,7 @@
 
 import difflib
 
-from tasks.dataset import Dataset
+from distill.tasks.dataset import Dataset
 
 SHARED = "shared"
 PROMPTED_FORMS = (SHARED, "shared_label", "shared_rationale")

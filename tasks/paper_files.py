@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from etils import epath
 
-from tasks import parsers, sources
-from tasks.records import REPLY, UNDECIDED, Record, Report, SourceError
+from distill.tasks import parsers, sources
+from distill.tasks.records import REPLY, UNDECIDED, Record, Report, SourceError
 
 Teacher = Literal["palm", "gpt-neox", "human", "none"]
 TEACHERS: tuple[Teacher, ...] = ("palm", "gpt-neox", "human", "none")
@@ -33,7 +33,7 @@ class PaperFiles:
       to_record: makes a record of a row and its id, with the set's own explanations as rationales if it has any.
       splits: splits that have files; ``validation`` is called ``valid`` there.
       teacher: ``palm``, ``gpt-neox``, ``human`` (the set's own explanations), or ``none``.
-      mode: how replies are read; see :mod:`tasks.parsers`.
+      mode: how replies are read; see :mod:`distill.tasks.parsers`.
       missing_replies: what becomes of rows beyond the last reply. ``error``; ``keep``: without rationale, counted;
         ``drop``: as the published loader does for partly answered sets.
       parser: whose prompt the replies answer; by default the data set's own.
@@ -92,7 +92,7 @@ class PaperFiles:
         return [folder / f"{split}_CoT_{number}.json" for number in numbers]
 
     def raw_rows(self, split: str) -> Iterator[tuple[int, Any]]:
-        """The split's rows with their line numbers; see :func:`tasks.sources.read_rows`."""
+        """The split's rows with their line numbers; see :func:`distill.tasks.sources.read_rows`."""
         return sources.read_rows(self.rows_file(split), f"rows of {self._name}")
 
     def _replies(self, split: str) -> Iterator[Any]:

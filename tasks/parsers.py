@@ -2,10 +2,11 @@
 
 A teacher prompted with a few worked examples goes on after its answer and invents the next question. A parser stops
 there, cuts at the marker that the examples taught ("So the answer is"), and reads what is stated behind it. ``strict``
-reads as the published code does (see :mod:`tasks.paper_parsers`); otherwise:
+reads as the published code does (see :mod:`distill.tasks.paper_parsers`); otherwise:
 
 - All: thinking tags, tokens of chat templates, markdown, quotes and a colon around the answer are taken off first
-  (:mod:`tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers where the taught one is missing.
+  (:mod:`distill.tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers where the taught one is
+  missing.
 - CommonsenseQA: the option *letter* directly behind the marker is the answer, spelled as the row spells that choice;
   without a letter, the choice's own text. The published code takes the text behind the letter, and so gets "aquarium or",
   "Australia" and "washington d.c".
@@ -23,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from tasks import arithmetic, metrics, paper_parsers, reply_text
+from distill.tasks import arithmetic, metrics, paper_parsers, reply_text
 
 Mode = Literal["improved", "strict"]
 Teacher = Literal["palm", "gpt"]

@@ -113,7 +113,7 @@ def check_ids(pad_id: int, eos_id: int | None, name: str) -> None:
     if pad_id != 0 or eos_id != 1:
         raise ValueError(
             f"{name}: expected padding id 0 and EOS id 1, as T5 has them; got {pad_id} and {eos_id}. "
-            "`python -m tools.vocabulary` trains models that fit."
+            "`distill vocabulary` trains models that fit."
         )
 
 

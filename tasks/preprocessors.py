@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from tasks import task_ids
-from tasks.texts import SINGLE_MARKER, answer_of, encode, prompt
+from distill.tasks import task_ids
+from distill.tasks.texts import SINGLE_MARKER, answer_of, encode, prompt
 
 __all__ = [
     "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale", "drawing", "encode",

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
-from tasks import metrics, preprocessors, settings, task_ids, vocabularies
-from tasks.dataset import Dataset
-from tasks.feeding import RecordDataSource
-from tasks.records import Report
-from tasks.selection import LabelSource, OnDisagreement, Selection
+from distill.tasks import fingerprint, metrics, preprocessors, task_ids, vocabularies
+from distill.tasks.dataset import Dataset
+from distill.tasks.feeding import RecordDataSource
+from distill.tasks.records import Report
+from distill.tasks.selection import LabelSource, OnDisagreement, Selection
 
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
@@ -117,12 +117,12 @@ def register(
     """Registers a data set with SeqIO. Reads no data; a data set of the same name is replaced.
 
     Args:
-      dataset: what :mod:`tasks.svamp`, :mod:`tasks.jsonl` and their like declare.
-      vocabulary: of inputs and targets, or a name for :func:`tasks.vocabularies.load`.
+      dataset: what :mod:`distill.tasks.svamp`, :mod:`distill.tasks.jsonl` and their like declare.
+      vocabulary: of inputs and targets, or a name for :func:`distill.tasks.vocabularies.load`.
       label_prefix, rationale_prefix, single_prefix: what precedes the input in each task.
       single_marker: between rationale and label in the single task.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
-        :class:`tasks.selection.Selection`.
+        :class:`distill.tasks.selection.Selection`.
       rationales: ``draw`` one a row and epoch, take the ``first``, or ``auto``: draw if the data set says that it
         has several.
       label_rate, rationale_rate: how often the mixture draws from each task.
@@ -156,7 +156,7 @@ def register(
     names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
     accuracy = metrics.ACCURACY[dataset.answer]
 
-    described = settings.describe(dataset, "dataset") | settings.describe(source.selection, "selection")
+    described = fingerprint.describe(dataset, "dataset") | fingerprint.describe(source.selection, "selection")
     described |= {
         "label_prefix": label_prefix,
         "rationale_prefix": rationale_prefix,
@@ -348,4 +348,4 @@ def settings_of(task_name: str) -> dict[str, Any]:
     task = get(task_name)
     if task_name not in _SETTINGS or not isinstance(task, seqio.Task):
         raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
-    return _SETTINGS[task_name] | settings.of_vocabulary(task.output_features["targets"].vocabulary)
+    return _SETTINGS[task_name] | fingerprint.of_vocabulary(task.output_features["targets"].vocabulary)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.records import RowError, check_text, is_blank, shown
+from distill.tasks.records import RowError, check_text, is_blank, shown
 
 _HOLE = re.compile(r"\{([\w.]+)\}")
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
@@ -128,7 +128,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 
     Args:
       row: an object of JSON.
-      name: of the field, a path (``question.stem``), or a template; see :class:`tasks.jsonl.JsonLines`.
+      name: of the field, a path (``question.stem``), or a template; see :class:`distill.tasks.jsonl.JsonLines`.
 
     Raises:
       RowError: a field that is absent, blank, neither text nor number (in a template: nor a list of them), or cannot be

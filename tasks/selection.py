@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal
 
-from tasks import splits
-from tasks.dataset import Dataset
-from tasks.records import Record
+from distill.tasks import splits
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
 
 LabelSource = Literal["gold", "teacher"]
 OnDisagreement = Literal["keep", "drop_rationale", "down_weight"]

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.json_files import MissingFileError, open_bytes, read_array, read_rows
-from tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
+from distill.tasks.json_files import MissingFileError, open_bytes, read_array, read_rows
+from distill.tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
 
 __all__ = [
     "Concatenated",

@@ -11,7 +11,7 @@ then the labelled input with the smallest position is held out, so that there is
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from tasks.records import Record
+from distill.tasks.records import Record
 
 _SPACE = 2.0**64
 

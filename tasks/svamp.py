@@ -5,10 +5,10 @@ from typing import Any
 
 from etils import epath
 
-from tasks import paper_files, parsers, sources
-from tasks.dataset import Dataset
-from tasks.records import Record, RowError
-from tasks.sources import text_field
+from distill.tasks import paper_files, parsers, sources
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record, RowError
+from distill.tasks.sources import text_field
 
 _TRAIN_ROWS = 800
 _SPLITS = {"train": slice(None, _TRAIN_ROWS), "test": slice(_TRAIN_ROWS, None)}
@@ -60,6 +60,6 @@ def dataset(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> Dataset:
-    """SVAMP from the paper's files; see :class:`tasks.paper_files.PaperFiles` for the arguments."""
+    """SVAMP from the paper's files; see :class:`distill.tasks.paper_files.PaperFiles` for the arguments."""
     files = source(data_dir, teacher=teacher, mode=mode, missing_replies=missing_replies)
     return Dataset(name, files, answer="equation", validation_fraction=validation_fraction, split_seed=split_seed)

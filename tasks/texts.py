@@ -8,7 +8,7 @@ SINGLE_MARKER = "So the answer is"
 
 
 class Vocabulary(Protocol):
-    """What encoding and decoding needs of a vocabulary; SeqIO's and those of :mod:`tasks.plain_vocabularies` have it."""
+    """What encoding and decoding need of a vocabulary: SeqIO's, or one of :mod:`distill.tasks.plain_vocabularies`."""
 
     @property
     def eos_id(self) -> int | None:
@@ -30,12 +30,12 @@ class Vocabulary(Protocol):
 
 
 def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> list[int]:
-    """Token ids ending in EOS, none for an empty text; :func:`tasks.preprocessors.encode_tf` in plain Python.
+    """Token ids ending in EOS, none for an empty text; :func:`distill.tasks.preprocessors.encode_tf` in plain Python.
 
     Args:
       vocabulary: encodes.
       text: what to encode.
-      separator: text that stands for EOS, see :func:`tasks.preprocessors.encode_tf`.
+      separator: text that stands for EOS, see :func:`distill.tasks.preprocessors.encode_tf`.
     """
     if not text:
         return []

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import seqio
 
-from tasks import sources
-from tasks.records import Record, Report, RowError
+from distill.tasks import sources
+from distill.tasks.records import Record, Report, RowError
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Vocabularies by a short name or path, and the sizes of the tables that go with them.
 
-``load`` gives SeqIO's, for tasks; :mod:`tasks.plain_vocabularies` gives the same ids without TensorFlow, for serving.
+``load`` gives SeqIO's, for tasks; :mod:`distill.tasks.plain_vocabularies` gives the same ids without TensorFlow, for
+serving.
 """
 
 import difflib
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from tasks import plain_vocabularies
+from distill.tasks import plain_vocabularies
 
 if TYPE_CHECKING:
     import seqio
@@ -62,7 +63,7 @@ def model_bytes(vocabulary: Any) -> bytes | None:
     """The SentencePiece model of a vocabulary as it is used, with its extra ids; None for a byte vocabulary.
 
     Args:
-      vocabulary: SeqIO's or one of :mod:`tasks.plain_vocabularies`.
+      vocabulary: SeqIO's or one of :mod:`distill.tasks.plain_vocabularies`.
 
     Raises:
       ValueError: a vocabulary of another kind.

@@ -22,9 +22,9 @@ import pytest
 # Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ANNOTATED = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for package in ("distill", "tasks")
-    for path in (ROOT / package).rglob("*.py")
+    ".".join((*prefix, *path.relative_to(ROOT).with_suffix("").parts))
+    for prefix, folder in (((), "distill"), (("distill",), "tasks"))
+    for path in (ROOT / folder).rglob("*.py")
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 )
 CHECKED = importlib.util.find_spec("beartype") is not None

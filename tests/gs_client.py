@@ -14,10 +14,10 @@ import tempfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from distill import cache
-from distill.batches import BatchStream
-from distill.packing import Layout
-from tasks import jsonl, registration
+from distill.data import cache
+from distill.data.batches import BatchStream
+from distill.data.packing import Layout
+from distill.tasks import jsonl, registration
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
 

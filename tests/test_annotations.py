@@ -5,7 +5,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from distill import lookup, losses
+from distill.sharding import embedding
+from distill.training import losses
 
 pytest.importorskip("beartype", reason="beartype, which checks annotations, is not installed")
 FLOATS = jnp.ones((2, 3), jnp.float32)
@@ -35,6 +36,6 @@ def test_another_shape_or_dtype_is_refused(weights, ids):
 
 def test_a_dimension_has_one_size_in_all_arguments_and_results():
     table = jnp.ones((7, 4), jnp.float32)
-    assert lookup.lookup(table, IDS, jnp.dtype("float32")).shape == (2, 3, 4)
+    assert embedding.lookup(table, IDS, jnp.dtype("float32")).shape == (2, 3, 4)
     with pytest.raises(jaxtyping.TypeCheckError, match="lookup"):
-        lookup.lookup(table, IDS[0], jnp.dtype("float32"))
+        embedding.lookup(table, IDS[0], jnp.dtype("float32"))

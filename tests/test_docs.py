@@ -10,8 +10,7 @@ import shlex
 
 import pytest
 
-from distill import command_line
-from tools import vocabulary
+from distill.cli import parser as command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
@@ -92,7 +91,8 @@ def takes(name, argument):
     """Whether a configurable as the documents spell it, ``evaluate.DecodeConfig``, has the argument."""
     name = name.split("/")[-1]
     module, _, function = name.rpartition(".")
-    for package in ("", "distill.", "tasks.", "distill.t5x."):
+    folders = sorted(path.name for path in (ROOT / "distill").iterdir() if path.is_dir() and path.name != "gin")
+    for package in ("", "distill.", *(f"distill.{folder}." for folder in folders)):
         try:
             owner = importlib.import_module(package + module)
         except ImportError:
@@ -173,21 +173,9 @@ def check_command(page, line, arguments, parser):
 @pages
 def test_commands_and_flags(page):
     text = page.read_text(encoding="utf-8")
-    for program in ("distill", "python -m distill.main"):
+    for program in ("distill", "python -m distill"):
         for line, arguments in commands(text, program):
             check_command(page, line, arguments, command_line.parser(arguments[0] if arguments else ""))
-
-
-@pages
-def test_vocabulary_flags(page, capsys):
-    text = page.read_text(encoding="utf-8")
-    with pytest.raises(SystemExit):
-        vocabulary.main(["--help"])
-    known = set(re.findall(r"--\w+", capsys.readouterr().out))
-    for line, arguments in commands(text, "python -m tools.vocabulary"):
-        for argument in arguments:
-            flag = argument.partition("=")[0]
-            assert not flag.startswith("--") or flag in known, f"{page.name}: `{line}`: there is no {flag}"
 
 
 @pages

@@ -7,14 +7,17 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ("distill", "tasks", "tools")
+FOLDERS = {"distill": "", "tasks": "distill.", "tools": "distill."}  # → what a module's name begins with
 
 
 def modules_with_examples() -> list[str]:
     """Every module of the project whose source has an example, by name."""
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-    found = [path.relative_to(ROOT).with_suffix("") for path in paths if ">>> " in path.read_text(encoding="utf-8")]
-    return [".".join(path.parts).removesuffix(".__init__") for path in found]
+    return [
+        prefix + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for folder, prefix in FOLDERS.items()
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if ">>> " in path.read_text(encoding="utf-8")
+    ]
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import readme_commands
-from distill import command_line
+from distill.cli import parser as command_line
 from readme_commands import ROOT
 
 # A training that is as short as can be; the rows, files and flags are README's.
@@ -16,7 +16,7 @@ SHORT = ["--gin.TRAIN_STEPS=4", "--gin.EVAL_PERIOD=4", "--gin.optimizers.linear_
 @pytest.fixture
 def runner():
     """What stands for ``distill``: this environment's Python on this checkout."""
-    return [sys.executable, "-m", "distill.main"]
+    return [sys.executable, "-m", "distill.cli.main"]
 
 
 def infer_flags():

@@ -1,10 +1,10 @@
 """Converts checkpoints between this program, Hugging Face and T5X, one array in memory at a time.
 
-python -m tools.convert --from=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 --to=t5_1_1_base
-python -m tools.convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill
-python -m tools.convert --from=google/mt5-small@refs/pr/6 --to=mt5_small --to_format=distill
-python -m tools.convert --from=runs/svamp --to=svamp_t5x --to_format=t5x --layout=scalable_t5
-python -m tools.convert --from=runs/svamp                      # only says what is there
+distill convert --from=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 --to=t5_1_1_base
+distill convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill
+distill convert --from=google/mt5-small@refs/pr/6 --to=mt5_small --to_format=distill
+distill convert --from=runs/svamp --to=svamp_t5x --to_format=t5x --layout=scalable_t5
+distill convert --from=runs/svamp                      # only says what is there
 """
 
 import argparse
@@ -16,40 +16,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.interop import conversion, t5x_checkpoints, tokenizer_files
-from distill.network import T5Config
-from tasks import vocabularies
+from distill import exit_codes
+from distill.model.config import T5Config
+
+FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
+T5X_NETWORKS = ("t5", "scalable_t5")
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of ``distill convert``."""
+    command.add_argument(
         "--from",
         dest="source",
         required=True,
         help="a model directory, a Hugging Face folder, name or name@revision, or a T5X checkpoint",
     )
-    parser.add_argument("--to", help="a new folder; without it, only says what the source is")
-    parser.add_argument("--to_format", default="hf", choices=conversion.TO_FORMATS)
-    parser.add_argument(
-        "--scan_layers", choices=("true", "false"), help="stack layers there; by default as in the source"
+    command.add_argument("--to", help="a new folder; without it, the source is only described")
+    command.add_argument("--to_format", default="hf", choices=FORMATS, help="format to write; default: hf")
+    command.add_argument(
+        "--scan_layers", choices=("true", "false"), help="stack layers in the result; default: as in the source"
     )
-    parser.add_argument(
-        "--layout", default="t5", choices=t5x_checkpoints.LAYOUTS, help="of T5X: whose names and shapes"
+    command.add_argument(
+        "--layout", default="t5", choices=T5X_NETWORKS, help="with t5x: whose names and shapes; default: t5"
     )
-    parser.add_argument("--step", type=int, help="of the checkpoint written; by default the source's, or 0")
-    parser.add_argument("--model_type", choices=("t5", "mt5", "umt5"), help="of Hugging Face; by default what fits")
-    parser.add_argument("--vocabulary", help="with hf, to write its tokenizer: t5, mt5, bytes or a .model file")
-    parser.add_argument(
+    command.add_argument("--step", type=int, help="step of the checkpoint written; default: the source's, or 0")
+    command.add_argument("--model_type", choices=("t5", "mt5", "umt5"), help="with hf; default: the one that fits")
+    command.add_argument("--vocabulary", help="with hf, to write its tokenizer: t5, mt5, bytes or a .model file")
+    command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="a T5Config field that the source does not tell",
+        help="a field of the model's configuration that the source does not hold; may repeat",
     )
-    return parser.parse_args(argv)
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, Any]:
@@ -69,38 +68,55 @@ def _overrides(settings: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Converts; returns the exit status."""
-    arguments = _arguments(argv)
-    try:
-        overrides = _overrides(arguments.set)
-        if arguments.to is None:
-            with conversion.open_source(arguments.source, **overrides) as source:
-                print(source.found())
-            return 0
-        if arguments.vocabulary and arguments.to_format != "hf":
-            raise ValueError(f"--vocabulary goes with --to_format=hf; got {arguments.to_format}")
-        to = Path(arguments.to)
-        if "://" not in arguments.to and to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise ValueError(f"{arguments.to} is not an empty folder; name another")
-        source = conversion.convert(
-            arguments.source,
-            arguments.to,
-            arguments.to_format,
-            scan_layers=None if arguments.scan_layers is None else arguments.scan_layers == "true",
-            layout=arguments.layout,
-            step=arguments.step,
-            model_type=arguments.model_type,
-            overrides=overrides,
-        )
-        if arguments.vocabulary:
-            tokenizer_files.write(to, vocabularies.load(arguments.vocabulary))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def run(options: argparse.Namespace) -> int:
+    """Converts, or describes the source; returns the exit code.
+
+    Raises:
+      ValueError: arguments that do not go together, a source that cannot be read, or a target that is not empty.
+      FileNotFoundError: there is no such source.
+    """
+    from distill.checkpoints import conversion
+    from distill.checkpoints.huggingface import tokenizer_files
+    from distill.tasks import vocabularies
+
+    overrides = _overrides(options.set)
+    if options.to is None:
+        with conversion.open_source(options.source, **overrides) as source:
+            print(source.found())
+        return 0
+    if options.vocabulary and options.to_format != "hf":
+        raise ValueError(f"--vocabulary goes with --to_format=hf; got {options.to_format}")
+    to = Path(options.to)
+    if "://" not in options.to and to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{options.to} is not an empty folder; name another")
+    source = conversion.convert(
+        options.source,
+        options.to,
+        options.to_format,
+        scan_layers=None if options.scan_layers is None else options.scan_layers == "true",
+        layout=options.layout,
+        step=options.step,
+        model_type=options.model_type,
+        overrides=overrides,
+    )
+    if options.vocabulary:
+        tokenizer_files.write(to, vocabularies.load(options.vocabulary))
     print(source.found())
-    print(f"written to {arguments.to} ({arguments.to_format})")
+    print(f"written to {options.to} ({options.to_format})")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m tools.convert``: as ``distill convert``. Returns the exit code; mistakes end in one line and 2."""
+    parser = argparse.ArgumentParser(
+        prog="distill convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"distill convert: {error}", file=sys.stderr)
+        return exit_codes.MISTAKE
 
 
 if __name__ == "__main__":

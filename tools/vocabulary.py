@@ -1,8 +1,8 @@
 """Trains a SentencePiece vocabulary with T5's special ids: padding 0, EOS 1, unknown 2.
 
-python -m tools.vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model
-python -m tools.vocabulary --input=text.txt --input=more.txt --size=8000 --model_type=bpe
-python -m tools.vocabulary --set=svamp --data_dir=DIR --size=2000
+distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model
+distill vocabulary --input=text.txt --input=more.txt --size=8000 --model_type=bpe
+distill vocabulary --set=svamp --data_dir=DIR --size=2000
 """
 
 import argparse
@@ -11,13 +11,14 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import sentencepiece
-from etils import epath
+from distill import exit_codes
 
-from tasks import sources
-from tasks.dataset import Dataset
-from tasks.records import SourceError
+if TYPE_CHECKING:
+    from etils import epath
+
+    from distill.tasks.dataset import Dataset
 
 MODEL_TYPES = ("unigram", "bpe", "word", "char")
 PREFIXES = ("[label] ", "[rationale] ", "So the answer is")
@@ -134,64 +135,81 @@ def _why(message: str, size: int, model_type: str) -> str:
     return f"SentencePiece could not train a {model_type} model of size {size}: {message}"
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.vocabulary", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--input", action="append", default=[], help="text, .json or .jsonl file; may be given again")
-    parser.add_argument("--fields", default="", help="fields of JSON rows to use, separated by commas (default: all)")
-    parser.add_argument("--set", default="", help="a data set in the paper's layout instead: svamp, cqa, esnli …")
-    parser.add_argument("--data_dir", default="", help="where --set's files are")
-    parser.add_argument("--size", type=int, required=True, help="number of pieces")
-    parser.add_argument("--output", default="vocabulary.model", help="where to write the model")
-    parser.add_argument("--model_type", default="unigram", choices=MODEL_TYPES)
-    parser.add_argument("--symbols", default="", help="texts that always are one piece, separated by commas")
-    parser.add_argument("--split_digits", action="store_true", help="make every digit a piece of its own")
-    parser.add_argument("--character_coverage", type=float, default=1.0)
-    parser.add_argument("--exact_size", action="store_true", help="fail if the text gives fewer pieces")
-    arguments = parser.parse_args(argv)
-    if bool(arguments.input) == bool(arguments.set):
-        parser.error("give either --input files or --set with --data_dir")
-    if arguments.set and not arguments.data_dir:
-        parser.error("--set needs --data_dir")
-    return arguments
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of ``distill vocabulary``."""
+    command.add_argument(
+        "--input", action="append", default=[], metavar="FILE", help="text or JSON rows, also as .gz; may repeat"
+    )
+    command.add_argument("--fields", default="", help="fields of JSON rows to use, comma-separated; default: all")
+    command.add_argument("--set", default="", help="instead of --input: a data set in the paper's layout, as svamp")
+    command.add_argument("--data_dir", default="", help="with --set: the folder that holds the data set")
+    command.add_argument("--size", type=int, required=True, help="number of pieces")
+    command.add_argument("--output", default="vocabulary.model", help="file to write; default: vocabulary.model")
+    command.add_argument(
+        "--model_type", default="unigram", choices=MODEL_TYPES, help="algorithm of SentencePiece; default: unigram"
+    )
+    command.add_argument("--symbols", default="", help="texts that are always one piece, comma-separated")
+    command.add_argument("--split_digits", action="store_true", help="make every digit a separate piece")
+    command.add_argument(
+        "--character_coverage", type=float, default=1.0, help="share of the characters that get a piece; default: 1.0"
+    )
+    command.add_argument("--exact_size", action="store_true", help="fail if the text gives fewer pieces than --size")
 
 
-def _texts(arguments: argparse.Namespace) -> Iterator[str]:
+def _texts(options: argparse.Namespace) -> Iterator[str]:
     yield from PREFIXES
-    if arguments.set:
-        if arguments.set not in ("cqa", "svamp", "esnli", "anli1", "asdiv"):
-            raise ValueError(f"unknown set {arguments.set!r}; expected cqa, svamp, esnli, anli1 or asdiv")
-        module = importlib.import_module(f"tasks.{arguments.set}")
-        yield from record_texts(module.dataset(arguments.data_dir))
-    fields = [name for name in arguments.fields.split(",") if name]
-    for path in arguments.input:
-        if path.endswith((".json", ".jsonl")):
+    if options.set:
+        if options.set not in ("cqa", "svamp", "esnli", "anli1", "asdiv"):
+            raise ValueError(f"unknown set {options.set!r}; expected cqa, svamp, esnli, anli1 or asdiv")
+        module = importlib.import_module(f"distill.tasks.{options.set}")
+        yield from record_texts(module.dataset(options.data_dir))
+    fields = [name for name in options.fields.split(",") if name]
+    for path in options.input:
+        if path.removesuffix(".gz").endswith((".json", ".jsonl")):
             yield from json_texts(path, fields)
         else:
             yield from text_lines(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Trains and writes a model; returns the exit status."""
-    arguments = _arguments(argv)
-    try:
-        model = train(
-            _texts(arguments),
-            arguments.size,
-            model_type=arguments.model_type,
-            symbols=[symbol for symbol in arguments.symbols.split(",") if symbol],
-            split_digits=arguments.split_digits,
-            character_coverage=arguments.character_coverage,
-            exact_size=arguments.exact_size,
-        )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    output = epath.Path(arguments.output)
+def run(options: argparse.Namespace) -> int:
+    """Trains and writes a model; returns the exit code.
+
+    Raises:
+      ValueError: arguments that do not go together, rows that cannot be used, or a size that the text does not support.
+    """
+    import sentencepiece
+    from etils import epath
+
+    if bool(options.input) == bool(options.set):
+        raise ValueError("the texts come from --input files or from --set with --data_dir; give one of the two")
+    if options.set and not options.data_dir:
+        raise ValueError("--set needs --data_dir, the folder that holds the data set")
+    model = train(
+        _texts(options),
+        options.size,
+        model_type=options.model_type,
+        symbols=[symbol for symbol in options.symbols.split(",") if symbol],
+        split_digits=options.split_digits,
+        character_coverage=options.character_coverage,
+        exact_size=options.exact_size,
+    )
+    output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    print(f"{output}: {pieces} pieces ({arguments.model_type})")
+    print(f"{output}: {pieces} pieces ({options.model_type})")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m tools.vocabulary``: as ``distill vocabulary``. Returns the exit code; mistakes end in one line and 2."""
+    parser = argparse.ArgumentParser(prog="distill vocabulary", description=(__doc__ or "").split("\n")[0])
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"distill vocabulary: {error}", file=sys.stderr)
+        return exit_codes.MISTAKE
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
     """Compiles the steps, prints the report, and returns whether all of them fit (with a search: any candidate).
 
     Args:
-      given: the arguments of :func:`distill.train.train`.
+      given: the arguments of :func:`distill.training.train.train`.
       settings: the command's flags.
 
     Raises:
@@ -110,7 +110,7 @@ def _data(given: Mapping[str, Any], run: "Run", settings: Settings) -> "Data":
 
     each, epoch = settings.examples_per_step, settings.examples_per_epoch
     if settings.measure_data and (each is None or epoch is None):
-        from distill.batches import BatchStream
+        from distill.data.batches import BatchStream
 
         config = given["data"]
         stream = BatchStream(

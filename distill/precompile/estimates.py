@@ -4,14 +4,14 @@ import dataclasses
 import re
 from typing import Any
 
-from distill.packing import Layout
+from distill.data.packing import Layout
+from distill.model.config import REMAT_POLICIES, T5Config
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
 from distill.precompile.operations import result_of_start
 from distill.precompile.steps import CompiledStep, Run
 from distill.precompile.topology import ROOMIEST
-from distill.t5_config import REMAT_POLICIES, T5Config
 
 
 def forward_flops(model: T5Config, layout: Layout) -> float:

@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 
-from distill.partitioning import MeshConfig
+from distill.model.config import REMAT_POLICIES
 from distill.precompile.estimates import estimate, forward_flops
 from distill.precompile.steps import CompiledStep, Run, compile_step
 from distill.precompile.topology import Topology
-from distill.state import random_state
-from distill.t5_config import REMAT_POLICIES
+from distill.sharding.partitioning import MeshConfig
+from distill.training.state import random_state
 
 Compile = Callable[[str, Run, Topology], CompiledStep]
 

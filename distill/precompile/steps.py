@@ -13,18 +13,18 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import compiler, partitioning
-from distill.evaluate import DecodeConfig, Decoder
-from distill.losses import TwoTaskLoss
-from distill.network import T5Config
-from distill.optimizers import Optimizer
-from distill.packing import Layout, Packer
+from distill.data.packing import Layout, Packer
+from distill.inference.evaluate import DecodeConfig, Decoder
+from distill.model.network import T5Config
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
 from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced, uncached
-from distill.state import TrainState, abstract_state, shardings_of
-from distill.train import LoopConfig
-from distill.train_step import jit_step, make_train_step
+from distill.sharding import partitioning, xla_options
+from distill.training.losses import TwoTaskLoss
+from distill.training.optimizers import Optimizer
+from distill.training.state import TrainState, abstract_state, shardings_of
+from distill.training.step import jit_step, make_train_step
+from distill.training.train import LoopConfig
 
 STEPS = ("train", "decode")
 
@@ -34,7 +34,7 @@ class Run:
     """The parts of a training run's configuration that its compiled steps depend on.
 
     Attributes:
-      model, loss, optimizer, loop, mesh, rules: arguments of :func:`distill.train.train`.
+      model, loss, optimizer, loop, mesh, rules: arguments of :func:`distill.training.train.train`.
       layout: the shape of a batch.
       decode: how validation decodes; None if the run does not validate.
     """
@@ -50,7 +50,7 @@ class Run:
 
     @classmethod
     def from_arguments(cls, given: Mapping[str, Any]) -> "Run":
-        """Returns the run of :func:`distill.train.train` with the arguments ``given``."""
+        """Returns the run of :func:`distill.training.train.train` with the arguments ``given``."""
         validation = given.get("validation")
         chosen = {name: given[name] for name in ("mesh", "rules") if name in given}
         shared = {name: given[name] for name in ("model", "loss", "optimizer", "loop")}
@@ -179,7 +179,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
         make_train_step(run.model, run.loss, run.optimizer, **run.loop.step_options()),
         shardings_of(state),
         mesh,
-        compiler.accepted(run.loop.compiler_options, mesh),
+        xla_options.accepted(run.loop.compiler_options, mesh),
     )
     lowered = step.lower(state, batch, _abstract(rng, mesh))
     kinds = {"parameters": state.params, "optimizer state": state.opt_state}

@@ -15,8 +15,8 @@ from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from distill.partitioning import MESH_AXES, MeshConfig, arranged
 from distill.precompile.chips import Chip, parse_topology
+from distill.sharding.partitioning import MESH_AXES, MeshConfig, arranged
 
 ROOMIEST = "v5p"
 

@@ -12,10 +12,10 @@ from clu.data import dataset_iterator
 from etils import epath
 from t5x import utils
 
-from distill.batches import BatchStream
-from distill.packing import Layout
-from tasks import names
-from tasks.registration import Registered
+from distill.data.batches import BatchStream
+from distill.data.packing import Layout
+from distill.tasks import names
+from distill.tasks.registration import Registered
 
 
 def registered_name(registered: Registered, form: str) -> str:
@@ -125,7 +125,7 @@ def get_stream(
 
 
 class StreamIterator(dataset_iterator.DatasetIterator):
-    """A :class:`distill.batches.BatchStream` as a CLU dataset iterator, which T5X checkpoints.
+    """A :class:`distill.data.batches.BatchStream` as a CLU dataset iterator, which T5X checkpoints.
 
     T5X prefetches the first batch while it saves the initial checkpoint, and never prefetches again. So a position
     saved after one batch is that before the batch, which makes the initial checkpoint exact. (A checkpoint after a

@@ -15,14 +15,14 @@ from jaxtyping import Array, Float
 from t5x import decoding, models, optimizers
 from t5x import metrics as t5x_metrics
 
-from distill.cross_entropy import weighted_cross_entropy
-from distill.decoding import generate
-from distill.evaluate import DecodeConfig
-from distill.features import TwoTaskFeatureConverter
-from distill.losses import TwoTaskLoss, task_token_weights
-from distill.network import ModelInputs, T5Config, Transformer
-from distill.parameters import init_params, output_kernel, param_logical_axes
-from distill.train_step import Metrics, effective_lambda, token_metrics
+from distill.data.features import TwoTaskFeatureConverter
+from distill.inference.evaluate import DecodeConfig
+from distill.model.decoding import generate
+from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.model.parameters import init_params, output_kernel, param_logical_axes
+from distill.sharding.cross_entropy import weighted_cross_entropy
+from distill.training.losses import TwoTaskLoss, task_token_weights
+from distill.training.step import Metrics, effective_lambda, token_metrics
 
 TOKEN_WEIGHTS = "decoder_token_weights"
 
@@ -236,7 +236,7 @@ class ProjectNetworkModel(TwoTaskModel):
         num_decodes: int | None = None,
         prompt_with_targets: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Decodes with :func:`distill.decoding.generate`, up to the length of ``decoder_input_tokens``.
+        """Decodes with :func:`distill.model.decoding.generate`, up to the length of ``decoder_input_tokens``.
 
         Args:
           params: the network's parameters.

@@ -1,17 +1,17 @@
 """Phase 1: a large language model answers, and says why. Needs neither JAX nor TensorFlow."""
 
-from distill.teacher.cost import Estimate, Prices
-from distill.teacher.dry_run import estimate
-from distill.teacher.extraction import extract, extract_async
-from distill.teacher.job import ExtractConfig, ExtractionStoppedError, ExtractReport
-from distill.teacher.local import LocalConfig
-from distill.teacher.prompt import Prompt, PromptError
-from distill.teacher.provenance import summarise
-from distill.teacher.recorded import RecordedConfig, record
-from distill.teacher.replies import Sampling, TeacherError, TeacherStoppedError
-from distill.teacher.selection import Rules
-from distill.teacher.server import ServerConfig
-from distill.teacher.store import ReplyStore, StoreError
+from distill.teacher.assembly.provenance import summarise
+from distill.teacher.assembly.selection import Rules
+from distill.teacher.clients.cost import Estimate, Prices
+from distill.teacher.clients.local import LocalConfig
+from distill.teacher.clients.recorded import RecordedConfig, record
+from distill.teacher.clients.replies import Sampling, TeacherError, TeacherStoppedError
+from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.store import ReplyStore, StoreError
+from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport
+from distill.teacher.job.dry_run import estimate
+from distill.teacher.job.extraction import extract, extract_async
+from distill.teacher.prompts.prompt import Prompt, PromptError
 
 __all__ = [
     "Estimate",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import decode, sides
-from distill.network import T5Config
+from distill.model.network import T5Config
 
 TINY = ["--vocab=96", "--width=16", "--heads=2", "--mlp=24", "--layers=1", "--inputs=8", "--rounds=1", "--batches=1"]
 

@@ -2,13 +2,14 @@
 
 import pytest
 
-from distill import optimizers, partitioning
-from distill.checkpoints import CheckpointConfig
-from distill.evaluate import DecodeConfig
-from distill.losses import TwoTaskLoss
-from distill.network import T5Config
-from distill.train import DataConfig, LoopConfig, ValidationConfig
-from tasks import jsonl, registration
+from distill.checkpoints.manager import CheckpointConfig
+from distill.inference.evaluate import DecodeConfig
+from distill.model.network import T5Config
+from distill.sharding import partitioning
+from distill.tasks import jsonl, registration
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss
+from distill.training.train import DataConfig, LoopConfig, ValidationConfig
 from tests_support import write_rows
 
 TINY = T5Config(
@@ -39,7 +40,7 @@ def sums(tmp_path):
 
 @pytest.fixture
 def arguments(sums):
-    """The arguments of :func:`distill.train.train` except the directory; a run of 8 steps."""
+    """The arguments of :func:`distill.training.train.train` except the directory; a run of 8 steps."""
     return {
         "model": TINY,
         "data": DataConfig(sums.paired, {"inputs": 64, "targets": 64}, batch_size=4),

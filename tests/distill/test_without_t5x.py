@@ -14,16 +14,15 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-import distill, tasks
+import distill
 names = [
     module.name
-    for package in (distill, tasks)
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None)
-    if not module.name.startswith("distill.t5x.")
+    for module in pkgutil.walk_packages(distill.__path__, "distill.", onerror=lambda name: None)
+    if not module.name.startswith("distill.t5x.") and module.name != "distill.__main__"
 ]
 for name in names:
     importlib.import_module(name)
-assert "distill.train" in names and "tasks.registration" in names, names
+assert "distill.training.train" in names and "distill.tasks.registration" in names, names
 assert not [name for name in sys.modules if name.split(".")[0] == "t5x"]
 try:
     import distill.t5x.model

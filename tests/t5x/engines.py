@@ -11,13 +11,13 @@ from t5x import adafactor, decoding, models
 from t5x.examples.scalable_t5 import network as scalable_network
 from t5x.examples.t5 import network as t5_network
 
-from distill.features import pack_batches
-from distill.losses import TwoTaskLoss
-from distill.network import T5Config
-from distill.packing import Layout, TokenPair
-from distill.parameters import init_params
+from distill.data.features import pack_batches
+from distill.data.packing import Layout, TokenPair
+from distill.model.network import T5Config
+from distill.model.parameters import init_params
 from distill.t5x.model import ProjectNetworkModel, TwoTaskModel
-from tasks import task_ids
+from distill.tasks import task_ids
+from distill.training.losses import TwoTaskLoss
 
 VOCABULARY = seqio.ByteVocabulary()
 VOCAB = 384

@@ -11,7 +11,7 @@ import math
 import jax
 import numpy as np
 
-from distill.network import T5Config
+from distill.model.network import T5Config
 
 UNIT = float(np.finfo(np.float32).eps) / 2
 

@@ -18,9 +18,10 @@ import t5x.train_state
 from t5x.examples.scalable_t5 import network as scalable
 from t5x.examples.t5 import network as plain
 
-from distill.interop import layout, t5x_checkpoints
-from distill.network import ModelInputs, T5Config, Transformer
-from distill.parameters import param_shapes
+from distill.checkpoints import weights
+from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.model.parameters import param_shapes
 from tests.t5x import rounding
 
 TESTDATA = pathlib.Path(t5x.checkpoints.__file__).parent / "testdata"
@@ -177,7 +178,7 @@ def test_t5xs_tiny_t5_inside_its_index():
     if not path.is_file():
         pytest.skip(f"this installation of T5X has no {path.name} in its testdata")
     opened = t5x_checkpoints.open_checkpoint(path)
-    config = layout.infer_config(opened)
+    config = weights.infer_config(opened)
     assert (config.vocab_size, config.embed_dim, config.num_heads, config.head_dim) == (32128, 8, 4, 3)
     params = t5x_checkpoints.load_params(path, config)
     logits = Transformer(config).apply({"params": params}, ModelInputs(INPUTS, SHIFTED))

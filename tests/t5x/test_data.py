@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 from t5x import utils
 
-from distill import cache
-from distill.batches import BatchStream
-from distill.cache.read import CachedExamples
-from distill.features import TwoTaskFeatureConverter
-from distill.packing import Layout
+from distill.data import cache
+from distill.data.batches import BatchStream
+from distill.data.cache.read import CachedExamples
+from distill.data.features import TwoTaskFeatureConverter
+from distill.data.packing import Layout
 from distill.t5x import data, steps
-from tasks import jsonl, registration
+from distill.tasks import jsonl, registration
 
 LENGTHS = {"inputs": 32, "targets": 32}
 ROWS = 4

@@ -10,8 +10,8 @@ import pytest
 from t5x import decoding
 from t5x import partitioning as t5x_partitioning
 
-from distill.decoding import generate
-from distill.evaluate import DecodeConfig
+from distill.inference.evaluate import DecodeConfig
+from distill.model.decoding import generate
 from tests.t5x import engines
 
 # A small vocabulary, so that random students generate the end token now and then.

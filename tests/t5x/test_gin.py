@@ -10,7 +10,7 @@ import t5x.infer
 import t5x.train
 from t5x import gin_utils
 
-from distill.features import TwoTaskFeatureConverter
+from distill.data.features import TwoTaskFeatureConverter
 from distill.t5x.model import ProjectNetworkModel, TwoTaskModel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

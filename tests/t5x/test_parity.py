@@ -10,12 +10,12 @@ import optax
 import pytest
 from t5x import losses as t5x_losses
 
-from distill.losses import NORMALIZERS, TwoTaskLoss
-from distill.network import ModelInputs, Transformer
-from distill.optimizers import Optimizer
-from distill.state import init_state
+from distill.model.network import ModelInputs, Transformer
 from distill.t5x.model import TOKEN_WEIGHTS, weigh
-from distill.train_step import make_train_step
+from distill.training.losses import NORMALIZERS, TwoTaskLoss
+from distill.training.optimizers import Optimizer
+from distill.training.state import init_state
+from distill.training.step import make_train_step
 from tests.t5x import engines, rounding
 
 TIED = dataclasses.replace(

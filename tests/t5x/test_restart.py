@@ -12,10 +12,10 @@ import seqio
 import t5x.train
 from t5x import partitioning, utils
 
-from distill import cache
+from distill.data import cache
 from distill.t5x import data
 from distill.t5x.trainer import TwoTaskTrainer
-from tasks import jsonl, registration
+from distill.tasks import jsonl, registration
 from tests.t5x import engines
 
 STEPS, ROWS = 4, 8

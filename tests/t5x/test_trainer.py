@@ -11,12 +11,13 @@ from t5x import train_state as train_state_lib
 from t5x import trainer as t5x_trainer
 from t5x import utils
 
-from distill import optimizers, partitioning
-from distill.losses import TwoTaskLoss, linear_lambda
-from distill.parameters import param_logical_axes
-from distill.state import TrainState, init_state
+from distill.model.parameters import param_logical_axes
+from distill.sharding import partitioning
 from distill.t5x.trainer import TwoTaskTrainer
-from distill.train_step import make_train_step, summarize
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss, linear_lambda
+from distill.training.state import TrainState, init_state
+from distill.training.step import make_train_step, summarize
 from tests.t5x import engines, rounding
 
 STEPS = 10

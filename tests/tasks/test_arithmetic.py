@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import arithmetic
+from distill.tasks import arithmetic
 
 
 @pytest.mark.parametrize(

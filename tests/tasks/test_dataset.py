@@ -1,7 +1,7 @@
 import pytest
 
-from tasks.dataset import Dataset
-from tasks.records import REPLY, PlainSource, Record, Report, RowError, SourceError
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import REPLY, PlainSource, Record, Report, RowError, SourceError
 
 
 def rows(split):

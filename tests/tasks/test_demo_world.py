@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from tasks import demo_world
-from tasks.demo_world import NEW, WORLD, Pretraining, Questions, World
-from tasks.records import Report
-from tools import vocabulary
+from distill.tasks import demo_world
+from distill.tasks.demo_world import NEW, WORLD, Pretraining, Questions, World
+from distill.tasks.records import Report
+from distill.tools import vocabulary
 
 SMALL = {"train_rows": 60, "validation_rows": 30, "test_rows": 80}
 

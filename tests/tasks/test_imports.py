@@ -7,9 +7,9 @@ import pytest
 @pytest.mark.parametrize(
     "modules",
     [
-        "tasks.records, tasks.parsers, tasks.metrics, tasks.arithmetic, tasks.splits, tasks.selection",
-        "tasks.dataset, tasks.sources, tasks.paper_files, tasks.cqa, tasks.svamp, tasks.esnli, tasks.anli1, tasks.asdiv",
-        "tasks.jsonl",
+        "distill.tasks.records, distill.tasks.parsers, distill.tasks.metrics, distill.tasks.arithmetic, distill.tasks.splits, distill.tasks.selection",
+        "distill.tasks.dataset, distill.tasks.sources, distill.tasks.paper_files, distill.tasks.cqa, distill.tasks.svamp, distill.tasks.esnli, distill.tasks.anli1, distill.tasks.asdiv",
+        "distill.tasks.jsonl",
     ],
 )
 def test_light_modules_import_neither_tensorflow_nor_jax(modules):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import json_files, sources
-from tasks.json_files import MAX_DEPTH, MAX_ROW_BYTES, read_rows
-from tasks.records import RowError, SourceError
+from distill.tasks import json_files, sources
+from distill.tasks.json_files import MAX_DEPTH, MAX_ROW_BYTES, read_rows
+from distill.tasks.records import RowError, SourceError
 
 ROWS = [{"q": f"q{n}", "n": n} for n in range(4)]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)

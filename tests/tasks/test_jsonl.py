@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import jsonl, row_fields
-from tasks.records import Record, Report, RowError, SourceError
+from distill.tasks import jsonl, row_fields
+from distill.tasks.records import Record, Report, RowError, SourceError
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
 ROWS = [{"question": f"q{n}?", "why": f"because {n}", "answer": f"a{n}"} for n in range(4)]

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import metrics
-from tasks.metrics import Answer
-from tasks.records import Record
+from distill.tasks import metrics
+from distill.tasks.metrics import Answer
+from distill.tasks.records import Record
 
 CHOICES = ("train station", "Bridge", "washington d.c.")
 

@@ -4,9 +4,9 @@ import collections
 
 import pytest
 
-from distill import data_report
-from tasks import cqa, metrics, parsers, svamp
-from tasks.records import Report
+from distill.data import report as data_report
+from distill.tasks import cqa, metrics, parsers, svamp
+from distill.tasks.records import Report
 
 
 def _read(dataset, split):

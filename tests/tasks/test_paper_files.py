@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from tasks import anli1, asdiv, cqa, esnli, svamp
-from tasks.records import Record, Report, RowError, SourceError
-from tasks.sources import MissingFileError
+from distill.tasks import anli1, asdiv, cqa, esnli, svamp
+from distill.tasks.records import Record, Report, RowError, SourceError
+from distill.tasks.sources import MissingFileError
 
 
 def _read(dataset, split="train", whole=True):

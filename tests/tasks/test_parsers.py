@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import arithmetic, parsers
-from tasks.parsers import parse
+from distill.tasks import arithmetic, parsers
+from distill.tasks.parsers import parse
 
 CHOICES = ("aquarium", "pond", "washington d.c", "rug.", "Australia")
 INVENTED = "\n\nQ: What is next?\nAnswer Choices:\n(a) x\n(b) y\nA: It must be x. So the answer is (a) x."

@@ -5,10 +5,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from tasks import cqa, esnli, feeding, jsonl, metrics, registration, svamp, task_ids
-from tasks.dataset import Dataset
-from tasks.records import Record
-from tasks.registration import register
+from distill.tasks import cqa, esnli, feeding, jsonl, metrics, registration, svamp, task_ids
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
+from distill.tasks.registration import register
 
 BYTES = seqio.ByteVocabulary()
 

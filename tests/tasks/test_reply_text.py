@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks import reply_text
-from tasks.reply_text import label_text, open_reply, undecorated
+from distill.tasks import reply_text
+from distill.tasks.reply_text import label_text, open_reply, undecorated
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import pytest
 
-from tasks.dataset import Dataset
-from tasks.records import Record
-from tasks.selection import Selection
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
+from distill.tasks.selection import Selection
 
 AGREES = Record(id="1", input="q1", label="4", llm_label="(2 + 2)", rationales=("why",))
 DIFFERS = Record(id="2", input="q2", label="4", llm_label="(2 + 3)", rationales=("why",))

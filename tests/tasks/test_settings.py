@@ -3,7 +3,7 @@
 import functools
 import pathlib
 
-from tasks import jsonl, registration, settings
+from distill.tasks import fingerprint, jsonl, registration
 
 
 def test_everything_plain_is_named_and_paths_are_not():
@@ -14,7 +14,7 @@ def test_everything_plain_is_named_and_paths_are_not():
         def __init__(self):
             self._teacher, self.file, self.itself = "palm", pathlib.Path("/data/rows"), self
 
-    found = settings.describe({"source": Source(), "read": reader(3), "part": functools.partial(reader, skip=4)})
+    found = fingerprint.describe({"source": Source(), "read": reader(3), "part": functools.partial(reader, skip=4)})
     assert found["source.teacher"] == "palm"
     assert not any("file" in name for name in found)
     assert found["read.skip"] == 3
@@ -31,9 +31,9 @@ def test_registered_tasks(tmp_path):
         return registration.settings_of(names.paired)
 
     ours = of(tmp_path)
-    assert settings.differences(ours, of(tmp_path / "elsewhere")) == []
-    assert settings.differences(ours, of(tmp_path, subsample=0.5)) == [("selection.subsample", 1.0, 0.5)]
-    assert settings.differences(ours, of(tmp_path, fields={"input": "text"})) == [
+    assert fingerprint.differences(ours, of(tmp_path / "elsewhere")) == []
+    assert fingerprint.differences(ours, of(tmp_path, subsample=0.5)) == [("selection.subsample", 1.0, 0.5)]
+    assert fingerprint.differences(ours, of(tmp_path, fields={"input": "text"})) == [
         ("dataset.source.fields.input", "question", "text")
     ]
-    assert settings.differences(ours, of(tmp_path, label_rate=3.0)) == []
+    assert fingerprint.differences(ours, of(tmp_path, label_rate=3.0)) == []

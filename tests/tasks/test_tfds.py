@@ -5,8 +5,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tasks import anli1, cqa, esnli, registration
-from tasks.records import Report
+from distill.tasks import anli1, cqa, esnli, registration
+from distill.tasks.records import Report
 
 BYTES = seqio.ByteVocabulary()
 

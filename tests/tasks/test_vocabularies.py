@@ -5,8 +5,8 @@ import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import plain_vocabularies, preprocessors, texts, vocabularies
-from tools import vocabulary as training
+from distill.tasks import plain_vocabularies, preprocessors, texts, vocabularies
+from distill.tools import vocabulary as training
 
 
 def test_bytes_and_sizes():

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from distill.interop import huggingface, t5x_checkpoints
-from distill.network import T5Config
-from distill.parameters import param_shapes
-from tools import convert
+from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill.model.network import T5Config
+from distill.model.parameters import param_shapes
+from distill.tools import convert
 
 CONFIG = T5Config(384, 8, 2, 4, 12, 2, 3)
 

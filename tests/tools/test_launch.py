@@ -15,15 +15,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill.cli import launch
+from distill.tools.launch import plan, quoting
+from distill.tools.launch.gcloud import Gcloud
+from distill.tools.launch.hosts import Hosts
+from distill.tools.launch.job import Job
+from distill.tools.launch.skypilot import Skypilot
+from distill.tools.launch.slurm import Slurm
+from distill.tools.launch.xpk import Xpk
 from launch_fakes import Fakes
-from tools.launch import __main__ as launch
-from tools.launch import plan, quoting
-from tools.launch.gcloud import Gcloud
-from tools.launch.hosts import Hosts
-from tools.launch.job import Job
-from tools.launch.skypilot import Skypilot
-from tools.launch.slurm import Slurm
-from tools.launch.xpk import Xpk
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = """--gin.FIELDS={"input": 'q $(x) `y` \\\\'}"""
@@ -221,7 +221,7 @@ def test_a_file_with_any_line_is_written_by_the_printed_plan(tmp_path, monkeypat
 def test_a_missing_program_is_named_before_anything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert launch.main(["skypilot", "--accelerators=H100:8", "--", "train"]) == 2
+    assert launch.launch_command(["skypilot", "--accelerators=H100:8", "--", "train"]) == 2
     assert capsys.readouterr().err == (
         "launch skypilot: sky is not on the PATH; pip install 'skypilot[gcp]', or another cloud's extra\n"
     )
@@ -254,14 +254,14 @@ def test_a_missing_program_is_named_before_anything_is_written(tmp_path, monkeyp
     ],
 )
 def test_mistakes_end_in_one_message(line, message, capsys):
-    assert launch.main([*shlex.split(line)]) == 2
+    assert launch.launch_command([*shlex.split(line)]) == 2
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
 def test_a_command_line_that_distill_would_refuse_is_not_launched(capsys):
     with pytest.raises(SystemExit) as stopped:
-        launch.main(["slurm", "--dry-run", "--", "train", "--gn_file=x"])
+        launch.launch_command(["slurm", "--dry-run", "--", "train", "--gn_file=x"])
     assert stopped.value.code == 2
     assert "--gn_file=x" in capsys.readouterr().err
 
@@ -269,16 +269,14 @@ def test_a_command_line_that_distill_would_refuse_is_not_launched(capsys):
 def test_documented_dry_runs(capsys):
     """Every dry run of the page prints what the page shows."""
     page = (ROOT / "docs" / "launching.md").read_text(encoding="utf-8")
-    shown = re.findall(
-        r"^```bash\n(python -m tools\.launch [^`]*?)```\n+```\n(.*?)^```", page, re.MULTILINE | re.DOTALL
-    )
+    shown = re.findall(r"^```bash\n(distill launch [^`]*?)```\n+```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     backends = set()
     for command, output in shown:
         words = shlex.split(command.replace("\\\n", " "))
         assert "--dry-run" in words
-        assert launch.main(words[3:]) == 0
+        assert launch.launch_command(words[2:]) == 0
         assert capsys.readouterr().out == output
-        backends.add(words[3])
+        backends.add(words[2])
     assert backends == set(launch.BACKENDS)
 
 
@@ -392,21 +390,21 @@ GIVEN = ["--gin.DATA_DIR=gs://b/data", "--gin.MODEL_DIR=gs://b/run"]
 def test_macros_are_checked_where_the_files_are_local(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dry_run = ["slurm", "--nodes=1", "--gpus_per_node=8", "--dry-run", "--"]
-    assert launch.main([*dry_run, "train", *LOCAL, *GIVEN, "--gin.ALHPA=1"]) == 2
+    assert launch.launch_command([*dry_run, "train", *LOCAL, *GIVEN, "--gin.ALHPA=1"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "launch slurm: nothing uses ALHPA (set in the command line); did you mean 'ALPHA'?\n"
-    assert launch.main([*dry_run, "train", *LOCAL, GIVEN[0]]) == 2
+    assert launch.launch_command([*dry_run, "train", *LOCAL, GIVEN[0]]) == 2
     assert "MODEL_DIR is wanted by gin/runs/train.gin" in capsys.readouterr().err
-    assert launch.main([*dry_run, "eval", *LOCAL, *GIVEN]) == 0
-    assert launch.main([*dry_run, "eval", "--model_dir=gs://b/run", "--gin.EVAL_FORM=rationale"]) == 0
-    assert launch.main([*dry_run, "train", *LOCAL, *GIVEN]) == 0
+    assert launch.launch_command([*dry_run, "eval", *LOCAL, *GIVEN]) == 0
+    assert launch.launch_command([*dry_run, "eval", "--model_dir=gs://b/run", "--gin.EVAL_FORM=rationale"]) == 0
+    assert launch.launch_command([*dry_run, "train", *LOCAL, *GIVEN]) == 0
     assert "distill train" in capsys.readouterr().out
-    assert launch.main([*dry_run, "train", *LOCAL, "--gin_file=there/mine.gin", *GIVEN, "--gin.ALHPA=1"]) == 0
+    assert launch.launch_command([*dry_run, "train", *LOCAL, "--gin_file=there/mine.gin", *GIVEN, "--gin.ALHPA=1"]) == 0
     assert "there/mine.gin is not on this machine, so macros are not checked here" in capsys.readouterr().err
 
 
 def test_what_to_run_names_a_file_that_ships(capsys):
-    assert launch.main(["slurm", "--dry-run"]) == 2
+    assert launch.launch_command(["slurm", "--dry-run"]) == 2
     (name,) = re.findall(r"gin/[\w/]+\.gin", capsys.readouterr().err)
     assert (Path(__file__).resolve().parents[2] / name).is_file()

@@ -6,12 +6,12 @@ import subprocess
 
 import pytest
 
+from distill.tools.launch import plan, shell
+from distill.tools.launch.hosts import Hosts
+from distill.tools.launch.job import Job
+from distill.tools.launch.skypilot import Skypilot
+from distill.tools.launch.slurm import Slurm
 from launch_fakes import Fakes
-from tools.launch import plan, shell
-from tools.launch.hosts import Hosts
-from tools.launch.job import Job
-from tools.launch.skypilot import Skypilot
-from tools.launch.slurm import Slurm
 
 TRAIN = ("train", "--gin.MODEL_DIR=runs/x")
 shells = pytest.mark.parametrize("program", ["sh", "bash"])

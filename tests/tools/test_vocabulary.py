@@ -3,9 +3,9 @@ import json
 import pytest
 import sentencepiece
 
-from tasks import jsonl
-from tasks.records import SourceError
-from tools import vocabulary
+from distill.tasks import jsonl
+from distill.tasks.records import SourceError
+from distill.tools import vocabulary
 
 LINES = ["The cat sat on the mat.", "A dog sat on 12 logs.", "There are 345 birds in the tree."] * 5
 

@@ -7,7 +7,8 @@ import zipfile
 
 import pytest
 
-from distill import configuration, sweep
+from distill.cli import configuration
+from distill.experiments import sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gin").rglob("*") if path.is_file())

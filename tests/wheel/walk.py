@@ -29,7 +29,7 @@ def run(main, arguments):
 
 if __name__ == "__main__":
     import distill
-    from distill import main
+    from distill.cli import main
 
     done = [run(main.main, arguments) for arguments in json.load(sys.stdin)]
     print(json.dumps({"from": distill.__file__, "done": done}))

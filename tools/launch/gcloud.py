@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from tools.launch import shell
-from tools.launch.job import Job, at_least, reject
-from tools.launch.plan import Command, Plan
+from distill.tools.launch import shell
+from distill.tools.launch.job import Job, at_least, reject
+from distill.tools.launch.plan import Command, Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,28 @@ import shlex
 from collections.abc import Sequence
 
 from distill import exit_codes
-from distill.main import COMMANDS
 
 # Besides the code of a run that saved a checkpoint: ended by SIGTERM before it listened, while it imported or compiled.
 RESTART_CODES = (exit_codes.STOPPED, 128 + 15)
 PARALLEL = ("train", "eval")
+COMMANDS = (
+    "cache",
+    "config",
+    "convert",
+    "data",
+    "demo",
+    "eval",
+    "example",
+    "export",
+    "extract",
+    "infer",
+    "inspect",
+    "precompile",
+    "sweep",
+    "train",
+    "vocabulary",
+)
+"""The commands of ``distill`` that can be launched."""
 _MINE = ("--multiprocess", "--coordinator_address", "--num_processes", "--process_id")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
@@ -34,7 +51,7 @@ class Job:
     Attributes:
       arguments: of ``distill``, from the subcommand on. Empty only where a run is to be stopped.
       name: names the job for the scheduler, and the log; at most 40 of a-z, 0-9 and -, a letter first.
-      program: what runs there: "distill", or for example "python -m distill.main".
+      program: what runs there: "distill", or for example "python -m distill".
       directory: the working directory there; by default what the backend starts in.
       setup: shell lines that run there before, such as ". venv/bin/activate"; may repeat.
       env: NAME=VALUE to set there; may repeat.

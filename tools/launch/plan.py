@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.launch import quoting
-from tools.launch.job import RESTART_CODES
+from distill.tools.launch import quoting
+from distill.tools.launch.job import RESTART_CODES
 
 HOW_TO_GET = {
     "gcloud": "install the Google Cloud CLI, which brings it",

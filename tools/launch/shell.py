@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Sequence
 
-from tools.launch import quoting
-from tools.launch.job import RESTART_CODES, Job
+from distill.tools.launch import quoting
+from distill.tools.launch.job import RESTART_CODES, Job
 
 RESTARTABLE = " | ".join(map(str, RESTART_CODES))  # a pattern of `case`
 FOLDER = "launch"  # of logs and process numbers, in the working directory

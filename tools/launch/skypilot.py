@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tools.launch import quoting, shell
-from tools.launch.job import RESTART_CODES, Job, at_least, reject
-from tools.launch.plan import Command, File, Plan
+from distill.tools.launch import quoting, shell
+from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
+from distill.tools.launch.plan import Command, File, Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from tools.launch import quoting, shell
-from tools.launch.job import Job, at_least, reject
-from tools.launch.plan import Command, Plan
+from distill.tools.launch import quoting, shell
+from distill.tools.launch.job import Job, at_least, reject
+from distill.tools.launch.plan import Command, Plan
 
 # Not through srun: a SIGTERM to srun itself makes it kill its tasks at once, without time for a checkpoint.
 _FORWARD = 'scancel --signal=TERM "$SLURM_JOB_ID"'

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from tools.launch import quoting
-from tools.launch.job import RESTART_CODES, Job, at_least, reject
-from tools.launch.plan import Command, Plan
+from distill.tools.launch import quoting
+from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
+from distill.tools.launch.plan import Command, Plan
 
 # xpk's GPU pods are told these; its TPU pods are found by JAX.
 _GPU_FLAGS = (

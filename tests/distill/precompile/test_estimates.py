@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
-from distill import configuration, optimizers, partitioning
-from distill.evaluate import DecodeConfig
-from distill.losses import TwoTaskLoss
-from distill.network import T5Config
-from distill.packing import Layout
+from distill.cli import configuration
+from distill.data.packing import Layout
+from distill.inference.evaluate import DecodeConfig
+from distill.model.network import T5Config
 from distill.precompile import command, costs, estimates, report, steps, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
-from distill.train import LoopConfig, train
+from distill.sharding import partitioning
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss
+from distill.training.train import LoopConfig, train
 
 TINY = T5Config(
     vocab_size=384,
@@ -215,10 +217,10 @@ def test_unknown_compiler_errors_are_shown():
 
 def test_model_flops_are_those_of_the_compiled_step():
     """On one host device, the matmuls that XLA compiles for a training step are those that the formula counts."""
-    from distill.packing import Packer
-    from distill.parameters import init_params
-    from distill.state import init_state
-    from distill.train_step import make_train_step
+    from distill.data.packing import Packer
+    from distill.model.parameters import init_params
+    from distill.training.state import init_state
+    from distill.training.step import make_train_step
 
     state = init_state(init_params(TINY, jax.random.key(0)), RUN.optimizer)
     batch = Packer(RUN.layout).emit()

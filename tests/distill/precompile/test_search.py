@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 
-from distill import optimizers
-from distill.losses import TwoTaskLoss
-from distill.network import T5Config
-from distill.packing import Layout
+from distill.data.packing import Layout
+from distill.model.config import REMAT_POLICIES
+from distill.model.network import T5Config
 from distill.precompile import costs, search, steps
 from distill.precompile.chips import CHIPS, GIB
 from distill.precompile.topology import Topology
-from distill.t5_config import REMAT_POLICIES
-from distill.train import LoopConfig
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss
+from distill.training.train import LoopConfig
 
 RUN = steps.Run(
     model=T5Config(384, 32, 4, 8, 64, 2, 1, dropout_rate=0.0),

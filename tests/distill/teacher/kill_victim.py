@@ -8,9 +8,9 @@ import json
 import os
 import sys
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ServerConfig, extract
-from distill.teacher.progress import Silent
-from tasks.records import Record
+from distill.teacher.job.progress import Silent
 
 
 def job(url: str, output: str, rows: int) -> None:
@@ -24,7 +24,7 @@ def job(url: str, output: str, rows: int) -> None:
 def main() -> None:
     import openai.resources.chat  # noqa: F401  (loaded once, here, not in every child)
 
-    from distill.teacher import transport  # noqa: F401
+    from distill.teacher.clients import transport  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:

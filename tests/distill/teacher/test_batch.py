@@ -11,10 +11,10 @@ import time
 import pytest
 from aiohttp import web
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, ServerConfig, extract
-from distill.teacher.progress import Silent
-from distill.teacher.store import ReplyStore
-from tasks.records import Record
+from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import error, serving
 
 RECORDS = [Record(id=f"r{n}", input=f"message number {n}") for n in range(6)]

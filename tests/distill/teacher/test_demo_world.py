@@ -2,10 +2,11 @@
 
 import json
 
-from distill.inspect import InspectConfig, inspect
-from distill.teacher import ExtractConfig, RecordedConfig, extract, templates
-from distill.teacher.progress import Silent
-from tasks import demo_world, jsonl
+from distill.tasks import demo_world, jsonl
+from distill.teacher import ExtractConfig, RecordedConfig, extract
+from distill.teacher.inspect import InspectConfig, inspect
+from distill.teacher.job.progress import Silent
+from distill.teacher.prompts import templates
 
 
 def test_recorded_replies_give_the_demos_own_rows(tmp_path):

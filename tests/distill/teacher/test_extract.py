@@ -12,6 +12,9 @@ import threading
 
 import pytest
 
+from distill.tasks import jsonl, parsers, svamp
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import PlainSource, Record
 from distill.teacher import (
     ExtractConfig,
     ExtractionStoppedError,
@@ -26,11 +29,8 @@ from distill.teacher import (
     record,
     summarise,
 )
-from distill.teacher.progress import Logged, Silent, State
-from distill.teacher.store import ReplyStore
-from tasks import jsonl, parsers, svamp
-from tasks.dataset import Dataset
-from tasks.records import PlainSource, Record
+from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.progress import Logged, Silent, State
 from tests.distill.teacher.stub_server import serving
 
 TEAMS = ("billing", "technical", "sales")
@@ -154,7 +154,7 @@ def test_boilerplate_over_many_rows(tmp_path):
     ],
 )
 def test_leakage(rationale, told, leak):
-    from distill.teacher.selection import leak as leaks
+    from distill.teacher.assembly.selection import leak as leaks
 
     assert leaks(rationale, "billing", marker="So the answer is", hint_words=["the right team is"], told=told) == leak
 
@@ -200,7 +200,7 @@ def test_rationalisation_explains_the_gold_label_where_the_teacher_erred(tmp_pat
 
 
 def prompt_of(tmp_path, record_):
-    from distill.teacher import templates
+    from distill.teacher.prompts import templates
 
     return templates.load("template").text(record_.input, (), record_.label)
 
@@ -283,7 +283,7 @@ def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(t
         return len(stub.calls) - before
 
     changed = tmp_path / "changed.yaml"
-    from distill.teacher import templates
+    from distill.teacher.prompts import templates
 
     shipped = pathlib.Path(templates.__file__).parent / "prompts" / "template.yaml"
     changed.write_text(shipped.read_text().replace("charged twice", "billed twice"))
@@ -521,7 +521,7 @@ def test_the_bar_draws_what_the_state_says():
 
     from rich.console import Console
 
-    from distill.teacher.progress import Bar
+    from distill.teacher.job.progress import Bar
 
     shown = io.StringIO()
     bar = Bar(Console(file=shown, force_terminal=True, width=120))
@@ -532,7 +532,8 @@ def test_the_bar_draws_what_the_state_says():
 
 def test_nothing_here_needs_jax_or_tensorflow():
     script = (
-        "import sys; import distill.teacher.transport, distill.teacher.batch, distill.teacher.commands, distill.inspect;"
+        "import sys; import distill.teacher.clients.transport, distill.teacher.clients.batch;"
+        "import distill.cli.teacher, distill.teacher.inspect;"
         "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'torch', 'transformers'} & set(sys.modules); print(sorted(heavy));"
         "sys.exit(bool(heavy))"
     )
@@ -541,6 +542,6 @@ def test_nothing_here_needs_jax_or_tensorflow():
 
 
 def test_the_parsers_are_those_of_the_paper_layout():
-    from distill.teacher import parsing
+    from distill.teacher.prompts import parsing
 
     assert parsing.parsers is parsers

@@ -8,19 +8,12 @@ import time
 import pytest
 from aiohttp import web
 
-from distill.teacher import (
-    ExtractConfig,
-    ExtractionStoppedError,
-    Prices,
-    ServerConfig,
-    TeacherStoppedError,
-    extract,
-    transport,
-)
-from distill.teacher.progress import Silent
-from distill.teacher.replies import Message, Request, RequestFailedError
-from tasks import sources
-from tasks.records import Record
+from distill.tasks import sources
+from distill.tasks.records import Record
+from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, ServerConfig, TeacherStoppedError, extract
+from distill.teacher.clients import transport
+from distill.teacher.clients.replies import Message, Request, RequestFailedError
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import drop, error, serving
 
 GOOD = "It wants money back. So the answer is billing."
@@ -31,7 +24,7 @@ QUICK = {"attempts": 4, "attempt_s": 5.0, "concurrency": 4, "bad_replies": 1, "p
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Pauses between attempts start at half a second; tests have less time."""
-    monkeypatch.setattr("distill.teacher.server._SHORTEST_PAUSE_S", 0.02)
+    monkeypatch.setattr("distill.teacher.clients.server._SHORTEST_PAUSE_S", 0.02)
 
 
 def ask(config, number=1):

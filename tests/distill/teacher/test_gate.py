@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from distill.teacher.gate import Gate, GateClosedError, Pace
-from distill.teacher.transport import retry_after
+from distill.teacher.clients.gate import Gate, GateClosedError, Pace
+from distill.teacher.clients.transport import retry_after
 
 
 @pytest.mark.parametrize("limit", [60, 600, 30_000])

@@ -5,10 +5,10 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from distill.tasks import jsonl
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, RecordedConfig, ServerConfig, extract
-from distill.teacher.progress import Silent
-from tasks import jsonl
-from tasks.records import Record
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import serving
 
 ATTACKS = [

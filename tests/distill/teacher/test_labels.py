@@ -1,7 +1,7 @@
 """When gold labels are few enough to say that another label is none."""
 
-from distill.teacher.labels import known_labels
-from tasks.records import Record
+from distill.tasks.records import Record
+from distill.teacher.prompts.labels import known_labels
 
 
 def rows(*labels, **more):

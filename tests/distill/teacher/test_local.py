@@ -5,11 +5,11 @@ import json
 
 import pytest
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, LocalConfig, Sampling, TeacherStoppedError, extract
-from distill.teacher.local import _cut
-from distill.teacher.progress import Silent
-from distill.teacher.replies import Message, Request, RequestFailedError
-from tasks.records import Record
+from distill.teacher.clients.local import _cut
+from distill.teacher.clients.replies import Message, Request, RequestFailedError
+from distill.teacher.job.progress import Silent
 
 transformers = pytest.importorskip("transformers", reason="the local teacher needs transformers")
 torch = pytest.importorskip("torch", reason="the local teacher needs torch")

@@ -6,9 +6,9 @@ import json
 import pytest
 from aiohttp import web
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, Sampling, ServerConfig, extract
-from distill.teacher.progress import Silent
-from tasks.records import Record
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import drop, error, serving
 
 GOOD = "It wants money back. So the answer is billing."
@@ -17,7 +17,7 @@ A_TOKEN = Prices(prompt=0.0, completion=1_000_000.0)  # so that a reply costs as
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr("distill.teacher.server._SHORTEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("distill.teacher.clients.server._SHORTEST_PAUSE_S", 0.01)
 
 
 def run(stub, tmp_path, number=10, **changes):

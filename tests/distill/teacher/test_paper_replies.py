@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from distill.tasks import cqa, jsonl, svamp
+from distill.tasks.records import Report
 from distill.teacher import ExtractConfig, RecordedConfig, extract, summarise
-from distill.teacher.progress import Silent
-from tasks import cqa, jsonl, svamp
-from tasks.records import Report
+from distill.teacher.job.progress import Silent
 
 SETS = {"cqa": cqa, "svamp": svamp}
 

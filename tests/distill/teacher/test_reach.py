@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from distill import exit_codes
-from distill.teacher import ServerConfig, commands, server
+from distill.teacher import ServerConfig
+from distill.teacher.clients import server
 from tests.distill.teacher.stub_server import error, serving
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -226,7 +227,7 @@ def test_the_commands_load_nothing_heavy(rows):
     recording = rows.parent / "replies.jsonl"
     recording.write_text("".join(json.dumps({"id": f"r{n}", "reply": GOOD}) + "\n" for n in range(12)))
     script = (
-        "import sys\nfrom distill import main\n"
+        "import sys\nfrom distill.cli import main\n"
         "status = main.main(sys.argv[1].split()) or main.main(sys.argv[2].split())\n"
         "heavy = {'jax', 'jaxlib', 'flax', 'tensorflow', 'seqio', 'torch', 'transformers', 'numpy', 'pandas', 'openai'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))\nsys.exit(status)"

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from distill.teacher import completion, parsing, templates
-from distill.teacher.replies import Choice, RequestFailedError, Usage
-from tasks.records import Record
+from distill.tasks.records import Record
+from distill.teacher.clients import completion
+from distill.teacher.clients.replies import Choice, RequestFailedError, Usage
+from distill.teacher.prompts import parsing, templates
 
 GOOD = "It wants money back. So the answer is billing."
 RECORD = Record(id="r", input="I paid twice.")

@@ -6,11 +6,11 @@ import logging
 import pytest
 from aiohttp import web
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, ServerConfig, extract, record
-from distill.teacher.progress import Silent
-from distill.teacher.redaction import REMOVED, Redactor, public_url
-from distill.teacher.store import ReplyStore
-from tasks.records import Record
+from distill.teacher.clients.redaction import REMOVED, Redactor, public_url
+from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import drop, error, serving
 
 KEY = "sk-proj-Very+Secret/Key=0123456789"

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, Sampling, ServerConfig, extract
-from distill.teacher.progress import Silent
-from distill.teacher.replies import Message, Request
-from tasks.records import Record
+from distill.teacher.clients.replies import Message, Request
+from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import error, serving
 
 GOOD = "It wants money back. So the answer is billing."

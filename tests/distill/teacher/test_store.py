@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from distill.teacher import ReplyStore, StoreError
-from distill.teacher.replies import Choice, Reply, Usage
+from distill.teacher.clients.replies import Choice, Reply, Usage
 
 
 def reply(n, text="because"):
@@ -56,7 +56,7 @@ def test_put_returns_when_another_connection_could_read_it(tmp_path):
     path = tmp_path / "s"
     script = (
         "import asyncio, os, sys; sys.path.insert(0, '.');"
-        "from distill.teacher.store import ReplyStore; from distill.teacher.replies import Reply, Choice;"
+        "from distill.teacher.clients.store import ReplyStore; from distill.teacher.clients.replies import Reply, Choice;"
         f"store = ReplyStore({str(path)!r});"
         "asyncio.run(store.put(Reply('k', (Choice('kept'),)), record='r', teacher='t'));"
         "os.kill(os.getpid(), 9)"

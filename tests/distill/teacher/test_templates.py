@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.teacher import PromptError, parsing, templates
-from tasks import parsers
+from distill.tasks import parsers
+from distill.teacher import PromptError
+from distill.teacher.prompts import parsing, templates
 
 SIMPLE = """
 question: "Q: {input}\\nA:"

@@ -1,0 +1,1 @@
+"""Checkpoints of Hugging Face: configuration, parameter names, safetensors, tokenizer files."""

@@ -1,0 +1,290 @@
+"""Hugging Face checkpoints of the T5 family, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5.
+
+Weights are safetensors, and move one tensor at a time: beside the parameters themselves, no second copy of them exists.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from distill.checkpoints.arrays import Tensor, TensorInfo
+from distill.checkpoints.huggingface.config import config_from_hf, config_to_hf, scales_decoder_output
+from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
+from distill.checkpoints.huggingface.safetensors_stream import SafetensorsWriter
+from distill.checkpoints.huggingface.weights_folder import (
+    FLOAT_DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    WeightsFolder,
+    read_json,
+)
+from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, told
+from distill.model.config import T5Config
+
+Params = dict[str, Any]
+Source = str | os.PathLike[str]
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# How a network is computed, which a file does not decide.
+_FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
+
+
+def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
+    """A local folder for ``source``: itself, or a snapshot of a hub repository.
+
+    Hugging Face's own settings apply: ``HF_HUB_OFFLINE=1`` looks in its cache only.
+
+    Args:
+      source: a folder, ``owner/name`` (``name`` for T5 1.0) or ``owner/name@revision``.
+      revision: a branch, tag, commit or ``refs/pr/…``; None: the one in ``source``, else the default branch.
+
+    Raises:
+      FileNotFoundError: if it is neither.
+      ValueError: two revisions are given.
+    """
+    path = pathlib.Path(source)
+    if path.is_dir():
+        return path
+    name, named = split_revision(os.fspath(source))
+    if named is not None and revision not in (None, named):
+        raise ValueError(f"{source} names the revision {named!r}, and {revision!r} is given beside it")
+    revision = named or revision
+    if not is_hub_name(name):
+        raise FileNotFoundError(f"{name} is not a folder")
+    try:
+        # The patterns leave pickles where they are.
+        patterns = ["*.json", "model*.safetensors"]
+        return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
+        raise FileNotFoundError(
+            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository within reach{offline}: {error}"
+        ) from error
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The name and the revision in ``name@revision``; a path of a folder that exists, and a URL, have none.
+
+    >>> split_revision("google/mt5-small@refs/pr/6")
+    ('google/mt5-small', 'refs/pr/6')
+
+    Raises:
+      ValueError: nothing stands behind the "@".
+    """
+    name, at, revision = source.partition("@")
+    if not at or "://" in source or not is_hub_name(name):
+        return source, None
+    if not revision:
+        raise ValueError(f"{source!r} ends in '@'; expected name@revision: a branch, tag, commit or refs/pr/…")
+    return name, revision
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether ``text`` can be the name of a repository on the hub: ``name`` or ``owner/name``."""
+    return "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
+
+
+def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> T5Config:
+    """The :class:`T5Config` of a checkpoint; ``overrides`` set fields otherwise, such as ``scan_layers=True``.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint.
+      ValueError: its ``config.json`` is damaged or describes another kind of network.
+    """
+    path = resolve(source, revision) / CONFIG_FILE
+    return config_from_hf(read_json(path), where=str(path), **overrides)
+
+
+def load_params(source: Source, config: T5Config, *, revision: str | None = None, shardings: Any = None) -> Params:
+    """The parameters of a checkpoint, for the network of ``config``.
+
+    Args:
+      source: a folder, or a repository on the hub.
+      config: what the parameters are for; stacked if ``scan_layers``.
+      revision: a branch, tag, commit or ``refs/pr/…`` of the repository.
+      shardings: as for :meth:`distill.checkpoints.weights.Weights.tree`.
+
+    Returns:
+      float32 parameters.
+
+    Raises:
+      FileNotFoundError: there is no such checkpoint, or only a pickled one.
+      ValueError: the files are damaged, or do not fit ``config``; every difference is listed, with both shapes.
+    """
+    folder = resolve(source, revision)
+    with WeightsFolder(folder) as weights:
+        _check_fit(folder, config, weights)
+        return Weights(checkpoint(weights, config), config).tree(shardings)
+
+
+def load_pretrained(
+    source: Source, *, revision: str | None = None, shardings: Any = None, **overrides: Any
+) -> tuple[T5Config, Params]:
+    """:func:`read_config`, and :func:`load_params` with it."""
+    folder = resolve(source, revision)
+    config = read_config(folder, **overrides)
+    return config, load_params(folder, config, shardings=shardings)
+
+
+def checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
+    """The parameters in an opened folder under this project's names; ``where`` is what errors call it."""
+    wanted = {entry.name: entry for entry in entries(config)}
+    tensors: dict[str, Tensor] = {}
+    for name, entry in wanted.items():
+        # An unscaled network may share its table with its logits; its output kernel is then a copy of the table.
+        shared = name == LM_HEAD and name not in weights.tensors and _is_scaled(weights.folder) is False
+        source = SHARED if shared else name
+        if source in weights.tensors:
+            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
+    for name, info in weights.tensors.items():
+        if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
+            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
+    return Checkpoint(str(where or weights.folder), tensors)
+
+
+def _is_scaled(folder: pathlib.Path) -> bool | None:
+    """Whether the decoder's output is scaled; None where no ``config.json`` says so."""
+    path = folder / CONFIG_FILE
+    return scales_decoder_output(read_json(path)) if path.is_file() else None
+
+
+def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
+    info = weights.tensors[name]
+    shape = info.shape[::-1] if entry.transposed else info.shape
+
+    def load(index: Any) -> np.ndarray:
+        array = weights.read(name)
+        return (array.T if entry.transposed else array)[index]
+
+    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
+
+
+def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -> None:
+    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
+    wanted = {entry.name: entry for entry in entries(config)}
+    problems = []
+    scaled = _is_scaled(folder)
+    if scaled is not None:
+        theirs = read_config(folder)
+        for name in config.__dataclass_fields__:
+            got, expected = getattr(theirs, name), getattr(config, name)
+            if name not in _FREE_FIELDS and got != expected:
+                problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
+    held = weights.tensors
+    for name, entry in wanted.items():
+        if name in held:
+            if held[name].shape != entry.shape:
+                problems.append(f"{name}: checkpoint {told(held[name].shape)}, configuration {told(entry.shape)}")
+            elif held[name].dtype not in FLOAT_DTYPES:
+                problems.append(f"{name}: checkpoint {held[name].dtype}, wanted one of {FLOAT_DTYPES}")
+        elif name != LM_HEAD or scaled is not False:
+            problems.append(f"{name}: checkpoint has none, configuration {told(entry.shape)}")
+    # A tied network's file may hold its one table under every name it goes by.
+    names = TABLE_COPIES if scaled is False else (*TABLE_COPIES, LM_HEAD)
+    copies = [name for name in names if name in held and name not in wanted]
+    for name, info in held.items():
+        if name not in wanted and name not in copies and name not in IGNORED:
+            problems.append(f"{name}: checkpoint {told(info.shape)}, configuration has none")
+    if copies and not problems:
+        table = weights.read(SHARED)
+        for name in copies:
+            if held[name].shape != table.shape or not np.array_equal(weights.read(name), table):
+                problems.append(f"{name}: checkpoint has one that is not {SHARED}, configuration uses that one table")
+    if problems:
+        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
+        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+
+
+def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **options: Any) -> None:
+    """:func:`write` for parameters in memory.
+
+    Args:
+      params: float parameters, stacked if ``config.scan_layers``.
+      config: their configuration.
+      folder: where to.
+      **options: :func:`write`'s.
+
+    Raises:
+      ValueError: if no such model exists there, or a parameter is missing, is superfluous, has another shape, or lies on
+        devices this process cannot reach. Nothing is written then.
+    """
+    held = from_leaves(as_leaves(params, config))
+    write(Weights(held, dataclasses.replace(config, scan_layers=False)).read, config, folder, **options)
+
+
+def write(
+    read: Callable[[str], np.ndarray],
+    config: T5Config,
+    folder: Source,
+    *,
+    model_type: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes a folder that ``transformers``' ``T5ForConditionalGeneration.from_pretrained`` (MT5…, UMT5…) loads.
+
+    Args:
+      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; asked in reading order.
+      config: of the network.
+      folder: where to; created if need be. Weights that lie there already are replaced.
+      model_type: as for :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
+      fields: more for ``config.json``, such as ``task_specific_params``.
+      generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
+      max_shard_bytes: weights beyond this size go to several files with an index.
+
+    Raises:
+      ValueError: no such model exists there.
+    """
+    config = dataclasses.replace(config, scan_layers=False)
+    settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
+    root = pathlib.Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    plan = list(entries(config))
+    shards = _shards(plan, max_shard_bytes)
+    place = {tensor: file for file, shard in shards.items() for tensor in shard}
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in shards.items()}
+        for entry in sorted(plan, key=lambda entry: reading_order("/".join(entry.path))):
+            array = read("/".join(entry.path))
+            files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
+            del array
+    for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
+        if stale.name not in shards:
+            stale.unlink(missing_ok=True)
+    if len(shards) > 1:
+        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
+        _write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": place})
+    _write_json(root / CONFIG_FILE, settings)
+    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(root / GENERATION_FILE, {**ids, **(generation or {})})
+
+
+def _shards(plan: list[Entry], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the tensors of each file, by the file's name."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for entry in plan:
+        entry_bytes = 4 * int(np.prod(entry.shape))
+        if shards[-1] and size + entry_bytes > max_shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][entry.name] = entry.shape
+        size += entry_bytes
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, start=1)}
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,41 @@
+"""INITIAL_CHECKPOINT_PATH: parameters to start from, whatever format they are in."""
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+from distill.checkpoints import conversion
+from distill.checkpoints.conversion import kind_of
+from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints.manager import check_same_model
+from distill.checkpoints.weights import Weights
+from distill.model.network import T5Config
+
+OURS, HUGGING_FACE, T5X = conversion.DISTILL, conversion.HUGGING_FACE, conversion.T5X
+
+__all__ = ["HUGGING_FACE", "OURS", "T5X", "kind_of", "load"]
+
+
+def load(path: str, config: T5Config, shardings: Any) -> Any:
+    """Parameters for ``config`` from ``path``, laid out on ``shardings``; what was found is logged.
+
+    Args:
+      path: local, ``gs://``, or the name of a model on the Hugging Face hub, also as ``name@revision``.
+      config: the student to be; must have the checkpoint's shape. Its layers may be stacked where the checkpoint's are
+        not, and the other way round.
+      shardings: a tree of shardings like the parameters.
+
+    Raises:
+      FileNotFoundError: nothing there.
+      ValueError: an unknown format, or a model of another shape; every difference is listed.
+    """
+    with conversion.open_source(path) as source:
+        logging.warning("starting from the %s", source.found())
+        if source.kind == HUGGING_FACE:
+            return huggingface.load_params(path, config, shardings=shardings)
+        if source.kind == OURS:
+            alike = dataclasses.replace(config, scan_layers=source.config.scan_layers)
+            saved = json.loads(json.dumps(dataclasses.asdict(source.config)))
+            check_same_model(saved, alike, f"checkpoint {path}")
+        return Weights(source.checkpoint, config).tree(shardings)

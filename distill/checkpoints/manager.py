@@ -1,0 +1,317 @@
+"""Checkpoints: one Orbax step holds the training state, the data position and the model's configuration."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from distill.checkpoints import watchdog
+from distill.model.network import T5Config
+from distill.model.parameters import param_logical_axes, param_shapes
+from distill.sharding import partitioning
+
+LATEST, BEST = "checkpoints", "best"
+
+
+class TrainingState(Protocol):
+    """The part of a state that this module reads: its step. The rest is any PyTree."""
+
+    @property
+    def step(self) -> Any:
+        """Updates made so far, an int32 scalar."""
+
+
+State = TypeVar("State", bound=TrainingState)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """The schedule of checkpoints.
+
+    Attributes:
+      period: steps between checkpoints.
+      keep: number of most recent checkpoints to keep, in addition to the best one on validation.
+
+    Raises:
+      ValueError: a value below 1.
+    """
+
+    period: int = 1000
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.period < 1 or self.keep < 1:
+            raise ValueError(f"CheckpointConfig requires period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; its text names the step, the folder and the cause."""
+
+
+class Checkpoints:
+    """The checkpoints of one model directory.
+
+    Args:
+      model_dir: local path or ``gs://``. Checkpoints are saved in ``<model_dir>/checkpoints/<step>``, the best
+        parameters in ``<model_dir>/best/<step>``.
+      config: the student's configuration; saved in every checkpoint and compared when one is restored.
+      keep: number of recent checkpoints to keep.
+    """
+
+    def __init__(self, model_dir: str | Path, config: T5Config, keep: int = 2):
+        self.model_dir = epath.Path(model_dir)
+        self.config = config
+        self._latest = self._manager(LATEST, keep)
+        self._best = self._manager(BEST, None)
+        self._named: int | None = None  # the best step that the newest committed checkpoint names
+        self._naming: int | None = None  # the one that the checkpoint being written names
+
+    def _manager(self, folder: str, keep: int | None) -> ocp.CheckpointManager:
+        # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
+        # of the two apart.
+        together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=together
+        )
+        return ocp.CheckpointManager(_absolute(self.model_dir / folder), options=options)
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None."""
+        return self._latest.latest_step()
+
+    def save(self, state: TrainingState, position: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Saves in the background; a second call waits for the first.
+
+        Args:
+          state: the training state.
+          position: the data position, JSON-ready (:meth:`distill.data.batches.BatchStream.position`).
+          progress: other state of the training loop (best score so far, evaluations without improvement), JSON-ready.
+        """
+        step = int(state.step)
+        if step in self._latest.all_steps():
+            return
+        # The best parameters that a checkpoint names are on disk before it is.
+        self.wait()
+        self._named, self._naming = self._naming, progress.get("best_step") or None
+        self._keep_bests(at_least=self._named)
+        with self._saving(self._latest):
+            self._latest.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    position=ocp.args.JsonSave(dict(position)),
+                    progress=ocp.args.JsonSave(dict(progress)),
+                    model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+                ),
+            )
+
+    def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> None:
+        """Adds ``params``, with which validation was measured, as the best parameters.
+
+        Earlier ones are removed as soon as no checkpoint that a restart could go back to names them.
+        """
+        there = list(self._best.all_steps())
+        if step in there:
+            return
+        for old in set(there) - {self._named, self._naming, max(there, default=None)}:
+            self._best.delete(old)
+        with self._saving(self._best):
+            self._best.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    metrics=ocp.args.JsonSave(dict(metrics)),
+                    model=ocp.args.JsonSave(dataclasses.asdict(self.config)),
+                ),
+            )
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
+        """Restores the newest checkpoint onto the shardings of ``like`` (arrays or ShapeDtypeStructs).
+
+        Returns:
+          The state, the data position and the progress.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: the checkpoint is of another model; the message lists every differing setting.
+        """
+        step = self._latest.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+        self._check_model(self._latest, step)
+        restored = self._latest.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(_abstract(like)),
+                position=ocp.args.JsonRestore(),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["state"], restored["position"], restored["progress"]
+
+    def restore_best(self, like: Any) -> tuple[int, Any]:
+        """Restores the best parameters on validation onto the shardings of ``like``; returns their step and them.
+
+        Raises FileNotFoundError if none were saved, ValueError if they are of another model.
+        """
+        step = self._best.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no best parameters under {self.model_dir / BEST}")
+        self._check_model(self._best, step)
+        restored = self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))))
+        return step, restored["params"]
+
+    def _keep_bests(self, at_least: int | None) -> None:
+        """Removes best parameters of steps before ``at_least``."""
+        for step in self._best.all_steps() if at_least is not None else ():
+            if step < at_least:
+                self._best.delete(step)
+
+    def agree(self, best_step: int | None) -> tuple[list[int], bool]:
+        """Removes best parameters of other steps than the one that a restored run's progress names.
+
+        They are what an attempt left behind that was killed after its last checkpoint, or one of other settings.
+
+        Args:
+          best_step: as saved; None: nothing was validated yet.
+
+        Returns:
+          The steps that were removed, and whether the parameters of ``best_step`` are there (True for None).
+        """
+        there = list(self._best.all_steps())
+        stale = [step for step in there if step != best_step]
+        for step in stale:
+            self._best.delete(step)
+        self._naming = best_step
+        return stale, best_step is None or best_step in there
+
+    def check_for_errors(self) -> None:
+        """Raises :class:`SaveError` if a save in the background has failed; waits for nothing."""
+        for manager in (self._latest, self._best):
+            if not manager.is_saving_in_progress():
+                with self._saving(manager):
+                    manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saving(self, manager: ocp.CheckpointManager) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of the operating system, of TensorStore, or of a storage's client
+            # Orbax's threads wait for signals from the one that failed, and would keep the process for minutes.
+            watchdog.do_not_outlive()
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise SaveError(f"a checkpoint could not be written to {manager.directory}: {cause}") from error
+
+    def finish(self, best_step: int | None) -> None:
+        """Waits for all saves, and leaves no best parameters but those of ``best_step``."""
+        self.wait()
+        self._keep_bests(at_least=best_step)
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best parameters, or None if none were saved."""
+        return self._best.latest_step()
+
+    def restore_params(self, like: Any) -> tuple[int, Any]:
+        """Restores the newest checkpoint's step and evaluation parameters, without its optimizer state.
+
+        Raises FileNotFoundError if there is no checkpoint, ValueError if it is of another model or has no parameters.
+        """
+        step = self._latest.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+        self._check_model(self._latest, step)
+        abstract = _abstract(like)
+        for name in ("ema_params", "params"):
+            wanted = {name: abstract}
+            # Without restore args, Orbax restores arrays onto the devices that saved them.
+            onto = ocp.checkpoint_utils.construct_restore_args(wanted)
+            item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                saved = reader.metadata(self._latest.directory / str(step) / "state").item_metadata
+                if saved.get(name) is None:
+                    continue
+                restored = reader.restore(self._latest.directory / str(step) / "state", args=item)
+                return step, restored[name]
+        raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
+
+    def _check_model(self, manager: ocp.CheckpointManager, step: int) -> None:
+        saved = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
+        check_same_model(saved, self.config, f"checkpoint {manager.directory / str(step)}")
+
+    def wait(self) -> None:
+        """Blocks until all saves are on disk."""
+        for manager in (self._best, self._latest):
+            with self._saving(manager):
+                manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for all saves and closes both checkpoint managers."""
+        self._latest.close()
+        self._best.close()
+
+
+def restore_student(
+    model_dir: str | Path,
+    config: T5Config,
+    mesh: jax.sharding.Mesh,
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+) -> tuple[int, Any]:
+    """Restores a student for evaluation: the best parameters on validation, or else those of the newest checkpoint.
+
+    Args:
+      model_dir: the model directory of the training run.
+      config: the student's configuration; must be that of the training run.
+      mesh: the mesh to shard parameters over.
+      rules: logical axis → mesh axis.
+
+    Returns:
+      The step, and the float32 parameters (the moving average if there is one).
+
+    Raises:
+      FileNotFoundError: nothing was saved in ``model_dir``.
+      ValueError: the checkpoint is of another model.
+    """
+    shapes = param_shapes(config)
+    shardings = partitioning.param_shardings(shapes, param_logical_axes(config), mesh, rules)
+    like = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+    return restore_like(model_dir, config, like)
+
+
+def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[int, Any]:
+    """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs; same errors."""
+    if not (epath.Path(model_dir) / LATEST).exists():
+        raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
+    saver = Checkpoints(model_dir, config)
+    try:
+        if saver.best_step() is not None:
+            return saver.restore_best(like)
+        return saver.restore_params(like)
+    finally:
+        saver.close()
+
+
+# Settings that change how the parameters are used, not the parameters themselves.
+_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
+
+
+def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
+    """Raises ValueError, listing all settings that differ, unless ``saved`` (JSON dict) is the model of ``config``."""
+    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
+    differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]
+    if differ:
+        raise ValueError(f"{where} is of another model: " + "; ".join(differ))
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    return path if "://" in str(path) else epath.Path(Path(str(path)).resolve())
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

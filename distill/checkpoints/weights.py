@@ -1,0 +1,370 @@
+"""One checkpoint, whatever its layout, seen as the parameters of a configuration.
+
+Layers may be stacked (along axis 1) or not on either side, and the heads of attention kernels may be an axis of their
+own, as in T5X's scalable_t5. Nothing is read before everything is known to fit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
+from distill.model.network import T5Config
+from distill.model.parameters import param_shapes
+
+STACKS = ("encoder", "decoder")
+_MAX_LAYERS = 2**10
+_ATTENTIONS = ("attention", "self_attention", "encoder_decoder_attention")
+
+
+def flat_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of ``config`` by its '/'-joined name."""
+    return dict(_flat_shapes(config))
+
+
+@functools.lru_cache(maxsize=16)
+def _flat_shapes(config: T5Config) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, leaf.shape) for name, leaf in flatten(param_shapes(config)).items())
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by their '/'-joined names."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(part.key for part in path): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of parameters that :func:`flatten` flattened."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
+def stacked_name(name: str) -> tuple[str, int] | None:
+    """Where a layer's parameter lies among stacked ones: name and index in axis 1. None for what is in no layer.
+
+    >>> stacked_name("encoder/layers_3/mlp/wo/kernel")
+    ('encoder/encoder/mlp/wo/kernel', 3)
+    """
+    parts = name.split("/")
+    if len(parts) < 3 or parts[0] not in STACKS or not parts[1].startswith("layers_"):
+        return None
+    index = parts[1].removeprefix("layers_")
+    if not (index.isascii() and index.isdigit()) or str(int(index)) != index:
+        return None
+    return "/".join([parts[0], parts[0], *parts[2:]]), int(index)
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a parameter holds all layers, along axis 1."""
+    parts = name.split("/")
+    return len(parts) > 2 and parts[0] in STACKS and parts[1] == parts[0]
+
+
+def unstacked_name(name: str, index: int) -> str:
+    """The inverse of :func:`stacked_name`."""
+    stack, _, *rest = name.split("/")
+    return "/".join([stack, f"layers_{index}", *rest])
+
+
+def reading_order(name: str) -> tuple[str, int]:
+    """Sorts so that parameters out of the same stacked array are neighbours."""
+    return stacked_name(name) or (name, -1)
+
+
+def _split_heads(name: str, rank: int) -> bool:
+    parts = name.split("/")
+    in_attention = len(parts) > 3 and parts[-1] == "kernel" and parts[-3] in _ATTENTIONS
+    return in_attention and rank == (4 if is_stacked(name) else 3)
+
+
+def _joined_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not _split_heads(name, len(shape)):
+        return shape
+    if name.split("/")[-2] == "out":  # heads, (layers,) head_dim, embed
+        return (shape[0] * shape[-2], *shape[1:-2], shape[-1])
+    return (*shape[:-2], shape[-2] * shape[-1])  # embed, (layers,) heads, head_dim
+
+
+def join_heads(name: str, array: np.ndarray) -> np.ndarray:
+    """An attention kernel whose heads are an axis, in the shape of ours; other arrays as they are."""
+    if not _split_heads(name, array.ndim):
+        return array
+    shape = _joined_shape(name, array.shape)
+    if name.split("/")[-2] == "out" and array.ndim == 4:
+        array = np.moveaxis(array, 1, 2)
+        return array.reshape(-1, *array.shape[2:])
+    return array.reshape(shape)
+
+
+def split_heads(name: str, array: np.ndarray, config: T5Config) -> np.ndarray:
+    """The inverse of :func:`join_heads`."""
+    parts = name.split("/")
+    if len(parts) < 4 or parts[-1] != "kernel" or parts[-3] not in _ATTENTIONS:
+        return array
+    heads = (config.num_heads, config.head_dim)
+    if parts[-2] != "out":
+        return array.reshape(*array.shape[:-1], *heads)
+    array = array.reshape(*heads, *array.shape[1:])
+    return np.moveaxis(array, 2, 1) if array.ndim == 4 else array
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Parameters in a file, by T5X's names below the network's root, read when asked for.
+
+    Attributes:
+      where: what to call it in errors.
+      tensors: every parameter by its '/'-joined name.
+      step: of the training that wrote it, if it says so.
+    """
+
+    where: str
+    tensors: Mapping[str, Tensor]
+    step: int | None = None
+
+    @property
+    def scanned(self) -> bool:
+        """Whether its layers are stacked."""
+        return any(is_stacked(name) for name in self.tensors)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name, heads joined."""
+        return {name: _joined_shape(name, tensor.info.shape) for name, tensor in self.tensors.items()}
+
+    def infos(self) -> dict[str, TensorInfo]:
+        """Shapes and dtypes by name, as they are in the file."""
+        return {name: tensor.info for name, tensor in self.tensors.items()}
+
+
+def from_leaves(leaves: Mapping[str, Any]) -> Checkpoint:
+    """Parameters in memory, here or on devices, seen as a checkpoint."""
+
+    def tensor(leaf: Any) -> Tensor:
+        return Tensor(TensorInfo(tuple(leaf.shape), leaf.dtype.name), lambda index: np.asarray(leaf)[index])
+
+    return Checkpoint("the parameters", {name: tensor(leaf) for name, leaf in leaves.items()})
+
+
+def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
+    """Parameters by name. Raises ValueError, naming every difference, unless they are those of ``config``."""
+    leaves, wanted = flatten(params), flat_shapes(config)
+    problems = []
+    for name, shape in wanted.items():
+        if name not in leaves:
+            problems.append(f"{name}: there is none, configuration {told(shape)}")
+        elif tuple(leaves[name].shape) != shape:
+            problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
+        elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
+            problems.append(f"{name}: is spread over other processes' devices; replicate it first")
+    problems += [
+        f"{name}: {told(tuple(leaf.shape))}, configuration has none"
+        for name, leaf in leaves.items()
+        if name not in wanted
+    ]
+    if problems:
+        raise ValueError("the parameters do not fit the configuration:\n  " + "\n  ".join(problems))
+    return leaves
+
+
+class Weights:
+    """The parameters of a configuration, out of a checkpoint of either layout; float32, one read at a time.
+
+    One stacked array is kept after it was read: ask in :func:`reading_order`, and every array is read once.
+
+    Args:
+      checkpoint: what is read.
+      config: whose parameters are wanted, in its own layout.
+
+    Raises:
+      ValueError: it does not fit; every differing array is listed, with both shapes.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: T5Config):
+        self.config, self.checkpoint = config, checkpoint
+        self.shapes = flat_shapes(config)
+        check_fit(checkpoint, config)
+        self._held: tuple[str, np.ndarray] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.shapes, key=reading_order))
+
+    def read(self, name: str, index: Any = ...) -> np.ndarray:
+        """A parameter, or the part of it that ``index`` selects, as float32."""
+        tensors = self.checkpoint.tensors
+        if name in tensors:
+            if _split_heads(name, len(tensors[name].info.shape)):
+                return self._whole(name)[index]
+            return _float32(tensors[name].read(index))
+        place = stacked_name(name)
+        if place is not None:
+            stacked, layer = place
+            return self._stacked(stacked)[:, layer][index]
+        shape = self.shapes[name]
+        result = np.empty(shape, np.float32)
+        for layer in range(shape[1]):
+            result[:, layer] = self._whole(unstacked_name(name, layer))
+        return result[index]
+
+    def _whole(self, name: str) -> np.ndarray:
+        return join_heads(name, _float32(self.checkpoint.tensors[name].read()))
+
+    def _stacked(self, name: str) -> np.ndarray:
+        if self._held is None or self._held[0] != name:
+            self._held = None  # let go of the last before the next is read
+            self._held = name, self._whole(name)
+        return self._held[1]
+
+    def release(self) -> None:
+        """Forgets the stacked array it keeps."""
+        self._held = None
+
+    def tree(self, shardings: Any = None) -> dict[str, Any]:
+        """All parameters as a tree.
+
+        Args:
+          shardings: a tree of shardings like the parameters: each is placed as soon as it is read, and a process reads
+            what its own devices hold. Without it the arrays are NumPy's.
+        """
+        by_name = None if shardings is None else flatten(shardings)
+        leaves = {}
+        for name in self:
+            if by_name is None:
+                leaf: Any = np.ascontiguousarray(self.read(name))
+            elif by_name[name].is_fully_addressable:
+                leaf = jax.block_until_ready(jax.device_put(np.ascontiguousarray(self.read(name)), by_name[name]))
+            else:
+                leaf = jax.make_array_from_callback(
+                    self.shapes[name], by_name[name], functools.partial(self.read, name)
+                )
+            leaves[name] = leaf
+        self.release()
+        return unflatten({name: leaves[name] for name in self.shapes})
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32, copy=False)
+
+
+def check_fit(checkpoint: Checkpoint, config: T5Config) -> None:
+    """Raises one ValueError that lists every array in which a checkpoint and ``config`` differ, with both shapes."""
+    held = checkpoint.shapes()
+    wanted = flat_shapes(dataclasses.replace(config, scan_layers=checkpoint.scanned))
+    problems = []
+    for name, shape in wanted.items():
+        if name not in held:
+            problems.append(f"{name}: checkpoint has none, configuration {told(shape)}")
+        elif held[name] != shape:
+            problems.append(f"{name}: checkpoint {told(held[name])}, configuration {told(shape)}")
+        elif checkpoint.tensors[name].info.dtype not in FLOATS:
+            problems.append(
+                f"{name}: checkpoint holds {checkpoint.tensors[name].info.dtype}, expected {', '.join(FLOATS)}"
+            )
+    problems += [
+        f"{name}: checkpoint {told(shape)}, configuration has none"
+        for name, shape in held.items()
+        if name not in wanted
+    ]
+    if problems:
+        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
+        raise ValueError(
+            f"{checkpoint.where} does not fit the configuration ({counted}{_hint(held, wanted)}):\n  "
+            + "\n  ".join(problems)
+        )
+
+
+_TABLE, _LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
+
+
+def _hint(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What the differences come from, where that is plain."""
+    hints = []
+    if _TABLE in held and _TABLE in wanted and len(held[_TABLE]) == 2:
+        for what, axis in (("vocabulary", 0), ("width", 1)):
+            if held[_TABLE][axis] != wanted[_TABLE][axis]:
+                hints.append(f"{what} {held[_TABLE][axis]} there, {wanted[_TABLE][axis]} here")
+    if (_LOGITS in held) != (_LOGITS in wanted):
+        tied = (
+            "the checkpoint's logits come from the token table (logits_via_embedding=True), the configuration's do not"
+        )
+        untied = "the checkpoint has a kernel for the logits, the configuration is logits_via_embedding=True"
+        hints.append(untied if _LOGITS in held else tied)
+    for stack in STACKS:
+        there, here = num_layers(held, stack), num_layers(wanted, stack)
+        if there != here:
+            hints.append(f"{there} {stack} layers there, {here} here")
+    return "; " + "; ".join(hints) if hints else ""
+
+
+def num_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
+    """How many layers the parameters of a stack are of; 0 where there are none."""
+    layers = [place[1] + 1 for name in shapes if name.startswith(f"{stack}/") and (place := stacked_name(name))]
+    stacked = [shape[1] for name, shape in shapes.items() if name.startswith(f"{stack}/{stack}/") and len(shape) > 1]
+    return max(layers + stacked, default=0)
+
+
+def told(shape: tuple[int, ...]) -> str:
+    """A shape as errors write it."""
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
+    """The configuration whose parameters a checkpoint holds, as far as shapes tell.
+
+    Shapes do not tell the activation (taken to be T5's: gated GELU, or ReLU where there is no gate), nor dropout, the
+    largest relative distance and ε (T5's own). ``overrides`` set fields otherwise.
+
+    Raises:
+      ValueError: the arrays are not a T5's.
+    """
+    shapes = checkpoint.shapes()
+
+    def find(*endings: str) -> tuple[int, ...]:
+        for name in sorted(shapes, key=reading_order):
+            if name.endswith(endings):
+                return shapes[name]
+        raise ValueError(
+            f"{checkpoint.where} is not of a T5: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
+        )
+
+    table, bias = find(_TABLE), find("relpos_bias/rel_embedding")
+    query, mlp = find("/query/kernel"), find("mlp/wi_0/kernel", "mlp/wi/kernel")
+    if len(table) != 2 or len(bias) < 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % max(bias[0], 1):
+        raise ValueError(
+            f"{checkpoint.where} is not of a T5: token table {told(table)}, position bias {told(bias)}, "
+            f"query kernel {told(query)}, feed-forward kernel {told(mlp)}"
+        )
+    layers = {stack: num_layers(shapes, stack) for stack in STACKS}
+    if not all(1 <= number <= _MAX_LAYERS for number in layers.values()):
+        raise ValueError(
+            f"{checkpoint.where} is not of a T5: {layers['encoder']} encoder and {layers['decoder']} decoder layers"
+        )
+    gated = any("/mlp/wi_1/" in name for name in shapes)
+    values: dict[str, Any] = {
+        "vocab_size": table[0],
+        "embed_dim": table[1],
+        "num_heads": bias[0],
+        "head_dim": query[-1] // max(bias[0], 1),
+        "mlp_dim": mlp[-1],
+        "num_encoder_layers": layers["encoder"],
+        "num_decoder_layers": layers["decoder"],
+        "mlp_activations": ("gelu", "linear") if gated else ("relu",),
+        "logits_via_embedding": _LOGITS not in shapes,
+        "relative_attention_num_buckets": bias[-1],
+        "relative_bias_per_layer": "encoder/relpos_bias/rel_embedding" not in shapes,
+        "scan_layers": checkpoint.scanned,
+    }
+    try:
+        config = T5Config(**{**values, **overrides})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{checkpoint.where} is not of a T5: {error}") from error
+    return config

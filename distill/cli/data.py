@@ -1,0 +1,109 @@
+"""``distill data``: from its flags to the report."""
+
+import argparse
+import dataclasses
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.cli import runs
+from distill.data import report as data_report
+from distill.tasks.dataset import Dataset
+
+PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
+LENGTHS = {"inputs": 512, "targets": 256}
+
+
+def data_command(options: argparse.Namespace) -> int:
+    """Prints the report; returns the exit code.
+
+    Args:
+      options: the flags of ``distill data``.
+
+    Raises:
+      ValueError: flags that do not go together, or rows that cannot be used.
+      FileNotFoundError: there is no data.
+    """
+    given = [name for name in ("data_dir", "gin_file", "file") if getattr(options, name)]
+    if len(given) != 1 and given != ["data_dir", "gin_file"]:
+        raise ValueError(
+            "where are the rows? Give one of --file=train=rows.jsonl, --data_dir=DIR and --gin_file=FILE"
+            + (f"; got {' and '.join(f'--{name}' for name in given)}" if given else "")
+        )
+    if options.field and not options.file:
+        raise ValueError("--field is for the rows of --file; with --gin_file, give --gin.FIELDS")
+    if options.gin_bindings and not options.gin_file:
+        raise ValueError("--gin.NAME=VALUE is for --gin_file=FILE, which is missing")
+    if options.gin_file:
+        if not all(Path(name).parent.name == "tasks" for name in options.gin_file):
+            runs.import_quietly()  # files of runs and models name what trains
+        datasets, plan = _configured(options)
+    else:
+        datasets, plan = (_files(options) if options.file else _paper_sets(options)), data_report.Plan(lengths=LENGTHS)
+    lengths = dict(plan.lengths or {})
+    for name in ("inputs", "targets"):
+        if getattr(options, name) is not None:
+            lengths[name] = getattr(options, name)
+    vocabulary = options.vocabulary or plan.vocabulary
+    if vocabulary != "bytes" and not Path(vocabulary).is_file():
+        runs.import_quietly()
+    result = data_report.report(
+        datasets,
+        vocabulary,
+        lengths,
+        details=options.failures,
+        label_prefix=plan.label_prefix,
+        rationale_prefix=plan.rationale_prefix,
+    )
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    else:
+        data_report.render(result)
+    return 0
+
+
+def _pairs(texts: Sequence[str], flag: str, example: str) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, value) in zip(texts, pairs):
+        if not (equals and name and value):
+            raise ValueError(f"--{flag} expects {example}; got {text!r}")
+    return [(name, value) for name, _, value in pairs]
+
+
+def _files(options: argparse.Namespace) -> list[Dataset]:
+    from distill.tasks import jsonl
+
+    files: dict[str, list[str]] = {}
+    for split, path in _pairs(options.file, "file", "SPLIT=FILE, as train=rows.jsonl"):
+        files.setdefault(split, []).append(path)
+    fields = dict(_pairs(options.field, "field", "NAME=FIELD, as input=question"))
+    return [jsonl.dataset(files, fields=fields, answer=options.answer)]
+
+
+def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
+    unknown = sorted(set(options.set) - set(PAPER_SETS))
+    if unknown:
+        raise ValueError(f"--set must be one of {', '.join(PAPER_SETS)}; got {', '.join(unknown)}")
+    here = [name for name in PAPER_SETS if (Path(options.data_dir) / name).is_dir()]
+    if not (options.set or here):
+        raise FileNotFoundError(
+            f"{options.data_dir} holds none of {', '.join(PAPER_SETS)}; for JSON lines, give --file=train=rows.jsonl"
+        )
+    modules = [importlib.import_module(f"distill.tasks.{name}") for name in options.set or here]
+    return [module.dataset(options.data_dir, teacher=options.teacher) for module in modules]
+
+
+def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report.Plan]:
+    from distill.cli import configuration
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    bindings = list(options.gin_bindings)
+    if options.data_dir:
+        bindings.append(f"DATA_DIR = {options.data_dir!r}")
+    files = ["gin/runs/data.gin", *options.gin_file]
+    # A whole training configuration may be given, too; where its run would be written does not matter.
+    bindings += [f"{name} = 'unused'" for name in configuration.unset(("MODEL_DIR",), files, bindings, paths)]
+    configuration.parse(files, bindings, paths, options.gin_module)
+    dataset = configuration.configured(data_report.of_dataset)()
+    return [dataset], dataclasses.replace(configuration.configured(data_report.Plan)())

@@ -1,0 +1,58 @@
+"""``distill eval``."""
+
+import argparse
+import os
+import sys
+
+from distill.cli import runs
+
+
+def eval_command(options: argparse.Namespace) -> int:
+    runs.join(options)
+    options.gin_bindings.append(f"SPLIT = {options.split!r}")
+    if options.model_dir:
+        _find_files(options)
+    runs.parse_configuration(options, ["gin/runs/eval.gin"])
+    from distill.cli import configuration
+    from distill.inference import evaluate
+
+    run = configuration.configured(evaluate.evaluate)
+    runs.register()
+    metrics = run(output_dir=options.output).metrics
+    for name, value in metrics.items() if runs.is_first() else ():
+        print(f"{options.split} {name}: {value:.4f}")
+    return 0
+
+
+def _find_files(options: argparse.Namespace) -> None:
+    """Lets a model directory be evaluated from any folder: its own vocabulary, and data where the training found it."""
+    from etils import epath
+
+    from distill.cli import configuration
+    from distill.inference import student
+
+    directory = epath.Path(options.model_dir)
+    if not ((directory / student.FILE).exists() and (directory / runs.CONFIG).exists()):
+        return
+    described = student.read(directory)
+    there = configuration.bindings_of((directory / runs.CONFIG).read_text(), str(directory / runs.CONFIG))
+    given = {binding.partition("=")[0].strip() for binding in options.gin_bindings}
+    found: dict[str, object] = {}
+    if described.vocabulary == "sentencepiece" and "VOCABULARY_PATH" in there:
+        student.read_vocabulary(directory, described)  # says in one line what is wrong with the file
+        found["VOCABULARY_PATH"] = str(directory / student.VOCABULARY_FILE)
+
+    def moved(path: object) -> object:
+        """The path as the training command meant it, where nothing is at it from here."""
+        if not isinstance(path, str) or "://" in path or os.path.isabs(path) or os.path.exists(path):
+            return path
+        absolute = os.path.join(described.trained_in, path)
+        return absolute if described.trained_in and os.path.exists(absolute) else path
+
+    for name in ("FILES", "DATA_DIR"):
+        value = there.get(name)
+        new = {key: moved(path) for key, path in value.items()} if isinstance(value, dict) else moved(value)
+        if new != value:
+            found[name] = new
+            print(f"{name} is taken from {described.trained_in}, where the student was trained", file=sys.stderr)
+    options.gin_bindings[:0] = [f"{name} = {value!r}" for name, value in found.items() if name not in given]

@@ -1,0 +1,174 @@
+"""``distill sweep``, ``demo`` and ``example``."""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill import exit_codes
+from distill.cli import errors
+from distill.cli import runs as command_runs
+
+if TYPE_CHECKING:
+    from distill.experiments.sweep import Run, Sweep
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    from distill import locking
+    from distill.cli import configuration
+    from distill.experiments import report as sweep_report
+    from distill.experiments import sweep
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths(paths)), options.directory)
+    grid = dataclasses.replace(grid, bindings=(*grid.bindings, *options.gin_bindings))
+    if options.report_only:
+        sweep_report.write_all(grid)
+        return _failed(sweep.failures(grid))
+    remedy = "give another --directory"
+    with locking.held(locking.of_directory(grid.directory), str(grid.directory), remedy):
+        failures = _run_sweep(grid, options)
+        sweep_report.write_all(grid)
+    return _failed(failures)
+
+
+def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
+    from distill.experiments import sweep
+
+    return sweep.run(
+        grid,
+        lambda runs, joint: _train_group(runs, joint, options),
+        check=lambda run: _check_run(run, grid.metric, options),
+        retry_failed=options.retry_failed,
+    )
+
+
+def _failed(failures: Mapping[str, str]) -> int:
+    """The exit code of a sweep."""
+    if not failures:
+        return 0
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return exit_codes.SOME_FAILED
+
+
+def example_command(options: argparse.Namespace) -> int:
+    from distill.experiments import example
+
+    directory = Path(options.output)
+    for line in example.write(directory, options.train_rows, options.seed):
+        print(line)
+    print(f"next: {example.next_command(directory)}")
+    return 0
+
+
+def demo_command(options: argparse.Namespace) -> int:
+    from distill import locking
+    from distill.cli import configuration
+    from distill.experiments import demo, sweep
+    from distill.experiments import report as sweep_report
+
+    directory = Path(options.directory)
+    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
+    with locking.held(locking.of_directory(directory), str(directory), "give another --directory"):
+        vocabulary = demo.write_vocabulary(directory)
+        shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
+        start = demo.pretraining_run(directory, shared)
+        more = (*shared, f"INITIAL_CHECKPOINT_PATH = {str(start.directory)!r}")
+        if not start.done:
+            print(demo.INTRODUCTION)
+            for error in _train_group([start], False, options).values():
+                raise ValueError(f"the pretraining that all runs start from failed: {error}")
+        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
+        failures = _run_sweep(grid, options)
+        found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
+    print(demo.json_line(grid, found))
+    return _failed(failures)
+
+
+def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
+    """Parses a run's configuration and registers its tasks; the arguments of its training."""
+    from distill.cli import configuration
+    from distill.training import train
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    command_runs.register()
+    return given
+
+
+def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
+    """Raises ValueError or OSError if a run of a sweep cannot be trained, or has no such metric."""
+    from distill.training import train
+
+    train.check(**_configure_run(run, options), metrics=[metric])
+
+
+def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
+    """Trains one run, or several seeds of it together; returns those that failed: name → error.
+
+    What is no fault of a run ends the sweep: a signal (Stopped), a full disk and the like (OSError), a directory that
+    another process trains in (Locked).
+    """
+    from distill import locking
+    from distill.training import train
+
+    failed: dict[str, str] = {}
+    try:
+        if joint:
+            return _train_jointly(runs, options)
+        for run in runs:
+            given = _configure_run(run, options)
+            with train.lock_directory(run.directory) as lock:
+                command_runs.write_configuration()
+                stopped = train.train(**given, lock=lock, quiet=command_runs.is_quiet(options)).stopped
+            if stopped not in (None, "early"):
+                raise exit_codes.Stopped(stopped)
+    except (exit_codes.Stopped, locking.Locked, MemoryError):
+        raise
+    except OSError as error:
+        if not isinstance(error, ValueError):  # a data file that is missing is both
+            raise
+        failed = {run.name: _one_line(error) for run in runs}
+    except Exception as error:  # of JAX, of the data, of the program: this run's, and not the next one's
+        logging.info("a run failed", exc_info=error)
+        failed = {run.name: _one_line(error) for run in runs}
+    return failed
+
+
+def _one_line(error: Exception) -> str:
+    explained = errors.explain(error)
+    return explained[1] if explained else f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[str, str]:
+    """Trains runs that differ in their seed alone side by side; those that failed: name → error."""
+    import jax
+
+    from distill.inference.evaluate import Decoder
+    from distill.sharding import partitioning
+    from distill.terminal import Terminal
+    from distill.training import train
+    from distill.training.joint_seeds import Replica, train_replicas
+
+    terminal, decoder, replicas = Terminal(quiet=command_runs.is_quiet(options)), None, []
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            given = _configure_run(run, options)
+            stack.enter_context(train.lock_directory(run.directory))
+            command_runs.write_configuration()
+            if decoder is None:
+                # Replicas share one device; the run's own mesh is for students that need one.
+                one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+                decoder = Decoder(given["model"], one_device, given["validation"].decode)
+            settings = (given["model_dir"], given["data"], given["loop"], given["validation"])
+            replicas.append(Replica.build(*settings, decoder, terminal))
+        shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
+        results = train_replicas(replicas, **{name: given[name] for name in shared}, terminal=terminal)
+    return {run.name: str(result) for run, result in zip(runs, results) if isinstance(result, Exception)}

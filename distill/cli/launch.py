@@ -1,0 +1,102 @@
+"""Start a distill command on TPU pods, GPU clusters or hosts; --dry-run prints the plan instead.
+
+distill launch gcloud --tpu=my-tpu --zone=us-west4-a -- train --gin_file=… --gin.MODEL_DIR=gs://…
+distill launch slurm --nodes=2 --gpus_per_node=8 --dry-run -- train --gin_file=… --gin.MODEL_DIR=/scratch/…
+"""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from distill.cli import configuration, flags, parser
+from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
+from distill.tools.launch.job import Job
+
+BACKENDS: dict[str, tuple[Any, str]] = {
+    "gcloud": (gcloud.Gcloud, "Cloud TPU VMs, through gcloud … tpu-vm ssh --worker=all"),
+    "xpk": (xpk.Xpk, "GKE, through xpk"),
+    "skypilot": (skypilot.Skypilot, "clouds and Kubernetes, as a managed job of SkyPilot"),
+    "slurm": (slurm.Slurm, "Slurm, as a batch script"),
+    "hosts": (hosts.Hosts, "plain hosts, through ssh"),
+}
+
+
+_HINTS = typing.get_type_hints(Job)
+
+# Command → the gin files and bindings that it adds to those of its command line.
+_CHECKED: dict[str, tuple[list[str], list[str]]] = {
+    "train": ([], []),
+    "config": ([], []),
+    "eval": (["gin/runs/eval.gin"], ["SPLIT = 'test'"]),
+}
+
+
+def launch_parser() -> argparse.ArgumentParser:
+    """The parser of ``distill launch``: one subcommand per backend."""
+    whole = argparse.ArgumentParser(
+        prog="distill launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    backends = whole.add_subparsers(dest="backend", required=True, metavar="BACKEND", help="one of:")
+    for name, (backend, help) in BACKENDS.items():
+        command = backends.add_parser(name, help=help, usage=f"{whole.prog} {name} [options] -- COMMAND …")
+        command.add_argument("--dry-run", "--dry_run", action="store_true", help="print the plan as a shell script")
+        flags.add(command, backend)
+        texts = flags.documented(Job)
+        for field in dataclasses.fields(Job):
+            if field.name != "arguments":
+                flags.add_one(command, field.name, _HINTS[field.name], field.default, texts[field.name])
+    return whole
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs.
+
+    Where all of its gin files are on this machine, too, their macros are checked, and the bindings of the command line.
+
+    Raises:
+      ConfigurationError: a macro that is misspelt or missing.
+    """
+    command = arguments[0]
+    options = parser.parser(command).parse_args(parser.split_arguments(arguments))
+    if getattr(options, "model_dir", None) or not getattr(options, "gin_file", None) or command not in _CHECKED:
+        return
+    own_files, own_bindings = _CHECKED[command]
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    found = configuration.search_paths(paths)
+    for name in options.gin_file:
+        try:
+            configuration.find(name, found)
+        except configuration.ConfigurationError:
+            print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
+            return
+    configuration.check_macros([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
+
+
+def launch_command(argv: Sequence[str]) -> int:
+    """Prints or carries out a plan; returns the exit code. Mistakes end in one message and code 2."""
+    given = list(argv)
+    split = given.index("--") if "--" in given else len(given)
+    options, arguments = launch_parser().parse_args(given[:split]), given[split + 1 :]
+    try:
+        if not arguments and not getattr(options, "stop", False):
+            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/paper_svamp.gin")
+        backend = flags.call(BACKENDS[options.backend][0], options)
+        shared = {
+            field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"
+        }
+        made = backend.plan(Job(arguments=arguments, **shared))
+        if arguments:
+            _check(arguments)
+        if options.dry_run:
+            print(made.shell(), end="")
+            return 0
+        return plan.run(made)
+    except KeyboardInterrupt:
+        print(f"launch {options.backend}: no longer watching; what was started goes on", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        print(f"launch {options.backend}: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,128 @@
+"""The entry point of ``distill``: parses the command line, runs one command, and turns its errors into exit codes."""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from distill import exit_codes
+from distill.cli import errors, paths, runs
+from distill.cli import parser as command_line
+
+# TensorFlow only reads data here; its log is of no use to a user.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+# Command → module of distill.cli and function. Modules are imported when their command runs: each needs other libraries.
+COMMANDS = {
+    "example": ("experiments", "example_command"),
+    "extract": ("teacher", "extract_command"),
+    "inspect": ("teacher", "inspect_command"),
+    "train": ("training", "train_command"),
+    "cache": ("training", "cache_command"),
+    "eval": ("evaluation", "eval_command"),
+    "infer": ("serving", "infer_command"),
+    "export": ("serving", "export_command"),
+    "data": ("data", "data_command"),
+    "sweep": ("experiments", "sweep_command"),
+    "demo": ("experiments", "demo_command"),
+    "precompile": ("precompile", "precompile_command"),
+    "config": ("training", "config_command"),
+    "convert": ("tools", "convert_command"),
+    "vocabulary": ("tools", "vocabulary_command"),
+    "completion": ("completion", "completion_command"),
+}
+COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
+WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
+TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
+
+
+class _Interrupted(BaseException):
+    """A signal ended a command outside of the training loop, which listens itself; the text is the signal's name."""
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does, by an exception, so that what it was doing is cleaned up."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _Interrupted(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """With ``quiet``, progress and warnings, which go to standard error, are not shown. The log of errors is."""
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
+def command_function(command: str) -> Callable[[argparse.Namespace], int]:
+    module, name = COMMANDS[command]
+    return getattr(importlib.import_module(f"distill.cli.{module}"), name)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Runs a command; returns its exit code, or that of the error that ended it, with one line said of it."""
+    try:
+        for name, value in vars(options).items():
+            setattr(options, name, paths.expand_home(value))
+        with _signals_raise(), _quiet(options.quiet):
+            if options.command in TRAINING:
+                print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
+            if not options.verbose and options.command in WITH_TENSORFLOW:
+                runs.import_quietly()
+            if options.command in COMPILING:
+                from distill.cli import compilation_cache
+
+                compilation_cache.enable()
+            code = command_function(options.command)(options)
+            sys.stdout.flush()  # a full disk is told now, and not when Python ends
+            return code
+    except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
+        name = str(stopped) or "SIGINT"
+        print(f"stopped by {name}; run the same command again to go on", file=sys.stderr)
+        return exit_codes.STOPPED
+    except BrokenPipeError:  # of `distill … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.MACHINE
+    except Exception as error:
+        explained = errors.explain(error)
+        if explained is None or options.verbose:
+            raise
+        code, message = explained
+        print(f"distill {options.command}: {message}", file=sys.stderr)
+        return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes end in one message, no traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
+        from distill.cli import launch
+
+        return launch.launch_command(words[1:])
+    given = command_line.split_arguments(words)
+    options = command_line.parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
+    level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    return _run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The flags of every command of ``distill``."""
+
+import argparse
+import re
+import textwrap
+from collections.abc import Sequence
+
+import distill
+from distill.cli import flags
+from distill.precompile import command as precompile
+from distill.tools import convert, vocabulary
+
+_EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
+_INSPECT = "draw a report of a set of records as one HTML page"
+_SHELLS = ("bash", "zsh", "fish")
+_RUN_FILES = "--gin_file=gin/models/t5_1_1_small.gin --gin_file=gin/tasks/svamp.gin --gin_file=gin/runs/distill.gin"
+_EXAMPLES = {
+    "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=commonsenseqa --model=qwen3:8b \\\n"
+    "  --base_url=http://localhost:11434/v1",
+    "inspect": "distill inspect --inputs=train.jsonl --output=report.html",
+    "train": f"distill train {_RUN_FILES} \\\n"
+    "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
+    "cache": f"distill cache {_RUN_FILES} \\\n  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --output=cached",
+    "eval": "distill eval --model_dir=runs/svamp --split=validation",
+    "infer": "distill infer --model_dir=runs/svamp --input=questions.jsonl --output=answers.jsonl",
+    "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
+    "data": "distill data --data_dir=data --set=svamp",
+    "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
+    "demo": "distill demo --directory=demo_output",
+    "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
+    "config": f"distill config {_RUN_FILES} \\\n"
+    "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
+    "convert": "distill convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill",
+    "vocabulary": "distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model",
+    "launch": "distill launch gcloud --tpu=my-tpu --zone=us-west4-a -- train --gin_file=gin/recipes/paper_svamp.gin",
+    "completion": "distill completion bash > ~/.local/share/bash-completion/completions/distill",
+}
+
+
+def _positive(text: str) -> int:
+    """A flag's whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1; got {text!r}")
+    return int(text)
+
+
+def split_arguments(arguments: Sequence[str]) -> list[str]:
+    """Rewrites T5X's ``--gin.NAME=value`` as ``--gin_bindings=NAME=value``, which a flag parser understands."""
+    out = []
+    for argument in arguments:
+        match = re.match(r"^--gin\.(?P<key>[^=]+)=(?P<value>.*)$", argument, re.DOTALL)
+        out.append(f"--gin_bindings={match['key']} = {match['value']}" if match else argument)
+    return out
+
+
+def parser(wants: str = "") -> argparse.ArgumentParser:
+    """The parser; ``wants`` is the command about to run, since the teacher's flags cost an import."""
+    whole = argparse.ArgumentParser(
+        prog="distill",
+        description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
+    )
+    whole.add_argument(
+        "--version", action="version", version=f"distill {distill.__version__}", help="print the version"
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND", help="one of:")
+
+    def add(name: str, help: str, configured: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.add_argument(
+            "-v", "--verbose", action="store_true", help="log what the libraries log, and show tracebacks"
+        )
+        command.add_argument("-q", "--quiet", action="store_true", help="print results and errors only, no progress")
+        if configured:
+            command.add_argument(
+                "--gin_file",
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="configuration file, own or shipped; later ones override earlier ones; may repeat",
+            )
+            command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+            command.add_argument(
+                "--gin_search_paths", default="", metavar="DIR,…", help="more folders to look for gin files in"
+            )
+            command.add_argument(
+                "--gin_module",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="a module of yours that gin files may import and name; may repeat",
+            )
+            command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
+        return command
+
+    example = add(
+        "example", "write a small data set with reasons, and a vocabulary for it, to train on", configured=False
+    )
+    example.add_argument("--output", required=True, metavar="DIR", help="folder of the files; existing ones are kept")
+    example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
+    example.add_argument("--seed", type=int, default=0, help="other questions for another seed; default: 0")
+    example.epilog = "Example: distill example --output=rows"
+    train = add("train", "train a student, or go on with one")
+    cache = add("cache", "tokenise a data set once and write it as files to train from")
+    cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
+    cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")
+    cache.add_argument("--tfrecord", action="store_true", help="write TFRecords, too, which tfds.load reads")
+    evaluate = add("eval", "score a trained student on a split")
+    infer = add("infer", "answer JSON lines with a trained student", configured=False)
+    for command in (train, evaluate):
+        command.add_argument(
+            "--multiprocess",
+            action="store_true",
+            help="one process of several; TPU pods, GKE, Slurm and MPI are recognised",
+        )
+        command.add_argument(
+            "--coordinator_address", metavar="HOST:PORT", help="of process 0, where nothing is recognised"
+        )
+        command.add_argument("--num_processes", type=int, metavar="N", help="of the run, where nothing is recognised")
+        command.add_argument(
+            "--process_id", type=int, metavar="I", help="of this process, 0 to N-1, where nothing is recognised"
+        )
+        command.add_argument(
+            "--heartbeat_timeout_seconds",
+            type=_positive,
+            default=100,
+            help="seconds without a heartbeat after which the run aborts; default: 100",
+        )
+    export = add("export", "write a trained student for transformers, CTranslate2 or T5X", configured=False)
+    for command in (infer, export):
+        command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+        command.epilog = (
+            "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, an argument of "
+            "evaluate.DecodeConfig or one of partitioning.MeshConfig."
+        )
+    export.add_argument("--output", required=True, help="a new or empty folder")
+    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="for which program; default: hf")
+    export.add_argument("--quantization", help="with ct2: int8 or another of CTranslate2's")
+    evaluate.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
+    for command in (infer, export):
+        command.add_argument("--model_dir", help="a trained model's directory; student.json is read from there")
+    infer.add_argument("--input", required=True, help="JSON lines, or one array of objects; may be compressed by gzip")
+    infer.add_argument(
+        "--output", required=True, help="JSON lines, in the order of the input; an unfinished file is continued"
+    )
+    infer.add_argument(
+        "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
+    )
+    infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
+    infer.add_argument("--overwrite", action="store_true", help="answer all rows again, whatever the output holds")
+    evaluate.add_argument("--split", default="test", help="which split to score; default: test")
+    evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
+    data = add("data", "report what is in the data: rows, failed parses, agreement, lengths")
+    data.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="SPLIT=FILE",
+        help="rows of JSON, or a pattern of files, as train=rows.jsonl; may repeat",
+    )
+    data.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=FIELD",
+        help="with --file: what the rows call a field of a record, as input=question; may repeat",
+    )
+    data.add_argument(
+        "--answer", choices=("text", "choice", "equation"), default="text", help="with --file: how answers are compared"
+    )
+    data.add_argument("--data_dir", help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …")
+    data.add_argument("--set", action="append", default=[], metavar="NAME", help="only this set; may repeat")
+    data.add_argument(
+        "--vocabulary", help="t5, mt5, bytes or the path of a SentencePiece model; default: VOCABULARY_PATH, else t5"
+    )
+    data.add_argument(
+        "--inputs", type=_positive, help="planned input length in tokens; default: TASK_FEATURE_LENGTHS, else 512"
+    )
+    data.add_argument(
+        "--targets", type=_positive, help="planned target length in tokens; default: as --inputs, else 256"
+    )
+    data.add_argument(
+        "--teacher",
+        choices=("palm", "gpt-neox", "human", "none"),
+        default="palm",
+        help="with --data_dir: whose rationales to read; default: palm",
+    )
+    data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
+    data.add_argument("--json", action="store_true", help="print JSON")
+    data.epilog = (
+        "Example: distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes. "
+        "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
+    )
+    sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
+    sweep.add_argument("sweep", help="the sweep's JSON file, own or shipped")
+    sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
+    sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+    sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
+    sweep.add_argument("--gin_module", action="append", default=[], metavar="MODULE", help="a module to trust")
+    sweep.add_argument("--report_only", action="store_true", help="only gather what is there")
+    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
+    sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    demo = add(
+        "demo", "train a small student with and without rationales, here and now, and draw what comes out", False
+    )
+    demo.add_argument("--directory", default="demo_output", help="where everything goes; default: demo_output")
+    demo.add_argument(
+        "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
+    )
+    demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+    demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)
+    demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    if wants in ("extract", "inspect"):
+        from distill.cli import teacher as teacher_commands
+
+        extract = add("extract", _EXTRACT, configured=False)
+        flags.add(extract, teacher_commands.run_extract, *teacher_commands.DESCRIBED)
+        look = add("inspect", _INSPECT, configured=False)
+        flags.add(look, teacher_commands.run_inspect)
+    else:
+        add("extract", _EXTRACT, configured=False)
+        add("inspect", _INSPECT, configured=False)
+    flags.add(
+        add("precompile", "compile a run's steps for TPUs without one, and say what they need and could do"),
+        precompile.Settings,
+    )
+    add("config", "check a configuration and print it, resolved, without running anything")
+    convert.add_arguments(
+        add("convert", "convert a checkpoint between formats: Hugging Face, T5X, this program's", configured=False)
+    )
+    vocabulary.add_arguments(
+        add("vocabulary", "train a SentencePiece vocabulary with T5's special ids on your text", configured=False)
+    )
+    add("launch", "start a command on TPU pods, GPU clusters or hosts (distill launch --help)", configured=False)
+    completion = add("completion", "print a script that completes commands and flags in a shell", configured=False)
+    completion.add_argument("shell", choices=_SHELLS, help="the shell")
+    for name, command in commands.choices.items():
+        if name in _EXAMPLES:
+            command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {_EXAMPLES[name]}"))
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+    return whole
+
+
+def _filled(text: str | None) -> list[str]:
+    """A text's paragraphs, in lines of a terminal's width."""
+    return [textwrap.fill(" ".join(paragraph.split()), 80) for paragraph in (text or "").split("\n\n") if paragraph]

@@ -1,0 +1,26 @@
+"""``distill precompile``."""
+
+import argparse
+import os
+
+from distill import exit_codes
+from distill.cli import flags, runs
+from distill.precompile import command as precompile
+
+
+def precompile_command(options: argparse.Namespace) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from distill.cli import configuration
+    from distill.training import train
+
+    paths = [path for path in options.gin_search_paths.split(",") if path]
+    if not options.measure_data:  # then nothing is read there; and nothing is written
+        names = configuration.unset(("DATA_DIR", "MODEL_DIR"), options.gin_file, options.gin_bindings, paths)
+        options.gin_bindings += (f"{name} = 'unused'" for name in names)
+    runs.parse_configuration(options)
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    if options.measure_data:
+        runs.register()
+    fits = precompile.precompile(given, flags.call(precompile.Settings, options))
+    return 0 if fits else exit_codes.NO_ROOM

@@ -1,0 +1,206 @@
+"""``distill infer`` and ``distill export``: what stands between their flags and the functions. Knows no gin files."""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.inference import student as students
+from distill.inference.student import Student
+
+# Macros that say how a student is asked, by the field of Student that they set.
+_MACROS = {
+    "MAX_DECODE_LEN": "decode.max_decode_len",
+    "MAX_INPUT_LEN": "decode.max_input_len",
+    "EVAL_BATCH_SIZE": "decode.batch_size",
+    "PARAM_GATHER": "decode.param_gather",
+    "EVAL_FORM": "form",
+    "DTYPE": "model.dtype",
+    "ATTENTION": "model.attention",
+}
+_PERIOD = 10.0  # seconds between lines where there is no terminal
+
+
+def infer_command(options: argparse.Namespace) -> int:
+    """``distill infer``. Raises ValueError, after all lines are written, where no row could be answered."""
+    model_dir = _model_dir(options)
+    student = with_bindings(students.read(model_dir), options.gin_bindings)
+    progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))
+    progress.note(f"{model_dir}: loading a student of {student.dataset or 'an unnamed data set'}")
+    from distill.cli import compilation_cache
+    from distill.inference import infer
+
+    compilation_cache.enable()
+
+    output = str(Path(options.output).expanduser())
+    with progress:
+        report = infer.infer(
+            Path(options.input).expanduser(),
+            output,
+            model_dir=model_dir,
+            student=student,
+            input_field=options.input_field,
+            rationale=options.rationale,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    total, failed = report.found + report.answered + report.failed, sum(report.reasons.values())
+    if not total:
+        raise ValueError(f"{options.input} holds no rows; nothing was answered")
+    if failed == total:
+        reasons = "; ".join(f"{number} × {reason}" for reason, number in list(report.reasons.items())[:3])
+        field = options.input_field or student.input_field
+        raise ValueError(
+            f"none of the {total} rows of {options.input} could be answered: {reasons}. The input was looked for in field "
+            f"{field!r}; --input_field names another. {output} has a line for each row"
+        )
+    progress.note(infer.summary(report, output))
+    return 0
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """``distill export``."""
+    model_dir = _model_dir(options)
+    student = with_bindings(students.read(model_dir), options.gin_bindings)
+    vocabulary = students.read_vocabulary(model_dir, student)
+    from distill.inference import export
+
+    folder = export.export(
+        model_dir,
+        str(Path(options.output).expanduser()),
+        options.format,
+        vocabulary=vocabulary,
+        label_prefix=student.label_prefix,
+        rationale_prefix=student.rationale_prefix,
+        form=student.form,
+        decode=student.decode,
+        dataset=student.dataset or None,
+        quantization=options.quantization,
+    )
+    print(folder)
+    return 0
+
+
+def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
+    """The student with settings of decoding and of the mesh that the command line gives; nothing is evaluated.
+
+    Args:
+      student: as its directory has it.
+      bindings: ``NAME = value``: ``MAX_DECODE_LEN`` and the other macros of decoding, ``evaluate.DecodeConfig.…``,
+        ``partitioning.MeshConfig.…``; values are literals or bare words.
+
+    Raises:
+      ValueError: another name, suggesting its neighbour, or a value of the wrong type or out of range.
+    """
+    known = _MACROS | {
+        f"{spelling}.{field.name}": f"{part}.{field.name}"
+        for spelling, part, kind in (
+            ("evaluate.DecodeConfig", "decode", students.DecodeConfig),
+            ("partitioning.MeshConfig", "mesh", students.MeshConfig),
+        )
+        for field in dataclasses.fields(kind)
+    }
+    fields: dict[str, Any] = dataclasses.asdict(student)
+    for binding in bindings:
+        name, _, text = (part.strip() for part in binding.partition("="))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"--gin.{name} does not apply here{hint} (the student is read from {students.FILE}; what can be set: "
+                f"{', '.join(_MACROS)}, evaluate.DecodeConfig.… and partitioning.MeshConfig.…)"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            if not re.fullmatch(r"[A-Za-z_]\w*", text):
+                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r}") from None
+            value = text
+        *parents, last = known[name].split(".")
+        place = fields
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    return students.built(fields, "the command line") if bindings else student
+
+
+def _model_dir(options: argparse.Namespace) -> str:
+    if not options.model_dir:
+        raise ValueError(f"{options.command} needs --model_dir, the directory of a trained student")
+    text = options.model_dir
+    return text if "://" in text else str(Path(text).expanduser())
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line now and then, on stderr."""
+
+    def __init__(self, input_path: Path, *, quiet: bool = False):
+        self._input, self._quiet = input_path.expanduser(), quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("answering", total=self._count())
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def rows(self, done: int, failed: int) -> None:
+        """Redraws the bar, or prints a line if the last one is old enough."""
+        now = time.monotonic()
+        if self._bar is not None:
+            text = f"answering ({failed:,} failed)" if failed else "answering"
+            self._bar.update(self._task, completed=done, description=text)
+        elif self._first is None or now - self._last >= _PERIOD:
+            speed = ""
+            if self._first is not None and now > self._started:
+                speed = f", {(done - self._first) / (now - self._started):.1f} rows/s"
+            else:
+                self._first, self._started = done, now
+            self._last = now
+            self.note(f"{done:,} {'row' if done == 1 else 'rows'} done, {failed:,} without an answer{speed}")
+
+    def _count(self) -> int | None:
+        """The rows of a file of lines; None for an array, and where that would take long."""
+        try:
+            with self._input.open("rb") as file:
+                head = file.read(4)
+                if head.lstrip(b"\xef\xbb\xbf \n").startswith((b"[", b"\x1f\x8b")):
+                    return None
+                if self._input.stat().st_size > 2**30:
+                    return None
+                file.seek(0)
+                number, end = 0, b"\n"
+                while block := file.read(2**20):
+                    number, end = number + block.count(b"\n"), block[-1:]
+                return number + (end != b"\n")
+        except OSError:
+            return None

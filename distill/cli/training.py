@@ -1,0 +1,80 @@
+"""``distill train``, ``cache`` and ``config``."""
+
+import argparse
+import sys
+import time
+
+from distill import exit_codes
+from distill.cli import runs
+
+
+def train_command(options: argparse.Namespace) -> int:
+    runs.join(options)
+    runs.parse_configuration(options)
+    from distill.cli import configuration
+    from distill.training import train
+
+    run = configuration.configured(train.train)
+    configuration.arguments_of(train.train)  # whatever does not fit together is said before anything is written
+    with train.lock_directory(configuration.macro("MODEL_DIR")) as lock:
+        runs.write_configuration()
+        runs.register()
+        result = run(lock=lock, quiet=runs.is_quiet(options))
+    if result.stopped not in (None, "early"):
+        print(
+            f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
+        )
+        return exit_codes.STOPPED
+    for name, value in result.test.items() if runs.is_first() else ():
+        print(f"test {name}: {value:.4f}")
+    return 0
+
+
+def cache_command(options: argparse.Namespace) -> int:
+    options.gin_bindings.insert(0, "MODEL_DIR = None")  # nothing is trained, so nothing needs one
+    runs.parse_configuration(options)
+    from distill import locking
+    from distill.cli import configuration
+    from distill.data import cache
+    from distill.tasks import registration
+
+    names = configuration.configured(registration.register)()
+    tasks = [names.label, names.rationale, names.single, names.paired]
+    if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
+        tasks.append(names.shared)  # else its two targets could not be told apart
+    told = _Told(quiet=runs.is_quiet(options))
+    with locking.held(locking.of_output(options.output), options.output, "choose another --output"):
+        built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=told)
+    for name, splits in built.manifest["tasks"].items():
+        for split, entry in splits.items():
+            size = sum(shard["bytes"] for shard in entry["shards"])
+            print(f"{name} {split}: {entry['examples']:,} examples, {len(entry['shards'])} shards, {size:,} bytes")
+    print(f"{'wrote' if built.new else 'is complete already:'} {built.directory}")
+    return 0
+
+
+class _Told:
+    """Says how far a cache has come: often on a terminal, every few seconds in a pipe."""
+
+    def __init__(self, *, quiet: bool):
+        self._quiet, self._terminal, self._next = quiet, sys.stderr.isatty(), time.monotonic() + 5.0
+
+    def __call__(self, task: str, split: str, done: int, rows: int) -> None:
+        now = time.monotonic()
+        due = now >= self._next or (self._terminal and (done % 1000 == 0 or done == rows))
+        if self._quiet or not due:
+            return
+        self._next = now + 20.0
+        end = "\n" if done == rows or not self._terminal else "\r"
+        print(f"{task} {split}: {done:,} of {rows:,} rows", end=end, file=sys.stderr, flush=True)
+
+
+def config_command(options: argparse.Namespace) -> int:
+    runs.parse_configuration(options)
+    from distill.cli import configuration
+    from distill.training import train
+
+    if configuration.mentions(train.train):
+        configuration.arguments_of(train.train)
+    print(configuration.resolved())
+    return 0

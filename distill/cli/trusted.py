@@ -1,0 +1,141 @@
+"""What a configuration may name: only what trusted modules define themselves.
+
+A configuration can have any function called that it can name, and a student's folder, which holds one, may come from
+anyone. Names are resolved as gin resolves them, attribute by attribute, and no step may leave the trusted modules:
+``checkpoints.os.system`` is reached through a trusted module and is refused.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import types
+from collections.abc import Sequence
+from typing import Any
+
+TRUSTED_MODULES = ("__gin__", "distill", "seqio", "t5x", "optax", "jax.numpy")
+# Trusted modules that run commands, import modules by name or read configurations are not for configurations to name.
+NOT_NAMED = (
+    "distill.cli",
+    "distill.experiments",
+    "distill.precompile",
+    "distill.teacher",
+    "distill.tools",
+    "t5x.gin_utils",
+    "t5x.scripts",
+)
+NOT_NAMED_FUNCTIONS = ("t5x.utils.import_module",)
+# What the commands call. Their arguments can be set; as values (@train.train()) they would run, and write, unasked.
+ENTRY_POINTS = (
+    "distill.inference.evaluate.evaluate",
+    "distill.inference.export.export",
+    "distill.inference.infer.infer",
+    "distill.training.train.train",
+)
+TYPES_ONLY = ("jax.numpy",)  # jax.numpy.load unpickles
+_GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
+
+
+@dataclasses.dataclass(eq=False)
+class Imports:
+    """The imports of one gin file: what its names begin with.
+
+    Attributes:
+      dynamic: whether names are resolved through these imports; without, gin only knows what has been registered.
+      modules: bound name → (module, whether only its first part is bound, as by ``import distill.training.train``).
+    """
+
+    dynamic: bool = False
+    modules: dict[str, tuple[str, bool]] = dataclasses.field(default_factory=dict)
+
+    def add(self, statement: Any) -> None:
+        """Notes one of gin's import statements."""
+        if statement.module.startswith("__gin__"):
+            self.dynamic = True
+        else:
+            first_part = not statement.is_from and not statement.alias
+            self.modules[statement.bound_name()] = (statement.module, first_part)
+
+
+def _within(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def import_problem(module: str, allowed: Sequence[str] = ()) -> str | None:
+    """Why a configuration may not import ``module``, or None if it may. Modules in ``allowed`` may always be imported."""
+    if _within(module, allowed):
+        return None
+    if _within(module, NOT_NAMED):
+        return f"imports {module}, which no configuration may name; allow it with --gin_module={module}"
+    if not _within(module, TRUSTED_MODULES):
+        return f"imports {module}, which is not trusted; allow it with --gin_module={module}"
+    return None
+
+
+def selector_problem(selector: str, imports: Imports, called: bool, allowed: Sequence[str] = ()) -> str | None:
+    """Why a configuration may not name ``selector``, or None if it may or if gin will not find it either.
+
+    Args:
+      selector: dotted, without scopes: what stands behind ``@``, or before an argument's name in a binding.
+      imports: of the file that it stands in; every module among them has passed :func:`import_problem`.
+      called: whether it is a value (``@…``), and not only has arguments bound.
+      allowed: modules that are trusted, too.
+    """
+    if not imports.dynamic:
+        return None
+    symbol, *attributes = selector.split(".")
+    if symbol == "gin":
+        return None if selector in _GIN_NAMES else f"names {selector}; of gin, there are {', '.join(_GIN_NAMES)}"
+    if symbol not in imports.modules:
+        return None
+    name, first_part = imports.modules[symbol]
+    try:
+        found: Any = importlib.import_module(name)
+    except ImportError:
+        return None
+    on_the_way = name if first_part else ""
+    if first_part:
+        found = importlib.import_module(name.partition(".")[0])
+    path = symbol
+    for attribute in attributes:
+        path = f"{path}.{attribute}"
+        if attribute.startswith("_"):
+            return f"names {path}, which is private"
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            return None
+        problem = _object_problem(path, found, on_the_way, allowed)
+        if problem:
+            return problem
+    full_name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    if called and full_name in ENTRY_POINTS and not _within(full_name, allowed):
+        return f"has {full_name} called; a configuration can set its arguments, and a command calls it"
+    return None
+
+
+def _object_problem(path: str, found: Any, on_the_way: str, allowed: Sequence[str]) -> str | None:
+    """Why ``found``, named by ``path``, is not for a configuration to name; None if it is."""
+    if isinstance(found, types.ModuleType):
+        owner = found.__name__
+        if on_the_way == owner or on_the_way.startswith(f"{owner}."):
+            return None  # jax, on the way to jax.numpy
+        what = f"the module {owner}"
+    else:
+        owner = getattr(found, "__module__", None) or type(found).__module__
+        what = f"defined in {owner}"
+    # JAX's public objects may name the private module that they are written in.
+    is_jax_numpy = _within(owner, ("jax._src.numpy",))
+    if _within(owner, allowed):
+        return None
+    if not (is_jax_numpy or _within(owner, TRUSTED_MODULES)):
+        return (
+            f"names {path}, which is {what} and not trusted; a configuration may name what "
+            f"{', '.join(TRUSTED_MODULES[1:])} define themselves; allow more with --gin_module={owner}"
+        )
+    name = f"{owner}.{getattr(found, '__qualname__', '')}"
+    if _within(owner, NOT_NAMED) or name in NOT_NAMED_FUNCTIONS:
+        return f"names {path}, which is {what}; no configuration may name it; allow it with --gin_module={owner}"
+    types_only = is_jax_numpy or _within(owner, TYPES_ONLY)
+    if types_only and not isinstance(found, types.ModuleType) and not inspect.isclass(found):
+        return f"names {path}; of jax.numpy, a configuration may only name types"
+    return None

@@ -1,0 +1,1 @@
+"""From SeqIO tasks to global batches: packing, feature conversion, examples, the batch stream, the cache."""

@@ -1,0 +1,277 @@
+"""Global batches from SeqIO tasks, in an order that is a pure function of a seed and a small position.
+
+SeqIO tasks say what an example is; this module says which examples meet in which batch. The order within an epoch, the
+draws between the tasks of a mixture and the packing are computed, not streamed. So the position of the data is a few
+integers (it goes into the checkpoint), restoring it costs nothing, and every process of a multi-host run makes the same
+plan of a global batch, from lengths, and reads the tokens of its own rows.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping
+from queue import Full, Queue
+from typing import Any
+
+import numpy as np
+import seqio
+from etils import epath
+
+from distill.data import features
+from distill.data.cache import CachedExamples
+from distill.data.examples import Examples, SeqioExamples, check_both_tasks, name_seed
+from distill.data.packing import Layout, Planner, Sequences, fill
+from distill.tasks import registration
+
+_BLOCK = 4096  # mixture draws, or examples in order, computed at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A training batch, and where the stream stands after it.
+
+    Attributes:
+      arrays: model features; this process's rows of the global batch.
+      position: JSON-ready; give it to :meth:`BatchStream.restore` to go on behind this batch.
+      examples: rows of the sources (label and rationale of a paired example count once) in the global batch.
+      epoch: passes made so far, over the task seen most often.
+    """
+
+    arrays: dict[str, np.ndarray]
+    position: dict[str, Any]
+    examples: int
+    epoch: float
+
+
+class _Order:
+    """One task's examples in the order in which they are drawn: epoch after epoch, each a permutation of its own."""
+
+    def __init__(self, examples: Examples, seed: int, shuffle: bool):
+        self.examples, self._seed, self._shuffle = examples, seed, shuffle
+        self._order: tuple[int, np.ndarray] | None = None
+        self._block: tuple[int, int, list[list[int]]] | None = None
+
+    def at(self, position: int) -> tuple[int, int, list[int], list[tuple[int, int]]]:
+        """The example at a position: its epoch, its number, its slots that are not absent, and their lengths."""
+        epoch, index = divmod(position, self.examples.size)
+        block, offset = divmod(index, _BLOCK)
+        if self._block is None or self._block[0] != epoch or self._block[1] != block:
+            self._block = epoch, block, self._columns(epoch, block)
+        numbers, *columns = self._block[2]
+        slots, lengths = [], []
+        for slot in range(len(columns) // 2):
+            if targets := columns[2 * slot + 1][offset]:
+                slots.append(slot)
+                lengths.append((columns[2 * slot][offset], targets))
+        return epoch, numbers[offset], slots, lengths
+
+    def _columns(self, epoch: int, block: int) -> list[list[int]]:
+        """Numbers of a block's examples, and of each slot the input and the target lengths.
+
+        Lists of numbers and no list of lists: Python's garbage collector goes through whatever holds other things.
+        """
+        numbers = self._permutation(epoch)[block * _BLOCK : (block + 1) * _BLOCK]
+        lengths = self.examples.lengths(epoch)[numbers]
+        return [numbers.tolist(), *(column.tolist() for column in lengths.reshape(len(numbers), -1).T)]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(self.examples.size)
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch, name_seed(self.examples.name)])
+            self._order = (epoch, rng.permutation(self.examples.size))
+        return self._order[1]
+
+
+class BatchStream:
+    """An endless iterator of :class:`Batch`.
+
+    Args:
+      mixture_or_task_name: a registered SeqIO task or mixture (rates are honoured per draw).
+      layout: rows and window of the *global* batch.
+      split: SeqIO split.
+      seed: of the order, the mixture's draws and the choice among several rationales.
+      rows: the rows of the global batch this process wants.
+      shuffle: whether each epoch has an order of its own.
+      cache_dir: what ``distill cache`` wrote for these tasks, to read instead of SeqIO; the batches are the same.
+
+    Raises:
+      ValueError: an argument does not fit the tasks, or a task of labels and rationales has none of one kind to train on.
+    """
+
+    def __init__(
+        self,
+        mixture_or_task_name: str,
+        layout: Layout,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        rows: slice = slice(None),
+        shuffle: bool = True,
+        cache_dir: epath.PathLike | None = None,
+    ):
+        provider = registration.get(mixture_or_task_name)
+        self.layout, self.seed, self.rows, self.shuffle = layout, seed, rows, shuffle
+        tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+        self._sources = {}
+        for task in tasks:
+            if registration.shares_input(task.name) != layout.shared_encoder:
+                kind = "a task whose sequences share their input" if layout.shared_encoder else "tasks of other forms"
+                raise ValueError(
+                    f"a layout with shared_encoder={layout.shared_encoder} is for {kind}; got {task.name!r}"
+                )
+            examples: Examples
+            if cache_dir is None:
+                examples = SeqioExamples(task, split, seed, layout)
+            else:
+                examples = CachedExamples(cache_dir, task.name, split, layout)
+            if split == "train":
+                check_both_tasks(task, examples, split)
+            self._sources[task.name] = _Order(examples, seed, shuffle)
+        if isinstance(provider, seqio.Mixture):
+            rates = np.array([provider.get_rate(task) for task in tasks], np.float64)
+            if not (rates >= 0).all() or rates.sum() <= 0:
+                raise ValueError(
+                    f"mixture {mixture_or_task_name!r} needs rates ≥ 0 that do not all vanish; got {rates}"
+                )
+            self._rates = rates / rates.sum()
+        else:
+            self._rates = np.ones(1)
+        self._names = [task.name for task in tasks]
+        self._planner = Planner(layout)
+        self._draws = 0
+        self._position = dict.fromkeys(self._names, 0)
+        self._block: tuple[int, list[int]] | None = None
+
+    @property
+    def counts(self) -> features.Counts:
+        """Sequences of an epoch, and how many of them are cut, over the tasks read so far."""
+        counts = features.Counts()
+        for source in self._sources.values():
+            counts.add(source.examples.counts)
+        return counts
+
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch, over all tasks."""
+        return sum(source.examples.size for source in self._sources.values())
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].
+
+        Of each task at most a million examples are looked at.
+        """
+        every = np.concatenate(
+            [source.examples.lengths(0)[:1_000_000].reshape(-1, 2) for source in self._sources.values()], dtype=np.int32
+        )
+        every = every[every[:, 1] > 0]
+        return every[every[:, 0] > 0, 0], every[:, 1]
+
+    def position(self) -> dict[str, Any]:
+        """JSON-ready position: what the batches handed out so far have consumed."""
+        return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position)}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Goes to ``position``. Raises ValueError if it belongs to another seed or other tasks."""
+        if position["seed"] != self.seed or set(position["consumed"]) != set(self._names):
+            raise ValueError(
+                f"data position of seed {position['seed']} and tasks {sorted(position['consumed'])} does not belong to "
+                f"this stream of seed {self.seed} and tasks {sorted(self._names)}"
+            )
+        self._draws = int(position["draws"])
+        self._position = {name: int(at) for name, at in position["consumed"].items()}
+
+    def _drawn(self, draw: int) -> str:
+        if len(self._names) == 1:
+            return self._names[0]
+        block = draw // _BLOCK
+        if self._block is None or self._block[0] != block:
+            rng = np.random.default_rng([self.seed, block, 0x6D6978])
+            self._block = (block, rng.choice(len(self._names), size=_BLOCK, p=self._rates).tolist())
+        return self._names[self._block[1][draw % _BLOCK]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        taken = 0
+        wanted: list[int] = []  # of each planned sequence: task, epoch, example, slot
+        numbers = {name: number for number, name in enumerate(self._names)}
+        while True:
+            name = self._drawn(self._draws)
+            epoch, example, slots, lengths = self._sources[name].at(self._position[name])
+            if not self._planner.add(lengths):
+                break
+            for slot in slots:
+                wanted += (numbers[name], epoch, example, slot)
+            self._draws += 1
+            self._position[name] += 1
+            taken += 1
+        return Batch(self._filled(np.array(wanted, np.int64).reshape(-1, 4)), self.position(), taken, self.epoch())
+
+    def _filled(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of this process's rows of the planned batch.
+
+        Args:
+          wanted: int64 [planned sequences, 4]: task, epoch, example and slot of each.
+        """
+        plan = self._planner.take()
+        mine = plan.inside(self.rows, self.layout)
+        wanted = wanted[mine]
+        places = np.zeros(len(mine), np.int64)
+        parts: list[Sequences] = []
+        read = 0
+        for task, epoch in np.unique(wanted[:, :2], axis=0).tolist():
+            examples = self._sources[self._names[task]].examples
+            chosen = (wanted[:, 0] == task) & (wanted[:, 1] == epoch)
+            numbers, which = np.unique(wanted[chosen, 2], return_inverse=True)
+            part = examples.read(epoch, numbers)
+            places[chosen] = read + which * (len(part) // len(numbers)) + wanted[chosen, 3]
+            parts.append(part)
+            read += len(part)
+            examples.forget(epoch)
+        return fill(self.layout, self.rows, plan.take(mine), Sequences.joined(parts).take(places))
+
+    def epoch(self) -> float:
+        """Passes made over the task that has been through most (0.0 before the first batch)."""
+        return max(at / self._sources[name].examples.size if at else 0.0 for name, at in self._position.items())
+
+
+class Prefetch:
+    """Makes batches on a thread of its own, a few ahead. An error there is raised at the next ``next``."""
+
+    def __init__(self, stream: Iterator[Batch], ahead: int = 2):
+        self._queue: Queue = Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(stream,), daemon=True, name="batches")
+        self._thread.start()
+
+    def _run(self, stream: Iterator[Batch]) -> None:
+        try:
+            for batch in stream:
+                if not self._put(batch):
+                    return
+        except Exception as error:  # handed to the consumer, which raises it
+            self._put(error)
+
+    def _put(self, item: Batch | Exception) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return True
+            except Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        item = self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join(timeout=10)

@@ -1,0 +1,126 @@
+"""Copying and checking the files of a cached split, by all processes of a run together.
+
+Processes that see the same files (those of one machine, or all of them on a shared disk) divide the hashing among
+themselves, and the copying where files are remote. An error that any process finds is raised in all of them.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from distill.data.cache import manifest
+from distill.tasks import registration
+
+_REMEDY = "Build another with `distill cache`, or set CACHE_DIR=None."
+_MACHINE = "machine"  # a file next to the copies; processes that read the same content share the copies
+_ROOM = 8192  # bytes of the message that a process sends to the others
+Result = TypeVar("Result")
+
+
+def opened(directory: epath.PathLike, task_name: str, split: str) -> tuple[epath.Path, dict[str, Any]]:
+    """Returns a local folder with the checked files of one split, and the split's manifest entry.
+
+    Every process of the run must call this with the same arguments and in the same order; the processes synchronise.
+
+    Raises:
+      ValueError: no cache, other settings, or a damaged cache; the same error in every process.
+    """
+
+    def look() -> tuple[epath.Path, dict[str, Any], str]:
+        found = manifest.read(directory)
+        entry = manifest.entry(directory, found, task_name, split)
+        manifest.check_settings(directory, found["settings"], registration.settings_of(task_name), _REMEDY)
+        return _place(epath.Path(directory), found, entry)
+
+    (root, entry, here), said = _together(look, lambda looked: looked[2])
+    group = [index for index, place in enumerate(said) if place == here]
+    files = manifest.files([entry], tfrecords=False)[group.index(jax.process_index()) :: len(group)]
+    _together(lambda: _check(epath.Path(directory), root, files), lambda _: "")
+    return root, entry
+
+
+def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tuple[Result, list[str]]:
+    """Calls ``call`` in every process; returns its own result and all processes' ``tell`` texts. Errors are shared."""
+    if jax.process_count() == 1:
+        result = call()
+        return result, [tell(result)]
+    results, message = [], {}
+    try:
+        results.append(call())
+        message["told"] = tell(results[0])
+    except Exception as error:  # raised below, by all processes
+        message["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        message["error"] = message["error"][: _ROOM // 16]  # a character is at most 12 bytes of JSON
+    text = json.dumps(message).encode()
+    gathered = multihost_utils.process_allgather(np.frombuffer(text.ljust(_ROOM), np.uint8))
+    messages = [json.loads(row.tobytes()) for row in gathered]
+    for index, other in enumerate(messages):
+        if "error" in other:
+            raise ValueError(f"{other['error']} (found by process {index} of {len(messages)})")
+    return results[0], [other["told"] for other in messages]
+
+
+def _place(
+    directory: epath.Path, found: Mapping[str, Any], entry: dict[str, Any]
+) -> tuple[epath.Path, dict[str, Any], str]:
+    """The folder of the local files, the entry, and a text that is equal in all processes that see the same files."""
+    if manifest.is_local(directory):
+        # Inode and change time are equal for all processes that see this file; those of another copy differ.
+        stat = os.stat(directory / manifest.FILE)
+        return directory, entry, f"{stat.st_ino} {stat.st_ctime_ns}"
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    root = epath.Path(tempfile.gettempdir()) / f"distill-cache-{digest[:16]}"
+    root.mkdir(parents=True, exist_ok=True)
+    handle, own = tempfile.mkstemp(dir=os.fspath(root))
+    with os.fdopen(handle, "w") as file:
+        file.write(uuid.uuid4().hex)
+    try:
+        os.link(own, root / _MACHINE)  # the first process wins
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(own)
+    return root, entry, (root / _MACHINE).read_text()
+
+
+def _check(directory: epath.Path, root: epath.Path, files: list[Mapping[str, Any]]) -> None:
+    """Raises ValueError unless all these files match their entries; copies those that are missing in ``root``."""
+    for file in files:
+        path = root / file["file"]
+        if root != directory and not path.exists():
+            _copy(directory / file["file"], path, file)
+        else:
+            manifest.check_file(path, file)
+
+
+def _copy(source: epath.Path, path: epath.Path, file: Mapping[str, Any]) -> None:
+    if not source.exists():
+        manifest.check_file(source, file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several runs on a machine may copy at once. Each writes its own temporary file and renames it when it is complete.
+    handle, partial = tempfile.mkstemp(dir=os.fspath(path.parent))
+    os.close(handle)
+    try:
+        try:
+            source.copy(partial, overwrite=True)
+        except Exception as error:  # of TensorFlow or the operating system
+            raise ValueError(f"cannot copy {source} to {path.parent}: {error}") from error
+        try:
+            manifest.check_file(epath.Path(partial), file)
+        except ValueError:
+            raise ValueError(
+                f"the cache is damaged: {source} does not match {manifest.FILE}; delete the folder and build it again"
+            ) from None
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise

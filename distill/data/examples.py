@@ -1,0 +1,184 @@
+"""Random access to the examples of one task and split, as token sequences.
+
+The lengths of all examples are known up front, so that batches can be planned; tokens are read only for requested
+examples.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import seqio
+from absl import logging
+
+from distill.data import features
+from distill.data.packing import Layout, Sequences, TokenPair
+from distill.tasks import registration, task_ids
+from distill.tasks.feeding import RecordDataSource
+
+_NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
+
+
+class Examples(Protocol):
+    """A source of examples for batches.
+
+    Attributes:
+      name: name of the task.
+      counts: counts of an epoch's sequences, and of those that are truncated.
+    """
+
+    name: str
+    counts: features.Counts
+
+    @property
+    def size(self) -> int:
+        """Examples per epoch, at least one; the same for all epochs."""
+        ...
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """int32 [size, slots, 2]: input and target tokens of each sequence, truncated to the window.
+
+        An example has up to ``slots`` sequences: one, or two for a paired task. A sequence without target tokens is
+        absent.
+        """
+        ...
+
+    def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
+        """Returns all slots of these examples, in order: ``len(numbers) * slots`` sequences, absent ones empty."""
+        ...
+
+    def forget(self, epoch: int) -> None:
+        """Releases all epochs before ``epoch``; they are not read again."""
+        ...
+
+
+def nothing_usable(task_name: str, split: str) -> ValueError:
+    """Returns the error for a split that has no row to train on."""
+    return ValueError(
+        f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "
+        "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
+    )
+
+
+def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
+    """Checks that a task with a label and a rationale an example gets both; reads the examples.
+
+    A warning says how many examples lack one of the two.
+
+    Args:
+      task: registered; of another kind, nothing is checked.
+      examples: of the task, from SeqIO or from a cache.
+      split: for messages.
+
+    Raises:
+      ValueError: no example at all has a rationale, or none has a label.
+    """
+    number = examples.size
+    found: dict[str, int] = {}
+    if "rationale_targets" in task.output_features:
+        sequences = examples.counts.sequences
+        found = {"label": sequences[task_ids.LABEL], "rationale": sequences[task_ids.RATIONALE]}
+    elif task.name.endswith("_single") and isinstance(task.source, RecordDataSource):
+        number, found["rationale"] = task.source.num_input_examples(split), task.source.num_with_rationale(split)
+    for what, having in found.items():
+        if not having:
+            remedy = {
+                "rationale": "FORM=label (gin/runs/finetune.gin) trains on labels alone",
+                "label": "LABEL_SOURCE=teacher takes the teacher's, llm_label",
+            }[what]
+            raise ValueError(
+                f"task {task.name!r} trains on labels and rationales, but none of the {number:,} rows of split {split!r} "
+                f"has a {what}. Is the field that it is read from named right (FIELDS), and not null in every row? {remedy}"
+            )
+        if having < number:
+            logging.warning(
+                "%s, %s: %s of %s rows have no %s", task.name, split, f"{number - having:,}", f"{number:,}", what
+            )
+
+
+class SeqioExamples:
+    """Examples read through SeqIO, unshuffled, and held in memory. A task that draws at random is read again per epoch.
+
+    Args:
+      task: a registered task.
+      split: SeqIO split.
+      seed: seed of the random draws.
+      layout: the window that sequences are truncated to.
+
+    Raises:
+      ValueError: on reading: no usable example, or an epoch whose size differs from that of the first one.
+    """
+
+    def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout):
+        self.name, self.counts = task.name, features.Counts()
+        self._task, self._split, self._seed, self._layout = task, split, seed, layout
+        self._random = registration.draws_at_random(task.name, split)
+        self._size: int | None = None
+        self._epochs: dict[int, tuple[np.ndarray, Sequences]] = {}
+
+    @property
+    def size(self) -> int:
+        """Examples per epoch; reads the first epoch if nothing has been read."""
+        if self._size is None:
+            self._epoch(0)
+        assert self._size is not None
+        return self._size
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """See :meth:`Examples.lengths`."""
+        return self._epoch(epoch)[0]
+
+    def read(self, epoch: int, numbers: np.ndarray) -> Sequences:
+        """See :meth:`Examples.read`."""
+        lengths, sequences = self._epoch(epoch)
+        slots = lengths.shape[1]
+        return sequences.take((np.asarray(numbers)[:, None] * slots + np.arange(slots)).ravel())
+
+    def forget(self, epoch: int) -> None:
+        """See :meth:`Examples.forget`."""
+        for old in [known for known in self._epochs if known < epoch and self._random]:
+            del self._epochs[old]
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, Sequences]:
+        key = epoch if self._random else 0
+        if key not in self._epochs:
+            counts = features.Counts()
+            groups = [group for group in self._groups(epoch, counts) if group]
+            if not groups:
+                raise nothing_usable(self.name, self._split)
+            if self._size is None:
+                self._size = len(groups)
+                self.counts.add(counts)
+            elif len(groups) != self._size:
+                raise ValueError(
+                    f"task {self.name!r} has {self._size} examples in its first epoch, {len(groups)} in epoch {epoch}; "
+                    "all epochs must have the same size"
+                )
+            slots = max(len(group) for group in groups)
+            pairs = [pair for group in groups for pair in [*group, _NOTHING][:slots]]
+            sequences = Sequences.of(pairs)
+            lengths = np.stack([sequences.input_lengths, sequences.target_lengths], axis=1)
+            self._epochs[key] = lengths.astype(np.int32).reshape(len(groups), slots, 2), sequences
+        return self._epochs[key]
+
+    def _groups(self, epoch: int, counts: features.Counts) -> Iterator[list[TokenPair]]:
+        dataset = self._task.get_dataset(
+            sequence_length=None,
+            split=self._split,
+            shuffle=False,
+            seed=draw_seed(self._seed, epoch, self._task.name),
+            trim_output_features=False,
+        )
+        for example in features.token_features(dataset).as_numpy_iterator():
+            yield features.to_group(example, self._layout, counts)
+
+
+def name_seed(name: str) -> int:
+    """Returns a hash of a task's name, to be mixed into seeds."""
+    return zlib.crc32(name.encode())
+
+
+def draw_seed(seed: int, epoch: int, name: str) -> int:
+    """Returns the seed that SeqIO uses for one epoch of a task."""
+    return int(np.random.SeedSequence([seed, epoch, name_seed(name)]).generate_state(1)[0]) & 0x7FFFFFFF

@@ -1,0 +1,81 @@
+"""How much of the windows the training data fills, and shorter windows where most of them is padding."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from distill.data import features
+from distill.data.batches import Batch, BatchStream
+from distill.data.packing import Layout
+from distill.tasks import task_ids
+
+# Lengths to advise: powers of two and half-way between two of them.
+_LENGTHS = sorted(length for power in range(4, 15) for length in (2**power, 3 * 2 ** (power - 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is trained on.
+
+    Attributes:
+      layout: the windows.
+      examples: in an epoch.
+      counts: of its sequences, and of those that are cut.
+      inputs, targets: int32 [sequences], tokens of each, cut to the window.
+    """
+
+    layout: Layout
+    examples: int
+    counts: features.Counts
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def of(cls, stream: BatchStream) -> "Summary":
+        """Reads the first epoch's lengths; call it before another thread takes batches."""
+        return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
+
+    def lines(self, batch: Batch) -> list[str]:
+        """Examples, sequences, lengths, the padding of ``batch``, and what was cut to the window."""
+        number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
+        tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
+        lines = [f"data: {self.examples:,} examples, {sum(number.values()):,} sequences ({tasks})"]
+        sides = (
+            ("inputs", self.inputs, self.layout.encoder_length, batch.arrays["encoder_input_tokens"]),
+            ("targets", self.targets, self.layout.decoder_length, batch.arrays["decoder_target_tokens"]),
+        )
+        for name, lengths, window, tokens in sides:
+            if not tokens.size:  # this process has no rows
+                continue
+            p99, padding = math.ceil(np.percentile(lengths, 99)), 1.0 - float(np.mean(tokens != 0))
+            line = f"p99 of {name} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"
+            if (shorter := advised(p99, window, padding, self.layout.packed)) is not None:
+                line += f"; consider {shorter} in TASK_FEATURE_LENGTHS"
+            lines.append(line)
+        share = self.counts.share_truncated()
+        if share:
+            lines.append(
+                f"{share:.2%} of the training sequences are longer than the window and were cut: "
+                f"{sum(self.counts.truncated_inputs.values())} inputs and {sum(self.counts.truncated_targets.values())} "
+                f"targets of {sum(self.counts.sequences.values())}"
+            )
+        return lines
+
+
+def advised(p99: int, window: int, padding: float, packed: bool) -> int | None:
+    """A shorter window that holds 99 % of the sequences, where more than half of this one is padding; else None.
+
+    A packed window is not shortened below what it holds now, with a tenth to spare.
+
+    Args:
+      p99: tokens that 99 % of the sequences do not exceed.
+      window: tokens of a window.
+      padding: the share of padding.
+      packed: whether a window holds several sequences.
+    """
+    if padding <= 0.5:
+        return None
+    needed = max(p99, math.ceil(1.1 * (1.0 - padding) * window)) if packed else p99
+    shorter = next((length for length in _LENGTHS if length >= needed), window)
+    return shorter if 1.25 * shorter <= window else None

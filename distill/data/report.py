@@ -1,0 +1,364 @@
+"""Statistics of data sets: the share of replies that parse, the teacher's accuracy, lengths and truncation.
+
+``distill data`` prints it. Nothing here needs an accelerator, nor TensorFlow, unless the vocabulary or the rows do.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+
+from distill.tasks import arithmetic, metrics, parsers
+from distill.tasks import lengths as measuring
+from distill.tasks.dataset import Dataset, EmptySplitError
+from distill.tasks.json_files import MissingFileError
+from distill.tasks.records import Problem, Record, Report
+
+PERCENTILES = (50, 90, 95, 99, 100)
+LABEL_PREFIX = "[label] "
+RATIONALE_PREFIX = "[rationale] "
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do with the rows, as far as the report needs it.
+
+    Attributes:
+      vocabulary: see :func:`report`.
+      lengths: planned ``inputs`` and ``targets`` lengths.
+      max_decode_len: how long a label may get in evaluation.
+      label_prefix, rationale_prefix: of the inputs.
+    """
+
+    vocabulary: str = "t5"
+    lengths: Mapping[str, int] | None = None
+    max_decode_len: int | None = None
+    label_prefix: str = LABEL_PREFIX
+    rationale_prefix: str = RATIONALE_PREFIX
+
+
+def of_dataset(dataset: Dataset) -> Dataset:
+    """The data set itself, through which ``gin/runs/data.gin`` names it.
+
+    Raises:
+      TypeError: it is none.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"DATASET must be a tasks.dataset.Dataset, as @jsonl.dataset(); got {dataset!r}")
+    return dataset
+
+
+def strict_agreement(answer: metrics.AnswerKind, label: str, llm_label: str) -> bool:
+    """Returns whether the published code would count the teacher's label as correct.
+
+    Text must be identical. Equations are compared by value, with Python's ``and`` and ``or``. If the published metric
+    raises an error, on a pair of numbers, the label counts as wrong.
+    """
+    if answer == "equation":
+        return arithmetic.same_value(label, llm_label, junctions=True)
+    return label == llm_label
+
+
+class _Lengths:
+    def __init__(self, limit: int | None):
+        self._limit, self._lengths = limit, []  # type: tuple[int | None, list[int]]
+
+    def add(self, length: int) -> None:
+        self._lengths.append(length)
+
+    def summary(self) -> dict[str, Any]:
+        values = np.array(self._lengths, np.int64)
+        if not len(values):
+            return {"sequences": 0}
+        result: dict[str, Any] = {"sequences": len(values), "mean": round(float(values.mean()), 2)}
+        result |= {f"p{q}": int(v) for q, v in zip(PERCENTILES, np.percentile(values, PERCENTILES, method="higher"))}
+        if self._limit is not None:
+            result |= {"limit": self._limit, "truncated": float((values > self._limit).mean())}
+        return result
+
+
+class _Agreement:
+    def __init__(self) -> None:
+        self.right = self.rows = 0
+
+    def add(self, right: bool) -> None:
+        self.rows += 1
+        self.right += right
+
+    def summary(self) -> dict[str, Any] | None:
+        return metrics.share("share", self.right, self.rows) | {"rows": self.rows} if self.rows else None
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "kind": problem.kind,
+        "reason": problem.reason,
+        "file": problem.file,
+        "line": problem.line,
+        "id": problem.id,
+        "text": problem.text,
+    }
+
+
+def _difference(record: Record) -> parsers.Difference | None:
+    origin = record.provenance
+    if "reply" not in origin:
+        return None
+    return parsers.difference(origin["parser"], origin["reply"], record.choices, teacher=_published_teacher(record))
+
+
+def _published_teacher(record: Record) -> parsers.Teacher:
+    return "gpt" if record.provenance.get("teacher") == "gpt-neox" else "palm"
+
+
+def _labels(record: Record) -> tuple[str | None, str | None]:
+    """The teacher's label as parsed in strict and in improved mode; strict is None without a raw reply."""
+    origin = record.provenance
+    if "reply" not in origin:
+        return None, record.llm_label
+    name, reply, teacher = origin["parser"], origin["reply"], _published_teacher(record)
+    strict = parsers.parse(name, reply, record.choices, mode="strict", teacher=teacher)
+    return strict.label or "", parsers.parse(name, reply, record.choices).llm_label
+
+
+def split_report(
+    dataset: Dataset,
+    split: str,
+    vocabulary: Any,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    details: bool = False,
+    label_prefix: str = LABEL_PREFIX,
+    rationale_prefix: str = RATIONALE_PREFIX,
+) -> dict[str, Any]:
+    """Returns the report of one split. Arguments and result as in :func:`report`."""
+    lengths = lengths or {}
+    found = Report()
+    ruler = vocabulary if isinstance(vocabulary, measuring.Ruler) else measuring.ruler(vocabulary)
+    encode = lambda text, separator=None: ruler.lengths([text], separator)[0]  # noqa: E731
+    measured = {
+        "label_inputs": _Lengths(lengths.get("inputs")),
+        "label_targets": _Lengths(lengths.get("targets")),
+        "rationale_inputs": _Lengths(lengths.get("inputs")),
+        "rationale_targets": _Lengths(lengths.get("targets")),
+    }
+    strict_agrees, agrees = _Agreement(), _Agreement()
+    differences: list[dict[str, Any]] = []
+    reasons: collections.Counter[str] = collections.Counter()
+    rows = replies = with_label = with_rationale = with_llm_label = 0
+    for record in dataset.records(split, found):
+        rows += 1
+        replies += "reply" in record.provenance
+        with_rationale += bool(record.rationales)
+        with_llm_label += record.llm_label is not None
+        with_label += record.label is not None
+        if record.label is not None:
+            measured["label_inputs"].add(encode(label_prefix + record.input, dataset.separator))
+            measured["label_targets"].add(encode(record.label))
+        if record.rationales:
+            measured["rationale_inputs"].add(encode(rationale_prefix + record.input, dataset.separator))
+        for text in record.rationales:
+            measured["rationale_targets"].add(encode(text))
+        strict, improved = _labels(record)
+        if record.label is not None and strict is not None:
+            strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
+        if record.label is not None and (strict is not None or improved is not None):
+            agrees.add(improved is not None and dataset.same_answer(record, improved))
+        difference = _difference(record)
+        if difference is not None:
+            reasons.update(difference.reasons)
+            if details:
+                differences.append(
+                    {
+                        "id": record.id,
+                        "line": record.provenance.get("line"),
+                        "reasons": list(difference.reasons),
+                        "strict": difference.strict.label,
+                        "improved": difference.improved.llm_label,
+                        "gold": record.label,
+                    }
+                )
+    result: dict[str, Any] = {
+        "rows": rows,
+        "rejected": len(found.rejected),
+        "replies": replies,
+        "parsed": replies - len(found.failed) if replies else with_rationale,
+        "failed": len(found.failed),
+        "undecided": len(found.undecided),
+        "with_label": with_label,
+        "with_rationale": with_rationale,
+        "with_llm_label": with_llm_label,
+        "problems": found.counts(),
+        "agreement": {"strict": strict_agrees.summary(), "improved": agrees.summary()},
+        "differences": dict(reasons.most_common()),
+        "lengths": {name: values.summary() for name, values in measured.items()},
+    }
+    if details:
+        result["failures"] = [_problem(problem) for problem in found.problems]
+        result["differing_rows"] = differences
+    return result
+
+
+def report(
+    datasets: Iterable[Dataset],
+    vocabulary: Any,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    details: bool = False,
+    label_prefix: str = LABEL_PREFIX,
+    rationale_prefix: str = RATIONALE_PREFIX,
+) -> dict[str, Any]:
+    """Returns statistics of data sets.
+
+    Args:
+      datasets: what to look at.
+      vocabulary: measures lengths, in tokens with the prefix and EOS: ``bytes``, the path of a SentencePiece model, ``t5``
+        or ``mt5`` (their public files), or anything with ``encode(text)`` and ``vocab_size``.
+      lengths: planned ``inputs`` and ``targets`` lengths; None: nothing is said about truncation.
+      splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
+        ``train+validation``, the whole file.
+      details: also list every row with a problem (``failures``) and every row that strict and improved mode read
+        differently (``differing_rows``).
+      label_prefix, rationale_prefix: prefixes of the inputs.
+
+    A split whose file is missing, or that has no row, is ``{"missing": message}``, and the others are reported, unless
+    all are missing or ``splits`` names it.
+
+    Returns:
+      Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
+      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
+      ``with_llm_label``, ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a
+      gold label, an unreadable teacher label counting as wrong; None without a teacher.
+
+    Raises:
+      SourceError: a file cannot be used, or all of a set are missing.
+      FileNotFoundError: there is no such vocabulary.
+    """
+    ruler = measuring.ruler(vocabulary)
+    options: dict[str, Any] = {
+        "details": details,
+        "label_prefix": label_prefix,
+        "rationale_prefix": rationale_prefix,
+    }
+    sets: dict[str, dict[str, Any]] = {}
+    for dataset in datasets:
+        parts = [(split, dataset, split) for split in (dataset.splits if splits is None else splits)]
+        if splits is None and dataset.cuts_validation:
+            parts.insert(0, ("train+validation", dataset.replace(validation_fraction=0.0), "train"))
+        found = sets[dataset.name] = {}
+        for name, part, split in parts:
+            try:
+                found[name] = split_report(part, split, ruler, lengths, **options)
+            except (MissingFileError, EmptySplitError) as error:
+                if splits is not None:
+                    raise
+                found[name] = {"missing": str(error)}
+                missing = error
+        if all("missing" in each for each in found.values()):
+            raise missing
+    return {"vocabulary_size": _size(vocabulary), "lengths": dict(lengths or {}), "sets": sets}
+
+
+def _size(vocabulary: Any) -> int:
+    if vocabulary == "bytes":
+        return 384  # ByT5's: 256 bytes, three special ids and 125 sentinels
+    if not isinstance(vocabulary, str):
+        return vocabulary.vocab_size
+    try:
+        import sentencepiece
+
+        return sentencepiece.SentencePieceProcessor(model_file=vocabulary).get_piece_size()
+    except OSError:  # no file, but a name
+        from distill.tasks import vocabularies
+
+        return vocabularies.load(vocabulary).vocab_size
+
+
+def _there(result: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
+    """Set, split and what was found, of the splits whose files are there."""
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            if "missing" not in found:
+                yield name, split, found
+
+
+def _percent(share: Mapping[str, Any] | None) -> str:
+    if share is None:
+        return "–"
+    return f"{share['share']:.2%} ({share['share_low']:.1%}–{share['share_high']:.1%})"
+
+
+_COUNTS = {
+    "rows": "rows",
+    "rejected": "rejected",
+    "gold label": "with_label",
+    "rationale": "with_rationale",
+    "parsed": "parsed",
+    "failed": "failed",
+    "undecided": "undecided",
+}
+
+
+def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
+    table = rich.table.Table(title="Rows, and how often the teacher agrees with gold (95 % interval)")
+    for name in ("set", "split"):
+        table.add_column(name)
+    for name in (*_COUNTS, "agreement, strict", "agreement, improved"):
+        table.add_column(name, justify="right")
+    for name, split, found in _there(result):
+        counts = [f"{found[key]:,}" for key in _COUNTS.values()]
+        agreement = found["agreement"]
+        table.add_row(name, split, *counts, _percent(agreement["strict"]), _percent(agreement["improved"]))
+    return table
+
+
+def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
+    size = result["vocabulary_size"]
+    table = rich.table.Table(title=f"Lengths in tokens, EOS included (vocabulary of {size:,})")
+    for name in ("set", "split", "sequence"):
+        table.add_column(name)
+    for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in PERCENTILES), "limit", "truncated"):
+        table.add_column(name, justify="right")
+    for name, split, found in _there(result):
+        for sequence, values in found["lengths"].items():
+            if values["sequences"]:
+                numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in PERCENTILES)]
+                cut = f"{values['truncated']:.2%}" if "truncated" in values else "–"
+                table.add_row(name, split, sequence.replace("_", " "), *numbers, str(values.get("limit", "–")), cut)
+    return table
+
+
+def render(result: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
+    """Prints a report as tables; with details, also rows with a problem and rows that the two modes parse differently.
+
+    Args:
+      result: the result of :func:`report`.
+      console: the output; None prints to standard output.
+    """
+    console = console or rich.console.Console()
+    console.print(_rows_table(result))
+    console.print(_lengths_table(result))
+    write = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    for name, of_set in result["sets"].items():
+        for split, found in of_set.items():
+            if "missing" in found:
+                write(f"\n{name} {split}: left out: {found['missing']}")
+    for name, split, found in _there(result):
+        for title, counts in (
+            ("problems", found["problems"]),
+            ("strict and improved differ", found["differences"]),
+        ):
+            if counts:
+                console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
+            for reason, number in counts.items():
+                write(f"  {number:6,}  {reason}")
+        for problem in found.get("failures", ()):
+            write(f"  {problem['file']}:{problem['line']}  {problem['reason']} — {problem['text']!r}")
+        for row in found.get("differing_rows", ()):
+            labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
+            write(f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}")

@@ -1,0 +1,53 @@
+"""What `distill demo` runs besides a sweep: a vocabulary, the pretraining that all students share, and the last line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.experiments.report import Cell
+from distill.experiments.sweep import SEED, Run, Sweep
+from distill.tasks import demo_world
+from distill.tools import vocabulary
+
+TITLE = "Answers with and without the teacher's reasons"
+XLABEL = "training questions"
+SIZE = "TRAIN_ROWS"
+INTRODUCTION = """\
+First one short pretraining that every student below starts from, as T5's students start from T5: half of the world's
+nouns and what belongs together. Then the two methods, on questions about the other half."""
+
+
+def write_vocabulary(directory: Path) -> Path:
+    """Trains the demo's word vocabulary into ``directory`` unless it is there; returns its path."""
+    path = directory / "vocabulary.model"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        texts = list(demo_world.vocabulary_texts())
+        model = vocabulary.train(texts, demo_world.VOCABULARY_SIZE, model_type="word", exact_size=False)
+        part = path.with_suffix(".part")
+        part.write_bytes(model)
+        part.rename(path)
+    return path
+
+
+def pretraining_run(directory: Path, bindings: Sequence[str]) -> Run:
+    """The run that the others start from."""
+    where = directory / "pretraining"
+    given = (*bindings, f"MODEL_DIR = {str(where)!r}")
+    return Run(where.name, {}, ("gin/recipes/demo_pretraining.gin",), given, where)
+
+
+def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:
+    """The demo's outcome in one line of JSON: ``task``, ``seeds``, and per method and size accuracy, steps and seconds."""
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in found:
+        others = " ".join(value for axis, value in cell.values.items() if axis != SIZE)
+        methods.setdefault(others, {})[cell.values[SIZE]] = {
+            "accuracy": round(cell.mean, 4),
+            "accuracies": [round(score, 4) for score in cell.scores],
+            "steps": cell.steps[0],
+            "seconds": round(sum(cell.seconds), 1),
+        }
+    seeds = [int(choice.name) for choice in sweep.axes.get(SEED, ())]
+    return json.dumps({"task": demo_world.NAME, "seeds": seeds, "methods": methods})

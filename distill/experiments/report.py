@@ -1,0 +1,215 @@
+"""What came out of a sweep: a CSV of runs, a table with mean and interval over seeds, and a plot."""
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from distill.experiments.sweep import SEED, Run, Sweep
+from distill.experiments.sweep import failures as sweep_failures
+from distill.training import reporting
+from distill.training.curves import COLOURS
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Runs that differ only in their seed.
+
+    Attributes:
+      values: axis → choice, without the seed.
+      scores: the metric of each seed.
+      steps: updates of each run.
+      seconds: training seconds of each run.
+    """
+
+    values: dict[str, str]
+    scores: tuple[float, ...]
+    steps: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.scores))
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over seeds; nan for one seed."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval of the mean over seeds (Student's t); nan for one seed."""
+        n = len(self.scores)
+        return float(stats.t.ppf(0.975, n - 1)) * self.deviation / math.sqrt(n) if n > 1 else math.nan
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+    """The finished runs, gathered over seeds, in the grid's order."""
+    gathered: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
+    for run in sweep.runs():
+        if run.done:
+            key = tuple((axis, value) for axis, value in run.values.items() if axis != SEED)
+            gathered.setdefault(key, []).append((run, reporting.read_result(epath.Path(run.directory))))
+    out = []
+    for key, results in gathered.items():
+        for run, result in results:
+            if sweep.metric not in result["test"]:
+                raise ValueError(
+                    f"{run.directory} has no test metric {sweep.metric!r}; it has {sorted(result['test'])}"
+                )
+        out.append(
+            Cell(
+                dict(key),
+                tuple(result["test"][sweep.metric] for _, result in results),
+                tuple(result["step"] for _, result in results),
+                tuple(result["seconds"] for _, result in results),
+            )
+        )
+    return out
+
+
+def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
+    """One line a finished run: its choices, steps, seconds, validation and all test metrics.
+
+    A run that failed has its choices and the error alone.
+    """
+    done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
+    metrics = sorted({name for _, result in done for name in result["test"]})
+    axes = sorted(sweep.axes, key=lambda name: name == SEED)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"]
+        )
+        for run, result in done:
+            writer.writerow(
+                [run.values[axis] for axis in axes]
+                + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
+                + [result["test"].get(name, "") for name in metrics]
+                + [""]
+            )
+        for run in sweep.runs():
+            if run.name in failures:
+                choices = [run.values[axis] for axis in axes]
+                writer.writerow([*choices, *[""] * (4 + len(metrics)), failures[run.name]])
+
+
+def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
+    """Mean and spread over seeds, a row a cell; with a column of failed seeds where there are any."""
+    axes = [axis for axis in sweep.axes if axis != SEED]
+    out = Table(title=f"test {sweep.metric}, mean over seeds ± half of its 95 % interval")
+    for axis in axes:
+        out.add_column(axis)
+    for heading in (sweep.metric, "std", "seeds", "steps", "s/run"):
+        out.add_column(heading, justify="right")
+    failed: dict[tuple[str, ...], int] = {}
+    for run in sweep.runs():
+        if run.name in failures:
+            key = tuple(run.values[axis] for axis in axes)
+            failed[key] = failed.get(key, 0) + 1
+    if failed:
+        out.add_column("failed", justify="right")
+    for cell in found:
+        spread = f" ± {cell.half_width:.3f}" if len(cell.scores) > 1 else ""
+        key = tuple(cell.values[axis] for axis in axes)
+        out.add_row(
+            *key,
+            f"{cell.mean:.3f}{spread}",
+            f"{cell.deviation:.3f}" if len(cell.scores) > 1 else "–",
+            str(len(cell.scores)),
+            f"{np.mean(cell.steps):.0f}",
+            f"{np.mean(cell.seconds):.1f}",
+            *([str(failed.pop(key, 0))] if failures else []),
+        )
+    for key, number in failed.items():
+        out.add_row(*key, "–", "–", "0", "–", "–", str(number))
+    return out
+
+
+def numeric_axis(sweep: Sweep) -> str | None:
+    """The axis to plot along: the sweep's own, or the first with numbers that is not the seed."""
+    if sweep.x is not None:
+        return sweep.x
+    return next((axis for axis in sweep.axes if axis != SEED and _numbers(sweep, axis) is not None), None)
+
+
+def _numbers(sweep: Sweep, axis: str) -> list[float] | None:
+    try:
+        return [float(choice.name) for choice in sweep.axes[axis]]
+    except ValueError:
+        return None
+
+
+def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None) -> None:
+    """Mean with interval, one line per setting of the other axes, along the numeric axis (bars where there is none)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    x = numeric_axis(sweep)
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    if x is None:
+        names = [" ".join(cell.values.values()) or "all" for cell in found]
+        errors = [0.0 if math.isnan(cell.half_width) else cell.half_width for cell in found]
+        axes.barh(names, [cell.mean for cell in found], xerr=errors, color="#4477aa")
+        axes.set_xlabel(f"test {sweep.metric}")
+    else:
+        lines: dict[str, list[tuple[float, Cell]]] = {}
+        for cell in found:
+            others = ", ".join(value for axis, value in cell.values.items() if axis != x) or sweep.metric
+            lines.setdefault(others, []).append((float(cell.values[x]), cell))
+        for number, (name, points) in enumerate(lines.items()):
+            points.sort(key=lambda point: point[0])
+            colour, marker = COLOURS[number % len(COLOURS)], "osD^vP"[number % 6]
+            xs, means = [p[0] for p in points], [p[1].mean for p in points]
+            axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
+            if all(len(p[1].scores) > 1 for p in points):
+                low = [p[1].mean - p[1].half_width for p in points]
+                high = [p[1].mean + p[1].half_width for p in points]
+                axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+            for value, cell in points:
+                axes.scatter([value] * len(cell.scores), cell.scores, color=colour, s=9, alpha=0.5, linewidths=0)
+        if len({value for points in lines.values() for value, _ in points}) > 2:
+            axes.set_xscale("log", base=2)
+        ticks = sorted({value for points in lines.values() for value, _ in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        scores = [score for cell in found for score in cell.scores]
+        room = 0.15 * (max(scores) - min(scores)) or 0.05
+        axes.set_ylim(min(scores) - room, max(scores) + room)
+        axes.set_xlabel(xlabel or x)
+        axes.set_ylabel(f"test {sweep.metric}")
+        axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        axes.set_title(title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[Cell]:
+    """Writes ``results.csv`` and ``results.png`` into the sweep's folder and prints the table."""
+    found, failures = cells(sweep), sweep_failures(sweep)
+    console = Console()
+    if found or failures:
+        write_csv(sweep, sweep.directory / "results.csv", failures)
+    if not found:
+        console.print("no run of this sweep is finished")
+        if failures:
+            console.print(table(sweep, found, failures))
+        return found
+    plot(sweep, found, sweep.directory / "results.png", title, xlabel)
+    console.print(table(sweep, found, failures))
+    console.print(f"{sweep.directory / 'results.csv'}  {sweep.directory / 'results.png'}", highlight=False)
+    return found

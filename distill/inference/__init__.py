@@ -1,0 +1,1 @@
+"""Using a student: decode, evaluate, answer, export."""

@@ -1,0 +1,164 @@
+"""Decoding lists of inputs in batches of like length. Imports neither TensorFlow nor SeqIO: serving uses it alone."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from distill import validation
+from distill.data.trimming import EOS_ID, cut
+from distill.model import decoding
+from distill.model.network import T5Config
+from distill.model.parameters import param_logical_axes
+from distill.sharding import partitioning
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """How answers are decoded.
+
+    Attributes:
+      max_decode_len: most target tokens, EOS included.
+      max_input_len: longest input; longer ones are cut (and counted).
+      batch_size: rows decoded together (global).
+      method: ``greedy``, ``sample`` or ``beam``.
+      temperature, top_k: of ``sample``.
+      num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.model.decoding.generate`.
+      bucket: the shortest length that inputs are padded to; see :func:`bucket_lengths`.
+      seed: of ``sample``.
+      param_gather: ``layer`` gathers parameters that lie split over ``fsdp`` in each layer, for every token; ``decoder``
+        and ``step`` gather all once a batch, in the compute dtype.
+    """
+
+    max_decode_len: int = 64
+    max_input_len: int = 1024
+    batch_size: int = 64
+    method: str = "greedy"
+    temperature: float = 1.0
+    top_k: int = 0
+    num_beams: int = 4
+    length_penalty: float = 0.6
+    beam_rule: str = "huggingface"
+    bucket: int = 32
+    seed: int = 0
+    param_gather: str = "layer"
+
+    def __post_init__(self):
+        validation.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
+        validation.check("DecodeConfig.method", self.method, decoding.METHODS)
+        validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
+        for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One decoded sequence: int32 ids without EOS and padding, and the sum of its tokens' log-probabilities (nats)."""
+
+    tokens: np.ndarray
+    log_prob: float
+
+
+def bucket_lengths(shortest: int, longest: int) -> list[int]:
+    """Window lengths to choose from: ``shortest`` and its doubles, half-way between two of them, and ``longest``.
+
+    That is at most twice as many programs as doubles alone, and beyond ``shortest`` a row gets at most half of its own
+    length in padding.
+    """
+    lengths = {longest}
+    length = shortest
+    while length < longest:
+        lengths.update(one for one in (length, length + length // 2) if one < longest)
+        length *= 2
+    return sorted(lengths)
+
+
+class Decoder:
+    """Decodes lists of inputs in batches of like length; compiles once a length.
+
+    Args:
+      model: the student.
+      mesh: rows lie over its ``data`` and ``fsdp`` axes.
+      config: how to decode.
+    """
+
+    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
+        self.model, self.config, self.mesh = model, config, mesh
+        shards = partitioning.batch_shards(mesh)
+        self._rows = math.ceil(config.batch_size / shards) * shards
+        self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
+
+        def run(params, tokens, rng, prompt):
+            if config.param_gather != "layer":
+                params = partitioning.whole_copies(params, param_logical_axes(model), model.dtype)
+            return decoding.generate(
+                model,
+                params,
+                tokens,
+                max_decode_len=config.max_decode_len,
+                method=config.method,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                num_beams=config.num_beams,
+                length_penalty=config.length_penalty,
+                beam_rule=config.beam_rule,
+                rng=rng,
+                prompt=prompt,
+            )
+
+        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
+
+    def __call__(self, params: Any, inputs: Sequence[np.ndarray], prompt: Sequence[int] = ()) -> list[Prediction]:
+        """Decodes ``inputs`` and returns predictions in their order.
+
+        Args:
+          params: the student's.
+          inputs: int32 ids with EOS.
+          prompt: token ids that every target begins with, see :func:`distill.model.decoding.generate`.
+        """
+        out: list[Prediction | None] = [None] * len(inputs)
+        for indices, tokens in self._batches(inputs):
+            rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
+            placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
+            decoded = jax.device_get(self._run(params, placed, rng, tuple(prompt)))
+            for row, index in enumerate(indices):
+                out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
+        return [prediction for prediction in out if prediction is not None]
+
+    def lower(self, params: Any, length: int) -> tuple[jax.stages.Lowered, jax.ShapeDtypeStruct]:
+        """Lowers the decoding of one batch, without a prompt, for compilation ahead of time.
+
+        Args:
+          params: shapes with shardings, as they will be given.
+          length: tokens that every input is padded to.
+
+        Returns:
+          The lowered step, and the shape of its inputs: int32 [rows, length].
+        """
+        tokens = jax.ShapeDtypeStruct((self._rows, length), np.int32, sharding=partitioning.batch_sharding(self.mesh))
+        key = jax.eval_shape(jax.random.key, self.config.seed)
+        rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
+        return self._run.lower(params, tokens, rng, ()), tokens
+
+    def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
+        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+        for start in range(0, len(order), self._rows):
+            indices = order[start : start + self._rows]
+            longest = min(len(inputs[indices[-1]]), self.config.max_input_len)
+            length = next(n for n in self._lengths if n >= longest)
+            tokens = np.zeros((self._rows, length), np.int32)
+            for row, index in enumerate(indices):
+                short = cut(np.asarray(inputs[index], np.int32), self.config.max_input_len)
+                tokens[row, : len(short)] = short
+            yield indices, tokens
+
+
+def _prediction(tokens: np.ndarray, log_prob: float) -> Prediction:
+    ends = np.flatnonzero(tokens == EOS_ID)
+    tokens = tokens[: ends[0]] if len(ends) else tokens
+    return Prediction(np.array(tokens[tokens != 0]), log_prob)

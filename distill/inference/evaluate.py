@@ -1,0 +1,212 @@
+"""Decoding a SeqIO task's split and scoring it with the task's own metrics."""
+
+import dataclasses
+import difflib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import seqio
+from etils import epath
+from flax import linen as nn
+
+from distill.checkpoints.manager import restore_student
+from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
+from distill.model.network import T5Config
+from distill.sharding import partitioning
+from distill.tasks import registration
+
+__all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome on one split.
+
+    Attributes:
+      metrics: the task's metrics by name.
+      rows: one JSON-ready dict an example: ``input``, ``prediction``, ``target`` texts, ``score`` and the task's own keys.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+
+    def write(self, path: epath.PathLike) -> None:
+        """Writes the rows as JSON lines."""
+        path = epath.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+
+class Evaluator:
+    """A SeqIO task's split, read once, to be scored again and again.
+
+    Args:
+      task_name: a registered task with metrics.
+      split: SeqIO split.
+      decoder: a :class:`Decoder`, or whatever else turns parameters, inputs and a prompt into predictions.
+      max_examples: score only the first that many (None: all).
+    """
+
+    def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
+        self.task = registration.get(task_name)
+        self.split, self._decode = split, decoder
+        if not isinstance(self.task, seqio.Task) or not self.task.metric_fns:
+            raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
+        if registration.shares_input(task_name):
+            alone = f"'{task_name}_label' or '{task_name}_rationale'"
+            raise ValueError(f"{task_name!r} has two targets an input and cannot be evaluated; take {alone}")
+        if split not in self.task.splits:
+            raise ValueError(
+                f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
+                "(a training run without a test split wants TEST_SPLIT=None)"
+            )
+        dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
+        if max_examples is not None:
+            dataset = dataset.take(max_examples)
+        self._examples = [example for example in dataset.as_numpy_iterator() if len(example["inputs"])]
+        if not self._examples:
+            raise ValueError(f"task {task_name!r} has no example in split {split!r}")
+        self._vocabulary = self.task.output_features["targets"].vocabulary
+        self._prompt = registration.prompt(task_name)
+        self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def check_metric(self, name: str) -> None:
+        """Raises ValueError, naming those that there are, if the task has no metric ``name``; decodes nothing."""
+        two = list(zip(self._targets, self._examples))[:2]
+        answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
+        names = sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {names}{hint}")
+
+    def check_lengths(self, max_decode_len: int) -> str | None:
+        """Compares the split's targets, end token included, with what is decoded at most.
+
+        Returns:
+          None if all of them fit; else a warning with the number that does not.
+
+        Raises:
+          ValueError: none fits, so that no prediction can be right.
+        """
+        lengths = np.array([len(example["targets"]) for example in self._examples]) - len(self._prompt)
+        too_long = int((lengths > max_decode_len).sum())
+        if not too_long:
+            return None
+        remedy = f"--gin.MAX_DECODE_LEN={int(lengths.max())} fits all"
+        if too_long == len(lengths):
+            raise ValueError(
+                f"all {len(lengths)} targets of task {self.task.name!r}, split {self.split!r}, are longer than "
+                f"MAX_DECODE_LEN = {max_decode_len} (the shortest has {int(lengths.min())} tokens), so none can be "
+                f"predicted; {remedy}"
+            )
+        return (
+            f"{too_long} of {len(lengths)} targets ({too_long / len(lengths):.1%}) of task {self.task.name!r}, split "
+            f"{self.split!r}, are longer than MAX_DECODE_LEN = {max_decode_len} and cannot be predicted; {remedy}"
+        )
+
+    def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
+        if self.task.postprocess_fn is None:
+            return text
+        return self.task.postprocess_fn(text, example=example, is_target=is_target)
+
+    def __call__(self, params: Any) -> Evaluation:
+        """Decodes and scores the split with ``params``."""
+        inputs = [example["inputs"] for example in self._examples]
+        return self.score(self._decode(params, inputs, self._prompt))
+
+    def score(self, predictions: Sequence[Prediction]) -> Evaluation:
+        """Scores predictions made in the order of the split."""
+        texts = [self._vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
+        answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
+        metrics: dict[str, float] = {}
+        for fn in self.task.metric_fns:
+            metrics.update({name: float(value) for name, value in fn(self._targets, answers).items()})
+        rows = [
+            {
+                "id": _text(example["id"]) if "id" in example else str(number),
+                "input": _text(example["inputs_pretokenized"]),
+                "target": _text(example["targets_pretokenized"]),
+                "prediction": text,
+                "score": round(prediction.log_prob, 6),
+            }
+            for number, (example, text, prediction) in enumerate(zip(self._examples, texts, predictions))
+        ]
+        return Evaluation(metrics, rows)
+
+
+def evaluate(
+    model_dir: str,
+    *,
+    model: T5Config,
+    task_name: str,
+    split: str = "test",
+    decode: DecodeConfig = DecodeConfig(),
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+    max_examples: int | None = None,
+    trained_task_name: str | None = None,
+    output_dir: str | None = None,
+) -> Evaluation:
+    """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
+
+    Args:
+      model_dir: where the student was trained.
+      model: the student.
+      task_name: a registered task with metrics: ``<set>_label``, or ``<set>_rationale`` for its rationales (of a student
+        that has encoded both tasks' input in one pass: ``<set>_shared_label``, ``<set>_shared_rationale``).
+      split: SeqIO split.
+      decode: how.
+      mesh: the device mesh.
+      rules: logical axis → mesh axis.
+      max_examples: the first so many examples only; None takes all.
+      trained_task_name: what the student was trained on, where known: a task that would ask it in another way is refused.
+
+      output_dir: where the two files go; None: ``predictions`` in the model directory.
+
+    Raises:
+      FileNotFoundError, ValueError: no student there, or another one; or a task it cannot be asked.
+      OSError: predictions cannot be written.
+    """
+    if trained_task_name is not None:
+        registration.check_prompts(trained_task_name, task_name)
+    folder = epath.Path(model_dir) / "predictions" if output_dir is None else epath.Path(output_dir)
+    if jax.process_index() == 0:
+        _check_writable(folder)
+    device_mesh = mesh.build()
+    with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
+        _, params = restore_student(model_dir, model, device_mesh, rules)
+        evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
+        if warning := evaluator.check_lengths(decode.max_decode_len):
+            logging.warning("%s", warning)
+        evaluation = evaluator(params)
+    if jax.process_index() == 0:
+        part = "" if max_examples is None else f"_first_{max_examples}"
+        stem = folder / f"{task_name}_{split}{part}"
+        evaluation.write(f"{stem}.jsonl")
+        epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+    return evaluation
+
+
+def _check_writable(folder: epath.Path) -> None:
+    """Raises OSError, with what to do, before a long evaluation whose predictions could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{why}: predictions cannot be written to {folder}; --output names another folder"
+        ) from None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)

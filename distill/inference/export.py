@@ -1,0 +1,234 @@
+"""A trained student for serving: as a Hugging Face folder, for CTranslate2, or as a T5X checkpoint."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill import validation
+from distill.checkpoints import conversion
+from distill.checkpoints.conversion import Source
+from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints.huggingface import tokenizer_files
+from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill.checkpoints.weights import Weights
+from distill.inference import model_card
+from distill.inference.decoder import DecodeConfig
+from distill.inference.student import FORMS
+from distill.model.parameters import param_count
+from distill.tasks import texts
+from distill.tasks.texts import Vocabulary
+
+FORMATS = ("hf", "ct2", "t5x")
+QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
+
+
+def export(
+    model_dir: str,
+    output: str,
+    format: str = "hf",
+    *,
+    vocabulary: Vocabulary,
+    label_prefix: str = "[label] ",
+    rationale_prefix: str = "[rationale] ",
+    form: str = "label",
+    decode: DecodeConfig = DecodeConfig(),
+    dataset: str | None = None,
+    quantization: str | None = None,
+    model_type: str | None = None,
+    layout: str = "t5",
+) -> Path:
+    """Writes the parameters that validated best (else the newest), with all it takes to ask them.
+
+    Args:
+      model_dir: where the student was trained.
+      output: a new or empty folder.
+      format: ``hf`` (config, safetensors, tokenizer, generation config and a model card), ``ct2`` (CTranslate2's model with
+        the same tokenizer and card) or ``t5x`` (a native checkpoint, ``<output>/checkpoint_<step>``).
+      vocabulary: it was trained with; the exported tokenizer gives the same ids.
+      label_prefix, rationale_prefix: it was trained with; recorded in the card and in ``task_specific_params``.
+      form: ``label``; ``single`` for a student that gives rationale and label in one target (which has no prefix); or
+        ``shared_label`` for one whose targets, not inputs, begin with the prefixes.
+      decode: how labels are decoded: the defaults for ``generate``.
+      dataset: the data set's name, for the card.
+      quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
+      model_type: see :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
+      layout: of ``t5x``, see :func:`distill.checkpoints.t5x.checkpoint.write`.
+
+    Returns:
+      ``output``.
+
+    Raises:
+      FileNotFoundError: no student there.
+      ValueError: an unknown format, form or quantization, a folder that holds something, a vocabulary that is too large, or
+        a network that does not exist there.
+      ModuleNotFoundError: ``ct2`` without CTranslate2 and transformers; says what to install.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
+    validation.check("form", form, FORMS)
+    if quantization is not None and format != "ct2":
+        raise ValueError(f"quantization is ct2's; got {quantization!r} with format {format!r}")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{output} is not an empty folder; name another")
+    if conversion.kind_of(model_dir) != conversion.DISTILL:
+        raise ValueError(f"{model_dir} is no model directory of this program; `distill convert` converts others")
+    prefixes = {"single": ""} if form == "single" else {"label": label_prefix, "rationale": rationale_prefix}
+    prompted = form == "shared_label"
+    fields: dict[str, dict[str, Any]] = {name: {"prefix": prefix} for name, prefix in prefixes.items()}
+    if prompted:
+        prompts = {name: texts.prompt(vocabulary, prefix) for name, prefix in prefixes.items()}
+        fields = {name: {"prefix": "", "decoder_prompt_ids": ids} for name, ids in prompts.items()}
+    with conversion.open_source(model_dir, scan_layers=False) as source:
+        if vocabulary.vocab_size > source.config.vocab_size:
+            raise ValueError(
+                f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is "
+                f"{source.config.vocab_size}"
+            )
+        if format == "t5x":
+            read = Weights(source.checkpoint, source.config).read
+            t5x_checkpoints.write(read, source.config, output, source.checkpoint.step or 0, layout=layout)
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if format == "hf":
+            _write_hf(folder, source, vocabulary, fields, decode, model_type)
+        else:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type)
+                _write_ct2(Path(scratch), folder, source, quantization)
+        run = Path(os.fspath(model_dir))
+        if (run / model_card.CONFIG).is_file():
+            shutil.copyfile(run / model_card.CONFIG, folder / model_card.CONFIG)
+        model_card.write(
+            folder / "README.md",
+            run,
+            parameters=param_count(source.config),
+            step=source.checkpoint.step,
+            usage=_USAGE[format, prompted].format(**_usage(prefixes, fields, decode)),
+            prefixes=prefixes,
+            library="transformers" if format == "hf" else "ctranslate2",
+            dataset=dataset,
+            prompted=prompted,
+        )
+    return folder
+
+
+def _usage(
+    prefixes: Mapping[str, str], fields: Mapping[str, Mapping[str, Any]], decode: DecodeConfig
+) -> dict[str, Any]:
+    beams = decode.num_beams if decode.method == "beam" else 1
+    prefix = json.dumps(next(iter(prefixes.values())), ensure_ascii=False)
+    prompt = next(iter(fields.values())).get("decoder_prompt_ids", [])
+    return {"prefix": prefix, "prompt": prompt, "length": decode.max_decode_len, "beams": beams}
+
+
+_HF_USAGE = """
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSeq2SeqLM.from_pretrained(".")
+inputs = tokenizer({prefix} + "the question", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+"""
+
+_CT2_USAGE = """
+import ctranslate2
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+translator = ctranslate2.Translator(".")
+tokens = tokenizer.convert_ids_to_tokens(tokenizer({prefix} + "the question").input_ids)
+[answer] = translator.translate_batch([tokens], beam_size={beams}, max_decoding_length={length})
+print(tokenizer.decode(tokenizer.convert_tokens_to_ids(answer.hypotheses[0]), skip_special_tokens=True))
+"""
+
+_HF_PROMPTED = """
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSeq2SeqLM.from_pretrained(".")
+prompt = torch.tensor([[0, *{prompt}]])  # the start token, and {prefix}
+inputs = tokenizer("the question", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt)[0, prompt.shape[1] :], skip_special_tokens=True))
+"""
+
+_CT2_PROMPTED = """
+import ctranslate2
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+translator = ctranslate2.Translator(".")
+prompt = tokenizer.convert_ids_to_tokens({prompt})  # {prefix}
+tokens = tokenizer.convert_ids_to_tokens(tokenizer("the question").input_ids)
+[answer] = translator.translate_batch(
+    [tokens], target_prefix=[prompt], beam_size={beams}, max_decoding_length=len(prompt) + {length}
+)
+print(tokenizer.decode(tokenizer.convert_tokens_to_ids(answer.hypotheses[0][len(prompt) :]), skip_special_tokens=True))
+"""
+
+_USAGE = {
+    ("hf", False): _HF_USAGE,
+    ("hf", True): _HF_PROMPTED,
+    ("ct2", False): _CT2_USAGE,
+    ("ct2", True): _CT2_PROMPTED,
+}
+
+
+def _write_hf(
+    folder: Path,
+    source: Source,
+    vocabulary: Vocabulary,
+    fields: Mapping[str, Mapping[str, Any]],
+    decode: DecodeConfig,
+    model_type: str | None,
+) -> None:
+    generation: dict[str, Any] = {"max_new_tokens": decode.max_decode_len, "do_sample": decode.method == "sample"}
+    if decode.method == "beam":
+        generation |= {"num_beams": decode.num_beams, "length_penalty": decode.length_penalty}
+    elif decode.method == "sample":
+        generation |= {"temperature": decode.temperature, "top_k": decode.top_k}
+    huggingface.write(
+        Weights(source.checkpoint, source.config).read,
+        source.config,
+        folder,
+        model_type=model_type,
+        fields={"task_specific_params": fields},
+        generation=generation,
+    )
+    tokenizer_files.write(folder, vocabulary)
+
+
+def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str | None) -> None:
+    try:
+        from ctranslate2 import converters
+        from ctranslate2.specs import model_spec
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; `pip install '.[serve]'` installs what format 'ct2' needs") from error
+    if source.config.relative_bias_per_layer:
+        raise ValueError(
+            "CTranslate2 runs no network with a position bias in every layer (umT5); format 'hf' can be served"
+        )
+
+    class Converter(converters.TransformersConverter):
+        """Takes the scale of the decoder's output from the configuration.
+
+        transformers 5 calls every T5 tied, and CTranslate2 scales whatever is tied.
+        """
+
+        def _load(self):
+            spec = super()._load()
+            if not source.config.logits_via_embedding:
+                spec.decoder.scale_outputs = model_spec.OPTIONAL
+            return spec
+
+    Converter(str(hf_folder)).convert(str(folder), quantization=quantization, force=True)
+    for name in ("tokenizer_config.json", "tokenizer.json", tokenizer_files.MODEL_FILE):
+        if (hf_folder / name).exists():
+            shutil.copyfile(hf_folder / name, folder / name)

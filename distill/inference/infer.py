@@ -1,0 +1,370 @@
+"""Answers for rows of JSON: one line out for every line in, in order, and restartable."""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from etils import epath
+from flax import linen as nn
+
+from distill import locking, validation
+from distill.checkpoints.manager import BEST, LATEST, restore_student
+from distill.inference import answers
+from distill.inference import student as students
+from distill.inference.decoder import DecodeConfig, Decoder, Prediction
+from distill.inference.student import FORMS, Student
+from distill.model.parameters import param_count
+from distill.sharding import partitioning
+from distill.tasks import jsonl, sources, texts
+from distill.tasks.plain_vocabularies import Plain
+from distill.tasks.records import RowError, SourceError
+
+RATIONALE_TOKENS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class InferReport:
+    """What was done.
+
+    Attributes:
+      answered: rows answered now.
+      found: lines that the output held already.
+      failed: rows that could not be answered now.
+      reasons: why rows could not be answered, counted, those found included.
+      cut: inputs that were longer than ``max_input_len`` and were cut, now.
+    """
+
+    answered: int
+    found: int
+    failed: int
+    reasons: Mapping[str, int]
+    cut: int = 0
+
+
+class Progress(Protocol):
+    """Is told how far the rows are."""
+
+    def note(self, text: str) -> None:
+        """A line to print."""
+        ...
+
+    def rows(self, done: int, failed: int) -> None:
+        """How many rows are done, and how many of them could not be answered."""
+        ...
+
+
+class Silent:
+    """Prints nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def rows(self, done: int, failed: int) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A row as it was read: its line, its own id if it has one that can be written, and its input or what is wrong."""
+
+    line: int
+    id: Any = None
+    text: str = ""
+    error: str | None = None
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        return [self.line, self.id, self.text, self.error]
+
+
+def infer(
+    input_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    model_dir: str | os.PathLike[str],
+    student: Student | None = None,
+    input_field: str | None = None,
+    rationale: bool = False,
+    rationale_decode: DecodeConfig | None = None,
+    rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+    chunk: int = 1024,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> InferReport:
+    """Answers every row of ``input_path`` into ``output_path``.
+
+    Args:
+      input_path: JSON lines or one array of objects, see :func:`distill.tasks.sources.read_rows`.
+      output_path: JSON lines: ``line`` (from 1; of an array: the element), the row's own ``id`` if it has one, ``label``,
+        ``score`` (the answer's log-probability, nats), with ``rationale=True`` also ``rationale``. A row that cannot be
+        answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept.
+      model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
+      student: what is used instead of ``student.json``.
+      input_field: which field holds the input, or a template as in :class:`distill.tasks.jsonl.JsonLines`; None: the
+        field that the student was trained with.
+      rationale: generate the rationale, too. The label does not depend on it.
+      rationale_decode: how rationales are decoded; None: as labels, up to 256 tokens.
+      rules: see :mod:`distill.sharding.partitioning`.
+      chunk: rows answered before they are written.
+      overwrite: answer all rows again, whatever the output holds.
+      progress: is told how far it is.
+
+    Raises:
+      FileNotFoundError: no input file, or no student.
+      distill.locking.Locked: another process writes this output.
+      ValueError: a student that gives no labels, an output that holds answers of another run or input or that another
+        program wrote, or damaged files.
+    """
+    progress = progress or Silent()
+    student = students.read(model_dir) if student is None else student
+    vocabulary = students.read_vocabulary(model_dir, student)
+    validation.check("form", student.form, FORMS)
+    _check_size(vocabulary.vocab_size, student)
+    field = student.input_field if input_field is None else input_field
+    rationale_decode = rationale_decode or dataclasses.replace(student.decode, max_decode_len=RATIONALE_TOKENS)
+    lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
+    with lock as held:
+        job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk)
+        return _answer(job, Path(input_path), output_path, model_dir, overwrite, progress, held)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What is asked of whom, and how."""
+
+    student: Student
+    vocabulary: Plain
+    field: str
+    rationale: bool
+    rationale_decode: DecodeConfig
+    rules: partitioning.Rules
+    chunk: int
+
+
+def _answer(
+    job: _Job,
+    input_path: Path,
+    output_path: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str],
+    overwrite: bool,
+    progress: Progress,
+    lock: locking.Lock,
+) -> InferReport:
+    """:func:`infer` while the output is locked."""
+    student, vocabulary, field, rationale = job.student, job.vocabulary, job.field, job.rationale
+    single, shared = student.form == "single", student.form == "shared_label"
+    rationale_decode, rules, chunk = job.rationale_decode, job.rules, job.chunk
+    rows = _read(input_path, field)
+    first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
+    out = answers.Answers(
+        output_path, _settings(model_dir, student, field, rationale, rationale_decode), overwrite=overwrite
+    )
+    rows = itertools.chain(first, rows)
+    digest, skipped = answers.Record({}).digest, 0
+    for row in itertools.islice(rows, out.found.rows):
+        digest, skipped = answers.chained(digest, [row.fingerprint]), skipped + 1
+    if skipped < out.found.rows:
+        raise out.too_few_inputs(skipped)
+    out.check_inputs(digest)
+    if out.found.rows:
+        first = list(itertools.islice(rows, 1))
+        rows = itertools.chain(first, rows)
+    if not first:
+        return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
+
+    device_mesh = mesh_here(student.mesh, progress).build()
+    cut = 0
+    with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
+        step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
+        progress.note(
+            f"{os.fspath(model_dir)}: step {step}, {param_count(student.model):,} parameters, on {device_mesh.size} "
+            f"{jax.default_backend()} device(s); the input is field {field!r}"
+            + (f"; {skipped:,} rows were answered before" if skipped else "")
+        )
+        answer = Decoder(student.model, device_mesh, student.decode)
+        explain = Decoder(student.model, device_mesh, rationale_decode) if rationale and not single else None
+
+        def decoded(decoder: Decoder, prefix: str, ids: Sequence[Sequence[int]]) -> list[Prediction]:
+            prompt = texts.prompt(vocabulary, prefix) if shared else ()
+            return decoder(params, [np.array(i, np.int32) for i in ids], prompt)
+
+        def encoded(prefix: str, part: Sequence[_Row]) -> list[list[int]]:
+            before = "" if shared else prefix
+            return [texts.encode(vocabulary, before + row.text, student.separator) for row in part]
+
+        # A first small chunk, so that the first answers are there soon.
+        for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
+            readable = [row for row in part if row.error is None]
+            ids = encoded("" if single else student.label_prefix, readable)
+            cut += sum(len(one) > student.decode.max_input_len for one in ids)
+            predictions = iter(decoded(answer, student.label_prefix, ids)) if ids else iter(())
+            reasons: Iterator[Prediction] = iter(())
+            if explain and readable:
+                prefix = student.rationale_prefix
+                reasons = iter(decoded(explain, prefix, encoded(prefix, readable)))
+            lines, failures = [], []
+            for row in part:
+                values: dict[str, Any] = {"line": row.line}
+                if row.id is not None:
+                    values["id"] = row.id
+                error = row.error
+                if error is None:
+                    prediction = next(predictions)
+                    text = vocabulary.decode([int(t) for t in prediction.tokens])
+                    why = vocabulary.decode([int(t) for t in next(reasons).tokens]) if explain else text
+                    if math.isfinite(prediction.log_prob):
+                        values["label"] = texts.answer_of(text) if single else text
+                        values["score"] = round(prediction.log_prob, 6)
+                        if rationale:
+                            values["rationale"] = why
+                    else:
+                        error = f"the answer's score is {prediction.log_prob}; the student's parameters are not finite"
+                if error is not None:
+                    values["error"] = error
+                    failures.append(reason_of(error))
+                lines.append(answers.line(values))
+            lock.check()
+            out.write(lines, [row.fingerprint for row in part], failures)
+            progress.rows(out.record.rows, out.record.failed)
+    return InferReport(
+        out.record.answered - out.found.answered,
+        out.found.rows,
+        out.record.failed - out.found.failed,
+        dict(out.record.reasons.most_common()),
+        cut,
+    )
+
+
+def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioning.MeshConfig:
+    """The run's mesh where this machine has as many devices, else rows over all devices; answers do not depend on it."""
+    devices = jax.device_count()
+    try:
+        if math.prod(config.shape(devices)) == devices or jax.process_count() > 1:
+            return config
+    except ValueError:
+        pass
+    asked = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
+    progress.note(f"trained on mesh {asked}; this machine has {devices} device(s), over which rows are split instead")
+    return partitioning.MeshConfig(-1, 1, 1)
+
+
+def reason_of(error: str) -> str:
+    """What is counted: an error without what is particular to its row."""
+    return error.partition(";")[0].strip()[:120]
+
+
+def fingerprint(model_dir: str | os.PathLike[str]) -> str:
+    """Names the parameters that a model directory answers with: step, and a hash of the small files of the checkpoint.
+
+    Orbax's small files hold the versions and hashes of the large ones, so that another training gives another fingerprint.
+    """
+    for folder in (BEST, LATEST):
+        root = epath.Path(model_dir) / folder
+        steps = sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal()) if root.exists() else []
+        if steps:
+            digest = hashlib.sha256()
+            base = Path(root / str(steps[-1]))  # of a folder in a bucket: no files, and so the step alone
+            for path in sorted(base.rglob("*")):
+                if path.is_file() and path.stat().st_size <= 2**16:
+                    digest.update(f"{path.relative_to(base)}\0".encode() + path.read_bytes())
+            return f"{folder}/{steps[-1]} {digest.hexdigest()[:16]}"
+    return "none"
+
+
+def _settings(
+    model_dir: Any, student: Student, field: str, rationale: bool, rationale_decode: DecodeConfig
+) -> dict[str, Any]:
+    """What the answers depend on. How many rows are decoded together, and on which mesh, is no part of it."""
+
+    def decode(config: DecodeConfig) -> dict[str, Any]:
+        unused = {"batch_size", "bucket", "param_gather"} if config.method != "sample" else {"param_gather"}
+        return {name: value for name, value in dataclasses.asdict(config).items() if name not in unused}
+
+    settings = {"input_field": field, "rationale": rationale, "form": student.form}
+    settings |= {"label_prefix": student.label_prefix, "student": fingerprint(model_dir)}
+    settings |= {f"decode.{name}": value for name, value in decode(student.decode).items()}
+    if rationale:
+        settings["rationale_prefix"] = student.rationale_prefix
+        settings |= {f"rationale_decode.{name}": value for name, value in decode(rationale_decode).items()}
+    return settings
+
+
+def _check_size(size: int, student: Student) -> None:
+    if size > student.model.vocab_size:
+        raise ValueError(f"the vocabulary has {size} ids, but the student's vocab_size is {student.model.vocab_size}")
+
+
+def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]:
+    """Rows in lists of ``size``, the first shorter. Rows before the place where a file turns out to be cut off count."""
+    part: list[_Row] = []
+    wanted = first
+    try:
+        for row in rows:
+            part.append(row)
+            if len(part) == wanted:
+                yield part
+                part, wanted = [], size
+    except SourceError as error:
+        if part:
+            yield part
+        raise error
+    if part:
+        yield part
+
+
+def _read(path: Path, field: str) -> Iterator[_Row]:
+    """Rows with their input text, or with what is wrong with them."""
+    for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
+        if isinstance(row, RowError):
+            yield _Row(line, error=str(row))
+            continue
+        identity = row.get("id")
+        try:
+            answers.line({"id": identity})
+        except ValueError:
+            identity, problem = None, "the row's id cannot be written: it holds half of a surrogate pair"
+            yield _Row(line, error=problem)
+            continue
+        try:
+            text = jsonl.text_of(row, field)
+            text.encode("utf-8")
+        except RowError as error:
+            yield _Row(line, identity, error=_writable(str(error)))
+        except UnicodeEncodeError:
+            yield _Row(line, identity, error=f"the text of field {field!r} holds half of a surrogate pair")
+        else:
+            yield _Row(line, identity, text)
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plural(number: int) -> str:
+    """``row`` or ``rows``."""
+    return "row" if number == 1 else "rows"
+
+
+def summary(report: InferReport, output: str) -> str:
+    """What was answered and what was not, in lines to print."""
+    total = report.found + report.answered + report.failed
+    failed = sum(report.reasons.values())
+    lines = [
+        f"{total:,} {plural(total)}: {total - failed:,} answered, {failed:,} not"
+        + (f" ({report.found:,} of all were done before)" if report.found else "")
+        + f"; written to {output}"
+    ]
+    lines += [f"  {number:,} × {reason}" for reason, number in Counter(report.reasons).most_common(10)]
+    if len(report.reasons) > 10:
+        lines.append(f"  and {len(report.reasons) - 10} more reasons")
+    if report.cut:
+        lines.append(f"  {report.cut:,} inputs were longer than the student reads (MAX_INPUT_LEN) and were cut")
+    return "\n".join(lines)

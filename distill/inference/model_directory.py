@@ -1,0 +1,109 @@
+"""What a training run writes into its directory before it starts, and what it refuses to begin again with."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill.inference import run_settings
+from distill.inference import student as students
+from distill.inference.student import Student
+
+CONFIG, RESULT = "config.gin", "result.json"
+_STEPS = ("checkpoints", "best")
+
+
+def begin(
+    directory: epath.PathLike,
+    text: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any],
+    student: Student | None,
+    vocabulary_model: bytes | None,
+    *,
+    writes: bool = True,
+) -> list[str]:
+    """Makes the directory ready for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
+
+    A run that is finished keeps its configuration, and begins again only where nothing but ``TRAIN_STEPS`` was raised (its
+    ``result.json`` is then kept under another name). One that has trained goes on if the student does not depend on what
+    was changed. One that has not trained yet takes any configuration.
+
+    Args:
+      directory: the model directory.
+      text: the resolved configuration.
+      before: the bindings of ``config.gin``, None where there is none.
+      after: the bindings of ``text``.
+      student: for ``student.json``; None writes none.
+      vocabulary_model: the contents of ``vocabulary.model``; None for bytes.
+      writes: whether this process writes; all processes of a run check.
+
+    Returns:
+      What is to be said to the user, a line each.
+
+    Raises:
+      ValueError: another configuration for a run that has trained; every difference is listed.
+    """
+    root = epath.Path(directory)
+    finished = (root / RESULT).exists()
+    trained = finished or any(_has_steps(root / folder) for folder in _STEPS)
+    said: list[str] = []
+    changed = run_settings.differences(before, after) if before is not None else []
+    if trained and before is not None:
+        changed = [*changed, *_other_vocabulary(root, student, vocabulary_model)]
+        blocking = [one for one in changed if one.student and not _may_change(one, finished)]
+        if blocking:
+            listed = "\n  ".join(map(str, blocking))
+            raise ValueError(
+                f"{directory} holds a {'finished' if finished else 'started'} run with other settings:\n  {listed}\n"
+                "give the settings of the run to go on with it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
+                f"the new ones (INITIAL_CHECKPOINT_PATH={directory} starts from its parameters)"
+            )
+    goes_on = finished and any(one.raises_steps for one in changed)
+    if finished and not goes_on:
+        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to go on)")
+    if goes_on:
+        steps = next(one for one in changed if one.raises_steps)
+        said.append(f"going on with a finished run: {steps}")
+    elif trained and changed and not finished:
+        said.append(
+            "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))
+        )
+    if writes:
+        root.mkdir(parents=True, exist_ok=True)
+        if goes_on:
+            kept = root / f"result.before-{steps.after}-steps.json"
+            (root / RESULT).replace(kept)
+            said.append(f"the earlier result is kept as {kept.name}")
+        if before is None or (changed and (not finished or goes_on)):
+            part = root / f"{CONFIG}.part"
+            part.write_text(text)
+            part.replace(root / CONFIG)
+        if student is not None and (not finished or goes_on or not (root / students.FILE).exists()):
+            students.write(root, student, vocabulary_model)
+        elif student is None:
+            logging.warning(
+                "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
+            )
+    return said
+
+
+def _may_change(one: run_settings.Difference, finished: bool) -> bool:
+    """Fewer steps than before are no other student while the run is not finished."""
+    return one.raises_steps or (one.name in run_settings.STEPS and not finished)
+
+
+def _has_steps(folder: epath.Path) -> bool:
+    return folder.exists() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def _other_vocabulary(root: epath.Path, student: Student | None, model: bytes | None) -> list[run_settings.Difference]:
+    """A vocabulary that encodes otherwise, whatever its path is."""
+    if student is None or not (root / students.FILE).exists():
+        return []
+    there = students.read(root)
+    mine = students.with_vocabulary(student, model)
+    old = (there.vocabulary, there.vocabulary_extra_ids, there.vocabulary_sha256[:16])
+    new = (mine.vocabulary, mine.vocabulary_extra_ids, mine.vocabulary_sha256[:16])
+    return [run_settings.Difference("the vocabulary", old, new, True)] if old != new else []

@@ -1,0 +1,80 @@
+"""What may change when a run is started again in its directory, and what may not: two configurations compared."""
+
+import dataclasses
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+STEPS = ("TRAIN_STEPS", "train.LoopConfig.train_steps")
+"""How long to train: may be raised."""
+
+# Neither the parameters nor which of them are chosen depend on these.
+_FREE_MACROS = frozenset({
+    "ATTENTION", "CACHE_DIR", "CHECKPOINT_PERIOD", "COMPILER_OPTIONS", "DATA_DIR", "EVAL_BATCH_SIZE", "LOG_PERIOD",
+    "LOSS_CHUNK_TOKENS", "MESH", "MODEL_DIR", "NUM_MICROBATCHES", "PARAM_GATHER", "REMAT_POLICY", "SEQUENCE_PARALLEL",
+    "SPLIT", "TEST_SPLIT", "VOCABULARY_PATH",
+})  # fmt: skip
+_FREE_ARGUMENTS = frozenset({
+    "cache_dir", "checkpoints", "chunk_tokens", "compiler_options", "data_dir", "log_period", "mesh", "model_dir",
+    "num_microbatches", "param_gather", "remat_policy", "sequence_parallel", "test_split",
+})  # fmt: skip
+_FREE_CONFIGURABLES = ("CheckpointConfig", "MeshConfig", "vocabularies.load.name")
+_PATHS = ("FILES", "jsonl.dataset.files")
+_ABSENT = "not set"
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One setting that two configurations have different values of.
+
+    Attributes:
+      name: a macro, or ``configurable.argument``.
+      before, after: values; None where there is none, see ``is_set``.
+      student: whether the trained student depends on it.
+    """
+
+    name: str
+    before: Any
+    after: Any
+    student: bool
+
+    def __str__(self) -> str:
+        before, after = (_ABSENT if value is None else repr(value) for value in (self.before, self.after))
+        return f"{self.name} was {before} and is now {after}"
+
+    @property
+    def raises_steps(self) -> bool:
+        """Whether it is the number of steps, made larger."""
+        numbers = isinstance(self.before, int) and isinstance(self.after, int)
+        return self.name in STEPS and numbers and self.after > self.before
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
+    """The settings that differ, those that the student depends on first.
+
+    Args:
+      before, after: bindings by name, as :func:`distill.cli.configuration.bindings_of` returns them. One that is set
+        to None
+        and one that is absent are alike: None is how every macro spells "not set".
+    """
+    found = []
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            found.append(Difference(name, old, new, _changes_the_student(name, old, new)))
+    return sorted(found, key=lambda one: not one.student)
+
+
+def _changes_the_student(name: str, old: Any, new: Any) -> bool:
+    if name in _FREE_MACROS or name.rpartition(".")[2] in _FREE_ARGUMENTS:
+        return False
+    if any(part in name for part in _FREE_CONFIGURABLES):
+        return False
+    if name in _PATHS and isinstance(old, Mapping) and isinstance(new, Mapping):
+        return _names(old) != _names(new)
+    return True
+
+
+def _names(files: Mapping[str, Any]) -> dict[str, str]:
+    """Split -> name of the file, without its folder: data may be in another place on another machine."""
+    return {split: posixpath.basename(str(path)) for split, path in files.items()}

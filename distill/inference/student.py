@@ -1,0 +1,224 @@
+"""``student.json``: what a model directory says of its student, as data. Serving and exporting read this and run nothing.
+
+It stands beside ``config.gin``, which trains the student again, and names its files relative to the directory, so that the
+directory can be moved or copied to another machine.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill import validation
+from distill.inference.decoder import DecodeConfig
+from distill.model.config import T5Config
+from distill.sharding.partitioning import MeshConfig
+from distill.tasks import plain_vocabularies
+from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
+
+FILE = "student.json"
+VOCABULARY_FILE = "vocabulary.model"
+FORMAT, VERSION = "distill-student", 1
+FORMS = ("label", "single", "shared_label")
+"""How a student can be asked for a label."""
+
+_MAX_BYTES = 2**20
+_MAX_EXTRA_IDS = 2**16
+_MAX_LAYERS = 2**10
+_MAX_INTEGER = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """Everything that asking a student takes, besides its parameters and its vocabulary's file.
+
+    Attributes:
+      model: the network.
+      vocabulary: ``bytes`` or ``sentencepiece``; the latter's model is in ``vocabulary.model`` beside ``student.json``.
+      vocabulary_extra_ids: sentinels behind the bytes, or behind the pieces of ``vocabulary.model``.
+      vocabulary_sha256: of ``vocabulary.model``; empty for ``bytes``.
+      form: one of :data:`FORMS`, or a form of the data set's tasks that holds no label.
+      label_prefix, rationale_prefix: what precedes the input, or with ``shared_label`` the target, in each task.
+      separator: text in the input that stands for EOS; None: none.
+      input_field: the field of a row that holds the input, or a template of fields.
+      dataset: the data set's name.
+      answer: how its answers are compared.
+      decode: how labels are decoded.
+      mesh: of the run.
+      trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
+    """
+
+    model: T5Config
+    vocabulary: str
+    vocabulary_extra_ids: int = 0
+    vocabulary_sha256: str = ""
+    form: str = "label"
+    label_prefix: str = "[label] "
+    rationale_prefix: str = "[rationale] "
+    separator: str | None = None
+    input_field: str = "input"
+    dataset: str = ""
+    answer: str = "text"
+    decode: DecodeConfig = DecodeConfig()
+    mesh: MeshConfig = MeshConfig()
+    trained_in: str = ""
+
+    def to_json(self) -> str:
+        """The contents of ``student.json``."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+
+def from_json(text: str | bytes, where: str = FILE) -> Student:
+    """The inverse of :meth:`Student.to_json`.
+
+    Raises:
+      ValueError: not such a file; names the key, what it holds and what was expected.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {' '.join(str(error).split())[:160]}") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise ValueError(f"{where} does not describe a student: expected an object with 'format': {FORMAT!r}")
+    if raw.get("version") != VERSION:
+        raise ValueError(
+            f"{where} is of version {raw.get('version')!r}; this program reads version {VERSION}: use the version of "
+            "distill that trained the student"
+        )
+    return built({key: value for key, value in raw.items() if key not in ("format", "version")}, where)
+
+
+def built(fields: Mapping[str, Any], where: str) -> Student:
+    """A student from JSON values.
+
+    Raises:
+      ValueError: a key is unknown, missing, of the wrong type, or out of range; names it.
+    """
+    student = _built(Student, fields, where)
+    validation.check(f"{where}: vocabulary", student.vocabulary, ("bytes", "sentencepiece"))
+    if not 0 <= student.vocabulary_extra_ids <= _MAX_EXTRA_IDS:
+        raise ValueError(
+            f"{where}: vocabulary_extra_ids must be in [0, {_MAX_EXTRA_IDS}]; got {student.vocabulary_extra_ids}"
+        )
+    layers = max(student.model.num_encoder_layers, student.model.num_decoder_layers)
+    if layers > _MAX_LAYERS:
+        raise ValueError(f"{where}: model: at most {_MAX_LAYERS} layers are expected; got {layers}")
+    return student
+
+
+def read(model_dir: str | epath.PathLike) -> Student:
+    """The student of a model directory.
+
+    Raises:
+      FileNotFoundError: there is no such directory, or no ``student.json`` in it.
+      ValueError: the file is damaged or of another version.
+    """
+    path = epath.Path(model_dir) / FILE
+    if not path.exists():
+        if not path.parent.exists():
+            raise FileNotFoundError(f"{model_dir} does not exist; expected a directory that `distill train` wrote")
+        hint = "is it a trained model's directory?"
+        if (path.parent / "config.gin").exists():
+            hint = "it was trained by an earlier version; the same `distill train` command again adds the file"
+        raise FileNotFoundError(f"{model_dir} holds no {FILE}; {hint}")
+    if path.stat().length > _MAX_BYTES:
+        raise ValueError(f"{path} holds {path.stat().length} bytes; expected at most {_MAX_BYTES}")
+    return from_json(path.read_bytes(), str(path))
+
+
+def read_vocabulary(model_dir: str | epath.PathLike, student: Student) -> Plain:
+    """The student's vocabulary, from its model directory.
+
+    Raises:
+      FileNotFoundError: its file is missing.
+      ValueError: the file is damaged, or not the one that the student was trained with.
+    """
+    if student.vocabulary == "bytes":
+        return Bytes(student.vocabulary_extra_ids)
+    path = epath.Path(model_dir) / VOCABULARY_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; the student's vocabulary belongs beside {FILE}")
+    if path.stat().length > plain_vocabularies.MAX_MODEL_BYTES:
+        raise ValueError(f"{path} is larger than {plain_vocabularies.MAX_MODEL_BYTES} bytes; it is damaged")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != student.vocabulary_sha256:
+        raise ValueError(
+            f"{path} is damaged or another file: its SHA-256 is {digest[:16]}…, the student was trained with "
+            f"{student.vocabulary_sha256[:16]}…; copy the vocabulary of the training run there"
+        )
+    return SentencePiece(data, student.vocabulary_extra_ids, str(path))
+
+
+def write(model_dir: str | epath.PathLike, student: Student, vocabulary_model: bytes | None) -> None:
+    """Writes ``student.json`` and the vocabulary's file into a model directory; existing equal files are left alone.
+
+    Args:
+      model_dir: an existing directory.
+      student: its ``vocabulary_sha256`` is computed here.
+      vocabulary_model: the contents of ``vocabulary.model``; None for bytes.
+    """
+    directory = epath.Path(model_dir)
+    if vocabulary_model is not None:
+        _replace(directory / VOCABULARY_FILE, vocabulary_model)
+    _replace(directory / FILE, with_vocabulary(student, vocabulary_model).to_json().encode())
+
+
+def with_vocabulary(student: Student, model: bytes | None) -> Student:
+    """The student with the hash of its vocabulary's file."""
+    return dataclasses.replace(student, vocabulary_sha256="" if model is None else hashlib.sha256(model).hexdigest())
+
+
+def _replace(path: epath.Path, data: bytes) -> None:
+    """Writes a file so that no reader sees a part of it."""
+    if path.exists() and path.read_bytes() == data:
+        return
+    temporary = path.parent / f"{path.name}.part"
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _built(kind: type, fields: Any, where: str) -> Any:
+    """A dataclass from JSON values whose types are checked."""
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{where}: expected an object; got {type(fields).__name__}")
+    hints = typing.get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in fields.keys() - known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        raise ValueError(f"{where}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    for name in (field.name for field in dataclasses.fields(kind) if _is_required(field)):
+        if name not in fields:
+            raise ValueError(f"{where}: {name} is missing")
+    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in fields.items()}
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _built(typing.cast(type, hint), value, where)
+    options = typing.get_args(hint) if typing.get_origin(hint) not in (None, tuple) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+                return tuple(value)
+        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
+            if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+                raise ValueError(f"{where} must be at most {_MAX_INTEGER}")
+            return value
+    expected = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+    raise ValueError(f"{where} must be {expected}; got {value!r:.80}")

@@ -1,5 +1,0 @@
-"""What is in a record set, as one HTML file to look at. Needs neither JAX nor TensorFlow."""
-
-from distill.inspect.report import InspectConfig, InspectReport, inspect
-
-__all__ = ["InspectConfig", "InspectReport", "inspect"]

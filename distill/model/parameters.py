@@ -1,0 +1,81 @@
+"""A network's parameters as a tree: initialisation, shapes, logical axes, and layers stacked for a scan or separate."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from distill.array_types import AnyArray
+from distill.model.network import ModelInputs, T5Config, Transformer
+
+Params = dict[str, Any]
+
+
+def _init_boxed(config: T5Config, rng: jax.Array) -> Params:
+    tokens = jnp.ones((1, 2), jnp.int32)
+    # Parameters do not depend on the attention kernel, and two tokens are too few for the Pallas kernel.
+    return Transformer(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
+
+
+def init_params(config: T5Config, rng: jax.Array) -> Params:
+    """Returns random float32 parameters by T5X's initialisers, as plain arrays. A pure function: the caller jits it."""
+    return nn.unbox(_init_boxed(config, rng))
+
+
+def param_shapes(config: T5Config) -> Params:
+    """Returns the parameter tree as ``jax.ShapeDtypeStruct``s; nothing is computed."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+@functools.cache
+def param_logical_axes(config: T5Config) -> Params:
+    """Returns the parameter tree with a ``PartitionSpec`` of logical axis names per leaf; nothing is computed.
+
+    Tracing a deep network takes seconds, so the result is cached per configuration: do not modify it.
+
+    Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` if scanned.
+    """
+    return nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
+
+
+def param_count(config: T5Config) -> int:
+    """Returns the number of parameters of a network; nothing is computed."""
+    return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
+
+
+def output_kernel(params: Params, config: T5Config) -> Float[AnyArray, "embed vocab"]:
+    """Returns the float32 matrix that maps the output of :meth:`Transformer.hidden` to logits."""
+    if config.logits_via_embedding:
+        return params["token_embedder"]["embedding"].T
+    return params["decoder"]["logits_dense"]["kernel"]
+
+
+def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+    """Returns the same network with ``scan_layers=False``; unscanned parameters are returned unchanged."""
+    if not config.scan_layers:
+        return params, config
+    unstacked = dict(params)
+    for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        rest = dict(params[stack])
+        stacked = rest.pop(stack)
+        for index in range(num_layers):
+            rest[f"layers_{index}"] = jax.tree.map(lambda leaf, index=index: leaf[:, index], stacked)
+        unstacked[stack] = rest
+    return unstacked, dataclasses.replace(config, scan_layers=False)
+
+
+def stack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`."""
+    if config.scan_layers:
+        return params, config
+    stacked = dict(params)
+    for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
+        rest = dict(params[stack])
+        layers = [rest.pop(f"layers_{index}") for index in range(num_layers)]
+        rest[stack] = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *layers)
+        stacked[stack] = rest
+    return stacked, dataclasses.replace(config, scan_layers=True)

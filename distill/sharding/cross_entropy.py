@@ -1,0 +1,266 @@
+"""A weighted cross-entropy computed from hidden states, in chunks and sharded, without materialising all logits."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.sharding import partitioning
+
+
+class TokenStats(NamedTuple):
+    """Per-token by-products of the loss; no gradients flow through them.
+
+    Attributes:
+      cross_entropy: [batch, length] float32, in nats, with label smoothing and without z-loss.
+      correct: [batch, length] bool, whether the target is the argmax.
+    """
+
+    cross_entropy: Float[Array, "batch length"]
+    correct: Bool[Array, "batch length"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def weighted_cross_entropy(
+    hidden: Float[Array, "batch length embed"],
+    kernel: Float[Array, "embed vocab"],
+    targets: Int[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    chunk_tokens: int = 0,
+) -> tuple[Float[Array, ""], TokenStats]:
+    """``Σ weights · (CE + z_loss · log²Z)`` from hidden states, without the [batch, length, vocab] logits.
+
+    Logits are materialised for one chunk of target positions at a time. The loss is a sum with known weights, so the
+    forward pass computes a chunk's gradients while its logits exist. The backward pass recomputes nothing and only
+    scales them (the idea of Liger kernels' fused linear cross-entropy, arXiv 2410.10989).
+
+    Args:
+      hidden: decoder output. The matmul's inputs have its dtype; accumulation is float32.
+      kernel: the output projection. Its gradient is accumulated in float32 on each device and reduced across devices in
+        the dtype of ``hidden``.
+      targets: target ids in [0, vocab).
+      weights: token weights, float32; 0 ignores a token.
+      z_loss: coefficient of ``log²Z``.
+      label_smoothing: as in :class:`distill.training.losses.TwoTaskLoss`.
+      chunk_tokens: each device materialises logits for at most this many target positions (rows × length); 0 does not
+        chunk.
+
+    Returns:
+      The loss, a float32 scalar, and :class:`TokenStats`.
+    """
+    loss, stats, _ = _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, False)
+    return loss, stats
+
+
+def _forward(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens):
+    loss, stats, gradients = _chunked(
+        hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients=True
+    )
+    return (loss, stats), gradients
+
+
+def _backward(z_loss, label_smoothing, chunk_tokens, gradients, cotangents):
+    del z_loss, label_smoothing, chunk_tokens
+    scale = cotangents[0]
+    d_hidden, d_kernel, d_weights = gradients
+    return (d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale.astype(d_kernel.dtype), None, d_weights * scale)
+
+
+weighted_cross_entropy.defvjp(_forward, _backward)
+
+
+def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
+    """The smallest number of equal cuts of ``length`` with at most ``chunk_tokens`` positions per chunk."""
+    if chunk_tokens <= 0:
+        return 1
+    for chunks in range(1, length + 1):
+        if length % chunks == 0 and batch * (length // chunks) <= chunk_tokens:
+            return chunks
+    return length
+
+
+def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
+    """Loss, stats and gradients. Each device materialises as many logits as its own rows have, chunk by chunk.
+
+    There are two ways to shard the logits. By default, a device computes the logits of its own rows with the whole
+    kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last
+    chunk, in the compute dtype. (The compiler would reduce it in float32 and, where ``embed`` is sharded, once per
+    chunk.) If the kernel is sharded over devices with different rows, and those rows are few compared with the
+    vocabulary, each device instead computes the logits of all their rows for a shard of the vocabulary. That exchanges
+    hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
+    compiler.
+    """
+    run = functools.partial(
+        _local_chunks,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        chunk_tokens=chunk_tokens,
+        with_gradients=with_gradients,
+    )
+    batch = partitioning.axes_of("batch")
+    if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
+        return run(hidden, kernel, targets, weights)
+    sizes = jax.sharding.get_abstract_mesh().shape
+    sharded = tuple(axis for axis in partitioning.axes_of("embed") if axis in batch and sizes[axis] > 1)
+    pieces = math.prod(sizes[axis] for axis in sharded)
+    tokens = hidden.shape[0] // partitioning.ways("batch") * hidden.shape[1]
+    held = tuple(axis for axis in partitioning.axes_of("vocab") if axis not in batch and sizes[axis] > 1)
+    held = held if kernel.shape[1] % math.prod(sizes[axis] for axis in held) == 0 else ()
+    over = sharded if _is_vocabulary_split(pieces, tokens, kernel.shape[1]) else ()
+    scatter = () if over or kernel.shape[0] % pieces else sharded
+    # Cast before the exchange: the kernel may be the float32 token table.
+    dtype, kernel = kernel.dtype, kernel.astype(hidden.dtype)
+
+    def local(hidden, kernel, targets, weights):
+        loss, stats, gradients = run(hidden, kernel, targets, weights, exchanged=over, held=held)
+        loss = jax.lax.psum(loss, tuple(axis for axis in batch if axis not in over))
+        if gradients is None:
+            return loss, stats, None
+        d_hidden, d_kernel, d_weights = gradients
+        if scatter:
+            d_kernel = jax.lax.psum_scatter(d_kernel, scatter, scatter_dimension=0, tiled=True)
+        d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in (*over, *scatter)))
+        return loss, stats, (d_hidden, d_kernel.astype(dtype), d_weights)
+
+    rows, columns = PartitionSpec(batch), (*over, *held) or None
+    stats_specs: Any = TokenStats(rows, rows)  # type: ignore[arg-type]
+    gradient_specs = (rows, PartitionSpec(scatter or None, columns), rows) if with_gradients else None
+    return jax.shard_map(
+        local,
+        in_specs=(rows, PartitionSpec(None, columns), rows, rows),
+        out_specs=(PartitionSpec(), stats_specs, gradient_specs),
+        check_vma=False,
+    )(hidden, kernel, targets, weights)
+
+
+def _is_vocabulary_split(pieces: int, tokens: int, vocab: int) -> bool:
+    """Whether ``pieces`` devices, with ``tokens`` target positions each, shard the vocabulary or gather the kernel.
+
+    The cost is counted in rows of ``embed`` numbers that each device sends. Sharding the vocabulary gathers hidden
+    states and reduce-scatters their gradients. Otherwise the kernel is all-gathered and its gradient is all-reduced,
+    which costs twice as much as a gather (the compiler does not turn it into a reduce-scatter).
+    """
+    model = partitioning.ways("vocab")
+    return pieces > 1 and vocab % (pieces * model) == 0 and 2 * pieces * tokens <= 3 * vocab // model
+
+
+def _local_chunks(
+    hidden,
+    kernel,
+    targets,
+    weights,
+    *,
+    z_loss,
+    label_smoothing,
+    chunk_tokens,
+    with_gradients,
+    exchanged: tuple[str, ...] = (),
+    held: tuple[str, ...] = (),
+):
+    batch, length, _ = hidden.shape
+    chunks = _number_of_chunks(batch, length, chunk_tokens)
+    one_chunk = functools.partial(
+        _one_chunk,
+        kernel=kernel,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        with_gradients=with_gradients,
+        exchanged=exchanged,
+        held=held,
+    )
+    if chunks == 1:
+        loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
+        return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights) if with_gradients else None
+
+    def cut(x):
+        return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
+
+    def join(x):
+        return jnp.moveaxis(x, 0, 1).reshape(batch, length, *x.shape[3:])
+
+    def body(carry, xs):
+        loss, d_kernel = carry
+        part, stats, d_hidden, d_kernel_part, d_weights = one_chunk(*xs)
+        d_kernel = d_kernel + d_kernel_part if with_gradients else d_kernel
+        return (loss + part, d_kernel), (stats, d_hidden, d_weights)
+
+    zero = jnp.zeros(kernel.shape if with_gradients else (), jnp.float32)
+    (loss, d_kernel), (stats, d_hidden, d_weights) = jax.lax.scan(
+        body, (jnp.float32(0.0), zero), (cut(hidden), cut(targets), cut(weights))
+    )
+    stats = jax.tree.map(join, stats)
+    if not with_gradients:
+        return loss, stats, None
+    return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
+
+
+def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, exchanged, held):
+    """The loss of one chunk, and the other values that :func:`_local_chunks` returns for it.
+
+    The vocabulary is sharded over the mesh axes ``exchanged`` and ``held``; ``kernel`` holds this device's columns. The
+    rows are sharded over ``exchanged`` too, and replicated over ``held``. The returned loss is that of all rows over
+    ``exchanged``; all other values are those of this device's rows or columns.
+    """
+    gather, own = _exchange(exchanged, hidden.shape[0])
+    hidden, targets, weights = gather(hidden), gather(targets), gather(weights)
+    over = (*exchanged, *held)
+    add = functools.partial(jax.lax.psum, axis_name=over) if over else lambda x: x
+    columns = kernel.shape[1]
+    vocab = columns * math.prod(jax.lax.axis_size(axis) for axis in over)
+    targets = targets - jax.lax.axis_index(over) * columns if over else targets
+    logits = jnp.einsum("bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    maximum = logits.max(axis=-1, keepdims=True)
+    maximum = jax.lax.stop_gradient(jax.lax.pmax(maximum, over) if over else maximum)
+    exponentials = jnp.exp(logits - maximum)
+    target_logit = jnp.take_along_axis(logits, jnp.clip(targets, 0, columns - 1)[..., None], axis=-1)
+    target_logit = jnp.where((targets >= 0) & (targets < columns), target_logit[..., 0], 0.0)
+    total, target_logit = add((exponentials.sum(axis=-1, keepdims=True), target_logit))
+    log_z = (jnp.log(total) + maximum)[..., 0]
+
+    off = label_smoothing / (vocab - 1)
+    on = 1.0 - label_smoothing
+    cross_entropy = log_z - (on - off) * target_logit
+    if label_smoothing:
+        # Subtract the minimum, so that a perfect prediction has loss 0.
+        cross_entropy = cross_entropy - off * add(logits.sum(axis=-1))
+        cross_entropy = cross_entropy + _smoothed_minimum(on, off, vocab)
+    token_loss = cross_entropy + z_loss * jnp.square(log_z) if z_loss else cross_entropy
+    loss = jnp.sum(weights * token_loss)
+    stats = TokenStats(cross_entropy=own(cross_entropy), correct=own(target_logit >= maximum[..., 0]))
+    if not with_gradients:
+        return loss, stats, None, None, None
+
+    scale = (weights * (1.0 + 2.0 * z_loss * log_z))[..., None]
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
+    wanted = jnp.where(is_target, on, off) if label_smoothing else is_target.astype(jnp.float32)
+    d_logits = exponentials * (scale / total) - weights[..., None] * wanted
+    d_logits = d_logits.astype(hidden.dtype)
+    d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
+    if held:
+        d_hidden = jax.lax.psum(d_hidden, held)
+    if exchanged:
+        d_hidden = jax.lax.psum_scatter(d_hidden, exchanged, scatter_dimension=0, tiled=True)
+    d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
+    return loss, stats, d_hidden, d_kernel, own(token_loss)
+
+
+def _exchange(axes: tuple[str, ...], rows: int) -> tuple[Callable, Callable]:
+    """Functions that all-gather an array's rows over mesh axes ``axes``, and that take this device's ``rows`` again."""
+    if not axes:
+        return (lambda x: x,) * 2
+    return (
+        lambda x: jax.lax.all_gather(x, axes, axis=0, tiled=True),
+        lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axes) * rows, rows),
+    )
+
+
+def _smoothed_minimum(on: float, off: float, vocab: int) -> float:
+    """The negative entropy of the smoothed target. Requires 0 < off < on."""
+    return on * math.log(on) + (vocab - 1) * off * math.log(off)

@@ -1,0 +1,1 @@
+"""From replies to records: labels voted on, rationales selected, provenance."""

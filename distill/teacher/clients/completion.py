@@ -1,0 +1,266 @@
+"""The OpenAI-style request body of a request, and the reply in a response body; one place for every way of sending."""
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from distill.teacher.clients.replies import (
+    END,
+    FILTERED,
+    LENGTH,
+    REFUSED,
+    THOUGHT,
+    TOOL_CALL,
+    Choice,
+    Reply,
+    Request,
+    RequestFailedError,
+    Usage,
+)
+
+Endpoint = Literal["chat", "completions"]
+ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions")
+_RAW = 2000  # characters of a broken body that are kept
+_MOST_STOPS = 4  # what the hosted API takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """In what servers of this kind differ.
+
+    Attributes:
+      endpoint: ``chat`` or ``completions``.
+      max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for hosted reasoning models.
+      send_stop: whether the server takes stop strings.
+      json_object: ask for a JSON object without a schema, where the server knows that much only.
+    """
+
+    endpoint: Endpoint = "chat"
+    max_tokens_field: str = "max_tokens"
+    send_stop: bool = True
+    json_object: bool = False
+
+
+def body(request: Request, dialect: Dialect) -> dict[str, Any]:
+    """The JSON to send for ``request``."""
+    sampling = request.sampling
+    fields: dict[str, Any] = {"model": request.model}
+    if dialect.endpoint == "chat":
+        fields["messages"] = [{"role": message.role, "content": message.content} for message in request.messages]
+    else:
+        fields["prompt"] = request.prompt
+    fields[dialect.max_tokens_field] = sampling.max_tokens
+    for name, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p), ("seed", request.seed)):
+        if value is not None:
+            fields[name] = value
+    if request.samples > 1:
+        fields["n"] = request.samples
+    if request.stop and dialect.send_stop:
+        fields["stop"] = list(request.stop[:_MOST_STOPS])
+    if request.schema is not None:
+        schema = {"name": "explained_answer", "strict": True, "schema": dict(request.schema)}
+        fields["response_format"] = (
+            {"type": "json_object"} if dialect.json_object else {"type": "json_schema", "json_schema": schema}
+        )
+    return fields | dict(request.extra)
+
+
+def printable(text: str) -> str:
+    """``text`` that can be encoded: halves of surrogate pairs become U+FFFD, and NUL goes."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "") if not text.isascii() or "\0" in text else text
+
+
+def decode(content: bytes) -> Any:
+    """The JSON in a body.
+
+    Raises:
+      RequestFailedError: ``not UTF-8`` or ``broken JSON``.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raw = content[:_RAW].decode("utf-8", "backslashreplace")
+        raise RequestFailedError("not UTF-8", str(error), raw, perhaps_paid=True) from None
+    except (ValueError, RecursionError) as error:
+        raw = content[:_RAW].decode("utf-8", "replace")
+        raise RequestFailedError("broken JSON", str(error), raw, perhaps_paid=True) from None
+
+
+def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seconds: float = 0.0) -> Reply:
+    """The reply in a decoded response body.
+
+    Args:
+      value: the JSON of a chat completion or a completion.
+      key: the request's key.
+      model: the model that was asked.
+      samples: how many texts were asked for; None: take all there are.
+      seconds: how long it took.
+
+    Raises:
+      RequestFailedError: ``wrong schema``; ``server error`` where the body reports one with a status of success.
+    """
+    usage = _usage(value.get("usage")) if isinstance(value, Mapping) else None
+
+    def wrong(what: str, reason: str = "wrong schema") -> RequestFailedError:
+        return RequestFailedError(reason, what, json.dumps(value)[:_RAW], perhaps_paid=True, usage=usage)
+
+    if not isinstance(value, Mapping):
+        raise wrong(f"expected a JSON object; got {type(value).__name__}")
+    choices = value.get("choices")
+    if not choices and value.get("error"):
+        raise wrong(error_words(value), "server error")
+    if not isinstance(choices, list) or not choices:
+        raise wrong(f"expected a list of choices; got {str(choices)[:80]!r}")
+    if samples is not None and len(choices) < samples:
+        raise wrong(f"asked for {samples} choices; got {len(choices)}")
+    texts = []
+    for choice in choices[:samples]:
+        try:
+            texts.append(_choice(choice))
+        except _ChoiceError as error:
+            raise wrong(str(error), "server error") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise wrong(f"a choice without text ({error})") from None
+    answered_by = value.get("model")
+    return Reply(
+        key=key,
+        choices=tuple(texts),
+        model=printable(answered_by) if isinstance(answered_by, str) else model,
+        usage=usage,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+    )
+
+
+def error_words(value: Any) -> str:
+    """The server's words in the JSON of an error: of OpenAI's form, or as other servers write it."""
+    if isinstance(value, list) and value:  # Gemini
+        value = value[0]
+    error = value.get("error", value) if isinstance(value, Mapping) else value
+    if isinstance(error, Mapping):
+        words = error.get("message") or error.get("detail") or error.get("code")
+        return printable(words if isinstance(words, str) else json.dumps(error)[:500])
+    return printable(str(error))
+
+
+class _ChoiceError(Exception):
+    """A choice that carries an error of the server in place of a reply."""
+
+
+# Other names for the ends that matter here; any other name stays as it is.
+_FINISHES: Mapping[str, str] = {
+    "stop": END,
+    "eos": END,
+    "eos_token": END,
+    "end_turn": END,
+    "stop_sequence": END,
+    "length": LENGTH,
+    "max_tokens": LENGTH,
+    "max_output_tokens": LENGTH,
+    "model_length": LENGTH,
+    "model_context_window_exceeded": LENGTH,
+    "content_filter": FILTERED,
+    "content_filtered": FILTERED,
+    "safety": FILTERED,
+    "recitation": FILTERED,
+    "prohibited_content": FILTERED,
+    "blocklist": FILTERED,
+    "spii": FILTERED,
+    "refusal": REFUSED,
+}
+
+
+def finish_of(value: Any) -> str:
+    """Why a reply ended, in one vocabulary for all servers; END where they do not say.
+
+    >>> finish_of("MAX_TOKENS"), finish_of("eos_token"), finish_of(None)
+    ('length', 'stop', 'stop')
+    """
+    if not value:
+        return END
+    return _FINISHES.get(str(value).lower(), printable(str(value)))
+
+
+def _choice(choice: Mapping[str, Any]) -> Choice:
+    finish = finish_of(choice.get("finish_reason"))
+    message = choice.get("message")
+    if message is None and "text" in choice:  # the completions endpoint
+        message = {"content": choice["text"]}
+    if not isinstance(message, Mapping):
+        raise ValueError(f"expected a message; got {type(message).__name__}")
+    if finish == "error" or (choice.get("error") and not message.get("content")):
+        raise _ChoiceError(error_words(choice) if choice.get("error") else "the reply ended with an error")
+    text, thoughts, refusal = _parts(message.get("content"))
+    refused = message.get("refusal")
+    if isinstance(refused, str) and refused.strip() and not text.strip():
+        refusal = refused
+    if refusal and not text.strip():
+        return Choice(printable(refusal), REFUSED)
+    note = ""
+    if not text.strip():
+        thoughts = thoughts or next(filter(None, (_parts(message.get(name))[0] for name in _THOUGHT_FIELDS)), "")
+        note = _tool_call(message) or (THOUGHT + thoughts[:_RAW] if thoughts.strip() else "")
+    return Choice(printable(text), finish, printable(note))
+
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_TEXT_PARTS = ("text", "output_text", None)
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking", "summary_text")
+
+
+def _parts(content: Any) -> tuple[str, str, str]:
+    """Text, thoughts and refusal in a message's content: a text, null, or a list of typed parts.
+
+    Raises:
+      ValueError: something else.
+    """
+    if content is None:
+        return "", "", ""
+    if isinstance(content, str):
+        return content, "", ""
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        raise ValueError(f"expected a string or a list of parts; got {type(content).__name__}")
+    text, thoughts, refusal = [], [], []
+    for part in content:
+        if isinstance(part, str):
+            text.append(part)
+            continue
+        if not isinstance(part, Mapping):
+            raise ValueError(f"expected a part of a message; got {type(part).__name__}")
+        kind = part.get("type")
+        if kind in _TEXT_PARTS and not part.get("thought"):
+            if isinstance(part.get("text"), str):
+                text.append(part["text"])
+        elif kind in _THOUGHT_PARTS or part.get("thought"):
+            thoughts.append("".join(str(value) for name, value in part.items() if name not in ("type", "signature")))
+        elif kind == "refusal":
+            refusal.append(str(part.get("refusal", "")))
+    return "".join(text), "".join(thoughts), "".join(refusal)
+
+
+def _tool_call(message: Mapping[str, Any]) -> str:
+    """The first tool call of a message, for the failures file, or ""."""
+    calls = message.get("tool_calls") or ([{"function": call}] if (call := message.get("function_call")) else [])
+    if not isinstance(calls, list) or not calls or not isinstance(calls[0], Mapping):
+        return ""
+    function = calls[0].get("function")
+    function = function if isinstance(function, Mapping) else {}
+    return f"{TOOL_CALL}{function.get('name', '?')}({str(function.get('arguments', ''))[:_RAW]})"
+
+
+def _usage(value: Any) -> Usage | None:
+    """Tokens read and written, under OpenAI's names or Anthropic's."""
+    if not isinstance(value, Mapping):
+        return None
+    read = value.get("prompt_tokens", value.get("input_tokens"))
+    written = value.get("completion_tokens", value.get("output_tokens"))
+    if isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0:
+        total = value.get("total_tokens")
+        if isinstance(total, int) and total > read + written:
+            written = total - read  # Gemini leaves the thoughts out of completion_tokens; they are charged as output
+        return Usage(read, written)
+    return None

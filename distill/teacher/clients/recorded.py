@@ -1,0 +1,157 @@
+"""A teacher that only repeats what was said before: for replaying a job, and for tests."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from distill.tasks import sources
+from distill.tasks.records import RowError, SourceError
+from distill.teacher.clients.completion import finish_of, printable
+from distill.teacher.clients.cost import Prices
+from distill.teacher.clients.replies import Choice, Reply, Request, RequestFailedError, Sampling, Usage
+from distill.teacher.clients.store import ReplyStore
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedConfig:
+    """Where the replies are.
+
+    Attributes:
+      path: JSON lines. A row is found by its ``key`` (of the request), or else by its ``id`` (of the record),
+        ``sample`` (default 0) and ``purpose`` (default ``explain``); it holds the ``reply`` or ``replies`` (samples 0,
+        1, …), and perhaps ``finish``, ``model`` and ``usage`` (``[prompt tokens, completion tokens]``).
+      name: what this job calls the teacher.
+      model: by default a name made of the file's content, so that another recording is another teacher.
+      sampling, structured, prices, prefix: as of the teacher that was recorded.
+      endpoint: decides in what form the request would be sent; only matters for rows found by key.
+    """
+
+    path: str
+    name: str = "recorded"
+    model: str = ""
+    sampling: Sampling = Sampling()
+    structured: str = "off"
+    endpoint: str = "chat"
+    prices: Prices | None = None
+    prefix: str = ""
+    samples_at_once: bool = False
+
+    @property
+    def called(self) -> str:
+        """The teacher's name."""
+        return self.name
+
+    def model_key(self) -> str:
+        """What stands for the model in the keys of its requests."""
+        return self.open().model
+
+    def open(self) -> "RecordedTeacher":
+        """Reads the file.
+
+        Raises:
+          SourceError: it is missing, or a line is not a recorded reply.
+        """
+        return RecordedTeacher(self)
+
+
+class RecordedTeacher:
+    """Answers from a file; see :class:`RecordedConfig`."""
+
+    def __init__(self, config: RecordedConfig):
+        self.config = config
+        self.name = config.name
+        self.parallel = 64
+        self.give_up_after: int | None = None
+        self.grace_s = 10.0
+        self._by_key: dict[str, dict[str, Any]] = {}
+        self._by_row: dict[tuple[str, int, str], dict[str, Any]] = {}
+        hashed = hashlib.sha256()
+        for line, row in sources.read_rows(config.path, "recorded replies"):
+            if isinstance(row, RowError):
+                raise SourceError(f"{config.path}:{line}: {row}; expected an object with id or key, and reply")
+            hashed.update(json.dumps(row, sort_keys=True).encode())
+            self._add(row, line)
+        self.model = config.model or f"recorded:{hashed.hexdigest()[:16]}"
+
+    def _add(self, row: dict[str, Any], line: int) -> None:
+        replies = row.get("replies", [row["reply"]] if "reply" in row else None)
+        if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):
+            raise SourceError(
+                f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {row!r:.200}"
+            )
+        if isinstance(row.get("key"), str):
+            self._by_key[row["key"]] = row | {"replies": replies}
+        elif row.get("id") is not None:
+            first = int(row.get("sample", 0))
+            for offset, reply in enumerate(replies):
+                where = (str(row["id"]), first + offset, str(row.get("purpose", "explain")))
+                self._by_row[where] = row | {"replies": [reply]}
+        else:
+            raise SourceError(
+                f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row))}"
+            )
+
+    async def wants_json(self, store: ReplyStore) -> bool:
+        """Whether the recorded replies are JSON objects."""
+        return self.config.structured != "off"
+
+    async def ask(self, request: Request) -> Reply:
+        """The recorded reply.
+
+        Raises:
+          RequestFailedError: ``not recorded``.
+        """
+        found = self._by_key.get(request.key)
+        rows = [found] if found else []
+        if not found:
+            wanted = range(request.sample, request.sample + request.samples)
+            rows = [
+                self._by_row[where]
+                for s in wanted
+                if (where := (request.record_id, s, request.purpose)) in self._by_row
+            ]
+        texts = [text for row in rows for text in row["replies"]]
+        if len(texts) < request.samples:
+            raise RequestFailedError(
+                "not recorded", f"{request.purpose} {request.record_id!r}, sample {request.sample}"
+            )
+        usages = [Usage(*row["usage"]) for row in rows if row.get("usage")]
+        finish = finish_of(rows[0].get("finish"))
+        return Reply(
+            key=request.key,
+            choices=tuple(Choice(printable(text), finish) for text in texts[: request.samples]),
+            model=str(rows[0].get("model", self.model)),
+            usage=sum(usages[1:], usages[0]) if usages else None,
+            date=str(rows[0].get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")),
+        )
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+def record(store: ReplyStore, path: str | pathlib.Path) -> int:
+    """Writes all replies of a store as a recording, keyed by request; returns how many.
+
+    A job over the same rows with the same prompt, ``model`` and settings can be replayed from it, without server and
+    store.
+    """
+    number = 0
+    with pathlib.Path(path).open("w", encoding="utf-8") as file:
+        for record_id, teacher, sample, reply in store:
+            row = {
+                "key": reply.key,
+                "id": record_id,
+                "teacher": teacher,
+                "sample": sample,
+                "replies": [choice.text for choice in reply.choices],
+                "finish": reply.choices[0].finish,
+                "model": reply.model,
+                "date": reply.date,
+                "usage": None if reply.usage is None else [reply.usage.prompt_tokens, reply.usage.completion_tokens],
+            }
+            file.write(json.dumps(row) + "\n")
+            number += 1
+    return number

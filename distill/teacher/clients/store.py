@@ -1,0 +1,192 @@
+"""Every reply, kept for good before it counts.
+
+An SQLite file in WAL mode with full synchronisation: a commit has reached the disk when it returns, whatever happens
+to the process or the machine afterwards. One thread writes; it takes all replies that arrived during the last commit
+into the next one, so a slow disk costs latency and not throughput. The file is locked by the process that has it open,
+so that two jobs never pay for the same request side by side.
+"""
+
+import asyncio
+import contextlib
+import pathlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from distill.teacher.clients.replies import Reply
+
+_LAYOUT = 1
+_APPLICATION = 0x44535253  # "DSRS", in the file's header
+_AT_ONCE = 500
+
+
+class StoreError(ValueError):
+    """A reply store that cannot be used: not one, of another layout, damaged, or in use."""
+
+
+class ReplyStore:
+    """Replies by request key. Use as a context manager.
+
+    Args:
+      path: the file; made if it does not exist. ``:memory:`` keeps nothing.
+
+    Raises:
+      StoreError: the file is not a reply store, or another process has it open.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = str(path)
+        if self.path != ":memory:":
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._connection = self._open()
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0.5)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (layout,) = connection.execute("PRAGMA user_version").fetchone()
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables and application != _APPLICATION:
+                raise StoreError(f"{self.path} is an SQLite file, but not a reply store")
+            if tables and layout != _LAYOUT:
+                raise StoreError(f"{self.path} has layout {layout}; expected {_LAYOUT}")
+            if not tables:
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+                connection.execute(
+                    "CREATE TABLE replies (key TEXT PRIMARY KEY, record TEXT, teacher TEXT, sample INTEGER, reply TEXT)"
+                )
+                connection.execute("CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT)")
+            connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if "locked" in str(error):
+                raise StoreError(
+                    f"{self.path} is in use by another run; wait for it, or give this run a store of its own"
+                ) from error
+            raise StoreError(f"{self.path} cannot be used as a reply store: {error}") from error
+        except StoreError:
+            connection.close()
+            raise
+        return connection
+
+    def __enter__(self) -> "ReplyStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Writes what is waiting and lets go of the file."""
+        if self._writer is not None:
+            self._queue.put(None)
+            self._writer.join()
+            self._writer = None
+        with self._lock:
+            self._connection.close()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return int(self._connection.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+    def find(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The replies there are, by key."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Reply] = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            part = wanted[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(part))
+            with self._lock:
+                rows = self._connection.execute(
+                    f"SELECT key, reply FROM replies WHERE key IN ({marks})", part
+                ).fetchall()
+            found.update((key, Reply.from_json(key, text)) for key, text in rows)
+        return found
+
+    def __iter__(self) -> Iterator[tuple[str, str, int, Reply]]:
+        """``(record id, teacher, first sample, reply)`` of every reply, in the order in which they came."""
+        last = 0
+        while True:
+            with self._lock:
+                rows = self._connection.execute(
+                    "SELECT rowid, key, record, teacher, sample, reply FROM replies WHERE rowid > ? ORDER BY rowid LIMIT ?",
+                    (last, _AT_ONCE),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for _, key, record, teacher, sample, text in rows:
+                yield record, teacher, sample, Reply.from_json(key, text)
+
+    async def put(self, reply: Reply, *, record: str, teacher: str, sample: int = 0) -> None:
+        """Returns once the reply is on the disk. A key that is there already keeps its first reply."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="reply-store", daemon=True)
+            self._writer.start()
+        names = [text.encode("utf-8", "replace").decode() for text in (record, teacher)]
+        self._queue.put(((reply.key, *names, sample, reply.to_json()), loop, done))
+        await done
+
+    def note(self, name: str, value: str | None) -> None:
+        """Keeps a short text under a name, durably; None forgets it."""
+        with self._lock:
+            if value is None:
+                self._connection.execute("DELETE FROM notes WHERE name = ?", (name,))
+            else:
+                self._connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def notes(self, prefix: str = "") -> list[tuple[str, str]]:
+        """The texts kept under names that begin with ``prefix``, with their names."""
+        with self._lock:
+            rows = self._connection.execute("SELECT name, value FROM notes ORDER BY name").fetchall()
+        return [(name, value) for name, value in rows if name.startswith(prefix)]
+
+    def _write(self) -> None:
+        closing = False
+        while not closing:
+            waiting = [self._queue.get()]
+            while True:
+                try:
+                    waiting.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            closing = None in waiting
+            waiting = [item for item in waiting if item is not None]
+            if not waiting:
+                continue
+            error: BaseException | None = None
+            try:
+                with self._lock:
+                    self._connection.execute("BEGIN")
+                    self._connection.executemany(
+                        "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", [row for row, _, _ in waiting]
+                    )
+                    self._connection.execute("COMMIT")
+            except BaseException as caught:  # a full disk must reach those who wait, not end this thread in silence
+                error = StoreError(f"{self.path}: the reply could not be written: {caught}")
+                with self._lock:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+            for _, loop, done in waiting:
+                with contextlib.suppress(RuntimeError):  # whoever waited is gone, and its event loop with it
+                    loop.call_soon_threadsafe(_settle, done, error)
+
+
+def _settle(done: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

@@ -1,0 +1,161 @@
+"""The HTTP client under the OpenAI client: every attempt passes the gate, has a deadline, and has a largest size.
+
+Each attempt is one ``send`` of this client: here its cost is reserved, here it waits for its turn, and here the gate learns
+what the server answered.
+"""
+
+import asyncio
+import contextvars
+import email.utils
+import math
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx2
+import openai
+
+from distill.teacher.clients import cost
+from distill.teacher.clients.gate import Gate, GateClosedError
+
+request_tokens: contextvars.ContextVar[float] = contextvars.ContextVar("request_tokens", default=0.0)
+"""What the attempts of the current request are charged against the limit of tokens per minute."""
+
+Response = httpx2.Response
+
+_BUSY = (429, 503, 529)
+
+
+class NotSentError(openai.OpenAIError):
+    """The gate is closed. Likewise of the OpenAI client's own kind."""
+
+
+class ReplyTooLargeError(openai.OpenAIError):
+    """A reply longer than allowed. Of the OpenAI client's own kind, so that it passes it on and does not try again."""
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that a server asks to wait: ``Retry-After-Ms``, or ``Retry-After`` in seconds or as a date.
+
+    Args:
+      headers: response headers, by lower-case name.
+      now: seconds since the epoch.
+
+    Returns:
+      A finite number ≥ 0, or None where the server does not say or what it says makes no sense.
+    """
+    for header, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(header, "")) * scale
+        except ValueError:
+            continue
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, date.timestamp() - (time.time() if now is None else now))
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether a "timeout" is a lost connection: the client's aiohttp transport calls those connect timeouts."""
+    return isinstance(error.__cause__, httpx2.ConnectTimeout)
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether an attempt failed before anything was sent: nobody listens there, or the host's name is not known."""
+    chain: BaseException | None = error
+    for _ in range(10):
+        if isinstance(chain, ConnectionRefusedError | socket.gaierror):
+            return True
+        chain = chain.__cause__ or chain.__context__ if chain is not None else None
+    return False
+
+
+class _Capped(httpx2.AsyncByteStream):
+    def __init__(self, stream: Any, limit: int):
+        self._stream = stream
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._limit:
+                raise ReplyTooLargeError(f"the reply is longer than {self._limit:,} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def gated_client(
+    gate: Gate, *, attempt_s: float, connections: int, largest_bytes: int, fast: bool | None = None
+) -> httpx2.AsyncClient:
+    """An HTTP client for :class:`openai.AsyncOpenAI`.
+
+    Args:
+      gate: asked before every attempt, told of every outcome.
+      attempt_s: the longest that one attempt may take from its turn to the last byte.
+      connections: the most open at once; they are kept and used again.
+      largest_bytes: a longer body raises :class:`ReplyTooLargeError`.
+      fast: over aiohttp, which costs about a third less CPU per request; by default where it is installed.
+    """
+    base: Any = openai.DefaultAsyncHttpxClient
+    if fast is not False:
+        try:
+            import aiohttp  # noqa: F401
+
+            base = openai.DefaultAioHttpClient
+        except ImportError:
+            if fast:
+                raise
+
+    class GatedClient(base):
+        async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+            reserved = cost.reservation.get()
+            if reserved is not None and not await reserved.attempt():
+                raise NotSentError("the cost cap leaves no room for another attempt")
+            try:
+                entered = await gate.enter(request_tokens.get())
+            except GateClosedError:
+                raise NotSentError("the job is stopping") from None
+            try:
+                try:
+                    response = await self._attempt(request, stream, options)
+                except BaseException as error:
+                    if reserved is not None and not never_sent(error):
+                        reserved.failed()
+                    raise
+                if reserved is not None and response.status_code >= 500:
+                    reserved.failed()
+                wait = retry_after(response.headers) if response.status_code in _BUSY else None
+                if response.status_code == 429 or wait is not None:
+                    gate.refused(entered, wait)
+                elif response.status_code < 500:
+                    gate.succeeded()
+            finally:
+                gate.leave()
+            return response
+
+        async def _attempt(self, request: httpx2.Request, stream: bool, options: dict[str, Any]) -> httpx2.Response:
+            try:
+                async with asyncio.timeout(attempt_s):
+                    response = await super().send(request, stream=True, **options)
+                    response.stream = _Capped(response.stream, largest_bytes)
+                    if not stream:
+                        try:
+                            await response.aread()
+                        finally:
+                            await response.aclose()
+                return response
+            except TimeoutError:
+                raise httpx2.ReadTimeout(f"no complete reply within {attempt_s:g} s", request=request) from None
+
+    return GatedClient(
+        timeout=httpx2.Timeout(attempt_s, connect=min(10.0, attempt_s)),
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        # Small bodies; and a body that is not compressed cannot unfold into a huge one.
+        headers={"Accept-Encoding": "identity"},
+    )

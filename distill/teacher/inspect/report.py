@@ -1,0 +1,193 @@
+"""``inspect``: reads a record set and writes one HTML file, light enough to open with 50,000 rows."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from distill.tasks import jsonl, metrics, sources
+from distill.tasks.dataset import Dataset
+from distill.tasks.lengths import ruler
+from distill.tasks.records import ROW, Record, Report
+from distill.teacher.assembly import provenance, rows
+from distill.teacher.inspect import page, statistics
+from distill.teacher.inspect.statistics import Plan, Statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectConfig:
+    """What to look at, and how.
+
+    Attributes:
+      output: the HTML file to write.
+      inputs: a JSON-lines file of records, or
+      dataset: a data set, or
+      records: the rows themselves. Exactly one of the three.
+      split: of the dataset.
+      fields: of ``inputs``; see :class:`distill.tasks.jsonl.JsonLines`.
+      failures: JSON lines of failures; by default what ``extract`` wrote beside ``inputs``, if it is there.
+      vocabulary: measures lengths; see :func:`distill.tasks.lengths.ruler`.
+      plan: sequence lengths, prefixes, λ, rates; see :class:`~distill.teacher.inspect.statistics.Plan`.
+      answer: how labels are compared; by default as the dataset does, as equations for prompts of equations, as
+        choices where rows have choices, else as text.
+      title: heading; by default the file's or the data set's name.
+    """
+
+    output: str
+    inputs: str = ""
+    dataset: Dataset | None = None
+    records: Sequence[Record] | None = None
+    split: str = "train"
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    failures: str = ""
+    vocabulary: Any = None
+    plan: Plan = Plan()
+    answer: metrics.AnswerKind | None = None
+    title: str = ""
+
+    def __post_init__(self):
+        given = [name for name in ("inputs", "dataset", "records") if getattr(self, name) not in (None, "")]
+        if len(given) != 1:
+            raise ValueError(
+                f"InspectConfig wants exactly one of inputs, dataset and records; got {' and '.join(given) or 'none'}"
+            )
+        if not self.output:
+            raise ValueError("InspectConfig.output: which HTML file to write?")
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectReport:
+    """What was written.
+
+    Attributes:
+      path: the HTML file. ``size``: in bytes.
+      statistics: the figures.
+      rejected: rows of the source that are none, by reason.
+    """
+
+    path: str
+    size: int
+    statistics: Statistics
+    rejected: Mapping[str, int]
+
+    def __str__(self) -> str:
+        stats = self.statistics
+        agreement = f", teacher agrees on {stats.agreed / stats.compared:.1%}" if stats.compared else ""
+        return (
+            f"{self.path}: {stats.rows:,} rows, {stats.explained:,} with a rationale{agreement}, "
+            f"{sum(stats.failures.values()):,} failed replies ({self.size / 2**20:.1f} MiB)"
+        )
+
+
+def inspect(config: InspectConfig) -> InspectReport:
+    """Writes the report.
+
+    Raises:
+      SourceError: a file cannot be used.
+      FileNotFoundError: there is no such vocabulary.
+    """
+    told = Report()
+    records = list(_records(config, told))
+    origins = _origins(config)
+    failures = _failures(config, told)
+    answer = _answer(config, records, origins)
+    plan = config.plan
+    if config.dataset is not None and plan.separator is None and config.dataset.separator is not None:
+        plan = dataclasses.replace(plan, separator=config.dataset.separator)
+    stats = statistics.compute(
+        records,
+        ruler(config.vocabulary),
+        plan,
+        answer=answer,
+        provenance=[origins.get(record.provenance.get("line", -1), {}) for record in records],
+        failed=collections.Counter(str(failure.get("id", "")) for failure in failures),
+        failures=dict(collections.Counter(str(failure.get("reason", "")) for failure in failures).most_common()),
+    )
+    rejected = dict(collections.Counter(problem.reason for problem in told.problems if problem.kind == ROW))
+    remarks = [f"Lengths in {stats.unit}. Labels compared as {answer}."]
+    if stats.label_source != plan.label_source:
+        remarks.append("No row has a gold label: label lengths and the effective λ are those of the teacher's labels.")
+    if rejected:
+        remarks.append("Left out: " + "; ".join(f"{number:,} × {reason}" for reason, number in rejected.items()))
+    summary = (
+        provenance.summarise({"provenance": origin} for origin in origins.values()) if any(origins.values()) else None
+    )
+    text = page.render(
+        _title(config),
+        records,
+        stats,
+        plan,
+        summary=summary,
+        notes=[_note(origins.get(record.provenance.get("line", -1), {})) for record in records],
+        failures=failures,
+        remarks=remarks,
+    )
+    with rows.replacing(config.output) as file:
+        file.write(rows.printable(text))
+    return InspectReport(config.output, os.path.getsize(config.output), stats, rejected)
+
+
+def _records(config: InspectConfig, told: Report) -> Iterable[Record]:
+    if config.dataset is not None:
+        return config.dataset.records(config.split, told)
+    if config.inputs:
+        return jsonl.JsonLines({"all": config.inputs}, config.fields)("all", told)
+    return config.records or ()
+
+
+def _origins(config: InspectConfig) -> dict[int, Mapping[str, Any]]:
+    """Line → the provenance in it, where there is any."""
+    if not config.inputs:
+        return {}
+    found = {}
+    for line, row in sources.read_rows(config.inputs, "records"):
+        if isinstance(row, dict) and isinstance(row.get("provenance"), dict):
+            found[line] = row["provenance"]
+    return found
+
+
+def _failures(config: InspectConfig, told: Report) -> list[dict[str, Any]]:
+    path = config.failures
+    if not path and config.inputs:
+        beside = rows.beside(config.inputs, "failures.jsonl")
+        path = str(beside) if beside.is_file() and beside.stat().st_size else ""
+    if path:
+        return [row for _, row in sources.read_rows(path, "failures") if isinstance(row, dict)]
+    # The paper's files and JSON lines with raw replies report as they are read.
+    return [
+        {"id": problem.id, "reason": problem.reason, "raw": problem.text}
+        for problem in told.problems
+        if problem.kind != ROW
+    ]
+
+
+def _answer(
+    config: InspectConfig, records: Sequence[Record], origins: Mapping[int, Mapping[str, Any]]
+) -> metrics.AnswerKind:
+    if config.answer is not None:
+        return config.answer
+    if config.dataset is not None:
+        return config.dataset.answer
+    if any(origin.get("answer") in metrics.ANSWER_KINDS for origin in origins.values()):
+        return next(origin["answer"] for origin in origins.values() if origin.get("answer") in metrics.ANSWER_KINDS)
+    return "choice" if any(record.choices for record in records) else "text"
+
+
+def _note(origin: Mapping[str, Any]) -> str:
+    """One line on where a row comes from."""
+    asked = origin.get("teachers")
+    if not isinstance(asked, list) or not asked:
+        return ""
+    names = ", ".join(str(each.get("teacher", "")) for each in asked if isinstance(each, Mapping))
+    votes = f", {origin['votes']} of {origin['voters']} votes" if "voters" in origin else ""
+    return f"by {names}{votes}"
+
+
+def _title(config: InspectConfig) -> str:
+    if config.title:
+        return config.title
+    if config.dataset is not None:
+        return f"{config.dataset.name}, {config.split}"
+    return pathlib.Path(config.inputs).name if config.inputs else "records"

@@ -1,0 +1,370 @@
+"""Gets a reply for every request: from the store where it is there, else from the teacher, and then into the store."""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from distill.teacher.assembly.asked import Collected
+from distill.teacher.clients import cost
+from distill.teacher.clients.cost import Budget, Prices, Reservation, Tokenizing
+from distill.teacher.clients.replies import (
+    Failure,
+    Reply,
+    Request,
+    RequestFailedError,
+    Teacher,
+    TeacherSettingsError,
+    TeacherStoppedError,
+    Usage,
+)
+from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.progress import Progress, Silent, State
+
+_log = logging.getLogger(__name__)
+_DISCARDED = "discarded "  # the store's notes of attempts that were charged and gave no reply, by request key
+
+
+class Collector:
+    """Collects replies for one job; keeps count of its cost over several rounds.
+
+    Args:
+      teachers: by name.
+      store: where replies are and go.
+      prices: by teacher's name; teachers without one are not counted.
+      budget: see :class:`~distill.teacher.clients.cost.Budget`.
+      progress: is told of every change.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, Teacher],
+        store: ReplyStore,
+        *,
+        prices: Mapping[str, Prices] | None = None,
+        budget: Budget | None = None,
+        progress: Progress | None = None,
+    ):
+        self.teachers = dict(teachers)
+        self.store = store
+        self.prices = dict(prices or {})
+        self.budget = budget or Budget()
+        self.progress = progress or Silent()
+        self.state = State(cost=0.0 if self.prices else None)
+        self.usage: dict[str, Usage] = collections.defaultdict(Usage)
+        self.tokenizing: dict[str, Tokenizing] = collections.defaultdict(Tokenizing)
+        self.paid: list[str] = []
+        self._settled = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._stop = ""
+        self._hopeless = False
+        self._waiting = 0  # requests under way that wait for money for their next attempt
+
+    def lookup(self, requests: Iterable[Request]) -> tuple[dict[str, Request], Collected]:
+        """The distinct requests, by key, and what the store has of them, counted into usage and cost."""
+        distinct: dict[str, Request] = {}
+        for request in requests:
+            distinct.setdefault(request.key, request)
+        found = Collected(replies=self.store.find(distinct))
+        for key, reply in found.replies.items():
+            self._count(distinct[key], reply)
+        for name, value in self.store.notes(_DISCARDED):
+            asked = distinct.get(name.removeprefix(_DISCARDED))
+            if asked is not None:
+                spent = json.loads(value)
+                self._spend(asked, Usage(*spent["usage"]))
+                self.budget.perhaps_spent += spent["unknown"] * self._risk(asked)
+        self.state.total += len(distinct)
+        self.state.cached += len(found.replies)
+        return distinct, found
+
+    def stop(self, reason: str) -> None:
+        """Starts no more requests; those under way are finished."""
+        if not self._stop:
+            self._stop = reason
+            _log.info("stopping: %s", reason)
+            for teacher in self.teachers.values():
+                if hasattr(teacher, "halt"):
+                    teacher.halt()
+        self._stopped.set()
+        self._settled.set()
+
+    async def collect(self, requests: Iterable[Request]) -> Collected:
+        """Replies for all ``requests``, or the reasons why not.
+
+        Nothing is raised for a request that fails or a teacher that stops: :attr:`Collected.stopped` says so.
+
+        Raises:
+          StoreError: a reply could not be written. What a teacher says is worth nothing then.
+        """
+        distinct, result = self.lookup(requests)
+        todo: dict[str, list[Request]] = collections.defaultdict(list)
+        for key, request in distinct.items():
+            if key not in result.replies:
+                todo[request.teacher].append(request)
+        self.progress(self.state)
+        with _on_interrupt(self.stop), self._ticking():
+            crews = [self._crew(self.teachers[name], batch, result) for name, batch in todo.items()]
+            await asyncio.gather(*crews)
+        result.stopped, result.hopeless = self._stop, self._hopeless
+        return result
+
+    @contextlib.contextmanager
+    def _ticking(self) -> Iterator[None]:
+        """Tells the progress once a second how far it is, also while nothing comes back."""
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                self.progress(self.state)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+
+    async def _crew(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+        ask_batch = getattr(teacher, "ask_batch", None)
+        if ask_batch is not None:
+            await self._batch(teacher, requests, result)
+            return
+        queue = iter(requests)
+        row = _Row(getattr(teacher, "give_up_after", None))
+        number = min(len(requests), int(getattr(teacher, "parallel", 1)))
+        workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
+        stopping = asyncio.create_task(self._stopped.wait())
+        try:
+            pending: set[asyncio.Task[Any]] = set(workers)
+            while pending and not stopping.done():
+                done, _ = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                pending -= done
+                for task in done - {stopping}:
+                    task.result()
+            if pending:
+                # Requests under way may be paid already: let them come in, but not for ever.
+                done, pending = await asyncio.wait(pending, timeout=getattr(teacher, "grace_s", 30.0))
+                for task in done:
+                    task.result()
+        finally:
+            for task in (*workers, stopping):
+                task.cancel()
+            await asyncio.gather(*workers, stopping, return_exceptions=True)
+
+    async def _work(self, teacher: Teacher, queue: Iterator[Request], row: "_Row", result: Collected) -> None:
+        while not self._stop:
+            request = next(queue, None)
+            if request is None:
+                return
+            risk = self._risk(request)
+            if not await self._may_spend(risk):
+                return
+            self.budget.reserve(risk)
+            self.state.active += 1
+            discarded = functools.partial(self._discard, request)
+            reserved = Reservation(self.budget, risk, self._may_try_again, discarded)
+            cost.reservation.set(reserved)
+            try:
+                await self._ask(teacher, request, reserved, row, result)
+            finally:
+                cost.reservation.set(None)
+                self.state.active -= 1
+                self._settled.set()
+                self.progress(self.state)
+
+    async def _ask(
+        self, teacher: Teacher, request: Request, reserved: Reservation, row: "_Row", result: Collected
+    ) -> None:
+        try:
+            reply = await teacher.ask(request)
+        except RequestFailedError as error:
+            reserved.close(error.perhaps_paid)
+            result.failures[request.key] = error.failure
+            if error.failure.reason == "not asked":
+                return
+            self.state.failed += 1
+            if row.failed(error.failure.reason):
+                self.stop(
+                    f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}"
+                )
+            return
+        except TeacherStoppedError as error:
+            reserved.close()
+            result.failures[request.key] = Failure("not asked", str(error))
+            self._stop_for(error)
+            return
+        except BaseException:
+            reserved.close(perhaps_paid=True)
+            raise
+        row.succeeded()
+        await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
+        reserved.close()
+        self._count(request, reply)
+        self.paid.append(request.key)
+        result.replies[request.key] = reply
+        self.state.finished += 1
+
+    def _stop_for(self, error: TeacherStoppedError) -> None:
+        self._hopeless = self._hopeless or (not self._stop and isinstance(error, TeacherSettingsError))
+        self.stop(str(error))
+
+    def _discard(self, request: Request, usage: Usage | None) -> None:
+        """Counts an attempt that gave no reply, and keeps note of it: a restarted job does not get the money again."""
+        self.state.discarded += 1
+        if usage is not None:
+            self._spend(request, usage)
+        elif request.teacher not in self.prices:
+            return
+        note = f"{_DISCARDED}{request.key}"
+        noted = dict(self.store.notes(note)).get(note)
+        before: dict[str, Any] = json.loads(noted) if noted else {"usage": [0, 0], "unknown": 0}
+        total = Usage(*before["usage"]) + (usage or Usage())
+        unknown = before["unknown"] + int(usage is None)
+        after = {"usage": [total.prompt_tokens, total.completion_tokens], "unknown": unknown}
+        self.store.note(note, json.dumps(after))
+
+    async def _batch(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+        risk = sum(self._risk(request) for request in requests)
+        if not self.budget.fits(risk):
+            self.stop(self._over_budget(risk))
+            return
+        by_key = {request.key: request for request in requests}
+        self.budget.reserve(risk)
+        outcomes = teacher.ask_batch(requests, self.store)  # type: ignore[attr-defined]
+        stopping = asyncio.create_task(self._stopped.wait())
+        try:
+            while not stopping.done():
+                upcoming = asyncio.ensure_future(anext(outcomes))
+                await asyncio.wait({upcoming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not upcoming.done():
+                    upcoming.cancel()  # the service goes on with the batch, and the next run fetches it
+                    await asyncio.gather(upcoming, return_exceptions=True)
+                    break
+                key, outcome = upcoming.result()
+                await self._settle(by_key[key], outcome, result)
+        except StopAsyncIteration:
+            pass
+        except TeacherStoppedError as error:
+            self._stop_for(error)
+        finally:
+            stopping.cancel()
+            self.budget.release(risk)
+            await outcomes.aclose()
+
+    async def _settle(self, request: Request, outcome: Reply | Failure, result: Collected) -> None:
+        if isinstance(outcome, Failure):
+            result.failures[request.key] = outcome
+            self.state.failed += 1
+        else:
+            await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
+            self._count(request, outcome, batch=True)
+            self.paid.append(request.key)
+            result.replies[request.key] = outcome
+            self.state.finished += 1
+        self.progress(self.state)
+
+    def _count(self, request: Request, reply: Reply, batch: bool | None = None) -> None:
+        self.tokenizing[request.model].learn(request, reply.usage)
+        if reply.usage is None:
+            self.budget.perhaps_spent += self._risk(request)
+        else:
+            self._spend(request, reply.usage, batch)
+
+    def _spend(self, request: Request, usage: Usage, batch: bool | None = None) -> None:
+        self.usage[request.teacher] += usage
+        self.state.prompt_tokens += usage.prompt_tokens
+        self.state.completion_tokens += usage.completion_tokens
+        prices = self.prices.get(request.teacher)
+        if prices is not None:
+            if batch is None:
+                batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+            self.budget.spent += prices.of(usage, batch=batch)
+            self.state.cost = self.budget.spent
+
+    def _risk(self, request: Request) -> float:
+        """What a request can cost at most."""
+        prices = self.prices.get(request.teacher)
+        if prices is None:
+            return 0.0
+        batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+        return prices.of(cost.most(request, self.tokenizing[request.model]), batch=batch)
+
+    async def _may_try_again(self, risk: float) -> bool:
+        """:meth:`_may_spend` for another attempt of a request under way."""
+        self._waiting += 1
+        self._settled.set()
+        try:
+            return await self._may_spend(risk)
+        finally:
+            self._waiting -= 1
+
+    async def _may_spend(self, risk: float) -> bool:
+        """Whether an attempt may start; waits while others under way decide it. Stops the job when it may not."""
+        while not self.budget.fits(risk):
+            if self.state.active == self._waiting:
+                self.stop(self._over_budget(risk))
+            if self._stop:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        return not self._stop
+
+    def _over_budget(self, risk: float) -> str:
+        budget = self.budget
+        perhaps = (
+            f" (and perhaps {budget.perhaps_spent:,.4f} for attempts of unknown usage)" if budget.perhaps_spent else ""
+        )
+        spent = f"{budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent"
+        return f"the cost cap is reached: {spent}, the next may cost {risk:,.4f}"
+
+
+@dataclasses.dataclass
+class _Row:
+    """Counts failures in a row. What is wrong with a single request says nothing of the teacher once one has succeeded."""
+
+    limit: int | None
+    failures: int = 0
+    any_success: bool = False
+
+    def failed(self, reason: str) -> bool:
+        if not (self.any_success and reason in ("bad request", "reply too large", "refused")):
+            self.failures += 1
+        return self.limit is not None and self.failures >= self.limit
+
+    def succeeded(self) -> None:
+        self.failures, self.any_success = 0, True
+
+
+@contextlib.contextmanager
+def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the job in good order; a second one ends it at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    before = {}
+
+    def interrupted(number: int) -> None:
+        name = signal.Signals(number).name
+        _log.warning("%s: finishing the requests under way (once more ends them too)", name)
+        stop(name)
+        for each in numbers:
+            loop.remove_signal_handler(each)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            before[number] = signal.getsignal(number)
+            with contextlib.suppress(NotImplementedError):  # Windows has no such thing
+                loop.add_signal_handler(number, interrupted, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,212 @@
+"""Phase 1: a record set goes in without reasons and comes out with a teacher's.
+
+    config = ExtractConfig(output="out.jsonl", prompt="cqa", inputs="rows.jsonl", teachers=(ServerConfig(model="…"),))
+    report = extract(config)
+
+Beside the output ``out.jsonl`` it writes ``out.failures.jsonl`` (every reply that could not be read, every request
+that came to nothing), ``out.report.json``, and the store ``out.replies.sqlite``.
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.tasks import metrics
+from distill.tasks.records import Record
+from distill.teacher.assembly import rows
+from distill.teacher.assembly.asked import Collected, PromptedRow
+from distill.teacher.assembly.assemble import Assembly
+from distill.teacher.clients.batch import BatchTeacher
+from distill.teacher.clients.cost import Budget
+from distill.teacher.clients.replies import Teacher
+from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.collect import Collector
+from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig
+from distill.teacher.job.progress import Progress, State, automatic
+from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
+from distill.teacher.prompts.labels import known_labels
+from distill.teacher.prompts.prompt import Prompt
+
+_ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "equation", "asdiv": "equation"}
+
+
+def extract(config: ExtractConfig, *, progress: Progress | None = None) -> ExtractReport:
+    """Asks the teachers about every row, and writes what they say.
+
+    Args:
+      config: see :class:`ExtractConfig`.
+      progress: called with the state after every change; by default a bar on the terminal, or else lines on stderr.
+
+    Raises:
+      ExtractionStoppedError: the job ended early (wrong key, no server, cost cap, interrupt) and ``accept_partial`` is
+        off.
+      PromptError, SourceError, StoreError: a file cannot be used.
+    """
+    return _run(extract_async(config, progress=progress))
+
+
+def _run(coroutine: Any) -> Any:
+    """Runs a coroutine, also where an event loop is running already (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            outcome["value"] = asyncio.run(coroutine)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work, name="extract")
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+def open_teacher(config: TeacherConfig) -> Teacher:
+    """Opens a teacher; a server's batch interface where ``batch`` is set.
+
+    Raises:
+      TeacherStoppedError: a key is required and not in the environment.
+    """
+    if isinstance(config, ServerConfig) and config.batch:
+        return BatchTeacher(config)
+    return config.open()
+
+
+async def extract_async(config: ExtractConfig, *, progress: Progress | None = None) -> ExtractReport:
+    """:func:`extract` for those who have an event loop."""
+    prompt = load_prompt(config)
+    rows.check_place(config.output)
+    progress = progress or automatic()
+    report = ExtractReport(prompt=prompt.name, prompt_hash=prompt.hash)
+    progress(State())
+    records, report.rejected = read_records(config)
+    report.read = len(records)
+    twice = len(records) - len({record.id for record in records})
+    if twice:
+        report.noticed["two rows with the same id"] = twice
+    teachers: dict[str, Teacher] = {}
+    try:
+        with ReplyStore(config.store_path) as store:
+            for each in config.teachers:
+                teachers[each.called] = open_teacher(each)
+            prices = {each.called: each.prices for each in config.teachers if each.prices is not None}
+            collector = Collector(teachers, store, prices=prices, budget=Budget(config.cost_cap), progress=progress)
+            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}  # type: ignore[attr-defined]
+            models = {name: teacher.model for name, teacher in teachers.items()}
+            asked = [prompted(config, prompt, record, models, as_json) for record in records]
+            collected = await collector.collect(request for row in asked for request in row.requests)
+            assembly = Assembly(
+                prompt=prompt,
+                rules=config.rules,
+                answer=_answer_kind(config, prompt),
+                as_json=as_json,
+                labels=_labels(config, prompt, records),
+                keep_replies=config.keep_replies,
+            )
+            groups = _groups(config)
+            if config.rationalise != "off" and not collected.stopped:
+                again = _to_rationalise(config, prompt, asked, assembly, collected, models, as_json)
+                collected.update(await collector.collect(request for row in again for request in row.told))
+            _finish(config, report, asked, assembly, collected, groups, collector)
+    finally:
+        progress.close()
+        for teacher in teachers.values():
+            await teacher.close()
+    if report.stopped and not config.accept_partial:
+        missing = report.requests - report.cached - report.finished
+        raise ExtractionStoppedError(
+            f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and kept "
+            f"in {config.store_path}; "
+            + ("correct the settings" if collected.hopeless else "run the same again")
+            + f" to ask the other {missing:,}",
+            report,
+            collected.hopeless,
+        )
+    return report
+
+
+def _answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
+    if config.answer is not None:
+        return config.answer
+    return config.dataset.answer if config.dataset is not None else _ANSWER_KINDS.get(prompt.parser, "text")
+
+
+def _labels(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
+    if prompt.parser:  # which knows its labels, or that they are free
+        return ()
+    declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()
+    return known_labels(records, declared=declared, worked=[example.label for example in prompt.examples])
+
+
+def _groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:
+    """Files to write → the teachers whose answers go into each."""
+    names = tuple(each.called for each in config.teachers)
+    if config.combine == "merge" or len(names) == 1:
+        return {config.output: names}
+    return {str(rows.beside(config.output, f"{rows.slug(name)}.jsonl")): (name,) for name in names}
+
+
+def _to_rationalise(
+    config: ExtractConfig,
+    prompt: Prompt,
+    asked: Sequence[PromptedRow],
+    assembly: Assembly,
+    collected: Collected,
+    models: Mapping[str, str],
+    as_json: Mapping[str, bool],
+) -> list[PromptedRow]:
+    """Gives the rows that want it a second round of requests, with the answer given; returns these rows."""
+    again = []
+    for row in asked:
+        if row.record.label is None or row.misfit:
+            continue
+        if config.rationalise == "wrong" and assembly.is_right(row, collected, tuple(models)):
+            continue
+        row.told = requests_of(config, prompt, row.record, models, as_json, label=row.record.label)
+        again.append(row)
+    return again
+
+
+def _finish(
+    config: ExtractConfig,
+    report: ExtractReport,
+    asked: Sequence[PromptedRow],
+    assembly: Assembly,
+    collected: Collected,
+    groups: Mapping[str, tuple[str, ...]],
+    collector: Collector,
+) -> None:
+    state = collector.state
+    report.requests, report.cached, report.finished = state.total, state.cached, state.finished
+    report.failed, report.discarded = state.failed, state.discarded
+    report.usage, report.cost, report.stopped = dict(collector.usage), state.cost, collected.stopped
+    prefixes = {each.called: each.prefix for each in config.teachers}
+    write = not report.stopped or config.accept_partial
+    for path, names in groups.items():
+        values = assembly.rows(asked, collected, names, prefix=prefixes[names[0]] if len(groups) > 1 else "")
+        if write:
+            rows.write(path, values)
+            report.outputs["records" if len(groups) == 1 else f"records of {names[0]}"] = path
+        report.written += len(values)
+        report.explained += sum(bool(row["rationales"]) for row in values)
+        report.labelled += sum("llm_label" in row for row in values)
+    counts = assembly.counts()
+    report.failures, report.dropped = counts["failures"], counts["dropped"]
+    for failure in assembly.failures:
+        report.examples.setdefault(failure["reason"], failure["detail"])
+    report.noticed |= counts["noticed"]
+    report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
+    if write:
+        failures = rows.beside(config.output, "failures.jsonl")
+        rows.write(failures, assembly.failures)
+        report.outputs["failures"] = str(failures)
+        report.outputs["report"] = str(rows.beside(config.output, "report.json"))
+        rows.write_json(report.outputs["report"], report.to_json())

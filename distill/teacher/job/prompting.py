@@ -1,0 +1,126 @@
+"""From rows to requests."""
+
+import collections
+from collections.abc import Iterable, Mapping
+
+from distill.tasks import jsonl
+from distill.tasks.records import Record, Report
+from distill.teacher.assembly.asked import PromptedRow
+from distill.teacher.clients.completion import printable
+from distill.teacher.clients.replies import SCHEMA, Message, Request
+from distill.teacher.job.config import ExtractConfig
+from distill.teacher.prompts.prompt import InputShapeError, Prompt, PromptError
+from distill.teacher.prompts.templates import load
+
+
+def load_prompt(config: ExtractConfig) -> Prompt:
+    """The job's prompt.
+
+    Raises:
+      PromptError: it cannot be used, or not for this job.
+    """
+    prompt = load(config.prompt)
+    if config.labels and prompt.parser:
+        raise PromptError(
+            f"{prompt.name}: labels (--label) are for prompts that are read by their template; "
+            f"the parser {prompt.parser!r} knows its answers. Leave out one of the two"
+        )
+    if config.rationalise != "off" and not prompt.rationalise:
+        raise PromptError(
+            f"{prompt.name}: rationalise={config.rationalise!r} wants the entry 'rationalise', a question that gives the "
+            "answer away"
+        )
+    return prompt
+
+
+def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
+    """The job's rows, and what its source rejected, by reason.
+
+    Raises:
+      SourceError: a file cannot be used.
+    """
+    told = Report()
+    source: Iterable[Record]
+    if config.dataset is not None:
+        source = config.dataset.records(config.split, told)
+    elif config.inputs:
+        source = jsonl.JsonLines({"all": config.inputs}, config.fields)("all", told)
+    else:
+        source = config.records or ()
+    records: list[Record] = []
+    for record in source:
+        if config.limit is not None and len(records) >= config.limit:
+            break
+        records.append(record)
+    return records, dict(collections.Counter(problem.reason for problem in told.rejected))
+
+
+def requests_of(
+    config: ExtractConfig,
+    prompt: Prompt,
+    record: Record,
+    models: Mapping[str, str],
+    as_json: Mapping[str, bool],
+    label: str | None = None,
+    samples: int = 1,
+) -> list[Request]:
+    """The requests about one row, to all teachers.
+
+    Args:
+      config: the job.
+      prompt: its prompt.
+      record: the row.
+      models: teacher → what stands for its model in keys.
+      as_json: teacher → whether it is asked for JSON.
+      label: the answer, if it is given away.
+      samples: replies wanted of each teacher.
+
+    Raises:
+      InputShapeError: the input does not fit the prompt.
+    """
+    messages: tuple[Message, ...] = ()
+    text = ""
+    requests = []
+    given = [printable(part) for part in (record.input, *record.choices)]
+    for each in config.teachers:
+        name = each.called
+        chat = each.endpoint == "chat"
+        if chat and not messages:
+            messages = prompt.messages(given[0], given[1:], label)
+        if not chat and not text:
+            text = prompt.text(given[0], given[1:], label)
+        at_once = samples if each.samples_at_once else 1
+        for sample in range(0, samples, at_once):
+            requests.append(
+                Request(
+                    record_id=record.id,
+                    teacher=name,
+                    model=models[name],
+                    messages=messages if chat else (),
+                    prompt="" if chat else text,
+                    sampling=each.sampling,
+                    stop=() if as_json[name] else prompt.stop,
+                    sample=sample,
+                    samples=at_once,
+                    schema=SCHEMA if as_json[name] else None,
+                    extra=getattr(each, "extra", {}),
+                    purpose="explain" if label is None else "rationalise",
+                    template=prompt.hash,
+                )
+            )
+    return requests
+
+
+def prompted(
+    config: ExtractConfig,
+    prompt: Prompt,
+    record: Record,
+    models: Mapping[str, str],
+    as_json: Mapping[str, bool],
+) -> PromptedRow:
+    """A row with its requests, or with the reason why there are none. Arguments as :func:`requests_of`."""
+    try:
+        requests = requests_of(config, prompt, record, models, as_json, samples=config.samples)
+    except InputShapeError as error:
+        return PromptedRow(record, misfit=str(error))
+    return PromptedRow(record, requests)

@@ -1,0 +1,1 @@
+"""Prompts and how replies to them are parsed."""

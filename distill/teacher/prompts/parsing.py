@@ -1,0 +1,225 @@
+"""From a teacher's reply to a rationale and a label, or to the reason why there is none.
+
+Replies to the data sets' own prompts are read by :mod:`distill.tasks.parsers`, which also reads the replies that came
+with the paper. Replies to a prompt without a parser are read by the prompt's own answer template.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from distill.tasks import metrics, parsers, reply_text
+from distill.tasks.parsers import Parsed
+from distill.tasks.records import Record
+from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Choice, Failure
+from distill.teacher.prompts.prompt import Prompt
+
+LONGEST = 20_000
+"""Characters; a longer reply is a teacher that went astray."""
+_RAW = 4_000  # characters of an unread reply that are kept
+
+_REFUSAL = re.compile(
+    r"\s*(?:i['’]?m (?:really |very )?sorry|i am sorry|sorry\b|i must decline|as an ai\b|i['’]m (?:not able|unable) to"
+    r"|i (?:cannot|can['’]t|won['’]t|am unable to) (?:help|assist|answer|provide|comply|discuss|engage|continue|do))",
+    re.IGNORECASE,
+)
+_BLANK_LINES = re.compile(r"(?:[ \t]*\n){4,}")
+_FENCE = re.compile(r"```(?:json|JSON)?\s*\n?(.*?)```", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What one reply says.
+
+    Attributes:
+      rationale: the reasoning, or None.
+      label: the answer, or None.
+      failure: why there is no rationale, or no answer although there is a rationale; None if there are both.
+    """
+
+    rationale: str | None = None
+    label: str | None = None
+    failure: Failure | None = None
+
+
+def read_choice(
+    prompt: Prompt, choice: Choice, record: Record, *, as_json: bool = False, labels: Sequence[str] = ()
+) -> Said:
+    """Reads one text that a teacher wrote.
+
+    Args:
+      prompt: what it was asked with.
+      choice: the text, and why it stopped.
+      record: the row.
+      as_json: it was asked for a JSON object with a rationale and a label.
+      labels: the labels there are, for replies that are read by the prompt's template; another label is undecided.
+        Empty: any text is a label.
+    """
+    text = choice.text
+    if choice.finish in (REFUSED, FILTERED):
+        return _failed("refused", choice.finish, text)
+    opened = reply_text.open_reply(text)
+    if not opened.text.strip():
+        return _without_text(choice, opened.trouble)
+    if len(opened.text) > LONGEST:
+        return _failed("reply too long", f"{len(opened.text):,} characters", text)
+    trouble = ""
+    if as_json:
+        read = _read_json(prompt, opened.text, record.choices, labels)
+        if isinstance(read, str):
+            trouble, parsed = read, Parsed("", None, failed="no JSON object with rationale and label")
+        else:
+            parsed = read
+    else:
+        parsed = read_text(prompt, opened.text, record.choices, labels)
+    if parsed.failed:
+        if choice.finish == LENGTH:
+            return _failed("cut off", f"max_tokens reached; {_THINKING if opened.trouble else parsed.failed}", text)
+        if _REFUSAL.match(opened.text):
+            return _failed("refused", parsed.failed, text)
+        return _failed(opened.trouble or parsed.failed, trouble, text)
+    undecided = Failure(parsed.undecided, _outside(parsed, labels), text[:_RAW]) if parsed.undecided else None
+    label = None if parsed.undecided else parsed.llm_label
+    return Said(parsed.rationale if parsed.rationales else None, label, undecided)
+
+
+def _without_text(choice: Choice, trouble: str) -> Said:
+    """A reply that has nothing but thoughts, a tool call, or nothing at all."""
+    thinking = bool(trouble) or choice.note.startswith(THOUGHT)
+    raw = choice.text or choice.note
+    if choice.finish == LENGTH:
+        return _failed("cut off", f"max_tokens reached; {_THINKING if thinking else 'nothing was written'}", raw)
+    if choice.note.startswith(TOOL_CALL):
+        return _failed("tool call", "the model called a tool instead of answering", raw)
+    return _failed(trouble or "empty reply", choice.note[:200] or choice.finish, raw)
+
+
+_THINKING = "the model was still thinking"
+
+
+def _outside(parsed: Parsed, labels: Sequence[str]) -> str:
+    """For a label outside the known ones: which it is, and which there are."""
+    if parsed.undecided != OUTSIDE:
+        return ""
+    return f"got {(parsed.label or '')[:80]!r}; the labels are {', '.join(labels)}"
+
+
+def _failed(reason: str, detail: str, raw: str) -> Said:
+    return Said(failure=Failure(reason, detail, raw if len(raw) <= _RAW else raw[:_RAW] + "…"))
+
+
+OUTSIDE = "the answer is none of the labels"
+
+
+def read_text(prompt: Prompt, text: str, choices: Sequence[str] = (), labels: Sequence[str] = ()) -> Parsed:
+    """Reads a reply in free text, by the prompt's parser or its template.
+
+    Args:
+      prompt: what was asked.
+      text: the reply; thoughts and template tokens may still surround it.
+      choices: the row's options.
+      labels: see :func:`read_choice`.
+    """
+    opened = reply_text.open_reply(text)
+    # Teachers that fall into a loop write thousands of line ends; no parser should have to walk them again and again.
+    text = _BLANK_LINES.sub("\n\n\n", opened.text)
+    if prompt.cue and text.lstrip().startswith(prompt.cue):
+        text = text.lstrip().removeprefix(prompt.cue)
+    if prompt.parser:
+        return parsers.parse(prompt.parser, text, choices)
+    return _read_by_template(prompt, text, choices, labels)
+
+
+def _read_by_template(prompt: Prompt, text: str, choices: Sequence[str], labels: Sequence[str]) -> Parsed:
+    for stop in prompt.stop:
+        text = text.split(stop)[0]
+    # "Therefore, the answer is" may replace a marker that speaks of an answer; another one only where labels are known.
+    halves = reply_text.split_at_marker(
+        text, (prompt.marker,), others="answer" in prompt.marker.lower() or bool(labels)
+    )
+    if halves is None:
+        return Parsed("", None, failed="no answer marker")
+    rationale, answer = halves
+    if not rationale:
+        return Parsed("", None, failed="no rationale before the marker")
+    if choices:
+        label = reply_text.label_text(answer, prompt.tail, choices)
+        named = metrics.match_choice(label, choices) or parsers.parse_choice(answer, choices)
+        if named is None and not label:
+            return Parsed(rationale, None, failed="the reply breaks off within its answer")
+        return Parsed(rationale, named, undecided=None if named else "the answer is none of the choices")
+    label = reply_text.label_text(answer, prompt.tail, labels)
+    if not label:
+        return Parsed(rationale, None, failed="the reply breaks off within its answer")
+    if not labels or label in labels:
+        return Parsed(rationale, label)
+    same = [known for known in labels if metrics.same_text(known, label)]
+    return Parsed(rationale, same[0]) if same else Parsed(rationale, label, undecided=OUTSIDE)
+
+
+_MOST_STARTS = 200  # places at which a JSON object may begin
+
+
+def _json_object(text: str) -> dict[str, Any] | str:
+    """The JSON object with a label or a rationale in a text, or what is wrong with it.
+
+    Tried in this order: the whole text; what stands in code fences; the first object that begins at a brace.
+    """
+    trouble = ""
+    for candidate in (text, *(found[1] for found in _FENCE.finditer(text))):
+        try:
+            value = json.loads(candidate)
+            if isinstance(value, str):  # JSON within JSON
+                value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            trouble = trouble or str(error)
+            continue
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            return value
+        trouble = f"expected an object; got {type(value).__name__}"
+    decoder, at, tries = json.JSONDecoder(strict=False), text.find("{"), 0
+    while at >= 0 and tries < _MOST_STARTS:
+        try:
+            value, ends = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            ends = at + 1
+        else:
+            if "label" in value or "rationale" in value:
+                return dict(value)
+        at, tries = text.find("{", ends), tries + 1
+    return trouble
+
+
+def _reasons(value: Any) -> str | None:
+    """The reasoning in a JSON value: a text, or a list of steps."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(step, str) for step in value):
+        return " ".join(step.strip() for step in value)
+    return None
+
+
+def _read_json(prompt: Prompt, text: str, choices: Sequence[str], labels: Sequence[str]) -> Parsed | str:
+    """What a structured reply says, or what is wrong with it; its fields pass through the same parser as free text."""
+    value = _json_object(text)
+    if isinstance(value, str):
+        return value
+    reasons = _reasons(value.get("rationale"))
+    if reasons is None:
+        return "no text in 'rationale'"
+    label = value.get("label")
+    if isinstance(label, list) and len(label) == 1:
+        label = label[0]
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        return "no text in 'label'"
+    label = str(label).strip()
+    named = metrics.match_choice(label, choices) if choices else None
+    if named is not None:
+        label = f"({chr(ord('a') + list(choices).index(named))}) {named}"
+    # The marker inside the reasoning would cut it short.
+    rationale = " ".join(reasons.replace(prompt.marker, prompt.marker.lower()).split())
+    return read_text(prompt, prompt.fill_answer(rationale, label), choices, labels)

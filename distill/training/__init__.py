@@ -1,0 +1,1 @@
+"""Training a student: losses, optimizers, the step, the loop and its reports."""

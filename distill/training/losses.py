@@ -1,0 +1,157 @@
+"""The two-task loss of Distilling Step-by-Step, expressed as token weights.
+
+``L = L_label + λ · L_rationale`` (Hsieh et al. 2023, arXiv 2305.02301, eq. 4) is computed in two steps. First, every
+target token of the global batch gets a weight ``w = mask · c_k / N_k``, where ``k`` is its task. Then the loss is the
+sum ``Σ w · CE`` (:mod:`distill.sharding.cross_entropy`). A sum can be split anywhere, so packing, micro-batches and
+sharding do not change the result.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from distill.tasks import task_ids
+
+NORMALIZERS = ("task_tokens", "task_examples", "all_tokens")
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTaskLoss:
+    """The weights of the two tasks in the loss.
+
+    Set ``lam`` (λ in the paper's text: ``L_label + λ · L_rationale``) or ``alpha`` (α in the paper's code:
+    ``α · L_label + (1 - α) · L_rationale``). With ``λ = (1 - α) / α`` they agree up to the overall factor α.
+    If neither is set, λ = 1.
+
+    Attributes:
+      lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ.
+      alpha: α in [0, 1], instead of ``lam``.
+      normalizer: the divisor of a task's summed loss. ``task_tokens``: the number of the task's target tokens in the
+        global batch (as in the paper's code). ``task_examples``: each example's loss is averaged over its tokens, then
+        over the task's examples. ``all_tokens``: one mean over the tokens of both tasks (a plain T5 mixture).
+      z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X); 0 disables it.
+      label_smoothing: probability mass moved from the target to the other ``V - 1`` tokens, evenly (as in T5X).
+
+    Raises:
+      ValueError: both ``lam`` and ``alpha``, a value out of range, or an unknown normalizer.
+    """
+
+    lam: float | Schedule | None = None
+    alpha: float | None = None
+    normalizer: str = "task_tokens"
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if self.lam is not None and self.alpha is not None:
+            raise ValueError(f"TwoTaskLoss takes at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
+        if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"TwoTaskLoss.alpha must lie in [0, 1]; got {self.alpha}")
+        if self.lam is not None and not callable(self.lam) and self.lam < 0.0:
+            raise ValueError(f"TwoTaskLoss.lam must be ≥ 0; got {self.lam}")
+        if self.normalizer not in NORMALIZERS:
+            raise ValueError(f"TwoTaskLoss.normalizer must be one of {NORMALIZERS}; got {self.normalizer!r}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"TwoTaskLoss.label_smoothing must lie in [0, 1); got {self.label_smoothing}")
+        if self.z_loss < 0.0:
+            raise ValueError(f"TwoTaskLoss.z_loss must be ≥ 0; got {self.z_loss}")
+
+    def coefficients(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Returns ``(c_label, c_rationale)`` at ``step``, float32 scalars."""
+        if self.alpha is not None:
+            return jnp.float32(self.alpha), jnp.float32(1.0 - self.alpha)
+        lam = self.lam(step) if callable(self.lam) else 1.0 if self.lam is None else self.lam
+        return jnp.float32(1.0), jnp.asarray(lam, jnp.float32)
+
+
+def lambda_from_alpha(alpha: float) -> float:
+    """Returns λ = (1 - α) / α, which gives the same minimum as the α-weighted loss.
+
+    Raises:
+      ValueError: ``alpha`` is not in (0, 1].
+    """
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"α must lie in (0, 1] to have a λ; got {alpha}")
+    return (1.0 - alpha) / alpha
+
+
+def alpha_from_lambda(lam: float) -> float:
+    """Returns α = 1 / (1 + λ), the inverse of :func:`lambda_from_alpha`. Raises ValueError for λ < 0."""
+    if lam < 0.0:
+        raise ValueError(f"λ must be ≥ 0; got {lam}")
+    return 1.0 / (1.0 + lam)
+
+
+def linear_lambda(start: float, end: float, steps: int) -> Schedule:
+    """Returns a schedule that changes λ linearly from ``start`` to ``end`` over ``steps`` steps, then holds ``end``.
+
+    Raises:
+      ValueError: ``steps`` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"linear_lambda.steps must be ≥ 1; got {steps}")
+
+    def schedule(step: jax.Array) -> jax.Array:
+        done = jnp.clip(step.astype(jnp.float32) / steps, 0.0, 1.0)
+        return start + (end - start) * done
+
+    return schedule
+
+
+def task_token_weights(
+    loss_weights: Float[Array, "batch length"],
+    ids: Int[Array, "batch length"],
+    coefficients: tuple[Float[Array, ""], Float[Array, ""]],
+    normalizer: str = "task_tokens",
+    segment_ids: Int[Array, "batch length"] | None = None,
+) -> Float[Array, "batch length"]:
+    """Returns a weight per target token such that ``Σ weight · CE`` is the two-task loss of the whole batch.
+
+    Args:
+      loss_weights: float32; 0 on padding, the row's weight (usually 1) elsewhere.
+      ids: the task of each token (``tasks.task_ids``): 0 padding, 1 label, 2 rationale.
+      coefficients: ``(c_label, c_rationale)``, float32 scalars.
+      normalizer: one of ``NORMALIZERS``.
+      segment_ids: the example that each token of a packed row belongs to, from 1; None means one example per row. Only
+        ``task_examples`` uses it.
+
+    Returns:
+      float32 weights. A task that is absent from the batch contributes 0, without a division by 0.
+
+    Raises:
+      ValueError: an unknown ``normalizer``.
+    """
+    by_task = [
+        jnp.where(ids == task, loss_weights, 0.0).astype(jnp.float32) for task in (task_ids.LABEL, task_ids.RATIONALE)
+    ]
+    if normalizer == "all_tokens":
+        pooled = _reciprocal(by_task[0].sum() + by_task[1].sum())
+        return (coefficients[0] * by_task[0] + coefficients[1] * by_task[1]) * pooled
+    if normalizer == "task_tokens":
+        label, rationale = (c * w * _reciprocal(w.sum()) for c, w in zip(coefficients, by_task))
+        return label + rationale
+    if normalizer == "task_examples":
+        label, rationale = (c * _per_example_mean(w, segment_ids) for c, w in zip(coefficients, by_task))
+        return label + rationale
+    raise ValueError(f"normalizer must be one of {NORMALIZERS}; got {normalizer!r}")
+
+
+def _reciprocal(total: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns 1/total, or 0 where total is 0."""
+    return jnp.where(total > 0.0, 1.0 / jnp.where(total > 0.0, total, 1.0), 0.0)
+
+
+def _per_example_mean(weights: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    """Scales the weights so that an example's tokens sum to its own weight divided by the weights of all examples."""
+    if segment_ids is None:
+        segment_ids = jnp.ones(weights.shape, jnp.int32)
+    counted = weights > 0.0
+    # All tokens of an example have its row weight, so (sum of weights) / (number of tokens) is that weight again.
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & counted[:, None, :]
+    tokens = jnp.sum(same, axis=-1, dtype=jnp.float32)
+    share = jnp.where(counted, weights * _reciprocal(tokens), 0.0)
+    return share * _reciprocal(share.sum())

@@ -1,0 +1,50 @@
+"""A polite way out: SIGINT or SIGTERM asks the loop to save and stop."""
+
+import logging
+import signal
+import threading
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class StopRequest:
+    """Listens for SIGINT and SIGTERM while it is entered. A second SIGINT interrupts at once, as usual.
+
+    Args:
+      sync_period: with several processes, steps between agreements: all of them stop at the same step.
+    """
+
+    def __init__(self, sync_period: int = 20):
+        self.name: str | None = None
+        self._sync_period = sync_period
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number, frame) -> None:
+        del frame
+        if self.name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+        logging.warning("%s: saving a checkpoint and stopping after this step", self.name)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop behind ``step``; the same answer on every process."""
+        if jax.process_count() == 1:
+            return self.name is not None
+        if step % self._sync_period:
+            return False
+        flags = multihost_utils.process_allgather(np.int32(self.name is not None))
+        if flags.any() and self.name is None:
+            self.name = "SIGTERM"
+        return bool(flags.any())

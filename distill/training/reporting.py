@@ -1,0 +1,191 @@
+"""What a run tells: TensorBoard files, lines on the terminal, and JSON files beside the checkpoint."""
+
+import json
+import logging
+import math
+import time
+from typing import Any
+
+import jax
+from etils import epath
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distill.inference.evaluate import Evaluation
+from distill.terminal import Terminal
+from distill.training import curves, event_files
+
+RESULT = "result.json"
+VALIDATION = "evaluations.jsonl"
+LOGS = "logs"
+_ALIVE_S = 30.0  # seconds without a line after which one says how far training is
+
+
+class Reporter:
+    """Writes metrics of a run; silent on every process but the first.
+
+    What an earlier attempt wrote for steps behind ``step`` is dropped: lines of ``evaluations.jsonl``, and the points that
+    TensorBoard shows.
+
+    Args:
+      directory: the model directory; TensorBoard files go to its ``logs`` folder.
+      train_steps: for the progress bar.
+      terminal: where lines go.
+      step: the step that is gone on from; 0 is the beginning.
+      test_split: what is scored once, at the end.
+    """
+
+    def __init__(
+        self,
+        directory: epath.Path,
+        train_steps: int,
+        terminal: Terminal,
+        *,
+        step: int = 0,
+        test_split: str | None = None,
+    ):
+        self._directory, self._terminal, self._test_split = directory, terminal, test_split
+        self._active = jax.process_index() == 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=terminal.console,
+            disable=terminal.silent or not terminal.console.is_terminal,
+        )
+        self._train_steps, self._step = train_steps, step
+        self._last: tuple[float, int, float] | None = None
+
+    def __enter__(self) -> "Reporter":
+        if self._active:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            drop_evaluations(self._directory, self._step, self._test_split)
+            self._writer = event_files.ScalarWriter(self._directory / LOGS, self._step)
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="")
+        self._last = None
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+        if self._active:
+            self._writer.close()
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """Writes training metrics of the steps since the last call, with examples and steps a second."""
+        now = time.monotonic()
+        if self._last is not None:
+            seconds, steps = now - self._last[0], step - self._last[1]
+            values["steps_per_second"] = steps / seconds
+            values["examples_per_second"] = (values["examples"] - self._last[2]) / seconds
+        self._last = (now, step, values["examples"])
+        if not self._active:
+            return
+        self._writer.write(step, {f"train/{name}": value for name, value in values.items()})
+        shown = [f"step {step}/{self._train_steps}", f"loss {values['loss']:.4f}"]
+        shown += [f"{task} {values[f'loss/{task}']:.4f}" for task in ("label", "rationale") if f"loss/{task}" in values]
+        if "effective_lambda" in values:
+            shown.append(f"λ {values['effective_lambda']:.3g}")
+        shown.append(f"epoch {values['epoch']:.2f}")
+        speed = f"{values['examples_per_second']:.1f} examples/s" if "examples_per_second" in values else ""
+        self._bar.update(self._task, completed=step, speed=speed)
+        self._terminal.say("  ".join([*shown, speed]).rstrip())
+
+    def alive(self, step: int, metrics: Any) -> None:
+        """Says how far training is where no line has for ``_ALIVE_S`` seconds.
+
+        Args:
+          step: updates handed to the device.
+          metrics: of the last of them; waited for, so that the line is true.
+        """
+        if self._terminal.silent or time.monotonic() - self._terminal.last < _ALIVE_S:
+            return
+        jax.block_until_ready(metrics)
+        self._bar.update(self._task, completed=step)
+        self._terminal.say(f"step {step}/{self._train_steps}")
+
+    def evaluation(self, split: str, step: int, evaluation: Evaluation, seconds: float = 0.0) -> None:
+        """Writes an evaluation's metrics, and keeps them as a JSON line.
+
+        ``seconds`` is what it took: not training time, when speed is told.
+        """
+        if self._last is not None:
+            self._last = (self._last[0] + seconds, *self._last[1:])
+        if not self._active:
+            return
+        self._writer.write(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
+        self._writer.flush()
+        line = json.dumps({"split": split, "step": step, **evaluation.metrics})
+        with (self._directory / VALIDATION).open("a") as file:
+            file.write(line + "\n")
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
+        self._terminal.say(f"step {step}  {split}: {metrics}")
+
+    def flush(self) -> None:
+        """Returns once the event file holds what was written: before a checkpoint is, which a restart goes back to."""
+        if self._active:
+            self._writer.flush()
+
+
+def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -> None:
+    """Removes from ``evaluations.jsonl`` the lines of steps behind ``step``, those of ``test_split``, and torn ones.
+
+    A run that goes on makes its test anew, whatever step that is of.
+    """
+    path = directory / VALIDATION
+    if not path.exists():
+        return
+    text = path.read_text()
+    kept = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            keep = int(entry["step"]) <= step and entry["split"] != test_split
+        except (ValueError, TypeError, KeyError):
+            logging.warning("%s:%d is no evaluation and was removed: %.60r", path, number, line)
+            continue
+        if keep:
+            kept.append(line + "\n")
+    if "".join(kept) != text:
+        replace_text(path, "".join(kept))
+
+
+def replace_text(path: epath.Path, text: str) -> None:
+    """Writes a file so that a reader, or a process that goes on after this one was killed, sees the old or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def draw_curves(directory: epath.Path, validation_split: str | None, metric: str | None) -> None:
+    """Draws ``curves.png``, on the first process; a plot that fails is reported and ends no run."""
+    if jax.process_index() != 0:
+        return
+    try:
+        curves.draw(directory, validation_split, metric)
+    except Exception as error:
+        logging.warning("%s was not drawn: %s: %s", directory / curves.FILE, type(error).__name__, error)
+
+
+def write_result(directory: epath.Path, result: dict[str, Any]) -> None:
+    """Writes a run's outcome; its presence says that the run is over."""
+    if jax.process_index() != 0:
+        return
+    if isinstance(result.get("best"), float) and not math.isfinite(result["best"]):
+        result = {**result, "best": None}
+    replace_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
+    logging.info("wrote %s", directory / RESULT)
+
+
+def read_result(directory: epath.Path) -> dict[str, Any]:
+    """Reads what :func:`write_result` wrote. Raises ValueError if it is no JSON object."""
+    text = (directory / RESULT).read_text()
+    try:
+        result = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{directory / RESULT} is not JSON: {error}") from None
+    if not isinstance(result, dict):
+        raise ValueError(f"{directory / RESULT} must hold a JSON object; got {type(result).__name__}")
+    return result

@@ -1,0 +1,111 @@
+"""The training state, its shardings and its initialisation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+
+from distill.checkpoints import initial
+from distill.model.network import T5Config
+from distill.model.parameters import Params, init_params, param_logical_axes
+from distill.sharding import partitioning
+from distill.training.optimizers import Optimizer
+
+
+class TrainState(struct.PyTreeNode):
+    """All state that a training step reads and writes.
+
+    Attributes:
+      step: int32 scalar, the number of updates made.
+      params: the student's parameters, float32.
+      opt_state: the state of the optimizer.
+      ema_params: an exponential moving average of ``params``, float32, or None if disabled.
+    """
+
+    step: Any  # not Int[Array, ""]: trees of shapes and of shardings have the same form
+    params: Params
+    opt_state: Any
+    ema_params: Params | None = None
+
+    @property
+    def eval_params(self) -> Params:
+        """The averaged parameters if there are any, else ``params``."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False) -> TrainState:
+    """Returns a state at step 0.
+
+    Args:
+      params: the initial parameters, float32.
+      optimizer: initialises its state from ``params``.
+      ema: whether to keep a moving average of the parameters.
+    """
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=optimizer.transform.init(params),
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def random_state(model: T5Config, optimizer: Optimizer, rng: jax.Array, *, ema: bool = False) -> TrainState:
+    """Returns a state at step 0 with random parameters. A pure function: the caller jits it."""
+    return init_state(init_params(model, rng), optimizer, ema=ema)
+
+
+def abstract_state(
+    model: T5Config, optimizer: Optimizer, mesh: Mesh, rules: partitioning.Rules, *, ema: bool = False
+) -> TrainState:
+    """Returns the state as ``ShapeDtypeStruct``s with their shardings; nothing is computed.
+
+    Args:
+      model: configuration of the student.
+      optimizer: whose state is included.
+      mesh: the devices.
+      rules: logical axis → mesh axis.
+      ema: whether to keep a moving average of the parameters.
+    """
+    shapes = jax.eval_shape(lambda: random_state(model, optimizer, jax.random.key(0), ema=ema))
+    params = partitioning.param_shardings(shapes.params, param_logical_axes(model), mesh, rules)
+    shardings = TrainState(
+        step=partitioning.replicated(mesh),  # type: ignore[arg-type]
+        params=params,
+        opt_state=partitioning.optimizer_shardings(optimizer.transform, shapes.opt_state, shapes.params, params, mesh),
+        ema_params=params if ema else None,
+    )
+    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+
+
+def shardings_of(tree: Any) -> Any:
+    """Returns the shardings of a tree of arrays or ``ShapeDtypeStruct``s, as a tree of the same structure."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def make_state(
+    model: T5Config,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    rules: partitioning.Rules,
+    *,
+    seed: int = 0,
+    ema: bool = False,
+    initial_checkpoint_path: str | None = None,
+) -> TrainState:
+    """Returns the state at step 0, sharded as :func:`abstract_state` specifies.
+
+    Args:
+      model, optimizer, mesh, rules, ema: see :func:`abstract_state`.
+      seed: seed of the random parameters.
+      initial_checkpoint_path: a checkpoint in any format that :func:`distill.checkpoints.initial.load` reads; None
+        initialises at random.
+    """
+    shardings = shardings_of(abstract_state(model, optimizer, mesh, rules, ema=ema))
+    if initial_checkpoint_path is None:
+        fresh = jax.jit(lambda rng: random_state(model, optimizer, rng, ema=ema), out_shardings=shardings)
+        return fresh(jax.random.key(seed))
+    loaded = initial.load(initial_checkpoint_path, model, shardings.params)
+    start = jax.jit(lambda p: init_state(p, optimizer, ema=ema), out_shardings=shardings, donate_argnums=0)
+    return start(loaded)

@@ -1,0 +1,63 @@
+"""How long texts are, in the student's tokens."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Count = Callable[[Sequence[str]], list[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruler:
+    """Measures texts.
+
+    Attributes:
+      unit: what is counted, for the reader: "tokens of spiece.model".
+      count: texts → their lengths, without EOS.
+      eos: what EOS adds; 0 where the unit is not a student's token.
+    """
+
+    unit: str
+    count: Count
+    eos: int = 1
+
+    def lengths(self, texts: Sequence[str], separator: str | None = None) -> list[int]:
+        """Lengths with EOS; 0 for empty texts. ``separator`` stands for an EOS within a text, as in :mod:`tasks`."""
+        if separator is None:
+            return [length + self.eos if text else 0 for text, length in zip(texts, self.count(texts))]
+        pieces = [text.split(separator) for text in texts]
+        flat = iter(self.count([piece for row in pieces for piece in row]))
+        return [sum(next(flat) + self.eos for _ in row) if text else 0 for text, row in zip(texts, pieces)]
+
+
+def ruler(vocabulary: Any = None) -> Ruler:
+    """A ruler for a vocabulary.
+
+    Args:
+      vocabulary: the path of a SentencePiece model; ``bytes`` (ByT5); ``t5`` or ``mt5`` (their public files); anything
+        with ``encode(text)``; or None: white-space words, when no vocabulary is at hand.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    if vocabulary is None:
+        return Ruler("words", lambda texts: [len(text.split()) for text in texts], eos=0)
+    if vocabulary == "bytes":
+        return Ruler("bytes", lambda texts: [len(text.encode("utf-8", "replace")) for text in texts])
+    if isinstance(vocabulary, str | pathlib.Path) and pathlib.Path(vocabulary).is_file():
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+        unit = f"tokens of {pathlib.Path(vocabulary).name}"
+        return Ruler(unit, lambda texts: [len(ids) for ids in processor.encode(list(texts))])
+    if isinstance(vocabulary, str | pathlib.Path):
+        from distill.tasks import vocabularies  # needs TensorFlow
+
+        return ruler_of(vocabularies.load(str(vocabulary)), str(vocabulary))
+    return ruler_of(vocabulary, type(vocabulary).__name__)
+
+
+def ruler_of(vocabulary: Any, name: str) -> Ruler:
+    """A ruler for an object with ``encode(text) -> ids``."""
+    return Ruler(f"tokens of {name}", lambda texts: [len(vocabulary.encode(text)) for text in texts])

@@ -1,0 +1,626 @@
+"""Hugging Face checkpoints, both ways, against ``transformers`` itself; and files that lie."""
+
+import dataclasses
+import json
+import pathlib
+import random
+import shutil
+import struct
+import tracemalloc
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+import transformers
+
+from distill.checkpoints import conversion, initial
+from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints.huggingface import weights_folder
+from distill.checkpoints.huggingface.config import config_from_hf, config_to_hf
+from distill.model import network, parameters
+from distill.model.config import T5Config
+from distill.model.network import ModelInputs
+from distill.sharding import partitioning
+from tests.distill import hf_models
+
+FAMILIES = list(hf_models.FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def random_params(config: T5Config, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parameters.param_shapes(config))
+
+
+def assert_trees_equal(got, wanted):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def rewrite(folder: pathlib.Path, change) -> None:
+    """Applies ``change`` to the dictionary of tensors of ``folder``."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    change(tensors)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    return hf_models.save(hf_models.build("t5_v1_1"), "t5_v1_1", tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def folder(small_folder, tmp_path):
+    """A copy of a small T5 1.1 to damage."""
+    return pathlib.Path(shutil.copytree(small_folder, tmp_path / "copy"))
+
+
+# There and back.
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scan", [False, True])
+def test_to_transformers_and_back(family, scan, tmp_path):
+    model = hf_models.build(family)
+    source = hf_models.save(model, family, tmp_path / "there")
+    config, params = huggingface.load_pretrained(source, scan_layers=scan)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), parameters.param_shapes(config))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == shapes
+    if scan:
+        unscanned = huggingface.load_pretrained(source)
+        assert_trees_equal(parameters.unstack_layers(params, config)[0], unscanned[1])
+
+    model_type = hf_models.fields(family)["model_type"]
+    huggingface.save_pretrained_folder(params, config, tmp_path / "back", model_type=model_type)
+    again_config, again = huggingface.load_pretrained(tmp_path / "back", scan_layers=scan)
+    assert again_config == config
+    assert_trees_equal(again, params)
+
+    loaded, report = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    wanted = model.state_dict()
+    got = loaded.state_dict()
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        assert torch.equal(got[name], wanted[name]), name
+    tokens = torch.tensor([[5, 7, 9, 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.eval()(input_ids=tokens, decoder_input_ids=tokens).logits,
+            model(input_ids=tokens, decoder_input_ids=tokens).logits,
+            rtol=0.0,
+            atol=0.0,
+        )
+    assert loaded.generation_config.decoder_start_token_id == 0
+    assert loaded.generation_config.eos_token_id == 1
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "back").model_type == model_type
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folders_written_by_transformers(family, tmp_path):
+    """Newer versions write ``tie_word_embeddings: true`` for all, and say the truth elsewhere."""
+    model = hf_models.build(family)
+    hub = hf_models.save(model, family, tmp_path / "hub")
+    type(model).from_pretrained(hub).save_pretrained(tmp_path / "saved")
+    assert_trees_equal(huggingface.load_pretrained(tmp_path / "saved"), huggingface.load_pretrained(hub))
+
+
+def test_shards(tmp_path):
+    config = config_from_hf(hf_models.fields("umt5"))
+    params = random_params(config)
+    huggingface.save_pretrained_folder(params, config, tmp_path, max_shard_bytes=20_000, generation={"num_beams": 4})
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 3
+    assert sorted(set(index["weight_map"].values())) == shards
+    assert index["metadata"]["total_size"] == 4 * parameters.param_count(config)
+    assert_trees_equal(huggingface.load_params(tmp_path, config), params)
+    model = transformers.UMT5ForConditionalGeneration.from_pretrained(tmp_path)
+    table = params["token_embedder"]["embedding"]
+    np.testing.assert_array_equal(model.shared.weight.detach().numpy(), table)
+    assert transformers.GenerationConfig.from_pretrained(tmp_path).num_beams == 4
+
+    # Writing again leaves nothing of what was there.
+    params = random_params(config, seed=1)
+    huggingface.save_pretrained_folder(params, config, tmp_path)
+    weights = sorted(path.name for path in tmp_path.iterdir() if "model" in path.name)
+    assert weights == ["model.safetensors"]
+    huggingface.save_pretrained_folder(params, config, tmp_path, max_shard_bytes=20_000)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert_trees_equal(huggingface.load_params(tmp_path, config), params)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_become_float32(dtype, folder):
+    tensors = {k: v.to(dtype) for k, v in safetensors.torch.load_file(folder / "model.safetensors").items()}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    _, params = huggingface.load_pretrained(folder)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(params["token_embedder"]["embedding"], tensors["shared.weight"].float().numpy())
+
+
+def test_one_table_for_tokens_and_unscaled_logits(folder):
+    """Without an output kernel in the file, an unscaled network takes the token table."""
+    rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    config, params = huggingface.load_pretrained(folder)
+    assert not config.logits_via_embedding
+    kernel = params["decoder"]["logits_dense"]["kernel"]
+    np.testing.assert_array_equal(kernel, params["token_embedder"]["embedding"].T)
+
+
+def test_copies_of_the_table_are_passed_over(tmp_path):
+    folder = hf_models.save(hf_models.build("t5"), "t5", tmp_path)
+    wanted = huggingface.load_pretrained(folder)
+
+    def copy(tensors):
+        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = tensors["shared.weight"].copy()
+        # The first checkpoints have this, and no network reads it.
+        tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = np.ones((32, 4), np.float32)
+
+    rewrite(folder, copy)
+    assert_trees_equal(huggingface.load_pretrained(folder), wanted)
+    rewrite(folder, lambda tensors: tensors["decoder.embed_tokens.weight"].__setitem__((3, 3), 7.0))
+    with pytest.raises(ValueError, match=r"decoder.embed_tokens.weight: checkpoint has one that is not shared.weight"):
+        huggingface.load_pretrained(folder)
+
+
+def test_parameters_are_placed_as_they_are_read(folder):
+    config = huggingface.read_config(folder, scan_layers=True)
+    mesh = partitioning.MeshConfig(data=2, fsdp=2, model=2).build()
+    shardings = partitioning.param_shardings(
+        parameters.param_shapes(config), parameters.param_logical_axes(config), mesh
+    )
+    placed = huggingface.load_params(folder, config, shardings=shardings)
+    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(str(leaf.sharding)), placed, shardings)
+    plain = huggingface.load_params(folder, config)
+    assert_trees_equal(jax.device_get(placed), plain)
+    huggingface.save_pretrained_folder(placed, config, folder)
+    assert_trees_equal(huggingface.load_params(folder, config), plain)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_no_second_copy_in_memory(scan, tmp_path):
+    config = dataclasses.replace(config_from_hf(hf_models.fields("t5", num_layers=12, d_ff=1024)), scan_layers=scan)
+    params = random_params(config)
+    huggingface.save_pretrained_folder(params, config, tmp_path)
+    size = 4 * parameters.param_count(config)
+    tracemalloc.start()
+    loaded = huggingface.load_params(tmp_path, config)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert_trees_equal(loaded, params)
+    assert size < peak < 1.2 * size
+
+
+# Finding a checkpoint.
+
+
+def cached_repository(name: str, source: pathlib.Path, cache: pathlib.Path, revision: str = "main") -> None:
+    """Lays ``source`` in ``cache`` as the hub's client does: blobs, and links to them from a snapshot."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for part in ("blobs", "refs", f"snapshots/{commit}"):
+        (repository / part).mkdir(parents=True)
+    (repository / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
+    for file in source.iterdir():
+        shutil.copy(file, repository / "blobs" / file.name)
+        (repository / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{file.name}")
+
+
+@pytest.mark.parametrize("name", ["google/flan-t5-tiny", "t5-tiny"])
+def test_hub_names_offline(name, folder, tmp_path, monkeypatch):
+    cached_repository(name, folder, tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert_trees_equal(huggingface.load_pretrained(name), huggingface.load_pretrained(folder))
+
+
+def test_a_revision_of_a_hub_name(folder, tmp_path, monkeypatch):
+    cached_repository("google/flan-t5-tiny", folder, tmp_path / "cache", "refs/pr/6")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    name = "google/flan-t5-tiny@refs/pr/6"
+    config, params = huggingface.load_pretrained(folder)
+    assert_trees_equal(huggingface.load_pretrained(name), (config, params))
+    assert conversion.kind_of(name) == conversion.HUGGING_FACE
+    with conversion.open_source(name) as source:
+        assert source.found().startswith(f"Hugging Face checkpoint {name}: vocabulary {config.vocab_size}")
+    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), params)
+    assert_trees_equal((config, initial.load(name, config, shardings)), (config, params))
+    with pytest.raises(FileNotFoundError, match="'google/flan-t5-tiny' is neither a folder nor"):
+        huggingface.load_pretrained("google/flan-t5-tiny")  # its default branch is not there
+    with pytest.raises(ValueError, match="names the revision 'refs/pr/6', and 'main' is given beside it"):
+        huggingface.load_pretrained(name, revision="main")
+    with pytest.raises(ValueError, match="expected name@revision"):
+        huggingface.load_pretrained("google/flan-t5-tiny@")
+
+
+@pytest.mark.parametrize(
+    ("source", "split"),
+    [
+        ("t5-small@main", ("t5-small", "main")),
+        ("google/mt5-small@refs/pr/6", ("google/mt5-small", "refs/pr/6")),
+        ("./runs/a@b", ("./runs/a@b", None)),
+        ("a/b/c@d", ("a/b/c@d", None)),
+        ("gs://bucket@x/a", ("gs://bucket@x/a", None)),
+        ("t5-small", ("t5-small", None)),
+    ],
+)
+def test_where_a_revision_begins(source, split):
+    assert huggingface.split_revision(source) == split
+
+
+@pytest.mark.parametrize(
+    "name", ["google/no-such-model", "no-such-model", "bad name!", "a/b/c", "/no/such/folder", "./x"]
+)
+def test_nothing_there(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(FileNotFoundError, match=r"is neither a folder nor|is not a folder"):
+        huggingface.load_pretrained(name)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_pickles_are_refused(pickled, folder):
+    (folder / "model.safetensors").unlink()
+    if pickled:
+        torch.save({"shared.weight": torch.zeros(2)}, folder / "pytorch_model.bin")
+    said = "only pytorch_model.bin, a pickle, and not" if pickled else "neither"
+    with pytest.raises(FileNotFoundError, match=rf"has {said} model.safetensors.*runs whatever code.*save_pretrained"):
+        huggingface.load_pretrained(folder)
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+        huggingface.load_pretrained(folder)
+    config = config_from_hf(hf_models.fields("t5_v1_1"))
+    assert huggingface.load_params(folder, config)["token_embedder"]["embedding"].shape == (101, 32)
+
+
+# Files that do not fit.
+
+
+def test_every_difference_is_in_one_error(folder):
+    config = huggingface.read_config(
+        folder, vocab_size=128, num_decoder_layers=3, mlp_dim=40, logits_via_embedding=True, layer_norm_epsilon=1e-5
+    )
+    rewrite(folder, lambda tensors: tensors.update({"classifier.weight": np.zeros((2, 3), np.float32)}))
+    with pytest.raises(ValueError, match="does not fit the configuration") as caught:
+        huggingface.load_params(folder, config)
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    for wanted in [
+        "setting vocab_size: checkpoint 101, configuration 128",
+        "setting num_decoder_layers: checkpoint 2, configuration 3",
+        "setting logits_via_embedding: checkpoint False, configuration True",
+        "setting layer_norm_epsilon: checkpoint 1e-06, configuration 1e-05",
+        "shared.weight: checkpoint [101, 32], configuration [128, 32]",
+        "lm_head.weight: checkpoint [101, 32], configuration has none",
+        "encoder.block.1.layer.1.DenseReluDense.wi_0.weight: checkpoint [48, 32], configuration [40, 32]",
+        "encoder.block.1.layer.1.DenseReluDense.wo.weight: checkpoint [32, 48], configuration [32, 40]",
+        "decoder.block.2.layer.0.SelfAttention.q.weight: checkpoint has none, configuration [24, 32]",
+        "classifier.weight: checkpoint [2, 3], configuration has none",
+    ]:
+        assert wanted in lines, wanted
+    settings, tables, inner, block, extra = 5, 2, 4 * 3, 14, 1
+    assert len(lines) - 1 == settings + tables + inner + block + extra
+    assert f"({len(lines) - 1} differences)" in lines[0]
+
+
+def test_settings_that_no_shape_shows(folder):
+    config = huggingface.read_config(folder, mlp_activations=("silu", "linear"), relative_attention_max_distance=64)
+    with pytest.raises(ValueError, match=r"\(2 differences\)") as caught:
+        huggingface.load_params(folder, config)
+    assert "setting mlp_activations: checkpoint ('gelu', 'linear'), configuration ('silu', 'linear')" in str(
+        caught.value
+    )
+
+
+def test_a_tied_checkpoint_for_an_untied_configuration(tmp_path):
+    folder = hf_models.save(hf_models.build("t5"), "t5", tmp_path)
+    config = huggingface.read_config(folder, logits_via_embedding=False)
+    with pytest.raises(ValueError, match=r"setting logits_via_embedding(.|\n)*lm_head.weight: checkpoint has none"):
+        huggingface.load_params(folder, config)
+
+
+def test_integers_are_no_weights(folder):
+    rewrite(folder, lambda t: t.update({"shared.weight": np.zeros((101, 32), np.int64)}))
+    with pytest.raises(
+        ValueError, match=r"shared.weight: checkpoint I64, wanted one of \('F64', 'F32', 'BF16', 'F16'\)"
+    ):
+        huggingface.load_pretrained(folder)
+    said = r"shared.weight must be one of .*; got I64"
+    with weights_folder.WeightsFolder(folder) as weights, pytest.raises(ValueError, match=said):
+        weights.read("shared.weight")
+
+
+def test_parameters_that_do_not_fit_are_not_written(tmp_path):
+    config = config_from_hf(hf_models.fields("t5_v1_1"))
+    params = random_params(config)
+    del params["encoder"]["relpos_bias"]
+    params["decoder"]["logits_dense"]["kernel"] = np.zeros((32, 99), np.float32)
+    params["decoder"]["layers_2"] = {"mlp": {"wo": {"kernel": np.zeros((1, 1), np.float32)}}}
+    with pytest.raises(ValueError, match="the parameters do not fit the configuration") as caught:
+        huggingface.save_pretrained_folder(params, config, tmp_path / "out")
+    assert "encoder/relpos_bias/rel_embedding: there is none, configuration [4, 32]" in str(caught.value)
+    assert "decoder/logits_dense/kernel: [32, 99], configuration [32, 101]" in str(caught.value)
+    assert "decoder/layers_2/mlp/wo/kernel: [1, 1], configuration has none" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+# Configurations.
+
+FLAN_T5_BASE = {
+    "architectures": ["T5ForConditionalGeneration"],
+    "d_ff": 2048,
+    "d_kv": 64,
+    "d_model": 768,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "n_positions": 512,
+    "num_decoder_layers": 12,
+    "num_heads": 12,
+    "num_layers": 12,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.23.1",
+    "use_cache": True,
+    "vocab_size": 32128,
+}
+
+
+def test_a_released_configuration():
+    config = config_from_hf(FLAN_T5_BASE)
+    assert config == T5Config(32128, 768, 12, 64, 2048, 12, 12)
+    assert parameters.param_count(config) == 247_577_856
+
+
+def test_the_first_t5_says_little():
+    fields = {"model_type": "t5", "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048}
+    config = config_from_hf({**fields, "num_heads": 8, "num_layers": 6, "dropout_rate": 0.0})
+    assert config.mlp_activations == ("relu",)
+    assert config.logits_via_embedding
+    assert config.num_decoder_layers == 6
+    assert config.relative_attention_max_distance == 128
+    assert config.dropout_rate == 0.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-relu", "gated-silu"])
+def test_configurations_there_and_back(family, activation):
+    fields = hf_models.fields(family, feed_forward_proj=activation, layer_norm_epsilon=1e-5, dropout_rate=0.2)
+    config = config_from_hf(fields)
+    back = config_to_hf(config, fields["model_type"])
+    assert config_from_hf(back) == config
+    assert {name: back[name] for name in fields if name in back} == {k: v for k, v in fields.items() if k in back}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "gated-relu", "gelu_new"])
+def test_activations_are_the_ones_of_pytorch(activation, tmp_path):
+    model = hf_models.build("t5", feed_forward_proj=activation, num_layers=1)
+    folder = hf_models.save(model, "t5", tmp_path, feed_forward_proj=activation, num_layers=1)
+    config, params = huggingface.load_pretrained(folder)
+    tokens = np.array([[5, 7, 9, 1]], np.int32)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor(tokens).long(), decoder_input_ids=torch.tensor(tokens).long()).logits
+    got = jax.jit(lambda p: network.Transformer(config).apply({"params": p}, ModelInputs(tokens, tokens)))(params)
+    np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "bart"}, "model_type must be one of"),
+        ({"model_type": "mt5x"}, "did you mean 'mt5'"),
+        ({"model_type": None}, "got None"),
+        ({"d_model": None}, r"d_model must be an integer in \[1, 131072\]; got None"),
+        ({"d_model": "512"}, "got '512'"),
+        ({"d_ff": 2**40}, "d_ff must be an integer in"),
+        ({"num_layers": 10**9}, "num_layers must be an integer in"),
+        ({"num_layers": 10**100}, "num_layers must be an integer in"),
+        ({"num_heads": True}, "num_heads must be an integer"),
+        ({"num_decoder_layers": 0}, "num_decoder_layers must be an integer"),
+        ({"vocab_size": -1}, "vocab_size must be an integer"),
+        ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj must be one of"),
+        ({"feed_forward_proj": ["relu"]}, "feed_forward_proj must be one of"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false; got 'no'"),
+        ({"dropout_rate": "0.1"}, "dropout_rate must be a number"),
+        ({"dropout_rate": 1.5}, r"config.json: T5Config.dropout_rate must lie in \[0, 1\)"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be > 0"),
+        ({"relative_attention_num_buckets": 6}, "multiple of 4"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder must be true"),
+        ({"pad_token_id": 3}, "pad_token_id must be 0 here; got 3"),
+        ({"eos_token_id": [1, 2]}, "eos_token_id must be 1 here"),
+        ({"decoder_start_token_id": 2}, "decoder_start_token_id must be 0"),
+        ({"quantization_config": {"bits": 8}}, "quantized weights"),
+    ],
+)
+def test_bad_configurations(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_hf({**FLAN_T5_BASE, **changes})
+
+
+def test_a_missing_field():
+    with pytest.raises(ValueError, match="d_kv is missing"):
+        config_from_hf({name: value for name, value in FLAN_T5_BASE.items() if name != "d_kv"})
+
+
+def test_a_misspelt_override():
+    with pytest.raises(ValueError, match="no field 'scan_layer'; did you mean 'scan_layers'"):
+        config_from_hf(FLAN_T5_BASE, scan_layer=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "model_type", "message"),
+    [
+        ({"relative_bias_per_layer": True}, "t5", "position bias in one layer"),
+        ({}, "umt5", "position bias in every layer"),
+        ({"logits_via_embedding": True}, "mt5", "never scales"),
+        ({}, "bart", "model_type must be one of"),
+        ({"mlp_activations": ("linear", "gelu", "relu")}, None, "mlp_activations must be one of"),
+    ],
+)
+def test_configurations_with_no_counterpart(config, model_type, message):
+    with pytest.raises(ValueError, match=message):
+        config_to_hf(T5Config(100, 8, 2, 4, 8, 1, 1, **config), model_type)
+
+
+# Files that lie.
+
+
+def header(tensors, data: bytes = b"") -> bytes:
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x02}q\x00.",
+        b"PK\x03\x04" + b"\0" * 100,
+        struct.pack("<Q", 2**62) + b"{}",
+        struct.pack("<Q", 10) + b"not json!!",
+        header([1, 2]),
+        header({"shared.weight": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, b"1234"),
+        header({"shared.weight": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
+        header({"shared.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**50]}}, b"1234"),
+        header({"shared.weight": {"dtype": "F77", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        header({"shared.weight": {"dtype": "F32", "shape": [0, 2**60], "data_offsets": [0, 0]}}),
+    ],
+    ids=range(11),
+)
+def test_damaged_weights(content, folder):
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"no safetensors file, or a damaged one|does not fit the configuration"):
+        huggingface.load_pretrained(folder)
+
+
+def test_truncated_weights(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is no safetensors file, or a damaged one"):
+        huggingface.load_pretrained(folder)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    config = config_from_hf(hf_models.fields("t5"))
+    huggingface.save_pretrained_folder(random_params(config), config, tmp_path / "sharded", max_shard_bytes=30_000)
+    return tmp_path / "sharded"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../copy/model.safetensors",
+        "/etc/passwd",
+        "/etc/x.safetensors",
+        "sub/model.safetensors",
+        "..\\x.safetensors",
+        "..",
+        "",
+        "x.safetensors\0",
+        "config.json",
+        7,
+        None,
+        ["a.safetensors"],
+    ],
+)
+def test_an_index_stays_in_its_folder(file, sharded):
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["shared.weight"] = file
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"shared.weight must be in a \.safetensors file of the same folder"):
+        huggingface.load_pretrained(sharded)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("[" * 200_000, "is not JSON"),
+        ("[]", "must hold a JSON object; got a list"),
+        ("{}", "must hold an object 'weight_map'"),
+        ('{"weight_map": []}', "must hold an object 'weight_map'"),
+        ('{"weight_map": {"shared.weight": "absent.safetensors"}}', "names absent.safetensors, which is not there"),
+        ('{"weight_map": {"x": "model-00001-of-00002.safetensors"}}', "names|holds x; it does not"),
+    ],
+)
+def test_damaged_indices(content, message, sharded):
+    (sharded / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        huggingface.load_pretrained(sharded)
+
+
+def test_an_index_that_promises_too_much(sharded):
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    first, last = sorted(set(index["weight_map"].values()))[0], sorted(set(index["weight_map"].values()))[-1]
+    moved = next(name for name, file in index["weight_map"].items() if file == first)
+    index["weight_map"][moved] = last
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"says that {last} holds {moved}; it does not"):
+        huggingface.load_pretrained(sharded)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"3", b'{"model_type": "t5"'])
+def test_damaged_config(content, folder):
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        huggingface.load_pretrained(folder)
+
+
+def test_an_oversized_config(folder, monkeypatch):
+    monkeypatch.setattr(weights_folder, "_MAX_JSON_BYTES", 100)
+    with pytest.raises(ValueError, match="holds at most 100"):
+        huggingface.load_pretrained(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_random_damage(file, folder):
+    """Whatever bytes change, loading either works or raises ValueError."""
+    rng = random.Random(0)
+    path = folder / file
+    whole = path.read_bytes()
+    # The header of the weights is where a change means something.
+    reach = min(len(whole), 8 + struct.unpack("<Q", whole[:8])[0]) if file.endswith("safetensors") else len(whole)
+    outcomes = set()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            kind, at = rng.randrange(4), rng.randrange(reach)
+            if kind == 0:
+                damaged[at % len(damaged)] = rng.randrange(256)
+            elif kind == 1:
+                damaged[at % len(damaged)] ^= 1 << rng.randrange(8)
+            elif kind == 2:
+                del damaged[at : at + rng.randint(1, 20)]
+            else:
+                damaged[at:at] = rng.choice([b"0", b"9" * 20, b"-1", b"[", b"\0", b'"', b"null", b"true"])
+        path.write_bytes(damaged)
+        try:
+            huggingface.load_pretrained(folder)
+            outcomes.add("loaded")
+        except ValueError as error:
+            assert str(folder) in str(error)
+            outcomes.add("refused")
+    assert "refused" in outcomes

@@ -1,0 +1,149 @@
+"""Gin mistakes end in one message before any work; good configurations come out as they went in."""
+
+import pytest
+
+from distill.cli import configuration
+from distill.cli import parser as command_line
+from distill.cli.configuration import ConfigurationError
+from distill.training import train
+
+FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+GIVEN = ["DATA_DIR = 'd'", "MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'"]
+
+
+def error(bindings=(), files=FILES, given=GIVEN, **kwargs):
+    with pytest.raises(ConfigurationError) as caught:
+        configuration.parse(files, [*given, *bindings], **kwargs)
+    return str(caught.value)
+
+
+def test_a_misspelt_macro_names_its_neighbour():
+    assert error(["ALHPA = 0.9"]) == "nothing uses ALHPA (set in the command line); did you mean 'ALPHA'?"
+
+
+def test_a_missing_macro_names_who_wants_it():
+    message = error(given=["DATA_DIR = 'd'", "VOCABULARY_PATH = 'bytes'"])
+    assert message.startswith("MODEL_DIR is wanted by gin/runs/train.gin:")
+    assert message.endswith("and nothing sets it; give it with --gin.MODEL_DIR=…")
+
+
+def test_macros_that_are_wanted_and_not_set():
+    names = ("DATA_DIR", "MODEL_DIR", "TRAIN_STEPS", "NOBODYS")
+    assert configuration.unset(names, FILES, []) == ["DATA_DIR", "MODEL_DIR"]
+    assert configuration.unset(names, FILES, ["MODEL_DIR = runs/a"]) == ["DATA_DIR"]
+    assert configuration.unset(names, FILES, ["TRAIN_STEPS = %gin.REQUIRED"])[-1] == "TRAIN_STEPS"
+    with pytest.raises(ConfigurationError, match="no gin file"):
+        configuration.unset(names, ["gin/none.gin"], [])
+
+
+def test_a_required_macro_left_open(tmp_path):
+    (tmp_path / "mine.gin").write_text("# x\nTRAIN_STEPS = %gin.REQUIRED\n")
+    message = error(files=[*FILES, str(tmp_path / "mine.gin")])
+    assert message == f"TRAIN_STEPS is required by {tmp_path}/mine.gin:2; give it with --gin.TRAIN_STEPS=…"
+    configuration.parse([*FILES, str(tmp_path / "mine.gin")], [*GIVEN, "TRAIN_STEPS = 3"])
+
+
+def test_several_mistakes_are_told_at_once():
+    message = error(["ALHPA = 0.9", "BATCH_SIEZ = 1"])
+    assert "ALHPA" in message
+    assert "did you mean 'BATCH_SIZE'" in message
+
+
+def test_an_unknown_file_names_its_neighbour():
+    message = error(files=["gin/models/t5_1_1_smal.gin"])
+    assert message.startswith("no gin file 'gin/models/t5_1_1_smal.gin'; did you mean 'gin/models/t5_1_1_small.gin'")
+
+
+def test_an_unknown_argument():
+    assert "no_such" in error(["train.LoopConfig.no_such = 1"])
+
+
+def test_a_syntax_error_says_where(tmp_path):
+    (tmp_path / "broken.gin").write_text("# x\nA = [1,\n")
+    assert str(tmp_path / "broken.gin") in error(files=[*FILES, str(tmp_path / "broken.gin")])
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "binary.gin").write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8" in error(files=[*FILES, str(tmp_path / "binary.gin")])
+
+
+@pytest.mark.parametrize("statement", ["import os", "from os import path", "import subprocess as distillery"])
+def test_files_may_not_import_what_is_not_trusted(tmp_path, statement):
+    (tmp_path / "evil.gin").write_text(f"from __gin__ import dynamic_registration\n{statement}\n")
+    assert "which is not trusted; allow it with --gin_module=" in error(files=[*FILES, str(tmp_path / "evil.gin")])
+
+
+def test_a_module_can_be_trusted(tmp_path):
+    (tmp_path / "mine.gin").write_text("from __gin__ import dynamic_registration\nimport math\nLAMBDA = @math.sqrt()\n")
+    configuration.parse([*FILES, str(tmp_path / "mine.gin")], GIVEN, allowed=["math"])
+
+
+def test_an_include_that_goes_in_circles(tmp_path):
+    (tmp_path / "a.gin").write_text(f"include '{tmp_path}/b.gin'\n")
+    (tmp_path / "b.gin").write_text(f"include '{tmp_path}/a.gin'\n")
+    assert "includes itself" in error(files=[str(tmp_path / "a.gin")])
+
+
+def test_the_resolved_configuration_is_the_configuration(tmp_path):
+    configuration.parse(
+        FILES,
+        [
+            *GIVEN,
+            "LAMBDA = 0.25",
+            "LEARNING_RATE = @optimizers.linear_decay()",
+            "optimizers.linear_decay.peak = 1e-3",
+            "optimizers.linear_decay.steps = 10",
+        ],
+    )
+    text = configuration.resolved()
+    before = configuration.arguments_of(train.train)
+    (tmp_path / "config.gin").write_text(text)
+    configuration.parse([str(tmp_path / "config.gin")], [])
+    after = configuration.arguments_of(train.train)
+    assert configuration.resolved() == text
+    assert before["loss"] == after["loss"]
+    assert before["model"] == after["model"]
+    assert after["loss"].lam == 0.25
+
+
+def test_later_files_and_bindings_override_earlier_ones(tmp_path):
+    (tmp_path / "mine.gin").write_text("BATCH_SIZE = 16\nTRAIN_STEPS = 5\n")
+    configuration.parse([*FILES, str(tmp_path / "mine.gin")], [*GIVEN, "TRAIN_STEPS = 7"])
+    given = configuration.arguments_of(train.train)
+    assert (given["data"].batch_size, given["loop"].train_steps) == (16, 7)
+
+
+@pytest.mark.parametrize(
+    ("argument", "binding"),
+    [
+        ("--gin.BATCH_SIZE=4", "BATCH_SIZE = 4"),
+        ("--gin.MODEL_DIR=runs/a", "MODEL_DIR = runs/a"),
+        ('--gin.X={"a": 1, "b": "c=d"}', 'X = {"a": 1, "b": "c=d"}'),
+        ("--gin.train.LoopConfig.seed=3", "train.LoopConfig.seed = 3"),
+    ],
+)
+def test_command_line_bindings(argument, binding):
+    assert command_line.split_arguments([argument]) == [f"--gin_bindings={binding}"]
+    assert command_line.split_arguments(["train", "--gin_file=a"]) == ["train", "--gin_file=a"]
+
+
+def test_bare_words_are_strings():
+    configuration.parse(FILES, ["DATA_DIR = gs://bucket/data", "MODEL_DIR = runs/a-b", "VOCABULARY_PATH = bytes"])
+    assert configuration.macro("DATA_DIR") == "gs://bucket/data"
+    assert configuration.macro("MODEL_DIR") == "runs/a-b"
+    assert configuration.macro("NO_SUCH") is None
+
+
+def test_a_function_that_the_configuration_does_not_mention():
+    def nobody():
+        return None
+
+    with pytest.raises(
+        ConfigurationError, match=r"the configuration says nothing of .*nobody; the run file is missing"
+    ):
+        configuration.configured(nobody)
+
+
+def test_no_files_at_all():
+    assert error(files=[], given=[]) == "no gin file was given; start with --gin_file=gin/runs/distill.gin"

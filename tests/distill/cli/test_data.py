@@ -1,0 +1,110 @@
+"""``distill data`` on files, on gin configurations and on the paper's layout."""
+
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from distill.cli.main import main
+
+ROWS = [{"q": f"{n} yews: tree or bird?", "w": "A yew is a tree.", "a": "tree"} for n in range(30)]
+FIELDS = {"input": "q", "rationale": "w", "label": "a"}
+FLAGS = [f"--field={name}={field}" for name, field in FIELDS.items()] + ["--vocabulary=bytes", "--json"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS) + "{broken\n")
+    pathlib.Path("test.json.gz").write_bytes(gzip.compress(json.dumps(ROWS[:3]).encode()))
+    return tmp_path
+
+
+def report(capsys, *flags):
+    assert main(["data", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error(capsys, *flags):
+    assert main(["data", *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_files_on_the_command_line(folder, capsys):
+    found = report(capsys, "--file=train=train.jsonl", "--file=test=test.json.gz", *FLAGS, "--targets=10")
+    assert found["vocabulary_size"] == 384
+    assert found["lengths"] == {"inputs": 512, "targets": 10}
+    splits = found["sets"]["jsonl"]
+    assert {split: each["rows"] for split, each in splits.items()} == {
+        "train+validation": 30,
+        "train": 30 - splits["validation"]["rows"],
+        "validation": splits["validation"]["rows"],
+        "test": 3,
+    }
+    assert splits["train"]["rejected"] == 1
+    assert splits["test"]["with_label"] == splits["test"]["with_rationale"] == 3
+    assert splits["test"]["lengths"]["label_inputs"]["p100"] == len("[label] 0 yews: tree or bird?") + 1
+    assert splits["test"]["lengths"]["rationale_targets"]["truncated"] == 1.0
+
+
+def test_a_configuration_gives_the_same(folder, capsys):
+    given = report(capsys, "--file=train=train.jsonl", "--file=test=test.json.gz", *FLAGS)
+    bindings = [
+        "--gin.FILES={'train': ['train.jsonl'], 'test': '*.gz'}",
+        f"--gin.FIELDS={FIELDS}",
+        "--gin.VOCABULARY_PATH=bytes",
+    ]
+    assert report(capsys, "--gin_file=gin/tasks/jsonl.gin", *bindings, "--json") == given
+    whole = [
+        f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
+    ]
+    changed = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 32}"
+    found = report(capsys, *whole, *bindings, changed, "--json")
+    assert found["lengths"] == {"inputs": 64, "targets": 32}
+    assert found["sets"]["jsonl"]["test"]["rows"] == 3
+    assert found["sets"]["jsonl"]["train"]["lengths"]["label_inputs"]["limit"] == 64
+
+
+def test_the_splits_that_are_there_are_reported(folder, capsys):
+    flags = ["--file=train=train.jsonl", "--file=test=tset.jsonl", *FLAGS]
+    found = report(capsys, *flags)["sets"]["jsonl"]
+    assert found["test"] == {"missing": "tset.jsonl is missing (rows of split test); test.json.gz is there"}
+    assert found["train"]["rows"] > 20
+    assert main(["data", *flags[:-1]]) == 0
+    assert (
+        "jsonl test: left out: tset.jsonl is missing (rows of split test); test.json.gz is there"
+        in capsys.readouterr().out
+    )
+    assert "absent.jsonl is missing" in error(capsys, "--file=train=absent.jsonl", *FLAGS)
+
+
+def test_mistakes_are_one_line(folder, capsys):
+    assert "Give one of --file=train=rows.jsonl" in error(capsys)
+    assert "got --data_dir and --file" in error(capsys, "--data_dir=.", "--file=train=train.jsonl")
+    assert "--file expects SPLIT=FILE, as train=rows.jsonl; got 'train.jsonl'" in error(capsys, "--file=train.jsonl")
+    assert "--field is for the rows of --file" in error(capsys, "--gin_file=gin/tasks/jsonl.gin", "--field=input=q")
+    assert "--gin_file=FILE, which is missing" in error(capsys, "--file=train=train.jsonl", "--gin.FIELDS=None")
+    assert "a record has no 'inptu'; did you mean 'input'" in error(
+        capsys, "--file=train=train.jsonl", "--field=inptu=q"
+    )
+    assert "FILES is" in error(capsys, "--gin_file=gin/tasks/jsonl.gin")
+    assert "holds none of cqa" in error(capsys, "--data_dir=.")
+    assert "no vocabulary at x.model" in error(
+        capsys, "--file=train=train.jsonl", "--field=input=q", "--vocabulary=x.model"
+    )
+
+
+def test_the_report_imports_neither_tensorflow_nor_jax(folder):
+    code = (
+        "import sys, argparse\n"
+        "from distill import command_line, data_command\n"
+        f"options = command_line.parser('data').parse_args(['data', '--file=train=train.jsonl', *{FLAGS!r}])\n"
+        "data_command.run(options, lambda: None)\n"
+        "print([m for m in ('tensorflow', 'jax', 'seqio', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

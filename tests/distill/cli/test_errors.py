@@ -1,0 +1,218 @@
+"""Mistakes end in one line and exit code 2, the machine's faults in one line and 74, a signal in 75; bugs in tracebacks."""
+
+import errno
+import logging
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import errors, main
+from tests_support import write_rows
+
+TINY = [f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+TINY += ["--gin.VOCABULARY_PATH=bytes", "--gin.FILES={'train': 'train.jsonl'}", "--gin.MODEL_DIR=runs/a"]
+
+
+@pytest.fixture(autouse=True)
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def ends(capsys, *arguments):
+    """The exit code and the one line."""
+    code = main.main(list(arguments))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return code, lines[0]
+
+
+@pytest.mark.parametrize(
+    "binding", ["PATIENCE=none", "EMA_DECAY=none", "BATCH_SIZE=8.0", "Z_LOSS=on", "RANDOM_SEED=abc",
+                'FILES={"train": ["train.jsonl", "test.jsonl"]}'],
+)  # fmt: skip
+def test_wrong_types(binding, capsys):
+    code, line = ends(capsys, "train", *TINY, f"--gin.{binding}")
+    assert code == 2
+    assert line.startswith(f"distill train: {binding.partition('=')[0]} (set in the command line), as ")
+    assert "expected" in line and "got" in line
+
+
+def test_a_file_where_a_folder_is_needed(capsys):
+    pathlib.Path("afile").touch()
+    pathlib.Path("train.jsonl").write_text('{"input": "a", "label": "b", "rationale": "c"}\n')
+    code, line = ends(capsys, "train", *TINY, "--gin.MODEL_DIR=afile")
+    assert code == 2
+    assert line == "distill train: afile: File exists; use another path"
+
+
+def test_a_file_that_is_not_there(capsys):
+    assert ends(capsys, "sweep", "none.json")[0] == 2
+    assert ends(capsys, "config", "--gin_file=none.gin")[0] == 2
+    assert ends(capsys, "config", "--gin_file=.") == (2, "distill config: '.' is a folder, not a gin file")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/a"), 74,
+         "runs/a: No space left on device; free some space and run the same command again"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 74,
+         "/x: Permission denied; change the permission or use another path"),
+        (OSError(errno.EIO, "Input/output error", "x"), 74, "x: Input/output error"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 74, "Connection refused"),
+        (OSError("a library's own text\nand more"), 74, "a library's own text"),
+        (FileNotFoundError("no run.json in runs/a"), 2, "no run.json in runs/a"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", b"x"), 2, "x: No such file or directory"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), 2, "x: Is a directory; give a file, not a folder"),
+        (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), 74, "a: Invalid cross-device link (to b)"),
+        (MemoryError(), 74, "the machine's memory is exhausted; use smaller batches, or a larger machine"),
+        (ValueError("bad\n  In call to configurable 'f' (<function f at 0x1>)"), 2, "bad"),
+        (FloatingPointError("the loss is nan"), 2, "the loss is nan"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_each(error, code, text):
+    assert errors.explain(error) == (code, text)
+
+
+def test_errors_of_tensorflow():
+    import tensorflow as tf
+
+    with pytest.raises(tf.errors.OpError) as caught:
+        tf.io.read_file("nowhere").numpy()
+    code, text = errors.explain(caught.value)
+    assert code == 2 and "nowhere" in text and "\n" not in text
+    with pytest.raises(tf.errors.OpError) as caught:
+        tf.io.read_file(".").numpy()
+    assert errors.explain(caught.value)[0] == 2
+    lost = tf.errors.UnavailableError(None, None, "Could not resolve host: example\nsecond line")
+    assert errors.explain(lost) == (74, "Could not resolve host: example")
+
+
+def test_a_device_without_memory():
+    import jax
+
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes\nmore")
+    code, text = errors.explain(full)
+    assert code == 74 and "lower BATCH_SIZE" in text and "\n" not in text
+    assert errors.explain(jax.errors.JaxRuntimeError("INTERNAL: a bug")) is None
+
+
+def test_bugs_show_their_traceback(monkeypatch):
+    def bug(options):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(main, "command_function", lambda name: bug)
+    with pytest.raises(KeyError):
+        main.main(["completion", "bash"])
+    assert errors.explain(TypeError("unsupported operand")) is None
+
+
+def test_verbose_shows_the_traceback_of_a_mistake():
+    with pytest.raises(ValueError, match="no gin file"):
+        main.main(["config", "--gin_file=none.gin", "-v"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk():
+    program = [sys.executable, "-m", "distill.cli.main", "completion", "bash"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == exit_codes.MACHINE == 74
+    expected = "distill completion: No space left on device; free some space and run the same command again\n"
+    assert done.stderr == expected
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    """A limit on the size of files, as a quota would have it, in the middle of writing a page of some kilobytes."""
+    (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b", "rationale": "c"}\n')
+    program = [sys.executable, "-m", "distill.cli.main", "inspect", "--inputs=rows.jsonl", "--output=page.html"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+    done = subprocess.run(program, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == exit_codes.MACHINE
+    assert done.stderr.strip().splitlines()[-1].startswith("distill inspect: ")
+    assert "File too large" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nobody_reads_the_output(tmp_path):
+    program = f"{sys.executable} -m distill.cli.main completion bash | true"
+    done = subprocess.run(["bash", "-c", f"{program}; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "74")  # 0 where everything fitted into the pipe
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_outside_of_the_loop(name):
+    program = (
+        "import sys, time\nfrom distill.cli import main\n"
+        "main.command_function = lambda name: lambda options: (print('begun', flush=True), time.sleep(60))\n"
+        "sys.exit(main.main(['completion', 'bash']))\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", program], **pipes)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == exit_codes.STOPPED == 75
+    assert err.strip() == f"stopped by {name}; run the same command again to go on"
+
+
+def test_sigterm_while_a_run_is_setting_up(tmp_path):
+    """Its configuration is written, and nothing is compiled yet: the same exit code, and advice, as later."""
+    write_rows(tmp_path / "train.jsonl", 20)
+    fields = "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distill.cli.main", "train", *TINY, fields],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(6000):
+        if process.poll() is not None or (tmp_path / "runs" / "a" / "config.gin").exists():
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == exit_codes.STOPPED, err
+    assert "run the same command again to go on" in err.strip().splitlines()[-1]
+
+
+def test_quiet_shows_results_and_errors_only(capsys, monkeypatch):
+    def talks(options):
+        print("progress", file=sys.stderr)
+        print("result")
+        logging.getLogger("distill").warning("a warning")
+        if options.shell == "zsh":
+            raise ValueError("a mistake")
+        return 0
+
+    monkeypatch.setattr(main, "command_function", lambda name: talks)
+    assert main.main(["completion", "bash", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("result\n", "")
+    assert main.main(["completion", "zsh", "-q"]) == 2
+    assert capsys.readouterr().err == "distill completion: a mistake\n"
+    assert main.main(["completion", "bash"]) == 0
+    assert "progress" in capsys.readouterr().err
+
+
+def test_the_home_folder_in_flags(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = {}
+    monkeypatch.setattr(main, "command_function", lambda name: lambda options: seen.update(vars(options)) or 0)
+    given = ["infer", "--model_dir=~/runs/a", "--input=~/in.jsonl", "--output", "~/out.jsonl"]
+    assert main.main(given) == 0
+    assert (seen["model_dir"], seen["input"], seen["output"]) == tuple(
+        f"{tmp_path}/{name}" for name in ("runs/a", "in.jsonl", "out.jsonl")
+    )
+    assert main.main([*given[:-1], "~no-such-user-here/out.jsonl"]) == 2
+    assert "there is no user 'no-such-user-here'" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""Every shipped gin file is parsed and built; no setting may be stale."""
+
+import pathlib
+
+import pytest
+
+from distill.cli import configuration
+from distill.model import network, parameters
+from distill.training import train
+from distill.training.losses import TwoTaskLoss
+from distill.training.optimizers import Optimizer
+from distill.training.train import DataConfig, LoopConfig, ValidationConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GIVEN = ["MODEL_DIR = 'runs/x'", "VOCABULARY_PATH = 'bytes'"]
+RUNS = ("distill", "finetune", "task_distill", "single_task")
+
+
+def names(folder, skip=()):
+    found = sorted(path.stem for path in (ROOT / "gin" / folder).glob("*.gin"))
+    assert found, folder
+    return [name for name in found if name not in skip]
+
+
+def build(model="t5_1_1_tiny", task="svamp", run="distill", hardware="cpu", extra=()):
+    files = [f"gin/models/{model}.gin", f"gin/tasks/{task}.gin", f"gin/runs/{run}.gin", f"gin/hardware/{hardware}.gin"]
+    configuration.parse(files, [*GIVEN, *extra])
+    return configuration.arguments_of(train.train)
+
+
+FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
+# Parameter counts of Hugging Face's models of the same names (torch's numel over parameters, tied ones once).
+KNOWN = {
+    "t5_1_1_small": 76_961_152,
+    "t5_1_1_base": 247_577_856,
+    "t5_1_1_large": 783_150_080,
+    "t5_1_1_xl": 2_849_757_184,
+    "t5_1_1_xxl": 11_135_332_352,
+    "t5_1_0_small": 60_506_624,
+    "t5_1_0_base": 222_903_552,
+    "mt5_small": 300_176_768,
+}
+
+
+def data_dir(tmp_path):
+    return f"DATA_DIR = {str(tmp_path)!r}"
+
+
+@pytest.mark.parametrize("model", names("models", skip=FAMILIES))
+def test_model(model, tmp_path):
+    given = build(model=model, extra=[data_dir(tmp_path)])
+    config = given["model"]
+    assert isinstance(config, network.T5Config)
+    assert config.vocab_size % 128 == 0
+    if model in KNOWN:
+        assert parameters.param_count(config) == KNOWN[model]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_run(run, tmp_path):
+    given = build(run=run, extra=[data_dir(tmp_path)])
+    assert isinstance(given["data"], DataConfig)
+    assert isinstance(given["loss"], TwoTaskLoss)
+    assert isinstance(given["optimizer"], Optimizer)
+    assert isinstance(given["loop"], LoopConfig)
+    assert isinstance(given["validation"], ValidationConfig)
+    forms = {"distill": "paired", "distill_shared": "shared", "finetune": "label", "task_distill": "label"}
+    expected = {**forms, "single_task": "single"}[run]
+    assert given["data"].mixture_or_task_name == f"svamp_{expected}"
+    assert given["data"].shared_encoder == (run == "distill_shared")
+    assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
+
+
+@pytest.mark.parametrize("task", names("tasks", skip=("jsonl", "demo")))
+def test_task(task, tmp_path):
+    wants_data_dir = "%DATA_DIR" in (ROOT / f"gin/tasks/{task}.gin").read_text()
+    given = build(task=task, extra=[data_dir(tmp_path)] if wants_data_dir else [])
+    assert set(given["data"].task_feature_lengths) == {"inputs", "targets"}
+    assert given["validation"].task_name.endswith("_label")
+
+
+@pytest.mark.parametrize("hardware", names("hardware"))
+def test_hardware(hardware, tmp_path):
+    given = build(hardware=hardware, extra=[data_dir(tmp_path)])
+    mesh = given["mesh"]
+    assert mesh.shape(1024)
+    assert given["model"].dtype in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize("name", names("compiler"))
+def test_compiler(name, tmp_path):
+    """They go after the run's file and change its default. Precompile tests check that the TPU compiler accepts them."""
+    files = [f"gin/{file}.gin" for file in ("models/t5_1_1_tiny", "tasks/svamp", "runs/distill", "hardware/tpu_v5e_16")]
+    configuration.parse([*files, f"gin/compiler/{name}.gin"], [*GIVEN, data_dir(tmp_path)])
+    options = configuration.arguments_of(train.train)["loop"].compiler_options
+    assert options and all(name.startswith("xla_tpu_") for name in options)
+
+
+@pytest.mark.parametrize("recipe", names("recipes"))
+def test_recipe(recipe, tmp_path):
+    extra = [] if recipe.startswith(("demo", "quickstart")) else [data_dir(tmp_path)]
+    configuration.parse([f"gin/recipes/{recipe}.gin", "gin/hardware/cpu.gin"], [*GIVEN, *extra])
+    assert configuration.arguments_of(train.train)["loop"].train_steps >= 1
+
+
+def test_every_file_starts_with_a_comment():
+    for path in (ROOT / "gin").rglob("*.gin"):
+        assert path.read_text().startswith("# "), path
+
+
+def test_no_python_in_the_gin_folder():
+    assert not list((ROOT / "gin").rglob("*.py"))

@@ -1,0 +1,159 @@
+"""A configuration may name what trusted modules define, and nothing that they happen to import."""
+
+import os
+import pathlib
+import sys
+
+import optax
+import pytest
+
+from distill.cli import configuration, trusted
+from distill.cli.configuration import ConfigurationError
+from distill.training import losses
+
+FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+GIVEN = ["DATA_DIR = 'd'", "MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'"]
+RAN = "ran_by_gin"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not pathlib.Path(RAN).exists(), "the configuration ran a command"
+
+
+def refusal(text, dynamic=True, bindings=(), allowed=()):
+    first = "from __gin__ import dynamic_registration\n" if dynamic else ""
+    pathlib.Path("mine.gin").write_text(first + text)
+    with pytest.raises(ConfigurationError) as caught:
+        configuration.parse([*FILES, "mine.gin"], [*GIVEN, *bindings], allowed=allowed)
+    return str(caught.value)
+
+
+def test_a_shell_is_not_reached_through_the_attributes_of_a_module_that_may_not_be_named():
+    message = refusal(
+        "from distill.cli import main\n"
+        "EVAL_BATCH_SIZE = @main.os.system()\n"
+        f'main.os.system.command = "echo this file ran a command > {RAN}"\n'
+    )
+    assert message == (
+        "mine.gin:2 imports distill.cli.main, which no configuration may name; allow it with --gin_module=distill.cli.main"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "owner"),
+    [
+        ("from distill.training import losses\nEVAL_BATCH_SIZE = @losses.os.system()\n", "losses.os", "the module os"),
+        ("from distill.training import losses as x\nEVAL_BATCH_SIZE = @x.os.system()\n", "x.os", "the module os"),
+        ("import distill.training.losses\nEVAL_BATCH_SIZE = @distill.training.losses.os.system()\n",
+         "distill.training.losses.os", "the module os"),
+        ("import distill.training.losses as y\nEVAL_BATCH_SIZE = [1, {'a': (@y.os.system(), 2)}]\n",
+         "y.os", "the module os"),
+        ("from distill.training import losses\nEVAL_BATCH_SIZE = @a/b/losses.os.system\n", "losses.os", "the module os"),
+        ("from distill.training import losses\nlosses.os.system.command = '1'\n", "losses.os", "the module os"),
+        ("from distill.training import losses\na/losses.os.system:\n  command = '1'\n", "losses.os", "the module os"),
+        ("from distill.training import losses\nEVAL_BATCH_SIZE = @losses.run()\n", "losses.run", "defined in posix"),
+        ("from distill.training import losses\nEVAL_BATCH_SIZE = @losses.home()\n", "losses.home", "not trusted"),
+        ("import jax.numpy\nEVAL_BATCH_SIZE = @jax.jit\n", "jax.jit", "defined in jax"),
+        ("import jax.numpy\nEVAL_BATCH_SIZE = @jax.lax.add\n", "jax.lax", "the module jax.lax"),
+        ("import optax\nEVAL_BATCH_SIZE = @optax.os.system\n", "optax.os", "the module os"),
+        ("import seqio\nEMA_DECAY = @seqio.utils.os.system\n", "seqio.utils.os", "the module os"),
+    ],
+)  # fmt: skip
+def test_what_trusted_modules_import_is_not_theirs(text, name, owner, monkeypatch):
+    for module in (losses, optax):
+        monkeypatch.setattr(module, "os", os, raising=False)
+    monkeypatch.setattr(losses, "run", os.system, raising=False)
+    monkeypatch.setattr(losses, "home", pathlib.Path.home, raising=False)
+    message = refusal(text)
+    assert f"names {name}, which is " in message
+    assert owner in message
+    assert message.startswith("mine.gin:")
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("from distill.training import train\nEVAL_BATCH_SIZE = @train.train.__globals__.get()\n", "which is private"),
+        (
+            "from distill import losses\nEVAL_BATCH_SIZE = @losses.TwoTaskLoss.__init__.__globals__\n",
+            "which is private",
+        ),
+        (
+            "import distill.training.train\nEVAL_BATCH_SIZE = @distill.cli.configuration.parse()\n",
+            "no configuration may name it",
+        ),
+        ("EVAL_BATCH_SIZE = @gin.config.exec()\n", "of gin, there are gin.macro"),
+        ("import jax.numpy as jnp\nEVAL_BATCH_SIZE = @jnp.load()\n", "may only name types"),
+        ("from distill.inference import export\nEVAL_BATCH_SIZE = @export.export()\n", "a command calls it"),
+        ("from distill.training import train\nEVAL_BATCH_SIZE = @x/train.train()\n", "a command calls it"),
+        ("import subprocess as losses\nEVAL_BATCH_SIZE = @losses.run()\n", "imports subprocess, which is not trusted"),
+        ("import __main__ as run\nEVAL_BATCH_SIZE = @run.main()\n", "imports __main__, which is not trusted"),
+    ],
+)
+def test_other_ways_out(text, because):
+    assert because in refusal(text)
+
+
+def test_an_included_file_is_checked_and_read_once(monkeypatch):
+    """Between the check and the parsing of a file nothing is read again, so nothing can change."""
+    pathlib.Path("inner.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom distill import reporting\nEVAL_BATCH_SIZE = @reporting.json.loads\n"
+    )
+    assert refusal("include 'inner.gin'\n").startswith("inner.gin:3 names reporting.json")
+    pathlib.Path("inner.gin").write_text("EVAL_BATCH_SIZE = 3\n")
+    check = configuration.check
+
+    def then_changed(*arguments):
+        found = check(*arguments)
+        pathlib.Path("inner.gin").write_text("EVAL_BATCH_SIZE = 4\n")
+        return found
+
+    monkeypatch.setattr(configuration, "check", then_changed)
+    pathlib.Path("mine.gin").write_text("include 'inner.gin'\n")
+    configuration.parse([*FILES, "mine.gin"], GIVEN)
+    assert configuration.macro("EVAL_BATCH_SIZE") == 3
+
+
+def test_bindings_of_the_command_line_are_checked_too(monkeypatch):
+    monkeypatch.setattr(losses, "os", os, raising=False)
+    message = refusal("", bindings=["losses.os.system.command = 'x'"])
+    assert message.startswith("the command line names losses.os")
+
+
+def test_nothing_untrusted_is_imported_while_checking(tmp_path, monkeypatch):
+    pathlib.Path("evil_module.py").write_text(f"open({RAN!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refusal("import evil_module\n")
+    refusal("from evil_module import name\n")
+    assert "evil_module" not in sys.modules
+
+
+def test_what_the_user_allows_may_be_named():
+    text = "from distill import reporting\nEVAL_BATCH_SIZE = @reporting.json.loads()\nreporting.json.loads.s = '8'\n"
+    assert "--gin_module=json" in refusal(text)
+    configuration.parse([*FILES, "mine.gin"], GIVEN, allowed=["json"])
+    assert configuration.value("EVAL_BATCH_SIZE") == 8
+
+
+def test_functions_of_trusted_libraries_may_be_named():
+    pathlib.Path("mine.gin").write_text(
+        "from __gin__ import dynamic_registration\nimport optax\nimport jax.numpy\n"
+        "LEARNING_RATE = @optax.linear_schedule()\noptax.linear_schedule:\n"
+        "  init_value = 1e-3\n  end_value = 0.0\n  transition_steps = 10\n"
+        "optax.adamw.mu_dtype = @jax.numpy.bfloat16\n"
+    )
+    configuration.parse([*FILES, "mine.gin"], GIVEN)
+    assert configuration.value("LEARNING_RATE")(5) == pytest.approx(5e-4)
+
+
+def test_the_list_names_modules_that_exist():
+    import importlib.util
+
+    for name in trusted.NOT_NAMED:
+        assert name.startswith("t5x") or importlib.util.find_spec(name), name
+    for name in trusted.ENTRY_POINTS:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), function)), name

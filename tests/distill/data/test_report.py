@@ -1,0 +1,116 @@
+import io
+import json
+
+import pytest
+import rich.console
+import seqio
+
+from distill.data import report as data_report
+from distill.tasks import cqa, jsonl, svamp
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record
+
+BYTES = seqio.ByteVocabulary()
+CHOICES = ["shelf", "pond", "zoo"]
+REPLIES = [
+    "It is flat. So the answer is (a) shelf.",
+    "It is wet. So the answer is (b) Pond.",
+    "Many. So the answer is either (a) shelf or (c) zoo.",
+    "Nothing of the kind.",
+]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rows = [
+        {"input": f"q{n}", "label": label, "choices": CHOICES, "reply": reply}
+        for n, (label, reply) in enumerate(zip(["shelf", "pond", "zoo", "zoo"], REPLIES))
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n", encoding="utf-8")
+    return jsonl.dataset(
+        {"train": path}, name="places", answer="choice", parser="cqa", several_rationales=False, validation_fraction=0.0
+    )
+
+
+def test_the_report_counts_what_there_is(dataset):
+    result = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5}, details=True)
+    found = result["sets"]["places"]["train"]
+    expected = {
+        "rows": 4,
+        "rejected": 1,
+        "replies": 4,
+        "parsed": 3,
+        "failed": 1,
+        "undecided": 1,
+        "with_rationale": 3,
+        "with_llm_label": 2,
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert found["agreement"]["strict"]["share"] == 0.25
+    assert found["agreement"]["improved"]["share"] == 0.5
+    assert found["agreement"]["improved"]["share_low"] < 0.5 < found["agreement"]["improved"]["share_high"]
+    assert found["differences"] == {"upper and lower case": 1, "several options, none of them first": 1}
+    assert [row["line"] for row in found["differing_rows"]] == [2, 3]
+    assert {problem["reason"]: problem["line"] for problem in found["failures"]} == {
+        "several options, none of them first": 3,
+        "no answer marker": 4,
+        "not valid JSON": 5,
+    }
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_lengths_count_prefix_and_eos_and_what_would_be_cut(dataset):
+    found = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5})["sets"]["places"]["train"]
+    assert "failures" not in found
+    inputs = found["lengths"]["label_inputs"]
+    assert inputs["p50"] == inputs["p100"] == len("[label] q0") + 1
+    assert inputs["truncated"] == 0.0
+    assert found["lengths"]["rationale_inputs"]["truncated"] == 1.0
+    targets = found["lengths"]["label_targets"]
+    assert (targets["sequences"], targets["p100"], targets["truncated"]) == (4, 6, 0.25)
+    without_limits = data_report.report([dataset], BYTES)["sets"]["places"]["train"]
+    assert "truncated" not in without_limits["lengths"]["label_inputs"]
+
+
+def test_the_whole_training_file_is_reported_beside_its_parts():
+    rows = [Record(id=str(n), input=f"q{n}", label="yes") for n in range(50)]
+    source = lambda split: iter(rows)  # noqa: E731
+    source.splits = ("train",)
+    found = data_report.report([Dataset("cut", source)], BYTES)["sets"]["cut"]
+    assert list(found) == ["train+validation", "train", "validation"]
+    assert found["train+validation"]["rows"] == 50 == found["train"]["rows"] + found["validation"]["rows"]
+    assert found["train"]["agreement"] == {"strict": None, "improved": None}
+    assert found["train"]["lengths"]["rationale_targets"] == {"sequences": 0}
+
+
+def test_rendering_shows_the_figures_and_the_rows(dataset):
+    def printed(**settings):
+        out = io.StringIO()
+        result = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5}, **settings)
+        data_report.render(result, rich.console.Console(file=out, width=200))
+        return out.getvalue()
+
+    text = printed()
+    assert "50.00% (15.0%–85.0%)" in text
+    assert "25.00%" in text
+    assert "1  no answer marker" in text
+    assert "Nothing of the kind." not in text
+    assert "rows.jsonl:4  no answer marker — 'Nothing of the kind.'" in printed(details=True)
+
+
+def test_the_published_metrics_accidents_are_repeated_only_in_strict():
+    assert data_report.strict_agreement("equation", "( 30.0 / 2.0 )", "((29/2) and (30/2))")
+    assert not data_report.strict_agreement("equation", "( 14.0 )", "(14, 21)")
+    assert not data_report.strict_agreement("choice", "pond", "Pond")
+    assert not data_report.strict_agreement("text", "neutral", "neutral.")
+
+
+def test_on_the_papers_data(paper_data):
+    result = data_report.report([svamp.dataset(paper_data), cqa.dataset(paper_data)], BYTES)["sets"]
+    assert result["cqa"]["train+validation"]["agreement"]["strict"]["share"] == pytest.approx(0.7426, abs=5e-5)
+    assert result["cqa"]["test"]["agreement"]["strict"]["share"] == pytest.approx(0.7723, abs=5e-5)
+    assert result["svamp"]["train+validation"]["agreement"]["strict"]["share"] == pytest.approx(0.735)
+    assert result["svamp"]["test"]["agreement"]["strict"]["share"] == pytest.approx(0.740)
+    assert result["cqa"]["train+validation"]["agreement"]["improved"]["share"] == pytest.approx(0.758, abs=5e-4)
+    assert result["cqa"]["test"]["agreement"]["improved"]["share"] == pytest.approx(0.788, abs=5e-4)

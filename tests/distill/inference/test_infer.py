@@ -1,0 +1,368 @@
+"""Answers for JSON lines: order, bad lines, restart; and scoring a trained student again."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from distill import locking
+from distill.checkpoints import conversion
+from distill.checkpoints.weights import flatten
+from distill.cli import main
+from distill.inference import answers, evaluate
+from distill.inference import student as students
+from distill.inference.decoder import DecodeConfig, Decoder, bucket_lengths
+from distill.inference.infer import infer
+from distill.inference.student import Student
+from distill.model.network import T5Config
+from distill.model.parameters import init_params, param_logical_axes
+from distill.precompile import costs
+from distill.sharding import partitioning
+from distill.tasks import jsonl, registration
+from distill.tasks.records import RowError, SourceError
+from distill.training import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+HOSTILE = ROOT.parent / "shared" / "cases" / "hostile"
+TINY = T5Config(384, 16, 2, 8, 32, 1, 1)
+DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """A student's directory, with parameters whose answers differ from input to input."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(np.asarray, init_params(TINY, jax.random.key(0)))
+    params = jax.tree.map(lambda a: (a + rng.normal(size=a.shape, scale=0.3)).astype(np.float32), params)
+    conversion.write_model_dir(flatten(params).__getitem__, TINY, tmp_path / "run", 4)
+    mesh = partitioning.MeshConfig(1, 1, 1)
+    students.write(tmp_path / "run", Student(TINY, "bytes", 125, dataset="sums", decode=DECODE, mesh=mesh), None)
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def student(model_dir):
+    """What :func:`infer` wants to know about it."""
+    return {"model_dir": model_dir}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_line_out_for_every_line_in(tmp_path, student):
+    rows = [{"id": f"r{i}", "input": "1 and 2?" * (1 + i % 3)} for i in range(19)]
+    rows[3:3] = ["garbage", "[1]", {"id": "x", "text": "no input"}, ""]
+    write(tmp_path / "in.jsonl", rows)
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **student)
+    out = read(tmp_path / "out.jsonl")
+    assert (report.answered, report.found, report.failed) == (19, 0, 4)
+    assert [row["line"] for row in out] == list(range(1, 24))
+    assert [row.get("id") for row in out] == [row.get("id") if isinstance(row, dict) else None for row in rows]
+    assert out[3]["error"] == "not valid JSON"
+    assert out[4]["error"] == "expected an object; got list"
+    assert out[5]["error"] == "no text in field 'input'; the row has ['id', 'text']"
+    assert "empty line" in out[6]["error"]
+    assert report.reasons == {
+        "not valid JSON": 1, "expected an object": 1, "no text in field 'input'": 1, "an empty line": 1
+    }  # fmt: skip
+    assert all(row["score"] < 0 and isinstance(row["rationale"], str) for row in out if "label" in row)
+
+
+def test_a_row_is_answered_the_same_in_any_company(tmp_path, student):
+    texts = ["1 and 2?", "3 and 4 and 5 and 6?", "0 and 0?"]
+    write(tmp_path / "all.jsonl", [{"input": text} for text in texts])
+    infer(str(tmp_path / "all.jsonl"), str(tmp_path / "all.out"), **student)
+    for number, text in enumerate(texts):
+        write(tmp_path / f"{number}.jsonl", [{"input": text}])
+        infer(str(tmp_path / f"{number}.jsonl"), str(tmp_path / f"{number}.out"), **student)
+        alone, together = read(tmp_path / f"{number}.out")[0], read(tmp_path / "all.out")[number]
+        assert alone["label"] == together["label"]
+        assert alone["score"] == pytest.approx(together["score"], abs=1e-4)
+
+
+def test_an_unfinished_output_is_continued(tmp_path, student):
+    """A process killed between two chunks: what is recorded is kept, what is behind it is made again."""
+    write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(12)])
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "whole.jsonl"), chunk=4, **student)
+    whole = (tmp_path / "whole.jsonl").read_text()
+    lines = whole.splitlines(keepends=True)
+    killed = answers.Answers(
+        tmp_path / "part.jsonl", json.loads((tmp_path / "whole.jsonl.run.json").read_text())["settings"]
+    )
+    rows = [[n + 1, None, f"{n} and 1?", None] for n in range(4)]
+    rows[2] = [3, None, "", "no text in field 'input'; the row has ['x']"]
+    killed.write(lines[:4], rows, ["no text in field 'input'"])
+    with (tmp_path / "part.jsonl").open("a") as file:
+        file.write(lines[4] + lines[5][:7])
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    assert (report.answered, report.found, report.failed) == (8, 4, 0)
+    assert report.reasons == {"no text in field 'input'": 1}
+    assert (tmp_path / "part.jsonl").read_text() == whole
+    again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    assert (again.answered, again.found) == (0, 12)
+    write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(14)])
+    longer = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    assert (longer.answered, longer.found) == (2, 12)
+    assert (tmp_path / "part.jsonl").read_text().startswith(whole)
+
+
+def test_an_output_of_something_else_is_not_touched(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    write(tmp_path / "out.jsonl", [{"precious": True}])
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    with pytest.raises(ValueError, match=r"out.jsonl exists, and out.jsonl.run.json, .* does not: move the file away"):
+        infer(*given, **student)
+    assert read(tmp_path / "out.jsonl") == [{"precious": True}]
+    assert infer(*given, overwrite=True, **student).answered == 1
+    (tmp_path / "out.jsonl.run.json").write_text('{"format": "distill-answers", "version": 1, "rows": "x"}')
+    with pytest.raises(ValueError, match=r"out.jsonl.run.json is damaged or was not written by `distill infer`"):
+        infer(*given, **student)
+
+
+def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path, student):
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?", "q": "2 and 2?"}, {"input": "3 and 1?", "q": "4"}])
+    infer(*given, **student)
+    before = (tmp_path / "out.jsonl").read_text()
+    with pytest.raises(answers.AnotherRun, match=r"2 answers of another run: input_field was 'input' and is now 'q'"):
+        infer(*given, input_field="q", **student)
+    with pytest.raises(answers.AnotherRun, match="rationale was False and is now True"):
+        infer(*given, rationale=True, **student)
+    described = students.read(student["model_dir"])
+    longer = dataclasses.replace(described, decode=dataclasses.replace(described.decode, max_decode_len=5))
+    with pytest.raises(answers.AnotherRun, match=r"decode.max_decode_len was 4 and is now 5"):
+        infer(*given, student=longer, **student)
+    wider = dataclasses.replace(described, decode=dataclasses.replace(described.decode, batch_size=4))
+    assert infer(*given, student=wider, **student).found == 2  # how many are decoded together is no matter
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"input": "other"}])
+    with pytest.raises(answers.AnotherRun, match="its first 2 rows are not those of the input now given"):
+        infer(*given, **student)
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    with pytest.raises(answers.AnotherRun, match="has 2 lines, and the input 1 rows"):
+        infer(*given, **student)
+    assert (tmp_path / "out.jsonl").read_text() == before
+
+
+def test_one_process_at_a_time_writes_an_output(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    with locking.held(locking.of_output(tmp_path / "out.jsonl"), "it"):
+        with pytest.raises(locking.Locked, match=r"the output .*out.jsonl is in use by .* or name another --output"):
+            infer(*given, **student)
+        assert not (tmp_path / "out.jsonl").exists()
+    assert infer(*given, **student).answered == 1
+    assert not list(tmp_path.glob("*.lock*"))
+
+
+def test_lines_that_hold_only_errors_are_made_again(tmp_path, student):
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    write(tmp_path / "in.jsonl", [{"q": "1 and 1?"}, {"q": "2 and 1?"}])
+    assert infer(*given, **student).failed == 2
+    report = infer(*given, input_field="q", **student)
+    assert (report.answered, report.found, report.failed) == (2, 0, 0)
+    assert [set(row) for row in read(tmp_path / "out.jsonl")] == [{"line", "label", "score"}] * 2
+
+
+def strictly(text):
+    """JSON without the extensions that Python alone reads."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, student):
+    """Row by row: what another program might write, and what an attacker would."""
+    bad = [
+        ('{"id": 1, "input": "x", "n": ' + "9" * 5000 + "}", "a number of more than 4,300 digits"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ('{"input": "x", "a": ' + "[" * 500 + "]" * 500 + "}", "nested more than 64 deep"),
+        ('{"id": "\\ud800", "input": "3 oaks"}', "the row's id cannot be written: it holds half of a surrogate pair"),
+        ('{"input": "3 \\ud800 oaks"}', "half of a surrogate pair"),
+        ('{"input": {"a": "b"}}', "field 'input' is not text but dict"),
+        ('{"input": Infinity}', "an infinite number"),
+    ]
+    lines = ['{"id": "ok", "input": "1 and 2?"}']
+    for row, _ in bad:
+        lines += [row, '{"id": NaN, "input": "1 and 2?"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), **student)
+    out = [strictly(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["line"] for row in out] == list(range(1, len(lines) + 1))
+    assert (report.answered, report.failed) == (len(bad) + 1, len(bad))
+    for row, (_, error) in zip(out[1::2], bad, strict=True):
+        assert error in row["error"]
+    assert {row["label"] for row in out[::2]} == {out[0]["label"]}  # the rows between are answered
+    assert out[2].get("id") is None
+
+
+@pytest.mark.parametrize("name", ["bigint", "deep", "deepobj", "surrogate_id", "surrogate_input"])
+def test_hostile_files(name, tmp_path, student):
+    path = HOSTILE / f"infer_{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no hostile rows at {HOSTILE}")
+    report = infer(str(path), str(tmp_path / "out.jsonl"), input_field="question", **student)
+    out = [strictly(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (report.answered, report.failed, len(out)) == (2, 1, 3)
+    assert ["error" in row for row in out] == [False, True, False]
+
+
+def test_files_as_windows_and_other_programs_write_them(tmp_path, student):
+    (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"input": "1 and 2?"}\r\n{"input": "3 and 1?"}')
+    (tmp_path / "array.json").write_text('[\n {"input": "1 and 2?"},\n 3,\n {"input": "3 and 1?"}\n]\n')
+    (tmp_path / "cut.json").write_text('[{"input": "1 and 2?"}, {"input": "3 an')
+    assert infer(str(tmp_path / "bom.jsonl"), str(tmp_path / "bom.out"), **student).answered == 2
+    report = infer(str(tmp_path / "array.json"), str(tmp_path / "array.out"), **student)
+    assert (report.answered, report.failed) == (2, 1)
+    labels = [row["label"] for row in read(tmp_path / "bom.out")]
+    assert [row.get("label") for row in read(tmp_path / "array.out")] == [labels[0], None, labels[1]]
+    with pytest.raises(SourceError, match="the file ends too early, within the array's element 2"):
+        infer(str(tmp_path / "cut.json"), str(tmp_path / "cut.out"), **student)
+    assert [row["label"] for row in read(tmp_path / "cut.out")] == labels[:1]
+
+
+def test_the_command_reports_and_its_exit_code_tells(tmp_path, student, capsys):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"q": "2"}])
+    command = ["infer", f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+    assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
+    told = capsys.readouterr().err
+    assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told
+    assert "  1 × no text in field 'input'" in told
+    assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=question"]) == 2
+    told = capsys.readouterr().err
+    assert "none of the 2 rows of" in told and "2 × no text in field 'question'" in told and "--input_field" in told
+    assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=q"]) == 0
+    (tmp_path / "in.jsonl").write_text("")
+    assert main.main([*command, f"--output={tmp_path / 'empty.jsonl'}"]) == 2
+    assert "holds no rows; nothing was answered" in capsys.readouterr().err
+    assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.MAX_DECODE_LEM=3"]) == 2
+    assert "--gin.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN?" in capsys.readouterr().err
+    assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.method=beem"]) == 2
+    assert "did you mean 'beam'?" in capsys.readouterr().err
+
+
+def test_answering_imports_neither_tensorflow_nor_seqio(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    code = (
+        "import sys; from distill.cli import main; "
+        f"rc = main.main(['infer', '--model_dir={student['model_dir']}', '--input={tmp_path / 'in.jsonl'}', "
+        f"'--output={tmp_path / 'out.jsonl'}']); "
+        "heavy = ('tensorflow', 'tensorflow_text', 'seqio', 'tensorflow_datasets', 'clu'); "
+        "print(rc, [m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "0 []"
+    assert read(tmp_path / "out.jsonl")[0]["line"] == 1
+
+
+def test_inputs_can_be_templates(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"a": "1", "b": 2}, {"a": "1"}, {"a": "1", "b": {}}, {"a": "1", "b": ["x", "y"]}])
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), input_field="{a} and {b}?", **student)
+    out = read(tmp_path / "out.jsonl")
+    assert "label" in out[0]
+    assert out[1]["error"] == "no text in field 'b'; the row has ['a']"
+    assert out[2]["error"] == "field 'b' is not text but dict"
+    assert "label" in out[3]
+    for nothing in (None, "", " ", [], ["", None]):
+        with pytest.raises(RowError, match=r"no text in field 'b'; the row has \['a', 'b'\]"):
+            jsonl.text_of({"a": "1", "b": nothing}, "{a} {b}")
+    assert jsonl.text_of({"a": "1", "b": ["x", "y"]}, "{a}? {b}") == "1? (a) x\n(b) y"  # as in training
+
+
+def test_no_student(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"no does not exist; expected a directory that `distill train` wrote"):
+        infer(*given, model_dir=str(tmp_path / "no"))
+    (tmp_path / "no").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no student.json; is it a trained model's directory"):
+        infer(*given, model_dir=str(tmp_path / "no"))
+    (tmp_path / "no" / "config.gin").touch()
+    with pytest.raises(
+        FileNotFoundError, match="trained by an earlier version; the same `distill train` command again"
+    ):
+        infer(*given, model_dir=str(tmp_path / "no"))
+    with pytest.raises(FileNotFoundError, match="no student was trained there"):
+        infer(*given, model_dir=str(tmp_path / "no"), student=students.read(student["model_dir"]))
+
+
+def test_evaluation_of_a_trained_student(tmp_path, arguments, sums):
+    model_dir = str(tmp_path / "run")
+    train.train(model_dir, **arguments)
+    student = {"model": arguments["model"], "mesh": arguments["mesh"]}
+    again = evaluate.evaluate(model_dir, task_name=sums.label, decode=DECODE, **student)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert again.metrics == result["test"]
+    stem = tmp_path / "run" / "predictions" / f"{sums.label}_test"
+    assert json.loads(stem.with_suffix(".metrics.json").read_text()) == again.metrics
+    longer = DecodeConfig(max_decode_len=8, max_input_len=32, batch_size=8)
+    rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
+    assert {"rouge_l", "bleu"} <= set(rationales.metrics)
+
+
+def test_a_mixture_cannot_be_evaluated(model_dir, arguments, sums):
+    with pytest.raises(ValueError, match="cannot be evaluated"):
+        evaluate.evaluate(model_dir, model=arguments["model"], task_name=sums.mixed, mesh=arguments["mesh"])
+    with pytest.raises(ValueError, match="sums_label"):
+        registration.get("sums_lable")
+
+
+def test_decoder_keeps_order_and_cuts_long_inputs(arguments):
+    params = init_params(arguments["model"], jax.random.key(0))
+    decoder = Decoder(arguments["model"], arguments["mesh"].build(), DecodeConfig(4, 16, 4, bucket=8))
+    inputs = [np.full(length, 5, np.int32) for length in (3, 40, 9, 16, 1, 12)]
+    together = decoder(params, inputs)
+    for got, one in zip(together, inputs):
+        alone = decoder(params, [one])[0]
+        np.testing.assert_array_equal(got.tokens, alone.tokens)
+        assert got.log_prob == pytest.approx(alone.log_prob, abs=1e-4)
+
+
+def test_whole_copies_decode_as_split_parameters_do(arguments):
+    """And they are gathered before anything else; the program says so."""
+    model = dataclasses.replace(arguments["model"], scan_layers=True)
+    mesh = partitioning.MeshConfig(1, 4, 2).build()
+    params = init_params(model, jax.random.key(0))
+    params = jax.device_put(params, partitioning.param_shardings(params, param_logical_axes(model), mesh))
+    inputs = [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 9, 16, 5)]
+    answers, gathered = {}, {}
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        for param_gather in ("layer", "step"):
+            decoder = Decoder(model, mesh, DecodeConfig(4, 16, 4, bucket=16, param_gather=param_gather))
+            answers[param_gather] = decoder(params, inputs)
+            text = decoder.lower(params, 16)[0].compile().as_text()
+            found = costs.analyse(text, dict(mesh.shape)).collectives
+            first = [one.result_bytes for one in found if one.op_name == "jit(run)/sharding_constraint"]
+            gathered[param_gather] = sum(first)
+    for split, whole in zip(answers["layer"], answers["step"]):
+        np.testing.assert_array_equal(split.tokens, whole.tokens)
+        assert split.log_prob == pytest.approx(whole.log_prob, rel=1e-5)
+    split = [leaf for leaf in jax.tree.leaves(params) if "fsdp" in leaf.sharding.spec]
+    ways = [mesh.shape["model"] if "model" in leaf.sharding.spec else 1 for leaf in split]
+    assert gathered == {"layer": 0, "step": sum(leaf.nbytes / n for leaf, n in zip(split, ways))}
+
+
+def test_bucket_lengths():
+    assert bucket_lengths(32, 200) == [32, 48, 64, 96, 128, 192, 200]
+    assert bucket_lengths(32, 32) == [32]
+    assert bucket_lengths(1, 4) == [1, 2, 3, 4]
+    lengths = bucket_lengths(32, 1024)
+    assert len(lengths) == 11
+    assert all(next(n for n in lengths if n >= row) <= 1.5 * row for row in range(32, 1025))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"method": "greedyy"}, {"beam_rule": "t5"}, {"batch_size": 0}, {"param_gather": "x"}]
+)
+def test_bad_decode_settings(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        DecodeConfig(**setting)

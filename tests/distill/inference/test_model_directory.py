@@ -1,0 +1,309 @@
+"""What a model directory holds, and what a run may be started again with."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from distill.cli import main
+from distill.cli.configuration import bindings_of
+from distill.inference import model_directory, run_settings
+from distill.inference import student as students
+from distill.inference.student import Student
+from distill.model.network import T5Config
+from distill.sharding.partitioning import MeshConfig
+from distill.tasks import plain_vocabularies
+from distill.tools import vocabulary as training
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+TINY = T5Config(384, 16, 2, 8, 32, 1, 1)
+STUDENT = Student(TINY, "bytes", 125, input_field="question", mesh=MeshConfig(2, 4, 1), separator="</s>")
+CONFIG = """from __gin__ import dynamic_registration
+LAMBDA = None
+LEARNING_RATE = 0.001
+TRAIN_STEPS = 30
+LOG_PERIOD = 50
+FILES = {'test': 'a/test.jsonl', 'train': 'a/train.jsonl'}
+DATASET = @jsonl.dataset()
+train.LoopConfig.train_steps = %TRAIN_STEPS
+"""
+
+
+def test_a_student_is_written_and_read():
+    assert students.from_json(STUDENT.to_json()) == STUDENT
+    raw = json.loads(STUDENT.to_json())
+    assert (raw["format"], raw["version"], raw["model"]["vocab_size"]) == ("distill-student", 1, 384)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": "x"}, "does not describe a student: expected an object with 'format': 'distill-student'"),
+        ({"version": 2}, "is of version 2; this program reads version 1"),
+        ({"vocabluary": "bytes"}, "unknown key 'vocabluary'; did you mean 'vocabulary'?"),
+        ({"vocabulary": "wordpiece"}, "vocabulary must be one of"),
+        ({"vocabulary_extra_ids": 10**9}, r"vocabulary_extra_ids must be in \[0, 65536\]"),
+        ({"input_field": 3}, "input_field must be str; got 3"),
+        ({"separator": 3}, "separator must be str or null; got 3"),
+        ({"model": {**dataclasses.asdict(TINY), "vocab_size": "384"}}, "model: vocab_size must be int; got '384'"),
+        ({"model": {**dataclasses.asdict(TINY), "vocab_size": 10**30}}, "model: vocab_size must be at most"),
+        ({"model": {**dataclasses.asdict(TINY), "num_encoder_layers": 10**6}}, "at most 1024 layers"),
+        ({"model": {**dataclasses.asdict(TINY), "scan_layers": 1}}, "scan_layers must be bool; got 1"),
+        ({"model": {**dataclasses.asdict(TINY), "dropout_rate": 2}}, r"dropout_rate must lie in \[0, 1\)"),
+        ({"model": None}, "model: expected an object; got NoneType"),
+        ({"mesh": {"data": 0}}, "mesh axes must be ≥ 1"),
+        ({"decode": {"method": "beem"}}, "did you mean 'beam'?"),
+    ],
+)
+def test_a_damaged_description_is_one_line(change, told):
+    raw = json.loads(STUDENT.to_json()) | change
+    with pytest.raises(ValueError, match=told) as caught:
+        students.from_json(json.dumps(raw), "runs/x/student.json")
+    assert str(caught.value).startswith("runs/x/student.json") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10**5, '{"format": "distill-student", "version": 1}'])
+def test_what_is_no_description(text):
+    with pytest.raises(ValueError, match=r"student\.json"):
+        students.from_json(text)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return training.train(["some words for a small model"] * 3, 40)
+
+
+@pytest.mark.parametrize("extra_ids", [0, 7])
+def test_the_vocabulary_travels_with_the_student(tmp_path, model, extra_ids):
+    given = dataclasses.replace(STUDENT, vocabulary="sentencepiece", vocabulary_extra_ids=extra_ids)
+    students.write(tmp_path, given, model)
+    student = students.read(tmp_path)
+    assert student.vocabulary_sha256 == hashlib.sha256(model).hexdigest()
+    vocabulary = students.read_vocabulary(tmp_path, student)
+    assert vocabulary.encode("some small words") == plain_vocabularies.SentencePiece(model).encode("some small words")
+    assert vocabulary.vocab_size == plain_vocabularies.SentencePiece(model).vocab_size + extra_ids
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_damaged_vocabulary_is_one_line(tmp_path, model):
+    students.write(tmp_path, dataclasses.replace(STUDENT, vocabulary="sentencepiece"), model)
+    student, path = students.read(tmp_path), tmp_path / students.VOCABULARY_FILE
+    path.write_bytes(model[:-7])
+    with pytest.raises(ValueError, match=r"vocabulary\.model is damaged or another file: its SHA-256 is ") as caught:
+        students.read_vocabulary(tmp_path, student)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"vocabulary\.model is missing"):
+        students.read_vocabulary(tmp_path, student)
+
+
+def changed(**settings):
+    """:data:`CONFIG` with other values."""
+    text = CONFIG
+    for name, value in settings.items():
+        lines = [line for line in text.splitlines() if not line.startswith(f"{name} =")]
+        text = "\n".join([*lines, f"{name} = {value!r}"]) + "\n"
+    return text
+
+
+def begin(folder, text):
+    there = folder / "config.gin"
+    before = bindings_of(there.read_text()) if there.exists() else None
+    return model_directory.begin(folder, text, before, bindings_of(text), STUDENT, None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory whose run has trained 10 steps."""
+    begin(tmp_path, CONFIG)
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    return tmp_path
+
+
+def finish(run):
+    (run / "result.json").write_text('{"step": 30}')
+
+
+def test_a_run_is_started_again_with_its_own_settings(run):
+    assert begin(run, CONFIG) == []
+    finish(run)
+    assert begin(run, CONFIG) == [f"{run} is finished; nothing is trained (raise TRAIN_STEPS to go on)"]
+    assert (run / "config.gin").read_text() == CONFIG
+    (run / "student.json").unlink()  # of an earlier version
+    begin(run, CONFIG)
+    assert students.read(run) == STUDENT
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_with_every_difference(run, finished):
+    if finished:
+        finish(run)
+    other = changed(LAMBDA=0.1, LEARNING_RATE=1e-5, TRAIN_STEPS=60, LOG_PERIOD=1)
+    with pytest.raises(ValueError, match="run with other settings") as caught:
+        begin(run, other)
+    told = str(caught.value)
+    assert f"{run} holds a {'finished' if finished else 'started'} run" in told
+    assert "LAMBDA was not set and is now 0.1" in told
+    assert "LEARNING_RATE was 0.001 and is now 1e-05" in told
+    assert "LOG_PERIOD" not in told and "TRAIN_STEPS was" not in told
+    assert (run / "config.gin").read_text() == CONFIG
+
+
+def test_a_run_that_has_trained_nothing_takes_any_settings(tmp_path):
+    begin(tmp_path, CONFIG)
+    (tmp_path / "checkpoints").mkdir()
+    begin(tmp_path, changed(LAMBDA=0.1))
+    assert "LAMBDA = 0.1" in (tmp_path / "config.gin").read_text()
+
+
+def test_settings_that_do_not_change_the_student(run):
+    files = {"test": "/b/test.jsonl", "train": "/b/train.jsonl"}
+    other = changed(LOG_PERIOD=1, FILES=files)
+    [said] = begin(run, other)
+    assert "LOG_PERIOD was 50 and is now 1" in said and "FILES was" in said
+    assert (run / "config.gin").read_text() == other
+    finish(run)
+    begin(run, changed(LOG_PERIOD=2))
+    assert (run / "config.gin").read_text() == other  # a finished run keeps its own
+    with pytest.raises(ValueError, match="FILES was"):
+        begin(run, changed(FILES={"train": "a/other.jsonl", "test": "a/test.jsonl"}))
+
+
+def test_more_steps_go_on_with_a_finished_run(run):
+    finish(run)
+    more = changed(TRAIN_STEPS=60)
+    said = begin(run, more)
+    assert said[0] == "going on with a finished run: TRAIN_STEPS was 30 and is now 60"
+    assert not (run / "result.json").exists()
+    assert json.loads((run / "result.before-60-steps.json").read_text()) == {"step": 30}
+    assert (run / "config.gin").read_text() == more
+    finish(run)
+    with pytest.raises(ValueError, match="TRAIN_STEPS was 60 and is now 30"):
+        begin(run, CONFIG)
+
+
+def test_another_vocabulary_under_the_same_path_is_refused(run):
+    with pytest.raises(ValueError, match=r"the vocabulary was \('bytes', 125, ''\) and is now \('bytes', 0, ''\)"):
+        other = dataclasses.replace(STUDENT, vocabulary_extra_ids=0)
+        model_directory.begin(run, CONFIG, bindings_of(CONFIG), bindings_of(CONFIG), other, None)
+
+
+def test_only_the_first_process_writes(tmp_path):
+    given = (tmp_path / "x", CONFIG, None, bindings_of(CONFIG), STUDENT, None)
+    model_directory.begin(*given, writes=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_differences_are_of_values():
+    found = run_settings.differences(
+        bindings_of(CONFIG), bindings_of(CONFIG.replace("@jsonl.dataset()", "@svamp.dataset()"))
+    )
+    assert [str(one) for one in found] == ["DATASET was '@jsonl.dataset()' and is now '@svamp.dataset()'"]
+    assert run_settings.differences({"A": None}, {}) == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A student trained by the command in a folder of its own, by relative paths, with a SentencePiece vocabulary."""
+    folder = tmp_path_factory.mktemp("home")
+    write_rows(folder / "train.jsonl", 40)
+    write_rows(folder / "test.jsonl", 8, start=40)
+    text = [json.loads(line)["question"] + " [label] [rationale] plus is" for line in (folder / "train.jsonl").open()]
+    (folder / "sp.model").write_bytes(training.train(text * 4, 60))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main.main(["train", *command("runs/a")]) == 0
+    return folder
+
+
+def command(model_dir, *more):
+    files = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
+    settings = {
+        "FILES": '{"train": "train.jsonl", "test": "test.jsonl"}',
+        "FIELDS": '{"input": "question", "rationale": "why", "label": "answer"}',
+        "VOCABULARY_PATH": "sp.model", "VOCAB_SIZE": 128, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "LOG_PERIOD": 1,
+        "TASK_FEATURE_LENGTHS": '{"inputs": 32, "targets": 32}', "MAX_DECODE_LEN": 4, "MODEL_DIR": model_dir,
+        "MESH": "@partitioning.MeshConfig()", "partitioning.MeshConfig.data": 1,
+    }  # fmt: skip
+    given = [f"--gin_file=gin/{name}.gin" for name in files]
+    return [*given, *(f"--gin.{name}={value}" for name, value in settings.items()), *more]
+
+
+def test_a_model_directory_is_usable_from_anywhere(trained, tmp_path, monkeypatch, capsys):
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    moved = tmp_path / "moved"
+    (trained / "runs" / "a").rename(moved)
+    (trained / "sp.model").rename(trained / "gone.model")
+    try:
+        pathlib.Path("x.jsonl").write_text('{"question": "2 and 3?"}\n')
+        assert main.main(["infer", f"--model_dir={moved}", "--input=x.jsonl", "--output=y.jsonl"]) == 0
+        assert set(json.loads(pathlib.Path("y.jsonl").read_text())) == {"line", "label", "score"}
+        assert main.main(["export", f"--model_dir={moved}", "--output=z", "--format=hf"]) == 0
+        assert (away / "z" / "tokenizer.json").exists()
+        capsys.readouterr()
+        assert main.main(["eval", f"--model_dir={moved}"]) == 0
+        assert "test accuracy: " in capsys.readouterr().out
+    finally:
+        moved.rename(trained / "runs" / "a")
+        (trained / "gone.model").rename(trained / "sp.model")
+
+
+def test_a_directory_on_a_read_only_file_system(trained, tmp_path):
+    """``infer`` and ``eval --output`` write nothing into the model directory."""
+    model_dir = trained / "runs" / "a"
+    mount = f"mount --bind {model_dir} {model_dir} && mount -o remount,ro,bind {model_dir}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this machine allows no mounts of its own")
+    (tmp_path / "x.jsonl").write_text('{"question": "2 and 3?"}\n')
+    infer = f"infer --model_dir={model_dir} --input={tmp_path}/x.jsonl --output={tmp_path}/y.jsonl"
+    score = f"eval --model_dir={model_dir}"
+    python = f"PYTHONPATH={ROOT} {sys.executable} -m distill.cli.main"
+    steps = (
+        mount,
+        f"! touch {model_dir}/x",
+        f"{python} {infer}",
+        f"{python} {score} --output={tmp_path}/p",
+        f"{python} {score}",
+    )
+    script = " && ".join(steps)
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert set(json.loads((tmp_path / "y.jsonl").read_text())) == {"line", "label", "score"}
+    assert (tmp_path / "p" / "jsonl_label_test.jsonl").exists() and "test accuracy: " in done.stdout
+    assert done.returncode != 0 and "--output names another folder" in done.stderr
+
+
+def test_a_folder_is_served_without_running_what_it_says(trained, tmp_path, capsys):
+    """``infer`` and ``export`` read data; the gin file beside it could be anything."""
+    config = trained / "runs" / "a" / "config.gin"
+    before = config.read_text()
+    try:
+        config.write_text(f"import os\nX = @os.system()\nos.system.command = 'touch {tmp_path}/ran'\n")
+        (tmp_path / "x.jsonl").write_text('{"question": "2 and 3?"}\n')
+        given = [f"--model_dir={trained / 'runs' / 'a'}"]
+        rows = [f"--input={tmp_path / 'x.jsonl'}", f"--output={tmp_path / 'y.jsonl'}"]
+        assert main.main(["infer", *given, *rows]) == 0
+        assert main.main(["export", *given, f"--output={tmp_path / 'hf'}"]) == 0
+    finally:
+        config.write_text(before)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_train_again_in_a_finished_directory(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    config = (trained / "runs/a/config.gin").read_text()
+    capsys.readouterr()
+    assert main.main(["train", *command("runs/a", "--gin.LAMBDA=0.1", "--gin.TRAIN_STEPS=3")]) == 2
+    told = capsys.readouterr().err
+    assert "holds a finished run with other settings" in told and "LAMBDA was not set and is now 0.1" in told
+    assert (trained / "runs/a/config.gin").read_text() == config
+    assert main.main(["train", *command("runs/a", "--gin.TRAIN_STEPS=4")]) == 0
+    assert "going on with a finished run: TRAIN_STEPS was 2 and is now 4" in capsys.readouterr().err
+    assert json.loads((trained / "runs/a/result.json").read_text())["step"] == 4

@@ -1,0 +1,322 @@
+"""Several processes train what one process trains, stop together, go on from each other, and do not outlive each other.
+
+Processes here have two host devices each and meet over gloo. The one process they are compared with is this one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from jax.sharding import SingleDeviceSharding
+from tensorflow.core.util import event_pb2
+
+from distill import exit_codes
+from distill.checkpoints.manager import Checkpoints
+from distill.cli import configuration, main
+from distill.model.parameters import param_shapes
+from distill.training import train
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+STEPS, HALF = 50, 25
+PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
+KILLED_S = 60  # for a process to notice that another was killed; heartbeats may be missing for 10 s
+
+# `distill`, saying besides what each process itself measured, and which files of a cache it checked.
+TELLING = """
+import json, sys
+from distill.inference import evaluate; from distill.cli import main
+from distill.data.cache import manifest
+check_file = manifest.check_file
+def checked(path, entry):
+    print("CHECKED", entry["file"], flush=True)
+    return check_file(path, entry)
+manifest.check_file = checked
+measure = evaluate.Evaluator.__call__
+def told(self, params):
+    evaluation = measure(self, params)
+    print("MEASURED", json.dumps([evaluation.metrics, evaluation.rows]), flush=True)
+    return evaluation
+evaluate.Evaluator.__call__ = told
+sys.exit(main.main())
+"""
+
+
+@dataclasses.dataclass
+class Process:
+    running: subprocess.Popen
+    log: pathlib.Path
+
+    @property
+    def output(self):
+        return self.log.read_text()
+
+    @property
+    def measured(self):
+        """Metrics and rows of every evaluation, in the order they were made."""
+        return [json.loads(line[8:]) for line in self.output.splitlines() if line.startswith("MEASURED")]
+
+    @property
+    def checked(self):
+        """The files of a cache that this process checked, in order."""
+        return [line[8:] for line in self.output.splitlines() if line.startswith("CHECKED")]
+
+    def exit_code(self, timeout=PATIENCE_S):
+        return self.running.wait(timeout)
+
+    def wait_for(self, text):
+        """Returns once the process has said ``text``."""
+        until = time.monotonic() + PATIENCE_S
+        while text not in self.output:
+            assert self.running.poll() is None, self.output
+            assert time.monotonic() < until, f"no {text!r} in {PATIENCE_S} s:\n{self.output}"
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def launched(folder, number, arguments):
+    """`distill train` in ``number`` processes that know of each other; none outlives the context."""
+    folder.mkdir()
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    together = [f"--coordinator_address={address}", f"--num_processes={number}"]
+    started = []
+    try:
+        for index in range(number):
+            log = folder / f"process_{index}.txt"
+            with log.open("w") as output:
+                command = [sys.executable, "-c", TELLING, "train", *arguments, *together, f"--process_id={index}"]
+                running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+            started.append(Process(running, log))
+        yield started
+    finally:
+        for process in started:
+            process.running.kill()
+            process.running.wait()
+
+
+def finish(processes, code=0):
+    """Waits for all of them to exit with ``code``."""
+    codes = [process.exit_code() for process in processes]
+    assert codes == [code] * len(processes), "\n".join(process.output for process in processes)
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """What `distill train` is told, given a model directory and changed bindings."""
+    data = tmp_path_factory.mktemp("rows")
+    write_rows(data / "train.jsonl", 40)
+    write_rows(data / "test.jsonl", 8, start=50)
+    bindings = {
+        "FILES": {split: str(data / f"{split}.jsonl") for split in ("train", "test")},
+        "FIELDS": {"input": "question", "rationale": "why", "label": "answer"},
+        "VOCABULARY_PATH": "bytes", "VOCAB_SIZE": 384, "TRAIN_STEPS": STEPS, "EVAL_PERIOD": HALF, "LOG_PERIOD": 1,
+        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "EVAL_BATCH_SIZE": 8,
+        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
+        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
+        "BATCH_SIZE": 8, "DROPOUT_RATE": 0.0, "partitioning.MeshConfig.fsdp": 2, "CHECKPOINT_PERIOD": HALF,
+    }  # fmt: skip
+    files = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+
+    def given(directory, **changes):
+        return [f"--gin_file={file}" for file in files] + [
+            f"--gin.{name}={value!r}" for name, value in {**bindings, "MODEL_DIR": str(directory), **changes}.items()
+        ]
+
+    return given
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory, arguments):
+    """What `distill cache` writes of these rows."""
+    folder = tmp_path_factory.mktemp("cache")
+    assert main.main(["cache", *arguments(folder), f"--output={folder / 'cache'}", "--shards=4"]) == 0
+    return folder / "cache"
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory, arguments, cached):
+    """The model directory of four processes that trained from a cache to the end, and the processes."""
+    folder = tmp_path_factory.mktemp("four")
+    with launched(folder / "output", 4, arguments(folder / "run", CACHE_DIR=str(cached))) as processes:
+        finish(processes)
+    return folder / "run", processes
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, arguments):
+    """The model directory of one process that trained the same to the end."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    assert main.main(["train", *arguments(folder)]) == 0
+    return folder
+
+
+def losses(directory):
+    """Training loss by step, from the run's TensorBoard files."""
+    out = {}
+    for path in sorted((directory / "logs").glob("events*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = event_pb2.Event.FromString(record)
+            for value in event.summary.value:
+                if value.tag == "train/loss":
+                    out[event.step] = value.simple_value
+    return out
+
+
+def assert_same_losses(one, other, steps):
+    one, other = losses(one), losses(other)
+    assert set(steps) <= set(other)
+    np.testing.assert_allclose([other[s] for s in steps], [one[s] for s in steps], rtol=1e-5)
+
+
+def assert_same_parameters(one, other, step=STEPS):
+    """Of the newest checkpoints, which must be of ``step``. Needs the configuration of the last run of this process."""
+    model = configuration.arguments_of(train.train)["model"]
+    here = SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), param_shapes(model))
+    found = []
+    for directory in (one, other):
+        saver = Checkpoints(directory, model)
+        saved, params = saver.restore_params(like)
+        saver.close()
+        assert saved == step
+        found.append(params)
+    largest = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(found[0]))
+    for wanted, got in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6 * largest)
+
+
+def test_four_processes_train_what_one_trains(one, four):
+    directory, _ = four
+    assert_same_losses(one, directory, range(1, STEPS + 1))
+    assert_same_parameters(one, directory)
+
+
+def test_processes_check_a_cache_between_them(cached, four):
+    shards = [f"jsonl_paired/1.0.0/jsonl_paired-train.array_record-{i:05d}-of-00004" for i in range(4)]
+    index = "index/jsonl_paired-train.npy"
+    assert [process.checked for process in four[1]] == [[index, shards[3]], [shards[0]], [shards[1]], [shards[2]]]
+
+
+def test_what_one_process_finds_wrong_with_a_cache_ends_all(cached, tmp_path, arguments):
+    copy = tmp_path / "cache"
+    shutil.copytree(cached, copy)
+    damaged = copy / "jsonl_paired" / "1.0.0" / "jsonl_paired-train.array_record-00002-of-00004"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with launched(tmp_path / "output", 2, arguments(tmp_path / "run", CACHE_DIR=str(copy))) as processes:
+        finish(processes, 2)
+    message = f"distill train: the cache is damaged: {damaged} does not have the SHA-256"
+    told = [[line for line in process.output.splitlines() if line.startswith(message)] for process in processes]
+    assert told[0] == told[1]
+    (line,) = told[0]
+    assert line.endswith("build it again (found by process 1 of 2)")
+    checked = [{pathlib.PurePath(file).name[-14:] for file in process.checked} for process in processes]
+    assert damaged.name[-14:] in checked[1] - checked[0]
+
+
+def test_all_processes_measure_the_same_and_only_the_first_writes(four):
+    directory, processes = four
+    evaluations = [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()]
+    assert [(e.pop("split"), e.pop("step")) for e in evaluations][:2] == [("validation", HALF), ("validation", STEPS)]
+    assert len(evaluations) == 3
+    predictions = [json.loads(line) for line in (directory / "predictions" / "test.jsonl").read_text().splitlines()]
+    for process in processes:
+        assert [metrics for metrics, _ in process.measured] == evaluations
+        assert process.measured == processes[0].measured
+        assert process.measured[-1][1] == predictions
+    assert len(list((directory / "logs").glob("events*"))) == 1
+    assert json.loads((directory / "result.json").read_text())["test"] == evaluations[-1]
+    for text in (f"step {STEPS}/{STEPS}", "validation: accuracy", "test accuracy"):
+        assert [text in process.output for process in processes] == [True, False, False, False]
+
+
+def from_half(directory, target):
+    """A model directory with nothing in it but the checkpoint halfway."""
+    shutil.copytree(directory / "checkpoints" / str(HALF), target / "checkpoints" / str(HALF))
+    return target
+
+
+def test_one_process_goes_on_where_four_were(one, four, tmp_path, arguments):
+    again = from_half(four[0], tmp_path / "run")
+    assert main.main(["train", *arguments(again, TEST_SPLIT=None)]) == 0
+    assert min(losses(again)) == HALF + 1
+    assert_same_losses(one, again, range(HALF + 1, STEPS + 1))
+    assert_same_parameters(one, again)
+
+
+def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one, four, tmp_path, arguments):
+    again = from_half(four[0], tmp_path / "run")
+    given = arguments(again, TEST_SPLIT=None, TRAIN_STEPS=100_000, EVAL_PERIOD=100_000, CHECKPOINT_PERIOD=STEPS)
+    with launched(tmp_path / "output", 2, given) as processes:
+        processes[0].wait_for(f"step {STEPS + 1}/")
+        processes[1].running.send_signal(signal.SIGTERM)
+        finish(processes, exit_codes.STOPPED)
+    stopped = [line for process in processes for line in process.output.splitlines() if "stopped by SIGTERM" in line]
+    assert len(stopped) == 2
+    assert stopped[0] == stopped[1]
+    assert "SIGTERM: saving" not in processes[0].output
+    assert "SIGTERM: saving" in processes[1].output
+    last = max(losses(again))
+    assert f"at step {last};" in stopped[0]
+    assert (again / "checkpoints" / str(last)).is_dir()
+    assert min(losses(again)) == HALF + 1
+    assert_same_losses(one, again, range(HALF + 1, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"FORM": "mixed"}, {"PACK": False, "FORM": "shared", "EVAL_FORM": "shared_label"}],
+    ids=["mixed", "unpacked, one encoder pass"],
+)
+def test_two_processes_train_what_one_trains_and_stop_as_early(form, tmp_path, arguments):
+    changes = {**form, "TRAIN_STEPS": 100_000, "PATIENCE": 1}
+    with launched(tmp_path / "output", 2, arguments(tmp_path / "two", **changes)) as processes:
+        assert main.main(["train", *arguments(tmp_path / "one", **changes)]) == 0
+        finish(processes)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+    assert results[0]["stopped"] == "early"
+    assert results[0]["step"] >= STEPS
+    assert processes[0].measured == processes[1].measured
+    assert_same_losses(tmp_path / "one", tmp_path / "two", range(1, STEPS + 1))
+    assert_same_parameters(tmp_path / "one", tmp_path / "two", results[0]["step"])
+
+
+@pytest.mark.parametrize("victim", [1, 0], ids=["the other", "the first"])
+def test_a_killed_process_ends_the_run_with_an_error(victim, tmp_path, arguments):
+    given = [*arguments(tmp_path / "run", TRAIN_STEPS=100_000, EVAL_PERIOD=100_000), "--heartbeat_timeout_seconds=10"]
+    with launched(tmp_path / "output", 2, given) as processes:
+        processes[0].wait_for("step 10/")
+        processes[victim].running.kill()
+        survivor = processes[1 - victim]
+        assert survivor.exit_code(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
+    assert "another task died" in survivor.output
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "1.5", "soon"])
+def test_the_heartbeat_timeout_is_a_whole_number(given, capsys):
+    with pytest.raises(SystemExit):
+        main.main(["train", f"--heartbeat_timeout_seconds={given}"])
+    message = f"--heartbeat_timeout_seconds: must be a whole number ≥ 1; got {given!r}"
+    assert message in capsys.readouterr().err

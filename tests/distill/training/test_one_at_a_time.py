@@ -1,0 +1,124 @@
+"""Real processes on one directory: two at once, the holder killed, and a checkpoint that cannot be written."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests_support import write_rows
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PATIENCE_S = 300
+# `distill`, whose checkpoints cannot be written once there is one.
+FULL_DISK = """
+import sys
+from etils.epath import gpath
+from distill.cli import main
+mkdir = gpath.PosixGPath.mkdir
+def full(self, *arguments, **named):
+    if "checkpoints/8.orbax" in str(self):
+        raise OSError(28, "No space left on device")
+    return mkdir(self, *arguments, **named)
+gpath.PosixGPath.mkdir = full
+sys.exit(main.main())
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """``distill train`` of a tiny student for 40 steps, with a checkpoint every four."""
+    write_rows(tmp_path / "train.jsonl", 40)
+    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    given = {
+        "FILES": files, "FIELDS": {"input": "question", "rationale": "why", "label": "answer"}, "VOCABULARY_PATH": "bytes",
+        "VOCAB_SIZE": 384, "TRAIN_STEPS": 2000, "EVAL_PERIOD": 2000, "CHECKPOINT_PERIOD": 4, "LOG_PERIOD": 4,
+        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "BATCH_SIZE": 4, "MODEL_DIR": "run",
+        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
+        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
+        "TEST_SPLIT": None,
+    }  # fmt: skip
+    names = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
+    return [
+        "train",
+        *(f"--gin_file=gin/{name}.gin" for name in names),
+        *(f"--gin.{key}={value!r}" for key, value in given.items()),
+    ]
+
+
+@pytest.fixture
+def start(tmp_path, command):
+    started = []
+
+    def go(name, program=("-m", "distill.cli.main"), **more):
+        log = (tmp_path / name).open("w")
+        arguments = [*command, *(f"--gin.{key}={value!r}" for key, value in more.items())]
+        environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        process = subprocess.Popen(
+            [sys.executable, *program, *arguments], cwd=tmp_path, env=environment, stdout=log, stderr=log
+        )
+        log.close()
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path, text, process):
+    deadline = time.monotonic() + PATIENCE_S
+    while text not in path.read_text():
+        assert process.poll() is None, path.read_text()
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.1)
+
+
+def test_two_trainings_and_a_killed_one(start, tmp_path):
+    first = start("first.log")
+    wait_for(tmp_path / "first.log", "step 8/2000", first)
+    configuration = (tmp_path / "run" / "config.gin").read_text()
+    second = start("second.log", LEARNING_RATE=0.5)
+    assert second.wait(PATIENCE_S) == 2
+    told = (tmp_path / "second.log").read_text().splitlines()[-1]
+    assert f"run is in use by process {first.pid} on {os.uname().nodename} since " in told
+    assert told.endswith("wait until it ends, or choose another MODEL_DIR")
+    assert (tmp_path / "run" / "config.gin").read_text() == configuration
+    assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert (tmp_path / "run" / ".lock").exists()
+    third = start("third.log")
+    wait_for(tmp_path / "third.log", "going on from step ", third)
+    third.send_signal(signal.SIGTERM)
+    assert third.wait(PATIENCE_S) == 75
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_process(start, tmp_path):
+    process = start("full.log", ("-c", FULL_DISK))
+    assert process.wait(PATIENCE_S) not in (0, None)
+    told = (tmp_path / "full.log").read_text()
+    assert "a checkpoint could not be written to " in told
+    assert "No space left on device" in told
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()] == ["4"]
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_two_caches_of_one_output(tmp_path, command, capsys):
+    from distill import locking
+    from distill.cli import main
+
+    given = ["cache", *(argument for argument in command[1:] if "MODEL_DIR" not in argument), "--output"]
+    output = tmp_path / "cached"
+    with locking.held(locking.of_output(output), "cached"):
+        assert main.main([*given, str(output)]) == 2
+    assert "cached is in use by this process" in capsys.readouterr().err
+    assert not output.exists()
+    assert main.main([*given, str(output)]) == 0
+    assert (output / "manifest.json").exists()
+    assert not list(tmp_path.glob("*.lock*"))

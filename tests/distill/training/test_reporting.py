@@ -1,0 +1,105 @@
+"""What a run writes beside its checkpoints, and that a restart leaves each step in it once."""
+
+import json
+import time
+
+import pytest
+from etils import epath
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distill.data.fullness import advised
+from distill.inference.evaluate import Evaluation
+from distill.terminal import Terminal
+from distill.training import curves, event_files, reporting
+
+
+def points(directory, tag):
+    """What TensorBoard's own reader shows as a plain scalar."""
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    events.Reload()
+    assert not events.Tags()["tensors"]
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def attempt(directory, steps, begin, evaluate=()):
+    values = {"loss": 2.0, "loss/label": 0.5, "effective_lambda": 1.0, "examples": 3.0, "epoch": 0.1}
+    with reporting.Reporter(directory, 40, Terminal(quiet=True), step=begin, test_split="test") as reporter:
+        for step in steps:
+            reporter.train(step, dict(values, loss=1.0 / step))
+            if step in evaluate:
+                reporter.evaluation("validation", step, Evaluation({"accuracy": step / 100}, []))
+
+
+def test_scalars_are_plain_and_stale_points_are_dropped(tmp_path):
+    directory = epath.Path(tmp_path)
+    attempt(directory, (10, 20, 30), begin=0, evaluate=(10, 30))
+    time.sleep(1.1)  # event files are named by the second
+    attempt(directory, (30, 40), begin=20, evaluate=(30,))
+    assert points(tmp_path / "logs", "train/loss") == [(step, pytest.approx(1.0 / step)) for step in (10, 20, 30, 40)]
+    assert points(tmp_path / "logs", "validation/accuracy") == [(10, pytest.approx(0.1)), (30, pytest.approx(0.3))]
+    assert event_files.read(tmp_path / "logs")["train/loss"] == points(tmp_path / "logs", "train/loss")
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 30]
+
+
+def test_a_new_beginning_drops_everything(tmp_path):
+    attempt(epath.Path(tmp_path), (5, 10), begin=0, evaluate=(5,))
+    time.sleep(1.1)
+    attempt(epath.Path(tmp_path), (3,), begin=0)
+    assert [step for step, _ in points(tmp_path / "logs", "train/loss")] == [3]
+    assert (tmp_path / "evaluations.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("torn", ['{"split": "validation", "st', '{"split": "validation"}\n', "7\n", "\x00\x00\n"])
+def test_a_torn_line_is_dropped_and_swallows_no_other(tmp_path, torn, caplog):
+    good = '{"split": "validation", "step": 10, "accuracy": 0.5}\n'
+    test = '{"split": "test", "step": 10, "accuracy": 0.4}\n'
+    late = '{"split": "validation", "step": 30, "accuracy": 0.9}\n'
+    (tmp_path / "evaluations.jsonl").write_text(good + test + late + torn)
+    attempt(epath.Path(tmp_path), (30,), begin=20, evaluate=(30,))
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [(json.loads(line)["split"], json.loads(line)["step"]) for line in lines] == [
+        ("validation", 10),
+        ("validation", 30),
+    ]
+    assert "evaluations.jsonl:4 is no evaluation and was removed" in caplog.text
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_curves_are_drawn_from_the_event_files(tmp_path):
+    attempt(epath.Path(tmp_path), (10, 20, 30), begin=0, evaluate=(10, 20, 30))
+    path = curves.draw(tmp_path, "validation", "accuracy")
+    assert path.name == "curves.png"
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    nothing = curves._figure({}, None, None)
+    assert nothing.startswith(b"\x89PNG")
+    assert len(data) > len(nothing)
+
+
+@pytest.mark.parametrize(
+    ("p99", "window", "padding", "packed", "shorter"),
+    [
+        (102, 512, 0.83, False, 128),
+        (102, 512, 0.40, False, None),  # most of it is used
+        (102, 128, 0.60, False, None),  # hardly shorter
+        (30, 256, 0.80, True, 64),  # holds 52 tokens, of several sequences
+        (200, 256, 0.80, True, None),
+        (5, 64, 0.90, False, 16),
+    ],
+)
+def test_the_window_that_is_advised(p99, window, padding, packed, shorter):
+    assert advised(p99, window, padding, packed) == shorter
+
+
+def test_a_stage_that_takes_long_is_heard_of(capsys, monkeypatch):
+    monkeypatch.setattr("distill.terminal.STILL_S", 0.1)
+    with Terminal().stage("compiling the training step"):
+        time.sleep(0.35)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "compiling the training step"
+    assert lines[1].startswith("still compiling the training step, ")
+    with Terminal(quiet=True).stage("reading"):
+        Terminal(quiet=True).say("nothing")
+        Terminal(quiet=True).warn("3 targets are too long")
+    assert capsys.readouterr().err == "WARNING 3 targets are too long\n"
