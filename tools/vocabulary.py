@@ -24,8 +24,11 @@ MODEL_TYPES = ("unigram", "bpe", "word", "char")
 PREFIXES = ("[label] ", "[rationale] ", "So the answer is")
 
 
-def text_lines(path: epath.PathLike) -> Iterator[str]:
+def text_lines(path: "epath.PathLike") -> Iterator[str]:
     """The lines of a text file. Raises SourceError if it is missing or not UTF-8."""
+    from distill.tasks import sources
+    from distill.tasks.records import SourceError
+
     with sources.open_bytes(path, "text for the vocabulary") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -36,12 +39,15 @@ def text_lines(path: epath.PathLike) -> Iterator[str]:
                 yield text
 
 
-def json_texts(path: epath.PathLike, fields: Sequence[str] = ()) -> Iterator[str]:
+def json_texts(path: "epath.PathLike", fields: Sequence[str] = ()) -> Iterator[str]:
     """The texts in a JSON-lines file's rows (or an array's), also those in lists; of some fields, or of all.
 
     Raises:
       SourceError: the file is missing, a line is broken, or no row has one of the fields.
     """
+    from distill.tasks import sources
+    from distill.tasks.records import SourceError
+
     seen: set[str] = set()
     for line, row in sources.read_rows(path, "rows for the vocabulary"):
         if isinstance(row, ValueError):
@@ -55,7 +61,7 @@ def json_texts(path: epath.PathLike, fields: Sequence[str] = ()) -> Iterator[str
         raise SourceError(f"{path}: no row has the field {absent[0]!r} (the rows have: {', '.join(sorted(seen))})")
 
 
-def record_texts(dataset: Dataset, splits: Sequence[str] = ("train",)) -> Iterator[str]:
+def record_texts(dataset: "Dataset", splits: Sequence[str] = ("train",)) -> Iterator[str]:
     """Every text that the tasks of a data set will encode: inputs, labels, rationales."""
     for split in splits:
         for record in dataset.records(split):
@@ -90,6 +96,8 @@ def train(
     Raises:
       ValueError: an argument is out of range, there is no text, or the text does not support so many (or so few) pieces.
     """
+    import sentencepiece
+
     if model_type not in MODEL_TYPES:
         raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
     if size < 4:
