@@ -181,7 +181,7 @@ class RelativeBias(nn.Module):
             ("heads", "relpos_buckets"),
         )
 
-    def _by_distance(self, distance: Int[Array, "distances"]) -> Float[Array, "heads distances"]:
+    def _by_distance(self, distance: Int[Array, " distances"]) -> Float[Array, "heads distances"]:
         buckets = relative_position_bucket(
             distance,
             bidirectional=self.bidirectional,

@@ -195,10 +195,10 @@ def _prepare(
 
 class _Rows(NamedTuple):
     position: Int[Array, ""]
-    last: Int[Array, "rows"]
+    last: Int[Array, " rows"]
     tokens: Int[Array, "rows length"]
-    log_probs: Float[Array, "rows"]
-    ended: Bool[Array, "rows"]
+    log_probs: Float[Array, " rows"]
+    ended: Bool[Array, " rows"]
     caches: tuple[KeyValue, ...]
 
 
@@ -273,7 +273,7 @@ class _Beams(NamedTuple):
     position: Int[Array, ""]
     live: _Hypotheses
     finished: _Hypotheses
-    settled: Bool[Array, "batch"]
+    settled: Bool[Array, " batch"]
     caches: tuple[KeyValue, ...]
 
 
@@ -372,5 +372,5 @@ def _concatenated(first: _Hypotheses, second: _Hypotheses) -> _Hypotheses:
     return _Hypotheses(*(jnp.concatenate(leaves, axis=1) for leaves in zip(first, second)))
 
 
-def _where_rows(rows: Bool[Array, "batch"], yes: _Hypotheses, no: _Hypotheses) -> _Hypotheses:
+def _where_rows(rows: Bool[Array, " batch"], yes: _Hypotheses, no: _Hypotheses) -> _Hypotheses:
     return _Hypotheses(*(jnp.where(rows.reshape(-1, *[1] * (y.ndim - 1)), y, n) for y, n in zip(yes, no)))

@@ -363,7 +363,7 @@ class Transformer(nn.Module):
 
     def decode_step(
         self,
-        tokens: Int[AnyArray, "rows_times_hypotheses"],
+        tokens: Int[AnyArray, " rows_times_hypotheses"],
         position: Int[AnyArray, ""],
         caches: tuple[KeyValue, ...],
         crosses: tuple[KeyValue, ...],

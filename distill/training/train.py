@@ -13,6 +13,7 @@ from etils import epath
 from flax import linen as nn
 
 from distill import locking, validation
+from distill.checkpoints import initial
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.batches import BatchStream, Prefetch

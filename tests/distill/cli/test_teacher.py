@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from distill import exit_codes
+from distill.cli import teacher as commands
 from tests.distill.teacher.stub_server import serving
 
 ROOT = pathlib.Path(__file__).parents[3]

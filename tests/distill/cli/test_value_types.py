@@ -89,7 +89,7 @@ def test_what_does_not(value, hint, expected):
 
 
 def test_every_value_of_a_dataclass_counts_and_unreadable_annotations_do_not():
-    def broken(a: "NoSuchType"):
+    def broken(a: "NoSuchType"):  # noqa: F821
         return a
 
     assert value_types.annotations(broken) == {}

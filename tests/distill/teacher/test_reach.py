@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from distill import exit_codes
+from distill.cli import teacher as commands
 from distill.teacher import ServerConfig
 from distill.teacher.clients import server
 from tests.distill.teacher.stub_server import error, serving

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data import features
+from distill.data import features, trimming
 from distill.data.batches import BatchStream
 from distill.data.features import TwoTaskFeatureConverter
 from distill.data.packing import Layout, Packer, Planner, Sequences, TokenPair
@@ -124,7 +124,7 @@ def test_truncation_gives_the_rationale_the_room_that_the_label_leaves(sizes, en
         for pair in pairs[-2:]:
             one = nothing
             if len(pair.targets) and room:
-                whole = (features.cut(pair.inputs, 6), features.cut(pair.targets, room))
+                whole = (trimming.cut(pair.inputs, 6), features.cut(pair.targets, room))
                 one = TokenPair(*whole, pair.task_ids[:room], pair.weights[:room])
             wanted.append(one)
             room -= len(one.targets)
