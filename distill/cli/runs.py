@@ -27,7 +27,7 @@ def import_quietly() -> None:
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
-    from distill.cli import configuration
+    from distill.api import configuration
 
     files, bindings = list(options.gin_file), list(options.gin_bindings)
     model_dir = getattr(options, "model_dir", None)
@@ -57,7 +57,7 @@ def is_first() -> bool:
 
 
 def register() -> None:
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.tasks import registration
 
     configuration.configured(registration.register)()
@@ -75,7 +75,7 @@ def write_configuration() -> None:
     """
     from etils import epath
 
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.inference import model_directory
 
     directory = configuration.macro("MODEL_DIR")
@@ -92,7 +92,7 @@ def write_configuration() -> None:
 
 def _described() -> tuple["Student | None", bytes | None]:
     """The student of the configuration as data, and its vocabulary's file. No student where no plain vocabulary fits."""
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.inference.decoder import DecodeConfig
     from distill.inference.student import Student
     from distill.sharding.partitioning import MeshConfig
