@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def sweep_command(options: argparse.Namespace) -> int:
     from distill import locking
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.experiments import report as sweep_report
     from distill.experiments import sweep
 
@@ -68,7 +68,7 @@ def example_command(options: argparse.Namespace) -> int:
 
 def demo_command(options: argparse.Namespace) -> int:
     from distill import locking
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.experiments import demo, sweep
     from distill.experiments import report as sweep_report
 
@@ -92,7 +92,7 @@ def demo_command(options: argparse.Namespace) -> int:
 
 def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     """Parses a run's configuration and registers its tasks; the arguments of its training."""
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.training import train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]

@@ -11,7 +11,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from distill.cli import configuration, flags, parser
+from distill.api import configuration
+from distill.cli import flags, parser
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
 from distill.tools.launch.job import Job
 

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from distill.cli import configuration
+from distill.api import configuration
 from distill.experiments import sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -15,6 +15,7 @@ from typing import Any
 TRUSTED_MODULES = ("__gin__", "distill", "seqio", "t5x", "optax", "jax.numpy")
 # Trusted modules that run commands, import modules by name or read configurations are not for configurations to name.
 NOT_NAMED = (
+    "distill.api",
     "distill.cli",
     "distill.experiments",
     "distill.precompile",

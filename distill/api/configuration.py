@@ -15,8 +15,8 @@ import gin
 from gin import config_parser
 
 import distill
-from distill.cli import trusted, value_types
-from distill.cli.paths import expand_home
+from distill.api import trusted, value_types
+from distill.api.paths import expand_home
 
 COMMAND_LINE = "the command line"
 # Folders of gin files of which a run takes one each: what such a file sets is best given by naming one.
@@ -287,7 +287,7 @@ def parse(
       gin_files: in order; later ones override earlier ones.
       bindings: ``NAME = value`` and ``module.function.argument = value`` strings; they override the files.
       extra_paths: folders to look for gin files in.
-      allowed: modules that files may import and name, in addition to ``distill.cli.trusted.TRUSTED_MODULES``.
+      allowed: modules that files may import and name, in addition to ``distill.api.trusted.TRUSTED_MODULES``.
 
     Raises:
       ConfigurationError: any mistake.

@@ -7,8 +7,8 @@ import sys
 import optax
 import pytest
 
-from distill.cli import configuration, trusted
-from distill.cli.configuration import ConfigurationError
+from distill.api import configuration, trusted
+from distill.api.configuration import ConfigurationError
 from distill.training import losses
 
 FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
@@ -82,7 +82,7 @@ def test_what_trusted_modules_import_is_not_theirs(text, name, owner, monkeypatc
             "which is private",
         ),
         (
-            "import distill.training.train\nEVAL_BATCH_SIZE = @distill.cli.configuration.parse()\n",
+            "import distill.training.train\nEVAL_BATCH_SIZE = @distill.api.configuration.parse()\n",
             "no configuration may name it",
         ),
         ("EVAL_BATCH_SIZE = @gin.config.exec()\n", "of gin, there are gin.macro"),

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from distill.cli import configuration, value_types
-from distill.cli.configuration import ConfigurationError
+from distill.api import configuration, value_types
+from distill.api.configuration import ConfigurationError
 
 JSONL = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
 GIVEN = ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "DATASET_NAME = 'd'", "FILES = {'train': 'a.jsonl'}"]
