@@ -21,7 +21,7 @@ from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig, record
 from distill.teacher.clients.replies import Sampling, TeacherSettingsError, TeacherStoppedError
-from distill.teacher.clients.server import ServerConfig, Structured
+from distill.teacher.clients.server_config import ServerConfig, Structured
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.inspect import InspectConfig, inspect
 from distill.teacher.inspect.statistics import Plan

@@ -106,8 +106,8 @@ class Assembly:
             if where not in self._read:
                 json_wanted = self.as_json[request.teacher]
                 self._read[where] = [
-                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted, labels=self.labels)
-                    for choice in reply.choices
+                    parsing.read_candidate(self.prompt, candidate, row.record, as_json=json_wanted, labels=self.labels)
+                    for candidate in reply.candidates
                 ]
             answers += [Answer(request.teacher, request.sample + n, said) for n, said in enumerate(self._read[where])]
         return answers
@@ -257,7 +257,7 @@ class Assembly:
             "teacher": teacher,
             "model": pairs[-1][1].model,
             "date": max(reply.date for _, reply in pairs),
-            "samples": sum(len(reply.choices) for _, reply in pairs),
+            "samples": sum(len(reply.candidates) for _, reply in pairs),
             "settings": {
                 name: setting
                 for name, setting in dataclasses.asdict(pairs[0][0].sampling).items()
@@ -266,5 +266,5 @@ class Assembly:
             "usage": [usage.prompt_tokens, usage.completion_tokens] if usages else None,
         }
         if self.keep_replies:
-            value["replies"] = [choice.text for _, reply in pairs for choice in reply.choices]
+            value["replies"] = [candidate.text for _, reply in pairs for candidate in reply.candidates]
         return value

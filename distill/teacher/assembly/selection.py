@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from distill import validation
 from distill.tasks import metrics
 
 OnDisagreement = Literal["keep", "drop_rationale", "drop_row"]
@@ -74,8 +75,7 @@ class Rules:
             ("on_disagreement", ("keep", "drop_rationale", "drop_row")),
             ("leakage", ("count", "drop")),
         ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"Rules.{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}")
+            validation.check(f"Rules.{field}", getattr(self, field), allowed)
         if not 0 <= self.least_share <= 1:
             raise ValueError(f"Rules.least_share must be in [0, 1]; got {self.least_share}")
         if self.shortest is not None and self.longest is not None and self.shortest > self.longest:

@@ -16,6 +16,7 @@ from distill.teacher.assembly.asked import Collected
 from distill.teacher.clients import cost
 from distill.teacher.clients.cost import Budget, Prices, Reservation, Tokenizing
 from distill.teacher.clients.replies import (
+    BatchTeacherBase,
     Failure,
     Reply,
     Request,
@@ -91,8 +92,7 @@ class Collector:
             self._stop = reason
             _log.info("stopping: %s", reason)
             for teacher in self.teachers.values():
-                if hasattr(teacher, "halt"):
-                    teacher.halt()
+                teacher.halt()
         self._stopped.set()
         self._settled.set()
 
@@ -132,13 +132,12 @@ class Collector:
             ticking.cancel()
 
     async def _crew(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
-        ask_batch = getattr(teacher, "ask_batch", None)
-        if ask_batch is not None:
+        if isinstance(teacher, BatchTeacherBase):
             await self._batch(teacher, requests, result)
             return
         queue = iter(requests)
-        row = _Row(getattr(teacher, "give_up_after", None))
-        number = min(len(requests), int(getattr(teacher, "parallel", 1)))
+        row = _Row(teacher.give_up_after)
+        number = min(len(requests), teacher.parallel)
         workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
         stopping = asyncio.create_task(self._stopped.wait())
         try:
@@ -150,7 +149,7 @@ class Collector:
                     task.result()
             if pending:
                 # Requests under way may be paid already: let them come in, but not for ever.
-                done, pending = await asyncio.wait(pending, timeout=getattr(teacher, "grace_s", 30.0))
+                done, pending = await asyncio.wait(pending, timeout=teacher.grace_s)
                 for task in done:
                     task.result()
         finally:
@@ -230,14 +229,14 @@ class Collector:
         after = {"usage": [total.prompt_tokens, total.completion_tokens], "unknown": unknown}
         self.store.note(note, json.dumps(after))
 
-    async def _batch(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+    async def _batch(self, teacher: BatchTeacherBase, requests: Sequence[Request], result: Collected) -> None:
         risk = sum(self._risk(request) for request in requests)
         if not self.budget.fits(risk):
             self.stop(self._over_budget(risk))
             return
         by_key = {request.key: request for request in requests}
         self.budget.reserve(risk)
-        outcomes = teacher.ask_batch(requests, self.store)  # type: ignore[attr-defined]
+        outcomes = teacher.ask_batch(requests, self.store)
         stopping = asyncio.create_task(self._stopped.wait())
         try:
             while not stopping.done():
@@ -258,9 +257,13 @@ class Collector:
             self.budget.release(risk)
             await outcomes.aclose()
 
-    async def _settle(self, request: Request, outcome: Reply | Failure, result: Collected) -> None:
-        if isinstance(outcome, Failure):
-            result.failures[request.key] = outcome
+    async def _settle(self, request: Request, outcome: Reply | RequestFailedError, result: Collected) -> None:
+        if isinstance(outcome, RequestFailedError):
+            result.failures[request.key] = outcome.failure
+            if outcome.perhaps_paid:
+                if outcome.usage is None:
+                    self.budget.perhaps_spent += self._risk(request)
+                self._discard(request, outcome.usage)
             self.state.failed += 1
         else:
             await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
@@ -284,7 +287,7 @@ class Collector:
         prices = self.prices.get(request.teacher)
         if prices is not None:
             if batch is None:
-                batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+                batch = isinstance(self.teachers.get(request.teacher), BatchTeacherBase)
             self.budget.spent += prices.of(usage, batch=batch)
             self.state.cost = self.budget.spent
 
@@ -293,7 +296,7 @@ class Collector:
         prices = self.prices.get(request.teacher)
         if prices is None:
             return 0.0
-        batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+        batch = isinstance(self.teachers.get(request.teacher), BatchTeacherBase)
         return prices.of(cost.most(request, self.tokenizing[request.model]), batch=batch)
 
     async def _may_try_again(self, risk: float) -> bool:

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from distill import validation
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
@@ -13,7 +14,7 @@ from distill.teacher.assembly.selection import Rules
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig
 from distill.teacher.clients.replies import TeacherError, Usage
-from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.server_config import ServerConfig
 
 TeacherConfig = ServerConfig | RecordedConfig | LocalConfig
 Rationalise = Literal["off", "wrong", "all"]
@@ -103,14 +104,9 @@ class ExtractConfig:
         if twice:
             raise ValueError(f"ExtractConfig.teachers: two teachers are called {twice[0]!r}; give them different names")
         for field, allowed in (("rationalise", ("off", "wrong", "all")), ("combine", ("merge", "separate"))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(
-                    f"ExtractConfig.{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}"
-                )
-        if self.answer is not None and self.answer not in metrics.ANSWER_KINDS:
-            raise ValueError(
-                f"ExtractConfig.answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {self.answer!r}"
-            )
+            validation.check(f"ExtractConfig.{field}", getattr(self, field), allowed)
+        if self.answer is not None:
+            validation.check("ExtractConfig.answer", self.answer, metrics.ANSWER_KINDS)
         if self.samples < 1:
             raise ValueError(f"ExtractConfig.samples must be ≥ 1; got {self.samples}")
         for teacher in self.teachers:

@@ -25,7 +25,7 @@ def estimate(config: ExtractConfig) -> Estimate:
     prompt = load_prompt(config)
     records, _ = read_records(config)
     models = {each.called: each.model_key() for each in config.teachers}
-    as_json = {each.called: getattr(each, "structured", "off") not in ("off", "auto") for each in config.teachers}
+    as_json = {each.called: each.structured not in ("off", "auto") for each in config.teachers}
     requests: dict[str, Request] = {}
     for record in records:
         row = prompted(config, prompt, record, models, as_json)
@@ -65,16 +65,14 @@ def _estimate_one(
     texts = sum(request.samples for request in todo)
     likely = int(texts * min(length, each.sampling.max_tokens))
     most = sum((cost.most(request, tokenizing) for request in todo), Usage())
-    batch = bool(getattr(each, "batch", False))
+    batch = each.batch
     money = each.prices.of(Usage(read, likely), batch=batch) if each.prices else None
     most_money = each.prices.of(most, batch=batch) if each.prices else None
     minutes = []
-    per_minute = getattr(each, "requests_per_minute", None)
-    if per_minute:
-        minutes.append(len(todo) / per_minute)
-    tokens_per_minute = getattr(each, "tokens_per_minute", None)
-    if tokens_per_minute:
-        minutes.append((read + likely) / tokens_per_minute)
+    if each.requests_per_minute:
+        minutes.append(len(todo) / each.requests_per_minute)
+    if each.tokens_per_minute:
+        minutes.append((read + likely) / each.tokens_per_minute)
     return Estimate(
         requests=len(todo),
         cached=len(mine) - len(todo),

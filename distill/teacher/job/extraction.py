@@ -20,7 +20,8 @@ from distill.teacher.assembly.assemble import Assembly
 from distill.teacher.clients.batch import BatchTeacher
 from distill.teacher.clients.cost import Budget
 from distill.teacher.clients.replies import Teacher
-from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.server import ServerTeacher
+from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job.collect import Collector
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig
@@ -75,8 +76,8 @@ def open_teacher(config: TeacherConfig) -> Teacher:
     Raises:
       TeacherStoppedError: a key is required and not in the environment.
     """
-    if isinstance(config, ServerConfig) and config.batch:
-        return BatchTeacher(config)
+    if isinstance(config, ServerConfig):
+        return BatchTeacher(config) if config.batch else ServerTeacher(config)
     return config.open()
 
 
@@ -99,7 +100,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 teachers[each.called] = open_teacher(each)
             prices = {each.called: each.prices for each in config.teachers if each.prices is not None}
             collector = Collector(teachers, store, prices=prices, budget=Budget(config.cost_cap), progress=progress)
-            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}  # type: ignore[attr-defined]
+            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}
             models = {name: teacher.model for name, teacher in teachers.items()}
             asked = [prompted(config, prompt, record, models, as_json) for record in records]
             collected = await collector.collect(request for row in asked for request in row.requests)

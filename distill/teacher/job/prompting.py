@@ -103,7 +103,7 @@ def requests_of(
                     sample=sample,
                     samples=at_once,
                     schema=SCHEMA if as_json[name] else None,
-                    extra=getattr(each, "extra", {}),
+                    extra=each.extra,
                     purpose="explain" if label is None else "rationalise",
                     template=prompt.hash,
                 )

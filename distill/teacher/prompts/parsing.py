@@ -13,7 +13,7 @@ from typing import Any
 from distill.tasks import metrics, parsers, reply_text
 from distill.tasks.parsers import Parsed
 from distill.tasks.records import Record
-from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Choice, Failure
+from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Candidate, Failure
 from distill.teacher.prompts.prompt import Prompt
 
 LONGEST = 20_000
@@ -44,25 +44,25 @@ class Said:
     failure: Failure | None = None
 
 
-def read_choice(
-    prompt: Prompt, choice: Choice, record: Record, *, as_json: bool = False, labels: Sequence[str] = ()
+def read_candidate(
+    prompt: Prompt, candidate: Candidate, record: Record, *, as_json: bool = False, labels: Sequence[str] = ()
 ) -> Said:
     """Reads one text that a teacher wrote.
 
     Args:
       prompt: what it was asked with.
-      choice: the text, and why it stopped.
+      candidate: the text, and why it stopped.
       record: the row.
       as_json: it was asked for a JSON object with a rationale and a label.
       labels: the labels there are, for replies that are read by the prompt's template; another label is undecided.
         Empty: any text is a label.
     """
-    text = choice.text
-    if choice.finish in (REFUSED, FILTERED):
-        return _failed("refused", choice.finish, text)
+    text = candidate.text
+    if candidate.finish in (REFUSED, FILTERED):
+        return _failed("refused", candidate.finish, text)
     opened = reply_text.open_reply(text)
     if not opened.text.strip():
-        return _without_text(choice, opened.trouble)
+        return _without_text(candidate, opened.trouble)
     if len(opened.text) > LONGEST:
         return _failed("reply too long", f"{len(opened.text):,} characters", text)
     trouble = ""
@@ -75,7 +75,7 @@ def read_choice(
     else:
         parsed = read_text(prompt, opened.text, record.choices, labels)
     if parsed.failed:
-        if choice.finish == LENGTH:
+        if candidate.finish == LENGTH:
             return _failed("cut off", f"max_tokens reached; {_THINKING if opened.trouble else parsed.failed}", text)
         if _REFUSAL.match(opened.text):
             return _failed("refused", parsed.failed, text)
@@ -85,15 +85,15 @@ def read_choice(
     return Said(parsed.rationale if parsed.rationales else None, label, undecided)
 
 
-def _without_text(choice: Choice, trouble: str) -> Said:
+def _without_text(candidate: Candidate, trouble: str) -> Said:
     """A reply that has nothing but thoughts, a tool call, or nothing at all."""
-    thinking = bool(trouble) or choice.note.startswith(THOUGHT)
-    raw = choice.text or choice.note
-    if choice.finish == LENGTH:
+    thinking = bool(trouble) or candidate.note.startswith(THOUGHT)
+    raw = candidate.text or candidate.note
+    if candidate.finish == LENGTH:
         return _failed("cut off", f"max_tokens reached; {_THINKING if thinking else 'nothing was written'}", raw)
-    if choice.note.startswith(TOOL_CALL):
+    if candidate.note.startswith(TOOL_CALL):
         return _failed("tool call", "the model called a tool instead of answering", raw)
-    return _failed(trouble or "empty reply", choice.note[:200] or choice.finish, raw)
+    return _failed(trouble or "empty reply", candidate.note[:200] or candidate.finish, raw)
 
 
 _THINKING = "the model was still thinking"
@@ -120,7 +120,7 @@ def read_text(prompt: Prompt, text: str, choices: Sequence[str] = (), labels: Se
       prompt: what was asked.
       text: the reply; thoughts and template tokens may still surround it.
       choices: the row's options.
-      labels: see :func:`read_choice`.
+      labels: see :func:`read_candidate`.
     """
     opened = reply_text.open_reply(text)
     # Teachers that fall into a loop write thousands of line ends; no parser should have to walk them again and again.

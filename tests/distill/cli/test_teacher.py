@@ -107,7 +107,7 @@ def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
                 later.append(["distill.cli.main", name, *flags])
     run_in_one_process(later, place)
     shown = capfd.readouterr().out
-    assert "3 requests to ask, 0 answered before" in shown and "3 of 3 rows written" in shown
+    assert "3 requests to send, 0 already answered" in shown and "3 of 3 rows written" in shown
     assert len(stub.calls) == 3, "the dry run and the replay ask nobody"
 
     explained = [json.loads(line) for line in (place / "explained.jsonl").read_text().splitlines()]

@@ -285,7 +285,7 @@ def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(t
     changed = tmp_path / "changed.yaml"
     from distill.teacher.prompts import templates
 
-    shipped = pathlib.Path(templates.__file__).parent / "prompts" / "template.yaml"
+    shipped = pathlib.Path(templates.__file__).parent / "template.yaml"
     changed.write_text(shipped.read_text().replace("charged twice", "billed twice"))
     with serving(good) as stub:
         assert calls() == 10
@@ -457,7 +457,7 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
         ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers are called 'a'"),
         ({"samples": 0}, "samples must be ≥ 1"),
         ({"samples": 3, "teachers": (ServerConfig(model="a"),)}, "temperature 0: all samples would be the same"),
-        ({"rationalise": "right"}, "rationalise must be one of off, wrong, all"),
+        ({"rationalise": "right"}, "rationalise must be one of .'off', 'wrong', 'all'.; got 'right'"),
         ({"combine": "mix"}, "combine must be one of"),
         ({"answer": "word"}, "answer must be one of"),
         ({"cost_cap": 1.0, "teachers": (ServerConfig(model="a"),)}, "cost_cap needs prices"),
