@@ -1,4 +1,4 @@
-"""Phase 1: a large language model answers, and says why. Needs neither JAX nor TensorFlow."""
+"""Phase 1: a large language model answers and explains its answers. Imports neither JAX nor TensorFlow."""
 
 from distill.teacher.assembly.provenance import summarise
 from distill.teacher.assembly.selection import Rules

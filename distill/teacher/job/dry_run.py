@@ -1,4 +1,4 @@
-"""The dry run: what a job will take, before anybody is asked."""
+"""The dry run: an estimate of requests, tokens, cost and time without sending a request."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from distill.teacher.prompts.prompt import Prompt
 
 
 def estimate(config: ExtractConfig) -> Estimate:
-    """A dry run: renders every prompt, asks nobody, and says what the job would take.
+    """Renders every prompt and estimates the job, without sending a request.
 
-    A second round of rationalisation is priced as if every row that may need it did. With ``structured='auto'`` the
-    free-text form is priced.
+    The second round of rationalisation is counted for every row that may need it. ``structured='auto'`` is counted as
+    free text.
 
     Raises:
       PromptError, SourceError, StoreError: a file cannot be used.

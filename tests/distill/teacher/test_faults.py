@@ -247,7 +247,7 @@ def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
 
     with (
         serving(behaviour) as stub,
-        pytest.raises(ExtractionStoppedError, match=r"(?s)refused every request.*run the same again"),
+        pytest.raises(ExtractionStoppedError, match=r"(?s)refused every request.*run the same command again"),
     ):
         run(job(stub, tmp_path, teacher={"patience_s": 0.4, "attempts": 2}))
 

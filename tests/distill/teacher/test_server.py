@@ -198,7 +198,7 @@ def test_token_limits_are_charged_and_corrected():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, "which model"),
+        ({"model": ""}, "must name a model"),
         ({"endpoint": "talk"}, "endpoint must be one of .'chat', 'completions'.; got 'talk'"),
         ({"structured": "xml"}, "structured must be one of"),
         ({"structured": "auto", "endpoint": "completions"}, "needs endpoint='chat'"),

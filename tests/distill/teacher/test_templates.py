@@ -89,25 +89,25 @@ def test_anything_that_is_asked_changes_the_hash_and_the_name_does_not():
     [
         ({"question": 'question: "Q: {imput}"'}, r"mine.yaml: question: no hole \{imput\}; did you mean \{input\}\?"),
         ({"question": 'question: "Q: what?"'}, r"question: \{input\} is missing"),
-        ({"question": 'question: "{input}"'}, "must begin with a word of its own"),
+        ({"question": 'question: "{input}"'}, "must begin with a word such as"),
         ({"question": 'question: "Q: {input.__class__}"'}, "holes are plain names"),
         ({"question": 'question: "Q: {input!r}"'}, "holes are plain names"),
         ({"question": 'question: "Q: {input"'}, "write {{ and }} for braces"),
         ({"question": 'question: "Q: {}"'}, "holes are plain names"),
         ({"question": "question: 5"}, "YAML reads 5 as a int; put it in quotes"),
         ({"answer": 'answer: "{label} because {rationale}"'}, "the rationale comes before the label"),
-        ({"answer": 'answer: "{rationale} {label}"'}, "nothing stands between"),
+        ({"answer": 'answer: "{rationale} {label}"'}, "no text between"),
         ({"answer": 'answer: "{rationale}."'}, r"\{label\} is missing"),
         ({"answer": 'answer: "{rationale} is {label} or {label}"'}, "each once"),
         ({"parser": "parser: svanp"}, "no parser named 'svanp'; did you mean 'svamp'?"),
         (
             {"parser": "parser: svamp"},
-            "example 1: 'svamp' does not read its own answer back: the answer is not arithmetic",
+            "example 1: 'svamp' does not parse its answer back: the answer is not arithmetic",
         ),
         ({"rationalise": 'rationalise: "Q: {input}"'}, r"rationalise: \{label\} is missing"),
         ({"hint_words": "hint_words: given"}, "hint_words: expected a list of texts"),
-        ({"examples": "examples: none\nx:"}, "no entry 'x'"),
-        ({"examples": "exampels:"}, "no entry 'exampels'; did you mean 'examples'?"),
+        ({"examples": "examples: none\nx:"}, "unknown entry 'x'"),
+        ({"examples": "exampels:"}, "unknown entry 'exampels'; did you mean 'examples'?"),
         ({"instructions": "instructions: [a"}, "mine.yaml: not YAML"),
     ],
 )
@@ -122,10 +122,10 @@ def test_mistakes_are_named(changes, message):
         ("just text", "expected a mapping"),
         ("question: 'Q: {input}'\nanswer: '{rationale} so {label}'", "the entry 'examples' is missing"),
         ("question: 'Q: {input}'\nanswer: '{rationale} so {label}'\nexamples: []", "at least one worked example"),
-        (SIMPLE.replace("label:", "lable:"), "example 1: no entry 'lable'; did you mean 'label'?"),
+        (SIMPLE.replace("label:", "lable:"), "example 1: unknown entry 'lable'; did you mean 'label'?"),
         (SIMPLE.replace('"yes"', "yes"), "YAML reads True as a bool; put it in quotes"),
         (SIMPLE.replace("Ice is frozen water.", '" "'), "rationale: expected text"),
-        (SIMPLE.replace("Ice is frozen water.", "So the answer is no"), "does not read its own answer back"),
+        (SIMPLE.replace("Ice is frozen water.", "So the answer is no"), "does not parse its answer back"),
     ],
 )
 def test_mistakes_of_shape_are_named(text, message):
@@ -190,7 +190,7 @@ def _bomb(levels):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (_bomb(10), r"not YAML: line 3, column 10: the alias \*b0 stands for a list or mapping; write it out"),
+        (_bomb(10), r"not YAML: line 3, column 10: the alias \*b0 refers to a list or mapping; write it out"),
         ("a: &a {b: c}\nd: {<<: *a}\n", r"the alias \*a stands for"),
         ("[" * 5000 + "]" * 5000, "nested too deeply|not YAML"),
         ("x: 2001-99-99", "not YAML"),
