@@ -245,7 +245,7 @@ def test_gsm8k_as_published(tmp_path, write):
     ]
     assert [(problem.line, problem.reason) for problem in report.rejected] == [
         (3, "no '####' in the solution"),
-        (4, "no label behind '####' in the solution"),
+        (4, "no label after '####' in the solution"),
     ]
     other = write.lines(tmp_path / "other.jsonl", [{"question": "q", "answer": "Two and two. Answer: 4"}])
     (record,), _ = _read(other, fields={"input": "question", "solution": "answer"}, solution_marker="Answer:")

@@ -27,7 +27,7 @@ def test_cqa_rows_match_their_replies(cqa_dir):
     assert report.failed == []
     assert [(p.id, p.line, p.reason) for p in report.undecided] == [
         ("row2", 3, "several options, none of them first"),
-        ("row3", 4, "no single option behind the marker"),
+        ("row3", 4, "no single option after the marker"),
     ]
     assert rows[5].provenance["teacher"] == "palm"
     assert rows[5].provenance["line"] == 6

@@ -138,8 +138,8 @@ def test_the_command_line_takes_these_flags(name, place):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "who is the teacher"),
-        ({"field": ["question"], "model": ["m"]}, "--field wants NAME=FIELD"),
+        ({}, "no teacher given"),
+        ({"field": ["question"], "model": ["m"]}, "--field needs NAME=FIELD"),
         ({"price_prompt": 1.0, "model": ["m"]}, "go together"),
         ({"recorded": ["nowhere.jsonl"]}, "nowhere.jsonl is missing"),
         ({"model": ["m"], "prompt": "templat"}, "did you mean 'template'"),

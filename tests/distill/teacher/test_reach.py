@@ -71,10 +71,10 @@ def test_every_flag_reaches_the_server(rows, monkeypatch, capsys):
     [
         ({"header": ["api-key=sk-123"]}, "'api-key' looks like a secret; name an environment variable"),
         ({"query": ["sig=sk-123"]}, "'sig' looks like a secret"),
-        ({"header": ["Authorization"]}, "--header wants NAME=VALUE, for instance X-Title=distill; got 'Authorization'"),
-        ({"header_env": ["=sk-123"]}, "--header_env wants NAME=VARIABLE, for instance api-key=.*; got ''"),
-        ({"extra": ["effort"]}, "--extra wants NAME=VALUE, for instance reasoning_effort=low; got 'effort'"),
-        ({"temperature": "warm"}, "--temperature wants a number, or none"),
+        ({"header": ["Authorization"]}, "--header needs NAME=VALUE, for instance X-Title=distill; got 'Authorization'"),
+        ({"header_env": ["=sk-123"]}, "--header_env needs NAME=VARIABLE, for instance api-key=.*; got ''"),
+        ({"extra": ["effort"]}, "--extra needs NAME=VALUE, for instance reasoning_effort=low; got 'effort'"),
+        ({"temperature": "warm"}, "--temperature needs a number, or none"),
         ({"base_url": "http://h/v1?key=sk-123"}, r"must not hold a user, password or query.*--query=NAME=VALUE"),
     ],
 )
