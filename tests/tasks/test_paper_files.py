@@ -163,7 +163,7 @@ def test_replies_and_rows_must_be_equally_many(svamp_dir, write, number):
     file = svamp_dir / "svamp" / "llm" / "train_CoT_0.json"
     replies = [*json.loads(file.read_text()), "One more. The answer is (1)."][:number]
     write.array(file, replies)
-    with pytest.raises(SourceError, match=rf"svamp_train\.json has 6 rows, but there are {number} replies"):
+    with pytest.raises(SourceError, match=rf"svamp_train\.json has 6 rows, but {number} replies were found"):
         _read(svamp.dataset(svamp_dir))
 
 

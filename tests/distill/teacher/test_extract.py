@@ -212,7 +212,7 @@ def test_labels_are_declared_for_prompts_without_a_parser(tmp_path):
     assert (row["llm_label"], row["rationales"]) == ("sales", ["u v w."]) and "weight" not in row
     assert report.failures == {"the answer is none of the labels": 1}
     assert report.examples == {"the answer is none of the labels": "got 'accounts'; the labels are sales, accounting"}
-    with pytest.raises(PromptError, match="the parser 'cqa' knows its answers"):
+    with pytest.raises(PromptError, match="the parser 'cqa' defines its answers"):
         one(tmp_path, ["x"], prompt="cqa", labels=("a",))
 
 
@@ -230,7 +230,7 @@ def test_rationalisation_wants_its_question(tmp_path):
     path.write_text(
         'question: "Q: {input}"\nanswer: "{rationale} so: {label}"\nexamples: [{input: a, rationale: b, label: c}]'
     )
-    with pytest.raises(PromptError, match="wants the entry 'rationalise'"):
+    with pytest.raises(PromptError, match="needs the entry 'rationalise'"):
         run(
             tmp_path,
             [Record("r", "x")],

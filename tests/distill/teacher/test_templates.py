@@ -191,7 +191,7 @@ def _bomb(levels):
     ("text", "message"),
     [
         (_bomb(10), r"not YAML: line 3, column 10: the alias \*b0 refers to a list or mapping; write it out"),
-        ("a: &a {b: c}\nd: {<<: *a}\n", r"the alias \*a stands for"),
+        ("a: &a {b: c}\nd: {<<: *a}\n", r"the alias \*a refers to"),
         ("[" * 5000 + "]" * 5000, "nested too deeply|not YAML"),
         ("x: 2001-99-99", "not YAML"),
         ("# " + "x" * 2_000_000, "2,000,002 characters; a prompt file has at most 1,000,000"),
