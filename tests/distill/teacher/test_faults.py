@@ -296,7 +296,7 @@ def test_a_server_that_dies_halfway_stops_the_job_and_the_next_run_goes_on(tmp_p
             drop(call)
         return call.reply(GOOD)
 
-    with serving(mortal) as stub, pytest.raises(ExtractionStoppedError, match="failed in a row") as stopped:
+    with serving(mortal) as stub, pytest.raises(ExtractionStoppedError, match="failed consecutively") as stopped:
         run(job(stub, tmp_path, records, teacher={"attempts": 1, "give_up_after": 8}))
     answered = stopped.value.report.finished
     assert 20 <= answered <= 25
@@ -446,6 +446,6 @@ def test_requests_that_are_bad_by_themselves_do_not_stop_a_job_that_works(tmp_pa
 
     with (
         serving(all_bad) as stub,
-        pytest.raises(ExtractionStoppedError, match=r"5 requests .* failed in a row.*unknown field"),
+        pytest.raises(ExtractionStoppedError, match=r"5 requests .* failed consecutively.*unknown field"),
     ):
         run(job(stub, tmp_path, teacher=teacher | {"model": "other"}))
