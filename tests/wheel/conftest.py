@@ -1,19 +1,15 @@
 """The project as a user gets it: a wheel, built from the sdist, in an environment without the checkout."""
 
-import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = ("distill", "tasks", "tools", "gin")
-DEPENDENCIES = ("jax", "tensorflow", "seqio", "typeguard", "shtab")  # by which the folders of all others are found
+from wheel_sources import copy_sources, holders
 
 
 def _checked(command: Sequence[str | pathlib.Path], **kwargs) -> str:
@@ -72,12 +68,7 @@ def installed(tmp_path_factory) -> Installed:
     """Builds the sdist and from it the wheel, without a network, and installs the wheel into a new environment."""
     top = tmp_path_factory.mktemp("wheel")
     source, built, folder = top / "source", top / "built", top / "environment"
-    for name in SOURCES:
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
-    for path in ROOT.iterdir():
-        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".in", ".txt", ""):
-            shutil.copy(path, source / path.name)
+    copy_sources(source)
     built.mkdir()
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(built)!r})"
     _checked([sys.executable, "-c", build], cwd=source)
@@ -92,6 +83,5 @@ def installed(tmp_path_factory) -> Installed:
     )
     (packages,) = folder.glob("lib/python*/site-packages")
     # A .pth file is not read for the .pth files in the folders that it names: this checkout's editable finder stays out.
-    holders = {str(pathlib.Path(importlib.util.find_spec(name).origin).parents[1]) for name in DEPENDENCIES}
-    (packages / "dependencies.pth").write_text("\n".join(sorted(holders)) + "\n")
+    (packages / "dependencies.pth").write_text("\n".join(holders()) + "\n")
     return Installed(folder, sdist, wheel)

@@ -1,14 +1,19 @@
 """From an empty folder, an installed wheel resolves every configuration that ships."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 
 import pytest
 
+import distill
 from distill.api import configuration
 from distill.experiments import sweep
+from wheel_sources import copy_sources, holders
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "gin").rglob("*") if path.is_file())
@@ -114,3 +119,79 @@ def test_what_t5x_reads_includes_files_that_ship():
         if name.startswith("gin/t5x/"):
             for included in re.findall(r"^include '(gin/[^']+)'", text_of(name), re.MULTILINE):
                 assert included in SHIPPED, f"{name} includes {included}"
+
+
+def test_one_top_level_module_with_real_folders(installed):
+    with zipfile.ZipFile(installed.wheel) as archive:
+        names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"distill"}
+    for name in ("__init__.py", "py.typed", "tasks/__init__.py", "tasks/svamp.py", "tools/__init__.py"):
+        assert f"distill/{name}" in names
+    for folder in ("tasks", "tools", "tools/launch", "gin"):
+        assert (installed.package / folder).is_dir() and not (installed.package / folder).is_symlink()
+
+
+def test_the_metadata(installed):
+    (folder,) = installed.package.parent.glob("distill_step_by_step-*.dist-info")
+    text = (folder / "METADATA").read_text(encoding="utf-8")
+    assert f"\nVersion: {distill.__version__}\n" in text
+    assert "\nRequires-Python: >=3.11\n" in text
+    for extra in ("tpu", "cuda", "precompile", "t5x", "serve", "teacher", "test"):
+        assert f"\nProvides-Extra: {extra}\n" in text
+    assert "\nRequires-Dist: jax>=" in text
+    assert "Distilling Step-by-Step in JAX" in text.partition("\n\n")[2]
+
+
+PROGRAM = """
+import pathlib, sys
+import distill, distill.tasks.svamp, distill.tools.launch.job
+package = pathlib.Path(distill.__file__).parent
+for module in (distill.tasks.svamp, distill.tools.launch.job):
+    assert pathlib.Path(module.__file__).is_relative_to(package), module.__file__
+assert (package / "gin" / "runs" / "distill.gin").is_file()
+assert "tasks" not in sys.modules and "tools" not in sys.modules
+print(package)
+"""
+
+
+def test_a_plain_checkout_resolves_them(tmp_path):
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(ROOT / "distill")
+
+
+def test_an_editable_install_resolves_them(tmp_path):
+    """Built by setuptools as pip builds it, without a network: the wheel's own finder leads to the checkout."""
+    source, folder = tmp_path / "source", tmp_path / "packages"
+    copy_sources(source)
+    folder.mkdir()
+    build = f"from setuptools import build_meta; print(build_meta.build_editable({str(tmp_path)!r}))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(tmp_path / built.stdout.splitlines()[-1]) as archive:
+        archive.extractall(folder)
+    program = f"import site; site.addsitedir({str(folder)!r})\nimport sys\n{PROGRAM}"
+    outside = {"PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path += {holders()!r}\n{program}"], cwd=tmp_path,
+                          env=outside, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(source / "distill")
+
+
+def test_a_type_checker_resolves_them(tmp_path):
+    """By files alone, as editors do: no import is executed."""
+    (tmp_path / "mine.py").write_text(
+        "from distill.tasks import names\nfrom distill.tools.launch import job\nreveal_type(names)\nreveal_type(job.Job)\n"
+        "from distill.tasks import nowhere\n"
+    )
+    checker = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--no-incremental", "--python-version=3.11"]
+    environment = {"PATH": os.environ["PATH"], "MYPYPATH": str(ROOT)}
+    words = [*checker, "--config-file=", "--ignore-missing-imports", "mine.py"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "distill.tools.launch.job.Job" in done.stdout, done.stdout
+    assert 'Module "distill.tasks" has no attribute "nowhere"' in done.stdout, done.stdout
+    assert done.stdout.count("error:") == 1, done.stdout

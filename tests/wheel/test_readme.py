@@ -1,7 +1,6 @@
-"""README's first section, command by command, in an empty folder: each ends with 0, and the last prints answers."""
+"""README's first section with an installed wheel, in an empty folder: each command ends with 0, the last prints answers."""
 
 import json
-import sys
 
 import pytest
 
@@ -13,26 +12,21 @@ from readme_commands import ROOT
 SHORT = ["--gin.TRAIN_STEPS=4", "--gin.EVAL_PERIOD=4", "--gin.optimizers.linear_decay.warmup_steps=1"]
 
 
-@pytest.fixture
-def runner():
-    """What stands for ``distill``: this environment's Python on this checkout."""
-    return [sys.executable, "-m", "distill.cli.main"]
-
-
 def infer_flags():
     """README relies on ``infer`` reading the field from the run. Where the flag has a default, the field is given."""
     given = ["infer", "--input=x", "--output=y"]
     return ["--input_field=question"] if command_line.parser("infer").parse_args(given).input_field else []
 
 
-def test_the_first_section_in_an_empty_folder(tmp_path, runner):
+def test_the_first_section_in_an_empty_folder(tmp_path, installed):
     given = list(readme_commands.commands(readme_commands.section((ROOT / "README.md").read_text(encoding="utf-8"))))
     assert [words[:2] for words in given] == [
         ["pip", "install"], ["distill", "example"], ["distill", "train"], ["distill", "eval"], ["distill", "infer"],
         ["cat", "answers.jsonl"],
     ]  # fmt: skip
     added = {"train": SHORT, "infer": infer_flags()}
-    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {"PYTHONPATH": "", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    runner = [str(installed.folder / "bin" / "distill")]
     wrote, _, scores, _, answers = readme_commands.run(given, tmp_path, runner, added, environment)
     # The command that `example` prints is the one that README gives next.
     assert wrote.splitlines()[-1].removeprefix("next: ").split() == given[2]
