@@ -42,9 +42,11 @@ def cache_command(options: argparse.Namespace) -> int:
     tasks = [names.label, names.rationale, names.single, names.paired]
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
         tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable
-    told = _Told(quiet=runs.is_quiet(options))
+    on_progress = _CacheProgress(quiet=runs.is_quiet(options))
     with locking.held(locking.of_output(options.output), options.output, "choose another --output"):
-        built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=told)
+        built = cache.build(
+            tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, on_progress=on_progress
+        )
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])
@@ -53,7 +55,7 @@ def cache_command(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Told:
+class _CacheProgress:
     """Prints the progress of a cache: often on a terminal, every few seconds in a pipe."""
 
     def __init__(self, *, quiet: bool):

@@ -311,11 +311,11 @@ def _check_all(runs: Sequence[Run], check: Callable[[Run], None]) -> None:
             problems.setdefault(str(error), []).append(run.name)
     if problems:
         number = sum(len(names) for names in problems.values())
-        told = "; ".join(
+        problem = "; ".join(
             f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {error}"
             for error, names in problems.items()
         )
-        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was begun: {told}")
+        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was started: {problem}")
 
 
 def _read_plan(path: Path) -> dict[str, dict[str, Any]]:
