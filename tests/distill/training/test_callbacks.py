@@ -171,9 +171,14 @@ def test_callbacks_and_metrics_from_gin_in_joint_seeds(project, tmp_path, capsys
         folder = tmp_path / "out" / f"RANDOM_SEED-{seed}"
         notes = [json.loads(line) for line in (folder / "mine.jsonl").read_text().splitlines()]
         assert {note["seed"] for note in notes} == {seed}
-        assert [(note["event"], note["step"]) for note in notes] == [("log", 1), ("log", 2), ("test", 2), ("test", 2)]
+        assert [(note["event"], note["step"]) for note in notes] == [
+            ("log", 1),
+            ("log", 2),
+            ("validation", 2),
+            ("test", 2),
+        ]
         result = json.loads((folder / "result.json").read_text())
-        assert result["test"]["length"] == notes[-1]["length"] == result["best"]
+        assert (result["best"], result["test"]["length"]) == (notes[2]["length"], notes[3]["length"])
 
 
 def test_a_signal_stops_joint_seeds(project, tmp_path, monkeypatch, capsys):
