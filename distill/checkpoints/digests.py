@@ -13,7 +13,6 @@ import json
 import time
 from typing import Any
 
-import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.path import atomicity
 
@@ -175,4 +174,4 @@ def temporary_path_class(directory: epath.PathLike) -> Any:
 
     Give it as ``CheckpointManagerOptions(temporary_path_class=…)``.
     """
-    return _CommittedWithDigests if ocp.path.step.is_gcs_path(epath.Path(directory)) else _RenamedWithDigests
+    return _CommittedWithDigests if str(directory).startswith("gs://") else _RenamedWithDigests

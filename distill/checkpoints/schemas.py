@@ -21,7 +21,7 @@ def read_json(step_folder: epath.Path, item: str) -> dict[str, Any]:
     Raises:
       Damaged: the file is missing, is not JSON, or has a wrong key or type; names the file.
     """
-    path = step_folder / item / "metadata"  # Orbax's JsonCheckpointHandler
+    path = step_folder / item / ("metrics" if item == "metrics" else "metadata")  # Orbax's names
     try:
         if path.stat().length > _MAX_BYTES:
             raise ValueError(f"it holds more than {_MAX_BYTES} bytes")
@@ -91,7 +91,9 @@ _CHECKS = {"position": _position, "progress": _progress, "model": _model, "metri
 def _keys(value: Mapping[str, Any], required: set[str], optional: set[str], where: str) -> None:
     missing, unknown = required - value.keys(), value.keys() - required - optional
     if missing or unknown:
-        raise Damaged(f"{where}: expected the keys {sorted(required)}; missing {sorted(missing)}, unknown {sorted(unknown)}")
+        raise Damaged(
+            f"{where}: expected the keys {sorted(required)}; missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
