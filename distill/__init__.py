@@ -1,3 +1,70 @@
-"""Distilling Step-by-Step in JAX: small T5 students from the answers and reasoning of a large teacher."""
+"""Distilling Step-by-Step in JAX: small T5 students from the answers and reasoning of a large teacher.
+
+student = distill.train(rows, model="t5_1_1_small", initial="google/t5-v1_1-small", directory="runs/mine")
+student.answer(["…"], rationale=True)
+
+Names are imported when they are first used, so ``import distill`` imports neither JAX nor TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.api.evaluation import evaluate
+    from distill.api.rows import read, register
+    from distill.api.run import Run, from_gin
+    from distill.api.student import Answer, Student, load
+    from distill.api.training import train
+    from distill.model.config import T5Config
+    from distill.tasks.records import Record
+    from distill.training import losses, optimizers
 
 __version__ = "0.1.0"
+
+# Public name → its module, or "module:attribute".
+_PUBLIC: dict[str, str] = {
+    "Answer": "distill.api.student:Answer",
+    "Record": "distill.tasks.records:Record",
+    "Run": "distill.api.run:Run",
+    "Student": "distill.api.student:Student",
+    "T5Config": "distill.model.config:T5Config",
+    "evaluate": "distill.api.evaluation:evaluate",
+    "from_gin": "distill.api.run:from_gin",
+    "load": "distill.api.student:load",
+    "losses": "distill.training.losses",
+    "optimizers": "distill.training.optimizers",
+    "read": "distill.api.rows:read",
+    "register": "distill.api.rows:register",
+    "train": "distill.api.training:train",
+}
+
+__all__ = [
+    "Answer",
+    "Record",
+    "Run",
+    "Student",
+    "T5Config",
+    "__version__",
+    "evaluate",
+    "from_gin",
+    "load",
+    "losses",
+    "optimizers",
+    "read",
+    "register",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'distill' has no attribute {name!r}; it has {', '.join(sorted(_PUBLIC))}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    found = importlib.import_module(module)
+    value = getattr(found, attribute) if attribute else found
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,10 +1,12 @@
 """Anyone's JSON lines: one object a row, with a mapping from what a record needs to what the rows call it.
 
-tasks.jsonl.dataset(
-    name="faq",
-    files={"train": "faq.jsonl", "test": "faq_test.jsonl"},
-    fields={"input": "question", "rationale": "why", "label": "answer"},
-)
+Example::
+
+    distill.tasks.jsonl.dataset(
+        name="faq",
+        files={"train": "faq.jsonl", "test": "faq_test.jsonl"},
+        fields={"input": "question", "rationale": "why", "label": "answer"},
+    )
 """
 
 import dataclasses

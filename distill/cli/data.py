@@ -95,7 +95,7 @@ def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
 
 
 def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report.Plan]:
-    from distill.cli import configuration
+    from distill.api import configuration
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
     bindings = list(options.gin_bindings)

@@ -13,7 +13,7 @@ def eval_command(options: argparse.Namespace) -> int:
     if options.model_dir:
         _find_files(options)
     runs.parse_configuration(options, ["gin/runs/eval.gin"])
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.inference import evaluate
 
     run = configuration.configured(evaluate.evaluate)
@@ -28,7 +28,7 @@ def _find_files(options: argparse.Namespace) -> None:
     """Lets a model directory be evaluated from any folder: its own vocabulary, and data where the training found it."""
     from etils import epath
 
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.inference import student
 
     directory = epath.Path(options.model_dir)

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from distill import exit_codes
-from distill.cli import errors, paths, runs
+from distill.api import paths
+from distill.cli import errors, runs
 from distill.cli import parser as command_line
 
 # TensorFlow only reads data here; its log is of no use to a user.

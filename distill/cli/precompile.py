@@ -10,7 +10,7 @@ from distill.precompile import command as precompile
 
 def precompile_command(options: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.training import train
 
     paths = [path for path in options.gin_search_paths.split(",") if path]

@@ -5,10 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from distill.inference.student import Student
 
 CONFIG = "config.gin"
 
@@ -27,7 +23,7 @@ def import_quietly() -> None:
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
-    from distill.cli import configuration
+    from distill.api import configuration
 
     files, bindings = list(options.gin_file), list(options.gin_bindings)
     model_dir = getattr(options, "model_dir", None)
@@ -57,7 +53,7 @@ def is_first() -> bool:
 
 
 def register() -> None:
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.tasks import registration
 
     configuration.configured(registration.register)()
@@ -73,54 +69,9 @@ def write_configuration() -> None:
     Raises:
       ValueError: the directory holds a run with other settings.
     """
-    from etils import epath
+    from distill.api import run
 
-    from distill.cli import configuration
-    from distill.inference import model_directory
-
-    directory = configuration.macro("MODEL_DIR")
-    there = epath.Path(directory) / CONFIG
-    before = configuration.bindings_of(there.read_text(), str(there)) if there.exists() else None
-    text = configuration.resolved()
-    student, vocabulary = _described()
-    said = model_directory.begin(
-        directory, text, before, configuration.bindings_of(text), student, vocabulary, writes=is_first()
-    )
-    for line in said if is_first() else ():
-        print(line, file=sys.stderr)
-
-
-def _described() -> tuple["Student | None", bytes | None]:
-    """The student of the configuration as data, and its vocabulary's file. No student where no plain vocabulary fits."""
-    from distill.cli import configuration
-    from distill.inference.decoder import DecodeConfig
-    from distill.inference.student import Student
-    from distill.sharding.partitioning import MeshConfig
-    from distill.tasks import registration, vocabularies
-    from distill.training import train
-
-    given, registered = configuration.arguments_of(train.train), configuration.arguments_of(registration.register)
-    vocabulary = registered.get("vocabulary", "t5")
-    vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    try:
-        model = vocabularies.model_bytes(vocabulary)
-    except ValueError:
-        return None, None
-    dataset, validation = registered["dataset"], given.get("validation")
-    task = validation.task_name if validation is not None else given["data"].mixture_or_task_name
-    student = Student(
-        given["model"],
-        "bytes" if model is None else "sentencepiece",
-        vocabulary.extra_ids,
-        form=task.removeprefix(f"{dataset.name}_"),
-        label_prefix=registered.get("label_prefix", registration.LABEL_PREFIX),
-        rationale_prefix=registered.get("rationale_prefix", registration.RATIONALE_PREFIX),
-        separator=dataset.separator,
-        input_field=getattr(dataset.source, "input_field", "input"),
-        dataset=dataset.name,
-        answer=dataset.answer,
-        decode=DecodeConfig() if validation is None else validation.decode,
-        mesh=given.get("mesh") or MeshConfig(),
-        trained_in=os.getcwd(),
-    )
-    return student, None if model is None else vocabularies.without_extra_ids(model, vocabulary.extra_ids)
+    first = is_first()
+    for line in run.Run.current().begin(writes=first):
+        if first:
+            print(line, file=sys.stderr)

@@ -11,7 +11,7 @@ from distill.cli import runs
 def train_command(options: argparse.Namespace) -> int:
     runs.join(options)
     runs.parse_configuration(options)
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.training import train
 
     run = configuration.configured(train.train)
@@ -34,7 +34,7 @@ def cache_command(options: argparse.Namespace) -> int:
     options.gin_bindings.insert(0, "MODEL_DIR = None")  # nothing is trained, so nothing needs one
     runs.parse_configuration(options)
     from distill import locking
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.data import cache
     from distill.tasks import registration
 
@@ -71,7 +71,7 @@ class _Told:
 
 def config_command(options: argparse.Namespace) -> int:
     runs.parse_configuration(options)
-    from distill.cli import configuration
+    from distill.api import configuration
     from distill.training import train
 
     if configuration.mentions(train.train):

@@ -6,28 +6,26 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 from etils import epath
 from flax import linen as nn
 
-from distill import locking, validation
+from distill import locking
 from distill.checkpoints.manager import BEST, LATEST, restore_student
-from distill.inference import answers
+from distill.inference import answering, answers
 from distill.inference import student as students
-from distill.inference.decoder import DecodeConfig, Decoder, Prediction
-from distill.inference.student import FORMS, Student
+from distill.inference.answering import Answering
+from distill.inference.decoder import DecodeConfig
+from distill.inference.student import Student
 from distill.model.parameters import param_count
 from distill.sharding import partitioning
-from distill.tasks import jsonl, sources, texts
+from distill.tasks import jsonl, sources
 from distill.tasks.plain_vocabularies import Plain
 from distill.tasks.records import RowError, SourceError
-
-RATIONALE_TOKENS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +124,9 @@ def infer(
     progress = progress or Silent()
     student = students.read(model_dir) if student is None else student
     vocabulary = students.read_vocabulary(model_dir, student)
-    validation.check("form", student.form, FORMS)
-    _check_size(vocabulary.vocab_size, student)
+    answering.check(student, vocabulary)
     field = student.input_field if input_field is None else input_field
-    rationale_decode = rationale_decode or dataclasses.replace(student.decode, max_decode_len=RATIONALE_TOKENS)
+    rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
     with lock as held:
         job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk)
@@ -160,7 +157,6 @@ def _answer(
 ) -> InferReport:
     """:func:`infer` while the output is locked."""
     student, vocabulary, field, rationale = job.student, job.vocabulary, job.field, job.rationale
-    single, shared = student.form == "single", student.form == "shared_label"
     rationale_decode, rules, chunk = job.rationale_decode, job.rules, job.chunk
     rows = _read(input_path, field)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
@@ -189,27 +185,12 @@ def _answer(
             f"{jax.default_backend()} device(s); the input is field {field!r}"
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
-        answer = Decoder(student.model, device_mesh, student.decode)
-        explain = Decoder(student.model, device_mesh, rationale_decode) if rationale and not single else None
-
-        def decoded(decoder: Decoder, prefix: str, ids: Sequence[Sequence[int]]) -> list[Prediction]:
-            prompt = texts.prompt(vocabulary, prefix) if shared else ()
-            return decoder(params, [np.array(i, np.int32) for i in ids], prompt)
-
-        def encoded(prefix: str, part: Sequence[_Row]) -> list[list[int]]:
-            before = "" if shared else prefix
-            return [texts.encode(vocabulary, before + row.text, student.separator) for row in part]
-
+        ask = Answering(student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode)
         # A first small chunk, so that the first answers are there soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
-            ids = encoded("" if single else student.label_prefix, readable)
-            cut += sum(len(one) > student.decode.max_input_len for one in ids)
-            predictions = iter(decoded(answer, student.label_prefix, ids)) if ids else iter(())
-            reasons: Iterator[Prediction] = iter(())
-            if explain and readable:
-                prefix = student.rationale_prefix
-                reasons = iter(decoded(explain, prefix, encoded(prefix, readable)))
+            cut += ask.num_cut([row.text for row in readable])
+            answered = iter(ask([row.text for row in readable], rationale=rationale))
             lines, failures = [], []
             for row in part:
                 values: dict[str, Any] = {"line": row.line}
@@ -217,16 +198,14 @@ def _answer(
                     values["id"] = row.id
                 error = row.error
                 if error is None:
-                    prediction = next(predictions)
-                    text = vocabulary.decode([int(t) for t in prediction.tokens])
-                    why = vocabulary.decode([int(t) for t in next(reasons).tokens]) if explain else text
-                    if math.isfinite(prediction.log_prob):
-                        values["label"] = texts.answer_of(text) if single else text
-                        values["score"] = round(prediction.log_prob, 6)
+                    found = next(answered)
+                    if math.isfinite(found.score):
+                        values["label"] = found.label
+                        values["score"] = round(found.score, 6)
                         if rationale:
-                            values["rationale"] = why
+                            values["rationale"] = found.rationale
                     else:
-                        error = f"the answer's score is {prediction.log_prob}; the student's parameters are not finite"
+                        error = f"the answer's score is {found.score}; the student's parameters are not finite"
                 if error is not None:
                     values["error"] = error
                     failures.append(reason_of(error))
@@ -295,11 +274,6 @@ def _settings(
         settings["rationale_prefix"] = student.rationale_prefix
         settings |= {f"rationale_decode.{name}": value for name, value in decode(rationale_decode).items()}
     return settings
-
-
-def _check_size(size: int, student: Student) -> None:
-    if size > student.model.vocab_size:
-        raise ValueError(f"the vocabulary has {size} ids, but the student's vocab_size is {student.model.vocab_size}")
 
 
 def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]:

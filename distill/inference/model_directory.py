@@ -47,7 +47,7 @@ def begin(
     """
     root = epath.Path(directory)
     finished = (root / RESULT).exists()
-    trained = finished or any(_has_steps(root / folder) for folder in _STEPS)
+    trained = has_trained(root)
     said: list[str] = []
     changed = run_settings.differences(before, after) if before is not None else []
     if trained and before is not None:
@@ -87,6 +87,12 @@ def begin(
                 "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
             )
     return said
+
+
+def has_trained(directory: epath.PathLike) -> bool:
+    """Whether a run in the directory is finished or has saved a checkpoint."""
+    root = epath.Path(directory)
+    return (root / RESULT).exists() or any(_has_steps(root / folder) for folder in _STEPS)
 
 
 def _may_change(one: run_settings.Difference, finished: bool) -> bool:

@@ -53,7 +53,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
     """The settings that differ, those that the student depends on first.
 
     Args:
-      before, after: bindings by name, as :func:`distill.cli.configuration.bindings_of` returns them. One that is set
+      before, after: bindings by name, as :func:`distill.api.configuration.bindings_of` returns them. One that is set
         to None
         and one that is absent are alike: None is how every macro spells "not set".
     """

@@ -27,7 +27,7 @@ def init_params(config: T5Config, rng: jax.Array) -> Params:
 
 
 def param_shapes(config: T5Config) -> Params:
-    """Returns the parameter tree as ``jax.ShapeDtypeStruct``s; nothing is computed."""
+    """Returns the parameter tree of ``jax.ShapeDtypeStruct``; nothing is computed."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 

@@ -74,12 +74,12 @@ class TwoTaskModel(models.EncoderDecoderModel):
         module: nn.Module,
         input_vocabulary: seqio.Vocabulary,
         output_vocabulary: seqio.Vocabulary,
-        optimizer_def: optimizers.OptimizerDefType | None,
+        optimizer_def: "optimizers.OptimizerDefType | None",
         loss: TwoTaskLoss = TwoTaskLoss(),
         chunk_tokens: int = 0,
         decode_fn: models.DecodeFnCallable = decoding.beam_search,
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
-        default_decoder_params: models.DecoderParams | None = None,
+        default_decoder_params: "models.DecoderParams | None" = None,
     ):
         """Arguments in addition to those of T5X's model:
 
@@ -169,12 +169,12 @@ class ProjectNetworkModel(TwoTaskModel):
         config: T5Config,
         input_vocabulary: seqio.Vocabulary,
         output_vocabulary: seqio.Vocabulary,
-        optimizer_def: optimizers.OptimizerDefType | None,
+        optimizer_def: "optimizers.OptimizerDefType | None",
         loss: TwoTaskLoss = TwoTaskLoss(),
         chunk_tokens: int = 0,
         decode: DecodeConfig = DecodeConfig(),
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
-        default_decoder_params: models.DecoderParams | None = None,
+        default_decoder_params: "models.DecoderParams | None" = None,
     ):
         """``config`` is the network's configuration. All of ``decode`` applies, except lengths."""
         super().__init__(

@@ -59,7 +59,7 @@ def random_state(model: T5Config, optimizer: Optimizer, rng: jax.Array, *, ema: 
 def abstract_state(
     model: T5Config, optimizer: Optimizer, mesh: Mesh, rules: partitioning.Rules, *, ema: bool = False
 ) -> TrainState:
-    """Returns the state as ``ShapeDtypeStruct``s with their shardings; nothing is computed.
+    """Returns the state of ``ShapeDtypeStruct`` with their shardings; nothing is computed.
 
     Args:
       model: configuration of the student.
@@ -80,7 +80,7 @@ def abstract_state(
 
 
 def shardings_of(tree: Any) -> Any:
-    """Returns the shardings of a tree of arrays or ``ShapeDtypeStruct``s, as a tree of the same structure."""
+    """Returns the shardings of a tree of arrays or of ``ShapeDtypeStruct``, as a tree of the same structure."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 

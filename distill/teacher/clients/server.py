@@ -54,7 +54,7 @@ class ServerConfig:
       endpoint: ``chat`` (messages) or ``completions`` (one text to go on from).
       structured: ask for JSON with a rationale and a label. ``json_schema``, ``json_object`` as the server has it;
         ``auto``: try once and take JSON schema if the server obeys it; ``off``: free text, read by the data set's
-          parser.
+        parser.
       sampling: temperature and the like.
       samples_at_once: ask for all samples of an input in one request (``n``) where the server can: its prompt is paid
         once.

@@ -1,6 +1,6 @@
 """Few-shot prompts as plain files: read, checked, and filled in.
 
-A prompt is a YAML file:
+A prompt is a YAML file::
 
     parser: cqa                  # who reads the replies: one of tasks.parsers.NAMES; leave out to read by the template
     instructions: …              # said once, at the top

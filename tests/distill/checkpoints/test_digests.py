@@ -5,6 +5,7 @@ import json
 import logging
 import pathlib
 import random
+import re
 import shutil
 
 import jax
@@ -179,7 +180,7 @@ def test_edited_json_is_refused_by_its_schema_too(run, item, key, value, expecte
     step = run / "checkpoints" / "8"
     path = step / item / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(digests.Damaged, match="SHA-256"):
+    with pytest.raises(digests.Damaged, match=re.escape(str(path))):
         digests.check(step)
     (step / digests.FILE).unlink()
     with pytest.raises(digests.Damaged) as caught:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from distill.cli import configuration
+from distill.api import configuration
 from distill.model import network, parameters
 from distill.training import train
 from distill.training.losses import TwoTaskLoss

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from distill.cli import configuration, main
+from distill.api import configuration
+from distill.cli import main
 from distill.experiments import example
 from distill.tasks import demo_world
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from distill.api.configuration import bindings_of
 from distill.cli import main
-from distill.cli.configuration import bindings_of
 from distill.inference import model_directory, run_settings
 from distill.inference import student as students
 from distill.inference.student import Student

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
-from distill.cli import configuration
+from distill.api import configuration
 from distill.data.packing import Layout
 from distill.inference.evaluate import DecodeConfig
 from distill.model.network import T5Config

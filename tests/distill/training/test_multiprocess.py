@@ -23,8 +23,9 @@ from jax.sharding import SingleDeviceSharding
 from tensorflow.core.util import event_pb2
 
 from distill import exit_codes
+from distill.api import configuration
 from distill.checkpoints.manager import Checkpoints
-from distill.cli import configuration, main
+from distill.cli import main
 from distill.model.parameters import param_shapes
 from distill.training import train
 from tests_support import write_rows

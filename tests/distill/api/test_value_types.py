@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from distill.cli import configuration, value_types
-from distill.cli.configuration import ConfigurationError
+from distill.api import configuration, value_types
+from distill.api.configuration import ConfigurationError
 
 JSONL = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
 GIVEN = ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "DATASET_NAME = 'd'", "FILES = {'train': 'a.jsonl'}"]
@@ -46,11 +46,12 @@ def test_a_file_is_named_with_its_line(tmp_path):
     )
 
 
-def test_files_that_are_a_list_of_files():
+def test_files_that_are_no_paths():
+    configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 'b.jsonl']}"])
     with pytest.raises(
         ConfigurationError, match=r"^FILES \(set in the command line\), as jsonl.dataset.*got \{'train': \["
     ):
-        configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 'b.jsonl']}"])
+        configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 3]}"])
 
 
 def test_several_at_once():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from distill.cli import configuration
+from distill.api import configuration
+from distill.api.configuration import ConfigurationError
 from distill.cli import parser as command_line
-from distill.cli.configuration import ConfigurationError
 from distill.training import train
 
 FILES = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/svamp.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]

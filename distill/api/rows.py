@@ -1,0 +1,190 @@
+"""Rows as users have them: files, lists of dicts, or records."""
+
+import dataclasses
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from distill.tasks import jsonl
+from distill.tasks.dataset import Dataset
+from distill.tasks.records import Record, Report, SourceError
+
+Rows = str | os.PathLike | Iterable[Any]
+"""The path of a JSON-lines file (a pattern, or several paths), or an iterable of dicts or of ``Record`` objects."""
+
+_RECORD_FIELDS = ("id", "input", "label", "llm_label", "rationales", "choices", "weight")
+
+
+def read(rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report | None = None) -> list[Record]:
+    """Reads rows as training reads them.
+
+    Args:
+      rows: a path, several paths, or an iterable of dicts or of records.
+      fields: what a record has (``input``, ``label``, ``rationale`` …) → the field of the rows that holds it, see
+        :class:`distill.tasks.jsonl.JsonLines`; None: the rows use the names of the record.
+      report: notes the rows that cannot be used; None logs a warning that counts them.
+
+    Raises:
+      distill.tasks.records.SourceError: a file cannot be used, or no row at all.
+
+    >>> read([{"question": "1 + 1?", "answer": "2"}], fields={"input": "question", "label": "answer"})[0].label
+    '2'
+    """
+    noted = Report() if report is None else report
+    with tempfile.TemporaryDirectory() as folder:
+        path = epath.Path(folder) / "rows.jsonl"
+        files = paths_of(rows)
+        if files is None:
+            values = as_dicts(rows, fields)
+            path.write_text(_lines(values))
+            files = [str(path)]
+        try:
+            found = list(jsonl.dataset({"test": files}, fields=fields).records("test", noted))
+        except SourceError as error:
+            raise type(error)(str(error).replace(str(path), "the rows")) from None
+    if report is None and noted.problems:
+        logging.warning("%s", str(noted).replace(str(path), "row"))
+    return found
+
+
+def register(
+    rows: Rows | Dataset,
+    vocabulary: Any = "t5",
+    *,
+    name: str = "rows",
+    fields: Mapping[str, str] | None = None,
+    validation: Rows | None = None,
+    test: Rows | None = None,
+    answer: str = "text",
+    **options: Any,
+) -> Any:
+    """Registers rows with SeqIO as tasks and a mixture, for SeqIO's and T5X's own programs.
+
+    Args:
+      rows: the training rows, as :func:`read` takes them, or a :class:`distill.tasks.dataset.Dataset`.
+      vocabulary: ``t5``, ``mt5``, ``bytes``, the path of a SentencePiece model, or a SeqIO vocabulary.
+      name: what the names of the tasks begin with; tasks of the same name are replaced.
+      fields: see :func:`read`.
+      validation: validation rows; None holds out a tenth of the training rows.
+      test: test rows, or None.
+      answer: how answers are compared: ``text``, ``choice`` or ``equation``.
+      **options: of :func:`distill.tasks.registration.register`.
+
+    Returns:
+      A :class:`distill.tasks.registration.Registered` with the names.
+
+    Raises:
+      ValueError: an argument is out of its range, or the rows cannot be used.
+    """
+    from distill.tasks import registration
+
+    if isinstance(rows, Dataset):
+        return registration.register(rows, vocabulary, **options)
+    given = {"train": rows, "validation": validation, "test": test}
+    held = {split: tuple(read(part, fields=fields)) for split, part in given.items() if part is not None}
+    several = any(len(record.rationales) > 1 for record in itertools.chain.from_iterable(held.values()))
+    dataset = Dataset(name, _Held(held), answer=answer, several_rationales=several)  # type: ignore[arg-type]
+    return registration.register(dataset, vocabulary, **options)
+
+
+class _Held:
+    """A source over records in memory."""
+
+    def __init__(self, held: Mapping[str, tuple[Record, ...]]):
+        self.splits = tuple(held)
+        self._held = held
+
+    def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
+        for record in self._held[split]:
+            if report is not None:
+                report.rows += 1
+            yield record
+
+
+def paths_of(rows: Rows) -> list[str] | None:
+    """The paths that ``rows`` consists of, or None if it holds rows themselves."""
+    if isinstance(rows, str | os.PathLike):
+        return [os.fspath(rows)]
+    if isinstance(rows, list | tuple) and rows and all(isinstance(one, str | os.PathLike) for one in rows):
+        return [os.fspath(one) for one in rows]
+    return None
+
+
+def as_dicts(rows: Iterable[Any], fields: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
+    """Rows in memory as dicts of JSON values.
+
+    Raises:
+      TypeError: something else than dicts or records.
+      ValueError: no row, or records with ``fields``.
+    """
+    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+        raise TypeError(f"rows must be a path, paths, or an iterable of dicts or Records; got {type(rows).__name__}")
+    found: list[Mapping[str, Any]] = []
+    for number, row in enumerate(rows):
+        if isinstance(row, Record):
+            if fields:
+                raise ValueError("fields names the fields of dicts, and the rows are Records; leave fields out")
+            values = {name: getattr(row, name) for name in _RECORD_FIELDS}
+            found.append({name: value for name, value in values.items() if value not in (None, ())})
+        elif isinstance(row, Mapping):
+            found.append(row)
+        else:
+            raise TypeError(f"rows[{number}] must be a dict or a Record; got {type(row).__name__}")
+    if not found:
+        raise ValueError("rows is empty; give one row at least")
+    return found
+
+
+def store(
+    rows: Rows, path: epath.Path, fields: Mapping[str, str] | None, *, trained: bool
+) -> tuple[list[str], bytes | None]:
+    """Where a run reads its rows from: their own files, or ``path`` with the contents to write there.
+
+    Args:
+      rows: as :func:`read` takes them.
+      path: the file for rows in memory, inside of the model directory.
+      fields: see :func:`read`.
+      trained: whether the run has trained; it continues on the same rows only.
+
+    Returns:
+      The files, and the contents of ``path`` if it must be written.
+
+    Raises:
+      ValueError: the run has trained on other rows, or there are no rows.
+    """
+    files = paths_of(rows)
+    if files is not None:
+        return files, None
+    contents = _lines(as_dicts(rows, fields)).encode("utf-8", "surrogatepass")
+    same = path.exists() and path.read_bytes() == contents
+    if trained and not same:
+        raise ValueError(
+            f"{path.parent.parent} was trained on other rows than these ({path} differs); give the same rows to continue, "
+            "or another directory"
+        )
+    return [os.fspath(path)], None if same else contents
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = []
+    for number, row in enumerate(rows):
+        try:
+            lines.append(json.dumps(row, default=_plain) + "\n")
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"rows[{number}] holds a value that JSON cannot write: {error}") from None
+    return "".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars and arrays as Python values."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")

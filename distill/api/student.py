@@ -1,0 +1,242 @@
+"""A trained student: loads, answers and exports. Imports neither TensorFlow nor SeqIO."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from flax import linen as nn
+
+from distill.api.paths import expand_home
+from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints.huggingface import tokenizer_files
+from distill.checkpoints.manager import restore_student
+from distill.inference import infer, model_directory
+from distill.inference import student as students
+from distill.inference.answering import Answering
+from distill.inference.decoder import DecodeConfig
+from distill.inference.student import Student as Description
+from distill.model.parameters import param_count, param_logical_axes, param_shapes
+from distill.sharding import partitioning
+from distill.tasks import jsonl
+from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A student's answer to one input.
+
+    Attributes:
+      text: the answer.
+      score: its log-probability under the student, nats (of the whole target if the student reasons first).
+      rationale: the reasoning, if it was decoded.
+    """
+
+    text: str
+    score: float
+    rationale: str | None = None
+
+
+class Student:
+    """A trained student with its parameters in memory; :func:`distill.train` and :func:`distill.load` make it.
+
+    Attributes:
+      directory: the model directory or folder that it was loaded from.
+      description: network, prefixes, form and decoding, as ``student.json`` records them.
+      vocabulary: encodes and decodes.
+      params: the parameters, float32.
+      step: the training step of the parameters; None for a Hugging Face folder.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        description: Description,
+        vocabulary: Plain,
+        params: Any,
+        mesh: jax.sharding.Mesh,
+        step: int | None = None,
+    ):
+        self.directory, self.description, self.vocabulary = directory, description, vocabulary
+        self.params, self.step = params, step
+        self._answering = Answering(description, vocabulary, params, mesh)
+
+    def __repr__(self) -> str:
+        at = "" if self.step is None else f", step {self.step}"
+        return f"Student({self.directory!r}{at}, {param_count(self.description.model):,} parameters)"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """How its training ended (``result.json``): step, best validation score, test metrics; empty while unfinished."""
+        path = epath.Path(self.directory) / model_directory.RESULT
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def answer(self, inputs: str | Sequence[str | Mapping[str, Any]], *, rationale: bool = False) -> list[Answer]:
+        """Answers inputs in their order.
+
+        Args:
+          inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
+            with. A single text is a list of one.
+          rationale: decode the reasoning too. The answers do not depend on it.
+
+        Raises:
+          ValueError: an input is empty or no text, or the student's parameters are not finite.
+        """
+        texts = self.texts_of([inputs] if isinstance(inputs, str) else inputs)
+        found = self._answering(texts, rationale=rationale)
+        for number, one in enumerate(found):
+            if not abs(one.score) < float("inf"):
+                raise ValueError(
+                    f"inputs[{number}]: the answer's score is {one.score}: the parameters of {self.directory} are not "
+                    "finite; train again with a lower learning rate"
+                )
+        return [Answer(one.label, one.score, one.rationale) for one in found]
+
+    def rationales(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
+        """The reasoning alone, in the order of the inputs."""
+        return self._answering.rationales(self.texts_of(inputs))
+
+    def texts_of(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
+        """The input texts of texts or rows. Raises ValueError for one that is empty or no text."""
+        texts = []
+        for number, one in enumerate(inputs):
+            try:
+                text = jsonl.text_of(one, self.description.input_field) if isinstance(one, Mapping) else one
+            except ValueError as error:
+                raise ValueError(f"inputs[{number}]: {error}") from None
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"inputs[{number}] must be a text that is not empty; got {text!r:.80}")
+            texts.append(text)
+        return texts
+
+    def export(self, output: str | os.PathLike, format: str = "hf", *, quantization: str | None = None) -> Path:
+        """Writes the student for serving: ``hf`` (Hugging Face), ``ct2`` (CTranslate2) or ``t5x``.
+
+        Args:
+          output: a new or empty folder.
+          format: one of :data:`distill.inference.export.FORMATS`.
+          quantization: with ``ct2``, such as ``int8``.
+
+        Returns:
+          The folder.
+
+        Raises:
+          ValueError: an unknown format, a folder that is not empty, or a student that is no model directory.
+        """
+        from distill.inference import export
+
+        own = self.description
+        return export.export(
+            self.directory,
+            expand_home(os.fspath(output)),
+            format,
+            vocabulary=self.vocabulary,
+            label_prefix=own.label_prefix,
+            rationale_prefix=own.rationale_prefix,
+            form=own.form,
+            decode=own.decode,
+            dataset=own.dataset or None,
+            quantization=quantization,
+        )
+
+
+def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Student:
+    """Loads a student: the parameters that validated best, else the newest.
+
+    Args:
+      path: a model directory of ``distill.train`` or ``distill train``, local or ``gs://``; or a folder that
+        ``distill export`` wrote for Hugging Face.
+      decode: how answers are decoded; None: as in training.
+
+    Raises:
+      FileNotFoundError: no student at ``path``.
+      ValueError: damaged files, or a folder of another kind.
+    """
+    directory = expand_home(os.fspath(path))
+    root = epath.Path(directory)
+    if not (root / students.FILE).exists() and (root / huggingface.CONFIG_FILE).exists():
+        return _load_huggingface(directory, decode)
+    description = students.read(directory)
+    if decode is not None:
+        description = dataclasses.replace(description, decode=decode)
+    vocabulary = students.read_vocabulary(directory, description)
+    mesh = infer.mesh_here(description.mesh, infer.Silent()).build()
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        step, params = restore_student(directory, description.model, mesh)
+    return Student(directory, description, vocabulary, params, mesh, step)
+
+
+def _load_huggingface(directory: str, decode: DecodeConfig | None) -> Student:
+    """A student from the files that ``distill export`` writes for Hugging Face."""
+    folder = huggingface.resolve(directory)
+    model = huggingface.read_config(folder)
+    vocabulary = _vocabulary_of(folder)
+    fields = _json(folder / huggingface.CONFIG_FILE).get("task_specific_params") or {}
+    known = [name for name in ("label", "single") if isinstance(fields.get(name), dict)]
+    if not known:
+        raise ValueError(
+            f"{folder / huggingface.CONFIG_FILE} has no task_specific_params of a label task, so the student's prefix is "
+            f"unknown; load a folder that `distill export --format=hf` wrote"
+        )
+    prompted = "decoder_prompt_ids" in fields[known[0]]
+    prefixes = {name: _prefix(fields[name], vocabulary, folder) for name in ("label", "rationale") if name in fields}
+    form = "single" if known[0] == "single" else "shared_label" if prompted else "label"
+    if decode is None:
+        generation = folder / huggingface.GENERATION_FILE
+        length = _json(generation).get("max_new_tokens") if generation.exists() else None
+        decode = DecodeConfig() if not isinstance(length, int) else DecodeConfig(max_decode_len=length)
+    description = Description(
+        model,
+        "bytes" if isinstance(vocabulary, Bytes) else "sentencepiece",
+        vocabulary.extra_ids,
+        form=form,
+        decode=decode,
+        **{f"{name}_prefix": prefix for name, prefix in prefixes.items()},
+    )
+    mesh = infer.mesh_here(description.mesh, infer.Silent()).build()
+    shardings = partitioning.param_shardings(
+        param_shapes(model), param_logical_axes(model), mesh, partitioning.DEFAULT_RULES
+    )
+    params = huggingface.load_params(folder, model, shardings=shardings)
+    return Student(directory, description, vocabulary, params, mesh)
+
+
+def _prefix(task: Mapping[str, Any], vocabulary: Plain, folder: Path) -> str:
+    """The task's prefix; one that targets begin with is recorded as token ids."""
+    ids = task.get("decoder_prompt_ids")
+    if ids is None:
+        return str(task.get("prefix", ""))
+    text = vocabulary.decode(ids)
+    for candidate in (text, f"{text} "):
+        if list(vocabulary.encode(candidate)) == list(ids):
+            return candidate
+    raise ValueError(f"{folder / huggingface.CONFIG_FILE}: decoder_prompt_ids {ids} are no text of the vocabulary")
+
+
+def _vocabulary_of(folder: Path) -> Plain:
+    """The vocabulary of an exported folder."""
+    model = folder / tokenizer_files.MODEL_FILE
+    if model.exists():
+        return SentencePiece(model.read_bytes(), 0, str(model))
+    config = folder / "tokenizer_config.json"
+    fields = _json(config) if config.exists() else {}
+    if fields.get("tokenizer_class") == "ByT5Tokenizer":
+        return Bytes(int(fields.get("extra_ids", 125)))
+    raise ValueError(
+        f"{folder} holds neither {tokenizer_files.MODEL_FILE} nor ByT5's tokenizer_config.json; load a folder that "
+        "`distill export --format=hf` wrote"
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object; got {type(found).__name__}")
+    return found

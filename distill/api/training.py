@@ -1,0 +1,182 @@
+"""``distill.train``: from rows to a student, through the same gin files as the command line."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill import validation as checks
+from distill.api import rows as row_files
+from distill.api.paths import expand_home
+from distill.api.rows import Rows
+from distill.api.run import from_gin
+from distill.api.student import Student
+from distill.inference import model_directory
+from distill.inference import student as students
+from distill.model.config import T5Config
+from distill.sharding.partitioning import MeshConfig
+
+METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
+_MODEL_BASE = "gin/models/t5_1_1.gin"
+
+
+def train(
+    rows: Rows,
+    *,
+    model: str | T5Config,
+    directory: str | os.PathLike,
+    fields: Mapping[str, str] | None = None,
+    validation: Rows | None = None,
+    test: Rows | None = None,
+    answer: str = "text",
+    initial: str | os.PathLike | None = None,
+    vocabulary: str | os.PathLike | None = None,
+    method: str = "distill",
+    steps: int = 10_000,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    lam: float | None = None,
+    alpha: float | None = None,
+    lengths: Mapping[str, int] | None = None,
+    max_answer_length: int | None = None,
+    eval_period: int | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    mesh: MeshConfig | None = None,
+    hardware: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> Student:
+    """Trains a student on your rows, or continues the run in ``directory``; returns the student.
+
+    The directory is that of ``distill train``: ``distill eval``, ``infer`` and ``export`` work on it. Rows in memory are
+    written to ``<directory>/rows``. A call that was stopped continues from its last checkpoint when it is repeated, and a
+    finished run is not trained again.
+
+    Args:
+      rows: training rows: the path of a JSON-lines file (or several paths), or an iterable of dicts or
+        :class:`distill.Record` objects.
+      model: the name of a file of ``gin/models`` (``"t5_1_1_small"``), the path of a gin file, or a
+        :class:`distill.T5Config`.
+      directory: the model directory, local or ``gs://``.
+      fields: what a record has (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → the field of the rows
+        that holds it; None: the rows use those names.
+      validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
+      test: rows that are scored once at the end; None scores none.
+      answer: how answers are compared: ``text``, ``choice`` or ``equation``.
+      initial: parameters to start from: a model directory, a Hugging Face folder or name, or a T5X checkpoint; None
+        starts at random.
+      vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
+        model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
+        for ``t5_…``, bytes for ``byt5_…``). A :class:`distill.T5Config` from random parameters has none and needs this
+        argument. No vocabulary is replaced by another one if it cannot be read.
+      method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
+        labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
+      steps: updates in all; may be raised to continue a finished run.
+      batch_size: windows in a global batch; None: the hardware file's.
+      learning_rate: of Adafactor, constant; None: 1e-3.
+      lam, alpha: weight of the rationale loss: λ, or α of ``α · label + (1 - α) · rationale``; at most one of them.
+      lengths: ``{"inputs": 512, "targets": 256}``: tokens of a training window.
+      max_answer_length: tokens decoded at most, EOS included.
+      eval_period: steps between evaluations.
+      patience: evaluations without improvement after which training ends.
+      seed: of the initial parameters, dropout and the order of the rows.
+      mesh: the device mesh; None: the hardware file's.
+      hardware: the name of a file of ``gin/hardware``; None: ``cpu``, or ``gpu_1`` where JAX has one GPU.
+      settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
+        arguments above.
+      quiet: print warnings only.
+      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as an
+        ``optimizer``. ``config.gin`` does not record them.
+
+    Raises:
+      ValueError: arguments or rows that do not fit, or a directory that holds another run.
+      FileNotFoundError: a file is missing.
+      KeyboardInterrupt, distill.exit_codes.Stopped: stopped by a signal after saving a checkpoint.
+    """
+    checks.check("method", method, METHODS)
+    if lam is not None and alpha is not None:
+        raise ValueError(f"give lam or alpha, not both; got lam={lam} and alpha={alpha}")
+    root = epath.Path(expand_home(os.fspath(directory)))
+    bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
+    given = {"train": rows, "validation": validation, "test": test}
+    files: dict[str, list[str]] = {}
+    contents: dict[str, bytes] = {}
+    trained = model_directory.has_trained(root)
+    for split, part in given.items():
+        if part is not None:
+            path = root / "rows" / f"{split}.jsonl"
+            files[split], data = row_files.store(part, path, fields, trained=trained)
+            if data is not None:
+                contents[os.fspath(path)] = data
+    bindings |= {"FILES": files, "FIELDS": dict(fields) if fields else None}
+    bindings |= {"TEST_SPLIT": None} if test is None else {}
+    bindings |= {"TRAIN_STEPS": steps, "RANDOM_SEED": seed, "LAMBDA": lam, "ALPHA": alpha, "PATIENCE": patience}
+    bindings["INITIAL_CHECKPOINT_PATH"] = None if initial is None else os.fspath(initial)
+    bindings |= _vocabulary(vocabulary, initial, model)
+    optional = {
+        "BATCH_SIZE": batch_size,
+        "LEARNING_RATE": learning_rate,
+        "TASK_FEATURE_LENGTHS": None if lengths is None else dict(lengths),
+        "MAX_INPUT_LEN": None if lengths is None else lengths.get("inputs"),
+        "MAX_DECODE_LEN": max_answer_length,
+        "EVAL_PERIOD": eval_period,
+    }
+    bindings |= {name: value for name, value in optional.items() if value is not None}
+    if isinstance(model, T5Config):
+        model_file = _MODEL_BASE
+        bindings |= {f"network.T5Config.{name}": value for name, value in dataclasses.asdict(model).items()}
+    else:
+        model_file = model if model.endswith(".gin") else f"gin/models/{model}.gin"
+    if mesh is not None:
+        bindings |= {f"partitioning.MeshConfig.{name}": value for name, value in dataclasses.asdict(mesh).items()}
+    gin_files = [model_file, "gin/tasks/jsonl.gin", f"gin/runs/{method}.gin", f"gin/hardware/{_hardware(hardware)}.gin"]
+    run = from_gin(gin_files, {**bindings, **(settings or {})})
+    for file, data in contents.items():
+        _write(epath.Path(file), data)
+    return run.train(quiet=quiet, **overrides)
+
+
+def _vocabulary(vocabulary: Any, initial: Any, model: str | T5Config) -> dict[str, Any]:
+    """The bindings that choose the vocabulary; none to keep that of the model's file."""
+    if vocabulary is not None:
+        return {"VOCABULARY_PATH": expand_home(os.fspath(vocabulary))}
+    if initial is not None and (epath.Path(initial) / students.FILE).exists():
+        student = students.read(initial)
+        students.read_vocabulary(initial, student)  # checks the file
+        in_file = os.fspath(epath.Path(initial) / students.VOCABULARY_FILE)
+        bindings: dict[str, Any] = {"VOCABULARY_PATH": "bytes" if student.vocabulary == "bytes" else in_file}
+        return bindings | {"vocabularies.load.extra_ids": student.vocabulary_extra_ids}
+    if isinstance(model, T5Config):
+        raise ValueError(
+            "vocabulary is missing: a T5Config names none; give vocabulary='t5', 'mt5', 'bytes' or the path of a "
+            "SentencePiece model"
+        )
+    return {}
+
+
+def _hardware(name: str | None) -> str:
+    """The hardware file: the given one, or the one that fits JAX's devices."""
+    if name is not None:
+        return name.removesuffix(".gin")
+    import jax
+
+    backend, number = jax.default_backend(), jax.device_count()
+    if backend == "cpu":
+        return "cpu"
+    if backend == "gpu" and number == 1:
+        return "gpu_1"
+    raise ValueError(
+        f"hardware is missing: JAX has {number} {backend} devices; give the name of a file of gin/hardware, such as "
+        f"hardware={'gpu_8' if backend == 'gpu' else 'tpu_v5e_16'!r}"
+    )
+
+
+def _write(path: epath.Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f"{path.name}.part"
+    part.write_bytes(data)
+    part.replace(path)
