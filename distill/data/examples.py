@@ -106,7 +106,7 @@ def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
     """
     lengths = np.ascontiguousarray(examples.lengths(0), np.int32)
     digest = hashlib.sha256(f"{task.name} {split} {lengths.shape}".encode())
-    digest.update(memoryview(lengths).cast("B"))
+    digest.update(lengths.tobytes())
     if isinstance(task.source, RecordDataSource):
         digest.update(task.source.rows_sha256(split).encode())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints, restore_s
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import evaluate
 from distill.sharding import partitioning
-from distill.training import train
+from distill.training import loop, train
 from distill.training.state import abstract_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -43,15 +43,15 @@ def run(original, tmp_path, arguments, monkeypatch):
     """A run of 8 steps with checkpoints 4 and 8, ended before its test."""
     if not original.exists():
         with monkeypatch.context() as patch:
-            patch.setattr(train._Run, "test", _kill)
+            patch.setattr(loop.Loop, "_test", _kill)
             with pytest.raises(_Killed):
                 train.train(str(original), **arguments)
         assert sorted(path.name for path in (original / "checkpoints").iterdir()) == ["4", "8"]
     return pathlib.Path(shutil.copytree(original, tmp_path / "run"))
 
 
-def _kill(run: train._Run, *_):
-    run.saver.wait()
+def _kill(self: loop.Loop, number: int, lane: loop.Lane):
+    lane.saver.wait()
     raise _Killed
 
 
