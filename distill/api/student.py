@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 
 from distill.api.paths import expand_home
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.manager import restore_student
 from distill.inference import infer, model_directory

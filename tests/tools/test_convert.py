@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from distill import exit_codes
-from distill.checkpoints.huggingface import checkpoint as huggingface
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill.checkpoints import huggingface
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.model.network import T5Config
 from distill.model.parameters import param_shapes
 from distill.tools import convert
