@@ -1,4 +1,4 @@
-"""Distills a teacher's recorded replies into a student: parse the replies, train on the teacher's answers and reasons, score.
+"""Distills a teacher's recorded replies: parses them, trains on the teacher's answers and reasons, and scores the student.
 
 Command:
 
