@@ -112,7 +112,7 @@ def copies_by_shard(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def product(
-    subscripts: str, axes: tuple[str | None, ...], x: Float[Array, "..."], kernels: tuple[Float[Array, "..."], ...]
+    subscripts: str, axes: tuple[str | None, ...], x: Float[Array, "..."], kernels: tuple[Float[AnyArray, "..."], ...]
 ) -> Float[Array, "..."]:
     """Returns ``jnp.einsum(subscripts, x, kernel)``. Its VJP sums the kernel's gradient by :func:`sum_over_rows`.
 

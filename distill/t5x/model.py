@@ -77,7 +77,7 @@ class TwoTaskModel(models.EncoderDecoderModel):
         optimizer_def: "optimizers.OptimizerDefType | None",
         loss: TwoTaskLoss = TwoTaskLoss(),
         chunk_tokens: int = 0,
-        decode_fn: models.DecodeFnCallable = decoding.beam_search,
+        decode_fn: Callable[..., tuple[jax.Array, jax.Array]] = decoding.beam_search,
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: "models.DecoderParams | None" = None,
     ):
@@ -224,7 +224,7 @@ class ProjectNetworkModel(TwoTaskModel):
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             method=Transformer.hidden,
         )
-        return hidden, output_kernel(params, self.config)
+        return hidden, output_kernel(flax_core.unfreeze(params), self.config)
 
     def predict_batch_with_aux(
         self,

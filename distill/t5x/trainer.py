@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from t5x import trainer as t5x_trainer
 
 from distill.t5x.model import TwoTaskModel, weigh
@@ -36,7 +37,8 @@ class TwoTaskTrainer(t5x_trainer.Trainer):
         self._schedule_offset = schedule_offset
 
     def _weigh(self, batch: Any, step: jax.Array) -> dict[str, jax.Array]:
-        return weigh(batch, self._model.loss, step - self._schedule_offset)
+        # T5X restores the step of a checkpoint as float32; a schedule of λ takes an integer.
+        return weigh(batch, self._model.loss, (step - self._schedule_offset).astype(jnp.int32))
 
     @functools.cached_property
     def _partitioned_train_step(self):
