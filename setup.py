@@ -24,6 +24,7 @@ CORE = [
     "orbax-checkpoint>=0.11.20",
     "rich>=13",
     "safetensors>=0.4",
+    "scipy>=1.11",
     "huggingface_hub>=0.30",
     "sentencepiece>=0.2",
     "shtab>=1.7",

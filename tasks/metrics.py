@@ -4,7 +4,6 @@ Metric functions have the signature that SeqIO looks for, ``(targets, prediction
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -14,8 +13,6 @@ from distill.tasks.records import Record
 
 AnswerKind = Literal["text", "choice", "equation"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = ("text", "choice", "equation")
-
-Z95 = 1.959963984540054
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +28,8 @@ class Answer:
     choices: tuple[str, ...] = ()
 
 
-def wilson(correct: float, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for a share of ``correct`` out of ``total``; ``(0, 1)`` if there is nothing to count.
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % score interval for a share of ``correct`` out of ``total``; ``(0, 1)`` for ``total`` = 0.
 
     Wilson, E. B. (1927), "Probable inference, the law of succession, and statistical inference", JASA 22.
 
@@ -43,12 +40,10 @@ def wilson(correct: float, total: int, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     if not 0 <= correct <= total:
         raise ValueError(f"correct must be between 0 and total; got {correct=} {total=}")
-    share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    # At the ends the bounds are exact; rounding would leave 1e-18 of them.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    return low, 1.0 if correct == total else min(1.0, centre + half)
+    from scipy import stats  # its import takes about a second
+
+    interval = stats.binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def share(name: str, correct: int, total: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ get(registered.paired).get_dataset(None, split="train")
 import dataclasses
 import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import seqio
@@ -113,6 +113,8 @@ def register(
     label_rate: float = 1.0,
     rationale_rate: float = 1.0,
     shuffle_buffer_size: int = 1000,
+    label_metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
+    rationale_metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
 ) -> Registered:
     """Registers a data set with SeqIO. Reads no data; a data set of the same name is replaced.
 
@@ -127,6 +129,8 @@ def register(
         has several.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
+      label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
+        ``fn(targets, predictions) -> {name: value}``. Targets are :class:`distill.tasks.metrics.Answer`.
 
     Returns:
       The names.
@@ -154,7 +158,8 @@ def register(
     how = rationales if rationales != "auto" else "draw" if dataset.several_rationales else "first"
     feature = seqio.Feature(vocabulary, add_eos=True)
     names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
-    accuracy = metrics.ACCURACY[dataset.answer]
+    of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
+    of_reasons = [metrics.rouge_l, metrics.bleu, *rationale_metrics]
 
     described = fingerprint.describe(dataset, "dataset") | fingerprint.describe(source.selection, "selection")
     described |= {
@@ -196,28 +201,28 @@ def register(
         both,
         [preprocessors.label_texts(label_prefix), tokenize, of_labels],
         answer_postprocessor,
-        [accuracy],
+        of_answers,
     )
     add(
         names.rationale,
         both,
         [preprocessors.rationale_texts(rationale_prefix), tokenize, of_rationales],
         rationale_postprocessor,
-        [metrics.rouge_l, metrics.bleu],
+        of_reasons,
     )
     add(
         names.single,
         both,
         [preprocessors.single_texts(single_prefix, single_marker), tokenize],
         functools.partial(answer_postprocessor, marker=single_marker),
-        [accuracy],
+        of_answers,
     )
     add(
         names.paired,
         (*both, "rationale_inputs", "rationale_targets"),
         [preprocessors.paired_texts(label_prefix, rationale_prefix), tokenize, of_labels],
         answer_postprocessor,
-        [accuracy],
+        of_answers,
     )
     targets = {"targets": label_prefix, "rationale_targets": rationale_prefix}
     add(
@@ -225,7 +230,7 @@ def register(
         ("inputs", *targets),
         [preprocessors.shared_texts(), tokenize, preprocessors.prompted_targets(targets), of_labels],
         answer_postprocessor,
-        [accuracy],
+        of_answers,
         label_prefix,
     )
     add(
@@ -233,7 +238,7 @@ def register(
         both,
         [preprocessors.label_texts(""), tokenize, preprocessors.prompted_targets({"targets": label_prefix}), of_labels],
         answer_postprocessor,
-        [accuracy],
+        of_answers,
         label_prefix,
     )
     prompted = preprocessors.prompted_targets({"targets": rationale_prefix})
@@ -242,7 +247,7 @@ def register(
         both,
         [preprocessors.rationale_texts(""), tokenize, prompted, of_rationales],
         rationale_postprocessor,
-        [metrics.rouge_l, metrics.bleu],
+        of_reasons,
         rationale_prefix,
     )
     seqio.MixtureRegistry.add(

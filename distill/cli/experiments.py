@@ -105,9 +105,9 @@ def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
 
 def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
     """Raises ValueError or OSError if a run of a sweep cannot be trained, or has no such metric."""
-    from distill.training import train
+    from distill.training import checks
 
-    train.check(**_configure_run(run, options), metrics=[metric])
+    checks.check(**_configure_run(run, options), metrics=[metric])
 
 
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
@@ -148,27 +148,35 @@ def _one_line(error: Exception) -> str:
 
 
 def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[str, str]:
-    """Trains runs that differ in their seed alone side by side; those that failed: name → error."""
+    """Trains runs that differ only in their seed together; returns those that failed: name → error.
+
+    Raises:
+      Stopped: a signal stopped them.
+    """
     import jax
 
     from distill.inference.evaluate import Decoder
     from distill.sharding import partitioning
     from distill.terminal import Terminal
     from distill.training import train
-    from distill.training.joint_seeds import Replica, train_replicas
+    from distill.training.joint_seeds import Seed, train_seeds
 
-    terminal, decoder, replicas = Terminal(quiet=command_runs.is_quiet(options)), None, []
+    terminal, decoder, seeds = Terminal(quiet=command_runs.is_quiet(options)), None, []
     with contextlib.ExitStack() as stack:
         for run in runs:
             given = _configure_run(run, options)
-            stack.enter_context(train.lock_directory(run.directory))
+            lock = stack.enter_context(train.lock_directory(run.directory))
             command_runs.write_configuration()
-            if decoder is None:
-                # Replicas share one device; the run's own mesh is for students that need one.
+            if decoder is None and given.get("validation") is not None:
+                # Joint seeds share one device; the mesh of the runs is for students that need several.
                 one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
                 decoder = Decoder(given["model"], one_device, given["validation"].decode)
-            settings = (given["model_dir"], given["data"], given["loop"], given["validation"])
-            replicas.append(Replica.build(*settings, decoder, terminal))
+            reads = ("model", "data", "loop", "validation", "callbacks")
+            settings = {name: given[name] for name in reads if name in given}
+            seeds.append(Seed.read(given["model_dir"], **settings, decoder=decoder, lock=lock, terminal=terminal))
         shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
-        results = train_replicas(replicas, **{name: given[name] for name in shared}, terminal=terminal)
+        results = train_seeds(seeds, **{name: given[name] for name in shared}, terminal=terminal)
+    for result in results:
+        if not isinstance(result, Exception) and result.stopped not in (None, "early"):
+            raise exit_codes.Stopped(result.stopped)
     return {run.name: str(result) for run, result in zip(runs, results) if isinstance(result, Exception)}

@@ -157,7 +157,7 @@ def to_group(example: Mapping[str, np.ndarray], layout: Layout, counts: Counts) 
 
 
 def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[dict[str, np.ndarray]]:
-    """Packs a finite stream of groups into batches of ``layout.rows`` windows; the last one may have empty windows."""
+    """Packs a finite stream of groups into batches of ``layout.windows`` windows; the last one may have empty windows."""
     packer = Packer(layout)
     for group in groups:
         if not packer.add(group):

@@ -32,7 +32,7 @@ class Layout:
     """The shape of a batch.
 
     Attributes:
-      rows: windows per batch (the global batch size).
+      windows: windows per batch (the global batch size).
       encoder_length: tokens per encoder window.
       decoder_length: tokens per decoder window.
       packed: whether a window may hold several groups of sequences (without a shared encoder: several sequences).
@@ -42,14 +42,14 @@ class Layout:
       ValueError: a size is below 1.
     """
 
-    rows: int
+    windows: int
     encoder_length: int
     decoder_length: int
     packed: bool = True
     shared_encoder: bool = False
 
     def __post_init__(self):
-        for name in ("rows", "encoder_length", "decoder_length"):
+        for name in ("windows", "encoder_length", "decoder_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Layout.{name} must be ≥ 1; got {getattr(self, name)}")
 
@@ -160,7 +160,7 @@ class Plan:
 
     def inside(self, rows: slice, layout: Layout) -> np.ndarray:
         """Returns the indices of the sequences in the given windows."""
-        start, stop, _ = rows.indices(layout.rows)
+        start, stop, _ = rows.indices(layout.windows)
         return np.flatnonzero((self.rows >= start) & (self.rows < stop))
 
     def take(self, numbers: np.ndarray) -> "Plan":
@@ -182,9 +182,9 @@ class Planner:
 
     def _clear(self) -> None:
         layout = self.layout
-        self._encoder_left = np.full(layout.rows, layout.encoder_length, np.int32)
-        self._decoder_left = np.full(layout.rows, layout.decoder_length, np.int32)
-        self._segments = [0] * layout.rows
+        self._encoder_left = np.full(layout.windows, layout.encoder_length, np.int32)
+        self._decoder_left = np.full(layout.windows, layout.decoder_length, np.int32)
+        self._segments = [0] * layout.windows
         self._used = 0  # windows in use; they precede the empty ones
         self._number = 0
         self._placed: list[int] = []  # per sequence: row, segment, and the free tokens of its window before placement
@@ -212,7 +212,7 @@ class Planner:
             if row is None:
                 if mark == 0:
                     raise ValueError(
-                        f"a group of {len(group)} sequences does not fit an empty batch of {self.layout.rows} windows"
+                        f"a group of {len(group)} sequences does not fit an empty batch of {self.layout.windows} windows"
                     )
                 self._undo(group, mark, used)
                 return False
@@ -254,7 +254,7 @@ class Planner:
             row = int(fits.argmax())
             if fits[row]:
                 return row
-        return used if used < layout.rows else None
+        return used if used < layout.windows else None
 
     def _undo(self, group: Sequence[tuple[int, int]], mark: int, used: int) -> None:
         for row, (encoder, decoder) in zip(self._placed[4 * mark :: 4], group):
@@ -288,7 +288,7 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
       ``*_segment_ids`` (from 1; 0 is padding) and ``*_positions``, int32. Targets attend to the encoder segment with
       their own segment id; with a shared encoder, to that in ``decoder_cross_segment_ids``.
     """
-    start, stop, _ = rows.indices(layout.rows)
+    start, stop, _ = rows.indices(layout.windows)
     encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
     local = plan.rows - start
     encoder_at, encoder_index = _runs(local * encoder_length + plan.encoder_offsets, sequences.input_lengths)

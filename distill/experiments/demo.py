@@ -49,5 +49,5 @@ def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:
             "steps": cell.steps[0],
             "seconds": round(sum(cell.seconds), 1),
         }
-    seeds = [int(choice.name) for choice in sweep.axes.get(SEED, ())]
+    seeds = [int(level.name) for level in sweep.axes.get(SEED, ())]
     return json.dumps({"task": demo_world.NAME, "seeds": seeds, "methods": methods})

@@ -24,7 +24,7 @@ class Cell:
     """Runs that differ only in their seed.
 
     Attributes:
-      values: axis → choice, without the seed.
+      values: axis → level, without the seed.
       scores: the metric of each seed.
       steps: updates of each run.
       seconds: training seconds of each run.
@@ -78,9 +78,9 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
-    """One line a finished run: its choices, steps, seconds, validation and all test metrics.
+    """One line a finished run: its levels, steps, seconds, validation and all test metrics.
 
-    A run that failed has its choices and the error alone.
+    A run that failed has its levels and the error alone.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
@@ -99,8 +99,8 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
             )
         for run in sweep.runs():
             if run.name in failures:
-                choices = [run.values[axis] for axis in axes]
-                writer.writerow([*choices, *[""] * (4 + len(metrics)), failures[run.name]])
+                levels = [run.values[axis] for axis in axes]
+                writer.writerow([*levels, *[""] * (4 + len(metrics)), failures[run.name]])
 
 
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
@@ -144,7 +144,7 @@ def numeric_axis(sweep: Sweep) -> str | None:
 
 def _numbers(sweep: Sweep, axis: str) -> list[float] | None:
     try:
-        return [float(choice.name) for choice in sweep.axes[axis]]
+        return [float(level.name) for level in sweep.axes[axis]]
     except ValueError:
         return None
 

@@ -16,7 +16,7 @@ from etils import epath
 from distill.exit_codes import Stopped
 from distill.training import reporting
 
-__all__ = ["Choice", "Run", "Stopped", "Sweep", "SweepError", "read", "run"]
+__all__ = ["Level", "Run", "Stopped", "Sweep", "SweepError", "read", "run"]
 
 SEED = "RANDOM_SEED"
 PLAN = "sweep.json"
@@ -27,8 +27,8 @@ class SweepError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One value of an axis: what it is called, and the gin files and bindings it stands for."""
+class Level:
+    """A value of an axis: its name, and the gin files and bindings that it adds to a run."""
 
     name: str
     gin_files: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Run:
 
     Attributes:
       name: its folder below the sweep's.
-      values: axis → the name of its choice.
+      values: axis → the name of its level.
       gin_files: in order.
       bindings: gin bindings, ``MODEL_DIR`` included.
       directory: its model directory.
@@ -65,7 +65,7 @@ class Sweep:
 
     Attributes:
       directory: the runs' folders, the table and the plots go here.
-      axes: name → choices. An axis called like a gin macro sets that macro; others name files and bindings.
+      axes: name → levels. An axis called like a gin macro sets that macro; others name files and bindings.
       gin_files: of every run; an axis's files come behind them.
       bindings: of every run; an axis's override them.
       metric: which of the test metrics the table and the plot show.
@@ -74,7 +74,7 @@ class Sweep:
     """
 
     directory: Path
-    axes: Mapping[str, tuple[Choice, ...]]
+    axes: Mapping[str, tuple[Level, ...]]
     gin_files: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
     metric: str = "accuracy"
@@ -90,23 +90,23 @@ class Sweep:
         names = sorted(self.axes, key=lambda name: name == SEED)
         out = []
         for point in itertools.product(*(self.axes[name] for name in names)):
-            folder = "__".join(f"{_slug(axis)}-{_slug(choice.name)}" for axis, choice in zip(names, point))
+            folder = "__".join(f"{_slug(axis)}-{_slug(level.name)}" for axis, level in zip(names, point))
             directory = self.directory / folder
             out.append(
                 Run(
                     folder,
-                    {axis: choice.name for axis, choice in zip(names, point)},
-                    (*self.gin_files, *(file for choice in point for file in choice.gin_files)),
+                    {axis: level.name for axis, level in zip(names, point)},
+                    (*self.gin_files, *(file for level in point for file in level.gin_files)),
                     (
                         *self.bindings,
-                        *(binding for choice in point for binding in choice.bindings),
+                        *(binding for level in point for binding in level.bindings),
                         f"MODEL_DIR = {str(directory)!r}",
                     ),
                     directory,
                 )
             )
         if len({run.name for run in out}) != len(out):
-            raise SweepError("two runs of the sweep have the same name; are two choices of an axis equal?")
+            raise SweepError("two runs of the sweep have the same name; are two levels of an axis equal?")
         return out
 
     def groups(self, without: Collection[str] = ()) -> list[list[Run]]:
@@ -137,7 +137,7 @@ def _slug(text: str) -> str:
 def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
     """A sweep from its JSON file.
 
-    ``{"gin_files": […], "bindings": {NAME: value}, "axes": {AXIS: […] or {choice: {"gin_files": […], "bindings": {…}}}},
+    ``{"gin_files": […], "bindings": {NAME: value}, "axes": {AXIS: […] or {level: {"gin_files": […], "bindings": {…}}}},
     "metric": …, "x": …, "joint_seeds": …, "directory": …}``; an axis given as a list is a gin macro with those values.
 
     Raises:
@@ -155,7 +155,7 @@ def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
         raise SweepError(f"{path} names no 'directory'; give one there or with --directory")
     sweep = Sweep(
         Path(where),
-        {axis: _choices(path, axis, values) for axis, values in raw["axes"].items()},
+        {axis: _levels(path, axis, values) for axis, values in raw["axes"].items()},
         tuple(raw.get("gin_files", ())),
         tuple(_binding(name, value) for name, value in raw.get("bindings", {}).items()),
         raw.get("metric", "accuracy"),
@@ -167,7 +167,7 @@ def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
     return sweep
 
 
-# What a sweep file, and a choice in it, may hold.
+# What a sweep file, and a level in it, may hold.
 _TYPES: dict[str, type] = {
     "gin_files": list,
     "bindings": dict,
@@ -198,22 +198,22 @@ def _check_types(where: str, raw: Mapping[str, Any]) -> None:
             raise SweepError(f"{where}: {key!r} must be {_JSON_NAMES[wanted]}; got {value!r}")
 
 
-def _choices(path: Path, axis: str, values: Any) -> tuple[Choice, ...]:
+def _levels(path: Path, axis: str, values: Any) -> tuple[Level, ...]:
     if isinstance(values, list) and values:
-        return tuple(Choice(str(value), bindings=(_binding(axis, value),)) for value in values)
+        return tuple(Level(str(value), bindings=(_binding(axis, value),)) for value in values)
     if isinstance(values, dict) and values:
         out = []
-        for name, choice in values.items():
-            if not isinstance(choice, dict) or set(choice) - {"gin_files", "bindings"}:
+        for name, level in values.items():
+            if not isinstance(level, dict) or set(level) - {"gin_files", "bindings"}:
                 raise SweepError(
-                    f"{path}: axis {axis!r}, choice {name!r} must be an object of 'gin_files' and 'bindings'"
+                    f"{path}: axis {axis!r}, level {name!r} must be an object of 'gin_files' and 'bindings'"
                 )
-            _check_types(f"{path}: axis {axis!r}, choice {name!r}", choice)
-            bindings = tuple(_binding(key, value) for key, value in choice.get("bindings", {}).items())
-            out.append(Choice(name, tuple(choice.get("gin_files", ())), bindings))
+            _check_types(f"{path}: axis {axis!r}, level {name!r}", level)
+            bindings = tuple(_binding(key, value) for key, value in level.get("bindings", {}).items())
+            out.append(Level(name, tuple(level.get("gin_files", ())), bindings))
         return tuple(out)
     raise SweepError(
-        f"{path}: axis {axis!r} must be a list of values or an object of choices, not empty; got {values!r}"
+        f"{path}: axis {axis!r} must be a list of values or an object of levels, not empty; got {values!r}"
     )
 
 

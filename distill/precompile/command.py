@@ -87,7 +87,7 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
     heading = (
         f"{target.name}: {target.num_chips} chips, {len(target.devices)} devices; mesh "
         + " × ".join(f"{axis}={size}" for axis, size in shape.items())
-        + f"; {layout.rows} windows of {layout.encoder_length} + {layout.decoder_length} tokens"
+        + f"; {layout.windows} windows of {layout.encoder_length} + {layout.decoder_length} tokens"
     )
     report.render(out, heading)
     if settings.json:

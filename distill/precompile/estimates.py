@@ -20,7 +20,7 @@ def forward_flops(model: T5Config, layout: Layout) -> float:
     All positions of a window count, including padding. Causal attention counts in full. The dense program computes
     both.
     """
-    inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.rows
+    inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.windows
     width, joined = model.embed_dim, model.num_heads * model.head_dim
     projection = 2 * width * joined
     mlp = 2 * width * model.mlp_dim * (len(model.mlp_activations) + 1)
@@ -147,7 +147,7 @@ def _throughput(seconds: float, run: Run, chip: Chip, devices: int, data: Data, 
         "model_flops": model_flops,
         "mfu_bound": model_flops / (seconds * chip.device_flops),
         "steps_per_second_bound": 1 / seconds,
-        "tokens_per_second_bound": layout.rows * (layout.encoder_length + layout.decoder_length) / seconds,
+        "tokens_per_second_bound": layout.windows * (layout.encoder_length + layout.decoder_length) / seconds,
         "run_hours_bound": hours,
     }
     each = data.examples_per_step
@@ -251,12 +251,12 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
     if model > 1 and not run.loop.sequence_parallel:
         out.append("SEQUENCE_PARALLEL=True: shard positions between blocks over the model axis too")
     shards = max(1, devices // max(1, model))
-    if run.layout.rows // shards > run.loop.num_microbatches:
+    if run.layout.windows // shards > run.loop.num_microbatches:
         out.append(
             f"NUM_MICROBATCHES={2 * run.loop.num_microbatches}: halve the rows whose activations exist at once"
-            f" (now {run.layout.rows // run.loop.num_microbatches})"
+            f" (now {run.layout.windows // run.loop.num_microbatches})"
         )
-    logits = run.layout.rows * run.layout.decoder_length // shards * run.model.vocab_size * 4
+    logits = run.layout.windows * run.layout.decoder_length // shards * run.model.vocab_size * 4
     if not run.loop.chunk_tokens and logits > GIB / 4:
         out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
     if not run.model.scan_layers:

@@ -47,7 +47,7 @@ class Candidate:
         return dataclasses.replace(
             run,
             model=dataclasses.replace(run.model, remat_policy=self.remat_policy),
-            layout=dataclasses.replace(run.layout, rows=self.batch_size),
+            layout=dataclasses.replace(run.layout, windows=self.batch_size),
             mesh=MeshConfig(*self.mesh),
         )
 
@@ -79,7 +79,7 @@ def candidates(
       batch_sizes: windows per batch.
       policies: remat policies; None tries all.
     """
-    sizes = batch_sizes or [run.layout.rows // 2, run.layout.rows, run.layout.rows * 2]
+    sizes = batch_sizes or [run.layout.windows // 2, run.layout.windows, run.layout.windows * 2]
     state = _state_bytes(run)
     out = []
     for mesh in meshes(len(topology.devices), run):
@@ -124,7 +124,7 @@ def _guess(
     """A rough estimate of a step's seconds: matmuls at the peak, plus the bytes sent because of the mesh."""
     chip, devices = topology.chip, len(topology.devices)
     data, fsdp, model = mesh
-    layout = dataclasses.replace(run.layout, rows=rows)
+    layout = dataclasses.replace(run.layout, windows=rows)
     passes = {"none": 3.0, "full": 4.0}.get(policy, 3.2)
     compute = passes * forward_flops(run.model, layout) / devices / chip.device_flops
     own = parameters / model

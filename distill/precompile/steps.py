@@ -168,11 +168,11 @@ def allocated_bytes(memory: Any) -> int:
 
 
 def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
-    partitioning.check_batch(run.layout.rows, mesh, run.loop.num_microbatches)
-    row = Packer(dataclasses.replace(run.layout, rows=1)).emit()
+    partitioning.check_batch(run.layout.windows, mesh, run.loop.num_microbatches)
+    row = Packer(dataclasses.replace(run.layout, windows=1)).emit()
     sharding = partitioning.batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct((run.layout.rows, *array.shape[1:]), array.dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct((run.layout.windows, *array.shape[1:]), array.dtype, sharding=sharding)
         for name, array in row.items()
     }
     step = jit_step(

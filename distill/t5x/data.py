@@ -153,7 +153,7 @@ class StreamIterator(dataset_iterator.DatasetIterator):
     def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
         """Shapes and dtypes of this host's share of a batch. Reads no data."""
         layout = self._stream.layout
-        start, stop, _ = self._stream.rows.indices(layout.rows)
+        start, stop, _ = self._stream.rows.indices(layout.windows)
         lengths = {"encoder": layout.encoder_length, "decoder": layout.decoder_length}
         integers = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "decoder_task_ids"]
         if layout.packed:

@@ -1,4 +1,4 @@
-"""A polite way out: SIGINT or SIGTERM asks the loop to save and stop."""
+"""Preemption: SIGINT and SIGTERM make the training loop save a checkpoint and stop."""
 
 import logging
 import signal
@@ -10,15 +10,16 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Listens for SIGINT and SIGTERM while it is entered. A second SIGINT interrupts at once, as usual.
+    """Handles SIGINT and SIGTERM inside its ``with`` block. A second SIGINT raises KeyboardInterrupt at once.
 
     Args:
-      sync_period: with several processes, steps between agreements: all of them stop at the same step.
+      sync_period: with several processes, steps between agreements, so that all of them stop at the same step.
+      will: the consequence of a signal, for the log.
     """
 
-    def __init__(self, sync_period: int = 20):
+    def __init__(self, sync_period: int = 20, will: str = "saving a checkpoint and stopping after this step"):
         self.name: str | None = None
-        self._sync_period = sync_period
+        self._sync_period, self._will = sync_period, will
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -36,10 +37,10 @@ class StopRequest:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
-        logging.warning("%s: saving a checkpoint and stopping after this step", self.name)
+        logging.warning("%s: %s", self.name, self._will)
 
     def requested(self, step: int) -> bool:
-        """Whether to stop behind ``step``; the same answer on every process."""
+        """Returns whether to stop after ``step``; the same answer on every process."""
         if jax.process_count() == 1:
             return self.name is not None
         if step % self._sync_period:

@@ -84,7 +84,7 @@ def test_both_sequences_of_a_pair_are_in_one_batch(pairs, packed):
 
 def first_fit(groups, layout):
     """A plain reference: (row, segment, encoder offset, decoder offset) per sequence, and the number of groups placed."""
-    used, placed = [[0, 0, 0] for _ in range(layout.rows)], []
+    used, placed = [[0, 0, 0] for _ in range(layout.windows)], []
     for taken, group in enumerate(groups):
         trial, more = [list(row) for row in used], []
         for encoder, decoder in group:
@@ -152,5 +152,5 @@ def test_a_group_that_fits_no_batch_is_rejected():
 
 
 def test_bad_layout():
-    with pytest.raises(ValueError, match=r"Layout.rows must be ≥ 1; got 0"):
+    with pytest.raises(ValueError, match=r"Layout.windows must be ≥ 1; got 0"):
         Layout(0, 4, 4)

@@ -148,7 +148,7 @@ def test_cells_gather_over_seeds(sweep_file, tmp_path):
         ('{"axes": {"A": []}, "directory": "x"}', "axis 'A' must be a list of values"),
         ('{"axes": {"A": [1]}}', "names no 'directory'"),
         ('{"axes": {"A": [1]}, "directory": "x", "colour": 1}', r"unknown key \['colour'\]"),
-        ('{"axes": {"A": {"b": 3}}, "directory": "x"}', "choice 'b' must be an object"),
+        ('{"axes": {"A": {"b": 3}}, "directory": "x"}', "level 'b' must be an object"),
         ('{"axes": {"A": {"b": {"gin_files": "c"}}}, "directory": "x"}', "'gin_files' must be a list of strings; got 'c'"),
         ('{"axes": {"A": [1]}, "directory": "x", "gin_files": "a"}', "'gin_files' must be a list of strings; got 'a'"),
         ('{"axes": {"A": [1]}, "directory": 3}', "'directory' must be a string; got 3"),
@@ -162,7 +162,7 @@ def test_bad_sweep_files(tmp_path, content, message):
         sweep.read(tmp_path / "sweep.json")
 
 
-def test_equal_choices_are_refused(tmp_path):
+def test_equal_levels_are_refused(tmp_path):
     (tmp_path / "sweep.json").write_text('{"axes": {"A": [1, 1]}, "directory": "x"}')
     with pytest.raises(SweepError, match="two runs of the sweep have the same name"):
         sweep.read(tmp_path / "sweep.json").runs()

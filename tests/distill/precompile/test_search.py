@@ -33,7 +33,7 @@ class Compiler:
     def __call__(self, name, run, target):
         assert name == "train"
         policy = run.model.remat_policy
-        self.calls.append((run.mesh.sizes, run.layout.rows, policy))
+        self.calls.append((run.mesh.sizes, run.layout.windows, policy))
         fits = REMAT_POLICIES.index(policy) >= REMAT_POLICIES.index(self.fits_from)
         speed = costs.Costs(matmul_flops=1e12 * (1 + REMAT_POLICIES.index(policy)) * run.mesh.model)
         refused = "" if fits else "RESOURCE_EXHAUSTED"

@@ -69,7 +69,7 @@ def test_every_target_has_its_input_in_its_window(sizes, packed):
     made = [group(*size) for size in sizes]
     got = []
     for batch in batches_of(made, layout):
-        for row in range(layout.rows):
+        for row in range(layout.windows):
             inputs, targets = batch["encoder_segment_ids"][row], batch["decoder_segment_ids"][row]
             crossing = batch["decoder_cross_segment_ids"][row]
             assert packed or inputs.max() <= 1
@@ -124,7 +124,7 @@ def test_truncation_gives_the_rationale_the_room_that_the_label_leaves(sizes, en
         for pair in pairs[-2:]:
             one = nothing
             if len(pair.targets) and room:
-                whole = (trimming.cut(pair.inputs, 6), features.cut(pair.targets, room))
+                whole = (trimming.cut(pair.inputs, 6), trimming.cut(pair.targets, room))
                 one = TokenPair(*whole, pair.task_ids[:room], pair.weights[:room])
             wanted.append(one)
             room -= len(one.targets)
@@ -240,6 +240,7 @@ def test_a_run_from_training_to_serving(sums, arguments, tmp_path, packed):
     assert 0.0 <= result.test["accuracy"] <= 1.0
     student = {"model_dir": str(tmp_path / "run"), "model": arguments["model"], "mesh": arguments["mesh"]}
     decode = validation.decode
+    reasoning = dataclasses.replace(decode, max_decode_len=16)  # the shortest rationale has 15 tokens
     scored = evaluate.evaluate(task_name=sums.shared_label, split="test", decode=decode, **student)
     assert scored.metrics == result.test
     questions = [json.loads(line)["question"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
@@ -249,12 +250,12 @@ def test_a_run_from_training_to_serving(sums, arguments, tmp_path, packed):
         str(tmp_path / "out.jsonl"),
         model_dir=student["model_dir"],
         student=Student(student["model"], "bytes", 125, form="shared_label", decode=decode, mesh=student["mesh"]),
-        rationale_decode=decode,
+        rationale_decode=reasoning,
         rationale=True,
     )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == [row["prediction"] for row in scored.rows]
-    reasons = evaluate.evaluate(task_name=sums.shared_rationale, split="test", decode=decode, **student)
+    reasons = evaluate.evaluate(task_name=sums.shared_rationale, split="test", decode=reasoning, **student)
     found = dict(zip(questions, (row["rationale"] for row in rows)))
     assert reasons.rows
     assert all(row["prediction"] == found[row["input"]] for row in reasons.rows)

@@ -14,6 +14,7 @@ from distill.checkpoints.manager import Checkpoints
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import Evaluator
 from distill.sharding import partitioning
+from distill.training import loop as training_loop
 from distill.training import reporting, train
 from distill.training.state import abstract_state, init_state, make_state
 from distill.training.train import LoopConfig
@@ -261,15 +262,15 @@ def test_an_early_stop_is_remembered(tmp_path, arguments, monkeypatch):
     whole = train.train(str(tmp_path / "whole"), **arguments)
     with monkeypatch.context() as patch:
 
-        def end(self, *args):
-            self.saver.wait()
+        def end(self, number, lane, *args):
+            lane.saver.wait()
             raise Killed
 
-        patch.setattr(train._Run, "test", end)
+        patch.setattr(training_loop.Loop, "_test", end)
         with pytest.raises(Killed):
             train.train(str(tmp_path / "killed"), **arguments)
     assert not (tmp_path / "killed" / reporting.RESULT).exists()
-    monkeypatch.setattr(train, "Prefetch", lambda *a: pytest.fail("trained on"))
+    monkeypatch.setattr(training_loop, "Prefetch", lambda *a: pytest.fail("trained on"))
     again = train.train(str(tmp_path / "killed"), **arguments)
     same = {name: value for name, value in dataclasses.asdict(again).items() if name != "seconds"}
     assert same == {name: value for name, value in dataclasses.asdict(whole).items() if name != "seconds"}
@@ -282,11 +283,11 @@ def test_best_parameters_of_another_attempt_are_not_tested(tmp_path, arguments, 
     """A run that is killed after its first validation and before any checkpoint; then one of other settings."""
     with monkeypatch.context() as patch:
 
-        def end(self, *args):
-            self.saver.wait()
+        def end(self, number, lane, *args):
+            lane.saver.wait()
             raise Killed
 
-        patch.setattr(train._Run, "_save", end)
+        patch.setattr(training_loop.Loop, "_save", end)
         with pytest.raises(Killed):
             train.train(str(tmp_path / "run"), **arguments)
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["4"]
@@ -301,12 +302,11 @@ def test_best_parameters_of_another_attempt_are_not_tested(tmp_path, arguments, 
 
 def test_best_parameters_that_a_checkpoint_names_are_kept_until_the_next_one(tmp_path, arguments):
     saver = Checkpoints(tmp_path, arguments["model"])
-    state, _ = make_state(
+    state = make_state(
         arguments["model"],
         arguments["optimizer"],
         partitioning.MeshConfig(1, 1, 1).build(),
         partitioning.DEFAULT_RULES,
-        arguments["loop"],
     )
 
     def best():

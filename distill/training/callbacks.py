@@ -1,0 +1,81 @@
+"""Callbacks: user code that the training loop calls after a log, an evaluation and a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from etils import epath
+
+from distill.inference.evaluate import Evaluation
+from distill.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStep:
+    """The run and the step at which a callback is called.
+
+    Attributes:
+      directory: the model directory.
+      seed: the seed of the run.
+      step: number of updates made.
+    """
+
+    directory: epath.Path
+    seed: int
+    step: int
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """User code that the training loop calls. Derive a class from it and override the methods you need.
+
+    The loop waits for each method. An exception ends the run. With several processes, every process calls the methods;
+    check ``jax.process_index() == 0`` before writing a file.
+
+    >>> class Losses(Callback):
+    ...     def __init__(self):
+    ...         self.seen = []
+    ...
+    ...     def on_log(self, at, metrics):
+    ...         self.seen.append((at.step, metrics["loss"]))
+    """
+
+    def on_log(self, at: RunStep, metrics: Mapping[str, float]) -> None:
+        """Runs after each log line.
+
+        Args:
+          at: the run and the step.
+          metrics: the values that were logged, without the prefix ``train/``.
+        """
+
+    def on_evaluation(self, at: RunStep, split: str, evaluation: Evaluation) -> None:
+        """Runs after each validation, and after the test at the end.
+
+        Args:
+          at: the run and the step whose parameters were evaluated.
+          split: the SeqIO split.
+          evaluation: its metrics, and one row per example.
+        """
+
+    def on_checkpoint(self, at: RunStep, state: TrainState) -> None:
+        """Runs after each checkpoint was handed to Orbax, which writes it in the background.
+
+        Args:
+          at: the run and the step.
+          state: the saved state. Valid during the call only: the next step donates its buffers.
+        """
+
+
+def check(callbacks: Sequence[Callback]) -> None:
+    """Raises TypeError unless all items are instances with the methods of :class:`Callback`."""
+    for number, item in enumerate(callbacks):
+        if isinstance(item, type):
+            raise TypeError(
+                f"callbacks[{number}] must be an instance; got the class {item.__name__}; write {item.__name__}(), "
+                f"in gin @…{item.__name__}()"
+            )
+        if not isinstance(item, Callback):
+            raise TypeError(
+                f"callbacks[{number}] must have the methods on_log, on_evaluation and on_checkpoint; got "
+                f"{type(item).__name__}; derive its class from distill.training.callbacks.Callback"
+            )

@@ -1,0 +1,80 @@
+"""Checks of a run's arguments before anything is trained."""
+
+from collections.abc import Sequence
+
+from distill.checkpoints import initial
+from distill.inference.evaluate import Evaluator
+from distill.model.network import T5Config
+from distill.sharding import partitioning, xla_options
+from distill.tasks import registration
+from distill.training import callbacks as user_callbacks
+from distill.training.config import DataConfig, LoopConfig, ValidationConfig
+
+
+def check(
+    *,
+    model: T5Config,
+    data: DataConfig,
+    loop: LoopConfig,
+    validation: ValidationConfig | None = None,
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    initial_checkpoint_path: str | None = None,
+    callbacks: Sequence[user_callbacks.Callback] = (),
+    metrics: Sequence[str] = (),
+    **others: object,
+) -> None:
+    """Checks the arguments of :func:`distill.training.train.train`. The tasks must be registered.
+
+    Reads the rows of the splits that the run needs. Makes no parameters and compiles no step.
+
+    Args:
+      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, others: the arguments of the run.
+      metrics: metrics that the validation task must have, in addition to ``validation.metric``.
+
+    Raises:
+      ValueError, FileNotFoundError, TypeError: the error that the run would raise.
+    """
+    del others
+    device_mesh = mesh.build()
+    partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
+    xla_options.accepted(loop.compiler_options, device_mesh)
+    user_callbacks.check(callbacks)
+    check_tasks(data, validation, model)
+    wanted = {(data.mixture_or_task_name, data.split)}
+    if validation is not None:
+        wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
+    for name, split in sorted(wanted):
+        check_rows(name, split)
+    if validation is not None:
+        few = Evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
+        for metric in (validation.metric, *metrics):
+            few.check_metric(metric)
+    if initial_checkpoint_path is not None:
+        initial.kind_of(initial_checkpoint_path)
+
+
+def check_tasks(data: DataConfig, validation: ValidationConfig | None, model: T5Config) -> None:
+    """Raises ValueError if the vocabulary exceeds the model's, or training and validation tasks differ in prompts."""
+    check_vocabulary(data.mixture_or_task_name, model)
+    if validation is not None:
+        registration.check_prompts(data.mixture_or_task_name, validation.task_name)
+
+
+def check_rows(mixture_or_task_name: str, split: str) -> None:
+    """Raises ValueError or FileNotFoundError if a split has no rows. Reads the records of the project's own tasks."""
+    provider = registration.get(mixture_or_task_name)
+    if split not in provider.splits:
+        raise ValueError(
+            f"{mixture_or_task_name!r} has no split {split!r}; it has {', '.join(sorted(provider.splits))}"
+        )
+    if provider.num_input_examples(split) == 0:
+        raise ValueError(f"{mixture_or_task_name!r} has no row in split {split!r}")
+
+
+def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows."""
+    size = registration.get(mixture_or_task_name).output_features["targets"].vocabulary.vocab_size
+    if size > model.vocab_size:
+        raise ValueError(
+            f"the vocabulary of {mixture_or_task_name!r} has {size} ids, but the model's vocab_size is {model.vocab_size}"
+        )

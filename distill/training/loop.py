@@ -1,0 +1,344 @@
+"""The training loop. It trains one or several lanes: runs that share their steps and have their own files.
+
+An ordinary run is one lane. Joint seeds (:mod:`distill.training.joint_seeds`) are one lane per seed.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+from etils import epath
+
+from distill import locking
+from distill.checkpoints.manager import CheckpointConfig, Checkpoints
+from distill.data.batches import Batch, BatchStream, Prefetch
+from distill.inference.evaluate import Decoder, Evaluation, Evaluator
+from distill.terminal import Terminal
+from distill.training import finite, reporting
+from distill.training.callbacks import Callback, RunStep
+from distill.training.config import LoopConfig, Progress, TrainResult, ValidationConfig
+from distill.training.preemption import StopRequest
+from distill.training.state import TrainState
+from distill.training.step import Metrics, summarize
+
+
+@dataclasses.dataclass
+class Lane:
+    """One run of the loop: its data, its files and its progress.
+
+    Attributes:
+      directory: the model directory.
+      seed: the seed of the run.
+      stream: its training batches.
+      evaluators: by split; empty if nothing is validated.
+      saver: its checkpoints.
+      reporter: its logs.
+      lock: the lock of ``directory``.
+      callbacks: user code.
+      progress: the part of its progress that checkpoints hold.
+      step: updates that count: those until it was stopped or failed.
+      stopped: None while it is trained and when it was trained to its end; ``"early"``, or the name of a signal.
+      failure: the error that ended this lane, or None. The other lanes continue.
+    """
+
+    directory: epath.Path
+    seed: int
+    stream: BatchStream
+    evaluators: Mapping[str, Evaluator]
+    saver: Checkpoints
+    reporter: reporting.Reporter
+    lock: locking.Lock
+    callbacks: Sequence[Callback] = ()
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    step: int = 0
+    stopped: str | None = None
+    failure: FloatingPointError | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether further updates count."""
+        return self.stopped is None and self.failure is None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended for good: at its last step or by its patience, not by a signal or an error."""
+        return self.failure is None and self.stopped in (None, "early")
+
+    @property
+    def kept(self) -> str:
+        """The newest checkpoint, in words, for errors."""
+        newest = self.saver.latest_step()
+        kept = "no checkpoint was saved before" if newest is None else f"the newest checkpoint is of step {newest}"
+        return f"nothing of this step was saved, {kept}"
+
+    @property
+    def at(self) -> RunStep:
+        """The run and its step, for callbacks."""
+        return RunStep(self.directory, self.seed, self.step)
+
+
+class Students(Protocol):
+    """The states of all lanes, and the step that updates them together."""
+
+    def update(self, batches: Sequence[Batch]) -> Any:
+        """Makes one update per lane. Returns the metrics of the step on the device."""
+
+    def state(self, lane: int) -> TrainState:
+        """Returns the state of a lane; valid until the next update."""
+
+    def metrics(self, pending: Sequence[Any]) -> list[list[Metrics]]:
+        """Returns, per lane, the metrics of some steps."""
+
+
+@dataclasses.dataclass
+class Loop:
+    """Trains lanes to their end; see :meth:`train`.
+
+    Attributes:
+      lanes: at least one. All are at the same step and have batches of the same shape.
+      students: their states.
+      config: length and periods.
+      validation: when and how to validate; None trains without validation.
+      checkpoints: when to save the states; None saves none, only the best parameters.
+      stop: the signals to obey.
+      terminal: for lines about all lanes.
+      opening: lines about the data, made from the first batch.
+    """
+
+    lanes: Sequence[Lane]
+    students: Students
+    config: LoopConfig
+    validation: ValidationConfig | None
+    checkpoints: CheckpointConfig | None
+    stop: StopRequest
+    terminal: Terminal
+    opening: Any
+
+    def train(self) -> list[TrainResult | FloatingPointError]:
+        """Trains, tests, and writes the result of every lane that is complete.
+
+        Returns:
+          Per lane, its result, or the error of a lane whose loss, state or score is not finite.
+        """
+        with contextlib.ExitStack() as stack:
+            for lane in self.lanes:
+                stack.enter_context(lane.reporter)
+            self._run()
+            results = [lane.failure or self._result(number, lane) for number, lane in enumerate(self.lanes)]
+        for lane, result in zip(self.lanes, results):
+            lane.saver.wait()
+            lane.saver.close()
+            if lane.complete and isinstance(result, TrainResult):
+                lane.lock.check()
+                reporting.write_result(lane.directory, dataclasses.asdict(result))
+                shown = (self.validation.split, self.validation.metric) if self.validation else (None, None)
+                reporting.draw_curves(lane.directory, *shown)
+        return results
+
+    def _run(self) -> None:
+        """Makes updates until the last step, or until no lane is active."""
+        step = self.lanes[0].step
+        for lane in self.lanes:
+            lane.stopped = lane.progress.stopped
+        if step >= self.config.train_steps or not self._active():
+            return
+        sources = [Prefetch(lane.stream) for lane in self.lanes]
+        clock = _Clock(self.lanes)
+        pending: list[Any] = []
+        try:
+            batches = [next(source) for source in sources]
+            metrics = self._first_update(batches)
+            while True:
+                step += 1
+                pending.append(metrics)
+                for lane, batch in zip(self.lanes, batches):
+                    if lane.active:
+                        lane.step, lane.progress.examples = step, lane.progress.examples + batch.examples
+                pending = self._after_update(step, batches, pending, clock)
+                self.lanes[0].reporter.alive(step, metrics)
+                if step == self.config.train_steps or not self._active():
+                    return
+                # A lane that has ended keeps its last batch: the step has a fixed number of lanes.
+                batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
+                metrics = self.students.update(batches)
+        finally:
+            clock.read()
+            for source in sources:
+                source.close()
+
+    def _first_update(self, batches: Sequence[Batch]) -> Any:
+        for line in self.opening(batches[0]):
+            self.terminal.say(line)
+        seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
+        with self.terminal.stage(f"compiling the training step{seeds}"):
+            return jax.block_until_ready(self.students.update(batches))
+
+    def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: "_Clock") -> list[Any]:
+        """Logs, validates, obeys signals and saves at ``step``; returns the metrics that are not logged yet."""
+        last = step == self.config.train_steps
+        updated = [(number, lane) for number, lane in enumerate(self.lanes) if lane.active]
+        if step % self.config.log_period == 0 or last:
+            metrics = self.students.metrics(pending)
+            for number, lane in updated:
+                with _noting_failure(lane):
+                    self._log(lane, metrics[number], batches[number].epoch)
+            pending = []
+        if self.validation and (step % self.validation.period == 0 or last):
+            clock.read()
+            for number, lane in updated:
+                if lane.active:
+                    with _noting_failure(lane):
+                        self._validate(number, lane, self.validation)
+                        if last:
+                            lane.progress.stopped = None  # no step is left that patience could skip
+                        lane.stopped = lane.progress.stopped
+        if self._active() and self.stop.requested(step):
+            for lane in self._active():
+                lane.stopped = self.stop.name
+        clock.read()
+        for number, lane in updated:
+            if lane.failure is None and self._saves(step, lane, last):
+                with _noting_failure(lane):
+                    self._save(number, lane, batches[number].position)
+            if jax.process_count() == 1:  # several processes raise together, at the next save
+                lane.saver.check_for_errors()
+        return pending
+
+    def _active(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.active]
+
+    def _saves(self, step: int, lane: Lane, last: bool) -> bool:
+        if self.checkpoints is None:
+            return False
+        return step % self.checkpoints.period == 0 or last or lane.stopped is not None
+
+    def _log(self, lane: Lane, metrics: list[Metrics], epoch: float) -> None:
+        values = summarize(metrics)
+        values["examples"], values["epoch"] = float(lane.progress.examples), epoch
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"the loss is {values['loss']} at step {lane.step}; {lane.kept}; {finite.REMEDY}")
+        lane.reporter.train(lane.step, values)
+        for callback in lane.callbacks:
+            callback.on_log(lane.at, dict(values))
+
+    def _validate(self, number: int, lane: Lane, validation: ValidationConfig) -> None:
+        """Scores the validation split, and saves the parameters if the score is the best so far."""
+        started = time.monotonic()
+        params = self.students.state(number).eval_params
+        finite.check({"params": params}, lane.step, lane.kept)
+        evaluation = self._decoded(lane, validation.split, params)
+        score = validation_score(validation, lane.step, evaluation.metrics)
+        lane.reporter.evaluation(validation.split, lane.step, evaluation, time.monotonic() - started)
+        if lane.progress.validated(lane.step, score, validation.patience):
+            lane.lock.check()
+            lane.saver.save_best(lane.step, params, evaluation.metrics)
+        for callback in lane.callbacks:
+            callback.on_evaluation(lane.at, validation.split, evaluation)
+
+    def _save(self, number: int, lane: Lane, position: Mapping[str, Any]) -> None:
+        state = self.students.state(number)
+        finite.check({"params": state.params, "optimizer": state.opt_state}, lane.step, lane.kept)
+        lane.lock.check()
+        lane.reporter.flush()
+        lane.saver.save(state, position, dataclasses.asdict(lane.progress))
+        for callback in lane.callbacks:
+            callback.on_checkpoint(lane.at, state)
+
+    def _result(self, number: int, lane: Lane) -> TrainResult:
+        test = self._test(number, lane) if lane.complete else {}
+        progress = lane.progress
+        return TrainResult(lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds)
+
+    def _test(self, number: int, lane: Lane) -> dict[str, float]:
+        """Scores the test split with the best parameters on validation."""
+        best_step = lane.progress.best_step
+        lane.saver.finish(best_step or None)
+        if self.validation is None or self.validation.test_split is None:
+            return {}
+        step, params = lane.saver.restore_best(self.students.state(number).params)
+        if step != best_step:
+            raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
+        split = self.validation.test_split
+        evaluation = self._decoded(lane, split, params)
+        lane.reporter.evaluation(split, step, evaluation)
+        if jax.process_index() == 0:
+            evaluation.write(lane.directory / "predictions" / f"{split}.jsonl")
+        for callback in lane.callbacks:
+            callback.on_evaluation(dataclasses.replace(lane.at, step=step), split, evaluation)
+        return evaluation.metrics
+
+    def _decoded(self, lane: Lane, split: str, params: Any) -> Evaluation:
+        evaluator = lane.evaluators[split]
+        with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
+            return evaluator(params)
+
+
+class _Clock:
+    """Adds the time since its construction to the lanes' training seconds, in equal shares."""
+
+    def __init__(self, lanes: Sequence[Lane]):
+        self._lanes, self._started = lanes, time.monotonic()
+        self._before = [lane.progress.seconds for lane in lanes]
+
+    def read(self) -> None:
+        share = (time.monotonic() - self._started) / len(self._lanes)
+        for lane, before in zip(self._lanes, self._before):
+            lane.progress.seconds = before + share
+
+
+@contextlib.contextmanager
+def _noting_failure(lane: Lane) -> Iterator[None]:
+    """Ends the lane, and only the lane, at a number that is not finite."""
+    try:
+        yield
+    except FloatingPointError as error:
+        lane.failure = error
+
+
+def make_evaluators(
+    validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal
+) -> dict[str, Evaluator]:
+    """Reads the splits to evaluate, the validation split first. Warns if targets are longer than the decoded length.
+
+    Args:
+      validation: None returns no evaluators.
+      decoder: None only without ``validation``.
+      terminal: prints what is read, and the warnings.
+
+    Raises:
+      ValueError: no such task, split or metric, or no target fits the decoded length.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    if validation is None:
+        return evaluators
+    assert decoder is not None
+    for split in (validation.split, validation.test_split):
+        if split is None or split in evaluators:
+            continue
+        limit = None if split == validation.test_split else validation.max_examples
+        with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
+            evaluators[split] = Evaluator(validation.task_name, split, decoder, max_examples=limit)
+        evaluators[split].check_metric(validation.metric)
+        if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
+            terminal.warn(warning)
+    return evaluators
+
+
+def final_split(validation: ValidationConfig | None) -> str | None:
+    """Returns the split that only the test at the end evaluates, or None."""
+    return validation.test_split if validation and validation.test_split != validation.split else None
+
+
+def validation_score(validation: ValidationConfig, step: int, metrics: Mapping[str, float]) -> float:
+    """Returns the metric that selects the best parameters. Raises FloatingPointError if it is not finite."""
+    score = metrics[validation.metric]
+    if not math.isfinite(score):
+        raise FloatingPointError(
+            f"{validation.split} {validation.metric} is {score} at step {step}; nothing of this step was saved; choose "
+            "another metric, or more validation examples"
+        )
+    return score
