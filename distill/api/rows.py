@@ -21,7 +21,9 @@ Rows = str | os.PathLike | Iterable[Any]
 _RECORD_FIELDS = ("id", "input", "label", "llm_label", "rationales", "choices", "weight")
 
 
-def read(rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report | None = None) -> list[Record]:
+def read(
+    rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report | None = None, **options: Any
+) -> list[Record]:
     """Reads rows as training reads them.
 
     Args:
@@ -29,6 +31,7 @@ def read(rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report 
       fields: what a record has (``input``, ``label``, ``rationale`` …) → the field of the rows that holds it, see
         :class:`distill.tasks.jsonl.JsonLines`; None: the rows use the names of the record.
       report: notes the rows that cannot be used; None logs a warning that counts them.
+      **options: of :func:`distill.tasks.jsonl.dataset`, such as the ``parser`` of a teacher's replies.
 
     Raises:
       distill.tasks.records.SourceError: a file cannot be used, or no row at all.
@@ -45,7 +48,7 @@ def read(rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report 
             path.write_text(_lines(values))
             files = [str(path)]
         try:
-            found = list(jsonl.dataset({"test": files}, fields=fields).records("test", noted))
+            found = list(jsonl.dataset({"test": files}, fields=fields, **options).records("test", noted))
         except SourceError as error:
             raise type(error)(str(error).replace(str(path), "the rows")) from None
     if report is None and noted.problems:
@@ -116,7 +119,7 @@ def paths_of(rows: Rows) -> list[str] | None:
     return None
 
 
-def as_dicts(rows: Iterable[Any], fields: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
+def as_dicts(rows: Rows, fields: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
     """Rows in memory as dicts of JSON values.
 
     Raises:

@@ -183,7 +183,10 @@ def _load_huggingface(directory: str, decode: DecodeConfig | None) -> Student:
             f"unknown; load a folder that `distill export --format=hf` wrote"
         )
     prompted = "decoder_prompt_ids" in fields[known[0]]
-    prefixes = {name: _prefix(fields[name], vocabulary, folder) for name in ("label", "rationale") if name in fields}
+    label, rationale = (
+        _prefix(fields[name], vocabulary, folder) if name in fields else default
+        for name, default in (("label", Description.label_prefix), ("rationale", Description.rationale_prefix))
+    )
     form = "single" if known[0] == "single" else "shared_label" if prompted else "label"
     if decode is None:
         generation = folder / huggingface.GENERATION_FILE
@@ -195,7 +198,8 @@ def _load_huggingface(directory: str, decode: DecodeConfig | None) -> Student:
         vocabulary.extra_ids,
         form=form,
         decode=decode,
-        **{f"{name}_prefix": prefix for name, prefix in prefixes.items()},
+        label_prefix=label,
+        rationale_prefix=rationale,
     )
     mesh = infer.mesh_here(description.mesh, infer.Silent()).build()
     shardings = partitioning.param_shardings(
