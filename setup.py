@@ -54,7 +54,6 @@ EXTRAS = {
         "jestimator @ git+https://github.com/google-research/jestimator@326824a477feef6d92e6f44175000907a72899ca",
     ],
     "serve": ["ctranslate2>=4.5", "torch>=2.4", "transformers>=5"],
-    "docs": ["furo>=2025.9", "myst-parser>=5", "sphinx>=9"],
     "teacher": ["openai[aiohttp]>=3.57", "pyyaml>=6"],
     "test": [
         "aiohttp>=3.9",
