@@ -80,7 +80,7 @@ def make(folder: Path, options: argparse.Namespace) -> tuple[int, int]:
     """Writes the synthetic checkpoint; returns the bytes of its largest array, and of all arrays."""
     import numpy as np
 
-    from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+    from distill.checkpoints import t5x as t5x_checkpoints
     from distill.checkpoints.weights import flat_shapes
     from distill.model.network import T5Config
 

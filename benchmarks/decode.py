@@ -164,7 +164,7 @@ def measure(options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
     """
     import jax
 
-    from distill.checkpoints.huggingface import checkpoint as huggingface
+    from distill.checkpoints import huggingface
     from distill.inference.evaluate import DecodeConfig
     from distill.model.network import T5Config
 

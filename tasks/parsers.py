@@ -187,6 +187,9 @@ _LATEX = (
     (re.compile(r"\\[$%]"), " "),
     (re.compile(r"\\(?:approx|equiv)"), "="),
 )
+_WORDS_AFTER = re.compile(
+    r"(?<=[)}$])\s+(?!(?:and|or|x)\b)[A-Za-z]+(?:\s+(?!(?:and|or)\b)[A-Za-z]+)*(?:[.!;?](?:\s.*)?)?\Z"
+)
 _SENTENCE_END = re.compile(r"[.!;?](?=\s|\Z)")
 _ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z _]*")
 
@@ -202,7 +205,7 @@ def plain_equation(text: str) -> str:
     text = next((line for line in text.split("\n") if re.search(r"\d", line)), "").strip()
     if len(text) > 4 * arithmetic.MAX_LENGTH:
         return ""
-    text = _BOLD.sub("", text)
+    text = _WORDS_AFTER.sub("", _BOLD.sub("", text))
     text = reply_text.undecorated(text)
     for _ in range(4):
         text = _FRACTION.sub(r"(\1)/(\2)", text)

@@ -10,6 +10,7 @@ import shlex
 
 import pytest
 
+from distill.cli import launch
 from distill.cli import parser as command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -154,8 +155,14 @@ def test_gin_and_sweeps_in_code_blocks(page, macros):
             assert macros_of(block) <= macros, f"{page.name}: {macros_of(block) - macros}"
 
 
-def check_command(page, line, arguments, parser):
-    """Follows subcommands, then looks up every flag."""
+def check_command(page, line, arguments, parser=None):
+    """Follows subcommands, then looks up every flag; of ``launch``, also the command after ``--``."""
+    if parser is None and arguments[:1] == ["launch"]:
+        split = arguments.index("--") if "--" in arguments else len(arguments)
+        check_command(page, line, arguments[1:split], launch.launch_parser())
+        arguments = arguments[split + 1 :]
+    if parser is None:
+        parser = command_line.parser(arguments[0] if arguments else "")
     while subcommands(parser) and arguments and not arguments[0].startswith("-"):
         known = subcommands(parser)
         name = arguments[0].rstrip("…")
@@ -175,7 +182,7 @@ def test_commands_and_flags(page):
     text = page.read_text(encoding="utf-8")
     for program in ("distill", "python -m distill"):
         for line, arguments in commands(text, program):
-            check_command(page, line, arguments, command_line.parser(arguments[0] if arguments else ""))
+            check_command(page, line, arguments)
 
 
 @pages
@@ -238,5 +245,9 @@ def test_the_checks_notice(tmp_path, macros):
     test_links(page)
     with pytest.raises(AssertionError, match="teach"):
         test_commands_and_flags(page)
+    for command, flag in (("--hots=a -- train", "--hots"), ("--host=a -- train --gin_fil=a", "--gin_fil")):
+        page.write_text(f"`distill launch hosts {command}`")
+        with pytest.raises(AssertionError, match=flag):
+            test_commands_and_flags(page)
     assert takes("evaluate.DecodeConfig", "method")
     assert not takes("evaluate.DecodeConfig", "methd")

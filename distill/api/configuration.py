@@ -135,7 +135,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _scan(
     text: str, where: str, paths: Sequence[str], scan: _Scan, seen: set[str], imports: trusted.Imports | None = None
-) -> None:
+) -> str:
+    """Adds the statements of ``text`` to ``scan``; returns the text with public modules imported by their full names."""
+    lines = text.split("\n")
     recorder = _Recorder()
     parser = config_parser.ConfigParser(text, recorder)
     imports = trusted.Imports() if imports is None else imports
@@ -143,7 +145,7 @@ def _scan(
         try:
             statement = next(parser)
         except StopIteration:
-            return
+            return "\n".join(lines)
         except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
             raise ConfigurationError(f"{where}: {error}") from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
@@ -165,8 +167,14 @@ def _scan(
             if isinstance(statement, config_parser.BindingStatement):
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):
-            imports.add(statement)
-            scan.imports.append((statement, place))
+            real = trusted.real_import(statement)
+            if real != statement:
+                given = re.fullmatch(r"\s*(?:from|import)\s[^#\\]*?(\s*(?:#.*)?)", lines[line - 1])
+                if given is None:
+                    raise ConfigurationError(f"{place}: an import must be on one line; write: {real.format()}")
+                lines[line - 1] = f"{real.format()}{given[1]}"
+            imports.add(real)
+            scan.imports.append((real, place))
         elif isinstance(statement, config_parser.IncludeStatement):
             _scan_file(statement.filename, paths, scan, seen)
 
@@ -179,8 +187,7 @@ def _scan_file(name: str, paths: Sequence[str], scan: _Scan, seen: set[str]) -> 
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8: {error}") from None
-    scan.texts[name] = text
-    _scan(text, name, paths, scan, seen | {path})
+    scan.texts[name] = _scan(text, name, paths, scan, seen | {path})
 
 
 def check(

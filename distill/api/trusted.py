@@ -10,7 +10,10 @@ import importlib
 import inspect
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import distill
 
 TRUSTED_MODULES = ("__gin__", "distill", "seqio", "t5x", "optax", "jax.numpy")
 # Trusted modules that run commands, import modules by name or read configurations are not for configurations to name.
@@ -33,6 +36,19 @@ ENTRY_POINTS = (
     "distill.training.train.train",
 )
 TYPES_ONLY = ("jax.numpy",)  # jax.numpy.load unpickles
+# Modules that have other names now; those that kept their last name are found by it.
+_RENAMED = {
+    "choices": "distill.validation",
+    "compiler": "distill.sharding.xla_options",
+    "data_report": "distill.data.report",
+    "layouts": "distill.sharding.memory_layout",
+    "lookup": "distill.sharding.embedding",
+    "replicas": "distill.training.joint_seeds",
+    "settings": "distill.tasks.fingerprint",
+    "stopping": "distill.training.preemption",
+    "t5_config": "distill.model.config",
+    "train_step": "distill.training.step",
+}
 _GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
 
 
@@ -57,6 +73,50 @@ class Imports:
             self.modules[statement.bound_name()] = (statement.module, first_part)
 
 
+def real_import(statement: Any) -> Any:
+    """The import of a public module of ``distill``, as ``from distill import losses``, by the module's full name.
+
+    Returns:
+      One of gin's import statements: ``statement`` itself where it names no public module.
+    """
+    package, _, name = statement.module.rpartition(".")
+    target = getattr(distill, "_PUBLIC", {}).get(name, "") if package == "distill" else ""
+    binds_module = statement.is_from or statement.alias
+    if not target or ":" in target or not binds_module or _exists(statement.module):
+        return statement
+    bound = statement.bound_name()
+    alias = None if target.rpartition(".")[2] == bound else bound
+    return statement._replace(module=target, is_from=True, alias=alias)
+
+
+def _exists(module: str) -> bool:
+    """Whether the package holds a file for ``module``; nothing is imported."""
+    path = Path(distill.__file__).parent.joinpath(*module.split(".")[1:])
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def moved(module: str) -> str | None:
+    """The present name of a module of earlier versions, such as ``distill.train``; None if ``module`` is not one.
+
+    >>> moved("distill.train"), moved("tasks.registration"), moved("distill.training.losses")
+    ('distill.training.train', 'distill.tasks.registration', None)
+    """
+    top, _, name = module.rpartition(".")
+    if module == "distill.checkpoints":
+        return "distill.checkpoints.manager"
+    if top.partition(".")[0] not in ("distill", "tasks") or (module.startswith("distill.") and _exists(module)):
+        return None
+    if name in _RENAMED:
+        return _RENAMED[name]
+    package = Path(distill.__file__).parent
+    files = [file for folder in package.iterdir() for file in (folder / f"{name}.py", *folder.glob(f"*/{name}.py"))]
+    names = [
+        ".".join(("distill", *file.relative_to(package).with_suffix("").parts)) for file in files if file.is_file()
+    ]
+    found = [name for name in names if not _within(name, NOT_NAMED)]
+    return found[0] if len(found) == 1 else None
+
+
 def _within(module: str, packages: Sequence[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
@@ -65,6 +125,11 @@ def import_problem(module: str, allowed: Sequence[str] = ()) -> str | None:
     """Why a configuration may not import ``module``, or None if it may. Modules in ``allowed`` may always be imported."""
     if _within(module, allowed):
         return None
+    new = moved(module)
+    if new is not None:
+        package, _, name = new.rpartition(".")
+        alias = "" if name == module.rpartition(".")[2] else f" as {module.rpartition('.')[2]}"
+        return f"imports {module}, which is {new} now; write: from {package} import {name}{alias}"
     if _within(module, NOT_NAMED):
         return f"imports {module}, which no configuration may name; allow it with --gin_module={module}"
     if not _within(module, TRUSTED_MODULES):

@@ -12,10 +12,9 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import manager, orbax_tree, streamed_orbax
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import huggingface, manager, orbax_tree, streamed_orbax
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
 from distill.model.network import T5Config
 
@@ -101,7 +100,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
         folder = huggingface.resolve(path)
         config = huggingface.read_config(folder, **overrides)
         with WeightsFolder(folder) as weights:
-            yield Source(kind, huggingface.checkpoint(weights, config, path), config)
+            yield Source(kind, huggingface.as_checkpoint(weights, config, path), config)
 
 
 def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
@@ -112,6 +111,7 @@ def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
         if not steps:
             continue
         step = max(steps)
+        manager.check_step(root / str(step))
         config = _saved_config(root / str(step) / "model" / "metadata", overrides)
         for item, under in places:
             tree = orbax_tree.tensors(root / str(step) / item, under)

@@ -5,9 +5,8 @@ import json
 import logging
 from typing import Any
 
-from distill.checkpoints import conversion
+from distill.checkpoints import conversion, huggingface
 from distill.checkpoints.conversion import kind_of
-from distill.checkpoints.huggingface import checkpoint as huggingface
 from distill.checkpoints.manager import check_same_model
 from distill.checkpoints.weights import Weights
 from distill.model.network import T5Config

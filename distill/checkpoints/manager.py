@@ -1,22 +1,29 @@
-"""Checkpoints: one Orbax step holds the training state, the data position and the model's configuration."""
+"""Checkpoints: one Orbax step holds the training state, the data position and the model's configuration.
+
+Every step has SHA-256 digests of its files, checked when the step is restored (:mod:`distill.checkpoints.digests`).
+"""
 
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import watchdog
+from distill.checkpoints import digests, orbax_tree, schemas, watchdog
+from distill.checkpoints.digests import Damaged
 from distill.model.network import T5Config
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
 
-LATEST, BEST = "checkpoints", "best"
+LATEST, BEST, DAMAGED = "checkpoints", "best", "damaged"
+_ITEMS = {LATEST: ("state", "position", "progress", "model"), BEST: ("params", "metrics", "model")}
 
 
 class TrainingState(Protocol):
@@ -37,17 +44,23 @@ class CheckpointConfig:
     Attributes:
       period: steps between checkpoints.
       keep: number of most recent checkpoints to keep, in addition to the best one on validation.
+      keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
+      verify: whether SHA-256 digests of all files are written with a checkpoint and checked when it is restored.
 
     Raises:
-      ValueError: a value below 1.
+      ValueError: a number below 1.
     """
 
     period: int = 1000
     keep: int = 2
+    keep_every: int | None = None
+    verify: bool = True
 
     def __post_init__(self):
-        if self.period < 1 or self.keep < 1:
-            raise ValueError(f"CheckpointConfig requires period ≥ 1 and keep ≥ 1; got {self.period=}, {self.keep=}")
+        for name in ("period", "keep", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"CheckpointConfig.{name} must be ≥ 1; got {value}")
 
 
 class SaveError(OSError):
@@ -62,24 +75,46 @@ class Checkpoints:
         parameters in ``<model_dir>/best/<step>``.
       config: the student's configuration; saved in every checkpoint and compared when one is restored.
       keep: number of recent checkpoints to keep.
+      keep_every: also keep every step that is a multiple of this number.
+      verify: whether digests are written at each save and checked at each restore.
+      clean: whether to remove what killed runs left unfinished. Only for a caller that holds the directory's lock.
     """
 
-    def __init__(self, model_dir: str | Path, config: T5Config, keep: int = 2):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        config: T5Config,
+        keep: int = 2,
+        *,
+        keep_every: int | None = None,
+        verify: bool = True,
+        clean: bool = False,
+    ):
         self.model_dir = epath.Path(model_dir)
         self.config = config
-        self._latest = self._manager(LATEST, keep)
-        self._best = self._manager(BEST, None)
+        self.verify = verify
+        self._clean = clean
+        self._latest = self._manager(LATEST, keep, keep_every)
+        self._best = self._manager(BEST, None, None)
         self._named: int | None = None  # the best step that the newest committed checkpoint names
         self._naming: int | None = None  # the one that the checkpoint being written names
 
-    def _manager(self, folder: str, keep: int | None) -> ocp.CheckpointManager:
+    def _manager(self, folder: str, keep: int | None, keep_every: int | None) -> ocp.CheckpointManager:
         # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
         # of the two apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
+        directory = _absolute(self.model_dir / folder)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=True, multiprocessing_options=together
+            max_to_keep=keep,
+            keep_period=keep_every,
+            create=True,
+            enable_async_checkpointing=True,
+            multiprocessing_options=together,
+            cleanup_tmp_directories=self._clean,
+            temporary_path_class=digests.temporary_path_class(directory) if self.verify else None,
+            lightweight_initialize=True,  # Orbax's own metadata of a step may be damaged
         )
-        return ocp.CheckpointManager(_absolute(self.model_dir / folder), options=options)
+        return ocp.CheckpointManager(directory, options=options)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None."""
@@ -132,40 +167,92 @@ class Checkpoints:
             )
 
     def restore(self, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
-        """Restores the newest checkpoint onto the shardings of ``like`` (arrays or ShapeDtypeStructs).
+        """Restores the newest intact checkpoint onto the shardings of ``like`` (arrays or ShapeDtypeStructs).
+
+        A damaged one is reported by a warning and moved to ``<model_dir>/damaged``, and the next older one is tried. Call
+        it with the directory's lock held.
 
         Returns:
           The state, the data position and the progress.
 
         Raises:
           FileNotFoundError: there is no checkpoint.
+          Damaged: there are checkpoints, and all are damaged.
           ValueError: the checkpoint is of another model; the message lists every differing setting.
         """
-        step = self._latest.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
-        self._check_model(self._latest, step)
-        restored = self._latest.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_abstract(like)),
-                position=ocp.args.JsonRestore(),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
-        return restored["state"], restored["position"], restored["progress"]
+        last: Damaged | None = None
+        while (step := self._latest.latest_step()) is not None:
+            try:
+                self._check(self._latest, step)
+                return self._restored(step, like)
+            except Damaged as error:
+                last = error
+                self._set_aside(self._latest, step, error)
+        if last is not None:
+            raise Damaged(
+                f"{last}; no intact checkpoint is left in {self.model_dir / LATEST}: train in another MODEL_DIR, or remove "
+                f"{self.model_dir} to begin again"
+            )
+        raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+
+    def _restored(self, step: int, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
+        folder = self._latest.directory / str(step)
+        position, progress = schemas.read_json(folder, "position"), schemas.read_json(folder, "progress")
+        with _damage_named(folder):
+            restored = self._latest.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
+            )
+        return restored["state"], position, progress
 
     def restore_best(self, like: Any) -> tuple[int, Any]:
         """Restores the best parameters on validation onto the shardings of ``like``; returns their step and them.
 
-        Raises FileNotFoundError if none were saved, ValueError if they are of another model.
+        Raises:
+          FileNotFoundError: none were saved.
+          Damaged: they are damaged.
+          ValueError: they are of another model.
         """
         step = self._best.latest_step()
         if step is None:
             raise FileNotFoundError(f"no best parameters under {self.model_dir / BEST}")
-        self._check_model(self._best, step)
-        restored = self._best.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like))))
+        self._check(self._best, step)
+        with _damage_named(self._best.directory / str(step)):
+            restored = self._best.restore(
+                step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
+            )
         return step, restored["params"]
+
+    def _check(self, manager: ocp.CheckpointManager, step: int) -> None:
+        """Raises :class:`Damaged` unless a step is intact, ValueError if it is of another model.
+
+        Process 0 reads and checks for all processes; the others learn the result from it.
+        """
+        folder = manager.directory / str(step)
+        fault: str | None = None
+        if jax.process_index() == 0:
+            try:
+                check_step(folder, self.verify)
+            except Damaged as error:
+                fault = str(error)
+        if jax.process_count() > 1:
+            fault = _from_process_0(fault)
+        if fault is not None:
+            raise Damaged(fault)
+        check_same_model(schemas.read_json(folder, "model"), self.config, f"checkpoint {folder}")
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Damaged) -> None:
+        """Moves a damaged step out of the way of later saves of the same step."""
+        source = manager.directory / str(step)
+        target = _absolute(self.model_dir / DAMAGED) / manager.directory.name / str(step)
+        if jax.process_index() == 0:
+            logging.warning("%s; it is skipped, and moved to %s", error, target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rmtree()
+            source.rename(target)
+        if jax.process_count() > 1:
+            _from_process_0(None)
+        manager.reload()
 
     def _keep_bests(self, at_least: int | None) -> None:
         """Removes best parameters of steps before ``at_least``."""
@@ -176,7 +263,8 @@ class Checkpoints:
     def agree(self, best_step: int | None) -> tuple[list[int], bool]:
         """Removes best parameters of other steps than the one that a restored run's progress names.
 
-        They are what an attempt left behind that was killed after its last checkpoint, or one of other settings.
+        An attempt that was killed after its last checkpoint, or one with other settings, has left them. Damaged best
+        parameters are reported by a warning and moved to ``<model_dir>/damaged``.
 
         Args:
           best_step: as saved; None: nothing was validated yet.
@@ -189,6 +277,12 @@ class Checkpoints:
         for step in stale:
             self._best.delete(step)
         self._naming = best_step
+        if best_step in there:
+            try:
+                self._check(self._best, best_step)
+            except Damaged as error:
+                self._set_aside(self._best, best_step, error)
+                there.remove(best_step)
         return stale, best_step is None or best_step in there
 
     def check_for_errors(self) -> None:
@@ -220,29 +314,27 @@ class Checkpoints:
     def restore_params(self, like: Any) -> tuple[int, Any]:
         """Restores the newest checkpoint's step and evaluation parameters, without its optimizer state.
 
-        Raises FileNotFoundError if there is no checkpoint, ValueError if it is of another model or has no parameters.
+        Raises FileNotFoundError if there is no checkpoint, Damaged if it is damaged, ValueError if it is of another model
+        or has no parameters.
         """
         step = self._latest.latest_step()
         if step is None:
             raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
-        self._check_model(self._latest, step)
+        self._check(self._latest, step)
         abstract = _abstract(like)
         for name in ("ema_params", "params"):
             wanted = {name: abstract}
             # Without restore args, Orbax restores arrays onto the devices that saved them.
             onto = ocp.checkpoint_utils.construct_restore_args(wanted)
             item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                saved = reader.metadata(self._latest.directory / str(step) / "state").item_metadata
+            folder = self._latest.directory / str(step)
+            with _damage_named(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                saved = reader.metadata(folder / "state").item_metadata
                 if saved.get(name) is None:
                     continue
-                restored = reader.restore(self._latest.directory / str(step) / "state", args=item)
+                restored = reader.restore(folder / "state", args=item)
                 return step, restored[name]
         raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
-
-    def _check_model(self, manager: ocp.CheckpointManager, step: int) -> None:
-        saved = manager.restore(step, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
-        check_same_model(saved, self.config, f"checkpoint {manager.directory / str(step)}")
 
     def wait(self) -> None:
         """Blocks until all saves are on disk."""
@@ -261,6 +353,7 @@ def restore_student(
     config: T5Config,
     mesh: jax.sharding.Mesh,
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
+    verify: bool = True,
 ) -> tuple[int, Any]:
     """Restores a student for evaluation: the best parameters on validation, or else those of the newest checkpoint.
 
@@ -269,31 +362,79 @@ def restore_student(
       config: the student's configuration; must be that of the training run.
       mesh: the mesh to shard parameters over.
       rules: logical axis → mesh axis.
+      verify: whether the digests of all files are checked first.
 
     Returns:
       The step, and the float32 parameters (the moving average if there is one).
 
     Raises:
       FileNotFoundError: nothing was saved in ``model_dir``.
+      Damaged: a file is damaged; no other step is used instead.
       ValueError: the checkpoint is of another model.
     """
     shapes = param_shapes(config)
     shardings = partitioning.param_shardings(shapes, param_logical_axes(config), mesh, rules)
     like = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
-    return restore_like(model_dir, config, like)
+    return restore_like(model_dir, config, like, verify)
 
 
-def restore_like(model_dir: str | Path, config: T5Config, like: Any) -> tuple[int, Any]:
+def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: bool = True) -> tuple[int, Any]:
     """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs; same errors."""
     if not (epath.Path(model_dir) / LATEST).exists():
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
-    saver = Checkpoints(model_dir, config)
+    saver = Checkpoints(model_dir, config, verify=verify)
     try:
         if saver.best_step() is not None:
             return saver.restore_best(like)
         return saver.restore_params(like)
     finally:
         saver.close()
+
+
+def check_step(folder: epath.Path, verify: bool = True) -> None:
+    """Raises :class:`Damaged`, with the file and the reason, unless a step is intact.
+
+    Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
+    Orbax committed them whole, so that a kill cannot have truncated them; their JSON and their list of arrays are checked,
+    and a warning says that the arrays are not.
+
+    Args:
+      folder: of the step, in ``checkpoints`` or ``best``.
+      verify: False checks the JSON and the list of arrays only.
+    """
+    kind = BEST if folder.parent.name == BEST else LATEST
+    if verify and not digests.check(folder):
+        logging.warning("checkpoint %s has no %s: damage of its arrays cannot be detected", folder, digests.FILE)
+    for item in _ITEMS[kind]:
+        if item not in ("state", "params"):
+            schemas.read_json(folder, item)
+    try:
+        orbax_tree.paths(folder / _ITEMS[kind][0])
+    except (ValueError, OSError) as error:
+        raise Damaged(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:240]}") from None
+
+
+@contextlib.contextmanager
+def _damage_named(folder: epath.Path) -> Iterator[None]:
+    """Turns what Orbax and TensorStore raise while they read arrays into :class:`Damaged`."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+        raise Damaged(f"checkpoint {folder} cannot be restored: {reason}") from error
+
+
+def _from_process_0(text: str | None) -> str | None:
+    """A text that process 0 gives to all; also a barrier."""
+    from jax.experimental import multihost_utils
+
+    encoded = np.zeros(4096, np.uint8)
+    data = (text or "").encode()[:4096]
+    encoded[: len(data)] = list(data)
+    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(encoded)))
+    return received.rstrip(b"\0").decode(errors="replace") or None
 
 
 # Settings that change how the parameters are used, not the parameters themselves.

@@ -38,21 +38,31 @@ def tensors(folder: str | os.PathLike[str], under: tuple[str, ...] = ()) -> dict
     """
     root = epath.Path(folder)
     metadata = _read_metadata(root)
-    tree = metadata.get("tree_metadata")
-    if not isinstance(tree, dict) or len(tree) > _MAX_LEAVES:
-        raise ValueError(f"{root / METADATA_FILE}: expected a map 'tree_metadata' of at most {_MAX_LEAVES} arrays")
     ocdbt = metadata.get("use_ocdbt", (root / _OCDBT_MANIFEST).exists())
     driver = "zarr3" if metadata.get("use_zarr3", False) else "zarr"
     result: dict[str, Tensor] = {}
-    for entry in tree.values():
-        path, is_array = _entry(entry, f"{root / METADATA_FILE}")
-        if not is_array or path[: len(under)] != under:
+    for path in _array_paths(metadata, root):
+        if path[: len(under)] != under:
             continue
         name = ".".join(path)
         where = f"{root}: {'/'.join(path)}"
         spec = arrays.zarr_in_ocdbt if ocdbt else arrays.zarr_in_folder
         result["/".join(path)] = arrays.open_array(spec(root, name, driver=driver), where)
     return result
+
+
+def paths(folder: str | os.PathLike[str]) -> list[str]:
+    """The '/'-joined paths of the arrays of an Orbax tree, without opening them; raises as :func:`tensors`."""
+    root = epath.Path(folder)
+    return ["/".join(path) for path in _array_paths(_read_metadata(root), root)]
+
+
+def _array_paths(metadata: dict[str, Any], root: epath.Path) -> list[tuple[str, ...]]:
+    tree = metadata.get("tree_metadata")
+    if not isinstance(tree, dict) or len(tree) > _MAX_LEAVES:
+        raise ValueError(f"{root / METADATA_FILE}: expected a map 'tree_metadata' of at most {_MAX_LEAVES} arrays")
+    entries = [_entry(entry, f"{root / METADATA_FILE}") for entry in tree.values()]
+    return [path for path, is_array in entries if is_array]
 
 
 def _read_metadata(root: epath.Path) -> dict[str, Any]:

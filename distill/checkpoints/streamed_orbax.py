@@ -14,7 +14,7 @@ import tensorstore
 from etils import epath
 from orbax.checkpoint import type_handlers
 
-from distill.checkpoints import arrays
+from distill.checkpoints import arrays, digests
 
 # The database that takes a chunk holds several copies of it for a while: as it is, compressed, in the file to be. Not less:
 # what is below 32 MiB, glibc's malloc keeps when it is freed.
@@ -85,7 +85,12 @@ def save(
             handlers[name] = ocp.PyTreeCheckpointHandler(use_ocdbt=True, type_handler_registry=registry)
             arguments[name] = ocp.args.PyTreeSave(item)
     where = directory if "://" in str(directory) else Path(directory).resolve()
-    options = ocp.CheckpointManagerOptions(create=True, step_prefix=step_prefix, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        create=True,
+        step_prefix=step_prefix,
+        enable_async_checkpointing=False,
+        temporary_path_class=digests.temporary_path_class(where) if step_prefix is None else None,
+    )
     with ocp.CheckpointManager(epath.Path(where), options=options, item_handlers=handlers) as manager:
         manager.save(step, args=ocp.args.Composite(**arguments))
         manager.wait_until_finished()

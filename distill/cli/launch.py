@@ -1,8 +1,4 @@
-"""Start a distill command on TPU pods, GPU clusters or hosts; --dry-run prints the plan instead.
-
-distill launch gcloud --tpu=my-tpu --zone=us-west4-a -- train --gin_file=… --gin.MODEL_DIR=gs://…
-distill launch slurm --nodes=2 --gpus_per_node=8 --dry-run -- train --gin_file=… --gin.MODEL_DIR=/scratch/…
-"""
+"""Start a distill command on TPU pods, GPU clusters or hosts; --dry-run prints the plan instead."""
 
 import argparse
 import dataclasses
@@ -38,7 +34,10 @@ _CHECKED: dict[str, tuple[list[str], list[str]]] = {
 def launch_parser() -> argparse.ArgumentParser:
     """The parser of ``distill launch``: one subcommand per backend."""
     whole = argparse.ArgumentParser(
-        prog="distill launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="distill launch",
+        description=__doc__,
+        epilog=f"Example:\n  {parser.EXAMPLES['launch']}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     backends = whole.add_subparsers(dest="backend", required=True, metavar="BACKEND", help="one of:")
     for name, (backend, help) in BACKENDS.items():

@@ -14,7 +14,8 @@ _EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
 _INSPECT = "draw a report of a set of records as one HTML page"
 _SHELLS = ("bash", "zsh", "fish")
 _RUN_FILES = "--gin_file=gin/models/t5_1_1_small.gin --gin_file=gin/tasks/svamp.gin --gin_file=gin/runs/distill.gin"
-_EXAMPLES = {
+EXAMPLES = {
+    "example": "distill example --output=rows",
     "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=commonsenseqa --model=qwen3:8b \\\n"
     "  --base_url=http://localhost:11434/v1",
     "inspect": "distill inspect --inputs=train.jsonl --output=report.html",
@@ -24,7 +25,7 @@ _EXAMPLES = {
     "eval": "distill eval --model_dir=runs/svamp --split=validation",
     "infer": "distill infer --model_dir=runs/svamp --input=questions.jsonl --output=answers.jsonl",
     "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
-    "data": "distill data --data_dir=data --set=svamp",
+    "data": "distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes",
     "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
     "demo": "distill demo --directory=demo_output",
     "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
@@ -32,7 +33,8 @@ _EXAMPLES = {
     "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
     "convert": "distill convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill",
     "vocabulary": "distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model",
-    "launch": "distill launch gcloud --tpu=my-tpu --zone=us-west4-a -- train --gin_file=gin/recipes/paper_svamp.gin",
+    "launch": "distill launch gcloud --tpu=my-tpu --zone=us-west4-a --dry-run -- \\\n"
+    "  train --gin_file=gin/recipes/paper_svamp.gin --gin_file=gin/hardware/tpu_v5e_16.gin",
     "completion": "distill completion bash > ~/.local/share/bash-completion/completions/distill",
 }
 
@@ -98,7 +100,6 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     example.add_argument("--output", required=True, metavar="DIR", help="folder of the files; existing ones are kept")
     example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
     example.add_argument("--seed", type=int, default=0, help="other questions for another seed; default: 0")
-    example.epilog = "Example: distill example --output=rows"
     train = add("train", "train a student, or go on with one")
     cache = add("cache", "tokenise a data set once and write it as files to train from")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
@@ -129,8 +130,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     for command in (infer, export):
         command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
         command.epilog = (
-            "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, an argument of "
-            "evaluate.DecodeConfig or one of partitioning.MeshConfig."
+            "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, or another setting "
+            "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
     export.add_argument("--output", required=True, help="a new or empty folder")
     export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="for which program; default: hf")
@@ -186,10 +187,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     )
     data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
     data.add_argument("--json", action="store_true", help="print JSON")
-    data.epilog = (
-        "Example: distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes. "
-        "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
-    )
+    data.epilog = "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
     sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
     sweep.add_argument("sweep", help="the sweep's JSON file, own or shipped")
     sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
@@ -230,12 +228,16 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     vocabulary.add_arguments(
         add("vocabulary", "train a SentencePiece vocabulary with T5's special ids on your text", configured=False)
     )
-    add("launch", "start a command on TPU pods, GPU clusters or hosts (distill launch --help)", configured=False)
+    add(
+        "launch",
+        "start a command on TPU pods, GPU clusters or hosts, as: distill launch hosts --host=me@10.0.0.1 -- train …",
+        configured=False,
+    )
     completion = add("completion", "print a script that completes commands and flags in a shell", configured=False)
     completion.add_argument("shell", choices=_SHELLS, help="the shell")
     for name, command in commands.choices.items():
-        if name in _EXAMPLES:
-            command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {_EXAMPLES[name]}"))
+        if name in EXAMPLES:
+            command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {EXAMPLES[name]}"))
             command.formatter_class = argparse.RawDescriptionHelpFormatter
     return whole
 

@@ -7,6 +7,7 @@ plan of a global batch, from lengths, and reads the tokens of its own rows.
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Iterator, Mapping
 from queue import Full, Queue
@@ -18,7 +19,7 @@ from etils import epath
 
 from distill.data import features
 from distill.data.cache import CachedExamples
-from distill.data.examples import Examples, SeqioExamples, check_both_tasks, name_seed
+from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fingerprint, name_seed
 from distill.data.packing import Layout, Planner, Sequences, fill
 from distill.tasks import registration
 
@@ -113,6 +114,7 @@ class BatchStream:
         self.layout, self.seed, self.rows, self.shuffle = layout, seed, rows, shuffle
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         self._sources = {}
+        self._split, self._tasks = split, {task.name: task for task in tasks}
         for task in tasks:
             if registration.shares_input(task.name) != layout.shared_encoder:
                 kind = "a task whose sequences share their input" if layout.shared_encoder else "tasks of other forms"
@@ -168,15 +170,27 @@ class BatchStream:
 
     def position(self) -> dict[str, Any]:
         """JSON-ready position: what the batches handed out so far have consumed."""
-        return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position)}
+        return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position), "data": self._fingerprints}
+
+    @functools.cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """A hash of each task's examples: the rows where they are the project's records, and the lengths in order."""
+        return {name: fingerprint(self._tasks[name], self._split, s.examples) for name, s in self._sources.items()}
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Goes to ``position``. Raises ValueError if it belongs to another seed or other tasks."""
+        """Goes to ``position``. Raises ValueError if it belongs to another seed, other tasks or other rows."""
         if position["seed"] != self.seed or set(position["consumed"]) != set(self._names):
             raise ValueError(
                 f"data position of seed {position['seed']} and tasks {sorted(position['consumed'])} does not belong to "
                 f"this stream of seed {self.seed} and tasks {sorted(self._names)}"
             )
+        for name, before in position.get("data", {}).items():
+            if before != self._fingerprints[name]:
+                raise ValueError(
+                    f"the rows of {name!r}, split {self._split!r}, have changed since the checkpoint was saved (hash "
+                    f"{before[:12]}… there, {self._fingerprints[name][:12]}… here), so its data position counts in other "
+                    "rows: restore the data file, or train in another MODEL_DIR"
+                )
         self._draws = int(position["draws"])
         self._position = {name: int(at) for name, at in position["consumed"].items()}
 

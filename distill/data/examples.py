@@ -4,6 +4,7 @@ The lengths of all examples are known up front, so that batches can be planned; 
 examples.
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -95,6 +96,20 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
             logging.warning(
                 "%s, %s: %s of %s rows have no %s", task.name, split, f"{number - having:,}", f"{number:,}", what
             )
+
+
+def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
+    """A hash of what a data position counts in; the same for a cache of the task and for its source.
+
+    Covers the number, order and token lengths of the examples in the first epoch, and every field of every row of
+    sources that hold records; of other sources (TFDS) no content.
+    """
+    lengths = np.ascontiguousarray(examples.lengths(0), np.int32)
+    digest = hashlib.sha256(f"{task.name} {split} {lengths.shape}".encode())
+    digest.update(memoryview(lengths).cast("B"))
+    if isinstance(task.source, RecordDataSource):
+        digest.update(task.source.rows_sha256(split).encode())
+    return digest.hexdigest()
 
 
 class SeqioExamples:

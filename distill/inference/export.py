@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from distill import validation
-from distill.checkpoints import conversion
+from distill.checkpoints import conversion, huggingface
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.conversion import Source
-from distill.checkpoints.huggingface import checkpoint as huggingface
 from distill.checkpoints.huggingface import tokenizer_files
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
 from distill.checkpoints.weights import Weights
 from distill.inference import model_card
 from distill.inference.decoder import DecodeConfig

@@ -99,7 +99,8 @@ def train(
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
-        saver = Checkpoints(directory, model, keep=checkpoints.keep)
+        kept = {"keep": checkpoints.keep, "keep_every": checkpoints.keep_every, "verify": checkpoints.verify}
+        saver = Checkpoints(directory, model, **kept, clean=True)
         with terminal.stage("making the parameters", announce=False):
             state = make_state(
                 model,

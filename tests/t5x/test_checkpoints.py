@@ -18,8 +18,8 @@ import t5x.train_state
 from t5x.examples.scalable_t5 import network as scalable
 from t5x.examples.t5 import network as plain
 
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints import weights
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
 from distill.model.network import ModelInputs, T5Config, Transformer
 from distill.model.parameters import param_shapes
 from tests.t5x import rounding
@@ -91,7 +91,7 @@ def test_checkpoints_of_t5x_give_its_logits(kind, format, tmp_path):
         saver.close()
     opened = t5x_checkpoints.open_checkpoint(tmp_path / "run")
     assert opened.step == 7
-    assert t5x_checkpoints.infer_config(opened) == config
+    assert weights.infer_config(opened) == config
     expected = np.asarray(their_logits(network, state.params))
     for scan in (False, True):
         wanted = dataclasses.replace(config, scan_layers=scan)

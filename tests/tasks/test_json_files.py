@@ -31,12 +31,24 @@ def path(tmp_path):
         b"\xef\xbb\xbf" + LINES,
         LINES.replace(b"\n", b"\r\n"),
         LINES.rstrip(),
-        gzip.compress(LINES),
-        gzip.compress(b"\xef\xbb\xbf" + LINES),
+        gzip.compress(LINES, mtime=0),
+        gzip.compress(b"\xef\xbb\xbf" + LINES, mtime=0),
         json.dumps(ROWS).encode(),
         b"\n \n" + json.dumps(ROWS, indent=2).encode() + b"\n\n",
         b"\xef\xbb\xbf\n" + json.dumps(ROWS, indent=1).encode(),
-        gzip.compress(json.dumps(ROWS).encode()),
+        gzip.compress(json.dumps(ROWS).encode(), mtime=0),
+    ],
+    ids=[
+        "lines",
+        "BOM",
+        "CRLF",
+        "no last break",
+        "gzip",
+        "gzip of BOM",
+        "array",
+        "indented array",
+        "BOM and array",
+        "gzip of array",
     ],
 )
 def test_all_shapes_of_a_file_give_the_same_rows(path, data):
@@ -128,7 +140,7 @@ def test_files_that_cannot_be_used_are_one_error(tmp_path, path):
     with pytest.raises(SourceError, match="the file is UTF-16; expected UTF-8"):
         read(path, '{"q": 1}'.encode("utf-16"))
     with pytest.raises(SourceError, match="the compressed file is damaged or cut off"):
-        read(path, gzip.compress(LINES * 1000)[:-20])
+        read(path, gzip.compress(LINES * 1000, mtime=0)[:-20])
     with pytest.raises(SourceError, match="the file ends too early, within the array's element 4"):
         read(path, json.dumps(ROWS).encode()[:-5])
     with pytest.raises(SourceError, match="there is more behind its element 4"):
@@ -148,7 +160,7 @@ def test_arrays_of_replies_have_the_same_limits(path):
         path.write_bytes(data)
         with pytest.raises(SourceError, match=reason):
             sources.read_array(path, "replies")
-    path.write_bytes(gzip.compress(b'["a", NaN]'))
+    path.write_bytes(gzip.compress(b'["a", NaN]', mtime=0))
     assert sources.read_array(path, "replies") == ["a", None]
 
 
@@ -215,7 +227,7 @@ def test_values_come_back_as_they_were_written(tmp_path_factory, values, shape, 
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     else:
         data = json.dumps(rows, indent=1 if shape == "indented" else None).encode()
-    path.write_bytes(gzip.compress(data) if compress else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if compress else data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_files, "_BLOCK", block)
         got = [row for _, row in read_rows(path, "test")]

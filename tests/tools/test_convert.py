@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from distill.checkpoints.huggingface import checkpoint as huggingface
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill import exit_codes
+from distill.checkpoints import huggingface
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.model.network import T5Config
 from distill.model.parameters import param_shapes
 from distill.tools import convert
@@ -68,6 +69,6 @@ def test_mistakes_end_in_one_line(arguments, told, source, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     arguments = [a.replace("FULL", str(tmp_path / "full")).replace("NEW", str(tmp_path / "new")) for a in arguments]
-    assert convert.main([f"--from={source[0]}", *arguments]) == 1
+    assert convert.main([f"--from={source[0]}", *arguments]) == exit_codes.MISTAKE
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and told in said
+    assert said.startswith("distill convert: ") and told in said

@@ -3,6 +3,7 @@ import json
 import pytest
 import sentencepiece
 
+from distill import exit_codes
 from distill.tasks import jsonl
 from distill.tasks.records import SourceError
 from distill.tools import vocabulary
@@ -80,15 +81,13 @@ def test_the_command_reads_text_and_json(tmp_path, capsys):
 
 
 def test_the_command_explains_its_errors(tmp_path, capsys):
-    assert vocabulary.main([f"--input={tmp_path / 'none.txt'}", "--size=50"]) == 1
+    assert vocabulary.main([f"--input={tmp_path / 'none.txt'}", "--size=50"]) == exit_codes.MISTAKE
     assert "none.txt is missing (text for the vocabulary)" in capsys.readouterr().err
-    assert vocabulary.main(["--set=swamp", f"--data_dir={tmp_path}", "--size=50"]) == 1
+    assert vocabulary.main(["--set=swamp", f"--data_dir={tmp_path}", "--size=50"]) == exit_codes.MISTAKE
     assert "unknown set 'swamp'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        vocabulary.main(["--size=50"])
-    assert "give either --input files or --set" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        vocabulary.main(["--set=svamp", "--size=50"])
+    assert vocabulary.main(["--size=50"]) == exit_codes.MISTAKE
+    assert "from --input files or from --set with --data_dir; give one of the two" in capsys.readouterr().err
+    assert vocabulary.main(["--set=svamp", "--size=50"]) == exit_codes.MISTAKE
     assert "--set needs --data_dir" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ MODEL, TASK, RUN, CPU = (
 )
 WANTED = {"MODEL_DIR": "'runs/x'", "VOCABULARY_PATH": "'bytes'", "DATA_DIR": "'data'", "FILES": "{'train': 'a.jsonl'}"}
 FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
+DATA = "gin/runs/data.gin"  # configures no training, but `distill data`
 COMMANDS_OWN = {"eval": ["SPLIT='test'"], "infer": [], "export": []}  # read behind a run's file
 
 
@@ -46,6 +47,8 @@ def command(name):
         return config(MODEL, TASK, RUN, CPU, name)
     if folder == "recipes":
         return config(name, CPU)
+    if name == DATA:
+        return config(name, TASK)
     assert folder == "runs", f"{name}: say here how this folder's files are completed"
     if stem in COMMANDS_OWN:
         return config(MODEL, TASK, RUN, CPU, name, bindings=COMMANDS_OWN[stem])
@@ -82,7 +85,7 @@ def resolved(installed, tmp_path_factory):
 def test_it_resolves(name, resolved):
     for result in resolved[name]:
         assert result["code"] == 0, result["err"]
-        assert "train.train:" in result["out"]
+        assert ("data_report.of_dataset:" if name == DATA else "train.train:") in result["out"]
 
 
 def test_every_file_is_there_and_is_no_link(installed):

@@ -124,7 +124,7 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
     folder = resolve(source, revision)
     with WeightsFolder(folder) as weights:
         _check_fit(folder, config, weights)
-        return Weights(checkpoint(weights, config), config).tree(shardings)
+        return Weights(as_checkpoint(weights, config), config).tree(shardings)
 
 
 def load_pretrained(
@@ -136,7 +136,7 @@ def load_pretrained(
     return config, load_params(folder, config, shardings=shardings)
 
 
-def checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
+def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
     """The parameters in an opened folder under this project's names; ``where`` is what errors call it."""
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}

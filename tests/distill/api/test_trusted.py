@@ -1,5 +1,6 @@
 """A configuration may name what trusted modules define, and nothing that they happen to import."""
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -97,10 +98,71 @@ def test_other_ways_out(text, because):
     assert because in refusal(text)
 
 
+def resolved(text, folder=pathlib.Path("more")):
+    folder.mkdir(exist_ok=True)
+    (folder / "included.gin").write_text(f"from __gin__ import dynamic_registration\n{text}")
+    pathlib.Path("mine.gin").write_text(f"include '{folder}/included.gin'\n")
+    configuration.parse([*FILES, "mine.gin"], [*GIVEN, "optimizers.adamw.weight_decay = 0.5"])
+    return configuration.resolved()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from distill import optimizers", "from distill import optimizers  # ours", "import distill.optimizers as optimizers",
+     "from distill import optimizers as o"],
+)  # fmt: skip
+def test_public_modules_are_imported_by_their_full_names(statement):
+    name = "o" if statement.endswith(" o") else "optimizers"
+    text = resolved(f"{statement}\nOPTIMIZER = @{name}.adamw()\n{name}.adamw.b1 = 0.75\n")
+    assert "from distill.training import optimizers" in text
+    assert "from distill import" not in text
+    assert f"{name}.adamw.b1 = 0.75" in text
+    assert f"{name}.adamw.weight_decay = 0.5" in text
+    pathlib.Path("again.gin").write_text(text)
+    configuration.parse(["again.gin"], [])
+    assert configuration.resolved() == text
+
+
+def test_a_public_module_is_checked_under_its_full_name(monkeypatch):
+    monkeypatch.setattr(losses, "os", os, raising=False)
+    message = refusal("from distill import losses\nEVAL_BATCH_SIZE = @losses.os.system()\n")
+    assert message.startswith("mine.gin:3 names losses.os, which is the module os")
+    broken = refusal("from distill \\\n  import losses\n")
+    assert broken == "mine.gin:2: an import must be on one line; write: from distill.training import losses"
+
+
+@pytest.mark.parametrize(
+    ("statement", "now", "written"),
+    [
+        ("from distill import train", "distill.training.train", "from distill.training import train"),
+        ("import distill.train", "distill.training.train", "from distill.training import train"),
+        ("from distill import evaluate", "distill.inference.evaluate", "from distill.inference import evaluate"),
+        ("from distill import network as n", "distill.model.network", "from distill.model import network"),
+        ("from distill import partitioning", "distill.sharding.partitioning", "from distill.sharding import partitioning"),
+        ("from distill import checkpoints", "distill.checkpoints.manager",
+         "from distill.checkpoints import manager as checkpoints"),
+        ("from distill import compiler", "distill.sharding.xla_options",
+         "from distill.sharding import xla_options as compiler"),
+        ("from tasks import registration", "distill.tasks.registration", "from distill.tasks import registration"),
+        ("from tasks import jsonl", "distill.tasks.jsonl", "from distill.tasks import jsonl"),
+    ],
+)  # fmt: skip
+def test_a_module_of_earlier_versions_is_named_with_its_present_name(statement, now, written):
+    message = refusal(f"{statement}\n")
+    module = statement.split()[1] if statement.startswith("import") else ".".join(statement.split()[1:4:2])
+    assert message == f"mine.gin:2 imports {module}, which is {now} now; write: {written}"
+
+
+def test_every_renamed_module_is_there():
+    for name in trusted._RENAMED.values():
+        assert importlib.util.find_spec(name), name
+
+
 def test_an_included_file_is_checked_and_read_once(monkeypatch):
     """Between the check and the parsing of a file nothing is read again, so nothing can change."""
     pathlib.Path("inner.gin").write_text(
-        "from __gin__ import dynamic_registration\nfrom distill import reporting\nEVAL_BATCH_SIZE = @reporting.json.loads\n"
+        "from __gin__ import dynamic_registration\nfrom distill.training import reporting\n"
+        "EVAL_BATCH_SIZE = @reporting.json.loads\n"
     )
     assert refusal("include 'inner.gin'\n").startswith("inner.gin:3 names reporting.json")
     pathlib.Path("inner.gin").write_text("EVAL_BATCH_SIZE = 3\n")
@@ -132,7 +194,8 @@ def test_nothing_untrusted_is_imported_while_checking(tmp_path, monkeypatch):
 
 
 def test_what_the_user_allows_may_be_named():
-    text = "from distill import reporting\nEVAL_BATCH_SIZE = @reporting.json.loads()\nreporting.json.loads.s = '8'\n"
+    text = "from distill.training import reporting\nEVAL_BATCH_SIZE = @reporting.json.loads()\n"
+    text += "reporting.json.loads.s = '8'\n"
     assert "--gin_module=json" in refusal(text)
     configuration.parse([*FILES, "mine.gin"], GIVEN, allowed=["json"])
     assert configuration.value("EVAL_BATCH_SIZE") == 8
@@ -150,8 +213,6 @@ def test_functions_of_trusted_libraries_may_be_named():
 
 
 def test_the_list_names_modules_that_exist():
-    import importlib.util
-
     for name in trusted.NOT_NAMED:
         assert name.startswith("t5x") or importlib.util.find_spec(name), name
     for name in trusted.ENTRY_POINTS:

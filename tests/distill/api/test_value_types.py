@@ -46,11 +46,12 @@ def test_a_file_is_named_with_its_line(tmp_path):
     )
 
 
-def test_files_that_are_a_list_of_files():
+def test_files_that_are_no_paths():
+    configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 'b.jsonl']}"])
     with pytest.raises(
         ConfigurationError, match=r"^FILES \(set in the command line\), as jsonl.dataset.*got \{'train': \["
     ):
-        configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 'b.jsonl']}"])
+        configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 3]}"])
 
 
 def test_several_at_once():

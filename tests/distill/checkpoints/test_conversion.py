@@ -12,10 +12,9 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill.checkpoints import conversion, initial, manager
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import conversion, huggingface, initial, manager
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface import safetensors_stream
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
 from distill.checkpoints.weights import flat_shapes, flatten
 from distill.model.network import T5Config
 from distill.model.parameters import param_logical_axes, param_shapes, stack_layers, unstack_layers

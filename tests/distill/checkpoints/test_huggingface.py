@@ -17,8 +17,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from distill.checkpoints import conversion, initial
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import conversion, huggingface, initial
 from distill.checkpoints.huggingface import weights_folder
 from distill.checkpoints.huggingface.config import config_from_hf, config_to_hf
 from distill.model import network, parameters

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.checkpoints import arrays, orbax_tree, streamed_orbax, weights
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.t5x import index as t5x_index
 from distill.checkpoints.weights import flatten
 from distill.model.network import T5Config
@@ -92,7 +92,7 @@ def test_reads_native_files(compressor, scan, tmp_path):
     same(t5x_checkpoints.load_params(folder, other), in_layout(params, config, not scan))
     opened = t5x_checkpoints.open_checkpoint(folder)
     assert opened.step == 11 and opened.scanned == scan
-    assert t5x_checkpoints.infer_config(opened) == config
+    assert weights.infer_config(opened) == config
     index = t5x_checkpoints.open_checkpoint(folder).infos()
     assert index["token_embedder/embedding"] == arrays.TensorInfo((20, 8), "float32")
     assert set(index) == set(flatten(params))
@@ -125,7 +125,7 @@ def test_round_trips_are_exact(format, scan, per_layer, tmp_path):
     for wanted in (scan, not scan):
         loaded = t5x_checkpoints.load_params(written, dataclasses.replace(config, scan_layers=wanted))
         same(loaded, in_layout(params, config, wanted))
-    assert t5x_checkpoints.infer_config(t5x_checkpoints.open_checkpoint(tmp_path)) == config
+    assert weights.infer_config(t5x_checkpoints.open_checkpoint(tmp_path)) == config
 
 
 @pytest.mark.parametrize("format", ["native", "orbax"])

@@ -101,9 +101,9 @@ def test_mistakes_are_one_line(folder, capsys):
 def test_the_report_imports_neither_tensorflow_nor_jax(folder):
     code = (
         "import sys, argparse\n"
-        "from distill import command_line, data_command\n"
-        f"options = command_line.parser('data').parse_args(['data', '--file=train=train.jsonl', *{FLAGS!r}])\n"
-        "data_command.run(options, lambda: None)\n"
+        "from distill.cli import data, parser\n"
+        f"options = parser.parser('data').parse_args(['data', '--file=train=train.jsonl', *{FLAGS!r}])\n"
+        "data.data_command(options)\n"
         "print([m for m in ('tensorflow', 'jax', 'seqio', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

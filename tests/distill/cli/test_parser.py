@@ -43,7 +43,8 @@ def class_names():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef)
     }
-    return {name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*[A-Z]\w*", name)}
+    words = {"SentencePiece"}  # a library, after which a class is named
+    return {name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*[A-Z]\w*", name)} - words
 
 
 def test_every_command_has_a_parser_and_the_other_way_round():
@@ -76,6 +77,10 @@ def test_every_command_shows_an_example_that_parses(name):
     assert example, f"distill {name} --help shows no example"
     words = re.sub(r"\s*\\\n\s*", " ", example[1]).split("\n\n")[0].split(" > ")[0].split()
     assert words[0] == name
+    if name == "launch":
+        split = words.index("--")
+        LAUNCH.parse_args(words[1:split])
+        name, words = words[split + 1], words[split + 1 :]
     command_line.parser(name).parse_args(command_line.split_arguments(words))
 
 

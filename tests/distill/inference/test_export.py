@@ -12,8 +12,8 @@ import sentencepiece
 import seqio
 
 from distill.checkpoints import conversion
+from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface import tokenizer_files
-from distill.checkpoints.t5x import checkpoint as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.inference import export as exporting
 from distill.inference import model_card

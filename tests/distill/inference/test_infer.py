@@ -188,7 +188,10 @@ def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, student):
         ('{"input": "x", "a": ' + "[" * 500 + "]" * 500 + "}", "nested more than 64 deep"),
         ('{"id": "\\ud800", "input": "3 oaks"}', "the row's id cannot be written: it holds half of a surrogate pair"),
         ('{"input": "3 \\ud800 oaks"}', "half of a surrogate pair"),
-        ('{"input": {"a": "b"}}', "field 'input' is not text but dict"),
+        (
+            '{"input": {"a": "b"}}',
+            "field 'input' is not text but an object with 'a'; name one of its fields, as in FIELD.a",
+        ),
         ('{"input": Infinity}', "an infinite number"),
     ]
     lines = ['{"id": "ok", "input": "1 and 2?"}']

@@ -57,7 +57,7 @@ def test_a_student_is_written_and_read():
         ({"model": {**dataclasses.asdict(TINY), "scan_layers": 1}}, "scan_layers must be bool; got 1"),
         ({"model": {**dataclasses.asdict(TINY), "dropout_rate": 2}}, r"dropout_rate must lie in \[0, 1\)"),
         ({"model": None}, "model: expected an object; got NoneType"),
-        ({"mesh": {"data": 0}}, "mesh axes must be ≥ 1"),
+        ({"mesh": {"data": 0}}, "mesh axis sizes must be ≥ 1"),
         ({"decode": {"method": "beem"}}, "did you mean 'beam'?"),
     ],
 )

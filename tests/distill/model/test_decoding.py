@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import huggingface
 from distill.model import decoding, parameters
 from distill.model.attention import KeyValue
 from distill.model.decoding import generate

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import names
 from distill.model import attention, config, parameters
 from distill.model.network import ModelInputs, T5Config, Transformer

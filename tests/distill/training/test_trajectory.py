@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.checkpoints.huggingface import checkpoint as huggingface
+from distill.checkpoints import huggingface
 from distill.data.features import pack_batches
 from distill.data.packing import Layout, TokenPair
 from distill.tasks import task_ids
