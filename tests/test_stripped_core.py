@@ -9,7 +9,7 @@ PROGRAM = """
 import sys
 
 ABSENT = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio", "clu", "gin", "t5", "t5x", "array_record",
-          "sentencepiece", "rouge_score", "sacrebleu", "typeguard", "matplotlib"}
+          "sentencepiece", "rouge_score", "sacrebleu", "matplotlib"}
 
 class Finder:
     def find_spec(self, name, path=None, target=None):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,17 @@ def from_gin(
         bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
     with _own_gin():
         configuration.parse(list(files), list(bindings), search_paths, allowed)
-        return Run.current()
+        try:
+            return Run.current()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(_without_gin(str(error))) from None
+        except ValueError as error:
+            raise configuration.ConfigurationError(_without_gin(str(error))) from None
+
+
+def _without_gin(message: str) -> str:
+    """A message without gin's remarks on the calls that it passed through."""
+    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
 
 
 def _written(name: str, value: Any) -> str:

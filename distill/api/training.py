@@ -89,7 +89,7 @@ def train(
       settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
         arguments above.
       quiet: print warnings only.
-      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as an
+      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks`` or an
         ``optimizer``. ``config.gin`` does not record them.
 
     Raises:
