@@ -1,1 +1,1 @@
-"""What is learned: data sets, their records, and the SeqIO tasks made of them."""
+"""Data sets, their records, and the SeqIO tasks registered for them."""

@@ -1,4 +1,4 @@
-"""The value of an arithmetic expression that a model wrote. Never runs it, never takes long, never raises."""
+"""Safe evaluation of arithmetic expressions written by a model: no code is executed, time is bounded, nothing raises."""
 
 import ast
 import operator

@@ -23,8 +23,8 @@ class Dataset:
       source: yields its rows; see :class:`distill.tasks.records.Source`. A bare function ``split -> Iterator[Record]``
         will do.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
-      labels: all labels there are, where they are few; a row with another one is rejected. Empty: any.
-      separator: text in the input that stands for the vocabulary's EOS, as between premise and hypothesis; None: none.
+      labels: the possible labels; a row with another label is rejected. Empty: any label.
+      separator: text in the input that represents the vocabulary's EOS, as between premise and hypothesis; None: none.
       several_rationales: whether rows may have more than one rationale, so that one is drawn each epoch.
       validation_fraction: the share of the training rows held out if the source has no validation split.
       split_seed: another seed holds out other rows.
@@ -69,11 +69,11 @@ class Dataset:
 
         Args:
           split: one of :attr:`splits`.
-          report: is told of rows that were rejected, lost their rationale, or have no teacher label. Where validation rows
-            are cut from the training rows, only problems of the wanted part are told (rejected rows: as ``train``'s).
+          report: receives rows that were rejected, lost their rationale, or have no teacher label. If validation rows are
+            taken from the training rows, it receives only problems of the requested part (rejected rows: with ``train``).
 
         Raises:
-          ValueError: there is no such split.
+          ValueError: the split does not exist.
           SourceError: a file cannot be used.
           EmptySplitError: no row is left for one side of the cut.
         """
@@ -138,13 +138,13 @@ class _Passed:
 
     def __init__(self, raw: Report, report: Report, cut: bool, rejected: bool):
         self._raw, self._report, self._cut, self._rejected = raw, report, cut, rejected
-        self._looked = 0  # problems of ``raw`` that have been looked at
+        self._looked = 0  # number of processed problems of ``raw``
         self._first = len(report.problems)
         self._waiting: dict[str, list[tuple[int, records.Problem]]] = {}
         self._order: list[int] = []
 
     def on(self, id: str) -> None:
-        """Passes on what is known about rejected rows and about the row ``id``, which is yielded now."""
+        """Forwards new problems of rejected rows and of the row ``id``, which is yielded next."""
         for number in range(self._looked, len(self._raw.problems)):
             problem = self._raw.problems[number]
             if not self._cut or (problem.kind == records.ROW and self._rejected):
@@ -160,7 +160,7 @@ class _Passed:
         self._report.problems.append(problem)
 
     def finish(self) -> None:
-        """Passes on what is left about rejected rows, and puts all problems into the order of the source."""
+        """Forwards the remaining problems of rejected rows, and sorts all problems into source order."""
         self.on("")
         passed = self._report.problems[self._first :]
         if len(passed) == len(self._order):

@@ -1,4 +1,4 @@
-"""A small world of its own for the demo: questions that need two steps of reasoning, and a teacher that writes them down.
+"""A small synthetic world for the demo: questions that need two steps of reasoning, with generated rationales.
 
     what can hatch and dive ? oboes larks awls yews  →  larks
     birds include larks . trees include yews . tools include awls . instruments include oboes . birds can hatch and dive .
@@ -88,7 +88,7 @@ CAN = {
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What is true.
+    """The facts of the world.
 
     Attributes:
       familiar: kind → the nouns that a pretraining corpus may speak of.
@@ -109,7 +109,7 @@ class World:
         words = [*nouns, *self.can, *self.familiar]
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
-            raise ValueError(f"every noun, verb and kind needs a word of its own; used twice: {', '.join(twice)}")
+            raise ValueError(f"every noun, verb and kind needs a distinct word; used twice: {', '.join(twice)}")
         for verb, kinds in self.can.items():
             if not kinds or set(kinds) - set(self.familiar):
                 raise ValueError(f"{verb!r} must hold for known kinds; got {kinds!r}")
@@ -132,7 +132,7 @@ class World:
         return tuple(self.familiar)
 
     def kind_of(self, noun: str) -> str:
-        """The kind of a noun. Raises KeyError if there is no such noun."""
+        """The kind of a noun. Raises KeyError for an unknown noun."""
         for group in (self.familiar, self.new):
             for kind, nouns in group.items():
                 if noun in nouns:
@@ -168,7 +168,7 @@ class Question:
 
     @property
     def reasons(self) -> str:
-        """What the teacher says: what each choice is, and which kind can do both."""
+        """The teacher's rationale: the kind of each choice, and the kind that can do both."""
         nouns = dict(zip(self.kinds, self.choices))
         said = [f"{kind} include {nouns[kind]} ." for kind in WORLD.kinds if kind in nouns]
         return " ".join([*said, f"{self.kind} can {self.verbs[0]} and {self.verbs[1]} ."])
@@ -234,9 +234,9 @@ class Questions:
         self._seed, self._sizes, self._shuffled = seed, sizes, shuffled_rationales
 
     def questions(self, split: str) -> list[Question]:
-        """The questions of a split. Raises ValueError if there is no such split."""
+        """The questions of a split. Raises ValueError for an unknown split."""
         if split not in self.splits:
-            raise ValueError(f"there is no split {split!r}; there are {', '.join(self.splits)}")
+            raise ValueError(f"unknown split {split!r}; the splits are {', '.join(self.splits)}")
         draw = np.random.default_rng([self._seed, 0])
         seen: set[tuple[frozenset[str], frozenset[str]]] = set()
         for name in ("test", "validation", "train"):
@@ -251,7 +251,7 @@ class Questions:
         return found
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
-        """Yields the split's records, and counts them in ``report``. Raises ValueError if there is no such split."""
+        """Yields the split's records, and counts them in ``report``. Raises ValueError for an unknown split."""
         questions = self.questions(split)
         sources = np.arange(len(questions))
         if self._shuffled and split == "train":
@@ -291,9 +291,9 @@ class Pretraining:
         self._seed, self._sizes = seed, {"train": train_rows, "validation": validation_rows}
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
-        """Yields the split's records, and counts them in ``report``. Raises ValueError if there is no such split."""
+        """Yields the split's records, and counts them in ``report``. Raises ValueError for an unknown split."""
         if split not in self._sizes:
-            raise ValueError(f"there is no split {split!r}; there are {', '.join(self.splits)}")
+            raise ValueError(f"unknown split {split!r}; the splits are {', '.join(self.splits)}")
         draw = np.random.default_rng([self._seed, 2 + self.splits.index(split)])
         for index in range(self._sizes[split]):
             given, wanted = self._text(draw)

@@ -141,7 +141,7 @@ class _Input:
             if not head.lstrip().startswith(b"["):
                 return False
             end = next((at for at, last in _Scanner().ends(head) if last), None)
-            if end is None:  # it goes on in the next lines
+            if end is None:  # it continues in the next lines
                 return re.match(rb"\s*\[\s*\[", head) is None
             if head[end + 1 :].strip():
                 return False
@@ -160,7 +160,7 @@ class _Scanner:
         self._depth, self._in_string, self._escaped = 0, False, False
 
     def ends(self, data: bytes) -> Iterator[tuple[int, bool]]:
-        """The positions behind the array's elements: of commas, and of the bracket that closes it, with True."""
+        """Positions after the array's elements: of commas, and (with True) of the closing bracket."""
         at = 0
         while at < len(data):
             if self._escaped:
@@ -210,8 +210,8 @@ def read_rows(
 
     Raises:
       MissingFileError: the file does not exist.
-      SourceError: it is a folder, is UTF-16, is compressed and damaged, or holds an array without an end (raised behind
-        the elements before the damage) or with text behind it.
+      SourceError: it is a folder, is UTF-16, is compressed and damaged, or holds an array that does not end (raised after
+        the elements before the damage) or is followed by text.
     """
     with open_bytes(path, purpose) as file:
         source = _Input(file, path)
@@ -260,9 +260,7 @@ def _elements(source: _Input, path: epath.PathLike, purpose: str) -> Iterator[tu
             parts, size, begin = [], 0, at + 1
             if last:
                 if data[at : at + 1] != b"]" or data[begin:].strip() or any(map(bytes.strip, iter(source.block, b""))):
-                    raise SourceError(
-                        f"{path}: not one JSON array: there is more behind its element {number} ({purpose})"
-                    )
+                    raise SourceError(f"{path}: not one JSON array: more text follows its element {number} ({purpose})")
                 return
         size += len(data) - begin
         parts = [*parts, data[begin:]] if size <= MAX_ROW_BYTES else []
@@ -310,7 +308,7 @@ def parse_value(data: bytes) -> Any:
     """The JSON value in ``data``, with the limits of :func:`read_rows`.
 
     Raises:
-      RowError: why there is none.
+      RowError: the data are not a JSON object.
     """
     if _is_deep(data):
         raise RowError(f"nested more than {MAX_DEPTH} deep")
@@ -325,7 +323,7 @@ def parse_value(data: bytes) -> Any:
 
 
 def parse_row(data: bytes) -> dict[str, Any] | RowError:
-    """The JSON object in ``data``, or why there is none; see :func:`read_rows`."""
+    """The JSON object in ``data``, or a RowError; see :func:`read_rows`."""
     try:
         row = parse_value(data)
     except RowError as error:
@@ -337,7 +335,7 @@ def read_array(path: epath.PathLike, purpose: str) -> list[Any]:
     """The elements of a file that holds one JSON array, of any values.
 
     Raises:
-      SourceError: it is missing, not UTF-8, cut off, or something else than an array; says where.
+      SourceError: it is missing, not UTF-8, truncated, or not an array; the message gives the place.
     """
     with open_bytes(path, purpose) as file:
         data = _Input(file, path).whole()

@@ -75,9 +75,9 @@ class JsonLines:
       fields: what a record needs (:data:`FIELDS`) → the field that holds it. ``question.stem`` is a field of an object in
         a field, and ``choices.text`` that of every object in a list. A name with ``{holes}`` is a template:
         ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item a
-        line). What is not named is read from the field of the same name, if there is one. ``choices`` may also be as
+        line). A field that is not named is read from the row field of the same name, if present. ``choices`` may also be as
         CommonsenseQA and ARC publish them; see :func:`distill.tasks.row_fields.choices_of`. A label that is the letter
-        or number of a choice then stands for the choice's text.
+        or number of a choice is replaced by the choice's text.
       label_names: the labels' texts where rows hold class numbers.
       parser: with ``reply``, how to read it: one of ``tasks.parsers.NAMES``.
       mode: with ``reply``, ``improved`` or ``strict``.
@@ -108,7 +108,7 @@ class JsonLines:
             if key not in FIELDS:
                 near = difflib.get_close_matches(key, FIELDS, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"a record has no {key!r}{hint} (there are: {', '.join(FIELDS)})")
+                raise ValueError(f"a record has no field {key!r}{hint} (fields: {', '.join(FIELDS)})")
             if not isinstance(name, str) or not name:
                 raise ValueError(f"FIELDS[{key!r}] must be the name of a field or a template; got {name!r}")
         if not isinstance(solution_marker, str) or not solution_marker:
@@ -137,7 +137,7 @@ class JsonLines:
           SourceError: the file cannot be used, or no row at all has a field that ``fields`` names.
         """
         if split not in self._files:
-            raise ValueError(f"there is no file for split {split!r}; there is one for {', '.join(self._files)}")
+            raise ValueError(f"no file for split {split!r}; the splits with files are {', '.join(self._files)}")
         report = Report() if report is None else report
         purpose = f"rows of split {split}"
         first = 0

@@ -13,7 +13,7 @@ class Ruler:
     """Measures texts.
 
     Attributes:
-      unit: what is counted, for the reader: "tokens of spiece.model".
+      unit: name of the unit for display: "tokens of spiece.model".
       count: texts → their lengths, without EOS.
       eos: what EOS adds; 0 where the unit is not a student's token.
     """
@@ -23,7 +23,7 @@ class Ruler:
     eos: int = 1
 
     def lengths(self, texts: Sequence[str], separator: str | None = None) -> list[int]:
-        """Lengths with EOS; 0 for empty texts. ``separator`` stands for an EOS within a text, as in :mod:`tasks`."""
+        """Lengths with EOS; 0 for empty texts. ``separator`` represents EOS within a text, as in :mod:`tasks`."""
         if separator is None:
             return [length + self.eos if text else 0 for text, length in zip(texts, self.count(texts))]
         pieces = [text.split(separator) for text in texts]
@@ -39,7 +39,7 @@ def ruler(vocabulary: Any = None) -> Ruler:
         with ``encode(text)``; or None: white-space words, when no vocabulary is at hand.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
     """
     if vocabulary is None:
         return Ruler("words", lambda texts: [len(text.split()) for text in texts], eos=0)

@@ -47,7 +47,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 
 def share(name: str, correct: int, total: int) -> dict[str, float]:
-    """``name``, ``name_low`` and ``name_high`` of a share; NaN, 0 and 1 if there is nothing to count."""
+    """``name``, ``name_low`` and ``name_high`` of a share; NaN, 0 and 1 if the total is 0."""
     low, high = wilson(correct, total)
     return {name: correct / total if total else float("nan"), f"{name}_low": low, f"{name}_high": high}
 
@@ -67,7 +67,7 @@ def normalise_text(text: str) -> str:
 def match_choice(text: str, choices: Sequence[str]) -> str | None:
     """Which of the row's choices ``text`` names, or None.
 
-    Tried in this order: the very text; the normalised text; the text behind an option letter, "(c) train station"; the
+    Tried in this order: the exact text; the normalised text; the text after an option letter, "(c) train station"; the
     letter alone, "(c)" or "c". A letter in front of text that is not its choice does not count.
 
     >>> match_choice("(B) Rug.", ("carpet", "rug"))

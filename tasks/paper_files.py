@@ -1,4 +1,4 @@
-"""The file layout of the paper's release: rows in one file a split, a teacher's replies beside them, in the same order.
+"""The file layout of the paper's release: one file of rows per split, and files of a teacher's replies in the same order.
 
 DIR/svamp/svamp_train.json           JSON lines (or one array)
 DIR/svamp/llm/train_CoT_0.json …     arrays of PaLM's replies, in order of their numbers
@@ -71,7 +71,7 @@ class PaperFiles:
         """Where a split's replies are, in order; empty without a teacher.
 
         Raises:
-          SourceError: there are none, or a number is missing.
+          SourceError: no file exists, or a number is missing.
         """
         split = _FILE_NAMES.get(split, split)
         if self.teacher == "gpt-neox":
@@ -126,7 +126,7 @@ class PaperFiles:
                 record = dataclasses.replace(record, rationales=())
             if has_replies and reply is none_left:
                 if self._missing_replies == "error":
-                    continue  # counted first, so that the message can say how many there are
+                    continue  # counts all replies for the message
                 if self._missing_replies == "drop":
                     continue
                 report.add(REPLY, "no reply", file=file, line=line, id=record.id)
@@ -137,7 +137,7 @@ class PaperFiles:
         too_many = sum(1 for _ in replies)
         if too_many or (has_replies and answered < rows and self._missing_replies == "error"):
             raise SourceError(
-                f"{file} has {rows} rows, but there are {answered + too_many} replies in "
+                f"{file} has {rows} rows, but {answered + too_many} replies were found in "
                 f"{', '.join(path.name for path in self.reply_files(split))}; they must match one to one"
                 + ("" if too_many else " (missing_replies='keep' or 'drop' allows fewer)")
             )

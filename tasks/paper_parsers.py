@@ -27,7 +27,7 @@ def cqa(reply: str, teacher: str) -> tuple[str, str, str | None]:
     """CommonsenseQA: the text between the first and the second ``(x)``, less one final period."""
     halves = _halves(_until_question(reply, teacher), "So the answer is")
     if halves is None:
-        # PaLM's loader would stop with an error here; GPT-NeoX's goes on with blanks.
+        # PaLM's loader would stop with an error here; GPT-NeoX's continues with blanks.
         return _BLANK, _BLANK, _NO_MARKER
     options = _OPTION.split(halves[1])
     label = options[1].strip() if len(options) > 1 else ""
@@ -37,7 +37,7 @@ def cqa(reply: str, teacher: str) -> tuple[str, str, str | None]:
 
 
 def equation(reply: str, teacher: str) -> tuple[str, str, str | None]:
-    """SVAMP and ASDiv: from the first ``(`` to the last ``)`` of a line behind the marker."""
+    """SVAMP and ASDiv: from the first ``(`` to the last ``)`` of a line after the marker."""
     halves = _halves(_until_question(reply, teacher), "The answer is")
     if halves is None:
         return _BLANK, _BLANK, _NO_MARKER
@@ -48,7 +48,7 @@ def equation(reply: str, teacher: str) -> tuple[str, str, str | None]:
 
 
 def esnli(reply: str, teacher: str) -> tuple[str, str, str | None]:
-    """e-SNLI: before and behind ``Answer:``, up to the next invented premise."""
+    """e-SNLI: before and after ``Answer:``, up to the next invented premise."""
     rationale = reply.partition("Answer:")[0].rstrip()
     if teacher == "gpt":
         rationale = rationale.lstrip()
@@ -59,7 +59,7 @@ def esnli(reply: str, teacher: str) -> tuple[str, str, str | None]:
 
 
 def anli(reply: str, teacher: str) -> tuple[str, str, str | None]:
-    """ANLI: behind the marker, less whatever the last character is."""
+    """ANLI: the text after the marker without its last character."""
     text = reply.partition("Premise:")[0].rstrip()
     markers = ["So the answer is"]
     if teacher == "gpt":

@@ -1,14 +1,14 @@
 """From a teacher's raw reply to a rationale and a label, one way per data set.
 
 A teacher prompted with a few worked examples goes on after its answer and invents the next question. A parser stops
-there, cuts at the marker that the examples taught ("So the answer is"), and reads what is stated behind it. ``strict``
+there, cuts at the marker that the examples taught ("So the answer is"), and reads the text after it. ``strict``
 reads as the published code does (see :mod:`distill.tasks.paper_parsers`); otherwise:
 
 - All: thinking tags, tokens of chat templates, markdown, quotes and a colon around the answer are taken off first
   (:mod:`distill.tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers where the taught one is
   missing.
 - CommonsenseQA: the option *letter* directly behind the marker is the answer, spelled as the row spells that choice;
-  without a letter, the choice's own text. The published code takes the text behind the letter, and so gets "aquarium or",
+  without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
   "Australia" and "washington d.c".
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
   separators; of ``e = value`` the left side, if both agree. Unknowns, pairs and words have no value and are not equations.
@@ -34,7 +34,7 @@ NLI_LABELS = ("entailment", "neutral", "contradiction")
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """What a reply says.
+    """The parsed content of a reply.
 
     Attributes:
       rationale: the reasoning. In strict mode possibly blank, as in the published code.
@@ -55,12 +55,12 @@ class Parsed:
 
     @property
     def llm_label(self) -> str | None:
-        """The teacher's answer if there is one to train on."""
+        """The teacher's answer, or None if it cannot be used for training."""
         return None if self.failed or not (self.label or "").strip() else self.label
 
 
 Reader = Callable[[str, Sequence[str]], Parsed]
-"""``read(reply, choices)`` → what it says."""
+"""``read(reply, choices)`` returns the parsed reply."""
 
 # White space is matched within a line only, so that a reply of nothing but line ends is read in linear time.
 _NEXT_QUESTION = re.compile(r"(?:^|\n)[^\S\n]*Q(?::|\s*$)|\n[^\S\n]*\n[^\S\n]*(?:Q|Question)\b")
@@ -72,7 +72,7 @@ _BREAKS_OFF = "the reply breaks off within its answer"
 
 
 def _cut(reply: str, markers: Sequence[str], stop: re.Pattern[str]) -> tuple[str, str] | None:
-    """The text before and behind the answer marker, up to the next invented question; None without a marker."""
+    """The text before and after the answer marker, up to the next invented question; None without a marker."""
     found = stop.search(reply)
     if found:
         reply = reply[: found.start()]
@@ -90,7 +90,7 @@ _ARTICLE = re.compile(r"\A(?:the|an?|option|choice)\s+", re.IGNORECASE)
 
 
 def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
-    r"""Multiple choice: the option behind "So the answer is", by its letter or by its own text.
+    r"""Multiple choice: the option after "So the answer is", by its letter or by its text.
 
     All of these name the same option: ``(b) harbour``, ``: **(b)**``, ``b) harbour``, ``B.``, ``option (b)``,
     ``$\boxed{b}$``, ``harbour.``
@@ -112,7 +112,7 @@ def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
         if named is not None:
             return Parsed(rationale, named)
         several = len(_LETTERED.findall(answer)) > 1
-        return Parsed(rationale, None, undecided=_SEVERAL if several else "no single option behind the marker")
+        return Parsed(rationale, None, undecided=_SEVERAL if several else "no single option after the marker")
     index = ord(letter.lower()) - ord("a")
     if choices and index >= len(choices):
         return Parsed(rationale, None, undecided=f"option ({letter}) does not exist")
@@ -134,7 +134,7 @@ _SEVERAL = "several options, none of them first"
 
 
 def _letter(text: str, choices: Sequence[str]) -> str | None:
-    """The option letter at the beginning of ``text``; None if there is none, or more than one."""
+    """The option letter at the beginning of ``text``; None for no letter, or several."""
     if metrics.match_choice(text, choices) is not None and len(text.strip(" .")) > 1:
         return None  # the choice's own text may look like a letter: "d. h. lawrence"
     found = _LETTER.match(text)
@@ -244,7 +244,7 @@ def _without_outer(text: str) -> str:
 
 
 def _equation(answer: str) -> tuple[str | None, str]:
-    """The expression in an answer, or None and why there is none."""
+    """The expression in an answer, or None and the reason."""
     equation = clean_equation(answer)
     if equation and arithmetic.evaluate(equation) is not None:
         return equation, ""
@@ -261,7 +261,7 @@ def _equation(answer: str) -> tuple[str | None, str]:
 
 
 def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
-    r"""Word problems: the whole expression behind "The answer is", which must have a value.
+    r"""Word problems: the whole expression after "The answer is", which must have a value.
 
     All of these are the same expression: ``(40 + 15) / 5``, ``: **(40 + 15) / 5**``, ``(40 + 15) / 5 = 11``,
     ``$\frac{40 + 15}{5}$``. A number alone and the content of ``\boxed{}`` are expressions, too.
@@ -313,12 +313,12 @@ def _read_nli(halves: tuple[str, str] | None) -> Parsed:
 
 
 def read_esnli(reply: str, choices: Sequence[str] = ()) -> Parsed:
-    """e-SNLI: rationale before "Answer:", label behind it."""
+    """e-SNLI: rationale before "Answer:", label after it."""
     return _read_nli(_cut(reply, ("Answer:",), _NEXT_PREMISE))
 
 
 def read_anli(reply: str, choices: Sequence[str] = ()) -> Parsed:
-    """ANLI: rationale before "So the answer is" (or "The answer is"), label behind it."""
+    """ANLI: rationale before "So the answer is" (or "The answer is"), label after it."""
     return _read_nli(_cut(reply, ("So the answer is", "The answer is"), _NEXT_PREMISE))
 
 
@@ -344,7 +344,7 @@ def _known(name: str) -> str:
     if name not in _READERS:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no parser named {name!r}{hint} (there are: {', '.join(NAMES)})")
+        raise ValueError(f"no parser named {name!r}{hint} (known parsers: {', '.join(NAMES)})")
     return name
 
 
@@ -406,9 +406,9 @@ def _label_reason(strict: Parsed, improved: Parsed, choices: Sequence[str]) -> s
         return "the text is not the choice's text: the letter is taken"
     if new in NLI_LABELS:
         goes_on = old.strip().casefold().startswith(new) and old.strip(" .!\"'()\n").casefold() != new
-        return "text behind the label" if goes_on else "upper and lower case, spaces or punctuation"
+        return "text after the label" if goes_on else "upper and lower case, spaces or punctuation"
     if new.startswith(old) or old in new:
-        return "the expression goes on behind its brackets"
+        return "the expression continues after its brackets"
     if arithmetic.evaluate(old) is None:
         return "units, currency or thousands separators"
     return "upper and lower case, spaces or punctuation"

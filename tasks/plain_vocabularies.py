@@ -10,7 +10,7 @@ import sentencepiece
 MAX_MODEL_BYTES = 256 * 2**20
 """The largest SentencePiece file that is read; mT5's has 4.3 MB."""
 
-_USER_DEFINED = 4  # SentencePiece's number for a piece that is matched as it is written
+_USER_DEFINED = 4  # SentencePiece's number for a piece that is matched literally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SentencePiece:
 
     Args:
       model: the contents of a SentencePiece model file, extra ids not included.
-      extra_ids: sentinels to add behind the pieces, ``<extra_id_0>`` last, as SeqIO does.
+      extra_ids: sentinels to append to the pieces, ``<extra_id_0>`` last, as SeqIO does.
       name: what errors call the model.
 
     Raises:
@@ -91,7 +91,7 @@ def read(path: str | os.PathLike[str], extra_ids: int = 0) -> SentencePiece:
     """The SentencePiece vocabulary in a local file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
       ValueError: it is no SentencePiece model that fits; names the file.
     """
     if os.path.isdir(path):

@@ -25,7 +25,7 @@ EXTRAS = ("id", "label", "llm_label", "choices", "rationale")
 
 
 def choose_rationale(how: str) -> Preprocessor:
-    """Puts one of ``rationales`` into ``rationale`` (empty where there is none).
+    """Copies one of ``rationales`` to ``rationale`` (empty if there are none).
 
     Args:
       how: ``first``, or ``draw``: a new one each epoch, by SeqIO's seed.
@@ -143,7 +143,7 @@ def shares_input(features: Collection[str]) -> bool:
 
 
 def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
-    """Puts the tokens of a prefix before targets, where there are any; they weigh nothing in the loss.
+    """Prepends the tokens of a prefix to nonempty targets, with loss weight 0.
 
     Args:
       prefixes: by the name of the targets' feature.
@@ -152,9 +152,7 @@ def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
     def preprocess(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
         ids = {name: prompt(output_features[name].vocabulary, prefix) for name, prefix in prefixes.items()}
         if len(ids) > 1 and len({tuple(tokens) for tokens in ids.values()}) < len(ids):
-            raise ValueError(
-                f"targets of one input want prefixes that tell the tasks apart; got {sorted(prefixes.values())}"
-            )
+            raise ValueError(f"targets of one input need distinct prefixes; got {sorted(prefixes.values())}")
 
         def features(row):
             row = dict(row)
@@ -205,7 +203,7 @@ def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | No
     Args:
       vocabulary: encodes.
       text: a scalar string.
-      separator: text that stands for EOS. Hugging Face's tokenizers read "</s>" within a text as the EOS token, and so the
+      separator: text that represents EOS. Hugging Face's tokenizers read "</s>" within a text as the EOS token, and so the
         published code's ``"</s>".join([premise, hypothesis])`` becomes one; SeqIO's vocabularies would spell it out in
         characters. So the text is cut there, the pieces are encoded on their own, and EOS goes between them.
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 class SourceError(ValueError):
-    """A file that cannot be used at all. The message says which, where, what was found and what was expected."""
+    """An unusable file. The message names the file, the place, the found and the expected content."""
 
 
 class RowError(ValueError):
@@ -70,7 +70,7 @@ class Record:
       provenance: where it came from: ``file``, ``line``, ``teacher``, the raw ``reply`` …
 
     Raises:
-      RowError: there is no input, a text is none, or the weight is negative or not finite in float32.
+      RowError: the input is missing, a text is not a string, or the weight is negative or not finite in float32.
     """
 
     id: str
@@ -119,7 +119,7 @@ class Problem:
     Attributes:
       kind: ``row``: not yielded at all. ``reply``: yielded without rationale and teacher label, because the teacher's reply
         could not be parsed. ``undecided``: yielded with its rationale, but the teacher's reply names no single answer.
-      reason: short and the same for the same trouble, so that it can be counted.
+      reason: short, and equal for equal causes, so that it can be counted.
       file, line: where; ``line`` counts from 1 (in a JSON array: the element).
       id: the record's id, where it has one.
       text: the offending text, shortened.
@@ -133,7 +133,7 @@ class Problem:
     text: str = ""
 
     def place(self, before: str = "") -> str:
-        """``file:line`` behind ``before``; empty where the file is not known."""
+        """``file:line`` after ``before``; empty if the file is not known."""
         if not self.file:
             return ""
         return before + self.file + (f":{self.line}" if self.line is not None else "")
@@ -210,7 +210,7 @@ class Source(Protocol):
     splits: tuple[str, ...]
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
-        """Yields the split's records lazily; adds to ``report`` what is wrong with the rest."""
+        """Yields the split's records lazily; adds the problems of invalid rows to ``report``."""
         ...
 
 

@@ -83,7 +83,7 @@ def answer_postprocessor(decoded: str, example: Any = None, is_target: bool = Fa
       decoded: the target's or the model's text.
       example: the task's example; needed for targets.
       is_target: which of the two ``decoded`` is.
-      marker: behind which text the answer stands; None: the whole text is the answer.
+      marker: text that precedes the answer; None: the whole text is the answer.
     """
     if is_target:
         return _target(example, marker)
@@ -91,7 +91,7 @@ def answer_postprocessor(decoded: str, example: Any = None, is_target: bool = Fa
 
 
 def rationale_postprocessor(decoded: str, example: Any = None, is_target: bool = False) -> Any:
-    """SeqIO's postprocessor for rationales: the text as it is."""
+    """SeqIO's postprocessor for rationales: the unchanged text."""
     return metrics.Answer(_text(example["targets_pretokenized"])) if is_target and example else decoded
 
 
@@ -125,7 +125,7 @@ def register(
       single_marker: between rationale and label in the single task.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
         :class:`distill.tasks.selection.Selection`.
-      rationales: ``draw`` one a row and epoch, take the ``first``, or ``auto``: draw if the data set says that it
+      rationales: ``draw`` one per row and epoch, take the ``first``, or ``auto``: draw if the data set says that it
         has several.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
@@ -272,7 +272,7 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     """The task or mixture of that name.
 
     Raises:
-      ValueError: there is none; suggests its neighbours.
+      ValueError: the name is unknown; similar names are suggested.
     """
     if name in seqio.MixtureRegistry.names():
         return seqio.MixtureRegistry.get(name)
@@ -295,7 +295,7 @@ def prompt(task_name: str) -> tuple[int, ...]:
     """The token ids that all targets of a task begin with; none for most.
 
     Raises:
-      ValueError: there is no such task.
+      ValueError: the task does not exist.
     """
     provider = get(task_name)
     prefix = _PROMPTS.get(task_name, "")
@@ -319,7 +319,7 @@ def draws_at_random(task_name: str, split: str | None = None) -> bool:
 
     Args:
       task_name: a registered task.
-      split: if given, its rows are looked at too: where none has several rationales, there is nothing to draw. Reads them
+      split: if given, its rows are checked: if none has several rationales, nothing is drawn. Reads them
         if that has not happened.
     """
     task = seqio.TaskRegistry.get(task_name)

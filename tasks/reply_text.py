@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 STILL_THINKING = "the reply is an unfinished thought"
 """Why a reply with an opening thinking tag and no closing one is of no use."""
-ONLY_THOUGHTS = "nothing stands behind the thoughts"
+ONLY_THOUGHTS = "no text after the thoughts"
 
 _NAMES = r"(?:think|thinking|thought|thoughts|reasoning|seed:think|reflection)"
 # (opening, closing) of a thought. Attributes are allowed: <details type="reasoning" done="true">.
@@ -143,13 +143,13 @@ _LONGEST_ANSWER = 2_000  # characters of one line; more is no label
 
 
 def split_at_marker(text: str, markers: Sequence[str], *, others: bool = True) -> tuple[str, str] | None:
-    """What stands before and behind the first marker; None without one.
+    """The text before and after the first marker; None without one.
 
     Args:
       text: a reply, opened and cut at the next invented question.
-      markers: the words that the prompt teaches. Where none of them stands in the text as it is, case, white space and
+      markers: the markers of the prompt. If none occurs in the text exactly, case, white space and
         markdown within them do not matter.
-      others: where they fail too, take the last of the usual words: "Therefore, the answer is", "Final answer:".
+      others: if they fail too, take the last of the usual markers: "Therefore, the answer is", "Final answer:".
 
     Returns:
       rationale and answer, white space and stray markdown at the rationale's end removed.
@@ -173,7 +173,7 @@ def _loose(marker: str) -> str:
 
 
 def split_at_box(text: str) -> tuple[str, str] | None:
-    r"""What stands before the last ``\boxed{`` and what it holds; None without one, or if it does not end."""
+    r"""The text before the last ``\boxed{`` and its content; None without one, or if it does not end."""
     at = text.rfind("\\boxed{")
     if at < 0:
         return None
@@ -269,15 +269,15 @@ _SHORT = re.compile(
 
 
 def label_text(answer: str, tail: str = ".", known: Sequence[str] = ()) -> str:
-    """The label in what stands behind a marker, where labels are free text.
+    """The label in the text after a marker, for free-text labels.
 
     Args:
-      answer: what stands behind the marker.
-      tail: what the answer template writes behind a label.
-      known: the labels there are; one of them at the beginning is the label.
+      answer: the text after the marker.
+      tail: the text that the answer template has after a label.
+      known: the possible labels; one of them at the beginning is the label.
 
     Returns:
-      the label as the reply spells it, or as ``known`` does; "" if there is none.
+      the label as the reply spells it, or as ``known`` does; "" if none is found.
 
     >>> label_text("**loans**. Let me know if you need anything else!")
     'loans'
@@ -304,7 +304,7 @@ def label_text(answer: str, tail: str = ".", known: Sequence[str] = ()) -> str:
 
 
 def first_of(text: str, known: Sequence[str]) -> str | None:
-    """Which of the known labels ``text`` is or begins with, as a sentence of its own; None if none or several.
+    """Which of the known labels ``text`` is or begins with, as a separate sentence; None for none or several.
 
     "loans", "Loans.", "loans (a map is borrowed)" and "loans, because …" name ``loans``; "loans or returns" and
     "loans desk" do not.

@@ -1,4 +1,4 @@
-"""Values out of a row of JSON: by name, by path into nested objects, or by a template; and what is text among them."""
+"""Values out of a row of JSON: by name, by path into nested objects, or by a template; and conversion to texts."""
 
 import math
 import re
@@ -143,7 +143,7 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
 
 
 def identity_of(row: Mapping[str, Any], name: str = "id") -> str | int | float | bool | None:
-    """The row's id, as it is in the row and can be written as JSON; None if it has none.
+    """The row's id in a form that can be written as JSON; None without an id.
 
     Args:
       row: an object of JSON.
@@ -159,7 +159,7 @@ def identity_of(row: Mapping[str, Any], name: str = "id") -> str | int | float |
 
 
 def choices_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The texts of choices, and the letters or numbers that stand for them.
+    """The texts of choices, and the letters or numbers that represent them.
 
     Args:
       value: a list of texts; as CommonsenseQA and ARC are published, a list of ``{"label": "A", "text": …}``; as on the
@@ -205,11 +205,11 @@ def choice_text(label: str, choices: Sequence[str], letters: Sequence[str]) -> s
 def solution_of(solution: str, marker: str) -> tuple[str, str]:
     """The rationale and the label of a text that holds both, as in GSM8K.
 
-    The label stands behind the last ``marker``; a number loses its thousands separators. GSM8K's marks for a calculator,
+    The label follows the last ``marker``; a number loses its thousands separators. GSM8K's marks for a calculator,
     ``<<6*8=48>>``, are removed from the rationale.
 
     Raises:
-      RowError: there is no marker, or nothing behind it.
+      RowError: no marker, or no text after it.
 
     >>> solution_of("There are 6*8=<<6*8=48>>48 pears.\\n#### 1,048", "####")
     ('There are 6*8=48 pears.', '1048')
@@ -219,7 +219,7 @@ def solution_of(solution: str, marker: str) -> tuple[str, str]:
         raise RowError(f"no {shown(marker)} in the solution")
     label = label.strip()
     if is_blank(label):
-        raise RowError(f"no label behind {shown(marker)} in the solution")
+        raise RowError(f"no label after {shown(marker)} in the solution")
     if _THOUSANDS.fullmatch(label):
         label = label.replace(",", "")
     return _CALCULATION.sub("", why).strip(), label

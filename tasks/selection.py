@@ -16,13 +16,13 @@ class Selection:
     """What to learn from a row.
 
     Attributes:
-      label_source: ``gold`` or ``teacher``. Applies to the training split: what is evaluated on is always the gold answer,
+      label_source: ``gold`` or ``teacher``. Applies to the training split: evaluation always uses the gold answer,
         where the row has one.
       on_disagreement: what happens to the rationale of a training row whose teacher label is not the gold answer (or cannot
         be read): ``keep``, ``drop_rationale``, or ``down_weight``.
       disagreement_weight: with ``down_weight``, what its weight is multiplied by.
       subsample: share of the training rows to use; smaller ones are contained in larger ones.
-      subsample_seed: another seed takes other rows.
+      subsample_seed: another seed selects other rows.
       subsample_validation: whether validation rows that are cut from the training file are subsampled too, as the published
         code does. By default they are not, so that all sizes are validated on the same rows.
     """

@@ -62,7 +62,7 @@ def build(
     Args:
       rows: as :func:`read_rows` yields them.
       to_record: makes a record of a row and its number (from 0), or raises RowError.
-      report: is told of rejected rows.
+      report: receives rejected rows.
       file: for the report.
 
     Yields:

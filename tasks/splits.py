@@ -44,8 +44,8 @@ def in_validation(record: Record, *, fraction: float = 0.1, seed: int = 0) -> bo
 def in_subsample(record: Record, *, fraction: float, seed: int = 0) -> bool:
     """Whether a row belongs to the subsample of size ``fraction``.
 
-    Subsamples of one seed are nested: what is in the 12.5 % is in the 25 %, and so on. They are drawn independently of
-    :func:`in_validation`.
+    Subsamples of one seed are nested: the rows of 12.5 % are among those of 25 %, and so on. They are drawn
+    independently of :func:`in_validation`.
     """
     _check("subsample", fraction, zero=False)
     return position(record.input, seed=seed, purpose="subsample") < fraction

@@ -1,4 +1,4 @@
-"""The number each target token carries to say which of the two tasks it belongs to."""
+"""Ids of the two tasks, stored per target token."""
 
 PAD = 0
 LABEL = 1

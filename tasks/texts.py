@@ -1,4 +1,4 @@
-"""Texts to token ids and back to answers, in plain Python: what asking a student takes, without TensorFlow or SeqIO."""
+"""Texts to token ids and back, for decoding with a student. Plain Python, without TensorFlow or SeqIO."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> l
     Args:
       vocabulary: encodes.
       text: what to encode.
-      separator: text that stands for EOS, see :func:`distill.tasks.preprocessors.encode_tf`.
+      separator: text that represents EOS, see :func:`distill.tasks.preprocessors.encode_tf`.
     """
     if not text:
         return []
@@ -49,7 +49,7 @@ def prompt(vocabulary: Vocabulary, prefix: str) -> list[int]:
 
 
 def answer_of(text: str, marker: str = SINGLE_MARKER) -> str:
-    """The label in a text that reasons first: what stands behind the last marker; empty if there is none.
+    """The label in a text that reasons first: the text after the last marker; empty without one.
 
     >>> answer_of("A bum lives near trains. So the answer is train station.")
     'train station.'

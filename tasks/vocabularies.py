@@ -27,11 +27,11 @@ def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary
 
     Args:
       name: ``t5``, ``mt5`` (their public files), ``bytes`` (ByT5's), or the path of a SentencePiece model.
-      extra_ids: sentinels to add behind the pieces; by default those of the pretrained models (ByT5: 125; T5's and mT5's
+      extra_ids: sentinels to append to the pieces; by default those of the pretrained models (ByT5: 125; T5's and mT5's
         files contain theirs), none for other files.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
       ValueError: the file is no SentencePiece model, or its padding is not 0 or its EOS not 1 (checked when a local file is
         loaded).
     """
@@ -47,7 +47,7 @@ def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary
             raise FileNotFoundError(
                 f"no vocabulary at {path}{hint} (expected {', '.join(NAMES)}, bytes, or the path of a SentencePiece model)"
             )
-        plain_vocabularies.read(path)  # says in one line what is wrong with the file
+        plain_vocabularies.read(path)  # raises a one-line error for an invalid file
     return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids or 0)
 
 

@@ -1,6 +1,6 @@
-"""``distill extract`` and ``distill inspect`` as plain functions: one argument a flag, an exit code back.
+"""``distill extract`` and ``distill inspect`` as plain functions: one argument per flag, returning an exit code.
 
-For jobs that flags cannot say (several teachers, selection rules), use :func:`distill.teacher.extract` and
+For settings without a flag (different teachers, selection rules), use :func:`distill.teacher.extract` and
 :class:`~distill.teacher.ExtractConfig` from Python.
 """
 
@@ -21,7 +21,7 @@ from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig, record
 from distill.teacher.clients.replies import Sampling, TeacherSettingsError, TeacherStoppedError
-from distill.teacher.clients.server import ServerConfig, Structured
+from distill.teacher.clients.server_config import ServerConfig, Structured
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.inspect import InspectConfig, inspect
 from distill.teacher.inspect.statistics import Plan
@@ -40,7 +40,7 @@ _PASSING = ("no connection", "timeout", "server error", "too many requests", "ou
 
 
 DESCRIBED = (ExtractConfig, ServerConfig, Rules, Sampling)
-"""Where the arguments of :func:`run_extract` are described that its own documentation leaves out."""
+"""Classes that describe the arguments missing from the docstring of :func:`run_extract`."""
 
 
 def _pairs(flag: str, pairs: Sequence[str], example: str, form: str = "NAME=VALUE") -> dict[str, str]:
@@ -50,7 +50,7 @@ def _pairs(flag: str, pairs: Sequence[str], example: str, form: str = "NAME=VALU
         name, equals, value = pair.partition("=")
         if not equals or not name or not value:
             got = repr(pair) if "header" not in flag else repr(name)  # a value may be a secret
-            raise ValueError(f"{flag} wants {form}, for instance {example}; got {got}")
+            raise ValueError(f"{flag} needs {form}, for instance {example}; got {got}")
         values[name] = value
     return values
 
@@ -74,11 +74,11 @@ def _temperature(given: str | float | None, samples: int) -> float | None:
     try:
         return float(given)
     except ValueError:
-        raise ValueError(f"--temperature wants a number, or none to leave it to the server; got {given!r}") from None
+        raise ValueError(f"--temperature needs a number, or none to leave it to the server; got {given!r}") from None
 
 
 def _split_url(url: str | None) -> tuple[str | None, dict[str, str]]:
-    """An address as Azure's portal shows it, without its ``api-version``; any other query stays, and is refused later."""
+    """An address as Azure's portal shows it, without its ``api-version``; any other query is kept, and rejected later."""
     parts = urlsplit(url or "")
     query = dict(parse_qsl(parts.query))
     if url is None or set(query) != {"api-version"}:
@@ -129,37 +129,37 @@ def run_extract(
     record_to: str = "",
     dry_run: bool = False,
 ) -> int:
-    """Asks teachers about the rows of a JSON-lines file.
+    """Adds teachers' labels and rationales to the rows of a JSON-lines file.
 
     Args:
-      inputs: JSON lines to ask about.
+      inputs: JSON lines with the rows.
       output: JSON lines to write.
-      prompt: a prompt that comes along, or a YAML file.
-      model: a model at the server ``base_url``; several are several teachers; may repeat.
+      prompt: a shipped prompt, or a YAML file.
+      model: a model on the server ``base_url``; each is a separate teacher; may repeat.
       local: a folder or hub name of a `transformers` model, run here; may repeat.
       recorded: a file of recorded replies; may repeat.
       model_of_recording: the model that gave the recorded replies, for recordings by key.
-      field: NAME=FIELD, where the rows do not name fields as records do, such as input=question; may repeat.
-      rationalise: ask again with the gold label given: where the vote is wrong, or for all rows.
+      field: NAME=FIELD, if the field names of the rows differ, such as input=question; may repeat.
+      rationalise: send a second request that gives the gold label: where the vote is wrong, or for all rows.
       combine: with several teachers, merge their votes, or keep a rationale from each.
-      on_disagreement: what happens where the vote is not the gold label.
-      leakage: what to do with rationales that give the answer away instead of explaining it.
+      on_disagreement: action if the vote is not the gold label.
+      leakage: action for rationales that give the answer instead of explaining it.
       temperature: sampling temperature; default: 0 for one sample per row and 0.7 for several; none: not sent, the
         server's own applies.
-      max_tokens: the most tokens of a reply.
+      max_tokens: maximum number of tokens of a reply.
       max_tokens_field: name of that field in the request; max_completion_tokens for hosted reasoning models.
       no_stop: send no stop strings.
       extra: NAME=VALUE field of the request's body; the value is JSON, else text: reasoning_effort=low; may repeat.
-      header: NAME=VALUE header that is no secret; may repeat.
+      header: NAME=VALUE header without a secret; may repeat.
       header_env: NAME=VARIABLE header read from the environment, for secrets: api-key=AZURE_OPENAI_API_KEY; may repeat.
       query: NAME=VALUE pair for the address: api-version=2024-10-21; may repeat.
       label: one of the possible labels; an answer outside them is undecided; may repeat.
-      attempt_s: the longest one attempt may take, in seconds.
+      attempt_s: maximum duration of one attempt, in seconds.
       patience_s: how long to continue while every attempt fails, in seconds.
       requests_per_minute, tokens_per_minute: the most to send; by default as the server's headers allow.
       price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
-      dry_run: only say what the job would take.
+      dry_run: only print the estimated requests, tokens and cost.
 
     The others are as in :class:`ExtractConfig`, :class:`ServerConfig` and :class:`Rules`.
 
@@ -214,7 +214,7 @@ def run_extract(
         for path in recorded
     ]
     if not teachers:
-        raise ValueError("who is the teacher? Give --model (at --base_url), --local or --recorded")
+        raise ValueError("no teacher given; use --model (with --base_url), --local or --recorded")
     config = ExtractConfig(
         output=output,
         prompt=prompt,
@@ -236,7 +236,7 @@ def run_extract(
     try:
         report = extract(config)
     except ExtractionStoppedError as stopped:
-        report = dataclasses.replace(stopped.report, stopped="")  # the message holds it already
+        report = dataclasses.replace(stopped.report, stopped="")  # the message includes it
         print(f"{report}\ndistill extract: {stopped}", file=sys.stderr)
         return exit_codes.MISTAKE if stopped.hopeless else exit_codes.STOPPED
     except TeacherStoppedError as stopped:
@@ -261,7 +261,7 @@ def _outcome(report: ExtractReport) -> tuple[int, str]:
     if report.failed and not report.finished and (reason in _PASSING or not report.cached):
         again = reason in _PASSING
         why = f"none of {report.failed:,} requests was answered, for instance {words}"
-        return (exit_codes.STOPPED, f"{why}; run the same again later") if again else (exit_codes.MISTAKE, why)
+        return (exit_codes.STOPPED, f"{why}; run the same command again later") if again else (exit_codes.MISTAKE, why)
     if report.requests and not (report.explained or report.labelled):
         return exit_codes.MISTAKE, f"no reply could be used: {report.failures.get(reason, 0):,} × {words}"
     return 0, ""
@@ -287,7 +287,7 @@ def run_inspect(
     Args:
       inputs: JSON lines of records.
       output: the HTML file.
-      field: NAME=FIELD, where the rows do not call things as records do, such as input=question; may repeat.
+      field: NAME=FIELD, if the field names of the rows differ, such as input=question; may repeat.
       failures: JSON lines of failures; by default those that ``extract`` wrote beside ``inputs``.
       vocabulary: a SentencePiece model, ``t5``, ``mt5`` or ``bytes``; without, words are counted.
       input_length, target_length: planned sequence length in tokens.

@@ -1,4 +1,4 @@
-"""Phase 1: a large language model answers, and says why. Needs neither JAX nor TensorFlow."""
+"""Phase 1: a large language model answers and explains its answers. Imports neither JAX nor TensorFlow."""
 
 from distill.teacher.assembly.provenance import summarise
 from distill.teacher.assembly.selection import Rules
@@ -6,7 +6,7 @@ from distill.teacher.clients.cost import Estimate, Prices
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig, record
 from distill.teacher.clients.replies import Sampling, TeacherError, TeacherStoppedError
-from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore, StoreError
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport
 from distill.teacher.job.dry_run import estimate

@@ -191,9 +191,9 @@ def test_refuses_sizes_that_make_no_sense(split):
 def test_refuses_what_cannot_be():
     with pytest.raises(ValueError, match="at least 2 training rows; got 1"):
         Questions(0, train_rows=1, shuffled_rationales=True)
-    with pytest.raises(ValueError, match="no split 'dev'"):
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
         list(Questions(0)("dev"))
-    with pytest.raises(ValueError, match="no split 'test'"):
+    with pytest.raises(ValueError, match="unknown split 'test'"):
         list(Pretraining(0)("test"))
     with pytest.raises(ValueError, match="train_rows must be at least 1; got -1"):
         Pretraining(0, train_rows=-1)

@@ -143,7 +143,7 @@ def test_files_that_cannot_be_used_are_one_error(tmp_path, path):
         read(path, gzip.compress(LINES * 1000, mtime=0)[:-20])
     with pytest.raises(SourceError, match="the file ends too early, within the array's element 4"):
         read(path, json.dumps(ROWS).encode()[:-5])
-    with pytest.raises(SourceError, match="there is more behind its element 4"):
+    with pytest.raises(SourceError, match="more text follows its element 4"):
         read(path, json.dumps(ROWS, indent=1).encode() + b"\n" + LINES)
 
 

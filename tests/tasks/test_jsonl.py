@@ -118,7 +118,7 @@ def test_a_mapping_to_an_absent_field_is_an_error_that_suggests(tmp_path, write)
 
 
 def test_a_key_that_records_do_not_have_is_an_error_that_suggests(tmp_path):
-    with pytest.raises(ValueError, match="a record has no 'rational'; did you mean 'rationale'"):
+    with pytest.raises(ValueError, match="a record has no field 'rational'; did you mean 'rationale'"):
         jsonl.dataset({"train": tmp_path / "x"}, fields={"rational": "why"})
     with pytest.raises(ValueError, match="'reply' needs a parser"):
         jsonl.dataset({"train": tmp_path / "x"}, fields={"reply": "text"})
@@ -245,7 +245,7 @@ def test_gsm8k_as_published(tmp_path, write):
     ]
     assert [(problem.line, problem.reason) for problem in report.rejected] == [
         (3, "no '####' in the solution"),
-        (4, "no label behind '####' in the solution"),
+        (4, "no label after '####' in the solution"),
     ]
     other = write.lines(tmp_path / "other.jsonl", [{"question": "q", "answer": "Two and two. Answer: 4"}])
     (record,), _ = _read(other, fields={"input": "question", "solution": "answer"}, solution_marker="Answer:")

@@ -83,7 +83,7 @@ def test_published_labels_outside_the_choices(paper_data):
             "train",
             {
                 "the answer is not arithmetic": 18,
-                "the expression goes on behind its brackets": 16,
+                "the expression continues after its brackets": 16,
                 "units, currency or thousands separators": 2,
                 "the reply breaks off within its answer": 1,
             },

@@ -13,19 +13,22 @@ def _read(dataset, split="train", whole=True):
     return list(dataset.records(split, report)), report
 
 
-def test_cqa_rows_and_replies_meet(cqa_dir):
+def test_cqa_rows_match_their_replies(cqa_dir):
     rows, report = _read(cqa.dataset(cqa_dir))
     assert [row.llm_label for row in rows] == ["shelf", "zoo", None, None, "Rome", "shelf"]
     assert [row.label for row in rows] == ["shelf", "pond", "zoo", "bank", "Rome", "shelf"]
-    assert [len(row.rationales) for row in rows] == [1, 1, 1, 0, 1, 1]
+    assert [len(row.rationales) for row in rows] == [1, 1, 1, 1, 1, 1]
     assert rows[0].rationales == ("It must be a place for items.",)
     assert rows[0].input == (
         "Where would you put item 0?\nAnswer Choices:\n(a) shelf\n(b) pond\n(c) zoo\n(d) bank\n(e) Rome"
     )
     assert rows[4].choices == ("shelf", "pond", "zoo", "bank", "Rome")
     assert report.rows == 6
-    assert [(p.id, p.line, p.reason) for p in report.failed] == [("row3", 4, "no option letter after the marker")]
-    assert [(p.id, p.reason) for p in report.undecided] == [("row2", "several options, none of them first")]
+    assert report.failed == []
+    assert [(p.id, p.line, p.reason) for p in report.undecided] == [
+        ("row2", 3, "several options, none of them first"),
+        ("row3", 4, "no single option after the marker"),
+    ]
     assert rows[5].provenance["teacher"] == "palm"
     assert rows[5].provenance["line"] == 6
 
@@ -160,7 +163,7 @@ def test_replies_and_rows_must_be_equally_many(svamp_dir, write, number):
     file = svamp_dir / "svamp" / "llm" / "train_CoT_0.json"
     replies = [*json.loads(file.read_text()), "One more. The answer is (1)."][:number]
     write.array(file, replies)
-    with pytest.raises(SourceError, match=rf"svamp_train\.json has 6 rows, but there are {number} replies"):
+    with pytest.raises(SourceError, match=rf"svamp_train\.json has 6 rows, but {number} replies were found"):
         _read(svamp.dataset(svamp_dir))
 
 

@@ -53,7 +53,7 @@ def test_an_answer_that_names_no_choice_keeps_its_rationale():
     strict = parse("cqa", reply, CHOICES, mode="strict")
     assert (strict.failed, strict.rationales) == ("no option letter after the marker", ())
     read = parse("cqa", reply, CHOICES)
-    assert (read.failed, read.undecided) == (None, "no single option behind the marker")
+    assert (read.failed, read.undecided) == (None, "no single option after the marker")
     assert (read.rationales, read.llm_label) == (("It must hold water.",), None)
 
 
@@ -142,7 +142,7 @@ def test_thoughts_are_not_the_reasons_and_their_answers_not_the_answer():
     ):
         read = parse("cqa", reply, HARBOUR)
         assert (read.rationales, read.llm_label) == ((), None)
-        assert read.failed in ("the reply is an unfinished thought", "nothing stands behind the thoughts")
+        assert read.failed in ("the reply is an unfinished thought", "no text after the thoughts")
     strict = parse("cqa", f"<think>{thought}</think>", HARBOUR, mode="strict")
     assert strict.label == "attic? No.</think>", "strict reads as the published code does"
 
@@ -309,7 +309,7 @@ def test_a_capital_q_within_a_sentence_does_not_end_the_reply():
         ("cqa", _reply("(d) rug."), CHOICES, "the final period belongs to the choice"),
         ("cqa", _reply("(b) puddle."), CHOICES, "the text is not the choice's text"),
         ("cqa", _reply("(b) aquarium."), CHOICES, "letter and text disagree"),
-        ("svamp", _reply("(6 * 6) / 6.", marker="The answer is"), (), "the expression goes on behind its brackets"),
+        ("svamp", _reply("(6 * 6) / 6.", marker="The answer is"), (), "the expression continues after its brackets"),
         ("svamp", _reply("(2 * x).", marker="The answer is"), (), "the answer is not arithmetic"),
         ("svamp", _reply("(1,000 + 1).", marker="The answer is"), (), "units, currency or thousands separators"),
         ("svamp", _reply("42.", marker="The answer is"), (), "strict fails (nothing in brackets after the marker)"),
@@ -424,7 +424,7 @@ def test_a_long_run_of_anything_takes_no_time(name, filler):
 def test_what_stands_behind_a_label_of_esnli_is_no_unit():
     found = parsers.difference("esnli", "A man sits. Answer: neutral\n\nPre")
     assert found is not None
-    assert found.reasons == ("text behind the label",)
+    assert found.reasons == ("text after the label",)
     found = parsers.difference("esnli", "A man sits. Answer: Neutral.")
     assert found is not None
     assert found.reasons == ("upper and lower case, spaces or punctuation",)

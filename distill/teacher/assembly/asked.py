@@ -1,4 +1,4 @@
-"""What is asked about a row, and what came of all requests: plain values between asking and assembling."""
+"""The requests of a row, and the outcomes of all requests: data passed from collection to assembly."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ class PromptedRow:
 
     Attributes:
       record: the row.
-      requests: in which the teacher is to answer.
-      told: in which the teacher is told the answer.
-      misfit: why there are no requests, or "".
+      requests: requests for an answer.
+      told: requests that give the answer.
+      misfit: the reason for missing requests, or "".
     """
 
     record: Record
@@ -25,13 +25,13 @@ class PromptedRow:
 
 @dataclasses.dataclass
 class Collected:
-    """What came of the requests, by key.
+    """Outcomes of requests, by key.
 
     Attributes:
       replies: finished requests.
-      failures: requests that came to nothing; the next run asks them again.
-      stopped: why the job ended early, or "".
-      hopeless: whether the same job would end the same way again: its settings are at fault.
+      failures: failed requests; the next run sends them again.
+      stopped: the reason for an early end, or "".
+      hopeless: whether the settings are wrong, so that the same job would fail again.
     """
 
     replies: dict[str, Reply] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From replies to rows: read, vote, select, and say where everything comes from."""
+"""Converts replies to rows: parsing, voting, selection, provenance."""
 
 import collections
 import dataclasses
@@ -22,18 +22,18 @@ NOT_ASKED = Failure("not asked")
 
 
 class Assembly:
-    """Makes output rows; counts and keeps whatever fails or is dropped.
+    """Builds output rows; counts and keeps failures and dropped rationales.
 
     Args:
-      prompt: what was asked.
-      rules: what stays.
+      prompt: the prompt.
+      rules: what is kept.
       answer: how answers are compared.
-      as_json: teacher → whether it was asked for JSON.
-      labels: the labels there are, or nothing; see :func:`distill.teacher.prompts.labels.known_labels`.
+      as_json: teacher → whether its replies are JSON.
+      labels: the possible labels, or empty; see :func:`distill.teacher.prompts.labels.known_labels`.
       keep_replies: put raw replies into the provenance.
 
     Attributes:
-      failures: one JSON object for every reply that could not be read and every request that came to nothing.
+      failures: one JSON object per unreadable reply and per failed request.
       compared, agreed: rows with gold label and vote; those where they agree.
       rationalised: rows with a rationale for a given answer.
     """
@@ -68,7 +68,7 @@ class Assembly:
         }
 
     def same(self, record: Record, a: str, b: str) -> bool:
-        """Whether two labels of a row are the same answer; an equation without a value only equals itself."""
+        """Whether two labels of a row are the same answer; an equation without a value equals only itself."""
         return a == b or metrics.same_answer(self.answer, a, b, record.choices)
 
     def is_right(self, row: PromptedRow, collected: Collected, teachers: Sequence[str]) -> bool:
@@ -83,9 +83,9 @@ class Assembly:
 
         Args:
           asked: rows with their requests.
-          collected: what came of them.
-          teachers: whose answers count.
-          prefix: put into every row.
+          collected: their outcomes.
+          teachers: names of the teachers to include.
+          prefix: stored in every row.
         """
         sieve = Sieve(self.rules)
         values = [value for row in asked if (value := self._row(row, collected, teachers, sieve, prefix)) is not None]
@@ -101,13 +101,13 @@ class Assembly:
             reply = collected.replies.get(request.key)
             if request.teacher not in teachers or reply is None:
                 continue
-            # Rows with the same input share replies, but not what their choices make of them.
+            # Rows with the same input share replies but may have different choices.
             where = (request.key, row.record.id)
             if where not in self._read:
                 json_wanted = self.as_json[request.teacher]
                 self._read[where] = [
-                    parsing.read_choice(self.prompt, choice, row.record, as_json=json_wanted, labels=self.labels)
-                    for choice in reply.choices
+                    parsing.read_candidate(self.prompt, candidate, row.record, as_json=json_wanted, labels=self.labels)
+                    for candidate in reply.candidates
                 ]
             answers += [Answer(request.teacher, request.sample + n, said) for n, said in enumerate(self._read[where])]
         return answers
@@ -184,7 +184,7 @@ class Assembly:
         return kept
 
     def _argued(self, record: Record, told: Sequence[Answer]) -> list[Answer]:
-        """The rationales for the given answer that do argue for it."""
+        """The second-round rationales that argue for the given answer."""
         kept = []
         for answer in told:
             if not answer.said.rationale:
@@ -257,7 +257,7 @@ class Assembly:
             "teacher": teacher,
             "model": pairs[-1][1].model,
             "date": max(reply.date for _, reply in pairs),
-            "samples": sum(len(reply.choices) for _, reply in pairs),
+            "samples": sum(len(reply.candidates) for _, reply in pairs),
             "settings": {
                 name: setting
                 for name, setting in dataclasses.asdict(pairs[0][0].sampling).items()
@@ -266,5 +266,5 @@ class Assembly:
             "usage": [usage.prompt_tokens, usage.completion_tokens] if usages else None,
         }
         if self.keep_replies:
-            value["replies"] = [choice.text for _, reply in pairs for choice in reply.choices]
+            value["replies"] = [candidate.text for _, reply in pairs for candidate in reply.candidates]
         return value

@@ -1,4 +1,4 @@
-"""Where a record set's rationales come from, in short: for the report and for a student's model card."""
+"""Summary of the origin of a record set's rationales, for the report and a student's model card."""
 
 import collections
 import dataclasses
@@ -13,14 +13,14 @@ from distill.teacher.clients.replies import Usage
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """One teacher, asked in one way.
+    """One teacher with one prompt and one set of sampling settings.
 
     Attributes:
-      teacher, model: its name in the job and at the server.
+      teacher, model: its name in the job and on the server.
       prompt, prompt_hash: the prompt file's name, and the beginning of its SHA-256.
       settings: sampling settings.
-      rows: rows that it answered.
-      usage: tokens, where the server counted them.
+      rows: rows with its answers.
+      usage: tokens, if the server reported them.
       first, last: dates, ISO 8601.
     """
 
@@ -43,7 +43,7 @@ class Summary:
       rows: rows in the set.
       explained: rows with at least one rationale.
       rationalised: rows whose rationale was written for a given answer.
-      origins: by teacher, model, prompt and settings; the one with most rows first.
+      origins: by teacher, model, prompt and settings; the one with the most rows first.
     """
 
     rows: int
@@ -52,7 +52,7 @@ class Summary:
     origins: tuple[Origin, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The summary as JSON values."""
         return dataclasses.asdict(self)
 
     def model_card(self) -> str:
@@ -93,8 +93,7 @@ def summarise(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sum
     """Reads the provenance that the teacher's rows carry.
 
     Args:
-      rows: a JSON-lines file written by ``extract``, or its rows. Rows without provenance are counted and nothing
-        else.
+      rows: a JSON-lines file written by ``extract``, or its rows. Rows without provenance are only counted.
     """
     if isinstance(rows, str | os.PathLike):
         rows = (row for _, row in sources.read_rows(rows, "records") if isinstance(row, dict))

@@ -1,4 +1,4 @@
-"""Records as JSON lines, one a line whatever is in them, and whole or not at all."""
+"""Writes records as JSON lines: one line per record, and files that appear only when complete."""
 
 import contextlib
 import json
@@ -11,17 +11,17 @@ from typing import Any, TextIO
 from distill.tasks.records import Record
 from distill.teacher.clients.completion import printable
 
-# json.dumps leaves these as they are, but str.splitlines and some readers take them for line ends.
+# json.dumps does not escape these, but str.splitlines and some readers treat them as line ends.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 def line(value: Mapping[str, Any]) -> str:
-    """``value`` as JSON without any kind of line end within, and encodable as UTF-8."""
+    """``value`` as JSON without line ends inside, encodable as UTF-8."""
     return printable(json.dumps(value, ensure_ascii=False)).translate(_LINE_ENDS)
 
 
 def write(path: str | os.PathLike[str], values: Iterable[Mapping[str, Any]]) -> int:
-    """Writes JSON lines; the file appears, complete and on the disk, at the end. Returns the number of lines."""
+    """Writes JSON lines; the complete file replaces ``path`` at the end. Returns the number of lines."""
     number = 0
     with replacing(path) as file:
         for value in values:
@@ -31,14 +31,14 @@ def write(path: str | os.PathLike[str], values: Iterable[Mapping[str, Any]]) -> 
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Writes one indented JSON object; likewise."""
+    """Writes one indented JSON object, as :func:`write` does."""
     with replacing(path) as file:
         file.write(printable(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """A text file to write to, which takes ``path``'s place, complete and on the disk, when the block ends well."""
+    """Yields a text file that replaces ``path``, synchronised to disk, if the block raises nothing."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
@@ -53,7 +53,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Raises ValueError if no file can be written at ``path``: better said before hours of work than after."""
+    """Raises ValueError if no file can be written at ``path``: checked before any request is sent."""
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 
 def row_of(record: Record, provenance: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record as a row that :mod:`distill.tasks.jsonl` reads without any mapping."""
+    """A record as a row that :mod:`distill.tasks.jsonl` reads without a field mapping."""
     row: dict[str, Any] = {"id": record.id, "input": record.input}
     for name in ("label", "llm_label"):
         if getattr(record, name) is not None:
@@ -82,7 +82,7 @@ def row_of(record: Record, provenance: Mapping[str, Any], prefix: str = "") -> d
 
 
 def beside(path: str | os.PathLike[str], what: str) -> pathlib.Path:
-    """The file that belongs to an output: ``out.jsonl`` → ``out.failures.jsonl``.
+    """The path of a file that accompanies an output: ``out.jsonl`` → ``out.failures.jsonl``.
 
     >>> beside("runs/out.jsonl", "report.json").name
     'out.report.json'

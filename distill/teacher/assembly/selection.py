@@ -1,4 +1,4 @@
-"""Which rationales are worth learning from. Every one that is dropped is counted by its reason."""
+"""Selection of rationales to train on. Dropped rationales are counted by reason."""
 
 import collections
 import dataclasses
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from distill import validation
 from distill.tasks import metrics
 
 OnDisagreement = Literal["keep", "drop_rationale", "drop_row"]
@@ -41,21 +42,20 @@ _EMPTY_WORDS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What is kept. The defaults drop nothing but what contradicts the vote.
+    """Selection rules. The defaults drop only rationales that contradict the vote.
 
     Attributes:
       keep: with several samples, the rationales of those that ``agree`` with the vote, or of ``all``.
-      on_disagreement: what happens where the vote is not the gold label: ``keep``, ``drop_rationale``, or
-        ``drop_row``. (Rows without a gold label are not concerned. Training can still drop or down-weight, by
-        ``on_disagreement`` there.)
+      on_disagreement: action if the vote is not the gold label: ``keep``, ``drop_rationale``, or
+        ``drop_row``. (It does not apply to rows without a gold label. Training can still drop or down-weight
+        rationales, with its ``ON_DISAGREEMENT``.)
       least_share: smallest vote share; a row below it keeps neither rationale nor teacher label.
-      shortest, longest: words a rationale may have; None: no bound.
-      most_repeats: how many rows may share the very same rationale; None: any number. The rows beyond it lose theirs.
-      leakage: what to do with a rationale that gives away instead of explaining: it is the bare answer, repeats the
-        answer marker, or lets on that it was told the answer. ``count`` or ``drop``.
+      shortest, longest: bounds on the number of words of a rationale; None: no bound.
+      most_repeats: how many rows may share the same rationale; None: any number. Further rows lose it.
+      leakage: action for a rationale that gives the answer instead of explaining it: it is the bare answer, repeats the
+        answer marker, or reveals that the answer was given. ``count`` or ``drop``.
       weight_by_agreement: a row's weight is multiplied by its vote share.
-      drop_empty_rows: leave out rows that end up with neither a label nor a rationale, from which nothing can be
-        learned.
+      drop_empty_rows: drop rows with neither a label nor a rationale.
     """
 
     keep: Keep = "agreeing"
@@ -74,8 +74,7 @@ class Rules:
             ("on_disagreement", ("keep", "drop_rationale", "drop_row")),
             ("leakage", ("count", "drop")),
         ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"Rules.{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}")
+            validation.check(f"Rules.{field}", getattr(self, field), allowed)
         if not 0 <= self.least_share <= 1:
             raise ValueError(f"Rules.least_share must be in [0, 1]; got {self.least_share}")
         if self.shortest is not None and self.longest is not None and self.shortest > self.longest:
@@ -85,7 +84,7 @@ class Rules:
 
 
 def same_text_key(text: str) -> str:
-    """Equal for rationales that differ in case and white space only."""
+    """A key that ignores case and white space."""
     return " ".join(text.casefold().split())
 
 
@@ -102,9 +101,9 @@ def leak(
     Args:
       rationale: the reasoning.
       label: the answer.
-      marker: what stands before the answer in replies ("So the answer is").
-      hint_words: words that betray that the answer was given.
-      told: whether it was.
+      marker: the text before the answer in replies ("So the answer is").
+      hint_words: words that reveal that the answer was given.
+      told: whether the request gave the answer.
     """
     folded = rationale.casefold()
     if told and any(word.casefold() in folded for word in hint_words):
@@ -119,7 +118,7 @@ def leak(
 
 
 class Sieve:
-    """Applies rules to one rationale after another; counts what it sees and what it drops.
+    """Applies the rules to successive rows; counts observations and dropped rationales.
 
     Args:
       rules: see :class:`Rules`.
@@ -132,13 +131,13 @@ class Sieve:
         self._rows_with: collections.Counter[str] = collections.Counter()
 
     def row(self, rationales: Iterable[tuple[str, str | None]]) -> list[int]:
-        """The rationales of one row that stay.
+        """Indices of the rationales of one row to keep.
 
         Args:
-          rationales: each with how it leaks (:func:`leak`), or None.
+          rationales: each with its kind of leakage (:func:`leak`), or None.
 
         Returns:
-          their numbers, in order.
+          the indices, in order.
         """
         rules, kept, here = self.rules, [], set()
         for number, (text, leaks) in enumerate(rationales):

@@ -1,4 +1,4 @@
-"""What the teachers say together: the answer most of them give, and how many give it."""
+"""Majority vote over the answers of all samples and teachers."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ class Answer:
     """One sample of one teacher for one row.
 
     Attributes:
-      teacher: who.
-      sample: which.
-      said: what.
+      teacher: the teacher's name.
+      sample: index of the sample.
+      said: the parsed reply.
     """
 
     teacher: str
@@ -23,15 +23,15 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
-    """Self-consistency (Wang et al. 2022, arXiv 2203.11171): the majority's answer.
+    """Self-consistency (Wang et al. 2022, arXiv 2203.11171): the most frequent answer.
 
     Attributes:
-      label: the most frequent answer, as its first supporter spells it; None if nobody answers. Of equally frequent
-        ones, the one that was said first (teachers and samples in order).
-      votes: how many say so.
-      voters: how many give any answer; a reply that cannot be read abstains.
-      share: votes / voters, in (0, 1]; 0 if nobody answers.
-      supporters: those who say so.
+      label: the most frequent answer, in the spelling of its first supporter; None without answers. Ties are
+        broken in favour of the first answer (in the order of teachers and samples).
+      votes: number of answers equal to ``label``.
+      voters: number of answers; an unreadable reply does not count.
+      share: votes / voters, in (0, 1]; 0 without answers.
+      supporters: the answers equal to ``label``.
     """
 
     label: str | None = None

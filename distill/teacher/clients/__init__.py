@@ -1,1 +1,1 @@
-"""Asking a teacher: servers, local models, recorded replies, and the store that keeps every reply."""
+"""Clients of teachers (servers, local models, recorded replies), and the store that keeps every reply."""

@@ -1,53 +1,53 @@
-"""The batch API of OpenAI-compatible services: all requests in one file, all replies in another, cheaper and later."""
+"""The batch API of OpenAI-compatible services: requests and replies travel as files, cheaper and slower."""
 
 import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.teacher.clients import completion
-from distill.teacher.clients.replies import Failure, Reply, Request, RequestFailedError, TeacherStoppedError, digest
+from distill.teacher.clients.replies import (
+    BatchTeacherBase,
+    Reply,
+    Request,
+    RequestFailedError,
+    TeacherStoppedError,
+    digest,
+)
 from distill.teacher.clients.server import ServerTeacher
 from distill.teacher.clients.store import ReplyStore
 
 _MOST_REQUESTS = 50_000  # the hosted API's limits for one batch
 _MOST_BYTES = 190 * 2**20
-_OPEN = "open batch "  # the store's notes of batches whose replies are not in yet
+_OPEN = "open batch "  # prefix of the store's notes on unfinished batches
 _METADATA = "distill_requests"
 _ENDED = ("completed", "failed", "expired", "cancelled")
 
 _log = logging.getLogger(__name__)
 
 
-class BatchTeacher(ServerTeacher):
-    """As :class:`ServerTeacher`, but through files. A job that was killed goes on with the batches it had sent."""
+class BatchTeacher(ServerTeacher, BatchTeacherBase):
+    """A :class:`ServerTeacher` that uses the batch API. A restarted job continues with the batches it had sent."""
+
+    _unreadable = 0  # lines without a request key in the batch that was read last
 
     async def ask_batch(
         self, requests: Sequence[Request], store: ReplyStore
-    ) -> AsyncIterator[tuple[str, Reply | Failure]]:
-        """Yields ``(key, outcome)`` for every request, in the order in which they come back.
-
-        Args:
-          requests: what to ask, with distinct keys.
-          store: also remembers which batches are on their way. A reply is expected to be in the store when the next
-            one is asked for.
-
-        Raises:
-          TeacherStoppedError: the service refuses the batch.
-        """
+    ) -> AsyncGenerator[tuple[str, Reply | RequestFailedError]]:
+        """Yields ``(key, outcome)``; see :meth:`~distill.teacher.clients.replies.BatchTeacherBase.ask_batch`."""
         wanted = {request.key: request for request in requests}
         note = f"{_OPEN}{self.url} "
         for name, batch_id in store.notes(note):
-            _log.info("teacher %s: going on with batch %s", self.name, batch_id)
+            _log.info("teacher %s: continuing with batch %s", self.name, batch_id)
             async for key, outcome in self._outcomes(batch_id, wanted):
-                if not isinstance(outcome, Reply):
-                    continue  # asked again below
+                if isinstance(outcome, RequestFailedError) and not outcome.perhaps_paid:
+                    continue  # sent again below
                 if key in wanted:
                     del wanted[key]
                     yield key, outcome
-                else:  # paid for by a job with other rows
+                elif isinstance(outcome, Reply):  # a reply to a job with other rows
                     await store.put(outcome, record="", teacher=self.name)
             store.note(name, None)
         for part in _parts(list(wanted.values()), self._line):
@@ -57,8 +57,13 @@ class BatchTeacher(ServerTeacher):
             async for key, outcome in self._outcomes(batch_id, by_key):
                 if by_key.pop(key, None) is not None:
                     yield key, outcome
-            for key in by_key:
-                yield key, Failure("not answered", f"batch {batch_id} ended without it")
+            unreadable = self._unreadable
+            for number, key in enumerate(by_key):
+                detail = f"batch {batch_id} ended without it"
+                paid = number < unreadable
+                if paid:
+                    detail += f"; {unreadable} of its lines could not be read, and may hold this reply"
+                yield key, RequestFailedError("not answered", detail, perhaps_paid=paid)
             store.note(note + batch_id, None)
 
     def _line(self, request: Request) -> bytes:
@@ -75,7 +80,7 @@ class BatchTeacher(ServerTeacher):
         lines = b"".join(self._line(request) for request in part)
         mark = digest(sorted(request.key for request in part))
         try:
-            # The process may have died between sending a batch and taking note of it.
+            # The process may have been killed after it sent a batch and before it stored the note.
             async for batch in self.client.batches.list(limit=100):
                 if (batch.metadata or {}).get(_METADATA) == mark and batch.status not in (
                     "failed",
@@ -92,14 +97,14 @@ class BatchTeacher(ServerTeacher):
             )
         except self._openai.OpenAIError as error:
             raise TeacherStoppedError(
-                f"teacher {self.name!r} at {self.url} does not take a batch: {self.redact(str(error))[:500]}"
+                f"teacher {self.name!r} at {self.url} rejects the batch: {self.redact(str(error))[:500]}"
             ) from None
         _log.info("teacher %s: batch %s with %d requests", self.name, batch.id, len(part))
         return str(batch.id)
 
     async def _outcomes(
         self, batch_id: str, known: Mapping[str, Request]
-    ) -> AsyncIterator[tuple[str, Reply | Failure]]:
+    ) -> AsyncGenerator[tuple[str, Reply | RequestFailedError]]:
         try:
             batch = await self.client.batches.retrieve(batch_id)
             while batch.status not in _ENDED:
@@ -109,38 +114,47 @@ class BatchTeacher(ServerTeacher):
             if batch.status == "failed" and not files:
                 words = "; ".join(error.message or "" for error in (batch.errors.data if batch.errors else None) or [])
                 raise TeacherStoppedError(f"teacher {self.name!r}: batch {batch_id} failed: {self.redact(words)[:500]}")
-            contents = [(await self.client.files.content(file)).content for file in files]
+            contents = [(file, (await self.client.files.content(file)).content) for file in files]
         except self._openai.NotFoundError:
-            _log.warning("teacher %s: batch %s is gone; asking again", self.name, batch_id)
+            _log.warning("teacher %s: batch %s no longer exists; sending its requests again", self.name, batch_id)
             return
         except self._openai.OpenAIError as error:
             raise TeacherStoppedError(
-                f"teacher {self.name!r}: batch {batch_id} cannot be fetched now, run again later: "
+                f"teacher {self.name!r}: batch {batch_id} cannot be fetched now; run the command again later: "
                 f"{self.redact(str(error))[:500]}"
             ) from None
-        for content in contents:
+        self._unreadable = 0
+        for file, content in contents:
             for line in content.splitlines():
                 try:
                     row = json.loads(line)
                     key = row["custom_id"]
                 except (ValueError, KeyError, TypeError):
-                    continue  # its request counts as not answered
+                    self._unreadable += file == batch.output_file_id  # reported as "not answered"
+                    continue
                 yield key, self._outcome(key, known.get(key), row)
 
-    def _outcome(self, key: str, request: Request | None, row: Mapping[str, Any]) -> Reply | Failure:
+    def _outcome(self, key: str, request: Request | None, row: Mapping[str, Any]) -> Reply | RequestFailedError:
         response = row.get("response") or {}
         if row.get("error") or response.get("status_code") != 200:
             words = self.redact(json.dumps(row.get("error") or response.get("body")))[:500]
-            return Failure("bad request" if response.get("status_code") == 400 else "server error", words)
+            return RequestFailedError("bad request" if response.get("status_code") == 400 else "server error", words)
         try:
             samples = request.samples if request is not None else None
             return self._clean(completion.read(response.get("body"), key=key, model=self.model, samples=samples))
         except RequestFailedError as error:
-            return Failure(error.failure.reason, self.redact(error.failure.detail), self.redact(error.failure.raw))
+            failure = error.failure
+            return RequestFailedError(
+                failure.reason,
+                self.redact(failure.detail),
+                self.redact(failure.raw),
+                perhaps_paid=error.perhaps_paid,
+                usage=error.usage,
+            )
 
 
 def _parts(requests: Sequence[Request], line: Any) -> Iterator[list[Request]]:
-    """Cuts requests into batches that a service takes."""
+    """Splits requests into batches within the service's limits."""
     part: list[Request] = []
     size = 0
     for request in requests:

@@ -1,4 +1,4 @@
-"""The OpenAI-style request body of a request, and the reply in a response body; one place for every way of sending."""
+"""Conversion between requests and replies and the JSON bodies of the OpenAI protocol."""
 
 import dataclasses
 import datetime
@@ -13,7 +13,7 @@ from distill.teacher.clients.replies import (
     REFUSED,
     THOUGHT,
     TOOL_CALL,
-    Choice,
+    Candidate,
     Reply,
     Request,
     RequestFailedError,
@@ -22,19 +22,19 @@ from distill.teacher.clients.replies import (
 
 Endpoint = Literal["chat", "completions"]
 ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions")
-_RAW = 2000  # characters of a broken body that are kept
-_MOST_STOPS = 4  # what the hosted API takes
+_RAW = 2000  # characters of an unreadable body to keep
+_MOST_STOPS = 4  # the hosted API's limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """In what servers of this kind differ.
+    """Differences between OpenAI-compatible servers.
 
     Attributes:
       endpoint: ``chat`` or ``completions``.
       max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for hosted reasoning models.
-      send_stop: whether the server takes stop strings.
-      json_object: ask for a JSON object without a schema, where the server knows that much only.
+      send_stop: whether to send stop strings.
+      json_object: request a JSON object without a schema, for servers that do not support schemas.
     """
 
     endpoint: Endpoint = "chat"
@@ -68,7 +68,7 @@ def body(request: Request, dialect: Dialect) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """``text`` that can be encoded: halves of surrogate pairs become U+FFFD, and NUL goes."""
+    """``text`` as valid UTF-8: unpaired surrogates become U+FFFD, and NUL is removed."""
     return text.encode("utf-8", "replace").decode().replace("\0", "") if not text.isascii() or "\0" in text else text
 
 
@@ -94,12 +94,12 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
     Args:
       value: the JSON of a chat completion or a completion.
       key: the request's key.
-      model: the model that was asked.
-      samples: how many texts were asked for; None: take all there are.
-      seconds: how long it took.
+      model: the model in the request, used if the body names none.
+      samples: number of texts requested; None: accept any number.
+      seconds: duration of the request.
 
     Raises:
-      RequestFailedError: ``wrong schema``; ``server error`` where the body reports one with a status of success.
+      RequestFailedError: ``wrong schema``; ``server error`` if the body reports an error under a success status.
     """
     usage = _usage(value.get("usage")) if isinstance(value, Mapping) else None
 
@@ -114,19 +114,19 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
     if not isinstance(choices, list) or not choices:
         raise wrong(f"expected a list of choices; got {str(choices)[:80]!r}")
     if samples is not None and len(choices) < samples:
-        raise wrong(f"asked for {samples} choices; got {len(choices)}")
+        raise wrong(f"expected {samples} choices; got {len(choices)}")
     texts = []
     for choice in choices[:samples]:
         try:
-            texts.append(_choice(choice))
-        except _ChoiceError as error:
+            texts.append(_candidate(choice))
+        except _CandidateError as error:
             raise wrong(str(error), "server error") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise wrong(f"a choice without text ({error})") from None
+            raise wrong(f"a choice has no text ({error})") from None
     answered_by = value.get("model")
     return Reply(
         key=key,
-        choices=tuple(texts),
+        candidates=tuple(texts),
         model=printable(answered_by) if isinstance(answered_by, str) else model,
         usage=usage,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -135,7 +135,7 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
 
 
 def error_words(value: Any) -> str:
-    """The server's words in the JSON of an error: of OpenAI's form, or as other servers write it."""
+    """The error message in a JSON error body, in OpenAI's form or that of another server."""
     if isinstance(value, list) and value:  # Gemini
         value = value[0]
     error = value.get("error", value) if isinstance(value, Mapping) else value
@@ -145,11 +145,11 @@ def error_words(value: Any) -> str:
     return printable(str(error))
 
 
-class _ChoiceError(Exception):
-    """A choice that carries an error of the server in place of a reply."""
+class _CandidateError(Exception):
+    """A choice in a response body that holds a server error instead of a reply."""
 
 
-# Other names for the ends that matter here; any other name stays as it is.
+# Other servers' names of the finish reasons; names not listed are kept.
 _FINISHES: Mapping[str, str] = {
     "stop": END,
     "eos": END,
@@ -173,7 +173,7 @@ _FINISHES: Mapping[str, str] = {
 
 
 def finish_of(value: Any) -> str:
-    """Why a reply ended, in one vocabulary for all servers; END where they do not say.
+    """The finish reason under OpenAI's name; END if the server gives none.
 
     >>> finish_of("MAX_TOKENS"), finish_of("eos_token"), finish_of(None)
     ('length', 'stop', 'stop')
@@ -183,7 +183,7 @@ def finish_of(value: Any) -> str:
     return _FINISHES.get(str(value).lower(), printable(str(value)))
 
 
-def _choice(choice: Mapping[str, Any]) -> Choice:
+def _candidate(choice: Mapping[str, Any]) -> Candidate:
     finish = finish_of(choice.get("finish_reason"))
     message = choice.get("message")
     if message is None and "text" in choice:  # the completions endpoint
@@ -191,18 +191,18 @@ def _choice(choice: Mapping[str, Any]) -> Choice:
     if not isinstance(message, Mapping):
         raise ValueError(f"expected a message; got {type(message).__name__}")
     if finish == "error" or (choice.get("error") and not message.get("content")):
-        raise _ChoiceError(error_words(choice) if choice.get("error") else "the reply ended with an error")
+        raise _CandidateError(error_words(choice) if choice.get("error") else "the reply ended with an error")
     text, thoughts, refusal = _parts(message.get("content"))
     refused = message.get("refusal")
     if isinstance(refused, str) and refused.strip() and not text.strip():
         refusal = refused
     if refusal and not text.strip():
-        return Choice(printable(refusal), REFUSED)
+        return Candidate(printable(refusal), REFUSED)
     note = ""
     if not text.strip():
         thoughts = thoughts or next(filter(None, (_parts(message.get(name))[0] for name in _THOUGHT_FIELDS)), "")
         note = _tool_call(message) or (THOUGHT + thoughts[:_RAW] if thoughts.strip() else "")
-    return Choice(printable(text), finish, printable(note))
+    return Candidate(printable(text), finish, printable(note))
 
 
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -211,10 +211,10 @@ _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking"
 
 
 def _parts(content: Any) -> tuple[str, str, str]:
-    """Text, thoughts and refusal in a message's content: a text, null, or a list of typed parts.
+    """Text, thoughts and refusal in a message's content, which is a string, null, or a list of typed parts.
 
     Raises:
-      ValueError: something else.
+      ValueError: the content has another type.
     """
     if content is None:
         return "", "", ""
@@ -253,7 +253,7 @@ def _tool_call(message: Mapping[str, Any]) -> str:
 
 
 def _usage(value: Any) -> Usage | None:
-    """Tokens read and written, under OpenAI's names or Anthropic's."""
+    """Prompt and completion tokens, under OpenAI's or Anthropic's names."""
     if not isinstance(value, Mapping):
         return None
     read = value.get("prompt_tokens", value.get("input_tokens"))
@@ -261,6 +261,6 @@ def _usage(value: Any) -> Usage | None:
     if isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0:
         total = value.get("total_tokens")
         if isinstance(total, int) and total > read + written:
-            written = total - read  # Gemini leaves the thoughts out of completion_tokens; they are charged as output
+            written = total - read  # Gemini omits thoughts from completion_tokens but charges them as output
         return Usage(read, written)
     return None

@@ -1,4 +1,4 @@
-"""What a job costs: before it starts, so far, and at most."""
+"""Cost of a job: estimate, amount spent, and cap."""
 
 import contextvars
 import dataclasses
@@ -9,7 +9,7 @@ from distill.teacher.clients.replies import Request, Usage
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-    """Money per million tokens, in any currency. ``batch_discount`` is taken off where the batch API is used."""
+    """Price per million tokens, in any currency. ``batch_discount`` is the share deducted for the batch API."""
 
     prompt: float
     completion: float
@@ -20,47 +20,47 @@ class Prices:
             raise ValueError(f"Prices must be ≥ 0 and batch_discount in [0, 1]; got {self}")
 
     def of(self, usage: Usage, *, batch: bool = False) -> float:
-        """What ``usage`` costs."""
+        """The price of ``usage``."""
         full = (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
         return full * (1.0 - self.batch_discount) if batch else full
 
 
 @dataclasses.dataclass
 class Tokenizing:
-    """Characters per token, guessed until replies say better."""
+    """Characters per token: a default until replies provide a measurement."""
 
     characters_per_token: float = 3.5
     _characters: int = 0
     _tokens: int = 0
 
     def learn(self, request: Request, usage: Usage | None) -> None:
-        """Takes a finished request into account."""
+        """Updates the measurement with a finished request."""
         if usage is not None and usage.prompt_tokens > 0:
             self._characters += request.characters
             self._tokens += usage.prompt_tokens
 
     def tokens(self, characters: float) -> int:
-        """About how many tokens so many characters are."""
+        """The approximate number of tokens in ``characters`` characters."""
         rate = self._characters / self._tokens if self._tokens else self.characters_per_token
         return int(characters / rate + 0.999)
 
     @property
     def learned(self) -> bool:
-        """Whether this is measured."""
+        """Whether the ratio is measured."""
         return self._tokens > 0
 
 
 def most(request: Request, tokenizing: Tokenizing) -> Usage:
-    """The tokens that a request can take at most (the prompt's estimated, with a tenth on top)."""
+    """An upper bound on a request's tokens (the prompt's are estimated, plus 10 %)."""
     prompt = int(1.1 * tokenizing.tokens(request.characters)) + 8 * (len(request.messages) + 1)
     return Usage(prompt, request.sampling.max_tokens * request.samples)
 
 
 class Budget:
-    """Keeps the cost of a job below a cap: what is under way counts at its worst until it is known.
+    """Keeps the cost of a job below a cap: a running request counts at its highest possible cost until its usage is known.
 
     Args:
-      cap: the most that the job's replies may cost together; None: no cap.
+      cap: highest total cost of the job's replies; None: no cap.
     """
 
     def __init__(self, cap: float | None = None):
@@ -72,36 +72,36 @@ class Budget:
         self.perhaps_spent = 0.0
 
     def fits(self, amount: float) -> bool:
-        """Whether ``amount`` more can be risked."""
+        """Whether another ``amount`` stays within the cap."""
         return self.cap is None or self.spent + self.perhaps_spent + self.reserved + amount <= self.cap
 
     def reserve(self, amount: float) -> None:
-        """Sets ``amount`` aside for a request that starts."""
+        """Reserves ``amount`` for a request that starts."""
         self.reserved += amount
 
     def settle(self, amount: float, actual: float) -> None:
-        """The request that had ``amount`` set aside cost ``actual``."""
+        """Replaces a reservation of ``amount`` by the actual cost."""
         self.reserved -= amount
         self.spent += actual
 
     def lost(self, amount: float) -> None:
-        """The request came to nothing, but the server may have charged for it."""
+        """Records a failed attempt that the server may have charged."""
         self.reserved -= amount
         self.perhaps_spent += amount
 
     def release(self, amount: float) -> None:
-        """The request came to nothing and cost nothing."""
+        """Frees a reservation that cost nothing."""
         self.reserved -= amount
 
 
 class Reservation:
-    """The money set aside for one request: one attempt at a time, at its worst, until its usage is known.
+    """The amount reserved for one request: the highest cost of one attempt, until its usage is known.
 
     Args:
       budget: where ``amount`` has been reserved for the first attempt.
-      amount: what one attempt can cost at most.
-      wait_for_room: waits until another ``amount`` fits into the budget; returns whether it ever will.
-      discarded: called with the usage of every attempt that gave no reply; None where it is not known.
+      amount: highest possible cost of one attempt.
+      wait_for_room: waits until another ``amount`` fits into the budget; returns False if it never will.
+      discarded: called with the usage of every attempt without a reply (None if unknown).
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Reservation:
         self._held = True
 
     async def attempt(self) -> bool:
-        """Call before every attempt: reserves its worst, unless the last reservation is unused. False: do not send it."""
+        """Reserves the cost of the next attempt unless a reservation is unused. Returns False if it must not be sent."""
         if not self._held:
             if not await self._wait_for_room(self._amount):
                 return False
@@ -125,14 +125,14 @@ class Reservation:
         return True
 
     def failed(self, usage: Usage | None = None) -> None:
-        """The attempt gave no reply, but may have been charged: with ``usage``, if it is known, else at its worst."""
+        """Records an attempt without a reply: charges ``usage`` if known, otherwise the highest possible cost."""
         if self._held:
             self._held = False
             (self._budget.release if usage is not None else self._budget.lost)(self._amount)
             self._discarded(usage)
 
     def close(self, perhaps_paid: bool = False) -> None:
-        """The request is over. What is still held was not used, or, if ``perhaps_paid``, may have been charged."""
+        """Ends the request. A reservation still held is freed, or charged if ``perhaps_paid``."""
         if perhaps_paid:
             self.failed()
         elif self._held:
@@ -141,21 +141,21 @@ class Reservation:
 
 
 reservation: contextvars.ContextVar[Reservation | None] = contextvars.ContextVar("reservation", default=None)
-"""The reservation of the request that the current task works on."""
+"""The reservation of the request in the current asyncio task."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A job's price before it starts.
+    """The estimated cost of a job.
 
     Attributes:
-      requests: how many must be asked.
-      cached: how many have been answered before and are free.
-      prompt_tokens: to be read by the teacher (about).
-      completion_tokens: to be written, if replies are as long as the worked examples (or as earlier replies).
-      most_completion_tokens: the same, if every reply is as long as allowed.
+      requests: requests to send.
+      cached: requests with a stored reply, which cost nothing.
+      prompt_tokens: estimated prompt tokens.
+      completion_tokens: estimated completion tokens, from the length of the worked examples (or of earlier replies).
+      most_completion_tokens: completion tokens if every reply has the maximum length.
       cost, most_cost: in the currency of the prices; None without prices.
-      at_least_minutes: by the limits per minute alone; None without limits.
+      at_least_minutes: duration implied by the limits per minute; None without limits.
       measured: whether tokens per character come from earlier replies of this model.
     """
 
@@ -182,13 +182,13 @@ class Estimate:
             most_completion_tokens=self.most_completion_tokens + other.most_completion_tokens,
             cost=both(self.cost, other.cost),
             most_cost=both(self.most_cost, other.most_cost),
-            at_least_minutes=max(minutes) if minutes else None,  # teachers work side by side
+            at_least_minutes=max(minutes) if minutes else None,  # teachers run concurrently
             measured=self.measured and other.measured,
         )
 
     def __str__(self) -> str:
         lines = [
-            f"{self.requests:,} requests to ask, {self.cached:,} answered before",
+            f"{self.requests:,} requests to send, {self.cached:,} already answered",
             f"about {self.prompt_tokens:,} tokens to read and {self.completion_tokens:,} to write "
             f"(at most {self.most_completion_tokens:,})",
         ]

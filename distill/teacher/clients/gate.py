@@ -1,9 +1,9 @@
-"""Who may send next: bounded concurrency that gives way to a busy server, and limits per minute.
+"""Admission of requests: adaptive concurrency and limits per minute.
 
-The number of requests under way follows the rule that TCP uses (additive increase, multiplicative decrease; Chiu &
+The number of running requests follows the rule that TCP uses (additive increase, multiplicative decrease; Chiu &
 Jain 1989, "Analysis of the increase and decrease algorithms for congestion avoidance"): it is halved when the server
-says "too many", and grows by about one a round trip while all is well. While the server asks for a pause, nobody
-sends.
+answers "too many requests", and otherwise grows by about one per round trip. No request is sent during a pause that the
+server requests.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from collections.abc import Callable
 
 _SHORTEST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_SLACK_S = 0.1  # how far a limit per minute may run ahead, so that late timers cost no throughput
+_SLACK_S = 0.1  # how early a request may be sent, so that late timers do not reduce throughput
 
 
 class GateClosedError(Exception):
-    """Nobody is let through any more: the job is stopping."""
+    """The gate admits no more requests: the job is stopping."""
 
 
 class Pace:
-    """At most so much per minute, evenly spread (the generic cell rate algorithm).
+    """A limit per minute, spread evenly (the generic cell rate algorithm).
 
     Args:
       per_minute: the limit, in any unit; None for no limit.
@@ -31,30 +31,30 @@ class Pace:
     def __init__(self, per_minute: float | None):
         if per_minute is not None and per_minute <= 0:
             raise ValueError(f"a limit per minute must be positive; got {per_minute}")
-        # What the slack lets through early is taken off the rate: no minute sees more than the limit.
+        # The rate is reduced by the slack, so that no minute exceeds the limit.
         self._seconds_each = 0.0 if per_minute is None else (60.0 + _SLACK_S) / per_minute
         self._next = float("-inf")
 
     def wait(self, now: float) -> float:
-        """Seconds until the next one may go; 0 if at once."""
+        """Seconds until the next request may be sent; 0 if now."""
         return max(0.0, self._next - _SLACK_S - now)
 
     def charge(self, now: float, amount: float) -> None:
-        """Takes ``amount`` out of the budget; a large amount makes the next one wait longer."""
+        """Counts ``amount`` against the limit; a larger amount delays the next request longer."""
         self._next = max(self._next, now) + amount * self._seconds_each
 
     def correct(self, amount: float) -> None:
-        """Adds to the last charges what they were too low (or gives back, if negative)."""
+        """Corrects earlier charges by ``amount``, which may be negative."""
         self._next += amount * self._seconds_each
 
 
 class Gate:
-    """Lets requests through in the order in which they came.
+    """Admits requests in the order of their arrival.
 
     Args:
-      concurrency: the most requests under way at once.
+      concurrency: maximum number of running requests.
       requests_per_minute, tokens_per_minute: limits; None for none.
-      clock: seconds, monotonic.
+      clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, tokens: float = 0.0) -> float:
-        """Waits for a turn; returns the time at which it came. Every ``enter`` needs one ``leave``.
+        """Waits for admission and returns its time. Every ``enter`` needs one ``leave``.
 
         Args:
-          tokens: what to charge against the limit of tokens per minute.
+          tokens: number to count against the limit of tokens per minute.
 
         Raises:
-          GateClosedError: the gate was closed, before or meanwhile. No ``leave`` then.
+          GateClosedError: the gate was closed before admission; ``leave`` must not be called.
         """
         if self._closed:
             raise GateClosedError
@@ -104,7 +104,7 @@ class Gate:
             raise
 
     def close(self) -> None:
-        """Sends everybody away who waits; those who are through may finish."""
+        """Raises GateClosedError in all waiting requests; admitted requests may finish."""
         self._closed = True
         while self._waiting:
             turn, _ = self._waiting.popleft()
@@ -112,23 +112,23 @@ class Gate:
                 turn.set_exception(GateClosedError())
 
     def leave(self) -> None:
-        """Gives the turn back."""
+        """Ends an admitted request."""
         self.active -= 1
         self._admit()
 
     def succeeded(self) -> None:
-        """The server answered: a little more may go on at once."""
+        """Records an answer: the concurrency limit grows."""
         self.last_success = self._clock()
         self._refusals = 0
         self.limit = min(float(self.concurrency), self.limit + 1.0 / self.limit)
 
     def refused(self, entered: float, retry_after: float | None) -> None:
-        """The server said "too many".
+        """Records a "too many requests" response.
 
         Args:
-          entered: what ``enter`` returned for the refused request. Requests that were already under way at the last
-            decrease tell nothing new and do not decrease again.
-          retry_after: the pause that the server asks for, in seconds; None: a growing one of our own.
+          entered: what ``enter`` returned for the refused request. Requests admitted before the last
+            decrease do not cause another one.
+          retry_after: the pause that the server requests, in seconds; None: a growing default.
         """
         now = self._clock()
         if entered >= self._last_decrease:
@@ -142,11 +142,11 @@ class Gate:
 
     @property
     def pause(self) -> float:
-        """Seconds until the pause ends that the server asked for, or that follows a refusal; 0 without one."""
+        """Seconds until the current pause ends; 0 without one."""
         return max(0.0, self._paused_until - self._clock())
 
     def correct_tokens(self, amount: float) -> None:
-        """Tells the token limit that a request took ``amount`` more tokens than it was charged for."""
+        """Corrects the token limit for a request that took ``amount`` more tokens than were counted."""
         self._tokens.correct(amount)
 
     def _admit(self) -> None:

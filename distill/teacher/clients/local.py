@@ -1,4 +1,4 @@
-"""A teacher on this machine: a `transformers` model, for those without a server. Slower; nothing leaves the house."""
+"""A teacher on this machine: a `transformers` model. Slower than a server; no data leaves the machine."""
 
 import asyncio
 import dataclasses
@@ -6,15 +6,16 @@ import datetime
 import hashlib
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from distill.teacher.clients.completion import printable
+from distill import validation
+from distill.teacher.clients.completion import ENDPOINTS, printable
 from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.replies import (
     END,
     LENGTH,
-    Choice,
+    Candidate,
     Reply,
     Request,
     RequestFailedError,
@@ -27,20 +28,20 @@ from distill.teacher.clients.store import ReplyStore
 
 @dataclasses.dataclass(frozen=True)
 class LocalConfig:
-    """Which model, and how to run it.
+    """Configuration of a local teacher.
 
     Attributes:
-      model: a folder, or a model's name on the hub. Decoder-only and encoder-decoder models both do.
-      name: what this job calls the teacher; the model's name by default.
-      endpoint: ``chat``: through the tokenizer's chat template. ``completions``: one text to go on from.
+      model: a folder, or a model's name on the hub; decoder-only or encoder-decoder.
+      name: the teacher's name in this job; by default the model's name.
+      endpoint: ``chat``: uses the tokenizer's chat template. ``completions``: one text to continue.
       sampling: temperature and the like.
-      batch_size: inputs generated for at once.
-      device: ``cpu``, ``cuda``, …; None: a GPU if there is one.
+      batch_size: number of prompts per batch.
+      device: ``cpu``, ``cuda``, …; None: a GPU if available.
       dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-      longest_prompt: tokens; a longer prompt is a failed request, never cut in silence. None: what the model's
-        configuration says.
-      trust_remote_code: run code that comes with the model. Think twice.
-      prefix: task prefix of this teacher's rationales where each teacher has its own.
+      longest_prompt: tokens; a longer prompt is a failed request; prompts are never truncated. None: the limit in the
+        model's configuration.
+      trust_remote_code: run code shipped with the model; only for models from a trusted source.
+      prefix: task prefix of this teacher's rationales, if each teacher has a separate one.
     """
 
     model: str
@@ -55,12 +56,16 @@ class LocalConfig:
     prices: Prices | None = None
     prefix: str = ""
     samples_at_once: bool = False
+    structured: ClassVar[str] = "off"
+    extra: ClassVar[Mapping[str, Any]] = {}
+    batch: ClassVar[bool] = False
+    requests_per_minute: ClassVar[float | None] = None
+    tokens_per_minute: ClassVar[float | None] = None
 
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"LocalConfig.batch_size must be ≥ 1; got {self.batch_size}")
-        if self.endpoint not in ("chat", "completions"):
-            raise ValueError(f"LocalConfig.endpoint must be 'chat' or 'completions'; got {self.endpoint!r}")
+        validation.check("LocalConfig.endpoint", self.endpoint, ENDPOINTS)
 
     @property
     def called(self) -> str:
@@ -68,20 +73,20 @@ class LocalConfig:
         return self.name or pathlib.Path(self.model).name
 
     def model_key(self) -> str:
-        """What stands for the model in the keys of its requests."""
+        """The model's identifier in request keys."""
         return _fingerprint(self.model)
 
     def open(self) -> "LocalTeacher":
         """Loads tokenizer and weights.
 
         Raises:
-          TeacherStoppedError: `transformers` or `torch` is not installed, or there is no such model.
+          TeacherStoppedError: `transformers` or `torch` is not installed, or the model does not exist.
         """
         return LocalTeacher(self)
 
 
 def _fingerprint(model: str) -> str:
-    """The model's name; for a folder, with a hash of what is in it, so that new weights are a new teacher."""
+    """The model's name; for a folder, with a hash of its files, so that new weights give new request keys."""
     folder = pathlib.Path(model)
     if not folder.is_dir():
         return model
@@ -95,7 +100,7 @@ def _fingerprint(model: str) -> str:
 
 
 class LocalTeacher:
-    """Generates with a `transformers` model; see :class:`LocalConfig`. Requests that come together are one batch."""
+    """Generates with a `transformers` model; see :class:`LocalConfig`. Concurrent requests form one batch."""
 
     def __init__(self, config: LocalConfig):
         try:
@@ -131,7 +136,7 @@ class LocalTeacher:
         self._runner: asyncio.Task[None] | None = None
 
     async def wants_json(self, store: ReplyStore) -> bool:
-        """Local models are asked in free text."""
+        """False: local models reply in free text."""
         return False
 
     async def ask(self, request: Request) -> Reply:
@@ -146,14 +151,17 @@ class LocalTeacher:
             self._runner = asyncio.create_task(self._run())
         return await done
 
+    def halt(self) -> None:
+        """Does nothing: the running batch finishes, and the job sends no more requests."""
+
     async def close(self) -> None:
-        """Waits for the batch under way."""
+        """Waits for the running batch."""
         if self._runner is not None:
             await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
         while self._waiting:
-            await asyncio.sleep(0)  # let those who are about to ask join this batch
+            await asyncio.sleep(0)  # lets concurrent requests join this batch
             head = self._waiting[0][0]
             batch = [pair for pair in self._waiting if _alike(pair[0], head)][: self.config.batch_size]
             self._waiting = [pair for pair in self._waiting if pair not in batch]
@@ -179,7 +187,7 @@ class LocalTeacher:
 
     def _generate(self, requests: Sequence[Request]) -> list[Reply | RequestFailedError]:
         torch, started = self._torch, time.monotonic()
-        special = self.config.endpoint == "completions"  # a chat template has put its own in
+        special = self.config.endpoint == "completions"  # a chat template adds the special tokens
         ids = [self._tokenizer(self._text(request), add_special_tokens=special)["input_ids"] for request in requests]
         outcomes: list[Reply | RequestFailedError] = [
             RequestFailedError("bad request", f"the prompt has {len(row)} tokens; at most {self._longest} fit")
@@ -193,7 +201,7 @@ class LocalTeacher:
         options: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "do_sample": bool(sampling.temperature)}
         if sampling.temperature:
             options |= {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "top_k": 0}
-            # A batch draws from one generator, so its seed is made of all its requests.
+            # A batch uses one generator, so its seed depends on all its requests.
             joint = "".join(requests[n].key for n in fits) + str(request.seed)
             torch.manual_seed(int(hashlib.sha256(joint.encode()).hexdigest()[:12], 16))
         if request.stop:
@@ -210,9 +218,9 @@ class LocalTeacher:
         seconds = (time.monotonic() - started) / len(fits)
         for place, n in enumerate(fits):
             these = range(place * request.samples, (place + 1) * request.samples)
-            choices = tuple(_cut(texts[i], requests[n].stop, lengths[i] >= sampling.max_tokens) for i in these)
+            candidates = tuple(_cut(texts[i], requests[n].stop, lengths[i] >= sampling.max_tokens) for i in these)
             usage = Usage(len(ids[n]), sum(lengths[i] for i in these))
-            outcomes[n] = Reply(requests[n].key, choices, self.model, usage, date, seconds)
+            outcomes[n] = Reply(requests[n].key, candidates, self.model, usage, date, seconds)
         return outcomes
 
 
@@ -221,8 +229,8 @@ def _alike(a: Request, b: Request) -> bool:
     return (a.sampling, a.stop, a.samples, a.seed) == (b.sampling, b.stop, b.samples, b.seed)
 
 
-def _cut(text: str, stops: Sequence[str], full: bool) -> Choice:
+def _cut(text: str, stops: Sequence[str], full: bool) -> Candidate:
     places = [text.find(stop) for stop in stops if stop in text]
     if places:
-        return Choice(printable(text[: min(places)]), END)
-    return Choice(printable(text), LENGTH if full else END)
+        return Candidate(printable(text[: min(places)]), END)
+    return Candidate(printable(text), LENGTH if full else END)

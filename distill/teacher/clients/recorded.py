@@ -1,32 +1,33 @@
-"""A teacher that only repeats what was said before: for replaying a job, and for tests."""
+"""A teacher that answers from recorded replies: for replaying a job, and for tests."""
 
 import dataclasses
 import datetime
 import hashlib
 import json
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from distill.tasks import sources
 from distill.tasks.records import RowError, SourceError
 from distill.teacher.clients.completion import finish_of, printable
 from distill.teacher.clients.cost import Prices
-from distill.teacher.clients.replies import Choice, Reply, Request, RequestFailedError, Sampling, Usage
+from distill.teacher.clients.replies import Candidate, Reply, Request, RequestFailedError, Sampling, Usage
 from distill.teacher.clients.store import ReplyStore
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedConfig:
-    """Where the replies are.
+    """Configuration of a recorded teacher.
 
     Attributes:
       path: JSON lines. A row is found by its ``key`` (of the request), or else by its ``id`` (of the record),
         ``sample`` (default 0) and ``purpose`` (default ``explain``); it holds the ``reply`` or ``replies`` (samples 0,
         1, …), and perhaps ``finish``, ``model`` and ``usage`` (``[prompt tokens, completion tokens]``).
-      name: what this job calls the teacher.
-      model: by default a name made of the file's content, so that another recording is another teacher.
-      sampling, structured, prices, prefix: as of the teacher that was recorded.
-      endpoint: decides in what form the request would be sent; only matters for rows found by key.
+      name: the teacher's name in this job.
+      model: by default derived from the file's content, so that another recording gives other request keys.
+      sampling, structured, prices, prefix: those of the recorded teacher.
+      endpoint: form of the request; affects only rows found by key.
     """
 
     path: str
@@ -38,6 +39,10 @@ class RecordedConfig:
     prices: Prices | None = None
     prefix: str = ""
     samples_at_once: bool = False
+    extra: ClassVar[Mapping[str, Any]] = {}
+    batch: ClassVar[bool] = False
+    requests_per_minute: ClassVar[float | None] = None
+    tokens_per_minute: ClassVar[float | None] = None
 
     @property
     def called(self) -> str:
@@ -45,7 +50,7 @@ class RecordedConfig:
         return self.name
 
     def model_key(self) -> str:
-        """What stands for the model in the keys of its requests."""
+        """The model's identifier in request keys."""
         return self.open().model
 
     def open(self) -> "RecordedTeacher":
@@ -122,14 +127,17 @@ class RecordedTeacher:
         finish = finish_of(rows[0].get("finish"))
         return Reply(
             key=request.key,
-            choices=tuple(Choice(printable(text), finish) for text in texts[: request.samples]),
+            candidates=tuple(Candidate(printable(text), finish) for text in texts[: request.samples]),
             model=str(rows[0].get("model", self.model)),
             usage=sum(usages[1:], usages[0]) if usages else None,
             date=str(rows[0].get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")),
         )
 
+    def halt(self) -> None:
+        """Does nothing: every reply is available at once."""
+
     async def close(self) -> None:
-        """Nothing to free."""
+        """Does nothing."""
 
 
 def record(store: ReplyStore, path: str | pathlib.Path) -> int:
@@ -146,8 +154,8 @@ def record(store: ReplyStore, path: str | pathlib.Path) -> int:
                 "id": record_id,
                 "teacher": teacher,
                 "sample": sample,
-                "replies": [choice.text for choice in reply.choices],
-                "finish": reply.choices[0].finish,
+                "replies": [candidate.text for candidate in reply.candidates],
+                "finish": reply.candidates[0].finish,
                 "model": reply.model,
                 "date": reply.date,
                 "usage": None if reply.usage is None else [reply.usage.prompt_tokens, reply.usage.completion_tokens],

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is written: whatever comes from outside passes here first."""
+"""Removal of secrets from texts before they are logged, reported or stored."""
 
 import os
 import re
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 REMOVED = "[secret removed]"
-_SHORTEST = 4  # a shorter "secret" is a placeholder, and taking it out would garble ordinary text
+_SHORTEST = 4  # a shorter "secret" is a placeholder; removing it would corrupt ordinary text
 
 
 class Redactor:
-    """Takes known secrets out of texts.
+    """Removes known secrets from texts.
 
     Args:
-      secrets: API keys, tokens, passwords. Very short ones (placeholders such as "x") are left alone.
+      secrets: API keys, tokens, passwords. Very short ones (placeholders such as "x") are ignored.
     """
 
     def __init__(self, secrets: Iterable[str] = ()):

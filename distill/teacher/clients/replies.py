@@ -1,30 +1,34 @@
-"""What is sent to a teacher and what comes back: plain values, hashed, written to disk and read again."""
+"""Requests, replies, failures, and the interface of teachers. Requests are hashed; replies are stored as JSON."""
 
+import abc
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from distill.teacher.clients.store import ReplyStore
 
 Purpose = Literal["explain", "rationalise"]
 
 END, LENGTH, FILTERED, REFUSED = "stop", "length", "content_filter", "refusal"
-"""Why a teacher stopped writing: done, out of tokens, the rest withheld by the provider, or a refusal in its own field."""
+"""Finish reasons: finished, token limit reached, withheld by the provider, or a refusal in a separate field."""
 
 THOUGHT, TOOL_CALL = "thoughts: ", "tool call: "
-"""How :attr:`Choice.note` begins."""
+"""Prefixes of :attr:`Candidate.note`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a teacher chooses its words. A value of None is not sent, and the server's own default applies.
+    """Sampling settings. A value of None is not sent, and the server's default applies.
 
     Attributes:
-      temperature: 0 is greedy. Several samples of one input need more than 0.
+      temperature: 0 is greedy; several samples per input need more than 0.
       top_p: nucleus sampling.
-      max_tokens: the longest reply, in the teacher's tokens.
-      seed: sent as ``seed + sample`` where given, so that samples differ and can be repeated (servers promise little).
+      max_tokens: maximum length of a reply, in the teacher's tokens.
+      seed: sent as ``seed + sample``, so that samples differ and can be repeated (servers do not guarantee it).
     """
 
     temperature: float | None = 0.0
@@ -54,18 +58,18 @@ class Request:
     """One question to one teacher.
 
     Attributes:
-      record_id: the row that it is about. Not part of the key: rows with the same input share a reply.
-      teacher: the teacher's name in this job. Not part of the key either.
-      model: the model asked.
+      record_id: the row. Not part of the key: rows with the same input share a reply.
+      teacher: the teacher's name in this job. Not part of the key.
+      model: the model.
       messages: the conversation (chat endpoint), or none.
-      prompt: the text to go on from (completion endpoint), or "".
+      prompt: the text to continue (completion endpoint), or "".
       sampling: see :class:`Sampling`.
-      stop: strings at which the teacher should stop.
-      sample: number of the first sample asked for.
-      samples: how many replies to ask for at once (``n``).
+      stop: stop strings.
+      sample: index of the first requested sample.
+      samples: number of replies requested at once (``n``).
       schema: JSON schema of the reply, or None for free text.
       extra: further fields of the request's body.
-      purpose: ``explain``: answer and say why. ``rationalise``: say why the given answer is right.
+      purpose: ``explain``: answer and explain. ``rationalise``: explain a given answer.
       template: hash of the prompt file, for the record's provenance.
     """
 
@@ -89,7 +93,7 @@ class Request:
 
     @functools.cached_property
     def key(self) -> str:
-        """SHA-256, in hexadecimal, of everything that decides what the teacher says: prompt, model, settings, sample."""
+        """SHA-256, in hexadecimal, of everything that determines the reply: prompt, model, settings, sample."""
         return digest(
             {
                 "model": self.model,
@@ -111,19 +115,19 @@ class Request:
 
     @property
     def characters(self) -> int:
-        """Length of everything the teacher must read."""
+        """Number of characters in the prompt."""
         return len(self.prompt) + sum(len(message.content) for message in self.messages)
 
 
 def digest(value: Any) -> str:
-    """SHA-256, in hexadecimal, of a JSON value; equal values have equal digests, whatever the order of their keys."""
+    """SHA-256, in hexadecimal, of a JSON value; independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Tokens read and written, as the server counts them."""
+    """Prompt and completion tokens, as counted by the server."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -136,18 +140,18 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """Their sum."""
         return self.prompt_tokens + self.completion_tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One text that the teacher wrote, and why it stopped (``stop``, ``length``, ``content_filter`` …).
+class Candidate:
+    """One generated text (a "choice" in OpenAI's protocol) with its finish reason (``stop``, ``length`` …).
 
     Attributes:
-      text: the answer; thoughts that came in a field of their own are left out.
-      finish: why it stopped.
-      note: what came where the text is blank: thoughts, or a tool call; else "".
+      text: the answer; thoughts from a separate field are excluded.
+      finish: the finish reason.
+      note: thoughts or a tool call, if the text is blank; otherwise "".
     """
 
     text: str
@@ -157,19 +161,19 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What came back for one request, finished and (by the server's count) paid.
+    """The reply to one request, complete and charged by the server.
 
     Attributes:
       key: the request's key.
-      choices: ``request.samples`` texts.
-      model: the model that answered, as the server names it.
-      usage: tokens, or None where the server does not say.
-      date: when it came, ISO 8601, UTC.
-      seconds: how long it took, waiting for a turn not counted.
+      candidates: ``request.samples`` texts.
+      model: the answering model, under the server's name.
+      usage: tokens, or None if the server does not report them.
+      date: time of arrival, ISO 8601, UTC.
+      seconds: duration of the request without waiting for admission.
     """
 
     key: str
-    choices: tuple[Choice, ...]
+    candidates: tuple[Candidate, ...]
     model: str = ""
     usage: Usage | None = None
     date: str = ""
@@ -178,8 +182,8 @@ class Reply:
     def to_json(self) -> str:
         """One line of JSON."""
         value = {
-            "choices": [
-                [choice.text, choice.finish, *([choice.note] if choice.note else [])] for choice in self.choices
+            "choices": [  # OpenAI's name, kept on disk
+                [each.text, each.finish, *([each.note] if each.note else [])] for each in self.candidates
             ],
             "model": self.model,
             "usage": None if self.usage is None else [self.usage.prompt_tokens, self.usage.completion_tokens],
@@ -194,7 +198,7 @@ class Reply:
         value = json.loads(text)
         return cls(
             key=key,
-            choices=tuple(Choice(*pair) for pair in value["choices"]),
+            candidates=tuple(Candidate(*pair) for pair in value["choices"]),
             model=value["model"],
             usage=None if value["usage"] is None else Usage(*value["usage"]),
             date=value["date"],
@@ -204,12 +208,12 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A request that came to nothing, or a reply out of which nothing can be read.
+    """A failed request, or a reply that could not be read.
 
     Attributes:
-      reason: short and the same for the same trouble, so that it can be counted.
-      detail: what exactly, with the status or the server's words.
-      raw: the reply as it came, shortened.
+      reason: short, and equal for equal causes, so that it can be counted.
+      detail: details, such as the status or the server's message.
+      raw: the raw reply, truncated.
     """
 
     reason: str
@@ -218,16 +222,16 @@ class Failure:
 
 
 class TeacherError(Exception):
-    """Anything that goes wrong on the way to a reply."""
+    """Base class of all errors in obtaining replies."""
 
 
 class RequestFailedError(TeacherError):
-    """This request came to nothing; others may still succeed.
+    """This request failed; others may still succeed.
 
     Attributes:
-      failure: what happened.
-      perhaps_paid: whether the server may have charged for it all the same.
-      usage: the tokens charged, where a useless reply reports them.
+      failure: the reason.
+      perhaps_paid: whether the server may have charged for it.
+      usage: the tokens charged, if an unusable reply reports them.
     """
 
     def __init__(
@@ -240,36 +244,83 @@ class RequestFailedError(TeacherError):
 
 
 class TeacherStoppedError(TeacherError):
-    """No request can succeed now (wrong key, no money, no server); what was finished is kept."""
+    """No request can succeed now (wrong key, quota used up, no server); finished replies are kept."""
 
 
 class TeacherSettingsError(TeacherStoppedError):
-    """No request can ever succeed with these settings: no such model, or a field that the server does not take."""
+    """No request can succeed with these settings: unknown model, or an unsupported field."""
 
 
 class Teacher(Protocol):
-    """Whoever answers.
+    """A model that answers requests; see :class:`BatchTeacherBase` for one that receives them all at once."""
 
-    Attributes:
-      name: what the job calls it.
-      model: goes into the keys; another model is another question.
-    """
+    @property
+    def name(self) -> str:
+        """The teacher's name in the job."""
+        ...
 
-    name: str
-    model: str
+    @property
+    def model(self) -> str:
+        """The model's name in request keys: another model gives other keys."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """The number of requests that :meth:`ask` should receive concurrently."""
+        ...
+
+    @property
+    def give_up_after(self) -> int | None:
+        """The number of consecutive failed requests after which the job stops; None: no limit."""
+        ...
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that running requests may still take after the job was stopped."""
+        ...
+
+    async def wants_json(self, store: "ReplyStore") -> bool:
+        """Whether requests need :data:`SCHEMA`, so that replies are JSON objects.
+
+        Args:
+          store: remembers the answer if it costs a request to find out.
+        """
+        ...
 
     async def ask(self, request: Request) -> Reply:
         """Answers one request.
 
         Raises:
-          RequestFailedError: it came to nothing.
+          RequestFailedError: this request failed.
           TeacherStoppedError: neither this nor any other request can succeed.
         """
+        ...
+
+    def halt(self) -> None:
+        """Starts no further request; running requests may finish."""
         ...
 
     async def close(self) -> None:
         """Frees connections and memory."""
         ...
+
+
+class BatchTeacherBase(abc.ABC):
+    """Base class of teachers that receive all requests at once, through :meth:`ask_batch` instead of ``ask``."""
+
+    @abc.abstractmethod
+    def ask_batch(
+        self, requests: Sequence[Request], store: "ReplyStore"
+    ) -> "AsyncGenerator[tuple[str, Reply | RequestFailedError]]":
+        """Yields ``(key, outcome)`` for every request, in the order in which the outcomes arrive.
+
+        Args:
+          requests: the requests, with distinct keys.
+          store: remembers the batches in progress. The caller stores each reply before it requests the next outcome.
+
+        Raises:
+          TeacherStoppedError: the service rejects the batch.
+        """
 
 
 SCHEMA: Mapping[str, Any] = {
@@ -281,4 +332,4 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["rationale", "label"],
     "additionalProperties": False,
 }
-"""What a structured reply looks like: reasons first, so that the answer follows from them."""
+"""JSON schema of a structured reply: the rationale comes first, so that the answer follows from it."""

@@ -1,9 +1,8 @@
-"""Every reply, kept for good before it counts.
+"""Durable storage of replies.
 
-An SQLite file in WAL mode with full synchronisation: a commit has reached the disk when it returns, whatever happens
-to the process or the machine afterwards. One thread writes; it takes all replies that arrived during the last commit
-into the next one, so a slow disk costs latency and not throughput. The file is locked by the process that has it open,
-so that two jobs never pay for the same request side by side.
+An SQLite file in WAL mode with full synchronisation: a commit is on disk when it returns. One thread
+writes; all replies that arrive during a commit share the next one, so a slow disk costs latency but not throughput. The
+process that opens the file locks it, so that two concurrent jobs never pay for the same request.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ _AT_ONCE = 500
 
 
 class StoreError(ValueError):
-    """A reply store that cannot be used: not one, of another layout, damaged, or in use."""
+    """The file cannot be used as a reply store: wrong type or version, damaged, or in use."""
 
 
 class ReplyStore:
     """Replies by request key. Use as a context manager.
 
     Args:
-      path: the file; made if it does not exist. ``:memory:`` keeps nothing.
+      path: the file, created if missing. ``:memory:`` stores nothing on disk.
 
     Raises:
       StoreError: the file is not a reply store, or another process has it open.
@@ -71,7 +70,7 @@ class ReplyStore:
             connection.close()
             if "locked" in str(error):
                 raise StoreError(
-                    f"{self.path} is in use by another run; wait for it, or give this run a store of its own"
+                    f"{self.path} is in use by another run; wait for it, or set another store for this run"
                 ) from error
             raise StoreError(f"{self.path} cannot be used as a reply store: {error}") from error
         except StoreError:
@@ -86,7 +85,7 @@ class ReplyStore:
         self.close()
 
     def close(self) -> None:
-        """Writes what is waiting and lets go of the file."""
+        """Writes pending replies and closes the file."""
         if self._writer is not None:
             self._queue.put(None)
             self._writer.join()
@@ -99,7 +98,7 @@ class ReplyStore:
             return int(self._connection.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def find(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """The replies there are, by key."""
+        """The stored replies among ``keys``, by key."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Reply] = {}
         for start in range(0, len(wanted), _AT_ONCE):
@@ -113,7 +112,7 @@ class ReplyStore:
         return found
 
     def __iter__(self) -> Iterator[tuple[str, str, int, Reply]]:
-        """``(record id, teacher, first sample, reply)`` of every reply, in the order in which they came."""
+        """``(record id, teacher, first sample, reply)`` of every reply, in the order of arrival."""
         last = 0
         while True:
             with self._lock:
@@ -128,7 +127,7 @@ class ReplyStore:
                 yield record, teacher, sample, Reply.from_json(key, text)
 
     async def put(self, reply: Reply, *, record: str, teacher: str, sample: int = 0) -> None:
-        """Returns once the reply is on the disk. A key that is there already keeps its first reply."""
+        """Returns once the reply is on disk. An existing key keeps its first reply."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if self._writer is None:
@@ -139,7 +138,7 @@ class ReplyStore:
         await done
 
     def note(self, name: str, value: str | None) -> None:
-        """Keeps a short text under a name, durably; None forgets it."""
+        """Stores a short text under a name, durably; None deletes it."""
         with self._lock:
             if value is None:
                 self._connection.execute("DELETE FROM notes WHERE name = ?", (name,))
@@ -147,7 +146,7 @@ class ReplyStore:
                 self._connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def notes(self, prefix: str = "") -> list[tuple[str, str]]:
-        """The texts kept under names that begin with ``prefix``, with their names."""
+        """``(name, text)`` of all notes whose names begin with ``prefix``."""
         with self._lock:
             rows = self._connection.execute("SELECT name, value FROM notes ORDER BY name").fetchall()
         return [(name, value) for name, value in rows if name.startswith(prefix)]
@@ -173,13 +172,13 @@ class ReplyStore:
                         "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?)", [row for row, _, _ in waiting]
                     )
                     self._connection.execute("COMMIT")
-            except BaseException as caught:  # a full disk must reach those who wait, not end this thread in silence
+            except BaseException as caught:  # errors such as a full disk are raised in the waiting tasks
                 error = StoreError(f"{self.path}: the reply could not be written: {caught}")
                 with self._lock:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
             for _, loop, done in waiting:
-                with contextlib.suppress(RuntimeError):  # whoever waited is gone, and its event loop with it
+                with contextlib.suppress(RuntimeError):  # the event loop of the waiting task is closed
                     loop.call_soon_threadsafe(_settle, done, error)
 
 

@@ -1,7 +1,6 @@
-"""The HTTP client under the OpenAI client: every attempt passes the gate, has a deadline, and has a largest size.
+"""The HTTP client of the OpenAI client: every attempt passes the gate and has a deadline and a size limit.
 
-Each attempt is one ``send`` of this client: here its cost is reserved, here it waits for its turn, and here the gate learns
-what the server answered.
+Each attempt is one ``send``, which reserves its cost, waits for admission, and reports the response to the gate.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from distill.teacher.clients import cost
 from distill.teacher.clients.gate import Gate, GateClosedError
 
 request_tokens: contextvars.ContextVar[float] = contextvars.ContextVar("request_tokens", default=0.0)
-"""What the attempts of the current request are charged against the limit of tokens per minute."""
+"""Tokens that each attempt of the current request counts against the limit per minute."""
 
 Response = httpx2.Response
 
@@ -28,22 +27,22 @@ _BUSY = (429, 503, 529)
 
 
 class NotSentError(openai.OpenAIError):
-    """The gate is closed. Likewise of the OpenAI client's own kind."""
+    """The gate is closed. A subclass of the OpenAI client's error, as :class:`ReplyTooLargeError`."""
 
 
 class ReplyTooLargeError(openai.OpenAIError):
-    """A reply longer than allowed. Of the OpenAI client's own kind, so that it passes it on and does not try again."""
+    """The reply is too long. A subclass of the OpenAI client's error, so that the client does not retry."""
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a server asks to wait: ``Retry-After-Ms``, or ``Retry-After`` in seconds or as a date.
+    """The pause in seconds that a server requests: ``Retry-After-Ms``, or ``Retry-After`` in seconds or as a date.
 
     Args:
       headers: response headers, by lower-case name.
       now: seconds since the epoch.
 
     Returns:
-      A finite number ≥ 0, or None where the server does not say or what it says makes no sense.
+      A finite number ≥ 0, or None if the headers are missing or invalid.
     """
     for header, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -59,12 +58,12 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def never_connected(error: BaseException) -> bool:
-    """Whether a "timeout" is a lost connection: the client's aiohttp transport calls those connect timeouts."""
+    """Whether a "timeout" is a lost connection: the aiohttp transport reports those as connect timeouts."""
     return isinstance(error.__cause__, httpx2.ConnectTimeout)
 
 
 def never_sent(error: BaseException) -> bool:
-    """Whether an attempt failed before anything was sent: nobody listens there, or the host's name is not known."""
+    """Whether an attempt failed before anything was sent: connection refused, or unknown host name."""
     chain: BaseException | None = error
     for _ in range(10):
         if isinstance(chain, ConnectionRefusedError | socket.gaierror):
@@ -96,11 +95,11 @@ def gated_client(
     """An HTTP client for :class:`openai.AsyncOpenAI`.
 
     Args:
-      gate: asked before every attempt, told of every outcome.
-      attempt_s: the longest that one attempt may take from its turn to the last byte.
-      connections: the most open at once; they are kept and used again.
+      gate: admits every attempt and records its outcome.
+      attempt_s: maximum duration of an attempt, from admission to the last byte.
+      connections: maximum number of open connections, which are reused.
       largest_bytes: a longer body raises :class:`ReplyTooLargeError`.
-      fast: over aiohttp, which costs about a third less CPU per request; by default where it is installed.
+      fast: use aiohttp, which needs about a third less CPU per request; by default if installed.
     """
     base: Any = openai.DefaultAsyncHttpxClient
     if fast is not False:
@@ -156,6 +155,6 @@ def gated_client(
     return GatedClient(
         timeout=httpx2.Timeout(attempt_s, connect=min(10.0, attempt_s)),
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-        # Small bodies; and a body that is not compressed cannot unfold into a huge one.
+        # Bodies are small, and an uncompressed body cannot expand beyond the size limit.
         headers={"Accept-Encoding": "identity"},
     )

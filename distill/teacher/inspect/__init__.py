@@ -1,4 +1,4 @@
-"""What is in a record set, as one HTML file to look at. Needs neither JAX nor TensorFlow."""
+"""The HTML report on a record set. Imports neither JAX nor TensorFlow."""
 
 from distill.teacher.inspect.report import InspectConfig, InspectReport, inspect
 

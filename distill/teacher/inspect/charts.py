@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: nothing to download, readable in light and dark."""
+"""Small charts as inline SVG, without downloads, for light and dark themes."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -25,19 +25,19 @@ def _nice(value: float) -> float:
 def histogram(
     values: Sequence[float], *, limit: float | None = None, unit: str = "", bins: int = 40, title: str = ""
 ) -> str:
-    """A histogram; values beyond ``limit`` stand out, and a line marks it.
+    """A histogram; values beyond ``limit`` are highlighted, and a line marks it.
 
     Args:
-      values: what to count.
+      values: the values.
       limit: the planned length.
       unit: of the values.
-      bins: at most so many bars.
+      bins: maximum number of bars.
       title: for screen readers.
     """
     if not values:
         return '<p class="none">nothing to show</p>'
     low, high = 0.0, float(max(values))
-    # A few giants would squeeze everything else into one bar: the last bar takes what is beyond the 99.5th percentile.
+    # The last bar holds all values beyond the 99.5th percentile, so that outliers do not compress the rest.
     ordered = sorted(values)
     bulk = float(ordered[min(len(ordered) - 1, int(0.995 * len(ordered)))])
     top = high if high <= 1.5 * max(bulk, limit or 0.0) else max(bulk, limit or 0.0) * 1.1
@@ -99,13 +99,13 @@ def _axis(ceiling: float, plot_height: float) -> str:
 
 
 def bars(counts: Mapping[str, int], *, most: int = 12, total: int | None = None, long: bool = False) -> str:
-    """Horizontal bars with numbers and shares; what is beyond ``most`` is summed up in one line.
+    """Horizontal bars with numbers and shares; names beyond ``most`` are summed in one line.
 
     Args:
       counts: name → number, in the order to show.
-      most: at most so many bars.
-      total: what shares and widths are of; by default the sum. A full bar is everything.
-      long: the names are sentences and need room.
+      most: maximum number of bars.
+      total: denominator of shares and widths; by default the sum.
+      long: whether the names are sentences, which need a wide column.
     """
     if not counts:
         return '<p class="none">none</p>'

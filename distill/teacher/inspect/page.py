@@ -1,4 +1,4 @@
-"""The page: figures as HTML made here, rows packed for the script."""
+"""The page: statistics as static HTML, rows as compressed data for the script."""
 
 import base64
 import gzip
@@ -16,7 +16,7 @@ from distill.teacher.inspect.charts import bars, escape, histogram
 from distill.teacher.inspect.statistics import FLAGS, NORMALIZERS, PERCENTILES, Plan, Statistics
 
 CHUNK = 500
-_MOST_LABELS = 12  # a confusion matrix with more is no help
+_MOST_LABELS = 12  # largest confusion matrix shown
 _MOST_CHOICES = 300  # in the label filter
 _NOT_TROUBLE = ("agrees", "told the answer", "no gold label")
 
@@ -26,7 +26,7 @@ def _file(name: str) -> str:
 
 
 def _packed(identity: str, value: Any) -> str:
-    """JSON, compressed, as text that cannot end the script element."""
+    """Compressed JSON as text that cannot end the script element."""
     data = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
     packed = base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
     return f'<script type="application/octet-stream" id="{identity}">{packed}</script>'
@@ -55,18 +55,18 @@ def render(
     """The whole page.
 
     Args:
-      title: its heading.
+      title: heading.
       records: the rows.
-      stats: their figures.
-      plan: how they are to be trained on.
-      summary: where they come from.
-      notes: one line a row for its card ("by teacher …"), or nothing.
-      failures: as ``extract`` lists them.
+      stats: their statistics.
+      plan: the planned training settings.
+      summary: their origin.
+      notes: one line per row for its card ("by teacher …"), or empty.
+      failures: failures in the form that ``extract`` writes.
       remarks: paragraphs under the heading.
     """
     script, style = _file("page.js"), _file("page.css")
     labels = list(dict.fromkeys([*stats.gold_balance, *stats.teacher_balance]))
-    # Nothing is loaded from anywhere, and no other script than this one runs, whatever a row may contain.
+    # The policy forbids loading anything and running any other script, whatever a row contains.
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)}; base-uri 'none'"
     failure_chunks = -(-len(failures) // CHUNK)
     meta = {
@@ -176,7 +176,7 @@ def _tiles(stats: Statistics) -> str:
 
 
 def _columns_for(number: int, most: int, least: int) -> int:
-    """How many tiles to put side by side so that the last row is as full as can be; the most, if several are as good.
+    """Number of tiles per row that fills the last row best; the largest, if several are equally good.
 
     >>> [_columns_for(number, 7, 4) for number in (4, 7, 8, 9, 10, 11)]
     [4, 7, 4, 5, 5, 6]

@@ -1,4 +1,4 @@
-"""``inspect``: reads a record set and writes one HTML file, light enough to open with 50,000 rows."""
+"""``inspect``: reads a record set and writes one HTML file that opens quickly with 50,000 rows."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ from distill.teacher.inspect.statistics import Plan, Statistics
 
 @dataclasses.dataclass(frozen=True)
 class InspectConfig:
-    """What to look at, and how.
+    """Configuration of a report.
 
     Attributes:
       output: the HTML file to write.
@@ -27,11 +27,11 @@ class InspectConfig:
       records: the rows themselves. Exactly one of the three.
       split: of the dataset.
       fields: of ``inputs``; see :class:`distill.tasks.jsonl.JsonLines`.
-      failures: JSON lines of failures; by default what ``extract`` wrote beside ``inputs``, if it is there.
+      failures: JSON lines of failures; by default the file that ``extract`` wrote for ``inputs``, if present.
       vocabulary: measures lengths; see :func:`distill.tasks.lengths.ruler`.
       plan: sequence lengths, prefixes, λ, rates; see :class:`~distill.teacher.inspect.statistics.Plan`.
-      answer: how labels are compared; by default as the dataset does, as equations for prompts of equations, as
-        choices where rows have choices, else as text.
+      answer: how labels are compared; by default as the dataset does, as the provenance of the rows
+        states, as choices if rows have choices, else as text.
       title: heading; by default the file's or the data set's name.
     """
 
@@ -51,20 +51,20 @@ class InspectConfig:
         given = [name for name in ("inputs", "dataset", "records") if getattr(self, name) not in (None, "")]
         if len(given) != 1:
             raise ValueError(
-                f"InspectConfig wants exactly one of inputs, dataset and records; got {' and '.join(given) or 'none'}"
+                f"InspectConfig needs exactly one of inputs, dataset and records; got {' and '.join(given) or 'none'}"
             )
         if not self.output:
-            raise ValueError("InspectConfig.output: which HTML file to write?")
+            raise ValueError("InspectConfig.output must name the HTML file to write; got ''")
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectReport:
-    """What was written.
+    """Result of :func:`inspect`.
 
     Attributes:
       path: the HTML file. ``size``: in bytes.
-      statistics: the figures.
-      rejected: rows of the source that are none, by reason.
+      statistics: the statistics.
+      rejected: invalid rows of the source, by reason.
     """
 
     path: str
@@ -86,7 +86,7 @@ def inspect(config: InspectConfig) -> InspectReport:
 
     Raises:
       SourceError: a file cannot be used.
-      FileNotFoundError: there is no such vocabulary.
+      FileNotFoundError: the vocabulary does not exist.
     """
     told = Report()
     records = list(_records(config, told))
@@ -138,7 +138,7 @@ def _records(config: InspectConfig, told: Report) -> Iterable[Record]:
 
 
 def _origins(config: InspectConfig) -> dict[int, Mapping[str, Any]]:
-    """Line → the provenance in it, where there is any."""
+    """Line number → provenance, for rows with provenance."""
     if not config.inputs:
         return {}
     found = {}
@@ -155,7 +155,7 @@ def _failures(config: InspectConfig, told: Report) -> list[dict[str, Any]]:
         path = str(beside) if beside.is_file() and beside.stat().st_size else ""
     if path:
         return [row for _, row in sources.read_rows(path, "failures") if isinstance(row, dict)]
-    # The paper's files and JSON lines with raw replies report as they are read.
+    # The paper's files and JSON lines with raw replies report failures while they are read.
     return [
         {"id": problem.id, "reason": problem.reason, "raw": problem.text}
         for problem in told.problems
@@ -176,7 +176,7 @@ def _answer(
 
 
 def _note(origin: Mapping[str, Any]) -> str:
-    """One line on where a row comes from."""
+    """One line on the origin of a row."""
     asked = origin.get("teachers")
     if not isinstance(asked, list) or not asked:
         return ""

@@ -1,4 +1,4 @@
-"""Figures of a record set: balance, agreement, lengths, duplicates, failures, and what λ amounts to."""
+"""Statistics of a record set: balance, agreement, lengths, duplicates, failures, and effective λ."""
 
 import collections
 import dataclasses
@@ -26,21 +26,21 @@ FLAGS = (
     "rationale twice",
     "leak",
 )
-"""What a row can be marked with; rows are filtered by these."""
+"""Flags of rows, used as filters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the set is to be trained on.
+    """The planned training settings.
 
     Attributes:
-      inputs, targets: planned sequence lengths; None: nothing is cut.
+      inputs, targets: planned sequence lengths; None: no truncation.
       label_prefix, rationale_prefix: of the inputs.
-      separator: text that stands for EOS in inputs.
+      separator: text that represents EOS in inputs.
       lam: λ.
       label_rate, rationale_rate: of the mixture.
-      batch_size: rows a batch.
-      label_source: ``gold`` or ``teacher``; a set without any gold label is measured by the teacher's.
+      batch_size: rows per batch.
+      label_source: ``gold`` or ``teacher``; a set without gold labels uses the teacher's.
     """
 
     inputs: int | None = None
@@ -92,7 +92,7 @@ class Lengths:
         return sum(self.values) / len(self.values) if self.values else 0.0
 
     def percentiles(self) -> dict[int, int]:
-        """The smallest value that is no less than so many percent of all."""
+        """For each percentage, the smallest value not less than that share of all values."""
         ordered = sorted(self.values)
         return {q: ordered[max(0, -(-len(ordered) * q // 100) - 1)] for q in PERCENTILES} if ordered else {}
 
@@ -109,7 +109,7 @@ class Lengths:
 
 @dataclasses.dataclass
 class Statistics:
-    """All figures; see the report's page for what they mean.
+    """All statistics; the report explains them.
 
     Attributes:
       unit: what lengths are counted in.
@@ -158,7 +158,7 @@ class Statistics:
     row_lengths: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures without the rows."""
+        """The statistics without the rows."""
         skip = ("flags", "row_lengths", "lengths", "shares", "confusion", "disagreements", "rationales")
         value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in skip}
         return value | {
@@ -179,7 +179,7 @@ def compute(
     failures: Mapping[str, int] | None = None,
     marker: str = "So the answer is",
 ) -> Statistics:
-    """Computes the figures.
+    """Computes the statistics.
 
     Args:
       records: the rows.
@@ -317,7 +317,7 @@ def _ordered(counts: dict[Any, int], by_key: bool) -> dict[Any, int]:
 def effective_lambdas(
     weights: Sequence[float], labels: Sequence[float], rationales: Sequence[float], plan: Plan
 ) -> dict[str, tuple[float, float]]:
-    """The weight that the rationale loss gets beside the label loss, by normaliser.
+    """The effective weight of the rationale loss relative to the label loss, by normaliser.
 
     It is Σ of the rationale tokens' weights over Σ of the label tokens' weights, as training logs it. Where each task
     is divided by its own tokens or examples, that is λ in every batch that has both tasks; a batch of B rows lacks a

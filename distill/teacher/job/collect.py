@@ -1,4 +1,4 @@
-"""Gets a reply for every request: from the store where it is there, else from the teacher, and then into the store."""
+"""Collects a reply for every request: from the store, or else from the teacher, whose reply is then stored."""
 
 import asyncio
 import collections
@@ -16,6 +16,7 @@ from distill.teacher.assembly.asked import Collected
 from distill.teacher.clients import cost
 from distill.teacher.clients.cost import Budget, Prices, Reservation, Tokenizing
 from distill.teacher.clients.replies import (
+    BatchTeacherBase,
     Failure,
     Reply,
     Request,
@@ -29,18 +30,18 @@ from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job.progress import Progress, Silent, State
 
 _log = logging.getLogger(__name__)
-_DISCARDED = "discarded "  # the store's notes of attempts that were charged and gave no reply, by request key
+_DISCARDED = "discarded "  # prefix of the store's notes on charged attempts without a reply, by request key
 
 
 class Collector:
-    """Collects replies for one job; keeps count of its cost over several rounds.
+    """Collects the replies of one job and counts its cost over several rounds.
 
     Args:
       teachers: by name.
-      store: where replies are and go.
-      prices: by teacher's name; teachers without one are not counted.
+      store: the reply store.
+      prices: by teacher's name; teachers without prices are not counted.
       budget: see :class:`~distill.teacher.clients.cost.Budget`.
-      progress: is told of every change.
+      progress: called after every change of the state.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Collector:
         self._stopped = asyncio.Event()
         self._stop = ""
         self._hopeless = False
-        self._waiting = 0  # requests under way that wait for money for their next attempt
+        self._waiting = 0  # running requests whose next attempt waits for room in the budget
 
     def lookup(self, requests: Iterable[Request]) -> tuple[dict[str, Request], Collected]:
-        """The distinct requests, by key, and what the store has of them, counted into usage and cost."""
+        """The distinct requests by key, and their stored replies, which are added to usage and cost."""
         distinct: dict[str, Request] = {}
         for request in requests:
             distinct.setdefault(request.key, request)
@@ -86,23 +87,22 @@ class Collector:
         return distinct, found
 
     def stop(self, reason: str) -> None:
-        """Starts no more requests; those under way are finished."""
+        """Starts no further requests; running requests finish."""
         if not self._stop:
             self._stop = reason
             _log.info("stopping: %s", reason)
             for teacher in self.teachers.values():
-                if hasattr(teacher, "halt"):
-                    teacher.halt()
+                teacher.halt()
         self._stopped.set()
         self._settled.set()
 
     async def collect(self, requests: Iterable[Request]) -> Collected:
-        """Replies for all ``requests``, or the reasons why not.
+        """Replies or failures for all ``requests``.
 
-        Nothing is raised for a request that fails or a teacher that stops: :attr:`Collected.stopped` says so.
+        A failed request or a stopped teacher raises nothing; see :attr:`Collected.stopped`.
 
         Raises:
-          StoreError: a reply could not be written. What a teacher says is worth nothing then.
+          StoreError: a reply could not be written.
         """
         distinct, result = self.lookup(requests)
         todo: dict[str, list[Request]] = collections.defaultdict(list)
@@ -118,7 +118,7 @@ class Collector:
 
     @contextlib.contextmanager
     def _ticking(self) -> Iterator[None]:
-        """Tells the progress once a second how far it is, also while nothing comes back."""
+        """Updates the progress once per second, also while no reply arrives."""
 
         async def tick() -> None:
             while True:
@@ -132,13 +132,12 @@ class Collector:
             ticking.cancel()
 
     async def _crew(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
-        ask_batch = getattr(teacher, "ask_batch", None)
-        if ask_batch is not None:
+        if isinstance(teacher, BatchTeacherBase):
             await self._batch(teacher, requests, result)
             return
         queue = iter(requests)
-        row = _Row(getattr(teacher, "give_up_after", None))
-        number = min(len(requests), int(getattr(teacher, "parallel", 1)))
+        row = _Row(teacher.give_up_after)
+        number = min(len(requests), teacher.parallel)
         workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
         stopping = asyncio.create_task(self._stopped.wait())
         try:
@@ -149,8 +148,8 @@ class Collector:
                 for task in done - {stopping}:
                     task.result()
             if pending:
-                # Requests under way may be paid already: let them come in, but not for ever.
-                done, pending = await asyncio.wait(pending, timeout=getattr(teacher, "grace_s", 30.0))
+                # Running requests may be charged already: wait for them, for at most grace_s.
+                done, pending = await asyncio.wait(pending, timeout=teacher.grace_s)
                 for task in done:
                     task.result()
         finally:
@@ -192,7 +191,7 @@ class Collector:
             self.state.failed += 1
             if row.failed(error.failure.reason):
                 self.stop(
-                    f"{row.failures} requests to teacher {teacher.name!r} failed in a row, the last with: {error}"
+                    f"{row.failures} requests to teacher {teacher.name!r} failed consecutively, the last with: {error}"
                 )
             return
         except TeacherStoppedError as error:
@@ -216,7 +215,7 @@ class Collector:
         self.stop(str(error))
 
     def _discard(self, request: Request, usage: Usage | None) -> None:
-        """Counts an attempt that gave no reply, and keeps note of it: a restarted job does not get the money again."""
+        """Counts an attempt without a reply, and stores a note: its cost still counts after a restart."""
         self.state.discarded += 1
         if usage is not None:
             self._spend(request, usage)
@@ -230,21 +229,21 @@ class Collector:
         after = {"usage": [total.prompt_tokens, total.completion_tokens], "unknown": unknown}
         self.store.note(note, json.dumps(after))
 
-    async def _batch(self, teacher: Teacher, requests: Sequence[Request], result: Collected) -> None:
+    async def _batch(self, teacher: BatchTeacherBase, requests: Sequence[Request], result: Collected) -> None:
         risk = sum(self._risk(request) for request in requests)
         if not self.budget.fits(risk):
             self.stop(self._over_budget(risk))
             return
         by_key = {request.key: request for request in requests}
         self.budget.reserve(risk)
-        outcomes = teacher.ask_batch(requests, self.store)  # type: ignore[attr-defined]
+        outcomes = teacher.ask_batch(requests, self.store)
         stopping = asyncio.create_task(self._stopped.wait())
         try:
             while not stopping.done():
                 upcoming = asyncio.ensure_future(anext(outcomes))
                 await asyncio.wait({upcoming, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not upcoming.done():
-                    upcoming.cancel()  # the service goes on with the batch, and the next run fetches it
+                    upcoming.cancel()  # the service continues the batch; the next run fetches it
                     await asyncio.gather(upcoming, return_exceptions=True)
                     break
                 key, outcome = upcoming.result()
@@ -258,9 +257,13 @@ class Collector:
             self.budget.release(risk)
             await outcomes.aclose()
 
-    async def _settle(self, request: Request, outcome: Reply | Failure, result: Collected) -> None:
-        if isinstance(outcome, Failure):
-            result.failures[request.key] = outcome
+    async def _settle(self, request: Request, outcome: Reply | RequestFailedError, result: Collected) -> None:
+        if isinstance(outcome, RequestFailedError):
+            result.failures[request.key] = outcome.failure
+            if outcome.perhaps_paid:
+                if outcome.usage is None:
+                    self.budget.perhaps_spent += self._risk(request)
+                self._discard(request, outcome.usage)
             self.state.failed += 1
         else:
             await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
@@ -284,20 +287,20 @@ class Collector:
         prices = self.prices.get(request.teacher)
         if prices is not None:
             if batch is None:
-                batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+                batch = isinstance(self.teachers.get(request.teacher), BatchTeacherBase)
             self.budget.spent += prices.of(usage, batch=batch)
             self.state.cost = self.budget.spent
 
     def _risk(self, request: Request) -> float:
-        """What a request can cost at most."""
+        """The highest possible cost of a request."""
         prices = self.prices.get(request.teacher)
         if prices is None:
             return 0.0
-        batch = hasattr(self.teachers.get(request.teacher), "ask_batch")
+        batch = isinstance(self.teachers.get(request.teacher), BatchTeacherBase)
         return prices.of(cost.most(request, self.tokenizing[request.model]), batch=batch)
 
     async def _may_try_again(self, risk: float) -> bool:
-        """:meth:`_may_spend` for another attempt of a request under way."""
+        """:meth:`_may_spend` for another attempt of a running request."""
         self._waiting += 1
         self._settled.set()
         try:
@@ -306,7 +309,7 @@ class Collector:
             self._waiting -= 1
 
     async def _may_spend(self, risk: float) -> bool:
-        """Whether an attempt may start; waits while others under way decide it. Stops the job when it may not."""
+        """Whether an attempt may start; waits while running requests may free budget, and otherwise stops the job."""
         while not self.budget.fits(risk):
             if self.state.active == self._waiting:
                 self.stop(self._over_budget(risk))
@@ -322,12 +325,12 @@ class Collector:
             f" (and perhaps {budget.perhaps_spent:,.4f} for attempts of unknown usage)" if budget.perhaps_spent else ""
         )
         spent = f"{budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent"
-        return f"the cost cap is reached: {spent}, the next may cost {risk:,.4f}"
+        return f"the cost cap is reached: {spent}, the next request may cost {risk:,.4f}"
 
 
 @dataclasses.dataclass
 class _Row:
-    """Counts failures in a row. What is wrong with a single request says nothing of the teacher once one has succeeded."""
+    """Counts consecutive failures. After one success, request-specific errors no longer count towards the limit."""
 
     limit: int | None
     failures: int = 0
@@ -344,14 +347,14 @@ class _Row:
 
 @contextlib.contextmanager
 def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the job in good order; a second one ends it at once."""
+    """The first SIGINT or SIGTERM lets running requests finish; a second one ends the process immediately."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     loop = asyncio.get_running_loop()
     before = {}
 
     def interrupted(number: int) -> None:
         name = signal.Signals(number).name
-        _log.warning("%s: finishing the requests under way (once more ends them too)", name)
+        _log.warning("%s: finishing the running requests (a second signal ends them)", name)
         stop(name)
         for each in numbers:
             loop.remove_signal_handler(each)
@@ -359,7 +362,7 @@ def _on_interrupt(stop: Callable[[str], None]) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
             before[number] = signal.getsignal(number)
-            with contextlib.suppress(NotImplementedError):  # Windows has no such thing
+            with contextlib.suppress(NotImplementedError):  # not available on Windows
                 loop.add_signal_handler(number, interrupted, number)
     try:
         yield

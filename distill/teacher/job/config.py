@@ -1,10 +1,11 @@
-"""What an extraction is told and what it reports."""
+"""Configuration and report of an extraction."""
 
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from distill import validation
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
@@ -13,7 +14,7 @@ from distill.teacher.assembly.selection import Rules
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig
 from distill.teacher.clients.replies import TeacherError, Usage
-from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.server_config import ServerConfig
 
 TeacherConfig = ServerConfig | RecordedConfig | LocalConfig
 Rationalise = Literal["off", "wrong", "all"]
@@ -21,11 +22,11 @@ Combine = Literal["merge", "separate"]
 
 
 class ExtractionStoppedError(TeacherError):
-    """The job ended early. What was finished is in the store; the same command goes on from there.
+    """The job ended early. Finished replies are in the store; the same command continues from them.
 
     Attributes:
-      report: what was done.
-      hopeless: whether the same command would end the same way: its settings are at fault.
+      report: counts up to the end.
+      hopeless: whether the settings are wrong, so that the same command would fail again.
     """
 
     def __init__(self, message: str, report: "ExtractReport", hopeless: bool = False):
@@ -36,33 +37,33 @@ class ExtractionStoppedError(TeacherError):
 
 @dataclasses.dataclass(frozen=True)
 class ExtractConfig:
-    """What to ask whom, and what to keep.
+    """Configuration of an extraction.
 
     Attributes:
       output: JSON lines, as :mod:`distill.tasks.jsonl` reads them.
-      prompt: a prompt that comes with the package (``templates.names()``), or a file; see
+      prompt: name of a shipped prompt (``templates.names()``), or a file; see
         :mod:`distill.teacher.prompts.templates`.
       teachers: one or several.
       dataset: the rows, or
       inputs: a JSON-lines file with the rows, or
       records: the rows themselves. Exactly one of the three.
       split: of the dataset.
-      fields: of ``inputs``: what a record needs → what the rows call it; see :class:`distill.tasks.jsonl.JsonLines`.
-      limit: only the first so many rows.
-      answer: how answers are compared: ``text``, ``choice`` or ``equation``; by default as the dataset or the prompt's
-        parser does.
-      labels: the labels there are, for prompts without a parser; another label is counted as undecided. By default those of
-        the data set; else the gold labels and the worked examples', where the rows have few.
+      fields: of ``inputs``: record field → row field; see :class:`distill.tasks.jsonl.JsonLines`.
+      limit: number of rows to read; None: all.
+      answer: how answers are compared: ``text``, ``choice`` or ``equation``; by default as the data set or the prompt's
+        parser compares them.
+      labels: the possible labels, for prompts without a parser; any other label counts as undecided. By default those of
+        the data set, or else the gold labels and those of the worked examples, if they are few.
       samples: replies per row and teacher (Li et al. 2023, arXiv 2306.14050, "SCoTD"; the vote is by
         self-consistency).
-      rationalise: ask again, with the gold label given, where the vote is ``wrong`` (or there is none), or for ``all``
-        rows, and take the rationale for it instead (Zelikman et al. 2022, arXiv 2203.14465).
+      rationalise: send a second request that gives the gold label, for rows whose vote is ``wrong`` (or missing) or for
+        ``all`` rows, and use its rationale (Zelikman et al. 2022, arXiv 2203.14465).
       combine: with several teachers (Tian et al. 2024, arXiv 2402.04616, "TinyLLM"), ``merge``: they vote together,
         one file.
-        ``separate``: one file each, ``out.<teacher>.jsonl``, for a rationale task of its own with its own prefix.
-      rules: which rationales stay.
-      store: the reply store; by default beside the output.
-      cost_cap: the most that all replies of this job may cost, those of earlier runs included.
+        ``separate``: one file each, ``out.<teacher>.jsonl``, for a separate rationale task with a separate prefix.
+      rules: which rationales are kept.
+      store: path of the reply store; by default in the folder of the output.
+      cost_cap: highest total cost of this job, earlier runs included.
       accept_partial: write the output even if the job stopped early.
       keep_replies: put every raw reply into its row's provenance.
     """
@@ -91,26 +92,23 @@ class ExtractConfig:
         given = [name for name in ("dataset", "inputs", "records") if getattr(self, name) not in (None, "")]
         if len(given) != 1:
             raise ValueError(
-                f"ExtractConfig wants exactly one of dataset, inputs and records; got {' and '.join(given) or 'none'}"
+                f"ExtractConfig needs exactly one of dataset, inputs and records; got {' and '.join(given) or 'none'}"
             )
         if not self.output:
-            raise ValueError("ExtractConfig.output: which file to write?")
+            raise ValueError("ExtractConfig.output must name the file to write; got ''")
         if not self.teachers:
-            raise ValueError("ExtractConfig.teachers: at least one teacher, for instance (ServerConfig(model=…),)")
+            raise ValueError(
+                "ExtractConfig.teachers must hold at least one teacher, for instance (ServerConfig(model=…),)"
+            )
         object.__setattr__(self, "teachers", tuple(self.teachers))
         names = collections.Counter(teacher.called for teacher in self.teachers)
         twice = [name for name, number in names.items() if number > 1]
         if twice:
-            raise ValueError(f"ExtractConfig.teachers: two teachers are called {twice[0]!r}; give them different names")
+            raise ValueError(f"ExtractConfig.teachers: two teachers have the name {twice[0]!r}; set different names")
         for field, allowed in (("rationalise", ("off", "wrong", "all")), ("combine", ("merge", "separate"))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(
-                    f"ExtractConfig.{field} must be one of {', '.join(allowed)}; got {getattr(self, field)!r}"
-                )
-        if self.answer is not None and self.answer not in metrics.ANSWER_KINDS:
-            raise ValueError(
-                f"ExtractConfig.answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {self.answer!r}"
-            )
+            validation.check(f"ExtractConfig.{field}", getattr(self, field), allowed)
+        if self.answer is not None:
+            validation.check("ExtractConfig.answer", self.answer, metrics.ANSWER_KINDS)
         if self.samples < 1:
             raise ValueError(f"ExtractConfig.samples must be ≥ 1; got {self.samples}")
         for teacher in self.teachers:
@@ -125,30 +123,30 @@ class ExtractConfig:
 
     @property
     def store_path(self) -> str:
-        """Where the replies are kept."""
+        """Path of the reply store."""
         return self.store or str(rows.beside(self.output, "replies.sqlite"))
 
 
 @dataclasses.dataclass
 class ExtractReport:
-    """What an extraction did.
+    """Counts of an extraction.
 
     Attributes:
-      read: rows read. ``rejected``: rows of the source that are none, by reason.
+      read: rows read. ``rejected``: invalid rows of the source, by reason.
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
-      requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this one,
-        come to nothing in this one. Any others were not asked.
-      discarded: attempts of this run that may have been charged and gave no reply.
-      failures: replies that could not be read and requests that came to nothing, by reason.
-      examples: for each reason of a failure, the first one's details: the server's own words.
+      requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this
+        run, and failed in this run. The others were not sent.
+      discarded: attempts of this run without a reply that may have been charged.
+      failures: unreadable replies and failed requests, by reason.
+      examples: details of the first failure of each reason, such as the server's message.
       dropped: rationales and rows left out, by reason.
-      noticed: what was seen and not acted on, by reason.
+      noticed: observations without consequences, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
       rationalised: rows with a rationale for a given answer.
       usage: tokens by teacher. ``cost``: of all replies of the job; None without prices.
-      stopped: why the job ended early, or "".
-      prompt, prompt_hash: which prompt.
-      outputs: files written, by what is in them.
+      stopped: the reason for an early end, or "".
+      prompt, prompt_hash: name and hash of the prompt.
+      outputs: written files, by content.
     """
 
     read: int = 0
@@ -177,11 +175,11 @@ class ExtractReport:
 
     @property
     def skipped(self) -> int:
-        """Requests that were not asked."""
+        """Requests that were not sent."""
         return self.requests - self.cached - self.finished - self.failed
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The report as JSON values."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -195,7 +193,7 @@ class ExtractReport:
         lines = [
             f"{written}, {self.explained:,} with a rationale, {self.labelled:,} with a teacher's label",
             f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
-            f"{self.skipped:,} not asked; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
+            f"{self.skipped:,} not sent; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
         if self.discarded:

@@ -1,4 +1,4 @@
-"""The dry run: what a job will take, before anybody is asked."""
+"""The dry run: an estimate of requests, tokens, cost and time without sending a request."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from distill.teacher.prompts.prompt import Prompt
 
 
 def estimate(config: ExtractConfig) -> Estimate:
-    """A dry run: renders every prompt, asks nobody, and says what the job would take.
+    """Renders every prompt and estimates the job, without sending a request.
 
-    A second round of rationalisation is priced as if every row that may need it did. With ``structured='auto'`` the
-    free-text form is priced.
+    The second round of rationalisation is counted for every row that may need it. ``structured='auto'`` is counted as
+    free text.
 
     Raises:
       PromptError, SourceError, StoreError: a file cannot be used.
@@ -25,7 +25,7 @@ def estimate(config: ExtractConfig) -> Estimate:
     prompt = load_prompt(config)
     records, _ = read_records(config)
     models = {each.called: each.model_key() for each in config.teachers}
-    as_json = {each.called: getattr(each, "structured", "off") not in ("off", "auto") for each in config.teachers}
+    as_json = {each.called: each.structured not in ("off", "auto") for each in config.teachers}
     requests: dict[str, Request] = {}
     for record in records:
         row = prompted(config, prompt, record, models, as_json)
@@ -65,16 +65,14 @@ def _estimate_one(
     texts = sum(request.samples for request in todo)
     likely = int(texts * min(length, each.sampling.max_tokens))
     most = sum((cost.most(request, tokenizing) for request in todo), Usage())
-    batch = bool(getattr(each, "batch", False))
+    batch = each.batch
     money = each.prices.of(Usage(read, likely), batch=batch) if each.prices else None
     most_money = each.prices.of(most, batch=batch) if each.prices else None
     minutes = []
-    per_minute = getattr(each, "requests_per_minute", None)
-    if per_minute:
-        minutes.append(len(todo) / per_minute)
-    tokens_per_minute = getattr(each, "tokens_per_minute", None)
-    if tokens_per_minute:
-        minutes.append((read + likely) / tokens_per_minute)
+    if each.requests_per_minute:
+        minutes.append(len(todo) / each.requests_per_minute)
+    if each.tokens_per_minute:
+        minutes.append((read + likely) / each.tokens_per_minute)
     return Estimate(
         requests=len(todo),
         cached=len(mine) - len(todo),

@@ -1,10 +1,10 @@
-"""Phase 1: a record set goes in without reasons and comes out with a teacher's.
+"""Phase 1: adds a teacher's labels and rationales to records.
 
     config = ExtractConfig(output="out.jsonl", prompt="cqa", inputs="rows.jsonl", teachers=(ServerConfig(model="…"),))
     report = extract(config)
 
-Beside the output ``out.jsonl`` it writes ``out.failures.jsonl`` (every reply that could not be read, every request
-that came to nothing), ``out.report.json``, and the store ``out.replies.sqlite``.
+It writes the output ``out.jsonl``, ``out.failures.jsonl`` (unreadable replies and failed requests), ``out.report.json``,
+and the store ``out.replies.sqlite``.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from distill.teacher.assembly.assemble import Assembly
 from distill.teacher.clients.batch import BatchTeacher
 from distill.teacher.clients.cost import Budget
 from distill.teacher.clients.replies import Teacher
-from distill.teacher.clients.server import ServerConfig
+from distill.teacher.clients.server import ServerTeacher
+from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job.collect import Collector
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig
@@ -33,11 +34,11 @@ _ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "eq
 
 
 def extract(config: ExtractConfig, *, progress: Progress | None = None) -> ExtractReport:
-    """Asks the teachers about every row, and writes what they say.
+    """Sends every row to the teachers, and writes rows with labels and rationales.
 
     Args:
       config: see :class:`ExtractConfig`.
-      progress: called with the state after every change; by default a bar on the terminal, or else lines on stderr.
+      progress: called with the state after every change; by default a progress bar on a terminal, or else lines on stderr.
 
     Raises:
       ExtractionStoppedError: the job ended early (wrong key, no server, cost cap, interrupt) and ``accept_partial`` is
@@ -48,7 +49,7 @@ def extract(config: ExtractConfig, *, progress: Progress | None = None) -> Extra
 
 
 def _run(coroutine: Any) -> Any:
-    """Runs a coroutine, also where an event loop is running already (notebooks)."""
+    """Runs a coroutine, also inside a running event loop (notebooks)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -70,18 +71,19 @@ def _run(coroutine: Any) -> Any:
 
 
 def open_teacher(config: TeacherConfig) -> Teacher:
-    """Opens a teacher; a server's batch interface where ``batch`` is set.
+    """Opens a teacher; with ``batch``, the server's batch API.
 
     Raises:
-      TeacherStoppedError: a key is required and not in the environment.
+      TeacherStoppedError: a required key is not in the environment, or a package or model is missing.
+      SourceError: a file of recorded replies cannot be used.
     """
-    if isinstance(config, ServerConfig) and config.batch:
-        return BatchTeacher(config)
+    if isinstance(config, ServerConfig):
+        return BatchTeacher(config) if config.batch else ServerTeacher(config)
     return config.open()
 
 
 async def extract_async(config: ExtractConfig, *, progress: Progress | None = None) -> ExtractReport:
-    """:func:`extract` for those who have an event loop."""
+    """:func:`extract` as a coroutine."""
     prompt = load_prompt(config)
     rows.check_place(config.output)
     progress = progress or automatic()
@@ -99,7 +101,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 teachers[each.called] = open_teacher(each)
             prices = {each.called: each.prices for each in config.teachers if each.prices is not None}
             collector = Collector(teachers, store, prices=prices, budget=Budget(config.cost_cap), progress=progress)
-            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}  # type: ignore[attr-defined]
+            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}
             models = {name: teacher.model for name, teacher in teachers.items()}
             asked = [prompted(config, prompt, record, models, as_json) for record in records]
             collected = await collector.collect(request for row in asked for request in row.requests)
@@ -123,10 +125,10 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     if report.stopped and not config.accept_partial:
         missing = report.requests - report.cached - report.finished
         raise ExtractionStoppedError(
-            f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and kept "
-            f"in {config.store_path}; "
-            + ("correct the settings" if collected.hopeless else "run the same again")
-            + f" to ask the other {missing:,}",
+            f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and "
+            f"stored in {config.store_path}; "
+            + ("correct the settings" if collected.hopeless else "run the same command again")
+            + f" to send the other {missing:,}",
             report,
             collected.hopeless,
         )
@@ -140,14 +142,14 @@ def _answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
 
 
 def _labels(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
-    if prompt.parser:  # which knows its labels, or that they are free
+    if prompt.parser:  # the parser determines the labels
         return ()
     declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()
     return known_labels(records, declared=declared, worked=[example.label for example in prompt.examples])
 
 
 def _groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:
-    """Files to write → the teachers whose answers go into each."""
+    """Output file → the teachers whose answers it holds."""
     names = tuple(each.called for each in config.teachers)
     if config.combine == "merge" or len(names) == 1:
         return {config.output: names}
@@ -163,7 +165,7 @@ def _to_rationalise(
     models: Mapping[str, str],
     as_json: Mapping[str, bool],
 ) -> list[PromptedRow]:
-    """Gives the rows that want it a second round of requests, with the answer given; returns these rows."""
+    """Adds second-round requests, which give the answer, to the rows that need them; returns these rows."""
     again = []
     for row in asked:
         if row.record.label is None or row.misfit:

@@ -1,4 +1,4 @@
-"""How far a job is: counts, tokens, cost, and when it will be done."""
+"""Progress of a job: counts, tokens, cost and remaining time."""
 
 import dataclasses
 import sys
@@ -11,16 +11,16 @@ _LINE_EVERY_S = 10.0
 
 @dataclasses.dataclass
 class State:
-    """Where a job is.
+    """State of a job.
 
     Attributes:
       total: requests of the job.
       cached: of these, answered in earlier runs.
       finished, failed: of these, in this run.
-      discarded: attempts of this run that may have been charged and gave no reply.
-      prompt_tokens, completion_tokens: of all replies, those of earlier runs included.
-      cost: likewise; None without prices.
-      active: requests under way.
+      discarded: attempts of this run without a reply that may have been charged.
+      prompt_tokens, completion_tokens: of all replies, earlier runs included.
+      cost: of all replies, earlier runs included; None without prices.
+      active: running requests.
     """
 
     total: int = 0
@@ -41,13 +41,13 @@ class State:
 
     @property
     def per_second(self) -> float:
-        """Requests finished a second, in this run."""
+        """Finished requests per second in this run."""
         seconds = time.monotonic() - self.started
         return (self.finished + self.failed) / seconds if seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed so far; None before the first reply."""
+        """Remaining time at the average speed so far; None before the first reply."""
         return (self.total - self.done) / self.per_second if self.per_second else None
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class State:
         if self.cost is not None:
             parts.append(f"cost {self.cost:,.2f}")
         if self.active:
-            parts.append(f"{self.active:,} under way")
+            parts.append(f"{self.active:,} running")
         if left is not None and self.done < self.total:
             parts.append(f"{_clock(left)} left")
         return ", ".join(parts)
@@ -79,33 +79,33 @@ def _clock(seconds: float) -> str:
 
 
 class Progress(Protocol):
-    """Is told of every change."""
+    """Receives every change of the state."""
 
     def __call__(self, state: State) -> None:
-        """May draw, log, or do nothing; must be quick."""
+        """Displays the state; must return quickly."""
         ...
 
     def close(self) -> None:
-        """The job is over."""
+        """Ends the display."""
         ...
 
 
 class Silent:
-    """Says nothing."""
+    """Displays nothing."""
 
     def __call__(self, state: State) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Logged:
-    """A line now and then: for jobs without a terminal.
+    """Log lines at regular intervals, for jobs without a terminal.
 
     Args:
-      every_s: seconds between two lines; the first comes at once.
-      log: takes a line; by default it goes to stderr.
+      every_s: seconds between two lines; the first is written immediately.
+      log: writes a line; by default to stderr.
     """
 
     def __init__(self, every_s: float = _LINE_EVERY_S, log: Callable[[str], None] | None = None):
@@ -114,7 +114,7 @@ class Logged:
         self._state: State | None = None
 
     def __call__(self, state: State) -> None:
-        """Writes a line if the last one is old enough, or the job has become larger."""
+        """Writes a line if ``every_s`` has passed or the number of requests has changed."""
         self._state = state
         now = time.monotonic()
         if now - self._last >= self._every_s or state.total != self._total:
@@ -128,7 +128,7 @@ class Logged:
 
 
 class Bar:
-    """A bar on the terminal, redrawn a few times a second."""
+    """A progress bar on the terminal, redrawn four times per second."""
 
     def __init__(self, console: Any = None):
         from rich.progress import BarColumn, TextColumn
@@ -151,7 +151,7 @@ class Bar:
 
 
 def automatic() -> Progress:
-    """A bar where there is a terminal, else lines on stderr."""
+    """A progress bar on a terminal, otherwise lines on stderr."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""From rows to requests."""
+"""Requests for rows."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -17,24 +17,24 @@ def load_prompt(config: ExtractConfig) -> Prompt:
     """The job's prompt.
 
     Raises:
-      PromptError: it cannot be used, or not for this job.
+      PromptError: the prompt is invalid, or does not fit the job.
     """
     prompt = load(config.prompt)
     if config.labels and prompt.parser:
         raise PromptError(
-            f"{prompt.name}: labels (--label) are for prompts that are read by their template; "
-            f"the parser {prompt.parser!r} knows its answers. Leave out one of the two"
+            f"{prompt.name}: labels (--label) apply to prompts without a parser; "
+            f"the parser {prompt.parser!r} defines its answers. Remove one of the two"
         )
     if config.rationalise != "off" and not prompt.rationalise:
         raise PromptError(
-            f"{prompt.name}: rationalise={config.rationalise!r} wants the entry 'rationalise', a question that gives the "
-            "answer away"
+            f"{prompt.name}: rationalise={config.rationalise!r} needs the entry 'rationalise', a question that "
+            "gives the answer"
         )
     return prompt
 
 
 def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
-    """The job's rows, and what its source rejected, by reason.
+    """The job's rows, and the number of rejected rows by reason.
 
     Raises:
       SourceError: a file cannot be used.
@@ -64,16 +64,16 @@ def requests_of(
     label: str | None = None,
     samples: int = 1,
 ) -> list[Request]:
-    """The requests about one row, to all teachers.
+    """The requests for one row, to all teachers.
 
     Args:
       config: the job.
       prompt: its prompt.
       record: the row.
-      models: teacher → what stands for its model in keys.
-      as_json: teacher → whether it is asked for JSON.
-      label: the answer, if it is given away.
-      samples: replies wanted of each teacher.
+      models: teacher → its model's identifier in keys.
+      as_json: teacher → whether its replies are JSON.
+      label: the answer, if the request gives it.
+      samples: replies per teacher.
 
     Raises:
       InputShapeError: the input does not fit the prompt.
@@ -103,7 +103,7 @@ def requests_of(
                     sample=sample,
                     samples=at_once,
                     schema=SCHEMA if as_json[name] else None,
-                    extra=getattr(each, "extra", {}),
+                    extra=each.extra,
                     purpose="explain" if label is None else "rationalise",
                     template=prompt.hash,
                 )
@@ -118,7 +118,7 @@ def prompted(
     models: Mapping[str, str],
     as_json: Mapping[str, bool],
 ) -> PromptedRow:
-    """A row with its requests, or with the reason why there are none. Arguments as :func:`requests_of`."""
+    """A row with its requests, or with the reason for their absence. Arguments as in :func:`requests_of`."""
     try:
         requests = requests_of(config, prompt, record, models, as_json, samples=config.samples)
     except InputShapeError as error:

@@ -1,4 +1,4 @@
-"""Which labels a job's rows can have, where they are few: a teacher's label outside them is no answer."""
+"""The set of possible labels of a job, if it is small: a teacher's label outside it counts as undecided."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -7,22 +7,22 @@ from distill.tasks import metrics
 from distill.tasks.records import Record
 
 MOST = 20
-"""Distinct gold labels; more are taken for free text."""
-_ROWS_A_LABEL = 3  # gold labels that repeat less often than this on average are taken for free text
+"""Maximum number of distinct gold labels; more are treated as free text."""
+_ROWS_A_LABEL = 3  # gold labels that occur less often on average are treated as free text
 
 
 def known_labels(
     records: Iterable[Record], *, declared: Sequence[str] = (), worked: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The labels there are, or nothing where any text may be one.
+    """The possible labels, or empty if any text may be a label.
 
     Args:
-      records: the job's rows. Rows with choices of their own do not count.
-      declared: labels that the user or the data set names; they are the answer if there are any.
-      worked: labels of the prompt's worked examples; they are labels, too, where the gold labels are few.
+      records: the job's rows. Rows with choices are ignored.
+      declared: labels named by the user or the data set; returned if not empty.
+      worked: labels of the prompt's worked examples, added if the gold labels are few.
 
     Returns:
-      distinct labels, those that differ in case or a final period as one, in order of first appearance.
+      distinct labels (ignoring case and a final period), in order of first appearance.
     """
     if declared:
         return tuple(dict.fromkeys(declared))
@@ -39,7 +39,7 @@ def known_labels(
     if not counts or counts.total() < _ROWS_A_LABEL * len(counts):
         return ()
     if len(counts) == 1 and not counts.keys() & {metrics.normalise_text(label) for label in worked}:
-        return ()  # one label does not tell which others there are
+        return ()  # a single label does not determine the others
     for label in worked:
         spelled.setdefault(metrics.normalise_text(label), label)
     return tuple(spelled.values())

@@ -1,7 +1,7 @@
-"""From a teacher's reply to a rationale and a label, or to the reason why there is none.
+"""Parses a teacher's reply into a rationale and a label, or a failure.
 
-Replies to the data sets' own prompts are read by :mod:`distill.tasks.parsers`, which also reads the replies that came
-with the paper. Replies to a prompt without a parser are read by the prompt's own answer template.
+Replies to the data sets' prompts are parsed by :mod:`distill.tasks.parsers`, which also parses the replies published
+with the paper. Replies to a prompt without a parser are parsed by the prompt's answer template.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from typing import Any
 from distill.tasks import metrics, parsers, reply_text
 from distill.tasks.parsers import Parsed
 from distill.tasks.records import Record
-from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Choice, Failure
+from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Candidate, Failure
 from distill.teacher.prompts.prompt import Prompt
 
 LONGEST = 20_000
-"""Characters; a longer reply is a teacher that went astray."""
-_RAW = 4_000  # characters of an unread reply that are kept
+"""Maximum number of characters of a reply."""
+_RAW = 4_000  # characters of an unreadable reply to keep
 
 _REFUSAL = re.compile(
     r"\s*(?:i['’]?m (?:really |very )?sorry|i am sorry|sorry\b|i must decline|as an ai\b|i['’]m (?:not able|unable) to"
@@ -31,12 +31,12 @@ _FENCE = re.compile(r"```(?:json|JSON)?\s*\n?(.*?)```", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What one reply says.
+    """The parsed content of one reply.
 
     Attributes:
       rationale: the reasoning, or None.
       label: the answer, or None.
-      failure: why there is no rationale, or no answer although there is a rationale; None if there are both.
+      failure: why the rationale or the label is missing; None if both are present.
     """
 
     rationale: str | None = None
@@ -44,25 +44,25 @@ class Said:
     failure: Failure | None = None
 
 
-def read_choice(
-    prompt: Prompt, choice: Choice, record: Record, *, as_json: bool = False, labels: Sequence[str] = ()
+def read_candidate(
+    prompt: Prompt, candidate: Candidate, record: Record, *, as_json: bool = False, labels: Sequence[str] = ()
 ) -> Said:
-    """Reads one text that a teacher wrote.
+    """Parses one generated text.
 
     Args:
-      prompt: what it was asked with.
-      choice: the text, and why it stopped.
+      prompt: the prompt of the request.
+      candidate: the text with its finish reason.
       record: the row.
-      as_json: it was asked for a JSON object with a rationale and a label.
-      labels: the labels there are, for replies that are read by the prompt's template; another label is undecided.
-        Empty: any text is a label.
+      as_json: whether a JSON object with a rationale and a label was requested.
+      labels: the possible labels, for prompts without a parser; any other label is undecided. Empty: any text is a
+        label.
     """
-    text = choice.text
-    if choice.finish in (REFUSED, FILTERED):
-        return _failed("refused", choice.finish, text)
+    text = candidate.text
+    if candidate.finish in (REFUSED, FILTERED):
+        return _failed("refused", candidate.finish, text)
     opened = reply_text.open_reply(text)
     if not opened.text.strip():
-        return _without_text(choice, opened.trouble)
+        return _without_text(candidate, opened.trouble)
     if len(opened.text) > LONGEST:
         return _failed("reply too long", f"{len(opened.text):,} characters", text)
     trouble = ""
@@ -75,7 +75,7 @@ def read_choice(
     else:
         parsed = read_text(prompt, opened.text, record.choices, labels)
     if parsed.failed:
-        if choice.finish == LENGTH:
+        if candidate.finish == LENGTH:
             return _failed("cut off", f"max_tokens reached; {_THINKING if opened.trouble else parsed.failed}", text)
         if _REFUSAL.match(opened.text):
             return _failed("refused", parsed.failed, text)
@@ -85,22 +85,22 @@ def read_choice(
     return Said(parsed.rationale if parsed.rationales else None, label, undecided)
 
 
-def _without_text(choice: Choice, trouble: str) -> Said:
-    """A reply that has nothing but thoughts, a tool call, or nothing at all."""
-    thinking = bool(trouble) or choice.note.startswith(THOUGHT)
-    raw = choice.text or choice.note
-    if choice.finish == LENGTH:
+def _without_text(candidate: Candidate, trouble: str) -> Said:
+    """The failure of a reply without text: only thoughts, a tool call, or nothing."""
+    thinking = bool(trouble) or candidate.note.startswith(THOUGHT)
+    raw = candidate.text or candidate.note
+    if candidate.finish == LENGTH:
         return _failed("cut off", f"max_tokens reached; {_THINKING if thinking else 'nothing was written'}", raw)
-    if choice.note.startswith(TOOL_CALL):
+    if candidate.note.startswith(TOOL_CALL):
         return _failed("tool call", "the model called a tool instead of answering", raw)
-    return _failed(trouble or "empty reply", choice.note[:200] or choice.finish, raw)
+    return _failed(trouble or "empty reply", candidate.note[:200] or candidate.finish, raw)
 
 
 _THINKING = "the model was still thinking"
 
 
 def _outside(parsed: Parsed, labels: Sequence[str]) -> str:
-    """For a label outside the known ones: which it is, and which there are."""
+    """For an unknown label: the label and the known ones."""
     if parsed.undecided != OUTSIDE:
         return ""
     return f"got {(parsed.label or '')[:80]!r}; the labels are {', '.join(labels)}"
@@ -114,16 +114,16 @@ OUTSIDE = "the answer is none of the labels"
 
 
 def read_text(prompt: Prompt, text: str, choices: Sequence[str] = (), labels: Sequence[str] = ()) -> Parsed:
-    """Reads a reply in free text, by the prompt's parser or its template.
+    """Parses a reply in free text, with the prompt's parser or its template.
 
     Args:
-      prompt: what was asked.
-      text: the reply; thoughts and template tokens may still surround it.
+      prompt: the prompt of the request.
+      text: the reply; may include thoughts and template tokens.
       choices: the row's options.
-      labels: see :func:`read_choice`.
+      labels: see :func:`read_candidate`.
     """
     opened = reply_text.open_reply(text)
-    # Teachers that fall into a loop write thousands of line ends; no parser should have to walk them again and again.
+    # A teacher in a loop writes thousands of line ends, which would slow down the parsers.
     text = _BLANK_LINES.sub("\n\n\n", opened.text)
     if prompt.cue and text.lstrip().startswith(prompt.cue):
         text = text.lstrip().removeprefix(prompt.cue)
@@ -135,7 +135,7 @@ def read_text(prompt: Prompt, text: str, choices: Sequence[str] = (), labels: Se
 def _read_by_template(prompt: Prompt, text: str, choices: Sequence[str], labels: Sequence[str]) -> Parsed:
     for stop in prompt.stop:
         text = text.split(stop)[0]
-    # "Therefore, the answer is" may replace a marker that speaks of an answer; another one only where labels are known.
+    # Another marker ("Therefore, the answer is") is accepted if the marker has the word "answer" or labels are known.
     halves = reply_text.split_at_marker(
         text, (prompt.marker,), others="answer" in prompt.marker.lower() or bool(labels)
     )
@@ -159,13 +159,13 @@ def _read_by_template(prompt: Prompt, text: str, choices: Sequence[str], labels:
     return Parsed(rationale, same[0]) if same else Parsed(rationale, label, undecided=OUTSIDE)
 
 
-_MOST_STARTS = 200  # places at which a JSON object may begin
+_MOST_STARTS = 200  # number of opening braces to try
 
 
 def _json_object(text: str) -> dict[str, Any] | str:
-    """The JSON object with a label or a rationale in a text, or what is wrong with it.
+    """The JSON object with a label or a rationale in a text, or an error message.
 
-    Tried in this order: the whole text; what stands in code fences; the first object that begins at a brace.
+    Tried in this order: the whole text; the content of code fences; the first object that begins at a brace.
     """
     trouble = ""
     for candidate in (text, *(found[1] for found in _FENCE.finditer(text))):
@@ -195,7 +195,7 @@ def _json_object(text: str) -> dict[str, Any] | str:
 
 
 def _reasons(value: Any) -> str | None:
-    """The reasoning in a JSON value: a text, or a list of steps."""
+    """The rationale in a JSON value: a text, or a list of steps."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(step, str) for step in value):
@@ -204,7 +204,7 @@ def _reasons(value: Any) -> str | None:
 
 
 def _read_json(prompt: Prompt, text: str, choices: Sequence[str], labels: Sequence[str]) -> Parsed | str:
-    """What a structured reply says, or what is wrong with it; its fields pass through the same parser as free text."""
+    """The parsed JSON reply, or an error message. The fields pass through the same parser as free text."""
     value = _json_object(text)
     if isinstance(value, str):
         return value
@@ -220,6 +220,6 @@ def _read_json(prompt: Prompt, text: str, choices: Sequence[str], labels: Sequen
     named = metrics.match_choice(label, choices) if choices else None
     if named is not None:
         label = f"({chr(ord('a') + list(choices).index(named))}) {named}"
-    # The marker inside the reasoning would cut it short.
+    # A marker inside the rationale would truncate it.
     rationale = " ".join(reasons.replace(prompt.marker, prompt.marker.lower()).split())
     return read_text(prompt, prompt.fill_answer(rationale, label), choices, labels)

@@ -1,4 +1,4 @@
-"""A few-shot prompt: its templates, checked and filled in. Its file is read by :mod:`distill.teacher.prompts.templates`."""
+"""A few-shot prompt: checked templates and their rendering. Files are read by :mod:`distill.teacher.prompts.templates`."""
 
 import dataclasses
 import difflib
@@ -14,16 +14,16 @@ SEPARATOR = "\n\n"
 
 
 class PromptError(ValueError):
-    """A prompt file that cannot be used; the message says which, where, and what is wrong."""
+    """An invalid prompt file; the message names the file, the place and the error."""
 
 
 class InputShapeError(ValueError):
-    """A row whose input does not have the parts that the prompt wants."""
+    """An input without the parts that the prompt needs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A worked example: an input-rationale-label triplet. ``choices`` only where the template shows them itself."""
+    """A worked example: an input-rationale-label triplet. ``choices`` only if the template has a hole for them."""
 
     input: str
     rationale: str
@@ -33,7 +33,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """How an input falls into parts: by which separator, and what they are called."""
+    """The separator and the names of the parts of an input."""
 
     separator: str
     names: tuple[str, ...]
@@ -87,13 +87,13 @@ class Prompt:
             )
         if not self.marker.strip():
             raise PromptError(
-                f"{self.name}: answer: nothing stands between {{rationale}} and {{label}}; "
+                f"{self.name}: answer: no text between {{rationale}} and {{label}}; "
                 "expected words such as 'So the answer is'"
             )
         if not self._lead(self.question).strip():
             raise PromptError(
-                f"{self.name}: question: it must begin with a word of its own, such as 'Q:', before the first hole: the "
-                "stop string is made of it"
+                f"{self.name}: question: it must begin with a word such as 'Q:' before the first hole; the stop string "
+                "is derived from it"
             )
 
     def _check_holes(self, key: str, template: str, *, required: Sequence[str], allowed: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class Prompt:
 
     @staticmethod
     def _lead(template: str) -> str:
-        """The template's own text before its first hole."""
+        """The template's text before its first hole."""
         text = ""
         for literal, hole, _, _ in string.Formatter().parse(template):
             text += literal
@@ -131,18 +131,18 @@ class Prompt:
 
     @functools.cached_property
     def marker(self) -> str:
-        """What stands between rationale and label, without surrounding blanks: "So the answer is"."""
+        """The text between rationale and label, without surrounding blanks: "So the answer is"."""
         return list(string.Formatter().parse(self.answer))[1][0].strip()
 
     @functools.cached_property
     def tail(self) -> str:
-        """What stands behind the label: "."."""
+        """The text after the label: "."."""
         pieces = list(string.Formatter().parse(self.answer))
         return "".join(literal for literal, _, _, _ in pieces[2:]).strip()
 
     @functools.cached_property
     def openings(self) -> tuple[str, ...]:
-        """The words with which the templates' lines begin: "Q:", "A:". A row's own lines may not begin so."""
+        """The words with which the templates' lines begin: "Q:", "A:". A row's lines must not begin with them."""
         lines = []
         for template in filter(None, (self.question, self.rationalise, self.answer)):
             text = "".join(
@@ -157,12 +157,12 @@ class Prompt:
 
     @functools.cached_property
     def cue(self) -> str:
-        """The question's last words, behind which the answer stands: "A:"."""
+        """The question's last words, which precede the answer: "A:"."""
         return list(string.Formatter().parse(self.question))[-1][0].rpartition("\n")[2].strip()
 
     @functools.cached_property
     def stop(self) -> tuple[str, ...]:
-        """Where the teacher would begin the next block: the first words of the question, on a line of their own."""
+        """Stop strings: a line break and the first words of the question, with which the next block would begin."""
         leads = [self._lead(template).strip() for template in (self.question, self.rationalise) if template]
         return tuple(dict.fromkeys("\n" + lead.split("\n")[0] for lead in leads if lead))
 
@@ -191,24 +191,24 @@ class Prompt:
         return re.compile(rf"(\A|\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=[ \t]*(?:{words}))", re.IGNORECASE)
 
     def tame(self, text: str) -> str:
-        """``text`` with a space before every line that begins like one of the template's."""
+        """``text`` with a space before every line that begins like a line of the template."""
         return self._opening_line.sub(lambda match: match[1] + " ", text)
 
     def imitates_template(self, text: str) -> bool:
-        """Whether ``text`` has a line, other than its first, that begins like one of the template's."""
+        """Whether ``text`` has a line, other than its first, that begins like a line of the template."""
         return any(match[1] for match in self._opening_line.finditer(text))
 
     def fill_question(self, input: str, choices: Sequence[str] = (), label: str | None = None) -> str:
-        """The block of one row; with a ``label``, the block that gives the answer away.
+        """The block of one row; with a ``label``, the block that gives the answer.
 
         Raises:
-          InputShapeError: the input does not have the parts that the prompt wants.
+          InputShapeError: the input lacks the parts that the prompt needs.
         """
         template = self.question if label is None else self.rationalise
         return _fill(template, self._values(input, choices, label))
 
     def fill_answer(self, rationale: str, label: str) -> str:
-        """An answer as the template words it."""
+        """An answer, rendered by the template."""
         return _fill(self.answer, {"rationale": rationale, "label": label}).strip()
 
     def messages(self, input: str, choices: Sequence[str] = (), label: str | None = None) -> tuple[Message, ...]:
@@ -219,7 +219,7 @@ class Prompt:
         return (*turns, Message("user", self.fill_question(input, choices, label)))
 
     def text(self, input: str, choices: Sequence[str] = (), label: str | None = None) -> str:
-        """The prompt as one text to go on from."""
+        """The prompt as one text to continue."""
         head = [self.instructions.strip()] if self.instructions.strip() else []
         worked = [
             question + ("" if question[-1:].isspace() else " ") + answer
@@ -229,7 +229,7 @@ class Prompt:
 
     @functools.cached_property
     def _worked(self) -> dict[bool, list[tuple[str, str]]]:
-        """Questions and answers of the worked examples, without and with the answer given away."""
+        """Questions and answers of the worked examples, keyed by whether the question gives the answer."""
         return {
             given: [
                 (
@@ -243,7 +243,7 @@ class Prompt:
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    """One pass over the template: what is put in is not looked at again."""
+    """Fills a template in one pass: inserted text is not searched for holes."""
     return "".join(
         literal + (values[hole] if hole is not None else "")
         for literal, hole, _, _ in string.Formatter().parse(template)

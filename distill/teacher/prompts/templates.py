@@ -1,21 +1,21 @@
-"""Few-shot prompts as plain files: read, checked, and filled in.
+"""Few-shot prompts in YAML files: reading and validation.
 
 A prompt is a YAML file::
 
-    parser: cqa                  # who reads the replies: one of tasks.parsers.NAMES; leave out to read by the template
-    instructions: …              # said once, at the top
-    question: "Q: {input}\\nA:"   # one block; the holes are filled per row
+    parser: cqa                  # parser of the replies: one of tasks.parsers.NAMES; omit to parse by the template
+    instructions: …              # text at the beginning
+    question: "Q: {input}\\nA:"   # one block; holes are filled per row
     answer: "{rationale} So the answer is {label}."
-    rationalise: "Q: {input}\\nThe right answer is {label}. Why?\\nA:"   # optional: the block when the answer is given
-    hint_words: [right answer]   # optional: a rationale with these words lets on that it was told the answer
+    rationalise: "Q: {input}\\nThe right answer is {label}. Why?\\nA:"   # optional: the block that gives the answer
+    hint_words: [right answer]   # optional: words that reveal that the answer was given
     parts: {separator: "</s>", names: [premise, hypothesis]}            # optional: holes for the parts of the input
     examples:
       - {input: …, rationale: …, label: …}
 
-Holes are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one a line) in questions, ``{rationale}`` and
-``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is put in as it is and never looked at for holes.
+Holes are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one per line) in questions, ``{rationale}`` and
+``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is inserted unchanged and not searched for holes.
 Where a row's text has a line that begins like a block of the template, that line is indented by a space, so that no
-row can end its own block and begin another.
+row can end its block and begin another.
 """
 
 import difflib
@@ -37,7 +37,7 @@ _KEYS = ("parser", "instructions", "question", "answer", "rationalise", "hint_wo
 
 
 def names() -> tuple[str, ...]:
-    """The prompts that come with the package."""
+    """Names of the shipped prompts."""
     folder = importlib.resources.files("distill.teacher.prompts")
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
@@ -49,7 +49,7 @@ def load(name: str | pathlib.Path) -> Prompt:
       name: one of :func:`names`, or a path to a YAML file.
 
     Raises:
-      PromptError: there is no such prompt (similar names are suggested), or the file is wrong.
+      PromptError: the prompt does not exist (similar names are suggested), or the file is invalid.
     """
     known = names()
     if str(name) in known:
@@ -59,7 +59,7 @@ def load(name: str | pathlib.Path) -> Prompt:
     if not path.is_file():
         near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PromptError(f"no prompt file {str(name)!r}{hint} (with the package come: {', '.join(known)})")
+        raise PromptError(f"no prompt file {str(name)!r}{hint} (shipped prompts: {', '.join(known)})")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -75,17 +75,17 @@ def _one_line(error: Exception) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML whose aliases stand for single texts only: nested ones make a small file an endless value."""
+    """A safe YAML loader that accepts aliases of texts only: nested aliases can expand a small file without limit."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Composes the next node; refuses an alias of a list or mapping."""
+        """Composes the next node; rejects an alias of a list or mapping."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             if not isinstance(self.anchors.get(event.anchor), yaml.ScalarNode):
                 raise yaml.composer.ComposerError(
                     None,
                     None,
-                    f"the alias *{event.anchor} stands for a list or mapping; write it out",
+                    f"the alias *{event.anchor} refers to a list or mapping; write it out",
                     event.start_mark,
                 )
         return super().compose_node(parent, index)
@@ -143,10 +143,10 @@ def parse(text: str, name: str) -> Prompt:
 
 
 def check_examples(prompt: Prompt) -> None:
-    """Reads every worked example's answer with the parser, which must give back its rationale and label.
+    """Checks that the parser recovers rationale and label from every worked example's answer.
 
     Raises:
-      PromptError: it does not: teachers who imitate the example would not be understood either.
+      PromptError: it does not, so replies that imitate the example could not be parsed either.
     """
     for number, example in enumerate(prompt.examples, start=1):
         reply = prompt.fill_answer(example.rationale, example.label)
@@ -154,7 +154,7 @@ def check_examples(prompt: Prompt) -> None:
         trouble = parsed.failed or parsed.undecided
         if trouble or parsed.rationale != example.rationale.strip():
             raise PromptError(
-                f"{prompt.name}: example {number}: {prompt.parser or 'the template'!r} does not read its own answer back: "
+                f"{prompt.name}: example {number}: {prompt.parser or 'the template'!r} does not parse its answer back: "
                 f"{trouble or 'another rationale'} in {reply!r}"
             )
 
@@ -176,7 +176,7 @@ def _check_keys(where: str, value: Mapping[Any, Any], known: Sequence[str], *, r
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise PromptError(f"{where}: no entry {key!r}{hint} (there are: {', '.join(known)})")
+            raise PromptError(f"{where}: unknown entry {key!r}{hint} (known: {', '.join(known)})")
     for key in required:
         if key not in value:
             raise PromptError(f"{where}: the entry {key!r} is missing")

@@ -88,7 +88,7 @@ def test_mistakes_are_one_line(folder, capsys):
     assert "--file expects SPLIT=FILE, as train=rows.jsonl; got 'train.jsonl'" in error(capsys, "--file=train.jsonl")
     assert "--field is for the rows of --file" in error(capsys, "--gin_file=gin/tasks/jsonl.gin", "--field=input=q")
     assert "--gin_file=FILE, which is missing" in error(capsys, "--file=train=train.jsonl", "--gin.FIELDS=None")
-    assert "a record has no 'inptu'; did you mean 'input'" in error(
+    assert "a record has no field 'inptu'; did you mean 'input'" in error(
         capsys, "--file=train=train.jsonl", "--field=inptu=q"
     )
     assert "FILES is" in error(capsys, "--gin_file=gin/tasks/jsonl.gin")

@@ -107,7 +107,7 @@ def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
                 later.append(["distill.cli.main", name, *flags])
     run_in_one_process(later, place)
     shown = capfd.readouterr().out
-    assert "3 requests to ask, 0 answered before" in shown and "3 of 3 rows written" in shown
+    assert "3 requests to send, 0 already answered" in shown and "3 of 3 rows written" in shown
     assert len(stub.calls) == 3, "the dry run and the replay ask nobody"
 
     explained = [json.loads(line) for line in (place / "explained.jsonl").read_text().splitlines()]
@@ -138,8 +138,8 @@ def test_the_command_line_takes_these_flags(name, place):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "who is the teacher"),
-        ({"field": ["question"], "model": ["m"]}, "--field wants NAME=FIELD"),
+        ({}, "no teacher given"),
+        ({"field": ["question"], "model": ["m"]}, "--field needs NAME=FIELD"),
         ({"price_prompt": 1.0, "model": ["m"]}, "go together"),
         ({"recorded": ["nowhere.jsonl"]}, "nowhere.jsonl is missing"),
         ({"model": ["m"], "prompt": "templat"}, "did you mean 'template'"),

@@ -23,10 +23,10 @@ RECORDS = [Record(id=f"r{n}", input=f"message number {n}") for n in range(6)]
 class BatchService:
     """Files and batches, as the hosted API has them."""
 
-    def __init__(self, polls=1, status="completed", lose=(), fail=()):
+    def __init__(self, polls=1, status="completed", lose=(), fail=(), empty=()):
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
-        self.polls, self.status, self.lose, self.fail = polls, status, lose, fail
+        self.polls, self.status, self.lose, self.fail, self.empty = polls, status, lose, fail, empty
         self.sent = 0
         self.routes = [
             web.post("/v1/files", self.upload),
@@ -96,6 +96,8 @@ class BatchService:
                     "choices": [{"finish_reason": "stop", "message": message}],
                     "usage": {"prompt_tokens": 100, "completion_tokens": 10},
                 }
+                if number in self.empty:
+                    body["choices"] = []
                 response = {"status_code": 500 if number in self.fail else 200, "body": body}
                 answers.append(json.dumps({"custom_id": line["custom_id"], "response": response, "error": None}))
             self.files[f"out-{name}"] = "\n".join([*answers, "not a line"]).encode()
@@ -134,6 +136,19 @@ def test_lost_and_failed_lines_are_counted_and_asked_again(tmp_path):
         service.lose = service.fail = ()
         report = extract(config(stub, tmp_path), progress=Silent())
     assert report.failures == {} and (report.cached, report.finished) == (4, 2)
+
+
+def test_unusable_replies_that_may_have_been_charged_count_towards_the_cap(tmp_path):
+    service = BatchService(lose=(0,), empty=(1,))  # the file has one line that cannot be read
+    price = (100 * 10 + 10 * 20) / 1e6 / 2
+    with serving(never, service.routes) as stub:
+        first = extract(config(stub, tmp_path), progress=Silent())
+        assert first.failures == {"not answered": 1, "wrong schema": 1} and first.discarded == 2
+        assert first.cost == pytest.approx(5 * price)
+        with pytest.raises(ExtractionStoppedError, match=r"\(and perhaps 0\.0\d*[1-9]\d* for attempts"):
+            extract(config(stub, tmp_path, cost_cap=6 * price), progress=Silent())
+        service.lose = service.empty = ()
+        assert extract(config(stub, tmp_path), progress=Silent()).cost == pytest.approx(7 * price)
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "died before the note"])
@@ -203,7 +218,7 @@ def test_a_refused_batch_is_a_clear_stop(tmp_path):
     service = BatchService(status="failed")
     with serving(never, service.routes) as stub, pytest.raises(ExtractionStoppedError, match="the file is no good"):
         extract(config(stub, tmp_path), progress=Silent())
-    with serving(never) as stub, pytest.raises(ExtractionStoppedError, match="does not take a batch"):
+    with serving(never) as stub, pytest.raises(ExtractionStoppedError, match="rejects the batch"):
         extract(config(stub, tmp_path), progress=Silent())
 
 

@@ -212,7 +212,7 @@ def test_labels_are_declared_for_prompts_without_a_parser(tmp_path):
     assert (row["llm_label"], row["rationales"]) == ("sales", ["u v w."]) and "weight" not in row
     assert report.failures == {"the answer is none of the labels": 1}
     assert report.examples == {"the answer is none of the labels": "got 'accounts'; the labels are sales, accounting"}
-    with pytest.raises(PromptError, match="the parser 'cqa' knows its answers"):
+    with pytest.raises(PromptError, match="the parser 'cqa' defines its answers"):
         one(tmp_path, ["x"], prompt="cqa", labels=("a",))
 
 
@@ -230,7 +230,7 @@ def test_rationalisation_wants_its_question(tmp_path):
     path.write_text(
         'question: "Q: {input}"\nanswer: "{rationale} so: {label}"\nexamples: [{input: a, rationale: b, label: c}]'
     )
-    with pytest.raises(PromptError, match="wants the entry 'rationalise'"):
+    with pytest.raises(PromptError, match="needs the entry 'rationalise'"):
         run(
             tmp_path,
             [Record("r", "x")],
@@ -285,7 +285,7 @@ def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(t
     changed = tmp_path / "changed.yaml"
     from distill.teacher.prompts import templates
 
-    shipped = pathlib.Path(templates.__file__).parent / "prompts" / "template.yaml"
+    shipped = pathlib.Path(templates.__file__).parent / "template.yaml"
     changed.write_text(shipped.read_text().replace("charged twice", "billed twice"))
     with serving(good) as stub:
         assert calls() == 10
@@ -366,7 +366,7 @@ def test_a_dry_run_prices_the_job_and_asks_nobody(tmp_path):
     assert before.cost < report.cost * 2 and report.cost < before.most_cost
     assert before.most_completion_tokens == 2560
     assert (after.requests, after.cached, after.cost) == (0, 10, 0.0) and after.measured
-    for line in ("10 requests to ask", "at least 2.0 minutes", "a guess"):
+    for line in ("10 requests to send", "at least 2.0 minutes", "a guess"):
         assert line in str(before)
     without = ExtractConfig(
         output=str(tmp_path / "o2.jsonl"), prompt="template", teachers=(ServerConfig(model="m"),), records=RECORDS
@@ -454,14 +454,14 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
         ({"records": None}, "exactly one of dataset, inputs and records; got none"),
         ({"inputs": "x.jsonl"}, "got inputs and records"),
         ({"teachers": ()}, "at least one teacher"),
-        ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers are called 'a'"),
+        ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers have the name 'a'"),
         ({"samples": 0}, "samples must be ≥ 1"),
         ({"samples": 3, "teachers": (ServerConfig(model="a"),)}, "temperature 0: all samples would be the same"),
-        ({"rationalise": "right"}, "rationalise must be one of off, wrong, all"),
+        ({"rationalise": "right"}, "rationalise must be one of .'off', 'wrong', 'all'.; got 'right'"),
         ({"combine": "mix"}, "combine must be one of"),
         ({"answer": "word"}, "answer must be one of"),
         ({"cost_cap": 1.0, "teachers": (ServerConfig(model="a"),)}, "cost_cap needs prices"),
-        ({"output": ""}, "which file to write"),
+        ({"output": ""}, "must name the file to write"),
     ],
 )
 def test_wrong_settings_are_named(changes, message):

@@ -13,6 +13,7 @@ from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, ServerConfig, TeacherStoppedError, extract
 from distill.teacher.clients import transport
 from distill.teacher.clients.replies import Message, Request, RequestFailedError
+from distill.teacher.job.extraction import open_teacher
 from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import drop, error, serving
 
@@ -31,7 +32,7 @@ def ask(config, number=1):
     """Asks ``number`` questions one after the other; returns replies or failures."""
 
     async def run():
-        teacher = config.open()
+        teacher = open_teacher(config)
         outcomes = []
         try:
             for n in range(number):
@@ -165,7 +166,7 @@ def test_a_passing_fault_is_tried_again(reaction, fast, monkeypatch):
     monkeypatch.setattr(transport, "gated_client", functools.partial(transport.gated_client, fast=fast))
     with serving(first_then_good(reaction)) as stub:
         (reply,) = ask(config_for(stub))
-    assert reply.choices[0].text == GOOD
+    assert reply.candidates[0].text == GOOD
     assert len(stub.calls) == 2
 
 
@@ -180,7 +181,7 @@ def test_an_attempt_has_a_deadline(reaction, fast, monkeypatch):
     with serving(first_then_good(reaction)) as stub:
         started = time.monotonic()
         (reply,) = ask(config_for(stub, attempt_s=0.3))
-    assert reply.choices[0].text == GOOD
+    assert reply.candidates[0].text == GOOD
     assert 0.3 <= time.monotonic() - started < 1.5
 
 
@@ -228,7 +229,7 @@ def test_retry_after_holds_everybody_back():
         return call.reply(GOOD)
 
     async def go(stub):
-        teacher = config_for(stub).open()
+        teacher = open_teacher(config_for(stub))
         asked = [teacher.ask(Request(f"r{n}", "t", "stub", messages=(Message("user", f"{n}"),))) for n in range(12)]
         await asyncio.gather(*asked)
         await teacher.close()
@@ -246,7 +247,7 @@ def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
 
     with (
         serving(behaviour) as stub,
-        pytest.raises(ExtractionStoppedError, match=r"(?s)refused every request.*run the same again"),
+        pytest.raises(ExtractionStoppedError, match=r"(?s)refused every request.*run the same command again"),
     ):
         run(job(stub, tmp_path, teacher={"patience_s": 0.4, "attempts": 2}))
 
@@ -257,7 +258,7 @@ def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
         ((401, "bad key"), "does not accept the key in OPENAI_API_KEY"),
         ((403, "not you"), "does not accept the key"),
         ((404, "no such model"), "has no model 'stub'"),
-        ((402, "pay first"), "wants to be paid"),
+        ((402, "pay first"), "requires payment"),
     ],
 )
 def test_hopeless_answers_stop_the_job_at_once(tmp_path, response, words):
@@ -281,7 +282,7 @@ def test_a_wait_longer_than_our_patience_is_not_waited_for(tmp_path):
     async def behaviour(call):
         return error(429, headers={"Retry-After": "86400"})
 
-    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="asks to wait 86400 s"):
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="requests a pause of 86400 s"):
         started = time.monotonic()
         run(job(stub, tmp_path))
     assert time.monotonic() - started < 5
@@ -295,7 +296,7 @@ def test_a_server_that_dies_halfway_stops_the_job_and_the_next_run_goes_on(tmp_p
             drop(call)
         return call.reply(GOOD)
 
-    with serving(mortal) as stub, pytest.raises(ExtractionStoppedError, match="failed in a row") as stopped:
+    with serving(mortal) as stub, pytest.raises(ExtractionStoppedError, match="failed consecutively") as stopped:
         run(job(stub, tmp_path, records, teacher={"attempts": 1, "give_up_after": 8}))
     answered = stopped.value.report.finished
     assert 20 <= answered <= 25
@@ -325,9 +326,9 @@ def test_without_key_and_url_the_job_does_not_start(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(TeacherStoppedError, match="OPENAI_API_KEY holds no API key"):
-        ServerConfig(model="m").open()
-    with pytest.raises(TeacherStoppedError, match="header api-key wants the environment variable NOT_SET"):
-        ServerConfig(model="m", base_url="http://127.0.0.1:9/v1", headers_env={"api-key": "NOT_SET"}).open()
+        open_teacher(ServerConfig(model="m"))
+    with pytest.raises(TeacherStoppedError, match="header api-key needs the environment variable NOT_SET"):
+        open_teacher(ServerConfig(model="m", base_url="http://127.0.0.1:9/v1", headers_env={"api-key": "NOT_SET"}))
 
 
 def test_a_megabyte_is_read_and_counted_but_not_parsed(tmp_path):
@@ -401,7 +402,7 @@ def test_concurrency_is_bounded_and_connections_are_used_again():
         return call.reply(GOOD)
 
     async def go(stub):
-        teacher = config_for(stub, concurrency=5).open()
+        teacher = open_teacher(config_for(stub, concurrency=5))
         asked = [teacher.ask(Request(f"r{n}", "t", "stub", messages=(Message("user", f"{n}"),))) for n in range(60)]
         await asyncio.gather(*asked)
         await teacher.close()
@@ -445,6 +446,6 @@ def test_requests_that_are_bad_by_themselves_do_not_stop_a_job_that_works(tmp_pa
 
     with (
         serving(all_bad) as stub,
-        pytest.raises(ExtractionStoppedError, match=r"5 requests .* failed in a row.*unknown field"),
+        pytest.raises(ExtractionStoppedError, match=r"5 requests .* failed consecutively.*unknown field"),
     ):
         run(job(stub, tmp_path, teacher=teacher | {"model": "other"}))

@@ -61,7 +61,7 @@ def victim():
 def finished(path):
     with ReplyStore(path) as store:
         assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        return {record for record, _, _, reply in store if reply.choices[0].text}
+        return {record for record, _, _, reply in store if reply.candidates[0].text}
 
 
 def test_killed_twenty_times(tmp_path, victim):

@@ -95,10 +95,10 @@ def test_batches_say_what_single_questions_say(decoder_only):
         ask(LocalConfig(decoder_only, sampling=sampling, batch_size=1, dtype="float32"), [q])[0]
         for q in questions(5, sampling=sampling)
     ]
-    assert [reply.choices[0].text for reply in together] == [reply.choices[0].text for reply in alone]
+    assert [reply.candidates[0].text for reply in together] == [reply.candidates[0].text for reply in alone]
     for reply, question in zip(together, questions(5)):
         assert reply.usage.prompt_tokens == len(question.prompt) and 0 < reply.usage.completion_tokens <= 12
-    assert {reply.choices[0].finish for reply in together} <= {"stop", "length"}
+    assert {reply.candidates[0].finish for reply in together} <= {"stop", "length"}
 
 
 def test_samples_differ_and_can_be_repeated(decoder_only):
@@ -106,8 +106,8 @@ def test_samples_differ_and_can_be_repeated(decoder_only):
     asked = questions(2, sampling=sampling, samples=4)
     config = LocalConfig(decoder_only, sampling=sampling)
     first, second = ask(config, asked), ask(config, asked)
-    assert len({choice.text for choice in first[0].choices}) > 1
-    assert [reply.choices for reply in first] == [reply.choices for reply in second]
+    assert len({choice.text for choice in first[0].candidates}) > 1
+    assert [reply.candidates for reply in first] == [reply.candidates for reply in second]
 
 
 def test_chat_goes_through_the_template(decoder_only):
@@ -126,7 +126,7 @@ def test_a_prompt_that_is_too_long_is_a_counted_failure_and_cuts_nobody_short(de
     outcomes = ask(LocalConfig(decoder_only, sampling=sampling, longest_prompt=100), asked)
     assert isinstance(outcomes[0], RequestFailedError)
     assert outcomes[0].failure.detail == "the prompt has 500 tokens; at most 100 fit"
-    assert all(reply.choices for reply in outcomes[1:])
+    assert all(reply.candidates for reply in outcomes[1:])
 
 
 def test_the_whole_phase_with_an_encoder_decoder(encoder_decoder, tmp_path):

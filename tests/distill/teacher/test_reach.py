@@ -13,7 +13,7 @@ from aiohttp import web
 from distill import exit_codes
 from distill.cli import teacher as commands
 from distill.teacher import ServerConfig
-from distill.teacher.clients import server
+from distill.teacher.clients import server, server_errors
 from tests.distill.teacher.stub_server import error, serving
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -71,10 +71,10 @@ def test_every_flag_reaches_the_server(rows, monkeypatch, capsys):
     [
         ({"header": ["api-key=sk-123"]}, "'api-key' looks like a secret; name an environment variable"),
         ({"query": ["sig=sk-123"]}, "'sig' looks like a secret"),
-        ({"header": ["Authorization"]}, "--header wants NAME=VALUE, for instance X-Title=distill; got 'Authorization'"),
-        ({"header_env": ["=sk-123"]}, "--header_env wants NAME=VARIABLE, for instance api-key=.*; got ''"),
-        ({"extra": ["effort"]}, "--extra wants NAME=VALUE, for instance reasoning_effort=low; got 'effort'"),
-        ({"temperature": "warm"}, "--temperature wants a number, or none"),
+        ({"header": ["Authorization"]}, "--header needs NAME=VALUE, for instance X-Title=distill; got 'Authorization'"),
+        ({"header_env": ["=sk-123"]}, "--header_env needs NAME=VARIABLE, for instance api-key=.*; got ''"),
+        ({"extra": ["effort"]}, "--extra needs NAME=VALUE, for instance reasoning_effort=low; got 'effort'"),
+        ({"temperature": "warm"}, "--temperature needs a number, or none"),
         ({"base_url": "http://h/v1?key=sk-123"}, r"must not hold a user, password or query.*--query=NAME=VALUE"),
     ],
 )
@@ -101,8 +101,8 @@ def test_a_field_that_changes_nothing_is_left_out_and_said(rows, caplog, field, 
         assert extract(rows, stub.url, concurrency=4) == 0
     assert all(field not in call.body and (kept is None or kept in call.body) for call in stub.calls[-4:])
     assert len(stub.calls) <= 12 + 8, "each request under way finds out once"
-    (said,) = (record.message for record in caplog.records if "does not take" in record.message)
-    assert said.startswith(f"teacher m: the server does not take {field}: ")
+    (said,) = (record.message for record in caplog.records if "does not support" in record.message)
+    assert said.startswith(f"teacher m: the server does not support {field}: ")
 
 
 def test_a_field_that_changes_the_replies_is_for_the_user_to_leave_out(rows, capsys):
@@ -145,7 +145,7 @@ def test_a_server_that_takes_neither_length_field_is_not_asked_for_ever(rows, ca
 )
 def test_which_field_a_server_does_not_take(named, words, field):
     body = {"model": "m", "messages": [], "max_tokens": 5, "temperature": 0.0, "stop": ["x"], "seed": 1}
-    assert server.unsupported_field(named, words, body) == field
+    assert server_errors.unsupported_field(named, words, body) == field
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_which_field_a_server_does_not_take(named, words, field):
         ((400, "The model `m` does not exist"), 2, "has no model 'm'"),
         ((400, "context length exceeded"), 2, "none of 12 requests was answered, for instance bad request: HTTP 400"),
         ((401, "bad key"), 75, "does not accept the key"),
-        ((402, "pay first"), 75, "wants to be paid"),
+        ((402, "pay first"), 75, "requires payment"),
     ],
 )
 def test_a_job_that_got_nothing_ends_in_the_servers_words(rows, capsys, response, status, words):

@@ -6,7 +6,7 @@ import pytest
 
 from distill.tasks.records import Record
 from distill.teacher.clients import completion
-from distill.teacher.clients.replies import Choice, RequestFailedError, Usage
+from distill.teacher.clients.replies import Candidate, RequestFailedError, Usage
 from distill.teacher.prompts import parsing, templates
 
 GOOD = "It wants money back. So the answer is billing."
@@ -19,8 +19,8 @@ def chat(message, finish="stop", **more):
 
 
 def said(body):
-    (choice,) = completion.read(body, key="k").choices
-    return parsing.read_choice(templates.load("template"), choice, RECORD)
+    (choice,) = completion.read(body, key="k").candidates
+    return parsing.read_candidate(templates.load("template"), choice, RECORD)
 
 
 ANSWERED = {
@@ -177,18 +177,18 @@ def test_usage_by_any_name_and_with_thoughts(usage, expected):
 
 def test_a_note_survives_the_store_and_old_replies_are_read():
     reply = completion.read(FAILED["tool"][0], key="k")
-    assert type(reply).from_json("k", reply.to_json()).choices == reply.choices
+    assert type(reply).from_json("k", reply.to_json()).candidates == reply.candidates
     old = '{"choices":[["text","stop"]],"model":"m","usage":null,"date":"","seconds":0.0}'
-    assert type(reply).from_json("k", old).choices == (Choice("text", "stop"),)
+    assert type(reply).from_json("k", old).candidates == (Candidate("text", "stop"),)
 
 
 def test_labels_outside_the_known_ones_are_undecided():
     prompt, labels = templates.load("template"), ("billing", "technical", "sales")
-    outside = Choice("It wants money back. So the answer is accounts.")
-    read = parsing.read_choice(prompt, outside, RECORD, labels=labels)
+    outside = Candidate("It wants money back. So the answer is accounts.")
+    read = parsing.read_candidate(prompt, outside, RECORD, labels=labels)
     assert (read.rationale, read.label) == ("It wants money back.", None)
     assert read.failure.reason == "the answer is none of the labels"
     assert read.failure.detail == "got 'accounts'; the labels are billing, technical, sales"
-    assert parsing.read_choice(prompt, outside, RECORD).label == "accounts"
-    spelled = Choice("It wants money back. So the answer is **Billing**. Let me know!")
-    assert parsing.read_choice(prompt, spelled, RECORD, labels=labels).label == "billing"
+    assert parsing.read_candidate(prompt, outside, RECORD).label == "accounts"
+    spelled = Candidate("It wants money back. So the answer is **Billing**. Let me know!")
+    assert parsing.read_candidate(prompt, spelled, RECORD, labels=labels).label == "billing"

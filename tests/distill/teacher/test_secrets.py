@@ -10,6 +10,7 @@ from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, ServerConfig, extract, record
 from distill.teacher.clients.redaction import REMOVED, Redactor, public_url
 from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job.extraction import open_teacher
 from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import drop, error, serving
 
@@ -116,7 +117,7 @@ def test_secrets_in_urls_are_refused_without_being_shown(url, monkeypatch):
         ServerConfig(model="m", base_url=url)
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ValueError, match="base_url"):
-        ServerConfig(model="m").open()
+        open_teacher(ServerConfig(model="m"))
     assert not url.startswith("http") or GATEWAY not in str(refused.value)
 
 

@@ -8,6 +8,7 @@ import pytest
 from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, Sampling, ServerConfig, extract
 from distill.teacher.clients.replies import Message, Request
+from distill.teacher.job.extraction import open_teacher
 from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import error, serving
 
@@ -183,7 +184,7 @@ def test_a_server_that_ignores_n_is_a_counted_failure(tmp_path):
 
 def test_token_limits_are_charged_and_corrected():
     async def go(stub):
-        teacher = ServerConfig(model="stub", base_url=stub.url, tokens_per_minute=600_000).open()
+        teacher = open_teacher(ServerConfig(model="stub", base_url=stub.url, tokens_per_minute=600_000))
         await teacher.ask(Request("r", "t", "stub", messages=(Message("user", "x" * 4000),)))
         wait = teacher.gate._tokens.wait(teacher.gate._clock())
         await teacher.close()
@@ -197,8 +198,8 @@ def test_token_limits_are_charged_and_corrected():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, "which model"),
-        ({"endpoint": "talk"}, "endpoint must be one of chat, completions; got 'talk'"),
+        ({"model": ""}, "must name a model"),
+        ({"endpoint": "talk"}, "endpoint must be one of .'chat', 'completions'.; got 'talk'"),
         ({"structured": "xml"}, "structured must be one of"),
         ({"structured": "auto", "endpoint": "completions"}, "needs endpoint='chat'"),
         ({"concurrency": 0}, "concurrency must be positive"),

@@ -8,12 +8,17 @@ import sys
 import pytest
 
 from distill.teacher import ReplyStore, StoreError
-from distill.teacher.clients.replies import Choice, Reply, Usage
+from distill.teacher.clients.replies import Candidate, Reply, Usage
 
 
 def reply(n, text="because"):
     return Reply(
-        f"key{n}", (Choice(text), Choice("other", "length")), "model", Usage(3, 4), "2025-01-01T00:00:00+00:00", 0.5
+        f"key{n}",
+        (Candidate(text), Candidate("other", "length")),
+        "model",
+        Usage(3, 4),
+        "2025-01-01T00:00:00+00:00",
+        0.5,
     )
 
 
@@ -42,7 +47,7 @@ def test_the_first_reply_stays(tmp_path):
     with ReplyStore(tmp_path / "s") as store:
         put(store, reply(1, "first"))
         put(store, reply(1, "second"))
-        assert store.find(["key1"])["key1"].choices[0].text == "first"
+        assert store.find(["key1"])["key1"].candidates[0].text == "first"
 
 
 def test_many_at_once_and_many_looked_up(tmp_path):
@@ -56,14 +61,15 @@ def test_put_returns_when_another_connection_could_read_it(tmp_path):
     path = tmp_path / "s"
     script = (
         "import asyncio, os, sys; sys.path.insert(0, '.');"
-        "from distill.teacher.clients.store import ReplyStore; from distill.teacher.clients.replies import Reply, Choice;"
+        "from distill.teacher.clients.store import ReplyStore;"
+        "from distill.teacher.clients.replies import Candidate, Reply;"
         f"store = ReplyStore({str(path)!r});"
-        "asyncio.run(store.put(Reply('k', (Choice('kept'),)), record='r', teacher='t'));"
+        "asyncio.run(store.put(Reply('k', (Candidate('kept'),)), record='r', teacher='t'));"
         "os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
     with ReplyStore(path) as store:
-        assert store.find(["k"])["k"].choices[0].text == "kept"
+        assert store.find(["k"])["k"].candidates[0].text == "kept"
 
 
 def test_a_second_process_is_told_to_wait(tmp_path):
