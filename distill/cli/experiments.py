@@ -48,7 +48,7 @@ def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
 
 
 def _failed(failures: Mapping[str, str]) -> int:
-    """The exit code of a sweep."""
+    """Prints the failed runs; returns the exit code of a sweep."""
     if not failures:
         return 0
     for name, error in failures.items():
@@ -82,7 +82,7 @@ def demo_command(options: argparse.Namespace) -> int:
         if not start.done:
             print(demo.INTRODUCTION)
             for error in _train_group([start], False, options).values():
-                raise ValueError(f"the pretraining that all runs start from failed: {error}")
+                raise ValueError(f"the pretraining of all runs failed: {error}")
         grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
         failures = _run_sweep(grid, options)
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
@@ -91,7 +91,7 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
-    """Parses a run's configuration and registers its tasks; the arguments of its training."""
+    """Parses the configuration of a run and registers its tasks; returns the arguments of ``train``."""
     from distill.api import configuration
     from distill.training import train
 
@@ -104,7 +104,7 @@ def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError if a run of a sweep cannot be trained, or has no such metric."""
+    """Raises ValueError or OSError if a run of a sweep cannot be trained, or does not have the metric."""
     from distill.training import checks
 
     checks.check(**_configure_run(run, options), metrics=[metric])
@@ -113,8 +113,8 @@ def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
     """Trains one run, or several seeds of it together; returns those that failed: name → error.
 
-    What is no fault of a run ends the sweep: a signal (Stopped), a full disk and the like (OSError), a directory that
-    another process trains in (Locked).
+    Errors that are not of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
+    (OSError), a directory in which another process trains (Locked).
     """
     from distill import locking
     from distill.training import train
@@ -136,7 +136,7 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
         if not isinstance(error, ValueError):  # a data file that is missing is both
             raise
         failed = {run.name: _one_line(error) for run in runs}
-    except Exception as error:  # of JAX, of the data, of the program: this run's, and not the next one's
+    except Exception as error:  # of JAX, the data or the program: it ends this run only
         logging.info("a run failed", exc_info=error)
         failed = {run.name: _one_line(error) for run in runs}
     return failed

@@ -15,7 +15,7 @@ def train_command(options: argparse.Namespace) -> int:
     from distill.training import train
 
     run = configuration.configured(train.train)
-    configuration.arguments_of(train.train)  # whatever does not fit together is said before anything is written
+    configuration.arguments_of(train.train)  # reports settings that do not fit together before anything is written
     with train.lock_directory(configuration.macro("MODEL_DIR")) as lock:
         runs.write_configuration()
         runs.register()
@@ -31,7 +31,7 @@ def train_command(options: argparse.Namespace) -> int:
 
 
 def cache_command(options: argparse.Namespace) -> int:
-    options.gin_bindings.insert(0, "MODEL_DIR = None")  # nothing is trained, so nothing needs one
+    options.gin_bindings.insert(0, "MODEL_DIR = None")  # caching needs no model directory
     runs.parse_configuration(options)
     from distill import locking
     from distill.api import configuration
@@ -41,10 +41,12 @@ def cache_command(options: argparse.Namespace) -> int:
     names = configuration.configured(registration.register)()
     tasks = [names.label, names.rationale, names.single, names.paired]
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
-        tasks.append(names.shared)  # else its two targets could not be told apart
-    told = _Told(quiet=runs.is_quiet(options))
+        tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable
+    on_progress = _CacheProgress(quiet=runs.is_quiet(options))
     with locking.held(locking.of_output(options.output), options.output, "choose another --output"):
-        built = cache.build(tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, told=told)
+        built = cache.build(
+            tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, on_progress=on_progress
+        )
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])
@@ -53,8 +55,8 @@ def cache_command(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Told:
-    """Says how far a cache has come: often on a terminal, every few seconds in a pipe."""
+class _CacheProgress:
+    """Prints the progress of a cache: often on a terminal, every few seconds in a pipe."""
 
     def __init__(self, *, quiet: bool):
         self._quiet, self._terminal, self._next = quiet, sys.stderr.isatty(), time.monotonic() + 5.0

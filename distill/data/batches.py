@@ -1,9 +1,9 @@
 """Global batches from SeqIO tasks, in an order that is a pure function of a seed and a small position.
 
-SeqIO tasks say what an example is; this module says which examples meet in which batch. The order within an epoch, the
-draws between the tasks of a mixture and the packing are computed, not streamed. So the position of the data is a few
-integers (it goes into the checkpoint), restoring it costs nothing, and every process of a multi-host run makes the same
-plan of a global batch, from lengths, and reads the tokens of its own rows.
+SeqIO tasks define the examples; this module assigns them to batches. The order within an epoch, the draws between the
+tasks of a mixture and the packing are computed, not streamed. The data position is therefore a few integers, which are
+saved in the checkpoint, and restoring it reads no data. Every process of a multi-host run computes the same plan of a
+global batch from lengths, and reads only the tokens of its rows.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fin
 from distill.data.packing import Layout, Planner, Sequences, fill
 from distill.tasks import registration
 
-_BLOCK = 4096  # mixture draws, or examples in order, computed at once
+_BLOCK = 4096  # mixture draws, or examples in order, computed at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A training batch, and where the stream stands after it.
+    """A training batch, and the position of the stream after it.
 
     Attributes:
-      arrays: model features; this process's rows of the global batch.
-      position: JSON-ready; give it to :meth:`BatchStream.restore` to go on behind this batch.
+      arrays: model features of this process's rows of the global batch.
+      position: JSON-ready argument of :meth:`BatchStream.restore`, to continue after this batch.
       examples: rows of the sources (label and rationale of a paired example count once) in the global batch.
       epoch: passes made so far, over the task seen most often.
     """
@@ -44,7 +44,7 @@ class Batch:
 
 
 class _Order:
-    """One task's examples in the order in which they are drawn: epoch after epoch, each a permutation of its own."""
+    """One task's examples in the order in which they are drawn: one permutation per epoch."""
 
     def __init__(self, examples: Examples, seed: int, shuffle: bool):
         self.examples, self._seed, self._shuffle = examples, seed, shuffle
@@ -52,7 +52,7 @@ class _Order:
         self._block: tuple[int, int, list[list[int]]] | None = None
 
     def at(self, position: int) -> tuple[int, int, list[int], list[tuple[int, int]]]:
-        """The example at a position: its epoch, its number, its slots that are not absent, and their lengths."""
+        """Returns the example at a position: its epoch, its number, its present slots, and their lengths."""
         epoch, index = divmod(position, self.examples.size)
         block, offset = divmod(index, _BLOCK)
         if self._block is None or self._block[0] != epoch or self._block[1] != block:
@@ -66,9 +66,9 @@ class _Order:
         return epoch, numbers[offset], slots, lengths
 
     def _columns(self, epoch: int, block: int) -> list[list[int]]:
-        """Numbers of a block's examples, and of each slot the input and the target lengths.
+        """Returns the numbers of a block's examples, and the input and target lengths of each slot.
 
-        Lists of numbers and no list of lists: Python's garbage collector goes through whatever holds other things.
+        They are lists of numbers, not lists of lists: Python's garbage collector traverses containers of objects.
         """
         numbers = self._permutation(epoch)[block * _BLOCK : (block + 1) * _BLOCK]
         lengths = self.examples.lengths(epoch)[numbers]
@@ -88,12 +88,12 @@ class BatchStream:
 
     Args:
       mixture_or_task_name: a registered SeqIO task or mixture (rates are honoured per draw).
-      layout: rows and window of the *global* batch.
+      layout: shape of the *global* batch.
       split: SeqIO split.
-      seed: of the order, the mixture's draws and the choice among several rationales.
-      rows: the rows of the global batch this process wants.
-      shuffle: whether each epoch has an order of its own.
-      cache_dir: what ``distill cache`` wrote for these tasks, to read instead of SeqIO; the batches are the same.
+      seed: seed of the order, the draws of the mixture and the draws among several rationales.
+      rows: the rows of the global batch to build in this process.
+      shuffle: whether the order of the examples differs between epochs.
+      cache_dir: folder that ``distill cache`` wrote for these tasks, to read instead of SeqIO. The batches are the same.
 
     Raises:
       ValueError: an argument does not fit the tasks, or a task of labels and rationales has none of one kind to train on.
@@ -133,7 +133,7 @@ class BatchStream:
             rates = np.array([provider.get_rate(task) for task in tasks], np.float64)
             if not (rates >= 0).all() or rates.sum() <= 0:
                 raise ValueError(
-                    f"mixture {mixture_or_task_name!r} needs rates ≥ 0 that do not all vanish; got {rates}"
+                    f"mixture {mixture_or_task_name!r} needs rates ≥ 0, at least one of them > 0; got {rates}"
                 )
             self._rates = rates / rates.sum()
         else:
@@ -223,7 +223,7 @@ class BatchStream:
         return Batch(self._filled(np.array(wanted, np.int64).reshape(-1, 4)), self.position(), taken, self.epoch())
 
     def _filled(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
-        """The arrays of this process's rows of the planned batch.
+        """Returns the arrays of this process's rows of the planned batch.
 
         Args:
           wanted: int64 [planned sequences, 4]: task, epoch, example and slot of each.
@@ -246,12 +246,12 @@ class BatchStream:
         return fill(self.layout, self.rows, plan.take(mine), Sequences.joined(parts).take(places))
 
     def epoch(self) -> float:
-        """Passes made over the task that has been through most (0.0 before the first batch)."""
+        """Returns the passes made over the task with the most passes (0.0 before the first batch)."""
         return max(at / self._sources[name].examples.size if at else 0.0 for name, at in self._position.items())
 
 
 class Prefetch:
-    """Makes batches on a thread of its own, a few ahead. An error there is raised at the next ``next``."""
+    """Makes batches in a background thread, a few ahead. The next call of ``next`` raises an error of that thread."""
 
     def __init__(self, stream: Iterator[Batch], ahead: int = 2):
         self._queue: Queue = Queue(maxsize=ahead)

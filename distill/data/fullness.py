@@ -1,4 +1,4 @@
-"""How much of the windows the training data fills, and shorter windows where most of them is padding."""
+"""Measures how much of the windows the training data fills, and suggests shorter windows."""
 
 import dataclasses
 import math
@@ -10,19 +10,19 @@ from distill.data.batches import Batch, BatchStream
 from distill.data.packing import Layout
 from distill.tasks import task_ids
 
-# Lengths to advise: powers of two and half-way between two of them.
+# Lengths to suggest: powers of two, and the means of two neighbours.
 _LENGTHS = sorted(length for power in range(4, 15) for length in (2**power, 3 * 2 ** (power - 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is trained on.
+    """Sizes and lengths of the training data.
 
     Attributes:
-      layout: the windows.
-      examples: in an epoch.
-      counts: of its sequences, and of those that are cut.
-      inputs, targets: int32 [sequences], tokens of each, cut to the window.
+      layout: the shape of a batch.
+      examples: number of examples per epoch.
+      counts: counts of its sequences, and of those that are truncated.
+      inputs, targets: int32 [sequences], tokens of each sequence, truncated to the window.
     """
 
     layout: Layout
@@ -33,11 +33,11 @@ class Summary:
 
     @classmethod
     def of(cls, stream: BatchStream) -> "Summary":
-        """Reads the first epoch's lengths; call it before another thread takes batches."""
+        """Reads the lengths of the first epoch. Call it before another thread takes batches."""
         return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
 
     def lines(self, batch: Batch) -> list[str]:
-        """Examples, sequences, lengths, the padding of ``batch``, and what was cut to the window."""
+        """Returns lines with examples, sequences, lengths, the padding of ``batch``, and truncated sequences."""
         number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
         tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
         lines = [f"data: {self.examples:,} examples, {sum(number.values()):,} sequences ({tasks})"]
@@ -64,12 +64,12 @@ class Summary:
 
 
 def advised(p99: int, window: int, padding: float, packed: bool) -> int | None:
-    """A shorter window that holds 99 % of the sequences, where more than half of this one is padding; else None.
+    """Returns a shorter window that holds 99 % of the sequences if more than half of this one is padding, else None.
 
-    A packed window is not shortened below what it holds now, with a tenth to spare.
+    A packed window keeps room for its present tokens plus 10 %.
 
     Args:
-      p99: tokens that 99 % of the sequences do not exceed.
+      p99: the 99th percentile of sequence lengths in tokens.
       window: tokens of a window.
       padding: the share of padding.
       packed: whether a window holds several sequences.

@@ -1,6 +1,6 @@
 """Statistics of data sets: the share of replies that parse, the teacher's accuracy, lengths and truncation.
 
-``distill data`` prints it. Nothing here needs an accelerator, nor TensorFlow, unless the vocabulary or the rows do.
+``distill data`` prints them. This module needs no accelerator, and TensorFlow only if the vocabulary or the rows need it.
 """
 
 import collections
@@ -25,13 +25,13 @@ RATIONALE_PREFIX = "[rationale] "
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run would do with the rows, as far as the report needs it.
+    """The settings of a planned run that the report needs.
 
     Attributes:
       vocabulary: see :func:`report`.
       lengths: planned ``inputs`` and ``targets`` lengths.
-      max_decode_len: how long a label may get in evaluation.
-      label_prefix, rationale_prefix: of the inputs.
+      max_decode_len: largest number of tokens of a label in evaluation.
+      label_prefix, rationale_prefix: prefixes of the inputs of the two tasks.
     """
 
     vocabulary: str = "t5"
@@ -42,10 +42,10 @@ class Plan:
 
 
 def of_dataset(dataset: Dataset) -> Dataset:
-    """The data set itself, through which ``gin/runs/data.gin`` names it.
+    """Returns ``dataset``; ``gin/runs/data.gin`` names the data set by this function.
 
     Raises:
-      TypeError: it is none.
+      TypeError: not a data set.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"DATASET must be a tasks.dataset.Dataset, as @jsonl.dataset(); got {dataset!r}")
@@ -116,7 +116,7 @@ def _published_teacher(record: Record) -> parsers.Teacher:
 
 
 def _labels(record: Record) -> tuple[str | None, str | None]:
-    """The teacher's label as parsed in strict and in improved mode; strict is None without a raw reply."""
+    """Returns the teacher's label as parsed in strict and in improved mode; strict is None without a raw reply."""
     origin = record.provenance
     if "reply" not in origin:
         return None, record.llm_label
@@ -216,10 +216,10 @@ def report(
     """Returns statistics of data sets.
 
     Args:
-      datasets: what to look at.
+      datasets: the data sets.
       vocabulary: measures lengths, in tokens with the prefix and EOS: ``bytes``, the path of a SentencePiece model, ``t5``
         or ``mt5`` (their public files), or anything with ``encode(text)`` and ``vocab_size``.
-      lengths: planned ``inputs`` and ``targets`` lengths; None: nothing is said about truncation.
+      lengths: planned ``inputs`` and ``targets`` lengths; None reports no truncation.
       splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
         ``train+validation``, the whole file.
       details: also list every row with a problem (``failures``) and every row that strict and improved mode read
@@ -280,7 +280,7 @@ def _size(vocabulary: Any) -> int:
 
 
 def _there(result: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
-    """Set, split and what was found, of the splits whose files are there."""
+    """Yields set, split and statistics of the splits whose files exist."""
     for name, of_set in result["sets"].items():
         for split, found in of_set.items():
             if "missing" not in found:

@@ -1,4 +1,4 @@
-"""Cutting a token sequence to a length so that it still ends in EOS."""
+"""Truncates a token sequence so that it still ends in EOS."""
 
 import numpy as np
 
@@ -6,9 +6,10 @@ EOS_ID = 1
 
 
 def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
-    """The first ``length`` entries, the last of them replaced by ``last`` (EOS) if any had to go.
+    """Returns the first ``length`` entries; if any were removed, the last of them becomes ``last`` (EOS).
 
-    Entries that fill ``length`` and do not end in ``last`` were cut before, by SeqIO, which knows no EOS; they get it back.
+    A sequence of exactly ``length`` entries without ``last`` at its end was truncated by SeqIO, which does not keep EOS.
+    Its last entry becomes ``last``, too.
     """
     if len(tokens) < length or (len(tokens) == length and (last is None or length == 0 or tokens[-1] == last)):
         return tokens

@@ -1,4 +1,4 @@
-"""What `distill demo` runs besides a sweep: a vocabulary, the pretraining that all students share, and the last line."""
+"""The parts of ``distill demo`` around its sweep: vocabulary, shared pretraining, and the JSON line at the end."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ nouns and what belongs together. Then the two methods, on questions about the ot
 
 
 def write_vocabulary(directory: Path) -> Path:
-    """Trains the demo's word vocabulary into ``directory`` unless it is there; returns its path."""
+    """Trains the word vocabulary of the demo into ``directory`` unless the file exists; returns its path."""
     path = directory / "vocabulary.model"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -32,14 +32,17 @@ def write_vocabulary(directory: Path) -> Path:
 
 
 def pretraining_run(directory: Path, bindings: Sequence[str]) -> Run:
-    """The run that the others start from."""
+    """Returns the run whose parameters the others start from."""
     where = directory / "pretraining"
     given = (*bindings, f"MODEL_DIR = {str(where)!r}")
     return Run(where.name, {}, ("gin/recipes/demo_pretraining.gin",), given, where)
 
 
 def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:
-    """The demo's outcome in one line of JSON: ``task``, ``seeds``, and per method and size accuracy, steps and seconds."""
+    """Returns the outcome of the demo as one line of JSON.
+
+    Its keys are ``task``, ``seeds``, and ``methods``: per method and size, accuracy, steps and seconds.
+    """
     methods: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in found:
         others = " ".join(value for axis, value in cell.values.items() if axis != SIZE)

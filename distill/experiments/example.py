@@ -25,11 +25,11 @@ RECIPE_DIRECTORY = "rows"
 
 
 def questions(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, list[Question]]:
-    """Questions by split, no two of them equal up to the order of words.
+    """Returns questions by split, no two of them equal up to the order of words.
 
     Args:
       train_rows: training questions. The other splits do not depend on it.
-      seed: other questions for another seed.
+      seed: seed of the questions.
 
     Returns:
       ``test``, ``validation``, ``new`` and ``train``.
@@ -57,7 +57,7 @@ def questions(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, list[Que
 
 
 def files(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, bytes]:
-    """Contents by file name: four JSON-lines files and a SentencePiece model of whole words.
+    """Returns contents by file name: four JSON-lines files and a SentencePiece model of whole words.
 
     Raises:
       ValueError: as :func:`questions`.
@@ -80,12 +80,12 @@ def files(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, bytes]:
 
 
 def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Iterator[str]:
-    """Writes :func:`files` into ``directory``, and yields a line for each.
+    """Writes :func:`files` into ``directory``, and yields one line per file.
 
     All files are compared before the first is written, so a refusal leaves the folder as it was.
 
     Raises:
-      ValueError: as :func:`questions`; the output is a file; or it holds a file of one of the names with other contents.
+      ValueError: as :func:`questions`; the output is a file; or it contains a file of the same name with other contents.
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--output must be a folder; {directory} is a file")
@@ -103,7 +103,7 @@ def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Itera
 
 
 def next_command(directory: Path, model_dir: str = "runs/first") -> str:
-    """The command that trains on the files of ``directory``."""
+    """Returns the command that trains on the files of ``directory``."""
     words = ["distill", "train", f"--gin_file={RECIPE}"]
     if directory != Path(RECIPE_DIRECTORY):
         splits = {split: str(directory / f"{split}.jsonl") for split in ("train", "validation", "test")}
@@ -112,7 +112,7 @@ def next_command(directory: Path, model_dir: str = "runs/first") -> str:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Whether the file is there already. Raises ValueError if it is there with other contents."""
+    """Returns whether the file exists. Raises ValueError if it has other contents."""
     if not path.exists():
         return False
     if not path.is_file() or path.read_bytes() != content:

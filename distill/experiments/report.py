@@ -1,4 +1,4 @@
-"""What came out of a sweep: a CSV of runs, a table with mean and interval over seeds, and a plot."""
+"""Results of a sweep: a CSV of runs, a table with mean and interval over seeds, and a plot."""
 
 import csv
 import dataclasses
@@ -25,9 +25,9 @@ class Cell:
 
     Attributes:
       values: axis → level, without the seed.
-      scores: the metric of each seed.
-      steps: updates of each run.
-      seconds: training seconds of each run.
+      scores: the metric, per seed.
+      steps: updates, per seed.
+      seconds: training seconds, per seed.
     """
 
     values: dict[str, str]
@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.scores))
 
     @property
@@ -53,7 +53,7 @@ class Cell:
 
 
 def cells(sweep: Sweep) -> list[Cell]:
-    """The finished runs, gathered over seeds, in the grid's order."""
+    """Returns the finished runs, grouped over seeds, in the order of the grid."""
     gathered: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
     for run in sweep.runs():
         if run.done:
@@ -78,9 +78,9 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
-    """One line a finished run: its levels, steps, seconds, validation and all test metrics.
+    """Writes one line per finished run: its levels, steps, seconds, validation score and all test metrics.
 
-    A run that failed has its levels and the error alone.
+    A failed run has a line with its levels and its error.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
@@ -104,7 +104,7 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
 
 
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
-    """Mean and spread over seeds, a row a cell; with a column of failed seeds where there are any."""
+    """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column."""
     axes = [axis for axis in sweep.axes if axis != SEED]
     out = Table(title=f"test {sweep.metric}, mean over seeds ± half of its 95 % interval")
     for axis in axes:
@@ -136,7 +136,7 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
 
 
 def numeric_axis(sweep: Sweep) -> str | None:
-    """The axis to plot along: the sweep's own, or the first with numbers that is not the seed."""
+    """Returns the horizontal axis: ``sweep.x``, or the first axis with numbers that is not the seed."""
     if sweep.x is not None:
         return sweep.x
     return next((axis for axis in sweep.axes if axis != SEED and _numbers(sweep, axis) is not None), None)
@@ -150,7 +150,7 @@ def _numbers(sweep: Sweep, axis: str) -> list[float] | None:
 
 
 def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None) -> None:
-    """Mean with interval, one line per setting of the other axes, along the numeric axis (bars where there is none)."""
+    """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -199,7 +199,7 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
 
 
 def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[Cell]:
-    """Writes ``results.csv`` and ``results.png`` into the sweep's folder and prints the table."""
+    """Writes ``results.csv`` and ``results.png`` into the folder of the sweep, and prints the table."""
     found, failures = cells(sweep), sweep_failures(sweep)
     console = Console()
     if found or failures:

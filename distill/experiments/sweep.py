@@ -1,4 +1,4 @@
-"""Grids of runs: which runs there are, which are done, and doing the rest."""
+"""Sweeps: grids of runs, and the training of those that are not finished."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ class Run:
       values: axis → the name of its level.
       gin_files: in order.
       bindings: gin bindings, ``MODEL_DIR`` included.
-      directory: its model directory.
+      directory: the model directory.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether its result is there."""
+        """Whether the run is complete: its result exists."""
         return (self.directory / reporting.RESULT).exists()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What to run.
+    """A grid of runs.
 
     Attributes:
-      directory: the runs' folders, the table and the plots go here.
-      axes: name → levels. An axis called like a gin macro sets that macro; others name files and bindings.
-      gin_files: of every run; an axis's files come behind them.
-      bindings: of every run; an axis's override them.
-      metric: which of the test metrics the table and the plot show.
-      x: the plot's horizontal axis, an axis with numbers; None: the first such axis that is not the seed.
+      directory: contains the folders of the runs, the table and the plots.
+      axes: name → levels. An axis named as a gin macro sets that macro; other axes have levels with files and bindings.
+      gin_files: files of every run; those of the axes follow them.
+      bindings: bindings of every run; those of the axes override them.
+      metric: the test metric that the table and the plot show.
+      x: the horizontal axis of the plot, an axis with numbers; None takes the first such axis that is not the seed.
       joint_seeds: train runs that differ only in their seed together (``distill.training.joint_seeds``): for tiny students.
     """
 
@@ -82,7 +82,7 @@ class Sweep:
     joint_seeds: bool = False
 
     def runs(self) -> list[Run]:
-        """Every point of the grid, seeds innermost.
+        """Returns all points of the grid, seeds innermost.
 
         Raises:
           SweepError: two points have the same name.
@@ -110,10 +110,10 @@ class Sweep:
         return out
 
     def groups(self, without: Collection[str] = ()) -> list[list[Run]]:
-        """The runs to do, those to be trained together side by side.
+        """Returns the unfinished runs in groups that are trained together.
 
         Args:
-          without: names of runs that are left out, as finished ones are.
+          without: names of runs to leave out, as finished runs are.
         """
         key = _without_seed if self.joint_seeds else lambda run: run.name
         groups = [list(runs) for _, runs in itertools.groupby(self.runs(), key=key)]
@@ -121,7 +121,7 @@ class Sweep:
         return [runs for runs in waiting if runs]
 
     def fingerprint(self) -> str:
-        """Changes when any run's configuration does."""
+        """Returns a hash of the configurations of all runs."""
         plan = [(run.name, run.gin_files, run.bindings) for run in self.runs()]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
 
@@ -135,20 +135,20 @@ def _slug(text: str) -> str:
 
 
 def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
-    """A sweep from its JSON file.
+    """Reads a sweep from its JSON file.
 
     ``{"gin_files": […], "bindings": {NAME: value}, "axes": {AXIS: […] or {level: {"gin_files": […], "bindings": {…}}}},
     "metric": …, "x": …, "joint_seeds": …, "directory": …}``; an axis given as a list is a gin macro with those values.
 
     Raises:
-      SweepError: not such a file; says what is wrong and where.
+      SweepError: the file has another form; the message names the place.
     """
     path = Path(path)
     raw = _read_json(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("axes"), dict) or not raw["axes"]:
         raise SweepError(f"{path} must hold an object with 'axes', an object of at least one axis")
     if set(raw) - set(_TYPES):
-        raise SweepError(f"{path}: unknown key {sorted(set(raw) - set(_TYPES))}; there are {sorted(_TYPES)}")
+        raise SweepError(f"{path}: unknown key {sorted(set(raw) - set(_TYPES))}; the keys are {sorted(_TYPES)}")
     _check_types(str(path), raw)
     where = directory or raw.get("directory")
     if not where:
@@ -167,7 +167,7 @@ def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
     return sweep
 
 
-# What a sweep file, and a level in it, may hold.
+# The keys of a sweep file, and of a level in it.
 _TYPES: dict[str, type] = {
     "gin_files": list,
     "bindings": dict,
@@ -181,12 +181,12 @@ _JSON_NAMES = {list: "a list of strings", dict: "an object", str: "a string", bo
 
 
 def _read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises SweepError, naming the file."""
+    """Reads a JSON file. Raises SweepError with its name."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise SweepError(f"{path} is not JSON that can be read: it is nested too deeply") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise SweepError(f"{path} is not JSON: {error}") from None
 
 
@@ -225,10 +225,10 @@ def _binding(name: str, value: Any) -> str:
 
 
 def failures(sweep: Sweep) -> dict[str, str]:
-    """Runs of the sweep that failed and have not been repeated since: name → error.
+    """Returns the runs of the sweep that failed and were not repeated since: name → error.
 
     Raises:
-      SweepError: the plan in the sweep's folder cannot be read; names it.
+      SweepError: the plan in the folder of the sweep cannot be read.
     """
     failed = _read_plan(sweep.directory / PLAN)["failed"]
     return {run.name: failed[run.name]["error"] for run in sweep.runs() if run.name in failed and not run.done}
@@ -242,20 +242,20 @@ def run(
     check: Callable[[Run], None] = lambda run: None,
     retry_failed: bool = False,
 ) -> dict[str, str]:
-    """Does what is left of the sweep.
+    """Trains the unfinished runs of the sweep.
 
     Args:
-      sweep: what to run. Its plan is written beside the runs; a folder that holds another plan's runs is refused.
-      train_group: trains runs (several only if they differ in their seed alone; then the flag is True), and returns
-        those that failed: name → error. They are noted, and the others trained.
-      say: is told what goes on.
-      check: raises ValueError or OSError for a run whose configuration cannot be trained; all are checked before the
-        first is trained.
-      retry_failed: repeat runs that failed before. One whose configuration has changed since is repeated from its
-        start in any case.
+      sweep: the runs. Its plan is written beside them; a folder with the runs of another plan is refused.
+      train_group: trains runs (several only if they differ only in their seed; the flag is then True), and returns
+        those that failed: name → error. Failed runs are noted in the plan, and the others are trained.
+      say: prints the progress.
+      check: raises ValueError or OSError for a run that cannot be trained; all runs are checked before the first is
+        trained.
+      retry_failed: repeat runs that failed before. A run whose configuration has changed since is always
+        repeated from its start.
 
     Returns:
-      All runs of the sweep that have failed, now or before: name → error.
+      All runs of the sweep that failed, now or before: name → error.
 
     Raises:
       SweepError: the folder belongs to another sweep, its plan cannot be read, or a run cannot be trained.
@@ -279,7 +279,7 @@ def run(
     _check_all(waiting, check)
     for run in waiting:
         if run.name in changed and run.directory.exists():
-            shutil.rmtree(run.directory)  # a failed attempt of other settings; nothing of it may be gone on from
+            shutil.rmtree(run.directory)  # a failed attempt with other settings; it must not be continued
     failed = {name: entry for name, entry in failed.items() if name not in repeated}
     sweep.directory.mkdir(parents=True, exist_ok=True)
     _write_plan(plan, configurations, failed)
@@ -302,7 +302,7 @@ def _is_done(runs: Sequence[Run], name: str) -> bool:
 
 
 def _check_all(runs: Sequence[Run], check: Callable[[Run], None]) -> None:
-    """Raises SweepError with every run that ``check`` refuses."""
+    """Raises SweepError with all runs that ``check`` refuses."""
     problems: dict[str, list[str]] = {}
     for run in runs:
         try:
@@ -311,15 +311,15 @@ def _check_all(runs: Sequence[Run], check: Callable[[Run], None]) -> None:
             problems.setdefault(str(error), []).append(run.name)
     if problems:
         number = sum(len(names) for names in problems.values())
-        told = "; ".join(
+        problem = "; ".join(
             f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {error}"
             for error, names in problems.items()
         )
-        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was begun: {told}")
+        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was started: {problem}")
 
 
 def _read_plan(path: Path) -> dict[str, dict[str, Any]]:
-    """``runs``: name → its gin files and bindings; ``failed``: name → its error. Both empty at first."""
+    """Returns ``runs``: name → gin files and bindings, and ``failed``: name → error. Both are empty without a file."""
     if not path.exists():
         return {"runs": {}, "failed": {}}
     remedy = "delete it if its folder holds runs of this sweep alone"

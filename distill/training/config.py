@@ -14,17 +14,17 @@ from distill.sharding import partitioning, xla_options
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is trained on.
+    """The training data and the shape of its batches.
 
     Attributes:
       mixture_or_task_name: a registered SeqIO task or mixture.
       task_feature_lengths: window lengths, ``{"inputs": …, "targets": …}``.
-      batch_size: rows (windows) of the global batch; unpacked, a paired example takes two.
+      batch_size: windows of the global batch. Unpacked, a paired example takes two.
       packed: whether several sequences share a window.
       split: SeqIO split.
-      shuffle: whether every epoch has an order of its own.
-      cache_dir: what ``distill cache`` wrote, to read instead of the task's source; the batches are the same.
-      shared_encoder: whether the task is one whose label and rationale share their input, which is encoded once.
+      shuffle: whether the order of the examples differs between epochs.
+      cache_dir: folder that ``distill cache`` wrote, to read instead of the task's source. The batches are the same.
+      shared_encoder: whether label and rationale share their input, which is then encoded once. Must be that of the task.
     """
 
     mixture_or_task_name: str
@@ -43,12 +43,12 @@ class DataConfig:
 
     @property
     def layout(self) -> Layout:
-        """The shape of a global batch."""
+        """Returns the shape of a global batch."""
         lengths = self.task_feature_lengths
         return Layout(self.batch_size, lengths["inputs"], lengths["targets"], self.packed, self.shared_encoder)
 
     def stream(self, seed: int, rows: slice = slice(None)) -> BatchStream:
-        """The batches: some rows of each global batch, in the order of a seed."""
+        """Returns the batches: the given rows of each global batch, in the order of a seed."""
         return BatchStream(
             self.mixture_or_task_name,
             self.layout,
@@ -62,17 +62,17 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
-    """What the student is measured on while it trains, and once at the end.
+    """Evaluation of the student during training, and once at the end.
 
     Attributes:
       task_name: a SeqIO task with metrics, usually ``<set>_label``.
-      period: steps between measurements.
-      split: the split that chooses the best parameters.
-      test_split: scored once, at the end, with the best parameters; None scores none.
-      metric: which of the task's metrics chooses; higher is better.
-      patience: measurements without improvement after which training ends; None never ends early.
-      max_examples: measure on the split's first so many only; None takes all.
-      decode: how.
+      period: steps between validations.
+      split: the split that selects the best parameters.
+      test_split: split evaluated once, at the end, with the best parameters; None evaluates none.
+      metric: the metric of the task that selects the best parameters; higher is better.
+      patience: validations without improvement after which training ends; None never ends early.
+      max_examples: number of examples of the split to validate on, from its start; None takes all.
+      decode: options of decoding.
     """
 
     task_name: str
@@ -93,18 +93,18 @@ class ValidationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long and how.
+    """Length and options of the training loop.
 
     Attributes:
-      train_steps: updates to make in all.
-      seed: of the initial parameters, dropout and the order of the data.
+      train_steps: total number of updates.
+      seed: seed of the initial parameters, dropout and the order of the data.
       log_period: steps between log lines.
-      num_microbatches: cuts of a batch whose gradients are summed (gradient accumulation).
-      ema_decay: decay of the moving average of the parameters used for evaluation; None is off.
-      chunk_tokens: target positions whose logits exist at once on a device (0: all).
-      param_gather: when parameters split over ``fsdp`` are gathered, see :func:`distill.training.step.make_train_step`.
-      sequence_parallel: whether the step splits positions between the blocks over ``model``, see there.
-      compiler_options: what the compiler is told besides the step, see :func:`distill.sharding.xla_options.accepted`.
+      num_microbatches: parts of a batch whose gradients are accumulated.
+      ema_decay: decay of the moving average of the parameters that evaluation uses; None keeps no average.
+      chunk_tokens: target positions for which a device materialises logits at a time; 0 is all.
+      param_gather: when FSDP-sharded parameters are all-gathered, see :func:`distill.training.step.make_train_step`.
+      sequence_parallel: whether positions between blocks are sharded over ``model``, see there.
+      compiler_options: XLA compiler options of the step, see :func:`distill.sharding.xla_options.accepted`.
     """
 
     train_steps: int
@@ -123,23 +123,23 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
-            raise ValueError(f"LoopConfig.ema_decay must lie in (0, 1); got {self.ema_decay}")
+            raise ValueError(f"LoopConfig.ema_decay must be in (0, 1); got {self.ema_decay}")
 
     def step_options(self) -> dict[str, Any]:
-        """The arguments of :func:`distill.training.step.make_train_step` that are part of the loop's configuration."""
+        """Returns the arguments of :func:`distill.training.step.make_train_step` that this configuration holds."""
         names = ("num_microbatches", "ema_decay", "chunk_tokens", "param_gather", "sequence_parallel")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass
 class Progress:
-    """What the loop remembers besides the state; travels in the checkpoint.
+    """The loop's own state, which is saved in the checkpoint with the training state.
 
     Attributes:
-      best, best_step: the best validation score and its step; 0: nothing was validated yet.
-      stale: validations since then.
-      examples: source rows seen.
-      seconds: training time over all restarts.
+      best, best_step: the best validation score and its step; step 0 means no validation yet.
+      stale: validations since then without improvement.
+      examples: source rows trained on.
+      seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
     """
 
@@ -151,7 +151,7 @@ class Progress:
     stopped: str | None = None
 
     def validated(self, step: int, score: float, patience: int | None) -> bool:
-        """Notes a validation score; whether it is the best so far (the earliest of equals stays)."""
+        """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
         if score > self.best:
             self.best, self.best_step, self.stale = score, step, 0
             return True
@@ -163,13 +163,13 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-      step: updates made.
+      step: number of updates made.
       stopped: None if it ran to its end, ``"early"`` or the name of the signal that stopped it.
-      best_step, best: where and how validation was best.
-      test: metrics on the test split, empty if there was none (or the run is not over).
+      best_step, best: the step with the best validation score, and the score.
+      test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.
     """
 

@@ -8,18 +8,18 @@ from etils import epath
 from distill.training import event_files
 
 FILE = "curves.png"
-# A palette that colour-blind readers can tell apart (Paul Tol's "bright").
+# A palette for colour-blind readers (Paul Tol's "bright").
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 _LOSSES = {"train/loss/label": "label", "train/loss/rationale": "rationale", "train/loss": "weighted sum"}
 
 
 def draw(model_dir: epath.PathLike, validation_split: str | None, metric: str | None) -> epath.Path:
-    """Draws what the event files of a run hold into ``<model_dir>/curves.png``.
+    """Draws the event files of a run into ``<model_dir>/curves.png``.
 
     Args:
       model_dir: local or ``gs://``.
-      validation_split: whose metrics are drawn; None: there is no validation.
-      metric: the one that chose the best parameters; its ``_low`` and ``_high``, where logged, are drawn as a band.
+      validation_split: the split whose metrics are drawn; None draws none.
+      metric: the metric that selected the best parameters; its ``_low`` and ``_high``, where logged, are drawn as a band.
 
     Returns:
       The file.
@@ -31,7 +31,7 @@ def draw(model_dir: epath.PathLike, validation_split: str | None, metric: str | 
 
 
 def _figure(scalars: Mapping[str, Sequence[tuple[int, float]]], split: str | None, metric: str | None) -> bytes:
-    # Not by pyplot, which keeps figures and a backend for the whole process.
+    # pyplot would keep figures and a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files with plain scalars, and their reading."""
+"""Writes and reads TensorBoard event files with plain scalars."""
 
 import logging
 import math
@@ -16,17 +16,17 @@ _FLUSH_S = 10.0
 class ScalarWriter:
     """Appends scalars to the event files of a folder.
 
-    Begins with a session-start event, at which readers drop whatever an earlier process wrote for later steps.
+    Starts with a session-start event, at which readers drop the values that an earlier process wrote for later steps.
 
     Args:
       directory: local or ``gs://``.
-      step: the step that is gone on from; 0 drops everything that is there.
+      step: the step to continue from; 0 drops all earlier values.
     """
 
     def __init__(self, directory: epath.PathLike, step: int):
         self._writer = EventFileWriter(str(directory), flush_secs=int(_FLUSH_S))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # Nothing is logged at step 0, and a first event behind it would be taken for a gap.
+        # No value is logged at step 0. A first event at a later step would look like a gap.
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._flushed = time.monotonic()
 
@@ -40,7 +40,7 @@ class ScalarWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Returns once everything is in the file."""
+        """Blocks until all values are in the file."""
         self._writer.flush()
         self._flushed = time.monotonic()
 
@@ -50,15 +50,15 @@ class ScalarWriter:
 
 
 def read(directory: epath.PathLike) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar of a folder's event files: tag → (step, value) by step, finite values only."""
+    """Returns the finite scalars of a folder's event files: tag → (step, value), ordered by step."""
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
-    told = logging.getLogger("tensorboard")
-    level = told.level
-    told.setLevel(logging.ERROR)  # it warns of every session start, which is how stale points are dropped
+    logger = logging.getLogger("tensorboard")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns at every session start
     try:
         events.Reload()
     finally:
-        told.setLevel(level)
+        logger.setLevel(level)
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag) if math.isfinite(event.value)]
         for tag in events.Tags()["scalars"]

@@ -1,4 +1,4 @@
-"""Whether arrays hold only finite numbers, checked before they are saved."""
+"""Checks that arrays are finite before they are saved."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def check(tree: Any, step: int, kept: str) -> None:
     """Raises FloatingPointError if an array of ``tree`` holds nan or infinity.
 
     Args:
-      tree: arrays; integers are finite.
+      tree: arrays. Integer arrays are skipped.
       step: for the message.
-      kept: what the user still has, for the message.
+      kept: the newest checkpoint in words, for the message.
     """
     leaves = [
         (path, leaf)

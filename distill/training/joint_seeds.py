@@ -35,7 +35,7 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.preemption import StopRequest
 from distill.training.state import TrainState, init_state, random_state
-from distill.training.step import Metrics, make_train_step
+from distill.training.step import Fetchable, Metrics, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ class _Stacked:
     def state(self, lane: int) -> TrainState:
         return jax.tree.map(lambda leaf: leaf[lane], self._state)
 
-    def metrics(self, pending: Sequence[Any]) -> list[list[Metrics]]:
+    def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
         host = jax.device_get(list(pending))
         lanes = range(len(self._rngs))
         return [[jax.tree.map(lambda leaf, at=lane: leaf[at], metrics) for metrics in host] for lane in lanes]

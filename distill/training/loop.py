@@ -23,7 +23,7 @@ from distill.training.callbacks import Callback, RunStep
 from distill.training.config import LoopConfig, Progress, TrainResult, ValidationConfig
 from distill.training.preemption import StopRequest
 from distill.training.state import TrainState
-from distill.training.step import Metrics, summarize
+from distill.training.step import Fetchable, summarize
 
 
 @dataclasses.dataclass
@@ -90,7 +90,7 @@ class Students(Protocol):
     def state(self, lane: int) -> TrainState:
         """Returns the state of a lane; valid until the next update."""
 
-    def metrics(self, pending: Sequence[Any]) -> list[list[Metrics]]:
+    def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
         """Returns, per lane, the metrics of some steps."""
 
 
@@ -216,7 +216,7 @@ class Loop:
             return False
         return step % self.checkpoints.period == 0 or last or lane.stopped is not None
 
-    def _log(self, lane: Lane, metrics: list[Metrics], epoch: float) -> None:
+    def _log(self, lane: Lane, metrics: list[Fetchable], epoch: float) -> None:
         values = summarize(metrics)
         values["examples"], values["epoch"] = float(lane.progress.examples), epoch
         if not math.isfinite(values["loss"]):

@@ -50,13 +50,13 @@ class TwoTaskLoss:
         if self.lam is not None and self.alpha is not None:
             raise ValueError(f"TwoTaskLoss takes at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
         if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"TwoTaskLoss.alpha must lie in [0, 1]; got {self.alpha}")
+            raise ValueError(f"TwoTaskLoss.alpha must be in [0, 1]; got {self.alpha}")
         if self.lam is not None and not callable(self.lam) and self.lam < 0.0:
             raise ValueError(f"TwoTaskLoss.lam must be ≥ 0; got {self.lam}")
         if self.normalizer not in NORMALIZERS:
             raise ValueError(f"TwoTaskLoss.normalizer must be one of {NORMALIZERS}; got {self.normalizer!r}")
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"TwoTaskLoss.label_smoothing must lie in [0, 1); got {self.label_smoothing}")
+            raise ValueError(f"TwoTaskLoss.label_smoothing must be in [0, 1); got {self.label_smoothing}")
         if self.z_loss < 0.0:
             raise ValueError(f"TwoTaskLoss.z_loss must be ≥ 0; got {self.z_loss}")
 
@@ -75,7 +75,7 @@ def lambda_from_alpha(alpha: float) -> float:
       ValueError: ``alpha`` is not in (0, 1].
     """
     if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"α must lie in (0, 1] to have a λ; got {alpha}")
+        raise ValueError(f"α must be in (0, 1] to have a λ; got {alpha}")
     return (1.0 - alpha) / alpha
 
 

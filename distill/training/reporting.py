@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard files, lines on the terminal, and JSON files beside the checkpoint."""
+"""Reports of a run: TensorBoard files, lines on the terminal, and JSON files beside the checkpoint."""
 
 import json
 import logging
@@ -17,21 +17,21 @@ from distill.training import curves, event_files
 RESULT = "result.json"
 VALIDATION = "evaluations.jsonl"
 LOGS = "logs"
-_ALIVE_S = 30.0  # seconds without a line after which one says how far training is
+_ALIVE_S = 30.0  # seconds without a line after which the current step is printed
 
 
 class Reporter:
-    """Writes metrics of a run; silent on every process but the first.
+    """Writes the metrics of a run; does nothing on processes other than the first.
 
-    What an earlier attempt wrote for steps behind ``step`` is dropped: lines of ``evaluations.jsonl``, and the points that
+    Drops what an earlier attempt wrote for steps after ``step``: lines of ``evaluations.jsonl``, and the points that
     TensorBoard shows.
 
     Args:
       directory: the model directory; TensorBoard files go to its ``logs`` folder.
       train_steps: for the progress bar.
-      terminal: where lines go.
-      step: the step that is gone on from; 0 is the beginning.
-      test_split: what is scored once, at the end.
+      terminal: prints the lines.
+      step: the step to continue from; 0 starts a run.
+      test_split: the split that is evaluated once, at the end.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Reporter:
             self._writer.close()
 
     def train(self, step: int, values: dict[str, float]) -> None:
-        """Writes training metrics of the steps since the last call, with examples and steps a second."""
+        """Writes training metrics of the steps since the last call; adds examples and steps per second to ``values``."""
         now = time.monotonic()
         if self._last is not None:
             seconds, steps = now - self._last[0], step - self._last[1]
@@ -94,11 +94,11 @@ class Reporter:
         self._terminal.say("  ".join([*shown, speed]).rstrip())
 
     def alive(self, step: int, metrics: Any) -> None:
-        """Says how far training is where no line has for ``_ALIVE_S`` seconds.
+        """Prints the current step if no line was printed for ``_ALIVE_S`` seconds.
 
         Args:
-          step: updates handed to the device.
-          metrics: of the last of them; waited for, so that the line is true.
+          step: updates dispatched to the device.
+          metrics: metrics of the last one; the call waits for them, so that the printed step is complete.
         """
         if self._terminal.silent or time.monotonic() - self._terminal.last < _ALIVE_S:
             return
@@ -107,9 +107,9 @@ class Reporter:
         self._terminal.say(f"step {step}/{self._train_steps}")
 
     def evaluation(self, split: str, step: int, evaluation: Evaluation, seconds: float = 0.0) -> None:
-        """Writes an evaluation's metrics, and keeps them as a JSON line.
+        """Writes the metrics of an evaluation to the logs, and as a JSON line.
 
-        ``seconds`` is what it took: not training time, when speed is told.
+        ``seconds`` is its duration, which the reported training speed excludes.
         """
         if self._last is not None:
             self._last = (self._last[0] + seconds, *self._last[1:])
@@ -124,15 +124,15 @@ class Reporter:
         self._terminal.say(f"step {step}  {split}: {metrics}")
 
     def flush(self) -> None:
-        """Returns once the event file holds what was written: before a checkpoint is, which a restart goes back to."""
+        """Blocks until the event file holds all values. Call it before a checkpoint: a restart continues after them."""
         if self._active:
             self._writer.flush()
 
 
 def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -> None:
-    """Removes from ``evaluations.jsonl`` the lines of steps behind ``step``, those of ``test_split``, and torn ones.
+    """Removes from ``evaluations.jsonl`` the lines of steps after ``step``, those of ``test_split``, and broken ones.
 
-    A run that goes on makes its test anew, whatever step that is of.
+    A restarted run repeats its test, at any step.
     """
     path = directory / VALIDATION
     if not path.exists():
@@ -153,14 +153,14 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
 
 
 def replace_text(path: epath.Path, text: str) -> None:
-    """Writes a file so that a reader, or a process that goes on after this one was killed, sees the old or the new one."""
+    """Replaces a file atomically: a reader, or a restart after this process was killed, sees the old or the new text."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
 
 
 def draw_curves(directory: epath.Path, validation_split: str | None, metric: str | None) -> None:
-    """Draws ``curves.png``, on the first process; a plot that fails is reported and ends no run."""
+    """Draws ``curves.png`` on the first process. A plot that fails is logged and does not end the run."""
     if jax.process_index() != 0:
         return
     try:
@@ -170,7 +170,7 @@ def draw_curves(directory: epath.Path, validation_split: str | None, metric: str
 
 
 def write_result(directory: epath.Path, result: dict[str, Any]) -> None:
-    """Writes a run's outcome; its presence says that the run is over."""
+    """Writes ``result.json``. The file exists if and only if the run is complete."""
     if jax.process_index() != 0:
         return
     if isinstance(result.get("best"), float) and not math.isfinite(result["best"]):
@@ -180,7 +180,7 @@ def write_result(directory: epath.Path, result: dict[str, Any]) -> None:
 
 
 def read_result(directory: epath.Path) -> dict[str, Any]:
-    """Reads what :func:`write_result` wrote. Raises ValueError if it is no JSON object."""
+    """Reads the file that :func:`write_result` wrote. Raises ValueError if it is no JSON object."""
     text = (directory / RESULT).read_text()
     try:
         result = json.loads(text)

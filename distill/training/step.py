@@ -1,6 +1,7 @@
 """The training step: a pure function from state and batch to state and metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from distill.training.state import TrainState
 Arrays = Mapping[str, jax.Array]
 # A metric is (sum, count), both float32 scalars, so means can be merged over steps, micro-batches and devices.
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+# The same on the host: numpy scalars, or device arrays that can still be fetched.
+Fetchable = Mapping[str, tuple[Any, Any]]
 
 
 def make_train_step(
@@ -224,7 +227,7 @@ def _accumulate(value_and_grad, params, batch, rng, num_microbatches):
     return total
 
 
-def summarize(metrics: list[Metrics]) -> dict[str, float]:
+def summarize(metrics: Sequence[Fetchable]) -> dict[str, float]:
     """Merges the metrics of several steps on the host: the mean of each metric, or the total of ``tokens/`` metrics.
 
     A mean whose count is 0 is left out.

@@ -27,7 +27,7 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.preemption import StopRequest
 from distill.training.state import TrainState, make_state, shardings_of
-from distill.training.step import Metrics, jit_step, make_train_step
+from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
 
 __all__ = ["DataConfig", "LoopConfig", "Progress", "TrainResult", "ValidationConfig", "lock_directory", "train"]
 
@@ -117,7 +117,7 @@ def train(
             state, position, saved = saver.restore(state)
             stream.restore(position)
             progress = Progress(**saved)
-            terminal.say(f"going on from step {int(state.step)} of {directory}")
+            terminal.say(f"continuing from step {int(state.step)} of {directory}")
         _agree_on_best(saver, state, progress, terminal)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
@@ -159,13 +159,13 @@ def _agree_on_best(saver: Checkpoints, state: TrainState, progress: Progress, te
     """Makes ``best/`` hold exactly the parameters that ``progress`` names, and changes ``progress`` where they are lost."""
     removed, has_best = saver.agree(progress.best_step or None)
     for stale in removed:
-        terminal.warn(f"removed best/{stale}: it is of an attempt whose later steps were not saved")
+        terminal.warn(f"removed best/{stale}: it belongs to an attempt whose later steps were not saved")
     if has_best:
         return
     if progress.best_step == int(state.step):
         saver.save_best(progress.best_step, state.eval_params, {"score": progress.best})
     else:
-        terminal.warn(f"best/{progress.best_step} is missing: the best is looked for among later steps")
+        terminal.warn(f"best/{progress.best_step} is missing: the best is selected among later steps")
         progress.best, progress.best_step, progress.stale = -math.inf, 0, 0
 
 
@@ -184,5 +184,5 @@ class _Student:
         del lane
         return self._state
 
-    def metrics(self, pending: Sequence[Any]) -> list[list[Metrics]]:
+    def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
         return [list(pending)]

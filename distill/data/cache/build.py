@@ -28,7 +28,7 @@ from distill.tasks.feeding import RecordDataSource
 _PROGRESS = "progress.json"
 _WRITER = "group_size:1,snappy"  # groups of one, for random access; snappy decompresses single records fast
 _LIBRARIES = ("array_record", "numpy", "seqio", "tensorflow", "tensorflow-datasets", "tensorflow-text")
-Told = Callable[[str, str, int, int], None]
+OnProgress = Callable[[str, str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def build(
     *,
     shards: int = 1,
     tfrecord: bool = False,
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Built:
     """Writes all splits of some tasks of one data set, unless the same cache already exists.
 
@@ -65,7 +65,7 @@ def build(
       output: a folder that is new, empty, or holds the same cache.
       shards: largest number of files per split.
       tfrecord: also write every shard as TFRecords, so that ``tfds.load`` reads them as a ``tf.data.Dataset``.
-      told: progress callback, called with task, split, examples written so far, and total rows.
+      on_progress: progress callback, called with task, split, examples written so far, and total rows.
 
     Returns:
       :class:`Built`.
@@ -92,7 +92,7 @@ def build(
     done = _resumed(stage, header)
     for name, split in parts:
         if f"{name}/{split}" not in done:
-            done[f"{name}/{split}"] = _write(stage, name, split, shards, tfrecord, told or (lambda *_: None))
+            done[f"{name}/{split}"] = _write(stage, name, split, shards, tfrecord, on_progress or (lambda *_: None))
             (stage / _PROGRESS).write_text(json.dumps({"header": header, "done": done}))
     if not any(entry["examples"] for entry in done.values()):
         raise ValueError(f"none of {', '.join(task_names)} has an example that can be trained on")
@@ -179,7 +179,9 @@ def _token_examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarr
     return features.token_features(dataset).as_numpy_iterator()
 
 
-def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool, told: Told) -> dict[str, Any]:
+def _write(
+    stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool, on_progress: OnProgress
+) -> dict[str, Any]:
     """Writes one split of a task; returns its manifest entry."""
     task = registration.get(name)
     rows = task.num_input_examples(split) or 0
@@ -203,7 +205,7 @@ def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool
             record["rationale_targets_weights"] = pairs[1].weights
         writer.add(record)
         index.append([(len(pair.inputs), len(pair.targets), task_id) for pair, task_id in zip(pairs, ids)])
-        told(name, split, len(index), rows)
+        on_progress(name, split, len(index), rows)
     written, *others = writer.close()
     entry: dict[str, Any] = {
         "examples": len(index),
@@ -219,7 +221,7 @@ def _write(stage: epath.Path, name: str, split: str, shards: int, tfrecord: bool
         entry["shards"] = [manifest.of_file(path, stage) | {"examples": number} for path, number in written]
         if others:
             entry["tfrecords"] = [manifest.of_file(path, stage) for path, _ in others[0]]
-    told(name, split, len(index), len(index))
+    on_progress(name, split, len(index), len(index))
     return entry
 
 

@@ -98,8 +98,8 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
     """Raises ValueError, listing every setting that differs, unless a cache was built with our settings."""
     differ = fingerprint.differences(json.loads(json.dumps(theirs)), json.loads(json.dumps(ours)))
     if differ:
-        told = "; ".join(f"{name} is {there!r} there and {here!r} here" for name, there, here in differ)
-        raise ValueError(f"the cache at {directory} was built with other settings: {told}. {remedy}")
+        differences = "; ".join(f"{name} is {there!r} there and {here!r} here" for name, there, here in differ)
+        raise ValueError(f"the cache at {directory} was built with other settings: {differences}. {remedy}")
 
 
 def files(entries: Sequence[Mapping[str, Any]], tfrecords: bool = True) -> list[Mapping[str, Any]]:

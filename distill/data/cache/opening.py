@@ -56,7 +56,7 @@ def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tupl
     results, message = [], {}
     try:
         results.append(call())
-        message["told"] = tell(results[0])
+        message["text"] = tell(results[0])
     except Exception as error:  # raised below, by all processes
         message["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         message["error"] = message["error"][: _ROOM // 16]  # a character is at most 12 bytes of JSON
@@ -66,7 +66,7 @@ def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tupl
     for index, other in enumerate(messages):
         if "error" in other:
             raise ValueError(f"{other['error']} (found by process {index} of {len(messages)})")
-    return results[0], [other["told"] for other in messages]
+    return results[0], [other["text"] for other in messages]
 
 
 def _place(

@@ -289,10 +289,12 @@ def test_an_interrupted_build_resumes(names, built, tmp_path):
 
     output = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        cache.build(tasks(names), output, shards=3, told=interrupt)
+        cache.build(tasks(names), output, shards=3, on_progress=interrupt)
     assert not output.exists()
     told = []
-    assert cache.build(tasks(names), output, shards=3, told=lambda task, split, *_: told.append((task, split))).new
+    assert cache.build(
+        tasks(names), output, shards=3, on_progress=lambda task, split, *_: told.append((task, split))
+    ).new
     assert set(told) == {
         (names.single, "test"),
         *((name, split) for name in (names.paired, names.shared) for split in ("train", "validation", "test")),
@@ -305,7 +307,9 @@ def test_an_interrupted_build_resumes(names, built, tmp_path):
     done = {f"{task}/{split}": entry for task, splits in entries.items() for split, entry in splits.items()}
     (stage / "progress.json").write_text(json.dumps({"header": {"format": 0}, "done": done}))
     told.clear()
-    cache.build(tasks(names), tmp_path / "other", shards=3, told=lambda task, split, *_: told.append((task, split)))
+    cache.build(
+        tasks(names), tmp_path / "other", shards=3, on_progress=lambda task, split, *_: told.append((task, split))
+    )
     assert {task for task, _ in told} == set(tasks(names))
 
 

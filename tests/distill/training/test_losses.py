@@ -235,10 +235,10 @@ def test_correct_and_cross_entropy_are_per_token():
     ("arguments", "message"),
     [
         ({"lam": 1.0, "alpha": 0.5}, "at most one of lam and alpha"),
-        ({"alpha": 1.5}, r"alpha must lie in \[0, 1\]; got 1.5"),
+        ({"alpha": 1.5}, r"alpha must be in \[0, 1\]; got 1.5"),
         ({"lam": -1.0}, "lam must be ≥ 0; got -1.0"),
         ({"normalizer": "tokens"}, "normalizer must be one of"),
-        ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
         ({"z_loss": -1.0}, "z_loss must be ≥ 0"),
     ],
 )
@@ -248,5 +248,5 @@ def test_bad_settings(arguments, message):
 
 
 def test_alpha_zero_has_no_lambda():
-    with pytest.raises(ValueError, match="α must lie in"):
+    with pytest.raises(ValueError, match="α must be in"):
         lambda_from_alpha(0.0)

@@ -93,7 +93,7 @@ def test_two_trainings_and_a_killed_one(start, tmp_path):
     first.wait()
     assert (tmp_path / "run" / ".lock").exists()
     third = start("third.log")
-    wait_for(tmp_path / "third.log", "going on from step ", third)
+    wait_for(tmp_path / "third.log", "continuing from step ", third)
     third.send_signal(signal.SIGTERM)
     assert third.wait(PATIENCE_S) == 75
     assert not (tmp_path / "run" / ".lock").exists()

@@ -1,4 +1,4 @@
-"""The loop: what it writes, and that a stopped run goes on as if it had not been stopped."""
+"""The loop: the files it writes, and that a stopped and restarted run equals a run that was not stopped."""
 
 import dataclasses
 import json
@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, arguments):
 def test_bad_settings():
     with pytest.raises(ValueError, match="train_steps must be ≥ 1; got 0"):
         LoopConfig(0)
-    with pytest.raises(ValueError, match=r"ema_decay must lie in \(0, 1\); got 1.0"):
+    with pytest.raises(ValueError, match=r"ema_decay must be in \(0, 1\); got 1.0"):
         LoopConfig(1, ema_decay=1.0)
     with pytest.raises(ValueError, match=r"LoopConfig.param_gather must be .*'stepp'; did you mean 'step'"):
         LoopConfig(1, param_gather="stepp")
@@ -253,7 +253,7 @@ def test_a_metric_is_looked_for_before_anything_is_trained(tmp_path, arguments, 
 
 
 class Killed(BaseException):
-    """Stands for a process that ends here: nothing that follows is done."""
+    """Simulates a process that ends here: no code after it runs."""
 
 
 def test_an_early_stop_is_remembered(tmp_path, arguments, monkeypatch):
@@ -293,7 +293,9 @@ def test_best_parameters_of_another_attempt_are_not_tested(tmp_path, arguments, 
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["4"]
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=3, log_period=1)
     result = train.train(str(tmp_path / "run"), **arguments)
-    assert "WARNING removed best/4: it is of an attempt whose later steps were not saved" in capsys.readouterr().err
+    assert (
+        "WARNING removed best/4: it belongs to an attempt whose later steps were not saved" in capsys.readouterr().err
+    )
     assert result.best_step == 3
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["3"]
     lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
@@ -356,7 +358,7 @@ def test_best_parameters_that_were_lost(tmp_path, arguments, capsys):
     if first.best_step == 4:  # the newest checkpoint then has other parameters
         with pytest.raises(FileNotFoundError, match="no best parameters under"):
             train.train(str(tmp_path / "run"), **arguments)
-        assert "WARNING best/4 is missing: the best is looked for among later steps" in capsys.readouterr().err
+        assert "WARNING best/4 is missing: the best is selected among later steps" in capsys.readouterr().err
         shutil.rmtree(newest)
     again = train.train(str(tmp_path / "run"), **arguments)
     assert (again.best_step, again.best, again.test) == (first.best_step, first.best, first.test)
