@@ -1,4 +1,4 @@
-"""The exit codes of ``distill`` and of its launcher (docs/configuration.md lists them); imports nothing."""
+"""The exit codes of ``distill`` and of its launcher (docs/training.md lists them); imports nothing."""
 
 DONE = 0
 BUG = 1
