@@ -174,10 +174,11 @@ def test_an_editable_install_resolves_them(tmp_path):
     assert built.returncode == 0, built.stderr
     with zipfile.ZipFile(tmp_path / built.stdout.splitlines()[-1]) as archive:
         archive.extractall(folder)
-    program = f"import site; site.addsitedir({str(folder)!r})\nimport sys\n{PROGRAM}"
+    # First on the path: another editable install beside the dependencies has a finder of the same name.
+    paths = f"import site, sys; sys.path[:] = [{str(folder)!r}, *sys.path, *{holders()!r}]"
+    words = [sys.executable, "-S", "-c", f"{paths}\nsite.addsitedir({str(folder)!r})\n{PROGRAM}"]
     outside = {"PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path += {holders()!r}\n{program}"], cwd=tmp_path,
-                          env=outside, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(words, cwd=tmp_path, env=outside, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(source / "distill")
 
