@@ -277,7 +277,7 @@ class Checkpoints:
         for step in stale:
             self._best.delete(step)
         self._naming = best_step
-        if best_step in there:
+        if best_step is not None and best_step in there:
             try:
                 self._check(self._best, best_step)
             except Damaged as error:
