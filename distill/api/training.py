@@ -89,8 +89,8 @@ def train(
       settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
         arguments above.
       quiet: print warnings only.
-      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks`` or an
-        ``optimizer``. ``config.gin`` does not record them.
+      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks`` or
+        an ``optimizer``. ``config.gin`` does not record them.
 
     Raises:
       ValueError: arguments or rows that do not fit, or a directory that holds another run.
