@@ -52,55 +52,50 @@ def train(
 ) -> Student:
     """Trains a student on your rows, or continues the run in ``directory``; returns the student.
 
-        The directory is that of ``distill train``: ``distill eval``, ``infer`` and ``export`` work on it. Rows in memory are
-        written to ``<directory>/rows``. A call that was stopped continues from its last checkpoint when it is repeated, and a
-        finished run is not trained again.
+    The directory is that of ``distill train``: ``distill eval``, ``infer`` and ``export`` work on it. Rows in memory are
+    written to ``<directory>/rows``. A call that was stopped continues from its last checkpoint when it is repeated, and a
+    finished run is not trained again.
 
-        Args:
-          rows: training rows: the path of a JSON-lines file (or several paths), or an iterable of dicts or
-            :class:`distill.Record` objects.
-          model: the name of a file of ``gin/models`` (``"t5_1_1_small"``), the path of a gin file, or a
-            :class:`distill.T5Config`.
-          directory: the model directory, local or ``gs://``.
-          fields: what a record has (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → the field of the rows
-            that holds it; None: the rows use those names.
-          validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
-          test: rows that are scored once at the end; None scores none.
-          answer: how answers are compared: ``text``, ``choice`` or ``equation``.
-          initial: parameters to start from: a model directory, a Hugging Face folder or name, or a T5X checkpoint; None
-            starts at random.
-          vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
-            model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
-            for ``t5_…``, bytes for ``byt5_…``). A :class:`distill.T5Config` from random parameters has none and needs this
-            argument. No vocabulary is replaced by another one if it cannot be read.
-          method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
-            labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
-          steps: updates in all; may be raised to continue a finished run.
-          batch_size: windows in a global batch; None: the hardware file's.
-          learning_rate: of Adafactor, constant; None: 1e-3.
-          lam, alpha: weight of the rationale loss: λ, or α of ``α · label + (1 - α) · rationale``; at most one of them.
-          lengths: ``{"inputs": 512, "targets": 256}``: tokens of a training window.
-          max_answer_length: tokens decoded at most, EOS included.
-          eval_period: steps between evaluations.
-          patience: evaluations without improvement after which training ends.
-          seed: of the initial parameters, dropout and the order of the rows.
-          mesh: the device mesh; None: the hardware file's.
-          hardware: the name of a file of ``gin/hardware``; None: ``cpu``, or ``gpu_1`` where JAX has one GPU.
-          settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
-            arguments above.
-          quiet: print warnings only.
-    <<<<<<< HEAD
-          **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks``
-            or an ``optimizer``. ``config.gin`` does not record them.
-    =======
-          **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks`` or
-            an ``optimizer``. ``config.gin`` does not record them.
-    >>>>>>> r6
+    Args:
+      rows: training rows: the path of a JSON-lines file (or several paths), or an iterable of dicts or
+        :class:`distill.Record` objects.
+      model: the name of a file of ``gin/models`` (``"t5_1_1_small"``), the path of a gin file, or a
+        :class:`distill.T5Config`.
+      directory: the model directory, local or ``gs://``.
+      fields: what a record has (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → the field of the rows
+        that holds it; None: the rows use those names.
+      validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
+      test: rows that are scored once at the end; None scores none.
+      answer: how answers are compared: ``text``, ``choice`` or ``equation``.
+      initial: parameters to start from: a model directory, a Hugging Face folder or name, or a T5X checkpoint; None
+        starts at random.
+      vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
+        model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
+        for ``t5_…``, bytes for ``byt5_…``). A :class:`distill.T5Config` from random parameters has none and needs this
+        argument. No vocabulary is replaced by another one if it cannot be read.
+      method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
+        labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
+      steps: updates in all; may be raised to continue a finished run.
+      batch_size: windows in a global batch; None: the hardware file's.
+      learning_rate: of Adafactor, constant; None: 1e-3.
+      lam, alpha: weight of the rationale loss: λ, or α of ``α · label + (1 - α) · rationale``; at most one of them.
+      lengths: ``{"inputs": 512, "targets": 256}``: tokens of a training window.
+      max_answer_length: tokens decoded at most, EOS included.
+      eval_period: steps between evaluations.
+      patience: evaluations without improvement after which training ends.
+      seed: of the initial parameters, dropout and the order of the rows.
+      mesh: the device mesh; None: the hardware file's.
+      hardware: the name of a file of ``gin/hardware``; None: ``cpu``, or ``gpu_1`` where JAX has one GPU.
+      settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
+        arguments above.
+      quiet: print warnings only.
+      **overrides: arguments of :func:`distill.training.train.train` that replace configured ones, such as ``callbacks``
+        or an ``optimizer``. ``config.gin`` does not record them.
 
-        Raises:
-          ValueError: arguments or rows that do not fit, or a directory that holds another run.
-          FileNotFoundError: a file is missing.
-          KeyboardInterrupt, distill.exit_codes.Stopped: stopped by a signal after saving a checkpoint.
+    Raises:
+      ValueError: arguments or rows that do not fit, or a directory that holds another run.
+      FileNotFoundError: a file is missing.
+      KeyboardInterrupt, distill.exit_codes.Stopped: stopped by a signal after saving a checkpoint.
     """
     checks.check("method", method, METHODS)
     if lam is not None and alpha is not None:
