@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint imports types clean
+.PHONY: demo test lint imports types docs floor newest clean
 
 $(VENV)/.core: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,5 +35,26 @@ imports: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
+# Guides and API reference; warnings are errors.
+docs: $(VENV)/.docs
+	JAX_PLATFORMS=cpu $(BIN)/sphinx-build -W --keep-going -b html docs build/docs/html
+
+# A part of the suite that needs no PyTorch, under the lowest and under the newest versions that pyproject.toml allows. Old
+# releases warn of what newer ones of others deprecate; the pinned versions are tested with such warnings as errors.
+SMOKE := tests/tasks tests/distill/data/test_packing.py tests/distill/data/test_batches.py \
+	tests/distill/training/test_optimizers.py tests/distill/training/test_train.py tests/distill/sharding/test_dense.py
+
+floor newest:
+	$(PYTHON) -m venv .$@
+	.$@/bin/pip install --quiet --disable-pip-version-check uv
+	.$@/bin/uv pip compile --quiet --resolution $(if $(filter floor,$@),lowest-direct,highest) pyproject.toml -o .$@/versions.txt
+	.$@/bin/uv pip install --quiet --python .$@/bin/python -r .$@/versions.txt "pytest>=8" "hypothesis>=6.100" pyyaml
+	.$@/bin/uv pip install --quiet --python .$@/bin/python --no-deps -e .
+	JAX_PLATFORMS=cpu .$@/bin/python -m pytest -q -W ignore::DeprecationWarning $(SMOKE)
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .floor .newest build *.egg-info .mypy_cache .ruff_cache .hypothesis
