@@ -11,7 +11,8 @@ reads as the published code does (see :mod:`distill.tasks.paper_parsers`); other
   without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
   "Australia" and "washington d.c".
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
-  separators; of ``e = value`` the left side, if both agree. The answer may follow "####", as in GSM8K. Unknowns, pairs and words have no value and are not equations.
+  separators; of ``e = value`` the left side, if both agree. The answer may follow "####", as in GSM8K.
+  Unknowns, pairs and words have no value and are not equations.
 - NLI: the label is one of the three, in any case and punctuation.
 
 A reply out of which no answer can be read is *failed*: its row has neither rationale nor teacher label. A reply that
