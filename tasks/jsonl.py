@@ -237,8 +237,8 @@ class JsonLines:
             if parsed.failed:
                 problems.append((REPLY, parsed.failed, provenance["reply"]))
             elif parsed.undecided:
-                answer = provenance["reply"].partition(parsed.rationale)[2].strip()
-                problems.append((UNDECIDED, parsed.undecided, answer))
+                _, found, answer = provenance["reply"].partition(parsed.rationale)
+                problems.append((UNDECIDED, parsed.undecided, answer.strip() if found else provenance["reply"]))
             llm_label = llm_label or parsed.llm_label
             rationales += parsed.rationales
         identity = identity_of(row, self._fields.get("id", "id"))

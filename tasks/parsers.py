@@ -11,7 +11,8 @@ reads as the published code does (see :mod:`distill.tasks.paper_parsers`); other
   without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
   "Australia" and "washington d.c".
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
-  separators; of ``e = value`` the left side, if both agree. Unknowns, pairs and words have no value and are not equations.
+  separators; of ``e = value`` the left side, if both agree. The answer may follow "####", as in GSM8K.
+  Unknowns, pairs and words have no value and are not equations.
 - NLI: the label is one of the three, in any case and punctuation.
 
 A reply out of which no answer can be read is *failed*: its row has neither rationale nor teacher label. A reply that
@@ -260,17 +261,38 @@ def _equation(answer: str) -> tuple[str | None, str]:
     return None, "the answer is not arithmetic"
 
 
+_HASHES = "####"
+
+
+def _at_hashes(reply: str) -> tuple[str, str] | None:
+    """The text before and after the last ``####``, as in GSM8K, up to the next invented question; None without one."""
+    found = _NEXT_QUESTION.search(reply)
+    why, marker, answer = (reply[: found.start()] if found else reply).rpartition(_HASHES)
+    return (reply_text.without_rule(why), answer.strip()) if marker else None
+
+
+def _overrules(last: str, earlier: str) -> bool:
+    """Whether ``last`` is one line with a value, and ``earlier`` has another value or none."""
+    value, before = _equation(last)[0], _equation(earlier)[0]
+    if value is None or "\n" in last:
+        return False
+    return before is None or not arithmetic.same_value(value, before)
+
+
 def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
     r"""Word problems: the whole expression after "The answer is", which must have a value.
 
     All of these are the same expression: ``(40 + 15) / 5``, ``: **(40 + 15) / 5**``, ``(40 + 15) / 5 = 11``,
     ``$\frac{40 + 15}{5}$``. A number alone and the content of ``\boxed{}`` are expressions, too.
+
+    The text after the last ``####`` is the answer where no words precede one, and where it is a last line with another
+    value than theirs. GSM8K's marks for a calculator, ``<<6*8=48>>``, are removed.
     """
-    halves = (
-        _cut(reply, ("The answer is",), _NEXT_QUESTION)
-        or reply_text.split_at_box(reply)
-        or reply_text.split_at_marker(reply, ("####",), others=False)
-    )
+    reply = reply_text.without_calculations(reply)
+    halves = _cut(reply, ("The answer is",), _NEXT_QUESTION) or reply_text.split_at_box(reply)
+    hashes = _at_hashes(reply)
+    if hashes is not None and (halves is None or _overrules(hashes[1], halves[1])):
+        halves = hashes
     if halves is None:
         return Parsed("", None, failed=_NO_MARKER)
     rationale, answer = halves

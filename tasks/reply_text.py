@@ -185,6 +185,18 @@ def split_at_box(text: str) -> tuple[str, str] | None:
     return None
 
 
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+
+
+def without_calculations(text: str) -> str:
+    """``text`` without GSM8K's marks for a calculator.
+
+    >>> without_calculations("There are 6*8=<<6*8=48>>48 pears.")
+    'There are 6*8=48 pears.'
+    """
+    return _CALCULATION.sub("", text)
+
+
 def without_rule(rationale: str) -> str:
     """A rationale without the markdown that begins the next thing: an opening ``**``, a rule, a bullet."""
     rationale = rationale.strip()

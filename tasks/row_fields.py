@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.tasks import reply_text
 from distill.tasks.records import RowError, check_text, is_blank, shown
 
 _HOLE = re.compile(r"\{([\w.]+)\}")
-_CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -222,4 +222,4 @@ def solution_of(solution: str, marker: str) -> tuple[str, str]:
         raise RowError(f"no label after {shown(marker)} in the solution")
     if _THOUSANDS.fullmatch(label):
         label = label.replace(",", "")
-    return _CALCULATION.sub("", why).strip(), label
+    return reply_text.without_calculations(why).strip(), label

@@ -98,6 +98,28 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
             )
 
 
+def warn_of_rows_left_out(task: seqio.Task, split: str, size: int) -> None:
+    """Logs a warning with the number of training rows that have no target for a task, if there are any.
+
+    Args:
+      task: registered; of a source that holds no records, nothing is logged.
+      split: whose rows; nothing is logged for a split other than ``train``.
+      size: the task's examples per epoch.
+    """
+    if split != "train" or not isinstance(task.source, RecordDataSource):
+        return
+    rows = task.source.num_input_examples(split)
+    if size >= rows:
+        return
+    if "rationale_targets" in task.output_features:
+        lacking = "neither a label nor a rationale"
+    else:
+        lacking = "no rationale" if task.name.endswith("_rationale") else "no label"
+    logging.warning(
+        "%s, %s: %s of %s rows have %s and are left out", task.name, split, f"{rows - size:,}", f"{rows:,}", lacking
+    )
+
+
 def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
     """A hash of what a data position counts in; the same for a cache of the task and for its source.
 
@@ -165,6 +187,7 @@ class SeqioExamples:
             if self._size is None:
                 self._size = len(groups)
                 self.counts.add(counts)
+                warn_of_rows_left_out(self._task, self._split, self._size)
             elif len(groups) != self._size:
                 raise ValueError(
                     f"task {self.name!r} has {self._size} examples in its first epoch, {len(groups)} in epoch {epoch}; "

@@ -252,6 +252,23 @@ def test_gsm8k_as_published(tmp_path, write):
     assert (record.label, record.rationales) == ("4", ("Two and two.",))
 
 
+def test_gsm8k_as_a_teachers_reply(tmp_path, write):
+    rows = [
+        {"question": "How many pears?", "answer": "Each box holds 8, so 6*8=<<6*8=48>>48 pears.\n#### 48"},
+        {"question": "How many figs?", "answer": "Two and <<1+1=2>>2.\n#### many"},
+    ]
+    path = write.lines(tmp_path / "rows.jsonl", rows)
+    fields = {"input": "question", "reply": "answer"}
+    records, report = _read(path, fields=fields, parser="svamp", answer="equation")
+    assert [(record.llm_label, record.rationales) for record in records] == [
+        ("48", ("Each box holds 8, so 6*8=48 pears.",)),
+        (None, ("Two and 2.",)),
+    ]
+    assert [(problem.line, problem.text) for problem in report.undecided] == [(2, rows[1]["answer"])]
+    records, _ = _read(path, fields=fields, parser="svamp", mode="strict", answer="equation")
+    assert [(record.llm_label, record.rationales) for record in records] == [(None, ()), (None, ())]
+
+
 # Files
 
 

@@ -234,6 +234,27 @@ def test_other_words_in_front_of_an_equation(end):
 
 
 @pytest.mark.parametrize(
+    ("reply", "rationale", "label"),
+    [
+        ("6*8=<<6*8=48>>48 pears.\n#### 48", "6*8=48 pears.", "48"),
+        ("#### Boxes\n6 of 8.\n#### 1,048", "#### Boxes\n6 of 8.", "1048"),
+        (
+            "After one day the answer is 8 pears. Six days:\n#### 48",
+            "After one day the answer is 8 pears. Six days:",
+            "48",
+        ),
+        ("Six of eight. The answer is 6 * 8.\n#### 48", "Six of eight.", "6 * 8"),
+        ("Six of eight. The answer is <<6*8=48>>48.\n#### Check\n7 is wrong", "Six of eight.", "48"),
+        ("Six of eight.\n#### 48\n\nQ: What next?\n#### 3", "Six of eight.", "48"),
+        ("Six of eight.\n#### many", "Six of eight.", None),
+    ],
+)
+def test_the_answer_after_hashes(reply, rationale, label):
+    read = parse("svamp", reply)
+    assert (read.rationales, read.llm_label) == ((rationale,), label)
+
+
+@pytest.mark.parametrize(
     ("answer", "label"),
     [
         (" **Contradiction**", "contradiction"),

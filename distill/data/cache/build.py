@@ -20,7 +20,7 @@ from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.core import example_serializer
 
-from distill.data import features
+from distill.data import examples, features
 from distill.data.cache import manifest
 from distill.tasks import registration
 from distill.tasks.feeding import RecordDataSource
@@ -206,6 +206,7 @@ def _write(
         writer.add(record)
         index.append([(len(pair.inputs), len(pair.targets), task_id) for pair, task_id in zip(pairs, ids)])
         on_progress(name, split, len(index), rows)
+    examples.warn_of_rows_left_out(task, split, len(index))
     written, *others = writer.close()
     entry: dict[str, Any] = {
         "examples": len(index),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from distill.data import cache
 from distill.data.batches import BatchStream, Prefetch
 from distill.data.packing import Layout
 from distill.tasks import jsonl, registration
@@ -143,3 +144,31 @@ def test_no_rationale_in_any_row_is_an_error_and_some_are_a_warning(tmp_path, fo
     if form != "single":
         with pytest.raises(ValueError, match=r"none of the 12 rows of split 'train' has a label.*LABEL_SOURCE=teacher"):
             stream(["why"] * 12, [" ", None])
+
+
+TARGETS = (("a", "why"), (float("nan"), "why"), (float("nan"), float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("paired", "4 of 12 rows have neither a label nor a rationale and are left out"),
+        ("shared", "4 of 12 rows have neither a label nor a rationale and are left out"),
+        ("label", "8 of 12 rows have no label and are left out"),
+        ("rationale", "4 of 12 rows have no rationale and are left out"),
+    ],
+)
+def test_rows_without_a_target_are_counted_in_a_warning(tmp_path, form, message, caplog):
+    rows = [{"input": f"q{n}", "label": label, "rationale": why} for n in range(4) for label, why in TARGETS]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="targets", validation_fraction=0.0)
+    name = getattr(registration.register(dataset, "bytes"), form)
+    with caplog.at_level("WARNING", logger="absl"):
+        stream = BatchStream(name, Layout(4, 64, 64, shared_encoder=form == "shared"))
+        take(stream, 8)
+    assert caplog.messages[0] == f"targets_{form}, train: {message}"
+    assert sum("left out" in text for text in caplog.messages) == 1
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="absl"):
+        cache.build([name], tmp_path / "cache")
+    assert caplog.messages == [f"targets_{form}, train: {message}"]
