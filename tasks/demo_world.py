@@ -102,7 +102,7 @@ class World:
     can: dict[str, tuple[str, ...]]
     pairs: dict[str, tuple[tuple[str, str], ...]] = dataclasses.field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if set(self.familiar) != set(self.new):
             raise ValueError(f"kinds of familiar and new nouns differ: {sorted(set(self.familiar) ^ set(self.new))}")
         nouns = [noun for group in (self.familiar, self.new) for row in group.values() for noun in row]

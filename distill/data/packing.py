@@ -48,7 +48,7 @@ class Layout:
     packed: bool = True
     shared_encoder: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("windows", "encoder_length", "decoder_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Layout.{name} must be ≥ 1; got {getattr(self, name)}")

@@ -47,7 +47,7 @@ class DecodeConfig:
     seed: int = 0
     param_gather: str = "layer"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("DecodeConfig.method", self.method, decoding.METHODS)
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)

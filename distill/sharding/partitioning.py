@@ -60,7 +60,7 @@ class MeshConfig:
     fsdp: int = 1
     model: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = self.sizes
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(
