@@ -14,6 +14,7 @@ which say so. Nothing here is read from a file or depends on anything but the se
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -192,7 +193,10 @@ def ask(draw: np.random.Generator, nouns: dict[str, tuple[str, ...]], num_choice
     return Question(verbs, kind, tuple(_pick(draw, nouns[k]) for k in listed), tuple(listed))
 
 
-def _pick(draw: np.random.Generator, items):
+_Item = TypeVar("_Item")
+
+
+def _pick(draw: np.random.Generator, items: Sequence[_Item]) -> _Item:
     return items[int(draw.integers(len(items)))]
 
 
