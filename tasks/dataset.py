@@ -39,7 +39,7 @@ class Dataset:
     validation_fraction: float = 0.1
     split_seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.answer not in metrics.ANSWER_KINDS:
             raise ValueError(
                 f"data set {self.name!r}: answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {self.answer!r}"

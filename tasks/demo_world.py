@@ -14,6 +14,7 @@ which say so. Nothing here is read from a file or depends on anything but the se
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class World:
     can: dict[str, tuple[str, ...]]
     pairs: dict[str, tuple[tuple[str, str], ...]] = dataclasses.field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if set(self.familiar) != set(self.new):
             raise ValueError(f"kinds of familiar and new nouns differ: {sorted(set(self.familiar) ^ set(self.new))}")
         nouns = [noun for group in (self.familiar, self.new) for row in group.values() for noun in row]
@@ -192,7 +193,10 @@ def ask(draw: np.random.Generator, nouns: dict[str, tuple[str, ...]], num_choice
     return Question(verbs, kind, tuple(_pick(draw, nouns[k]) for k in listed), tuple(listed))
 
 
-def _pick(draw: np.random.Generator, items):
+_Item = TypeVar("_Item")
+
+
+def _pick(draw: np.random.Generator, items: Sequence[_Item]) -> _Item:
     return items[int(draw.integers(len(items)))]
 
 

@@ -140,7 +140,7 @@ def _accuracy(kind: AnswerKind, targets: Sequence[Any], predictions: Sequence[st
     return share("accuracy", right, total) | {"accuracy_exact": exact / total if total else float("nan")}
 
 
-def text_accuracy(targets, predictions) -> dict[str, float]:
+def text_accuracy(targets: Sequence[Answer | str], predictions: Sequence[str]) -> dict[str, float]:
     """Share of predictions equal to the target up to case, white space and a final period.
 
     Args:
@@ -154,12 +154,12 @@ def text_accuracy(targets, predictions) -> dict[str, float]:
     return _accuracy("text", targets, predictions)
 
 
-def choice_accuracy(targets, predictions) -> dict[str, float]:
+def choice_accuracy(targets: Sequence[Answer | str], predictions: Sequence[str]) -> dict[str, float]:
     """Share of predictions that name the target's choice (:func:`match_choice`); returns as :func:`text_accuracy`."""
     return _accuracy("choice", targets, predictions)
 
 
-def equation_accuracy(targets, predictions) -> dict[str, float]:
+def equation_accuracy(targets: Sequence[Answer | str], predictions: Sequence[str]) -> dict[str, float]:
     """Share of predictions with the target's value; returns as :func:`text_accuracy`.
 
     Adds ``has_value``: the share of predictions that are arithmetic at all.
@@ -186,7 +186,7 @@ def _bootstrap(values: Sequence[float], resamples: int = 1000, seed: int = 0) ->
     return float(low), float(high)
 
 
-def rouge_l(targets, predictions) -> dict[str, float]:
+def rouge_l(targets: Sequence[Answer | str], predictions: Sequence[str]) -> dict[str, float]:
     """Mean ROUGE-L F1 with stemming, in [0, 1]; ``rouge_l_low`` and ``_high`` by a seeded bootstrap over examples.
 
     Lin, C.-Y. (2004), "ROUGE: a package for automatic evaluation of summaries"; computed by ``rouge_score``.
@@ -205,7 +205,7 @@ def rouge_l(targets, predictions) -> dict[str, float]:
     return {"rouge_l": sum(scores) / len(scores), "rouge_l_low": low, "rouge_l_high": high}
 
 
-def bleu(targets, predictions) -> dict[str, float]:
+def bleu(targets: Sequence[Answer | str], predictions: Sequence[str]) -> dict[str, float]:
     """Corpus BLEU in [0, 100]; ``bleu_low`` and ``bleu_high`` by sacreBLEU's bootstrap.
 
     Post, M. (2018), "A call for clarity in reporting BLEU scores".

@@ -33,7 +33,7 @@ def choose_rationale(how: str) -> Preprocessor:
     if how == "first":
 
         @seqio.map_over_dataset
-        def first(row):
+        def first(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             row = dict(row)
             texts = row.pop("rationales")
             return row | {"rationale": tf.cond(tf.size(texts) > 0, lambda: texts[0], lambda: "")}
@@ -43,7 +43,7 @@ def choose_rationale(how: str) -> Preprocessor:
         raise ValueError(f"rationales must be 'first' or 'draw'; got {how!r}")
 
     @seqio.map_over_dataset(num_seeds=1)
-    def draw(row, seed):
+    def draw(row: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         row = dict(row)
         texts = row.pop("rationales")
         number = tf.size(texts)
@@ -103,8 +103,8 @@ def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
     A task that the row cannot serve has empty texts; rows that can serve neither are left out.
     """
 
-    def texts(row):
-        def unless_empty(target, text):
+    def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def unless_empty(target: tf.Tensor, text: tf.Tensor) -> tf.Tensor:
             return tf.where(target == "", "", text)
 
         return _extras(row) | {
@@ -125,7 +125,7 @@ def shared_texts() -> Preprocessor:
     A target that the row does not have is empty; rows with neither are left out.
     """
 
-    def texts(row):
+    def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return _extras(row) | {
             "inputs": row["input"],
             "targets": row["target"],
@@ -154,7 +154,7 @@ def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
         if len(ids) > 1 and len({tuple(tokens) for tokens in ids.values()}) < len(ids):
             raise ValueError(f"targets of one input need distinct prefixes; got {sorted(prefixes.values())}")
 
-        def features(row):
+        def features(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             row = dict(row)
             for name, tokens in ids.items():
                 number = tf.where(tf.size(row[name]) > 0, len(tokens), 0)
@@ -175,7 +175,7 @@ def single_texts(prefix: str, marker: str) -> Preprocessor:
     left out; rows without a rationale only answer.
     """
 
-    def texts(row):
+    def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         answer = tf.strings.join([marker, " ", row["target"]])
         has_rationale = row["rationale"] != ""
         return _extras(row) | {
@@ -230,11 +230,11 @@ def tokenize(separator: str | None = None) -> Preprocessor:
       separator: see :func:`encode_tf`; applies to inputs.
     """
 
-    def fill(like: tf.Tensor, value, dtype: tf.DType) -> tf.Tensor:
+    def fill(like: tf.Tensor, value: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         return tf.fill(tf.shape(like), tf.cast(value, dtype))
 
     def preprocess(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
-        def features(row):
+        def features(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             row = dict(row)
             result = {name: row[name] for name in EXTRAS}
             for name, feature in output_features.items():
@@ -268,7 +268,7 @@ def add_task_ids(task_id: int) -> Preprocessor:
     """``targets_task_ids``: ``task_id`` for every target token."""
 
     @seqio.map_over_dataset
-    def preprocess(row):
+    def preprocess(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return dict(row) | {"targets_task_ids": tf.fill(tf.shape(row["targets"]), tf.constant(task_id, tf.int32))}
 
     return preprocess

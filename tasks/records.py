@@ -82,7 +82,7 @@ class Record:
     weight: float = 1.0
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}), compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.input, str) or not self.input.strip():
             raise RowError(f"the row has no input; got {shown(self.input)}")
         if isinstance(self.rationales, str) or not all(isinstance(text, str) for text in self.rationales):

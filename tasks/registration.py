@@ -55,7 +55,9 @@ class Registered:
 class TwoTaskMixture(seqio.Mixture):
     """A mixture whose examples keep their task ids and weights, which SeqIO would drop as unknown features."""
 
-    def get_dataset(self, *args, passthrough_features: Sequence[str] | None = None, **kwargs) -> tf.data.Dataset:
+    def get_dataset(
+        self, *args: Any, passthrough_features: Sequence[str] | None = None, **kwargs: Any
+    ) -> tf.data.Dataset:
         """As ``seqio.Mixture.get_dataset``, with the task ids and weights."""
         names = dict.fromkeys([*(passthrough_features or ()), *PASSED_THROUGH])
         return super().get_dataset(*args, passthrough_features=list(names), **kwargs)
@@ -76,7 +78,9 @@ def _target(example: Any, marker: str | None) -> metrics.Answer:
     return metrics.Answer(label, tuple(_text(choice) for choice in choices))
 
 
-def answer_postprocessor(decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None):
+def answer_postprocessor(
+    decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None
+) -> metrics.Answer | str:
     """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in what the model wrote.
 
     Args:
@@ -177,7 +181,7 @@ def register(
         postprocess: Any,
         metric_fns: Sequence[Any],
         target_prefix: str = "",
-    ):
+    ) -> None:
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,

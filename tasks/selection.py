@@ -34,7 +34,7 @@ class Selection:
     subsample_seed: int = 0
     subsample_validation: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.label_source not in ("gold", "teacher"):
             raise ValueError(f"label_source must be 'gold' or 'teacher'; got {self.label_source!r}")
         if self.on_disagreement not in ("keep", "drop_rationale", "down_weight"):

@@ -67,26 +67,26 @@ class _Scan:
 class _Spelling(config_parser.ParserDelegate):
     """Keeps references and macros as they are written."""
 
-    def configurable_reference(self, scoped_configurable_name, evaluate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
         return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
 
-    def macro(self, macro_name):
+    def macro(self, macro_name: str) -> str:
         return f"%{macro_name}"
 
 
 class _Recorder(config_parser.ParserDelegate):
     """Notes each macro and each configurable that a value refers to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.macros: list[str] = []
         self.selectors: list[str] = []
 
-    def configurable_reference(self, scoped_configurable_name, evaluate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
         del evaluate
         self.selectors.append(scoped_configurable_name.rsplit("/", 1)[-1])
         return scoped_configurable_name
 
-    def macro(self, macro_name):
+    def macro(self, macro_name: str) -> str:
         self.macros.append(macro_name)
         return macro_name
 

@@ -56,7 +56,7 @@ class CheckpointConfig:
     keep_every: int | None = None
     verify: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("period", "keep", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

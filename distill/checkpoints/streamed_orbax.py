@@ -37,7 +37,9 @@ class Leaf:
 class _LeafHandler(type_handlers.NumpyHandler):
     """Writes :class:`Leaf` values as Orbax writes NumPy's arrays, one after another."""
 
-    async def serialize(self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None):
+    async def serialize(
+        self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> list[Any]:
         """Makes and writes each value; returns when all are written."""
         args = args or [ocp.SaveArgs()] * len(values)
         for value, info, arg in sorted(zip(values, infos, args), key=lambda item: item[0].order):

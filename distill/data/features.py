@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -197,7 +198,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
         "decoder_positions": tf.int32,
     }
 
-    def __init__(self, pack: bool = True, windows: int = 64, **kwargs):
+    def __init__(self, pack: bool = True, windows: int = 64, **kwargs: Any):
         # The converter truncates and counts long examples. SeqIO's length check would reject them.
         kwargs.setdefault("apply_length_check", False)
         super().__init__(pack=pack, **kwargs)
@@ -227,7 +228,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
             packer.add(group)
             return self._rows(packer.emit(slice(0, len(group))))
 
-        def rows_of(example):
+        def rows_of(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             values = tf.numpy_function(windows, [example[name] for name in names], list(self._outputs().values()))
             return self._shaped(values, layout)
 
@@ -254,7 +255,9 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
                 packer.add(group)
             return [np.asarray(number, np.int64), *self._rows(batch)]
 
-        def step(state, item):
+        def step(
+            state: tf.Tensor, item: tuple[tf.Tensor, Mapping[str, tf.Tensor]]
+        ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             last, example = item
             arguments = [state, last, *(example[name] for name in names)]
             number, *values = tf.numpy_function(windows, arguments, [tf.int64, *self._outputs().values()])

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Layout:
     packed: bool = True
     shared_encoder: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("windows", "encoder_length", "decoder_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Layout.{name} must be ≥ 1; got {getattr(self, name)}")
@@ -138,7 +139,7 @@ class Sequences:
         )
 
 
-def _joined(arrays: Sequence[np.ndarray], dtype) -> np.ndarray:
+def _joined(arrays: Sequence[np.ndarray], dtype: DTypeLike) -> np.ndarray:
     return np.concatenate(arrays).astype(dtype, copy=False) if arrays else np.zeros(0, dtype)
 
 
@@ -294,7 +295,7 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
     encoder_at, encoder_index = _runs(local * encoder_length + plan.encoder_offsets, sequences.input_lengths)
     decoder_at, decoder_index = _runs(local * decoder_length + plan.decoder_offsets, sequences.target_lengths)
 
-    def filled(length, at, values, dtype=np.int32):
+    def filled(length: int, at: np.ndarray, values: np.ndarray, dtype: DTypeLike = np.int32) -> np.ndarray:
         out = np.zeros((stop - start) * length, dtype)
         out[at] = values
         return out.reshape(stop - start, length)

@@ -5,7 +5,7 @@ import numpy as np
 EOS_ID = 1
 
 
-def cut(tokens: np.ndarray, length: int, last=EOS_ID) -> np.ndarray:
+def cut(tokens: np.ndarray, length: int, last: int | None = EOS_ID) -> np.ndarray:
     """Returns the first ``length`` entries; if any were removed, the last of them becomes ``last`` (EOS).
 
     A sequence of exactly ``length`` entries without ``last`` at its end was truncated by SeqIO, which does not keep EOS.

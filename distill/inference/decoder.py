@@ -13,7 +13,7 @@ from distill import validation
 from distill.data.trimming import EOS_ID, cut
 from distill.model import decoding
 from distill.model.network import T5Config
-from distill.model.parameters import param_logical_axes
+from distill.model.parameters import Params, param_logical_axes
 from distill.sharding import partitioning
 
 
@@ -47,7 +47,7 @@ class DecodeConfig:
     seed: int = 0
     param_gather: str = "layer"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("DecodeConfig.method", self.method, decoding.METHODS)
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
@@ -93,7 +93,7 @@ class Decoder:
         self._rows = math.ceil(config.batch_size / shards) * shards
         self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
 
-        def run(params, tokens, rng, prompt):
+        def run(params: Params, tokens: jax.Array, rng: jax.Array, prompt: tuple[int, ...]) -> decoding.Decoded:
             if config.param_gather != "layer":
                 params = partitioning.whole_copies(params, param_logical_axes(model), model.dtype)
             return decoding.generate(

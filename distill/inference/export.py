@@ -221,7 +221,7 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
         transformers 5 calls every T5 tied, and CTranslate2 scales whatever is tied.
         """
 
-        def _load(self):
+        def _load(self) -> model_spec.ModelSpec:
             spec = super()._load()
             if not source.config.logits_via_embedding:
                 spec.decoder.scale_outputs = model_spec.OPTIONAL

@@ -9,7 +9,7 @@ import logging
 import math
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -112,7 +112,7 @@ class TokenEmbedder(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.vocab_size, self.embed_dim)
         self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
 
@@ -172,7 +172,7 @@ class RelativeBias(nn.Module):
     max_distance: int
     bidirectional: bool
 
-    def setup(self):
+    def setup(self) -> None:
         self.rel_embedding = parameter(
             self,
             "rel_embedding",
@@ -239,13 +239,13 @@ class Attention(nn.Module):
     dtype: jnp.dtype
     kernel: str = "xla"
 
-    def setup(self):
+    def setup(self) -> None:
         joined = self.num_heads * self.head_dim
 
-        def query_init(*args):
+        def query_init(*args: Any) -> jax.Array:
             return _fan_in_normal(*args) * self.head_dim**-0.5
 
-        def into_heads(kernel_init):
+        def into_heads(kernel_init: nn.initializers.Initializer) -> Dense:
             return Dense(joined, ("embed", "joined_kv"), self.dtype, kernel_init)
 
         self.query = into_heads(query_init)
@@ -299,7 +299,7 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
         return self._output(mixed)
 
-    def _is_fused(self, query, key) -> bool:
+    def _is_fused(self, query: Float[Array, "batch query joined"], key: Float[Array, "batch key joined"]) -> bool:
         if self.kernel != "pallas":
             return False
         reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
@@ -327,7 +327,12 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bhkd->bqhd", probabilities, cached.value)
         return self._output(mixed)
 
-    def _probabilities(self, logits, mask, bias):
+    def _probabilities(
+        self,
+        logits: Float[Array, "batch heads query key"],
+        mask: Bool[AnyArray, "batch_or_1 1 query_or_1 key"],
+        bias: Float[Array, "1 heads query key"] | None,
+    ) -> Float[Array, "batch heads query key"]:
         if bias is not None:
             logits = logits + bias
         return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(self.dtype)

@@ -62,7 +62,7 @@ class T5Config:
     remat_policy: str = "none"
     attention: str = "xla"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (
             "vocab_size",
             "embed_dim",

@@ -7,7 +7,7 @@ all beams of a row read the same copy of these.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -123,7 +123,18 @@ def generate(
     return Decoded(decoded.tokens[:, 0], decoded.log_probs[:, 0]) if num_return == 1 else decoded
 
 
-def _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id):
+def _check(
+    config: T5Config,
+    max_decode_len: int,
+    method: str,
+    temperature: float,
+    top_k: int,
+    num_beams: int,
+    beam_rule: str,
+    num_return: int,
+    rng: jax.Array | None,
+    eos_id: int,
+) -> None:
     validation.check("method", method, METHODS)
     validation.check("beam_rule", beam_rule, BEAM_RULES)
     for name, value in (("max_decode_len", max_decode_len), ("num_return", num_return), ("num_beams", num_beams)):
@@ -170,7 +181,7 @@ def _prepare(
     )
     network = Transformer(config)
 
-    def call(method, *args):
+    def call(method: Callable[..., Any], *args: Any) -> Any:
         return network.apply({"params": params}, *args, method=method)
 
     crosses = call(Transformer.cross_key_values, call(Transformer.encode, tokens, segment_ids))
@@ -184,7 +195,9 @@ def _prepare(
         last = jnp.full((rows,), token, jnp.int32)
         _, caches = call(Transformer.decode_step, last, jnp.int32(position), caches, crosses, visible)
 
-    def step(last, position, caches):
+    def step(
+        last: jax.Array, position: jax.Array, caches: tuple[KeyValue, ...]
+    ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
         at = position + len(prompt)
         hidden, caches = call(Transformer.decode_step, last, at, caches, crosses, visible)
         logits = call(Transformer.logits, hidden)[:, 0]
@@ -204,14 +217,25 @@ class _Rows(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "top_k"))
 def _one_by_one(
-    params, inputs, segment_ids, rng, temperature, *, config, max_decode_len, num_return, eos_id, prompt, top_k
+    params: Params,
+    inputs: Int[Array, "batch inputs"],
+    segment_ids: Int[Array, "batch inputs"],
+    rng: jax.Array | None,
+    temperature: Float[Array, ""],
+    *,
+    config: T5Config,
+    max_decode_len: int,
+    num_return: int,
+    eos_id: int,
+    prompt: tuple[int, ...],
+    top_k: int,
 ) -> Decoded:
     """Greedy decoding (``rng`` is None) and sampling: hypotheses are independent."""
     batch = inputs.shape[0]
     rows = batch * num_return
     step, first, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len, prompt)
 
-    def choose(log_probs, position):
+    def choose(log_probs: Float[Array, "rows vocab"], position: Int[Array, ""]) -> Int[Array, " rows"]:
         if rng is None:
             return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
         scaled = log_probs / temperature
@@ -219,7 +243,7 @@ def _one_by_one(
             least = jax.lax.top_k(scaled, top_k)[0][:, -1:]
             scaled = jnp.where(scaled >= least, scaled, -jnp.inf)
 
-        def draw(row, row_log_probs):
+        def draw(row: jax.Array, row_log_probs: jax.Array) -> jax.Array:
             key = jax.random.fold_in(jax.random.fold_in(rng, row // num_return), row % num_return)
             return jax.random.categorical(jax.random.fold_in(key, position), row_log_probs)
 
@@ -281,18 +305,18 @@ class _Beams(NamedTuple):
     jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "num_beams", "beam_rule")
 )
 def _beam_search(
-    params,
-    inputs,
-    segment_ids,
-    length_penalty,
+    params: Params,
+    inputs: Int[Array, "batch inputs"],
+    segment_ids: Int[Array, "batch inputs"],
+    length_penalty: Float[Array, ""],
     *,
-    config,
-    max_decode_len,
-    num_return,
-    eos_id,
-    prompt,
-    num_beams,
-    beam_rule,
+    config: T5Config,
+    max_decode_len: int,
+    num_return: int,
+    eos_id: int,
+    prompt: tuple[int, ...],
+    num_beams: int,
+    beam_rule: str,
 ) -> Decoded:
     """Beam search over ``2 · num_beams`` candidates per step; ``beam_rule`` determines which of them may finish.
 
@@ -305,7 +329,7 @@ def _beam_search(
     num_candidates = min(2 * num_beams, num_beams * vocab)
     by_t5x = beam_rule == "t5x"
 
-    def normalizer(length):
+    def normalizer(length: Int[Array, ""]) -> Float[Array, ""]:
         length = length.astype(jnp.float32)
         base = (5.0 + length) / 6.0 if by_t5x else length
         return base**length_penalty

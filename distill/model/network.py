@@ -4,7 +4,7 @@ Parameters have T5X's names and shapes. Attention masks follow from the tokens (
 from the segment ids. Positions enter only through relative distances, so packed rows need no position ids.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ from distill.model.attention import (
     Attention,
     FeedForward,
     KeyValue,
+    PositionBias,
     RelativeBias,
     RMSNorm,
     Segments,
@@ -77,7 +78,7 @@ class EncoderLayer(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         if self.config.relative_bias_per_layer:
             self.relpos_bias = _relative_bias(self.config, bidirectional=True)
         self.pre_attention_layer_norm = _norm(self.config)
@@ -86,7 +87,9 @@ class EncoderLayer(nn.Module):
         self.mlp = _feed_forward(self.config)
         self.dropout = _dropout(self.config)
 
-    def __call__(self, x, segments: Segments, bias, deterministic):
+    def __call__(
+        self, x: Float[Array, "batch length embed"], segments: Segments, bias: PositionBias | None, deterministic: bool
+    ) -> tuple[Float[Array, "batch length embed"], None]:
         """[batch, length, embed] → the same shape, and None (the per-layer output of a scan)."""
         if self.config.relative_bias_per_layer:
             bias = self.relpos_bias(x.shape[1], x.shape[1])
@@ -103,7 +106,7 @@ class DecoderLayer(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         if self.config.relative_bias_per_layer:
             self.relpos_bias = _relative_bias(self.config, bidirectional=False)
         self.pre_self_attention_layer_norm = _norm(self.config)
@@ -114,7 +117,15 @@ class DecoderLayer(nn.Module):
         self.mlp = _feed_forward(self.config)
         self.dropout = _dropout(self.config)
 
-    def __call__(self, x, encoded, segments: Segments, cross_segments: Segments, bias, deterministic):
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        encoded: Float[Array, "batch inputs embed"] | Float[Array, "shards batch inputs embed"],
+        segments: Segments,
+        cross_segments: Segments,
+        bias: PositionBias | None,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "batch length embed"], None]:
         """[batch, length, embed] → the same shape, and None (the per-layer output of a scan).
 
         ``encoded`` is [batch, inputs, embed], or copies of it per shard (:func:`copies_by_shard`).
@@ -131,7 +142,15 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(y, deterministic=deterministic)
         return residual(x), None
 
-    def step(self, x, position, cached: KeyValue, cross: KeyValue, cross_mask, bias):
+    def step(
+        self,
+        x: Float[Array, "rows_times_hypotheses 1 embed"],
+        position: Int[Array, ""],
+        cached: KeyValue,
+        cross: KeyValue,
+        cross_mask: Bool[AnyArray, "rows 1 1 inputs"],
+        bias: Float[Array, "1 heads 1 key"] | None,
+    ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], KeyValue]:
         """Decodes one position. ``x`` is [rows · hypotheses, 1, embed]; ``cross`` has one entry per row.
 
         Returns:
@@ -155,12 +174,12 @@ class DecoderLayer(nn.Module):
         x = x + y.reshape(x.shape)
         return x + self.mlp(self.pre_mlp_layer_norm(x)), cached
 
-    def cross_key_value(self, encoded) -> KeyValue:
+    def cross_key_value(self, encoded: Float[Array, "batch inputs embed"]) -> KeyValue:
         """Returns the keys and values of the encoder's output, which are the same for all decoding steps."""
         return self.encoder_decoder_attention.key_value(encoded)
 
 
-def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
+def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int) -> Callable[..., nn.Module]:
     """``layer`` with the configured rematerialisation; its last argument, ``deterministic``, is static."""
     if config.remat_policy == "none":
         return layer
@@ -173,7 +192,7 @@ def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int):
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
 
 
-def _scanned(layer, config: T5Config, length: int, num_broadcast: int) -> nn.Module:
+def _scanned(layer: Callable[..., nn.Module], config: T5Config, length: int, num_broadcast: int) -> nn.Module:
     return nn.scan(
         layer,
         variable_axes={"params": 1},
@@ -189,7 +208,7 @@ class Encoder(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.config
         layer = _layer_class(EncoderLayer, config, num_arguments=4)
         if not config.relative_bias_per_layer:
@@ -201,7 +220,9 @@ class Encoder(nn.Module):
         self.encoder_norm = _norm(config)
         self.dropout = _dropout(config)
 
-    def __call__(self, embedded, segments: Segments, deterministic: bool):
+    def __call__(
+        self, embedded: Float[Array, "batch length embed"], segments: Segments, deterministic: bool
+    ) -> Float[Array, "batch length embed"]:
         """[batch, length, embed] → the same shape."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
@@ -219,7 +240,7 @@ class Decoder(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.config
         layer = _layer_class(DecoderLayer, config, num_arguments=6)
         if not config.relative_bias_per_layer:
@@ -233,7 +254,14 @@ class Decoder(nn.Module):
         if not config.logits_via_embedding:
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.dtype(config.dtype))
 
-    def __call__(self, embedded, encoded, segments: Segments, cross_segments: Segments, deterministic: bool):
+    def __call__(
+        self,
+        embedded: Float[Array, "batch length embed"],
+        encoded: Float[Array, "batch inputs embed"],
+        segments: Segments,
+        cross_segments: Segments,
+        deterministic: bool,
+    ) -> Float[Array, "batch length embed"]:
         """[batch, length, embed] → the same shape, after the final norm."""
         length = embedded.shape[1]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias(length, length)
@@ -247,7 +275,14 @@ class Decoder(nn.Module):
                 x, _ = layer(x, encoded, segments, cross_segments, bias, deterministic)
         return self.dropout(self.decoder_norm(x), deterministic=deterministic)
 
-    def step(self, embedded, position, caches, crosses, cross_mask):
+    def step(
+        self,
+        embedded: Float[Array, "rows_times_hypotheses 1 embed"],
+        position: Int[Array, ""],
+        caches: tuple[KeyValue, ...],
+        crosses: tuple[KeyValue, ...],
+        cross_mask: Bool[AnyArray, "rows 1 1 inputs"],
+    ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
         """Decodes one position through all layers; ``caches`` and ``crosses`` hold one :class:`KeyValue` per layer."""
         key_length = caches[0].key.shape[2]
         bias = None if self.config.relative_bias_per_layer else self.relpos_bias.at(position, key_length)
@@ -257,11 +292,11 @@ class Decoder(nn.Module):
             written.append(cached)
         return self.decoder_norm(x), tuple(written)
 
-    def cross_key_values(self, encoded):
+    def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
         """Returns one :class:`KeyValue` per layer."""
         return tuple(layer.cross_key_value(encoded) for layer in self.layers)
 
-    def logits(self, hidden):
+    def logits(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
         """Returns float32 logits [batch, length, vocab], computed by the separate kernel."""
         return self.logits_dense(hidden, out_dtype=jnp.float32)
 
@@ -302,7 +337,7 @@ class Transformer(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.config
         self.token_embedder = TokenEmbedder(config.vocab_size, config.embed_dim, jnp.dtype(config.dtype))
         self.encoder = Encoder(config)
@@ -320,7 +355,7 @@ class Transformer(nn.Module):
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
-        self, encoded: Float[AnyArray, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
+        self, encoded: Float[Array, "batch inputs embed"], inputs: ModelInputs, *, deterministic: bool = True
     ) -> Float[Array, "batch targets embed"]:
         """Returns the decoder's output after the final norm, scaled if tied: the input of :meth:`logits`.
 
@@ -356,7 +391,7 @@ class Transformer(nn.Module):
             logits = self.decoder.logits(hidden)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
-    def cross_key_values(self, encoded: Float[AnyArray, "batch inputs embed"]) -> tuple[KeyValue, ...]:
+    def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
         """Returns each decoder layer's keys and values of the encoder's output; ValueError if layers are scanned."""
         self._check_unscanned()
         return self.decoder.cross_key_values(encoded)
@@ -364,7 +399,7 @@ class Transformer(nn.Module):
     def decode_step(
         self,
         tokens: Int[AnyArray, " rows_times_hypotheses"],
-        position: Int[AnyArray, ""],
+        position: Int[Array, ""],
         caches: tuple[KeyValue, ...],
         crosses: tuple[KeyValue, ...],
         encoder_mask: Bool[AnyArray, "rows inputs"],
@@ -382,17 +417,17 @@ class Transformer(nn.Module):
         hidden, caches = self.decoder.step(embedded, position, caches, crosses, encoder_mask[:, None, None, :])
         return self._scaled(hidden), caches
 
-    def _scaled(self, hidden):
+    def _scaled(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
         return hidden * self.config.embed_dim**-0.5 if self.config.logits_via_embedding else hidden
 
-    def _check_unscanned(self):
+    def _check_unscanned(self) -> None:
         if self.config.scan_layers:
             raise ValueError(
                 "step-by-step decoding requires scan_layers=False; pass the parameters through unstack_layers"
             )
 
 
-def _given(value) -> str:
+def _given(value: AnyArray | None) -> str:
     return "absent" if value is None else "given"
 
 

@@ -104,7 +104,7 @@ def _state_bytes(run: Run) -> dict[str, float]:
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda rng: random_state(run.model, run.optimizer, rng, ema=ema), key)
 
-    def total(tree):
+    def total(tree: Any) -> float:
         return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
 
     return {"all": total(shapes), "parameters": total(shapes.params)}

@@ -167,7 +167,7 @@ def allocated_bytes(memory: Any) -> int:
     return memory.argument_size_in_bytes + max(0, results) + memory.temp_size_in_bytes
 
 
-def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
+def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array) -> tuple[jax.stages.Lowered, dict[str, int]]:
     partitioning.check_batch(run.layout.windows, mesh, run.loop.num_microbatches)
     row = Packer(dataclasses.replace(run.layout, windows=1)).emit()
     sharding = partitioning.batch_sharding(mesh)
@@ -188,7 +188,7 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array):
     return lowered, {name: sharded_bytes(tree) for name, tree in {**kinds, "batch": batch}.items()}
 
 
-def _lower_decode(run: Run, mesh: Mesh, state: TrainState):
+def _lower_decode(run: Run, mesh: Mesh, state: TrainState) -> tuple[jax.stages.Lowered, dict[str, int]]:
     if run.decode is None:
         raise ValueError("the run does not validate, so it has no decode step; set --steps=train")
     lowered, tokens = Decoder(run.model, mesh, run.decode).lower(state.eval_params, run.decode.max_input_len)

@@ -12,6 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill.sharding import partitioning
 
+# Of hidden states, kernel and weights.
+Gradients = tuple[jax.Array, jax.Array, jax.Array]
+
 
 class TokenStats(NamedTuple):
     """Per-token by-products of the loss; no gradients flow through them.
@@ -59,14 +62,28 @@ def weighted_cross_entropy(
     return loss, stats
 
 
-def _forward(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens):
+def _forward(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    z_loss: float,
+    label_smoothing: float,
+    chunk_tokens: int,
+) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
     loss, stats, gradients = _chunked(
         hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients=True
     )
     return (loss, stats), gradients
 
 
-def _backward(z_loss, label_smoothing, chunk_tokens, gradients, cotangents):
+def _backward(
+    z_loss: float,
+    label_smoothing: float,
+    chunk_tokens: int,
+    gradients: Gradients,
+    cotangents: tuple[jax.Array, TokenStats],
+) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     del z_loss, label_smoothing, chunk_tokens
     scale = cotangents[0]
     d_hidden, d_kernel, d_weights = gradients
@@ -86,7 +103,16 @@ def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
     return length
 
 
-def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients):
+def _chunked(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    z_loss: float,
+    label_smoothing: float,
+    chunk_tokens: int,
+    with_gradients: bool,
+) -> tuple[jax.Array, TokenStats, Gradients | None]:
     """Loss, stats and gradients. Each device materialises as many logits as its own rows have, chunk by chunk.
 
     There are two ways to shard the logits. By default, a device computes the logits of its own rows with the whole
@@ -118,7 +144,9 @@ def _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_to
     # Cast before the exchange: the kernel may be the float32 token table.
     dtype, kernel = kernel.dtype, kernel.astype(hidden.dtype)
 
-    def local(hidden, kernel, targets, weights):
+    def local(
+        hidden: jax.Array, kernel: jax.Array, targets: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, TokenStats, Gradients | None]:
         loss, stats, gradients = run(hidden, kernel, targets, weights, exchanged=over, held=held)
         loss = jax.lax.psum(loss, tuple(axis for axis in batch if axis not in over))
         if gradients is None:
@@ -152,18 +180,18 @@ def _is_vocabulary_split(pieces: int, tokens: int, vocab: int) -> bool:
 
 
 def _local_chunks(
-    hidden,
-    kernel,
-    targets,
-    weights,
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
     *,
-    z_loss,
-    label_smoothing,
-    chunk_tokens,
-    with_gradients,
+    z_loss: float,
+    label_smoothing: float,
+    chunk_tokens: int,
+    with_gradients: bool,
     exchanged: tuple[str, ...] = (),
     held: tuple[str, ...] = (),
-):
+) -> tuple[jax.Array, TokenStats, Gradients | None]:
     batch, length, _ = hidden.shape
     chunks = _number_of_chunks(batch, length, chunk_tokens)
     one_chunk = functools.partial(
@@ -179,13 +207,15 @@ def _local_chunks(
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
         return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights) if with_gradients else None
 
-    def cut(x):
+    def cut(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
 
-    def join(x):
+    def join(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x, 0, 1).reshape(batch, length, *x.shape[3:])
 
-    def body(carry, xs):
+    def body(
+        carry: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[TokenStats, jax.Array | None, jax.Array | None]]:
         loss, d_kernel = carry
         part, stats, d_hidden, d_kernel_part, d_weights = one_chunk(*xs)
         d_kernel = d_kernel + d_kernel_part if with_gradients else d_kernel
@@ -201,7 +231,18 @@ def _local_chunks(
     return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
 
 
-def _one_chunk(hidden, targets, weights, *, kernel, z_loss, label_smoothing, with_gradients, exchanged, held):
+def _one_chunk(
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    kernel: jax.Array,
+    z_loss: float,
+    label_smoothing: float,
+    with_gradients: bool,
+    exchanged: tuple[str, ...],
+    held: tuple[str, ...],
+) -> tuple[jax.Array, TokenStats, Any, Any, Any]:
     """The loss of one chunk, and the other values that :func:`_local_chunks` returns for it.
 
     The vocabulary is sharded over the mesh axes ``exchanged`` and ``held``; ``kernel`` holds this device's columns. The

@@ -127,19 +127,26 @@ def product(
     return jnp.einsum(subscripts, x, _kernel(subscripts, kernels))
 
 
-def _is_stacked(subscripts):
+def _is_stacked(subscripts: str) -> bool:
     return subscripts.split(",")[1].startswith("n")
 
 
-def _kernel(subscripts, kernels):
+def _kernel(subscripts: str, kernels: tuple[AnyArray, ...]) -> AnyArray:
     return jnp.stack(kernels) if _is_stacked(subscripts) else kernels[0]
 
 
-def _forward(subscripts, axes, x, kernels):
+def _forward(
+    subscripts: str, axes: tuple[str | None, ...], x: jax.Array, kernels: tuple[AnyArray, ...]
+) -> tuple[jax.Array, tuple[jax.Array, tuple[AnyArray, ...]]]:
     return product(subscripts, axes, x, kernels), (x, kernels)
 
 
-def _backward(subscripts, axes, inputs, d_out):
+def _backward(
+    subscripts: str,
+    axes: tuple[str | None, ...],
+    inputs: tuple[jax.Array, tuple[AnyArray, ...]],
+    d_out: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     x, kernels = inputs
     kernel = _kernel(subscripts, kernels)
     of_x, of_kernel, of_out = subscripts.replace("->", ",").split(",")
@@ -184,7 +191,7 @@ def sum_over_rows(
     whole = [letter for letter in of_out if letter not in scattered]
     order = "".join([*whole[:-1], *scattered, *whole[-1:]])
 
-    def local(left, right):
+    def local(left: jax.Array, right: jax.Array) -> jax.Array:
         total = jnp.einsum(f"{of_left},{of_right}->{order}", left, right)
         total = row_major(total) if scattered else total
         for letter, names in scattered.items():

@@ -49,15 +49,15 @@ def _batch_axis() -> str:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lookup(table, tokens, vocab_size, dtype):
+def _lookup(table: AnyArray, tokens: AnyArray, vocab_size: int, dtype: jnp.dtype) -> jax.Array:
     return jnp.take(table, _never_negative(tokens, vocab_size), axis=0).astype(dtype)
 
 
-def _forward(table, tokens, vocab_size, dtype):
+def _forward(table: AnyArray, tokens: AnyArray, vocab_size: int, dtype: jnp.dtype) -> tuple[jax.Array, AnyArray]:
     return _lookup(table, tokens, vocab_size, dtype), tokens
 
 
-def _backward(vocab_size, dtype, tokens, d_rows):
+def _backward(vocab_size: int, dtype: jnp.dtype, tokens: AnyArray, d_rows: jax.Array) -> tuple[jax.Array, None]:
     del dtype
     mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
     if mesh.empty or mesh.size == 1 or not rules:
@@ -67,7 +67,7 @@ def _backward(vocab_size, dtype, tokens, d_rows):
     vocab = partitioning.mesh_axes(by_table[0])
     held = vocab_size // math.prod(mesh.shape[axis] for axis in vocab)
 
-    def local(tokens, d_rows):
+    def local(tokens: AnyArray, d_rows: jax.Array) -> jax.Array:
         first = jax.lax.axis_index(vocab) * held if vocab else 0
         return _added(held, first, tokens, d_rows)[None]
 
@@ -84,7 +84,7 @@ def _backward(vocab_size, dtype, tokens, d_rows):
 _lookup.defvjp(_forward, _backward)
 
 
-def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: jax.Array) -> jax.Array:
+def _added(vocab_size: int, first: int | jax.Array, tokens: AnyArray, d_rows: jax.Array) -> jax.Array:
     """float32 [vocab_size, embed]: the sum of ``d_rows`` at rows ``tokens - first``; rows out of range are dropped."""
     numbers = _never_negative(tokens.reshape(-1) - first, vocab_size)
     values = d_rows.reshape(-1, d_rows.shape[-1])
@@ -94,7 +94,7 @@ def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: j
     numbers = jnp.pad(numbers, (0, fill), constant_values=vocab_size).reshape(-1, chunk)
     values = jnp.pad(values, ((0, fill), (0, 0))).reshape(-1, chunk, values.shape[-1])
 
-    def add(total, piece):
+    def add(total: jax.Array, piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         numbers, values = piece
         return total.at[numbers].add(values.astype(jnp.float32), mode="drop"), None
 
@@ -102,6 +102,6 @@ def _added(vocab_size: int, first: int | jax.Array, tokens: jax.Array, d_rows: j
     return jax.lax.scan(add, total, (numbers, values))[0]
 
 
-def _never_negative(numbers: jax.Array, vocab_size: int) -> jax.Array:
+def _never_negative(numbers: AnyArray, vocab_size: int) -> jax.Array:
     """Replaces negative ids, which would index from the end, by ``vocab_size``, which is out of range."""
     return jnp.where(numbers < 0, vocab_size, numbers)

@@ -15,7 +15,8 @@ rows in VMEM and reduced to distances after the last row. Across devices it is a
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,27 @@ LANES, SUBLANES = 128, 8
 _QUERY_CHUNK = 256
 _MAX_LOGITS = 512 * 1024
 _VMEM_BYTES = 96 * 2**20
+
+# Projections, bias, keep, query segments and key segments of :func:`fused_attention`.
+_Inputs = tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, jax.Array, jax.Array]
+
+
+@runtime_checkable
+class _Ref(Protocol):
+    """A Pallas reference, or a view of one; Pallas exports no type of both."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> jnp.dtype: ...
+
+    @property
+    def at(self) -> Any: ...
+
+    def __getitem__(self, index: Any, /) -> jax.Array: ...
+
+    def __setitem__(self, index: Any, value: jax.Array, /) -> None: ...
 
 
 def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head_dim: int) -> str | None:
@@ -99,12 +121,22 @@ def fused_attention(
     return _sharded(_forward_local, head_dim, causal, projections, bias, keep, query_segments, key_segments)
 
 
-def _forward(projections, bias, keep, query_segments, key_segments, head_dim, causal):
+def _forward(
+    projections: tuple[jax.Array, ...],
+    bias: jax.Array | None,
+    keep: jax.Array | None,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    head_dim: int,
+    causal: bool,
+) -> tuple[jax.Array, _Inputs]:
     inputs = (projections, bias, keep, query_segments, key_segments)
     return fused_attention(*inputs, head_dim, causal), inputs
 
 
-def _backward(head_dim, causal, inputs, d_mixed):
+def _backward(
+    head_dim: int, causal: bool, inputs: _Inputs, d_mixed: jax.Array
+) -> tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, None, None]:
     keep = inputs[2]
     d_projections, d_bias = _sharded(_backward_local, head_dim, causal, *inputs, d_mixed)
     return d_projections, d_bias, None if keep is None else jnp.zeros_like(keep), None, None
@@ -113,7 +145,7 @@ def _backward(head_dim, causal, inputs, d_mixed):
 fused_attention.defvjp(_forward, _backward)
 
 
-def _sharded(local, head_dim, causal, *arguments):
+def _sharded(local: Callable[..., Any], head_dim: int, causal: bool, *arguments: Any) -> Any:
     """Runs ``local`` under ``shard_map`` on each device's rows and heads."""
     projections, bias, keep, *_, more = (*arguments[:5], arguments[5:])
     batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
@@ -142,7 +174,18 @@ class _Kernel(NamedTuple):
     has_keep: bool
 
 
-def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: str, matmuls: int, laid_out: int):
+def _call(
+    kernel: Callable[..., None],
+    head_dim: int,
+    causal: bool,
+    arguments: tuple[Any, ...],
+    out_shape: Sequence[jax.ShapeDtypeStruct],
+    out_specs: Sequence[str],
+    *,
+    name: str,
+    matmuls: int,
+    laid_out: int,
+) -> Sequence[jax.Array]:
     """``pallas_call`` over the grid (head groups, rows), with the block specs that both directions share.
 
     ``laid_out`` is the number of float32 scratch arrays [heads, query, key] in VMEM; they exist only if there is a
@@ -171,7 +214,7 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     logits = batch * (joined // head_dim) * query_length * key_length
     by_position = pltpu.VMEM((group, query_length, key_length), jnp.float32)
 
-    def call(interpret: bool):
+    def call(interpret: bool) -> Callable[..., Sequence[jax.Array]]:
         return pl.pallas_call(
             functools.partial(kernel, settings),
             grid=(joined // LANES, batch),
@@ -193,13 +236,13 @@ def _call(kernel, head_dim, causal, arguments, out_shape, out_specs, *, name: st
     return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
 
 
-def _at_projections(array) -> pl.BlockSpec:
+def _at_projections(array: jax.Array) -> pl.BlockSpec:
     """The block of one row and one head group of every projection in ``array``."""
     projections, _, length, _ = array.shape
     return pl.BlockSpec((projections, 1, length, LANES), lambda h, b: (0, b, 0, h))
 
 
-def _forward_local(head_dim, causal, *arguments):
+def _forward_local(head_dim: int, causal: bool, *arguments: Any) -> jax.Array:
     query = arguments[0][0]
     out_shape = [jax.ShapeDtypeStruct(query.shape[1:], query.dtype)]
     (mixed,) = _call(
@@ -216,7 +259,7 @@ def _forward_local(head_dim, causal, *arguments):
     return mixed
 
 
-def _backward_local(head_dim, causal, *arguments):
+def _backward_local(head_dim: int, causal: bool, *arguments: Any) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
     projections, bias = arguments[:2]
     out_shape = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in projections]
     out_specs = ["projections"]
@@ -239,11 +282,13 @@ def _backward_local(head_dim, causal, *arguments):
     return d_projections, None if bias is None else outputs[-1][None, :, 0, :]
 
 
-def _dot(a, b, contract: tuple[int, int]):
+def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
     return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _split(settings: _Kernel, refs):
+def _split(
+    settings: _Kernel, refs: Sequence[_Ref]
+) -> tuple[_Ref, _Ref, _Ref, _Ref, _Ref, _Ref | None, _Ref | None, list[_Ref]]:
     """Splits the references into the inputs that every kernel has (None if absent) and the rest."""
     (query, key, value), refs = _take_projections(refs)
     query_segments, key_segments, *rest = refs
@@ -252,14 +297,14 @@ def _split(settings: _Kernel, refs):
     return query, key, value, query_segments, key_segments, bias, keep, rest
 
 
-def _take_projections(refs):
+def _take_projections(refs: Sequence[_Ref]) -> tuple[list[_Ref], list[_Ref]]:
     """Query, key and value, [1, length, lanes] each, from the first one or two references, and the other references."""
     first, *rest = refs
     arrays = [first] if first.shape[0] == 3 else [first, rest.pop(0)]
     return [array.at[index] for array in arrays for index in range(array.shape[0])], rest
 
 
-def _lay_out(by_distance, by_position):
+def _lay_out(by_distance: _Ref, by_position: _Ref) -> None:
     """Writes ``by_position[head, q, k] = by_distance[head, 0, k - q + queries - 1]``, tile by tile."""
     heads, queries, keys = by_position.shape
     width = queries + keys
@@ -268,7 +313,7 @@ def _lay_out(by_distance, by_position):
         rows = pltpu.roll(jnp.broadcast_to(by_distance[head], (SUBLANES, width)), keys + 1, 1)
         rows = _sheared(rows, 1)
 
-        def write(tile, _, head=head, rows=rows):
+        def write(tile: jax.Array, _: jax.Array, head: int = head, rows: jax.Array = rows) -> int:
             first = pl.multiple_of(tile * SUBLANES, SUBLANES)
             by_position[head, pl.ds(first, SUBLANES), :] = pltpu.roll(rows, first, 1)[:, :keys]
             return 0
@@ -276,13 +321,13 @@ def _lay_out(by_distance, by_position):
         jax.lax.fori_loop(0, queries // SUBLANES, write, 0)
 
 
-def _fold(by_position, by_distance):
+def _fold(by_position: _Ref, by_distance: _Ref) -> None:
     """The transpose of :func:`_lay_out`: ``by_distance[head, 0, d]`` is the sum of ``by_position`` over distance d."""
     heads, queries, keys = by_position.shape
     width = queries + keys
     for head in range(heads):
 
-        def add(tile, total, head=head):
+        def add(tile: jax.Array, total: jax.Array, head: int = head) -> jax.Array:
             first = pl.multiple_of(tile * SUBLANES, SUBLANES)
             rows = by_position[head, pl.ds(first, SUBLANES), :]
             rows = jnp.concatenate([rows, jnp.zeros((SUBLANES, queries), jnp.float32)], axis=1)
@@ -293,7 +338,7 @@ def _fold(by_position, by_distance):
         by_distance[head] = jnp.sum(_sheared(total, width - 1), axis=0, keepdims=True)
 
 
-def _sheared(tile, step: int):
+def _sheared(tile: jax.Array, step: int) -> jax.Array:
     """Rolls row q of ``tile`` by q · ``step``: by 1, 2 and 4 steps for the bits of q (v4 has no roll with a stride)."""
     row = jax.lax.broadcasted_iota(jnp.int32, tile.shape, 0)
     for bit in (1, 2, 4):
@@ -301,7 +346,7 @@ def _sheared(tile, step: int):
     return tile
 
 
-def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: int):
+def _visible(settings: _Kernel, query_segments: _Ref, key_segments: _Ref, start: int, rows: int) -> jax.Array:
     visible = query_segments[0, start : start + rows, :] == key_segments[0]
     if settings.causal:
         query_at = start + jax.lax.broadcasted_iota(jnp.int32, visible.shape, 0)
@@ -309,7 +354,9 @@ def _visible(settings: _Kernel, query_segments, key_segments, start: int, rows: 
     return visible
 
 
-def _probabilities(settings: _Kernel, head: int, query, keys, bias, here: slice, visible):
+def _probabilities(
+    settings: _Kernel, head: int, query: _Ref, keys: jax.Array, bias: _Ref | None, here: slice, visible: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The lane mask of one head, its queries with all other lanes 0, and its probabilities, float32.
 
     Contracting all 128 lanes is exact because the lanes of other heads are 0.
@@ -324,29 +371,29 @@ def _probabilities(settings: _Kernel, head: int, query, keys, bias, here: slice,
     return lanes, queries, exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
 
 
-def _lanes_of(head: int, head_dim: int):
+def _lanes_of(head: int, head_dim: int) -> jax.Array:
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     return (lane >= head * head_dim) & (lane < (head + 1) * head_dim)
 
 
-def _only(lanes, x):
+def _only(lanes: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(lanes, x, jnp.zeros((), x.dtype))
 
 
-def _chunks(length: int):
+def _chunks(length: int) -> list[tuple[int, int]]:
     rows = min(_QUERY_CHUNK, length)
     rows = rows if length % rows == 0 else LANES
     return [(start, rows) for start in range(0, length, rows)]
 
 
-def _forward_kernel(settings: _Kernel, *refs):
+def _forward_kernel(settings: _Kernel, *refs: _Ref) -> None:
     query, key, value, query_segments, key_segments, by_distance, keep, (mixed, *scratch) = _split(settings, refs)
     keys, values = key[0], value[0]
-    bias = scratch[0] if scratch else None
+    bias: Any = scratch[0] if scratch else None
     if by_distance is not None:
 
         @pl.when(pl.program_id(1) == 0)
-        def _():
+        def before_first_row() -> None:
             _lay_out(by_distance, bias)
 
     for start, rows in _chunks(query.shape[1]):
@@ -361,7 +408,7 @@ def _forward_kernel(settings: _Kernel, *refs):
         mixed[0, here, :] = total.astype(mixed.dtype)
 
 
-def _backward_kernel(settings: _Kernel, *refs):
+def _backward_kernel(settings: _Kernel, *refs: _Ref) -> None:
     query, key, value, query_segments, key_segments, by_distance, keep, rest = _split(settings, refs)
     d_mixed, *rest = rest
     (d_query, d_key, d_value), rest = _take_projections(rest)
@@ -375,7 +422,7 @@ def _backward_kernel(settings: _Kernel, *refs):
     if by_distance is not None:
 
         @pl.when(pl.program_id(1) == 0)
-        def _():
+        def _() -> None:
             _lay_out(by_distance, bias)
             d_bias[...] = jnp.zeros_like(d_bias)
 
@@ -404,5 +451,5 @@ def _backward_kernel(settings: _Kernel, *refs):
     if by_distance is not None:
 
         @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
-        def _():
+        def _() -> None:
             _fold(d_bias, d_by_distance)

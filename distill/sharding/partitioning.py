@@ -60,7 +60,7 @@ class MeshConfig:
     fsdp: int = 1
     model: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = self.sizes
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(
@@ -220,7 +220,7 @@ def layers_outermost(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     return _outermost(param, axes, frozenset()) if nn.get_logical_axis_rules() else param
 
 
-def _outermost(param, axes, without: frozenset[str]):
+def _outermost(param: jax.Array, axes: Sequence[str | None], without: frozenset[str]) -> jax.Array:
     place = functools.partial(_constrained, axes=axes, without=without)
     placed = place(param)
     return place(memory_layout.outermost(placed, list(axes).index("layers"))) if "layers" in axes else placed
@@ -232,7 +232,7 @@ def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
     if mesh.empty:
         return params
 
-    def copy(param, axes):
+    def copy(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
         spec = spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
         is_split = any("fsdp" in mesh_axes(target) for target in spec)
         return gathered(param.astype(dtype), axes) if is_split else param
@@ -245,7 +245,7 @@ def split(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     return _constrained(param, axes, frozenset())
 
 
-def _constrained(param, axes, without: frozenset[str]):
+def _constrained(param: jax.Array, axes: Sequence[str | None], without: frozenset[str]) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return param
@@ -277,7 +277,9 @@ def optimizer_shardings(
       mesh: the mesh on which everything else is replicated.
     """
 
-    def place(moment, param, sharding):
+    def place(
+        moment: jax.Array | jax.ShapeDtypeStruct, param: jax.Array | jax.ShapeDtypeStruct, sharding: NamedSharding
+    ) -> NamedSharding:
         spec = tuple(sharding.spec) + (None,) * (len(param.shape) - len(sharding.spec))
         if moment.shape == param.shape:
             return sharding

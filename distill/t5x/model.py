@@ -1,6 +1,6 @@
 """T5X models with the two-task loss: one for T5X's own networks, one for this project's network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from t5x import decoding, models, optimizers
 from t5x import metrics as t5x_metrics
 
+from distill.array_types import AnyArray
 from distill.data.features import TwoTaskFeatureConverter
 from distill.inference.evaluate import DecodeConfig
 from distill.model.decoding import generate
@@ -136,10 +137,15 @@ class TwoTaskModel(models.EncoderDecoderModel):
 
     def _hidden_and_kernel(
         self, params: Params, batch: Batch, dropout_rng: jax.Array | None
-    ) -> tuple[Float[Array, "batch length embed"], Float[Array, "embed vocab"]]:
+    ) -> tuple[Float[Array, "batch length embed"], Float[AnyArray, "embed vocab"]]:
         """Returns the decoder's output before the logits, float32, and the kernel that maps it to logits."""
 
-        def step_over(next_fun, args, kwargs, context):
+        def step_over(
+            next_fun: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
             at = (context.module.name, context.method_name)
             if at in (("logits_dense", "__call__"), ("token_embedder", "attend")):
                 return args[0]
@@ -207,7 +213,14 @@ class ProjectNetworkModel(TwoTaskModel):
             {"params": init_params(self.config, rng), "params_axes": traverse_util.unflatten_dict(named)}
         )
 
-    def _compute_logits(self, params, batch, dropout_rng=None, mutable=False, other_variables=None):
+    def _compute_logits(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        mutable: bool | str | Collection[str] | flax_core.DenyList = False,
+        other_variables: Mapping[str, Any] | None = None,
+    ) -> Any:
         return self.module.apply(
             {"params": params, **(other_variables or {})},
             ModelInputs.of(batch),
@@ -216,7 +229,9 @@ class ProjectNetworkModel(TwoTaskModel):
             mutable=mutable,
         )
 
-    def _hidden_and_kernel(self, params, batch, dropout_rng):
+    def _hidden_and_kernel(
+        self, params: Params, batch: Batch, dropout_rng: jax.Array | None
+    ) -> tuple[Float[Array, "batch length embed"], Float[AnyArray, "embed vocab"]]:
         hidden = self.module.apply(
             {"params": params},
             ModelInputs.of(batch),

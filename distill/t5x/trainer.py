@@ -1,13 +1,16 @@
 """A T5X trainer whose step computes token weights on the whole global batch, before it cuts micro-batches."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from clu.metrics import Metric
 from t5x import trainer as t5x_trainer
+from t5x.train_state import TrainState
 
-from distill.t5x.model import TwoTaskModel, weigh
+from distill.t5x.model import Batch, TwoTaskModel, weigh
 
 
 class TwoTaskTrainer(t5x_trainer.Trainer):
@@ -41,10 +44,10 @@ class TwoTaskTrainer(t5x_trainer.Trainer):
         return weigh(batch, self._model.loss, (step - self._schedule_offset).astype(jnp.int32))
 
     @functools.cached_property
-    def _partitioned_train_step(self):
+    def _partitioned_train_step(self) -> Callable[..., Any]:
         spec = self._partitioner.data_partition_spec
 
-        def train_step(train_state, batch):
+        def train_step(train_state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Metric]]:
             return t5x_trainer.train_with_lr(
                 train_state,
                 self._weigh(batch, train_state.step),
@@ -64,8 +67,8 @@ class TwoTaskTrainer(t5x_trainer.Trainer):
         )
 
     @functools.cached_property
-    def _partitioned_eval_step(self):
-        def eval_step(train_state, batch):
+    def _partitioned_eval_step(self) -> Callable[..., Any]:
+        def eval_step(train_state: TrainState, batch: Batch) -> Mapping[str, Metric]:
             return t5x_trainer.eval_step(self._model, train_state, self._weigh(batch, train_state.step))
 
         return self._partitioner.partition(

@@ -36,7 +36,7 @@ class DataConfig:
     cache_dir: str | None = None
     shared_encoder: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if set(self.task_feature_lengths) != {"inputs", "targets"}:
             got = sorted(self.task_feature_lengths)
             raise ValueError(f"task_feature_lengths must name exactly 'inputs' and 'targets'; got {got}")
@@ -84,7 +84,7 @@ class ValidationConfig:
     max_examples: int | None = None
     decode: DecodeConfig = DecodeConfig()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.period < 1:
             raise ValueError(f"ValidationConfig.period must be ≥ 1; got {self.period}")
         if self.patience is not None and self.patience < 1:
@@ -117,7 +117,7 @@ class LoopConfig:
     sequence_parallel: bool = False
     compiler_options: xla_options.Options | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         for name in ("train_steps", "log_period", "num_microbatches"):
             if getattr(self, name) < 1:

@@ -46,7 +46,7 @@ class TwoTaskLoss:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.lam is not None and self.alpha is not None:
             raise ValueError(f"TwoTaskLoss takes at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
         if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:

@@ -84,11 +84,13 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransform
     sums the squares of every parameter twice. No one differentiates the optimizer here, so this version sums them once.
     """
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError("scale_by_param_block_rms requires the parameters: call update(updates, state, params)")
 
-        def scaled(one, param):
+        def scaled(one: jax.Array, param: jax.Array) -> jax.Array:
             return one * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_scale)
 
         return jax.tree.map(scaled, updates, params), state
@@ -167,7 +169,7 @@ def inverse_square_root(peak: float, warmup_steps: int = 10_000) -> optax.Schedu
     if warmup_steps < 1:
         raise ValueError(f"inverse_square_root requires warmup_steps ≥ 1; got {warmup_steps}")
 
-    def schedule(step):
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.maximum(jnp.asarray(step, jnp.float32), float(warmup_steps))
         return peak * jnp.sqrt(warmup_steps / step)
 

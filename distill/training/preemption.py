@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import types
 
 import jax
 import numpy as np
@@ -28,11 +29,11 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _handle(self, number, frame) -> None:
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -68,7 +68,7 @@ class Reporter:
         self._last = None
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
         if self._active:
             self._writer.close()

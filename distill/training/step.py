@@ -74,7 +74,7 @@ def make_train_step(
 
         rules = nn.get_logical_axis_rules()
 
-        def loss_fn(params, cut, rngs):
+        def loss_fn(params: Params, cut: Arrays, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
             with nn.logical_axis_rules(partitioning.sequence_parallel(rules) if sequence_parallel else rules):
                 hidden = model.apply(
                     {"params": params},
@@ -94,7 +94,7 @@ def make_train_step(
             )
             return value, token_metrics(cut, stats)
 
-        def value_and_gradients(*args):
+        def value_and_gradients(*args: Any) -> tuple[tuple[jax.Array, Metrics], Params]:
             result, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*args)
             return result, jax.tree.map(partitioning.split, gradients, axes) if axes else gradients
 
@@ -161,7 +161,7 @@ def compute_params(params: Params, config: T5Config) -> Params:
     if config.dtype == "float32":
         return params
 
-    def cast(path, leaf, axes):
+    def cast(path: tuple[Any, ...], leaf: jax.Array, axes: Sequence[str | None]) -> jax.Array:
         return partitioning.layers_outermost(leaf.astype(config.dtype), axes) if path[-1].key == "kernel" else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params, param_logical_axes(config))
@@ -174,7 +174,7 @@ def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> 
     :func:`distill.sharding.embedding.lookup`). The loss shards the output kernel itself.
     """
 
-    def place(param, axes):
+    def place(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
         return param if "vocab" in axes else partitioning.gathered(param, axes)
 
     stacks = partitioning.PARAM_GATHERS[param_gather]
@@ -203,7 +203,13 @@ def effective_lambda(weights: Float[Array, "batch length"], ids: Int[Array, "bat
     return rationale, label
 
 
-def _accumulate(value_and_grad, params, batch, rng, num_microbatches):
+def _accumulate(
+    value_and_grad: Callable[..., tuple[tuple[jax.Array, Metrics], Params]],
+    params: Params,
+    batch: Arrays,
+    rng: jax.Array,
+    num_microbatches: int,
+) -> tuple[tuple[jax.Array, Metrics], Params]:
     """Sums value, metrics and gradients over micro-batches.
 
     Row r goes to micro-batch r mod num_microbatches, so a sharded batch needs no communication.
@@ -211,10 +217,10 @@ def _accumulate(value_and_grad, params, batch, rng, num_microbatches):
     if num_microbatches == 1:
         return value_and_grad(params, batch, {"dropout": rng})
 
-    def cut(x):
+    def cut(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(x.shape[0] // num_microbatches, num_microbatches, *x.shape[1:]), 1, 0)
 
-    def body(total, xs):
+    def body(total: Any, xs: tuple[jax.Array, Arrays]) -> tuple[Any, None]:
         index, microbatch = xs
         part = value_and_grad(params, microbatch, {"dropout": jax.random.fold_in(rng, index)})
         return jax.tree.map(lambda all_before, one: all_before + one.astype(jnp.float32), total, part), None

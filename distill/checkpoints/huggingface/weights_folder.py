@@ -71,7 +71,7 @@ class WeightsFolder:
             raise
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stack.close()
         self._files.clear()
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
+from numpy.typing import DTypeLike
 from tensorflow_datasets.core import example_serializer
 
 from distill.data import examples, features
@@ -229,7 +230,7 @@ def _write(
 def tfds_features(paired: bool) -> tfds.features.FeaturesDict:
     """Returns the TFDS features of a cached task: arrays of any length, stored as bytes."""
 
-    def tokens(dtype):
+    def tokens(dtype: DTypeLike) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
     names = {"inputs": np.int32, "targets": np.int32, "targets_task_ids": np.int32, "targets_weights": np.float32}

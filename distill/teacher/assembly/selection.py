@@ -68,7 +68,7 @@ class Rules:
     weight_by_agreement: bool = True
     drop_empty_rows: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, allowed in (
             ("keep", ("agreeing", "all")),
             ("on_disagreement", ("keep", "drop_rationale", "drop_row")),

@@ -15,7 +15,7 @@ class Prices:
     completion: float
     batch_discount: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.prompt < 0 or self.completion < 0 or not 0 <= self.batch_discount <= 1:
             raise ValueError(f"Prices must be ≥ 0 and batch_discount in [0, 1]; got {self}")
 

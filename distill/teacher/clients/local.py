@@ -62,7 +62,7 @@ class LocalConfig:
     requests_per_minute: ClassVar[float | None] = None
     tokens_per_minute: ClassVar[float | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"LocalConfig.batch_size must be ≥ 1; got {self.batch_size}")
         validation.check("LocalConfig.endpoint", self.endpoint, ENDPOINTS)

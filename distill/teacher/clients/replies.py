@@ -36,7 +36,7 @@ class Sampling:
     max_tokens: int = 256
     seed: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise ValueError(f"Sampling.temperature must be in [0, 2] or None; got {self.temperature}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -87,7 +87,7 @@ class Request:
     purpose: Purpose = "explain"
     template: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.prompt):
             raise ValueError("a Request has either messages or a prompt; got both or neither")
 

@@ -80,7 +80,7 @@ class ServerConfig:
     batch: bool = False
     batch_poll_s: float = 30.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.model:
             raise ValueError(
                 "ServerConfig.model must name a model, for instance 'meta-llama/Llama-3.1-70B-Instruct'; got ''"

@@ -47,7 +47,7 @@ class InspectConfig:
     answer: metrics.AnswerKind | None = None
     title: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in ("inputs", "dataset", "records") if getattr(self, name) not in (None, "")]
         if len(given) != 1:
             raise ValueError(

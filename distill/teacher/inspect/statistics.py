@@ -54,7 +54,7 @@ class Plan:
     batch_size: int = 64
     label_source: str = "gold"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.label_source not in ("gold", "teacher"):
             raise ValueError(f"Plan.label_source must be 'gold' or 'teacher'; got {self.label_source!r}")
         if self.lam < 0 or min(self.label_rate, self.rationale_rate) < 0:

@@ -88,7 +88,7 @@ class ExtractConfig:
     accept_partial: bool = False
     keep_replies: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in ("dataset", "inputs", "records") if getattr(self, name) not in (None, "")]
         if len(given) != 1:
             raise ValueError(

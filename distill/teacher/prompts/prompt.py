@@ -67,7 +67,7 @@ class Prompt:
     hint_words: tuple[str, ...] = ()
     parts: Parts | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         inputs = self.parts.names if self.parts else ("input",)
         self._check_holes("question", self.question, required=inputs, allowed=(*inputs, "choices"))
         self._check_holes("answer", self.answer, required=("rationale", "label"), allowed=("rationale", "label"))
