@@ -64,7 +64,9 @@ def test_shapes_that_are_accepted():
     assert arrays.check_shape([], "") == ()
 
 
-@pytest.mark.parametrize("name, expected", [("<f4", "float32"), ("bfloat16", "bfloat16"), ("|b1", "bool"), ("i8", "int64")])
+@pytest.mark.parametrize(
+    "name, expected", [("<f4", "float32"), ("bfloat16", "bfloat16"), ("|b1", "bool"), ("i8", "int64")]
+)
 def test_dtypes_that_are_accepted(name, expected):
     assert arrays.check_dtype(name, "") == expected
 

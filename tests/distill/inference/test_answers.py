@@ -50,7 +50,13 @@ def test_every_other_setting_is_listed(tmp_path):
     with pytest.raises(AnotherRun) as caught:
         Answers(tmp_path / "a.jsonl", {"model": "n", "seed": 1})
     text = str(caught.value)
-    for part in ("2 answers", "model was 'm' and is now 'n'", "beams was 4 and is now None", "seed was None", "--overwrite"):
+    for part in (
+        "2 answers",
+        "model was 'm' and is now 'n'",
+        "beams was 4 and is now None",
+        "seed was None",
+        "--overwrite",
+    ):
         assert part in text
 
 
@@ -93,7 +99,7 @@ def test_a_file_without_its_record_and_a_short_one_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [{"format": "other"}, {"version": 2}, {"rows": -1}, {"rows": 1.5}, {"answered": True}, {"settings": []},
-     {"digest": 3}, {"reasons": None}, {"unknown": 1}],
+     {"digest": 3}, {"reasons": 3}, {"unknown": 1}],
 )  # fmt: skip
 def test_a_damaged_record_is_refused(tmp_path, changes):
     filled(tmp_path / "a.jsonl")

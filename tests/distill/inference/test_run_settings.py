@@ -20,7 +20,8 @@ def test_settings_that_the_student_does_not_depend_on(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["LEARNING_RATE", "BATCH_SIZE", "LAMBDA", "network.T5Config.embed_dim", "RANDOM_SEED", "train.LoopConfig.seed"]
+    "name",
+    ["LEARNING_RATE", "BATCH_SIZE", "LAMBDA", "network.T5Config.embed_dim", "RANDOM_SEED", "train.LoopConfig.seed"],
 )
 def test_settings_that_the_student_depends_on(name):
     assert one(name, 1, 2).student

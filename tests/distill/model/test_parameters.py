@@ -71,9 +71,7 @@ def test_stacked_and_unstacked_trees_are_returned_unchanged(params):
 
 
 def test_the_output_kernel_is_the_table_transposed_where_tied(params):
-    np.testing.assert_array_equal(
-        parameters.output_kernel(params, CONFIG), params["decoder"]["logits_dense"]["kernel"]
-    )
+    np.testing.assert_array_equal(parameters.output_kernel(params, CONFIG), params["decoder"]["logits_dense"]["kernel"])
     tied = dataclasses.replace(CONFIG, logits_via_embedding=True)
     np.testing.assert_array_equal(
         parameters.output_kernel(params, tied), np.asarray(params["token_embedder"]["embedding"]).T

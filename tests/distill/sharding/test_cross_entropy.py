@@ -95,9 +95,7 @@ def test_a_certain_prediction_costs_nothing_and_is_correct():
 
 def test_large_logits_do_not_overflow():
     hidden = jnp.full((1, 1, 1), 1e4, jnp.float32)
-    loss, _ = weighted_cross_entropy(
-        hidden, jnp.asarray([[1.0, 0.0]]), jnp.asarray([[1]], jnp.int32), jnp.ones((1, 1))
-    )
+    loss, _ = weighted_cross_entropy(hidden, jnp.asarray([[1.0, 0.0]]), jnp.asarray([[1]], jnp.int32), jnp.ones((1, 1)))
     assert float(loss) == 1e4
 
 

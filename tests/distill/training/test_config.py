@@ -17,7 +17,7 @@ def test_windows_name_inputs_and_targets(lengths):
 
 def test_the_layout_is_that_of_the_configuration():
     layout = DataConfig("some_task", {"targets": 8, "inputs": 32}, 4, packed=False).layout
-    assert (layout.rows, layout.encoder_length, layout.decoder_length, layout.packed) == (4, 32, 8, False)
+    assert (layout.windows, layout.encoder_length, layout.decoder_length, layout.packed) == (4, 32, 8, False)
 
 
 @pytest.mark.parametrize("arguments", [{"period": 0}, {"patience": 0}, {"patience": -1}])
