@@ -36,25 +36,25 @@ def test_a_missing_chunk_is_no_zeros(stored):
     folder, _ = stored
     (folder / "kernel" / "1.1").unlink()
     found = arrays.open_array(arrays.zarr_in_folder(folder, "kernel"), "w")
-    with pytest.raises(ValueError, match="^w cannot be read"):
+    with pytest.raises(ValueError, match=r"^w cannot be read"):
         found.read()
     assert found.read((slice(0, 2), slice(0, 3))).shape == (2, 3)
 
 
 def test_a_missing_array_is_named(tmp_path):
-    with pytest.raises(ValueError, match="^the table cannot be opened"):
+    with pytest.raises(ValueError, match=r"^the table cannot be opened"):
         arrays.open_array(arrays.zarr_in_folder(tmp_path, "none"), "the table")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\0", 3, None, "x" * 1025])
 def test_names_that_leave_the_folder(name):
-    with pytest.raises(ValueError, match="^here: expected a name inside"):
+    with pytest.raises(ValueError, match=r"^here: expected a name inside"):
         arrays.check_component(name, "here")
 
 
 @pytest.mark.parametrize("shape", [None, 3, "34", [1.0], [-1], [True], [1] * 9, [2**21, 2**20]])
 def test_shapes_that_are_refused(shape):
-    with pytest.raises(ValueError, match="^here: "):
+    with pytest.raises(ValueError, match=r"^here: "):
         arrays.check_shape(shape, "here")
 
 
@@ -73,7 +73,7 @@ def test_dtypes_that_are_accepted(name, expected):
 
 @pytest.mark.parametrize("name", ["O", "U5", "f4,f4", "M8[s]", "no", [], "("])
 def test_dtypes_that_are_refused(name):
-    with pytest.raises(ValueError, match="^here: "):
+    with pytest.raises(ValueError, match=r"^here: "):
         arrays.check_dtype(name, "here")
 
 

@@ -21,7 +21,7 @@ def register(folder, rows, name):
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     fields = {"input": "question", "rationale": "why", "label": "answer"}
-    files = {split: path for split in ("train", "validation", "test")}  # otherwise rows of train are held out
+    files = dict.fromkeys(("train", "validation", "test"), path)  # otherwise rows of train are held out
     return registration.register(jsonl.dataset(files, name=name, fields=fields), "bytes")
 
 

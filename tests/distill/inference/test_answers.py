@@ -7,7 +7,7 @@ import math
 import pytest
 
 from distill.inference import answers
-from distill.inference.answers import Answers, AnotherRun
+from distill.inference.answers import AnotherRun, Answers
 
 SETTINGS = {"model": "m", "beams": 4}
 

@@ -29,5 +29,5 @@ def test_finite_and_integer_arrays_pass():
 
 
 def test_a_bfloat16_array_is_checked():
-    with pytest.raises(FloatingPointError, match="^w "):
+    with pytest.raises(FloatingPointError, match=r"^w "):
         finite.check({"w": jnp.asarray([jnp.inf], jnp.bfloat16)}, 1, "no checkpoint")
