@@ -38,7 +38,7 @@ def command():
 
 
 def test_values_have_the_types_of_the_annotations(command):
-    given = "--path=x --size=5 --loud --extra=1 --extra=2 --mode=b --limit=0.5".split()
+    given = ["--path=x", "--size=5", "--loud", "--extra=1", "--extra=2", "--mode=b", "--limit=0.5"]
     assert flags.call(sample, command.parse_args(given)) == ("x", 5, True, ["1", "2"], "b", 0.5)
     assert flags.call(sample, command.parse_args(["--path=x"])) == ("x", 3, False, [], "a", None)
 
