@@ -1,0 +1,53 @@
+"""The entry point: every command has its function, mistakes are one line with an exit code, signals end a command."""
+
+import os
+import signal
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main
+
+
+def test_every_command_has_a_function():
+    for command in main.COMMANDS:
+        assert callable(main.command_function(command)), command
+    groups = (*main.COMPILING, *main.WITH_TENSORFLOW, *main.TRAINING)
+    assert set(groups) <= set(main.COMMANDS)
+
+
+def test_a_mistake_is_one_line_with_code_2(tmp_path, capsys):
+    assert main.main(["example", f"--output={tmp_path}", "--train_rows=5"]) == exit_codes.MISTAKE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("distill example: ") and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_version_and_help_are_no_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main.main(arguments)
+    assert caught.value.code == 0
+    assert "distill" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["example", "--no_such_flag"], ["completion", "tcsh"]])
+def test_what_the_parser_refuses_has_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main.main(arguments)
+    assert caught.value.code == exit_codes.MISTAKE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_signal_raises_and_the_handler_is_restored():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(main._Interrupted, match="SIGTERM"), main._signals_raise():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_quiet_hides_progress_and_not_output(capsys):
+    assert main.main(["completion", "bash", "--quiet"]) == exit_codes.DONE
+    captured = capsys.readouterr()
+    assert "distill" in captured.out and captured.err == ""

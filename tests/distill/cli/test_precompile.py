@@ -1,0 +1,20 @@
+"""``distill precompile``: mistakes in the topology and the mesh end with one line, before anything is compiled."""
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+FILES = ["--gin_file=gin/models/t5_1_1_tiny.gin", "--gin_file=gin/tasks/svamp.gin", "--gin_file=gin/runs/distill.gin"]
+
+
+@pytest.mark.parametrize(
+    "topology, message",
+    [("v5:2x2", "unknown TPU generation 'v5'"), ("v5e", "GENERATION:AxB"), ("v5e:0x2", "at least one chip")],
+)
+def test_topologies_that_are_refused(topology, message, capsys):
+    assert main.main(["precompile", *FILES, f"--topology={topology}"]) == exit_codes.MISTAKE
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("distill precompile: ")
+    assert message in last

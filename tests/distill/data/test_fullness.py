@@ -1,0 +1,66 @@
+"""Shorter windows that are suggested, and the lines on how full the windows are."""
+
+import types
+
+import numpy as np
+import pytest
+
+from distill.data.features import Counts
+from distill.data.fullness import Summary, advised
+from distill.data.packing import Layout
+
+
+@pytest.mark.parametrize(
+    "p99, window, padding, packed, expected",
+    [
+        (20, 64, 0.7, False, 24),
+        (16, 64, 0.7, False, 16),
+        (49, 128, 0.7, False, 64),
+        (33, 64, 0.7, False, 48),
+        (52, 64, 0.7, False, None),  # 64 is no shorter
+        (60, 64, 0.7, False, None),
+        (20, 64, 0.5, False, None),  # half of it is padding, not more
+        (5, 1024, 0.99, False, 16),  # no window under 16
+        (20, 100, 0.6, True, 48),  # 1.1 × 40 present tokens
+        (90, 128, 0.9, True, 96),  # the longest sequences must fit
+        (10, 20000, 0.2, False, None),
+        (17000, 40000, 0.6, False, 24576),
+        (30000, 100000, 0.9, False, None),  # above all lengths that are suggested
+    ],
+)
+def test_the_suggested_window(p99, window, padding, packed, expected):
+    assert advised(p99, window, padding, packed) == expected
+
+
+def batch(inputs, targets):
+    return types.SimpleNamespace(
+        arrays={"encoder_input_tokens": np.asarray(inputs), "decoder_target_tokens": np.asarray(targets)}
+    )
+
+
+def summary(counts):
+    lengths = np.asarray([3, 5, 4, 4], np.int32)
+    return Summary(Layout(2, 64, 4, False), 1200, counts, lengths, np.asarray([1, 2, 3, 2], np.int32))
+
+
+def test_lines_state_sizes_padding_and_a_suggestion():
+    inputs = np.zeros((2, 64), np.int32)
+    inputs[:, :4] = 7
+    lines = summary(Counts({1: 1200, 2: 1000})).lines(batch(inputs, [[1, 1, 1, 0], [1, 1, 1, 0]]))
+    assert lines[0] == "data: 1,200 examples, 2,200 sequences (1,200 label, 1,000 rationale)"
+    assert lines[1].startswith("p99 of inputs is 5, mean 4, window 64: 94 % padding; consider 16 ")
+    assert lines[2] == "p99 of targets is 3, mean 2, window 4: 25 % padding"
+    assert len(lines) == 3
+
+
+def test_truncated_sequences_are_counted():
+    counts = Counts({1: 4, 2: 0}, {1: 1, 2: 0}, {1: 2, 2: 0})
+    lines = summary(counts).lines(batch(np.ones((2, 64), int), np.ones((2, 4), int)))
+    assert lines[0].endswith("4 sequences (4 label)")
+    assert lines[-1].startswith("75.00% ")
+    assert lines[-1].endswith("1 inputs and 2 targets of 4")
+
+
+def test_a_process_without_rows_states_no_padding():
+    lines = summary(Counts({1: 4, 2: 0})).lines(batch(np.zeros((0, 64), int), np.zeros((0, 4), int)))
+    assert len(lines) == 1

@@ -1,0 +1,105 @@
+"""Means and intervals over seeds against a table of Student's t, the CSV, and the axis of the plot."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from distill.experiments import report
+from distill.experiments.report import Cell
+from distill.experiments.sweep import Level, Sweep
+
+
+def levels(*names):
+    return tuple(Level(name) for name in names)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    axes = {"method": levels("standard", "step-by-step"), "RANDOM_SEED": levels("0", "1", "2")}
+    return Sweep(tmp_path, axes)
+
+
+def finish(sweep, scores):
+    """Writes results for the first runs of the grid, in order."""
+    for run, score in zip(sweep.runs(), scores):
+        run.directory.mkdir()
+        content = {"test": {"accuracy": score}, "step": 100, "seconds": 2.004, "best": 50.0, "best_step": 80}
+        (run.directory / "result.json").write_text(json.dumps(content))
+
+
+def test_mean_deviation_and_interval():
+    cell = Cell({}, (1.0, 2.0, 3.0), (1, 1, 1), (1.0, 1.0, 1.0))
+    assert (cell.mean, cell.deviation) == (2.0, 1.0)
+    assert cell.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 0.975 with 2 degrees of freedom
+    single = Cell({}, (5.0,), (1,), (1.0,))
+    assert single.mean == 5.0 and math.isnan(single.deviation) and math.isnan(single.half_width)
+
+
+def test_finished_runs_are_grouped_over_seeds(sweep):
+    assert report.cells(sweep) == []
+    finish(sweep, [10.0, 20.0, 30.0, 40.0])
+    first, second = report.cells(sweep)
+    assert (first.values, first.scores) == ({"method": "standard"}, (10.0, 20.0, 30.0))
+    assert (second.values, second.scores) == ({"method": "step-by-step"}, (40.0,))
+
+
+def test_a_metric_that_no_result_has_is_named(sweep):
+    finish(sweep, [10.0])
+    with pytest.raises(ValueError, match=r"no test metric 'f1'; it has \['accuracy'\]"):
+        report.cells(Sweep(sweep.directory, sweep.axes, metric="f1"))
+
+
+def test_the_csv_has_finished_and_failed_runs(sweep):
+    finish(sweep, [10.0, 20.0])
+    report.write_csv(sweep, sweep.directory / "out.csv", {sweep.runs()[5].name: "no memory, none"})
+    with (sweep.directory / "out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["method", "RANDOM_SEED", "steps", "seconds", "best_step", "best", "test/accuracy", "error"],
+        ["standard", "0", "100", "2.0", "80", "50.0", "10.0", ""],
+        ["standard", "1", "100", "2.0", "80", "50.0", "20.0", ""],
+        ["step-by-step", "2", "", "", "", "", "", "no memory, none"],
+    ]
+
+
+def test_the_table_counts_failed_seeds(sweep):
+    finish(sweep, [10.0, 20.0, 30.0])
+    failures = {sweep.runs()[4].name: "a", sweep.runs()[5].name: "b"}
+    table = report.table(sweep, report.cells(sweep), failures)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["accuracy"] == ["20.000 ± 24.841", "–"]
+    assert columns["std"] == ["10.000", "–"]
+    assert columns["seeds"] == ["3", "0"]
+    assert columns["failed"] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    "axes, x, expected",
+    [
+        ({"method": ("a", "b"), "SUBSAMPLE": ("0.5", "1.0")}, None, "SUBSAMPLE"),
+        ({"RANDOM_SEED": ("0", "1"), "method": ("a",)}, None, None),
+        ({"A": ("1", "b"), "B": ("1e-3",)}, None, "B"),
+        ({"A": ("1",), "B": ("2",)}, "B", "B"),
+    ],
+)
+def test_the_horizontal_axis(tmp_path, axes, x, expected):
+    sweep = Sweep(tmp_path, {name: levels(*names) for name, names in axes.items()}, x=x)
+    assert report.numeric_axis(sweep) == expected
+
+
+def test_everything_is_written_for_bars_and_for_lines(tmp_path, capsys):
+    for folder, axes in (("bars", {"method": levels("a", "b")}), ("lines", {"SUBSAMPLE": levels("0.25", "0.5", "1")})):
+        sweep = Sweep(tmp_path / folder, axes)
+        sweep.directory.mkdir()
+        finish(sweep, [10.0, 20.0, 40.0])
+        assert [cell.mean for cell in report.write_all(sweep)] == [10.0, 20.0, 40.0][: len(sweep.runs())]
+        assert (sweep.directory / "results.png").read_bytes()[:4] == b"\x89PNG"
+    assert "results.csv" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_sweep_without_finished_runs_writes_no_plot(sweep, capsys):
+    assert report.write_all(sweep) == []
+    assert "no run of this sweep is finished" in capsys.readouterr().out
+    assert not list(sweep.directory.iterdir())

@@ -1,0 +1,132 @@
+"""The file of answers and its record: a run continues where it was killed, and no other run continues it."""
+
+import hashlib
+import json
+import math
+
+import pytest
+
+from distill.inference import answers
+from distill.inference.answers import AnotherRun, Answers
+
+SETTINGS = {"model": "m", "beams": 4}
+
+
+def filled(path, rows=2):
+    out = Answers(path, SETTINGS)
+    out.write([answers.line({"n": n}) for n in range(rows)], [f"q{n}" for n in range(rows)], [])
+    return out
+
+
+def test_lines_and_their_record(tmp_path):
+    path = tmp_path / "new" / "answers.jsonl"
+    out = Answers(path, SETTINGS)
+    out.write([answers.line({"answer": "ä"}), answers.line({"error": "too long"})], ["a", "b"], ["too long"])
+    assert path.read_text() == '{"answer": "ä"}\n{"error": "too long"}\n'
+    record = json.loads((tmp_path / "new" / "answers.jsonl.run.json").read_text())
+    assert record == {
+        "format": "distill-answers", "version": 1, "settings": SETTINGS, "rows": 2, "bytes": 39,
+        "digest": answers.chained(hashlib.sha256(b"").hexdigest(), ["a", "b"]), "answered": 1, "reasons": {"too long": 1},
+    }  # fmt: skip
+    assert out.record.failed == 1
+
+
+def test_what_a_kill_left_after_the_last_record_is_cut_off(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    filled(path)
+    complete = path.read_bytes()
+    path.write_bytes(complete + b'{"n": 2}\n{"n"')
+    again = Answers(path, SETTINGS)
+    assert path.read_bytes() == complete
+    assert (again.found.rows, again.found.answered) == (2, 2)
+    again.check_inputs(answers.chained(hashlib.sha256(b"").hexdigest(), ["q0", "q1"]))
+    again.write([answers.line({"n": 2})], ["q2"], [])
+    assert path.read_text() == '{"n": 0}\n{"n": 1}\n{"n": 2}\n'
+    assert again.found.rows == 2 and again.record.rows == 3
+
+
+def test_every_other_setting_is_listed(tmp_path):
+    filled(tmp_path / "a.jsonl")
+    with pytest.raises(AnotherRun) as caught:
+        Answers(tmp_path / "a.jsonl", {"model": "n", "seed": 1})
+    text = str(caught.value)
+    for part in (
+        "2 answers",
+        "model was 'm' and is now 'n'",
+        "beams was 4 and is now None",
+        "seed was None",
+        "--overwrite",
+    ):
+        assert part in text
+
+
+def test_overwrite_begins_again(tmp_path):
+    filled(tmp_path / "a.jsonl")
+    out = Answers(tmp_path / "a.jsonl", {"model": "n"}, overwrite=True)
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+    assert (out.record.rows, out.record.settings) == (0, {"model": "n"})
+
+
+def test_a_file_of_errors_alone_is_made_again_with_any_settings(tmp_path):
+    path = tmp_path / "a.jsonl"
+    Answers(path, SETTINGS).write([answers.line({"error": "no"})], ["q"], ["no"])
+    assert Answers(path, {"model": "n"}).record.rows == 0
+    assert path.read_bytes() == b""
+
+
+def test_another_input_is_refused(tmp_path):
+    out = filled(tmp_path / "a.jsonl")
+    again = Answers(tmp_path / "a.jsonl", SETTINGS)
+    with pytest.raises(AnotherRun, match="first 2 rows"):
+        again.check_inputs(answers.chained(hashlib.sha256(b"").hexdigest(), ["q0", "other"]))
+    again.check_inputs(out.record.digest)
+    assert "2 lines, and the input 1 rows" in str(again.too_few_inputs(1))
+
+
+def test_a_file_without_its_record_and_a_short_one_are_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    filled(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"17 of 18 bytes"):
+        Answers(path, SETTINGS)
+    (tmp_path / "a.jsonl.run.json").unlink()
+    with pytest.raises(ValueError, match=r"a\.jsonl\.run\.json.*--overwrite"):
+        Answers(path, SETTINGS)
+    path.write_bytes(b"")
+    assert Answers(path, SETTINGS).record.rows == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": "other"}, {"version": 2}, {"rows": -1}, {"rows": 1.5}, {"answered": True}, {"settings": []},
+     {"digest": 3}, {"reasons": 3}, {"unknown": 1}],
+)  # fmt: skip
+def test_a_damaged_record_is_refused(tmp_path, changes):
+    filled(tmp_path / "a.jsonl")
+    path = tmp_path / "a.jsonl.run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=r"a\.jsonl\.run\.json is damaged"):
+        Answers(tmp_path / "a.jsonl", SETTINGS)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10**5])
+def test_a_record_that_is_no_json_is_refused(tmp_path, content):
+    filled(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl.run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.jsonl\.run\.json is damaged"):
+        Answers(tmp_path / "a.jsonl", SETTINGS)
+
+
+def test_the_digest_is_chained_row_by_row():
+    start = hashlib.sha256(b"").hexdigest()
+    one = hashlib.sha256((start + '"a"').encode()).hexdigest()
+    assert answers.chained(start, ["a"]) == one
+    assert answers.chained(one, ["b"]) == answers.chained(start, ["a", "b"])
+    assert answers.chained(start, ["ab"]) != answers.chained(start, ["a", "b"])
+    assert len(answers.chained(start, ["\ud800"])) == 64
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"])
+def test_lines_hold_only_what_any_reader_takes(value):
+    with pytest.raises(ValueError):
+        answers.line({"value": value})

@@ -1,0 +1,82 @@
+"""Window lengths of decoding, bad settings, and batches of like length."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from distill.inference.decoder import DecodeConfig, Decoder, _prediction, bucket_lengths
+from distill.model.config import T5Config
+from distill.sharding import partitioning
+
+TINY = T5Config(
+    vocab_size=12, embed_dim=4, num_heads=1, head_dim=4, mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1
+)
+
+
+@pytest.mark.parametrize(
+    "shortest, longest, expected",
+    [
+        (32, 1024, [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]),
+        (32, 100, [32, 48, 64, 96, 100]),
+        (32, 32, [32]),
+        (64, 32, [32]),
+        (1, 5, [1, 2, 3, 4, 5]),
+        (1, 1, [1]),
+        (5, 40, [5, 7, 10, 15, 20, 30, 40]),
+    ],
+)
+def test_window_lengths(shortest, longest, expected):
+    assert bucket_lengths(shortest, longest) == expected
+
+
+@pytest.mark.parametrize("shortest, longest", [(8, 1000), (32, 4096)])
+def test_padding_is_at_most_half_of_a_row(shortest, longest):
+    lengths = bucket_lengths(shortest, longest)
+    assert all(longer <= 1.5 * shorter for shorter, longer in itertools.pairwise(lengths))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"method": "gready"}, r"DecodeConfig\.method .*did you mean 'greedy'"),
+        ({"beam_rule": "t5"}, r"DecodeConfig\.beam_rule must be one of .*got 't5'"),
+        ({"param_gather": "steps"}, r"DecodeConfig\.param_gather .*did you mean 'step'"),
+        ({"max_decode_len": 0}, r"DecodeConfig\.max_decode_len must be ≥ 1; got 0"),
+        ({"batch_size": -1}, r"DecodeConfig\.batch_size must be ≥ 1; got -1"),
+        ({"num_beams": 0}, r"DecodeConfig\.num_beams must be ≥ 1; got 0"),
+        ({"bucket": 0}, r"DecodeConfig\.bucket must be ≥ 1; got 0"),
+    ],
+)
+def test_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DecodeConfig(**arguments)
+
+
+def test_batches_hold_inputs_of_like_length():
+    config = DecodeConfig(batch_size=2, max_input_len=8, bucket=2)
+    decoder = Decoder(TINY, partitioning.MeshConfig(1, 1, 1).build(), config)
+    lengths = [7, 1, 20, 2, 4]
+    inputs = [np.asarray([5] * (length - 1) + [1], np.int32) for length in lengths]
+    batches = list(decoder._batches(inputs))
+    assert [indices for indices, _ in batches] == [[1, 3], [4, 0], [2]]
+    assert [tokens.shape for _, tokens in batches] == [(2, 2), (2, 8), (2, 8)]
+    assert batches[0][1].tolist() == [[1, 0], [5, 1]]
+    # The longest is cut and keeps its EOS; the last batch is filled with empty rows.
+    assert batches[2][1].tolist() == [[5, 5, 5, 5, 5, 5, 5, 1], [0] * 8]
+
+
+def test_rows_are_a_multiple_of_the_shards_of_the_batch():
+    decoder = Decoder(TINY, partitioning.MeshConfig(4, 1, 1).build(), DecodeConfig(batch_size=6, max_input_len=4))
+    ((_, tokens),) = decoder._batches([np.asarray([1], np.int32)])
+    assert tokens.shape == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "tokens, expected",
+    [([5, 6, 1, 7], [5, 6]), ([1, 5, 5, 5], []), ([5, 6, 7, 8], [5, 6, 7, 8]), ([5, 0, 0, 0], [5]), ([], [])],
+)
+def test_a_prediction_ends_before_eos(tokens, expected):
+    found = _prediction(np.asarray(tokens, np.int32), -1.5)
+    assert found.tokens.tolist() == expected
+    assert found.log_prob == -1.5

@@ -1,0 +1,69 @@
+"""The README of an export: macros are read and never evaluated, weights are stated both ways."""
+
+import json
+
+import pytest
+
+from distill.inference import model_card
+
+
+@pytest.mark.parametrize(
+    "macros, expected",
+    [
+        ({}, "label + 1 · rationale (λ = 1)"),
+        ({"LAMBDA": "0.5"}, "label + 0.5 · rationale (λ = 0.5)"),
+        ({"ALPHA": "0.25", "LAMBDA": "9"}, "0.25 · label + 0.75 · rationale (λ = 3)"),
+        ({"ALPHA": "0"}, "0 · label + 1 · rationale"),
+        ({"ALPHA": "None", "LAMBDA": "@schedule()"}, "label + 1 · rationale (λ = 1)"),
+    ],
+)
+def test_weights(macros, expected):
+    assert model_card.weights_told(macros) == expected
+
+
+def test_macros_are_text():
+    text = "LAMBDA = 0.5\nmodule.f.x = 3\n# NAME = 1\nCODE = __import__('os').abort()\nlower = 1\n"
+    assert model_card.read_macros(text) == {"LAMBDA": "0.5", "CODE": "__import__('os').abort()"}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "\xff"])
+def test_a_damaged_result_is_empty(tmp_path, content):
+    if content is not None:
+        (tmp_path / "result.json").write_bytes(content.encode("latin-1"))
+    assert model_card.read_result(tmp_path) == {}
+
+
+def card(folder, **options):
+    arguments = {
+        "parameters": 1234567,
+        "step": 40,
+        "usage": " print(1) ",
+        "prefixes": {"label": "[label] "},
+        "library": "flax",
+    }
+    model_card.write(folder / "README.md", folder, **{**arguments, **options})
+    return (folder / "README.md").read_text()
+
+
+def test_the_card_of_a_run(tmp_path):
+    (tmp_path / "config.gin").write_text(
+        "FORM = 'paired'\nDATASET = 'a|b'\nLAMBDA = 0.5\nSUBSAMPLE = 0.25\nLABEL_SOURCE = 'teacher'\n"
+    )
+    test = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "note": "text"}
+    (tmp_path / "result.json").write_text(json.dumps({"best": 0.625, "best_step": 40, "test": test}))
+    text = card(tmp_path)
+    for line in (
+        "library_name: flax", "| data | a\\|b |", "| labels | the teacher's |", "| share of the training rows | 0.25 |",
+        "| loss | label + 0.5 · rationale (λ = 0.5) |", "| parameters | 1,234,567 |", "| validation | 0.6250 (step 40) |",
+        "| test accuracy | 0.5000 (95% interval 0.2500 to 0.7500) |", '- label: `"[label] "`', "print(1)",
+    ):  # fmt: skip
+        assert line in text.splitlines()
+    assert "accuracy_low" not in text
+
+
+def test_a_folder_without_a_run_is_not_described(tmp_path):
+    text = card(tmp_path, dataset="mine", prompted=True)
+    assert "| method | not recorded |" in text
+    assert "| data | mine |" in text
+    assert "The prefix is part of the target" in text
+    assert "| loss |" not in text and "config.gin" not in text

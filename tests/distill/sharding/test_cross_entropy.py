@@ -1,0 +1,115 @@
+"""The cross-entropy from hidden states against Optax, and against formulas in float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from distill.sharding.cross_entropy import _number_of_chunks, weighted_cross_entropy
+
+BATCH, LENGTH, EMBED, VOCAB = 2, 6, 4, 11
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    return (
+        jnp.asarray(rng.normal(size=(BATCH, LENGTH, EMBED)), jnp.float32),
+        jnp.asarray(rng.normal(size=(EMBED, VOCAB)), jnp.float32),
+        jnp.asarray(rng.integers(0, VOCAB, (BATCH, LENGTH)), jnp.int32),
+        jnp.asarray(rng.uniform(0.0, 1.0, (BATCH, LENGTH)), jnp.float32),
+    )
+
+
+def reference(hidden, kernel, targets, weights, z_loss, smoothing):
+    """The loss per token and in total, in float64, from all logits."""
+    hidden, kernel, weights = (np.asarray(x, np.float64) for x in (hidden, kernel, weights))
+    logits = hidden @ kernel
+    log_z = np.log(np.exp(logits).sum(-1))
+    wanted = np.full(logits.shape, smoothing / (VOCAB - 1))
+    np.put_along_axis(wanted, np.asarray(targets)[..., None], 1.0 - smoothing, axis=-1)
+    entropy = -np.where(wanted > 0, wanted * np.log(np.maximum(wanted, 1e-300)), 0.0).sum(-1)
+    cross_entropy = -(wanted * (logits - log_z[..., None])).sum(-1) - entropy
+    return cross_entropy, float((weights * (cross_entropy + z_loss * log_z**2)).sum())
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
+    weights = jnp.asarray([[1.0, 2.0, 0.0]], jnp.float32)
+    loss, stats = weighted_cross_entropy(
+        jnp.zeros((1, 3, EMBED)), jnp.ones((EMBED, 8)), jnp.asarray([[0, 5, 7]], jnp.int32), weights
+    )
+    np.testing.assert_allclose(stats.cross_entropy, np.full((1, 3), np.log(8.0)), rtol=1e-6)
+    assert float(loss) == pytest.approx(3 * np.log(8.0), rel=1e-6)
+
+
+def test_plain_loss_and_gradients_are_those_of_optax(inputs):
+    hidden, kernel, targets, weights = inputs
+
+    def naive(hidden, kernel, weights):
+        return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(hidden @ kernel, targets))
+
+    def ours(hidden, kernel, weights):
+        return weighted_cross_entropy(hidden, kernel, targets, weights)[0]
+
+    expected = jax.value_and_grad(naive, argnums=(0, 1, 2))(hidden, kernel, weights)
+    actual = jax.value_and_grad(ours, argnums=(0, 1, 2))(hidden, kernel, weights)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("z_loss, smoothing", [(0.0, 0.0), (0.1, 0.0), (0.0, 0.2), (0.01, 0.1)])
+def test_z_loss_and_label_smoothing_are_the_formulas(inputs, z_loss, smoothing):
+    loss, stats = weighted_cross_entropy(*inputs, z_loss, smoothing)
+    per_token, total = reference(*inputs, z_loss, smoothing)
+    np.testing.assert_allclose(stats.cross_entropy, per_token, rtol=1e-5, atol=1e-6)
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 4, 5, 12, 100])
+def test_chunks_give_the_loss_and_gradients_of_the_whole(inputs, chunk_tokens):
+    hidden, kernel, targets, weights = inputs
+
+    def run(chunk_tokens):
+        def loss(hidden, kernel, weights):
+            return weighted_cross_entropy(hidden, kernel, targets, weights, 0.01, 0.1, chunk_tokens)
+
+        (value, stats), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(hidden, kernel, weights)
+        return value, stats, gradients
+
+    for one, other in zip(jax.tree.leaves(run(chunk_tokens)), jax.tree.leaves(run(0)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+
+
+def test_a_certain_prediction_costs_nothing_and_is_correct():
+    kernel = 100.0 * jnp.eye(3, dtype=jnp.float32)
+    hidden = jnp.eye(3, dtype=jnp.float32)[None]
+    right, wrong = jnp.asarray([[0, 1, 2]], jnp.int32), jnp.asarray([[0, 2, 2]], jnp.int32)
+    loss, stats = weighted_cross_entropy(hidden, kernel, right, jnp.ones((1, 3)))
+    assert float(loss) == 0.0
+    assert stats.correct.tolist() == [[True, True, True]]
+    loss, stats = weighted_cross_entropy(hidden, kernel, wrong, jnp.ones((1, 3)))
+    assert float(loss) == 100.0
+    assert stats.correct.tolist() == [[True, False, True]]
+
+
+def test_large_logits_do_not_overflow():
+    hidden = jnp.full((1, 1, 1), 1e4, jnp.float32)
+    loss, _ = weighted_cross_entropy(hidden, jnp.asarray([[1.0, 0.0]]), jnp.asarray([[1]], jnp.int32), jnp.ones((1, 1)))
+    assert float(loss) == 1e4
+
+
+def test_a_token_of_weight_0_has_no_gradient(inputs):
+    hidden, kernel, targets, weights = inputs
+    weights = weights.at[0, 1].set(0.0)
+    gradient = jax.grad(lambda h: weighted_cross_entropy(h, kernel, targets, weights, 0.1, 0.1)[0])(hidden)
+    assert not np.asarray(gradient[0, 1]).any()
+    assert np.asarray(gradient[0, 0]).any()
+
+
+@pytest.mark.parametrize(
+    "batch, length, chunk_tokens, expected",
+    [(4, 12, 0, 1), (4, 12, 48, 1), (4, 12, 47, 2), (4, 12, 16, 3), (4, 12, 5, 12), (4, 12, 1, 12), (1, 7, 6, 7)],
+)
+def test_number_of_chunks(batch, length, chunk_tokens, expected):
+    assert _number_of_chunks(batch, length, chunk_tokens) == expected

@@ -1,0 +1,54 @@
+"""Lines on stderr: who prints, which lines ``quiet`` leaves, and lines of long stages."""
+
+import time
+
+import pytest
+
+from distill import terminal
+from distill.terminal import Terminal
+
+
+def test_lines_and_warnings_go_to_stderr(capsys):
+    out = Terminal()
+    out.say("[bold]one[/bold] 12")
+    out.warn("two")
+    captured = capsys.readouterr()
+    assert captured.err == "[bold]one[/bold] 12\nWARNING two\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [({"quiet": True}, "WARNING two\n"), ({"active": False}, ""), ({"active": False, "quiet": True}, "")],
+)
+def test_what_a_silent_terminal_prints(capsys, arguments, expected):
+    out = Terminal(**arguments)
+    assert out.silent
+    out.say("one")
+    out.warn("two")
+    with out.stage("compiling"):
+        pass
+    assert capsys.readouterr().err == expected
+
+
+def test_a_long_line_is_not_wrapped(capsys):
+    Terminal().say("word " * 100)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_long_stage_prints_again_and_ends(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "STILL_S", 0.05)
+    out = Terminal()
+    with out.stage("compiling the step"):
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "compiling the step"
+    assert len(lines) >= 2 and set(lines[1:]) == {"still compiling the step, 0 s"}
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_short_stage_that_is_not_announced_prints_nothing_and_lets_errors_through(capsys):
+    with pytest.raises(RuntimeError, match="inside"), Terminal().stage("compiling", announce=False):
+        raise RuntimeError("inside")
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,54 @@
+"""Each check of a run's arguments, with the run of the other tests and one change."""
+
+import dataclasses
+
+import pytest
+
+from distill.sharding import partitioning
+from distill.training import checks
+
+
+def test_the_arguments_of_a_run_pass(arguments):
+    assert checks.check(**arguments) is None
+
+
+def changed(arguments, **changes):
+    return {**arguments, **{name: dataclasses.replace(arguments[name], **value) for name, value in changes.items()}}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": {"split": "trian"}}, r"no split 'trian'; it has test, train, validation"),
+        ({"data": {"mixture_or_task_name": "absent"}}, "absent"),
+        ({"validation": {"metric": "acuracy"}}, "acuracy"),
+        ({"validation": {"test_split": "exam"}}, "no split 'exam'"),
+        ({"model": {"vocab_size": 100}}, r"has \d+ ids, .*vocab_size is 100"),
+        ({"loop": {"num_microbatches": 3}}, "3"),
+    ],
+)
+def test_one_wrong_argument(arguments, changes, message):
+    with pytest.raises(ValueError, match=message):
+        checks.check(**changed(arguments, **changes))
+
+
+def test_a_batch_that_the_mesh_does_not_divide(arguments):
+    with pytest.raises(ValueError, match="8"):
+        checks.check(**{**changed(arguments, data={"batch_size": 4}), "mesh": partitioning.MeshConfig(8, 1, 1)})
+
+
+def test_metrics_of_the_caller_are_checked_too(arguments):
+    with pytest.raises(ValueError, match="rouge9"):
+        checks.check(**arguments, metrics=("rouge9",))
+
+
+def test_initial_weights_that_are_not_there(arguments, tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        checks.check(**arguments, initial_checkpoint_path=str(tmp_path / "nowhere"))
+
+
+def test_rows_and_vocabulary(arguments, sums):
+    checks.check_rows(sums.paired, "train")
+    checks.check_vocabulary(sums.paired, arguments["model"])
+    with pytest.raises(ValueError, match=rf"'{sums.paired}' has no split 'dev'"):
+        checks.check_rows(sums.paired, "dev")

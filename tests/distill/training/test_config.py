@@ -1,0 +1,80 @@
+"""Bad values of a run's configuration, and which validation is the best."""
+
+import math
+
+import pytest
+
+from distill.training.config import DataConfig, LoopConfig, Progress, ValidationConfig
+
+
+@pytest.mark.parametrize(
+    "lengths", [{}, {"inputs": 8}, {"inputs": 8, "target": 8}, {"inputs": 8, "targets": 8, "more": 1}]
+)
+def test_windows_name_inputs_and_targets(lengths):
+    with pytest.raises(ValueError, match="'inputs' and 'targets'; got"):
+        DataConfig("some_task", lengths, 4)
+
+
+def test_the_layout_is_that_of_the_configuration():
+    layout = DataConfig("some_task", {"targets": 8, "inputs": 32}, 4, packed=False).layout
+    assert (layout.windows, layout.encoder_length, layout.decoder_length, layout.packed) == (4, 32, 8, False)
+
+
+@pytest.mark.parametrize("arguments", [{"period": 0}, {"patience": 0}, {"patience": -1}])
+def test_validation_periods_are_at_least_1(arguments):
+    with pytest.raises(ValueError, match=rf"ValidationConfig\.{next(iter(arguments))} must be ≥ 1"):
+        ValidationConfig("some_task", **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"train_steps": 0}, r"LoopConfig\.train_steps must be ≥ 1; got 0"),
+        ({"log_period": -2}, r"LoopConfig\.log_period must be ≥ 1; got -2"),
+        ({"num_microbatches": 0}, r"LoopConfig\.num_microbatches must be ≥ 1; got 0"),
+        ({"ema_decay": 1.0}, r"LoopConfig\.ema_decay must be .*got 1\.0"),
+        ({"ema_decay": 0.0}, r"LoopConfig\.ema_decay must be .*got 0\.0"),
+        ({"param_gather": "layers"}, r"LoopConfig\.param_gather .*did you mean 'layer'"),
+    ],
+)
+def test_bad_values_of_the_loop(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LoopConfig(**{"train_steps": 10, **arguments})
+
+
+def test_step_options_are_the_arguments_of_the_step():
+    options = LoopConfig(10, seed=5, num_microbatches=2, ema_decay=0.9, chunk_tokens=64).step_options()
+    assert options == {
+        "num_microbatches": 2,
+        "ema_decay": 0.9,
+        "chunk_tokens": 64,
+        "param_gather": "layer",
+        "sequence_parallel": False,
+    }
+
+
+def test_of_equal_scores_the_earliest_is_the_best_and_patience_ends_the_run():
+    progress = Progress()
+    assert progress.best == -math.inf
+    assert progress.validated(10, 0.5, 2)
+    assert not progress.validated(20, 0.5, 2)
+    assert (progress.best_step, progress.stale, progress.stopped) == (10, 1, None)
+    assert progress.validated(30, 0.6, 2)
+    assert (progress.best, progress.best_step, progress.stale) == (0.6, 30, 0)
+    assert not progress.validated(40, 0.1, 2)
+    assert not progress.validated(50, 0.1, 2)
+    assert (progress.best_step, progress.stale, progress.stopped) == (30, 2, "early")
+
+
+def test_without_patience_a_run_never_ends_early():
+    progress = Progress()
+    progress.validated(1, 1.0, None)
+    for step in range(2, 50):
+        assert not progress.validated(step, 0.0, None)
+    assert (progress.stale, progress.stopped) == (48, None)
+
+
+def test_a_score_of_nan_is_never_the_best():
+    progress = Progress()
+    assert not progress.validated(1, math.nan, None)
+    assert (progress.best_step, progress.stale) == (0, 1)

@@ -1,0 +1,58 @@
+"""Real signals: the first is noted, a second SIGINT interrupts, and the earlier handlers return."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from distill.training.preemption import StopRequest
+
+
+@pytest.mark.parametrize("number, name", [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+def test_a_signal_asks_to_stop_and_is_logged(number, name, caplog):
+    before = signal.getsignal(number)
+    with StopRequest(will="stopping after this step") as stop:
+        assert not stop.requested(1)
+        os.kill(os.getpid(), number)
+        assert stop.requested(1)
+        assert stop.name == name
+    assert f"{name}: stopping after this step" in caplog.text
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_sigint_interrupts():
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.name == "SIGTERM"
+
+
+def test_a_second_sigterm_does_not_interrupt():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested(2)
+
+
+def test_handlers_are_restored_after_an_error():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(RuntimeError), StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+        raise RuntimeError
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_other_threads_install_no_handler():
+    found = []
+
+    def run():
+        with StopRequest() as stop:
+            found.append(stop.requested(1))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [False]
+    assert signal.getsignal(signal.SIGTERM) is before
