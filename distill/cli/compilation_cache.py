@@ -2,7 +2,7 @@
 
 Programs go to ``$XDG_CACHE_HOME/distill/compiled/…`` (``~/.cache`` where that is not set), at most ``MAX_BYTES`` of them;
 the least recently used are removed. ``DISTILL_COMPILATION_CACHE`` names another folder, or ``off``. JAX's own settings
-(``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE``) are left alone where they are given.
+(``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE``) take precedence.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def location(version: str) -> Path | None:
 
 
 def _processor() -> str:
-    """A short name of the processor and what it can do."""
+    """A short hash of the processor and its features."""
     told = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -57,15 +57,15 @@ def begin(
             listed = "\n  ".join(map(str, blocking))
             raise ValueError(
                 f"{directory} holds a {'finished' if finished else 'started'} run with other settings:\n  {listed}\n"
-                "give the settings of the run to go on with it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
+                "give the settings of the run to continue it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
                 f"the new ones (INITIAL_CHECKPOINT_PATH={directory} starts from its parameters)"
             )
     goes_on = finished and any(one.raises_steps for one in changed)
     if finished and not goes_on:
-        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to go on)")
+        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
     if goes_on:
         steps = next(one for one in changed if one.raises_steps)
-        said.append(f"going on with a finished run: {steps}")
+        said.append(f"continuing a finished run: {steps}")
     elif trained and changed and not finished:
         said.append(
             "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))

@@ -107,7 +107,7 @@ def leak(
     """
     folded = rationale.casefold()
     if told and any(word.casefold() in folded for word in hint_words):
-        return "lets on that it was told the answer"
+        return "reveals that it was given the answer"
     if marker and marker.casefold() in folded:
         return "the answer marker within the rationale"
     if label:

@@ -18,7 +18,7 @@ from distill.teacher.inspect.statistics import FLAGS, NORMALIZERS, PERCENTILES, 
 CHUNK = 500
 _MOST_LABELS = 12  # largest confusion matrix shown
 _MOST_CHOICES = 300  # in the label filter
-_NOT_TROUBLE = ("agrees", "told the answer", "no gold label")
+_NOT_TROUBLE = ("agrees", "given the answer", "no gold label")
 
 
 def _file(name: str) -> str:
@@ -161,7 +161,7 @@ def _tiles(stats: Statistics) -> str:
             )
         )
     if stats.told:
-        tiles.append(("told the answer", f"{stats.told:,}", of(stats.told)))
+        tiles.append(("given the answer", f"{stats.told:,}", of(stats.told)))
     total = sum(stats.failures.values())
     tiles.append(("failed replies", f"{total:,}", f"{len(stats.failures)} reasons" if total else "none"))
     for each in stats.lengths:

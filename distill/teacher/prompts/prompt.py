@@ -49,7 +49,7 @@ class Prompt:
       examples: worked examples, in order.
       instructions: what is said first.
       parser: who reads the replies, or "" to read by the template.
-      hint_words: words by which a rationale lets on that it was told the answer.
+      hint_words: words by which a rationale reveals that it was given the answer.
       parts: see :class:`Parts`; None: the input is shown whole.
 
     Raises:
