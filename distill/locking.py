@@ -3,8 +3,8 @@
 On file systems the lock is filelock's :class:`filelock.SoftFileLease`: a file that names host, process and the process's
 start, and that the holder touches at intervals. A dead process of this machine is recognised by its number and start
 time; the lock of another machine expires when it was not touched for ``LEASE`` seconds of the waiting process's own
-clock, so the machines' clocks need not agree. Object stores have no exclusive creation through epath, so there the holder writes a
-record, waits, and holds the lock if the record is still its own.
+clock, so the machines' clocks need not agree. Object stores have no exclusive creation through epath, so there the
+holder writes a record, waits, and holds the lock if the record is still its own.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of more parameters than memory holds: every array is made when its turn comes to be written."""
+"""Orbax checkpoints of more parameters than memory holds: every array is made just before it is written."""
 
 import asyncio
 import dataclasses
@@ -23,7 +23,7 @@ CHUNK_BYTES = 40 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An array yet to be made.
+    """An array that is made on demand.
 
     Attributes:
       order: leaves are made in the order of these numbers.
@@ -48,7 +48,7 @@ class _LeafHandler(type_handlers.NumpyHandler):
         return []
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
-        """As Orbax's, in chunks; Orbax makes an array one chunk, which costs a second and a third copy of it."""
+        """As Orbax's, in chunks; Orbax writes an array as one chunk, which needs a second and a third copy of it."""
         chunks = arrays.chunk_shape(value.shape, max_bytes=CHUNK_BYTES)
         if tspec["driver"] != "zarr" or "metadata" not in tspec:
             await super()._open_and_write(value, tspec, ts_context)

@@ -25,7 +25,7 @@ def eval_command(options: argparse.Namespace) -> int:
 
 
 def _find_files(options: argparse.Namespace) -> None:
-    """Lets a model directory be evaluated from any folder: uses its vocabulary, and finds data relative to the training's folder."""
+    """Allows evaluation from any folder: uses the directory's vocabulary, and the data of the training's folder."""
     from etils import epath
 
     from distill.api import configuration

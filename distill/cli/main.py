@@ -44,7 +44,7 @@ TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing 
 
 
 class _Interrupted(BaseException):
-    """A signal ended a command outside of the training loop, which handles signals itself; the text is the signal's name."""
+    """A signal ended a command outside of the training loop, which handles signals; the text is the signal's name."""
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code, as in ``distill.exit_codes``. A mistake gives one message and no traceback."""
+    """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch

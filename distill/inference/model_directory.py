@@ -1,4 +1,4 @@
-"""What a training run writes into its directory before it starts, and what it refuses to begin again with."""
+"""The files that a training run writes before it starts, and the settings with which it refuses to restart."""
 
 import logging
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def begin(
     *,
     writes: bool = True,
 ) -> list[str]:
-    """Makes the directory ready for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
+    """Prepares the directory for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
 
-    A run that is finished keeps its configuration, and begins again only where nothing but ``TRAIN_STEPS`` was raised (its
-    ``result.json`` is then kept under another name). One that has trained goes on if the student does not depend on what
-    was changed. One that has not trained yet takes any configuration.
+    A finished run keeps its configuration. It continues only if nothing was changed except a larger ``TRAIN_STEPS``; its
+    ``result.json`` is then kept under another name. A run that has saved a checkpoint continues if the student does not
+    depend on the changed settings. A run that has not trained yet takes any configuration.
 
     Args:
       directory: the model directory.
@@ -40,7 +40,7 @@ def begin(
       writes: whether this process writes; all processes of a run check.
 
     Returns:
-      What is to be said to the user, a line each.
+      Lines for the user.
 
     Raises:
       ValueError: another configuration for a run that has trained; every difference is listed.
@@ -96,7 +96,7 @@ def has_trained(directory: epath.PathLike) -> bool:
 
 
 def _may_change(one: run_settings.Difference, finished: bool) -> bool:
-    """Fewer steps than before are no other student while the run is not finished."""
+    """Fewer steps than before do not change the student while the run is not finished."""
     return one.raises_steps or (one.name in run_settings.STEPS and not finished)
 
 
@@ -105,7 +105,7 @@ def _has_steps(folder: epath.Path) -> bool:
 
 
 def _other_vocabulary(root: epath.Path, student: Student | None, model: bytes | None) -> list[run_settings.Difference]:
-    """A vocabulary that encodes otherwise, whatever its path is."""
+    """Whether the vocabulary encodes differently; its path does not count."""
     if student is None or not (root / students.FILE).exists():
         return []
     there = students.read(root)

@@ -231,7 +231,7 @@ def test_a_missing_program_is_named_before_anything_is_written(tmp_path, monkeyp
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("slurm", "goes behind --"),
+        ("slurm", "give it after --"),
         ("slurm -- trian", "did you mean train?"),
         ("slurm -- train --multiprocess", "--multiprocess is for the launcher"),
         ("slurm --name=A -- train", "--name wants"),

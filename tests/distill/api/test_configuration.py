@@ -140,7 +140,7 @@ def test_a_function_that_the_configuration_does_not_mention():
         return None
 
     with pytest.raises(
-        ConfigurationError, match=r"the configuration says nothing of .*nobody; the run file is missing"
+        ConfigurationError, match=r"the configuration does not mention .*nobody; the run file is missing"
     ):
         configuration.configured(nobody)
 
