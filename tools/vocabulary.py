@@ -82,19 +82,19 @@ def train(
     """A SentencePiece model.
 
     Args:
-      texts: what to learn from.
+      texts: the training texts.
       size: pieces, the three special ones included.
       model_type: ``unigram``, ``bpe``, ``word`` or ``char``.
       symbols: texts that always are one piece.
-      split_digits: whether every digit is a piece of its own, which helps with arithmetic.
+      split_digits: whether every digit is a separate piece, which helps with arithmetic.
       character_coverage: the share of characters that must have pieces; the others are unknown.
-      exact_size: whether fewer pieces than ``size``, for want of text, are an error.
+      exact_size: whether it is an error that the text gives fewer pieces than ``size``.
 
     Returns:
-      The model, serialized: what belongs in a ``.model`` file.
+      The serialized model: the contents of a ``.model`` file.
 
     Raises:
-      ValueError: an argument is out of range, there is no text, or the text does not support so many (or so few) pieces.
+      ValueError: an argument is out of range, there is no text, or the text does not support this number of pieces.
     """
     import sentencepiece
 
@@ -183,7 +183,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains and writes a model; returns the exit code.
 
     Raises:
-      ValueError: arguments that do not go together, rows that cannot be used, or a size that the text does not support.
+      ValueError: arguments that exclude each other, rows that cannot be used, or a size that the text does not support.
     """
     import sentencepiece
     from etils import epath

@@ -251,7 +251,7 @@ def _macro_problems(scan: _Scan) -> list[str]:
     for name, places in scan.referenced.items():
         if name not in scan.defined:
             near = _nearest(name, set(scan.defined) - set(scan.referenced))
-            problems.append(f"{name} is wanted by {places[0]} and nothing sets it{near}; {_how_to_give(name)}")
+            problems.append(f"{name} is used by {places[0]} and nothing sets it{near}; {_how_to_give(name)}")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
     return problems

@@ -223,7 +223,7 @@ def _written(name: str, value: Any) -> str:
 
 
 class _Literal(gin.config_parser.ParserDelegate):  # type: ignore[attr-defined,misc]
-    """Refuses references: a literal is wanted."""
+    """Refuses references: only literals are accepted."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
         raise ValueError("a reference")

@@ -62,7 +62,7 @@ class Evaluator:
         if split not in self.task.splits:
             raise ValueError(
                 f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
-                "(a training run without a test split wants TEST_SPLIT=None)"
+                "(a training run without a test split needs TEST_SPLIT=None)"
             )
         dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
         if max_examples is not None:

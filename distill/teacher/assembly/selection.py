@@ -96,7 +96,7 @@ def number_of_words(text: str) -> int:
 def leak(
     rationale: str, label: str | None, *, marker: str = "", hint_words: Sequence[str] = (), told: bool = False
 ) -> str | None:
-    """How a rationale gives the answer away instead of explaining it, or None.
+    """The way in which a rationale gives the answer away, or None.
 
     Args:
       rationale: the reasoning.
