@@ -8,7 +8,7 @@ SINGLE_MARKER = "So the answer is"
 
 
 class Vocabulary(Protocol):
-    """The interface of vocabularies, for encoding and decoding: SeqIO's, or one of :mod:`distill.tasks.plain_vocabularies`."""
+    """The interface of vocabularies, SeqIO's or those of :mod:`distill.tasks.plain_vocabularies`."""
 
     @property
     def eos_id(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints, both ways, against ``transformers`` itself; and files that lie."""
+"""Hugging Face checkpoints, both ways, against ``transformers`` itself; and damaged or hostile files."""
 
 import dataclasses
 import json
@@ -481,7 +481,7 @@ def test_configurations_with_no_counterpart(config, model_type, message):
         config_to_hf(T5Config(100, 8, 2, 4, 8, 1, 1, **config), model_type)
 
 
-# Files that lie.
+# Damaged or hostile files
 
 
 def header(tensors, data: bytes = b"") -> bytes:

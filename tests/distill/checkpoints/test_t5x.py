@@ -1,4 +1,4 @@
-"""T5X's checkpoints without T5X: files written here by TensorStore, msgpack and Orbax; and files that lie."""
+"""T5X's checkpoints without T5X: files written here by TensorStore, msgpack and Orbax; and damaged or hostile files."""
 
 import dataclasses
 import json
@@ -276,7 +276,7 @@ def test_what_cannot_be_saved(tmp_path):
         t5x_checkpoints.save(params, PLAIN, tmp_path, 0)
 
 
-# Files that lie
+# Damaged or hostile files
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_differences_are_of_values():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A student trained by the command in a folder of its own, by relative paths, with a SentencePiece vocabulary."""
+    """A student trained by the command in a separate folder, by relative paths, with a SentencePiece vocabulary."""
     folder = tmp_path_factory.mktemp("home")
     write_rows(folder / "train.jsonl", 40)
     write_rows(folder / "test.jsonl", 8, start=40)
@@ -261,7 +261,7 @@ def test_a_directory_on_a_read_only_file_system(trained, tmp_path):
     model_dir = trained / "runs" / "a"
     mount = f"mount --bind {model_dir} {model_dir} && mount -o remount,ro,bind {model_dir}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts of its own")
+        pytest.skip("this machine does not allow mounts")
     (tmp_path / "x.jsonl").write_text('{"question": "2 and 3?"}\n')
     infer = f"infer --model_dir={model_dir} --input={tmp_path}/x.jsonl --output={tmp_path}/y.jsonl"
     score = f"eval --model_dir={model_dir}"

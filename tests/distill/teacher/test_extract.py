@@ -41,7 +41,7 @@ def say(why, team):
 
 
 def recorded(path, *rows, **changes):
-    """A teacher that says what it is told to: ``(id, [replies])`` or whole rows."""
+    """A teacher with given replies: ``(id, [replies])`` or whole rows."""
     with path.open("w") as file:
         for row in rows:
             row = row if isinstance(row, dict) else {"id": row[0], "replies": row[1]}
