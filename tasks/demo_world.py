@@ -122,7 +122,7 @@ class World:
         empty = [kind for kind, found in pairs.items() if not found]
         if empty:
             raise ValueError(
-                f"no two verbs hold together for {', '.join(empty)} only, so nothing can be asked about it"
+                f"no two verbs hold together for {', '.join(empty)} only, so no question about it is possible"
             )
         object.__setattr__(self, "pairs", {kind: tuple(found) for kind, found in pairs.items()})
 

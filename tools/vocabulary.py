@@ -128,7 +128,7 @@ def train(
         raise ValueError(_why(str(error), size, model_type)) from error
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
     if exact_size and trained != size:
-        raise ValueError(f"the text gives {trained} pieces, not {size}; ask for {trained}, or leave exact_size off")
+        raise ValueError(f"the text gives {trained} pieces, not {size}; set size to {trained}, or leave exact_size off")
     return model.getvalue()
 
 
@@ -139,7 +139,7 @@ def _why(message: str, size: int, model_type: str) -> str:
     if "required_chars" in message or "smaller than" in message:
         needed = re.search(r"(\d+) vs (\d+)", message)
         hint = f": its characters alone need {needed[2]}" if needed else ""
-        return f"size {size} is too small for the text{hint}; ask for more or lower character_coverage"
+        return f"size {size} is too small for the text{hint}; raise it, or lower character_coverage"
     return f"SentencePiece could not train a {model_type} model of size {size}: {message}"
 
 

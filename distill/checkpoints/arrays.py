@@ -132,7 +132,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
         raise ValueError(f"{where} cannot be opened: {error}") from error
     info = TensorInfo(check_shape(shape, where), check_dtype(name, where))
     if expected is not None and info != expected:
-        raise ValueError(f"{where}: the index says {_told(expected)}, but the array is {_told(info)}")
+        raise ValueError(f"{where}: the index gives {_told(expected)}, but the array is {_told(info)}")
 
     def load(index: Any) -> np.ndarray:
         try:

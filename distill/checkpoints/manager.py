@@ -396,7 +396,7 @@ def check_step(folder: epath.Path, verify: bool = True) -> None:
 
     Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
     Orbax committed them whole, so that a kill cannot have truncated them; their JSON and their list of arrays are checked,
-    and a warning says that the arrays are not.
+    and a warning reports that the arrays are not.
 
     Args:
       folder: of the step, in ``checkpoints`` or ``best``.

@@ -16,8 +16,8 @@ from orbax.checkpoint import type_handlers
 
 from distill.checkpoints import arrays, digests
 
-# The database that takes a chunk holds several copies of it for a while: as it is, compressed, in the file to be. Not less:
-# what is below 32 MiB, glibc's malloc keeps when it is freed.
+# The database that takes a chunk holds several copies of it for a while: plain, compressed, and in the file buffer. Not
+# smaller: glibc's malloc does not return freed blocks below 32 MiB.
 CHUNK_BYTES = 40 * 2**20
 
 

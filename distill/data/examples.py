@@ -65,7 +65,7 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
 def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
     """Checks that a task with a label and a rationale an example gets both; reads the examples.
 
-    A warning says how many examples lack one of the two.
+    A warning counts the examples that lack one of the two.
 
     Args:
       task: registered; of another kind, nothing is checked.

@@ -110,7 +110,7 @@ class Answers:
         record = _read(self.record_path)
         if self.path.stat().st_size < record.bytes:
             raise ValueError(
-                f"{self.path} is shorter than {self.record_path.name} says ({self.path.stat().st_size} of {record.bytes} "
+                f"{self.path} is shorter than {self.record_path.name} states ({self.path.stat().st_size} of {record.bytes} "
                 "bytes); give --overwrite to answer all rows again"
             )
         return record

@@ -123,7 +123,7 @@ class WeightsFolder:
             held = set(self._files[file].keys())
             absent = [name for name, where in weight_map.items() if where == file and name not in held]
             if absent:
-                raise ValueError(f"{index} says that {file} holds {', '.join(absent)}; it does not")
+                raise ValueError(f"{index} lists {', '.join(absent)} in {file}, which does not hold it")
         self.tensors = {name: self._info(file, name) for name, file in weight_map.items()}
 
     def _why_nothing(self) -> str:

@@ -18,7 +18,7 @@ from distill.teacher.prompts.prompt import Prompt
 
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
-NOT_ASKED = Failure("not asked")
+NOT_ASKED = Failure("not sent")
 
 
 class Assembly:

@@ -404,7 +404,7 @@ def test_an_array_that_is_not_what_the_index_says(native, tmp_path):
     shutil.copytree(native, folder)
     described = folder / "target.token_embedder.embedding" / ".zarray"
     for changes, told in (
-        ({"shape": [40, 8]}, "the index says float32 .20, 8., but the array is float32 .40, 8."),
+        ({"shape": [40, 8]}, "the index gives float32 .20, 8., but the array is float32 .40, 8."),
         ({"dtype": "<i4"}, "but the array is int32"),
         ({"shape": [2**60, 2**60]}, "cannot be opened|elements"),
         ({"chunks": [0, 0]}, "cannot be opened"),

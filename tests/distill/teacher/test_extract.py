@@ -385,7 +385,7 @@ def test_a_stopped_job_can_write_what_it_has(tmp_path):
     with serving(five) as stub:
         report = run(tmp_path, RECORDS, server(stub, concurrency=1), accept_partial=True)
     assert "key" in report.stopped and report.explained == 5 and report.written == 10
-    assert report.failures == {"not asked": 5}
+    assert report.failures == {"not sent": 5}
     assert "stopped early" in str(report)
 
 
