@@ -40,7 +40,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--layout", default="t5", choices=T5X_NETWORKS, help="with t5x: the names and shapes to use; default: t5"
     )
     command.add_argument("--step", type=int, help="step of the checkpoint written; default: the source's, or 0")
-    command.add_argument("--model_type", choices=("t5", "mt5", "umt5"), help="with hf; default: the one that fits")
+    command.add_argument(
+        "--model_type",
+        choices=("t5", "mt5", "umt5"),
+        help="with hf: the model type to write; default: the one that fits the network",
+    )
     command.add_argument("--vocabulary", help="with hf, to write its tokenizer: t5, mt5, bytes or a .model file")
     command.add_argument(
         "--set",

@@ -80,7 +80,7 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
-    """The checkpoint at ``path``, whatever its format; its files are open inside of ``with``.
+    """The checkpoint at ``path``, of any format; its files are open inside of ``with``.
 
     Args:
       path: local, ``gs://`` or the name of a model on the Hugging Face hub, also as ``name@revision``.
