@@ -61,7 +61,7 @@ class Lock:
         self.path, self._lease = path, lease
 
     def check(self) -> None:
-        """Raises :class:`LockLost` if the lock is no longer this process's; call it before overwriting what it guards."""
+        """Raises :class:`LockLost` if the lock is no longer this process's; call it before overwriting guarded files."""
         if self._lease is not None and self._lease.lost:
             raise LockLost(
                 f"the lock {self.path} was lost ({self._lease.lost}): another process may be writing here; this one stops"
@@ -88,8 +88,8 @@ def held(path: epath.PathLike, what: str, remedy: str = "") -> Iterator[Lock]:
 
     Args:
       path: the lock file; its folder is made.
-      what: what is locked, for the message.
-      remedy: what to do instead of waiting, for the message, such as ``choose another MODEL_DIR``.
+      what: the locked thing, for the message.
+      remedy: an alternative to waiting, for the message, such as ``choose another MODEL_DIR``.
 
     Raises:
       Locked: another process holds it; names the host, the process and since when.

@@ -37,7 +37,7 @@ FIELDS = (
     "choices",
     "weight",
 )
-"""What a row may hold. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
+"""The fields of a record. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
 ``solution`` is a rationale and the gold label in one text."""
 
 Files = epath.PathLike | Sequence[epath.PathLike]

@@ -24,8 +24,8 @@ RATIONALE_PREFIX = "[rationale] "
 
 PASSED_THROUGH = ("targets_task_ids", "targets_weights")
 
-_SETTINGS: dict[str, dict[str, Any]] = {}  # what each task registered here was registered with
-_PROMPTS: dict[str, str] = {}  # what the targets of each task registered here begin with
+_SETTINGS: dict[str, dict[str, Any]] = {}  # the settings of each task registered here
+_PROMPTS: dict[str, str] = {}  # the prefix of the targets of each task registered here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _target(example: Any, marker: str | None) -> metrics.Answer:
     choices = example.get("choices", ())
     choices = choices.numpy() if hasattr(choices, "numpy") else choices
     label = _text(example["label"])
-    if not label:  # no gold answer: the teacher's, which is what was learned
+    if not label:  # no gold answer: the teacher's, which was learned
         text = _text(example["targets_pretokenized"])
         label = preprocessors.answer_of(text, marker) if marker else text
     return metrics.Answer(label, tuple(_text(choice) for choice in choices))

@@ -57,7 +57,7 @@ class Imports:
     """The imports of one gin file, which its names begin with.
 
     Attributes:
-      dynamic: whether names are resolved through these imports; without, gin only knows what has been registered.
+      dynamic: whether names are resolved through these imports; without, gin only knows registered names.
       modules: bound name → (module, whether only its first part is bound, as by ``import distill.training.train``).
     """
 

@@ -66,7 +66,7 @@ class Source:
     config: T5Config
 
     def found(self) -> str:
-        """What it is, in a line."""
+        """A description in one line."""
         config, step = self.config, self.checkpoint.step
         parameters = sum(math.prod(shape) for shape in flat_shapes(config).values())
         layers = f"{config.num_encoder_layers} + {config.num_decoder_layers} layers"

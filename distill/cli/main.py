@@ -49,7 +49,7 @@ class _Interrupted(BaseException):
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does, by an exception, so that what it was doing is cleaned up."""
+    """SIGTERM ends a command as SIGINT does, by an exception, so that clean-up code runs."""
 
     def interrupt(number: int, frame: object) -> None:
         raise _Interrupted(signal.Signals(number).name)

@@ -68,9 +68,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
 
     def add(name: str, help: str, configured: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
-        command.add_argument(
-            "-v", "--verbose", action="store_true", help="log what the libraries log, and show tracebacks"
-        )
+        command.add_argument("-v", "--verbose", action="store_true", help="show the logs of libraries, and tracebacks")
         command.add_argument("-q", "--quiet", action="store_true", help="print results and errors only, no progress")
         if configured:
             command.add_argument(
@@ -151,7 +149,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     )
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
     infer.add_argument("--overwrite", action="store_true", help="answer all rows again and replace the output")
-    evaluate.add_argument("--split", default="test", help="which split to score; default: test")
+    evaluate.add_argument("--split", default="test", help="the split to score; default: test")
     evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
     data = add("data", "report on a data set: rows, failed parses, agreement, lengths")
     data.add_argument(

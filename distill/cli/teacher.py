@@ -164,7 +164,7 @@ def run_extract(
     The others are as in :class:`ExtractConfig`, :class:`ServerConfig` and :class:`Rules`.
 
     Returns:
-      An exit code: 0; ``STOPPED``; or ``MISTAKE`` where no reply can be used or the server rejects the settings.
+      An exit code: 0; ``STOPPED``; or ``MISTAKE`` if no reply can be used or the server rejects the settings.
 
     Raises:
       ValueError: wrong arguments or files.

@@ -169,7 +169,7 @@ class BatchStream:
         return every[every[:, 0] > 0, 0], every[:, 1]
 
     def position(self) -> dict[str, Any]:
-        """JSON-ready position: what the batches handed out so far have consumed."""
+        """JSON-ready position: the examples consumed by the batches so far."""
         return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position), "data": self._fingerprints}
 
     @functools.cached_property

@@ -99,7 +99,7 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
 
 
 def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
-    """A hash of what a data position counts in; the same for a cache of the task and for its source.
+    """A hash of the examples that a data position counts; the same for a cache of the task and for its source.
 
     Covers the number, order and token lengths of the examples in the first epoch, and every field of every row of
     sources that hold records; of other sources (TFDS) no content.

@@ -33,7 +33,7 @@ def begin(
     Args:
       directory: the model directory.
       text: the resolved configuration.
-      before: the bindings of ``config.gin``, None where there is none.
+      before: the bindings of ``config.gin``, None if there is no such file.
       after: the bindings of ``text``.
       student: for ``student.json``; None writes none.
       vocabulary_model: the contents of ``vocabulary.model``; None for bytes.

@@ -77,7 +77,7 @@ def from_json(text: str | bytes, where: str = FILE) -> Student:
     """The inverse of :meth:`Student.to_json`.
 
     Raises:
-      ValueError: not such a file; names the key, what it holds and what was expected.
+      ValueError: not such a file; names the key, its value and the expected one.
     """
     try:
         raw = json.loads(text)

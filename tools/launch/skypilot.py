@@ -88,7 +88,7 @@ class Skypilot:
         return {name: value for name, value in task.items() if value}
 
     def _run(self, job: Job) -> str:
-        """What each machine runs. It ends without ``exit``: SkyPilot appends lines that wait for uploads."""
+        """The script of each machine. It ends without ``exit``: SkyPilot appends lines that wait for uploads."""
         command = quoting.words(job.command(*(job.multiprocess() if self.is_tpu else [])))
         if self.num_nodes > 1:
             head = '"$(echo "$SKYPILOT_NODE_IPS" | head -n 1)'

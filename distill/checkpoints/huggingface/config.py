@@ -120,7 +120,7 @@ def config_to_hf(config: T5Config, model_type: str | None = None) -> dict[str, A
     """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`.
 
     Args:
-      config: what to describe.
+      config: the configuration to describe.
       model_type: ``t5``, ``mt5`` or ``umt5``; by default ``umt5`` for a bias in every layer and ``t5`` otherwise. (mT5 is
         T5 1.1 with another vocabulary; the name only matters to code that reads it.)
 

@@ -54,7 +54,7 @@ class WeightsFolder:
 
     Attributes:
       folder: where the files are.
-      tensors: what is in them, by name.
+      tensors: their tensors, by name.
     """
 
     def __init__(self, folder: pathlib.Path):

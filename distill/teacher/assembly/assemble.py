@@ -26,7 +26,7 @@ class Assembly:
 
     Args:
       prompt: the prompt.
-      rules: what is kept.
+      rules: the selection rules.
       answer: how answers are compared.
       as_json: teacher → whether its replies are JSON.
       labels: the possible labels, or empty; see :func:`distill.teacher.prompts.labels.known_labels`.

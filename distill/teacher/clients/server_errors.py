@@ -112,7 +112,7 @@ class ErrorTranslator:
         """The exception to raise instead of ``error``.
 
         Args:
-          error: what the client raised.
+          error: the exception that the client raised.
           request: the request that failed.
           body: the JSON body that was sent.
 
