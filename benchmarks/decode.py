@@ -1,12 +1,12 @@
 """Our decoding against `generate` of transformers' PyTorch T5, on the same CPU, in one process: labels and rationales.
 
-Our side is the code of `distill infer`: `distill.inference.evaluate.Decoder`, which sorts inputs by length and pads a
-batch to a
-bucket. The other side gets the same batches, padded to their longest row, which is less padding. Both have the same
-random float32 parameters (T5 1.1 Small's dims by default), exported by `distill.interop`. The student never generates
-EOS, so both sides decode exactly the requested number of tokens in every row. A case is timed only after both sides
-have decoded equal tokens for its rows. The sides alternate, and the ratio is computed per round. Compilation is
-reported separately. Our side also returns each answer's log-probability; the other side does not compute it.
+Our side is the code of `distill infer`: `distill.inference.decoder.Decoder`, which sorts inputs by length and pads a
+batch to a bucket. The other side gets the same batches, padded to their longest row, which is less padding. Both have
+the same random float32 parameters (T5 1.1 Small's dims by default), exported by `distill.checkpoints`. The student
+never generates EOS, so both sides decode exactly the requested number of tokens in every row. A case is timed only
+after both sides have decoded equal tokens for its rows. The sides alternate, and the ratio is computed per round.
+Compilation is reported separately. Our side also returns each answer's log-probability; the other side does not compute
+it.
 
     python -m benchmarks.decode [--threads=1,2] [--batch_sizes=1,8,32] [--rounds=5] [--json] [--plot=FILE.png]
 """

@@ -6,8 +6,7 @@ targets. Both are packed. For each data set and form, the window lengths are the
 operations per example.
 
     python -m benchmarks.encoder_pass [--data_dir=DIR --vocabulary=t5.model] [--parts=tpu,cpu]
-    [--output=encoder_pass.jsonl]
-        [--plot=FILE.png]
+        [--output=encoder_pass.jsonl] [--plot=FILE.png]
 
 Lengths are those of the rows in DIR if it holds the set; otherwise they are drawn with the means and deviations below.
 Finished compilations are lines of the output file and are not repeated.

@@ -5,8 +5,9 @@ bound to one core. A row counts once: both of its sequences are delivered.
 
   cache        random access to the ArrayRecord shards of `distill cache`
   memory       the same batches without a cache: read once through SeqIO, then held in memory
-  seqio        seqio.get_dataset on a mixture of both tasks with EncDecFeatureConverter(pack=True), tokenising on the
-  fly seqio_cache  the same from tokens in TFRecords (seqio.TFExampleDataSource), as SeqIO reads its own cached tasks
+  seqio        seqio.get_dataset on a mixture of both tasks with EncDecFeatureConverter(pack=True), tokenising
+               each row when it is read
+  seqio_cache  the same from tokens in TFRecords (seqio.TFExampleDataSource), as SeqIO reads its own cached tasks
 
     python -m benchmarks.input_pipeline --data_dir=DIR --vocabulary=t5.model [--windows=64] [--seconds=4] [--rounds=3]
     python -m benchmarks.input_pipeline                 made-up rows of CommonsenseQA's lengths, no files needed

@@ -5,7 +5,7 @@ number of tokens. It is exported by ``distill.inference.export``. All sides get 
 and their answers are compared before anything is timed. The sides alternate; medians are reported.
 
     python -m benchmarks.serve_latency [--threads=1] [--batch_size=8] [--inputs=64] [--targets=8] [--rounds=5]
-    [--layers=8]
+        [--layers=8]
 """
 
 import argparse

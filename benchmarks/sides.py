@@ -25,7 +25,7 @@ def use_threads(threads: int) -> None:
     """
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(cores):
-        raise ValueError(f"--threads must lie in [1, {len(cores)}], the cores of this process; got {threads}")
+        raise ValueError(f"--threads must be in [1, {len(cores)}], the cores of this process; got {threads}")
     if threads == 1:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["OMP_NUM_THREADS"] = str(threads)

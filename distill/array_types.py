@@ -1,4 +1,4 @@
-"""The array types of annotations: what a function that is called outside of ``jax.jit`` accepts."""
+"""The array types of annotations: the arrays that a function called outside of ``jax.jit`` accepts."""
 
 import jax
 import numpy as np

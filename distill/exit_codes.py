@@ -2,18 +2,18 @@
 
 DONE = 0
 BUG = 1
-"""An error that the program does not foresee; Python prints its traceback."""
+"""An unexpected error; Python prints its traceback."""
 MISTAKE = 2
-"""Something in the command, the configuration or the data that its user can put right."""
+"""A mistake in the command, the configuration or the data, which the user can correct."""
 NO_ROOM = 3
 """``distill precompile``: a step does not fit into the device's memory."""
 SOME_FAILED = 4
 """``distill sweep`` and ``demo``: at least one run failed; the others were trained."""
 MACHINE = 74
-"""EX_IOERR: the machine's fault, not the command's: a full disk, no permission, no network, no memory."""
+"""EX_IOERR: an error of the machine, not of the command: a full disk, no permission, no network, no memory."""
 STOPPED = 75
-"""EX_TEMPFAIL: stopped before its end, everything kept; the same command goes on."""
+"""EX_TEMPFAIL: stopped early, all progress saved; the same command continues."""
 
 
 class Stopped(Exception):
-    """A signal ended a run, everything kept; the text is the signal's name."""
+    """A signal ended a run, all progress saved; the text is the signal's name."""

@@ -2,9 +2,9 @@
 
 On file systems the lock is filelock's :class:`filelock.SoftFileLease`: a file that names host, process and the process's
 start, and that the holder touches at intervals. A dead process of this machine is recognised by its number and start
-time; the lock of another machine expires when nobody has touched it for ``LEASE`` seconds of the waiting process's own
-clock, so clocks need not agree. Object stores have no exclusive creation through epath, so there the holder writes a
-record, waits, and holds the lock if the record is still its own.
+time; the lock of another machine expires when it was not touched for ``LEASE`` seconds of the waiting process's own
+clock, so the machines' clocks need not agree. Object stores have no exclusive creation through epath, so there the
+holder writes a record, waits, and holds the lock if the record is still its own.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class LockLost(OSError):
 
 
 class _Lease(Protocol):
-    """A lock with signs of life. ``lost`` says what became of it, or is None."""
+    """A lock with signs of life. ``lost`` is the reason why it was lost, or None."""
 
     lost: str | None
 
@@ -61,7 +61,7 @@ class Lock:
         self.path, self._lease = path, lease
 
     def check(self) -> None:
-        """Raises :class:`LockLost` if the lock is no longer this process's; call it before overwriting what it guards."""
+        """Raises :class:`LockLost` if the lock is no longer this process's; call it before overwriting guarded files."""
         if self._lease is not None and self._lease.lost:
             raise LockLost(
                 f"the lock {self.path} was lost ({self._lease.lost}): another process may be writing here; this one stops"
@@ -88,8 +88,8 @@ def held(path: epath.PathLike, what: str, remedy: str = "") -> Iterator[Lock]:
 
     Args:
       path: the lock file; its folder is made.
-      what: what is locked, for the message.
-      remedy: what to do instead of waiting, for the message, such as ``choose another MODEL_DIR``.
+      what: the locked thing, for the message.
+      remedy: an alternative to waiting, for the message, such as ``choose another MODEL_DIR``.
 
     Raises:
       Locked: another process holds it; names the host, the process and since when.
@@ -106,7 +106,7 @@ def held(path: epath.PathLike, what: str, remedy: str = "") -> Iterator[Lock]:
 
 @contextlib.contextmanager
 def held_together(path: epath.PathLike, what: str, remedy: str = "") -> Iterator[Lock]:
-    """:func:`held` by process 0 of a multi-process JAX run for all of them; each raises :class:`Locked` where it cannot."""
+    """:func:`held` by process 0 of a multi-process JAX run for all of them; each raises :class:`Locked` if it cannot."""
     import jax
 
     if jax.process_count() == 1:
@@ -162,7 +162,7 @@ def _refusal(owner: dict[str, Any], what: str, remedy: str) -> str:
 
 
 def _machine() -> str:
-    """Where process numbers mean the same as here: one start of a machine, and one PID namespace."""
+    """Identifies the scope in which process numbers are unique: one boot of a machine, and one PID namespace."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -171,7 +171,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine was started, in the kernel's ticks; None where that cannot be told."""
+    """When a process of this machine was started, in the kernel's ticks; None if that is unknown."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None
@@ -189,7 +189,7 @@ def _me() -> dict[str, Any]:
 
 
 def _record(path: epath.Path) -> dict[str, Any]:
-    """A JSON object; nothing where there is no file, or one that is no such object."""
+    """A JSON object; empty if there is no file, or if it holds no object."""
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
     except (FileNotFoundError, ValueError):
@@ -198,7 +198,7 @@ def _record(path: epath.Path) -> dict[str, Any]:
 
 
 class _FileLease:
-    """On file systems. A second file, ``<lock>.owner``, says in JSON who holds it and since when."""
+    """On file systems. A second file, ``<lock>.owner``, records in JSON who holds it and since when."""
 
     def __init__(self, path: epath.Path):
         self._path = Path(os.fspath(path))
@@ -237,7 +237,7 @@ class _FileLease:
 
     def owner(self) -> dict[str, Any]:
         found, pid = _record(epath.Path(self._owner)), self._lease.pid
-        if pid is not None and found.get("pid") != pid:  # left behind by an earlier holder
+        if pid is not None and found.get("pid") != pid:  # written by an earlier holder
             return {"pid": pid}
         return found
 
@@ -282,7 +282,7 @@ class _ObjectLease:
 
     def _live(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            with contextlib.suppress(Exception):  # a store that is away for a moment; the next beat tries again
+            with contextlib.suppress(Exception):  # a store that is briefly unavailable; the next beat tries again
                 if _record(self._path).get("token", self._token) != self._token:
                     self.lost = "another process wrote its own"
                     return
@@ -291,7 +291,7 @@ class _ObjectLease:
 
     def release(self) -> None:
         self._stop.set()
-        self._thread.join()  # a write after the removal would bring the lock back
+        self._thread.join()  # a write after the removal would recreate the lock
         if _record(self._path).get("token") == self._token:
             self._path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What a command prints while it works: lines that also a pipe gets, at once and at intervals."""
+"""Progress output of a command: lines at once and at intervals, also in a pipe."""
 
 import contextlib
 import threading

@@ -53,7 +53,7 @@ def main() -> None:
     made = record_replies(folder, options.rows)
     replies = options.replies or made
 
-    # What the parser makes of the replies, before anything is trained.
+    # The parsed replies, before anything is trained.
     records = distill.read(replies, fields=FIELDS, parser=options.parser)
     print(f"{len(records)} replies, {sum(record.llm_label is not None for record in records)} with an answer")
     if options.replies is None:

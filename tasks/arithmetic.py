@@ -11,7 +11,7 @@ MAX_LENGTH = 256
 _MAX_EXPONENT = 64
 _MAX_BITS = 4096  # of a numerator or denominator, on the way or at the end
 
-# Everything Python's arithmetic needs and nothing else: no names, commas, comparisons or keywords get to the parser.
+# Everything Python's arithmetic needs and nothing else: no names, commas, comparisons or keywords reach the parser.
 _ALLOWED = re.compile(r"[0-9.+\-*/%() \t\n]|(?<=[0-9.])[eE](?=[0-9+\-])")
 _JUNCTIONS = re.compile(r"(?<=[ )])(?:and|or)(?=[ (])")
 
@@ -66,8 +66,8 @@ def evaluate(expression: str | None, *, junctions: bool = False) -> Fraction | N
     """The exact value of ``+ - * / // % **``, parentheses and decimal numbers; None if it has none.
 
     Has no value: text longer than :data:`MAX_LENGTH`, powers beyond 64 and numbers beyond 4,096 bits, division by zero, and
-    whatever is not arithmetic (words, unknowns, tuples, comparisons, calls). Python's grammar applies, as in the paper's
-    metric, except that nothing is executed.
+    everything that is not arithmetic (words, unknowns, tuples, comparisons, calls). Python's grammar applies, as in the
+    paper's metric, except that nothing is executed.
 
     Args:
       expression: the text.
@@ -91,7 +91,7 @@ def evaluate(expression: str | None, *, junctions: bool = False) -> Fraction | N
 
 
 def same_value(a: str | None, b: str | None, *, junctions: bool = False) -> bool:
-    """Whether both have a value and it is the same (to nine digits, for the sake of rounded decimals)."""
+    """Whether both have a value and it is the same (to nine digits, to accept rounded decimals)."""
     first, second = evaluate(a, junctions=junctions), evaluate(b, junctions=junctions)
     if first is None or second is None:
         return False

@@ -1,6 +1,6 @@
 """CommonsenseQA (Talmor et al. 2019) in its CoS-E edition v1.11 (Rajani et al. 2019), as the paper uses it.
 
-Five choices a question; the paper's test split is the set's own validation split.
+Five choices per question; the paper's test split is the set's own validation split.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one data set is: where its rows come from and how its answers are compared. Nothing is read here."""
+"""The declaration of a data set: the source of its rows, and how its answers are compared. Nothing is read here."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class EmptySplitError(records.SourceError):
-    """The training rows cannot be cut so that both sides have one."""
+    """The training rows cannot be split so that training and validation each have a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Dataset:
     """A data set, declared.
 
     Attributes:
-      name: what its tasks' names begin with.
+      name: prefix of its tasks' names.
       source: yields its rows; see :class:`distill.tasks.records.Source`. A bare function ``split -> Iterator[Record]``
         will do.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
@@ -128,7 +128,7 @@ class Dataset:
 
 
 class _Passed:
-    """Passes a source's problems on, as its rows are yielded.
+    """Forwards a source's problems as its rows are yielded.
 
     Args:
       raw: the source's report.

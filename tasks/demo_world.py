@@ -3,13 +3,13 @@
     what can hatch and dive ? oboes larks awls yews  →  larks
     birds include larks . trees include yews . tools include awls . instruments include oboes . birds can hatch and dive .
 
-Twelve kinds of things, thirty verbs that hold for one to three kinds each, and twenty-four nouns a kind. The two verbs of
+Twelve kinds of things, thirty verbs that hold for one to three kinds each, and twenty-four nouns per kind. The two verbs of
 a question have one kind in common, and one of the nouns listed is of that kind; up to two others can do one of the two.
 
-Half of each kind's nouns are *familiar*: :func:`pretraining` makes a corpus about them, with which a student can be
-brought to read, choose and explain, much as T5's students begin with what T5 has read. The other half are *new*: they are
-in no text but the questions, so what kind they are has to be learned from the answers, or from the teacher's reasons,
-which say so. Nothing here is read from a file or depends on anything but the seed.
+Half of each kind's nouns are *familiar*: :func:`pretraining` generates a corpus about them, on which a student learns to
+read, choose and explain, as T5's students start from T5's pretraining. The other half are *new*: they are only in the
+questions, so their kinds have to be learned from the answers, or from the teacher's reasons, which name the kinds. Nothing
+here is read from a file; everything depends on the seed only.
 """
 
 import dataclasses
@@ -92,8 +92,8 @@ class World:
     """The facts of the world.
 
     Attributes:
-      familiar: kind → the nouns that a pretraining corpus may speak of.
-      new: kind → the nouns that only questions speak of; same kinds, same order.
+      familiar: kind → the nouns of the pretraining corpus.
+      new: kind → the nouns that are only in questions; same kinds, same order.
       can: verb → the kinds for which it holds.
       pairs: kind → pairs of verbs that hold together for this kind only.
     """
@@ -123,7 +123,7 @@ class World:
         empty = [kind for kind, found in pairs.items() if not found]
         if empty:
             raise ValueError(
-                f"no two verbs hold together for {', '.join(empty)} only, so nothing can be asked about it"
+                f"no two verbs hold together for {', '.join(empty)} only, so no question about it is possible"
             )
         object.__setattr__(self, "pairs", {kind: tuple(found) for kind, found in pairs.items()})
 
@@ -208,11 +208,10 @@ class Questions:
     """A source of questions about the new nouns, all different, with the teacher's answers and reasons.
 
     Args:
-      seed: other questions for another seed.
-      train_rows, validation_rows, test_rows: how many. Evaluation rows do not depend on ``train_rows``, and fewer training
-        rows are the first of more.
-      shuffled_rationales: gives every training row another row's reasons: true sentences, beside the question. What
-        reasons then still teach is not how to answer *this* question.
+      seed: seed of the questions.
+      train_rows, validation_rows, test_rows: numbers of rows. Evaluation rows do not depend on ``train_rows``. A
+        smaller training set is the beginning of a larger one.
+      shuffled_rationales: gives every training row another row's reasons: true sentences about other questions.
 
     Raises:
       ValueError: no rows, or a negative number.
@@ -276,13 +275,13 @@ class Questions:
 
 
 class Pretraining:
-    """A source of short texts about the familiar nouns, each an input and what belongs there.
+    """A source of short texts about the familiar nouns, each an input and its answer.
 
-    A word left out of a fact; choosing by kind, by one verb, by two; and saying what kind one or two nouns are.
+    The forms: a word omitted from a fact; a choice by kind, by one verb or by two; the kind of one or two nouns.
 
     Args:
-      seed: other texts for another seed.
-      train_rows, validation_rows: how many.
+      seed: seed of the texts.
+      train_rows, validation_rows: numbers of rows.
     """
 
     splits: tuple[str, ...] = ("train", "validation")

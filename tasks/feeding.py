@@ -50,14 +50,14 @@ def rows(dataset: Dataset, split: str, selection: Selection, report: Report | No
 
 
 class RecordDataSource(seqio.FunctionDataSource):
-    """A SeqIO data source that reads nothing until it is asked for a split, and then keeps small splits in memory.
+    """A SeqIO data source that reads a split on demand and keeps small splits in memory.
 
     Rows held in memory become tensors of a ``tf.data`` graph, so their iterators can be saved and restored; larger splits
     come from a Python generator.
 
     Args:
-      dataset: where rows come from.
-      selection: which answers and rationales they carry.
+      dataset: the source of the rows.
+      selection: which answers and rationales they have.
     """
 
     def __init__(self, dataset: Dataset, selection: Selection | None = None):
@@ -79,27 +79,27 @@ class RecordDataSource(seqio.FunctionDataSource):
         return f"RecordDataSource({self.dataset.name!r}, splits={self.splits})"
 
     def report(self, split: str) -> Report:
-        """What was found wrong with the split's rows; reads them if that has not happened."""
+        """The problems of the split's rows; reads the rows if necessary."""
         self._load(split)
         return self._reports[split]
 
     def num_input_examples(self, split: str) -> int:
-        """Rows in the split (after subsampling); reads them if that has not happened."""
+        """The number of rows in the split (after subsampling); reads them if necessary."""
         self._load(split)
         return self._sizes[split]
 
     def has_several_rationales(self, split: str) -> bool:
-        """Whether any row of the split has more than one rationale; reads them if that has not happened."""
+        """Whether any row of the split has more than one rationale; reads the rows if necessary."""
         self._load(split)
         return self._several[split]
 
     def num_with_rationale(self, split: str) -> int:
-        """Rows of the split that have a rationale to train on; reads them if that has not happened."""
+        """The number of rows of the split with a rationale to train on; reads them if necessary."""
         self._load(split)
         return self._explained[split]
 
     def rows_sha256(self, split: str) -> str:
-        """A hash of the split's rows as they are now; reads them again."""
+        """A hash of the split's present rows; reads them again."""
         digest = hashlib.sha256()
         for row in rows(self.dataset, split, self.selection):
             digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")

@@ -1,6 +1,6 @@
-"""What determines a task's contents, as flat, JSON-ready names and values that two machines can compare.
+"""The settings that determine a task's contents, as flat, JSON-ready names and values that two machines can compare.
 
-Where files lie is no part of it: the same data set may be in another folder elsewhere.
+Paths of files are not included: the same data set may be in another folder on another machine.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ _DEPTH = 16  # objects nested deeper than this refer to themselves, most likely
 
 
 def describe(value: Any, name: str = "") -> dict[str, Any]:
-    """``value`` as dotted names and plain values; what cannot be compared (paths, open files) is left out.
+    """``value`` as dotted names and plain values; values that cannot be compared (paths, open files) are left out.
 
     Args:
-      value: plain values, mappings, sequences, dataclasses, functions (by name, with what they were bound to) and objects
+      value: plain values, mappings, sequences, dataclasses, functions (by name, with their bound arguments) and objects
         of other classes (by class and plain attributes).
-      name: what the names begin with.
+      name: prefix of the names.
 
     >>> describe({"teacher": "palm", "splits": ("train", "test")}, "source")
     {'source.teacher': 'palm', 'source.splits': ['train', 'test']}
@@ -63,7 +63,7 @@ def _joined(attributes: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def of_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
-    """What makes two vocabularies encode alike; reads the vocabulary's file."""
+    """The settings by which two vocabularies encode alike; reads the vocabulary's file."""
     found: dict[str, Any] = {"vocabulary": type(vocabulary).__name__, "vocabulary.size": vocabulary.vocab_size}
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         found["vocabulary.sha256"] = hashlib.sha256(vocabulary.sp_model).hexdigest()
@@ -71,6 +71,6 @@ def of_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The settings that differ: (name, theirs, ours); one that a side lacks is None there."""
+    """The settings that differ: (name, theirs, ours); None marks a setting that one side lacks."""
     names = dict.fromkeys([*theirs, *ours])
     return [(name, theirs.get(name), ours.get(name)) for name in names if theirs.get(name) != ours.get(name)]

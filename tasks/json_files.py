@@ -45,10 +45,10 @@ def open_bytes(path: epath.PathLike, purpose: str) -> Any:
 
     Args:
       path: the file.
-      purpose: what it is read for; for messages.
+      purpose: the use of the file, for messages.
 
     Raises:
-      MissingFileError: naming the path, what it is needed for, and a similar name in the same folder.
+      MissingFileError: naming the path, its use, and a similar name in the same folder.
       SourceError: it is a folder.
     """
     path = epath.Path(path)
@@ -75,7 +75,7 @@ def open_bytes(path: epath.PathLike, purpose: str) -> Any:
 
 
 class _Input:
-    """A file read by blocks or lines, with data that can be put back."""
+    """A file read by blocks or lines, with push-back of data."""
 
     def __init__(self, file: Any, path: epath.PathLike):
         self._file, self._path, self._back = file, path, b""
@@ -128,7 +128,7 @@ class _Input:
             yield b"".join(parts) if size <= MAX_ROW_BYTES else None
 
     def is_array(self) -> bool:
-        """Whether what follows is one array of objects, and not lines of which the first happens to be a list."""
+        """Whether the rest is one array of objects, and not lines of which the first is a list."""
         taken: list[bytes] = []
         size = 0
         while size <= MAX_ROW_BYTES and (data := self.block()):
@@ -193,17 +193,17 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
     """The objects of a JSON-lines file, or of a file that holds one array of objects; either may be compressed by gzip.
 
-    Reads block by block: neither the file nor an array is held in memory. A byte-order mark is passed over. NaN becomes
-    None: pandas writes a missing value so. Texts are as the file has them; halves of surrogate pairs, which cannot be
+    Reads block by block: neither the file nor an array is held in memory. A byte-order mark is skipped. NaN becomes
+    None: pandas writes missing values as NaN. Texts are unchanged; halves of surrogate pairs, which cannot be
     encoded, are found by :func:`distill.tasks.records.check_text`.
 
     Args:
       path: the file, local or remote.
-      purpose: what it is read for; for messages.
-      keep_blank: in JSON lines, yield blank lines as a RowError each instead of passing over them.
+      purpose: the use of the file, for messages.
+      keep_blank: in JSON lines, yield a RowError for each blank line instead of skipping it.
 
     Yields:
-      ``(line, row)``; ``line`` counts from 1 (in an array: elements). What holds no usable object is yielded as a
+      ``(line, row)``; ``line`` counts from 1 (in an array: elements). Data without a usable object is yielded as a
       :class:`~distill.tasks.records.RowError` in place of the row: not UTF-8, not JSON, no object, nested deeper than
       :data:`MAX_DEPTH`, longer than :data:`MAX_ROW_BYTES`, an infinite number, or one of more than :data:`MAX_DIGITS`
       digits.

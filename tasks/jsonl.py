@@ -1,4 +1,4 @@
-"""Anyone's JSON lines: one object a row, with a mapping from what a record needs to what the rows call it.
+"""JSON lines with any field names: one object per row, with a mapping from a record's fields to those of the rows.
 
 Example::
 
@@ -37,7 +37,7 @@ FIELDS = (
     "choices",
     "weight",
 )
-"""What a row may hold. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
+"""The fields of a record. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
 ``solution`` is a rationale and the gold label in one text."""
 
 Files = epath.PathLike | Sequence[epath.PathLike]
@@ -72,16 +72,16 @@ class JsonLines:
 
     Args:
       files: split → a file, a pattern (``"rows-*.jsonl"``), or a list of them, read one after another.
-      fields: what a record needs (:data:`FIELDS`) → the field that holds it. ``question.stem`` is a field of an object in
+      fields: field of a record (:data:`FIELDS`) → field of the rows. ``question.stem`` is a field of an object in
         a field, and ``choices.text`` that of every object in a list. A name with ``{holes}`` is a template:
-        ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item a
-        line). A field that is not named is read from the row field of the same name, if present. ``choices`` may also be as
+        ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item per
+        line). A field without a mapping is read from the row field of the same name, if present. ``choices`` may also be as
         CommonsenseQA and ARC publish them; see :func:`distill.tasks.row_fields.choices_of`. A label that is the letter
         or number of a choice is replaced by the choice's text.
       label_names: the labels' texts where rows hold class numbers.
       parser: with ``reply``, how to read it: one of ``tasks.parsers.NAMES``.
       mode: with ``reply``, ``improved`` or ``strict``.
-      solution_marker: with ``solution``, what separates the rationale from the label, as "####" in GSM8K.
+      solution_marker: with ``solution``, the text between rationale and label, such as "####" in GSM8K.
 
     Raises:
       ValueError: a key of ``fields`` that is not in :data:`FIELDS`, no files, an unknown parser, or an argument of the

@@ -1,4 +1,4 @@
-"""How long texts are, in the student's tokens."""
+"""Lengths of texts in the student's tokens."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ class Ruler:
     Attributes:
       unit: name of the unit for display: "tokens of spiece.model".
       count: texts → their lengths, without EOS.
-      eos: what EOS adds; 0 where the unit is not a student's token.
+      eos: 1 for EOS; 0 if the unit is not a student's token.
     """
 
     unit: str

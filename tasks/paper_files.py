@@ -34,9 +34,9 @@ class PaperFiles:
       splits: splits that have files; ``validation`` is called ``valid`` there.
       teacher: ``palm``, ``gpt-neox``, ``human`` (the set's own explanations), or ``none``.
       mode: how replies are read; see :mod:`distill.tasks.parsers`.
-      missing_replies: what becomes of rows beyond the last reply. ``error``; ``keep``: without rationale, counted;
-        ``drop``: as the published loader does for partly answered sets.
-      parser: whose prompt the replies answer; by default the data set's own.
+      missing_replies: treatment of rows after the last reply. ``error``: an error; ``keep``: kept without rationale, and
+        counted; ``drop``: dropped, as the published loader does for partly answered sets.
+      parser: the data set whose prompt the replies answer; by default this one.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The published code's way of cutting a teacher's reply, string for string: the measure of every improvement.
+"""The published code's parsing of a teacher's reply, string for string: the reference for the improved parsers.
 
 Each function returns ``(rationale, label, failure)``. The two strings are exactly what the published loaders put into their
-columns, blanks included: where a loader gives up, it trains on a single space (or, for NLI, on nothing). ``failure`` says
-so in words and is None otherwise; here such rows are not trained on.
+columns, blanks included: where a loader fails, it trains on a single space (or, for NLI, on nothing). ``failure`` gives
+the reason, or is None; here such rows are not trained on.
 """
 
 import re

@@ -1,13 +1,13 @@
-"""From a teacher's raw reply to a rationale and a label, one way per data set.
+"""Parses a teacher's raw reply into a rationale and a label, with one parser per data set.
 
-A teacher prompted with a few worked examples goes on after its answer and invents the next question. A parser stops
-there, cuts at the marker that the examples taught ("So the answer is"), and reads the text after it. ``strict``
+A teacher prompted with a few worked examples continues after its answer and invents the next question. A parser stops
+there, splits at the marker of the examples ("So the answer is"), and reads the text after it. ``strict``
 reads as the published code does (see :mod:`distill.tasks.paper_parsers`); otherwise:
 
-- All: thinking tags, tokens of chat templates, markdown, quotes and a colon around the answer are taken off first
-  (:mod:`distill.tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers where the taught one is
+- All: thinking tags, tokens of chat templates, markdown, quotes and a colon around the answer are removed first
+  (:mod:`distill.tasks.reply_text`). "Therefore, the answer is" and "Final answer:" are markers if that of the examples is
   missing.
-- CommonsenseQA: the option *letter* directly behind the marker is the answer, spelled as the row spells that choice;
+- CommonsenseQA: the option *letter* directly after the marker is the answer, spelled as the row spells that choice;
   without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
   "Australia" and "washington d.c".
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
@@ -15,7 +15,7 @@ reads as the published code does (see :mod:`distill.tasks.paper_parsers`); other
   Unknowns, pairs and words have no value and are not equations.
 - NLI: the label is one of the three, in any case and punctuation.
 
-A reply out of which no answer can be read is *failed*: its row has neither rationale nor teacher label. A reply that
+A reply without a readable answer is *failed*: its row has neither rationale nor teacher label. A reply that
 reasons but commits to no single answer ("either (b) or (d)", "(25 + x)") is *undecided*: its row keeps the rationale only.
 """
 
@@ -40,7 +40,7 @@ class Parsed:
     Attributes:
       rationale: the reasoning. In strict mode possibly blank, as in the published code.
       label: the answer; None where none can be read (in strict mode: blank).
-      failed: why the reply is of no use, or None.
+      failed: why the reply cannot be used, or None.
       undecided: why it has no label although it has a rationale, or None.
     """
 
@@ -51,7 +51,7 @@ class Parsed:
 
     @property
     def rationales(self) -> tuple[str, ...]:
-        """What to train on: one text, or none."""
+        """The rationales to train on: one text, or none."""
         return () if self.failed or not self.rationale.strip() else (self.rationale,)
 
     @property
@@ -127,7 +127,7 @@ def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
 
 
 def parse_choice(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that an answer names by its letter or its own text, however it is decorated; None if none or several."""
+    """The choice that an answer names by its letter or its own text, with any decoration; None if none or several."""
     return read_choice(f"x So the answer is {answer}", choices).label
 
 
@@ -377,10 +377,10 @@ def parse(
 
     Args:
       name: data set whose prompt the teacher was given: one of :data:`NAMES`.
-      reply: what it wrote, unabridged.
+      reply: the whole reply.
       choices: the row's options, in the order in which the teacher saw them.
       mode: ``improved`` or ``strict``.
-      teacher: ``palm`` or ``gpt``; the published code reads their replies a little differently. Only ``strict`` cares.
+      teacher: ``palm`` or ``gpt``; the published code reads their replies a little differently. Used by ``strict`` only.
 
     Raises:
       ValueError: unknown name, mode or teacher.

@@ -44,7 +44,7 @@ class SentencePiece:
     Args:
       model: the contents of a SentencePiece model file, extra ids not included.
       extra_ids: sentinels to append to the pieces, ``<extra_id_0>`` last, as SeqIO does.
-      name: what errors call the model.
+      name: the model's name in errors.
 
     Raises:
       ValueError: it is no SentencePiece model, or its padding is not 0 or its EOS not 1.

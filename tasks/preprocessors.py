@@ -1,7 +1,7 @@
 """From rows to the two tasks' token sequences, in SeqIO's terms.
 
 A pipeline is: choose a rationale, write the texts of one task, tokenize. Nothing is trimmed here; the feature converter
-does that, and counts.
+trims, and counts.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ __all__ = [
 Preprocessor = Callable[..., tf.data.Dataset]
 
 EXTRAS = ("id", "label", "llm_label", "choices", "rationale")
-"""Features that ride along for evaluation."""
+"""Features that are passed through for evaluation."""
 
 
 def choose_rationale(how: str) -> Preprocessor:
@@ -100,7 +100,7 @@ def _where_there_is_a_target(texts: Callable[[Mapping[str, tf.Tensor]], dict[str
 def paired_texts(label_prefix: str, rationale_prefix: str) -> Preprocessor:
     """The label task's texts and, as ``rationale_inputs`` and ``rationale_targets``, the rationale task's.
 
-    A task that the row cannot serve has empty texts; rows that can serve neither are left out.
+    A task for which the row has no target has empty texts; rows without both targets are left out.
     """
 
     def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -138,7 +138,7 @@ def shared_texts() -> Preprocessor:
 
 
 def shares_input(features: Collection[str]) -> bool:
-    """Whether a task with these features has two targets an input."""
+    """Whether a task with these features has two targets per input."""
     return "rationale_targets" in features and "rationale_inputs" not in features
 
 
@@ -205,7 +205,7 @@ def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | No
       text: a scalar string.
       separator: text that represents EOS. Hugging Face's tokenizers read "</s>" within a text as the EOS token, and so the
         published code's ``"</s>".join([premise, hypothesis])`` becomes one; SeqIO's vocabularies would spell it out in
-        characters. So the text is cut there, the pieces are encoded on their own, and EOS goes between them.
+        characters. So the text is split there, the pieces are encoded separately, and EOS is inserted between them.
 
     Returns:
       int32[length].

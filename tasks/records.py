@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 
 class SourceError(ValueError):
-    """An unusable file. The message names the file, the place, the found and the expected content."""
+    """A file that cannot be used. The message names the file, the place, the found and the expected content."""
 
 
 class RowError(ValueError):
-    """One row breaks the contract; sources catch it, count the row as rejected, and go on."""
+    """One row breaks the contract; sources catch it, count the row as rejected, and continue."""
 
 
 MAX_WEIGHT = 3.4e38
@@ -145,11 +145,11 @@ class Problem:
 
 
 class Report:
-    """Counts what a source yielded and keeps what it did not.
+    """Counts the rows that a source yielded, and records the problems.
 
     Attributes:
       rows: rows yielded.
-      problems: everything found wrong, in reading order.
+      problems: all problems, in reading order.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Report:
     def add(
         self, kind: str, reason: str, *, file: Any = "", line: int | None = None, id: str = "", text: str = ""
     ) -> None:
-        """Notes one problem; ``text`` is cut to 200 characters, and what cannot be encoded is escaped."""
+        """Records one problem; ``text`` is truncated to 200 characters, with those that cannot be encoded escaped."""
         text = text if len(text) <= 200 else text[:197] + "…"
         reason, id, text = (part.encode("utf-8", "backslashreplace").decode() for part in (reason, id, text))
         self.problems.append(Problem(kind, reason, str(file), line, id, text))
@@ -201,7 +201,7 @@ class Report:
 
 @runtime_checkable
 class Source(Protocol):
-    """What the rows come from. Any callable ``split -> Iterator[Record]`` with ``splits`` is one too.
+    """The source of the rows. Any callable ``split -> Iterator[Record]`` with ``splits`` is one too.
 
     Attributes:
       splits: names of the splits it can read; ``train`` among them.
@@ -230,7 +230,7 @@ class PlainSource:
         self._read = read
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
-        """Yields the split's records; rows that the function cannot build are its own business."""
+        """Yields the split's records; the function handles rows that it cannot build."""
         for record in self._read(split):
             if report is not None:
                 report.rows += 1

@@ -24,8 +24,8 @@ RATIONALE_PREFIX = "[rationale] "
 
 PASSED_THROUGH = ("targets_task_ids", "targets_weights")
 
-_SETTINGS: dict[str, dict[str, Any]] = {}  # what each task registered here was registered with
-_PROMPTS: dict[str, str] = {}  # what the targets of each task registered here begin with
+_SETTINGS: dict[str, dict[str, Any]] = {}  # the settings of each task registered here
+_PROMPTS: dict[str, str] = {}  # the prefix of the targets of each task registered here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Registered:
       single: input → rationale and label in one target.
       mixed: the mixture of ``label`` and ``rationale`` at their rates.
       paired: both of a row's sequences in one example.
-      shared: the same with one input for both; the prefixes are the targets' first tokens, and weigh nothing.
+      shared: the same with one input for both; the prefixes are the targets' first tokens, with weight 0.
       shared_label, shared_rationale: each of the two alone, to evaluate a student trained on ``shared``.
     """
 
@@ -72,7 +72,7 @@ def _target(example: Any, marker: str | None) -> metrics.Answer:
     choices = example.get("choices", ())
     choices = choices.numpy() if hasattr(choices, "numpy") else choices
     label = _text(example["label"])
-    if not label:  # no gold answer: the teacher's, which is what was learned
+    if not label:  # no gold answer: the teacher's, which was learned
         text = _text(example["targets_pretokenized"])
         label = preprocessors.answer_of(text, marker) if marker else text
     return metrics.Answer(label, tuple(_text(choice) for choice in choices))
@@ -81,7 +81,7 @@ def _target(example: Any, marker: str | None) -> metrics.Answer:
 def answer_postprocessor(
     decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None
 ) -> metrics.Answer | str:
-    """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in what the model wrote.
+    """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in the model's text.
 
     Args:
       decoded: the target's or the model's text.
@@ -123,14 +123,14 @@ def register(
     """Registers a data set with SeqIO. Reads no data; a data set of the same name is replaced.
 
     Args:
-      dataset: what :mod:`distill.tasks.svamp`, :mod:`distill.tasks.jsonl` and their like declare.
+      dataset: as :mod:`distill.tasks.svamp`, :mod:`distill.tasks.jsonl` and the other modules of data sets declare it.
       vocabulary: of inputs and targets, or a name for :func:`distill.tasks.vocabularies.load`.
-      label_prefix, rationale_prefix, single_prefix: what precedes the input in each task.
+      label_prefix, rationale_prefix, single_prefix: the prefix of the input in each task.
       single_marker: between rationale and label in the single task.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
         :class:`distill.tasks.selection.Selection`.
-      rationales: ``draw`` one per row and epoch, take the ``first``, or ``auto``: draw if the data set says that it
-        has several.
+      rationales: ``draw`` one per row and epoch, take the ``first``, or ``auto``: draw if the data set declares
+        several.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
       label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
@@ -268,7 +268,7 @@ def registered_names() -> list[str]:
 
 
 def neighbours(name: str, number: int = 3) -> list[str]:
-    """The registered names most like ``name``."""
+    """The registered names most similar to ``name``."""
     return difflib.get_close_matches(name, registered_names(), n=number, cutoff=0.4)
 
 
@@ -307,14 +307,14 @@ def prompt(task_name: str) -> tuple[int, ...]:
 
 
 def check_prompts(trained: str, evaluated: str) -> None:
-    """Raises ValueError if only one of two tasks has prompts: a student trained on one cannot be asked by the other."""
+    """Raises ValueError if only one of two tasks has prompts: training and evaluation must use the same prefixes."""
     has = [bool(prompt(name)) for name in (trained, evaluated)]
     if has[0] != has[1]:
         where = ["begin the targets" if each else "do not begin those" for each in has]
         raise ValueError(
             f"prefixes {where[0]} of {trained!r}, which is trained on, and {where[1]} of {evaluated!r}, which is "
-            "evaluated: the student would be asked in another way than it was taught. FORM=shared goes with "
-            "EVAL_FORM=shared_label (or shared_rationale), other forms with the others"
+            "evaluated; training and evaluation must use the same task prefix. FORM=shared needs "
+            "EVAL_FORM=shared_label (or shared_rationale); other forms need the other values"
         )
 
 
@@ -324,7 +324,7 @@ def draws_at_random(task_name: str, split: str | None = None) -> bool:
     Args:
       task_name: a registered task.
       split: if given, its rows are checked: if none has several rationales, nothing is drawn. Reads them
-        if that has not happened.
+        if necessary.
     """
     task = seqio.TaskRegistry.get(task_name)
     if not preprocessors.drawing(task.preprocessors):
@@ -335,7 +335,7 @@ def draws_at_random(task_name: str, split: str | None = None) -> bool:
 
 
 def report(task_name: str, split: str) -> Report:
-    """What the task's source found wrong with a split's rows.
+    """The problems that the task's source found in a split's rows.
 
     Raises:
       ValueError: the task was not registered here.
@@ -347,7 +347,7 @@ def report(task_name: str, split: str) -> Report:
 
 
 def settings_of(task_name: str) -> dict[str, Any]:
-    """What determines a task's examples besides the rows of its files: dotted names and plain values, ready for JSON.
+    """The settings, other than rows, that determine a task's examples: dotted names and plain values, ready for JSON.
 
     Reads the vocabulary, and no rows.
 

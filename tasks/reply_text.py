@@ -1,11 +1,11 @@
-r"""What chat models and their servers put around an answer, and how it is taken off.
+r"""Removes the text that chat models and their servers put around an answer.
 
 Three layers, from outside to inside:
 
-1. :func:`open_reply` removes thoughts (``<think>…</think>`` and its relatives, OpenAI's analysis channel), the tokens
+1. :func:`open_reply` removes thoughts (``<think>…</think>`` and similar tags, OpenAI's analysis channel), the tokens
    of chat templates (``<|im_end|>``, ``</s>``) and a code fence around the whole reply.
 2. :func:`split_at_marker` finds the words in front of the answer, also in bold or in another case.
-3. :func:`undecorated` and :func:`label_text` take markdown, quotes, colons, LaTeX and closing words off the answer.
+3. :func:`undecorated` and :func:`label_text` remove markdown, quotes, colons, LaTeX and closing words from the answer.
 
 All functions take time linear in the length of the reply.
 """
@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 
 STILL_THINKING = "the reply is an unfinished thought"
-"""Why a reply with an opening thinking tag and no closing one is of no use."""
+"""The failure of a reply with an opening thinking tag and no closing one."""
 ONLY_THOUGHTS = "no text after the thoughts"
 
 _NAMES = r"(?:think|thinking|thought|thoughts|reasoning|seed:think|reflection)"
@@ -54,11 +54,11 @@ _FENCE = re.compile(r"```[\w-]{0,20}[^\S\n]{0,80}\n")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A reply without what surrounds it.
+    """A reply without its surroundings.
 
     Attributes:
       text: the answer proper.
-      trouble: :data:`STILL_THINKING` or :data:`ONLY_THOUGHTS` where thoughts are at fault for what ``text`` lacks, or "".
+      trouble: :data:`STILL_THINKING` or :data:`ONLY_THOUGHTS` if ``text`` is incomplete because of thoughts, or "".
     """
 
     text: str
@@ -66,7 +66,7 @@ class Opened:
 
 
 def open_reply(reply: str) -> Opened:
-    """Takes off thoughts, template tokens and a fence around the whole.
+    """Removes thoughts, template tokens and a fence around the whole.
 
     >>> open_reply("<think>Attic? No.</think>\\nBoats float. So the answer is (b).<|eot_id|>").text
     'Boats float. So the answer is (b).'
@@ -127,7 +127,7 @@ def _without_thoughts(reply: str) -> tuple[str, str]:
     return text, "" if text.strip() else ONLY_THOUGHTS
 
 
-# Words in front of an answer, where the prompt's own are missing. The last ones count: earlier ones may be considerations.
+# Words before an answer, if the prompt's own are missing. The last ones count: earlier ones may be part of the reasoning.
 _SO = r"(?:\b(?:so|thus|hence|therefore|consequently)\b[\s,*_]{0,8})?"
 _ANSWER_IS = re.compile(
     rf"{_SO}"
@@ -198,7 +198,7 @@ def without_calculations(text: str) -> str:
 
 
 def without_rule(rationale: str) -> str:
-    """A rationale without the markdown that begins the next thing: an opening ``**``, a rule, a bullet."""
+    """A rationale without the markdown that begins the next part: an opening ``**``, a rule, a bullet."""
     rationale = rationale.strip()
     found = _RULE_END.search(rationale, max(0, len(rationale) - _LOOKBACK))
     return rationale[: found.start()].rstrip() if found is not None else rationale
@@ -238,7 +238,7 @@ def undecorated(text: str, keep: Sequence[str] = ()) -> str:
 
     Args:
       text: an answer.
-      keep: texts that are answers as they are, case folded.
+      keep: texts that are answers without change, case folded.
 
     >>> undecorated(': **"loans"**')
     'loans'
@@ -263,10 +263,10 @@ def undecorated(text: str, keep: Sequence[str] = ()) -> str:
                     break
         else:
             stray = _STRAY.search(text)
-            if stray is not None and text.count(stray[0]) % 2:  # its partner stood in front of the marker
+            if stray is not None and text.count(stray[0]) % 2:  # its partner was before the marker
                 text = (text[: stray.start()] + text[stray.end() :]).strip()
             for quote in "\"”’'“‘":
-                # A quote without its partner: the other one stood in front of the marker.
+                # A quote without its partner, which was before the marker.
                 if text.endswith(quote) and not any(other in text[:-1] for other in "\"“”‘'’"):
                     text = text[:-1].strip()
         if text == before:

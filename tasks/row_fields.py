@@ -1,4 +1,4 @@
-"""Values out of a row of JSON: by name, by path into nested objects, or by a template; and conversion to texts."""
+"""Values of a row of JSON: by name, by path into nested objects, or by a template; and conversion to texts."""
 
 import math
 import re
@@ -69,7 +69,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def has(row: Mapping[str, Any], path: str) -> bool:
-    """Whether the row has the field, be it null."""
+    """Whether the row has the field, also if it is null."""
     if path in row:
         return True
     above, _, last = path.rpartition(".")
@@ -98,7 +98,7 @@ def names(row: Mapping[str, Any]) -> list[str]:
 
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:
-    """What a name, path or template makes of a row; None where a name or path has nothing.
+    """The value of a name, path or template in a row; None if a name or path has no value.
 
     Raises:
       RowError: a field of a template is absent, or no text.
@@ -124,7 +124,7 @@ def _shown(value: Any, name: str) -> str:
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:
-    """The text in a field of a row, or what a template makes of its fields.
+    """The text in a field of a row, or a template filled from its fields.
 
     Args:
       row: an object of JSON.

@@ -13,17 +13,17 @@ OnDisagreement = Literal["keep", "drop_rationale", "down_weight"]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What to learn from a row.
+    """The parts of a row to learn.
 
     Attributes:
       label_source: ``gold`` or ``teacher``. Applies to the training split: evaluation always uses the gold answer,
         where the row has one.
-      on_disagreement: what happens to the rationale of a training row whose teacher label is not the gold answer (or cannot
+      on_disagreement: treatment of the rationale of a training row whose teacher label is not the gold answer (or cannot
         be read): ``keep``, ``drop_rationale``, or ``down_weight``.
-      disagreement_weight: with ``down_weight``, what its weight is multiplied by.
+      disagreement_weight: with ``down_weight``, the factor on its weight.
       subsample: share of the training rows to use; smaller ones are contained in larger ones.
       subsample_seed: another seed selects other rows.
-      subsample_validation: whether validation rows that are cut from the training file are subsampled too, as the published
+      subsample_validation: whether validation rows taken from the training file are also subsampled, as the published
         code does. By default they are not, so that all sizes are validated on the same rows.
     """
 

@@ -1,4 +1,4 @@
-"""From rows to records, with a report of what was rejected; and sources made of other sources."""
+"""From rows to records, with a report of rejected rows; and sources made of other sources."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def optional_text(row: Mapping[str, Any], name: str) -> str:
     """``row[name]`` as text; empty where it is absent or None.
 
     Raises:
-      RowError: it is something else than a string.
+      RowError: it is not a string.
     """
     return "" if row.get(name) is None else text_field(row, name)
 

@@ -1,11 +1,11 @@
 """Which rows are for validation, and which belong to a smaller training set: decided row by row, by a seeded hash.
 
-A row's lot depends on nothing but the seed and the row's input text. So splits stay the same when rows are added, dropped
-or reordered, when files are read lazily or on another machine, and rows with the same input never sit on both sides of a
-split. The price is that sizes are only about the fraction asked for.
+The decision depends only on the seed and the row's input text. So splits stay the same when rows are added, dropped
+or reordered, when files are read lazily or on another machine, and rows with the same input are never on both sides of a
+split. In return, sizes are only approximately the requested fraction.
 
 The one exception is a set so small that the hash holds out no row at all, as happens to a third of all sets of ten rows:
-then the labelled input with the smallest position is held out, so that there is something to validate on.
+then the labelled input with the smallest position is held out, so that validation has a row.
 """
 
 import hashlib
@@ -55,8 +55,8 @@ def cut(records: Iterable[Record], split: str, *, fraction: float = 0.1, seed: i
     """The part of a training file's records that is ``train`` or ``validation``, in their order.
 
     Records are held back until both sides have one, which takes about ``1 / fraction`` of them. If the file ends before,
-    the input with the smallest position is held out, one whose rows have a label if any has, and all others are trained
-    on. Where all rows have the same input, or ``fraction`` is 0, no row is held out.
+    the input with the smallest position is held out (one whose rows have a label, if any has), and all others are trained
+    on. If all rows have the same input, or ``fraction`` is 0, no row is held out.
 
     Args:
       records: all rows of the training file.

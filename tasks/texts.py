@@ -8,7 +8,7 @@ SINGLE_MARKER = "So the answer is"
 
 
 class Vocabulary(Protocol):
-    """What encoding and decoding need of a vocabulary: SeqIO's, or one of :mod:`distill.tasks.plain_vocabularies`."""
+    """The interface of vocabularies, SeqIO's or those of :mod:`distill.tasks.plain_vocabularies`."""
 
     @property
     def eos_id(self) -> int | None:
@@ -34,7 +34,7 @@ def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> l
 
     Args:
       vocabulary: encodes.
-      text: what to encode.
+      text: the text.
       separator: text that represents EOS, see :func:`distill.tasks.preprocessors.encode_tf`.
     """
     if not text:
@@ -44,7 +44,7 @@ def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> l
 
 
 def prompt(vocabulary: Vocabulary, prefix: str) -> list[int]:
-    """The token ids of a task's prefix where targets begin with it."""
+    """The token ids of a task's prefix, if targets begin with it."""
     return list(vocabulary.encode(prefix)) if prefix else []
 
 

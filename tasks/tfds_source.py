@@ -1,4 +1,4 @@
-"""Rows out of TensorFlow Datasets."""
+"""Rows from TensorFlow Datasets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -32,7 +32,7 @@ class TfdsRecords:
       tfds_name: data set, config and version, as TFDS spells them.
       to_record: makes a record of a row (text and plain numbers) and its id.
       splits: our split → TFDS's split or slice.
-      data_dir: where TFDS keeps its data; None: its default.
+      data_dir: TFDS's data folder; None: its default.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Vocabularies by a short name or path, and the sizes of the tables that go with them.
+"""Vocabularies by a short name or path, and the sizes of their embedding tables.
 
 ``load`` gives SeqIO's, for tasks; :mod:`distill.tasks.plain_vocabularies` gives the same ids without TensorFlow, for
 serving.
@@ -52,7 +52,7 @@ def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary
 
 
 def check(vocabulary: "seqio.Vocabulary", name: str = "the vocabulary") -> None:
-    """Raises ValueError unless padding is 0 and EOS is 1, as everything here expects."""
+    """Raises ValueError unless padding is 0 and EOS is 1, as the whole package expects."""
     tokenizer = getattr(vocabulary, "tokenizer", None)
     plain_vocabularies.check_ids(
         vocabulary.pad_id if tokenizer is None else tokenizer.pad_id(), vocabulary.eos_id, name

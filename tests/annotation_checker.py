@@ -1,4 +1,4 @@
-"""The type checker behind jaxtyping's annotations in tests: beartype, by whose settings an int is a float (PEP 484)."""
+"""The type checker of jaxtyping's annotations in tests: beartype, by whose settings an int is a float (PEP 484)."""
 
 import beartype
 

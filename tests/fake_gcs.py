@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404)
         first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "bytes=0-")).groups()
         start, end = int(first or 0), min(int(last or len(data)) + 1, len(data))
-        if not first:  # so many bytes at the end
+        if not first:  # the number of bytes at the end
             start, end = max(len(data) - int(last), 0), len(data)
         if start >= len(data):
             return self._answer(416)
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 def serving(folder):
     """The storage, and the environment in which a process finds it; ``folder`` takes the certificate.
 
-    TensorFlow reads part of the environment when ``gs://`` is first used, so give it to a process of its own, or set it
+    TensorFlow reads part of the environment when ``gs://`` is first used, so give it to a separate process, or set it
     before that.
     """
     certificate, key = folder / "certificate.pem", folder / "key.pem"

@@ -1,1 +1,1 @@
-"""Commands a person runs around training."""
+"""Commands around training."""

@@ -4,7 +4,7 @@ distill convert --from=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint
 distill convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill
 distill convert --from=google/mt5-small@refs/pr/6 --to=mt5_small --to_format=distill
 distill convert --from=runs/svamp --to=svamp_t5x --to_format=t5x --layout=scalable_t5
-distill convert --from=runs/svamp                      # only says what is there
+distill convert --from=runs/svamp                      # prints its format and shape
 """
 
 import argparse
@@ -37,10 +37,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--scan_layers", choices=("true", "false"), help="stack layers in the result; default: as in the source"
     )
     command.add_argument(
-        "--layout", default="t5", choices=T5X_NETWORKS, help="with t5x: whose names and shapes; default: t5"
+        "--layout", default="t5", choices=T5X_NETWORKS, help="with t5x: the names and shapes to use; default: t5"
     )
     command.add_argument("--step", type=int, help="step of the checkpoint written; default: the source's, or 0")
-    command.add_argument("--model_type", choices=("t5", "mt5", "umt5"), help="with hf; default: the one that fits")
+    command.add_argument(
+        "--model_type",
+        choices=("t5", "mt5", "umt5"),
+        help="with hf: the model type to write; default: the one that fits the network",
+    )
     command.add_argument("--vocabulary", help="with hf, to write its tokenizer: t5, mt5, bytes or a .model file")
     command.add_argument(
         "--set",
@@ -52,7 +56,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, Any]:
-    """Fields of T5Config from FIELD=VALUE texts. Raises ValueError for unknown fields and values that are no literals."""
+    """Fields of T5Config from FIELD=VALUE texts. Raises ValueError for unknown fields and values that are not literals."""
     known = [field.name for field in dataclasses.fields(T5Config)]
     result: dict[str, Any] = {}
     for setting in settings:
@@ -60,7 +64,7 @@ def _overrides(settings: Sequence[str]) -> dict[str, Any]:
         if name not in known or not equals:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"--set wants FIELD=VALUE with a field of T5Config; got {setting!r}{hint}")
+            raise ValueError(f"--set needs FIELD=VALUE with a field of T5Config; got {setting!r}{hint}")
         try:
             result[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -72,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     """Converts, or describes the source; returns the exit code.
 
     Raises:
-      ValueError: arguments that do not go together, a source that cannot be read, or a target that is not empty.
+      ValueError: arguments that exclude each other, a source that cannot be read, or a target that is not empty.
       FileNotFoundError: there is no such source.
     """
     from distill.checkpoints import conversion

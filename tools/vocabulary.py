@@ -82,19 +82,19 @@ def train(
     """A SentencePiece model.
 
     Args:
-      texts: what to learn from.
+      texts: the training texts.
       size: pieces, the three special ones included.
       model_type: ``unigram``, ``bpe``, ``word`` or ``char``.
       symbols: texts that always are one piece.
-      split_digits: whether every digit is a piece of its own, which helps with arithmetic.
+      split_digits: whether every digit is a separate piece, which helps with arithmetic.
       character_coverage: the share of characters that must have pieces; the others are unknown.
-      exact_size: whether fewer pieces than ``size``, for want of text, are an error.
+      exact_size: whether it is an error that the text gives fewer pieces than ``size``.
 
     Returns:
-      The model, serialized: what belongs in a ``.model`` file.
+      The serialized model: the contents of a ``.model`` file.
 
     Raises:
-      ValueError: an argument is out of range, there is no text, or the text does not support so many (or so few) pieces.
+      ValueError: an argument is out of range, there is no text, or the text does not support this number of pieces.
     """
     import sentencepiece
 
@@ -128,7 +128,7 @@ def train(
         raise ValueError(_why(str(error), size, model_type)) from error
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
     if exact_size and trained != size:
-        raise ValueError(f"the text gives {trained} pieces, not {size}; ask for {trained}, or leave exact_size off")
+        raise ValueError(f"the text gives {trained} pieces, not {size}; set size to {trained}, or leave exact_size off")
     return model.getvalue()
 
 
@@ -139,7 +139,7 @@ def _why(message: str, size: int, model_type: str) -> str:
     if "required_chars" in message or "smaller than" in message:
         needed = re.search(r"(\d+) vs (\d+)", message)
         hint = f": its characters alone need {needed[2]}" if needed else ""
-        return f"size {size} is too small for the text{hint}; ask for more or lower character_coverage"
+        return f"size {size} is too small for the text{hint}; raise it, or lower character_coverage"
     return f"SentencePiece could not train a {model_type} model of size {size}: {message}"
 
 
@@ -183,7 +183,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains and writes a model; returns the exit code.
 
     Raises:
-      ValueError: arguments that do not go together, rows that cannot be used, or a size that the text does not support.
+      ValueError: arguments that exclude each other, rows that cannot be used, or a size that the text does not support.
     """
     import sentencepiece
     from etils import epath

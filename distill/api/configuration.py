@@ -1,4 +1,4 @@
-"""Gin at the door: finding, checking and parsing configuration files. With ``main``, the only place that knows gin."""
+"""Finds, checks and parses configuration files. Only this module and ``distill.cli.main`` import gin."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ from distill.api import trusted, value_types
 from distill.api.paths import expand_home
 
 COMMAND_LINE = "the command line"
-# Folders of gin files of which a run takes one each: what such a file sets is best given by naming one.
+# Folders of gin files of which a run takes one each; errors about their macros suggest a file.
 FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
 
 
 class ConfigurationError(ValueError):
-    """A mistake in the configuration, told in one message before any work is done."""
+    """A mistake in the configuration, reported in one message before any work is done."""
 
 
 class _Use(NamedTuple):
-    """A name that a file says: with arguments bound (``train.LoopConfig``), or as a value (``@optimizers.adamw()``)."""
+    """A name in a file: with arguments bound (``train.LoopConfig``), or as a value (``@optimizers.adamw()``)."""
 
     selector: str
     called: bool
@@ -38,13 +38,13 @@ class _Use(NamedTuple):
 
 @dataclasses.dataclass
 class _Scan:
-    """What the files say, statement by statement, without importing or binding anything.
+    """The statements of the files, without importing or binding anything.
 
     Attributes:
       defined: macro → where it is set.
       referenced: macro → where it is used.
       required: macro → where it is set to ``%gin.REQUIRED``.
-      imports: import statements and where they stand.
+      imports: import statements and their places.
       uses: names of functions and classes.
       bound: "function.argument" → where it is bound.
       texts: file's name as given or included → its text, which is what gin parses afterwards.
@@ -59,13 +59,13 @@ class _Scan:
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def import_lines(self) -> list[str]:
-        """Every import of every file, once, as gin text: bindings of the command line may name what they bring."""
+        """Every import of every file, once, as gin text: bindings of the command line may use the imported names."""
         lines = dict.fromkeys(statement.format() for statement, _ in self.imports)
         return sorted(lines, key=lambda line: "__gin__" not in line)
 
 
 class _Spelling(config_parser.ParserDelegate):
-    """Keeps references and macros as they are written."""
+    """Keeps references and macros as text."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
         return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
@@ -92,7 +92,7 @@ class _Recorder(config_parser.ParserDelegate):
 
 
 def search_paths(extra: Sequence[str] = ()) -> list[str]:
-    """Where files are looked for: as given, in ``extra``, and beside this package, whose folder holds ``gin/``."""
+    """The folders to search: the current one, ``extra``, and the package's, which holds ``gin/``."""
     return ["", *(expand_home(path) for path in extra), str(Path(distill.__file__).parent)]
 
 
@@ -193,13 +193,13 @@ def _scan_file(name: str, paths: Sequence[str], scan: _Scan, seen: set[str]) -> 
 def check(
     gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], allowed: Sequence[str] = ()
 ) -> _Scan:
-    """Finds mistakes that gin itself lets pass, and names that no configuration may use; returns what the files say.
+    """Finds mistakes that gin itself does not report, and names that no configuration may use; returns the statements.
 
-    Modules of the project are imported to look names up, and none that is not trusted.
+    Trusted modules are imported to look names up, and no others.
 
     Raises:
       ConfigurationError: a macro that nothing uses (a misspelt one, most likely), one that is used and never defined,
-        one that is required and not given, an import of a module that is not trusted, or a name that leads out of them.
+        one that is required and not given, an import of a module that is not trusted, or a name outside of them.
     """
     scan = _Scan()
     for name in gin_files:
@@ -227,7 +227,7 @@ def check(
 
 
 def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = ()) -> None:
-    """Finds misspelt, missing and required macros, and imports and calls nothing: for a run that goes on elsewhere.
+    """Finds misspelt, missing and required macros; imports and calls nothing. For a run on other machines.
 
     Raises:
       ConfigurationError: as :func:`check` for macros, or a file that is not there or cannot be read.
@@ -251,14 +251,14 @@ def _macro_problems(scan: _Scan) -> list[str]:
     for name, places in scan.referenced.items():
         if name not in scan.defined:
             near = _nearest(name, set(scan.defined) - set(scan.referenced))
-            problems.append(f"{name} is wanted by {places[0]} and nothing sets it{near}; {_how_to_give(name)}")
+            problems.append(f"{name} is used by {places[0]} and nothing sets it{near}; {_how_to_give(name)}")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
     return problems
 
 
 def _how_to_give(name: str, folders: Sequence[str] = tuple(FOLDERS_OF_CHOICES)) -> str:
-    """How a macro is set: by one of the shipped files whose purpose it is, or on the command line."""
+    """How a macro is set: by a shipped file of the right folder, or on the command line."""
     base = Path(distill.__file__).parent / "gin"
     for folder in folders:
         files = sorted((base / folder).glob("*.gin"))
@@ -271,7 +271,7 @@ def _how_to_give(name: str, folders: Sequence[str] = tuple(FOLDERS_OF_CHOICES)) 
 def unset(
     names: Sequence[str], gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = ()
 ) -> list[str]:
-    """Those of the macros ``names`` that the files want and nothing sets.
+    """Those of the macros ``names`` that the files use and nothing sets.
 
     Raises:
       ConfigurationError: a file that is not there or cannot be read.
@@ -327,7 +327,7 @@ class _Text(io.StringIO):
 
 @contextlib.contextmanager
 def _reading_only(texts: Mapping[str, str]) -> Iterator[None]:
-    """Has gin read these texts and no file: what was checked is what is parsed, and found where we found it."""
+    """Makes gin read these texts and no file, so that gin parses exactly the checked text."""
     prefixes, readers = gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:]
     gin.config._LOCATION_PREFIXES[:] = [""]
     gin.config._FILE_READERS[:] = [(lambda name: _Text(name, texts[name]), texts.__contains__)]
@@ -377,7 +377,7 @@ def _looked_up(value: Any) -> tuple[Any, str | None]:
 
 
 def _readable(binding: str) -> str:
-    """Lets a bare word stand for a string: shells eat the quotes of ``--gin.MODEL_DIR='"runs/a"'``."""
+    """Reads a bare word as a string: shells remove the quotes of ``--gin.MODEL_DIR='"runs/a"'``."""
     key, equals, value = binding.partition("=")
     value = value.strip()
     if not equals:
@@ -391,9 +391,9 @@ def _readable(binding: str) -> str:
 
 
 def resolved() -> str:
-    """The whole configuration as gin text: every binding, the macros that they use, and no file left to read.
+    """The whole configuration as gin text: every binding and the macros that they use, without includes.
 
-    A macro that is used no more, because a binding was put over its use, is left out: :func:`parse` would refuse it.
+    A macro that is no longer used, because a binding overrides its use, is left out: :func:`parse` would refuse it.
     """
     everything = gin.config._CONFIG
     kept = dict(everything)
@@ -424,12 +424,12 @@ def configured(function: Any) -> Any:
     except (KeyError, ValueError):
         name = f"{function.__module__}.{function.__name__}"
         raise ConfigurationError(
-            f"the configuration says nothing of {name}; the run file is missing (gin/runs/….gin)"
+            f"the configuration does not mention {name}; the run file is missing (gin/runs/….gin)"
         ) from None
 
 
 def mentions(function: Any) -> bool:
-    """Whether the configuration says anything of ``function``."""
+    """Whether the configuration mentions ``function``."""
     try:
         configured(function)
     except ConfigurationError:
@@ -444,7 +444,7 @@ def arguments_of(function: Any) -> dict[str, Any]:
 
 
 def value(name: str) -> Any:
-    """What a macro stands for, references called; None if there is no such macro."""
+    """The value of a macro, references called; None if there is no such macro."""
     found = macro(name)
     return found.scoped_configurable_fn() if isinstance(found, gin.config.ConfigurableReference) else found
 
@@ -462,7 +462,7 @@ def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
 
     Args:
       text: as :func:`resolved` returns it.
-      where: what errors call it.
+      where: its name in errors.
 
     Raises:
       ConfigurationError: it is not gin.

@@ -32,7 +32,7 @@ def evaluate(
       ``rouge_l`` and ``bleu`` with their bounds.
 
     Raises:
-      ValueError: no row has a label, or none a rationale where they are compared.
+      ValueError: no row has a label, or no row has a rationale when rationales are compared.
     """
     kind = student.description.answer if answer is None else answer
     if kind not in metrics.ACCURACY:

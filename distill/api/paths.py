@@ -10,7 +10,7 @@ T = TypeVar("T")
 def expand_home(value: T) -> T:
     """``value`` with the home folder for ``~/…`` and ``~user/…``; the same for every text in lists, tuples and dicts.
 
-    A shell leaves ``~`` as it is inside ``--model_dir=~/runs``, and gin files are read by no shell.
+    A shell does not expand ``~`` inside ``--model_dir=~/runs``, and no shell reads gin files.
 
     Raises:
       ValueError: there is no user of that name.

@@ -28,9 +28,9 @@ def read(
 
     Args:
       rows: a path, several paths, or an iterable of dicts or of records.
-      fields: what a record has (``input``, ``label``, ``rationale`` …) → the field of the rows that holds it, see
+      fields: field of a record (``input``, ``label``, ``rationale`` …) → field of the rows, see
         :class:`distill.tasks.jsonl.JsonLines`; None: the rows use the names of the record.
-      report: notes the rows that cannot be used; None logs a warning that counts them.
+      report: records the rows that cannot be used; None logs a warning that counts them.
       **options: of :func:`distill.tasks.jsonl.dataset`, such as the ``parser`` of a teacher's replies.
 
     Raises:
@@ -72,7 +72,7 @@ def register(
     Args:
       rows: the training rows, as :func:`read` takes them, or a :class:`distill.tasks.dataset.Dataset`.
       vocabulary: ``t5``, ``mt5``, ``bytes``, the path of a SentencePiece model, or a SeqIO vocabulary.
-      name: what the names of the tasks begin with; tasks of the same name are replaced.
+      name: prefix of the tasks' names; tasks of the same name are replaced.
       fields: see :func:`read`.
       validation: validation rows; None holds out a tenth of the training rows.
       test: test rows, or None.
@@ -123,7 +123,7 @@ def as_dicts(rows: Rows, fields: Mapping[str, str] | None) -> list[Mapping[str, 
     """Rows in memory as dicts of JSON values.
 
     Raises:
-      TypeError: something else than dicts or records.
+      TypeError: items that are neither dicts nor records.
       ValueError: no row, or records with ``fields``.
     """
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
@@ -140,14 +140,14 @@ def as_dicts(rows: Rows, fields: Mapping[str, str] | None) -> list[Mapping[str, 
         else:
             raise TypeError(f"rows[{number}] must be a dict or a Record; got {type(row).__name__}")
     if not found:
-        raise ValueError("rows is empty; give one row at least")
+        raise ValueError("rows is empty; give at least one row")
     return found
 
 
 def store(
     rows: Rows, path: epath.Path, fields: Mapping[str, str] | None, *, trained: bool
 ) -> tuple[list[str], bytes | None]:
-    """Where a run reads its rows from: their own files, or ``path`` with the contents to write there.
+    """The files that a run reads its rows from: the given ones, or ``path`` with the contents to write there.
 
     Args:
       rows: as :func:`read` takes them.

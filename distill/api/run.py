@@ -1,4 +1,4 @@
-"""A configured training run: what gin files say, resolved into the arguments of :func:`distill.training.train.train`."""
+"""A configured training run: gin files resolved into the arguments of :func:`distill.training.train.train`."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run, configured and not begun.
+    """One training run, configured and not started.
 
     Attributes:
       text: the resolved configuration, as ``config.gin`` will hold it.
@@ -169,17 +169,17 @@ def from_gin(
 ) -> Run:
     """The training run that gin files configure; ``distill train`` runs the same one.
 
-    The caller's own gin configuration is left as it was.
+    The caller's own gin configuration is left unchanged.
 
     Args:
       files: gin files in order; later ones override earlier ones. Shipped files are found by their names, such as
         ``gin/recipes/quickstart.gin``.
       bindings: ``{"MODEL_DIR": "runs/a"}`` or ``["MODEL_DIR = 'runs/a'"]``; they override the files.
       search_paths: more folders to look for gin files in.
-      allowed: modules that the files may import besides those of this package.
+      allowed: modules that the files may import in addition to the trusted ones.
 
     Returns:
-      The :class:`Run`. ``from_gin(…).train()`` trains; ``from_gin(…).arguments`` are what it trains with.
+      The :class:`Run`. ``from_gin(…).train()`` trains; ``from_gin(…).arguments`` are the arguments of the training.
 
     Raises:
       distill.api.configuration.ConfigurationError: a mistake in the configuration; one line each.
@@ -223,7 +223,7 @@ def _written(name: str, value: Any) -> str:
 
 
 class _Literal(gin.config_parser.ParserDelegate):  # type: ignore[attr-defined,misc]
-    """Refuses references: a literal is wanted."""
+    """Refuses references: only literals are accepted."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
         raise ValueError("a reference")

@@ -101,7 +101,7 @@ class Student:
         return self._answering.rationales(self.texts_of(inputs))
 
     def texts_of(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
-        """The input texts of texts or rows. Raises ValueError for one that is empty or no text."""
+        """The input texts of texts or rows. Raises ValueError for one that is empty or not a text."""
         texts = []
         for number, one in enumerate(inputs):
             try:

@@ -62,8 +62,8 @@ def train(
       model: the name of a file of ``gin/models`` (``"t5_1_1_small"``), the path of a gin file, or a
         :class:`distill.T5Config`.
       directory: the model directory, local or ``gs://``.
-      fields: what a record has (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → the field of the rows
-        that holds it; None: the rows use those names.
+      fields: field of a record (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → field of the rows;
+        None: the rows use the record's names.
       validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
       test: rows that are scored once at the end; None scores none.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.

@@ -1,7 +1,7 @@
-"""What a configuration may name: only what trusted modules define themselves.
+"""The names that a configuration may use: only those that trusted modules define themselves.
 
-A configuration can have any function called that it can name, and a student's folder, which holds one, may come from
-anyone. Names are resolved as gin resolves them, attribute by attribute, and no step may leave the trusted modules:
+A configuration can call any function that it can name, and a student's folder, which contains a configuration, may be
+from anyone. Names are resolved as gin resolves them, attribute by attribute, and no step may leave the trusted modules:
 ``checkpoints.os.system`` is reached through a trusted module and is refused.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import distill
 
 TRUSTED_MODULES = ("__gin__", "distill", "seqio", "t5x", "optax", "jax.numpy")
-# Trusted modules that run commands, import modules by name or read configurations are not for configurations to name.
+# A configuration may not name trusted modules that run commands, import modules by name or read configurations.
 NOT_NAMED = (
     "distill.api",
     "distill.cli",
@@ -28,7 +28,7 @@ NOT_NAMED = (
     "t5x.scripts",
 )
 NOT_NAMED_FUNCTIONS = ("t5x.utils.import_module",)
-# What the commands call. Their arguments can be set; as values (@train.train()) they would run, and write, unasked.
+# Functions that commands call. Their arguments can be set; as values (@train.train()) they would run and write.
 ENTRY_POINTS = (
     "distill.inference.evaluate.evaluate",
     "distill.inference.export.export",
@@ -36,7 +36,7 @@ ENTRY_POINTS = (
     "distill.training.train.train",
 )
 TYPES_ONLY = ("jax.numpy",)  # jax.numpy.load unpickles
-# Modules that have other names now; those that kept their last name are found by it.
+# Modules that were renamed; those that kept their last name are found by it.
 _RENAMED = {
     "choices": "distill.validation",
     "compiler": "distill.sharding.xla_options",
@@ -54,10 +54,10 @@ _GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
 
 @dataclasses.dataclass(eq=False)
 class Imports:
-    """The imports of one gin file: what its names begin with.
+    """The imports of one gin file, which its names begin with.
 
     Attributes:
-      dynamic: whether names are resolved through these imports; without, gin only knows what has been registered.
+      dynamic: whether names are resolved through these imports; without, gin only knows registered names.
       modules: bound name → (module, whether only its first part is bound, as by ``import distill.training.train``).
     """
 
@@ -141,8 +141,8 @@ def selector_problem(selector: str, imports: Imports, called: bool, allowed: Seq
     """Why a configuration may not name ``selector``, or None if it may or if gin will not find it either.
 
     Args:
-      selector: dotted, without scopes: what stands behind ``@``, or before an argument's name in a binding.
-      imports: of the file that it stands in; every module among them has passed :func:`import_problem`.
+      selector: dotted, without scopes: the text after ``@``, or before an argument's name in a binding.
+      imports: of the file that contains it; every module among them has passed :func:`import_problem`.
       called: whether it is a value (``@…``), and not only has arguments bound.
       allowed: modules that are trusted, too.
     """
@@ -180,7 +180,7 @@ def selector_problem(selector: str, imports: Imports, called: bool, allowed: Seq
 
 
 def _object_problem(path: str, found: Any, on_the_way: str, allowed: Sequence[str]) -> str | None:
-    """Why ``found``, named by ``path``, is not for a configuration to name; None if it is."""
+    """Why a configuration may not name ``found``, at ``path``; None if it may."""
     if isinstance(found, types.ModuleType):
         owner = found.__name__
         if on_the_way == owner or on_the_way.startswith(f"{owner}."):

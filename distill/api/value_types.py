@@ -1,4 +1,4 @@
-"""Checks the values of a configuration against the annotations of the functions that they are given to."""
+"""Checks the values of a configuration against the annotations of the functions that take them."""
 
 import collections.abc
 import inspect
@@ -13,7 +13,7 @@ import typeguard
 
 
 class Unknown:
-    """Stands for a value that is not there yet: what a function returns that the configuration has called.
+    """Represents a value that does not exist yet: the result of a function that the configuration calls.
 
     Attributes:
       type: its class, where the function's annotation names one; else None.
@@ -37,9 +37,9 @@ def annotations(function: Any) -> dict[str, Any]:
 
 
 def mismatch(value: Any, hint: Any) -> str | None:
-    """What is wrong with ``value`` as a ``hint``: "expected …; got …", or None.
+    """The mistake in ``value`` as a ``hint``: "expected …; got …", or None.
 
-    A whole number is a ``float``, too; True and False are no numbers, and a text is no sequence of texts.
+    An int is also a ``float``; True and False are not numbers, and a str is not a sequence of str.
     """
     options = _options(hint)
     if Any in options:

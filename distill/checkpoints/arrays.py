@@ -1,7 +1,7 @@
-"""Arrays in files that are read when asked for: zarr arrays by TensorStore, in folders and in Orbax's OCDBT databases.
+"""Arrays in files, read on demand: zarr arrays by TensorStore, in folders and in Orbax's OCDBT databases.
 
-Nothing a file says is believed: an array opens only inside the checkpoint it belongs to, its dtype and size are checked
-before a byte of it is read, and a chunk that is missing is an error, not zeros.
+Files are not trusted: an array opens only inside its checkpoint, its dtype and size are checked before a byte of it is
+read, and a missing chunk is an error, not zeros.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _GCS = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<path>.+)", re.DOTALL)
 
 
 class TensorInfo(NamedTuple):
-    """What is known of an array before it is read.
+    """The shape and dtype of an array, known before it is read.
 
     Attributes:
       shape: its dimensions.
@@ -55,7 +55,7 @@ class Tensor:
 
 
 def check_shape(shape: Any, where: str) -> tuple[int, ...]:
-    """``shape`` as a tuple. Raises ValueError unless it is a list of believable dimensions."""
+    """``shape`` as a tuple. Raises ValueError unless it is a list of dimensions within the limits."""
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK:
         raise ValueError(f"{where}: a shape must be a list of at most {MAX_RANK} dimensions; got {_short(shape)}")
     if any(isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0 for size in shape):
@@ -95,7 +95,7 @@ def kvstore(path: str | os.PathLike[str]) -> dict[str, Any]:
     if match:
         return {"driver": "gcs", "bucket": match["bucket"], "path": match["path"].rstrip("/") + "/"}
     if "://" in text:
-        raise ValueError(f"a checkpoint must lie on a local path or under gs://; got {text!r}")
+        raise ValueError(f"a checkpoint must be on a local path or under gs://; got {text!r}")
     return {"driver": "file", "path": os.path.abspath(text) + "/"}
 
 
@@ -116,11 +116,11 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 
     Args:
       spec: TensorStore's description of it.
-      where: what to call it in errors.
-      expected: what an index says of it; the file must agree.
+      where: its name in errors.
+      expected: its shape and dtype by an index; the file must agree.
 
     Raises:
-      ValueError: it is not there, is damaged, is absurdly large, or is not what was expected.
+      ValueError: it is missing, damaged, too large, or differs from ``expected``.
     """
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
     try:
@@ -132,7 +132,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
         raise ValueError(f"{where} cannot be opened: {error}") from error
     info = TensorInfo(check_shape(shape, where), check_dtype(name, where))
     if expected is not None and info != expected:
-        raise ValueError(f"{where}: the index says {_told(expected)}, but the array is {_told(info)}")
+        raise ValueError(f"{where}: the index gives {_told(expected)}, but the array is {_told(info)}")
 
     def load(index: Any) -> np.ndarray:
         try:
@@ -146,7 +146,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 
 
 def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
-    """All of an array, so many chunks at a time: TensorStore fetches all at once, and holds them beside the array."""
+    """All of an array, a few chunks at a time: TensorStore would fetch and hold all chunks at once."""
     result = np.empty(array.shape, array.dtype.numpy_dtype)
     told = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
     chunks = tuple(chunk or max(size, 1) for chunk, size in zip(told, array.shape))
@@ -165,7 +165,7 @@ def in_memory(array: np.ndarray) -> Tensor:
 
 
 def chunk_shape(shape: tuple[int, ...], *, stacked: bool = False, max_bytes: int | None = None) -> tuple[int, ...]:
-    """A chunk of float32, of ``CHUNK_BYTES`` unless said: rows of the array, and of stacked ones (axis 1) layers first."""
+    """A chunk of float32, of ``CHUNK_BYTES`` by default: rows of the array, and of stacked ones (axis 1) layers first."""
     limit = CHUNK_BYTES if max_bytes is None else max_bytes
     chunk = [max(size, 1) for size in shape]
     axes = [1, 0] if stacked and len(shape) > 2 else [0]

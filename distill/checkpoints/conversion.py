@@ -25,10 +25,10 @@ Path = str | os.PathLike[str]
 
 
 def kind_of(path: Path) -> str:
-    """Which format lies at ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name) or ``T5X``.
+    """The format of ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name) or ``T5X``.
 
     Raises:
-      FileNotFoundError: a path that is not there and cannot be a hub name.
+      FileNotFoundError: a path that does not exist and cannot be a hub name.
       ValueError: a folder of no known format.
     """
     text, where = os.fspath(path), epath.Path(path)
@@ -57,8 +57,8 @@ class Source:
 
     Attributes:
       kind: ``distill``, ``Hugging Face`` or ``T5X``.
-      checkpoint: its parameters, read when asked for.
-      config: of the network they are of; a T5X checkpoint's is inferred from shapes.
+      checkpoint: its parameters, read on demand.
+      config: the network's; that of a T5X checkpoint is inferred from shapes.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Source:
     config: T5Config
 
     def found(self) -> str:
-        """What it is, in a line."""
+        """A description in one line."""
         config, step = self.config, self.checkpoint.step
         parameters = sum(math.prod(shape) for shape in flat_shapes(config).values())
         layers = f"{config.num_encoder_layers} + {config.num_decoder_layers} layers"
@@ -80,14 +80,14 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
-    """The checkpoint at ``path``, whatever its format; its files are open inside of ``with``.
+    """The checkpoint at ``path``, of any format; its files are open inside of ``with``.
 
     Args:
       path: local, ``gs://`` or the name of a model on the Hugging Face hub, also as ``name@revision``.
-      **overrides: T5Config fields that its files do not tell, or tell otherwise.
+      **overrides: T5Config fields that its files do not determine, or that override them.
 
     Raises:
-      FileNotFoundError: nothing is there.
+      FileNotFoundError: ``path`` does not exist.
       ValueError: an unknown format, or damaged files.
     """
     kind = kind_of(path)
@@ -146,7 +146,7 @@ def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0
     model = json.loads(json.dumps(dataclasses.asdict(config)))
     items = {"params": unflatten(leaves), "metrics": streamed_orbax.Json({}), "model": streamed_orbax.Json(model)}
     streamed_orbax.save(root / manager.BEST, step, items)
-    (root / manager.LATEST).mkdir()  # by which a model directory is known
+    (root / manager.LATEST).mkdir()  # identifies a model directory
 
 
 def convert(
@@ -166,14 +166,14 @@ def convert(
       source: any checkpoint, see :func:`open_source`.
       to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
       to_format: ``hf``, ``t5x`` (native), ``t5x_orbax`` or ``distill``.
-      scan_layers: whether layers are stacked there (not in ``hf``); None: as they are in ``source``.
+      scan_layers: whether the layers written are stacked (not in ``hf``); None: as in ``source``.
       layout: of T5X, see :func:`distill.checkpoints.t5x.checkpoint.write`.
       step: of the checkpoint written; None: the source's, or 0.
       model_type: of Hugging Face, see :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
-      overrides: T5Config fields that the source does not tell (a T5X checkpoint's activations, say).
+      overrides: T5Config fields that the source does not determine, such as a T5X checkpoint's activations.
 
     Returns:
-      What was read.
+      The source.
 
     Raises:
       FileNotFoundError, ValueError: as :func:`open_source`; or ``to`` holds a checkpoint already.

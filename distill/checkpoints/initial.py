@@ -1,4 +1,4 @@
-"""INITIAL_CHECKPOINT_PATH: parameters to start from, whatever format they are in."""
+"""INITIAL_CHECKPOINT_PATH: initial parameters, from a checkpoint of any format."""
 
 import dataclasses
 import json
@@ -17,16 +17,16 @@ __all__ = ["HUGGING_FACE", "OURS", "T5X", "kind_of", "load"]
 
 
 def load(path: str, config: T5Config, shardings: Any) -> Any:
-    """Parameters for ``config`` from ``path``, laid out on ``shardings``; what was found is logged.
+    """Parameters for ``config`` from ``path``, placed on ``shardings``; logs a description of the checkpoint.
 
     Args:
       path: local, ``gs://``, or the name of a model on the Hugging Face hub, also as ``name@revision``.
-      config: the student to be; must have the checkpoint's shape. Its layers may be stacked where the checkpoint's are
-        not, and the other way round.
+      config: the student; must have the checkpoint's shape. Its layers may be stacked where the checkpoint's are not, and
+        the reverse.
       shardings: a tree of shardings like the parameters.
 
     Raises:
-      FileNotFoundError: nothing there.
+      FileNotFoundError: ``path`` does not exist.
       ValueError: an unknown format, or a model of another shape; every difference is listed.
     """
     with conversion.open_source(path) as source:

@@ -131,7 +131,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._latest.all_steps():
             return
-        # The best parameters that a checkpoint names are on disk before it is.
+        # The best parameters that a checkpoint names are written before the checkpoint.
         self.wait()
         self._named, self._naming = self._naming, progress.get("best_step") or None
         self._keep_bests(at_least=self._named)
@@ -149,7 +149,7 @@ class Checkpoints:
     def save_best(self, step: int, params: Any, metrics: Mapping[str, float]) -> None:
         """Adds ``params``, with which validation was measured, as the best parameters.
 
-        Earlier ones are removed as soon as no checkpoint that a restart could go back to names them.
+        Earlier ones are removed once no checkpoint that a restart could restore names them.
         """
         there = list(self._best.all_steps())
         if step in there:
@@ -225,7 +225,7 @@ class Checkpoints:
     def _check(self, manager: ocp.CheckpointManager, step: int) -> None:
         """Raises :class:`Damaged` unless a step is intact, ValueError if it is of another model.
 
-        Process 0 reads and checks for all processes; the others learn the result from it.
+        Process 0 reads and checks for all processes; the others receive its result.
         """
         folder = manager.directory / str(step)
         fault: str | None = None
@@ -263,7 +263,7 @@ class Checkpoints:
     def agree(self, best_step: int | None) -> tuple[list[int], bool]:
         """Removes best parameters of other steps than the one that a restored run's progress names.
 
-        An attempt that was killed after its last checkpoint, or one with other settings, has left them. Damaged best
+        A run that was killed after its last checkpoint, or one with other settings, wrote them. Damaged best
         parameters are reported by a warning and moved to ``<model_dir>/damaged``.
 
         Args:
@@ -303,7 +303,7 @@ class Checkpoints:
             raise SaveError(f"a checkpoint could not be written to {manager.directory}: {cause}") from error
 
     def finish(self, best_step: int | None) -> None:
-        """Waits for all saves, and leaves no best parameters but those of ``best_step``."""
+        """Waits for all saves, and removes all best parameters except those of ``best_step``."""
         self.wait()
         self._keep_bests(at_least=best_step)
 
@@ -396,7 +396,7 @@ def check_step(folder: epath.Path, verify: bool = True) -> None:
 
     Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
     Orbax committed them whole, so that a kill cannot have truncated them; their JSON and their list of arrays are checked,
-    and a warning says that the arrays are not.
+    and a warning reports that the arrays are not.
 
     Args:
       folder: of the step, in ``checkpoints`` or ``best``.
@@ -416,7 +416,7 @@ def check_step(folder: epath.Path, verify: bool = True) -> None:
 
 @contextlib.contextmanager
 def _damage_named(folder: epath.Path) -> Iterator[None]:
-    """Turns what Orbax and TensorStore raise while they read arrays into :class:`Damaged`."""
+    """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -427,7 +427,7 @@ def _damage_named(folder: epath.Path) -> Iterator[None]:
 
 
 def _from_process_0(text: str | None) -> str | None:
-    """A text that process 0 gives to all; also a barrier."""
+    """A text that process 0 broadcasts to all; also a barrier."""
     from jax.experimental import multihost_utils
 
     encoded = np.zeros(4096, np.uint8)

@@ -1,6 +1,6 @@
 """The arrays of an Orbax tree (``_METADATA`` beside an OCDBT database or zarr folders), read one at a time.
 
-Orbax restores whole trees onto a known structure; a converter must first see what there is, and hold one array at a time.
+Orbax restores whole trees onto a known structure; a converter must first list the arrays, and hold one at a time.
 """
 
 import json
@@ -16,21 +16,21 @@ METADATA_FILE = "_METADATA"
 _OCDBT_MANIFEST = "manifest.ocdbt"
 _MAX_METADATA_BYTES = 256 * 2**20
 _MAX_LEAVES = 10**6
-# Sequence indices, dictionary keys, attributes: Orbax's numbers for what a key of a path is.
+# Sequence indices, dictionary keys, attributes: Orbax's numbers for the kinds of keys in a path.
 _ARRAY_TYPES = ("jax.Array", "np.ndarray", "scalar")
 
 
 def is_tree(folder: str | os.PathLike[str]) -> bool:
-    """Whether an Orbax tree lies in ``folder`` itself."""
+    """Whether ``folder`` itself is an Orbax tree."""
     return (epath.Path(folder) / METADATA_FILE).exists()
 
 
 def tensors(folder: str | os.PathLike[str], under: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Every array of an Orbax tree by its '/'-joined path, read when asked for.
+    """Every array of an Orbax tree by its '/'-joined path, read on demand.
 
     Args:
       folder: holds ``_METADATA``.
-      under: only what lies below this path.
+      under: only arrays below this path.
 
     Raises:
       FileNotFoundError: there is no such tree.

@@ -1,4 +1,4 @@
-"""What the JSON items of a checkpoint step must hold: keys and types, checked before a value is used."""
+"""Schemas of the JSON items of a checkpoint step: keys and types, checked before a value is used."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def read_json(step_folder: epath.Path, item: str) -> dict[str, Any]:
 
 
 def check(item: str, value: Any, where: str) -> None:
-    """Raises :class:`Damaged` unless ``value`` is what the item ``item`` holds."""
+    """Raises :class:`Damaged` unless ``value`` has the schema of the item ``item``."""
     if not isinstance(value, dict):
         raise Damaged(f"{where}: expected a JSON object; got {value!r:.80}")
     _CHECKS[item](value, where)

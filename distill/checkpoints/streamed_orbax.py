@@ -1,4 +1,4 @@
-"""Orbax checkpoints of more parameters than memory holds: every array is made when its turn comes to be written."""
+"""Orbax checkpoints of more parameters than memory holds: every array is made just before it is written."""
 
 import asyncio
 import dataclasses
@@ -16,14 +16,14 @@ from orbax.checkpoint import type_handlers
 
 from distill.checkpoints import arrays, digests
 
-# The database that takes a chunk holds several copies of it for a while: as it is, compressed, in the file to be. Not less:
-# what is below 32 MiB, glibc's malloc keeps when it is freed.
+# The database that takes a chunk holds several copies of it for a while: plain, compressed, and in the file buffer. Not
+# smaller: glibc's malloc does not return freed blocks below 32 MiB.
 CHUNK_BYTES = 40 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """An array yet to be made.
+    """An array that is made on demand.
 
     Attributes:
       order: leaves are made in the order of these numbers.
@@ -50,7 +50,7 @@ class _LeafHandler(type_handlers.NumpyHandler):
         return []
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
-        """As Orbax's, in chunks; Orbax makes an array one chunk, which costs a second and a third copy of it."""
+        """As Orbax's, in chunks; Orbax writes an array as one chunk, which needs a second and a third copy of it."""
         chunks = arrays.chunk_shape(value.shape, max_bytes=CHUNK_BYTES)
         if tspec["driver"] != "zarr" or "metadata" not in tspec:
             await super()._open_and_write(value, tspec, ts_context)

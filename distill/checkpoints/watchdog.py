@@ -9,9 +9,9 @@ from distill import exit_codes
 
 
 def do_not_outlive(seconds: float = 5.0, code: int = exit_codes.MACHINE) -> None:
-    """Ends the process ``seconds`` after its main thread has ended, whatever other threads still wait for.
+    """Ends the process ``seconds`` after its main thread has ended, even if other threads still wait.
 
-    For errors that leave threads of a library behind that nobody will ever wake. The exit code is then ``code``, by
+    For errors after which threads of a library wait forever. The exit code is then ``code``, by
     default EX_IOERR.
     """
 

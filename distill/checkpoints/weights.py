@@ -1,7 +1,7 @@
-"""One checkpoint, whatever its layout, seen as the parameters of a configuration.
+"""A checkpoint of any layout, read as the parameters of a configuration.
 
-Layers may be stacked (along axis 1) or not on either side, and the heads of attention kernels may be an axis of their
-own, as in T5X's scalable_t5. Nothing is read before everything is known to fit.
+Layers may be stacked (along axis 1) or not on either side, and the heads of attention kernels may be a separate axis, as
+in T5X's scalable_t5. All shapes are checked before any array is read.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stacked_name(name: str) -> tuple[str, int] | None:
-    """Where a layer's parameter lies among stacked ones: name and index in axis 1. None for what is in no layer.
+    """The place of a layer's parameter in a stacked array: name and index in axis 1. None for parameters outside of layers.
 
     >>> stacked_name("encoder/layers_3/mlp/wo/kernel")
     ('encoder/encoder/mlp/wo/kernel', 3)
@@ -77,7 +77,7 @@ def unstacked_name(name: str, index: int) -> str:
 
 
 def reading_order(name: str) -> tuple[str, int]:
-    """Sorts so that parameters out of the same stacked array are neighbours."""
+    """Sort key that puts parameters of the same stacked array next to each other."""
     return stacked_name(name) or (name, -1)
 
 
@@ -96,7 +96,7 @@ def _joined_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def join_heads(name: str, array: np.ndarray) -> np.ndarray:
-    """An attention kernel whose heads are an axis, in the shape of ours; other arrays as they are."""
+    """An attention kernel whose heads are an axis, in this project's shape; other arrays unchanged."""
     if not _split_heads(name, array.ndim):
         return array
     shape = _joined_shape(name, array.shape)
@@ -120,12 +120,12 @@ def split_heads(name: str, array: np.ndarray, config: T5Config) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Parameters in a file, by T5X's names below the network's root, read when asked for.
+    """Parameters in a file, by T5X's names below the network's root, read on demand.
 
     Attributes:
-      where: what to call it in errors.
+      where: its name in errors.
       tensors: every parameter by its '/'-joined name.
-      step: of the training that wrote it, if it says so.
+      step: of the training that wrote it, if it is recorded.
     """
 
     where: str
@@ -142,12 +142,12 @@ class Checkpoint:
         return {name: _joined_shape(name, tensor.info.shape) for name, tensor in self.tensors.items()}
 
     def infos(self) -> dict[str, TensorInfo]:
-        """Shapes and dtypes by name, as they are in the file."""
+        """Shapes and dtypes by name, as stored in the file."""
         return {name: tensor.info for name, tensor in self.tensors.items()}
 
 
 def from_leaves(leaves: Mapping[str, Any]) -> Checkpoint:
-    """Parameters in memory, here or on devices, seen as a checkpoint."""
+    """Parameters in memory, on the host or on devices, as a checkpoint."""
 
     def tensor(leaf: Any) -> Tensor:
         return Tensor(TensorInfo(tuple(leaf.shape), leaf.dtype.name), lambda index: np.asarray(leaf)[index])
@@ -165,7 +165,7 @@ def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
         elif tuple(leaves[name].shape) != shape:
             problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
         elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
-            problems.append(f"{name}: is spread over other processes' devices; replicate it first")
+            problems.append(f"{name}: is sharded over other processes' devices; replicate it first")
     problems += [
         f"{name}: {told(tuple(leaf.shape))}, configuration has none"
         for name, leaf in leaves.items()
@@ -177,13 +177,13 @@ def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
 
 
 class Weights:
-    """The parameters of a configuration, out of a checkpoint of either layout; float32, one read at a time.
+    """The parameters of a configuration, from a checkpoint of either layout; float32, read one at a time.
 
-    One stacked array is kept after it was read: ask in :func:`reading_order`, and every array is read once.
+    The last stacked array stays in memory: in the order of :func:`reading_order`, every array is read once.
 
     Args:
-      checkpoint: what is read.
-      config: whose parameters are wanted, in its own layout.
+      checkpoint: the source.
+      config: the configuration of the parameters, which also sets their layout.
 
     Raises:
       ValueError: it does not fit; every differing array is listed, with both shapes.
@@ -220,20 +220,20 @@ class Weights:
 
     def _stacked(self, name: str) -> np.ndarray:
         if self._held is None or self._held[0] != name:
-            self._held = None  # let go of the last before the next is read
+            self._held = None  # release the last one before the next is read
             self._held = name, self._whole(name)
         return self._held[1]
 
     def release(self) -> None:
-        """Forgets the stacked array it keeps."""
+        """Releases the stacked array in memory."""
         self._held = None
 
     def tree(self, shardings: Any = None) -> dict[str, Any]:
         """All parameters as a tree.
 
         Args:
-          shardings: a tree of shardings like the parameters: each is placed as soon as it is read, and a process reads
-            what its own devices hold. Without it the arrays are NumPy's.
+          shardings: a tree of shardings like the parameters: each array is placed when it is read, and a process reads only
+            the shards of its own devices. None returns NumPy arrays.
         """
         by_name = None if shardings is None else flatten(shardings)
         leaves = {}
@@ -286,7 +286,7 @@ _TABLE, _LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
 
 
 def _hint(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What the differences come from, where that is plain."""
+    """The likely cause of the differences, if it is clear."""
     hints = []
     if _TABLE in held and _TABLE in wanted and len(held[_TABLE]) == 2:
         for what, axis in (("vocabulary", 0), ("width", 1)):
@@ -306,22 +306,22 @@ def _hint(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def num_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
-    """How many layers the parameters of a stack are of; 0 where there are none."""
+    """The number of layers of a stack; 0 if it has no parameters."""
     layers = [place[1] + 1 for name in shapes if name.startswith(f"{stack}/") and (place := stacked_name(name))]
     stacked = [shape[1] for name, shape in shapes.items() if name.startswith(f"{stack}/{stack}/") and len(shape) > 1]
     return max(layers + stacked, default=0)
 
 
 def told(shape: tuple[int, ...]) -> str:
-    """A shape as errors write it."""
+    """A shape as text, for errors."""
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
-    """The configuration whose parameters a checkpoint holds, as far as shapes tell.
+    """The configuration of a checkpoint's parameters, inferred from their shapes.
 
-    Shapes do not tell the activation (taken to be T5's: gated GELU, or ReLU where there is no gate), nor dropout, the
-    largest relative distance and ε (T5's own). ``overrides`` set fields otherwise.
+    Shapes do not determine the activation, dropout, the largest relative distance and ε. These are T5's by default: gated
+    GELU, or ReLU without a gate. ``overrides`` set fields.
 
     Raises:
       ValueError: the arrays are not a T5's.

@@ -1,8 +1,8 @@
 """JAX's persistent compilation cache in the user's cache folder, so that the second run of a command compiles nothing.
 
-Programs go to ``$XDG_CACHE_HOME/distill/compiled/…`` (``~/.cache`` where that is not set), at most ``MAX_BYTES`` of them;
+Programs go to ``$XDG_CACHE_HOME/distill/compiled/…`` (``~/.cache`` if that is not set), at most ``MAX_BYTES`` of them;
 the least recently used are removed. ``DISTILL_COMPILATION_CACHE`` names another folder, or ``off``. JAX's own settings
-(``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE``) are left alone where they are given.
+(``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE``) take precedence.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ def enable() -> Path | None:
     if folder is None or not _is_writable(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    if importlib.util.find_spec("filelock") is not None:  # which JAX needs to remove what is old
+    if importlib.util.find_spec("filelock") is not None:  # which JAX needs to remove old programs
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
     return folder
 
 
 def location(version: str) -> Path | None:
-    """Where programs compiled by this version of JAX for this machine's processor go; None where the cache is off.
+    """The folder of programs compiled by this version of JAX for this processor; None if the cache is off.
 
     A program compiled for one processor may not run on another, and home folders are shared between machines.
     """
@@ -58,7 +58,7 @@ def location(version: str) -> Path | None:
 
 
 def _processor() -> str:
-    """A short name of the processor and what it can do."""
+    """A short hash of the processor and its features."""
     told = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

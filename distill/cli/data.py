@@ -22,8 +22,8 @@ def data_command(options: argparse.Namespace) -> int:
       options: the flags of ``distill data``.
 
     Raises:
-      ValueError: flags that do not go together, or rows that cannot be used.
-      FileNotFoundError: there is no data.
+      ValueError: flags that exclude each other, or rows that cannot be used.
+      FileNotFoundError: no data was found.
     """
     given = [name for name in ("data_dir", "gin_file", "file") if getattr(options, name)]
     if len(given) != 1 and given != ["data_dir", "gin_file"]:

@@ -16,9 +16,9 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EEXIST: "use another path",
     errno.EISDIR: "give a file, not a folder",
-    errno.ENOTDIR: "a file stands where a folder is needed; use another path",
+    errno.ENOTDIR: "a file is in the place of a folder; use another path",
 }
-# What a path does wrong that a user gave; all other operating-system errors are the machine's.
+# Errors of a path that the user gave; all other operating-system errors are the machine's.
 _MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)
 _TENSORFLOW_MISTAKES = ("NotFoundError", "AlreadyExistsError", "InvalidArgumentError", "OutOfRangeError")
 
@@ -49,7 +49,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
 
 def _operating_system(error: OSError) -> tuple[int, str]:
     number, name = error.errno, error.filename
-    if number is None:  # libraries raise it with a text of their own
+    if number is None:  # libraries raise it with their own text
         code = exit_codes.MISTAKE if isinstance(error, (FileNotFoundError, FileExistsError)) else exit_codes.MACHINE
         return code, _first_line(_without_gin(str(error))) or type(error).__name__
     text = error.strerror or os.strerror(number)
@@ -63,7 +63,7 @@ def _operating_system(error: OSError) -> tuple[int, str]:
 
 
 def _tensorflow(error: BaseException) -> tuple[int, str] | None:
-    """TensorFlow's errors, which reach the user from its file systems, if TensorFlow is loaded at all."""
+    """TensorFlow's errors, which its file systems raise; none if TensorFlow is not loaded."""
     library = sys.modules.get("tensorflow")
     if library is None or not isinstance(error, library.errors.OpError):
         return None
@@ -73,7 +73,7 @@ def _tensorflow(error: BaseException) -> tuple[int, str] | None:
 
 
 def _jax(error: BaseException) -> tuple[int, str] | None:
-    """A device whose memory is exhausted, if JAX is loaded at all."""
+    """Errors of a device whose memory is exhausted; none if JAX is not loaded."""
     library = sys.modules.get("jax")
     if library is None or not isinstance(error, library.errors.JaxRuntimeError):
         return None
@@ -86,7 +86,7 @@ def _jax(error: BaseException) -> tuple[int, str] | None:
 
 
 def _without_gin(message: str) -> str:
-    """A message without gin's remarks on which of its calls it came through."""
+    """A message without gin's remarks on the calls that raised it."""
     return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
 
 

@@ -25,7 +25,7 @@ def eval_command(options: argparse.Namespace) -> int:
 
 
 def _find_files(options: argparse.Namespace) -> None:
-    """Lets a model directory be evaluated from any folder: its own vocabulary, and data where the training found it."""
+    """Allows evaluation from any folder: uses the directory's vocabulary, and the data of the training's folder."""
     from etils import epath
 
     from distill.api import configuration
@@ -39,11 +39,11 @@ def _find_files(options: argparse.Namespace) -> None:
     given = {binding.partition("=")[0].strip() for binding in options.gin_bindings}
     found: dict[str, object] = {}
     if described.vocabulary == "sentencepiece" and "VOCABULARY_PATH" in there:
-        student.read_vocabulary(directory, described)  # says in one line what is wrong with the file
+        student.read_vocabulary(directory, described)  # raises a one-line error if the file is damaged
         found["VOCABULARY_PATH"] = str(directory / student.VOCABULARY_FILE)
 
     def moved(path: object) -> object:
-        """The path as the training command meant it, where nothing is at it from here."""
+        """The path relative to the training's folder, if it does not exist relative to the current one."""
         if not isinstance(path, str) or "://" in path or os.path.isabs(path) or os.path.exists(path):
             return path
         absolute = os.path.join(described.trained_in, path)

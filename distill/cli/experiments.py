@@ -113,7 +113,7 @@ def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
 def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
     """Trains one run, or several seeds of it together; returns those that failed: name → error.
 
-    Errors that are not of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
+    Errors outside of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
     (OSError), a directory in which another process trains (Locked).
     """
     from distill import locking

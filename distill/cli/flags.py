@@ -1,4 +1,4 @@
-"""A command's flags, read off the signature and the documentation of the function behind it."""
+"""A command's flags, derived from the signature and the docstring of the function that it calls."""
 
 import argparse
 import collections.abc

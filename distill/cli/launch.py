@@ -52,9 +52,9 @@ def launch_parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: Sequence[str]) -> None:
-    """Ends the program, as ``distill`` itself would, if its command line would be refused where it runs.
+    """Ends the program, as ``distill`` itself would, if the remote command line would be refused.
 
-    Where all of its gin files are on this machine, too, their macros are checked, and the bindings of the command line.
+    If all of its gin files are on this machine, also checks their macros and the bindings of the command line.
 
     Raises:
       ConfigurationError: a macro that is misspelt or missing.
@@ -76,13 +76,15 @@ def _check(arguments: Sequence[str]) -> None:
 
 
 def launch_command(argv: Sequence[str]) -> int:
-    """Prints or carries out a plan; returns the exit code. Mistakes end in one message and code 2."""
+    """Prints or executes a plan; returns the exit code. A mistake gives one message and code 2."""
     given = list(argv)
     split = given.index("--") if "--" in given else len(given)
     options, arguments = launch_parser().parse_args(given[:split]), given[split + 1 :]
     try:
         if not arguments and not getattr(options, "stop", False):
-            raise ValueError("what to run goes behind --, such as: -- train --gin_file=gin/recipes/paper_svamp.gin")
+            raise ValueError(
+                "the command to run is missing; give it after --, such as: -- train --gin_file=gin/recipes/paper_svamp.gin"
+            )
         backend = flags.call(BACKENDS[options.backend][0], options)
         shared = {
             field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"
@@ -95,7 +97,7 @@ def launch_command(argv: Sequence[str]) -> int:
             return 0
         return plan.run(made)
     except KeyboardInterrupt:
-        print(f"launch {options.backend}: no longer watching; what was started goes on", file=sys.stderr)
+        print(f"launch {options.backend}: stopped watching; the run continues", file=sys.stderr)
         return 130
     except (ValueError, FileNotFoundError) as error:
         print(f"launch {options.backend}: {error}", file=sys.stderr)

@@ -44,12 +44,12 @@ TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing 
 
 
 class _Interrupted(BaseException):
-    """A signal ended a command outside of the training loop, which listens itself; the text is the signal's name."""
+    """A signal ended a command outside of the training loop, which handles signals; the text is the signal's name."""
 
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does, by an exception, so that what it was doing is cleaned up."""
+    """SIGTERM ends a command as SIGINT does, by an exception, so that clean-up code runs."""
 
     def interrupt(number: int, frame: object) -> None:
         raise _Interrupted(signal.Signals(number).name)
@@ -79,7 +79,7 @@ def command_function(command: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Runs a command; returns its exit code, or that of the error that ended it, with one line said of it."""
+    """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
     try:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
@@ -93,13 +93,13 @@ def _run(options: argparse.Namespace) -> int:
 
                 compilation_cache.enable()
             code = command_function(options.command)(options)
-            sys.stdout.flush()  # a full disk is told now, and not when Python ends
+            sys.stdout.flush()  # reports a full disk now, and not when Python ends
             return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
         name = str(stopped) or "SIGINT"
-        print(f"stopped by {name}; run the same command again to go on", file=sys.stderr)
+        print(f"stopped by {name}; run the same command again to continue", file=sys.stderr)
         return exit_codes.STOPPED
-    except BrokenPipeError:  # of `distill … | head`: nobody reads on
+    except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.MACHINE
     except Exception as error:
@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes end in one message, no traceback."""
+    """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch

@@ -10,13 +10,13 @@ from distill.cli import flags
 from distill.precompile import command as precompile
 from distill.tools import convert, vocabulary
 
-_EXTRACT = "ask a teacher for rationales and labels, keeping every reply"
-_INSPECT = "draw a report of a set of records as one HTML page"
+_EXTRACT = "collect rationales and labels from a teacher, and store every reply"
+_INSPECT = "write a report on a file of records as one HTML page"
 _SHELLS = ("bash", "zsh", "fish")
 _RUN_FILES = "--gin_file=gin/models/t5_1_1_small.gin --gin_file=gin/tasks/svamp.gin --gin_file=gin/runs/distill.gin"
 EXAMPLES = {
     "example": "distill example --output=rows",
-    "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=commonsenseqa --model=qwen3:8b \\\n"
+    "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=cqa --model=qwen3:8b \\\n"
     "  --base_url=http://localhost:11434/v1",
     "inspect": "distill inspect --inputs=train.jsonl --output=report.html",
     "train": f"distill train {_RUN_FILES} \\\n"
@@ -56,7 +56,7 @@ def split_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def parser(wants: str = "") -> argparse.ArgumentParser:
-    """The parser; ``wants`` is the command about to run, since the teacher's flags cost an import."""
+    """The parser; ``wants`` is the command about to run, since the teacher's flags need an import."""
     whole = argparse.ArgumentParser(
         prog="distill",
         description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
@@ -68,9 +68,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
 
     def add(name: str, help: str, configured: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
-        command.add_argument(
-            "-v", "--verbose", action="store_true", help="log what the libraries log, and show tracebacks"
-        )
+        command.add_argument("-v", "--verbose", action="store_true", help="show the logs of libraries, and tracebacks")
         command.add_argument("-q", "--quiet", action="store_true", help="print results and errors only, no progress")
         if configured:
             command.add_argument(
@@ -82,43 +80,46 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             )
             command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
             command.add_argument(
-                "--gin_search_paths", default="", metavar="DIR,…", help="more folders to look for gin files in"
+                "--gin_search_paths", default="", metavar="DIR,…", help="more folders to search for gin files"
             )
             command.add_argument(
                 "--gin_module",
                 action="append",
                 default=[],
                 metavar="MODULE",
-                help="a module of yours that gin files may import and name; may repeat",
+                help="your own module that gin files may import and name; may repeat",
             )
             command.epilog = "--gin.NAME=VALUE overrides any macro or binding of the files."
         return command
 
-    example = add(
-        "example", "write a small data set with reasons, and a vocabulary for it, to train on", configured=False
-    )
+    example = add("example", "write a small data set with rationales, and a vocabulary, to train on", configured=False)
     example.add_argument("--output", required=True, metavar="DIR", help="folder of the files; existing ones are kept")
     example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
-    example.add_argument("--seed", type=int, default=0, help="other questions for another seed; default: 0")
-    train = add("train", "train a student, or go on with one")
-    cache = add("cache", "tokenise a data set once and write it as files to train from")
+    example.add_argument("--seed", type=int, default=0, help="seed of the questions; default: 0")
+    train = add("train", "train a student, or continue a stopped run")
+    cache = add("cache", "tokenise a data set once and write it to files for training")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
     cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")
-    cache.add_argument("--tfrecord", action="store_true", help="write TFRecords, too, which tfds.load reads")
+    cache.add_argument("--tfrecord", action="store_true", help="also write TFRecords, for tfds.load")
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):
         command.add_argument(
             "--multiprocess",
             action="store_true",
-            help="one process of several; TPU pods, GKE, Slurm and MPI are recognised",
+            help="run as one of several processes; TPU pods, GKE, Slurm and MPI are recognised",
         )
         command.add_argument(
-            "--coordinator_address", metavar="HOST:PORT", help="of process 0, where nothing is recognised"
+            "--coordinator_address", metavar="HOST:PORT", help="address of process 0, if the cluster is not recognised"
         )
-        command.add_argument("--num_processes", type=int, metavar="N", help="of the run, where nothing is recognised")
         command.add_argument(
-            "--process_id", type=int, metavar="I", help="of this process, 0 to N-1, where nothing is recognised"
+            "--num_processes", type=int, metavar="N", help="number of processes, if the cluster is not recognised"
+        )
+        command.add_argument(
+            "--process_id",
+            type=int,
+            metavar="I",
+            help="number of this process, 0 to N-1, if the cluster is not recognised",
         )
         command.add_argument(
             "--heartbeat_timeout_seconds",
@@ -134,8 +135,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
     export.add_argument("--output", required=True, help="a new or empty folder")
-    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="for which program; default: hf")
-    export.add_argument("--quantization", help="with ct2: int8 or another of CTranslate2's")
+    export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="the format to write; default: hf")
+    export.add_argument("--quantization", help="with ct2: int8 or another quantization of CTranslate2")
     evaluate.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     for command in (infer, export):
         command.add_argument("--model_dir", help="a trained model's directory; student.json is read from there")
@@ -146,29 +147,29 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     infer.add_argument(
         "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
     )
-    infer.add_argument("--rationale", action="store_true", help="generate the rationale, too")
-    infer.add_argument("--overwrite", action="store_true", help="answer all rows again, whatever the output holds")
-    evaluate.add_argument("--split", default="test", help="which split to score; default: test")
+    infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
+    infer.add_argument("--overwrite", action="store_true", help="answer all rows again and replace the output")
+    evaluate.add_argument("--split", default="test", help="the split to score; default: test")
     evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
-    data = add("data", "report what is in the data: rows, failed parses, agreement, lengths")
+    data = add("data", "report on a data set: rows, failed parses, agreement, lengths")
     data.add_argument(
         "--file",
         action="append",
         default=[],
         metavar="SPLIT=FILE",
-        help="rows of JSON, or a pattern of files, as train=rows.jsonl; may repeat",
+        help="JSON rows of a split, a file or a pattern, such as train=rows.jsonl; may repeat",
     )
     data.add_argument(
         "--field",
         action="append",
         default=[],
         metavar="NAME=FIELD",
-        help="with --file: what the rows call a field of a record, as input=question; may repeat",
+        help="with --file: the row field that holds a record field, such as input=question; may repeat",
     )
     data.add_argument(
         "--answer", choices=("text", "choice", "equation"), default="text", help="with --file: how answers are compared"
     )
-    data.add_argument("--data_dir", help="holds the sets in the paper's layout: DIR/svamp/svamp_train.json …")
+    data.add_argument("--data_dir", help="folder of the paper's data sets: DIR/svamp/svamp_train.json …")
     data.add_argument("--set", action="append", default=[], metavar="NAME", help="only this set; may repeat")
     data.add_argument(
         "--vocabulary", help="t5, mt5, bytes or the path of a SentencePiece model; default: VOCABULARY_PATH, else t5"
@@ -183,24 +184,34 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--teacher",
         choices=("palm", "gpt-neox", "human", "none"),
         default="palm",
-        help="with --data_dir: whose rationales to read; default: palm",
+        help="with --data_dir: the source of the rationales; default: palm",
     )
-    data.add_argument("--failures", action="store_true", help="list every row that failed or that is read differently")
+    data.add_argument(
+        "--failures",
+        action="store_true",
+        help="list every row that failed, and every row that strict and improved mode read differently",
+    )
     data.add_argument("--json", action="store_true", help="print JSON")
     data.epilog = "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
-    sweep = add("sweep", "run a grid of trainings; finished ones are never repeated", configured=False)
+    sweep = add("sweep", "train a grid of runs; finished runs are not repeated", configured=False)
     sweep.add_argument("sweep", help="the sweep's JSON file, own or shipped")
-    sweep.add_argument("--directory", help="where its runs go, instead of the file's own")
+    sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
-    sweep.add_argument("--gin_module", action="append", default=[], metavar="MODULE", help="a module to trust")
-    sweep.add_argument("--report_only", action="store_true", help="only gather what is there")
+    sweep.add_argument(
+        "--gin_module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="your own module that gin files may import and name; may repeat",
+    )
+    sweep.add_argument(
+        "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
+    )
     sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
     sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
-    demo = add(
-        "demo", "train a small student with and without rationales, here and now, and draw what comes out", False
-    )
-    demo.add_argument("--directory", default="demo_output", help="where everything goes; default: demo_output")
+    demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)
+    demo.add_argument("--directory", default="demo_output", help="folder of all output; default: demo_output")
     demo.add_argument(
         "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
     )
@@ -218,19 +229,21 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         add("extract", _EXTRACT, configured=False)
         add("inspect", _INSPECT, configured=False)
     flags.add(
-        add("precompile", "compile a run's steps for TPUs without one, and say what they need and could do"),
+        add(
+            "precompile", "compile a run's steps for a TPU slice without a TPU, and report memory, least time and cost"
+        ),
         precompile.Settings,
     )
-    add("config", "check a configuration and print it, resolved, without running anything")
+    add("config", "check a configuration and print it resolved; run nothing")
     convert.add_arguments(
-        add("convert", "convert a checkpoint between formats: Hugging Face, T5X, this program's", configured=False)
+        add("convert", "convert a checkpoint between Hugging Face, T5X and this program", configured=False)
     )
     vocabulary.add_arguments(
         add("vocabulary", "train a SentencePiece vocabulary with T5's special ids on your text", configured=False)
     )
     add(
         "launch",
-        "start a command on TPU pods, GPU clusters or hosts, as: distill launch hosts --host=me@10.0.0.1 -- train …",
+        "start a command on TPU pods, GPU clusters or hosts: distill launch hosts --host=me@10.0.0.1 -- train …",
         configured=False,
     )
     completion = add("completion", "print a script that completes commands and flags in a shell", configured=False)

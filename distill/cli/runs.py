@@ -1,4 +1,4 @@
-"""What the commands share that act on a run: its configuration, its processes, and the files that describe its student."""
+"""Shared by the commands that act on a run: its configuration, its processes, and the files that describe its student."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ CONFIG = "config.gin"
 
 
 def import_quietly() -> None:
-    """Imports TensorFlow while nobody listens: it writes to the terminal before it can be told not to."""
+    """Imports TensorFlow with stderr silenced: it logs before its log level can be set."""
     sys.stderr.flush()
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -38,7 +38,7 @@ def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] 
 
 
 def join(options: argparse.Namespace) -> None:
-    """Meets the other processes of the run, if there are any; before JAX is used for anything else."""
+    """Initialises JAX's distributed runtime if the run has several processes; call it before any other use of JAX."""
     given = (options.coordinator_address, options.num_processes, options.process_id)
     if options.multiprocess or any(value is not None for value in given):
         import jax

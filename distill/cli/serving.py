@@ -1,4 +1,4 @@
-"""``distill infer`` and ``distill export``: what stands between their flags and the functions. Knows no gin files."""
+"""``distill infer`` and ``distill export``: from flags to function calls. Imports no gin."""
 
 import argparse
 import ast
@@ -14,7 +14,7 @@ from typing import Any
 from distill.inference import student as students
 from distill.inference.student import Student
 
-# Macros that say how a student is asked, by the field of Student that they set.
+# Macros of inference, by the field of Student that they set.
 _MACROS = {
     "MAX_DECODE_LEN": "decode.max_decode_len",
     "MAX_INPUT_LEN": "decode.max_input_len",
@@ -24,11 +24,11 @@ _MACROS = {
     "DTYPE": "model.dtype",
     "ATTENTION": "model.attention",
 }
-_PERIOD = 10.0  # seconds between lines where there is no terminal
+_PERIOD = 10.0  # seconds between lines if stderr is not a terminal
 
 
 def infer_command(options: argparse.Namespace) -> int:
-    """``distill infer``. Raises ValueError, after all lines are written, where no row could be answered."""
+    """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
     model_dir = _model_dir(options)
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))
@@ -57,7 +57,7 @@ def infer_command(options: argparse.Namespace) -> int:
         reasons = "; ".join(f"{number} × {reason}" for reason, number in list(report.reasons.items())[:3])
         field = options.input_field or student.input_field
         raise ValueError(
-            f"none of the {total} rows of {options.input} could be answered: {reasons}. The input was looked for in field "
+            f"none of the {total} rows of {options.input} could be answered: {reasons}. The input was expected in field "
             f"{field!r}; --input_field names another. {output} has a line for each row"
         )
     progress.note(infer.summary(report, output))
@@ -88,10 +88,10 @@ def export_command(options: argparse.Namespace) -> int:
 
 
 def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
-    """The student with settings of decoding and of the mesh that the command line gives; nothing is evaluated.
+    """The student with the decoding and mesh settings of the command line; no expression is evaluated.
 
     Args:
-      student: as its directory has it.
+      student: as read from its directory.
       bindings: ``NAME = value``: ``MAX_DECODE_LEN`` and the other macros of decoding, ``evaluate.DecodeConfig.…``,
         ``partitioning.MeshConfig.…``; values are literals or bare words.
 
@@ -113,7 +113,7 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"--gin.{name} does not apply here{hint} (the student is read from {students.FILE}; what can be set: "
+                f"--gin.{name} does not apply here{hint} (the student is read from {students.FILE}; settings: "
                 f"{', '.join(_MACROS)}, evaluate.DecodeConfig.… and partitioning.MeshConfig.…)"
             )
         try:
@@ -138,7 +138,7 @@ def _model_dir(options: argparse.Namespace) -> str:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line now and then, on stderr."""
+    """A bar on a terminal; otherwise a line every few seconds, on stderr."""
 
     def __init__(self, input_path: Path, *, quiet: bool = False):
         self._input, self._quiet = input_path.expanduser(), quiet
@@ -189,7 +189,7 @@ class Progress:
             self.note(f"{done:,} {'row' if done == 1 else 'rows'} done, {failed:,} without an answer{speed}")
 
     def _count(self) -> int | None:
-        """The rows of a file of lines; None for an array, and where that would take long."""
+        """The number of rows of a file of lines; None for an array, or if counting would take long."""
         try:
             with self._input.open("rb") as file:
                 head = file.read(4)

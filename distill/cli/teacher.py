@@ -135,7 +135,7 @@ def run_extract(
       inputs: JSON lines with the rows.
       output: JSON lines to write.
       prompt: a shipped prompt, or a YAML file.
-      model: a model on the server ``base_url``; each is a separate teacher; may repeat.
+      model: name of a model on the server ``base_url``; each is a separate teacher; may repeat.
       local: a folder or hub name of a `transformers` model, run here; may repeat.
       recorded: a file of recorded replies; may repeat.
       model_of_recording: the model that gave the recorded replies, for recordings by key.
@@ -156,7 +156,7 @@ def run_extract(
       label: one of the possible labels; an answer outside them is undecided; may repeat.
       attempt_s: maximum duration of one attempt, in seconds.
       patience_s: how long to continue while every attempt fails, in seconds.
-      requests_per_minute, tokens_per_minute: the most to send; by default as the server's headers allow.
+      requests_per_minute, tokens_per_minute: limits of the account; default: no limit.
       price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
       dry_run: only print the estimated requests, tokens and cost.
@@ -164,7 +164,7 @@ def run_extract(
     The others are as in :class:`ExtractConfig`, :class:`ServerConfig` and :class:`Rules`.
 
     Returns:
-      An exit code: 0; ``STOPPED``; or ``MISTAKE`` where no reply can be used or the server rejects the settings.
+      An exit code: 0; ``STOPPED``; or ``MISTAKE`` if no reply can be used or the server rejects the settings.
 
     Raises:
       ValueError: wrong arguments or files.

@@ -22,7 +22,8 @@ def train_command(options: argparse.Namespace) -> int:
         result = run(lock=lock, quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
         print(
-            f"stopped by {result.stopped} at step {result.step}; run the same command again to go on", file=sys.stderr
+            f"stopped by {result.stopped} at step {result.step}; run the same command again to continue",
+            file=sys.stderr,
         )
         return exit_codes.STOPPED
     for name, value in result.test.items() if runs.is_first() else ():

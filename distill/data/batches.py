@@ -160,7 +160,7 @@ class BatchStream:
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].
 
-        Of each task at most a million examples are looked at.
+        Reads at most a million examples of each task.
         """
         every = np.concatenate(
             [source.examples.lengths(0)[:1_000_000].reshape(-1, 2) for source in self._sources.values()], dtype=np.int32
@@ -169,7 +169,7 @@ class BatchStream:
         return every[every[:, 0] > 0, 0], every[:, 1]
 
     def position(self) -> dict[str, Any]:
-        """JSON-ready position: what the batches handed out so far have consumed."""
+        """JSON-ready position: the examples consumed by the batches so far."""
         return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position), "data": self._fingerprints}
 
     @functools.cached_property

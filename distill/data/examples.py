@@ -65,7 +65,7 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
 def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
     """Checks that a task with a label and a rationale an example gets both; reads the examples.
 
-    A warning says how many examples lack one of the two.
+    A warning counts the examples that lack one of the two.
 
     Args:
       task: registered; of another kind, nothing is checked.
@@ -121,7 +121,7 @@ def warn_of_rows_left_out(task: seqio.Task, split: str, size: int) -> None:
 
 
 def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
-    """A hash of what a data position counts in; the same for a cache of the task and for its source.
+    """A hash of the examples that a data position counts; the same for a cache of the task and for its source.
 
     Covers the number, order and token lengths of the examples in the first epoch, and every field of every row of
     sources that hold records; of other sources (TFDS) no content.

@@ -14,8 +14,8 @@ TITLE = "Answers with and without the teacher's reasons"
 XLABEL = "training questions"
 SIZE = "TRAIN_ROWS"
 INTRODUCTION = """\
-First one short pretraining that every student below starts from, as T5's students start from T5: half of the world's
-nouns and what belongs together. Then the two methods, on questions about the other half."""
+First a short pretraining on half of the world's nouns. Every student below starts from it, as T5's students start from
+T5. Then the two methods, on questions about the other half."""
 
 
 def write_vocabulary(directory: Path) -> Path:

@@ -19,7 +19,7 @@ RATIONALE_TOKENS = 256
 
 
 class Answered(NamedTuple):
-    """What a student wrote for one input.
+    """A student's output for one input.
 
     Attributes:
       label: the answer.
@@ -91,7 +91,7 @@ class Answering:
         return [self._text(p) for p in self._decode(self._rationales, self.student.rationale_prefix, inputs)]
 
     def num_cut(self, inputs: Sequence[str]) -> int:
-        """How many inputs are longer than the student reads."""
+        """The number of inputs longer than ``max_input_len``."""
         prefix = "" if self.student.form == "single" else self.student.label_prefix
         return sum(len(ids) > self.student.decode.max_input_len for ids in self._encoded(prefix, inputs))
 

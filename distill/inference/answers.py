@@ -1,8 +1,8 @@
-"""The file of answers and what stands beside it: which run wrote the lines, so that only that run goes on with them.
+"""The file of answers, and the record beside it of the run that wrote the lines; only that run may continue them.
 
 ``answers.jsonl`` holds the lines; ``answers.jsonl.run.json`` holds the settings they were made with, how many lines are
 complete, a digest of the inputs of those lines, and counts. Lines are written first, then the record, so that after a kill
-the record covers a prefix of the file; what is behind it is cut off and made again.
+the record covers a prefix of the file; lines after the prefix are removed and written again.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class AnotherRun(ValueError):
 
 @dataclasses.dataclass
 class Record:
-    """What is known of the lines in the file.
+    """The record of the lines in the file.
 
     Attributes:
-      settings: what the answers depend on, by name; JSON-ready.
+      settings: the settings that the answers depend on, by name; JSON-ready.
       rows: complete lines.
       bytes: their size.
       digest: SHA-256 chained over the inputs of those lines.
@@ -51,7 +51,7 @@ class Record:
 
 
 def chained(digest: str, inputs: Sequence[Any]) -> str:
-    """The digest of the lines so far and these inputs (JSON-ready values, one a line)."""
+    """The digest of the lines so far and these inputs (JSON-ready values, one per line)."""
     for one in inputs:
         data = digest + json.dumps(one, sort_keys=True)  # escapes all that is not ASCII, lone surrogates included
         digest = hashlib.sha256(data.encode()).hexdigest()
@@ -70,16 +70,16 @@ def line(values: Mapping[str, Any]) -> str:
 
 
 class Answers:
-    """The output file, opened to go on with it.
+    """The output file, opened to continue it.
 
     Args:
       path: of the JSON lines.
-      settings: what the answers depend on.
-      overwrite: begin again, whatever is there.
+      settings: the settings that the answers depend on.
+      overwrite: begin again and discard existing lines.
 
     Raises:
       AnotherRun: the file holds answers made with other settings; every difference is listed.
-      ValueError: the file was not written by this command, or is shorter than its record says.
+      ValueError: the file was not written by this command, or is shorter than its record states.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False):
@@ -90,7 +90,7 @@ class Answers:
         found = None if overwrite else self._found()
         if found is not None and found.answered:
             self._check(found, fresh.settings)
-        # Lines that hold only errors are worth nothing: they are made again, by whatever settings are given now.
+        # If all lines are errors, nothing is kept: all rows are answered again, with the present settings.
         self.record = found if found is not None and found.answered else fresh
         self.found = dataclasses.replace(self.record, reasons=Counter(self.record.reasons))
         self._save()
@@ -104,13 +104,13 @@ class Answers:
             if self.path.stat().st_size == 0:
                 return None
             raise ValueError(
-                f"{self.path} exists, and {self.record_path.name}, which says how its lines were made, does not: move the "
+                f"{self.path} exists, and {self.record_path.name}, which records its settings, does not: move the "
                 "file away, name another output, or give --overwrite"
             )
         record = _read(self.record_path)
         if self.path.stat().st_size < record.bytes:
             raise ValueError(
-                f"{self.path} is shorter than {self.record_path.name} says ({self.path.stat().st_size} of {record.bytes} "
+                f"{self.path} is shorter than {self.record_path.name} states ({self.path.stat().st_size} of {record.bytes} "
                 "bytes); give --overwrite to answer all rows again"
             )
         return record

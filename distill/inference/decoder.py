@@ -1,4 +1,4 @@
-"""Decoding lists of inputs in batches of like length. Imports neither TensorFlow nor SeqIO: serving uses it alone."""
+"""Decoding lists of inputs in batches of similar length. Imports neither TensorFlow nor SeqIO: serving uses it alone."""
 
 import dataclasses
 import math
@@ -22,16 +22,16 @@ class DecodeConfig:
     """How answers are decoded.
 
     Attributes:
-      max_decode_len: most target tokens, EOS included.
-      max_input_len: longest input; longer ones are cut (and counted).
+      max_decode_len: maximum number of target tokens, EOS included.
+      max_input_len: longest input; longer ones are truncated (and counted).
       batch_size: rows decoded together (global).
       method: ``greedy``, ``sample`` or ``beam``.
       temperature, top_k: of ``sample``.
       num_beams, length_penalty, beam_rule: of ``beam``, see :func:`distill.model.decoding.generate`.
       bucket: the shortest length that inputs are padded to; see :func:`bucket_lengths`.
       seed: of ``sample``.
-      param_gather: ``layer`` gathers parameters that lie split over ``fsdp`` in each layer, for every token; ``decoder``
-        and ``step`` gather all once a batch, in the compute dtype.
+      param_gather: ``layer`` all-gathers FSDP-sharded parameters in each layer, for every token; ``decoder`` and ``step``
+        all-gather all of them once per batch, in the compute dtype.
     """
 
     max_decode_len: int = 64
@@ -65,10 +65,10 @@ class Prediction:
 
 
 def bucket_lengths(shortest: int, longest: int) -> list[int]:
-    """Window lengths to choose from: ``shortest`` and its doubles, half-way between two of them, and ``longest``.
+    """Window lengths to choose from: ``shortest`` times powers of two, the means of two neighbours, and ``longest``.
 
-    That is at most twice as many programs as doubles alone, and beyond ``shortest`` a row gets at most half of its own
-    length in padding.
+    This compiles at most twice as many programs as powers of two alone. A row longer than ``shortest`` is padded by at most
+    half of its length.
     """
     lengths = {longest}
     length = shortest
@@ -79,11 +79,11 @@ def bucket_lengths(shortest: int, longest: int) -> list[int]:
 
 
 class Decoder:
-    """Decodes lists of inputs in batches of like length; compiles once a length.
+    """Decodes lists of inputs in batches of similar length; compiles once per length.
 
     Args:
       model: the student.
-      mesh: rows lie over its ``data`` and ``fsdp`` axes.
+      mesh: rows are sharded over its ``data`` and ``fsdp`` axes.
       config: how to decode.
     """
 
@@ -134,7 +134,7 @@ class Decoder:
         """Lowers the decoding of one batch, without a prompt, for compilation ahead of time.
 
         Args:
-          params: shapes with shardings, as they will be given.
+          params: shapes and shardings of the parameters.
           length: tokens that every input is padded to.
 
         Returns:

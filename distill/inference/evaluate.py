@@ -28,7 +28,7 @@ class Evaluation:
 
     Attributes:
       metrics: the task's metrics by name.
-      rows: one JSON-ready dict an example: ``input``, ``prediction``, ``target`` texts, ``score`` and the task's own keys.
+      rows: one JSON-ready dict per example: ``input``, ``prediction``, ``target`` texts, ``score`` and the task's own keys.
     """
 
     metrics: dict[str, float]
@@ -47,8 +47,8 @@ class Evaluator:
     Args:
       task_name: a registered task with metrics.
       split: SeqIO split.
-      decoder: a :class:`Decoder`, or whatever else turns parameters, inputs and a prompt into predictions.
-      max_examples: score only the first that many (None: all).
+      decoder: a :class:`Decoder`, or another object that computes predictions from parameters, inputs and a prompt.
+      max_examples: number of examples to score, from the first; None scores all.
     """
 
     def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
@@ -58,11 +58,11 @@ class Evaluator:
             raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
         if registration.shares_input(task_name):
             alone = f"'{task_name}_label' or '{task_name}_rationale'"
-            raise ValueError(f"{task_name!r} has two targets an input and cannot be evaluated; take {alone}")
+            raise ValueError(f"{task_name!r} has two targets per input and cannot be evaluated; take {alone}")
         if split not in self.task.splits:
             raise ValueError(
                 f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
-                "(a training run without a test split wants TEST_SPLIT=None)"
+                "(a training run without a test split needs TEST_SPLIT=None)"
             )
         dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
         if max_examples is not None:
@@ -78,7 +78,7 @@ class Evaluator:
         return len(self._examples)
 
     def check_metric(self, name: str) -> None:
-        """Raises ValueError, naming those that there are, if the task has no metric ``name``; decodes nothing."""
+        """Raises ValueError, which lists the task's metrics, if ``name`` is not one of them; decodes nothing."""
         two = list(zip(self._targets, self._examples))[:2]
         answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
         names = sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
@@ -88,13 +88,13 @@ class Evaluator:
             raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {names}{hint}")
 
     def check_lengths(self, max_decode_len: int) -> str | None:
-        """Compares the split's targets, end token included, with what is decoded at most.
+        """Compares the lengths of the split's targets, EOS included, with the maximum decoded length.
 
         Returns:
-          None if all of them fit; else a warning with the number that does not.
+          None if all of them fit; else a warning with the number of those that do not.
 
         Raises:
-          ValueError: none fits, so that no prediction can be right.
+          ValueError: none fits, so no prediction can be right.
         """
         lengths = np.array([len(example["targets"]) for example in self._examples]) - len(self._prompt)
         too_long = int((lengths > max_decode_len).sum())
@@ -166,13 +166,13 @@ def evaluate(
       decode: how.
       mesh: the device mesh.
       rules: logical axis → mesh axis.
-      max_examples: the first so many examples only; None takes all.
-      trained_task_name: what the student was trained on, where known: a task that would ask it in another way is refused.
+      max_examples: number of examples to score, from the first; None scores all.
+      trained_task_name: the task of the training, if known; a task with another prefix or prompt is refused.
 
       output_dir: where the two files go; None: ``predictions`` in the model directory.
 
     Raises:
-      FileNotFoundError, ValueError: no student there, or another one; or a task it cannot be asked.
+      FileNotFoundError, ValueError: no student, or one of another shape; or a task that does not fit its training.
       OSError: predictions cannot be written.
     """
     if trained_task_name is not None:
@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _check_writable(folder: epath.Path) -> None:
-    """Raises OSError, with what to do, before a long evaluation whose predictions could not be written."""
+    """Raises OSError, with the remedy, before a long evaluation whose predictions could not be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

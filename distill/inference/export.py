@@ -40,15 +40,15 @@ def export(
     model_type: str | None = None,
     layout: str = "t5",
 ) -> Path:
-    """Writes the parameters that validated best (else the newest), with all it takes to ask them.
+    """Writes the parameters that validated best (else the newest), with all files that inference needs.
 
     Args:
       model_dir: where the student was trained.
       output: a new or empty folder.
       format: ``hf`` (config, safetensors, tokenizer, generation config and a model card), ``ct2`` (CTranslate2's model with
         the same tokenizer and card) or ``t5x`` (a native checkpoint, ``<output>/checkpoint_<step>``).
-      vocabulary: it was trained with; the exported tokenizer gives the same ids.
-      label_prefix, rationale_prefix: it was trained with; recorded in the card and in ``task_specific_params``.
+      vocabulary: the student's; the exported tokenizer gives the same ids.
+      label_prefix, rationale_prefix: the student's; recorded in the card and in ``task_specific_params``.
       form: ``label``; ``single`` for a student that gives rationale and label in one target (which has no prefix); or
         ``shared_label`` for one whose targets, not inputs, begin with the prefixes.
       decode: how labels are decoded: the defaults for ``generate``.
@@ -61,10 +61,10 @@ def export(
       ``output``.
 
     Raises:
-      FileNotFoundError: no student there.
+      FileNotFoundError: ``model_dir`` holds no student.
       ValueError: an unknown format, form or quantization, a folder that holds something, a vocabulary that is too large, or
-        a network that does not exist there.
-      ModuleNotFoundError: ``ct2`` without CTranslate2 and transformers; says what to install.
+        a network that the format cannot represent.
+      ModuleNotFoundError: ``ct2`` without CTranslate2 and transformers; names the packages to install.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
@@ -218,7 +218,7 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
     class Converter(converters.TransformersConverter):
         """Takes the scale of the decoder's output from the configuration.
 
-        transformers 5 calls every T5 tied, and CTranslate2 scales whatever is tied.
+        transformers 5 sets every T5 as tied, and CTranslate2 scales the output of tied models.
         """
 
         def _load(self) -> model_spec.ModelSpec:

@@ -30,14 +30,14 @@ from distill.tasks.records import RowError, SourceError
 
 @dataclasses.dataclass(frozen=True)
 class InferReport:
-    """What was done.
+    """The outcome of :func:`infer`.
 
     Attributes:
       answered: rows answered now.
       found: lines that the output held already.
       failed: rows that could not be answered now.
-      reasons: why rows could not be answered, counted, those found included.
-      cut: inputs that were longer than ``max_input_len`` and were cut, now.
+      reasons: counts of the reasons why rows could not be answered, including rows of earlier calls.
+      cut: inputs that this call truncated to ``max_input_len``.
     """
 
     answered: int
@@ -48,14 +48,14 @@ class InferReport:
 
 
 class Progress(Protocol):
-    """Is told how far the rows are."""
+    """Receives the progress."""
 
     def note(self, text: str) -> None:
         """A line to print."""
         ...
 
     def rows(self, done: int, failed: int) -> None:
-        """How many rows are done, and how many of them could not be answered."""
+        """Called with the number of rows done, and the number of those that could not be answered."""
         ...
 
 
@@ -71,7 +71,7 @@ class Silent:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """A row as it was read: its line, its own id if it has one that can be written, and its input or what is wrong."""
+    """A row as it was read: its line, its id if that can be written, and its input or the reason why it has none."""
 
     line: int
     id: Any = None
@@ -105,15 +105,15 @@ def infer(
         ``score`` (the answer's log-probability, nats), with ``rationale=True`` also ``rationale``. A row that cannot be
         answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept.
       model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
-      student: what is used instead of ``student.json``.
+      student: replaces ``student.json``.
       input_field: which field holds the input, or a template as in :class:`distill.tasks.jsonl.JsonLines`; None: the
         field that the student was trained with.
       rationale: generate the rationale, too. The label does not depend on it.
       rationale_decode: how rationales are decoded; None: as labels, up to 256 tokens.
       rules: see :mod:`distill.sharding.partitioning`.
       chunk: rows answered before they are written.
-      overwrite: answer all rows again, whatever the output holds.
-      progress: is told how far it is.
+      overwrite: answer all rows again and replace the output.
+      progress: called with the progress.
 
     Raises:
       FileNotFoundError: no input file, or no student.
@@ -135,7 +135,7 @@ def infer(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What is asked of whom, and how."""
+    """The student, its input field and its settings."""
 
     student: Student
     vocabulary: Plain
@@ -186,7 +186,7 @@ def _answer(
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
         ask = Answering(student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode)
-        # A first small chunk, so that the first answers are there soon.
+        # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
             cut += ask.num_cut([row.text for row in readable])
@@ -231,19 +231,19 @@ def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioni
     except ValueError:
         pass
     asked = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
-    progress.note(f"trained on mesh {asked}; this machine has {devices} device(s), over which rows are split instead")
+    progress.note(f"trained on mesh {asked}; this machine has {devices} device(s), over which rows are sharded instead")
     return partitioning.MeshConfig(-1, 1, 1)
 
 
 def reason_of(error: str) -> str:
-    """What is counted: an error without what is particular to its row."""
+    """The key that errors are counted by: the message without details of its row."""
     return error.partition(";")[0].strip()[:120]
 
 
 def fingerprint(model_dir: str | os.PathLike[str]) -> str:
     """Names the parameters that a model directory answers with: step, and a hash of the small files of the checkpoint.
 
-    Orbax's small files hold the versions and hashes of the large ones, so that another training gives another fingerprint.
+    Orbax's small files hold the versions and hashes of the large ones, so another training gives another fingerprint.
     """
     for folder in (BEST, LATEST):
         root = epath.Path(model_dir) / folder
@@ -261,7 +261,7 @@ def fingerprint(model_dir: str | os.PathLike[str]) -> str:
 def _settings(
     model_dir: Any, student: Student, field: str, rationale: bool, rationale_decode: DecodeConfig
 ) -> dict[str, Any]:
-    """What the answers depend on. How many rows are decoded together, and on which mesh, is no part of it."""
+    """The settings that the answers depend on. The batch size and the mesh are not among them."""
 
     def decode(config: DecodeConfig) -> dict[str, Any]:
         unused = {"batch_size", "bucket", "param_gather"} if config.method != "sample" else {"param_gather"}
@@ -277,7 +277,7 @@ def _settings(
 
 
 def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]:
-    """Rows in lists of ``size``, the first shorter. Rows before the place where a file turns out to be cut off count."""
+    """Rows in lists of ``size``, the first shorter. Rows before the place where a file is truncated count."""
     part: list[_Row] = []
     wanted = first
     try:
@@ -295,7 +295,7 @@ def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]
 
 
 def _read(path: Path, field: str) -> Iterator[_Row]:
-    """Rows with their input text, or with what is wrong with them."""
+    """Rows with their input text, or with an error."""
     for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
         if isinstance(row, RowError):
             yield _Row(line, error=str(row))
@@ -328,7 +328,7 @@ def plural(number: int) -> str:
 
 
 def summary(report: InferReport, output: str) -> str:
-    """What was answered and what was not, in lines to print."""
+    """The counts of answered and unanswered rows, in lines to print."""
     total = report.found + report.answered + report.failed
     failed = sum(report.reasons.values())
     lines = [
@@ -340,5 +340,5 @@ def summary(report: InferReport, output: str) -> str:
     if len(report.reasons) > 10:
         lines.append(f"  and {len(report.reasons) - 10} more reasons")
     if report.cut:
-        lines.append(f"  {report.cut:,} inputs were longer than the student reads (MAX_INPUT_LEN) and were cut")
+        lines.append(f"  {report.cut:,} inputs were longer than MAX_INPUT_LEN and were truncated")
     return "\n".join(lines)

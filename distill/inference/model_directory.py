@@ -1,4 +1,4 @@
-"""What a training run writes into its directory before it starts, and what it refuses to begin again with."""
+"""The files that a training run writes before it starts, and the settings with which it refuses to restart."""
 
 import logging
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ def begin(
     *,
     writes: bool = True,
 ) -> list[str]:
-    """Makes the directory ready for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
+    """Prepares the directory for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
 
-    A run that is finished keeps its configuration, and begins again only where nothing but ``TRAIN_STEPS`` was raised (its
-    ``result.json`` is then kept under another name). One that has trained goes on if the student does not depend on what
-    was changed. One that has not trained yet takes any configuration.
+    A finished run keeps its configuration. It continues only if nothing was changed except a larger ``TRAIN_STEPS``; its
+    ``result.json`` is then kept under another name. A run that has saved a checkpoint continues if the student does not
+    depend on the changed settings. A run that has not trained yet takes any configuration.
 
     Args:
       directory: the model directory.
       text: the resolved configuration.
-      before: the bindings of ``config.gin``, None where there is none.
+      before: the bindings of ``config.gin``, None if there is no such file.
       after: the bindings of ``text``.
       student: for ``student.json``; None writes none.
       vocabulary_model: the contents of ``vocabulary.model``; None for bytes.
       writes: whether this process writes; all processes of a run check.
 
     Returns:
-      What is to be said to the user, a line each.
+      Lines for the user.
 
     Raises:
       ValueError: another configuration for a run that has trained; every difference is listed.
@@ -57,15 +57,15 @@ def begin(
             listed = "\n  ".join(map(str, blocking))
             raise ValueError(
                 f"{directory} holds a {'finished' if finished else 'started'} run with other settings:\n  {listed}\n"
-                "give the settings of the run to go on with it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
+                "give the settings of the run to continue it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
                 f"the new ones (INITIAL_CHECKPOINT_PATH={directory} starts from its parameters)"
             )
     goes_on = finished and any(one.raises_steps for one in changed)
     if finished and not goes_on:
-        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to go on)")
+        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
     if goes_on:
         steps = next(one for one in changed if one.raises_steps)
-        said.append(f"going on with a finished run: {steps}")
+        said.append(f"continuing a finished run: {steps}")
     elif trained and changed and not finished:
         said.append(
             "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))
@@ -96,7 +96,7 @@ def has_trained(directory: epath.PathLike) -> bool:
 
 
 def _may_change(one: run_settings.Difference, finished: bool) -> bool:
-    """Fewer steps than before are no other student while the run is not finished."""
+    """Fewer steps than before do not change the student while the run is not finished."""
     return one.raises_steps or (one.name in run_settings.STEPS and not finished)
 
 
@@ -105,7 +105,7 @@ def _has_steps(folder: epath.Path) -> bool:
 
 
 def _other_vocabulary(root: epath.Path, student: Student | None, model: bytes | None) -> list[run_settings.Difference]:
-    """A vocabulary that encodes otherwise, whatever its path is."""
+    """Whether the vocabulary encodes differently; its path does not count."""
     if student is None or not (root / students.FILE).exists():
         return []
     there = students.read(root)

@@ -1,4 +1,4 @@
-"""What may change when a run is started again in its directory, and what may not: two configurations compared."""
+"""Compares two configurations of a run: which settings may change when it restarts in its directory."""
 
 import dataclasses
 import posixpath
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 STEPS = ("TRAIN_STEPS", "train.LoopConfig.train_steps")
-"""How long to train: may be raised."""
+"""The length of training; may be raised."""
 
-# Neither the parameters nor which of them are chosen depend on these.
+# Neither the parameters nor the choice of the best ones depend on these.
 _FREE_MACROS = frozenset({
     "ATTENTION", "CACHE_DIR", "CHECKPOINT_DIGESTS", "CHECKPOINT_KEEP_EVERY", "CHECKPOINT_PERIOD",
     "COMPILER_OPTIONS", "DATA_DIR", "EVAL_BATCH_SIZE", "LOG_PERIOD",
@@ -26,7 +26,7 @@ _ABSENT = "not set"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One setting that two configurations have different values of.
+    """One setting whose values differ in two configurations.
 
     Attributes:
       name: a macro, or ``configurable.argument``.
@@ -54,9 +54,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
     """The settings that differ, those that the student depends on first.
 
     Args:
-      before, after: bindings by name, as :func:`distill.api.configuration.bindings_of` returns them. One that is set
-        to None
-        and one that is absent are alike: None is how every macro spells "not set".
+      before, after: bindings by name, as :func:`distill.api.configuration.bindings_of` returns them. A setting
+        that is None equals one that is absent: None means "not set" for every macro.
     """
     found = []
     for name in dict.fromkeys([*before, *after]):
@@ -77,5 +76,5 @@ def _changes_the_student(name: str, old: Any, new: Any) -> bool:
 
 
 def _names(files: Mapping[str, Any]) -> dict[str, str]:
-    """Split -> name of the file, without its folder: data may be in another place on another machine."""
+    """Split -> name of the file, without its folder: the folder may differ on another machine."""
     return {split: posixpath.basename(str(path)) for split, path in files.items()}

@@ -1,7 +1,7 @@
-"""``student.json``: what a model directory says of its student, as data. Serving and exporting read this and run nothing.
+"""``student.json``: the description of a model directory's student, as data. Serving and exporting read it and run nothing.
 
-It stands beside ``config.gin``, which trains the student again, and names its files relative to the directory, so that the
-directory can be moved or copied to another machine.
+It is beside ``config.gin``, which repeats the training, and names its files relative to the directory, so the directory can
+be moved or copied to another machine.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ FILE = "student.json"
 VOCABULARY_FILE = "vocabulary.model"
 FORMAT, VERSION = "distill-student", 1
 FORMS = ("label", "single", "shared_label")
-"""How a student can be asked for a label."""
+"""The forms that give a label."""
 
 _MAX_BYTES = 2**20
 _MAX_EXTRA_IDS = 2**16
@@ -35,16 +35,16 @@ _MAX_INTEGER = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """Everything that asking a student takes, besides its parameters and its vocabulary's file.
+    """Everything that inference needs, except the parameters and the vocabulary's file.
 
     Attributes:
       model: the network.
       vocabulary: ``bytes`` or ``sentencepiece``; the latter's model is in ``vocabulary.model`` beside ``student.json``.
-      vocabulary_extra_ids: sentinels behind the bytes, or behind the pieces of ``vocabulary.model``.
+      vocabulary_extra_ids: sentinels after the bytes, or after the pieces of ``vocabulary.model``.
       vocabulary_sha256: of ``vocabulary.model``; empty for ``bytes``.
       form: one of :data:`FORMS`, or a form of the data set's tasks that holds no label.
-      label_prefix, rationale_prefix: what precedes the input, or with ``shared_label`` the target, in each task.
-      separator: text in the input that stands for EOS; None: none.
+      label_prefix, rationale_prefix: the prefix of the input, or with ``shared_label`` of the target, in each task.
+      separator: text in the input that represents EOS; None: none.
       input_field: the field of a row that holds the input, or a template of fields.
       dataset: the data set's name.
       answer: how its answers are compared.
@@ -77,7 +77,7 @@ def from_json(text: str | bytes, where: str = FILE) -> Student:
     """The inverse of :meth:`Student.to_json`.
 
     Raises:
-      ValueError: not such a file; names the key, what it holds and what was expected.
+      ValueError: not such a file; names the key, its value and the expected one.
     """
     try:
         raw = json.loads(text)
@@ -156,7 +156,7 @@ def read_vocabulary(model_dir: str | epath.PathLike, student: Student) -> Plain:
 
 
 def write(model_dir: str | epath.PathLike, student: Student, vocabulary_model: bytes | None) -> None:
-    """Writes ``student.json`` and the vocabulary's file into a model directory; existing equal files are left alone.
+    """Writes ``student.json`` and the vocabulary's file into a model directory; existing equal files are kept.
 
     Args:
       model_dir: an existing directory.
@@ -175,7 +175,7 @@ def with_vocabulary(student: Student, model: bytes | None) -> Student:
 
 
 def _replace(path: epath.Path, data: bytes) -> None:
-    """Writes a file so that no reader sees a part of it."""
+    """Writes a file atomically."""
     if path.exists() and path.read_bytes() == data:
         return
     temporary = path.parent / f"{path.name}.part"

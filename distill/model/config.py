@@ -84,7 +84,7 @@ class T5Config:
         validation.check("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5Config.attention", self.attention, ATTENTIONS)
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"T5Config.dropout_rate must lie in [0, 1); got {self.dropout_rate}")
+            raise ValueError(f"T5Config.dropout_rate must be in [0, 1); got {self.dropout_rate}")
         if not self.layer_norm_epsilon > 0.0:
             raise ValueError(f"T5Config.layer_norm_epsilon must be > 0; got {self.layer_norm_epsilon}")
         buckets = self.relative_attention_num_buckets

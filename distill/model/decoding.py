@@ -141,14 +141,14 @@ def _check(
         if value < 1:
             raise ValueError(f"{name} must be ≥ 1; got {value}")
     if not 0 <= eos_id < config.vocab_size:
-        raise ValueError(f"eos_id must lie in [0, vocab_size={config.vocab_size}); got {eos_id}")
+        raise ValueError(f"eos_id must be in [0, vocab_size={config.vocab_size}); got {eos_id}")
     if method == "sample":
         if rng is None:
             raise ValueError("method='sample' requires rng, a jax.random.key; got None")
         if not temperature > 0.0:
             raise ValueError(f"temperature must be > 0 (for 0, use method='greedy'); got {temperature}")
         if not 0 <= top_k <= config.vocab_size:
-            raise ValueError(f"top_k must lie in [0, vocab_size={config.vocab_size}]; got {top_k}")
+            raise ValueError(f"top_k must be in [0, vocab_size={config.vocab_size}]; got {top_k}")
     if method == "greedy" and num_return != 1:
         raise ValueError(f"method='greedy' returns one result per row: num_return must be 1; got {num_return}")
     if method == "beam" and num_return > num_beams:

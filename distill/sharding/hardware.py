@@ -33,7 +33,7 @@ def advice(devices: int, platform: str, kind: str = "") -> str:
     named = " or ".join(f"--gin_file=gin/hardware/{path.name}" for path in fitting)
     axes = "--gin.partitioning.MeshConfig.data=, .fsdp= and .model= set the axes"
     if named:
-        return f"use {named} here, behind the other files; {axes}"
+        return f"use {named} here, after the other files; {axes}"
     near = ", ".join(f"gin/hardware/{path.name}" for path in files)
     return f"{axes}; their product must be {devices}{f', starting from one of {near}' if near else ''}"
 

@@ -78,7 +78,7 @@ class Seed:
           directory, model, data, loop, validation, callbacks: arguments of :func:`distill.training.train.train`.
           decoder: shared by all seeds, on one device; None only without ``validation``.
           lock: the lock of ``directory``.
-          terminal: prints what is read.
+          terminal: prints the names of the tasks and splits.
         """
         user_callbacks.check(callbacks)
         checks.check_tasks(data, validation, model)

@@ -307,7 +307,7 @@ def make_evaluators(
     Args:
       validation: None returns no evaluators.
       decoder: None only without ``validation``.
-      terminal: prints what is read, and the warnings.
+      terminal: prints the names of the splits, and the warnings.
 
     Raises:
       ValueError: no such task, split or metric, or no target fits the decoded length.

@@ -81,5 +81,5 @@ def test_a_student_with_a_shared_table_could_end():
 
 
 def test_more_threads_than_cores_are_one_error():
-    with pytest.raises(ValueError, match="--threads must lie in"):
+    with pytest.raises(ValueError, match="--threads must be in"):
         sides.use_threads(10_000)

@@ -30,7 +30,7 @@ except locking.Locked as error:
 
 @pytest.fixture
 def hold():
-    """Starts processes that hold a lock until a line is written to them; what they print first tells how it went."""
+    """Starts processes that hold a lock until a line is written to them; their first line is the outcome."""
     started = []
 
     def start(path, environment=()):

@@ -1,4 +1,4 @@
-"""What tasks are known by: everything that changes their contents, nothing that says where files lie."""
+"""The identity of tasks: everything that changes their contents, and no paths of files."""
 
 import functools
 import pathlib

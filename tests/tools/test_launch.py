@@ -231,18 +231,18 @@ def test_a_missing_program_is_named_before_anything_is_written(tmp_path, monkeyp
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("slurm", "goes behind --"),
+        ("slurm", "give it after --"),
         ("slurm -- trian", "did you mean train?"),
         ("slurm -- train --multiprocess", "--multiprocess is for the launcher"),
-        ("slurm --name=A -- train", "--name wants"),
-        ("slurm --env=A -- train", "--env wants NAME=VALUE; got 'A'"),
-        ("slurm --nodes=0 -- train", "--nodes wants at least 1; got 0"),
+        ("slurm --name=A -- train", "--name needs"),
+        ("slurm --env=A -- train", "--env needs NAME=VALUE; got 'A'"),
+        ("slurm --nodes=0 -- train", "--nodes needs at least 1; got 0"),
         ("slurm --nodes=2 -- infer", "only train and eval"),
-        ("slurm --gpus_per_node=8 --tasks_per_node=3 -- train", "--tasks_per_node wants 1 or"),
-        ("slurm '--partition=a b' -- train", "--partition wants"),
-        ("slurm --max_restarts=-1 -- train", "--max_restarts wants at least 0; got -1"),
-        ("hosts -- train", "--host wants at least one host"),
-        ("hosts --host=-oProxyCommand=x -- train", "--host wants"),
+        ("slurm --gpus_per_node=8 --tasks_per_node=3 -- train", "--tasks_per_node needs 1 or"),
+        ("slurm '--partition=a b' -- train", "--partition needs"),
+        ("slurm --max_restarts=-1 -- train", "--max_restarts needs at least 0; got -1"),
+        ("hosts -- train", "--host needs at least one host"),
+        ("hosts --host=-oProxyCommand=x -- train", "--host needs"),
         ("gcloud --tpu=t --zone=z --create -- train", "--create needs"),
         ("gcloud --tpu=t --zone=z --spot -- train", "go with --create"),
         ("gcloud --tpu=t --zone=z -- infer --input=a --output=b", "only train and eval"),
@@ -395,7 +395,7 @@ def test_macros_are_checked_where_the_files_are_local(capsys, tmp_path, monkeypa
     assert said.out == ""
     assert said.err == "launch slurm: nothing uses ALHPA (set in the command line); did you mean 'ALPHA'?\n"
     assert launch.launch_command([*dry_run, "train", *LOCAL, GIVEN[0]]) == 2
-    assert "MODEL_DIR is wanted by gin/runs/train.gin" in capsys.readouterr().err
+    assert "MODEL_DIR is used by gin/runs/train.gin" in capsys.readouterr().err
     assert launch.launch_command([*dry_run, "eval", *LOCAL, *GIVEN]) == 0
     assert launch.launch_command([*dry_run, "eval", "--model_dir=gs://b/run", "--gin.EVAL_FORM=rationale"]) == 0
     assert launch.launch_command([*dry_run, "train", *LOCAL, *GIVEN]) == 0

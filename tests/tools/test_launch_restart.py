@@ -202,7 +202,7 @@ def test_skypilot_hook_waits_for_the_checkpoint(fakes):
     process = start(fakes, "bash", task["run"])
     fakes.wait_for("training")
     assert finish(start(fakes, "bash", hook["run"])) == (0, "")
-    assert not (fakes.path / ".distill.pid").exists()  # the hook ended behind the run
+    assert not (fakes.path / ".distill.pid").exists()  # the hook ended after the run
     assert finish(process) == (75, "run 1\ncheckpoint saved\n")
 
 

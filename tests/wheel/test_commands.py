@@ -24,7 +24,7 @@ DEMO_GRID = {"gin_files": ["gin/recipes/demo_student.gin"], "axes": {"TRAIN_ROWS
 
 @pytest.fixture(scope="module")
 def walked(installed, tmp_path_factory):
-    """The results by name of everything below, run in one process, and the folder, which was empty but for the rows."""
+    """The results by name of everything below, run in one process, and the folder, which held only the rows."""
     folder = tmp_path_factory.mktemp("empty")
     write_rows(folder / "train.jsonl", 16)
     write_rows(folder / "test.jsonl", 4, start=16)

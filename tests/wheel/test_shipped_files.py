@@ -24,7 +24,7 @@ MODEL, TASK, RUN, CPU = (
 WANTED = {"MODEL_DIR": "'runs/x'", "VOCABULARY_PATH": "'bytes'", "DATA_DIR": "'data'", "FILES": "{'train': 'a.jsonl'}"}
 FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
 DATA = "gin/runs/data.gin"  # configures no training, but `distill data`
-COMMANDS_OWN = {"eval": ["SPLIT='test'"], "infer": [], "export": []}  # read behind a run's file
+COMMANDS_OWN = {"eval": ["SPLIT='test'"], "infer": [], "export": []}  # read after a run's file
 
 
 def text_of(name):

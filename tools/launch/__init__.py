@@ -1,5 +1,5 @@
 """Starts ``distill train`` on TPU pods, GPU clusters and hosts: ``distill launch BACKEND … -- train …``.
 
 A backend turns a :class:`~distill.tools.launch.job.Job` into a :class:`~distill.tools.launch.plan.Plan` without
-touching anything; ``--dry-run`` prints the plan, and otherwise it is carried out.
+running anything; ``--dry-run`` prints the plan, otherwise the plan is executed.
 """

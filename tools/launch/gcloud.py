@@ -16,9 +16,9 @@ class Gcloud:
       tpu: the TPU's name.
       zone: its zone, such as us-west4-a.
       project: its project; by default gcloud's own.
-      worker: which workers run the command: all, or a number.
+      worker: the workers that run the command: all, or a number.
       create: create the TPU first; needs accelerator_type and runtime_version.
-      accelerator_type: with create: what to create, such as v5litepod-16.
+      accelerator_type: with create: the accelerator type, such as v5litepod-16.
       runtime_version: with create: the TPU software, such as v2-alpha-tpuv5-lite for v5e.
       spot: with create: capacity that may be taken away at any time.
       preemptible: with create: the older kind of spot, gone after 24 hours at the latest.
@@ -56,7 +56,7 @@ class Gcloud:
         at_least("--restart_delay", self.restart_delay, 0)
 
     def plan(self, job: Job) -> Plan:
-        """Creates the TPU if asked to, then runs the command on its workers."""
+        """Creates the TPU if requested, then runs the command on its workers."""
         job.check_processes(2 if self.worker == "all" else 1, f"--worker={self.worker}")
         place = [f"--zone={self.zone}", *([f"--project={self.project}"] if self.project else [])]
         tpu_vm = ["gcloud", "compute", "tpus", "tpu-vm"]

@@ -1,4 +1,4 @@
-"""Plain hosts, over ssh: one process a host, which meet at the first."""
+"""Plain hosts, over ssh: one process per host; all connect to the first."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ class Hosts:
 
     Attributes:
       host: [USER@]HOST, process 0 first; may repeat.
-      port: where process 0 listens for the others.
+      port: port of process 0, to which the others connect.
       coordinator: the name or address of process 0 for the others; by default HOST of the first.
       restart_delay: seconds between the end of a run and its restart.
       ssh_option: NAME=VALUE for ssh's -o; may repeat.
@@ -39,7 +39,7 @@ class Hosts:
         at_least("--restart_delay", self.restart_delay, 0)
 
     def plan(self, job: Job) -> Plan:
-        """One ssh a host, all at the same time."""
+        """One ssh per host, all at the same time."""
         job.check_processes(len(self.host), f"{len(self.host)} hosts")
         options = [
             part for option in ("BatchMode=yes", "ServerAliveInterval=60", *self.ssh_option) for part in ("-o", option)

@@ -1,4 +1,4 @@
-"""What is to be run, whatever runs it."""
+"""The command to launch, independent of the backend."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from distill import exit_codes
 
-# Besides the code of a run that saved a checkpoint: ended by SIGTERM before it listened, while it imported or compiled.
+# In addition to the code of a run that saved a checkpoint: SIGTERM before the handler was set, during imports.
 RESTART_CODES = (exit_codes.STOPPED, 128 + 15)
 PARALLEL = ("train", "eval")
 COMMANDS = (
@@ -35,7 +35,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 def reject(option: str, value: object, wanted: str) -> ValueError:
     """The error for a bad option: what, expected, got."""
-    return ValueError(f"{option} wants {wanted}; got {value!r}")
+    return ValueError(f"{option} needs {wanted}; got {value!r}")
 
 
 def at_least(option: str, value: int, least: int) -> None:
@@ -49,11 +49,11 @@ class Job:
     """A ``distill`` command and its surroundings on the machines that run it.
 
     Attributes:
-      arguments: of ``distill``, from the subcommand on. Empty only where a run is to be stopped.
+      arguments: of ``distill``, from the subcommand on. Empty only to stop a run.
       name: names the job for the scheduler, and the log; at most 40 of a-z, 0-9 and -, a letter first.
-      program: what runs there: "distill", or for example "python -m distill".
-      directory: the working directory there; by default what the backend starts in.
-      setup: shell lines that run there before, such as ". venv/bin/activate"; may repeat.
+      program: the program to run: "distill", or for example "python -m distill".
+      directory: the working directory there; by default that of the backend.
+      setup: shell lines to run before it, such as ". venv/bin/activate"; may repeat.
       env: NAME=VALUE to set there; may repeat.
       max_restarts: how often a run that was stopped may be started again.
     """
@@ -93,15 +93,15 @@ class Job:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Name → value of what is to be set."""
+        """Name → value of the variables to set."""
         return {name: value for name, _, value in (setting.partition("=") for setting in self.env)}
 
     def command(self, *flags: str) -> list[str]:
-        """The argument list to run, with ``flags`` behind the job's own."""
+        """The argument list to run, with ``flags`` after the job's own."""
         return [*shlex.split(self.program), *self.arguments, *flags]
 
     def check_processes(self, processes: int, option: str) -> None:
-        """Raises ValueError if ``processes`` > 1 are asked for a command that runs in one."""
+        """Raises ValueError if ``processes`` > 1 are requested for a command that runs in one."""
         if processes > 1 and self.arguments and self.arguments[0] not in PARALLEL:
             raise ValueError(
                 f"only {' and '.join(PARALLEL)} run in several processes; got {self.arguments[0]} with {option}"

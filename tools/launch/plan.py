@@ -1,4 +1,4 @@
-"""Commands to run and files to write: shown as a shell script, or carried out."""
+"""Commands to run and files to write: shown as a shell script, or executed."""
 
 import dataclasses
 import shutil
@@ -21,7 +21,7 @@ HOW_TO_GET = {
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A program with its arguments, and what it reads from standard input, if anything."""
+    """A program with its arguments, and its standard input, if any."""
 
     arguments: Sequence[str]
     stdin: str | None = None
@@ -34,13 +34,13 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A text to write before the commands behind it run."""
+    """A text to write before the commands after it run."""
 
     path: str
     text: str
 
     def shell(self) -> str:
-        """The writing of it as shell text."""
+        """The shell text that writes it."""
         return f"cat > {quoting.words([self.path])} {_heredoc(self.text)}"
 
 
@@ -53,7 +53,7 @@ def _heredoc(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Steps one after the other; what is in one step happens at the same time."""
+    """Steps, one after the other; the parts of one step run at the same time."""
 
     steps: Sequence[Sequence[Command | File]]
 
@@ -72,12 +72,12 @@ class Plan:
 
 
 def run(plan: Plan) -> int:
-    """Carries the plan out; returns the exit code, the first step's that failed.
+    """Executes the plan; returns the exit code of the first step that failed.
 
-    Of the commands of a step, a code that no restart helps goes before 75, and 75 before 0.
+    Among the commands of a step, a code that is not restarted takes precedence over 75, and 75 over 0.
 
     Raises:
-      FileNotFoundError: a program is not there; says how to get it. Nothing was run or written then.
+      FileNotFoundError: a program is missing; gives the way to install it. Nothing was run or written then.
     """
     for program in dict.fromkeys(command.arguments[0] for command in plan.commands()):
         if shutil.which(program) is None:

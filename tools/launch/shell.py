@@ -19,7 +19,7 @@ def preparation(job: Job, change_directory: bool = True) -> list[str]:
 
 
 def forwarding(forward: str, signals: str = "TERM INT") -> list[str]:
-    """Lines that count signals in ``signals`` and pass them on by the command ``forward``."""
+    """Lines that count signals in ``signals`` and forward them with the command ``forward``."""
     return [
         "signals=0 child=",
         "forward() {",
@@ -33,8 +33,8 @@ def forwarding(forward: str, signals: str = "TERM INT") -> list[str]:
 def child(command: str, forward: str) -> list[str]:
     """Lines that run ``command`` and leave its exit code in ``status``, also if signals come in between.
 
-    A shell's ``wait`` returns early when a signal arrives. It is repeated until one went by without; where the child
-    was already waited for, the repetition says 127 and the code from before counts.
+    A shell's ``wait`` returns early when a signal arrives. It is repeated until no signal interrupts it. If the child
+    was already waited for, the repetition returns 127, and the previous code counts.
     """
     return [
         f"{command} &",
@@ -51,12 +51,12 @@ def child(command: str, forward: str) -> list[str]:
 
 
 def restarting(job: Job, command: Sequence[str], label: str, delay: int) -> str:
-    """A POSIX shell script that runs ``command`` again, after ``delay`` seconds, whenever it was stopped and may go on.
+    """A POSIX shell script that runs ``command`` again, after ``delay`` seconds, whenever it was stopped and may continue.
 
     Output goes to ``launch/LABEL.log`` and from there to the session, so that the run outlives a lost connection.
-    SIGTERM to the script (its process is in ``launch/LABEL.pid``) stops the run for good, with a checkpoint; SIGTERM
+    SIGTERM to the script (its process is in ``launch/LABEL.pid``) stops the run permanently, with a checkpoint; SIGTERM
     to the run alone makes it start again. That file is locked while the script or the run lives, so that a second
-    launch is refused, and a number left by a crash is not mistaken for a run.
+    launch is refused, and a process number from before a crash is not mistaken for a run.
     """
     log, process = (shlex.quote(f"{FOLDER}/{label}.{kind}") for kind in ("log", "pid"))
     forward = 'kill -TERM "$child"'

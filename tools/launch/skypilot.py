@@ -22,7 +22,7 @@ class Skypilot:
       workdir: the folder that is copied there, and where setup and command run.
       file_mount: REMOTE=LOCAL paths, or REMOTE=BUCKET; may repeat.
       image: a machine or container image, in SkyPilot's spelling.
-      port: where process 0 listens for the others, on GPUs.
+      port: port of process 0, to which the others connect, on GPUs.
       notice: seconds for a checkpoint when Kubernetes takes a pod away.
       task_file: where to write the task; by default NAME.sky.yaml.
     """
@@ -88,7 +88,7 @@ class Skypilot:
         return {name: value for name, value in task.items() if value}
 
     def _run(self, job: Job) -> str:
-        """What each machine runs. It ends without ``exit``: SkyPilot appends lines that wait for uploads."""
+        """The script of each machine. It ends without ``exit``: SkyPilot appends lines that wait for uploads."""
         command = quoting.words(job.command(*(job.multiprocess() if self.is_tpu else [])))
         if self.num_nodes > 1:
             head = '"$(echo "$SKYPILOT_NODE_IPS" | head -n 1)'

@@ -14,17 +14,17 @@ _FORWARD = 'scancel --signal=TERM "$SLURM_JOB_ID"'
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    """A Slurm job; by default one process a node, which uses all of the node's GPUs.
+    """A Slurm job; by default one process per node, which uses all of the node's GPUs.
 
     Attributes:
       nodes: machines.
       gpus_per_node: GPUs of each; 0 for none.
-      tasks_per_node: processes of each: 1, or gpus_per_node for one a GPU.
+      tasks_per_node: processes of each: 1, or gpus_per_node for one per GPU.
       cpus_per_task: CPU cores of each process; by default the cluster's choice.
       mem: memory of each node, such as 200G; by default the cluster's choice.
       time: the limit of one start, such as 24:00:00; at the limit the job saves, and queues again.
       partition: where to queue.
-      account: whom to charge.
+      account: the account to charge.
       qos: quality of service.
       constraint: features that nodes must have.
       output: the log, in Slurm's spelling; by default NAME-JOB.log.
@@ -122,7 +122,7 @@ class Slurm:
         return [*(f"--{name}={value}" for name, value in given.items() if value), "--requeue", *self.sbatch_option]
 
     def _all_gpus(self) -> list[str]:
-        """Under Slurm, JAX gives a process one GPU unless it is told which to use."""
+        """Under Slurm, JAX assigns one GPU to a process unless the devices are given."""
         if self.gpus_per_node > 1 and self.tasks_per_node == 1:
             return [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(self.gpus_per_node)))}"]
         return []

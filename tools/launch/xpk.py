@@ -1,4 +1,4 @@
-"""GKE, through xpk: a JobSet of one pod a machine."""
+"""GKE, through xpk: a JobSet of one pod per machine."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
 from distill.tools.launch.plan import Command, Plan
 
-# xpk's GPU pods are told these; its TPU pods are found by JAX.
+# xpk sets these in GPU pods; on TPUs, JAX finds the processes.
 _GPU_FLAGS = (
     "--coordinator_address $JAX_COORDINATOR_ADDRESS:$JAX_COORDINATOR_PORT"
     " --num_processes $NNODES --process_id $NODE_RANK"
@@ -28,7 +28,7 @@ class Xpk:
       project: of the cluster; by default gcloud's own.
       priority: of xpk: very-low, low, medium, high or very-high.
       spot: where the cluster provisions nodes itself: capacity that may be taken away.
-      notice: seconds a pod has to save a checkpoint when it is to go.
+      notice: seconds that an evicted pod has to save a checkpoint.
     """
 
     cluster: str
@@ -78,7 +78,7 @@ class Xpk:
         return Plan([[Command(arguments)]])
 
     def _command(self, job: Job) -> str:
-        """The command, which takes the place of its shell: that is the process to which xpk passes SIGTERM."""
+        """The command, which replaces its shell: xpk forwards SIGTERM to that process."""
         flags = "" if self.tpu_type or self.num_nodes == 1 else f" {_GPU_FLAGS}"
         words = job.command(*(job.multiprocess() if self.tpu_type else []))
         if job.env:

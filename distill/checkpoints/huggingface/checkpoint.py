@@ -1,6 +1,6 @@
 """Hugging Face checkpoints of the T5 family, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5.
 
-Weights are safetensors, and move one tensor at a time: beside the parameters themselves, no second copy of them exists.
+Weights are safetensors, copied one tensor at a time: no second copy of the parameters exists in memory.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ Source = str | os.PathLike[str]
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-# How a network is computed, which a file does not decide.
+# Settings of computation, which a file does not determine.
 _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 
 
@@ -49,7 +49,7 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
       revision: a branch, tag, commit or ``refs/pr/…``; None: the one in ``source``, else the default branch.
 
     Raises:
-      FileNotFoundError: if it is neither.
+      FileNotFoundError: ``source`` is neither.
       ValueError: two revisions are given.
     """
     path = pathlib.Path(source)
@@ -62,13 +62,13 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
     if not is_hub_name(name):
         raise FileNotFoundError(f"{name} is not a folder")
     try:
-        # The patterns leave pickles where they are.
+        # The patterns exclude pickles.
         patterns = ["*.json", "model*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
         raise FileNotFoundError(
-            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository within reach{offline}: {error}"
+            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository that can be reached{offline}: {error}"
         ) from error
 
 
@@ -79,7 +79,7 @@ def split_revision(source: str) -> tuple[str, str | None]:
     ('google/mt5-small', 'refs/pr/6')
 
     Raises:
-      ValueError: nothing stands behind the "@".
+      ValueError: no revision follows the "@".
     """
     name, at, revision = source.partition("@")
     if not at or "://" in source or not is_hub_name(name):
@@ -95,7 +95,7 @@ def is_hub_name(text: str) -> bool:
 
 
 def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> T5Config:
-    """The :class:`T5Config` of a checkpoint; ``overrides`` set fields otherwise, such as ``scan_layers=True``.
+    """The :class:`T5Config` of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -110,7 +110,7 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
 
     Args:
       source: a folder, or a repository on the hub.
-      config: what the parameters are for; stacked if ``scan_layers``.
+      config: the network's; the parameters are stacked if ``scan_layers``.
       revision: a branch, tag, commit or ``refs/pr/…`` of the repository.
       shardings: as for :meth:`distill.checkpoints.weights.Weights.tree`.
 
@@ -137,7 +137,7 @@ def load_pretrained(
 
 
 def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
-    """The parameters in an opened folder under this project's names; ``where`` is what errors call it."""
+    """The parameters in an opened folder under this project's names; ``where`` is its name in errors."""
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}
     for name, entry in wanted.items():
@@ -153,7 +153,7 @@ def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None
 
 
 def _is_scaled(folder: pathlib.Path) -> bool | None:
-    """Whether the decoder's output is scaled; None where no ``config.json`` says so."""
+    """Whether the decoder's output is scaled; None without a ``config.json``."""
     path = folder / CONFIG_FILE
     return scales_decoder_output(read_json(path)) if path.is_file() else None
 
@@ -189,7 +189,7 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -
                 problems.append(f"{name}: checkpoint {held[name].dtype}, wanted one of {FLOAT_DTYPES}")
         elif name != LM_HEAD or scaled is not False:
             problems.append(f"{name}: checkpoint has none, configuration {told(entry.shape)}")
-    # A tied network's file may hold its one table under every name it goes by.
+    # A tied network's file may hold its one table under each of its names.
     names = TABLE_COPIES if scaled is False else (*TABLE_COPIES, LM_HEAD)
     copies = [name for name in names if name in held and name not in wanted]
     for name, info in held.items():
@@ -215,8 +215,8 @@ def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **o
       **options: :func:`write`'s.
 
     Raises:
-      ValueError: if no such model exists there, or a parameter is missing, is superfluous, has another shape, or lies on
-        devices this process cannot reach. Nothing is written then.
+      ValueError: ``transformers`` has no such model, or a parameter is missing, is superfluous, has another shape, or is on
+        devices that this process cannot read. Nothing is written then.
     """
     held = from_leaves(as_leaves(params, config))
     write(Weights(held, dataclasses.replace(config, scan_layers=False)).read, config, folder, **options)
@@ -235,16 +235,16 @@ def write(
     """Writes a folder that ``transformers``' ``T5ForConditionalGeneration.from_pretrained`` (MT5…, UMT5…) loads.
 
     Args:
-      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; asked in reading order.
+      read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; called in reading order.
       config: of the network.
-      folder: where to; created if need be. Weights that lie there already are replaced.
+      folder: the output, created if needed. Existing weights in it are replaced.
       model_type: as for :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
-      fields: more for ``config.json``, such as ``task_specific_params``.
+      fields: further fields of ``config.json``, such as ``task_specific_params``.
       generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
-      max_shard_bytes: weights beyond this size go to several files with an index.
+      max_shard_bytes: larger weights are written to several files with an index.
 
     Raises:
-      ValueError: no such model exists there.
+      ValueError: ``transformers`` has no such model.
     """
     config = dataclasses.replace(config, scan_layers=False)
     settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}

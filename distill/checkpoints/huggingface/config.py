@@ -23,7 +23,7 @@ _FEED_FORWARD = {
     "gated-relu": ("relu", "linear"),
     "gated-silu": ("silu", "linear"),
 }
-# Field there → field here, its default there (None: required), and the largest believable value.
+# Field there → field here, its default there (None: required), and the largest accepted value.
 _INTEGERS: dict[str, tuple[str, int | None, int]] = {
     "vocab_size": ("vocab_size", None, 2**24),
     "d_model": ("embed_dim", None, 2**17),
@@ -35,7 +35,7 @@ _INTEGERS: dict[str, tuple[str, int | None, int]] = {
     "relative_attention_max_distance": ("relative_attention_max_distance", 128, 2**20),
 }
 _NUMBERS = {"dropout_rate": ("dropout_rate", 0.1), "layer_norm_epsilon": ("layer_norm_epsilon", 1e-6)}
-# Ids that this library takes for granted.
+# Ids that this library assumes.
 _IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 
 
@@ -43,9 +43,9 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     """The :class:`T5Config` of a parsed ``config.json``.
 
     Args:
-      fields: the parsed file. Fields that say nothing about the network are passed over.
-      where: what to call the file in errors.
-      **overrides: T5Config fields to set otherwise, such as ``scan_layers=True``.
+      fields: the parsed file. Fields that do not describe the network are ignored.
+      where: the file's name in errors.
+      **overrides: T5Config fields to set, such as ``scan_layers=True``.
 
     Raises:
       ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
@@ -105,7 +105,7 @@ def _integer(fields: Mapping[str, Any], name: str, default: int | None, largest:
 def scales_decoder_output(fields: Mapping[str, Any], where: str = "config.json") -> bool:
     """Whether the network multiplies the decoder's output by ``d_model ** -0.5`` before the logits, as T5 1.0 does.
 
-    Files say so by ``tie_word_embeddings``; newer ones, in which that is always true, by ``scale_decoder_outputs``.
+    Files record this as ``tie_word_embeddings``; newer ones, in which that is always true, as ``scale_decoder_outputs``.
     mT5 never scales.
     """
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
@@ -120,12 +120,12 @@ def config_to_hf(config: T5Config, model_type: str | None = None) -> dict[str, A
     """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`.
 
     Args:
-      config: what to describe.
+      config: the configuration to describe.
       model_type: ``t5``, ``mt5`` or ``umt5``; by default ``umt5`` for a bias in every layer and ``t5`` otherwise. (mT5 is
-        T5 1.1 with another vocabulary; the name only matters to code that asks for it.)
+        T5 1.1 with another vocabulary; the name only matters to code that reads it.)
 
     Raises:
-      ValueError: if no such model has this configuration.
+      ValueError: no such model has this configuration.
     """
     if model_type is None:
         model_type = "umt5" if config.relative_bias_per_layer else "t5"

@@ -10,7 +10,7 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor in both worlds.
+    """One tensor, here and in Hugging Face's files.
 
     Attributes:
       name: Hugging Face's name.
@@ -25,7 +25,7 @@ class Entry:
     transposed: bool = True
 
     def stacked(self) -> tuple[Path, int] | None:
-        """The place in a tree with scanned layers and the index in its axis 1; None for what is in no layer."""
+        """The place in a tree with scanned layers and the index in its axis 1; None for parameters outside of layers."""
         stack, inner = self.path[0], self.path[1]
         if not inner.startswith("layers_"):
             return None
@@ -34,7 +34,7 @@ class Entry:
 
 SHARED = "shared.weight"
 LM_HEAD = "lm_head.weight"
-# Copies of the one token table, which some files carry besides it.
+# Copies of the one token table, which some files also hold.
 TABLE_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # The first T5 checkpoints carry a position bias for cross-attention that no version of the network reads.
 IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)

@@ -1,7 +1,7 @@
 """Writing safetensors files whose tensors do not fit into memory together.
 
-The library writes all tensors of a file at once. The format allows better: a JSON header says where each tensor lies, so
-space is laid out first and every tensor is written when it comes, in any order.
+The library writes all tensors of a file at once. The format does not require this: its JSON header gives the
+offset of each tensor, so space is reserved first, and tensors are then written one by one, in any order.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ BLOCK_BYTES = 16 * 2**20
 
 
 class SafetensorsWriter:
-    """One file of float32 tensors. A context manager; the file takes its name when all of them are written.
+    """One file of float32 tensors. A context manager; the file gets its name when all of them are written.
 
     Args:
       path: of the file.

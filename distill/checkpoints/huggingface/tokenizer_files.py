@@ -1,7 +1,7 @@
 """A vocabulary as the files of a Hugging Face tokenizer that gives the same ids.
 
-``transformers``' own T5 tokenizer takes the unknown piece to be number 2, which it is not in every SentencePiece model; so
-the tokenizer is written out in full, as ``tokenizer.json``, from the model's own tables.
+``transformers``' own T5 tokenizer assumes that the unknown piece has id 2, which is not true of every SentencePiece model.
+So the whole tokenizer is written as ``tokenizer.json``, from the model's own tables.
 """
 
 import base64
@@ -24,11 +24,11 @@ def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     """Writes the tokenizer of ``vocabulary`` to ``folder``; ``AutoTokenizer.from_pretrained`` loads it.
 
     Args:
-      folder: where to.
+      folder: the output.
       vocabulary: a byte vocabulary (ByT5's tokenizer) or a SentencePiece vocabulary, SeqIO's or plain.
 
     Raises:
-      ValueError: a vocabulary of another kind, or one that no such tokenizer can follow.
+      ValueError: a vocabulary of another kind, or one that such a tokenizer cannot reproduce.
     """
     sp_model = vocabularies.model_bytes(vocabulary)
     if sp_model is None:

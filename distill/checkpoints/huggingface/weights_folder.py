@@ -1,7 +1,7 @@
 """A folder of safetensors weights, read one tensor at a time: ``model.safetensors``, or shards and their index.
 
-Nothing is unpickled, and nothing a file says is believed before it is checked: names of shards stay inside the folder,
-and shapes are known before a byte of a tensor is read.
+Nothing is unpickled, and every field of a file is checked before it is used: shards are inside the folder, and shapes are
+known before a byte of a tensor is read.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 
 class TensorInfo(NamedTuple):
-    """What a file's header says of a tensor.
+    """A tensor as a file's header describes it.
 
     Attributes:
       file: the file's name in the folder.
@@ -34,7 +34,7 @@ class TensorInfo(NamedTuple):
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises ValueError for anything else, FileNotFoundError where there is no file."""
+    """The JSON object in ``path``. Raises ValueError for anything else, FileNotFoundError if there is no file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there")
     size = path.stat().st_size
@@ -54,7 +54,7 @@ class WeightsFolder:
 
     Attributes:
       folder: where the files are.
-      tensors: what is in them, by name.
+      tensors: their tensors, by name.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -123,7 +123,7 @@ class WeightsFolder:
             held = set(self._files[file].keys())
             absent = [name for name, where in weight_map.items() if where == file and name not in held]
             if absent:
-                raise ValueError(f"{index} says that {file} holds {', '.join(absent)}; it does not")
+                raise ValueError(f"{index} lists {', '.join(absent)} in {file}, which does not hold it")
         self.tensors = {name: self._info(file, name) for name, file in weight_map.items()}
 
     def _why_nothing(self) -> str:

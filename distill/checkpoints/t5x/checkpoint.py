@@ -1,7 +1,7 @@
 """T5X checkpoints, read and written: its native format (msgpack index and zarr arrays) and its Orbax format.
 
 Local paths and ``gs://`` alike; layers stacked or not; heads of attention kernels joined (T5X's ``examples/t5`` and the
-network here) or an axis of their own (``examples/scalable_t5``).
+network here) or a separate axis (``examples/scalable_t5``).
 """
 
 import os
@@ -36,18 +36,18 @@ Path = str | os.PathLike[str]
 
 STATE = "state"
 FORMATS = ("native", "orbax")
-# Where a training state keeps the network's parameters.
+# The path of the network's parameters in a training state.
 _ROOTS = ("target", "_optimizer/target", "optimizer/target", "params")
 _STEPS = ("state/step", "_optimizer/state/step", "step")
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
 def find(path: Path) -> epath.Path:
-    """What to read at ``path``: the index file of a native checkpoint, or the folder of an Orbax tree.
+    """The file or folder to read at ``path``: the index file of a native checkpoint, or the folder of an Orbax tree.
 
     Args:
-      path: the checkpoint's folder (``…/checkpoint_1000000``), its index file, or the folder of a run, of which the
-        newest checkpoint is taken.
+      path: the checkpoint's folder (``…/checkpoint_1000000``), its index file, or the folder of a run, whose newest
+        checkpoint is read.
 
     Raises:
       FileNotFoundError: no T5X checkpoint is there.
@@ -79,7 +79,7 @@ def steps_in(path: Path) -> list[int]:
 
 
 def all_tensors(path: Path) -> dict[str, Tensor]:
-    """Every array of a checkpoint, the optimizer's included, by its '/'-joined name; read when asked for.
+    """Every array of a checkpoint, the optimizer's included, by its '/'-joined name; read on demand.
 
     Raises:
       FileNotFoundError: no T5X checkpoint is there.
@@ -92,7 +92,7 @@ def all_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The network's parameters in a checkpoint, read when asked for.
+    """The network's parameters in a checkpoint, read on demand.
 
     Raises:
       FileNotFoundError: no T5X checkpoint is there.
@@ -121,9 +121,9 @@ def load_params(path: Path, config: T5Config, *, shardings: Any = None) -> Param
 
     Args:
       path: see :func:`find`.
-      config: what the parameters are for; stacked if ``scan_layers``, whether the file's are or not.
-      shardings: a tree of shardings like the parameters: each array is placed as soon as it is read, so that this
-        machine's memory holds one at a time. Without it the arrays are NumPy's.
+      config: the network's; the parameters are stacked if ``scan_layers``, for either layout of the file.
+      shardings: a tree of shardings like the parameters: each array is placed as soon as it is read, so host
+        memory holds one at a time. None returns NumPy arrays.
 
     Returns:
       float32 parameters.
@@ -157,12 +157,12 @@ def write(
     """Writes a checkpoint that T5X restores, ``<directory>/checkpoint_<step>``. It has no optimizer state.
 
     Args:
-      read: returns a parameter of ``config`` by its '/'-joined name; asked in reading order, one at a time.
+      read: returns a parameter of ``config`` by its '/'-joined name; called in reading order, one at a time.
       config: of the parameters, stacked if ``scan_layers``; written as float32.
       directory: of the run.
       step: of the training.
       format: ``native`` or ``orbax``.
-      layout: whose names and shapes: ``t5`` (T5X's ``examples/t5``; stacked if ``config.scan_layers``) or
+      layout: the names and shapes to use: ``t5`` (T5X's ``examples/t5``; stacked if ``config.scan_layers``) or
         ``scalable_t5`` (heads are an axis, every layer has its position bias: a shared one is written to each).
       compression: of native arrays: ``gzip`` as T5X writes them, or ``none``.
 
@@ -170,7 +170,7 @@ def write(
       The folder of the checkpoint.
 
     Raises:
-      ValueError: an unknown format or layout, or a step that is there already.
+      ValueError: an unknown format or layout, or a step that exists already.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")

@@ -1,4 +1,4 @@
-"""The msgpack file ``checkpoint`` of a T5X checkpoint: a tree whose leaves are arrays, or say where an array lies.
+"""The msgpack file ``checkpoint`` of a T5X checkpoint: a tree whose leaves are arrays or references to arrays.
 
 Native checkpoints describe TensorStore arrays; T5X's older Orbax checkpoints hold ``PLACEHOLDER://<name>``.
 """
@@ -57,15 +57,15 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_INDEX_BYTES) -> d
 
 
 def tensors(tree: Mapping[str, Any], folder: str | os.PathLike[str], where: str) -> dict[str, Tensor]:
-    """Every array of an index, by its '/'-joined name below the state's root, read when asked for.
+    """Every array of an index, by its '/'-joined name below the state's root, read on demand.
 
     Args:
       tree: what :func:`read` returned.
-      folder: where the arrays lie that the index names.
-      where: what to call the index in errors.
+      folder: holds the arrays that the index names.
+      where: the index's name in errors.
 
     Raises:
-      ValueError: a version this cannot read, a leaf of another kind, or one that points out of ``folder``.
+      ValueError: an unknown version, a leaf of another kind, or one that refers to a path outside of ``folder``.
     """
     root: Any = tree
     if "version" in tree:
@@ -117,11 +117,11 @@ def _tensor(leaf: Any, folder: str | os.PathLike[str], where: str) -> Tensor | N
         return arrays.open_array(arrays.zarr_in_folder(folder, name), where)
     if isinstance(leaf, dict):
         return _described(leaf, folder, where)
-    raise ValueError(f"{where}: expected an array or where one lies; got {type(leaf).__name__} {leaf!r:.80}")
+    raise ValueError(f"{where}: expected an array or a reference to one; got {type(leaf).__name__} {leaf!r:.80}")
 
 
 def _described(spec: dict[str, Any], folder: str | os.PathLike[str], where: str) -> Tensor:
-    """An array by TensorStore's description of it, of which only name, shape and dtype are taken."""
+    """An array by TensorStore's description of it, of which only name, shape and dtype are used."""
     store, metadata = spec["kvstore"], spec["metadata"]
     if spec["driver"] != "zarr" or not isinstance(store, dict) or not isinstance(metadata, dict):
         raise ValueError(f"{where}: expected a zarr array with 'kvstore' and 'metadata'; got {spec!r:.120}")
@@ -136,7 +136,7 @@ def _described(spec: dict[str, Any], folder: str | os.PathLike[str], where: str)
     opening = arrays.zarr_in_folder(folder, name)
 
     def load(index: Any) -> np.ndarray:
-        # Opened at each read: an index of many arrays is then read quickly, over the network, too, and nothing is kept.
+        # Opened at each read: an index of many arrays is then read quickly, also over a network, and nothing stays open.
         described = opening
         if not (epath.Path(folder) / name / ".zarray").exists():
             described = opening | _assumed(metadata, expected)
@@ -146,7 +146,7 @@ def _described(spec: dict[str, Any], folder: str | os.PathLike[str], where: str)
 
 
 def _assumed(metadata: Mapping[str, Any], info: TensorInfo) -> dict[str, Any]:
-    """For an array whose own description was lost (copying tools like to leave dot files behind): the index's."""
+    """The index's description, for an array whose own is missing (some copying tools skip dot files)."""
     layout = {name: metadata.get(name) for name in ("chunks", "compressor")}
     dtype = np.dtype(info.dtype).str if info.dtype != "bfloat16" else info.dtype
     fixed = {

@@ -37,7 +37,7 @@ def _renamed(config: T5Config, layout: str) -> Iterator[tuple[str, str]]:
 
 
 def _array(read: Read, theirs: str, ours: str, config: T5Config, layout: str) -> np.ndarray:
-    """The array that T5X keeps under ``theirs``."""
+    """The array that T5X stores as ``theirs``."""
     array = np.asarray(read(ours)).astype(np.float32, copy=False)
     if layout != "scalable_t5":
         return array
@@ -65,7 +65,7 @@ class NativeWriter:
         """Writes every parameter that ``read`` returns by name to ``folder``, and the index last."""
         final = epath.Path(folder)
         gcs = os.fspath(final).startswith("gs://")
-        # Renaming is cheap and atomic on a disk; in a bucket it copies, and the index that comes last says as much.
+        # Renaming is cheap and atomic on a disk; in a bucket it copies, and the index, written last, marks completion.
         place = final if gcs else final.parent / f"{final.name}.tmp-{int(time.time())}"
         place.mkdir(parents=True, exist_ok=True)
         target: dict[str, Any] = {}
@@ -85,7 +85,7 @@ class NativeWriter:
 def write_zarr(
     folder: str | os.PathLike[str], name: str, array: np.ndarray, chunks: tuple[int, ...], compressor: Any
 ) -> None:
-    """Writes ``array`` as float32, one chunk in memory besides it."""
+    """Writes ``array`` as float32, with one chunk in memory at a time."""
     spec = arrays.zarr_in_folder(folder, name)
     spec |= {
         "dtype": "float32",

@@ -353,5 +353,5 @@ def _publish(stage: epath.Path, directory: epath.Path) -> None:
         try:
             epath.Path(path).copy(target, overwrite=True)
         except Exception as error:  # of TensorFlow or the operating system
-            raise ValueError(f"cannot copy to {target}: {error}; run the same command again to go on") from error
+            raise ValueError(f"cannot copy to {target}: {error}; run the same command again to continue") from error
     shutil.rmtree(os.fspath(stage))

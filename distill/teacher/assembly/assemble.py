@@ -18,7 +18,7 @@ from distill.teacher.prompts.prompt import Prompt
 
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
-NOT_ASKED = Failure("not asked")
+NOT_ASKED = Failure("not sent")
 
 
 class Assembly:
@@ -26,7 +26,7 @@ class Assembly:
 
     Args:
       prompt: the prompt.
-      rules: what is kept.
+      rules: the selection rules.
       answer: how answers are compared.
       as_json: teacher → whether its replies are JSON.
       labels: the possible labels, or empty; see :func:`distill.teacher.prompts.labels.known_labels`.

@@ -96,7 +96,7 @@ def number_of_words(text: str) -> int:
 def leak(
     rationale: str, label: str | None, *, marker: str = "", hint_words: Sequence[str] = (), told: bool = False
 ) -> str | None:
-    """How a rationale gives the answer away instead of explaining it, or None.
+    """The way in which a rationale gives the answer away, or None.
 
     Args:
       rationale: the reasoning.
@@ -107,7 +107,7 @@ def leak(
     """
     folded = rationale.casefold()
     if told and any(word.casefold() in folded for word in hint_words):
-        return "lets on that it was told the answer"
+        return "reveals that it was given the answer"
     if marker and marker.casefold() in folded:
         return "the answer marker within the rationale"
     if label:

@@ -112,7 +112,7 @@ class ErrorTranslator:
         """The exception to raise instead of ``error``.
 
         Args:
-          error: what the client raised.
+          error: the exception that the client raised.
           request: the request that failed.
           body: the JSON body that was sent.
 
@@ -131,7 +131,7 @@ class ErrorTranslator:
             words = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
             return RequestFailedError("no connection", self._redact(words))
         if isinstance(error, transport.NotSentError):
-            return RequestFailedError("not asked", str(error))
+            return RequestFailedError("not sent", str(error))
         if isinstance(error, transport.ReplyTooLargeError):
             return RequestFailedError("reply too large", str(error))
         return error

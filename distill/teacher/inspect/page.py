@@ -18,7 +18,7 @@ from distill.teacher.inspect.statistics import FLAGS, NORMALIZERS, PERCENTILES, 
 CHUNK = 500
 _MOST_LABELS = 12  # largest confusion matrix shown
 _MOST_CHOICES = 300  # in the label filter
-_NOT_TROUBLE = ("agrees", "told the answer", "no gold label")
+_NOT_TROUBLE = ("agrees", "given the answer", "no gold label")
 
 
 def _file(name: str) -> str:
@@ -161,7 +161,7 @@ def _tiles(stats: Statistics) -> str:
             )
         )
     if stats.told:
-        tiles.append(("told the answer", f"{stats.told:,}", of(stats.told)))
+        tiles.append(("given the answer", f"{stats.told:,}", of(stats.told)))
     total = sum(stats.failures.values())
     tiles.append(("failed replies", f"{total:,}", f"{len(stats.failures)} reasons" if total else "none"))
     for each in stats.lengths:
@@ -216,7 +216,7 @@ def _agreement_section(stats: Statistics) -> str:
         parts.append("<h3>vote share of the winning label, rows with several votes</h3>")
         parts.append(histogram(stats.shares, bins=20, unit="share", title="vote shares"))
     numbers = {f"{number} rationale{'s' if number != 1 else ''}": rows for number, rows in stats.rationales.items()}
-    parts.append(f"<h3>rationales a row</h3>{bars(numbers)}")
+    parts.append(f"<h3>rationales per row</h3>{bars(numbers)}")
     return "".join(parts) + "</section>"
 
 
@@ -262,11 +262,11 @@ def _lambda_section(stats: Statistics, plan: Plan) -> str:
     return (
         '<section id="lambda"><h2>Effective λ</h2>'
         f"<p>The weight that the rationale loss gets beside the label loss, at λ = {plan.lam:g}, "
-        f"{plan.batch_size:,} rows a batch, rates {plan.label_rate:g} : {plan.rationale_rate:g}.</p>"
+        f"{plan.batch_size:,} rows per batch, rates {plan.label_rate:g} : {plan.rationale_rate:g}.</p>"
         '<table><thead><tr><th>normaliser</th><th class="n">paired</th><th class="n">mixed</th></tr></thead>'
         f"{rows}</table>"
-        '<p class="note">task_tokens and task_examples divide each task by its own size, so λ stays what it is. '
-        "all_tokens divides both by all tokens: λ is multiplied by how much longer rationales are than labels.</p>"
+        '<p class="note">task_tokens and task_examples divide each task by its own size, so λ is unchanged. '
+        "all_tokens divides both by all tokens: λ is multiplied by the ratio of rationale tokens to label tokens.</p>"
         "</section>"
     )
 
@@ -283,7 +283,7 @@ def _quality_section(stats: Statistics) -> str:
         )
     if stats.leaks:
         parts.append(
-            "<h3>rationales that give away instead of explaining</h3>"
+            "<h3>rationales that give the answer away</h3>"
             + bars(stats.leaks, total=max(1, stats.explained), long=True)
         )
     total = sum(stats.failures.values())

@@ -18,7 +18,7 @@ FLAGS = (
     "no teacher label",
     "no gold label",
     "no rationale",
-    "told the answer",
+    "given the answer",
     "failed reply",
     "input cut",
     "target cut",
@@ -71,7 +71,7 @@ class Lengths:
 
     Attributes:
       name: ``inputs``, ``label targets``, ``rationale targets``.
-      values: one a sequence.
+      values: one per sequence.
       limit: the planned length, or None.
     """
 
@@ -112,23 +112,23 @@ class Statistics:
     """All statistics; the report explains them.
 
     Attributes:
-      unit: what lengths are counted in.
+      unit: the unit of lengths.
       rows, labelled, answered, explained, told: rows; with gold label; with teacher label; with rationale; with a
         rationale that was written for a given answer.
-      rationales: number of rationales a row → rows.
+      rationales: number of rationales per row → rows.
       gold_balance, teacher_balance: label → rows; ``positions``: letter of the gold choice → rows.
       compared, agreed: rows with both labels; those where they agree. ``confusion``: (gold, teacher) → rows;
         ``disagreements``: the same, of those that do not.
       shares: vote shares of rows with several voters.
-      label_source: whose labels are measured: ``gold`` or ``teacher``.
+      label_source: the source of the measured labels: ``gold`` or ``teacher``.
       lengths: by name.
       duplicate_inputs: rows whose input another row has; ``contradictions``: of these, rows whose gold labels differ.
       repeated: the most frequent rationales that several rows share.
       leaks: kind → rationales.
       failures: reason → number.
       effective: normaliser → (paired, mixed) effective λ.
-      flags: one list of flag numbers a row.
-      row_lengths: (input, label, longest rationale) a row.
+      flags: one list of flag numbers per row.
+      row_lengths: (input, label, longest rationale) per row.
     """
 
     unit: str
@@ -184,12 +184,12 @@ def compute(
     Args:
       records: the rows.
       ruler: measures lengths.
-      plan: how they are to be trained on.
+      plan: the planned training settings.
       answer: how labels are compared.
-      provenance: of each row, as ``extract`` writes it, or nothing.
+      provenance: of each row, as ``extract`` writes it, or empty.
       failed: record id → number of its failed replies.
       failures: reason → number.
-      marker: an answer marker that has no place in a rationale.
+      marker: an answer marker that a rationale must not contain.
     """
     stats = Statistics(ruler.unit, rows=len(records), failures=dict(failures or {}))
     inputs, labels, rationales = _measure(stats, records, ruler, plan)
@@ -207,7 +207,7 @@ def compute(
             "no teacher label": record.llm_label is None,
             "no gold label": record.label is None,
             "no rationale": not record.rationales,
-            "told the answer": told,
+            "given the answer": told,
             "failed reply": bool(failed and record.id in failed),
             "input cut": plan.inputs is not None and inputs[n] > plan.inputs,
             "target cut": plan.targets is not None and max([labels[n], *rationales[n]]) > plan.targets,
@@ -231,7 +231,7 @@ def compute(
 def _measure(
     stats: Statistics, records: Sequence[Record], ruler: Ruler, plan: Plan
 ) -> tuple[list[int], list[int], list[list[int]]]:
-    """Lengths of inputs, labels and rationales of every row; fills in what depends on lengths alone."""
+    """Lengths of inputs, labels and rationales of every row; also fills in the statistics of lengths."""
     prefix = max(plan.label_prefix, plan.rationale_prefix, key=lambda text: ruler.count([text])[0])
     inputs = ruler.lengths([prefix + record.input for record in records], plan.separator)
     gold = plan.label_source == "gold" and any(record.label is not None for record in records)

@@ -1,1 +1,1 @@
-"""An extraction from rows to records: what is asked, progress, cost, the end."""
+"""An extraction from rows to records: requests, progress, cost, end of the job."""

@@ -186,7 +186,7 @@ class Collector:
         except RequestFailedError as error:
             reserved.close(error.perhaps_paid)
             result.failures[request.key] = error.failure
-            if error.failure.reason == "not asked":
+            if error.failure.reason == "not sent":
                 return
             self.state.failed += 1
             if row.failed(error.failure.reason):
@@ -196,7 +196,7 @@ class Collector:
             return
         except TeacherStoppedError as error:
             reserved.close()
-            result.failures[request.key] = Failure("not asked", str(error))
+            result.failures[request.key] = Failure("not sent", str(error))
             self._stop_for(error)
             return
         except BaseException:

@@ -47,9 +47,9 @@ class Prompt:
       name: for messages and provenance; the file's name.
       question, answer, rationalise: the templates; ``rationalise`` is "" where the file has none.
       examples: worked examples, in order.
-      instructions: what is said first.
-      parser: who reads the replies, or "" to read by the template.
-      hint_words: words by which a rationale lets on that it was told the answer.
+      instructions: text at the beginning.
+      parser: name of the parser of replies, or "" to parse by the template.
+      hint_words: words by which a rationale reveals that it was given the answer.
       parts: see :class:`Parts`; None: the input is shown whole.
 
     Raises:

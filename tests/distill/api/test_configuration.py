@@ -23,7 +23,7 @@ def test_a_misspelt_macro_names_its_neighbour():
 
 def test_a_missing_macro_names_who_wants_it():
     message = error(given=["DATA_DIR = 'd'", "VOCABULARY_PATH = 'bytes'"])
-    assert message.startswith("MODEL_DIR is wanted by gin/runs/train.gin:")
+    assert message.startswith("MODEL_DIR is used by gin/runs/train.gin:")
     assert message.endswith("and nothing sets it; give it with --gin.MODEL_DIR=…")
 
 
@@ -140,7 +140,7 @@ def test_a_function_that_the_configuration_does_not_mention():
         return None
 
     with pytest.raises(
-        ConfigurationError, match=r"the configuration says nothing of .*nobody; the run file is missing"
+        ConfigurationError, match=r"the configuration does not mention .*nobody; the run file is missing"
     ):
         configuration.configured(nobody)
 

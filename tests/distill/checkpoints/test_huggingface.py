@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints, both ways, against ``transformers`` itself; and files that lie."""
+"""Hugging Face checkpoints, both ways, against ``transformers`` itself; and damaged or hostile files."""
 
 import dataclasses
 import json
@@ -441,7 +441,7 @@ def test_activations_are_the_ones_of_pytorch(activation, tmp_path):
         ({"feed_forward_proj": ["relu"]}, "feed_forward_proj must be one of"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false; got 'no'"),
         ({"dropout_rate": "0.1"}, "dropout_rate must be a number"),
-        ({"dropout_rate": 1.5}, r"config.json: T5Config.dropout_rate must lie in \[0, 1\)"),
+        ({"dropout_rate": 1.5}, r"config.json: T5Config.dropout_rate must be in \[0, 1\)"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be > 0"),
         ({"relative_attention_num_buckets": 6}, "multiple of 4"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder must be true"),
@@ -481,7 +481,7 @@ def test_configurations_with_no_counterpart(config, model_type, message):
         config_to_hf(T5Config(100, 8, 2, 4, 8, 1, 1, **config), model_type)
 
 
-# Files that lie.
+# Damaged or hostile files
 
 
 def header(tensors, data: bytes = b"") -> bytes:
@@ -577,7 +577,7 @@ def test_an_index_that_promises_too_much(sharded):
     moved = next(name for name, file in index["weight_map"].items() if file == first)
     index["weight_map"][moved] = last
     path.write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=f"says that {last} holds {moved}; it does not"):
+    with pytest.raises(ValueError, match=f"lists {moved} in {last}, which does not hold it"):
         huggingface.load_pretrained(sharded)
 
 

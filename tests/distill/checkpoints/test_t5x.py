@@ -1,4 +1,4 @@
-"""T5X's checkpoints without T5X: files written here by TensorStore, msgpack and Orbax; and files that lie."""
+"""T5X's checkpoints without T5X: files written here by TensorStore, msgpack and Orbax; and damaged or hostile files."""
 
 import dataclasses
 import json
@@ -276,7 +276,7 @@ def test_what_cannot_be_saved(tmp_path):
         t5x_checkpoints.save(params, PLAIN, tmp_path, 0)
 
 
-# Files that lie
+# Damaged or hostile files
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_an_array_that_is_not_what_the_index_says(native, tmp_path):
     shutil.copytree(native, folder)
     described = folder / "target.token_embedder.embedding" / ".zarray"
     for changes, told in (
-        ({"shape": [40, 8]}, "the index says float32 .20, 8., but the array is float32 .40, 8."),
+        ({"shape": [40, 8]}, "the index gives float32 .20, 8., but the array is float32 .40, 8."),
         ({"dtype": "<i4"}, "but the array is int32"),
         ({"shape": [2**60, 2**60]}, "cannot be opened|elements"),
         ({"chunks": [0, 0]}, "cannot be opened"),

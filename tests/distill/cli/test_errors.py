@@ -164,7 +164,7 @@ def test_a_signal_outside_of_the_loop(name):
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == exit_codes.STOPPED == 75
-    assert err.strip() == f"stopped by {name}; run the same command again to go on"
+    assert err.strip() == f"stopped by {name}; run the same command again to continue"
 
 
 def test_sigterm_while_a_run_is_setting_up(tmp_path):
@@ -184,7 +184,7 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == exit_codes.STOPPED, err
-    assert "run the same command again to go on" in err.strip().splitlines()[-1]
+    assert "run the same command again to continue" in err.strip().splitlines()[-1]
 
 
 def test_quiet_shows_results_and_errors_only(capsys, monkeypatch):

@@ -132,7 +132,7 @@ def test_an_interrupted_upload_resumes(storage, clients, local, tmp_path):
     storage.refuse = lambda method, name: method == "POST" and name.endswith(SHARDS[1])
     told = clients[0]("build", output="gs://bucket/cache", scratch=stage)["error"]
     assert told.startswith(f"ValueError: cannot copy to gs://bucket/cache/{SHARDS[1]}: ")
-    assert told.endswith("run the same command again to go on")
+    assert told.endswith("run the same command again to continue")
     present = storage.below("bucket/cache")
     assert SHARDS[0] in present
     assert SHARDS[1] not in present

@@ -1,4 +1,4 @@
-"""The demo from end to end, in a few steps: what it leaves behind and what its last line says."""
+"""The demo from end to end, in a few steps: its files and its last line."""
 
 import json
 

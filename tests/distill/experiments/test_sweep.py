@@ -1,4 +1,4 @@
-"""Grids: every run once, a killed sweep goes on, joint seeds equal single ones, and the report adds up."""
+"""Grids: every run once, a killed sweep continues, joint seeds equal single ones, and the report adds up."""
 
 import csv
 import dataclasses
@@ -199,7 +199,7 @@ def test_a_diverging_run_is_noted_and_the_others_are_trained(sweep_file, tmp_pat
         rows = {row["LEARNING_RATE"]: row for row in csv.DictReader(file)}
     assert rows["0.003"]["error"] == ""
     assert rows["1000000000000000.0"]["error"].startswith("the loss is nan at step")
-    # At the restart it is left out, and still told; when asked for, it is repeated.
+    # The restart skips it and still reports it; --retry_failed repeats it.
     assert main.main(["sweep", str(sweep_file)]) == exit_codes.SOME_FAILED
     assert "2 runs, 1 done already, 1 failed before (--retry_failed repeats them), 0 to do" in capsys.readouterr().out
     assert main.main(["sweep", str(sweep_file), "--retry_failed"]) == exit_codes.SOME_FAILED

@@ -93,7 +93,7 @@ def test_a_row_is_answered_the_same_in_any_company(tmp_path, student):
 
 
 def test_an_unfinished_output_is_continued(tmp_path, student):
-    """A process killed between two chunks: what is recorded is kept, what is behind it is made again."""
+    """A process killed between two chunks: recorded lines are kept, later ones are written again."""
     write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(12)])
     infer(str(tmp_path / "in.jsonl"), str(tmp_path / "whole.jsonl"), chunk=4, **student)
     whole = (tmp_path / "whole.jsonl").read_text()

@@ -55,7 +55,7 @@ def test_a_student_is_written_and_read():
         ({"model": {**dataclasses.asdict(TINY), "vocab_size": 10**30}}, "model: vocab_size must be at most"),
         ({"model": {**dataclasses.asdict(TINY), "num_encoder_layers": 10**6}}, "at most 1024 layers"),
         ({"model": {**dataclasses.asdict(TINY), "scan_layers": 1}}, "scan_layers must be bool; got 1"),
-        ({"model": {**dataclasses.asdict(TINY), "dropout_rate": 2}}, r"dropout_rate must lie in \[0, 1\)"),
+        ({"model": {**dataclasses.asdict(TINY), "dropout_rate": 2}}, r"dropout_rate must be in \[0, 1\)"),
         ({"model": None}, "model: expected an object; got NoneType"),
         ({"mesh": {"data": 0}}, "mesh axis sizes must be ≥ 1"),
         ({"decode": {"method": "beem"}}, "did you mean 'beam'?"),
@@ -133,7 +133,7 @@ def finish(run):
 def test_a_run_is_started_again_with_its_own_settings(run):
     assert begin(run, CONFIG) == []
     finish(run)
-    assert begin(run, CONFIG) == [f"{run} is finished; nothing is trained (raise TRAIN_STEPS to go on)"]
+    assert begin(run, CONFIG) == [f"{run} is finished; nothing is trained (raise TRAIN_STEPS to continue)"]
     assert (run / "config.gin").read_text() == CONFIG
     (run / "student.json").unlink()  # of an earlier version
     begin(run, CONFIG)
@@ -179,7 +179,7 @@ def test_more_steps_go_on_with_a_finished_run(run):
     finish(run)
     more = changed(TRAIN_STEPS=60)
     said = begin(run, more)
-    assert said[0] == "going on with a finished run: TRAIN_STEPS was 30 and is now 60"
+    assert said[0] == "continuing a finished run: TRAIN_STEPS was 30 and is now 60"
     assert not (run / "result.json").exists()
     assert json.loads((run / "result.before-60-steps.json").read_text()) == {"step": 30}
     assert (run / "config.gin").read_text() == more
@@ -210,7 +210,7 @@ def test_differences_are_of_values():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A student trained by the command in a folder of its own, by relative paths, with a SentencePiece vocabulary."""
+    """A student trained by the command in a separate folder, by relative paths, with a SentencePiece vocabulary."""
     folder = tmp_path_factory.mktemp("home")
     write_rows(folder / "train.jsonl", 40)
     write_rows(folder / "test.jsonl", 8, start=40)
@@ -261,7 +261,7 @@ def test_a_directory_on_a_read_only_file_system(trained, tmp_path):
     model_dir = trained / "runs" / "a"
     mount = f"mount --bind {model_dir} {model_dir} && mount -o remount,ro,bind {model_dir}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts of its own")
+        pytest.skip("this machine does not allow mounts")
     (tmp_path / "x.jsonl").write_text('{"question": "2 and 3?"}\n')
     infer = f"infer --model_dir={model_dir} --input={tmp_path}/x.jsonl --output={tmp_path}/y.jsonl"
     score = f"eval --model_dir={model_dir}"
@@ -305,5 +305,5 @@ def test_train_again_in_a_finished_directory(trained, monkeypatch, capsys):
     assert "holds a finished run with other settings" in told and "LAMBDA was not set and is now 0.1" in told
     assert (trained / "runs/a/config.gin").read_text() == config
     assert main.main(["train", *command("runs/a", "--gin.TRAIN_STEPS=4")]) == 0
-    assert "going on with a finished run: TRAIN_STEPS was 2 and is now 4" in capsys.readouterr().err
+    assert "continuing a finished run: TRAIN_STEPS was 2 and is now 4" in capsys.readouterr().err
     assert json.loads((trained / "runs/a/result.json").read_text())["step"] == 4

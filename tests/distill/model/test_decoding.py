@@ -431,11 +431,11 @@ def test_sharded_equals_whole(method):
         ({"max_decode_len": 0}, "max_decode_len must be ≥ 1; got 0"),
         ({"method": "sample"}, "requires rng, a jax.random.key; got None"),
         ({"method": "sample", "rng": jax.random.key(0), "temperature": 0.0}, "temperature must be > 0"),
-        ({"method": "sample", "rng": jax.random.key(0), "top_k": 5}, r"top_k must lie in \[0, vocab_size=4\]; got 5"),
+        ({"method": "sample", "rng": jax.random.key(0), "top_k": 5}, r"top_k must be in \[0, vocab_size=4\]; got 5"),
         ({"num_return": 2}, "one result per row: num_return must be 1; got 2"),
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
         ({"method": "beam", "num_beams": 0}, "num_beams must be ≥ 1"),
-        ({"eos_id": 4}, "eos_id must lie in"),
+        ({"eos_id": 4}, "eos_id must be in"),
         ({"beam_rule": "t5"}, r"beam_rule must be one of .*got 't5'; did you mean 't5x'\?"),
     ],
 )

@@ -528,7 +528,7 @@ def test_activation_names_agree():
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"dtype": "bfloat61"}, "did you mean 'bfloat16'"),
         ({"remat_policy": "minmal"}, "did you mean 'minimal'"),
-        ({"dropout_rate": 1.0}, r"dropout_rate must lie in \[0, 1\)"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\)"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon"),
         ({"relative_attention_num_buckets": 30}, "multiple of 4; got 30"),
         ({"relative_attention_max_distance": 16}, "must exceed half of the 32 buckets"),

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers, or misbehaves, as a test tells it to. Runs in its own thread."""
+"""An OpenAI-compatible server on loopback that answers, or misbehaves, as a test configures it. Runs in its own thread."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The batch API: one file out, one file back; a killed job goes on with what it had sent."""
+"""The batch API: one file out, one file back; a killed job continues with its sent batches."""
 
 import asyncio
 import dataclasses

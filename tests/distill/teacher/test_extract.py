@@ -41,7 +41,7 @@ def say(why, team):
 
 
 def recorded(path, *rows, **changes):
-    """A teacher that says what it is told to: ``(id, [replies])`` or whole rows."""
+    """A teacher with given replies: ``(id, [replies])`` or whole rows."""
     with path.open("w") as file:
         for row in rows:
             row = row if isinstance(row, dict) else {"id": row[0], "replies": row[1]}
@@ -149,7 +149,7 @@ def test_boilerplate_over_many_rows(tmp_path):
         ("Billing.", False, "the bare answer"),
         ("The answer is billing", False, "the bare answer"),
         ("Therefore, so the answer is billing, they paid twice.", False, "the answer marker within the rationale"),
-        ("The right team is billing because they paid twice.", True, "lets on that it was told the answer"),
+        ("The right team is billing because they paid twice.", True, "reveals that it was given the answer"),
         ("The right team is billing because they paid twice.", False, None),
     ],
 )
@@ -193,7 +193,7 @@ def test_rationalisation_explains_the_gold_label_where_the_teacher_erred(tmp_pat
     assert report.dropped == {
         "argues for another answer than the given one": 1,
         "the teacher disagrees with the gold label": 1,
-        "leakage: lets on that it was told the answer": 1,
+        "leakage: reveals that it was given the answer": 1,
     }
     assert report.requests == 4 + 3
     assert "Message: message 1\nThe right team is billing." in prompt_of(tmp_path, records[1])
@@ -385,7 +385,7 @@ def test_a_stopped_job_can_write_what_it_has(tmp_path):
     with serving(five) as stub:
         report = run(tmp_path, RECORDS, server(stub, concurrency=1), accept_partial=True)
     assert "key" in report.stopped and report.explained == 5 and report.written == 10
-    assert report.failures == {"not asked": 5}
+    assert report.failures == {"not sent": 5}
     assert "stopped early" in str(report)
 
 

@@ -72,7 +72,7 @@ def lines(path):
 
 
 def first_then_good(*reactions):
-    """Reacts to the first calls as told, then well."""
+    """Reacts to the first calls as configured, then normally."""
 
     async def behaviour(call):
         if call.number < len(reactions):

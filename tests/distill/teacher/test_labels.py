@@ -16,9 +16,9 @@ def test_labels_that_hardly_repeat_are_free_text():
     assert known_labels(rows("a", "b", "c", "a")) == ()
     assert known_labels(rows(*(f"label {n}" for n in range(21)), *["label 0"] * 100)) == ()
     assert known_labels(rows(None, None, None)) == ()
-    assert known_labels(rows("a", "a", "a"), worked=["b", "c"]) == (), "one label says nothing of the others"
+    assert known_labels(rows("a", "a", "a"), worked=["b", "c"]) == (), "one label does not determine the others"
     assert known_labels(rows("a", "a", "a"), worked=["b", "A"]) == ("a", "b"), "but that of a worked example does"
-    assert known_labels(rows("a", "a", "a", choices=("a", "b"))) == (), "each row has labels of its own"
+    assert known_labels(rows("a", "a", "a", choices=("a", "b"))) == (), "each row has its own labels"
 
 
 def test_declared_labels_are_the_answer():

@@ -1,6 +1,6 @@
-"""Several processes train what one process trains, stop together, go on from each other, and do not outlive each other.
+"""Several processes train what one process trains, stop together, continue each other's runs, and end together.
 
-Processes here have two host devices each and meet over gloo. The one process they are compared with is this one.
+Processes here have two host devices each and communicate over gloo. The one process they are compared with is this one.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ STEPS, HALF = 50, 25
 PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
 KILLED_S = 60  # for a process to notice that another was killed; heartbeats may be missing for 10 s
 
-# `distill`, saying besides what each process itself measured, and which files of a cache it checked.
+# `distill`, which also prints the measurements of each process and the cache files it checked.
 TELLING = """
 import json, sys
 from distill.inference import evaluate; from distill.cli import main
@@ -123,7 +123,7 @@ def finish(processes, code=0):
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    """What `distill train` is told, given a model directory and changed bindings."""
+    """The arguments of `distill train` for a model directory and changed bindings."""
     data = tmp_path_factory.mktemp("rows")
     write_rows(data / "train.jsonl", 40)
     write_rows(data / "test.jsonl", 8, start=50)

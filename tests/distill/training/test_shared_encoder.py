@@ -209,7 +209,7 @@ def test_tasks_that_cannot_share_an_encoder_are_rejected(sums, tmp_path):
 def test_evaluation_uses_the_prefixes_of_training(sums, arguments, tmp_path):
     data = train.DataConfig(sums.shared, {"inputs": 64, "targets": 96}, batch_size=4, shared_encoder=True)
     with pytest.raises(
-        ValueError, match=r"begin the targets of 'sums_shared', .* FORM=shared goes with EVAL_FORM=shared_label"
+        ValueError, match=r"begin the targets of 'sums_shared', .* FORM=shared needs EVAL_FORM=shared_label"
     ):
         train.train(str(tmp_path / "run"), **arguments | {"data": data})
     prompted = dataclasses.replace(arguments["validation"], task_name=sums.shared_label)

@@ -46,7 +46,7 @@ def test_balance_agreement_duplicates_and_flags():
     assert flags_of(stats, 0) == {"agrees", "input twice", "rationale twice"}
     assert flags_of(stats, 1) == {"disagrees", "input twice", "rationale twice"}
     assert flags_of(stats, 2) == {"no teacher label", "no rationale", "failed reply"}
-    assert flags_of(stats, 3) == {"no gold label", "told the answer", "leak"}
+    assert flags_of(stats, 3) == {"no gold label", "given the answer", "leak"}
     assert flags_of(stats, 4) == {"disagrees", "leak", "target cut"}
     assert set(stats.leaks) == {"the bare answer", "the answer marker within the rationale"}
     by_choice = compute(records, WORDS, Plan(), answer="choice")
