@@ -1,4 +1,4 @@
-"""Every module has a test file of its name in the same place under ``tests/``: ``distill/a/b.py``, ``tests/distill/a/test_b.py``."""
+"""Every module ``distill/a/b.py`` has a test file of its name, ``tests/distill/a/test_b.py``."""
 
 import pathlib
 
@@ -23,12 +23,16 @@ ELSEWHERE = {
     "distill/api/student.py": ("distill/test_api.py", "distill.load("),
     "distill/api/training.py": ("distill/test_api.py", "distill.train("),
     # Formats are tested as whole folders that another library reads or has written.
-    "distill/checkpoints/huggingface/checkpoint.py": ("distill/checkpoints/test_huggingface.py", "huggingface.load_params("),
+    "distill/checkpoints/huggingface/checkpoint.py": (
+        "distill/checkpoints/test_huggingface.py", "huggingface.load_params("
+    ),
     "distill/checkpoints/huggingface/safetensors_stream.py": (
         "distill/checkpoints/test_conversion.py", "import safetensors_stream"
     ),
     "distill/checkpoints/huggingface/tokenizer_files.py": ("distill/inference/test_export.py", "tokenizer_files"),
-    "distill/checkpoints/huggingface/weights_folder.py": ("distill/checkpoints/test_huggingface.py", "huggingface.load_params("),
+    "distill/checkpoints/huggingface/weights_folder.py": (
+        "distill/checkpoints/test_huggingface.py", "huggingface.load_params("
+    ),
     "distill/checkpoints/t5x/checkpoint.py": ("distill/checkpoints/test_t5x.py", "t5x_checkpoints.load_params("),
     "distill/checkpoints/t5x/index.py": ("distill/checkpoints/test_t5x.py", "t5x_index.read("),
     "distill/checkpoints/t5x/writers.py": ("distill/checkpoints/test_t5x.py", "t5x_checkpoints.save("),

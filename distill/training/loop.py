@@ -25,6 +25,8 @@ from distill.training.preemption import StopRequest
 from distill.training.state import TrainState
 from distill.training.step import Fetchable, summarize
 
+_IN_FLIGHT = 2  # updates dispatched beyond the newest finished one: enough to keep the devices busy
+
 
 @dataclasses.dataclass
 class Lane:
@@ -165,6 +167,9 @@ class Loop:
                 # A lane that has ended keeps its last batch: the step has a fixed number of lanes.
                 batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
                 metrics = self.students.update(batches)
+                # Devices run behind the host. Without a limit, a signal would be obeyed only after all dispatched updates.
+                if len(pending) >= _IN_FLIGHT:
+                    jax.block_until_ready(pending[-_IN_FLIGHT])
         finally:
             clock.read()
             for source in sources:

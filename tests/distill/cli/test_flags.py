@@ -60,8 +60,11 @@ def test_mistakes(command, capsys, given, message):
 def test_help_has_descriptions_defaults_and_paragraphs(command):
     text = " ".join(command.format_help().split())
     for part in (
-        "of Thing; 100 % of it", "numbers on two lines; default: 3", "may repeat", "Does something with path. A second paragraph."
-    ):  # fmt: skip
+        "of Thing; 100 % of it",
+        "numbers on two lines; default: 3",
+        "may repeat",
+        "Does something with path. A second paragraph.",
+    ):
         assert part in text
     assert "Args:" not in text
 

@@ -371,3 +371,18 @@ def test_two_trainings_of_one_directory(tmp_path, arguments):
         train.train(str(tmp_path / "run"), **arguments)
     assert train.train(str(tmp_path / "run"), **arguments).step == 8
     assert not list((tmp_path / "run").glob(".lock*"))
+
+
+def test_the_host_does_not_run_far_ahead_of_the_devices(tmp_path, arguments, monkeypatch):
+    """A stop signal waits for the dispatched updates, so these must be few, however long the log period is."""
+    waited, wait = [], jax.block_until_ready
+
+    def noted(value):
+        waited.append(value)
+        return wait(value)
+
+    monkeypatch.setattr(jax, "block_until_ready", noted)
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=8, log_period=8)
+    train.train(str(tmp_path / "run"), **(arguments | {"validation": None}))
+    # The first update is waited for when it is compiled; updates 4 to 8 each wait for the one two before.
+    assert sum(isinstance(value, dict) and "loss" in value for value in waited) == 1 + 6

@@ -30,7 +30,8 @@ def test_there_and_back(changes, model_type):
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("model_type", "mt55"), ("model_type", None), ("d_model", 0), ("d_model", "8"), ("d_model", True), ("num_heads", 1.0),
+        ("model_type", "mt55"), ("model_type", None), ("d_model", 0), ("d_model", "8"), ("d_model", True),
+        ("num_heads", 1.0),
         ("num_decoder_layers", 2000), ("dropout_rate", "0.1"), ("feed_forward_proj", "gated"), ("pad_token_id", 1),
         ("eos_token_id", 2), ("is_encoder_decoder", False), ("tie_word_embeddings", 1),
     ],
