@@ -307,7 +307,7 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums):
     assert again.metrics == result["test"]
     stem = tmp_path / "run" / "predictions" / f"{sums.label}_test"
     assert json.loads(stem.with_suffix(".metrics.json").read_text()) == again.metrics
-    longer = DecodeConfig(max_decode_len=8, max_input_len=32, batch_size=8)
+    longer = DecodeConfig(max_decode_len=32, max_input_len=32, batch_size=8)
     rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
     assert {"rouge_l", "bleu"} <= set(rationales.metrics)
 

@@ -200,7 +200,7 @@ def test_tasks_that_cannot_share_an_encoder_are_rejected(sums, tmp_path):
         fields={"input": "question", "rationale": "why", "label": "answer"},
     )
     names = registration.register(same, "bytes", label_prefix="", rationale_prefix="")
-    with pytest.raises(ValueError, match="prefixes that tell the tasks apart"):
+    with pytest.raises(ValueError, match="targets of one input need distinct prefixes"):
         registration.get(names.shared).get_dataset(None, "train")
     with pytest.raises(ValueError, match=r"prompt must hold ids in \[0, vocab_size=384\); got \(7, 500\)"):
         generate(TINY, {}, np.ones((1, 2), np.int32), max_decode_len=2, prompt=(7, 500))
