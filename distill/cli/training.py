@@ -32,7 +32,7 @@ def train_command(options: argparse.Namespace) -> int:
 
 
 def cache_command(options: argparse.Namespace) -> int:
-    options.gin_bindings.insert(0, "MODEL_DIR = None")  # caching needs no model directory
+    options.gin_bindings.insert(0, "MODEL_DIR = 'unused'")  # caching needs no model directory
     runs.parse_configuration(options)
     from distill import locking
     from distill.api import configuration

@@ -193,7 +193,7 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
         ({"vocabulary": None}, "vocabulary is missing: a T5Config names none"),
         ({"vocabulary": "/absent/spiece.model"}, "no vocabulary at /absent/spiece.model"),
         ({"hardware": "gpuu"}, "gin/hardware/gpuu.gin"),
-        ({"fields": {"inptu": "question"}}, "a record has no 'inptu'; did you mean 'input'"),
+        ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
         ({"batch_size": "8"}, "BATCH_SIZE .*expected int"),
     ],

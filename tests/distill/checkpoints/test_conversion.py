@@ -130,7 +130,7 @@ def test_damaged_sources(tmp_path):
     content = model.read_text()
     for damaged in ("{", "[]", '{"vocab_size": 3}', content.replace('"embed_dim": 8', '"embed_dim": "8"')):
         model.write_text(damaged)
-        with pytest.raises(ValueError, match="does not describe a network"), conversion.open_source(run):
+        with pytest.raises(ValueError, match="is damaged"), conversion.open_source(run):
             pass
     model.write_text(content)
     shutil.rmtree(run / "best" / "4" / "params")

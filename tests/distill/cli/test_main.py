@@ -17,10 +17,10 @@ def test_every_command_has_a_function():
 
 
 def test_a_mistake_is_one_line_with_code_2(tmp_path, capsys):
-    assert main.main(["example", f"--output={tmp_path}", "--train_rows=5"]) == exit_codes.MISTAKE
+    assert main.main(["infer", f"--input={tmp_path}/a.jsonl", f"--output={tmp_path}/b.jsonl"]) == exit_codes.MISTAKE
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("distill example: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("distill infer: ") and captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"]])

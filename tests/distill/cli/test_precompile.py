@@ -7,6 +7,7 @@ from distill.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 FILES = ["--gin_file=gin/models/t5_1_1_tiny.gin", "--gin_file=gin/tasks/svamp.gin", "--gin_file=gin/runs/distill.gin"]
+FILES.append("--gin_file=gin/hardware/tpu_v5e_16.gin")
 
 
 @pytest.mark.parametrize(
