@@ -125,8 +125,8 @@ def _forward(
     projections: tuple[jax.Array, ...],
     bias: jax.Array | None,
     keep: jax.Array | None,
-    query_segments: jax.typing.ArrayLike,
-    key_segments: jax.typing.ArrayLike,
+    query_segments: Any,
+    key_segments: Any,
     head_dim: int,
     causal: bool,
 ) -> tuple[jax.Array, _Inputs]:

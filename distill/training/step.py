@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from distill import validation
@@ -161,7 +161,7 @@ def compute_params(params: Params, config: T5Config) -> Params:
     if config.dtype == "float32":
         return params
 
-    def cast(path: tuple[Any, ...], leaf: jax.Array, axes: PartitionSpec) -> jax.Array:
+    def cast(path: tuple[Any, ...], leaf: jax.Array, axes: Any) -> jax.Array:
         return partitioning.layers_outermost(leaf.astype(config.dtype), axes) if path[-1].key == "kernel" else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params, param_logical_axes(config))
@@ -174,7 +174,7 @@ def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> 
     :func:`distill.sharding.embedding.lookup`). The loss shards the output kernel itself.
     """
 
-    def place(param: jax.Array, axes: PartitionSpec) -> jax.Array:
+    def place(param: jax.Array, axes: Any) -> jax.Array:
         return param if "vocab" in axes else partitioning.gathered(param, axes)
 
     stacks = partitioning.PARAM_GATHERS[param_gather]
