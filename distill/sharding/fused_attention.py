@@ -36,7 +36,7 @@ _MAX_LOGITS = 512 * 1024
 _VMEM_BYTES = 96 * 2**20
 
 # Projections, bias, keep, query segments and key segments of :func:`fused_attention`.
-_Inputs = tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, jax.Array, jax.Array]
+_Inputs = tuple[tuple[jax.Array, ...], jax.Array | None, jax.Array | None, Any, Any]
 
 
 @runtime_checkable
