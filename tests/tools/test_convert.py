@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from distill import exit_codes
-from distill.checkpoints import huggingface
+from distill.checkpoints import conversion, huggingface
 from distill.checkpoints import t5x as t5x_checkpoints
+from distill.checkpoints.t5x import writers
 from distill.model.network import T5Config
 from distill.model.parameters import param_shapes
 from distill.tools import convert
@@ -72,3 +73,9 @@ def test_mistakes_end_in_one_line(arguments, told, source, tmp_path, capsys):
     assert convert.main([f"--from={source[0]}", *arguments]) == exit_codes.MISTAKE
     said = capsys.readouterr().err
     assert said.startswith("distill convert: ") and told in said
+
+
+def test_the_flags_offer_what_can_be_converted():
+    """The command's module repeats these names, because importing them would load JAX for every ``--help``."""
+    assert convert.FORMATS == conversion.TO_FORMATS
+    assert convert.T5X_NETWORKS == writers.LAYOUTS
