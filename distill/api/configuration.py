@@ -1,198 +1,44 @@
-"""Finds, checks and parses configuration files. Only this module and ``distill.cli.main`` import gin."""
+"""Checks and parses configurations. Only this module, the ones it imports and ``distill.api.run`` import gin."""
 
 import contextlib
-import dataclasses
-import difflib
 import io
-import os
 import re
-import tokenize
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gin
-from gin import config_parser
 
 import distill
 from distill.api import trusted, value_types
+from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths
 from distill.api.paths import expand_home
+from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
 
-COMMAND_LINE = "the command line"
+__all__ = [
+    "COMMAND_LINE",
+    "FOLDERS_OF_CHOICES",
+    "ConfigurationError",
+    "arguments_of",
+    "bindings_of",
+    "check",
+    "check_macros",
+    "configured",
+    "find",
+    "macro",
+    "mentions",
+    "parse",
+    "resolved",
+    "search_paths",
+    "unset",
+    "value",
+]
+
 # Folders of gin files of which a run takes one each; errors about their macros suggest a file.
 FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
 
 
-class ConfigurationError(ValueError):
-    """A mistake in the configuration, reported in one message before any work is done."""
-
-
-class _Use(NamedTuple):
-    """A name in a file: with arguments bound (``train.LoopConfig``), or as a value (``@optimizers.adamw()``)."""
-
-    selector: str
-    called: bool
-    imports: trusted.Imports
-    place: str
-
-
-@dataclasses.dataclass
-class _Scan:
-    """The statements of the files, without importing or binding anything.
-
-    Attributes:
-      defined: macro → where it is set.
-      referenced: macro → where it is used.
-      required: macro → where it is set to ``%gin.REQUIRED``.
-      imports: import statements and their places.
-      uses: names of functions and classes.
-      bound: "function.argument" → where it is bound.
-      texts: file's name as given or included → its text, which is what gin parses afterwards.
-    """
-
-    defined: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    referenced: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    required: dict[str, str] = dataclasses.field(default_factory=dict)
-    imports: list[tuple[config_parser.ImportStatement, str]] = dataclasses.field(default_factory=list)
-    uses: list[_Use] = dataclasses.field(default_factory=list)
-    bound: dict[str, str] = dataclasses.field(default_factory=dict)
-    texts: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def import_lines(self) -> list[str]:
-        """Every import of every file, once, as gin text: bindings of the command line may use the imported names."""
-        lines = dict.fromkeys(statement.format() for statement, _ in self.imports)
-        return sorted(lines, key=lambda line: "__gin__" not in line)
-
-
-class _Spelling(config_parser.ParserDelegate):
-    """Keeps references and macros as text."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
-        return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
-
-    def macro(self, macro_name: str) -> str:
-        return f"%{macro_name}"
-
-
-class _Recorder(config_parser.ParserDelegate):
-    """Notes each macro and each configurable that a value refers to."""
-
-    def __init__(self) -> None:
-        self.macros: list[str] = []
-        self.selectors: list[str] = []
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
-        del evaluate
-        self.selectors.append(scoped_configurable_name.rsplit("/", 1)[-1])
-        return scoped_configurable_name
-
-    def macro(self, macro_name: str) -> str:
-        self.macros.append(macro_name)
-        return macro_name
-
-
-def search_paths(extra: Sequence[str] = ()) -> list[str]:
-    """The folders to search: the current one, ``extra``, and the package's, which holds ``gin/``."""
-    return ["", *(expand_home(path) for path in extra), str(Path(distill.__file__).parent)]
-
-
-def find(name: str, paths: Sequence[str] | None = None) -> str:
-    """The path of a gin or sweep file; those in a folder ``gin`` are found with or without their leading ``gin/``.
-
-    Args:
-      name: as given, ``~`` allowed.
-      paths: folders to look in, in order; by default those of :func:`search_paths`.
-
-    Raises:
-      ConfigurationError: nothing found; names the nearest known file.
-    """
-    paths, name = search_paths() if paths is None else paths, expand_home(name)
-    candidates = [os.path.join(path, name) for path in paths]
-    candidates += [os.path.join(path, "gin", name) for path in paths]
-    for full in candidates:
-        if os.path.isfile(full):
-            return full
-    kind = os.path.splitext(name)[1] or ".gin"
-    known = {
-        os.path.relpath(os.path.join(folder, file), base)
-        for base in paths[1:]
-        for folder, _, files in os.walk(os.path.join(base, "gin"))
-        for file in files
-        if file.endswith(kind)
-    }
-    near = _nearest(name if name.startswith(("gin/", "/")) else f"gin/{name}", known)
-    if os.path.isdir(name):
-        raise ConfigurationError(f"{name!r} is a folder, not a {kind.removeprefix('.')} file")
-    raise ConfigurationError(
-        f"no {kind.removeprefix('.')} file {name!r}{near} (looked in {', '.join(p or os.getcwd() for p in paths)})"
-    )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-
-
-def _scan(
-    text: str, where: str, paths: Sequence[str], scan: _Scan, seen: set[str], imports: trusted.Imports | None = None
-) -> str:
-    """Adds the statements of ``text`` to ``scan``; returns the text with public modules imported by their full names."""
-    lines = text.split("\n")
-    recorder = _Recorder()
-    parser = config_parser.ConfigParser(text, recorder)
-    imports = trusted.Imports() if imports is None else imports
-    while True:
-        try:
-            statement = next(parser)
-        except StopIteration:
-            return "\n".join(lines)
-        except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-            raise ConfigurationError(f"{where}: {error}") from None
-        line = getattr(getattr(statement, "location", None), "line_num", 0)
-        place = f"{where}:{line}" if where != COMMAND_LINE else where
-        for macro in recorder.macros:
-            scan.referenced.setdefault(macro, []).append(place)
-        scan.uses.extend(_Use(selector, True, imports, place) for selector in recorder.selectors)
-        required = recorder.macros == ["gin.REQUIRED"]
-        recorder.macros, recorder.selectors = [], []
-        if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-            name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
-            scan.defined.setdefault(name, []).append(place)
-            if required:
-                scan.required[name] = place
-            else:
-                scan.required.pop(name, None)
-        elif isinstance(statement, (config_parser.BindingStatement, config_parser.BlockDeclaration)):
-            scan.uses.append(_Use(statement.selector, False, imports, place))
-            if isinstance(statement, config_parser.BindingStatement):
-                scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
-        elif isinstance(statement, config_parser.ImportStatement):
-            real = trusted.real_import(statement)
-            if real != statement:
-                given = re.fullmatch(r"\s*(?:from|import)\s[^#\\]*?(\s*(?:#.*)?)", lines[line - 1])
-                if given is None:
-                    raise ConfigurationError(f"{place}: an import must be on one line; write: {real.format()}")
-                lines[line - 1] = f"{real.format()}{given[1]}"
-            imports.add(real)
-            scan.imports.append((real, place))
-        elif isinstance(statement, config_parser.IncludeStatement):
-            _scan_file(statement.filename, paths, scan, seen)
-
-
-def _scan_file(name: str, paths: Sequence[str], scan: _Scan, seen: set[str]) -> None:
-    path = find(name, paths)
-    if path in seen:
-        raise ConfigurationError(f"{name} includes itself")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8: {error}") from None
-    scan.texts[name] = _scan(text, name, paths, scan, seen | {path})
-
-
-def check(
-    gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], allowed: Sequence[str] = ()
-) -> _Scan:
+def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], allowed: Sequence[str] = ()) -> Scan:
     """Finds mistakes that gin itself does not report, and names that no configuration may use; returns the statements.
 
     Trusted modules are imported to look names up, and no others.
@@ -201,13 +47,13 @@ def check(
       ConfigurationError: a macro that nothing uses (a misspelt one, most likely), one that is used and never defined,
         one that is required and not given, an import of a module that is not trusted, or a name outside of them.
     """
-    scan = _Scan()
+    scan = Scan()
     for name in gin_files:
-        _scan_file(name, paths, scan, set())
+        scan_file(name, paths, scan, set())
     everything = trusted.Imports()
     for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
         everything.add(statement)
-    _scan("\n".join(bindings), COMMAND_LINE, paths, scan, set(), everything)
+    scan_text("\n".join(bindings), COMMAND_LINE, paths, scan, set(), everything)
     scan.referenced.pop("gin.REQUIRED", None)
     problems = _macro_problems(scan)
     outside = [
@@ -232,26 +78,29 @@ def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths:
     Raises:
       ConfigurationError: as :func:`check` for macros, or a file that is not there or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), _Scan()
+    paths, scan = search_paths(extra_paths), Scan()
     for name in gin_files:
-        _scan_file(name, paths, scan, set())
-    _scan("\n".join(_readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+        scan_file(name, paths, scan, set())
+    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
     scan.referenced.pop("gin.REQUIRED", None)
     problems = _macro_problems(scan)
     if problems:
         raise ConfigurationError("\n".join(problems))
 
 
-def _macro_problems(scan: _Scan) -> list[str]:
+def _macro_problems(scan: Scan) -> list[str]:
+    """One line for each macro that nothing uses, that nothing sets, or that is required."""
+    unset = {name for name in scan.referenced if name not in scan.defined}
     problems = []
     for name, places in scan.defined.items():
         if name not in scan.referenced and places:
-            near = _nearest(name, set(scan.referenced) - {name})
-            problems.append(f"nothing uses {name} (set in {places[-1]}){near}")
+            names = close(name, set(scan.referenced) - {name})
+            unset -= set(names[:1])  # the same mistake: MODEL_DRI is set, and so MODEL_DIR is not
+            hint = did_you_mean(names) or "; `distill config` prints the macros"
+            problems.append(f"nothing uses {name} (set in {places[-1]}){hint}")
     for name, places in scan.referenced.items():
-        if name not in scan.defined:
-            near = _nearest(name, set(scan.defined) - set(scan.referenced))
-            problems.append(f"{name} is used by {places[0]} and nothing sets it{near}; {_how_to_give(name)}")
+        if name in unset:
+            problems.append(f"{name} is used by {places[0]} and nothing sets it; {_how_to_give(name)}")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
     return problems
@@ -276,10 +125,10 @@ def unset(
     Raises:
       ConfigurationError: a file that is not there or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), _Scan()
+    paths, scan = search_paths(extra_paths), Scan()
     for name in gin_files:
-        _scan_file(name, paths, scan, set())
-    _scan("\n".join(_readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+        scan_file(name, paths, scan, set())
+    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
     return [name for name in names if name in scan.required or (name in scan.referenced and name not in scan.defined)]
 
 
@@ -302,7 +151,7 @@ def parse(
     if not gin_files:
         raise ConfigurationError("no gin file was given; start with --gin_file=gin/runs/distill.gin")
     paths = search_paths(extra_paths)
-    bindings = [_readable(binding) for binding in bindings]
+    bindings = [readable(binding) for binding in bindings]
     scan = check(gin_files, bindings, paths, allowed)
     gin.clear_config()
     try:
@@ -337,7 +186,7 @@ def _reading_only(texts: Mapping[str, str]) -> Iterator[None]:
         gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:] = prefixes, readers
 
 
-def _type_problems(scan: _Scan) -> Iterator[str]:
+def _type_problems(scan: Scan) -> Iterator[str]:
     """One line for each value that does not have the type that its argument is annotated with."""
     for (_, selector), arguments in list(gin.config._CONFIG.items()):
         if selector.startswith("gin."):
@@ -374,20 +223,6 @@ def _looked_up(value: Any) -> tuple[Any, str | None]:
     if isinstance(value, dict):
         return {key: _looked_up(item)[0] for key, item in value.items()}, None
     return value, None
-
-
-def _readable(binding: str) -> str:
-    """Reads a bare word as a string: shells remove the quotes of ``--gin.MODEL_DIR='"runs/a"'``."""
-    key, equals, value = binding.partition("=")
-    value = value.strip()
-    if not equals:
-        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r}")
-    try:
-        config_parser.ConfigParser(value, _Recorder()).parse_value()
-    except (SyntaxError, ValueError):
-        if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
-            return f"{key.strip()} = {value!r}"
-    return f"{key.strip()} = {value}"
 
 
 def resolved() -> str:
@@ -438,9 +273,40 @@ def mentions(function: Any) -> bool:
 
 
 def arguments_of(function: Any) -> dict[str, Any]:
-    """The arguments that the configuration gives ``function``, references resolved."""
+    """The arguments that the configuration gives ``function``, references resolved.
+
+    Raises:
+      ConfigurationError: it is not mentioned, or a value is refused by what it configures; names the macros.
+    """
     configured(function)
-    return gin.get_bindings(function)
+    try:
+        return gin.get_bindings(function)
+    except ValueError as error:
+        text = str(error)
+        settings = "" if isinstance(error, OSError) else _settings_named_in(text)
+        if not settings:
+            raise
+        raise ConfigurationError(f"{without_gin(text)}; {settings}") from None
+
+
+def without_gin(message: str) -> str:
+    """A message without gin's remarks on the calls that raised it."""
+    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
+
+
+def _settings_named_in(message: str) -> str:
+    """Which flags set the arguments that an error names, if a function that gin called raised it."""
+    function = re.search(r"In call to configurable '([\w.]+)'", message)
+    told, flags = without_gin(message), []
+    for (_, selector), arguments in gin.config._CONFIG.items() if function else ():
+        if selector != function[1] and not selector.endswith(f".{function[1]}"):
+            continue
+        for name, value in arguments.items():
+            macro_name = _looked_up(value)[1]
+            flag = macro_name or ".".join([*selector.split(".")[-2:], name])
+            if re.search(rf"\b{name}\b", told) and flag not in told:
+                flags.append(f"--gin.{flag} sets {name}")
+    return ", ".join(dict.fromkeys(flags))
 
 
 def value(name: str) -> Any:
@@ -455,25 +321,3 @@ def macro(name: str) -> Any:
         return gin.query_parameter(f"{name}/macro.value")
     except ValueError:
         return None
-
-
-def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
-    """The bindings of a resolved configuration by name, macros included; nothing is imported, called or bound.
-
-    Args:
-      text: as :func:`resolved` returns it.
-      where: its name in errors.
-
-    Raises:
-      ConfigurationError: it is not gin.
-    """
-    found: dict[str, Any] = {}
-    try:
-        for statement in config_parser.ConfigParser(text, _Spelling()):
-            if isinstance(statement, config_parser.BindingStatement):
-                scope = f"{statement.scope}/" if statement.scope else ""
-                argument = f".{statement.arg_name}" if statement.arg_name else ""
-                found[f"{scope}{statement.selector}{argument}"] = statement.value
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-        raise ConfigurationError(f"{where}: {error}") from None
-    return found

@@ -21,6 +21,29 @@ def test_a_misspelt_macro_names_its_neighbour():
     assert error(["ALHPA = 0.9"]) == "nothing uses ALHPA (set in the command line); did you mean 'ALPHA'?"
 
 
+def test_a_misspelt_required_macro_is_one_line():
+    """``MODEL_DIR`` is not set because ``MODEL_DRI`` is: one mistake, one line."""
+    message = error(["MODEL_DRI = 'm'"], given=["DATA_DIR = 'd'", "VOCABULARY_PATH = 'bytes'"])
+    assert message.startswith("nothing uses MODEL_DRI (set in the command line); did you mean 'MODEL_DIR'")
+    assert "\n" not in message
+
+
+def test_a_macro_like_no_other_says_where_macros_are_listed():
+    assert error(["QQQ = 1"]) == "nothing uses QQQ (set in the command line); `distill config` prints the macros"
+
+
+def test_a_refused_value_names_the_macros_that_set_it():
+    """``linear_decay`` knows its arguments only; the user knows macros."""
+    configuration.parse(
+        ["gin/recipes/quickstart.gin"], ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "TRAIN_STEPS = 20"]
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        configuration.arguments_of(train.train)
+    assert str(caught.value).endswith(
+        "got warmup_steps=50, steps=20; --gin.TRAIN_STEPS sets steps, --gin.WARMUP_STEPS sets warmup_steps"
+    )
+
+
 def test_a_missing_macro_names_who_wants_it():
     message = error(given=["DATA_DIR = 'd'", "VOCABULARY_PATH = 'bytes'"])
     assert message.startswith("MODEL_DIR is used by gin/runs/train.gin:")

@@ -1,0 +1,60 @@
+"""Finds gin and sweep files by their names."""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import distill
+from distill.api.paths import expand_home
+
+
+class ConfigurationError(ValueError):
+    """A mistake in the configuration, reported in one message before any work is done."""
+
+
+def search_paths(extra: Sequence[str] = ()) -> list[str]:
+    """The folders to search: the current one, ``extra``, and the package's, which holds ``gin/``."""
+    return ["", *(expand_home(path) for path in extra), str(Path(distill.__file__).parent)]
+
+
+def find(name: str, paths: Sequence[str] | None = None) -> str:
+    """The path of a gin or sweep file; those in a folder ``gin`` are found with or without their leading ``gin/``.
+
+    Args:
+      name: as given, ``~`` allowed.
+      paths: folders to look in, in order; by default those of :func:`search_paths`.
+
+    Raises:
+      ConfigurationError: nothing found; names the nearest known file.
+    """
+    paths, name = search_paths() if paths is None else paths, expand_home(name)
+    candidates = [os.path.join(path, name) for path in paths]
+    candidates += [os.path.join(path, "gin", name) for path in paths]
+    for full in candidates:
+        if os.path.isfile(full):
+            return full
+    kind = os.path.splitext(name)[1] or ".gin"
+    known = {
+        os.path.relpath(os.path.join(folder, file), base)
+        for base in paths[1:]
+        for folder, _, files in os.walk(os.path.join(base, "gin"))
+        for file in files
+        if file.endswith(kind)
+    }
+    near = did_you_mean(close(name if name.startswith(("gin/", "/")) else f"gin/{name}", known))
+    if os.path.isdir(name):
+        raise ConfigurationError(f"{name!r} is a folder, not a {kind.removeprefix('.')} file")
+    raise ConfigurationError(
+        f"no {kind.removeprefix('.')} file {name!r}{near} (looked in {', '.join(p or os.getcwd() for p in paths)})"
+    )
+
+
+def close(name: str, known: Iterable[str]) -> list[str]:
+    """At most three of the names ``known`` that ``name`` is close to, the closest first."""
+    return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The end of an error that suggests ``names``; empty if there are none."""
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""

@@ -1,0 +1,172 @@
+"""The statements of gin files and bindings, read without importing, calling or binding anything."""
+
+import dataclasses
+import re
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gin import config_parser
+
+from distill.api import trusted
+from distill.api.gin_files import ConfigurationError, find
+
+COMMAND_LINE = "the command line"
+
+
+class Use(NamedTuple):
+    """A name in a file: with arguments bound (``train.LoopConfig``), or as a value (``@optimizers.adamw()``)."""
+
+    selector: str
+    called: bool
+    imports: trusted.Imports
+    place: str
+
+
+@dataclasses.dataclass
+class Scan:
+    """The statements of the files, without importing or binding anything.
+
+    Attributes:
+      defined: macro → where it is set.
+      referenced: macro → where it is used.
+      required: macro → where it is set to ``%gin.REQUIRED``.
+      imports: import statements and their places.
+      uses: names of functions and classes.
+      bound: "function.argument" → where it is bound.
+      texts: file's name as given or included → its text, which is what gin parses afterwards.
+    """
+
+    defined: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    referenced: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    required: dict[str, str] = dataclasses.field(default_factory=dict)
+    imports: list[tuple[config_parser.ImportStatement, str]] = dataclasses.field(default_factory=list)
+    uses: list[Use] = dataclasses.field(default_factory=list)
+    bound: dict[str, str] = dataclasses.field(default_factory=dict)
+    texts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def import_lines(self) -> list[str]:
+        """Every import of every file, once, as gin text: bindings of the command line may use the imported names."""
+        lines = dict.fromkeys(statement.format() for statement, _ in self.imports)
+        return sorted(lines, key=lambda line: "__gin__" not in line)
+
+
+class _Spelling(config_parser.ParserDelegate):
+    """Keeps references and macros as text."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+        return f"@{scoped_configurable_name}" + ("()" if evaluate else "")
+
+    def macro(self, macro_name: str) -> str:
+        return f"%{macro_name}"
+
+
+class Recorder(config_parser.ParserDelegate):
+    """Notes each macro and each configurable that a value refers to."""
+
+    def __init__(self) -> None:
+        self.macros: list[str] = []
+        self.selectors: list[str] = []
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
+        del evaluate
+        self.selectors.append(scoped_configurable_name.rsplit("/", 1)[-1])
+        return scoped_configurable_name
+
+    def macro(self, macro_name: str) -> str:
+        self.macros.append(macro_name)
+        return macro_name
+
+
+def scan_text(
+    text: str, where: str, paths: Sequence[str], scan: Scan, seen: set[str], imports: trusted.Imports | None = None
+) -> str:
+    """Adds the statements of ``text`` to ``scan``; returns the text with public modules imported by their full names."""
+    lines = text.split("\n")
+    recorder = Recorder()
+    parser = config_parser.ConfigParser(text, recorder)
+    imports = trusted.Imports() if imports is None else imports
+    while True:
+        try:
+            statement = next(parser)
+        except StopIteration:
+            return "\n".join(lines)
+        except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+        line = getattr(getattr(statement, "location", None), "line_num", 0)
+        place = f"{where}:{line}" if where != COMMAND_LINE else where
+        for macro in recorder.macros:
+            scan.referenced.setdefault(macro, []).append(place)
+        scan.uses.extend(Use(selector, True, imports, place) for selector in recorder.selectors)
+        required = recorder.macros == ["gin.REQUIRED"]
+        recorder.macros, recorder.selectors = [], []
+        if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+            name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+            scan.defined.setdefault(name, []).append(place)
+            if required:
+                scan.required[name] = place
+            else:
+                scan.required.pop(name, None)
+        elif isinstance(statement, (config_parser.BindingStatement, config_parser.BlockDeclaration)):
+            scan.uses.append(Use(statement.selector, False, imports, place))
+            if isinstance(statement, config_parser.BindingStatement):
+                scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
+        elif isinstance(statement, config_parser.ImportStatement):
+            real = trusted.real_import(statement)
+            if real != statement:
+                given = re.fullmatch(r"\s*(?:from|import)\s[^#\\]*?(\s*(?:#.*)?)", lines[line - 1])
+                if given is None:
+                    raise ConfigurationError(f"{place}: an import must be on one line; write: {real.format()}")
+                lines[line - 1] = f"{real.format()}{given[1]}"
+            imports.add(real)
+            scan.imports.append((real, place))
+        elif isinstance(statement, config_parser.IncludeStatement):
+            scan_file(statement.filename, paths, scan, seen)
+
+
+def scan_file(name: str, paths: Sequence[str], scan: Scan, seen: set[str]) -> None:
+    path = find(name, paths)
+    if path in seen:
+        raise ConfigurationError(f"{name} includes itself")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8: {error}") from None
+    scan.texts[name] = scan_text(text, name, paths, scan, seen | {path})
+
+
+def readable(binding: str) -> str:
+    """Reads a bare word as a string: shells remove the quotes of ``--gin.MODEL_DIR='"runs/a"'``."""
+    key, equals, value = binding.partition("=")
+    value = value.strip()
+    if not equals:
+        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r}")
+    try:
+        config_parser.ConfigParser(value, Recorder()).parse_value()
+    except (SyntaxError, ValueError):
+        if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
+            return f"{key.strip()} = {value!r}"
+    return f"{key.strip()} = {value}"
+
+
+def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
+    """The bindings of a resolved configuration by name, macros included; nothing is imported, called or bound.
+
+    Args:
+      text: as :func:`resolved` returns it.
+      where: its name in errors.
+
+    Raises:
+      ConfigurationError: it is not gin.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for statement in config_parser.ConfigParser(text, _Spelling()):
+            if isinstance(statement, config_parser.BindingStatement):
+                scope = f"{statement.scope}/" if statement.scope else ""
+                argument = f".{statement.arg_name}" if statement.arg_name else ""
+                found[f"{scope}{statement.selector}{argument}"] = statement.value
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    return found

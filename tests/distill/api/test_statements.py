@@ -1,0 +1,59 @@
+"""Statements are read with their places; nothing is imported, called or bound."""
+
+import sys
+
+import gin
+import pytest
+
+from distill.api import statements
+from distill.api.gin_files import ConfigurationError
+
+
+def scanned(text, where="a.gin"):
+    scan = statements.Scan()
+    statements.scan_text(text, where, [""], scan, set())
+    return scan
+
+
+def test_macros_are_noted_with_their_places():
+    scan = scanned("A = 1\nB = %gin.REQUIRED\nf.x = [%A, {'k': %C}]\n")
+    assert scan.defined == {"A": ["a.gin:1"], "B": ["a.gin:2"]}
+    assert scan.required == {"B": "a.gin:2"}
+    assert scan.referenced["A"] == scan.referenced["C"] == ["a.gin:3"]
+    assert scan.bound == {"f.x": "a.gin:3"}
+
+
+def test_included_files_are_read_once_and_in_their_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.gin").write_text("A = 2\n")
+    scan = scanned("A = 1\ninclude 'b.gin'\n")
+    assert scan.defined == {"A": ["a.gin:1", "b.gin:1"]}
+    assert scan.texts == {"b.gin": "A = 2\n"}
+
+
+def test_nothing_is_imported_or_bound():
+    gin.clear_config()
+    scan = scanned("from __gin__ import dynamic_registration\nimport antigravity\nA = @antigravity.fly()\n")
+    assert "antigravity" not in sys.modules
+    assert [use.selector for use in scan.uses] == ["antigravity.fly"] and scan.uses[0].called
+    assert not gin.config._CONFIG
+
+
+@pytest.mark.parametrize(
+    ("binding", "read"),
+    [("A=1", "A = 1"), ("A = runs/a-b", "A = 'runs/a-b'"), ("A=@f()", "A = @f()"), ("A='x y'", "A = 'x y'")],
+)
+def test_bare_words_are_texts(binding, read):
+    assert statements.readable(binding) == read
+
+
+def test_a_binding_needs_a_value():
+    with pytest.raises(ConfigurationError, match="a binding reads NAME=value; got 'MODEL_DIR'"):
+        statements.readable("MODEL_DIR")
+
+
+def test_bindings_of_a_resolved_configuration():
+    found = statements.bindings_of("A = 1\ns/f.x = %A\nf.y = @g()\n")
+    assert found == {"A": 1, "s/f.x": "%A", "f.y": "@g()"}
+    with pytest.raises(ConfigurationError, match=r"^here: "):
+        statements.bindings_of("A = [", "here")
