@@ -317,14 +317,42 @@ def told(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
+_BIAS = "relpos_bias/rel_embedding"
+_SHARED_BIASES = tuple(f"{stack}/{_BIAS}" for stack in STACKS)
+
+
+def _num_heads(checkpoint: Checkpoint, given: int | None) -> int:
+    """The number of heads of position biases, [heads, …, buckets], and of kernels with an axis of heads; else ``given``."""
+    found: dict[int, str] = {}
+    for name in sorted(checkpoint.tensors, key=reading_order):
+        shape = checkpoint.tensors[name].info.shape
+        if name.endswith(_BIAS) and len(shape) >= 2:
+            found.setdefault(shape[0], name)
+        elif _split_heads(name, len(shape)):
+            found.setdefault(shape[0] if name.split("/")[-2] == "out" else shape[-2], name)
+    if len(found) > 1:
+        seen = ", ".join(f"{heads} in {name}" for heads, name in found.items())
+        raise ValueError(f"{checkpoint.where} is not of a T5: its numbers of heads differ: {seen}")
+    heads = next(iter(found), given)
+    if heads is None:
+        raise ValueError(
+            f"{checkpoint.where} has no position bias (…/{_BIAS}), so its shapes do not determine the number of heads; "
+            "give num_heads"
+        )
+    if heads < 1:
+        raise ValueError(f"{checkpoint.where} is not of a T5: the number of heads is {heads} in {found.get(heads)}")
+    return heads
+
+
 def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
     """The configuration of a checkpoint's parameters, inferred from their shapes.
 
     Shapes do not determine the activation, dropout, the largest relative distance and ε. These are T5's by default: gated
-    GELU, or ReLU without a gate. ``overrides`` set fields.
+    GELU, or ReLU without a gate. The number of heads is that of every position bias and of every attention kernel whose
+    heads are an axis; a checkpoint with neither needs it among ``overrides``, which set fields.
 
     Raises:
-      ValueError: the arrays are not a T5's.
+      ValueError: the arrays are not a T5's, or they do not determine the number of heads.
     """
     shapes = checkpoint.shapes()
 
@@ -336,13 +364,14 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
             f"{checkpoint.where} is not of a T5: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
         )
 
-    table, bias = find(_TABLE), find("relpos_bias/rel_embedding")
-    query, mlp = find("/query/kernel"), find("mlp/wi_0/kernel", "mlp/wi/kernel")
-    if len(table) != 2 or len(bias) < 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % max(bias[0], 1):
+    table, query, mlp = find(_TABLE), find("/query/kernel"), find("mlp/wi_0/kernel", "mlp/wi/kernel")
+    heads = _num_heads(checkpoint, overrides.get("num_heads"))
+    if len(table) != 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % heads:
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: token table {told(table)}, position bias {told(bias)}, "
-            f"query kernel {told(query)}, feed-forward kernel {told(mlp)}"
+            f"{checkpoint.where} is not of a T5: token table {told(table)}, {heads} heads, query kernel {told(query)}, "
+            f"feed-forward kernel {told(mlp)}"
         )
+    buckets = [shape[-1] for name, shape in shapes.items() if name.endswith(_BIAS)]
     layers = {stack: num_layers(shapes, stack) for stack in STACKS}
     if not all(1 <= number <= _MAX_LAYERS for number in layers.values()):
         raise ValueError(
@@ -352,15 +381,15 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
     values: dict[str, Any] = {
         "vocab_size": table[0],
         "embed_dim": table[1],
-        "num_heads": bias[0],
-        "head_dim": query[-1] // max(bias[0], 1),
+        "num_heads": heads,
+        "head_dim": query[-1] // heads,
         "mlp_dim": mlp[-1],
         "num_encoder_layers": layers["encoder"],
         "num_decoder_layers": layers["decoder"],
         "mlp_activations": ("gelu", "linear") if gated else ("relu",),
         "logits_via_embedding": _LOGITS not in shapes,
-        "relative_attention_num_buckets": bias[-1],
-        "relative_bias_per_layer": "encoder/relpos_bias/rel_embedding" not in shapes,
+        "relative_attention_num_buckets": buckets[0] if buckets else T5Config.relative_attention_num_buckets,
+        "relative_bias_per_layer": any(name.endswith(_BIAS) and name not in _SHARED_BIASES for name in shapes),
         "scan_layers": checkpoint.scanned,
     }
     try:

@@ -138,3 +138,32 @@ def test_arrays_of_another_model_have_no_configuration(leaves):
         weights.infer_config(weights.from_leaves({"a/kernel": np.zeros((2, 2))}))
     with pytest.raises(ValueError, match="is not of a T5"):
         weights.infer_config(weights.from_leaves({**leaves, "decoder/relpos_bias/rel_embedding": np.zeros((5, 32))}))
+
+
+def without(leaves, *endings):
+    return weights.from_leaves({name: leaf for name, leaf in leaves.items() if not name.endswith(endings)})
+
+
+def split(leaves):
+    """The same parameters with heads as an axis, as T5X's scalable layout stores them."""
+    return {name: weights.split_heads(name, leaf, CONFIG) for name, leaf in leaves.items()}
+
+
+def test_the_number_of_heads_comes_from_any_bias_or_split_kernel(leaves):
+    decoder, both = "decoder/relpos_bias/rel_embedding", "relpos_bias/rel_embedding"
+    assert weights.infer_config(weights.from_leaves(leaves)).num_heads == 2
+    assert weights.infer_config(without(leaves, decoder)).num_heads == 2
+    found = weights.infer_config(without(split(leaves), both))
+    assert (found.num_heads, found.head_dim, found.relative_attention_num_buckets) == (2, 3, 32)
+    given = weights.infer_config(without(leaves, both), num_heads=3)
+    assert (given.num_heads, given.head_dim, given.relative_bias_per_layer) == (3, 2, False)
+    with pytest.raises(ValueError, match="do not determine the number of heads; give num_heads"):
+        weights.infer_config(without(leaves, both))
+
+
+def test_numbers_of_heads_that_differ_are_refused(leaves):
+    other = {**leaves, "decoder/relpos_bias/rel_embedding": np.zeros((3, 32), np.float32)}
+    with pytest.raises(
+        ValueError, match=r"numbers of heads differ: 3 in decoder/relpos_bias.*, 2 in encoder/relpos_bias"
+    ):
+        weights.infer_config(weights.from_leaves(other))
