@@ -39,6 +39,7 @@ def infer_command(options: argparse.Namespace) -> int:
     compilation_cache.enable()
 
     output = str(Path(options.output).expanduser())
+    shown = "standard output" if output == "-" else output
     with progress:
         report = infer.infer(
             Path(options.input).expanduser(),
@@ -58,9 +59,9 @@ def infer_command(options: argparse.Namespace) -> int:
         field = options.input_field or student.input_field
         raise ValueError(
             f"none of the {total} rows of {options.input} could be answered: {reasons}. The input was expected in field "
-            f"{field!r}; --input_field names another. {output} has a line for each row"
+            f"{field!r}; --input_field names another. {shown} has a line for each row"
         )
-    progress.note(infer.summary(report, output))
+    progress.note(infer.summary(report, shown))
     return 0
 
 

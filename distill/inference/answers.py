@@ -10,12 +10,15 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 FORMAT, VERSION = "distill-answers", 1
+STDOUT = "-"
+"""The output path of :class:`Stream`."""
 _START = hashlib.sha256(b"").hexdigest()
 _MAX_BYTES = 2**20
 
@@ -69,6 +72,37 @@ def line(values: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
+# Setting → the flag or macro that sets it; other settings of decoding are bindings of ``evaluate.DecodeConfig``.
+_SPELLED = {
+    "input_field": "--input_field",
+    "rationale": "--rationale",
+    "form": "EVAL_FORM",
+    "decode.max_decode_len": "MAX_DECODE_LEN",
+    "decode.max_input_len": "MAX_INPUT_LEN",
+}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, by the flag or macro that sets them; each cause once.
+
+    Settings of the rationale follow from ``--rationale`` and from those of the label, and are left out where these differ.
+    """
+    changed = [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
+    if "rationale" in changed:
+        changed = [name for name in changed if not name.startswith(("rationale_decode.", "rationale_prefix"))]
+    changed = [
+        name
+        for name in changed
+        if not (name.startswith("rationale_decode.") and name.replace("rationale_decode.", "decode.") in changed)
+    ]
+    return [f"{_spelled(name)} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed]
+
+
+def _spelled(name: str) -> str:
+    part, _, field = name.rpartition(".")
+    return _SPELLED.get(name, f"evaluate.DecodeConfig.{field}" if part == "decode" else name)
+
+
 class Answers:
     """The output file, opened to continue it.
 
@@ -116,12 +150,7 @@ class Answers:
         return record
 
     def _check(self, found: Record, settings: Mapping[str, Any]) -> None:
-        names = dict.fromkeys([*found.settings, *settings])
-        differ = [
-            f"{name} was {found.settings.get(name)!r} and is now {settings.get(name)!r}"
-            for name in names
-            if found.settings.get(name) != settings.get(name)
-        ]
+        differ = differences(found.settings, settings)
         if differ:
             raise AnotherRun(
                 f"{self.path} holds {found.answered} answers of another run: {'; '.join(differ)}. Name another output, or "
@@ -171,6 +200,23 @@ class Answers:
         part.replace(self.record_path)
 
 
+class Stream:
+    """Answers on standard output: nothing is recorded, so nothing is continued. Methods as in :class:`Answers`."""
+
+    def __init__(self) -> None:
+        self.record, self.found = Record({}), Record({})
+
+    def write(self, lines: Sequence[str], inputs: Sequence[Any], reasons: Sequence[str]) -> None:
+        """Prints lines at once, in UTF-8; counts them."""
+        del inputs
+        sys.stdout.flush()
+        sys.stdout.buffer.write("".join(lines).encode("utf-8"))
+        sys.stdout.buffer.flush()
+        self.record.rows += len(lines)
+        self.record.answered += len(lines) - len(reasons)
+        self.record.reasons.update(reasons)
+
+
 def _read(path: Path) -> Record:
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -178,6 +224,8 @@ def _read(path: Path) -> Record:
         raw = json.loads(path.read_bytes())
         if raw.pop("format") != FORMAT or raw.pop("version") != VERSION:
             raise ValueError("it is of another format or version")
+        if not isinstance(raw["reasons"], dict):
+            raise ValueError(f"its reasons are no object but {type(raw['reasons']).__name__}")
         record = Record(**{**raw, "reasons": Counter(raw["reasons"])})
         counts = (record.rows, record.bytes, record.answered, *record.reasons.values())
         if not all(type(n) is int and n >= 0 and math.isfinite(n) for n in counts):

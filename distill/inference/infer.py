@@ -103,7 +103,8 @@ def infer(
       input_path: JSON lines or one array of objects, see :func:`distill.tasks.sources.read_rows`.
       output_path: JSON lines: ``line`` (from 1; of an array: the element), the row's own ``id`` if it has one, ``label``,
         ``score`` (the answer's log-probability, nats), with ``rationale=True`` also ``rationale``. A row that cannot be
-        answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept.
+        answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept. ``-`` is
+        standard output, where nothing is kept.
       model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
       student: replaces ``student.json``.
       input_field: which field holds the input, or a template as in :class:`distill.tasks.jsonl.JsonLines`; None: the
@@ -127,10 +128,15 @@ def infer(
     answering.check(student, vocabulary)
     field = student.input_field if input_field is None else input_field
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
+    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk)
+    rows = _read(Path(input_path), field)
+    first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
+    rows = itertools.chain(first, rows)
+    if os.fspath(output_path) == answers.STDOUT:
+        return _answer(job, rows, None, model_dir, overwrite, progress, None)
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
     with lock as held:
-        job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk)
-        return _answer(job, Path(input_path), output_path, model_dir, overwrite, progress, held)
+        return _answer(job, rows, output_path, model_dir, overwrite, progress, held)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,31 +154,24 @@ class _Job:
 
 def _answer(
     job: _Job,
-    input_path: Path,
-    output_path: str | os.PathLike[str],
+    rows: Iterator[_Row],
+    output_path: str | os.PathLike[str] | None,
     model_dir: str | os.PathLike[str],
     overwrite: bool,
     progress: Progress,
-    lock: locking.Lock,
+    lock: locking.Lock | None,
 ) -> InferReport:
-    """:func:`infer` while the output is locked."""
+    """:func:`infer` while the output is locked; None: standard output, which needs no lock."""
     student, vocabulary, field, rationale = job.student, job.vocabulary, job.field, job.rationale
     rationale_decode, rules, chunk = job.rationale_decode, job.rules, job.chunk
-    rows = _read(input_path, field)
-    first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
-    out = answers.Answers(
-        output_path, _settings(model_dir, student, field, rationale, rationale_decode), overwrite=overwrite
-    )
+    out: answers.Answers | answers.Stream = answers.Stream()
+    skipped = 0
+    if output_path is not None:
+        settings = _settings(model_dir, student, field, rationale, rationale_decode)
+        out = answers.Answers(output_path, settings, overwrite=overwrite)
+        skipped = _skip(rows, out)
+    first = list(itertools.islice(rows, 1))
     rows = itertools.chain(first, rows)
-    digest, skipped = answers.Record({}).digest, 0
-    for row in itertools.islice(rows, out.found.rows):
-        digest, skipped = answers.chained(digest, [row.fingerprint]), skipped + 1
-    if skipped < out.found.rows:
-        raise out.too_few_inputs(skipped)
-    out.check_inputs(digest)
-    if out.found.rows:
-        first = list(itertools.islice(rows, 1))
-        rows = itertools.chain(first, rows)
     if not first:
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
 
@@ -210,7 +209,8 @@ def _answer(
                     values["error"] = error
                     failures.append(reason_of(error))
                 lines.append(answers.line(values))
-            lock.check()
+            if lock is not None:
+                lock.check()
             out.write(lines, [row.fingerprint for row in part], failures)
             progress.rows(out.record.rows, out.record.failed)
     return InferReport(
@@ -220,6 +220,17 @@ def _answer(
         dict(out.record.reasons.most_common()),
         cut,
     )
+
+
+def _skip(rows: Iterator[_Row], out: answers.Answers) -> int:
+    """Reads the rows that were answered before, which must be those of the input; returns their number."""
+    digest, skipped = answers.Record({}).digest, 0
+    for row in itertools.islice(rows, out.found.rows):
+        digest, skipped = answers.chained(digest, [row.fingerprint]), skipped + 1
+    if skipped < out.found.rows:
+        raise out.too_few_inputs(skipped)
+    out.check_inputs(digest)
+    return skipped
 
 
 def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioning.MeshConfig:

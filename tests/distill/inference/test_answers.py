@@ -130,3 +130,29 @@ def test_the_digest_is_chained_row_by_row():
 def test_lines_hold_only_what_any_reader_takes(value):
     with pytest.raises(ValueError):
         answers.line({"value": value})
+
+
+@pytest.mark.parametrize("reasons", [None, [], "few", 3])
+def test_a_record_whose_reasons_are_no_counts_is_refused(tmp_path, reasons):
+    filled(tmp_path / "answers.jsonl")
+    record = tmp_path / "answers.jsonl.run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"reasons": reasons}))
+    with pytest.raises(ValueError, match=r"is damaged .*its reasons are no object but .*--overwrite"):
+        Answers(tmp_path / "answers.jsonl", SETTINGS)
+
+
+def test_differences_name_the_flag_and_each_cause_once():
+    decode = {"max_decode_len": 4, "method": "greedy"}
+    before = {"rationale": False, "form": "label", **{f"decode.{name}": value for name, value in decode.items()}}
+    why = {f"rationale_decode.{name}": value for name, value in decode.items()} | {"rationale_prefix": "[r] "}
+    assert answers.differences(before, before | {"rationale": True} | why) == [
+        "--rationale was False and is now True"
+    ]  # and nothing about how rationales are decoded
+    with_why = before | {"rationale": True} | why
+    sampled = with_why | {"decode.method": "sample", "rationale_decode.method": "sample", "decode.max_decode_len": 5}
+    assert answers.differences(with_why, sampled) == [
+        "MAX_DECODE_LEN was 4 and is now 5",
+        "evaluate.DecodeConfig.method was 'greedy' and is now 'sample'",
+    ]
+    assert answers.differences(before, before | {"form": "single"}) == ["EVAL_FORM was 'label' and is now 'single'"]
+    assert answers.differences(before, dict(before)) == []

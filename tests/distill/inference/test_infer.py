@@ -92,6 +92,26 @@ def test_a_row_is_answered_the_same_in_any_company(tmp_path, student):
         assert alone["score"] == pytest.approx(together["score"], abs=1e-4)
 
 
+def test_answers_on_standard_output(tmp_path, student, capfd):
+    """JSON lines alone on standard output, all else on standard error; no file is written."""
+    write(tmp_path / "in.jsonl", [{"input": "1 and 2?"}, {"x": 1}, {"input": "übrig?"}])
+    words = [f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+    before = sorted(tmp_path.iterdir())
+    assert main.main(["infer", *words, "--output=-"]) == 0
+    captured = capfd.readouterr()
+    printed = [json.loads(line) for line in captured.out.splitlines()]
+    assert "3 rows: 2 answered, 1 not; written to standard output" in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+    assert main.main(["infer", *words, f"--output={tmp_path / 'out.jsonl'}"]) == 0
+    assert printed == read(tmp_path / "out.jsonl")
+
+
+def test_an_input_that_is_missing_leaves_no_folder(tmp_path, student):
+    with pytest.raises(FileNotFoundError):
+        infer(tmp_path / "none.jsonl", tmp_path / "new" / "out.jsonl", **student)
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_unfinished_output_is_continued(tmp_path, student):
     """A process killed between two chunks: recorded lines are kept, later ones are written again."""
     write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(12)])
@@ -136,13 +156,13 @@ def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path,
     write(tmp_path / "in.jsonl", [{"input": "1 and 1?", "q": "2 and 2?"}, {"input": "3 and 1?", "q": "4"}])
     infer(*given, **student)
     before = (tmp_path / "out.jsonl").read_text()
-    with pytest.raises(answers.AnotherRun, match=r"2 answers of another run: input_field was 'input' and is now 'q'"):
+    with pytest.raises(answers.AnotherRun, match=r"2 answers of another run: --input_field was 'input' and is now 'q'"):
         infer(*given, input_field="q", **student)
-    with pytest.raises(answers.AnotherRun, match="rationale was False and is now True"):
+    with pytest.raises(answers.AnotherRun, match=r"another run: --rationale was False and is now True\. Name"):
         infer(*given, rationale=True, **student)
     described = students.read(student["model_dir"])
     longer = dataclasses.replace(described, decode=dataclasses.replace(described.decode, max_decode_len=5))
-    with pytest.raises(answers.AnotherRun, match=r"decode.max_decode_len was 4 and is now 5"):
+    with pytest.raises(answers.AnotherRun, match=r"another run: MAX_DECODE_LEN was 4 and is now 5\. Name"):
         infer(*given, student=longer, **student)
     wider = dataclasses.replace(described, decode=dataclasses.replace(described.decode, batch_size=4))
     assert infer(*given, student=wider, **student).found == 2  # how many are decoded together is no matter
