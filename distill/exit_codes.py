@@ -13,6 +13,11 @@ MACHINE = 74
 """EX_IOERR: an error of the machine, not of the command: a full disk, no permission, no network, no memory."""
 STOPPED = 75
 """EX_TEMPFAIL: stopped early, all progress saved; the same command continues."""
+INTERRUPTED = 130
+"""128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost."""
+
+CONTINUE = "run the same command again to continue"
+"""What a user does after :data:`STOPPED`; every message says it in these words."""
 
 
 class Stopped(Exception):

@@ -130,6 +130,17 @@ class JsonLines:
         """The field that holds the input, or a template of fields."""
         return self._fields.get("input", "input")
 
+    @property
+    def row_format(self) -> dict[str, Any]:
+        """The arguments with which another source reads other rows in the same way; JSON-ready."""
+        return {
+            "fields": dict(self._fields),
+            "label_names": self._label_names,
+            "parser": self._parser,
+            "mode": self._mode,
+            "solution_marker": self._solution_marker,
+        }
+
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the split's records.
 
@@ -178,6 +189,11 @@ class JsonLines:
             raise
         except SourceError:
             self._check_fields(seen, found, file)
+            if seen and "input" not in self._fields and "input" not in seen:
+                raise SourceError(
+                    f"{file}: no row has the field 'input'; FIELDS maps the fields of a record to those of the rows "
+                    f"(the rows have: {', '.join(row_fields.names(seen))})"
+                ) from None
             raise
         self._check_fields(seen, found, file)
 

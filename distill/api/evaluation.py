@@ -1,6 +1,7 @@
 """``distill.evaluate``: a student's metrics on rows, with the functions that SeqIO's evaluation uses, without SeqIO."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import logging
 
@@ -8,6 +9,7 @@ from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
 from distill.tasks import metrics
+from distill.tasks.records import Record, SourceError
 
 
 def evaluate(
@@ -23,7 +25,8 @@ def evaluate(
     Args:
       student: of :func:`distill.train` or :func:`distill.load`.
       rows: as :func:`distill.read` takes them. Rows without a label are left out, with a warning that counts them.
-      fields: see :func:`distill.read`.
+      fields: see :func:`distill.read`; None: rows are read as those of the student's training; ``{}``: they use the names
+        of the record.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``; None: as in the student's training.
       rationale: also decode the reasoning, and compare it with each row's first rationale (ROUGE-L and BLEU).
 
@@ -37,7 +40,13 @@ def evaluate(
     kind = student.description.answer if answer is None else answer
     if kind not in metrics.ACCURACY:
         raise ValueError(f"answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {kind!r}")
-    records = row_files.read(rows, fields=fields)
+    rows = rows if row_files.paths_of(rows) or not isinstance(rows, Iterable) else list(rows)
+    try:
+        records = row_files.read(rows, **_reading(student, rows, fields, rationale))
+    except SourceError as error:
+        if fields is None and student.description.rows is not None and student.description.rows.fields:
+            error.args = (f"{error}; rows are read as in training: fields={{…}} names other fields, {{}} the record's",)
+        raise
     labelled = [record for record in records if record.label is not None]
     if not labelled:
         raise ValueError(f"none of the {len(records)} rows has a label to compare with; map it: fields={{'label': …}}")
@@ -56,3 +65,17 @@ def evaluate(
         for score in (metrics.rouge_l, metrics.bleu):
             found.update({name: float(value) for name, value in score(reasons, written).items()})
     return found
+
+
+# The fields of a record that scores depend on.
+_OF_LABELS = ("input", "label", "choices", "solution")
+_OF_RATIONALES = ("rationale", "rationales", "reply")
+
+
+def _reading(student: Student, rows: Rows, fields: Mapping[str, str] | None, rationale: bool) -> dict[str, Any]:
+    """The arguments of :func:`distill.read`: the caller's fields, else the format of the training's rows."""
+    there = student.description.rows
+    is_records = isinstance(rows, list) and any(isinstance(row, Record) for row in rows)
+    if fields is not None or there is None or is_records:
+        return {"fields": fields}
+    return there.options((*_OF_LABELS, *_OF_RATIONALES) if rationale else _OF_LABELS)

@@ -11,6 +11,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from distill.api import tensorflow_log
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, SourceError
@@ -85,6 +86,7 @@ def register(
     Raises:
       ValueError: an argument is out of its range, or the rows cannot be used.
     """
+    tensorflow_log.import_quietly()
     from distill.tasks import registration
 
     if isinstance(rows, Dataset):

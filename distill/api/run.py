@@ -3,17 +3,18 @@
 import contextlib
 import dataclasses
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
 from etils import epath
 
-from distill.api import configuration
+from distill.api import configuration, remedies, tensorflow_log
+from distill.experiments import example
 from distill.inference import model_directory
 from distill.inference.decoder import DecodeConfig
+from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from distill.api.student import Student
     from distill.tasks.registration import Registered
     from distill.training.train import TrainResult
+
+
+_ROWS_MULTIPLE = 128  # of a token table that is sharded over devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +36,14 @@ class Run:
       bindings: its bindings by name, macros included.
       arguments: of :func:`distill.training.train.train`, ``model_dir`` among them.
       registration: the arguments of :func:`distill.tasks.registration.register`.
+      spelling: macro → Python argument, for messages; empty where the run was configured by macros.
     """
 
     text: str = dataclasses.field(repr=False)
     bindings: Mapping[str, Any] = dataclasses.field(repr=False)
     arguments: Mapping[str, Any]
     registration: Mapping[str, Any]
+    spelling: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def current(cls) -> "Run":
@@ -50,12 +56,13 @@ class Run:
         from distill.training import train
 
         text = configuration.resolved()
-        return cls(
-            text,
-            configuration.bindings_of(text),
-            configuration.arguments_of(train.train),
-            configuration.arguments_of(registration.register),
-        )
+        with _without_gin(), _naming_example(configuration.macro("DATASET_NAME")):
+            return cls(
+                text,
+                configuration.bindings_of(text),
+                configuration.arguments_of(train.train),
+                configuration.arguments_of(registration.register),
+            )
 
     @property
     def directory(self) -> str:
@@ -95,6 +102,7 @@ class Run:
             rationale_prefix=given.get("rationale_prefix", registration.RATIONALE_PREFIX),
             separator=dataset.separator,
             input_field=getattr(dataset.source, "input_field", "input"),
+            rows=RowFormat.of(dataset.source),
             dataset=dataset.name,
             answer=dataset.answer,
             decode=DecodeConfig() if validation is None else validation.decode,
@@ -135,29 +143,74 @@ class Run:
           KeyboardInterrupt: interrupted; a checkpoint was saved, and the same call continues from it.
           distill.exit_codes.Stopped: stopped by another signal; likewise.
         """
+        from distill import exit_codes
         from distill.api import student
 
-        self.run(quiet=quiet, **overrides)
+        others = "settings" if self.spelling else "bindings"
+        with remedies.speaking_python(self.spelling, others):
+            result = self.run(
+                quiet=quiet, say=lambda line: remedies.in_python(line, self.spelling, others), **overrides
+            )
+        if result.stopped not in (None, "early"):
+            message = f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}"
+            raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)
         return student.load(self.directory)
 
-    def run(self, *, quiet: bool = False, **overrides: Any) -> "TrainResult":
-        """:meth:`train` without loading the student; returns how the run ended."""
+    def run(
+        self, *, quiet: bool = False, say: Callable[[str], str] = lambda line: line, **overrides: Any
+    ) -> "TrainResult":
+        """Trains, or continues an unfinished run; ``distill train`` calls this.
+
+        A run that fails before its training begins leaves a new or empty directory as it was.
+
+        Args:
+          quiet: print warnings only.
+          say: the wording of a line about the directory or the settings, from that of the command line.
+          **overrides: see :meth:`train`.
+
+        Returns:
+          How the run ended; ``stopped`` names a signal that stopped it.
+
+        Raises:
+          ValueError: see :meth:`train`.
+        """
         import jax
 
-        from distill import exit_codes
         from distill.training import train
 
         first = jax.process_index() == 0
-        with train.lock_directory(epath.Path(self.directory)) as lock:
-            for line in self.begin(writes=first):
+        with (
+            _naming_example(self.bindings.get("DATASET_NAME")),
+            model_directory.undone_on_failure(self.directory, writes=first),
+            train.lock_directory(epath.Path(self.directory)) as lock,
+        ):
+            for line in (*self.begin(writes=first), *self.advice()):
                 if first and not quiet:
-                    print(line, file=sys.stderr)
+                    print(say(line), file=sys.stderr)
             self.register()
-            result = train.train(**{**self.arguments, **overrides}, lock=lock, quiet=quiet)
-        if result.stopped not in (None, "early"):
-            message = f"stopped by {result.stopped} at step {result.step}; the same call continues from there"
-            raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)
-        return result
+            return train.train(**{**self.arguments, **overrides}, lock=lock, quiet=quiet)
+
+    def advice(self) -> list[str]:
+        """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""
+        from distill.tasks import vocabularies
+
+        model, given = self.arguments["model"], self.registration.get("vocabulary", "t5")
+        vocabulary = vocabularies.load(given) if isinstance(given, str) else given
+        size = -(-vocabulary.vocab_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        if self.arguments.get("initial_checkpoint_path") is not None or model.vocab_size < 2 * size:
+            return []
+        fewer = (model.vocab_size - size) * model.embed_dim * (1 if model.logits_via_embedding else 2)
+        lines = [
+            f"the vocabulary has {vocabulary.vocab_size:,} ids and the student's table {model.vocab_size:,} rows: "
+            f"--gin.VOCAB_SIZE={size} saves {fewer:,} parameters"
+        ]
+        if type(vocabulary).__name__ == "ByteVocabulary":
+            lengths = self.arguments["data"].task_feature_lengths
+            lines.append(
+                f"the vocabulary is bytes: TASK_FEATURE_LENGTHS counts bytes, now {lengths['inputs']} for inputs and "
+                f"{lengths['targets']} for targets; fit it to your rows (`distill data` measures them)"
+            )
+        return lines
 
 
 def from_gin(
@@ -184,23 +237,49 @@ def from_gin(
     Raises:
       distill.api.configuration.ConfigurationError: a mistake in the configuration; one line each.
     """
-    if isinstance(files, str):
-        files = [files]
+    with remedies.speaking_python({}, "bindings"):
+        return configured([files] if isinstance(files, str) else files, bindings, search_paths, allowed)
+
+
+def configured(
+    files: Sequence[str],
+    bindings: Sequence[str] | Mapping[str, Any],
+    search_paths: Sequence[str] = (),
+    allowed: Sequence[str] = (),
+) -> Run:
+    """:func:`from_gin` with the command line's wording of errors."""
     if isinstance(bindings, Mapping):
         bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
+    tensorflow_log.import_quietly()
     with _own_gin():
         configuration.parse(list(files), list(bindings), search_paths, allowed)
-        try:
-            return Run.current()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(_without_gin(str(error))) from None
-        except ValueError as error:
-            raise configuration.ConfigurationError(_without_gin(str(error))) from None
+        return Run.current()
 
 
-def _without_gin(message: str) -> str:
-    """A message without gin's remarks on the calls that it passed through."""
-    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
+@contextlib.contextmanager
+def _naming_example(dataset: Any) -> Iterator[None]:
+    """Files of ``gin/recipes/quickstart.gin`` that are missing raise an error that names the command that writes them."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        folder = example.RECIPE_DIRECTORY
+        if dataset != "example" or f"{folder}/" not in str(error) or os.path.isdir(folder):
+            raise
+        command = f"distill example --output={folder}"
+        raise FileNotFoundError(f"{error}; `{command}` writes the rows and the vocabulary of this recipe") from None
+
+
+@contextlib.contextmanager
+def _without_gin() -> Iterator[None]:
+    """Errors without gin's remarks on the calls that they passed through."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if configuration.without_gin(str(error)) == str(error):
+            raise
+        raise FileNotFoundError(configuration.without_gin(str(error))) from None
+    except ValueError as error:
+        raise configuration.ConfigurationError(configuration.without_gin(str(error))) from None
 
 
 def _written(name: str, value: Any) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 from etils import epath
 
 from distill import validation as checks
+from distill.api import remedies
 from distill.api import rows as row_files
 from distill.api.paths import expand_home
 from distill.api.rows import Rows
-from distill.api.run import from_gin
+from distill.api.run import configured
 from distill.api.student import Student
 from distill.inference import model_directory
 from distill.inference import student as students
@@ -100,44 +101,52 @@ def train(
     checks.check("method", method, METHODS)
     if lam is not None and alpha is not None:
         raise ValueError(f"give lam or alpha, not both; got lam={lam} and alpha={alpha}")
-    root = epath.Path(expand_home(os.fspath(directory)))
-    bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
-    given = {"train": rows, "validation": validation, "test": test}
-    files: dict[str, list[str]] = {}
-    contents: dict[str, bytes] = {}
-    trained = model_directory.has_trained(root)
-    for split, part in given.items():
-        if part is not None:
-            path = root / "rows" / f"{split}.jsonl"
-            files[split], data = row_files.store(part, path, fields, trained=trained)
-            if data is not None:
-                contents[os.fspath(path)] = data
-    bindings |= {"FILES": files, "FIELDS": dict(fields) if fields else None}
-    bindings |= {"TEST_SPLIT": None} if test is None else {}
-    bindings |= {"TRAIN_STEPS": steps, "RANDOM_SEED": seed, "LAMBDA": lam, "ALPHA": alpha, "PATIENCE": patience}
-    bindings["INITIAL_CHECKPOINT_PATH"] = None if initial is None else os.fspath(initial)
-    bindings |= _vocabulary(vocabulary, initial, model)
-    optional = {
-        "BATCH_SIZE": batch_size,
-        "LEARNING_RATE": learning_rate,
-        "TASK_FEATURE_LENGTHS": None if lengths is None else dict(lengths),
-        "MAX_INPUT_LEN": None if lengths is None else lengths.get("inputs"),
-        "MAX_DECODE_LEN": max_answer_length,
-        "EVAL_PERIOD": eval_period,
-    }
-    bindings |= {name: value for name, value in optional.items() if value is not None}
-    if isinstance(model, T5Config):
-        model_file = _MODEL_BASE
-        bindings |= {f"network.T5Config.{name}": value for name, value in dataclasses.asdict(model).items()}
-    else:
-        model_file = model if model.endswith(".gin") else f"gin/models/{model}.gin"
-    if mesh is not None:
-        bindings |= {f"partitioning.MeshConfig.{name}": value for name, value in dataclasses.asdict(mesh).items()}
-    gin_files = [model_file, "gin/tasks/jsonl.gin", f"gin/runs/{method}.gin", f"gin/hardware/{_hardware(hardware)}.gin"]
-    run = from_gin(gin_files, {**bindings, **(settings or {})})
-    for file, data in contents.items():
-        _write(epath.Path(file), data)
-    return run.train(quiet=quiet, **overrides)
+    with remedies.speaking_python(remedies.ARGUMENTS, "settings"):
+        root = epath.Path(expand_home(os.fspath(directory)))
+        bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
+        given = {"train": rows, "validation": validation, "test": test}
+        files: dict[str, list[str]] = {}
+        contents: dict[str, bytes] = {}
+        trained = model_directory.has_trained(root)
+        for split, part in given.items():
+            if part is not None:
+                path = root / "rows" / f"{split}.jsonl"
+                files[split], data = row_files.store(part, path, fields, trained=trained)
+                if data is not None:
+                    contents[os.fspath(path)] = data
+        bindings |= {"FILES": files, "FIELDS": dict(fields) if fields else None}
+        bindings |= {"TEST_SPLIT": None} if test is None else {}
+        bindings |= {"TRAIN_STEPS": steps, "RANDOM_SEED": seed, "LAMBDA": lam, "ALPHA": alpha, "PATIENCE": patience}
+        bindings["INITIAL_CHECKPOINT_PATH"] = None if initial is None else os.fspath(initial)
+        bindings |= _vocabulary(vocabulary, initial, model)
+        optional = {
+            "BATCH_SIZE": batch_size,
+            "LEARNING_RATE": learning_rate,
+            "TASK_FEATURE_LENGTHS": None if lengths is None else dict(lengths),
+            "MAX_INPUT_LEN": None if lengths is None else lengths.get("inputs"),
+            "MAX_DECODE_LEN": max_answer_length,
+            "EVAL_PERIOD": eval_period,
+        }
+        bindings |= {name: value for name, value in optional.items() if value is not None}
+        if isinstance(model, T5Config):
+            model_file = _MODEL_BASE
+            bindings |= {f"network.T5Config.{name}": value for name, value in dataclasses.asdict(model).items()}
+        else:
+            model_file = model if model.endswith(".gin") else f"gin/models/{model}.gin"
+        if mesh is not None:
+            bindings |= {f"partitioning.MeshConfig.{name}": value for name, value in dataclasses.asdict(mesh).items()}
+        gin_files = [
+            model_file,
+            "gin/tasks/jsonl.gin",
+            f"gin/runs/{method}.gin",
+            f"gin/hardware/{_hardware(hardware)}.gin",
+        ]
+        with model_directory.undone_on_failure(root):
+            run = configured(gin_files, {**bindings, **(settings or {})})
+            for file, data in contents.items():
+                _write(epath.Path(file), data)
+            run = dataclasses.replace(run, spelling=remedies.ARGUMENTS)
+            return run.train(quiet=quiet, **overrides)
 
 
 def _vocabulary(vocabulary: Any, initial: Any, model: str | T5Config) -> dict[str, Any]:

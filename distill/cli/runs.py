@@ -1,25 +1,11 @@
 """Shared by the commands that act on a run: its configuration, its processes, and the files that describe its student."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = "config.gin"
-
-
-def import_quietly() -> None:
-    """Imports TensorFlow with stderr silenced: it logs before its log level can be set."""
-    sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import seqio  # noqa: F401
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:

@@ -11,24 +11,15 @@ from distill.cli import runs
 def train_command(options: argparse.Namespace) -> int:
     runs.join(options)
     runs.parse_configuration(options)
-    from distill.api import configuration
-    from distill.training import train
+    from distill.api.run import Run
 
-    run = configuration.configured(train.train)
-    configuration.arguments_of(train.train)  # reports settings that do not fit together before anything is written
-    with train.lock_directory(configuration.macro("MODEL_DIR")) as lock:
-        runs.write_configuration()
-        runs.register()
-        result = run(lock=lock, quiet=runs.is_quiet(options))
+    result = Run.current().run(quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
-        print(
-            f"stopped by {result.stopped} at step {result.step}; run the same command again to continue",
-            file=sys.stderr,
-        )
+        print(f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}", file=sys.stderr)
         return exit_codes.STOPPED
     for name, value in result.test.items() if runs.is_first() else ():
         print(f"test {name}: {value:.4f}")
-    return 0
+    return exit_codes.DONE
 
 
 def cache_command(options: argparse.Namespace) -> int:
@@ -37,6 +28,7 @@ def cache_command(options: argparse.Namespace) -> int:
     from distill import locking
     from distill.api import configuration
     from distill.data import cache
+    from distill.inference import model_directory
     from distill.tasks import registration
 
     names = configuration.configured(registration.register)()
@@ -44,7 +36,10 @@ def cache_command(options: argparse.Namespace) -> int:
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
         tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable
     on_progress = _CacheProgress(quiet=runs.is_quiet(options))
-    with locking.held(locking.of_output(options.output), options.output, "choose another --output"):
+    with (
+        model_directory.undone_on_failure(options.output),
+        locking.held(locking.of_output(options.output), options.output, "choose another --output"),
+    ):
         built = cache.build(
             tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, on_progress=on_progress
         )

@@ -1,7 +1,9 @@
 """The files that a training run writes before it starts, and the settings with which it refuses to restart."""
 
+import contextlib
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -12,6 +14,9 @@ from distill.inference.student import Student
 
 CONFIG, RESULT = "config.gin", "result.json"
 _STEPS = ("checkpoints", "best")
+_ROWS = "rows"
+# The files of a start.
+_START = (CONFIG, students.FILE, students.VOCABULARY_FILE, _ROWS, f"{CONFIG}.part", f"{students.FILE}.part")
 
 
 def begin(
@@ -60,10 +65,10 @@ def begin(
                 "give the settings of the run to continue it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
                 f"the new ones (INITIAL_CHECKPOINT_PATH={directory} starts from its parameters)"
             )
-    goes_on = finished and any(one.raises_steps for one in changed)
-    if finished and not goes_on:
+    more_steps = finished and any(one.raises_steps for one in changed)
+    if finished and not more_steps:
         said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
-    if goes_on:
+    if more_steps:
         steps = next(one for one in changed if one.raises_steps)
         said.append(f"continuing a finished run: {steps}")
     elif trained and changed and not finished:
@@ -72,21 +77,55 @@ def begin(
         )
     if writes:
         root.mkdir(parents=True, exist_ok=True)
-        if goes_on:
+        if more_steps:
             kept = root / f"result.before-{steps.after}-steps.json"
             (root / RESULT).replace(kept)
             said.append(f"the earlier result is kept as {kept.name}")
-        if before is None or (changed and (not finished or goes_on)):
+        if before is None or (changed and (not finished or more_steps)):
             part = root / f"{CONFIG}.part"
             part.write_text(text)
             part.replace(root / CONFIG)
-        if student is not None and (not finished or goes_on or not (root / students.FILE).exists()):
+        if student is not None and (not finished or more_steps or not (root / students.FILE).exists()):
             students.write(root, student, vocabulary_model)
         elif student is None:
             logging.warning(
                 "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
             )
     return said
+
+
+@contextlib.contextmanager
+def undone_on_failure(directory: epath.PathLike, *, writes: bool = True) -> Iterator[None]:
+    """An error inside, before anything was trained, leaves a directory that was new or empty as it was.
+
+    Folders above it that were made are removed too. A directory that holds more than the files of a start, such as logs,
+    is kept, and so is every directory after a signal.
+
+    Args:
+      directory: the model directory, or another folder that a command makes.
+      writes: whether this process writes.
+    """
+    root = epath.Path(directory)
+    existed = root.exists()
+    fresh = writes and not (existed and (not root.is_dir() or any(root.iterdir())))
+    above = [] if existed else [root, *itertools.takewhile(lambda folder: not folder.exists(), root.parents)]
+    try:
+        yield
+    except Exception:
+        if fresh and root.is_dir() and all(_belongs_to_start(path) for path in root.iterdir()):
+            for path in root.iterdir():
+                path.rmtree() if path.is_dir() else path.unlink()
+        for folder in above if fresh else ():
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _belongs_to_start(path: epath.Path) -> bool:
+    """Whether a file or folder of a model directory is written before training, and nothing was trained."""
+    if path.name in _STEPS:
+        return not any(path.iterdir())
+    return path.name in _START
 
 
 def has_trained(directory: epath.PathLike) -> bool:

@@ -8,8 +8,9 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
@@ -34,6 +35,42 @@ _MAX_INTEGER = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
+class RowFormat:
+    """How the rows of JSON lines that a student was trained on are read; see :class:`distill.tasks.jsonl.JsonLines`.
+
+    Attributes:
+      fields: field of a record → field of the rows.
+      label_names: the labels' texts where rows hold class numbers.
+      parser, mode: how a teacher's replies are read; None: there are none.
+      solution_marker: the text between rationale and label in a field that holds both.
+    """
+
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    label_names: tuple[str, ...] = ()
+    parser: str | None = None
+    mode: str = "improved"
+    solution_marker: str | None = None
+
+    @classmethod
+    def of(cls, source: Any) -> "RowFormat | None":
+        """The format of a data set's source; None if it does not read JSON lines."""
+        found = getattr(source, "row_format", None)
+        return None if found is None else cls(**found)
+
+    def options(self, names: Collection[str]) -> dict[str, Any]:
+        """Arguments of :func:`distill.api.rows.read` that read these fields of a record and no others."""
+        chosen = {
+            "fields": {name: field for name, field in self.fields.items() if name in names},
+            "label_names": self.label_names,
+        }
+        if "reply" in chosen["fields"]:
+            chosen |= {"parser": self.parser, "mode": self.mode}
+        if self.solution_marker is not None:
+            chosen["solution_marker"] = self.solution_marker
+        return chosen
+
+
+@dataclasses.dataclass(frozen=True)
 class Student:
     """Everything that inference needs, except the parameters and the vocabulary's file.
 
@@ -46,6 +83,7 @@ class Student:
       label_prefix, rationale_prefix: the prefix of the input, or with ``shared_label`` of the target, in each task.
       separator: text in the input that represents EOS; None: none.
       input_field: the field of a row that holds the input, or a template of fields.
+      rows: how rows are read; None: the data set is not of JSON lines.
       dataset: the data set's name.
       answer: how its answers are compared.
       decode: how labels are decoded.
@@ -62,6 +100,7 @@ class Student:
     rationale_prefix: str = "[rationale] "
     separator: str | None = None
     input_field: str = "input"
+    rows: RowFormat | None = None
     dataset: str = ""
     answer: str = "text"
     decode: DecodeConfig = DecodeConfig()
@@ -124,7 +163,7 @@ def read(model_dir: str | epath.PathLike) -> Student:
             raise FileNotFoundError(f"{model_dir} does not exist; expected a directory that `distill train` wrote")
         hint = "is it a trained model's directory?"
         if (path.parent / "config.gin").exists():
-            hint = "it was trained by an earlier version; the same `distill train` command again adds the file"
+            hint = "it was trained by an earlier version; the same training command adds the file"
         raise FileNotFoundError(f"{model_dir} holds no {FILE}; {hint}")
     if path.stat().length > _MAX_BYTES:
         raise ValueError(f"{path} holds {path.stat().length} bytes; expected at most {_MAX_BYTES}")
@@ -209,14 +248,25 @@ def _is_required(field: dataclasses.Field) -> bool:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _built(typing.cast(type, hint), value, where)
-    options = typing.get_args(hint) if typing.get_origin(hint) not in (None, tuple) else (hint,)
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
     for option in options:
-        if typing.get_origin(option) is tuple:
+        kind = typing.get_origin(option) or option
+        if dataclasses.is_dataclass(option):
+            if isinstance(value, Mapping):
+                return _built(typing.cast(type, option), value, where)
+        elif kind is tuple:
             if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
                 return tuple(value)
-        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+        elif kind is Mapping:
+            if isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair):
+                return dict(value)
+        elif kind is typing.Literal:
+            if value in typing.get_args(option):
+                return value
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
+        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             if isinstance(value, int) and abs(value) > _MAX_INTEGER:
                 raise ValueError(f"{where} must be at most {_MAX_INTEGER}")
             return value

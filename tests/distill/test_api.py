@@ -55,7 +55,8 @@ def trained(tmp_path_factory):
 
 def test_every_public_name_can_be_imported():
     assert set(distill.__all__) == {*distill._PUBLIC, "__version__"}
-    assert set(distill.__all__) <= set(dir(distill))
+    assert {name for name in dir(distill) if not name.startswith("_")} == set(distill.__all__) - {"__version__"}
+    assert "__version__" in dir(distill)
     for name in distill._PUBLIC:
         found = getattr(distill, name)
         assert inspect.ismodule(found) == (name in ("losses", "optimizers"))
@@ -87,7 +88,33 @@ def test_evaluate_gives_the_numbers_of_the_command(trained, tmp_path, capsys):
     with_reasons = distill.evaluate(trained, sums(2), fields=FIELDS, rationale=True)
     assert with_reasons["rouge_l_low"] <= with_reasons["rouge_l"] <= with_reasons["rouge_l_high"]
     with pytest.raises(ValueError, match="none of the 2 rows has a label"):
-        distill.evaluate(trained, [{"input": "1?"}, {"input": "2?"}])
+        distill.evaluate(trained, [{"input": "1?"}, {"input": "2?"}], fields={})
+
+
+def test_evaluate_reads_rows_as_training_did(trained, tmp_path):
+    """A file and dicts by the training's fields, also after loading; rows need no more fields than scores do."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(6, 28)))
+    expected = distill.evaluate(trained, sums(6, 28), fields=FIELDS)
+    assert distill.evaluate(trained, tmp_path / "rows.jsonl") == expected
+    assert distill.evaluate(distill.load(trained.directory), iter(sums(6, 28))) == expected
+    without = [{name: row[name] for name in ("question", "answer")} for row in sums(6, 28)]
+    assert distill.evaluate(trained, without) == expected
+    assert distill.evaluate(trained, distill.read(sums(6, 28), fields=FIELDS)) == expected
+    assert "rouge_l" in distill.evaluate(trained, sums(2), rationale=True)
+    with pytest.raises(
+        SourceError, match=r"field 'question' .*rows are read as in training: fields={…} names other fields"
+    ):
+        distill.evaluate(trained, [{"input": "1?", "label": "1"}])
+
+
+def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    table, windows = distill.from_gin(files, given).advice()
+    assert "384 ids and the student's table 32,128 rows: --gin.VOCAB_SIZE=384 saves 32,505,856 parameters" in table
+    assert "TASK_FEATURE_LENGTHS counts bytes, now 512 for inputs and 256 for targets" in windows
+    assert distill.from_gin(files, given | {"VOCAB_SIZE": 384}).advice() == []
+    assert distill.from_gin(files, given | {"INITIAL_CHECKPOINT_PATH": "runs/a"}).advice() == []
 
 
 def test_right_answers_count(trained):
@@ -107,7 +134,7 @@ def test_a_finished_run_is_loaded_and_another_is_refused(trained):
     assert distill.train(sums(24), **splits, **again).step == trained.step
     with pytest.raises(ValueError, match="was trained on other rows"):
         distill.train(sums(23), **splits, **again)
-    with pytest.raises(ValueError, match="finished run with other settings:\n  RANDOM_SEED was 0 and is now 1"):
+    with pytest.raises(ValueError, match="finished run with other settings:\n  seed was 0 and is now 1"):
         distill.train(sums(24), **splits, **again, seed=1)
     more = distill.train(sums(24), **splits, **{**again, "steps": 5})
     assert more.result["step"] == 5
@@ -178,7 +205,9 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
     assert gin.query_parameter("MINE/macro.value") == 3
     with pytest.raises(configuration.ConfigurationError, match="MESH must be a number, a text"):
         distill.from_gin("gin/recipes/quickstart.gin", given | {"MESH": object()})
-    with pytest.raises(configuration.ConfigurationError, match=r"warmup_steps=50, steps=7$"):  # and no remark of gin's
+    with pytest.raises(
+        configuration.ConfigurationError, match=r"steps=7; bindings={'TRAIN_STEPS': …} sets steps, .*$"
+    ):  # and no remark of gin's
         distill.from_gin("gin/recipes/quickstart.gin", given | {"TRAIN_STEPS": 7})
     assert isinstance(got, run.Run)
     gin.clear_config()
@@ -195,14 +224,19 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
         ({"hardware": "gpuu"}, "gin/hardware/gpuu.gin"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
-        ({"batch_size": "8"}, "BATCH_SIZE .*expected int"),
+        ({"batch_size": "8"}, r"batch_size \(set in the arguments\).*expected int"),
+        ({"settings": {"FORM": "piared"}}, "settings={'FORM': …} sets form"),
+        ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
+        ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
+        ({"max_answer_length": 1}, "max_answer_length=2 fits all"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(tmp_path, changes, error):
     with pytest.raises((ValueError, FileNotFoundError), match=error) as raised:
-        distill.train(sums(8), **arguments(tmp_path / "run", **changes))
+        distill.train(sums(8), **arguments(tmp_path / "runs" / "a", **changes))
     assert len(str(raised.value).splitlines()) == 1
-    assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "checkpoints").exists()
+    assert "--" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["distill_shared", "single_task"])

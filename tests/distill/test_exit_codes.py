@@ -2,16 +2,18 @@
 
 import os
 import pathlib
+import signal
 
 from distill import exit_codes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CODES = {name: value for name, value in vars(exit_codes).items() if name.isupper()}
+CODES = {name: value for name, value in vars(exit_codes).items() if name.isupper() and isinstance(value, int)}
 
 
-def test_codes_are_distinct_and_none_is_that_of_a_signal():
-    assert len(set(CODES.values())) == len(CODES) == 7
-    assert all(0 <= code < 128 for code in CODES.values())
+def test_codes_are_distinct_and_one_is_that_of_a_signal():
+    assert len(set(CODES.values())) == len(CODES) == 8
+    assert all(0 <= code < 128 for name, code in CODES.items() if name != "INTERRUPTED")
+    assert exit_codes.INTERRUPTED == 128 + signal.SIGINT  # as a shell reports a process that Ctrl-C has ended
 
 
 def test_two_are_those_of_sysexits():

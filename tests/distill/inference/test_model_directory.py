@@ -16,14 +16,15 @@ from distill.inference import student as students
 from distill.inference.student import Student
 from distill.model.network import T5Config
 from distill.sharding.partitioning import MeshConfig
-from distill.tasks import plain_vocabularies
+from distill.tasks import jsonl, plain_vocabularies
 from distill.tools import vocabulary as training
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TINY = T5Config(384, 16, 2, 8, 32, 1, 1)
-STUDENT = Student(TINY, "bytes", 125, input_field="question", mesh=MeshConfig(2, 4, 1), separator="</s>")
+ROWS = students.RowFormat({"input": "question", "label": "answer"}, ("no", "yes"))
+STUDENT = Student(TINY, "bytes", 125, input_field="question", mesh=MeshConfig(2, 4, 1), separator="</s>", rows=ROWS)
 CONFIG = """from __gin__ import dynamic_registration
 LAMBDA = None
 LEARNING_RATE = 0.001
@@ -37,6 +38,7 @@ train.LoopConfig.train_steps = %TRAIN_STEPS
 
 def test_a_student_is_written_and_read():
     assert students.from_json(STUDENT.to_json()) == STUDENT
+    assert STUDENT.rows.fields == {"input": "question", "label": "answer"}
     raw = json.loads(STUDENT.to_json())
     assert (raw["format"], raw["version"], raw["model"]["vocab_size"]) == ("distill-student", 1, 384)
 
@@ -59,6 +61,9 @@ def test_a_student_is_written_and_read():
         ({"model": None}, "model: expected an object; got NoneType"),
         ({"mesh": {"data": 0}}, "mesh axis sizes must be ≥ 1"),
         ({"decode": {"method": "beem"}}, "did you mean 'beam'?"),
+        ({"rows": 3}, "rows must be RowFormat or null; got 3"),
+        ({"rows": {"fields": {"input": 3}}}, "rows: fields must be Mapping"),
+        ({"rows": {"label_names": [3]}}, "rows: label_names must be tuple"),
     ],
 )
 def test_a_damaged_description_is_one_line(change, told):
@@ -116,6 +121,50 @@ def begin(folder, text):
     there = folder / "config.gin"
     before = bindings_of(there.read_text()) if there.exists() else None
     return model_directory.begin(folder, text, before, bindings_of(text), STUDENT, None)
+
+
+def test_the_format_of_rows_is_that_of_the_source():
+    fields = {"input": "q", "reply": "r", "solution": "s"}
+    source = jsonl.JsonLines({"train": "a"}, fields, label_names=["no", "yes"], parser="cqa", mode="strict")
+    found = students.RowFormat.of(source)
+    again = jsonl.JsonLines({"train": "a"}, **found.options(fields))
+    assert again.row_format == source.row_format
+    assert found.options(["input"]) == {
+        "fields": {"input": "q"},
+        "label_names": ("no", "yes"),
+        "solution_marker": "####",
+    }
+    assert students.RowFormat.of(object()) is None
+
+
+def test_a_failed_start_is_undone(tmp_path):
+    directory = tmp_path / "new" / "runs" / "a"
+    with pytest.raises(ValueError, match="bad"), model_directory.undone_on_failure(directory):
+        begin(directory, CONFIG)
+        (directory / "rows").mkdir()
+        (directory / "rows" / "train.jsonl").touch()
+        (directory / "checkpoints").mkdir()
+        raise ValueError("bad")
+    assert not list(tmp_path.iterdir())
+    directory.mkdir(parents=True)  # an empty folder of the user's stays
+    with pytest.raises(ValueError, match="bad"), model_directory.undone_on_failure(directory):
+        begin(directory, CONFIG)
+        raise ValueError("bad")
+    assert directory.is_dir() and not list(directory.iterdir())
+
+
+@pytest.mark.parametrize("there", ["before", "logs", "step", "signal"])
+def test_files_that_are_needed_stay(tmp_path, there):
+    """Files from before, the logs of a training that has begun, a checkpoint; and all files after a signal."""
+    error = KeyboardInterrupt if there == "signal" else ValueError
+    if there == "before":
+        begin(tmp_path, CONFIG)
+    with pytest.raises(error), model_directory.undone_on_failure(tmp_path):
+        begin(tmp_path, CONFIG)
+        made = {"logs": tmp_path / "logs", "step": tmp_path / "checkpoints" / "10"}.get(there, tmp_path)
+        made.mkdir(parents=True, exist_ok=True)
+        raise error("bad")
+    assert (tmp_path / "config.gin").exists()
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""Errors in the words of the Python interface: arguments, where the command line's messages name flags and macros."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+# Macro → argument of :func:`distill.train`.
+ARGUMENTS = {
+    "ALPHA": "alpha",
+    "ANSWER": "answer",
+    "BATCH_SIZE": "batch_size",
+    "EVAL_PERIOD": "eval_period",
+    "FIELDS": "fields",
+    "INITIAL_CHECKPOINT_PATH": "initial",
+    "LAMBDA": "lam",
+    "LEARNING_RATE": "learning_rate",
+    "MAX_DECODE_LEN": "max_answer_length",
+    "MESH": "mesh",
+    "MODEL_DIR": "directory",
+    "PATIENCE": "patience",
+    "RANDOM_SEED": "seed",
+    "TASK_FEATURE_LENGTHS": "lengths",
+    "TRAIN_STEPS": "steps",
+    "VOCABULARY_PATH": "vocabulary",
+}
+_FOLDERS = {"hardware": "hardware", "models": "model"}
+
+
+def in_python(text: str, arguments: Mapping[str, str], others: str) -> str:
+    """A message of the command line with the arguments of a Python function in place of flags.
+
+    Args:
+      text: the message.
+      arguments: macro → argument; empty for a function that takes macros only.
+      others: the argument that takes all other macros, such as ``settings``.
+
+    >>> in_python("--gin.BATCH_SIZE=8 fits; raise TRAIN_STEPS or --gin.Z_LOSS=0.1", ARGUMENTS, "settings")
+    "batch_size=8 fits; raise steps or settings={'Z_LOSS': 0.1}"
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"] or "…"
+        if name in arguments and not found["value"]:
+            return arguments[name]
+        word = value if re.fullmatch(r"…|None|True|False|[-\d.e]+", value) else repr(value)
+        return f"{arguments[name]}={word}" if name in arguments else f"{others}={{{name!r}: {word}}}"
+
+    def file(found: re.Match[str]) -> str:
+        argument = _FOLDERS.get(found["folder"]) if arguments else None
+        return f"{argument}={found['name']!r}" if argument else repr(f"gin/{found['folder']}/{found['name']}.gin")
+
+    text = re.sub(r"--gin\.(?P<name>[A-Za-z_](?:[\w.]*\w)?)(?:=(?P<value>[^\s;,)]*[^\s;,).]))?", flag, text)
+    text = re.sub(r"--gin_file=gin/(?P<folder>\w+)/(?P<name>\w+)\.gin", file, text)
+    text = re.sub(r"--gin_module=([\w.]+)", r"distill.from_gin(…, allowed=['\1'])", text)
+    text = text.replace("(set in the command line)", "(set in the arguments)")
+    for name, argument in arguments.items():
+        text = re.sub(rf"(?<![\w'\"/.]){name}(?![\w'\"])", argument, text)
+    return re.sub(r"[;,] (\w+) sets \1\b", "", text)
+
+
+@contextlib.contextmanager
+def speaking_python(arguments: Mapping[str, str], others: str) -> Iterator[None]:
+    """Errors raised inside name Python arguments; their types stay. Arguments as in :func:`in_python`."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (in_python(error.args[0], arguments, others), *error.args[1:])
+        elif isinstance(error, OSError) and isinstance(error.strerror, str):
+            error.strerror = in_python(error.strerror, arguments, others)
+        raise
