@@ -4,14 +4,18 @@ import argparse
 import dataclasses
 import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.cli import runs
+import rich.console
+
+from distill.api import tensorflow_log
 from distill.data import report as data_report
 from distill.tasks.dataset import Dataset
 
 PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
+_UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
 LENGTHS = {"inputs": 512, "targets": 256}
 
 
@@ -37,7 +41,7 @@ def data_command(options: argparse.Namespace) -> int:
         raise ValueError("--gin.NAME=VALUE is for --gin_file=FILE, which is missing")
     if options.gin_file:
         if not all(Path(name).parent.name == "tasks" for name in options.gin_file):
-            runs.import_quietly()  # files of runs and models name what trains
+            tensorflow_log.import_quietly()  # files of runs and models name what trains
         datasets, plan = _configured(options)
     else:
         datasets, plan = (_files(options) if options.file else _paper_sets(options)), data_report.Plan(lengths=LENGTHS)
@@ -47,7 +51,7 @@ def data_command(options: argparse.Namespace) -> int:
             lengths[name] = getattr(options, name)
     vocabulary = options.vocabulary or plan.vocabulary
     if vocabulary != "bytes" and not Path(vocabulary).is_file():
-        runs.import_quietly()
+        tensorflow_log.import_quietly()
     result = data_report.report(
         datasets,
         vocabulary,
@@ -59,7 +63,8 @@ def data_command(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
-        data_report.render(result)
+        terminal = sys.stdout.isatty()
+        data_report.render(result, rich.console.Console(width=None if terminal else _UNCUT))
     return 0
 
 

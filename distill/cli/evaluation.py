@@ -5,6 +5,7 @@ import os
 import sys
 
 from distill.cli import runs
+from distill.terminal import Terminal
 
 
 def eval_command(options: argparse.Namespace) -> int:
@@ -20,7 +21,8 @@ def eval_command(options: argparse.Namespace) -> int:
 
     run = configuration.configured(evaluate.evaluate)
     runs.register()
-    metrics = run(output_dir=options.output).metrics
+    terminal = Terminal(active=runs.is_first(), quiet=runs.is_quiet(options))
+    metrics = run(output_dir=options.output, terminal=terminal).metrics
     for name, value in metrics.items() if runs.is_first() else ():
         print(f"{options.split} {name}: {value:.4f}")
     return 0

@@ -33,7 +33,7 @@ _CHECKED: dict[str, tuple[list[str], list[str]]] = {
 
 def launch_parser() -> argparse.ArgumentParser:
     """The parser of ``distill launch``: one subcommand per backend."""
-    whole = argparse.ArgumentParser(
+    whole = parser.Parser(
         prog="distill launch",
         description=__doc__,
         epilog=f"Example:\n  {parser.EXAMPLES['launch']}",

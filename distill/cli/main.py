@@ -11,13 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from distill import exit_codes
-from distill.api import paths
-from distill.cli import errors, runs
+from distill.api import paths, tensorflow_log
+from distill.cli import errors, interrupts
 from distill.cli import parser as command_line
 
-# TensorFlow only reads data here; its log is of no use to a user.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+tensorflow_log.set_level()
 
 # Command → module of distill.cli and function. Modules are imported when their command runs: each needs other libraries.
 COMMANDS = {
@@ -40,7 +38,15 @@ COMMANDS = {
 }
 COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
 WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
-TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
+ANNOUNCED = (
+    "train",
+    "sweep",
+    "demo",
+    "cache",
+    "eval",
+    "precompile",
+    "config",
+)  # importing TensorFlow and JAX takes seconds
 
 
 class _Interrupted(BaseException):
@@ -83,11 +89,11 @@ def _run(options: argparse.Namespace) -> int:
     try:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
-        with _signals_raise(), _quiet(options.quiet):
-            if options.command in TRAINING:
+        with interrupts.second_ends(), _signals_raise(), _quiet(options.quiet):
+            if options.command in ANNOUNCED:
                 print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
             if not options.verbose and options.command in WITH_TENSORFLOW:
-                runs.import_quietly()
+                tensorflow_log.import_quietly()
             if options.command in COMPILING:
                 from distill.cli import compilation_cache
 
@@ -97,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
             return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
         name = str(stopped) or "SIGINT"
-        print(f"stopped by {name}; run the same command again to continue", file=sys.stderr)
+        print(f"stopped by {name}; {exit_codes.CONTINUE}", file=sys.stderr)
         return exit_codes.STOPPED
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

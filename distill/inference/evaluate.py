@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_
 from distill.model.network import T5Config
 from distill.sharding import partitioning
 from distill.tasks import registration
+from distill.terminal import Terminal
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
 
@@ -154,6 +156,7 @@ def evaluate(
     max_examples: int | None = None,
     trained_task_name: str | None = None,
     output_dir: str | None = None,
+    terminal: Terminal | None = None,
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
@@ -168,8 +171,8 @@ def evaluate(
       rules: logical axis → mesh axis.
       max_examples: number of examples to score, from the first; None scores all.
       trained_task_name: the task of the training, if known; a task with another prefix or prompt is refused.
-
       output_dir: where the two files go; None: ``predictions`` in the model directory.
+      terminal: prints what begins; None prints nothing.
 
     Raises:
       FileNotFoundError, ValueError: no student, or one of another shape; or a task that does not fit its training.
@@ -177,16 +180,20 @@ def evaluate(
     """
     if trained_task_name is not None:
         registration.check_prompts(trained_task_name, task_name)
+    terminal = terminal or Terminal(active=False)
     folder = epath.Path(model_dir) / "predictions" if output_dir is None else epath.Path(output_dir)
     if jax.process_index() == 0:
         _check_writable(folder)
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
-        _, params = restore_student(model_dir, model, device_mesh, rules)
-        evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
+        with terminal.stage(f"restoring the student of {model_dir}"):
+            _, params = restore_student(model_dir, model, device_mesh, rules)
+        with terminal.stage(f"reading {task_name}, split {split!r}"):
+            evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
         if warning := evaluator.check_lengths(decode.max_decode_len):
             logging.warning("%s", warning)
-        evaluation = evaluator(params)
+        with terminal.stage(f"decoding {len(evaluator):,} examples"):
+            evaluation = evaluator(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = folder / f"{task_name}_{split}{part}"
@@ -197,11 +204,15 @@ def evaluate(
 
 def _check_writable(folder: epath.Path) -> None:
     """Raises OSError, with the remedy, before a long evaluation whose predictions could not be written."""
+    made = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
+        for one in made:  # an evaluation that fails leaves no folder
+            if one.is_dir():
+                one.rmdir()
     except OSError as error:
         why = error.strerror or str(error)
         raise OSError(

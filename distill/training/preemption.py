@@ -38,7 +38,8 @@ class StopRequest:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
-        logging.warning("%s: %s", self.name, self._will)
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        logging.warning("%s: %s%s", self.name, self._will, again)
 
     def requested(self, step: int) -> bool:
         """Returns whether to stop after ``step``; the same answer on every process."""

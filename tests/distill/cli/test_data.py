@@ -34,6 +34,16 @@ def error(capsys, *flags):
     return line
 
 
+def test_nothing_is_cut_in_a_pipe(folder, capsys, monkeypatch):
+    """A terminal has 80 columns here, and a pipe has none."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["data", "--file=train=train.jsonl", *[flag for flag in FLAGS if flag != "--json"]]) == 0
+    printed = capsys.readouterr().out
+    assert "agreement, improved" in printed and "train+validation" in printed
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) > 100
+
+
 def test_files_on_the_command_line(folder, capsys):
     found = report(capsys, "--file=train=train.jsonl", "--file=test=test.json.gz", *FLAGS, "--targets=10")
     assert found["vocabulary_size"] == 384

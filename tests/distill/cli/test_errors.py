@@ -53,6 +53,23 @@ def test_a_file_where_a_folder_is_needed(capsys):
     assert line == "distill train: afile: File exists; use another path"
 
 
+@pytest.mark.parametrize(
+    "binding",
+    ["FILES={'train': 'none.jsonl'}", "FORM=piared", "partitioning.MeshConfig.data=64", "FIELDS={'input': 'x'}"],
+)
+def test_a_start_that_fails_leaves_nothing(binding, capsys, tmp_path):
+    write_rows(tmp_path / "train.jsonl", 4)
+    assert ends(capsys, "train", *TINY, "--gin.MODEL_DIR=new/runs/a", f"--gin.{binding}")[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_the_quickstart_without_its_rows_names_the_command_that_writes_them(capsys, tmp_path):
+    code, line = ends(capsys, "train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=runs/first")
+    assert code == 2
+    assert line.endswith("`distill example --output=rows` writes the rows and the vocabulary of this recipe")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_not_there(capsys):
     assert ends(capsys, "sweep", "none.json")[0] == 2
     assert ends(capsys, "config", "--gin_file=none.gin")[0] == 2

@@ -12,7 +12,7 @@ from distill.cli import main
 def test_every_command_has_a_function():
     for command in main.COMMANDS:
         assert callable(main.command_function(command)), command
-    groups = (*main.COMPILING, *main.WITH_TENSORFLOW, *main.TRAINING)
+    groups = (*main.COMPILING, *main.WITH_TENSORFLOW, *main.ANNOUNCED)
     assert set(groups) <= set(main.COMMANDS)
 
 
