@@ -141,6 +141,7 @@ class Progress:
       examples: source rows trained on.
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
+      score, score_step: the newest validation score and its step.
     """
 
     best: float = -math.inf
@@ -149,9 +150,12 @@ class Progress:
     examples: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    score: float = -math.inf
+    score_step: int = 0
 
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
+        self.score, self.score_step = score, step
         if score > self.best:
             self.best, self.best_step, self.stale = score, step, 0
             return True
