@@ -3,10 +3,9 @@
 Every step has SHA-256 digests of its files, checked when the step is restored (:mod:`distill.checkpoints.digests`).
 """
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,9 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, schemas, watchdog
+from distill.checkpoints import digests, integrity, keeping, schemas
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
+from distill.checkpoints.watchdog import SaveError, saving
 from distill.model.network import T5Config
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
@@ -71,10 +71,6 @@ class CheckpointConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"CheckpointConfig.{name} must be ≥ 1; got {value}")
-
-
-class SaveError(OSError):
-    """A checkpoint could not be written; its text names the step, the folder and the cause."""
 
 
 class Checkpoints:
@@ -154,7 +150,7 @@ class Checkpoints:
         self._keep_bests(at_least=self._named)
         if self._scores is not None:
             self._scores.add(step, progress)
-        with self._saving(self._latest):
+        with saving(self._latest):
             self._latest.save(
                 step,
                 args=ocp.args.Composite(
@@ -175,7 +171,7 @@ class Checkpoints:
             return
         for old in set(there) - {self._named, self._naming, max(there, default=None)}:
             self._best.delete(old)
-        with self._saving(self._best):
+        with saving(self._best):
             self._best.save(
                 step,
                 args=ocp.args.Composite(
@@ -221,6 +217,15 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
             )
         return restored["state"], position, progress
+
+    def restore_before(self, like: State, step: int) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
+        """:meth:`restore` of the newest intact checkpoint before ``step``, moving none; None if there is none."""
+        for there in sorted((there for there in self._latest.all_steps() if there < step), reverse=True):
+            try:
+                return self._restored(there, like)
+            except Damaged as error:
+                logging.warning("%s; it is skipped", error)
+        return None
 
     def restore_best(self, like: Any) -> tuple[int, Any]:
         """Restores the best parameters on validation onto the shardings of ``like``; returns their step and them.
@@ -288,18 +293,8 @@ class Checkpoints:
         """Raises :class:`SaveError` if a save in the background has failed; waits for nothing."""
         for manager in (self._latest, self._best):
             if not manager.is_saving_in_progress():
-                with self._saving(manager):
+                with saving(manager):
                     manager.wait_until_finished()
-
-    @contextlib.contextmanager
-    def _saving(self, manager: ocp.CheckpointManager) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of the operating system, of TensorStore, or of a storage's client
-            # Orbax's threads wait for signals from the one that failed, and would keep the process for minutes.
-            watchdog.do_not_outlive()
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise SaveError(f"a checkpoint could not be written to {manager.directory}: {cause}") from error
 
     def finish(self, best_step: int | None) -> None:
         """Waits for all saves, and removes all best parameters except those of ``best_step``."""
@@ -341,7 +336,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Blocks until all saves are on disk."""
         for manager in (self._best, self._latest):
-            with self._saving(manager):
+            with saving(manager):
                 manager.wait_until_finished()
 
     def close(self) -> None:
