@@ -114,8 +114,7 @@ class Checkpoints:
         return cls(model_dir, config, settings.keep, **keep, verify=settings.verify, clean=True)
 
     def _manager(self, folder: str, policy: Any) -> ocp.CheckpointManager:
-        # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
-        # of the two apart.
+        # Both managers may save the same step in the background: separate prefixes keep their barriers apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         directory = _absolute(self.model_dir / folder)
         options = ocp.CheckpointManagerOptions(
@@ -332,6 +331,10 @@ class Checkpoints:
         if name is not None:
             return step, restored[name]
         raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
+
+    def saving_in_progress(self) -> bool:
+        """Whether a save continues in the background."""
+        return self._latest.is_saving_in_progress() or self._best.is_saving_in_progress()
 
     def wait(self) -> None:
         """Blocks until all saves are on disk."""
