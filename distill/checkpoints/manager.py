@@ -245,15 +245,8 @@ class Checkpoints:
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Damaged) -> None:
         """Moves a damaged step out of the way of later saves of the same step."""
-        source = manager.directory / str(step)
         target = _absolute(self.model_dir / DAMAGED) / manager.directory.name / str(step)
-        if jax.process_index() == 0:
-            logging.warning("%s; it is skipped, and moved to %s", error, target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                target.rmtree()
-            source.rename(target)
-        integrity.everyones("")  # all wait for the rename
+        integrity.set_aside(manager.directory / str(step), target, error)
         manager.reload()
 
     def _keep_bests(self, at_least: int | None) -> None:
@@ -369,7 +362,7 @@ def restore_student(
 
     Raises:
       FileNotFoundError: nothing was saved in ``model_dir``.
-      Damaged: a file is damaged; no other step is used instead.
+      Damaged: a file is damaged, or the best parameters are missing; no other step is used instead.
       ValueError: the checkpoint is of another model.
     """
     shapes = param_shapes(config)
@@ -384,9 +377,10 @@ def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: boo
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
     saver = Checkpoints(model_dir, config, verify=verify)
     try:
-        if saver.best_step() is not None:
-            return saver.restore_best(like)
-        return saver.restore_params(like)
+        newest, best = saver.latest_step(), saver.best_step()
+        if newest is not None:
+            integrity.check_best_is_there(saver.model_dir, newest, best)
+        return saver.restore_params(like) if best is None else saver.restore_best(like)
     finally:
         saver.close()
 
