@@ -131,6 +131,22 @@ def test_digests_are_written_before_the_commit_file_of_an_object_store(tmp_path,
     assert digests.check(tmp_path / "checkpoints" / "1")
 
 
+def test_a_run_opens_its_directory_with_its_settings_and_cleans_it(tmp_path):
+    """As train and joint seeds do, which hold the lock."""
+    for folder in ("checkpoints", "best"):
+        (tmp_path / folder / "6.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    Checkpoints(tmp_path, CONFIG).close()
+    assert len(list(tmp_path.rglob("*.orbax-checkpoint-tmp"))) == 2  # a reader holds no lock
+    saver = Checkpoints.of_run(tmp_path, CONFIG, CheckpointConfig(keep=1, keep_every=2, verify=False))
+    assert not list(tmp_path.rglob("*.orbax-checkpoint-tmp"))
+    save(saver, 1, 2, 3)
+    assert saver.restore_before(state(0), 3)[0].step == 2
+    assert saver.restore_before(state(0), 2) is None
+    saver.close()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3"]
+    assert not list(tmp_path.rglob(digests.FILE))
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     saver = Checkpoints(tmp_path, CONFIG)
     save(saver, 1)

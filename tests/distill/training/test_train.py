@@ -342,7 +342,9 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, arguments):
     best = (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=8)
     arguments["optimizer"] = optimizers.adamw(1e30)
-    message = r"the (loss|gradient's norm) is (nan|inf) at step [34]; nothing .*the newest checkpoint is of step 2; lower the learning rate"
+    message = (
+        r"the (loss|gradient's norm) is (nan|inf) at step [34]; nothing .*the newest checkpoint is of step 2; lower"
+    )
     with pytest.raises(FloatingPointError, match=message):
         train.train(str(tmp_path / "run"), **arguments)
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
