@@ -1,1 +1,1 @@
-"""Runs that are damaged, killed and starved on purpose, to count what is lost without a word."""
+"""Runs that are damaged, killed and starved on purpose, to count silent losses."""
