@@ -297,14 +297,16 @@ def without_gin(message: str) -> str:
 def _settings_named_in(message: str) -> str:
     """Which flags set the arguments that an error names, if a function that gin called raised it."""
     function = re.search(r"In call to configurable '([\w.]+)'", message)
-    told, flags = without_gin(message), []
-    for (_, selector), arguments in gin.config._CONFIG.items() if function else ():
+    if function is None:
+        return ""
+    text, flags = without_gin(message), []
+    for (_, selector), arguments in gin.config._CONFIG.items():
         if selector != function[1] and not selector.endswith(f".{function[1]}"):
             continue
         for name, value in arguments.items():
             macro_name = _looked_up(value)[1]
             flag = macro_name or ".".join([*selector.split(".")[-2:], name])
-            if re.search(rf"\b{name}\b", told) and flag not in told:
+            if re.search(rf"\b{name}\b", text) and flag not in text:
                 flags.append(f"--gin.{flag} sets {name}")
     return ", ".join(dict.fromkeys(flags))
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": ("teacher", "inspect_command"),
     "train": ("training", "train_command"),
     "cache": ("training", "cache_command"),
+    "replay": ("replay", "replay_command"),
     "eval": ("evaluation", "eval_command"),
     "infer": ("serving", "infer_command"),
     "export": ("serving", "export_command"),
@@ -36,17 +37,10 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
-ANNOUNCED = (
-    "train",
-    "sweep",
-    "demo",
-    "cache",
-    "eval",
-    "precompile",
-    "config",
-)  # importing TensorFlow and JAX takes seconds
+COMPILING = ("train", "replay", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
+WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "sweep", "demo", "precompile", "config")
+# These print a line before they import TensorFlow and JAX, which takes seconds.
+ANNOUNCED = ("train", "replay", "sweep", "demo", "cache", "eval", "precompile", "config")
 
 
 class _Interrupted(BaseException):

@@ -59,7 +59,7 @@ class RowFormat:
 
     def options(self, names: Collection[str]) -> dict[str, Any]:
         """Arguments of :func:`distill.api.rows.read` that read these fields of a record and no others."""
-        chosen = {
+        chosen: dict[str, Any] = {
             "fields": {name: field for name, field in self.fields.items() if name in names},
             "label_names": self.label_names,
         }
