@@ -7,7 +7,7 @@ import logging
 
 import jax
 
-from distill.precompile import chips, costs
+from distill.precompile import chips, costs, hlo
 from distill.training.timing import StepCosts
 
 
@@ -30,8 +30,8 @@ def measure(compiled: jax.stages.Compiled, devices: int) -> StepCosts:
 
 def _flops(compiled: jax.stages.Compiled, devices: int) -> float | None:
     try:
-        counted, text = (compiled.cost_analysis() or {})["flops"], compiled.as_text() or ""
-        once, every = (costs.analyse(text, count_trips=trips).flops for trips in (False, True))
+        counted, module = (compiled.cost_analysis() or {})["flops"], hlo.parse(compiled.as_text() or "")
+        once, every = (costs.analyse(module, count_trips=trips).flops for trips in (False, True))
         return float(counted) * (every / once if once else 1.0) * devices
     except Exception as error:  # a backend without cost analysis, or a program that cannot be parsed
         logging.warning("the operations of the step are not counted: %s: %.200s", type(error).__name__, error)

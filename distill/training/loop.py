@@ -156,7 +156,7 @@ class Loop:
                 timing.Attempts(lane.directory, lane.step, started=lane.origin.started, writes=first)
                 for lane in self.lanes
             ]
-            self._costs = timing.StepCosts()
+            self._costs, self._counting = timing.StepCosts(), timing.Counting()
             self._run()
             results = [lane.failure or self._result(number, lane) for number, lane in enumerate(self.lanes)]
         for lane, result in zip(self.lanes, results):
@@ -220,8 +220,8 @@ class Loop:
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
         with self.terminal.stage(f"compiling the training step{seeds}"):
             compiled = self.students.compiled(batches)
-            if self.cost_model is not None:
-                self._costs = self.cost_model(compiled, self.devices).shared_by(len(self.lanes))
+            if self.cost_model is not None:  # reading a large program takes seconds, which the first steps hide
+                self._counting = timing.Counting(self.cost_model, compiled, self.devices, len(self.lanes))
             return jax.block_until_ready(self.students.update(batches))
 
     def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: timing.Clock) -> list[Any]:
@@ -275,6 +275,7 @@ class Loop:
         with clock.phase("step"):
             fresh = [list(each) for each in zip(*self.students.metrics(pending[len(self._fetched) :]))]
         self._fetched += fresh
+        self._costs = self._counting.result()
         peak = timing.device_memory()[1]
         for number, lane in updated:
             accounting.add(lane.progress, [each[number] for each in fresh], lane.positions, self._costs.flops)

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -50,6 +51,41 @@ class StepCosts:
 
 # Counts a compiled program for a number of devices. The commands pass distill.precompile.step_costs.measure.
 CostModel = Callable[[jax.stages.Compiled, int], StepCosts]
+
+
+class Counting:
+    """Counts the operations of a step in a thread.
+
+    Args:
+      cost_model: None counts nothing.
+      compiled: the step; None counts nothing.
+      devices: number of devices, over all processes.
+      lanes: runs that share the step.
+    """
+
+    def __init__(
+        self,
+        cost_model: CostModel | None = None,
+        compiled: jax.stages.Compiled | None = None,
+        devices: int = 1,
+        lanes: int = 1,
+    ):
+        self._found, self._thread = StepCosts(), None
+        if cost_model is None or compiled is None:
+            return
+
+        def count() -> None:
+            self._found = cost_model(compiled, devices).shared_by(lanes)
+
+        self._thread = threading.Thread(target=count, daemon=True, name="count operations")
+        self._thread.start()
+
+    def result(self) -> StepCosts:
+        """The costs of one run; waits until they are counted."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return self._found
 
 
 class Clock:
@@ -301,11 +337,11 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         speed.append(f"{summary['tokens_per_second_per_device']:,.0f} tokens/s per device")
     speed.append(f"padding {summary['padding_share']:.0%}")
     if summary["flops_per_step"] is not None:
-        speed.append(f"{summary['flops_per_step']:.3g} FLOP per step")
+        speed.append(f"{summary['flops_per_step']:.3g} FLOP/step")
     if summary["mfu"] is not None:
         speed.append(f"MFU {summary['mfu']:.1%}")
     if summary["peak_memory_bytes"] is not None:
-        speed.append(f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+        speed.append(f"memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB")
     lines.append("speed: " + ", ".join(speed))
     if summary["goodput"] is not None:
         lost = f", {summary['lost_steps']} steps lost" if summary["lost_steps"] else ""

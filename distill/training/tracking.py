@@ -106,9 +106,10 @@ class MLflow:
 
     def start(self) -> None:
         """See :meth:`Service.start`."""
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
+
+        for noisy in ("mlflow", "alembic"):  # they print how they make the tables of a new database
+            logging.getLogger(noisy).setLevel(logging.WARNING)
 
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
