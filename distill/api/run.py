@@ -176,6 +176,7 @@ class Run:
         """
         import jax
 
+        from distill.precompile import step_costs
         from distill.training import train
 
         first = jax.process_index() == 0
@@ -188,7 +189,8 @@ class Run:
                 if first and not quiet:
                     print(say(line), file=sys.stderr)
             self.register()
-            return train.train(**{**self.arguments, **overrides}, lock=lock, quiet=quiet)
+            given = {"cost_model": step_costs.measure, **self.arguments, **overrides}
+            return train.train(**given, lock=lock, quiet=quiet)
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""

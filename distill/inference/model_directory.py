@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,11 +13,14 @@ from distill.inference import run_settings
 from distill.inference import student as students
 from distill.inference.student import Student
 
-CONFIG, RESULT = "config.gin", "result.json"
+CONFIG, RESULT, PLAIN_CONFIG = "config.gin", "result.json", "config.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"
 # The files of a start.
-_START = (CONFIG, students.FILE, students.VOCABULARY_FILE, _ROWS, f"{CONFIG}.part", f"{students.FILE}.part")
+_START = frozenset({
+    CONFIG, f"{CONFIG}.part", PLAIN_CONFIG, f"{PLAIN_CONFIG}.part", students.FILE, f"{students.FILE}.part",
+    students.VOCABULARY_FILE, _ROWS, "attempts.json",
+})  # fmt: skip
 
 
 def begin(
@@ -85,6 +89,10 @@ def begin(
             part = root / f"{CONFIG}.part"
             part.write_text(text)
             part.replace(root / CONFIG)
+        if before is None or (changed and (not finished or more_steps)) or not (root / PLAIN_CONFIG).exists():
+            part = root / f"{PLAIN_CONFIG}.part"
+            part.write_text(json.dumps(plain(after), indent=1, ensure_ascii=False, default=str) + "\n")
+            part.replace(root / PLAIN_CONFIG)
         if student is not None and (not finished or more_steps or not (root / students.FILE).exists()):
             students.write(root, student, vocabulary_model)
         elif student is None:
@@ -126,6 +134,29 @@ def _belongs_to_start(path: epath.Path) -> bool:
     if path.name in _STEPS:
         return not any(path.iterdir())
     return path.name in _START
+
+
+def plain(bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as JSON values: macros, and arguments that are bound to something other than a macro.
+
+    A reference to a macro is replaced by its value; a reference to a function keeps its spelling, ``@optimizers.adamw()``.
+
+    >>> plain({"LAMBDA": 0.5, "train/losses.TwoTaskLoss.lam": "%LAMBDA", "SIZES": ("%LAMBDA", 2)})
+    {'LAMBDA': 0.5, 'SIZES': [0.5, 2]}
+    """
+
+    def resolve(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str) and value[:1] == "%" and value[1:] in bindings and depth < 16:
+            return resolve(bindings[value[1:]], depth + 1)
+        if isinstance(value, Mapping):
+            return {str(key): resolve(item, depth) for key, item in value.items()}
+        return [resolve(item, depth) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def is_macro(value: Any) -> bool:
+        return isinstance(value, str) and value[:1] == "%" and value[1:] in bindings
+
+    kept = {name: value for name, value in bindings.items() if "." not in name or not is_macro(value)}
+    return {name: resolve(value) for name, value in kept.items()}
 
 
 def has_trained(directory: epath.PathLike) -> bool:

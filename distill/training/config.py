@@ -108,6 +108,8 @@ class LoopConfig:
       on_nonfinite: what follows an update whose loss or gradient has nan or infinity. ``stop``: the run ends with an error.
         ``skip``: the update is skipped.
       max_skipped: updates that ``skip`` may skip in the whole run; one more ends it with an error.
+      profile_steps: ``(first, last)``: these updates, both included, are traced; None traces none. See
+        :mod:`distill.training.profiling`.
     """
 
     train_steps: int
@@ -121,6 +123,7 @@ class LoopConfig:
     compiler_options: xla_options.Options | None = None
     on_nonfinite: str = "stop"
     max_skipped: int = 10
+    profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
@@ -130,6 +133,13 @@ class LoopConfig:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"LoopConfig.ema_decay must be in (0, 1); got {self.ema_decay}")
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last <= self.train_steps:
+                raise ValueError(
+                    f"PROFILE_STEPS must be (first, last) with 1 ≤ first ≤ last ≤ TRAIN_STEPS = {self.train_steps}; got "
+                    f"{self.profile_steps}"
+                )
 
     def step_options(self) -> dict[str, Any]:
         """Returns the arguments of :func:`distill.training.step.make_train_step` that this configuration holds."""
@@ -149,6 +159,10 @@ class Progress:
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
       skipped: updates that were skipped because they were not finite.
+      chip_seconds: the sum over attempts of ``seconds`` × devices.
+      phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
+      totals: sums over all updates: tokens, positions, weights; see :mod:`distill.training.accounting`.
+      peak_memory_bytes: of the fullest device; None if the backend does not report it.
     """
 
     best: float = -math.inf
@@ -160,6 +174,10 @@ class Progress:
     score: float = -math.inf
     score_step: int = 0
     skipped: int = 0
+    chip_seconds: float = 0.0
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
@@ -184,6 +202,9 @@ class TrainResult:
       test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.
       skipped: updates that were skipped because their loss or gradient was not finite.
+      selection: how the best step was chosen: ``split``, ``metric``, ``step``, ``value``, ``higher_is_better``; empty
+        without validation. The test split takes no part.
+      performance: where the time went, speed, utilisation and goodput: the ``training`` part of ``record.json``.
     """
 
     step: int
@@ -193,3 +214,5 @@ class TrainResult:
     test: dict[str, float]
     seconds: float
     skipped: int = 0
+    selection: dict[str, Any] = dataclasses.field(default_factory=dict)
+    performance: dict[str, Any] = dataclasses.field(default_factory=dict)
