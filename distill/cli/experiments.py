@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def sweep_command(options: argparse.Namespace) -> int:
     from distill import locking
     from distill.api import configuration
-    from distill.experiments import report as sweep_report
     from distill.experiments import sweep
+    from distill.experiments.report import terminal as sweep_report
 
     paths = [path for path in options.gin_search_paths.split(",") if path]
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths(paths)), options.directory)
@@ -70,7 +70,7 @@ def demo_command(options: argparse.Namespace) -> int:
     from distill import locking
     from distill.api import configuration
     from distill.experiments import demo, sweep
-    from distill.experiments import report as sweep_report
+    from distill.experiments.report import terminal as sweep_report
 
     directory = Path(options.directory)
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)

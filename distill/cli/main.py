@@ -32,6 +32,7 @@ COMMANDS = {
     "data": ("data", "data_command"),
     "sweep": ("experiments", "sweep_command"),
     "demo": ("experiments", "demo_command"),
+    "report": ("report", "report_command"),
     "precompile": ("precompile", "precompile_command"),
     "config": ("training", "config_command"),
     "convert": ("tools", "convert_command"),
@@ -39,7 +40,7 @@ COMMANDS = {
     "completion": ("completion", "completion_command"),
 }
 COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
+WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "report", "precompile", "config")
 TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
 
 

@@ -28,6 +28,7 @@ EXAMPLES = {
     "data": "distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes",
     "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
     "demo": "distill demo --directory=demo_output",
+    "report": "distill report sweeps/rates --output=report.html",
     "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
     "config": f"distill config {_RUN_FILES} \\\n"
     "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
@@ -218,6 +219,26 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)
     demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    report = add("report", "write one HTML page on runs: curves, comparisons, answers, cost", configured=False)
+    report.add_argument("runs", nargs="+", metavar="RUNS", help="folders of sweeps, model directories, or folders of these")
+    report.add_argument(
+        "--output", default="report.html", help="the page; .md, .csv and .png are written beside it; default: report.html"
+    )
+    report.add_argument("--title", default="", help="heading of the page")
+    report.add_argument("--metric", default="", help="the test metric; default: the one that selected on validation")
+    report.add_argument(
+        "--data",
+        default="",
+        metavar="FINGERPRINT",
+        help="report on the runs with these test rows; all: on each set of test rows separately",
+    )
+    report.add_argument(
+        "--compare",
+        default="",
+        metavar="PAIRS",
+        help="all, best (the selected setting against each other), or an axis; default: all up to 15 pairs",
+    )
+    report.add_argument("--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds costs")
     if wants in ("extract", "inspect"):
         from distill.cli import teacher as teacher_commands
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.experiments.report import Cell
+from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.tasks import demo_world
 from distill.tools import vocabulary

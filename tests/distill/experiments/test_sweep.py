@@ -8,7 +8,7 @@ import pytest
 
 from distill import exit_codes, locking
 from distill.cli import main
-from distill.experiments import report as sweep_report
+from distill.experiments.report import terminal as sweep_report
 from distill.experiments import sweep
 from distill.experiments.sweep import SweepError
 from distill.training import reporting

@@ -1,0 +1,258 @@
+"""Finds runs in the folders that ``distill report`` is given, and reads what they left there."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.experiments.sweep import PLAN, SEED
+from distill.training import reporting
+
+RECORD = "record.json"
+_NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
+
+
+class ReportError(ValueError):
+    """Runs of which no report can be made; the message names the file or folder and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A complete run.
+
+    Attributes:
+      name: of its folder.
+      directory: its model directory.
+      sweep: the sweep's folder, or None.
+      axes: axis of the sweep → level; without a sweep empty.
+      record: the contents of ``record.json``.
+    """
+
+    name: str
+    directory: Path
+    sweep: Path | None
+    axes: Mapping[str, str]
+    record: Mapping[str, Any]
+
+    @property
+    def seed(self) -> str:
+        """The run's seed, as text."""
+        return str(self.axes.get(SEED, self.record["configuration"].get(SEED, 0)))
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Its resolved macros without seed and folders."""
+        return {name: value for name, value in self.record["configuration"].items() if name not in _NOT_STUDIED}
+
+    def fingerprint(self, split: str) -> str | None:
+        """The fingerprint of the rows of a split; None if the run did not read it."""
+        entry = self.record["data"].get(split)
+        return None if entry is None else str(entry["fingerprint"])
+
+    def score(self, metric: str, split: str = "test") -> float:
+        """A metric of the parameters that validation selected; nan if the run has no such metric."""
+        value = self.record[split].get(metric)
+        return math.nan if value is None else float(value)
+
+    def training(self, name: str) -> float:
+        """A number of the record's section ``training``; nan if it is not known."""
+        value = self.record["training"].get(name)
+        return math.nan if value is None else float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A run without results: its folder's name, its levels, ``failed``, ``running`` or ``waiting``, and the error."""
+
+    name: str
+    axes: Mapping[str, str]
+    state: str
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What was found: complete runs, and runs that failed or are not finished."""
+
+    runs: tuple[Run, ...]
+    unfinished: tuple[Unfinished, ...]
+
+
+def collect(paths: Sequence[str | Path]) -> Collection:
+    """Reads sweeps, single runs, and folders that contain runs.
+
+    Args:
+      paths: each the folder of a sweep, a model directory, or a folder of model directories. A run found twice counts once.
+
+    Raises:
+      ReportError: a path does not exist, contains no run, or a complete run has no record.
+    """
+    runs: dict[Path, Run] = {}
+    unfinished: dict[Path, Unfinished] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ReportError(f"{path} does not exist; give the folder of a sweep or a model directory")
+        found = list(_entries(path))
+        if not found:
+            raise ReportError(
+                f"{path} contains no run: neither {PLAN} of a sweep nor {reporting.RESULT} of a run, here or one folder "
+                "down; give the folder of a sweep or a model directory"
+            )
+        for directory, sweep, axes, state, error in found:
+            key = directory.resolve()
+            if state != "done":
+                unfinished.setdefault(key, Unfinished(directory.name, axes, state, error))
+            elif key not in runs or (sweep and not runs[key].sweep):
+                runs[key] = Run(directory.name, directory, sweep, axes, read_record(directory))
+    if not runs:
+        states = sorted({each.state for each in unfinished.values()})
+        first = next((each for each in unfinished.values() if each.error), None)
+        more = f"; {first.name} failed: {first.error}" if first else ""
+        raise ReportError(f"no run is finished: {len(unfinished)} {' or '.join(states)}{more}")
+    left = {key: each for key, each in unfinished.items() if key not in runs}
+    return Collection(tuple(runs.values()), tuple(left.values()))
+
+
+_Entry = tuple[Path, Path | None, Mapping[str, str], str, str]
+
+
+def _entries(path: Path) -> Iterator[_Entry]:
+    """Yields directory, sweep, levels, state and error of each run in a folder."""
+    if (path / PLAN).is_file():
+        yield from _of_sweep(path)
+    elif (path / reporting.RESULT).is_file() or (path / RECORD).is_file():
+        yield path, None, {}, _state(path), ""
+    elif path.is_dir():
+        for child in sorted(path.iterdir()):
+            if (child / PLAN).is_file():
+                yield from _of_sweep(child)
+            elif (child / reporting.RESULT).is_file() or (child / RECORD).is_file():
+                yield child, None, {}, _state(child), ""
+
+
+def _state(directory: Path) -> str:
+    return "done" if (directory / reporting.RESULT).is_file() else "running" if directory.is_dir() else "waiting"
+
+
+def _of_sweep(directory: Path) -> Iterator[_Entry]:
+    plan = _json(directory / PLAN)
+    runs, failed = plan.get("runs"), plan.get("failed", {})
+    if not isinstance(runs, dict) or not isinstance(failed, dict):
+        raise ReportError(f"{directory / PLAN} is no plan of a sweep: it must hold objects 'runs' and 'failed'")
+    for name in runs:
+        axes = dict(part.split("-", 1) for part in name.split("__") if "-" in part)
+        axes = {axis: re.sub(r"^(\d+)_(\d+)$", r"\1:\2", level) for axis, level in axes.items()}  # 1:4 in a folder's name
+        state = _state(directory / name)
+        error = ""
+        if state != "done" and name in failed:
+            state, error = "failed", str(failed[name].get("error", ""))
+        yield directory / name, directory, axes, state, error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ReportError(f"{path} must hold a JSON object; got {type(content).__name__}")
+    return content
+
+
+# Section → fields that a report cannot do without.
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "configuration": {},
+    "data": {},
+    "code": {"version": (str,), "versions": (dict,)},
+    "environment": {"device_kind": (str,), "devices": (int,)},
+    "training": {"steps": (int,), "seconds": (int, float), "chip_seconds": (int, float), "parameters": (int,)},
+    "selection": {"metric": (str,), "step": (int,)},
+    "validation": {},
+    "test": {},
+}
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Reads ``record.json`` of a complete run.
+
+    Raises:
+      ReportError: it is absent, or lacks a field that reports need; the message names both.
+    """
+    path = directory / RECORD
+    if not path.is_file():
+        raise ReportError(
+            f"{directory} has {reporting.RESULT} and no {RECORD}: an earlier version trained it; train it again, or leave "
+            "it out"
+        )
+    record = _json(path)
+    for section, fields in _FIELDS.items():
+        content = record.get(section)
+        if not isinstance(content, dict):
+            raise ReportError(f"{path}: {section!r} must be an object; got {content!r:.60}")
+        for name, types in fields.items():
+            if not isinstance(content.get(name), types):
+                expected = " or ".join(each.__name__ for each in types)
+                raise ReportError(f"{path}: {section}.{name} must be {expected}; got {content.get(name)!r:.60}")
+    for split, entry in record["data"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
+            raise ReportError(f"{path}: data.{split}.fingerprint must be a string; got {entry!r:.60}")
+    return record
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of a split.
+
+    Attributes:
+      ids: of the rows, in their order.
+      correct: ``[rows]`` bool; None where the metric has no right and wrong.
+      rows: the lines of the file, if they were kept.
+    """
+
+    ids: tuple[str, ...]
+    correct: np.ndarray | None
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = False) -> Predictions | None:
+    """Reads ``predictions/<split>.jsonl`` of a run; None if the run has none.
+
+    Raises:
+      ReportError: a line is no JSON object with ``id``.
+    """
+    path = directory / "predictions" / f"{split}.jsonl"
+    if not path.is_file():
+        return None
+    ids, correct, rows = [], [], []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                ids.append(str(row["id"]))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise ReportError(f"{path}:{number} is no prediction with an 'id': {line!r:.60}") from None
+            correct.append(row.get("correct"))
+            if keep_rows:
+                rows.append(row)
+    judged = bool(correct) and all(isinstance(value, bool) for value in correct)
+    return Predictions(tuple(ids), np.array(correct, bool) if judged else None, tuple(rows))
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """Reads ``evaluations.jsonl``: a dict of ``split``, ``step`` and metrics for each evaluation. Broken lines are left out."""
+    path = directory / reporting.VALIDATION
+    if not path.is_file():
+        return []
+    out = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return out
