@@ -220,9 +220,13 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)
     demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
     report = add("report", "write one HTML page on runs: curves, comparisons, answers, cost", configured=False)
-    report.add_argument("runs", nargs="+", metavar="RUNS", help="folders of sweeps, model directories, or folders of these")
     report.add_argument(
-        "--output", default="report.html", help="the page; .md, .csv and .png are written beside it; default: report.html"
+        "runs", nargs="+", metavar="RUNS", help="folders of sweeps, model directories, or folders of these"
+    )
+    report.add_argument(
+        "--output",
+        default="report.html",
+        help="the page; .md, .csv and .png are written beside it; default: report.html",
     )
     report.add_argument("--title", default="", help="heading of the page")
     report.add_argument("--metric", default="", help="the test metric; default: the one that selected on validation")
@@ -238,7 +242,9 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         metavar="PAIRS",
         help="all, best (the selected setting against each other), or an axis; default: all up to 15 pairs",
     )
-    report.add_argument("--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds costs")
+    report.add_argument(
+        "--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds costs"
+    )
     if wants in ("extract", "inspect"):
         from distill.cli import teacher as teacher_commands
 

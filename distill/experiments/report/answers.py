@@ -38,7 +38,9 @@ class EqualShare:
     smallest: float
 
 
-def crossing(x: Float[np.ndarray, " points"], y: Float[np.ndarray, "draws points"], goal: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+def crossing(
+    x: Float[np.ndarray, " points"], y: Float[np.ndarray, "draws points"], goal: Float[np.ndarray, " draws"]
+) -> Float[np.ndarray, " draws"]:
     """The smallest ``x`` at which a polygon in ``log x`` reaches a goal.
 
     Args:

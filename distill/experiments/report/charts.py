@@ -59,13 +59,17 @@ def _grid(chart: Chart, x: scales.Scale, y: scales.Scale) -> list[str]:
     for value in scales.ticks(y.low, y.high):
         at = y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{scales.label(value)}</text>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{scales.label(value)}</text>'
+        )
     values = [point.x for series in chart.series for point in series.points]
     marks = scales.log_ticks(values, x, 46) if chart.log else scales.ticks(x.low, x.high, 7)
     for value in marks:
         at = x(value)
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{scales.label(value)}</text>')
+        parts.append(
+            f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{scales.label(value)}</text>'
+        )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     name = f"{chart.x} (log scale)" if chart.log else chart.x
@@ -117,12 +121,16 @@ def _band(band: tuple[float, float, float], x: scales.Scale) -> list[str]:
 def _dodges(series: Sequence[Series], x: scales.Scale) -> list[float]:
     """How far each series is moved sideways, so that intervals at the same place do not cover each other."""
     intervals = any(point.high > point.low for one in series for point in one.points)
-    shared = intervals and len(series) > 1 and any(
-        abs(x(a.x) - x(b.x)) < _DODGE
-        for n, one in enumerate(series)
-        for other in series[n + 1 :]
-        for a in one.points
-        for b in other.points
+    shared = (
+        intervals
+        and len(series) > 1
+        and any(
+            abs(x(a.x) - x(b.x)) < _DODGE
+            for n, one in enumerate(series)
+            for other in series[n + 1 :]
+            for a in one.points
+            for b in other.points
+        )
     )
     return [(n - (len(series) - 1) / 2) * min(_DODGE, 20 / len(series)) if shared else 0.0 for n in range(len(series))]
 
@@ -144,10 +152,14 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
         if point.high > point.low:
             low, high = clip(point.low), clip(point.high)
             caps = "".join(
-                f"M{at - 3:.1f} {end:.1f}h6" for end, value in ((low, point.low), (high, point.high)) if clip(value) == y(value)
+                f"M{at - 3:.1f} {end:.1f}h6"
+                for end, value in ((low, point.low), (high, point.high))
+                if clip(value) == y(value)
             )
             parts.append(f'<path class="bar c{colour}" d="M{at:.1f} {low:.1f}V{high:.1f}{caps}"/>')
-        parts += [f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs]
+        parts += [
+            f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs
+        ]
         if few:
             shape = _SHAPES[series.colour % len(_SHAPES)]
             parts.append(

@@ -3,17 +3,15 @@
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.experiments.sweep import PLAN, SEED
-from distill.training import reporting
+from distill.experiments.sweep import PLAN, SEED, read_directory
+from distill.training import record, reporting
 
-RECORD = "record.json"
 _NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
 
 
@@ -67,7 +65,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:
-    """A run without results: its folder's name, its levels, ``failed``, ``running`` or ``waiting``, and the error."""
+    """A run without results: its folder's name, its levels, its state as in a sweep's directory, and the error."""
 
     name: str
     axes: Mapping[str, str]
@@ -125,13 +123,13 @@ def _entries(path: Path) -> Iterator[_Entry]:
     """Yields directory, sweep, levels, state and error of each run in a folder."""
     if (path / PLAN).is_file():
         yield from _of_sweep(path)
-    elif (path / reporting.RESULT).is_file() or (path / RECORD).is_file():
+    elif (path / reporting.RESULT).is_file() or (path / record.FILE).is_file():
         yield path, None, {}, _state(path), ""
     elif path.is_dir():
         for child in sorted(path.iterdir()):
             if (child / PLAN).is_file():
                 yield from _of_sweep(child)
-            elif (child / reporting.RESULT).is_file() or (child / RECORD).is_file():
+            elif (child / reporting.RESULT).is_file() or (child / record.FILE).is_file():
                 yield child, None, {}, _state(child), ""
 
 
@@ -140,68 +138,31 @@ def _state(directory: Path) -> str:
 
 
 def _of_sweep(directory: Path) -> Iterator[_Entry]:
-    plan = _json(directory / PLAN)
-    runs, failed = plan.get("runs"), plan.get("failed", {})
-    if not isinstance(runs, dict) or not isinstance(failed, dict):
-        raise ReportError(f"{directory / PLAN} is no plan of a sweep: it must hold objects 'runs' and 'failed'")
-    for name in runs:
-        axes = dict(part.split("-", 1) for part in name.split("__") if "-" in part)
-        axes = {axis: re.sub(r"^(\d+)_(\d+)$", r"\1:\2", level) for axis, level in axes.items()}  # 1:4 in a folder's name
-        state = _state(directory / name)
-        error = ""
-        if state != "done" and name in failed:
-            state, error = "failed", str(failed[name].get("error", ""))
-        yield directory / name, directory, axes, state, error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ReportError(f"{path} must hold a JSON object; got {type(content).__name__}")
-    return content
-
-
-# Section → fields that a report cannot do without.
-_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "configuration": {},
-    "data": {},
-    "code": {"version": (str,), "versions": (dict,)},
-    "environment": {"device_kind": (str,), "devices": (int,)},
-    "training": {"steps": (int,), "seconds": (int, float), "chip_seconds": (int, float), "parameters": (int,)},
-    "selection": {"metric": (str,), "step": (int,)},
-    "validation": {},
-    "test": {},
-}
+    for entry in read_directory(directory):
+        yield entry.directory, directory, entry.values, entry.state, entry.error or ""
 
 
 def read_record(directory: Path) -> dict[str, Any]:
-    """Reads ``record.json`` of a complete run.
+    """Reads ``record.json`` of a complete run, as plain values.
 
     Raises:
-      ReportError: it is absent, or lacks a field that reports need; the message names both.
+      ReportError: it is absent, another version wrote it, or validation selected nothing in this run.
     """
-    path = directory / RECORD
-    if not path.is_file():
+    try:
+        found = record.read(directory).to_json()
+    except FileNotFoundError:
         raise ReportError(
-            f"{directory} has {reporting.RESULT} and no {RECORD}: an earlier version trained it; train it again, or leave "
-            "it out"
+            f"{directory} has {reporting.RESULT} and no {record.FILE}: an earlier version trained it; train it again, or "
+            "leave it out"
+        ) from None
+    except ValueError as error:
+        raise ReportError(str(error)) from None
+    if found["selection"] is None:
+        raise ReportError(
+            f"{directory} was trained without validation, so nothing selected its parameters or setting; train it with a "
+            "validation split, or leave it out"
         )
-    record = _json(path)
-    for section, fields in _FIELDS.items():
-        content = record.get(section)
-        if not isinstance(content, dict):
-            raise ReportError(f"{path}: {section!r} must be an object; got {content!r:.60}")
-        for name, types in fields.items():
-            if not isinstance(content.get(name), types):
-                expected = " or ".join(each.__name__ for each in types)
-                raise ReportError(f"{path}: {section}.{name} must be {expected}; got {content.get(name)!r:.60}")
-    for split, entry in record["data"].items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
-            raise ReportError(f"{path}: data.{split}.fingerprint must be a string; got {entry!r:.60}")
-    return record
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +205,7 @@ def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = 
 
 
 def read_evaluations(directory: Path) -> list[dict[str, Any]]:
-    """Reads ``evaluations.jsonl``: a dict of ``split``, ``step`` and metrics for each evaluation. Broken lines are left out."""
+    """Reads ``evaluations.jsonl``: ``split``, ``step`` and metrics of each evaluation. Broken lines are left out."""
     path = directory / reporting.VALIDATION
     if not path.is_file():
         return []

@@ -161,7 +161,9 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
     every = list(itertools.combinations(cells, 2))
     method = evidence.part.method_axis()
     if choice not in ("", "all", "best", *axes):
-        raise ReportError(f"--compare must be all, best or one of the axes {', '.join(axes) or '(none)'}; got {choice!r}")
+        raise ReportError(
+            f"--compare must be all, best or one of the axes {', '.join(axes) or '(none)'}; got {choice!r}"
+        )
     if not choice:
         choice = "all" if len(every) <= ALL_PAIRS else method or "best"
     best = selected(evidence)
@@ -178,7 +180,9 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
     ]
     extra = [(each.a, each.b) for each in headlines(evidence)]
     extra = [(a, b) for a, b in extra if (a, b) not in alike and (b, a) not in alike]
-    return alike + extra, f"levels of {choice} with all other axes equal" + (", and the selected setting" if extra else "")
+    return alike + extra, f"levels of {choice} with all other axes equal" + (
+        ", and the selected setting" if extra else ""
+    )
 
 
 def paired(evidence: Evidence, a: Cell, b: Cell) -> tuple[list[Run], list[Run], bool]:
@@ -207,9 +211,7 @@ def oriented(family: Family, a: Cell, b: Cell) -> Comparison | None:
 def turned(each: Comparison) -> Comparison:
     """The same comparison as ``b`` minus ``a``."""
     interval = statistics.Interval(-each.difference.value, -each.difference.high, -each.difference.low)
-    return dataclasses.replace(
-        each, a=each.b, b=each.a, difference=interval, only_a=each.only_b, only_b=each.only_a
-    )
+    return dataclasses.replace(each, a=each.b, b=each.a, difference=interval, only_a=each.only_b, only_b=each.only_a)
 
 
 def _compare(evidence: Evidence, a: Cell, b: Cell) -> Comparison | None:

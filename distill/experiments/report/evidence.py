@@ -46,7 +46,9 @@ class Evidence:
     def matrix(self, runs: Sequence[Run]) -> list[Float[np.ndarray, " rows"]]:
         """For each run its rows' scores as shown; one number for a run without them."""
         return [
-            self.scale * self.correct[run].astype(np.float64) if run in self.correct else np.array([self.run_score(run)])
+            self.scale * self.correct[run].astype(np.float64)
+            if run in self.correct
+            else np.array([self.run_score(run)])
             for run in runs
         ]
 

@@ -93,7 +93,9 @@ def contains_answer(rationale: str | None, target: str) -> bool:
     (True, False)
     """
     words = metrics.normalise_text(target)
-    return bool(rationale and words and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", metrics.normalise_text(rationale)))
+    return bool(
+        rationale and words and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", metrics.normalise_text(rationale))
+    )
 
 
 def changes(evidence: Evidence, a: Cell, b: Cell, most: int = MOST) -> Changes | None:
@@ -102,7 +104,7 @@ def changes(evidence: Evidence, a: Cell, b: Cell, most: int = MOST) -> Changes |
     Args:
       evidence: the scores.
       a, b: the settings.
-      most: rows to keep: those with the largest change in the share of seeds that are right, half of them in each direction.
+      most: rows to keep: those with the largest change in the share of seeds that are right, half in each direction.
     """
     ours, theirs, _ = paired(evidence, a, b)
     if not ours or any(run not in evidence.correct for run in (*ours, *theirs)):

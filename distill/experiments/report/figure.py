@@ -32,12 +32,16 @@ def png(document: Document) -> bytes | None:
             axes.axvline(value, color="#666666", linewidth=1)
         for name, value in chart.levels:
             axes.axhline(value, color="#777777", linewidth=1, linestyle="--")
-            axes.annotate(_plain(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+            axes.annotate(
+                _plain(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+            )
         for series in chart.series:
             colour, points = COLOURS[series.colour % len(COLOURS)], series.points
             marker = _MARKERS[series.colour % len(_MARKERS)] if len(points) <= 30 else None
             xs, ys = [p.x for p in points], [p.y for p in points]
-            axes.plot(xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name))
+            axes.plot(
+                xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name)
+            )
             if any(p.high > p.low for p in points):
                 errors = [[p.y - p.low for p in points], [p.high - p.y for p in points]]
                 axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, capsize=3, linewidth=1)

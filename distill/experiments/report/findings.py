@@ -40,7 +40,8 @@ def gap(analysis: Analysis, interval: statistics.Interval) -> str:
     digits, unit = (1, " points") if percent else (3, "")
     if not interval.known:
         return f"{signed(interval.value, digits)}{unit}"
-    return f"{signed(interval.value, digits)}{unit} ({signed(interval.low, digits)} to {signed(interval.high, digits)})"
+    between = f"({signed(interval.low, digits)} to {signed(interval.high, digits)})".replace(" ", "\u00a0")
+    return f"{signed(interval.value, digits)}{unit} {between}"
 
 
 def sentences(analysis: Analysis) -> list[str]:
@@ -118,7 +119,8 @@ def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
         text = f"Best effective λ{of}: {lam_interval(optimum)}, fitted to validation scores at λ {scope}"
         text += f"; {gap(analysis, optimum.gain)} against λ = 1 by the fit." if optimum.gain else "."
     if optimum.poor:
-        text += f" A parabola describes the points badly (χ² test: p = {p_value(optimum.fit.residual_p)}); trust the points."
+        p = p_value(optimum.fit.residual_p)
+        text += f" A parabola describes the points badly (χ² test: p = {p}); trust the points."
     return text.replace("= <", "<")
 
 
@@ -143,14 +145,23 @@ def next_runs_text(optimum: Optimum) -> str:
         steps.append(f"{step.runs} × {at}")
     width = optimum.next_runs[0].width
     total = sum(step.runs for step in optimum.next_runs)
-    return f"Next: {total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about {100 * width:.0f} % of now."
+    return (
+        f"Next: {total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
+        f"{100 * width:.0f} % of now."
+    )
 
 
 def share_text(found: EqualShare) -> str:
     """A share of the data with its interval."""
 
     def end(value: float) -> str:
-        return f"≤ {100 * found.smallest:.0f} %" if value == 0 else "> 100 %" if math.isinf(value) else f"{100 * value:.0f} %"
+        return (
+            f"≤ {100 * found.smallest:.0f} %"
+            if value == 0
+            else "> 100 %"
+            if math.isinf(value)
+            else f"{100 * value:.0f} %"
+        )
 
     return f"{end(found.share.value)} (95 % interval {end(found.share.low)} to {end(found.share.high)})"
 
@@ -167,15 +178,17 @@ def smallest_sentence(found: SmallestModel) -> str:
     """One sentence about the smallest student that beats the teacher."""
     low, high = (large(end) if math.isfinite(end) else "none" for end in (found.parameters.low, found.parameters.high))
     if math.isinf(found.parameters.value):
-        return f"No student of {one_line(found.line)} beats the teacher (sizes up to {large(found.sizes[-1])} parameters)."
+        return (
+            f"No student of {one_line(found.line)} beats the teacher (sizes up to {large(found.sizes[-1])} parameters)."
+        )
     certain = (
         f"; from {large(found.certain)} on, the interval of the lead excludes 0"
         if math.isfinite(found.certain)
         else "; at no size does the interval of the lead exclude 0"
     )
     return (
-        f"The smallest student of {one_line(found.line)} that beats the teacher has {large(found.parameters.value)} parameters "
-        f"(95 % interval {low} to {high}){certain}."
+        f"The smallest student of {one_line(found.line)} that beats the teacher has {large(found.parameters.value)} "
+        f"parameters (95 % interval {low} to {high}){certain}."
     )
 
 
@@ -231,7 +244,9 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")
     if any(run.record["code"].get("modified") for run in part.runs):
         out.append("Some runs come from a working tree with changes that its revision does not contain.")
-    states = {state: sum(each.state == state for each in unfinished) for state in ("failed", "running", "waiting")}
+    states = {
+        state: sum(each.state == state for each in unfinished) for state in ("failed", "pruned", "running", "waiting")
+    }
     listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     if listed:
         out.append(f"Not in these numbers: {listed}.")
@@ -239,13 +254,15 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
 
 
 def idle_axes(analysis: Analysis) -> list[str]:
-    """Axes whose levels cannot matter: equal predictions at every level, or rates and λ that leave the effective λ alone."""
+    """Axes whose levels cannot matter: equal predictions at every level, or the same effective λ for all rates and λ."""
     part, out = analysis.part, []
     for axis in part.axes:
         slices = _slices(part, axis)
         same = [cells for cells in slices if _same_predictions(analysis, cells)]
         if same:
-            out.append(f"{one_line(axis)} changes nothing {_where(part, axis, same, slices)}: all levels predict the same.")
+            out.append(
+                f"{one_line(axis)} changes nothing {_where(part, axis, same, slices)}: all levels predict the same."
+            )
             continue
         still = [cells for cells in slices if _same_lambda(cells)]
         if still:

@@ -27,7 +27,15 @@ class Before:
 
 
 def before(evidence: Evidence) -> Before | None:
-    """Returns the score at step 0, on the test rows if there is one and else on validation; None if no run has one."""
+    """Returns the score before distillation; None if it is not known.
+
+    It comes from runs of at most one update, or from evaluations at step 0, on the test rows if there is one and else on
+    validation.
+    """
+    untrained = [run.score(evidence.metric) for run in evidence.part.before]
+    untrained = [evidence.scale * score for score in untrained if math.isfinite(score)]
+    if untrained:
+        return Before("test", statistics.mean_interval(untrained), len(untrained))
     for split in ("test", "validation"):
         scores = []
         for run in evidence.part.runs:
@@ -111,7 +119,10 @@ def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
         ("revision", [_revision(run) for run in runs]),
         *((name, [each.get(name) for each in packages]) for name in sorted({n for each in packages for n in each})),
         ("Python", of("environment", "python")),
-        ("device", [f"{run.record['environment']['devices']} × {run.record['environment']['device_kind']}" for run in runs]),
+        (
+            "device",
+            [f"{run.record['environment']['devices']} × {run.record['environment']['device_kind']}" for run in runs],
+        ),
         ("processor", of("environment", "processor")),
         ("host", of("environment", "host")),
         ("XLA flags", [flags or None for flags in of("environment", "xla_flags")]),

@@ -34,7 +34,9 @@ def _kind(block: Block) -> str:
 
 def render(document: Document) -> str:
     """Returns the whole page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["shown"] = lambda value: text.shown(value, _LONG)
     environment.filters["one_line"] = text.one_line
     environment.filters["block_kind"] = _kind

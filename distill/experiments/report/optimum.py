@@ -1,4 +1,4 @@
-"""The best effective λ: a weighted quadratic fit of accuracy over log λ, its interval, and the runs that would narrow it."""
+"""The best effective λ: a weighted quadratic fit of accuracy over log λ, its interval, and runs that would narrow it."""
 
 import dataclasses
 import math
@@ -100,11 +100,11 @@ def shrunk_variances(variances: Sequence[float], numbers: Sequence[int]) -> Floa
     return (_PRIOR_FREEDOM * middle + freedom * given) / (_PRIOR_FREEDOM + freedom)
 
 
-def fit(lam: Sequence[float], means: Sequence[float], variances: Sequence[float]) -> Fit:
+def fit(lam: Sequence[float], means: Sequence[float] | np.ndarray, variances: Sequence[float] | np.ndarray) -> Fit:
     """Weighted least squares of a quadratic in ``ln λ``.
 
-    Weights are the inverse variances of the means. If the means scatter more than their variances explain, the covariance is
-    multiplied by χ² per degree of freedom (Birge, R. T. (1932), Physical Review 40).
+    Weights are the inverse variances of the means. If the means scatter more than their variances explain, the covariance
+    is multiplied by χ² per degree of freedom (Birge, R. T. (1932), Physical Review 40).
 
     Args:
       lam: at least three different positive numbers.
@@ -151,7 +151,7 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
     out = []
     for line in quantities.lines(evidence.part, quantities.quantity("effective")):
         if len({round(math.log(value), 3) for value in line.values}) >= 3:
-            found = _optimum(evidence, line, draws, seed)
+            found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed)
             out += [found] if found is not None else []
     return out
 
@@ -162,8 +162,14 @@ def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:
     return [[evidence.scale * score for score in cell.scores(metric, "validation")] for cell in line.cells]
 
 
-def _optimum(evidence: Evidence, line: Line, draws: int, seed: int) -> Optimum | None:
-    scores = validation_scores(evidence, line)
+def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed: int) -> Optimum | None:
+    """The best effective λ of a line; None if scores are not finite, no setting has two seeds, or no seed differs.
+
+    Args:
+      line: the settings.
+      scores: for each setting, a score per seed.
+      draws, seed: of the bootstrap.
+    """
     numbers = [len(each) for each in scores]
     if not all(math.isfinite(score) for each in scores for score in each) or max(numbers) < 2:
         return None
@@ -186,7 +192,7 @@ def _optimum(evidence: Evidence, line: Line, draws: int, seed: int) -> Optimum |
     gain = None
     if curve.low <= 0 <= curve.high and math.isfinite(best):
         gain = _gain(curve, best, coefficients, places)
-    steps = _next_runs(curve, line.values, single, numbers, interval) if math.isfinite(best) else ()
+    steps = next_runs(curve, line.values, single, numbers, interval) if math.isfinite(best) else ()
     return Optimum(line.name, curve, interval, math.isfinite(best), gain, steps, _settings(line, steps))
 
 
@@ -213,7 +219,7 @@ def _gain(
     return statistics.percentile_interval(value, over_one(coefficients, places))
 
 
-def _next_runs(
+def next_runs(
     curve: Fit,
     lam: Sequence[float],
     single: Float[np.ndarray, " settings"],
@@ -245,14 +251,13 @@ def _next_runs(
     design = rows(logs)
     information = design.T @ ((np.asarray(numbers) / single)[:, None] * design)
     now = gradient @ np.linalg.inv(information) @ gradient
+    candidates = rows(grid)
+    gains = candidates[:, :, None] * candidates[:, None, :] / noise[:, None, None]
     chosen: dict[int, int] = {}
     for _ in range(NEXT_RUNS):
-        after = []
-        for x, variance in zip(grid, noise):
-            more = information + np.outer(rows(x), rows(x)) / variance
-            after.append(gradient @ np.linalg.inv(more) @ gradient)
-        best = int(np.argmin(after))
-        information = information + np.outer(rows(grid[best]), rows(grid[best])) / noise[best]
+        after = np.linalg.inv(information + gains)
+        best = int(np.argmin(np.einsum("i,nij,j->n", gradient, after, gradient)))
+        information = information + gains[best]
         chosen[best] = chosen.get(best, 0) + 1
     width = math.sqrt(gradient @ np.linalg.inv(information) @ gradient / now)
     return tuple(NextRun(float(np.exp(grid[at])), number, width) for at, number in sorted(chosen.items()))

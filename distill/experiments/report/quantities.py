@@ -107,7 +107,9 @@ def lines(part: Part, of: Quantity) -> list[Line]:
     if of.work and along is not None and not _is_numeric(part, along):
         alike = [[cell for cell in cells if cell.values[along] == level] for level in part.axes[along]]
         return [
-            Line(found[0].values[along], tuple(found), tuple(of.of(cell) for cell in found), False) for found in alike if found
+            Line(found[0].values[along], tuple(found), tuple(of.of(cell) for cell in found), False)
+            for found in alike
+            if found
         ]
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:

@@ -72,7 +72,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(values: Sequence[float], scale: Scale, apart: float) -> list[float]:
-    """The values themselves if they are few, else 1, 2 and 5 of each decade; none closer than ``apart`` to the one before."""
+    """The values themselves if they are few, else 1, 2 and 5 of each decade; none is closer than ``apart`` to another."""
     own = sorted({float(f"{value:.3g}") for value in values})
     if len(own) > 9:
         decades = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)

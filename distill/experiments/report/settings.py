@@ -64,6 +64,7 @@ class Part:
       axes: axes that vary → levels in their order.
       crossed: whether all seeds were scored on the same rows; else only runs of the same seed were.
       rows: test rows of a run.
+      before: runs of at most one update, which score the students before distillation; they are no setting.
     """
 
     fingerprint: str
@@ -71,6 +72,7 @@ class Part:
     axes: Mapping[str, tuple[str, ...]]
     crossed: bool
     rows: int
+    before: tuple[Run, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -101,14 +103,21 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
     if data and data != "all":
         groups = {key: runs for key, runs in groups.items() if any(part.startswith(data) for part in key.split("+"))}
         if not groups:
-            raise ReportError(f"no run has test rows with a fingerprint that begins with {data!r}; see {_found(collection)}")
+            raise ReportError(
+                f"no run has test rows with a fingerprint that begins with {data!r}; see {_found(collection)}"
+            )
     if len(groups) > 1 and data != "all":
         listed = "; ".join(f"{key[:12]} ({len(runs)} runs, e.g. {runs[0].name})" for key, runs in groups.items())
         raise ReportError(
             f"the runs were scored on {len(groups)} different sets of test rows, which are never pooled: {listed}; "
             "--data=FINGERPRINT reports on one of them, --data=all on each of them separately"
         )
-    return [_part(key, runs, key not in per_seed) for key, runs in groups.items()]
+    out = []
+    for key, runs in groups.items():
+        trained = [run for run in runs if run.training("steps") > 1]
+        kept = trained or runs
+        out.append(_part(key, kept, key not in per_seed, tuple(run for run in runs if run not in kept)))
+    return out
 
 
 def _found(collection: Collection) -> str:
@@ -127,15 +136,23 @@ def _by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], 
         key = str(run.fingerprint("test"))
         by_key.setdefault(key, []).append(run)
         by_seed.setdefault(run.seed, set()).add(key)
-    if of_sweep and len(by_key) > 1 and len(by_key) == len(by_seed) and all(len(keys) == 1 for keys in by_seed.values()):
+    if (
+        of_sweep
+        and len(by_key) > 1
+        and len(by_key) == len(by_seed)
+        and all(len(keys) == 1 for keys in by_seed.values())
+    ):
         return [("+".join(sorted(by_key)), list(runs), True)]
     return [(key, found, False) for key, found in by_key.items()]
 
 
-def _part(fingerprint: str, runs: Sequence[Run], crossed: bool) -> Part:
+def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
     names = list(dict.fromkeys(axis for run in runs for axis in run.axes if axis != SEED))
     macros = [_macros(run) for run in runs]
-    keys = [tuple((axis, run.axes.get(axis, _plain(own.get(axis, "–")))) for axis in names) for run, own in zip(runs, macros)]
+    keys = [
+        tuple((axis, run.axes.get(axis, _plain(own.get(axis, "–")))) for axis in names)
+        for run, own in zip(runs, macros)
+    ]
     # Runs that no axis of a sweep tells apart are split by the macros in which they differ.
     every = {name for own in macros for name in own}
     for macro in sorted(every, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
@@ -160,7 +177,7 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool) -> Part:
         cells.append(Cell(dict(key), ordered, label))
     cells.sort(key=lambda cell: [vary[axis].index(cell.values[axis]) for axis in vary if axis in cell.values])
     entry = runs[0].record["data"].get("test") or {}
-    return Part(fingerprint, tuple(cells), vary, crossed, int(entry.get("rows", 0)))
+    return Part(fingerprint, tuple(cells), vary, crossed, int(entry.get("rows", 0)), before)
 
 
 def _macros(run: Run) -> dict[str, Any]:
@@ -184,7 +201,7 @@ def _other_data(keys: Sequence[Any], data: Sequence[str], runs: Sequence[Run]) -
         grouped.setdefault(key, []).append((run.seed, value, run.sweep is not None))
     for found in grouped.values():
         rows, seeds = {value for _, value, _ in found}, {seed for seed, _, _ in found}
-        drawn_by_seed = all(planned for *_, planned in found) and len(set((s, v) for s, v, _ in found)) == len(seeds)
+        drawn_by_seed = all(planned for *_, planned in found) and len({(s, v) for s, v, _ in found}) == len(seeds)
         if len(rows) > 1 and not (drawn_by_seed and len(rows) == len(seeds)):
             return True
     return False
@@ -196,7 +213,11 @@ def _plain(value: Any) -> str:
 
 def _named(axis: str, level: str) -> str:
     """``standard`` for a method, ``LAMBDA 0.5`` for a level that its axis has to explain."""
-    return level if axis in METHODS or (level_number(level) is None and level not in ("true", "false")) else f"{axis} {level}"
+    return (
+        level
+        if axis in METHODS or (level_number(level) is None and level not in ("true", "false"))
+        else f"{axis} {level}"
+    )
 
 
 _RATIO = re.compile(r"^\s*([0-9.]+)\s*:\s*([0-9.]+)\s*$")

@@ -90,7 +90,7 @@ def crossed(values: Float[np.ndarray, "seeds rows"]) -> Components:
     seeds, rows = values.shape
     mean = float(values.mean())
     if rows < 2:
-        return nested([row for row in values])
+        return nested(list(values))
     by_row = values.mean(axis=0)
     if seeds == 1:
         variance = float(by_row.var(ddof=1))
@@ -100,7 +100,11 @@ def crossed(values: Float[np.ndarray, "seeds rows"]) -> Components:
     square_rows = seeds * float(by_row.var(ddof=1))
     rest = values - by_seed[:, None] - by_row[None, :] + mean
     square_rest = float((rest**2).sum()) / ((seeds - 1) * (rows - 1))
-    parts = [(1.0, square_seeds, seeds - 1), (1.0, square_rows, rows - 1), (-1.0, square_rest, (seeds - 1) * (rows - 1))]
+    parts = [
+        (1.0, square_seeds, seeds - 1),
+        (1.0, square_rows, rows - 1),
+        (-1.0, square_rest, (seeds - 1) * (rows - 1)),
+    ]
     if square_seeds <= square_rest or square_rows <= square_rest:
         parts = [max(parts[:2], key=lambda part: part[1])]
     total = sum(sign * square for sign, square, _ in parts)
@@ -260,7 +264,9 @@ def needed(parts: Components, difference: float | None = None) -> Needed:
     seeds = _smallest(lambda n: enough(n, parts.rows, max(1, n - 1)), 2, 10**4)
     row_freedom = math.inf if of_seeds == 0 else parts.seeds - 1
     rows = None
-    if parts.of_rows > 0 or parts.of_rest > 0:  # else no two seeds share rows, and the effect of rows is not known apart
+    if (
+        parts.of_rows > 0 or parts.of_rest > 0
+    ):  # else no two seeds share rows, and the effect of rows is not known apart
         rows = _smallest(lambda n: enough(parts.seeds, n, min(row_freedom, n - 1)), 2, many)
     return Needed(goal, seeds, rows, detectable)
 

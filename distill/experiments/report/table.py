@@ -9,7 +9,17 @@ from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.settings import Part
 from distill.experiments.report.text import one_line
 
-_TRAINING = ("steps", "examples", "tokens", "lambda", "flops", "seconds", "chip_seconds", "peak_memory_bytes", "parameters")
+_TRAINING = (
+    "steps",
+    "examples",
+    "tokens",
+    "lambda",
+    "flops",
+    "seconds",
+    "chip_seconds",
+    "peak_memory_bytes",
+    "parameters",
+)
 
 
 def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
@@ -23,16 +33,38 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     scores = [f"{split}/{name}" for split, names in metrics.items() for name in names]
     writer.writerow(
-        ["run", "test_data", *map(_safe, axes), "seed", "best_step", "train_rows", *_TRAINING, *map(_safe, scores), "state", "error"]
+        [
+            "run",
+            "test_data",
+            *map(_safe, axes),
+            "seed",
+            "best_step",
+            "train_rows",
+            *_TRAINING,
+            *map(_safe, scores),
+            "state",
+            "error",
+        ]
     )
-    for part, cell, run in runs:
+    for _, cell, run in runs:
         levels = [_safe(cell.values.get(axis, "")) for axis in axes]
         values = [run.record[split].get(name, "") for split, names in metrics.items() for name in names]
         training = [_number(run.record["training"].get(name)) for name in _TRAINING]
         step, rows = run.record["selection"]["step"], quantities.train_rows(cell)
         fingerprint = str(run.fingerprint("test"))[:16]
         writer.writerow(
-            [_safe(run.name), fingerprint, *levels, run.seed, step, f"{rows:g}", *training, *map(_number, values), "done", ""]
+            [
+                _safe(run.name),
+                fingerprint,
+                *levels,
+                run.seed,
+                step,
+                f"{rows:g}",
+                *training,
+                *map(_number, values),
+                "done",
+                "",
+            ]
         )
     blank = [""] * (3 + len(_TRAINING) + len(scores) - 1)
     for each in unfinished:

@@ -5,13 +5,14 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
 from distill.experiments.report import figure, html, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
 from distill.experiments.report.collect import Collection, ReportError, collect
 from distill.experiments.report.text import one_line
 from distill.training import reporting
-from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def build(collection: Collection, options: Options, source: str) -> tuple[Docume
         made += sections.of(analysis, collection.unfinished, f"data{place}-" if several else "", suffix)
     rest = sections.unfinished_section(collection.unfinished)
     made += [rest] if rest else []
-    dates = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    dates = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     count = f"{len(kept)} runs" if len(kept) != 1 else "one run"
     data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].fingerprint[:12]}"
     title = one_line(options.title or f"Report on {source}", 120)

@@ -8,8 +8,8 @@ import pytest
 
 from distill import exit_codes, locking
 from distill.cli import main
-from distill.experiments.report import terminal as sweep_report
 from distill.experiments import sweep
+from distill.experiments.report import terminal as sweep_report
 from distill.experiments.sweep import SweepError
 from distill.training import reporting
 from tests_support import write_rows

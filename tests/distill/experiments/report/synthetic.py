@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-WORDS = "which of these has more legs than a table and fewer than a crab if the night is dark".split()
+WORDS = ["which", "of", "these", "has", "more", "legs", "than", "a", "table", "and", "fewer", "than", "a", "crab", "if", "the", "night", "is", "dark"]
 
 
 def record(configuration, data, training, scores, **changes):
@@ -23,7 +23,7 @@ def record(configuration, data, training, scores, **changes):
             "xla_flags": "",
         },
         "training": {
-            "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2, "lambda": 1.0, "flops": 3e15,
+            "lambda_of_totals": None, "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2, "lambda": 1.0, "flops": 3e15,
             "flops_per_step": 7.5e12, "seconds": 600.0, "chip_seconds": 2400.0, "peak_memory_bytes": 2**30,
             "parameters": 60_500_000, "attempts": 1, **training,
         },
@@ -71,7 +71,10 @@ def write_run(
     score = float(np.mean(correct))
     validation = score if validation is None else validation
     prints = {"train": f"train{train_rows}", "validation": "valid", "test": "test0", **(fingerprints or {})}
-    data = {split: {"fingerprint": name, "rows": len(table) if split != "train" else train_rows} for split, name in prints.items()}
+    data = {
+        split: {"fingerprint": name, "rows": len(table) if split != "train" else train_rows}
+        for split, name in prints.items()
+    }
     content = record(configuration, data, training or {}, (validation, score), **changes)
     (directory / "record.json").write_text(json.dumps(content))
     lines = []
@@ -100,9 +103,15 @@ def answers(skill, difficulty, random, seed_effect=0.0):
 def write_sweep(directory, runs, failed=None, waiting=()):
     """The plan beside a sweep's runs, as ``distill sweep`` writes it."""
     directory = pathlib.Path(directory)
-    plan = {name: [[], []] for name in (*runs, *(failed or {}), *waiting)}
-    failures = {name: {"error": error} for name, error in (failed or {}).items()}
-    (directory / "sweep.json").write_text(json.dumps({"runs": plan, "failed": failures}))
+    plan = {}
+    for name in (*runs, *(failed or {}), *waiting):
+        values = dict(part.split("-", 1) for part in name.split("__"))
+        values = {axis: level.replace("_", ":") if axis == "rates" else level for axis, level in values.items()}
+        plan[name] = {"name": name, "values": values, "numbers": {}, "gin_files": [], "bindings": []}
+    (directory / "sweep.json").write_text(json.dumps({"format": 2, "runs": plan}))
+    for name, error in (failed or {}).items():
+        (directory / name).mkdir()
+        (directory / name / "failure.json").write_text(json.dumps({"error": error, "attempts": 1}))
 
 
 def name(**axes):
