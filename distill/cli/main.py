@@ -30,6 +30,7 @@ COMMANDS = {
     "infer": ("serving", "infer_command"),
     "export": ("serving", "export_command"),
     "data": ("data", "data_command"),
+    "profile": ("profile", "profile_command"),
     "sweep": ("experiments", "sweep_command"),
     "demo": ("experiments", "demo_command"),
     "report": ("report", "report_command"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from distill.training import reporting
+from distill.training.files import replace_text
 
 FILE = "record.json"
 FORMAT = 1
@@ -27,7 +27,7 @@ class SplitData:
     """The rows of one split.
 
     Attributes:
-      fingerprint: a hash of the rows in their order; see :mod:`distill.training.record_sources`. Runs with the same
+      fingerprint: a hash of the rows in their order; see :mod:`distill.training.provenance`. Runs with the same
         fingerprint of a split have the same rows there.
       rows: their number.
       split: the name of the SeqIO split.
@@ -128,6 +128,10 @@ class Training:
     mfu: float | None = None
     host_peak_memory_bytes: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values by their name in the file; numbers that are not finite become None."""
+        return {name.rstrip("_"): value for name, value in _finite(dataclasses.asdict(self)).items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -176,14 +180,14 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Returns the record as plain JSON values; numbers that are not finite become None."""
         plain = _finite(dataclasses.asdict(self))
-        plain["training"] = {name.rstrip("_"): value for name, value in plain["training"].items()}
+        plain["training"] = self.training.to_json()
         return {"format": plain.pop("format"), **plain}
 
 
 def write(directory: epath.PathLike, record: Record) -> None:
     """Writes ``record.json`` into the model directory, atomically. Call it on process 0 only."""
     text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    reporting.replace_text(epath.Path(directory) / FILE, text)
+    replace_text(epath.Path(directory) / FILE, text)
 
 
 def read(directory: epath.PathLike) -> Record:
@@ -211,6 +215,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def training_of(performance: Mapping[str, Any]) -> Training:
+    """The inverse of :meth:`Training.to_json`, as ``result.json`` holds it under ``performance``. Raises ValueError."""
+    return _parsed(Training, dict(performance), "performance", "")
 
 
 def _parsed(wanted: Any, value: Any, path: str, field: str) -> Any:
