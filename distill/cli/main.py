@@ -30,7 +30,7 @@ COMMANDS = {
     "infer": ("serving", "infer_command"),
     "export": ("serving", "export_command"),
     "data": ("data", "data_command"),
-    "sweep": ("experiments", "sweep_command"),
+    "sweep": ("sweeps", "sweep_command"),
     "demo": ("experiments", "demo_command"),
     "precompile": ("precompile", "precompile_command"),
     "config": ("training", "config_command"),
@@ -38,9 +38,10 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
-TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
+# `infer` enables the compilation cache after its first line. `sweep` does all three where it trains, not in its scheduler.
+COMPILING = ("train", "eval", "demo")
+WITH_TENSORFLOW = ("train", "cache", "eval", "demo", "precompile", "config")
+TRAINING = ("train", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
 
 
 class _Interrupted(BaseException):

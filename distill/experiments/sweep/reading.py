@@ -290,7 +290,7 @@ def _budget(place: _Place) -> tuple[Budget, tuple[Level, ...]]:
 
 def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     value = file.get("design", "grid")
-    raw = {"kind": value} if isinstance(value, str) else value
+    raw: dict[str, Any] = {"kind": value} if isinstance(value, str) else value
     place = _Place(file.path, file.lines, raw, ("design",))
     kind = raw.get("kind")
     if kind not in ("grid", "optuna", *designs.KINDS):
