@@ -90,13 +90,19 @@ class Configurations:
     def bounds(self, runs: Sequence[Run], topology: str) -> dict[str, Bound]:
         """Compiles the training step of each run for a TPU slice; runs with the same shapes share one step.
 
+        Args:
+          runs: the runs.
+          topology: the slice; or several, separated by commas, of which a run takes the first that its mesh fills.
+
         Raises:
           ValueError: libtpu is not installed, it does not know the topology, or a mesh does not fill it.
         """
         from distill.precompile import estimates, steps
         from distill.precompile.topology import open_topology
 
-        target, known, out = open_topology(topology), {}, {}
+        targets = [open_topology(name) for name in topology.split(",")]
+        known: dict[str, Bound] = {}
+        out: dict[str, Bound] = {}
         for run in runs:
             if run.name in out:
                 continue
@@ -104,12 +110,24 @@ class Configurations:
             loop = dataclasses.replace(step_run.loop, seed=0, train_steps=1)
             key = repr((step_run.model, step_run.layout, step_run.mesh, step_run.loss, loop))
             if key not in known:
+                target = next((one for one in targets if _fills(step_run.mesh, one)), targets[0])
                 step = steps.compile_step("train", step_run, target)
                 found = estimates.estimate(step, step_run, target.chip, len(target.devices))
                 seconds = found["roofline"]["seconds"]
                 known[key] = Bound(seconds, target.num_chips, found["peak_hbm_bytes"], found["fits"])
             out[run.name] = known[key]
         return out
+
+
+def _fills(mesh: Any, target: Any) -> bool:
+    """Whether a run's mesh has exactly the devices of a slice."""
+    from distill.precompile.topology import mesh_shape
+
+    try:
+        mesh_shape(mesh, len(target.devices), target.name)
+    except ValueError:
+        return False
+    return True
 
 
 def flops_per_step(given: Mapping[str, Any]) -> float:
