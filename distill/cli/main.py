@@ -31,7 +31,7 @@ COMMANDS = {
     "export": ("serving", "export_command"),
     "data": ("data", "data_command"),
     "profile": ("profile", "profile_command"),
-    "sweep": ("experiments", "sweep_command"),
+    "sweep": ("sweeps", "sweep_command"),
     "demo": ("experiments", "demo_command"),
     "report": ("report", "report_command"),
     "precompile": ("precompile", "precompile_command"),
@@ -40,9 +40,10 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "report", "precompile", "config")
-TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
+# `infer` enables the compilation cache after its first line. `sweep` does all three where it trains, not in its scheduler.
+COMPILING = ("train", "eval", "demo")
+WITH_TENSORFLOW = ("train", "cache", "eval", "demo", "report", "precompile", "config")
+TRAINING = ("train", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
 
 
 class _Interrupted(BaseException):

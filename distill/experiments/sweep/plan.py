@@ -163,10 +163,11 @@ def prepare(
     Raises:
       SweepError: the directory belongs to another sweep, its plan cannot be read, or a run cannot be trained.
     """
+    checked = _prepared(sweep, check, resolve, retry_failed, write=False)
     if not write:
-        return _prepared(sweep, check, resolve, retry_failed, write=False)
-    with leases.exclusively(sweep.directory):
-        return _prepared(sweep, check, resolve, retry_failed, write=True)
+        return checked
+    with leases.exclusively(sweep.directory):  # the checks may take minutes; other workers need not wait for them
+        return _prepared(sweep, lambda run: None, resolve, retry_failed, write=True)
 
 
 def _prepared(

@@ -9,7 +9,11 @@ from distill.experiments.sweep import designs, documents
 from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
 from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
 
-DEMO_START = Start(("gin/recipes/demo_pretraining.gin",), demo=True)
+# The demo's vocabulary with its pretraining, or alone.
+DEMO_STARTS = {
+    "demo": Start(("gin/recipes/demo_pretraining.gin",), demo=True),
+    "demo_vocabulary": Start((), demo=True),
+}
 SAMPLERS = ("tpe", "gp", "random")
 
 # Key → its type, for the file and for its parts.
@@ -290,7 +294,7 @@ def _budget(place: _Place) -> tuple[Budget, tuple[Level, ...]]:
 
 def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     value = file.get("design", "grid")
-    raw = {"kind": value} if isinstance(value, str) else value
+    raw: dict[str, Any] = {"kind": value} if isinstance(value, str) else value
     place = _Place(file.path, file.lines, raw, ("design",))
     kind = raw.get("kind")
     if kind not in ("grid", "optuna", *designs.KINDS):
@@ -354,10 +358,11 @@ def _start(file: _Place) -> Start | None:
     value = file.get("start")
     if value is None:
         return None
-    if value == "demo":
-        return DEMO_START
     if isinstance(value, str):
-        raise file["start"].error(f"must be 'demo' or an object of 'gin_files' and 'bindings'; got {value!r}")
+        if value not in DEMO_STARTS:
+            names = " or ".join(map(repr, DEMO_STARTS))
+            raise file["start"].error(f"must be {names}, or an object of 'gin_files' and 'bindings'; got {value!r}")
+        return DEMO_STARTS[value]
     place = file["start"]
     place.check(START, "an object of 'gin_files' and 'bindings'")
     return Start(tuple(value.get("gin_files", ())), _bindings(place))

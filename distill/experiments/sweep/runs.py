@@ -51,7 +51,7 @@ class Start:
     """A run that is trained first; the others start from its parameters.
 
     Attributes:
-      gin_files, bindings: of that run.
+      gin_files, bindings: of that run; without files there is none.
       demo: whether the runs use the demo's vocabulary, which is written into the directory first.
     """
 
@@ -191,8 +191,8 @@ class Sweep:
         )
 
     def _start_bindings(self) -> tuple[str, ...]:
-        if self.start is None:
-            return ()
+        if self.start is None or not self.start.gin_files:
+            return self.vocabulary()
         return (*self.vocabulary(), f"INITIAL_CHECKPOINT_PATH = {str(self.directory / START)!r}")
 
     def vocabulary(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class Sweep:
 
     def start_run(self) -> Run | None:
         """Returns the run that is trained first, or None."""
-        if self.start is None:
+        if self.start is None or not self.start.gin_files:
             return None
         where = self.directory / START
         given = (*self.vocabulary(), *self.start.bindings, f"MODEL_DIR = {str(where)!r}")

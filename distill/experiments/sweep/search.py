@@ -11,6 +11,7 @@ the other trials at the same step (``MedianPruner``). A pruned trial's runs end 
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,11 @@ def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
         if importlib.util.find_spec("torch") is None:
             raise SweepError("the sampler 'gp' needs PyTorch, which is not installed; install torch, or use 'tpe'")
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=search.startup, deterministic_objective=False)
-    return optuna.samplers.TPESampler(
-        seed=seed,
-        n_startup_trials=search.startup,
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        warn_independent_sampling=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=search.startup, multivariate=True, group=True, constant_liar=True
+        )
 
 
 def open_study(directory: Path, search: Search, number: int = 0) -> optuna.Study:
