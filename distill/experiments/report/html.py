@@ -39,6 +39,7 @@ def render(document: Document) -> str:
     )
     environment.filters["shown"] = lambda value: text.shown(value, _LONG)
     environment.filters["one_line"] = text.one_line
+    environment.filters["tied"] = lambda value: value.replace(" %", "\u00a0%")
     environment.filters["block_kind"] = _kind
     environment.tests["cell"] = lambda value: isinstance(value, Cell)
     style, script = _file("page.css"), _file("page.js")

@@ -265,8 +265,8 @@ def _training(analysis: Analysis) -> list[Block]:
     if blocks and len(cells) < len(analysis.part.cells):
         blocks.append(
             Text(
-                f"{len(cells)} of {len(analysis.part.cells)} settings: the selected one, those it is compared with, and the "
-                "best on validation.",
+                f"{len(cells)} of {len(analysis.part.cells)} settings: the selected one, those it is compared with, and "
+                "the best on validation.",
                 "note",
             )
         )

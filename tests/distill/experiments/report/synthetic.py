@@ -6,7 +6,8 @@ import pathlib
 
 import numpy as np
 
-WORDS = ["which", "of", "these", "has", "more", "legs", "than", "a", "table", "and", "fewer", "than", "a", "crab", "if", "the", "night", "is", "dark"]
+SENTENCE = "which of these has more legs than a table and fewer than a crab if the night is dark"
+WORDS = tuple(SENTENCE.split())
 
 
 def record(configuration, data, training, scores, **changes):
@@ -16,18 +17,23 @@ def record(configuration, data, training, scores, **changes):
         "configuration": configuration,
         "data": data,
         "code": {
-            "version": "2.0.0", "revision": "0123456789abcdef0123", "modified": False, "versions": {"jax": "0.8.1", "flax": "0.12.1"},
+            "version": "2.0.0", "revision": "0123456789abcdef0123", "modified": False,
+            "versions": {"jax": "0.8.1", "flax": "0.12.1"},
         },
         "environment": {
-            "host": "host-a", "processor": "AMD EPYC", "device_kind": "TPU v5 lite", "devices": 4, "processes": 1, "python": "3.11.9",
-            "xla_flags": "",
+            "host": "host-a", "processor": "AMD EPYC", "device_kind": "TPU v5 lite", "devices": 4, "processes": 1,
+            "python": "3.11.9", "xla_flags": "",
         },
         "training": {
-            "lambda_of_totals": None, "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2, "lambda": 1.0, "flops": 3e15,
-            "flops_per_step": 7.5e12, "seconds": 600.0, "chip_seconds": 2400.0, "peak_memory_bytes": 2**30,
+            "lambda_of_totals": None, "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2, "lambda": 1.0,
+            "flops": 3e15,
+            "flops_per_step": 7.5e12,
+            "seconds": 600.0, "chip_seconds": 2400.0, "peak_memory_bytes": 2**30,
             "parameters": 60_500_000, "attempts": 1, **training,
         },
-        "selection": {"split": "validation", "metric": "accuracy", "step": 300, "value": scores[0], "higher_is_better": True},
+        "selection": {
+            "split": "validation", "metric": "accuracy", "step": 300, "value": scores[0], "higher_is_better": True,
+        },
         "validation": {"accuracy": scores[0]},
         "test": {"accuracy": scores[1]},
     }  # fmt: skip
@@ -132,12 +138,13 @@ def methods(directory, *, seeds=5, number=300, gain=0.8, sizes=(250, 500, 1000),
                 skill = bonus + 0.9 * math.log2(size / 500)
                 effect = np.random.default_rng(100 + seed).normal(0, 0.12)
                 training = {
-                    "lambda": 1.0 if form == "paired" else None, "chip_seconds": (2400.0 if form == "paired" else 1100.0) + seed,
+                    "lambda": 1.0 if form == "paired" else None,
+                    "chip_seconds": (2400.0 if form == "paired" else 1100.0) + seed,
                     "flops": 3e15 if form == "paired" else 1.1e15,
                 }  # fmt: skip
                 write_run(
-                    pathlib.Path(directory) / names[-1], answers(skill, difficulty, random, effect), table=table, train_rows=size,
-                    training=training, before=0.31,
+                    pathlib.Path(directory) / names[-1], answers(skill, difficulty, random, effect), table=table,
+                    train_rows=size, training=training, before=0.31,
                     configuration={"FORM": form, "TRAIN_ROWS": size, "RANDOM_SEED": seed, "MODEL_DIR": names[-1]}, **more,
                 )  # fmt: skip
     write_sweep(directory, names)

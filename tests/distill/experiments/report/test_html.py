@@ -107,7 +107,8 @@ def test_filters(methods, tmp_path):
         await browser.run("document.querySelector('.examples button').click()")
         assert await browser.run(f"{SHOWN}.length") == len(changes.examples)
         await browser.run(
-            "const s = document.querySelector('[data-filter=teacher]'); s.value = 'wrong'; s.dispatchEvent(new Event('change'))"
+            "const s = document.querySelector('[data-filter=teacher]'); s.value = 'wrong';"
+            "s.dispatchEvent(new Event('change'))"
         )
         assert await browser.run(f"{SHOWN}.length") == wrong
         output = await browser.run("document.querySelector('output').textContent")

@@ -1,5 +1,7 @@
 """Axes: ranges that contain the data, round ticks that do not touch."""
 
+import itertools
+
 from distill.experiments.report import scales
 from distill.experiments.report.blocks import Chart, Point, Series
 
@@ -25,7 +27,7 @@ def test_log_ticks_keep_apart():
     scale = scales.Scale(0.1, 1000, 0, 400, log=True)
     values = [0.1 * 1.5**n for n in range(20)]
     places = [scale(tick) for tick in scales.log_ticks(values, scale, 40)]
-    assert len(places) > 4 and all(b - a >= 40 for a, b in zip(places, places[1:]))
+    assert len(places) > 4 and all(b - a >= 40 for a, b in itertools.pairwise(places))
     assert scales.log_ticks([1.0, 2.0, 4.0], scale, 10) == [1.0, 2.0, 4.0]
 
 
