@@ -128,10 +128,14 @@ def teacher_is_right(row: Mapping[str, object]) -> float:
 
 
 def teacher(part: Part) -> Teacher | None:
-    """Reads the teacher's labels from the predictions of a part; None if the rows have none, or seeds differ in rows."""
-    found = _teacher_rows(part.runs) if part.crossed else None
-    if found is None:
+    """Reads the teacher's labels from the predictions of a part; None if no row has one. Rows of all data sets follow."""
+    by_data: dict[str | None, list[Run]] = {}
+    for run in part.runs:
+        by_data.setdefault(run.fingerprint("test"), []).append(run)
+    each = [rows for runs in by_data.values() if (rows := _teacher_rows(runs)) is not None]
+    if not each:
         return None
+    found = np.concatenate(each)
     known = found[~np.isnan(found)]
     low, high = metrics.wilson(int(known.sum()), len(known))
     return Teacher(found, statistics.Interval(float(known.mean()), low, high))
@@ -164,7 +168,12 @@ class SmallestModel:
 
 
 def smallest_models(evidence: Evidence, of_teacher: Teacher) -> list[SmallestModel]:
-    """For each line along the student's size, the smallest one whose accuracy exceeds the teacher's on the same rows."""
+    """For each line along the student's size, the smallest one whose accuracy exceeds the teacher's on the same rows.
+
+    Empty where each seed has its rows.
+    """
+    if not evidence.part.crossed:
+        return []
     lines = [line for line in quantities.lines(evidence.part, quantities.quantity("size")) if line.varies]
     has = ~np.isnan(of_teacher.correct)
     out = []

@@ -44,8 +44,17 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """Its resolved macros without seed and folders."""
-        return {name: value for name, value in self.record["configuration"].items() if name not in _NOT_STUDIED}
+        """Its macros and bindings without seed and folders, and without bindings that refer to a macro."""
+        own = self.record["configuration"]
+        seed, folders = own.get(SEED), [own.get(name) for name in _NOT_STUDIED if name != SEED]
+
+        def studied(name: str, value: Any) -> bool:
+            if "." not in name:
+                return name not in _NOT_STUDIED
+            refers = isinstance(value, str) and (value.startswith("%") or value in folders)
+            return not refers and not ("seed" in name and value == seed)
+
+        return {name: value for name, value in own.items() if studied(name, value)}
 
     def fingerprint(self, split: str) -> str | None:
         """The fingerprint of the rows of a split; None if the run did not read it."""

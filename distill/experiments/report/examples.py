@@ -18,7 +18,9 @@ from distill.experiments.report.settings import Cell
 from distill.tasks import metrics
 
 MOST = 40
-_RATIONALES = ("student_rationale", "predicted_rationale")  # what a run may have written of its own reasons
+_RATIONALES = (
+    "*_rationale_test.jsonl"  # the students' rationales: ``distill eval`` with EVAL_FORM=rationale writes them
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +124,11 @@ def changes(evidence: Evidence, a: Cell, b: Cell, most: int = MOST) -> Changes |
         better, worse, total = better + int((change > 0).sum()), worse + int((change < 0).sum()), total + len(change)
         chosen = _extremes(change, most)
         texts = [[_rows(run) for run in runs] for runs in (first, second)]
+        reasons = [[_rationales(run) for run in runs] for runs in (first, second)]
         for at in chosen:
-            said = [_answered([each[at] for each in texts[n]], float(right[n][:, at].mean())) for n in (0, 1)]
+            said = [
+                _answered([each[at] for each in texts[n]], float(right[n][:, at].mean()), reasons[n]) for n in (0, 1)
+            ]
             candidates.append(_example(rows[at], lengths[at], said[0], said[1]))
         for name, mask in _masks(rows, lengths).items():
             kinds.setdefault(name, []).append([right[0][:, mask], right[1][:, mask]])
@@ -154,11 +159,20 @@ def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["short" if n <= low else "medium" if n <= high else "long" for n in words]
 
 
-def _answered(rows: Sequence[Mapping[str, Any]], right: float) -> Answered:
+def _rationales(run: Run) -> dict[str, str]:
+    """Row id → the student's rationale, for runs whose rationales were scored on the test rows."""
+    found: dict[str, str] = {}
+    for path in sorted((run.directory / "predictions").glob(_RATIONALES)):
+        predictions = read_predictions(run.directory, path.stem, keep_rows=True)
+        if predictions is not None:
+            found |= {name: str(row.get("prediction", "")) for name, row in zip(predictions.ids, predictions.rows)}
+    return found
+
+
+def _answered(rows: Sequence[Mapping[str, Any]], right: float, reasons: Sequence[Mapping[str, str]]) -> Answered:
     (text, number), *_ = collections.Counter(str(row.get("prediction", "")) for row in rows).most_common(1)
-    shown = next(row for row in rows if str(row.get("prediction", "")) == text)
-    rationale = next((str(shown[name]) for name in _RATIONALES if shown.get(name)), None)
-    return Answered(text, number / len(rows), right, rationale)
+    seed = next(place for place, row in enumerate(rows) if str(row.get("prediction", "")) == text)
+    return Answered(text, number / len(rows), right, reasons[seed].get(str(rows[seed]["id"])))
 
 
 def _example(row: Mapping[str, Any], length: str, a: Answered, b: Answered) -> Example:

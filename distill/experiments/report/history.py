@@ -94,11 +94,12 @@ def differences(part: Part) -> tuple[list[str], list[tuple[str, list[str]]]]:
       Labels of the settings, and for each macro its value in each of them.
     """
     configurations = [cell.runs[0].configuration for cell in part.cells]
-    names = sorted({name for each in configurations for name in each})
-    rows = []
+    names = sorted({name for each in configurations for name in each}, key=lambda name: ("." in name, name))
+    rows: list[tuple[str, list[str]]] = []
     for name in names:
         values = [_plain(each[name]) if name in each else "–" for each in configurations]
-        if len(set(values)) > 1:
+        repeated = "." in name and any(values == known for _, known in rows)  # a binding that a macro sets
+        if len(set(values)) > 1 and not repeated:
             rows.append((name, values))
     return [cell.label for cell in part.cells], rows
 

@@ -155,7 +155,8 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
     ]
     # Runs that no axis of a sweep tells apart are split by the macros in which they differ.
     every = {name for own in macros for name in own}
-    for macro in sorted(every, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
+    order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
+    for macro in sorted(every, key=lambda name: (order[name], name)):
         values = [_plain(own.get(macro)) for own in macros]
         if macro not in names and _splits(keys, values):
             keys = [(*key, (macro, value)) for key, value in zip(keys, values)]

@@ -25,8 +25,8 @@ def record(configuration, data, training, scores, **changes):
             "python": "3.11.9", "xla_flags": "",
         },
         "training": {
-            "lambda_of_totals": None, "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2, "lambda": 1.0,
-            "flops": 3e15,
+            "lambda_of_totals": None, "steps": 400, "examples": 12800, "tokens": 500_000, "padding_share": 0.2,
+            "lambda": 1.0, "flops": 3e15,
             "flops_per_step": 7.5e12,
             "seconds": 600.0, "chip_seconds": 2400.0, "peak_memory_bytes": 2**30,
             "parameters": 60_500_000, "attempts": 1, **training,

@@ -1,5 +1,7 @@
 """The rows that change most, and accuracy by kind of row."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -34,11 +36,17 @@ def test_kinds_of_rows(methods_analysis):
 
 def test_rationales_of_students_are_kept(tmp_path):
     for method, right in (("a", True), ("b", False)):
-        table = [row | {"student_rationale": f"by {method}"} for row in synthetic.rows(3)]
-        synthetic.write_run(tmp_path / method, [right, True, True], configuration={"FORM": method}, table=table)
+        directory = synthetic.write_run(tmp_path / method, [right, True, True], configuration={"FORM": method})
+        lines = [json.dumps({"id": f"row-{n}", "prediction": f"by {method} {n}"}) for n in range(3)]
+        (directory / "predictions" / "set_rationale_test.jsonl").write_text("\n".join(lines))
     (changes,) = analysed(tmp_path)[1].changes
     (example,) = changes.examples
-    assert (example.a.rationale, example.b.rationale, example.a.right, example.b.right) == ("by a", "by b", 1.0, 0.0)
+    assert (example.a.rationale, example.b.rationale, example.a.right, example.b.right) == (
+        "by a 0",
+        "by b 0",
+        1.0,
+        0.0,
+    )
 
 
 def test_answers_as_words():

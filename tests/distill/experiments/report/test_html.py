@@ -32,7 +32,7 @@ def hostile(tmp_path_factory):
     """A report on runs whose ids, inputs, answers, rationales, settings and title are hostile."""
     directory = tmp_path_factory.mktemp("hostile")
     table = [
-        {**row, "id": f"{text[:300]} {n}", "input": text, "rationale": text, "teacher": text, "student_rationale": text}
+        {**row, "id": f"{text[:300]} {n}", "input": text, "rationale": text, "teacher": text}
         for n, (row, text) in enumerate(zip(synthetic.rows(24), HOSTILE * 4))
     ]
     random = np.random.default_rng(0)

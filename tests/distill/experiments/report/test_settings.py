@@ -26,9 +26,11 @@ def test_a_sweep_is_grouped_by_its_axes(methods):
 
 
 def test_single_runs_are_split_by_what_differs(tmp_path):
-    base = {"FORM": "paired", "LAMBDA": 0.5, "MODEL_DIR": "x", "EXTRA": 1}
-    runs = [(base | {"RANDOM_SEED": n, "MODEL_DIR": str(n)}, {}) for n in (0, 1)]
-    runs += [(base | {"RANDOM_SEED": n, "LAMBDA": 2.0, "EXTRA": 2}, {}) for n in (0, 1)]
+    def base(seed, folder, lam):
+        bindings = {"train.LoopConfig.seed": seed, "train.train.model_dir": folder, "losses.TwoTaskLoss.lam": lam}
+        return {"FORM": "paired", "LAMBDA": lam, "MODEL_DIR": folder, "EXTRA": lam, "RANDOM_SEED": seed, **bindings}
+
+    runs = [(base(seed, f"{seed}-{lam}", lam), {}) for lam in (0.5, 2.0) for seed in (0, 1)]
     (part,) = settings.parts(folder(tmp_path, *runs))
     assert labels(part) == [("LAMBDA 0.5", ["0", "1"]), ("LAMBDA 2.0", ["0", "1"])]
 
