@@ -8,6 +8,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 from statsmodels.formula.api import ols
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from distill.experiments.report import statistics
@@ -114,7 +115,9 @@ def test_merged_p_values_are_valid_whatever_their_dependence():
     assert same <= 0.055 and alone <= 0.055
 
 
-def test_holm_by_hand():
+def test_holm_is_that_of_statsmodels():
+    p_values = np.random.default_rng(8).random(12) ** 3
+    assert statistics.holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     first, second = statistics.holm([math.nan, 0.02])
     assert math.isnan(first) and second == 0.02

@@ -3,6 +3,8 @@
 import csv
 import io
 
+import pytest
+
 from distill.experiments.report import table
 
 
@@ -15,7 +17,7 @@ def test_every_run_has_a_line(rates_analysis):
         "task_tokens", "1:4", "0", "done", "300",
     )  # fmt: skip
     run = found.part.cells[0].runs[0]
-    assert float(first["test/accuracy"]) == run.score("accuracy") and first["parameters"] == "60500000"
+    assert float(first["test/accuracy"]) == pytest.approx(run.score("accuracy")) and first["parameters"] == "60500000"
     assert [(row["state"], row["error"]) for row in rows[60:]] == [
         ("failed", "loss is not finite at step 120"),
         ("waiting", ""),
