@@ -67,6 +67,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._sizes: dict[str, int] = {}
         self._several: dict[str, bool] = {}
         self._explained: dict[str, int] = {}
+        self._hashes: dict[str, str] = {}
         self._reports: dict[str, Report] = {}
 
         def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
@@ -99,11 +100,14 @@ class RecordDataSource(seqio.FunctionDataSource):
         return self._explained[split]
 
     def rows_sha256(self, split: str) -> str:
-        """A hash of the split's present rows; reads them again."""
+        """A hash of the rows of a split in their order, with every field. Reads them, the first time."""
+        if split in self._hashes:
+            return self._hashes[split]
         digest = hashlib.sha256()
         for row in rows(self.dataset, split, self.selection):
             digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")
-        return digest.hexdigest()
+        self._hashes[split] = digest.hexdigest()
+        return self._hashes[split]
 
     def _load(self, split: str) -> None:
         if split in self._sizes:

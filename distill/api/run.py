@@ -145,6 +145,7 @@ class Run:
         import jax
 
         from distill import exit_codes
+        from distill.precompile import step_costs
         from distill.training import train
 
         first = jax.process_index() == 0
@@ -153,7 +154,8 @@ class Run:
                 if first and not quiet:
                     print(line, file=sys.stderr)
             self.register()
-            result = train.train(**{**self.arguments, **overrides}, lock=lock, quiet=quiet)
+            given = {"cost_model": step_costs.measure, **self.arguments, **overrides}
+            result = train.train(**given, lock=lock, quiet=quiet)
         if result.stopped not in (None, "early"):
             message = f"stopped by {result.stopped} at step {result.step}; the same call continues from there"
             raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)

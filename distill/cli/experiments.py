@@ -98,6 +98,7 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     (OSError), a directory in which another process trains (Locked).
     """
     from distill import locking
+    from distill.precompile import step_costs
     from distill.training import train
 
     failed: dict[str, str] = {}
@@ -108,7 +109,8 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
             given = configure_run(run, options)
             with train.lock_directory(run.directory) as lock:
                 command_runs.write_configuration()
-                stopped = train.train(**given, lock=lock, quiet=command_runs.is_quiet(options)).stopped
+                quiet = command_runs.is_quiet(options)
+                stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.measure).stopped
             if stopped not in (None, "early"):
                 raise exit_codes.Stopped(stopped)
     except (exit_codes.Stopped, locking.Locked, MemoryError):
@@ -137,6 +139,7 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     import jax
 
     from distill.inference.evaluate import Decoder
+    from distill.precompile import step_costs
     from distill.sharding import partitioning
     from distill.terminal import Terminal
     from distill.training import train
@@ -152,11 +155,12 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
                 # Joint seeds share one device; the mesh of the runs is for students that need several.
                 one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
                 decoder = Decoder(given["model"], one_device, given["validation"].decode)
-            reads = ("model", "data", "loop", "validation", "callbacks")
+            reads = ("model", "data", "loop", "validation", "callbacks", "trackers")
             settings = {name: given[name] for name in reads if name in given}
             seeds.append(Seed.read(given["model_dir"], **settings, decoder=decoder, lock=lock, terminal=terminal))
         shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
-        results = train_seeds(seeds, **{name: given[name] for name in shared}, terminal=terminal)
+        given = {name: given[name] for name in shared}
+        results = train_seeds(seeds, **given, terminal=terminal, cost_model=step_costs.measure)
     for result in results:
         if not isinstance(result, Exception) and result.stopped not in (None, "early"):
             raise exit_codes.Stopped(result.stopped)

@@ -30,6 +30,7 @@ COMMANDS = {
     "infer": ("serving", "infer_command"),
     "export": ("serving", "export_command"),
     "data": ("data", "data_command"),
+    "profile": ("profile", "profile_command"),
     "sweep": ("sweeps", "sweep_command"),
     "demo": ("experiments", "demo_command"),
     "precompile": ("precompile", "precompile_command"),

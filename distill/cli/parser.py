@@ -26,6 +26,7 @@ EXAMPLES = {
     "infer": "distill infer --model_dir=runs/svamp --input=questions.jsonl --output=answers.jsonl",
     "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
     "data": "distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes",
+    "profile": "distill profile runs/svamp",
     "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
     "demo": "distill demo --directory=demo_output",
     "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
@@ -171,6 +172,14 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     )
     data.add_argument("--json", action="store_true", help="print JSON")
     data.epilog = "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
+    profile = add("profile", "sum up a trace of training steps: the longest operations", configured=False)
+    profile.add_argument(
+        "model_dir", help="the directory of a run that was trained with --gin.PROFILE_STEPS=(first, last)"
+    )
+    profile.add_argument("--top", type=_positive, default=25, help="operations to show; default: 25")
+    profile.add_argument(
+        "--by_instruction", action="store_true", help="keep instructions of one kind apart, such as dot.12 and dot.13"
+    )
     sweep = add("sweep", "train the runs of a sweep file; finished runs are not repeated", configured=False)
     _add_sweep(sweep)
     demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)

@@ -12,6 +12,7 @@ def train_command(options: argparse.Namespace) -> int:
     runs.join(options)
     runs.parse_configuration(options)
     from distill.api import configuration
+    from distill.precompile import step_costs
     from distill.training import train
 
     run = configuration.configured(train.train)
@@ -19,7 +20,7 @@ def train_command(options: argparse.Namespace) -> int:
     with train.lock_directory(configuration.macro("MODEL_DIR")) as lock:
         runs.write_configuration()
         runs.register()
-        result = run(lock=lock, quiet=runs.is_quiet(options))
+        result = run(lock=lock, quiet=runs.is_quiet(options), cost_model=step_costs.measure)
     if result.stopped not in (None, "early"):
         print(
             f"stopped by {result.stopped} at step {result.step}; run the same command again to continue",

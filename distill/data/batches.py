@@ -157,6 +157,10 @@ class BatchStream:
         """Examples in an epoch, over all tasks."""
         return sum(source.examples.size for source in self._sources.values())
 
+    def size(self, task_name: str) -> int:
+        """Examples in an epoch of one task."""
+        return self._sources[task_name].examples.size
+
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].
 

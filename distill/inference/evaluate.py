@@ -17,7 +17,7 @@ from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.model.network import T5Config
 from distill.sharding import partitioning
-from distill.tasks import registration
+from distill.tasks import metrics, registration
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
 
@@ -28,7 +28,9 @@ class Evaluation:
 
     Attributes:
       metrics: the task's metrics by name.
-      rows: one JSON-ready dict per example: ``input``, ``prediction``, ``target`` texts, ``score`` and the task's own keys.
+      rows: one JSON-ready dict per example: ``id``, ``target``, ``prediction`` and ``input`` texts; ``correct``, None for a
+        task without accuracy; ``rationale`` and ``teacher``, the row's own rationale and teacher's label, None where it has
+        none; ``score``, the log-probability of the prediction.
     """
 
     metrics: dict[str, float]
@@ -126,20 +128,48 @@ class Evaluator:
         """Scores predictions made in the order of the split."""
         texts = [self._vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
         answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
-        metrics: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for fn in self.task.metric_fns:
-            metrics.update({name: float(value) for name, value in fn(self._targets, answers).items()})
+            scores.update({name: float(value) for name, value in fn(self._targets, answers).items()})
         rows = [
             {
-                "id": _text(example["id"]) if "id" in example else str(number),
-                "input": _text(example["inputs_pretokenized"]),
-                "target": _text(example["targets_pretokenized"]),
+                "id": row["id"],
+                "target": row["target"],
                 "prediction": text,
+                "correct": self._correct(number, answers[number]),
+                "input": row["input"],
+                "rationale": row["rationale"],
+                "teacher": row["teacher"],
                 "score": round(prediction.log_prob, 6),
             }
-            for number, (example, text, prediction) in enumerate(zip(self._examples, texts, predictions))
+            for number, (row, text, prediction) in enumerate(zip(self.texts(), texts, predictions))
         ]
-        return Evaluation(metrics, rows)
+        return Evaluation(scores, rows)
+
+    def texts(self) -> list[dict[str, str | None]]:
+        """``id``, ``input``, ``target``, ``rationale`` and ``teacher`` of every example; the last two may be None."""
+
+        def text(example: Mapping[str, Any], name: str) -> str | None:
+            return (_text(example[name]) or None) if name in example else None
+
+        return [
+            {
+                "id": text(example, "id") or str(number),
+                "input": _text(example["inputs_pretokenized"]),
+                "target": _text(example["targets_pretokenized"]),
+                "rationale": text(example, "rationale"),
+                "teacher": text(example, "llm_label"),
+            }
+            for number, example in enumerate(self._examples)
+        ]
+
+    def _correct(self, number: int, answer: Any) -> bool | None:
+        """Whether an answer counts in the task's ``accuracy``; None if the task has none of the project's accuracies."""
+        kinds = [kind for kind, fn in metrics.ACCURACY.items() if fn in self.task.metric_fns]
+        target = self._targets[number]
+        if not kinds or not isinstance(target, metrics.Answer):
+            return None
+        return metrics.same_answer(kinds[0], target.text, answer, target.choices)
 
 
 def evaluate(

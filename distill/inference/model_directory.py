@@ -1,5 +1,6 @@
 """The files that a training run writes before it starts, and the settings with which it refuses to restart."""
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from distill.inference import run_settings
 from distill.inference import student as students
 from distill.inference.student import Student
 
-CONFIG, RESULT = "config.gin", "result.json"
+CONFIG, RESULT, PLAIN_CONFIG = "config.gin", "result.json", "config.json"
 _STEPS = ("checkpoints", "best")
 
 
@@ -80,6 +81,10 @@ def begin(
             part = root / f"{CONFIG}.part"
             part.write_text(text)
             part.replace(root / CONFIG)
+        if before is None or (changed and (not finished or goes_on)) or not (root / PLAIN_CONFIG).exists():
+            part = root / f"{PLAIN_CONFIG}.part"
+            part.write_text(json.dumps(plain(after), indent=1, ensure_ascii=False, default=str) + "\n")
+            part.replace(root / PLAIN_CONFIG)
         if student is not None and (not finished or goes_on or not (root / students.FILE).exists()):
             students.write(root, student, vocabulary_model)
         elif student is None:
@@ -87,6 +92,29 @@ def begin(
                 "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
             )
     return said
+
+
+def plain(bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as JSON values: macros, and arguments that are bound to something other than a macro.
+
+    A reference to a macro is replaced by its value; a reference to a function keeps its spelling, ``@optimizers.adamw()``.
+
+    >>> plain({"LAMBDA": 0.5, "train/losses.TwoTaskLoss.lam": "%LAMBDA", "SIZES": ("%LAMBDA", 2)})
+    {'LAMBDA': 0.5, 'SIZES': [0.5, 2]}
+    """
+
+    def resolve(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str) and value[:1] == "%" and value[1:] in bindings and depth < 16:
+            return resolve(bindings[value[1:]], depth + 1)
+        if isinstance(value, Mapping):
+            return {str(key): resolve(item, depth) for key, item in value.items()}
+        return [resolve(item, depth) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def is_macro(value: Any) -> bool:
+        return isinstance(value, str) and value[:1] == "%" and value[1:] in bindings
+
+    kept = {name: value for name, value in bindings.items() if "." not in name or not is_macro(value)}
+    return {name: resolve(value) for name, value in kept.items()}
 
 
 def has_trained(directory: epath.PathLike) -> bool:

@@ -1,4 +1,4 @@
-"""Figures of TPU generations, and the names of topologies.
+"""Figures of TPU generations and of GPUs, and the names of topologies.
 
 Each generation's source is in :data:`CHIPS`; the pages were read in November 2026. For v5e and later, Google Cloud's
 pages give the interconnect as one figure for both directions together; a chip can send half of it.
@@ -10,6 +10,8 @@ states; the rest is reserved.
 import dataclasses
 import difflib
 import re
+
+from distill.sharding import hardware
 
 GIB = 2**30
 
@@ -97,6 +99,66 @@ CHIPS = {
         Chip("tpu7x", 192, 2307, 7380, 600, 94.74, f"{_PAGES}/tpu7x", devices=2),  # 1200 both ways
     )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """Figures of one GPU product.
+
+    Attributes:
+      name: short name.
+      pattern: a regular expression that matches all of JAX's ``device_kind``, which is NVIDIA's product name.
+      tflops: bfloat16 peak of the tensor cores without sparsity, 1e12 operations per second. Data sheets of Hopper and
+        later give twice this figure, "with sparsity".
+      memory_gb: memory, 1e9 bytes.
+      memory_gbps: its bandwidth, 1e9 bytes per second.
+      page: the data sheet.
+    """
+
+    name: str
+    pattern: str
+    tflops: float
+    memory_gb: float
+    memory_gbps: float
+    page: str
+
+
+_NVIDIA = "https://www.nvidia.com/en-us/data-center"
+# Figures are those of NVIDIA's data sheets, from memory, and were compared with copies in November 2026: H100 SXM and
+# B200 agree (HGX B200: 4.5 PFLOPS with sparsity, 180 GB, 7.7 TB/s). NVIDIA's pages themselves were not read. Of the L4,
+# one copy has half of the data sheet's 121.
+GPUS = (
+    Gpu("A100 40 GB", r"NVIDIA A100-(SXM4|PCIE|PG509-200)(-40GB)?", 312, 40, 1555, f"{_NVIDIA}/a100"),
+    Gpu("A100 80 GB", r"NVIDIA A100-SXM4-80GB", 312, 80, 2039, f"{_NVIDIA}/a100"),
+    Gpu("A100 80 GB PCIe", r"NVIDIA A100 80GB PCIe", 312, 80, 1935, f"{_NVIDIA}/a100"),
+    Gpu("H100 SXM", r"NVIDIA H100 80GB HBM3", 989, 80, 3350, f"{_NVIDIA}/h100"),
+    Gpu("H100 PCIe", r"NVIDIA H100 PCIe", 756, 80, 2000, f"{_NVIDIA}/h100"),
+    Gpu("H200 SXM", r"NVIDIA H200", 989, 141, 4800, f"{_NVIDIA}/h200"),
+    Gpu("L4", r"NVIDIA L4", 121, 24, 300, f"{_NVIDIA}/l4"),
+    Gpu("B200", r"NVIDIA B200", 2250, 180, 7700, f"{_NVIDIA}/hgx"),
+)
+
+
+# JAX's names of the generations that gin/hardware has no file for.
+_WITHOUT_FILE = {"TPU v2": "v2", "TPU7x": "tpu7x"}
+
+
+def gpu(device_kind: str) -> Gpu | None:
+    """The GPU of a ``device_kind``, or None if :data:`GPUS` does not have it.
+
+    >>> gpu("NVIDIA H100 80GB HBM3").tflops
+    989
+    """
+    return next((one for one in GPUS if re.fullmatch(one.pattern, device_kind)), None)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The bfloat16 peak of one device, operations per second; None for a CPU or an unknown chip."""
+    generation = _WITHOUT_FILE.get(device_kind) or hardware.generation(device_kind)
+    if generation is not None:
+        return CHIPS[generation].device_flops
+    found = gpu(device_kind)
+    return None if found is None else found.tflops * 1e12
 
 
 def parse_topology(name: str) -> tuple[Chip, int]:

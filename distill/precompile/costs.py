@@ -80,18 +80,19 @@ def total(parts: Iterable[Costs]) -> Costs:
     return Costs(**sums)
 
 
-def analyse(text: str, mesh: Mapping[str, int] | None = None, *, count_trips: bool = True) -> Costs:
+def analyse(text: str | hlo.Module, mesh: Mapping[str, int] | None = None, *, count_trips: bool = True) -> Costs:
     """Returns the costs of a program given as optimised HLO text.
 
     Args:
-      text: the result of ``compiled.as_text()``.
+      text: the result of ``compiled.as_text()``, or that parsed.
       mesh: mesh axis → size, in order, to name the axes of collectives.
       count_trips: False counts each loop body once, for comparison with XLA.
 
     Raises:
       HloError: the text cannot be parsed.
     """
-    return _Analysis(hlo.parse(text), mesh, count_trips).program()
+    module = hlo.parse(text) if isinstance(text, str) else text
+    return _Analysis(module, mesh, count_trips).program()
 
 
 class _Analysis:

@@ -19,6 +19,15 @@ _GENERATIONS = {
 }
 
 
+def generation(kind: str) -> str | None:
+    """A TPU's generation, as the files of ``gin/hardware`` name it, from a device's ``device_kind``; else None.
+
+    >>> generation("TPU v5 lite")
+    'v5e'
+    """
+    return _GENERATIONS.get(kind)
+
+
 def advice(devices: int, platform: str, kind: str = "") -> str:
     """The files to take on ``devices`` devices, as words for the end of a message.
 

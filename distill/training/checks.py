@@ -8,6 +8,7 @@ from distill.model.network import T5Config
 from distill.sharding import partitioning, xla_options
 from distill.tasks import registration
 from distill.training import callbacks as user_callbacks
+from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, ValidationConfig
 
 
@@ -20,6 +21,7 @@ def check(
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     initial_checkpoint_path: str | None = None,
     callbacks: Sequence[user_callbacks.Callback] = (),
+    trackers: Sequence[str] = (),
     metrics: Sequence[str] = (),
     **others: object,
 ) -> None:
@@ -28,7 +30,7 @@ def check(
     Reads the rows of the splits that the run needs. Makes no parameters and compiles no step.
 
     Args:
-      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, others: the arguments of the run.
+      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, others: the arguments of the run.
       metrics: metrics that the validation task must have, in addition to ``validation.metric``.
 
     Raises:
@@ -39,6 +41,7 @@ def check(
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     xla_options.accepted(loop.compiler_options, device_mesh)
     user_callbacks.check(callbacks)
+    tracking.check(trackers)
     check_tasks(data, validation, model)
     wanted = {(data.mixture_or_task_name, data.split)}
     if validation is not None:

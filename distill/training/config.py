@@ -105,6 +105,8 @@ class LoopConfig:
       param_gather: when FSDP-sharded parameters are all-gathered, see :func:`distill.training.step.make_train_step`.
       sequence_parallel: whether positions between blocks are sharded over ``model``, see there.
       compiler_options: XLA compiler options of the step, see :func:`distill.sharding.xla_options.accepted`.
+      profile_steps: ``(first, last)``: these updates, both included, are traced; None traces none. See
+        :mod:`distill.training.profiling`.
     """
 
     train_steps: int
@@ -116,6 +118,7 @@ class LoopConfig:
     param_gather: str = "layer"
     sequence_parallel: bool = False
     compiler_options: xla_options.Options | None = None
+    profile_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
@@ -124,6 +127,13 @@ class LoopConfig:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"LoopConfig.ema_decay must be in (0, 1); got {self.ema_decay}")
+        if self.profile_steps is not None:
+            first, last = self.profile_steps
+            if not 1 <= first <= last <= self.train_steps:
+                raise ValueError(
+                    f"PROFILE_STEPS must be (first, last) with 1 ≤ first ≤ last ≤ TRAIN_STEPS = {self.train_steps}; got "
+                    f"{self.profile_steps}"
+                )
 
     def step_options(self) -> dict[str, Any]:
         """Returns the arguments of :func:`distill.training.step.make_train_step` that this configuration holds."""
@@ -141,6 +151,10 @@ class Progress:
       examples: source rows trained on.
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
+      chip_seconds: the sum over attempts of ``seconds`` × devices.
+      phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
+      totals: sums over all updates: tokens, positions, weights; see :mod:`distill.training.accounting`.
+      peak_memory_bytes: of the fullest device; None if the backend does not report it.
     """
 
     best: float = -math.inf
@@ -149,6 +163,10 @@ class Progress:
     examples: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    chip_seconds: float = 0.0
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    totals: dict[str, float] = dataclasses.field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
@@ -171,6 +189,9 @@ class TrainResult:
       best_step, best: the step with the best validation score, and the score.
       test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.
+      selection: how the best step was chosen: ``split``, ``metric``, ``step``, ``value``, ``higher_is_better``; empty
+        without validation. The test split takes no part.
+      performance: where the time went, speed, utilisation and goodput: the ``training`` part of ``record.json``.
     """
 
     step: int
@@ -179,3 +200,5 @@ class TrainResult:
     best: float
     test: dict[str, float]
     seconds: float
+    selection: dict[str, Any] = dataclasses.field(default_factory=dict)
+    performance: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,13 +1,16 @@
-"""Writes and reads TensorBoard event files with plain scalars."""
+"""Writes and reads TensorBoard event files: plain scalars, and the settings of a run for the HParams plugin."""
 
+import json
 import logging
 import math
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 _FLUSH_S = 10.0
@@ -38,6 +41,24 @@ class ScalarWriter:
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > _FLUSH_S:
             self.flush()
+
+    def write_settings(self, name: str, settings: Mapping[str, Any], metrics: Mapping[str, str]) -> None:
+        """Writes the settings of a run for the HParams plugin, once per run.
+
+        Args:
+          name: of the run in the plugin's table.
+          settings: setting → value. Values other than numbers and texts are written as JSON.
+          metrics: tag of a scalar → its name in the table.
+        """
+        plain = (bool, int, float, str)
+        values = {key: value if isinstance(value, plain) else json.dumps(value) for key, value in settings.items()}
+        columns = [hparams.Metric(tag, display_name=shown) for tag, shown in metrics.items()]
+        for summary in (
+            hparams.hparams_config_pb([hparams.HParam(key) for key in values], columns),
+            hparams.hparams_pb(values, trial_id=name),
+        ):
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=0, summary=summary))
+        self.flush()
 
     def flush(self) -> None:
         """Blocks until all values are in the file."""

@@ -7,6 +7,7 @@ joint run that was stopped starts again.
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,13 @@ from distill.model.parameters import param_shapes
 from distill.sharding import xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
-from distill.training import checks, reporting
+from distill.training import checks, reporting, timing, tracking
 from distill.training.config import DataConfig, LoopConfig, TrainResult, ValidationConfig
 from distill.training.loop import Lane, Loop, final_split, make_evaluators
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.preemption import StopRequest
+from distill.training.provenance import Origin
 from distill.training.state import TrainState, init_state, random_state
 from distill.training.step import Fetchable, Metrics, make_train_step
 
@@ -48,7 +50,9 @@ class Seed:
       stream: training batches.
       evaluators: by split.
       lock: the lock of ``directory``.
+      origin: data, code and machine, for the record.
       callbacks: user code, see :mod:`distill.training.callbacks`.
+      trackers: services that receive the metrics, see :mod:`distill.training.tracking`.
     """
 
     directory: epath.Path
@@ -56,7 +60,9 @@ class Seed:
     stream: BatchStream
     evaluators: dict[str, Evaluator]
     lock: locking.Lock
+    origin: Origin
     callbacks: Sequence[user_callbacks.Callback] = ()
+    trackers: Sequence[str] = ()
 
     @classmethod
     def read(
@@ -71,19 +77,24 @@ class Seed:
         lock: locking.Lock,
         terminal: Terminal,
         callbacks: Sequence[user_callbacks.Callback] = (),
+        trackers: Sequence[str] = (),
     ) -> "Seed":
         """Reads the training data and the splits to evaluate from the tasks that are registered now.
 
         Args:
-          directory, model, data, loop, validation, callbacks: arguments of :func:`distill.training.train.train`.
+          directory, model, data, loop, validation, callbacks, trackers: arguments of :func:`distill.training.train.train`.
           decoder: shared by all seeds, on one device; None only without ``validation``.
           lock: the lock of ``directory``.
           terminal: prints the names of the tasks and splits.
         """
+        started = time.time()
         user_callbacks.check(callbacks)
+        tracking.check(trackers)
         checks.check_tasks(data, validation, model)
         evaluators = make_evaluators(validation, decoder, terminal)
-        return cls(epath.Path(directory), loop.seed, data.stream(loop.seed), evaluators, lock, callbacks)
+        root, stream = epath.Path(directory), data.stream(loop.seed)
+        origin = Origin.of(root, data, stream, validation, evaluators, devices=1, started=started)
+        return cls(root, loop.seed, stream, evaluators, lock, origin, callbacks, trackers)
 
 
 def train_seeds(
@@ -96,6 +107,7 @@ def train_seeds(
     validation: ValidationConfig | None,
     initial_checkpoint_path: str | None = None,
     terminal: Terminal,
+    cost_model: timing.CostModel | None = None,
 ) -> list[TrainResult | FloatingPointError]:
     """Trains all seeds together and writes their results; arguments as of :func:`distill.training.train.train`.
 
@@ -103,6 +115,7 @@ def train_seeds(
       seeds: at least one; all with batches of the same shape.
       initial_checkpoint_path: the initial parameters of all seeds; None initialises each at random from its seed.
       terminal: prints the lines of the first seed, and the warnings of all.
+      cost_model: see :func:`distill.training.train.train`.
 
     Returns:
       Per seed, its result, or the error of a seed whose loss, state or score is not finite; the others are trained all
@@ -129,15 +142,32 @@ def train_seeds(
             loop.train_steps,
             terminal if number == 0 else Terminal(quiet=True),
             test_split=final_split(validation),
+            trackers=tracking.open_trackers(
+                seed.trackers, seed.directory, seed.origin.configuration, terminal, active=True
+            ),
+            settings=seed.origin.configuration or {"RANDOM_SEED": seed.seed},
+            selection=(validation.split, validation.metric) if validation else None,
         )
         lanes.append(
-            Lane(seed.directory, seed.seed, seed.stream, seed.evaluators, saver, reporter, seed.lock, seed.callbacks)
+            Lane(
+                seed.directory,
+                seed.seed,
+                seed.stream,
+                seed.evaluators,
+                saver,
+                reporter,
+                seed.lock,
+                seed.origin,
+                seed.callbacks,
+            )
         )
     summary = fullness.Summary.of(seeds[0].stream)
     with contextlib.ExitStack() as stack:
         stack.enter_context(nn.logical_axis_rules([]))
         stop = stack.enter_context(StopRequest(will="stopping after this step; joint seeds save no training state"))
-        results = Loop(lanes, students, loop, validation, None, stop, terminal, summary.lines).train()
+        results = Loop(
+            lanes, students, loop, validation, None, stop, terminal, summary.lines, cost_model=cost_model
+        ).train()
     for seed, result in zip(seeds, results):
         if isinstance(result, FloatingPointError):
             terminal.warn(f"{seed.directory}: {result}")
@@ -164,9 +194,15 @@ class _Stacked:
         self._state, self._step, self._rngs = state, step, rngs
 
     def update(self, batches: Sequence[Batch]) -> Metrics:
-        arrays = {name: np.stack([batch.arrays[name] for batch in batches]) for name in batches[0].arrays}
-        self._state, metrics = self._step(self._state, arrays, self._rngs)
+        self._state, metrics = self._step(self._state, self._stacked(batches), self._rngs)
         return metrics
+
+    def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
+        return self._step.lower(self._state, self._stacked(batches), self._rngs).compile()
+
+    @staticmethod
+    def _stacked(batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+        return {name: np.stack([batch.arrays[name] for batch in batches]) for name in batches[0].arrays}
 
     def state(self, lane: int) -> TrainState:
         return jax.tree.map(lambda leaf: leaf[lane], self._state)

@@ -18,7 +18,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data.batches import Batch, BatchStream, Prefetch
 from distill.inference.evaluate import Decoder, Evaluation, Evaluator
 from distill.terminal import Terminal
-from distill.training import finite, reporting
+from distill.training import accounting, finite, profiling, provenance, record, reporting, timing
 from distill.training.callbacks import Callback, RunStep
 from distill.training.config import LoopConfig, Progress, TrainResult, ValidationConfig
 from distill.training.preemption import StopRequest
@@ -40,11 +40,13 @@ class Lane:
       saver: its checkpoints.
       reporter: its logs.
       lock: the lock of ``directory``.
+      origin: its data, code and machine, for the record.
       callbacks: user code.
       progress: the part of its progress that checkpoints hold.
       step: updates that count: those until it was stopped or failed.
       stopped: None while it is trained and when it was trained to its end; ``"early"``, or the name of a signal.
       failure: the error that ended this lane, or None. The other lanes continue.
+      best_evaluation: step and outcome of the best validation, if this process has measured it.
     """
 
     directory: epath.Path
@@ -54,11 +56,13 @@ class Lane:
     saver: Checkpoints
     reporter: reporting.Reporter
     lock: locking.Lock
+    origin: provenance.Origin
     callbacks: Sequence[Callback] = ()
     progress: Progress = dataclasses.field(default_factory=Progress)
     step: int = 0
     stopped: str | None = None
     failure: FloatingPointError | None = None
+    best_evaluation: tuple[int, Evaluation] | None = None
 
     @property
     def active(self) -> bool:
@@ -78,6 +82,17 @@ class Lane:
         return f"nothing of this step was saved, {kept}"
 
     @property
+    def best_metrics(self) -> Mapping[str, float]:
+        """The validation metrics at the best step; empty without validation."""
+        return self.best_evaluation[1].metrics if self.best_evaluation is not None else {}
+
+    @property
+    def positions(self) -> int:
+        """Positions of the windows of a global batch, inputs and targets."""
+        layout = self.stream.layout
+        return layout.windows * (layout.encoder_length + layout.decoder_length)
+
+    @property
     def at(self) -> RunStep:
         """The run and its step, for callbacks."""
         return RunStep(self.directory, self.seed, self.step)
@@ -93,7 +108,10 @@ class Students(Protocol):
         """Returns the state of a lane; valid until the next update."""
 
     def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
-        """Returns, per lane, the metrics of some steps."""
+        """Returns, per lane, the metrics of some steps on the host; waits for these steps."""
+
+    def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
+        """Compiles the step that :meth:`update` runs, and returns it."""
 
 
 @dataclasses.dataclass
@@ -109,6 +127,8 @@ class Loop:
       stop: the signals to obey.
       terminal: for lines about all lanes.
       opening: lines about the data, made from the first batch.
+      devices: number of devices, over all processes.
+      cost_model: counts the operations of the compiled step; None counts none.
     """
 
     lanes: Sequence[Lane]
@@ -119,6 +139,8 @@ class Loop:
     stop: StopRequest
     terminal: Terminal
     opening: Any
+    devices: int = 1
+    cost_model: timing.CostModel | None = None
 
     def train(self) -> list[TrainResult | FloatingPointError]:
         """Trains, tests, and writes the result of every lane that is complete.
@@ -129,6 +151,12 @@ class Loop:
         with contextlib.ExitStack() as stack:
             for lane in self.lanes:
                 stack.enter_context(lane.reporter)
+            first = jax.process_index() == 0
+            self._attempts = [
+                timing.Attempts(lane.directory, lane.step, started=lane.origin.started, writes=first)
+                for lane in self.lanes
+            ]
+            self._costs, self._counting = timing.StepCosts(), timing.Counting()
             self._run()
             results = [lane.failure or self._result(number, lane) for number, lane in enumerate(self.lanes)]
         for lane, result in zip(self.lanes, results):
@@ -136,6 +164,8 @@ class Loop:
             lane.saver.close()
             if lane.complete and isinstance(result, TrainResult):
                 lane.lock.check()
+                if jax.process_index() == 0:
+                    record.write(lane.directory, provenance.record_of(lane.origin, result, lane.best_metrics))
                 reporting.write_result(lane.directory, dataclasses.asdict(result))
                 shown = (self.validation.split, self.validation.metric) if self.validation else (None, None)
                 reporting.draw_curves(lane.directory, *shown)
@@ -149,13 +179,19 @@ class Loop:
         if step >= self.config.train_steps or not self._active():
             return
         sources = [Prefetch(lane.stream) for lane in self.lanes]
-        clock = _Clock(self.lanes)
+        clock = timing.Clock([lane.progress for lane in self.lanes], self.devices)
+        profiler = profiling.Profiler(self.lanes[0].directory, self.config.profile_steps)
         pending: list[Any] = []
+        self._fetched: list[list[Fetchable]] = []  # of the pending updates, per lane, on the host
+        self._timed_from = step + 1  # the first update is timed as compilation
         try:
-            batches = [next(source) for source in sources]
-            metrics = self._first_update(batches)
+            with clock.phase("data"):
+                batches = [next(source) for source in sources]
+            with profiler.step(step + 1), clock.phase("compile"):
+                metrics = self._first_update(batches)
             while True:
                 step += 1
+                profiler.after(step, metrics)
                 pending.append(metrics)
                 for lane, batch in zip(self.lanes, batches):
                     if lane.active:
@@ -165,12 +201,15 @@ class Loop:
                 if step == self.config.train_steps or not self._active():
                     return
                 # A lane that has ended keeps its last batch: the step has a fixed number of lanes.
-                batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
-                metrics = self.students.update(batches)
-                # Devices run behind the host. Without a limit, a signal would be obeyed only after all dispatched updates.
-                if len(pending) >= _IN_FLIGHT:
-                    jax.block_until_ready(pending[-_IN_FLIGHT])
+                with clock.phase("data"):
+                    batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
+                with profiler.step(step + 1), clock.phase("step"):
+                    metrics = self.students.update(batches)
+                    # Devices run behind the host. Without a limit, a signal would wait for all dispatched updates.
+                    if len(pending) >= _IN_FLIGHT:
+                        jax.block_until_ready(pending[-_IN_FLIGHT])
         finally:
+            profiler.stop()
             clock.read()
             for source in sources:
                 source.close()
@@ -180,34 +219,41 @@ class Loop:
             self.terminal.say(line)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
         with self.terminal.stage(f"compiling the training step{seeds}"):
+            compiled = self.students.compiled(batches)
+            if self.cost_model is not None:  # reading a large program takes seconds, which the first steps hide
+                self._counting = timing.Counting(self.cost_model, compiled, self.devices, len(self.lanes))
             return jax.block_until_ready(self.students.update(batches))
 
-    def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: "_Clock") -> list[Any]:
+    def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: timing.Clock) -> list[Any]:
         """Logs, validates, obeys signals and saves at ``step``; returns the metrics that are not logged yet."""
         last = step == self.config.train_steps
         updated = [(number, lane) for number, lane in enumerate(self.lanes) if lane.active]
         if step % self.config.log_period == 0 or last:
-            metrics = self.students.metrics(pending)
+            self._count(updated, pending, clock)
+            window = clock.window()
+            hint = timing.straggler(window, step - self._timed_from)
             for number, lane in updated:
                 with _noting_failure(lane):
-                    self._log(lane, metrics[number], batches[number].epoch)
-            pending = []
+                    self._log(number, lane, batches[number].epoch, window, hint)
+            pending, self._fetched, self._timed_from = [], [], step
         if self.validation and (step % self.validation.period == 0 or last):
-            clock.read()
-            for number, lane in updated:
-                if lane.active:
-                    with _noting_failure(lane):
-                        self._validate(number, lane, self.validation)
-                        if last:
-                            lane.progress.stopped = None  # no step is left that patience could skip
-                        lane.stopped = lane.progress.stopped
+            self._count(updated, pending, clock)
+            with clock.phase("evaluation"):
+                for number, lane in updated:
+                    if lane.active:
+                        with _noting_failure(lane):
+                            self._validate(number, lane, self.validation)
+                            if last:
+                                lane.progress.stopped = None  # no step is left that patience could skip
+                            lane.stopped = lane.progress.stopped
         if self._active() and self.stop.requested(step):
             for lane in self._active():
                 lane.stopped = self.stop.name
-        clock.read()
+        if any(not lane.active or self._saves(step, lane, last) for _, lane in updated):
+            self._count(updated, pending, clock)
         for number, lane in updated:
             if lane.failure is None and self._saves(step, lane, last):
-                with _noting_failure(lane):
+                with _noting_failure(lane), clock.phase("checkpoint"):
                     self._save(number, lane, batches[number].position)
             if jax.process_count() == 1:  # several processes raise together, at the next save
                 lane.saver.check_for_errors()
@@ -221,12 +267,42 @@ class Loop:
             return False
         return step % self.checkpoints.period == 0 or last or lane.stopped is not None
 
-    def _log(self, lane: Lane, metrics: list[Fetchable], epoch: float) -> None:
+    def _count(self, updated: Sequence[tuple[int, Lane]], pending: list[Any], clock: timing.Clock) -> None:
+        """Fetches the pending metrics, and adds those of updates not counted yet to the totals of the lanes.
+
+        It waits for the updates. Call it only where the loop waits anyway: at a log line, a validation, a checkpoint.
+        """
+        with clock.phase("step"):
+            fresh = [list(each) for each in zip(*self.students.metrics(pending[len(self._fetched) :]))]
+        self._fetched += fresh
+        self._costs = self._counting.result()
+        peak = timing.device_memory()[1]
+        for number, lane in updated:
+            accounting.add(lane.progress, [each[number] for each in fresh], lane.positions, self._costs.flops)
+            if peak is not None:
+                lane.progress.peak_memory_bytes = max(peak, lane.progress.peak_memory_bytes or 0)
+        clock.read()
+
+    def _log(
+        self, number: int, lane: Lane, epoch: float, window: Mapping[str, float], hint: timing.Straggler | None
+    ) -> None:
+        metrics = [each[number] for each in self._fetched]
         values = summarize(metrics)
         values["examples"], values["epoch"] = float(lane.progress.examples), epoch
+        tokens, steps = values["tokens/encoder"] + values["tokens/decoder"], lane.step - self._timed_from
+        values["padding_share"] = 1.0 - tokens / (lane.positions * len(metrics))
+        values |= timing.log_values(window, self._attempts[number], lane.progress, len(self.lanes))
+        timed = tokens * len(self.lanes) * steps / len(metrics)
+        values |= timing.rates(window, steps, timed, self.devices, self._costs.times(len(self.lanes)))
+        self._attempts[number].seen(lane.step)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']} at step {lane.step}; {lane.kept}; {finite.REMEDY}")
+        if hint is not None:
+            values |= {"slowest_process": float(hint.process), "slowest_process_seconds": hint.seconds}
+            values["median_process_seconds"] = hint.median
         lane.reporter.train(lane.step, values)
+        if hint is not None and hint.notable:
+            self.terminal.say(str(hint))
         for callback in lane.callbacks:
             callback.on_log(lane.at, dict(values))
 
@@ -239,6 +315,7 @@ class Loop:
         score = validation_score(validation, lane.step, evaluation.metrics)
         lane.reporter.evaluation(validation.split, lane.step, evaluation, time.monotonic() - started)
         if lane.progress.validated(lane.step, score, validation.patience):
+            lane.best_evaluation = lane.step, evaluation
             lane.lock.check()
             lane.saver.save_best(lane.step, params, evaluation.metrics)
         for callback in lane.callbacks:
@@ -250,49 +327,72 @@ class Loop:
         lane.lock.check()
         lane.reporter.flush()
         lane.saver.save(state, position, dataclasses.asdict(lane.progress))
+        self._attempts[number].seen(lane.step, now=True)
         for callback in lane.callbacks:
             callback.on_checkpoint(lane.at, state)
 
     def _result(self, number: int, lane: Lane) -> TrainResult:
         test = self._test(number, lane) if lane.complete else {}
-        progress = lane.progress
-        return TrainResult(lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds)
+        progress, attempts = lane.progress, self._attempts[number]
+        attempts.seen(lane.step, complete=lane.complete, now=True)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.students.state(number).params))
+        training = accounting.training(
+            progress,
+            steps=lane.step,
+            parameters=parameters,
+            lanes=len(self.lanes),
+            devices=self.devices,
+            costs=self._costs,
+            attempts=attempts,
+        )
+        performance = training.to_json()
+        selection: dict[str, Any] = {}
+        if self.validation is not None and progress.best_step:
+            chosen = record.Selection(self.validation.split, self.validation.metric, progress.best_step, progress.best)
+            selection = dataclasses.asdict(chosen)
+        for line in timing.summary_lines(performance):
+            lane.reporter.say(line)
+        if lane.complete:
+            scores = {f"{self.validation.test_split}/{k}": v for k, v in test.items()} if self.validation else {}
+            scalars = {k: v for k, v in performance.items() if isinstance(v, int | float)}
+            lane.reporter.outcome(progress.best_step, selection.get("value"), scores | scalars)
+        return TrainResult(
+            lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds, selection, performance
+        )
 
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
         """Scores the test split with the best parameters on validation."""
         best_step = lane.progress.best_step
         lane.saver.finish(best_step or None)
-        if self.validation is None or self.validation.test_split is None:
+        if self.validation is None:
             return {}
-        step, params = lane.saver.restore_best(self.students.state(number).params)
-        if step != best_step:
-            raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
+        if lane.best_evaluation is None or lane.best_evaluation[0] != best_step or self.validation.test_split:
+            step, params = lane.saver.restore_best(self.students.state(number).params)
+            if step != best_step:
+                raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
+            if (
+                lane.best_evaluation is None or lane.best_evaluation[0] != best_step
+            ):  # an earlier attempt has measured it
+                lane.best_evaluation = step, self._decoded(lane, self.validation.split, params)
+        self._write_predictions(lane, record.VALIDATION, lane.best_evaluation[1])
+        if self.validation.test_split is None:
+            return {}
         split = self.validation.test_split
         evaluation = self._decoded(lane, split, params)
         lane.reporter.evaluation(split, step, evaluation)
-        if jax.process_index() == 0:
-            evaluation.write(lane.directory / "predictions" / f"{split}.jsonl")
+        self._write_predictions(lane, record.TEST, evaluation)
         for callback in lane.callbacks:
             callback.on_evaluation(dataclasses.replace(lane.at, step=step), split, evaluation)
         return evaluation.metrics
+
+    def _write_predictions(self, lane: Lane, name: str, evaluation: Evaluation) -> None:
+        if jax.process_index() == 0:
+            evaluation.write(lane.directory / record.PREDICTIONS / f"{name}.jsonl")
 
     def _decoded(self, lane: Lane, split: str, params: Any) -> Evaluation:
         evaluator = lane.evaluators[split]
         with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)
-
-
-class _Clock:
-    """Adds the time since its construction to the lanes' training seconds, in equal shares."""
-
-    def __init__(self, lanes: Sequence[Lane]):
-        self._lanes, self._started = lanes, time.monotonic()
-        self._before = [lane.progress.seconds for lane in lanes]
-
-    def read(self) -> None:
-        share = (time.monotonic() - self._started) / len(self._lanes)
-        for lane, before in zip(self._lanes, self._before):
-            lane.progress.seconds = before + share
 
 
 @contextlib.contextmanager
@@ -321,6 +421,11 @@ def make_evaluators(
     if validation is None:
         return evaluators
     assert decoder is not None
+    if validation.split == validation.test_split:
+        terminal.warn(
+            f"the best parameters are selected on split {validation.split!r}, which is also the test split: its score is "
+            "not that of unseen rows"
+        )
     for split in (validation.split, validation.test_split):
         if split is None or split in evaluators:
             continue

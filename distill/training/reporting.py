@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,10 +14,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from distill.inference.evaluate import Evaluation
 from distill.terminal import Terminal
 from distill.training import curves, event_files
+from distill.training.files import replace_text
+from distill.training.tracking import Trackers
 
 RESULT = "result.json"
 VALIDATION = "evaluations.jsonl"
 LOGS = "logs"
+SELECTED = "selected"  # tag of the validation metric at the best step
+COLUMNS = 100  # of the lines on the terminal; details that do not fit are in TensorBoard only
 _ALIVE_S = 30.0  # seconds without a line after which the current step is printed
 
 
@@ -32,6 +37,9 @@ class Reporter:
       terminal: prints the lines.
       step: the step to continue from; 0 starts a run.
       test_split: the split that is evaluated once, at the end.
+      trackers: services that receive the same values.
+      settings: configuration of the run, for TensorBoard's HParams plugin; empty writes none.
+      selection: the validation split and the metric that select the best parameters; None without validation.
     """
 
     def __init__(
@@ -42,7 +50,13 @@ class Reporter:
         *,
         step: int = 0,
         test_split: str | None = None,
+        trackers: Trackers | None = None,
+        settings: Mapping[str, Any] | None = None,
+        selection: tuple[str, str] | None = None,
     ):
+        self._trackers, self._settings, self._selection = trackers or Trackers({}, terminal), settings or {}, selection
+        self._complete = False
+        self._summary: dict[str, Any] = {}
         self._directory, self._terminal, self._test_split = directory, terminal, test_split
         self._active = jax.process_index() == 0
         self._bar = Progress(
@@ -63,6 +77,8 @@ class Reporter:
             self._directory.mkdir(parents=True, exist_ok=True)
             drop_evaluations(self._directory, self._step, self._test_split)
             self._writer = event_files.ScalarWriter(self._directory / LOGS, self._step)
+            if self._step == 0 and self._settings:
+                self._writer.write_settings(self._directory.name, self._settings, self._columns())
         self._bar.start()
         self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="")
         self._last = None
@@ -72,18 +88,41 @@ class Reporter:
         self._bar.stop()
         if self._active:
             self._writer.close()
+        self._trackers.finish(self._summary, complete=self._complete)
+
+    def _columns(self) -> dict[str, str]:
+        """The metrics in the table of the HParams plugin: validation at the best step, and test."""
+        columns = {}
+        if self._selection is not None:
+            split, metric = self._selection
+            columns[f"{SELECTED}/{split}/{metric}"] = f"{split} {metric}, best step"
+            if self._test_split is not None:
+                columns[f"{self._test_split}/{metric}"] = f"{self._test_split} {metric}, best step"
+        return columns
+
+    def _send(self, step: int, values: dict[str, float]) -> None:
+        self._writer.write(step, values)
+        self._trackers.log(step, values)
 
     def train(self, step: int, values: dict[str, float]) -> None:
-        """Writes training metrics of the steps since the last call; adds examples and steps per second to ``values``."""
+        """Writes training metrics of the steps since the last call; adds examples and steps per second to ``values``.
+
+        Args:
+          step: updates made.
+          values: metrics by name. ``steps_per_second`` is kept if it is given, as :func:`distill.training.timing.rates`
+            measures it; ``mfu`` and the share of the time that waited for data are printed if they fit into the line.
+        """
         now = time.monotonic()
         if self._last is not None:
             seconds, steps = now - self._last[0], step - self._last[1]
+            if "steps_per_second" in values:
+                seconds = steps / values["steps_per_second"]
             values["steps_per_second"] = steps / seconds
             values["examples_per_second"] = (values["examples"] - self._last[2]) / seconds
         self._last = (now, step, values["examples"])
         if not self._active:
             return
-        self._writer.write(step, {f"train/{name}": value for name, value in values.items()})
+        self._send(step, {f"train/{name}": value for name, value in values.items()})
         shown = [f"step {step}/{self._train_steps}", f"loss {values['loss']:.4f}"]
         shown += [f"{task} {values[f'loss/{task}']:.4f}" for task in ("label", "rationale") if f"loss/{task}" in values]
         if "effective_lambda" in values:
@@ -91,7 +130,10 @@ class Reporter:
         shown.append(f"epoch {values['epoch']:.2f}")
         speed = f"{values['examples_per_second']:.1f} examples/s" if "examples_per_second" in values else ""
         self._bar.update(self._task, completed=step, speed=speed)
-        self._terminal.say("  ".join([*shown, speed]).rstrip())
+        details = [f"MFU {values['mfu']:.0%}"] if "mfu" in values else []
+        if values.get("data_wait_share", 0.0) >= 0.1:
+            details.append(f"waits for data {values['data_wait_share']:.0%}")
+        self._terminal.say(fitted([*shown, speed], details if speed else []))
 
     def alive(self, step: int, metrics: Any) -> None:
         """Prints the current step if no line was printed for ``_ALIVE_S`` seconds.
@@ -115,7 +157,7 @@ class Reporter:
             self._last = (self._last[0] + seconds, *self._last[1:])
         if not self._active:
             return
-        self._writer.write(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
+        self._send(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
         self._writer.flush()
         line = json.dumps({"split": split, "step": step, **evaluation.metrics})
         with (self._directory / VALIDATION).open("a") as file:
@@ -123,10 +165,40 @@ class Reporter:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
         self._terminal.say(f"step {step}  {split}: {metrics}")
 
+    def say(self, line: str) -> None:
+        """Prints a line on the first process, if this run's terminal is not silent."""
+        self._terminal.say(line)
+
+    def outcome(self, step: int, best: float | None, summary: Mapping[str, Any]) -> None:
+        """Writes the outcome of a complete run: the best validation score, and a summary for the trackers.
+
+        Args:
+          step: of the best parameters.
+          best: their validation score; None without validation.
+          summary: plain values by name.
+        """
+        self._complete, self._summary = True, dict(summary)
+        if self._active and best is not None and self._selection is not None:
+            split, metric = self._selection
+            self._send(step, {f"{SELECTED}/{split}/{metric}": best})
+
     def flush(self) -> None:
         """Blocks until the event file holds all values. Call it before a checkpoint: a restart continues after them."""
         if self._active:
             self._writer.flush()
+
+
+def fitted(shown: list[str], details: list[str], columns: int = COLUMNS) -> str:
+    """Joins the parts of a line, and those of ``details`` that fit into ``columns`` characters.
+
+    >>> fitted(["step 1/2", "", "loss 1.0"], ["MFU 41%", "a detail that is too long"], 30)
+    'step 1/2  loss 1.0  MFU 41%'
+    """
+    line = "  ".join(filter(None, shown))
+    for detail in details:
+        if len(line) + 2 + len(detail) <= columns:
+            line += f"  {detail}"
+    return line
 
 
 def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -> None:
@@ -150,13 +222,6 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
             kept.append(line + "\n")
     if "".join(kept) != text:
         replace_text(path, "".join(kept))
-
-
-def replace_text(path: epath.Path, text: str) -> None:
-    """Replaces a file atomically: a reader, or a restart after this process was killed, sees the old or the new text."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def draw_curves(directory: epath.Path, validation_split: str | None, metric: str | None) -> None:

@@ -123,6 +123,8 @@ def make_train_step(
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
         metrics["learning_rate"] = (learning_rate, one)
         metrics["effective_lambda"] = effective_lambda(weights, batch["decoder_task_ids"])
+        decoded = jnp.sum(batch["decoder_target_tokens"] != 0, dtype=jnp.float32)  # also those without weight
+        metrics["tokens/decoder"] = (decoded, jnp.float32(0.0))
         return TrainState(state.step + 1, params, opt_state, ema_params), metrics
 
     return step

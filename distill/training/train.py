@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +21,13 @@ from distill.model.network import T5Config
 from distill.sharding import partitioning, xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
-from distill.training import checks, reporting
+from distill.training import checks, reporting, timing, tracking
 from distill.training.config import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig
 from distill.training.loop import Lane, Loop, final_split, make_evaluators
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.preemption import StopRequest
+from distill.training.provenance import Origin
 from distill.training.state import TrainState, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
 
@@ -46,8 +48,10 @@ def train(
     checkpoints: CheckpointConfig = CheckpointConfig(),
     initial_checkpoint_path: str | None = None,
     callbacks: Sequence[user_callbacks.Callback] = (),
+    trackers: Sequence[str] = (),
     quiet: bool = False,
     lock: locking.Lock | None = None,
+    cost_model: timing.CostModel | None = None,
 ) -> TrainResult:
     """Trains the student, or continues from the newest checkpoint in ``model_dir``.
 
@@ -65,11 +69,15 @@ def train(
       initial_checkpoint_path: any checkpoint that :func:`distill.checkpoints.initial.load` reads; None initialises at
         random.
       callbacks: user code that runs after logs, evaluations and checkpoints.
+      trackers: services that receive the metrics, ``wandb`` and ``mlflow``; see :mod:`distill.training.tracking`.
       quiet: print warnings only.
       lock: the lock of ``model_dir``, if the caller holds it; None takes it here.
+      cost_model: counts the operations of the compiled step, for the record and for MFU; the commands pass
+        :func:`distill.precompile.step_costs.measure`. None counts none.
 
     Returns:
-      A :class:`TrainResult`. A run that is complete has it in ``<model_dir>/result.json``, too.
+      A :class:`TrainResult`. A run that is complete has it in ``<model_dir>/result.json``, too, and a
+      :class:`distill.training.record.Record` in ``record.json``.
 
     Raises:
       ValueError: settings, data or a checkpoint do not fit together.
@@ -78,7 +86,7 @@ def train(
       FloatingPointError: the loss, the state or a score is not finite; nothing of that step was saved.
       distill.checkpoints.manager.SaveError: a checkpoint could not be written.
     """
-    directory = epath.Path(model_dir)
+    started, directory = time.time(), epath.Path(model_dir)
     if (directory / reporting.RESULT).exists():
         logging.info("%s is complete; nothing to do", directory)
         return TrainResult(**reporting.read_result(directory))
@@ -87,6 +95,7 @@ def train(
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     compiler_options = xla_options.accepted(loop.compiler_options, device_mesh)
     user_callbacks.check(callbacks)
+    tracking.check(trackers)
     checks.check_tasks(data, validation, model)
     with contextlib.ExitStack() as stack:
         if lock is None:
@@ -128,8 +137,18 @@ def train(
             f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
             f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {model.dtype}, on {devices}"
         )
+        origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
         reporter = reporting.Reporter(
-            directory, loop.train_steps, terminal, step=int(state.step), test_split=final_split(validation)
+            directory,
+            loop.train_steps,
+            terminal,
+            step=int(state.step),
+            test_split=final_split(validation),
+            trackers=tracking.open_trackers(
+                trackers, directory, origin.configuration, terminal, active=jax.process_index() == 0
+            ),
+            settings=origin.configuration or {"RANDOM_SEED": loop.seed},
+            selection=(validation.split, validation.metric) if validation else None,
         )
         lane = Lane(
             directory,
@@ -139,12 +158,24 @@ def train(
             saver,
             reporter,
             lock,
+            origin,
             callbacks,
             progress,
             step=int(state.step),
         )
         del state  # the student holds it, and its first update donates its buffers
-        (result,) = Loop([lane], student, loop, validation, checkpoints, stop, terminal, summary.lines).train()
+        (result,) = Loop(
+            [lane],
+            student,
+            loop,
+            validation,
+            checkpoints,
+            stop,
+            terminal,
+            summary.lines,
+            devices=device_mesh.size,
+            cost_model=cost_model,
+        ).train()
     if isinstance(result, FloatingPointError):
         raise result
     return result
@@ -185,4 +216,9 @@ class _Student:
         return self._state
 
     def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
-        return [list(pending)]
+        return [jax.device_get(list(pending))]
+
+    def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
+        (batch,) = batches
+        arrays = partitioning.to_global(batch.arrays, self._mesh)
+        return self._step.lower(self._state, arrays, self._rng).compile()  # the jitted call then finds it in its cache

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.precompile.chips import CHIPS, UNCONFIRMED, parse_topology
+from distill.precompile.chips import CHIPS, GPUS, UNCONFIRMED, gpu, parse_topology, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,24 @@ def test_a_program_may_use_no_more_than_there_is():
     assert CHIPS["v5p"].device_usable_bytes == 95 * 2**30  # libtpu states 95.73 GiB
     assert CHIPS["v5e"].device_usable_bytes == 15.75 * 2**30
     assert set(UNCONFIRMED) <= set(CHIPS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "tflops"),
+    [("NVIDIA A100-SXM4-40GB", "A100 40 GB", 312), ("NVIDIA A100-SXM4-80GB", "A100 80 GB", 312),
+     ("NVIDIA A100 80GB PCIe", "A100 80 GB PCIe", 312), ("NVIDIA H100 80GB HBM3", "H100 SXM", 989),
+     ("NVIDIA H100 PCIe", "H100 PCIe", 756), ("NVIDIA H200", "H200 SXM", 989), ("NVIDIA L4", "L4", 121),
+     ("NVIDIA B200", "B200", 2250)],
+)  # fmt: skip
+def test_gpus_by_their_device_kind(kind, name, tflops):
+    assert gpu(kind).name == name
+    assert peak_flops(kind) == tflops * 1e12
+    assert len([one for one in GPUS if one is gpu(kind)]) == 1
+
+
+def test_peaks_of_devices():
+    assert peak_flops("TPU v5 lite") == 197e12
+    assert peak_flops("TPU v3") == 61.5e12  # of a device, which is a core
+    assert peak_flops("TPU7x") == 2307e12 / 2
+    assert peak_flops("cpu") is None
+    assert peak_flops("NVIDIA L40S") is None

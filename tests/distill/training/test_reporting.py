@@ -17,7 +17,7 @@ def points(directory, tag):
     """What TensorBoard's own reader shows as a plain scalar."""
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
     events.Reload()
-    assert not events.Tags()["tensors"]
+    assert not [tag for tag in events.Tags()["tensors"] if not tag.startswith("_hparams_/")]
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
@@ -90,6 +90,71 @@ def test_curves_are_drawn_from_the_event_files(tmp_path):
 )
 def test_the_window_that_is_advised(p99, window, padding, packed, shorter):
     assert advised(p99, window, padding, packed) == shorter
+
+
+def hparams_table(folder, columns):
+    """What TensorBoard's HParams tab shows of a folder: run → settings, and the values of the metrics."""
+    from tensorboard import context as request
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.plugins import base_plugin
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    runs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    provider = data_provider.MultiplexerDataProvider(runs, str(folder))
+    asked = request.RequestContext()
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    experiment = context.experiment_from_metadata(asked, "e", True, context.hparams_metadata(asked, "e"), [])
+    wanted = api_pb2.ListSessionGroupsRequest(
+        slice_size=10,
+        col_params=[api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos],
+        allowed_statuses=[api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS],
+    )
+    found = list_session_groups.Handler(asked, context, "e", wanted).run()
+    shown = {info.name.tag: info.display_name for info in experiment.metric_infos}
+    assert list(shown.values()) == columns
+    return {
+        group.sessions[0].name: (
+            {name: value.number_value or value.string_value for name, value in group.hparams.items()},
+            {shown[value.name.tag]: value.value for value in group.sessions[0].metric_values},
+        )
+        for group in found.session_groups
+    }
+
+
+def test_the_settings_and_the_selected_scores_are_in_tensorboards_table(tmp_path):
+    settings = {"LAMBDA": 0.5, "FORM": "paired", "FILES": {"train": "a.jsonl"}}
+    for name, best in (("a", 0.25), ("b", 0.75)):
+        given = {"test_split": "test", "settings": settings, "selection": ("validation", "accuracy")}
+        with reporting.Reporter(epath.Path(tmp_path / name), 40, Terminal(quiet=True), **given) as reporter:
+            reporter.evaluation("validation", 10, Evaluation({"accuracy": best}, []))
+            reporter.evaluation("validation", 20, Evaluation({"accuracy": 0.125}, []))
+            reporter.evaluation("test", 10, Evaluation({"accuracy": best / 2}, []))
+            reporter.outcome(10, best, {})
+    table = hparams_table(tmp_path, ["validation accuracy, best step", "test accuracy, best step"])
+    assert {name: metrics for name, (_, metrics) in table.items()} == {
+        "a/logs": {"validation accuracy, best step": 0.25, "test accuracy, best step": 0.125},
+        "b/logs": {"validation accuracy, best step": 0.75, "test accuracy, best step": 0.375},
+    }
+    assert table["a/logs"][0] == {"LAMBDA": 0.5, "FORM": "paired", "FILES": '{"train": "a.jsonl"}'}
+    assert points(tmp_path / "a/logs", "validation/accuracy") == [(10, 0.25), (20, 0.125)]
+
+
+def test_details_are_printed_where_they_fit(tmp_path, capsys):
+    values = {
+        "loss": 2.0,
+        "loss/label": 0.5,
+        "loss/rationale": 1.5,
+        "effective_lambda": 1.0,
+        "examples": 3.0,
+        "epoch": 0.1,
+    }
+    with reporting.Reporter(epath.Path(tmp_path), 40, Terminal()) as reporter:
+        for step, more in ((10, {}), (20, {"mfu": 0.41}), (30, {"mfu": 0.41, "data_wait_share": 0.3})):
+            reporter.train(step, {**values, "examples": step * 1.0, "steps_per_second": 2.0, **more})
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+    assert lines[1].endswith("epoch 0.10  2.0 examples/s  MFU 41%")
+    assert lines[2].endswith("2.0 examples/s  MFU 41%") or lines[2].endswith("waits for data 30%")
+    assert max(map(len, lines)) <= reporting.COLUMNS
 
 
 def test_a_stage_that_takes_long_is_heard_of(capsys, monkeypatch):

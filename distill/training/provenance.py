@@ -1,0 +1,213 @@
+"""Where a run comes from: fingerprints of its data, the revision of its code, and its machine.
+
+One definition of "the same rows": the hash of a source's rows in their order
+(:meth:`distill.tasks.feeding.RecordDataSource.rows_sha256`), which the data position of a checkpoint and the manifest of
+a cache contain, too.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import seqio
+from etils import epath
+
+import distill
+from distill.data.batches import BatchStream
+from distill.inference.evaluate import Evaluator
+from distill.tasks import registration
+from distill.tasks.feeding import RecordDataSource
+from distill.training import record
+from distill.training.config import DataConfig, TrainResult, ValidationConfig
+from distill.training.record import Code, Environment, SplitData
+
+CONFIGURATION = "config.json"
+_LIBRARIES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow", "tensorflow-text", "gin-config",
+)  # fmt: skip
+_GIT_S = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Data, code and machine of an attempt; see :class:`distill.training.record.Record`.
+
+    Attributes:
+      started: seconds since 1970.
+      configuration, data, code, environment: parts of the record.
+    """
+
+    started: float
+    configuration: Mapping[str, Any]
+    data: Mapping[str, SplitData]
+    code: Code
+    environment: Environment
+
+    @classmethod
+    def of(
+        cls,
+        directory: epath.Path,
+        data: DataConfig,
+        stream: BatchStream,
+        validation: ValidationConfig | None,
+        evaluators: Mapping[str, Evaluator],
+        *,
+        devices: int,
+        started: float | None = None,
+    ) -> "Origin":
+        """Reads what the record of a run needs. The tasks of the run must be registered.
+
+        Args:
+          directory: the model directory, with ``config.json`` if the run has a configuration.
+          data, stream, validation, evaluators: of the run.
+          devices: number of devices, over all processes.
+          started: when the attempt began, seconds since 1970; None: now.
+        """
+        rows = {"train": of_training_data(stream, data.mixture_or_task_name, data.split)}
+        roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
+        rows |= {role: of_evaluation_data(evaluators[split]) for role, split in roles.items() if split is not None}
+        begun = time.time() if started is None else started
+        return cls(begun, configuration(directory), rows, code(), environment(devices))
+
+
+def record_of(origin: Origin, result: TrainResult, validation: Mapping[str, float]) -> record.Record:
+    """The record of a complete run.
+
+    Args:
+      origin: its data, code and machine.
+      result: its outcome.
+      validation: metrics on the validation split at the best step.
+    """
+    return record.Record(
+        configuration=origin.configuration,
+        data=origin.data,
+        code=origin.code,
+        environment=origin.environment,
+        training=record.training_of(result.performance),
+        selection=record.Selection(**result.selection) if result.selection else None,
+        validation=validation,
+        test=result.test,
+    )
+
+
+def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str) -> SplitData:
+    """The rows that a stream trains on, with the settings that determine their texts and tokens.
+
+    The fingerprint covers every field of every row in order, the selection of rows, labels and rationales, the prefixes
+    and the vocabulary. It covers neither the form of the task nor the mixture rates nor the seed: runs of several methods
+    on the same rows have the same fingerprint. A source that holds no records (TFDS) is known by the lengths of its
+    examples only.
+
+    Args:
+      stream: the batches.
+      mixture_or_task_name: the name of its task or mixture.
+      split: SeqIO split.
+    """
+    provider = registration.get(mixture_or_task_name)
+    tasks: Sequence[seqio.Task] = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    found: dict[str, Any] = {}
+    rows = 0
+    for task in tasks:
+        if isinstance(task.source, RecordDataSource):
+            # All forms of a data set share their source and its settings.
+            found[task.source.dataset.name] = [task.source.rows_sha256(split), registration.settings_of(task.name)]
+            rows = max(rows, task.source.num_input_examples(split))
+        else:
+            found[task.name] = stream.position()["data"][task.name]
+            rows += stream.size(task.name)
+    return SplitData(_hash(found), rows, split)
+
+
+def of_evaluation_data(evaluator: Evaluator) -> SplitData:
+    """The rows that an evaluator scores.
+
+    The fingerprint covers every field of every row in order, the way answers are compared, and the number of rows that
+    are scored. It does not depend on the method, the form, the prefixes or the size of the training set, so the
+    predictions of two runs with the same fingerprint can be compared row by row.
+
+    Args:
+      evaluator: its task's rows have been read.
+    """
+    task, split = evaluator.task, evaluator.split
+    if isinstance(task.source, RecordDataSource):
+        content: Any = [task.source.rows_sha256(split), task.source.dataset.answer]
+    else:
+        content = [[row[name] for name in ("id", "input", "target")] for row in evaluator.texts()]
+    return SplitData(_hash([content, len(evaluator)]), len(evaluator), split)
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def code() -> Code:
+    """The version, git revision and libraries of the running program."""
+    revision, modified = _revision(Path(distill.__file__).resolve().parents[1])
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # installed under another name, or not needed here
+            continue
+    return Code(distill.__version__, revision, modified, versions)
+
+
+def _revision(root: Path) -> tuple[str | None, bool | None]:
+    """The commit that ``root`` has checked out, and whether tracked files differ from it; None outside of a checkout.
+
+    A package that is installed below another project's checkout has no revision.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", os.fspath(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None, None
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def environment(devices: int) -> Environment:
+    """The machine of this process.
+
+    Args:
+      devices: number of devices of the mesh, over all processes.
+    """
+    return Environment(
+        host=socket.gethostname(),
+        processor=_processor(),
+        device_kind=jax.local_devices()[0].device_kind,
+        devices=devices,
+        processes=jax.process_count(),
+        python=platform.python_version(),
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def configuration(directory: epath.Path) -> Mapping[str, Any]:
+    """The macros and bindings of the run from ``config.json``, which is written with ``config.gin``; empty without it."""
+    path = directory / CONFIGURATION
+    return json.loads(path.read_text()) if path.exists() else {}

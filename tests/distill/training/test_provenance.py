@@ -1,0 +1,88 @@
+"""Fingerprints of data: the same rows in the same order have the same one, whatever the method."""
+
+import subprocess
+import sys
+
+import jax
+
+from distill.data.batches import BatchStream
+from distill.data.packing import Layout
+from distill.inference.evaluate import Evaluator
+from distill.tasks import jsonl, registration
+from distill.training import provenance
+from tests_support import write_rows
+
+FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
+
+
+def registered(folder, number=12, **settings):
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        write_rows(folder / f"{split}.jsonl", number)
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "test")}
+    return registration.register(jsonl.dataset(files, name="rows", fields=FIELDS), "bytes", **settings)
+
+
+def trained(name, seed=0):
+    return provenance.of_training_data(BatchStream(name, Layout(4, 48, 48), seed=seed), name, "train")
+
+
+def scored(name, **more):
+    return provenance.of_evaluation_data(Evaluator(name, "test", lambda *_: [], **more))
+
+
+def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
+    names = registered(tmp_path / "a")
+    train, test = trained(names.paired), scored(names.label)
+    assert (train.split, test.rows, test.split) == ("train", 12, "test")
+    assert trained(names.label, seed=5) == trained(names.mixed) == train
+    assert scored(names.single) == scored(names.shared_label) == test
+    elsewhere = registered(tmp_path / "b")  # the same rows in another folder
+    assert (trained(elsewhere.paired), scored(elsewhere.label)) == (train, test)
+    half = registered(tmp_path / "a", subsample=0.5, label_source="gold")
+    assert trained(half.paired).fingerprint != train.fingerprint
+    assert scored(half.label) == test  # every size is tested on the same rows
+    prefixed = registered(tmp_path / "a", label_prefix="answer: ")
+    assert trained(prefixed.paired).fingerprint != train.fingerprint  # other texts are learned
+    assert scored(prefixed.label) == test
+
+
+def test_other_rows_another_order_and_a_part_have_other_fingerprints(tmp_path):
+    found = {scored(registered(tmp_path / "a").label).fingerprint}
+    found.add(scored(registered(tmp_path / "a").label, max_examples=5).fingerprint)
+    names = registered(tmp_path / "b")
+    lines = (tmp_path / "b/test.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b/test.jsonl").write_text("".join(lines[::-1]))
+    found.add(scored(names.label).fingerprint)
+    (tmp_path / "b/test.jsonl").write_text("".join(lines).replace("3", "4"))
+    files = {split: tmp_path / f"b/{split}.jsonl" for split in ("train", "test")}
+    names = registration.register(jsonl.dataset(files, name="rows", fields=FIELDS), "bytes")
+    found.add(scored(names.label).fingerprint)
+    assert len(found) == 4
+
+
+def test_the_revision_is_that_of_the_package_and_of_no_other_checkout(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    assert provenance._revision(tmp_path) == (None, None)
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("1\n")
+    git("add", "code.py")
+    git("commit", "-qm", "one")
+    revision, modified = provenance._revision(tmp_path)
+    assert (len(revision), modified) == (40, False)
+    (tmp_path / "new.txt").write_text("an untracked file does not count")
+    assert provenance._revision(tmp_path) == (revision, False)
+    (tmp_path / "code.py").write_text("2\n")
+    assert provenance._revision(tmp_path) == (revision, True)
+    (tmp_path / "site-packages").mkdir()
+    assert provenance._revision(tmp_path / "site-packages") == (None, None)
+
+
+def test_the_code_and_the_machine():
+    code, machine = provenance.code(), provenance.environment(devices=2)
+    assert code.versions["jax"] == jax.__version__
+    assert (machine.devices, machine.processes, machine.device_kind) == (2, 1, "cpu")
+    assert machine.python == sys.version.split()[0]
+    assert machine.processor and machine.host
