@@ -23,6 +23,15 @@ if not GIN_FILES:
 setup(
     packages=find_packages(include=["distill", "distill.*"]),
     package_data={
-        "distill": [*GIN_FILES, "py.typed", "teacher/prompts/*.yaml", "teacher/inspect/*.css", "teacher/inspect/*.js"]
+        "distill": [
+            *GIN_FILES,
+            "py.typed",
+            "teacher/prompts/*.yaml",
+            "teacher/inspect/*.css",
+            "teacher/inspect/*.js",
+            "experiments/report/*.css",
+            "experiments/report/*.js",
+            "experiments/report/*.html",
+        ]
     },
 )

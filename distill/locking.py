@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -136,6 +137,31 @@ def _broadcast(text: str, broadcast: Any) -> str:
     data = text.encode()[: len(buffer)]
     buffer[: len(data)] = np.frombuffer(data, np.uint8)
     return bytes(np.asarray(broadcast(buffer))).rstrip(b"\0").decode("utf-8", "ignore")
+
+
+def holder(path: epath.PathLike) -> dict[str, Any] | None:
+    """The process that holds the lock of a file system: host, pid and since when, as far as known; None if none does.
+
+    Does not wait. The age of another machine's sign of life is measured by the clock of the file system.
+    """
+    file = Path(os.fspath(path))
+    try:
+        beat = file.stat().st_mtime
+        owner = _record(epath.Path(file.with_name(file.name + ".owner")))
+        if owner.get("machine") == _machine() and owner.get("started") is not None:
+            return owner if _started(int(owner["pid"])) == owner["started"] else None
+        return owner if _now(file.parent) - beat < LEASE else None
+    except FileNotFoundError:
+        return None
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of a folder's file system; this machine's where the folder cannot be written."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _acquire(lease: _Lease, what: str, remedy: str) -> None:

@@ -18,8 +18,11 @@ MAX_BYTES = 4 * 2**30
 _MIN_SECONDS = 0.1
 
 
-def enable() -> Path | None:
+def enable(folder: Path | None = None) -> Path | None:
     """Turns the cache on; call it before anything is compiled.
+
+    Args:
+      folder: replaces the user's cache folder, where ``DISTILL_COMPILATION_CACHE`` does not name another one.
 
     Returns:
       The folder; None where the cache is off: by the user's setting, by JAX's, or because the folder cannot be written.
@@ -28,7 +31,7 @@ def enable() -> Path | None:
 
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
         return None
-    folder = location(jax.__version__)
+    folder = location(jax.__version__, folder)
     if folder is None or not _is_writable(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -38,8 +41,10 @@ def enable() -> Path | None:
     return folder
 
 
-def location(version: str) -> Path | None:
+def location(version: str, folder: Path | None = None) -> Path | None:
     """The folder of programs compiled by this version of JAX for this processor; None if the cache is off.
+
+    ``folder`` replaces the user's cache folder.
 
     A program compiled for one processor may not run on another, and home folders are shared between machines.
     """
@@ -48,6 +53,8 @@ def location(version: str) -> Path | None:
         return None
     if given:
         base = Path(given).expanduser()
+    elif folder is not None:
+        base = folder.absolute()
     else:
         home = os.environ.get("XDG_CACHE_HOME", "")
         try:

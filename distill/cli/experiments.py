@@ -1,4 +1,4 @@
-"""``distill sweep``, ``demo`` and ``example``."""
+"""``distill demo`` and ``example``, and the training of runs that they share with ``distill sweep``."""
 
 import argparse
 import contextlib
@@ -17,37 +17,18 @@ if TYPE_CHECKING:
     from distill.experiments.sweep import Run, Sweep
 
 
-def sweep_command(options: argparse.Namespace) -> int:
-    from distill import locking
-    from distill.api import configuration
-    from distill.experiments import report as sweep_report
-    from distill.experiments import sweep
-
-    paths = [path for path in options.gin_search_paths.split(",") if path]
-    grid = sweep.read(configuration.find(options.sweep, configuration.search_paths(paths)), options.directory)
-    grid = dataclasses.replace(grid, bindings=(*grid.bindings, *options.gin_bindings))
-    if options.report_only:
-        sweep_report.write_all(grid)
-        return _failed(sweep.failures(grid))
-    remedy = "give another --directory"
-    with locking.held(locking.of_directory(grid.directory), str(grid.directory), remedy):
-        failures = _run_sweep(grid, options)
-        sweep_report.write_all(grid)
-    return _failed(failures)
-
-
 def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
     from distill.experiments import sweep
 
     return sweep.run(
         grid,
-        lambda runs, joint: _train_group(runs, joint, options),
-        check=lambda run: _check_run(run, grid.metric, options),
+        lambda runs, joint: train_group(runs, joint, options),
+        check=lambda run: check_run(run, grid.metric, options),
         retry_failed=options.retry_failed,
     )
 
 
-def _failed(failures: Mapping[str, str]) -> int:
+def exit_code(failures: Mapping[str, str]) -> int:
     """Prints the failed runs; returns the exit code of a sweep."""
     if not failures:
         return 0
@@ -70,7 +51,7 @@ def demo_command(options: argparse.Namespace) -> int:
     from distill import locking
     from distill.api import configuration
     from distill.experiments import demo, sweep
-    from distill.experiments import report as sweep_report
+    from distill.experiments.report import terminal as sweep_report
 
     directory = Path(options.directory)
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
@@ -81,16 +62,16 @@ def demo_command(options: argparse.Namespace) -> int:
         more = (*shared, f"INITIAL_CHECKPOINT_PATH = {str(start.directory)!r}")
         if not start.done:
             print(demo.INTRODUCTION)
-            for error in _train_group([start], False, options).values():
+            for error in train_group([start], False, options).values():
                 raise ValueError(f"the pretraining of all runs failed: {error}")
         grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
         failures = _run_sweep(grid, options)
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))
-    return _failed(failures)
+    return exit_code(failures)
 
 
-def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
+def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     """Parses the configuration of a run and registers its tasks; returns the arguments of ``train``."""
     from distill.api import configuration
     from distill.training import train
@@ -103,14 +84,14 @@ def _configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
+def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
     """Raises ValueError or OSError if a run of a sweep cannot be trained, or does not have the metric."""
     from distill.training import checks
 
-    checks.check(**_configure_run(run, options), metrics=[metric])
+    checks.check(**configure_run(run, options), metrics=[metric])
 
 
-def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
+def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
     """Trains one run, or several seeds of it together; returns those that failed: name → error.
 
     Errors outside of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
@@ -125,7 +106,7 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
         if joint:
             return _train_jointly(runs, options)
         for run in runs:
-            given = _configure_run(run, options)
+            given = configure_run(run, options)
             with train.lock_directory(run.directory) as lock:
                 command_runs.write_configuration()
                 quiet = command_runs.is_quiet(options)
@@ -137,14 +118,14 @@ def _train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace
     except OSError as error:
         if not isinstance(error, ValueError):  # a data file that is missing is both
             raise
-        failed = {run.name: _one_line(error) for run in runs}
+        failed = {run.name: one_line(error) for run in runs}
     except Exception as error:  # of JAX, the data or the program: it ends this run only
         logging.info("a run failed", exc_info=error)
-        failed = {run.name: _one_line(error) for run in runs}
+        failed = {run.name: one_line(error) for run in runs}
     return failed
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     explained = errors.explain(error)
     return explained[1] if explained else f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -167,7 +148,7 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     terminal, decoder, seeds = Terminal(quiet=command_runs.is_quiet(options)), None, []
     with contextlib.ExitStack() as stack:
         for run in runs:
-            given = _configure_run(run, options)
+            given = configure_run(run, options)
             lock = stack.enter_context(train.lock_directory(run.directory))
             command_runs.write_configuration()
             if decoder is None and given.get("validation") is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.api import configuration
 from distill.cli import flags, parser
-from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, xpk
+from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
 from distill.tools.launch.job import Job
 
 BACKENDS: dict[str, tuple[Any, str]] = {
@@ -21,6 +21,7 @@ BACKENDS: dict[str, tuple[Any, str]] = {
 }
 
 
+_NO_FLAGS = ("arguments", "points")
 _HINTS = typing.get_type_hints(Job)
 
 # Command → the gin files and bindings that it adds to those of its command line.
@@ -46,7 +47,7 @@ def launch_parser() -> argparse.ArgumentParser:
         flags.add(command, backend)
         texts = flags.documented(Job)
         for field in dataclasses.fields(Job):
-            if field.name != "arguments":
+            if field.name not in _NO_FLAGS:
                 flags.add_one(command, field.name, _HINTS[field.name], field.default, texts[field.name])
     return whole
 
@@ -75,6 +76,26 @@ def _check(arguments: Sequence[str]) -> None:
     configuration.check_macros([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
 
 
+def _points(arguments: Sequence[str]) -> int:
+    """The number of runs, or of groups of seeds that are trained together, of the sweep of a command line.
+
+    Raises:
+      ValueError: no sweep, a search, whose runs are not known before, or a file that is not on this machine.
+    """
+    from distill.cli import sweeps
+    from distill.experiments.sweep.runs import grouped
+
+    if arguments[:1] != ["sweep"]:
+        raise ValueError(f"--split is for `distill sweep`; got `distill {' '.join(arguments[:1])}`")
+    options = parser.parser("sweep").parse_args(parser.split_arguments(arguments))
+    if options.run or options.index is not None or options.workers or len(options.sweep) != 1:
+        raise ValueError("--split needs a sweep without --run, --index, --workers and status")
+    sweep = sweeps.read(options, options.sweep[0])
+    if sweep.search is not None:
+        raise ValueError("the runs of a search are not known before; give --split=workers")
+    return len(grouped(sweep.runs(), sweep.joint_seeds))
+
+
 def launch_command(argv: Sequence[str]) -> int:
     """Prints or executes a plan; returns the exit code. A mistake gives one message and code 2."""
     given = list(argv)
@@ -87,9 +108,10 @@ def launch_command(argv: Sequence[str]) -> int:
             )
         backend = flags.call(BACKENDS[options.backend][0], options)
         shared = {
-            field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name != "arguments"
+            field.name: getattr(options, field.name) for field in dataclasses.fields(Job) if field.name not in _NO_FLAGS
         }
-        made = backend.plan(Job(arguments=arguments, **shared))
+        points = _points(arguments) if options.split in ("runs", "array") else 0
+        made = splitting.plan_of(backend, Job(arguments=arguments, **shared, points=points))
         if arguments:
             _check(arguments)
         if options.dry_run:

@@ -30,18 +30,20 @@ COMMANDS = {
     "export": ("serving", "export_command"),
     "data": ("data", "data_command"),
     "profile": ("profile", "profile_command"),
-    "sweep": ("experiments", "sweep_command"),
+    "sweep": ("sweeps", "sweep_command"),
     "demo": ("experiments", "demo_command"),
+    "report": ("report", "report_command"),
     "precompile": ("precompile", "precompile_command"),
     "config": ("training", "config_command"),
     "convert": ("tools", "convert_command"),
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-COMPILING = ("train", "replay", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "sweep", "demo", "precompile", "config")
+# `infer` enables the compilation cache after its first line. `sweep` does all three where it trains, not in its scheduler.
+COMPILING = ("train", "replay", "eval", "demo")
+WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "report", "precompile", "config")
 # These print a line before they import TensorFlow and JAX, which takes seconds.
-ANNOUNCED = ("train", "replay", "sweep", "demo", "cache", "eval", "precompile", "config")
+ANNOUNCED = ("train", "replay", "demo", "cache", "eval", "report", "precompile", "config")
 
 
 class _Interrupted(BaseException):

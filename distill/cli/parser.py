@@ -34,6 +34,7 @@ EXAMPLES = {
     "profile": "distill profile runs/svamp",
     "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
     "demo": "distill demo --directory=demo_output",
+    "report": "distill report sweeps/rates --output=report.html",
     "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
     "config": f"distill config {_RUN_FILES} \\\n"
     "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
@@ -189,29 +190,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):
-        command.add_argument(
-            "--multiprocess",
-            action="store_true",
-            help="run as one of several processes; TPU pods, GKE, Slurm and MPI are recognised",
-        )
-        command.add_argument(
-            "--coordinator_address", metavar="HOST:PORT", help="address of process 0, if the cluster is not recognised"
-        )
-        command.add_argument(
-            "--num_processes", type=int, metavar="N", help="number of processes, if the cluster is not recognised"
-        )
-        command.add_argument(
-            "--process_id",
-            type=int,
-            metavar="I",
-            help="number of this process, 0 to N-1, if the cluster is not recognised",
-        )
-        command.add_argument(
-            "--heartbeat_timeout_seconds",
-            type=_positive,
-            default=100,
-            help="seconds without a heartbeat after which the run aborts; default: 100",
-        )
+        _add_processes(command)
     export = add("export", "write a trained student for transformers, CTranslate2 or T5X", configured=False)
     for command in (infer, export):
         command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
@@ -288,23 +267,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     profile.add_argument(
         "--by_instruction", action="store_true", help="keep instructions of one kind apart, such as dot.12 and dot.13"
     )
-    sweep = add("sweep", "train a grid of runs; finished runs are not repeated", configured=False)
-    sweep.add_argument("sweep", help="the sweep's JSON file, own or shipped")
-    sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
-    sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
-    sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
-    sweep.add_argument(
-        "--gin_module",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="your own module that gin files may import and name; may repeat",
-    )
-    sweep.add_argument(
-        "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
-    )
-    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
-    sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    sweep = add("sweep", "train the runs of a sweep file; finished runs are not repeated", configured=False)
+    _add_sweep(sweep)
     demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)
     demo.add_argument("--directory", default="demo_output", help="folder of all output; default: demo_output")
     demo.add_argument(
@@ -313,6 +277,32 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)
     demo.epilog = "--gin.NAME=VALUE adds a binding to every run."
+    report = add("report", "write one HTML page on runs: curves, comparisons, answers, cost", configured=False)
+    report.add_argument(
+        "runs", nargs="+", metavar="RUNS", help="folders of sweeps, model directories, or folders of these"
+    )
+    report.add_argument(
+        "--output",
+        default="report.html",
+        help="the page; .md, .csv and .png are written beside it; default: report.html",
+    )
+    report.add_argument("--title", default="", help="heading of the page")
+    report.add_argument("--metric", default="", help="the test metric; default: the one that selected on validation")
+    report.add_argument(
+        "--data",
+        default="",
+        metavar="FINGERPRINT",
+        help="report on the runs with these test rows; all: on each set of test rows separately",
+    )
+    report.add_argument(
+        "--compare",
+        default="",
+        metavar="PAIRS",
+        help="all, best (the selected setting against each other), or an axis; default: all up to 15 pairs",
+    )
+    report.add_argument(
+        "--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds costs"
+    )
     if wants in ("extract", "inspect"):
         from distill.cli import teacher as teacher_commands
 
@@ -348,6 +338,87 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {EXAMPLES[name]}"))
             command.formatter_class = argparse.RawDescriptionHelpFormatter
     return whole
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--multiprocess",
+        action="store_true",
+        help="run as one of several processes; TPU pods, GKE, Slurm and MPI are recognised",
+    )
+    command.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="address of process 0, if the cluster is not recognised"
+    )
+    command.add_argument(
+        "--num_processes", type=int, metavar="N", help="number of processes, if the cluster is not recognised"
+    )
+    command.add_argument(
+        "--process_id",
+        type=int,
+        metavar="I",
+        help="number of this process, 0 to N-1, if the cluster is not recognised",
+    )
+    command.add_argument(
+        "--heartbeat_timeout_seconds",
+        type=_positive,
+        default=100,
+        help="seconds without a heartbeat after which the run aborts; default: 100",
+    )
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument(
+        "sweep",
+        nargs="+",
+        metavar="FILE",
+        help="the sweep's YAML or JSON file, own or shipped, or a sweep's directory; `status FILE` lists the runs",
+    )
+    sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
+    sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
+    sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
+    sweep.add_argument(
+        "--gin_module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="your own module that gin files may import and name; may repeat",
+    )
+    sweep.add_argument(
+        "--dry_run", action="store_true", help="list and check the runs, estimate time and cost, and train nothing"
+    )
+    sweep.add_argument(
+        "--topology", metavar="TOPOLOGY", help="with --dry_run: a TPU slice whose least time counts, such as v5e:4x4"
+    )
+    sweep.add_argument(
+        "--price_per_chip_hour", type=float, metavar="PRICE", help="with --dry_run: adds the cost of the runs"
+    )
+    sweep.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="train N runs at once, each in a process; by default one after another in this process",
+    )
+    sweep.add_argument(
+        "--executor", choices=("processes", "ray"), default="processes", help="what starts the runs; default: processes"
+    )
+    sweep.add_argument("--ray_address", default="auto", help="with ray: the cluster; local starts one; default: auto")
+    sweep.add_argument("--cpus_per_run", type=float, default=1.0, help="with ray: processors of a run; default: 1")
+    sweep.add_argument("--gpus_per_run", type=float, default=0.0, help="with ray: GPUs of a run; default: 0")
+    sweep.add_argument(
+        "--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat with joint seeds"
+    )
+    sweep.add_argument("--index", type=int, metavar="I", help="train the run, or group of seeds, number I only, from 0")
+    sweep.add_argument(
+        "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
+    )
+    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
+    sweep.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="repeat a run that fails up to N times; default: 0"
+    )
+    sweep.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    sweep.add_argument("--leased", action="store_true", help=argparse.SUPPRESS)
+    _add_processes(sweep)
+    sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
 
 
 def _filled(text: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.experiments.report import Cell
+from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.tasks import demo_world
 from distill.tools import vocabulary
@@ -13,6 +13,7 @@ from distill.tools import vocabulary
 TITLE = "Answers with and without the teacher's reasons"
 XLABEL = "training questions"
 SIZE = "TRAIN_ROWS"
+PRETRAINING_FILES = ("gin/recipes/demo_pretraining.gin",)
 INTRODUCTION = """\
 First a short pretraining on half of the world's nouns. Every student below starts from it, as T5's students start from
 T5. Then the two methods, on questions about the other half."""
@@ -35,7 +36,7 @@ def pretraining_run(directory: Path, bindings: Sequence[str]) -> Run:
     """Returns the run whose parameters the others start from."""
     where = directory / "pretraining"
     given = (*bindings, f"MODEL_DIR = {str(where)!r}")
-    return Run(where.name, {}, ("gin/recipes/demo_pretraining.gin",), given, where)
+    return Run(where.name, {}, PRETRAINING_FILES, given, where)
 
 
 def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:

@@ -408,3 +408,77 @@ def test_what_to_run_names_a_file_that_ships(capsys):
     assert launch.launch_command(["slurm", "--dry-run"]) == 2
     (name,) = re.findall(r"gin/[\w/]+\.gin", capsys.readouterr().err)
     assert (Path(__file__).resolve().parents[2] / name).is_file()
+
+
+SWEEP = "axes: {method: {a: {}, b: {}}, RANDOM_SEED: [0, 1]}\njoint_seeds: true\ndirectory: out\n"
+
+
+def split(tmp_path, capsys, line, text=SWEEP):
+    """The plan of a split sweep, and the exit code."""
+    (tmp_path / "s.yaml").write_text(text)
+    code = launch.launch_command([*shlex.split(line), "--dry-run", "--", "sweep", str(tmp_path / "s.yaml")])
+    said = capsys.readouterr()
+    return said.out if code == 0 else said.err
+
+
+def test_a_sweep_is_split_into_one_job_per_group_of_seeds(tmp_path, capsys):
+    shown = split(tmp_path, capsys, "xpk --cluster=c --docker_image=i --tpu_type=v5litepod-16 --split=runs --name=x")
+    assert re.findall(r"--workload=(\S+)", shown) == ["x-0", "x-1"]
+    assert re.findall(r"(--index=\d) --multiprocess", shown) == ["--index=0", "--index=1"]
+    shown = split(
+        tmp_path,
+        capsys,
+        "gcloud --tpu=t --zone=z --create --accelerator_type=v5litepod-16 --runtime_version=r --split=runs",
+    )
+    assert shown.count("tpu-vm create t") == 1 and re.findall(r"--index=\d", shown) == ["--index=0", "--index=1"]
+    shown = split(tmp_path, capsys, "skypilot --accelerators=H100:8 --split=runs")
+    assert re.findall(r"sky jobs launch --yes --name=(\S+) (\S+)", shown) == [
+        ("distill-0", "distill-0.sky.yaml"),
+        ("distill-1", "distill-1.sky.yaml"),
+    ]
+
+
+def test_workers_train_on_a_shared_directory_alone(tmp_path, capsys):
+    for line in ("hosts --host=a --host=b", "slurm --nodes=2", "skypilot --accelerators=H100:8 --num_nodes=2"):
+        shown = split(tmp_path, capsys, f"{line} --split=workers")
+        assert f"distill sweep {tmp_path}/s.yaml" in shown
+        assert not re.search(r"--multiprocess|--coordinator_address|--index", shown)
+        assert "give --split=workers or --split=runs" in split(tmp_path, capsys, line)
+
+
+def test_a_slurm_array_runs_one_task_per_index(tmp_path, capsys):
+    shown = split(tmp_path, capsys, "slurm --split=array --max_parallel=1 --output=x.log")
+    script = shown.split("\n", 1)[1].rsplit("EOF", 1)[0]
+    assert "#SBATCH --array=0-1%1\n" in script
+    fakes = Fakes(tmp_path)
+    for index in ("0", "1"):
+        fakes.codes(0)
+        environment = {**fakes.environment, "SLURM_ARRAY_TASK_ID": index}
+        subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, check=True, timeout=20)
+        assert fakes.arguments() == ["sweep", str(tmp_path / "s.yaml"), f"--index={index}"]
+
+
+def test_the_jobs_of_hosts_run_one_after_another_also_after_a_failed_run(tmp_path, monkeypatch):
+    fakes = Fakes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("PATH", "FAKES", "HOME"):
+        monkeypatch.setenv(name, fakes.environment[name])
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    fakes.codes(4, 0)
+    given = ["hosts", "--host=a", "--restart_delay=0", "--split=runs", "--", "sweep", "s.yaml"]
+    assert launch.launch_command(given) == 4
+    assert [fakes.arguments(run)[-1] for run in (1, 2)] == ["--index=0", "--index=1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        ("hosts --host=a --split=array", SWEEP, "--split=array is not for hosts, which takes runs or workers"),
+        ("gcloud --tpu=t --zone=z --split=workers", SWEEP, "--split=workers is not for gcloud, which takes runs"),
+        ("slurm --split=array", "axes: {A: []}", "must be a list of values"),
+        ("slurm --split=runs", SWEEP + "design: {kind: optuna, trials: 3}", "give --split=workers"),
+    ],
+)
+def test_splits_that_cannot_be(tmp_path, capsys, line, text, message):
+    assert message in split(tmp_path, capsys, line, text)
+    assert launch.launch_command(["slurm", "--split=runs", "--", "train"]) == 2

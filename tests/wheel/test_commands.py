@@ -39,12 +39,13 @@ def walked(installed, tmp_path_factory):
         "export": ["export", model, "--output=exported"],
         "demo": ["demo", "--sweep=grid.json", *TINY, *SHORT, start],
         "sweep": ["sweep", "gin/sweeps/demo.json", "--directory=grid", *TINY, *SHORT, vocabulary],
+        "report": ["report", "grid", "--output=page.html"],
     }
     done = installed.walk(list(commands.values()), folder)
     return folder, dict(zip(commands, done, strict=True))
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "infer", "export", "demo", "sweep"])
+@pytest.mark.parametrize("name", ["train", "eval", "infer", "export", "demo", "sweep", "report"])
 def test_it_ends_well(name, walked):
     result = walked[1][name]
     assert result["code"] == 0, result["err"]
@@ -62,3 +63,5 @@ def test_what_they_leave_behind(walked):
     rows = (folder / "grid" / "results.csv").read_text().splitlines()
     assert len(list((folder / "grid").glob("*/result.json"))) == 12
     assert len(rows) > 1
+    for page in (folder / "page.html", folder / "grid" / "report.html"):
+        assert "What the data show" in page.read_text(encoding="utf-8"), "the wheel has the page's template and style"

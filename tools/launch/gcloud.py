@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 from distill.tools.launch import shell
 from distill.tools.launch.job import Job, at_least, reject
@@ -41,6 +42,8 @@ class Gcloud:
     ssh_flag: Sequence[str] = ()
     restart_delay: int = 10
     stop: bool = False
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("runs",)
 
     def __post_init__(self) -> None:
         if self.tpu.startswith("-") or not self.tpu:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from distill.tools.launch import shell
 from distill.tools.launch.job import Job, at_least, reject
@@ -28,6 +29,8 @@ class Hosts:
     restart_delay: int = 10
     ssh_option: Sequence[str] = ()
     stop: bool = False
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("runs", "workers")
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -58,7 +61,7 @@ class Hosts:
         if self.stop:
             return shell.stopping(job, label)
         flags = []
-        if len(self.host) > 1:
+        if len(self.host) > 1 and job.split != "workers":
             coordinator = self.coordinator or self.host[0].rpartition("@")[2]
             flags = ["--coordinator_address", f"{coordinator}:{self.port}"]
             flags += ["--num_processes", str(len(self.host)), "--process_id", str(process)]

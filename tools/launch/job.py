@@ -5,6 +5,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Literal
 
 from distill import exit_codes
 
@@ -57,6 +58,9 @@ class Job:
       setup: shell lines to run before it, such as ". venv/bin/activate"; may repeat.
       env: NAME=VALUE to set there; may repeat.
       max_restarts: how often a run that was stopped may be started again.
+      split: of a sweep: runs (one job per run), array (a Slurm array, one task per run) or workers (one worker per machine,
+        on a shared directory); by default one job trains all runs.
+      points: with split: the number of runs, or of groups of seeds; read from the sweep's file.
     """
 
     arguments: Sequence[str]
@@ -66,6 +70,8 @@ class Job:
     setup: Sequence[str] = ()
     env: Sequence[str] = ()
     max_restarts: int = 50
+    split: Literal["", "runs", "array", "workers"] = ""
+    points: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > 40:
@@ -84,6 +90,8 @@ class Job:
 
     def _check_command(self) -> None:
         command = self.arguments[0]
+        if self.split and command != "sweep":
+            raise ValueError(f"--split is for `distill sweep`; got `distill {command}`")
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -101,13 +109,31 @@ class Job:
         """The argument list to run, with ``flags`` after the job's own."""
         return [*shlex.split(self.program), *self.arguments, *flags]
 
+    @property
+    def is_parallel(self) -> bool:
+        """Whether one run of the command uses all processes together."""
+        if self.arguments and self.arguments[0] == "sweep":
+            names = {argument.partition("=")[0] for argument in self.arguments}
+            return self.split == "array" or bool(names & {"--run", "--index"})
+        return bool(self.arguments) and self.arguments[0] in PARALLEL
+
     def check_processes(self, processes: int, option: str) -> None:
         """Raises ValueError if ``processes`` > 1 are requested for a command that runs in one."""
-        if processes > 1 and self.arguments and self.arguments[0] not in PARALLEL:
+        if processes > 1 and self.arguments and not self.is_parallel and self.split != "workers":
             raise ValueError(
                 f"only {' and '.join(PARALLEL)} run in several processes; got {self.arguments[0]} with {option}"
+                + ("; give --split=workers or --split=runs" if self.arguments[0] == "sweep" else "")
             )
 
     def multiprocess(self) -> list[str]:
         """The flag for places where JAX finds the other processes by itself; nothing for commands of one process."""
-        return ["--multiprocess"] if self.arguments and self.arguments[0] in PARALLEL else []
+        return ["--multiprocess"] if self.is_parallel else []
+
+    def at(self, index: int) -> "Job":
+        """The job of one point of a sweep."""
+        return dataclasses.replace(
+            self,
+            arguments=[*self.arguments, f"--index={index}"],
+            name=f"{self.name[: 39 - len(str(index))]}-{index}",
+            split="",
+        )

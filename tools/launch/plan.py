@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.exit_codes import SOME_FAILED
 from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES
 
@@ -74,6 +75,8 @@ class Plan:
 def run(plan: Plan) -> int:
     """Executes the plan; returns the exit code of the first step that failed.
 
+    After a step with a failed run of a sweep (exit code 4) the others are executed all the same.
+
     Among the commands of a step, a code that is not restarted takes precedence over 75, and 75 over 0.
 
     Raises:
@@ -82,6 +85,7 @@ def run(plan: Plan) -> int:
     for program in dict.fromkeys(command.arguments[0] for command in plan.commands()):
         if shutil.which(program) is None:
             raise FileNotFoundError(f"{program} is not on the PATH; {HOW_TO_GET.get(program, 'install it')}")
+    worst = 0
     for step in plan.steps:
         for item in step:
             if isinstance(item, File):
@@ -89,9 +93,11 @@ def run(plan: Plan) -> int:
                 print(f"wrote {item.path}", file=sys.stderr)
         codes = _run_together([item for item in step if isinstance(item, Command)])
         failed = [code for code in codes if code != 0]
-        if failed:
-            return next((code for code in failed if code not in RESTART_CODES), failed[0])
-    return 0
+        code = next((code for code in failed if code not in RESTART_CODES), failed[0] if failed else 0)
+        if code not in (0, SOME_FAILED):
+            return code
+        worst = max(worst, code)
+    return worst
 
 
 def _run_together(commands: Sequence[Command]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from distill.tools.launch import quoting, shell
 from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
@@ -38,6 +38,8 @@ class Skypilot:
     port: int = 8476
     notice: int = 120
     task_file: str = ""
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("runs", "workers")
 
     def __post_init__(self) -> None:
         for option in ("num_nodes", "port", "notice"):
@@ -90,7 +92,7 @@ class Skypilot:
     def _run(self, job: Job) -> str:
         """The script of each machine. It ends without ``exit``: SkyPilot appends lines that wait for uploads."""
         command = quoting.words(job.command(*(job.multiprocess() if self.is_tpu else [])))
-        if self.num_nodes > 1:
+        if self.num_nodes > 1 and job.split != "workers":
             head = '"$(echo "$SKYPILOT_NODE_IPS" | head -n 1)'
             command += f' --coordinator_address {head}:{self.port}"'
             command += ' --num_processes "$SKYPILOT_NUM_NODES" --process_id "$SKYPILOT_NODE_RANK"'

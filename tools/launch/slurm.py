@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from distill.tools.launch import quoting, shell
 from distill.tools.launch.job import Job, at_least, reject
@@ -29,6 +30,7 @@ class Slurm:
       constraint: features that nodes must have.
       output: the log, in Slurm's spelling; by default NAME-JOB.log.
       notice: seconds before the time limit at which to save a checkpoint.
+      max_parallel: with --split=array: the number of tasks that run at once; 0 for no limit.
       sbatch_option: another option of sbatch, such as --exclusive; may repeat.
     """
 
@@ -44,7 +46,10 @@ class Slurm:
     constraint: str = ""
     output: str = ""
     notice: int = 120
+    max_parallel: int = 0
     sbatch_option: Sequence[str] = ()
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("runs", "array", "workers")
 
     def __post_init__(self) -> None:
         for option, least in (
@@ -53,6 +58,7 @@ class Slurm:
             ("tasks_per_node", 1),
             ("cpus_per_task", 0),
             ("notice", 1),
+            ("max_parallel", 0),
         ):
             at_least(f"--{option}", getattr(self, option), least)
         if self.gpus_per_node and self.tasks_per_node not in (1, self.gpus_per_node):
@@ -80,6 +86,7 @@ class Slurm:
             *([f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []),
         ]
         command = quoting.words([*srun, *job.command(*(job.multiprocess() if processes > 1 else []))])
+        command += ' "--index=$SLURM_ARRAY_TASK_ID"' if job.split == "array" else ""
         lines = [
             "#!/bin/bash",
             *(f"#SBATCH {option}" for option in self._options(job)),
@@ -115,11 +122,18 @@ class Slurm:
             "qos": self.qos,
             "constraint": self.constraint,
             "chdir": job.directory,
-            "output": self.output or "%x-%j.log",
+            "array": self._array(job),
+            "output": self.output or ("%x-%A_%a.log" if job.split == "array" else "%x-%j.log"),
             "open-mode": "append",
             "signal": f"B:TERM@{self.notice}",
         }
         return [*(f"--{name}={value}" for name, value in given.items() if value), "--requeue", *self.sbatch_option]
+
+    def _array(self, job: Job) -> str:
+        """The tasks of an array: one per point of the sweep."""
+        if job.split != "array":
+            return ""
+        return f"0-{job.points - 1}" + (f"%{self.max_parallel}" if self.max_parallel else "")
 
     def _all_gpus(self) -> list[str]:
         """Under Slurm, JAX assigns one GPU to a process unless the devices are given."""

@@ -1,6 +1,7 @@
 """GKE, through xpk: a JobSet of one pod per machine."""
 
 import dataclasses
+from typing import ClassVar
 
 from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
@@ -42,6 +43,8 @@ class Xpk:
     priority: str = "medium"
     spot: bool = False
     notice: int = 120
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("runs",)
 
     def __post_init__(self) -> None:
         if bool(self.tpu_type) == bool(self.gpu_type):

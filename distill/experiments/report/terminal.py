@@ -212,4 +212,20 @@ def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[
     plot(sweep, found, sweep.directory / "results.png", title, xlabel)
     console.print(table(sweep, found, failures))
     console.print(f"{sweep.directory / 'results.csv'}  {sweep.directory / 'results.png'}", highlight=False)
+    write_report(sweep.directory, title, console)
     return found
+
+
+def write_report(directory: Path, title: str, console: Console) -> None:
+    """Writes ``report.html`` and its twins into the folder of a sweep, each set of test rows separately.
+
+    Where no report can be made, as of runs that an earlier version trained, the reason is printed: the runs are done.
+    """
+    from distill.experiments.report import analysis, collect, write
+
+    try:
+        written = write.write([directory], directory / "report.html", analysis.Options(title=title, data="all"))
+    except collect.ReportError as error:
+        console.print(f"no report was written: {error}", highlight=False, markup=False)
+        return
+    console.print("  ".join(map(str, written.files)), highlight=False)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from distill.experiments import report
-from distill.experiments.report import Cell
+from distill.experiments.report import terminal as report
+from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import Level, Sweep
 
 

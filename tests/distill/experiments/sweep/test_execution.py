@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from distill import exit_codes, locking
+from distill import exit_codes
 from distill.cli import main
-from distill.experiments import report as sweep_report
 from distill.experiments import sweep
-from distill.experiments.sweep import SweepError
+from distill.experiments.report import terminal as sweep_report
+from distill.experiments.sweep import SweepError, execution, leases
 from distill.training import reporting
 from tests_support import write_rows
 
@@ -264,11 +264,24 @@ def test_a_truncated_plan_is_told_by_name(sweep_file, tmp_path, capsys):
         assert f"{tmp_path / 'out' / 'sweep.json'} is no" in told[-1]
 
 
-def test_two_sweeps_of_one_directory(sweep_file, tmp_path, capsys):
-    small(sweep_file, tmp_path, {"RANDOM_SEED": [0]})
-    with locking.held(locking.of_directory(tmp_path / "out"), "out"):
-        assert main.main(["sweep", str(sweep_file)]) == 2
-    assert "out is in use by this process" in capsys.readouterr().err
+def test_a_run_of_another_worker_is_waited_for_and_taken_over(sweep_file, tmp_path, monkeypatch):
+    """The other worker dies while this one waits: its run is trained here, once."""
+    grid = sweep.read(small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]}))
+    trained, lines = [], []
+    lease = leases.claim(tmp_path / "out", "RANDOM_SEED-0")
+
+    def train_group(runs, joint):
+        trained.extend(run.name for run in runs)
+        for run in runs:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            reporting.write_result(_path(run.directory), {"test": {"accuracy": 0.5}})
+        return {}
+
+    monkeypatch.setattr(execution.time, "sleep", lambda seconds: lease.release())
+    assert leases.claim(tmp_path / "out", "RANDOM_SEED-0") is None
+    assert sweep.run(grid, train_group, say=lines.append) == {}
+    assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-0"]
+    assert "waiting for 1 runs of other workers; a dead worker's run is taken over" in lines
 
 
 def test_joint_seeds_obey_patience_as_single_ones(sweep_file, tmp_path):

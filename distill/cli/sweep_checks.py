@@ -1,0 +1,167 @@
+"""Configured runs of a sweep: their checks, costs and settings, computed once for runs that differ in the seed only."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from distill.experiments.sweep.budgets import Cost, resolved
+from distill.experiments.sweep.estimates import Bound
+from distill.experiments.sweep.levels import SEED
+from distill.experiments.sweep.remarks import Setting
+from distill.experiments.sweep.runs import START, Run, Sweep
+
+
+class Configurations:
+    """The configured runs of a sweep.
+
+    Args:
+      sweep: the sweep.
+      configure: parses a run's configuration and registers its tasks; returns the arguments of ``train``.
+    """
+
+    def __init__(self, sweep: Sweep, configure: Callable[[Run], Mapping[str, Any]]):
+        self._sweep, self._configure = sweep, configure
+        self._known: dict[str, tuple[Cost, Setting]] = {}
+        self._given: tuple[str, Mapping[str, Any]] | None = None
+        self.costs: dict[str, Cost] = {}
+        self.settings: dict[str, Setting] = {}
+        self.validation: tuple[str, str] | None = None
+
+    def check(self, run: Run) -> None:
+        """Raises ValueError or OSError if a run cannot be trained, or does not have the sweep's metric."""
+        from distill.training import checks
+
+        checks.check(**self._arguments(run), metrics=[self._sweep.metric])
+
+    def check_without_devices(self, run: Run) -> None:
+        """:meth:`check` for a run on other devices: mesh and compiler options are not checked here."""
+        from distill.sharding import partitioning
+        from distill.training import checks
+
+        given = dict(self._arguments(run))
+        given["loop"] = dataclasses.replace(given["loop"], compiler_options=None)
+        given["mesh"] = partitioning.MeshConfig(1, 1, 1)
+        checks.check(**given, metrics=[self._sweep.metric])
+
+    def _arguments(self, run: Run) -> Mapping[str, Any]:
+        """The arguments of a run; the run that all start from need not exist yet."""
+        start = self._sweep.start_run()
+        if start is not None and not start.done:
+            unwritten = f"INITIAL_CHECKPOINT_PATH = {str(self._sweep.directory / START)!r}"
+            run = dataclasses.replace(run, bindings=tuple(text for text in run.bindings if text != unwritten))
+        key = repr((run.gin_files, run.bindings))
+        if self._given is None or self._given[0] != key:
+            self._given = (key, self._configure(run))
+        given = self._given[1]
+        validation = given.get("validation")
+        if validation is not None and self.validation is None:
+            self.validation = (validation.split, validation.metric)
+        return given
+
+    def describe(self, runs: Sequence[Run]) -> None:
+        """Fills ``costs`` and ``settings`` for these runs."""
+        for run in runs:
+            self.costs[run.name], self.settings[run.name] = self._described(run)
+
+    def _described(self, run: Run) -> tuple[Cost, Setting]:
+        files, bindings = run.configuration()
+        key = json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
+        if key not in self._known:
+            given = self._arguments(run)
+            cost = Cost(given["loop"].train_steps, flops_per_step(given))
+            self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer))
+        return self._known[key]
+
+    def resolve(self, sweep: Sweep) -> list[Run]:
+        """Returns the runs of the sweep with the steps of their budgets."""
+        return resolved(sweep, lambda run: self._described(run)[0])
+
+    def probes(self) -> list[Run]:
+        """Returns runs of a search for its checks; none for a design whose points are known."""
+        if self._sweep.search is None:
+            return []
+        from distill.experiments.sweep import search
+
+        return search.probes(self._sweep)
+
+    def bounds(self, runs: Sequence[Run], topology: str) -> dict[str, Bound]:
+        """Compiles the training step of each run for a TPU slice; runs with the same shapes share one step.
+
+        Args:
+          runs: the runs.
+          topology: the slice; or several, separated by commas, of which a run takes the first that its mesh fills.
+
+        Raises:
+          ValueError: libtpu is not installed, it does not know the topology, or a mesh does not fill it.
+        """
+        from distill.precompile import estimates, steps
+        from distill.precompile.topology import open_topology
+
+        targets = [open_topology(name) for name in topology.split(",")]
+        known: dict[str, Bound] = {}
+        out: dict[str, Bound] = {}
+        for run in runs:
+            if run.name in out:
+                continue
+            step_run = steps.Run.from_arguments(self._arguments(run))
+            loop = dataclasses.replace(step_run.loop, seed=0, train_steps=1)
+            key = repr((step_run.model, step_run.layout, step_run.mesh, step_run.loss, loop))
+            if key not in known:
+                target = next((one for one in targets if _fills(step_run.mesh, one)), targets[0])
+                step = steps.compile_step("train", step_run, target)
+                found = estimates.estimate(step, step_run, target.chip, len(target.devices))
+                seconds = found["roofline"]["seconds"]
+                known[key] = Bound(seconds, target.num_chips, found["peak_hbm_bytes"], found["fits"])
+            out[run.name] = known[key]
+        return out
+
+
+def _fills(mesh: Any, target: Any) -> bool:
+    """Whether a run's mesh has exactly the devices of a slice."""
+    from distill.precompile.topology import mesh_shape
+
+    try:
+        mesh_shape(mesh, len(target.devices), target.name)
+    except ValueError:
+        return False
+    return True
+
+
+def flops_per_step(given: Mapping[str, Any]) -> float:
+    """Returns 3 × the operations of the matrix products of a forward pass: the backward pass has twice as many.
+
+    All positions of a batch's windows count, padding included; recomputation does not.
+    """
+    from distill.precompile.estimates import forward_flops
+
+    return 3 * forward_flops(given["model"], given["data"].layout)
+
+
+def table(runs: Sequence[Run], costs: Mapping[str, Cost]) -> Table:
+    """Returns one row per run: its levels, its updates and their operations."""
+    names = list(dict.fromkeys(axis for run in runs for axis in run.values))
+    out = Table()
+    for name in ("run", *names):
+        out.add_column(name, overflow="fold")
+    for name in ("steps", "FLOPs/step", "done"):
+        out.add_column(name, justify="right")
+    for number, run in enumerate(runs):
+        cost = costs[run.name]
+        levels = (run.values.get(name, "–") for name in names)
+        out.add_row(str(number), *levels, str(cost.steps), f"{cost.flops:.3g}", "yes" if run.done else "")
+    return out
+
+
+def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:
+    """Returns one line per distinct step: how many runs have it, its least time and its memory."""
+    counts: dict[Bound, list[str]] = {}
+    for name, bound in bounds.items():
+        counts.setdefault(bound, []).append(name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: ≥ {bound.seconds * 1e3:.1f} ms per step on "
+        f"{bound.chips} chips, {bound.peak_bytes / 2**30:.2f} GiB per device{'' if bound.fits else ', which do not fit'}"
+        for bound, names in counts.items()
+    ]

@@ -1,0 +1,370 @@
+"""``distill sweep``: reads the sweep, and trains, lists, checks or forecasts its runs."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill import exit_codes
+from distill.api import tensorflow_log
+from distill.cli import compilation_cache, experiments
+from distill.cli import runs as command_runs
+
+if TYPE_CHECKING:
+    from distill.cli.sweep_checks import Configurations
+    from distill.experiments.sweep import Sweep
+    from distill.experiments.sweep.plan import Plan
+
+CACHE = ".compiled"
+"""The folder of compiled steps in a sweep's directory, which runs with the same shapes share."""
+_POLL_S = 1.0
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    from distill.experiments.sweep import scheduler
+
+    scheduler.stop_with_parent()
+    if options.sweep[0] == "status":
+        return _status(options)
+    sweep = read(options, _only_target(options.sweep))
+    if options.report_only:
+        return _report_only(sweep)
+    if options.dry_run:
+        return _dry_run(sweep, options)
+    if options.prepare:
+        _load(sweep, options)
+        _prepare(sweep, options)
+        return exit_codes.DONE
+    if options.run or options.index is not None:
+        return _some_runs(sweep, options)
+    if options.workers or options.executor == "ray" or sweep.search is not None:
+        return _with_workers(sweep, options)
+    return _in_this_process(sweep, options)
+
+
+def _only_target(words: Sequence[str]) -> str:
+    if len(words) != 1:
+        raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}")
+    return words[0]
+
+
+def read(options: argparse.Namespace, target: str) -> "Sweep":
+    """Reads the sweep of a file, or of a directory, with the bindings of the command line.
+
+    Raises:
+      SweepError: neither a sweep file nor a sweep directory.
+    """
+    from distill.api import configuration
+    from distill.experiments.sweep import SweepError, plan, reading
+
+    if Path(target).is_dir():
+        found = plan.read_plan(target)
+        if found.source is None:
+            raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
+        sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
+    else:
+        paths = [path for path in options.gin_search_paths.split(",") if path]
+        sweep = reading.read(configuration.find(target, configuration.search_paths(paths)), options.directory)
+    return sweep.with_bindings(options.gin_bindings)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from distill.experiments.sweep import plan, search, status
+
+    target = _only_target(options.sweep[1:])
+    found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
+    console = Console()
+    console.print(status.table(found))
+    console.print(status.line(found), highlight=False)
+    sweep = None if found.source is None else read(options, str(found.directory))
+    if sweep is not None and sweep.search is not None:
+        console.print(search.summary(found.directory, sweep.search), highlight=False)
+    return exit_codes.SOME_FAILED if status.counts(found)["failed"] else exit_codes.DONE
+
+
+def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
+    """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
+    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
+    if not options.verbose:
+        tensorflow_log.import_quietly()
+    command_runs.join(options)
+    compilation_cache.enable(sweep.directory / CACHE)
+
+
+def _configurations(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
+    from distill.cli.sweep_checks import Configurations
+
+    return Configurations(sweep, lambda run: experiments.configure_run(run, options))
+
+
+def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
+    """Checks all runs and prints the warnings, unless ``check`` is False, and writes the plan."""
+    from distill.experiments.sweep import plan, remarks
+    from distill.terminal import Terminal
+
+    terminal, configurations = Terminal(quiet=command_runs.is_quiet(options)), _configurations(sweep, options)
+    _write_vocabulary(sweep)
+    if not check:
+        return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
+    with terminal.stage("checking the runs", announce=False):
+        probes = configurations.probes()
+        for probe in probes:
+            configurations.check(probe)
+        made = plan.prepare(
+            sweep, check=configurations.check, resolve=configurations.resolve, retry_failed=options.retry_failed
+        )
+        configurations.describe([*made.runs, *probes])
+    made = dataclasses.replace(made, validation=configurations.validation or made.validation)
+    made.write()
+    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+        terminal.warn(text)
+    return made
+
+
+def _write_vocabulary(sweep: "Sweep") -> None:
+    if sweep.start is not None and sweep.start.demo:
+        from distill.experiments import demo
+
+        demo.write_vocabulary(sweep.directory)
+
+
+def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
+    from distill.experiments.sweep import execution
+
+    _load(sweep, options)
+    plan = _prepare(sweep, options)
+    _start(plan, options)
+    failures = execution.train(
+        plan, lambda runs, joint: experiments.train_group(runs, joint, options), retries=options.retries
+    )
+    return _report(sweep, plan, failures)
+
+
+def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str]) -> int:
+    from distill.experiments.report import terminal as sweep_report
+    from distill.experiments.sweep import leases
+
+    with leases.exclusively(plan.directory):
+        sweep_report.write_all(dataclasses.replace(sweep, planned=tuple(plan.runs)))
+    return experiments.exit_code(failures)
+
+
+def _report_only(sweep: "Sweep") -> int:
+    from distill.experiments.report import terminal as sweep_report
+    from distill.experiments.sweep import failures, plan
+
+    tensorflow_log.import_quietly()
+    if (sweep.directory / plan.PLAN).exists():
+        if sweep.search is None and not sweep.budgets:
+            plan.prepare(sweep)  # converts a plan of the older format
+        sweep = dataclasses.replace(sweep, planned=tuple(plan.read_plan(sweep.directory).runs))
+    sweep_report.write_all(sweep)
+    return experiments.exit_code(failures(sweep))
+
+
+def _start(plan: "Plan", options: argparse.Namespace) -> None:
+    """Trains the run that the others start from, or waits for the worker that trains it.
+
+    Raises:
+      ValueError: it failed.
+    """
+    from distill.experiments import demo
+    from distill.experiments.sweep import leases
+
+    run = plan.start
+    if run is None:
+        return
+    if not run.done and run.gin_files == demo.PRETRAINING_FILES:
+        print(demo.INTRODUCTION)
+    if _is_one_of_several(options):  # all processes train it together
+        for error in experiments.train_group([run], False, options).values():
+            raise ValueError(f"{run.name}, which all runs start from, failed: {error}")
+    while not run.done:
+        lease = leases.claim(plan.directory, run.name)
+        if lease is None:
+            time.sleep(_POLL_S)
+            continue
+        with contextlib.closing(_Releasing(lease)):
+            if not run.done:
+                for error in experiments.train_group([run], False, options).values():
+                    raise ValueError(f"{run.name}, which all runs start from, failed: {error}")
+
+
+def _is_one_of_several(options: argparse.Namespace) -> bool:
+    """Whether this process is one of several that train a run together; the lock of the model directory is theirs."""
+    return options.multiprocess or options.coordinator_address is not None
+
+
+class _Releasing:
+    def __init__(self, lease: Any):
+        self.close = lease.release
+
+
+def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
+    """Trains the runs that ``--run`` or ``--index`` names: a worker of a scheduler, or a job of a launcher.
+
+    Raises:
+      SweepError: no such run, or another worker trains it.
+    """
+    from distill.experiments.sweep import SweepError, execution, leases, outcomes, plan
+
+    _load(sweep, options)
+    made = plan.read_plan(sweep.directory) if options.leased else _prepare(sweep, options, check=False)
+    start = [] if made.start is None else [made.start]
+    groups = [start, *made.groups()] if start else made.groups()
+    if options.run:
+        known = {run.name: run for group in groups for run in group}
+        unknown = sorted(set(options.run) - set(known))
+        if unknown:
+            raise SweepError(f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs")
+        runs = [known[name] for name in options.run]
+    else:
+        if not 0 <= options.index < len(made.groups()):
+            raise SweepError(f"--index must be 0 to {len(made.groups()) - 1}; got {options.index}")
+        runs = made.groups()[options.index]
+    group = next(group for group in groups if runs[0] in group)
+    if runs != start:
+        _start(made, options)
+    with contextlib.ExitStack() as stack:
+        if not options.leased and not _is_one_of_several(options):
+            lease = leases.claim(made.directory, outcomes.lease_name(group))
+            if lease is None:
+                raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
+            stack.callback(lease.release)
+        if options.leased:
+            waiting = [run for run in runs if not run.done and outcomes.pruned(run) is None]
+        else:
+            waiting = execution.open_runs(runs, options.retries)
+        if waiting and not options.leased:  # the scheduler has checked its runs; of an array, each task checks its own
+            _configurations(sweep, options).check(waiting[0])
+        if waiting:
+            failed = experiments.train_group(waiting, made.joint_seeds and runs != start, options)
+            for run in waiting:
+                if run.name in failed and command_runs.is_first():
+                    outcomes.note_failure(run, failed[run.name])
+    failures = {run.name: found.error for run in runs if (found := outcomes.failure(run)) is not None}
+    return experiments.exit_code(failures)
+
+
+def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
+    """Trains the runs in processes of this machine, or on a Ray cluster. This process imports no JAX."""
+    from distill.experiments.sweep import SweepError, execution, plan, scheduler, search, status, workers
+
+    if sweep.search is not None:
+        search.sampler(sweep.search, 0)  # whether it is installed, before anything else
+    shares = workers.slots(options.workers or 1)
+    target = options.sweep[0]
+    given = [f"--directory={options.directory}"] if options.directory else []
+    given += [f"--gin_bindings={binding}" for binding in options.gin_bindings]
+    retry = ["--retry_failed"] if options.retry_failed else []
+    code = subprocess.run(
+        workers.command(target, [*given, *_passed_on(options), *retry, "--prepare"]),
+        env={**os.environ, **shares[0].environment},
+        stdin=subprocess.DEVNULL,
+    ).returncode
+    if code != 0:
+        return code if code > 0 else exit_codes.STOPPED
+    made = plan.read_plan(sweep.directory)
+    command = workers.command(str(sweep.directory), [*_passed_on(options), "--leased"])
+    if options.retries < 0:
+        raise SweepError(f"--retries must be ≥ 0; got {options.retries}")
+
+    def executor() -> scheduler.Executor:
+        if options.executor == "ray":
+            from distill.experiments.sweep import ray_cluster
+
+            return ray_cluster.Cluster(
+                command[1:],
+                options.workers or max(1, len(made.runs)),
+                options.ray_address,
+                options.cpus_per_run,
+                options.gpus_per_run,
+            )
+        return workers.Processes(command, shares)
+
+    def run(work: scheduler.Work) -> None:
+        scheduler.Scheduler(made.directory, work, executor(), _say(options), retries=options.retries).run()
+
+    if made.start is not None and not made.start.done:
+        alone = dataclasses.replace(made, runs=[made.start], joint_seeds=False, start=None)
+        run(scheduler.PlannedWork(alone, options.retries))
+        if not made.start.done:
+            raise SweepError(f"{made.start.name}, which all runs start from, failed; its log is in its folder")
+    _say(options)(execution.opening(made, options.retries))
+    if sweep.search is None:
+        run(scheduler.PlannedWork(made, options.retries))
+    else:
+        split, metric = made.validation or ("validation", "accuracy")
+        run(search.SearchWork(sweep, retries=options.retries, validation_split=split, metric=metric))
+    made = plan.read_plan(sweep.directory)
+    _say(options)(status.line(made))
+    if sweep.search is not None:
+        _say(options)(search.summary(sweep.directory, sweep.search))
+    if not options.verbose:
+        tensorflow_log.import_quietly()
+    return _report(sweep, made, execution.failures(made))
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    """The flags of this command that its workers get."""
+    out = [f"--gin_module={module}" for module in options.gin_module]
+    out += [f"--gin_search_paths={options.gin_search_paths}"] if options.gin_search_paths else []
+    out += ["--verbose"] if options.verbose else []
+    return out
+
+
+def _say(options: argparse.Namespace) -> Any:
+    """Prints progress lines, at once also into a pipe."""
+    if command_runs.is_quiet(options):
+        return lambda text: None
+    return lambda text: print(text, flush=True)
+
+
+def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
+    """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
+    from rich.console import Console
+
+    from distill.cli import sweep_checks
+    from distill.experiments.sweep import estimates, plan, remarks
+
+    if options.topology:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
+        raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
+    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
+    tensorflow_log.import_quietly()
+    configurations, console = _configurations(sweep, options), Console()
+    _write_vocabulary(sweep)
+    check = configurations.check if options.topology is None else configurations.check_without_devices
+    probes = configurations.probes()
+    for probe in probes:
+        check(probe)
+    made = plan.prepare(
+        sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=False
+    )
+    configurations.describe([*made.runs, *probes])
+    console.print(sweep_checks.table(made.runs or probes, configurations.costs))
+    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+        console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
+    finished = [run for run in made.runs if run.done]
+    waiting = [run for run in made.runs if not run.done]
+    if sweep.search is not None:
+        waiting = probes[:1] * (sweep.search.trials * max(1, len(sweep.seeds())) - len(finished))
+    bounds = None
+    if options.topology is not None:
+        bounds = configurations.bounds(waiting, options.topology)
+        for line in sweep_checks.bound_lines(bounds):
+            console.print(line, highlight=False)
+    found = estimates.forecast(waiting, configurations.costs, finished, bounds)
+    for line in found.lines(options.workers or 1, options.price_per_chip_hour):
+        console.print(line, highlight=False, soft_wrap=True)
+    too_large = bounds is not None and not all(bound.fits for bound in bounds.values())
+    return exit_codes.NO_ROOM if too_large else exit_codes.DONE

@@ -1,0 +1,174 @@
+"""Charts as inline SVG: text stays text, and the page's style sheet colours them for light and dark."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from distill.experiments.report import scales
+from distill.experiments.report.blocks import Chart, Point, Series
+from distill.experiments.report.text import number, one_line
+
+COLOURS = 8
+WIDTH, HEIGHT = 480, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 14, 46
+_DODGE = 5.0  # between the intervals of two series at the same place
+_SHAPES = (
+    "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z",
+    "M-3.6 -3.6H3.6V3.6H-3.6Z",
+    "M0 -5L5 0L0 5L-5 0Z",
+    "M0 -4.8L4.6 3.4H-4.6Z",
+    "M0 4.8L4.6 -3.4H-4.6Z",
+)
+
+
+def _escape(text: str) -> Markup:
+    return Markup.escape(one_line(text))
+
+
+def marker(place: int) -> Markup:
+    """The marker of a series, for a legend."""
+    shape = _SHAPES[place % len(_SHAPES)]
+    return Markup(
+        '<svg class="key" viewBox="-8 -8 16 16" aria-hidden="true"><path class="fill c{}" d="{}"/></svg>'
+    ).format(place % COLOURS, Markup(shape))
+
+
+def svg(chart: Chart) -> Markup:
+    """A chart as an SVG element. Every string is escaped."""
+    x = scales.Scale(*scales.horizontal(chart), _LEFT, WIDTH - _RIGHT, chart.log)
+    y = scales.Scale(*scales.vertical(chart), HEIGHT - _BOTTOM, _TOP)
+    parts = [*_grid(chart, x, y), *_levels(chart, x, y)]
+    if chart.band:
+        parts += _band(chart.band, x)
+    for curve in chart.curves:
+        path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in curve.points)
+        parts.append(f'<path class="fit c{curve.colour % COLOURS}" d="{path}"/>')
+    dodge = _dodges(chart.series, x)
+    for series, shift in zip(chart.series, dodge):
+        parts += _series(series, x, y, shift)
+    title = _escape(f"{chart.title}: {chart.y} against {chart.x}")
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
+        f"<title>{title}</title>{''.join(parts)}</svg>"
+    )
+
+
+def _grid(chart: Chart, x: scales.Scale, y: scales.Scale) -> list[str]:
+    bottom = HEIGHT - _BOTTOM
+    parts = []
+    for value in scales.ticks(y.low, y.high):
+        at = y(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{scales.label(value)}</text>'
+        )
+    values = [point.x for series in chart.series for point in series.points]
+    marks = scales.log_ticks(values, x, 46) if chart.log else scales.ticks(x.low, x.high, 7)
+    for value in marks:
+        at = x(value)
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(
+            f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{scales.label(value)}</text>'
+        )
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    name = f"{chart.x} (log scale)" if chart.log else chart.x
+    parts.append(f'<text class="name" x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{_escape(name)}</text>')
+    return parts
+
+
+def _levels(chart: Chart, x: scales.Scale, y: scales.Scale) -> list[str]:
+    parts: list[str] = []
+    taken: list[float] = []
+    for name, value in sorted(chart.levels, key=lambda level: level[1]):
+        at = y(value)
+        text = at - 5
+        while any(abs(text - other) < 13 for other in taken):
+            text -= 13
+        taken.append(text)
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        place, anchor = _free_side(chart, x, y, text, 7.0 * len(name))
+        parts.append(
+            f'<text class="level-name" x="{place}" y="{max(_TOP, text):.1f}" text-anchor="{anchor}">{_escape(name)}</text>'
+        )
+    return parts
+
+
+def _free_side(chart: Chart, x: scales.Scale, y: scales.Scale, base: float, width: float) -> tuple[int, str]:
+    """Where the name of a level covers the fewest points and intervals: at the right end of its line or at the left."""
+    sides = {(WIDTH - _RIGHT - 2, "end"): (WIDTH - _RIGHT - width, WIDTH), (_LEFT + 4, "start"): (0, _LEFT + width)}
+
+    def covered(span: tuple[float, float]) -> float:
+        return sum(
+            span[0] <= x(p.x) <= span[1] and y(p.high) - 6 <= base and y(p.low) + 6 >= base - 12
+            for series in chart.series
+            for p in series.points
+        )
+
+    return min(sides, key=lambda side: covered(sides[side]))
+
+
+def _band(band: tuple[float, float, float], x: scales.Scale) -> list[str]:
+    low, value, high = (min(max(x(end), _LEFT), WIDTH - _RIGHT) if end > 0 else _LEFT for end in band)
+    height = HEIGHT - _BOTTOM - _TOP
+    return [
+        f'<rect class="band" x="{low:.1f}" y="{_TOP}" width="{max(1.0, high - low):.1f}" height="{height}">'
+        f"<title>{number(band[1])} ({number(band[0])} – {number(band[2])})</title></rect>",
+        f'<line class="best" x1="{value:.1f}" x2="{value:.1f}" y1="{_TOP}" y2="{_TOP + height}"/>',
+    ]
+
+
+def _dodges(series: Sequence[Series], x: scales.Scale) -> list[float]:
+    """How far each series is moved sideways, so that intervals at the same place do not cover each other."""
+    intervals = any(point.high > point.low for one in series for point in one.points)
+    shared = (
+        intervals
+        and len(series) > 1
+        and any(
+            abs(x(a.x) - x(b.x)) < _DODGE
+            for n, one in enumerate(series)
+            for other in series[n + 1 :]
+            for a in one.points
+            for b in other.points
+        )
+    )
+    return [(n - (len(series) - 1) / 2) * min(_DODGE, 20 / len(series)) if shared else 0.0 for n in range(len(series))]
+
+
+def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> list[str]:
+    colour = series.colour % COLOURS
+    bottom, top = HEIGHT - _BOTTOM, _TOP
+
+    def clip(value: float) -> float:
+        return min(max(y(value), top), bottom)
+
+    parts = []
+    if series.line and len(series.points) > 1:
+        path = "M" + "L".join(f"{x(p.x) + shift:.1f} {y(p.y):.1f}" for p in series.points)
+        parts.append(f'<path class="line c{colour}" d="{path}"/>')
+    few = len(series.points) <= 30
+    for point in series.points:
+        at = x(point.x) + shift
+        if point.high > point.low:
+            low, high = clip(point.low), clip(point.high)
+            caps = "".join(
+                f"M{at - 3:.1f} {end:.1f}h6"
+                for end, value in ((low, point.low), (high, point.high))
+                if clip(value) == y(value)
+            )
+            parts.append(f'<path class="bar c{colour}" d="M{at:.1f} {low:.1f}V{high:.1f}{caps}"/>')
+        parts += [
+            f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs
+        ]
+        if few:
+            shape = _SHAPES[series.colour % len(_SHAPES)]
+            parts.append(
+                f'<path class="fill c{colour}" transform="translate({at:.1f} {y(point.y):.1f})" d="{shape}">'
+                f"<title>{_escape(_tooltip(series, point))}</title></path>"
+            )
+    return parts
+
+
+def _tooltip(series: Series, point: Point) -> str:
+    interval = f" ({number(point.low)} – {number(point.high)})" if point.high > point.low else ""
+    return f"{point.name or series.name} at {number(point.x)}: {number(point.y)}{interval}"

@@ -1,0 +1,228 @@
+"""Finds runs in the folders that ``distill report`` is given, and reads what they left there."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.experiments.sweep import PLAN, SEED, read_directory
+from distill.training import record, reporting
+
+_NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
+
+
+class ReportError(ValueError):
+    """Runs of which no report can be made; the message names the file or folder and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A complete run.
+
+    Attributes:
+      name: of its folder.
+      directory: its model directory.
+      sweep: the sweep's folder, or None.
+      axes: axis of the sweep → level; without a sweep empty.
+      record: the contents of ``record.json``.
+    """
+
+    name: str
+    directory: Path
+    sweep: Path | None
+    axes: Mapping[str, str]
+    record: Mapping[str, Any]
+
+    @property
+    def seed(self) -> str:
+        """The run's seed, as text."""
+        return str(self.axes.get(SEED, self.record["configuration"].get(SEED, 0)))
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Its macros and bindings without seed and folders, and without bindings that refer to a macro."""
+        own = self.record["configuration"]
+        seed, folders = own.get(SEED), [own.get(name) for name in _NOT_STUDIED if name != SEED]
+
+        def studied(name: str, value: Any) -> bool:
+            if "." not in name:
+                return name not in _NOT_STUDIED
+            refers = isinstance(value, str) and (value.startswith("%") or value in folders)
+            return not refers and not ("seed" in name and value == seed)
+
+        return {name: value for name, value in own.items() if studied(name, value)}
+
+    def fingerprint(self, split: str) -> str | None:
+        """The fingerprint of the rows of a split; None if the run did not read it."""
+        entry = self.record["data"].get(split)
+        return None if entry is None else str(entry["fingerprint"])
+
+    def score(self, metric: str, split: str = "test") -> float:
+        """A metric of the parameters that validation selected; nan if the run has no such metric."""
+        value = self.record[split].get(metric)
+        return math.nan if value is None else float(value)
+
+    def training(self, name: str) -> float:
+        """A number of the record's section ``training``; nan if it is not known."""
+        value = self.record["training"].get(name)
+        return math.nan if value is None else float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """A run without results: its folder's name, its levels, its state as in a sweep's directory, and the error."""
+
+    name: str
+    axes: Mapping[str, str]
+    state: str
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What was found: complete runs, and runs that failed or are not finished."""
+
+    runs: tuple[Run, ...]
+    unfinished: tuple[Unfinished, ...]
+
+
+def collect(paths: Sequence[str | Path]) -> Collection:
+    """Reads sweeps, single runs, and folders that contain runs.
+
+    Args:
+      paths: each the folder of a sweep, a model directory, or a folder of model directories. A run found twice counts once.
+
+    Raises:
+      ReportError: a path does not exist, contains no run, or a complete run has no record.
+    """
+    runs: dict[Path, Run] = {}
+    unfinished: dict[Path, Unfinished] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ReportError(f"{path} does not exist; give the folder of a sweep or a model directory")
+        found = list(_entries(path))
+        if not found:
+            raise ReportError(
+                f"{path} contains no run: neither {PLAN} of a sweep nor {reporting.RESULT} of a run, here or one folder "
+                "down; give the folder of a sweep or a model directory"
+            )
+        for directory, sweep, axes, state, error in found:
+            key = directory.resolve()
+            if state != "done":
+                unfinished.setdefault(key, Unfinished(directory.name, axes, state, error))
+            elif key not in runs or (sweep and not runs[key].sweep):
+                runs[key] = Run(directory.name, directory, sweep, axes, read_record(directory))
+    if not runs:
+        states = sorted({each.state for each in unfinished.values()})
+        first = next((each for each in unfinished.values() if each.error), None)
+        more = f"; {first.name} failed: {first.error}" if first else ""
+        raise ReportError(f"no run is finished: {len(unfinished)} {' or '.join(states)}{more}")
+    left = {key: each for key, each in unfinished.items() if key not in runs}
+    return Collection(tuple(runs.values()), tuple(left.values()))
+
+
+_Entry = tuple[Path, Path | None, Mapping[str, str], str, str]
+
+
+def _entries(path: Path) -> Iterator[_Entry]:
+    """Yields directory, sweep, levels, state and error of each run in a folder."""
+    if (path / PLAN).is_file():
+        yield from _of_sweep(path)
+    elif (path / reporting.RESULT).is_file() or (path / record.FILE).is_file():
+        yield path, None, {}, _state(path), ""
+    elif path.is_dir():
+        for child in sorted(path.iterdir()):
+            if (child / PLAN).is_file():
+                yield from _of_sweep(child)
+            elif (child / reporting.RESULT).is_file() or (child / record.FILE).is_file():
+                yield child, None, {}, _state(child), ""
+
+
+def _state(directory: Path) -> str:
+    return "done" if (directory / reporting.RESULT).is_file() else "running" if directory.is_dir() else "waiting"
+
+
+def _of_sweep(directory: Path) -> Iterator[_Entry]:
+    for entry in read_directory(directory):
+        yield entry.directory, directory, entry.values, entry.state, entry.error or ""
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Reads ``record.json`` of a complete run, as plain values.
+
+    Raises:
+      ReportError: it is absent, another version wrote it, or validation selected nothing in this run.
+    """
+    try:
+        found = record.read(directory).to_json()
+    except FileNotFoundError:
+        raise ReportError(
+            f"{directory} has {reporting.RESULT} and no {record.FILE}: an earlier version trained it; train it again, or "
+            "leave it out"
+        ) from None
+    except ValueError as error:
+        raise ReportError(str(error)) from None
+    if found["selection"] is None:
+        raise ReportError(
+            f"{directory} was trained without validation, so nothing selected its parameters or setting; train it with a "
+            "validation split, or leave it out"
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of a split.
+
+    Attributes:
+      ids: of the rows, in their order.
+      correct: ``[rows]`` bool; None where the metric has no right and wrong.
+      rows: the lines of the file, if they were kept.
+    """
+
+    ids: tuple[str, ...]
+    correct: np.ndarray | None
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = False) -> Predictions | None:
+    """Reads ``predictions/<split>.jsonl`` of a run; None if the run has none.
+
+    Raises:
+      ReportError: a line is no JSON object with ``id``.
+    """
+    path = directory / "predictions" / f"{split}.jsonl"
+    if not path.is_file():
+        return None
+    ids, correct, rows = [], [], []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                ids.append(str(row["id"]))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise ReportError(f"{path}:{number} is no prediction with an 'id': {line!r:.60}") from None
+            correct.append(row.get("correct"))
+            if keep_rows:
+                rows.append(row)
+    judged = bool(correct) and all(isinstance(value, bool) for value in correct)
+    return Predictions(tuple(ids), np.array(correct, bool) if judged else None, tuple(rows))
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """Reads ``evaluations.jsonl``: ``split``, ``step`` and metrics of each evaluation. Broken lines are left out."""
+    path = directory / reporting.VALIDATION
+    if not path.is_file():
+        return []
+    out = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return out

@@ -1,0 +1,259 @@
+"""Which settings are compared, and how they differ: paired by seed and row, corrected for the number of pairs."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill.experiments.report import statistics
+from distill.experiments.report.collect import ReportError, Run
+from distill.experiments.report.evidence import Evidence
+from distill.experiments.report.settings import RATE, Cell, is_ratio, level_number
+
+_WEIGHTS = ("LAMBDA", "NORMALIZER", RATE)
+ALL_PAIRS = 15
+"""At most so many pairs are all shown; of more, the selected setting against each other one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two settings on the same rows and seeds; numbers are those of ``a`` minus ``b``.
+
+    Attributes:
+      a, b: the settings.
+      seeds: pairs of runs.
+      same_seeds: whether the two runs of a pair have the same seed.
+      difference: mean difference as shown, with its bootstrap interval.
+      p: of no difference, from the variance components; nan if not known.
+      p_holm: corrected over all pairs shown.
+      only_a, only_b: rows that only one of the two has right, summed over seeds.
+      mcnemar: McNemar's exact p-value, merged over seeds; nan without rows.
+      mcnemar_holm: corrected over all pairs shown.
+      needed: seeds or rows that would tell a difference of this size apart.
+    """
+
+    a: Cell
+    b: Cell
+    seeds: int
+    same_seeds: bool
+    difference: statistics.Interval
+    p: float
+    p_holm: float
+    only_a: int
+    only_b: int
+    mcnemar: float
+    mcnemar_holm: float
+    needed: statistics.Needed
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two can be told apart: the corrected p-value is less than 0.05."""
+        return self.p_holm < statistics.ALPHA
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """All comparisons of a part, the better setting first, and Cochran's Q over its settings.
+
+    Attributes:
+      comparisons: the pairs.
+      rule: which pairs were chosen, in words.
+      cochran: p-value of all settings having the same accuracy, merged over seeds; nan without rows.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    rule: str
+    cochran: float
+
+
+def selected(evidence: Evidence) -> Cell:
+    """Returns the setting with the best mean on validation; validation alone selects."""
+    return _best(evidence.part.cells)
+
+
+def _best(cells: Sequence[Cell]) -> Cell:
+    def value(cell: Cell) -> float:
+        metric = str(cell.runs[0].record["selection"]["metric"])
+        scores = [score for score in cell.scores(metric, "validation") if math.isfinite(score)]
+        mean = float(np.mean(scores)) if scores else -math.inf
+        return mean if cell.runs[0].record["selection"].get("higher_is_better", True) else -mean
+
+    return max(cells, key=value)
+
+
+def reference(evidence: Evidence) -> Cell | None:
+    """Returns the setting that others are measured against: an effective λ of 1 and, if rates vary, a ratio of 1:1.
+
+    None if no setting has an effective λ within 5 % of 1.
+    """
+    near = [cell for cell in evidence.part.cells if abs(cell.training("lambda") - 1) < 0.05]
+    best, axes = selected(evidence), evidence.part.axes
+    studied = {axis for axis in axes if axis in _WEIGHTS or any(map(is_ratio, axes[axis]))}
+
+    def distance(cell: Cell) -> tuple[int, float, float]:
+        others = sum(cell.values[axis] != best.values[axis] for axis in axes if axis not in studied)
+        ratios = [level_number(level) for level in cell.values.values() if is_ratio(level)]
+        return others, sum(abs(math.log(ratio)) for ratio in ratios if ratio), abs(cell.training("lambda") - 1)
+
+    return min(near, key=distance) if near else None
+
+
+def _weighted_differently(a: Cell, b: Cell) -> bool:
+    """Whether two settings differ in what decides the weight of rationales."""
+    names = ("LAMBDA", "NORMALIZER", "LABEL_RATE", "RATIONALE_RATE")
+    return abs(a.training("lambda") - b.training("lambda")) > 0.05 or any(a.macro(n) != b.macro(n) for n in names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """A pair that the summary speaks about: ``a`` is what validation selected, ``b`` what ``name`` describes."""
+
+    a: Cell
+    b: Cell
+    name: str
+
+
+def headlines(evidence: Evidence) -> list[Headline]:
+    """The selected setting against training without rationales and against an effective λ of 1, where they exist.
+
+    If neither exists, or the selected setting is the only one of its kind, against the runner-up on validation.
+    """
+    best, cells, axes = selected(evidence), evidence.part.cells, evidence.part.axes
+    out = []
+    standard = [cell for cell in cells if cell.macro("FORM") == "label" and cell is not best]
+    if standard and best.macro("FORM") != "label":
+        equal = max(standard, key=lambda cell: sum(cell.values[axis] == best.values[axis] for axis in axes))
+        out.append(Headline(best, equal, f"training without rationales ({equal.label})"))
+    base = reference(evidence)
+    if base is not None and base is not best and _weighted_differently(base, best):
+        out.append(Headline(best, base, f"an effective λ of 1 ({base.label})"))
+    if not out and len(cells) > 1:
+        second = _best([cell for cell in cells if cell is not best])
+        out.append(Headline(best, second, f"the runner-up on validation ({second.label})"))
+    return out
+
+
+def compare(evidence: Evidence, choice: str = "") -> Family:
+    """Compares settings in pairs.
+
+    Args:
+      evidence: the scores.
+      choice: ``all``, ``best``, or an axis whose levels are compared with all else equal; empty chooses.
+
+    Raises:
+      ReportError: ``choice`` is none of these.
+    """
+    pairs, rule = _pairs(evidence, choice)
+    found = [comparison for a, b in pairs if (comparison := _compare(evidence, a, b)) is not None]
+    corrected = statistics.holm([each.p for each in found])
+    rows = statistics.holm([each.mcnemar for each in found])
+    found = [turned(each) if each.difference.value < 0 else each for each in found]
+    found = [
+        dataclasses.replace(each, p_holm=p, mcnemar_holm=q) for each, p, q in zip(found, corrected, rows, strict=True)
+    ]
+    return Family(tuple(found), rule, _cochran(evidence))
+
+
+def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], str]:
+    cells, axes = evidence.part.cells, evidence.part.axes
+    every = list(itertools.combinations(cells, 2))
+    method = evidence.part.method_axis()
+    if choice not in ("", "all", "best", *axes):
+        raise ReportError(
+            f"--compare must be all, best or one of the axes {', '.join(axes) or '(none)'}; got {choice!r}"
+        )
+    if not choice:
+        choice = "all" if len(every) <= ALL_PAIRS else method or "best"
+    best = selected(evidence)
+    if choice == "all":
+        return every, f"all {len(every)} pairs of settings"
+    against = [(best, cell) for cell in cells if cell is not best]
+    if choice == "best":
+        return against, f"the setting that validation selected ({best.label}) against each of the other {len(against)}"
+    alike = [
+        (a, b)
+        for a, b in every
+        if a.values[choice] != b.values[choice]
+        and all(a.values[axis] == b.values[axis] for axis in axes if axis != choice)
+    ]
+    extra = [(each.a, each.b) for each in headlines(evidence)]
+    extra = [(a, b) for a, b in extra if (a, b) not in alike and (b, a) not in alike]
+    return alike + extra, f"levels of {choice} with all other axes equal" + (
+        ", and the selected setting" if extra else ""
+    )
+
+
+def paired(evidence: Evidence, a: Cell, b: Cell) -> tuple[list[Run], list[Run], bool]:
+    """Returns the runs of two settings in pairs, and whether both runs of a pair have the same seed.
+
+    Settings without a common seed are paired in the order of their seeds if all seeds have the same rows; else not at all.
+    """
+    first, second = dict(zip(a.seeds, a.runs)), dict(zip(b.seeds, b.runs))
+    common = [seed for seed in first if seed in second]
+    if common:
+        return [first[seed] for seed in common], [second[seed] for seed in common], True
+    number = min(len(a.runs), len(b.runs)) if evidence.part.crossed else 0
+    return list(a.runs[:number]), list(b.runs[:number]), False
+
+
+def oriented(family: Family, a: Cell, b: Cell) -> Comparison | None:
+    """The comparison of two settings as ``a`` minus ``b``; None if the pair was not compared."""
+    for each in family.comparisons:
+        if each.a is a and each.b is b:
+            return each
+        if each.a is b and each.b is a:
+            return turned(each)
+    return None
+
+
+def turned(each: Comparison) -> Comparison:
+    """The same comparison as ``b`` minus ``a``."""
+    interval = statistics.Interval(-each.difference.value, -each.difference.high, -each.difference.low)
+    return dataclasses.replace(each, a=each.b, b=each.a, difference=interval, only_a=each.only_b, only_b=each.only_a)
+
+
+def _compare(evidence: Evidence, a: Cell, b: Cell) -> Comparison | None:
+    ours, theirs, same = paired(evidence, a, b)
+    if not ours:
+        return None
+    values = [x - y for x, y in zip(evidence.matrix(ours), evidence.matrix(theirs))]
+    components = evidence.components(values)
+    draws = statistics.widened(evidence.draws(ours, theirs), components)
+    known = not math.isnan(components.variance)
+    interval = statistics.percentile_interval(components.mean, draws) if known else statistics.Interval(components.mean)
+    tables = [
+        statistics.mcnemar(evidence.correct[x], evidence.correct[y])
+        for x, y in zip(ours, theirs)
+        if x in evidence.correct and y in evidence.correct
+    ]
+    by_rows = statistics.merged([p for *_, p in tables]) if tables else math.nan
+    p = components.p if known else math.nan
+    if len(ours) == 1 and tables:
+        p = by_rows  # of one pair of runs, McNemar's test is exact
+    return Comparison(
+        a,
+        b,
+        len(ours),
+        same,
+        interval,
+        p,
+        math.nan,
+        sum(table[0] for table in tables),
+        sum(table[1] for table in tables),
+        by_rows,
+        math.nan,
+        statistics.needed(components),
+    )
+
+
+def _cochran(evidence: Evidence) -> float:
+    cells = evidence.part.cells
+    common = [seed for seed in cells[0].seeds if all(seed in cell.seeds for cell in cells)]
+    values = []
+    for seed in common:
+        runs = [cell.runs[cell.seeds.index(seed)] for cell in cells]
+        if all(run in evidence.correct for run in runs):
+            values.append(statistics.cochran(np.stack([evidence.correct[run] for run in runs])))
+    return statistics.merged(values) if values and len(cells) > 1 else math.nan

@@ -1,0 +1,74 @@
+"""The charts of a report as one PNG."""
+
+import io
+import math
+
+from distill.experiments.report import scales
+from distill.experiments.report.blocks import Document
+from distill.experiments.report.text import one_line
+
+COLOURS = ("#2f6fb5", "#d1600f", "#2a8a57", "#a23b8c", "#8a6d00", "#c2334d", "#4a5a6a", "#0f8f9f")
+_MARKERS = "osD^v"
+
+
+def png(document: Document) -> bytes | None:
+    """Draws all charts in a grid; None if the report has no chart."""
+    if not document.charts:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(document.charts))
+    rows = math.ceil(len(document.charts) / columns)
+    figure = Figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_plain(document.title), fontsize=14)
+    for place, chart in enumerate(document.charts, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        if chart.band:
+            low, value, high = chart.band
+            left, right = scales.horizontal(chart)
+            axes.axvspan(max(low, left), min(high, right), color="#000000", alpha=0.07, linewidth=0)
+            axes.axvline(value, color="#666666", linewidth=1)
+        for name, value in chart.levels:
+            axes.axhline(value, color="#777777", linewidth=1, linestyle="--")
+            axes.annotate(
+                _plain(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+            )
+        for series in chart.series:
+            colour, points = COLOURS[series.colour % len(COLOURS)], series.points
+            marker = _MARKERS[series.colour % len(_MARKERS)] if len(points) <= 30 else None
+            xs, ys = [p.x for p in points], [p.y for p in points]
+            axes.plot(
+                xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name)
+            )
+            if any(p.high > p.low for p in points):
+                errors = [[p.y - p.low for p in points], [p.high - p.y for p in points]]
+                axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, capsize=3, linewidth=1)
+            for p in points:
+                axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=8, alpha=0.5, linewidths=0)
+        for curve in chart.curves:
+            axes.plot(*zip(*curve.points), color=COLOURS[curve.colour % len(COLOURS)], linewidth=1, linestyle=":")
+        if chart.log:
+            axes.set_xscale("log")
+            scale = scales.Scale(*scales.horizontal(chart), 0, 400, True)
+            marks = scales.log_ticks([p.x for s in chart.series for p in s.points], scale, 46)
+            axes.set_xticks(marks, [scales.label(mark) for mark in marks])
+            axes.minorticks_off()
+        axes.set_xlim(*scales.horizontal(chart))
+        axes.set_ylim(*scales.vertical(chart))
+        axes.set_title(_plain(chart.title), fontsize=11)
+        axes.set_xlabel(_plain(chart.x))
+        axes.set_ylabel(_plain(chart.y))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(chart.series) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    out = io.BytesIO()
+    figure.savefig(out, dpi=110, format="png")
+    return out.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return one_line(text, 90).replace("$", r"\$")

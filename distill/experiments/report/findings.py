@@ -1,0 +1,320 @@
+"""What the numbers say, in sentences that rules write, and warnings about what they cannot say."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill.experiments.report import comparisons, quantities, statistics
+from distill.experiments.report.analysis import Analysis
+from distill.experiments.report.answers import EqualShare, SmallestModel
+from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.optimum import Optimum
+from distill.experiments.report.settings import Cell, Part
+from distill.experiments.report.text import large, number, one_line, p_value, signed
+
+SAME_COST = 1.1
+"""Settings whose chip-hours differ by less than this factor count as equally expensive."""
+_MOST_SLICES = 3
+
+
+def score(analysis: Analysis, value: float) -> str:
+    """A score as shown, with its unit."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.1f} %" if analysis.evidence.scale == 100 else number(value, 4)
+
+
+def spread(analysis: Analysis, interval: statistics.Interval) -> str:
+    """A score with its interval."""
+    text = score(analysis, interval.value)
+    if not interval.known or interval.low == interval.high:
+        return text
+    digits = 1 if analysis.evidence.scale == 100 else 3
+    return f"{text} ({interval.low:.{digits}f} – {interval.high:.{digits}f})".replace("-", "−")
+
+
+def gap(analysis: Analysis, interval: statistics.Interval) -> str:
+    """A difference with its interval and unit."""
+    percent = analysis.evidence.scale == 100
+    digits, unit = (1, " points") if percent else (3, "")
+    if not interval.known:
+        return f"{signed(interval.value, digits)}{unit}"
+    between = f"({signed(interval.low, digits)} to {signed(interval.high, digits)})".replace(" ", "\u00a0")
+    return f"{signed(interval.value, digits)}{unit} {between}"
+
+
+def sentences(analysis: Analysis) -> list[str]:
+    """The findings, most important first."""
+    out = [_selected(analysis)]
+    for head in analysis.headlines:
+        comparison = comparisons.oriented(analysis.family, head.a, head.b)
+        if comparison is not None:
+            out.append(verdict(analysis, comparison, f"{one_line(head.a.label)}", one_line(head.name)))
+    out += [optimum_sentence(analysis, each) for each in analysis.optima]
+    out += [share_sentence(analysis, each) for each in analysis.shares]
+    out += [smallest_sentence(each) for each in analysis.smallest]
+    out += _teacher_and_before(analysis)
+    out += _cost(analysis)
+    return out
+
+
+def _selected(analysis: Analysis) -> str:
+    cell, evidence = analysis.selected, analysis.evidence
+    interval = evidence.cell_interval(cell)
+    number_of = f"mean of {len(cell.runs)} seeds" if len(cell.runs) > 1 else "one seed"
+    if len(analysis.part.cells) == 1:
+        return f"All runs share one setting; its test {evidence.metric} is {spread(analysis, interval)}, {number_of}."
+    metric = str(cell.runs[0].record["selection"]["metric"])
+    means = [float(np.mean(each.scores(metric, "validation"))) for each in analysis.part.cells]
+    ties = sum(mean == float(np.mean(cell.scores(metric, "validation"))) for mean in means)
+    tie = f" (validation scores it like {ties - 1} other settings)" if ties > 1 else ""
+    return (
+        f"Of {len(analysis.part.cells)} settings, validation selected {one_line(cell.label)}{tie}: test {evidence.metric} "
+        f"{spread(analysis, interval)}, {number_of}."
+    )
+
+
+def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
+    """One sentence about a comparison: the effect with its interval, then the corrected p-value."""
+    effect = gap(analysis, comparison.difference)
+    pairs = len(analysis.family.comparisons)
+    corrected = f"p = {p_value(comparison.p_holm)}".replace("= <", "<")
+    corrected += f" after Holm's correction over {pairs} pairs" if pairs > 1 else ""
+    if math.isnan(comparison.p_holm):
+        return f"{ours} differs from {theirs} by {effect}; one seed without judged rows gives no test."
+    if comparison.apart:
+        word = "better" if comparison.difference.value > 0 else "worse"
+        return f"{ours} is {word} than {theirs}: {effect}, {corrected}."
+    return f"{ours} and {theirs} cannot be told apart: {effect}, {corrected}. {needs(analysis, comparison)}"
+
+
+def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
+    """How many seeds or rows would tell a difference of the observed size apart."""
+    need = comparison.needed
+    if comparison.seeds < 2:
+        return "How much seeds differ is not known from one seed; train at least five."
+    if need.difference == 0:
+        return "The two have the same score; no number of seeds tells them apart."
+    of = f"A difference of {number(need.difference, 2)}{' points' if analysis.evidence.scale == 100 else ''}"
+    ways = []
+    if need.seeds is not None:
+        ways.append(f"{need.seeds:,} seeds of each")
+    if need.rows is not None:
+        ways.append(f"{need.rows:,} test rows")
+    if not ways:
+        return f"{of} needs both more seeds and more test rows."
+    return f"{of} needs about {' or '.join(ways)} (power {statistics.POWER})."
+
+
+def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
+    """One sentence about the best effective λ of a line."""
+    of = "" if optimum.line == "all settings" else f" ({one_line(optimum.line)})"
+    low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
+    scope = f"between {number(low, 2)} and {number(high, 2)}"
+    if not optimum.bounded:
+        end = f"below {number(low, 2)}" if optimum.lam.value == 0 else f"above {number(high, 2)}"
+        text = f"Best effective λ{of}: not bounded by these runs; the fit still rises towards values {end}."
+    else:
+        text = f"Best effective λ{of}: {lam_interval(optimum)}, fitted to validation scores at λ {scope}"
+        text += f"; {gap(analysis, optimum.gain)} against λ = 1 by the fit." if optimum.gain else "."
+    if optimum.poor:
+        p = p_value(optimum.fit.residual_p)
+        text += f" A parabola describes the points badly (χ² test: p = {p}); trust the points."
+    return text.replace("= <", "<")
+
+
+def lam_interval(optimum: Optimum) -> str:
+    """The best λ with its interval; an open end is named as such."""
+    lam = optimum.lam
+    low = number(lam.low, 2) if lam.low > 0 else f"< {number(math.exp(optimum.fit.low), 2)}"
+    high = number(lam.high, 2) if math.isfinite(lam.high) else f"> {number(math.exp(optimum.fit.high), 2)}"
+    return f"{number(lam.value, 2)} (95 % interval {low} to {high})"
+
+
+def next_runs_text(optimum: Optimum) -> str:
+    """What to run next, and what it is worth."""
+    if not optimum.next_runs:
+        end = "smaller" if optimum.lam.value == 0 else "larger"
+        return f"Next: a few runs at {end} effective λ than any so far; the maximum is not enclosed yet."
+    steps = []
+    for place, step in enumerate(optimum.next_runs):
+        at = f"λ = {number(step.lam, 2)}"
+        if optimum.settings:
+            at += f" ({optimum.settings[place]})"
+        steps.append(f"{step.runs} × {at}")
+    width = optimum.next_runs[0].width
+    total = sum(step.runs for step in optimum.next_runs)
+    return (
+        f"Next: {total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
+        f"{100 * width:.0f} % of now."
+    )
+
+
+def share_text(found: EqualShare) -> str:
+    """A share of the data with its interval."""
+
+    def end(value: float) -> str:
+        return (
+            f"≤ {100 * found.smallest:.0f} %"
+            if value == 0
+            else "> 100 %"
+            if math.isinf(value)
+            else f"{100 * value:.0f} %"
+        )
+
+    return f"{end(found.share.value)} (95 % interval {end(found.share.low)} to {end(found.share.high)})"
+
+
+def share_sentence(analysis: Analysis, found: EqualShare) -> str:
+    """One sentence about the share of data that is enough."""
+    goal = f"{one_line(found.standard)} with all {large(found.rows)} rows ({score(analysis, found.goal)})"
+    if math.isinf(found.share.value):
+        return f"{one_line(found.line)} does not reach {goal} with any share of the data: {share_text(found)}."
+    return f"{one_line(found.line)} equals {goal} at {share_text(found)} of the data."
+
+
+def smallest_sentence(found: SmallestModel) -> str:
+    """One sentence about the smallest student that beats the teacher."""
+    low, high = (large(end) if math.isfinite(end) else "none" for end in (found.parameters.low, found.parameters.high))
+    if math.isinf(found.parameters.value):
+        return (
+            f"No student of {one_line(found.line)} beats the teacher (sizes up to {large(found.sizes[-1])} parameters)."
+        )
+    certain = (
+        f"; from {large(found.certain)} on, the interval of the lead excludes 0"
+        if math.isfinite(found.certain)
+        else "; at no size does the interval of the lead exclude 0"
+    )
+    return (
+        f"The smallest student of {one_line(found.line)} that beats the teacher has {large(found.parameters.value)} "
+        f"parameters (95 % interval {low} to {high}){certain}."
+    )
+
+
+def _teacher_and_before(analysis: Analysis) -> list[str]:
+    out = []
+    if analysis.teacher is not None:
+        accuracy = analysis.teacher.accuracy
+        shown = statistics.Interval(100 * accuracy.value, 100 * accuracy.low, 100 * accuracy.high)
+        out.append(f"The teacher answers {spread(analysis, shown)} of the test rows correctly.")
+    if analysis.before is not None:
+        place = "test" if analysis.before.split == "test" else "validation"
+        out.append(f"Before distillation the student scores {spread(analysis, analysis.before.score)} on {place} rows.")
+    return out
+
+
+def _cost(analysis: Analysis) -> list[str]:
+    on_front = [each for each in analysis.costs if each.on_front]
+    hours = [each.chip_hours for each in analysis.costs]
+    if len(hours) < 2 or min(hours) <= 0 or max(hours) / min(hours) < SAME_COST:
+        return []
+    cheapest, best = on_front[0], on_front[-1]
+    text = f"{len(on_front)} of {len(analysis.costs)} settings are on the front of accuracy against chip-hours"
+    if cheapest is best:
+        return [f"{one_line(best.cell.label)} is both the cheapest setting and the one with the best test score."]
+    return [
+        f"{text}: from {one_line(cheapest.cell.label)} ({number(cheapest.chip_hours, 2)} chip-hours, "
+        f"{score(analysis, cheapest.accuracy.value)}) to {one_line(best.cell.label)} ({number(best.chip_hours, 2)}, "
+        f"{score(analysis, best.accuracy.value)})."
+    ]
+
+
+def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
+    """What limits the findings."""
+    part, out = analysis.part, []
+    few = [cell for cell in part.cells if len(cell.runs) < statistics.FEW_SEEDS]
+    if few:
+        least = min(len(cell.runs) for cell in few)
+        out.append(
+            f"{len(few)} of {len(part.cells)} settings have fewer than {statistics.FEW_SEEDS} seeds (the least: {least}). "
+            "Intervals over so few seeds are wide and depend on the assumption of normal scores."
+        )
+    out += idle_axes(analysis)
+    if analysis.evidence.metric == "accuracy" and len(analysis.evidence.correct) < len(part.runs):
+        missing = len(part.runs) - len(analysis.evidence.correct)
+        out.append(f"{missing} runs have no judged test predictions; they are compared by their seeds' scores alone.")
+    if not part.crossed:
+        out.append("Each seed has its own data. Only runs of the same seed are compared, and intervals are over seeds.")
+    devices = {str(run.record["environment"]["device_kind"]) for run in part.runs}
+    if len(devices) > 1:
+        out.append(f"Runs used different devices ({', '.join(sorted(devices))}); their chip-hours are not comparable.")
+    revisions = {(run.record["code"].get("revision"), run.record["code"]["version"]) for run in part.runs}
+    if len(revisions) > 1:
+        out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")
+    if any(run.record["code"].get("modified") for run in part.runs):
+        out.append("Some runs come from a working tree with changes that its revision does not contain.")
+    states = {
+        state: sum(each.state == state for each in unfinished) for state in ("failed", "pruned", "running", "waiting")
+    }
+    listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    if listed:
+        out.append(f"Not in these numbers: {listed}.")
+    return out
+
+
+def idle_axes(analysis: Analysis) -> list[str]:
+    """Axes whose levels cannot matter: equal predictions at every level, or the same effective λ for all rates and λ."""
+    part, out = analysis.part, []
+    for axis in part.axes:
+        slices = _slices(part, axis)
+        same = [cells for cells in slices if _same_predictions(analysis, cells)]
+        if same:
+            out.append(
+                f"{one_line(axis)} changes nothing {_where(part, axis, same, slices)}: all levels predict the same."
+            )
+            continue
+        still = [cells for cells in slices if _same_lambda(cells)]
+        if still:
+            lam = number(still[0][0].training("lambda"))
+            out.append(
+                f"{one_line(axis)} does not change the effective λ {_where(part, axis, still, slices)}: it is {lam} at all "
+                "levels. Differences there come from sampling, not from the weight of the rationales."
+            )
+    return out
+
+
+def _slices(part: Part, axis: str) -> list[list[Cell]]:
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in part.cells:
+        groups.setdefault(tuple(cell.values[other] for other in part.axes if other != axis), []).append(cell)
+    return [cells for cells in groups.values() if len(cells) > 1]
+
+
+def _same_predictions(analysis: Analysis, cells: Sequence[Cell]) -> bool:
+    first = dict(zip(cells[0].seeds, cells[0].runs))
+    compared = 0
+    for cell in cells[1:]:
+        for seed, run in zip(cell.seeds, cell.runs):
+            other = first.get(seed)
+            if other is None:
+                continue
+            if run.record["test"] != other.record["test"] or run.record["validation"] != other.record["validation"]:
+                return False
+            a, b = analysis.evidence.correct.get(run), analysis.evidence.correct.get(other)
+            if a is not None and b is not None and not np.array_equal(a, b):
+                return False
+            compared += 1
+    return compared > 0
+
+
+def _same_lambda(cells: Sequence[Cell]) -> bool:
+    weights = [(cell.macro("LAMBDA"), quantities.rate(cell)) for cell in cells]
+    lams = [cell.training("lambda") for cell in cells]
+    if len({str(weight) for weight in weights}) < 2 or not all(math.isfinite(lam) for lam in lams):
+        return False
+    return max(lams) - min(lams) <= 0.01 * max(map(abs, lams))
+
+
+def _where(part: Part, axis: str, found: Sequence[Sequence[Cell]], slices: Sequence[Sequence[Cell]]) -> str:
+    if len(found) == len(slices):
+        return "here"
+    # An axis with one level in all of these slices, and other levels elsewhere, is the reason.
+    for other in part.axes:
+        levels = {cells[0].values[other] for cells in found}
+        elsewhere = {cells[0].values[other] for cells in slices if cells not in found}
+        if other != axis and not levels & elsewhere:
+            return f"where {one_line(other)} is {' or '.join(sorted(map(one_line, levels)))}"
+    named = [", ".join(f"{o} {cells[0].values[o]}" for o in part.axes if o != axis) for cells in found[:_MOST_SLICES]]
+    more = f" and {len(found) - _MOST_SLICES} more" if len(found) > _MOST_SLICES else ""
+    return "at " + "; ".join(map(one_line, named)) + more

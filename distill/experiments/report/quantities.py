@@ -1,0 +1,153 @@
+"""What accuracy is drawn against: amounts of data, sizes, λ, rates, work and time."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from distill.experiments.report.evidence import Evidence
+from distill.experiments.report.settings import RATE, Cell, Part, is_ratio, level_number
+
+_SAME = 1.02  # ratio up to which a quantity counts as constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A horizontal axis: its name, the section's heading, and its value for a setting (nan if not known).
+
+    ``work`` marks what follows from other choices: settings along an axis of names are not connected there.
+    """
+
+    key: str
+    name: str
+    heading: str
+    of: Callable[[Cell], float]
+    work: bool = False
+
+
+def _macro(name: str) -> Callable[[Cell], float]:
+    def of(cell: Cell) -> float:
+        value = cell.macro(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+    return of
+
+
+def rate(cell: Cell) -> float:
+    """Label examples per rationale example of a mixture; nan for other forms."""
+    labels, rationales = _macro("LABEL_RATE")(cell), _macro("RATIONALE_RATE")(cell)
+    return labels / rationales if cell.macro("FORM") == "mixed" and rationales > 0 else math.nan
+
+
+def train_rows(cell: Cell) -> float:
+    """Training rows; nan if the record does not have them."""
+    entry = cell.runs[0].record["data"].get("train") or {}
+    return float(entry.get("rows", math.nan))
+
+
+def chip_hours(cell: Cell) -> float:
+    """Mean chip-hours of a run."""
+    return cell.training("chip_seconds") / 3600
+
+
+QUANTITIES = (
+    Quantity("data", "training rows", "Accuracy against the amount of data", train_rows),
+    Quantity("size", "parameters", "Accuracy against the student's size", lambda cell: cell.training("parameters")),
+    Quantity("lambda", "λ", "Accuracy against λ", _macro("LAMBDA")),
+    Quantity("effective", "effective λ", "Accuracy against the effective λ", lambda cell: cell.training("lambda")),
+    Quantity("rate", "labels per rationale in the mixture", "Accuracy against the mixture rate", rate),
+    Quantity("flops", "FLOPs of a run", "Accuracy against FLOPs", lambda cell: cell.training("flops"), True),
+    Quantity("chip_hours", "chip-hours of a run", "Accuracy against chip-hours", chip_hours, True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Settings that differ in one axis only: their common levels as a name, and the settings ordered by the quantity."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    values: tuple[float, ...]
+    connected: bool = True
+
+    @property
+    def varies(self) -> bool:
+        """Whether the quantity changes along the line."""
+        return len(self.cells) > 1 and _ratio(self.values) > _SAME
+
+
+def _ratio(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value) and value > 0]
+    return max(known) / min(known) if known else 1.0
+
+
+def quantity(key: str) -> Quantity:
+    """Returns the quantity of a key."""
+    return next(each for each in QUANTITIES if each.key == key)
+
+
+def varying(part: Part) -> list[Quantity]:
+    """Returns the quantities that differ between settings. Chip-hours vary with the machine: they must differ by half."""
+    return [
+        each
+        for each in QUANTITIES
+        if _ratio([each.of(cell) for cell in part.cells]) > (1.5 if each.key == "chip_hours" else _SAME)
+    ]
+
+
+def lines(part: Part, of: Quantity) -> list[Line]:
+    """Divides the settings into lines along a quantity.
+
+    The axis that changes the quantity most, with all other axes equal, runs along the lines; axes with numbers take
+    precedence. The other axes name the lines. Without such an axis (random designs) there is one line.
+    """
+    cells = [cell for cell in part.cells if math.isfinite(of.of(cell)) and of.of(cell) > 0]
+    along = _axis_along(part, cells, of)
+    if of.work and along is not None and not _is_numeric(part, along):
+        alike = [[cell for cell in cells if cell.values[along] == level] for level in part.axes[along]]
+        return [
+            Line(found[0].values[along], tuple(found), tuple(of.of(cell) for cell in found), False)
+            for found in alike
+            if found
+        ]
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        key = tuple(cell.values[axis] for axis in part.axes if axis != along) if along else ()
+        groups.setdefault(key, []).append(cell)
+    others = [axis for axis in part.axes if axis != along]
+    out = []
+    for key, found in groups.items():
+        found.sort(key=of.of)
+        named = [
+            level if level_number(level) is None or is_ratio(level) else f"{axis} {level}"
+            for axis, level in zip(others, key)
+        ]
+        name = ", ".join(named) or "all settings"
+        out.append(Line(name, tuple(found), tuple(of.of(cell) for cell in found), along is not None))
+    return out
+
+
+def _axis_along(part: Part, cells: Sequence[Cell], of: Quantity) -> str | None:
+    squares: dict[str, float] = {}
+    for axis in part.axes:
+        groups: dict[tuple[str, ...], list[float]] = {}
+        for cell in cells:
+            key = tuple(cell.values[other] for other in part.axes if other != axis)
+            groups.setdefault(key, []).append(math.log(of.of(cell)))
+        squares[axis] = sum(float(np.var(values)) * len(values) for values in groups.values())
+    strong = {axis: square for axis, square in squares.items() if square > 1e-3}
+    if not strong:
+        return None
+    numeric = {axis: square for axis, square in strong.items() if _is_numeric(part, axis)}
+    candidates = numeric if numeric and max(numeric.values()) > 0.05 * max(strong.values()) else strong
+    return max(candidates, key=candidates.__getitem__)
+
+
+def _is_numeric(part: Part, axis: str) -> bool:
+    return axis == RATE or all(level_number(level) is not None for level in part.axes[axis])
+
+
+def share_of_data(evidence: Evidence, cell: Cell) -> float:
+    """Training rows as a share of the largest number in the part."""
+    return train_rows(cell) / max(train_rows(each) for each in evidence.part.cells)

@@ -1,0 +1,251 @@
+"""Groups runs: by the data that they were scored on, then by setting (runs that differ only in their seed)."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.experiments.report.collect import Collection, ReportError, Run
+from distill.experiments.sweep import SEED
+
+RATE = "LABEL_RATE:RATIONALE_RATE"
+METHODS = ("method", "FORM")
+# Macros that name an axis best, in this order, when several change together.
+_FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABEL_SOURCE")
+_TRAIN_DATA = "training data"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """A setting: runs that differ only in their seed.
+
+    Attributes:
+      values: axis → level.
+      runs: ordered by seed.
+      label: the levels of the axes that vary.
+    """
+
+    values: Mapping[str, str]
+    runs: tuple[Run, ...]
+    label: str
+
+    def scores(self, metric: str, split: str = "test") -> list[float]:
+        """The metric, per seed."""
+        return [run.score(metric, split) for run in self.runs]
+
+    def training(self, name: str) -> float:
+        """Mean over seeds of a number of the record's section ``training``."""
+        return sum(run.training(name) for run in self.runs) / len(self.runs)
+
+    def macro(self, name: str) -> Any:
+        """A macro of its configuration, or None."""
+        return self.runs[0].record["configuration"].get(name)
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds, with a number after those that occur more than once."""
+        seen: dict[str, int] = {}
+        out = []
+        for run in self.runs:
+            seen[run.seed] = seen.get(run.seed, 0) + 1
+            out.append(run.seed if seen[run.seed] == 1 else f"{run.seed} ({seen[run.seed]})")
+        return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Settings that were scored on the same test rows. Nothing is compared or pooled across parts.
+
+    Attributes:
+      fingerprint: of the test rows; several where each seed of a sweep has its data.
+      cells: the settings.
+      axes: axes that vary → levels in their order.
+      crossed: whether all seeds were scored on the same rows; else only runs of the same seed were.
+      rows: test rows of a run.
+      before: runs of at most one update, which score the students before distillation; they are no setting.
+    """
+
+    fingerprint: str
+    cells: tuple[Cell, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    crossed: bool
+    rows: int
+    before: tuple[Run, ...] = ()
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [run for cell in self.cells for run in cell.runs]
+
+    def method_axis(self) -> str | None:
+        """The axis that names methods, if there is one."""
+        return next((axis for axis in METHODS if axis in self.axes), None)
+
+
+def parts(collection: Collection, data: str = "") -> list[Part]:
+    """Divides the runs by the fingerprint of their test rows.
+
+    Args:
+      collection: the runs.
+      data: ``all``, or the beginning of a fingerprint; empty: the runs must have the same data.
+
+    Raises:
+      ReportError: the runs have several sets of test rows and ``data`` does not say which; or none has this fingerprint.
+    """
+    groups: dict[str, list[Run]] = {}
+    per_seed: set[str] = set()
+    for sweep in {run.sweep: None for run in collection.runs}:
+        for key, runs, by_seed in _by_data([run for run in collection.runs if run.sweep == sweep], sweep is not None):
+            groups.setdefault(key, []).extend(runs)
+            per_seed |= {key} if by_seed else set()
+    if data and data != "all":
+        groups = {key: runs for key, runs in groups.items() if any(part.startswith(data) for part in key.split("+"))}
+        if not groups:
+            raise ReportError(
+                f"no run has test rows with a fingerprint that begins with {data!r}; see {_found(collection)}"
+            )
+    if len(groups) > 1 and data != "all":
+        listed = "; ".join(f"{key[:12]} ({len(runs)} runs, e.g. {runs[0].name})" for key, runs in groups.items())
+        raise ReportError(
+            f"the runs were scored on {len(groups)} different sets of test rows, which are never pooled: {listed}; "
+            "--data=FINGERPRINT reports on one of them, --data=all on each of them separately"
+        )
+    out = []
+    for key, runs in groups.items():
+        trained = [run for run in runs if run.training("steps") > 1]
+        kept = trained or runs
+        out.append(_part(key, kept, key not in per_seed, tuple(run for run in runs if run not in kept)))
+    return out
+
+
+def _found(collection: Collection) -> str:
+    return ", ".join(sorted({str(run.fingerprint("test"))[:12] for run in collection.runs}))
+
+
+def _by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], bool]]:
+    """Returns fingerprint, runs, and whether each seed has its data.
+
+    In a sweep whose every seed draws its data, the fingerprint is a function of the seed. Its runs form one group in which
+    only runs of the same seed are compared row by row. Runs that were not planned together are not grouped this way.
+    """
+    by_key: dict[str, list[Run]] = {}
+    by_seed: dict[str, set[str]] = {}
+    for run in runs:
+        key = str(run.fingerprint("test"))
+        by_key.setdefault(key, []).append(run)
+        by_seed.setdefault(run.seed, set()).add(key)
+    if (
+        of_sweep
+        and len(by_key) > 1
+        and len(by_key) == len(by_seed)
+        and all(len(keys) == 1 for keys in by_seed.values())
+    ):
+        return [("+".join(sorted(by_key)), list(runs), True)]
+    return [(key, found, False) for key, found in by_key.items()]
+
+
+def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
+    names = list(dict.fromkeys(axis for run in runs for axis in run.axes if axis != SEED))
+    macros = [_macros(run) for run in runs]
+    keys = [
+        tuple((axis, run.axes.get(axis, _plain(own.get(axis, "–")))) for axis in names)
+        for run, own in zip(runs, macros)
+    ]
+    # Runs that no axis of a sweep tells apart are split by the macros in which they differ.
+    every = {name for own in macros for name in own}
+    order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
+    for macro in sorted(every, key=lambda name: (order[name], name)):
+        values = [_plain(own.get(macro)) for own in macros]
+        if macro not in names and _splits(keys, values):
+            keys = [(*key, (macro, value)) for key, value in zip(keys, values)]
+    data = [str(run.fingerprint("train"))[:8] for run in runs]
+    if _other_data(keys, data, runs):
+        keys = [(*key, (_TRAIN_DATA, value)) for key, value in zip(keys, data)]
+    grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for key, run in zip(keys, runs):
+        grouped.setdefault(key, []).append(run)
+    axes: dict[str, dict[str, None]] = {}
+    for key in grouped:
+        for axis, level in key:
+            axes.setdefault(axis, {})[level] = None
+    vary = {axis: tuple(sorted(levels, key=_level_order(levels))) for axis, levels in axes.items() if len(levels) > 1}
+    cells = []
+    for key, found in grouped.items():
+        label = ", ".join(_named(axis, level) for axis, level in key if axis in vary) or "all runs"
+        ordered = tuple(sorted(found, key=lambda run: (len(run.seed), run.seed, run.name)))
+        cells.append(Cell(dict(key), ordered, label))
+    cells.sort(key=lambda cell: [vary[axis].index(cell.values[axis]) for axis in vary if axis in cell.values])
+    entry = runs[0].record["data"].get("test") or {}
+    return Part(fingerprint, tuple(cells), vary, crossed, int(entry.get("rows", 0)), before)
+
+
+def _macros(run: Run) -> dict[str, Any]:
+    """The configuration, with the two rates of a mixture as one ratio."""
+    own = run.configuration
+    rates = own.pop("LABEL_RATE", None), own.pop("RATIONALE_RATE", None)
+    if all(isinstance(rate, (int, float)) for rate in rates) and own.get("FORM") == "mixed":
+        own[RATE] = f"{rates[0]:g}:{rates[1]:g}"
+    return own
+
+
+def _splits(keys: Sequence[Any], values: Sequence[str]) -> bool:
+    seen: dict[Any, str] = {}
+    return any(seen.setdefault(key, value) != value for key, value in zip(keys, values))
+
+
+def _other_data(keys: Sequence[Any], data: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Whether runs of one setting were trained on different rows, other than a sweep's seeds drawing theirs."""
+    grouped: dict[Any, list[tuple[str, str, bool]]] = {}
+    for key, value, run in zip(keys, data, runs):
+        grouped.setdefault(key, []).append((run.seed, value, run.sweep is not None))
+    for found in grouped.values():
+        rows, seeds = {value for _, value, _ in found}, {seed for seed, _, _ in found}
+        drawn_by_seed = all(planned for *_, planned in found) and len({(s, v) for s, v, _ in found}) == len(seeds)
+        if len(rows) > 1 and not (drawn_by_seed and len(rows) == len(seeds)):
+            return True
+    return False
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _named(axis: str, level: str) -> str:
+    """``standard`` for a method, ``LAMBDA 0.5`` for a level that its axis has to explain."""
+    return (
+        level
+        if axis in METHODS or (level_number(level) is None and level not in ("true", "false"))
+        else f"{axis} {level}"
+    )
+
+
+_RATIO = re.compile(r"^\s*([0-9.]+)\s*:\s*([0-9.]+)\s*$")
+
+
+def level_number(level: str) -> float | None:
+    """The number that a level names: ``0.5``, or the ratio ``1:4``; None for other text.
+
+    >>> level_number("1:4"), level_number("1e-3"), level_number("standard")
+    (0.25, 0.001, None)
+    """
+    ratio = _RATIO.match(level)
+    try:
+        value = float(ratio[1]) / float(ratio[2]) if ratio else float(level)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def is_ratio(level: str) -> bool:
+    """Whether a level is a ratio of rates, such as ``1:4``."""
+    return _RATIO.match(level) is not None
+
+
+def _level_order(levels: Mapping[str, None]) -> Any:
+    numbers = {level: level_number(level) for level in levels}
+    if all(number is not None for number in numbers.values()):
+        return lambda level: numbers[level]
+    order = list(levels)
+    return order.index

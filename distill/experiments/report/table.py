@@ -1,0 +1,96 @@
+"""The runs of a report as CSV: one line each, with setting, seed, scores and cost."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from distill.experiments.report import quantities
+from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.settings import Part
+from distill.experiments.report.text import one_line
+
+_TRAINING = (
+    "steps",
+    "examples",
+    "tokens",
+    "lambda",
+    "flops",
+    "seconds",
+    "chip_seconds",
+    "peak_memory_bytes",
+    "parameters",
+)
+
+
+def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
+    """Returns the table. Columns: run, test rows' fingerprint, axes, seed, training, validation and test metrics, state."""
+    axes = list(dict.fromkeys(axis for part in parts for axis in part.axes))
+    runs = [(part, cell, run) for part in parts for cell in part.cells for run in cell.runs]
+    metrics = {
+        split: sorted({name for *_, run in runs for name in run.record[split]}) for split in ("validation", "test")
+    }
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    scores = [f"{split}/{name}" for split, names in metrics.items() for name in names]
+    writer.writerow(
+        [
+            "run",
+            "test_data",
+            *map(_safe, axes),
+            "seed",
+            "best_step",
+            "train_rows",
+            *_TRAINING,
+            *map(_safe, scores),
+            "state",
+            "error",
+        ]
+    )
+    for _, cell, run in runs:
+        levels = [_safe(cell.values.get(axis, "")) for axis in axes]
+        values = [run.record[split].get(name, "") for split, names in metrics.items() for name in names]
+        training = [_number(run.record["training"].get(name)) for name in _TRAINING]
+        step, rows = run.record["selection"]["step"], quantities.train_rows(cell)
+        fingerprint = str(run.fingerprint("test"))[:16]
+        writer.writerow(
+            [
+                _safe(run.name),
+                fingerprint,
+                *levels,
+                run.seed,
+                step,
+                f"{rows:g}",
+                *training,
+                *map(_number, values),
+                "done",
+                "",
+            ]
+        )
+    blank = [""] * (3 + len(_TRAINING) + len(scores) - 1)
+    for each in unfinished:
+        levels = [_safe(each.axes.get(axis, "")) for axis in axes]
+        seed = _safe(each.axes.get("RANDOM_SEED", ""))
+        writer.writerow([_safe(each.name), "", *levels, seed, *blank, each.state, _safe(one_line(each.error, 500))])
+    return out.getvalue()
+
+
+def _number(value: object) -> str:
+    return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _safe(text: str) -> str:
+    """Text that no spreadsheet takes for a formula.
+
+    >>> _safe("=1+1"), _safe("standard")
+    ("'=1+1", 'standard')
+    """
+    text = one_line(text, 500)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

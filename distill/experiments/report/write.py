@@ -1,0 +1,91 @@
+"""Writes a report: HTML, and its twins in Markdown, CSV and PNG."""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from distill.experiments.report import figure, html, markdown, sections, settings, table
+from distill.experiments.report.analysis import Analysis, Options, analyse
+from distill.experiments.report.blocks import Document
+from distill.experiments.report.collect import Collection, ReportError, collect
+from distill.experiments.report.text import one_line
+from distill.training import reporting
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A report: its document, the analyses behind it, and the files that were written."""
+
+    document: Document
+    analyses: tuple[Analysis, ...]
+    files: tuple[Path, ...]
+
+
+def build(collection: Collection, options: Options, source: str) -> tuple[Document, tuple[Analysis, ...]]:
+    """Returns the contents of a report on runs.
+
+    Args:
+      collection: the runs.
+      options: the user's choices.
+      source: where the runs come from, for the title.
+
+    Raises:
+      ReportError: the runs cannot be reported on together; the message names the remedy.
+    """
+    parts = settings.parts(collection, options.data)
+    analyses = tuple(analyse(part, options) for part in parts)
+    kept = {run for part in parts for run in part.runs}
+    made = []
+    for place, analysis in enumerate(analyses):
+        several = len(analyses) > 1
+        suffix = f" · test data {analysis.part.fingerprint[:12]}" if several else ""
+        made += sections.of(analysis, collection.unfinished, f"data{place}-" if several else "", suffix)
+    rest = sections.unfinished_section(collection.unfinished)
+    made += [rest] if rest else []
+    dates = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    count = f"{len(kept)} runs" if len(kept) != 1 else "one run"
+    data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].fingerprint[:12]}"
+    title = one_line(options.title or f"Report on {source}", 120)
+    return Document(title, f"{count}{data} · written {dates} by distill report", tuple(made)), analyses
+
+
+def write(paths: Sequence[str | Path], output: str | Path, options: Options = Options()) -> Written:
+    """Reports on runs.
+
+    Args:
+      paths: folders of sweeps or runs.
+      output: the HTML file; its twins have the same name with ``.md``, ``.csv`` and ``.png``.
+      options: the user's choices.
+
+    Raises:
+      ReportError: no report can be made of these runs; nothing is written.
+    """
+    output = Path(output)
+    if output.suffix != ".html":
+        raise ReportError(f"--output must end in .html; got {output}")
+    if not output.parent.is_dir():
+        raise ReportError(f"the folder of --output does not exist: {output.parent}")
+    collection = collect(paths)
+    names = ", ".join(Path(path).resolve().name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
+    document, analyses = build(collection, options, names)
+    files = []
+
+    def put(suffix: str, content: str) -> None:
+        path = output.with_suffix(suffix)
+        reporting.replace_text(epath.Path(path), content)
+        files.append(path)
+
+    picture = figure.png(document)
+    put(".html", html.render(document))
+    put(".md", markdown.render(document, output.with_suffix(".png").name if picture else None))
+    put(".csv", table.csv_text([analysis.part for analysis in analyses], collection.unfinished))
+    if picture:
+        path = output.with_suffix(".png")
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(picture)
+        part.replace(path)
+        files.append(path)
+    return Written(document, analyses, tuple(files))

@@ -1,0 +1,97 @@
+"""YAML and JSON files as values, with the line of each value for error messages."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from distill.experiments.sweep.levels import SweepError
+
+Lines = Mapping[tuple[str, ...], int]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers and truth values: ``1e-3`` is a number, ``3:1``, ``no`` and ``2020-01-01`` are texts."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"null|~|", ["n", "~", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(loader.construct_object(key_node, deep=True))
+        if key in found:
+            raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice")
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(str(loader.construct_scalar(node))))
+_Loader.add_constructor(
+    "tag:yaml.org,2002:float",
+    lambda loader, node: float(re.sub(r"\.(inf|nan)$", r"\1", str(loader.construct_scalar(node)))),
+)
+
+
+def read(path: Path) -> tuple[Any, Lines]:
+    """Reads a file, JSON by its suffix ``.json`` and YAML otherwise.
+
+    Returns:
+      The value, keys as strings, and the line of each value: the path of keys and positions to it → line, from 1.
+
+    Raises:
+      SweepError: it is not JSON or YAML, names a key twice, or is nested too deeply.
+      OSError: it cannot be read.
+    """
+    kind = "JSON" if path.suffix == ".json" else "YAML"
+    try:
+        text = path.read_text(encoding="utf-8")
+        if kind == "JSON":
+            json.loads(text)
+        node = yaml.compose(text.expandtabs(1) if kind == "JSON" else text, Loader=_Loader)
+        value = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else yaml.load(text, Loader=_Loader)  # noqa: S506 — a SafeLoader
+    except RecursionError:
+        raise SweepError(f"{path} is not {kind} that can be read: it is nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise SweepError(f"{path} is not {kind}: {error}") from None
+    except yaml.YAMLError as error:
+        if kind == "JSON":  # JSON that YAML does not read: no lines
+            return json.loads(text, object_pairs_hook=_once), {}
+        raise SweepError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    lines: dict[tuple[str, ...], int] = {}
+    _note(node, (), lines)
+    return value, lines
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+def _note(node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    if node is None:
+        return
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*at, str(key.value))] = key.start_mark.line + 1
+            _note(value, (*at, str(key.value)), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _note(value, (*at, str(number)), lines)

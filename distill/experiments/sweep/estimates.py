@@ -1,0 +1,114 @@
+"""Time and cost of the runs that are still to do, from finished runs of the directory or from bounds for TPUs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from distill.experiments.sweep import files
+from distill.experiments.sweep.budgets import Cost
+from distill.experiments.sweep.runs import Run, without_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The least time of one update on a TPU slice, from ``distill precompile``.
+
+    Attributes:
+      seconds: per update.
+      chips: of the slice.
+      peak_bytes: HBM that a device needs.
+      fits: whether a device has them.
+    """
+
+    seconds: float
+    chips: int
+    peak_bytes: int
+    fits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """The runs that are still to do.
+
+    Attributes:
+      runs: their number.
+      flops: floating-point operations of all their updates.
+      seconds: training time of all of them, one after another; None without a finished run or a bound.
+      chip_seconds: the same, times chips.
+      source: where the time comes from.
+    """
+
+    runs: int
+    flops: float
+    seconds: float | None
+    chip_seconds: float | None
+    source: str
+
+    def lines(self, workers: int = 1, price_per_chip_hour: float | None = None) -> list[str]:
+        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours and cost."""
+        out = [f"{self.runs} runs to do, {self.flops:.3g} floating-point operations in matrix products"]
+        if self.seconds is None or self.chip_seconds is None:
+            return [*out, "no time: train one run first (--index=0), or name a TPU slice (--topology=v5e:4x4)"]
+        hours, chip_hours = self.seconds / 3600, self.chip_seconds / 3600
+        at_once = f", {hours / workers:.3g} h with {workers} workers" if workers > 1 else ""
+        out.append(f"{hours:.3g} h one after another{at_once}, {chip_hours:.3g} chip-hours ({self.source})")
+        if price_per_chip_hour is not None:
+            price = chip_hours * price_per_chip_hour
+            out.append(f"cost {price:.2f} at {price_per_chip_hour:g} per chip-hour")
+        return out
+
+
+def forecast(
+    waiting: Sequence[Run],
+    costs: Mapping[str, Cost],
+    finished: Sequence[Run] = (),
+    bounds: Mapping[str, Bound] | None = None,
+) -> Forecast:
+    """Returns the forecast of the waiting runs.
+
+    With ``bounds``, a run takes at least steps · seconds of an update. Otherwise a run takes steps · s, where s is the
+    mean of the seconds per update of the finished runs with the same levels, or, without one, the mean over finished
+    runs of seconds per floating-point operation, times the operations of an update. Seconds are those of
+    ``result.json``: compilation and evaluation are included, and the start of the process is not.
+
+    Args:
+      waiting: the runs to do.
+      costs: name → cost, of waiting and finished runs.
+      finished: runs with a result.
+      bounds: name → bound.
+    """
+    flops = sum(costs[run.name].steps * costs[run.name].flops for run in waiting)
+    if bounds is not None:
+        each = [(costs[run.name].steps * bounds[run.name].seconds, bounds[run.name].chips) for run in waiting]
+        total = sum(seconds for seconds, _ in each)
+        chip_seconds = sum(seconds * chips for seconds, chips in each)
+        return Forecast(len(waiting), flops, total, chip_seconds, "least time by distill precompile; runs take longer")
+    same: dict[str, list[float]] = {}
+    rates: list[float] = []
+    chips = 1.0
+    for run in finished:
+        result = files.read_result(run.directory)
+        each_update = result["seconds"] / max(1, result["step"])
+        same.setdefault(without_seed(run), []).append(each_update)
+        rates.append(each_update / costs[run.name].flops)
+        chips = max(chips, _chips(run))
+    if not rates:
+        return Forecast(len(waiting), flops, None, None, "")
+    seconds = 0.0
+    for run in waiting:
+        cost, known = costs[run.name], same.get(without_seed(run))
+        seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
+    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {len(finished)} finished runs")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _chips(run: Run) -> float:
+    """The devices of a finished run, from its record; 1 without a record."""
+    try:
+        record = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
+        return float(record["environment"]["devices"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1.0

@@ -1,0 +1,24 @@
+"""Names of a run's files and atomic replacement, without the imports of training: the scheduler of a sweep is light."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULT = "result.json"  # distill.training.reporting.RESULT
+EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file atomically, and makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Returns the result of a finished run. Raises ValueError if it is not a JSON object."""
+    value = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{directory / RESULT} must hold a JSON object; got {type(value).__name__}")
+    return value

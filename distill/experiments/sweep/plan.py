@@ -1,0 +1,345 @@
+"""``sweep.json``: the runs of a sweep directory, so that they need not be computed again, and :func:`read_directory`.
+
+Format 2 holds ``source`` (the contents of the sweep file), ``added`` (bindings of the command line), ``axes``,
+``metric``, ``x``, ``joint_seeds``, and ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``. A directory
+of the older format, which held ``runs`` and ``failed`` only, is converted when its sweep is started again.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.experiments.sweep import files, leases, outcomes
+from distill.experiments.sweep.levels import SEED, SweepError
+from distill.experiments.sweep.runs import Run, Sweep, grouped
+
+PLAN = "sweep.json"
+FORMAT = 2
+_REMEDY = "delete it if its folder holds runs of this sweep alone"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep directory.
+
+    Attributes:
+      directory: the directory.
+      runs: all runs, in the order of the design; of a search, those that were started.
+      joint_seeds: whether runs that differ only in their seed are trained together.
+      metric: the test metric that the sweep is about.
+      x: the horizontal axis, or None.
+      axes: name → ``{"levels": [[name, number or null], …], "log": bool}``.
+      source: the contents of the sweep file; None for a sweep that was made in Python.
+      added: the bindings of the command line.
+      start: the run that is trained first, or None.
+      validation: split and metric that select the best parameters; None before the runs were checked.
+    """
+
+    directory: Path
+    runs: Sequence[Run]
+    joint_seeds: bool = False
+    metric: str = "accuracy"
+    x: str | None = None
+    axes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    source: Mapping[str, Any] | None = None
+    added: tuple[str, ...] = ()
+    start: Run | None = None
+    validation: tuple[str, str] | None = None
+
+    def groups(self) -> list[list[Run]]:
+        """Returns the runs in groups that are trained together, finished ones included."""
+        return grouped(self.runs, self.joint_seeds)
+
+    def write(self) -> None:
+        """Replaces ``sweep.json``."""
+        runs = {run.name: _described(run) for run in self.runs}
+        value = {
+            "format": FORMAT,
+            "source": self.source,
+            "added": list(self.added),
+            "metric": self.metric,
+            "x": self.x,
+            "joint_seeds": self.joint_seeds,
+            "axes": self.axes,
+            "start": None if self.start is None else _described(self.start),
+            "validation": self.validation,
+            "runs": runs,
+        }
+        files.replace_text(self.directory / PLAN, json.dumps(value, indent=1) + "\n")
+
+    def with_runs(self, runs: Iterable[Run]) -> "Plan":
+        """Returns the plan with more runs after its own."""
+        return dataclasses.replace(self, runs=(*self.runs, *runs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A run of a sweep directory.
+
+    Attributes:
+      name: its folder.
+      values: axis → the name of its level; an axis that does not exist at this point is absent.
+      numbers: axis → number, for levels with one.
+      directory: the model directory.
+      state: ``done``, ``failed``, ``pruned``, ``running`` or ``waiting``.
+      error: of a failed run, one line.
+    """
+
+    name: str
+    values: Mapping[str, str]
+    numbers: Mapping[str, float]
+    directory: Path
+    state: str
+    error: str | None = None
+
+
+def read_directory(directory: str | Path) -> list[Entry]:
+    """Returns the runs of a sweep directory, in the order of the design. Changes nothing.
+
+    Raises:
+      SweepError: no sweep directory, or one of another format; the message has the remedy.
+    """
+    plan = read_plan(directory)
+    out = []
+    for group in plan.groups():
+        held = outcomes.is_running(plan.directory, group)
+        for run in group:
+            failed = outcomes.failure(run)
+            state = outcomes.state(run, held)
+            error = failed.error if failed is not None and state == "failed" else None
+            out.append(Entry(run.name, run.values, run.numbers, run.directory, state, error))
+    return out
+
+
+def read_plan(directory: str | Path) -> Plan:
+    """Returns the plan of a sweep directory.
+
+    Raises:
+      SweepError: no sweep directory, or one of another format; the message has the remedy.
+    """
+    directory = Path(directory)
+    value = _read(directory / PLAN)
+    if value is None:
+        raise SweepError(f"{directory} holds no {PLAN}; is it the directory of a sweep?")
+    if "format" not in value:
+        raise SweepError(
+            f"{directory / PLAN} has the format of an older version, without the runs' axes; convert it with: "
+            f"distill sweep FILE --directory={directory} --report_only"
+        )
+    return Plan(
+        directory,
+        [_run(directory, name, entry) for name, entry in value["runs"].items()],
+        value.get("joint_seeds", False),
+        value.get("metric", "accuracy"),
+        value.get("x"),
+        value.get("axes", {}),
+        value.get("source"),
+        tuple(value.get("added", ())),
+        None if value.get("start") is None else _run(directory, value["start"]["name"], value["start"]),
+        tuple(value["validation"]) if value.get("validation") else None,
+    )
+
+
+def prepare(
+    sweep: Sweep,
+    *,
+    check: Callable[[Run], None] = lambda run: None,
+    resolve: Callable[[Sweep], Sequence[Run]] = lambda sweep: sweep.runs(),
+    retry_failed: bool = False,
+    write: bool = True,
+) -> Plan:
+    """Compares a sweep with its directory, checks the runs that are to be trained, and writes the plan.
+
+    Args:
+      sweep: the sweep. A directory with the runs of another configuration is refused, failed runs excepted: a failed run
+        whose configuration has changed is repeated from its start.
+      check: raises ValueError or OSError for a run that cannot be trained.
+      resolve: returns the runs of the sweep, their budgets resolved.
+      retry_failed: repeat runs that failed before.
+      write: False changes nothing: it checks only.
+
+    Raises:
+      SweepError: the directory belongs to another sweep, its plan cannot be read, or a run cannot be trained.
+    """
+    checked = _prepared(sweep, check, resolve, retry_failed, write=False)
+    if not write:
+        return checked
+    with leases.exclusively(sweep.directory):  # the checks may take minutes; other workers need not wait for them
+        return _prepared(sweep, lambda run: None, resolve, retry_failed, write=True)
+
+
+def _prepared(
+    sweep: Sweep,
+    check: Callable[[Run], None],
+    resolve: Callable[[Sweep], Sequence[Run]],
+    retry_failed: bool,
+    *,
+    write: bool,
+) -> Plan:
+    there = _read(sweep.directory / PLAN) or {}
+    if write:
+        _convert_failures(sweep.directory, there)
+    before = {name: _configuration(entry) for name, entry in there.get("runs", {}).items()}
+    runs = list(resolve(sweep))
+    if sweep.search is not None:
+        _check_same_space(sweep, there)
+        runs = [_run(sweep.directory, name, entry) for name, entry in there.get("runs", {}).items()]
+    failed = {run.name for run in runs if outcomes.failure(run) is not None or run.name in there.get("failed", {})}
+    failed -= {run.name for run in runs if run.done}
+    changed = [run for run in runs if before.get(run.name, run.configuration()) != run.configuration()]
+    refused = [run.name for run in changed if run.name not in failed]
+    if refused:
+        raise SweepError(
+            f"{sweep.directory} holds runs of another configuration ({', '.join(refused[:3])}, …); "
+            "use another directory, or delete it"
+        )
+    repeated = failed if retry_failed else {run.name for run in changed}
+    skipped = failed - repeated
+    _check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], skipped, check)
+    plan = planned(sweep, runs)
+    if write:
+        for run in runs:
+            if run in changed:
+                outcomes.discard(run)
+            elif run.name in repeated:
+                outcomes.forget_failure(run)
+        plan.write()
+    return plan
+
+
+def planned(sweep: Sweep, runs: Sequence[Run]) -> Plan:
+    """Returns the plan of a sweep with these runs."""
+    axes = {
+        name: {
+            "levels": [[level.name, level.number] for level in levels],
+            "log": name in sweep.log_axes,
+            "seed": name == SEED,
+        }
+        for name, levels in sweep.axes.items()
+    }
+    return Plan(
+        sweep.directory,
+        runs,
+        sweep.joint_seeds,
+        sweep.metric,
+        sweep.x,
+        axes,
+        sweep.source,
+        sweep.added,
+        sweep.start_run(),
+    )
+
+
+def failures(sweep: Sweep) -> dict[str, str]:
+    """Returns the runs of the sweep that failed and were not repeated since: name → error.
+
+    Raises:
+      SweepError: the plan in the folder of the sweep cannot be read.
+    """
+    old = (_read(sweep.directory / PLAN) or {}).get("failed", {})
+    out = {}
+    for run in sweep.runs():
+        failed = outcomes.failure(run)
+        if failed is not None:
+            out[run.name] = failed.error
+        elif run.name in old and not run.done:
+            out[run.name] = old[run.name]["error"]
+    return out
+
+
+def _check_same_space(sweep: Sweep, there: Mapping[str, Any]) -> None:
+    """Raises SweepError if a search is continued with other axes, files or bindings: its trials would not compare."""
+    if not there.get("runs"):
+        return
+    before, now = (dict(source or {}) for source in (there.get("source"), sweep.source))
+    changed = [key for key in ("axes", "gin_files", "bindings", "start") if before.get(key) != now.get(key)]
+    changed += ["bindings of the command line"] if tuple(there.get("added", ())) != sweep.added else []
+    if changed:
+        raise SweepError(
+            f"{sweep.directory} holds the trials of another search ({', '.join(changed)} changed); use another directory"
+        )
+
+
+def _check_all(runs: Sequence[Run], skipped: set[str], check: Callable[[Run], None]) -> None:
+    """Raises SweepError with all runs that ``check`` refuses."""
+    problems: dict[str, list[str]] = {}
+    runs = [run for run in runs if run.name not in skipped]
+    for run in runs:
+        try:
+            check(run)
+        except (ValueError, OSError, FloatingPointError) as error:
+            problems.setdefault(str(error), []).append(run.name)
+    if problems:
+        number = sum(len(names) for names in problems.values())
+        problem = "; ".join(
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {error}"
+            for error, names in problems.items()
+        )
+        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was started: {problem}")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Returns the plan's contents, of this or the older format; None without a file."""
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise SweepError(f"{path} is not JSON that can be read: it is nested too deeply; {_REMEDY}") from None
+    except ValueError as error:
+        raise SweepError(f"{path} is not JSON: {error}; {_REMEDY}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("runs"), dict):
+        raise SweepError(f"{path} is no plan of a sweep: it must hold an object 'runs'; {_REMEDY}")
+    if value.get("format", FORMAT) != FORMAT:
+        raise SweepError(
+            f"{path} has format {value['format']!r}; this version reads format {FORMAT}; use the version that wrote it"
+        )
+    for name, entry in value["runs"].items():
+        if not _is_run(entry, old="format" not in value):
+            raise SweepError(f"{path} is no plan of a sweep: run {name!r} has another form; {_REMEDY}")
+    failed = value.get("failed", {})
+    if not isinstance(failed, dict) or not all(
+        isinstance(e, dict) and isinstance(e.get("error"), str) for e in failed.values()
+    ):
+        raise SweepError(f"{path} is no plan of a sweep: 'failed' has another form; {_REMEDY}")
+    return value
+
+
+def _is_run(entry: Any, *, old: bool) -> bool:
+    if old:
+        return isinstance(entry, list) and len(entry) == 2 and all(map(_is_texts, entry))
+    if not isinstance(entry, dict) or not {"values", "numbers", "gin_files", "bindings"} <= set(entry):
+        return False
+    mappings = isinstance(entry["values"], dict) and isinstance(entry["numbers"], dict)
+    return mappings and _is_texts(entry["gin_files"]) and _is_texts(entry["bindings"])
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _configuration(entry: Any) -> tuple[list[str], list[str]]:
+    files, bindings = entry if isinstance(entry, list) else (entry["gin_files"], entry["bindings"])
+    return list(files), [text for text in bindings if not text.startswith("MODEL_DIR = ")]
+
+
+def _described(run: Run) -> dict[str, Any]:
+    files, bindings = run.configuration()
+    values, numbers = dict(run.values), dict(run.numbers)
+    return {"name": run.name, "values": values, "numbers": numbers, "gin_files": files, "bindings": bindings}
+
+
+def _run(directory: Path, name: str, entry: Mapping[str, Any]) -> Run:
+    where = directory / name
+    bindings = (*entry["bindings"], f"MODEL_DIR = {str(where)!r}")
+    return Run(name, entry["values"], tuple(entry["gin_files"]), bindings, where, entry["numbers"])
+
+
+def _convert_failures(directory: Path, there: Mapping[str, Any]) -> None:
+    """Writes the failures of an older plan into the folders of their runs."""
+    for name, entry in there.get("failed", {}).items():
+        run = Run(name, {}, (), (), directory / name)
+        if not run.done and outcomes.failure(run) is None:
+            outcomes.note_failure(run, entry["error"])

@@ -1,0 +1,368 @@
+"""Sweep files: checked against their schema, and read into a :class:`~distill.experiments.sweep.runs.Sweep`."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.experiments.sweep import designs, documents
+from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
+from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
+
+# The demo's vocabulary with its pretraining, or alone.
+DEMO_STARTS = {
+    "demo": Start(("gin/recipes/demo_pretraining.gin",), demo=True),
+    "demo_vocabulary": Start((), demo=True),
+}
+SAMPLERS = ("tpe", "gp", "random")
+
+# Key → its type, for the file and for its parts.
+FILE: dict[str, Any] = {
+    "gin_files": list,
+    "bindings": dict,
+    "axes": dict,
+    "design": (str, dict),
+    "start": (str, dict),
+    "metric": str,
+    "x": (str, type(None)),
+    "joint_seeds": bool,
+    "directory": str,
+}
+LEVEL: dict[str, Any] = {"gin_files": list, "bindings": dict, "number": (int, float)}
+AXIS: dict[str, Any] = {
+    "values": list,
+    "levels": dict,
+    "ratio": (list, dict),
+    "budget": list,
+    "reference": dict,
+    "macro": str,
+    "low": (int, float),
+    "high": (int, float),
+    "log": bool,
+    "int": bool,
+    "points": int,
+    "when": dict,
+}
+DESIGN: dict[str, Any] = {"kind": str, "points": int, "seed": int, "cross": list}
+SEARCH: dict[str, Any] = {"kind": str, "trials": int, "sampler": str, "seed": int, "prune": bool, "startup": int}
+START: dict[str, Any] = {"gin_files": list, "bindings": dict}
+_SOURCES = ("values", "levels", "ratio", "budget", "low")
+_NAMES = {
+    list: "a list",
+    dict: "an object",
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+class _Place:
+    """A value of the file and the way to it, for error messages."""
+
+    def __init__(self, path: Path | str, lines: documents.Lines, value: Any, keys: tuple[str, ...] = ()):
+        self.path, self.lines, self.value, self.keys = path, lines, value, keys
+
+    def __getitem__(self, key: str | int) -> "_Place":
+        return _Place(self.path, self.lines, self.value[key], (*self.keys, str(key)))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.value
+
+    def items(self) -> list[tuple[str, "_Place"]]:
+        return [(key, self[key]) for key in self.value]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.value.get(key, default)
+
+    def error(self, text: str) -> SweepError:
+        """Returns an error that names the file, the line and the keys."""
+        keys = self.keys
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        line = f":{self.lines[keys]}" if keys in self.lines and keys else ""
+        where = ""
+        if self.keys[:1] == ("axes",) and len(self.keys) > 1:
+            where = f"axis {self.keys[1]!r}"
+            rest = list(self.keys[2:])
+            if rest:
+                where += f", level {rest[0]!r}" if len(rest) > 0 and rest[0] not in AXIS else f", {rest[0]!r}"
+                where += "".join(f", {key!r}" for key in rest[1:])
+        elif self.keys:
+            where = ", ".join(repr(key) for key in self.keys)
+        return SweepError(f"{self.path}{line}: {where}{' ' if where else ''}{text}")
+
+    def check(self, schema: Mapping[str, Any], form: str) -> None:
+        """Raises SweepError unless the value is an object with keys of the schema, and values of its types."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"must be {form}; got {self.value!r}")
+        unknown = sorted(set(self.value) - set(schema))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], schema, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise self.error(f"unknown key {unknown}; the keys are {sorted(schema)}{hint}")
+        for key, inner in self.items():
+            inner.check_type(schema[key])
+
+    def check_type(self, wanted: Any) -> None:
+        """Raises SweepError unless the value has one of the types; a list must hold strings where gin files are named."""
+        types = wanted if isinstance(wanted, tuple) else (wanted,)
+        good = isinstance(self.value, types) and not (isinstance(self.value, bool) and bool not in types)
+        strings = self.keys[-1] in ("gin_files", "cross", "budget")
+        if good and isinstance(self.value, list) and strings:
+            good = all(isinstance(item, str) for item in self.value)
+        if not good:
+            names = " or ".join(_NAMES[kind] for kind in types if not (kind is int and float in types))
+            raise self._without_key().error(
+                f"{self.keys[-1]!r} must be {names}{' of strings' * strings}; got {self.value!r}"
+            )
+
+    def _without_key(self) -> "_Place":
+        place = _Place(self.path, {**self.lines}, self.value, self.keys[:-1])
+        if self.keys in self.lines:
+            place.lines = {**self.lines, self.keys[:-1]: self.lines[self.keys]}
+        return place
+
+
+def read(path: str | Path, directory: str | Path | None = None) -> Sweep:
+    """Reads a sweep from its YAML or JSON file; docs/sweeps.md describes the file.
+
+    Args:
+      path: the file.
+      directory: replaces the file's.
+
+    Raises:
+      SweepError: the file has another form; the message names the file, the line and the place.
+      OSError: the file cannot be read.
+    """
+    value, lines = documents.read(Path(path))
+    return from_document(value, lines, path, directory)
+
+
+def from_document(value: Any, lines: documents.Lines, path: str | Path, directory: str | Path | None = None) -> Sweep:
+    """Returns the sweep that the contents of a file describe; see :func:`read`."""
+    path = Path(path)
+    file = _Place(path, lines, value)
+    if not isinstance(value, dict) or not isinstance(value.get("axes"), dict) or not value["axes"]:
+        raise SweepError(f"{path} must hold an object with 'axes', an object of at least one axis")
+    file.check(FILE, "an object")
+    where = str(directory or value.get("directory") or "")
+    if not where:
+        raise SweepError(f"{path} names no 'directory'; give one there or with --directory")
+    if "://" in where:
+        raise SweepError(
+            f"{path}: the directory must be on a file system, where files can be locked; got {where!r}; mount the bucket"
+        )
+    axes = {name: _axis(name, place) for name, place in file["axes"].items()}
+    kind, design = _design(file)
+    for name, axis in axes.items():
+        _check_axis(file["axes"][name], name, axis, axes, kind)
+    levels = {name: axis.levels for name, axis in axes.items()}
+    sweep = Sweep(
+        Path(where),
+        levels,
+        tuple(value.get("gin_files", ())),
+        _bindings(file),
+        value.get("metric", "accuracy"),
+        value.get("x"),
+        bool(value.get("joint_seeds", False)),
+        when={name: axis.when for name, axis in axes.items() if axis.when},
+        budgets={name: axis.budget for name, axis in axes.items() if axis.budget},
+        ranges={name: (axis.range, axis.kind) for name, axis in axes.items() if axis.range},
+        search=design if isinstance(design, Search) else None,
+        start=_start(file),
+        log_axes=tuple(name for name, axis in axes.items() if axis.log),
+        source=value,
+    )
+    if sweep.x is not None and sweep.x not in sweep.axes:
+        raise SweepError(f"{path}: x must be one of the axes {sorted(sweep.axes)}; got {sweep.x!r}")
+    if isinstance(design, designs.Design):
+        sweep = designs.sampled(sweep, design)
+    return sweep
+
+
+class _Axis:
+    """An axis as read: its levels, or a range to draw from."""
+
+    def __init__(self) -> None:
+        self.levels: tuple[Level, ...] = ()
+        self.range: Range | None = None
+        self.kind = Kind(())
+        self.when: dict[str, tuple[str, ...]] = {}
+        self.budget: Budget | None = None
+        self.log = False
+
+
+def _axis(name: str, place: _Place) -> _Axis:
+    axis, value = _Axis(), place.value
+    if not isinstance(value, list | dict) or not value:
+        raise place.error(f"must be a list of values or an object of levels, not empty; got {value!r}")
+    if isinstance(value, list):
+        axis.levels = tuple(Kind((name,)).level(item) for item in value)
+        return axis
+    if not set(value) & set(_SOURCES) or all(
+        isinstance(item, dict) and not set(item) - set(LEVEL) for item in value.values()
+    ):
+        axis.levels = _levels(place)
+        return axis
+    place.check(AXIS, "an object")
+    given = [key for key in _SOURCES if key in value]
+    if len(given) != 1:
+        raise place.error(f"needs exactly one of {', '.join(map(repr, _SOURCES))}; got {given}")
+    axis.when = {other: _names(inner) for other, inner in place["when"].items()} if "when" in place else {}
+    axis.kind, axis.log = Kind((value.get("macro", name),)), bool(value.get("log", False))
+    if "levels" in value:
+        axis.levels = _levels(place["levels"])
+    elif "budget" in value:
+        axis.budget, axis.levels = _budget(place)
+    elif "values" in value:
+        axis.levels = _made(place["values"], axis.kind.level)
+    elif "ratio" in value:
+        axis.kind = Kind(RATES)
+        if isinstance(value["ratio"], dict):
+            place["ratio"].check({key: AXIS[key] for key in ("low", "high", "log", "points")}, "an object")
+            axis.range = _range(place["ratio"])
+            axis.log = axis.range.log
+        else:
+            axis.levels = _made(place["ratio"], axis.kind.level)
+            axis.levels = tuple(sorted(axis.levels, key=lambda level: level.number or 0.0))
+            axis.log = True
+    else:
+        axis.range = _range(place)
+    return axis
+
+
+def _names(place: _Place) -> tuple[str, ...]:
+    values = place.value if isinstance(place.value, list) else [place.value]
+    if not values or any(isinstance(value, dict | list) for value in values):
+        raise place.error(f"must be the name of a level or a list of names; got {place.value!r}")
+    return tuple(str(value) for value in values)
+
+
+def _made(place: _Place, make: Callable[[Any], Level]) -> tuple[Level, ...]:
+    if not place.value:
+        raise place.error("must not be empty")
+    out = []
+    for number, item in enumerate(place.value):
+        try:
+            out.append(make(item))
+        except (TypeError, ValueError):
+            raise place[number].error(f"must be a positive number or 'A:B'; got {item!r}") from None
+    return tuple(out)
+
+
+def _levels(place: _Place) -> tuple[Level, ...]:
+    out = []
+    for name, inner in place.items():
+        inner.check(LEVEL, "an object of 'gin_files' and 'bindings'")
+        number = inner.get("number")
+        number = number_of(name) if number is None else float(number)
+        out.append(Level(name, tuple(inner.get("gin_files", ())), _bindings(inner), number))
+    return tuple(out)
+
+
+def _bindings(place: _Place) -> tuple[str, ...]:
+    return tuple(binding(key, value) for key, value in place.get("bindings", {}).items())
+
+
+def _range(place: _Place) -> Range:
+    value = place.value
+    if "low" not in value or "high" not in value:
+        raise place.error(f"needs 'low' and 'high'; got {sorted(value)}")
+    low, high, whole = value["low"], value["high"], bool(value.get("int", False))
+    if not low < high:
+        raise place.error(f"needs low < high; got {low} and {high}")
+    if value.get("log") and low <= 0:
+        raise place["low"].error(f"must be > 0 with 'log'; got {low}")
+    if whole and (low != int(low) or high != int(high)):
+        raise place.error(f"needs whole numbers with 'int'; got {low} and {high}")
+    points = value.get("points")
+    if points is not None and points < 2:
+        raise place["points"].error(f"must be ≥ 2; got {points}")
+    return Range(low, high, bool(value.get("log", False)), whole, points)
+
+
+def _budget(place: _Place) -> tuple[Budget, tuple[Level, ...]]:
+    names, reference = place.value["budget"], place.get("reference")
+    if not names or set(names) - {"steps", "compute"}:
+        raise place["budget"].error(f"must be a list of 'steps' and 'compute'; got {names!r}")
+    if not reference:
+        raise place.error("needs 'reference', an object AXIS: level of the configurations whose budget all others get")
+    return Budget({axis: str(level) for axis, level in reference.items()}), tuple(Level(name) for name in names)
+
+
+def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
+    value = file.get("design", "grid")
+    raw: dict[str, Any] = {"kind": value} if isinstance(value, str) else value
+    place = _Place(file.path, file.lines, raw, ("design",))
+    kind = raw.get("kind")
+    if kind not in ("grid", "optuna", *designs.KINDS):
+        raise place.error(f"must be one of grid, {', '.join(designs.KINDS)}, optuna; got {kind!r}")
+    if kind == "grid":
+        place.check({"kind": str}, "an object")
+        return kind, None
+    place.check(SEARCH if kind == "optuna" else DESIGN, "an object")
+    size = "trials" if kind == "optuna" else "points"
+    if raw.get(size, 0) < 1:
+        raise place.error(f"needs {size!r}, a whole number ≥ 1; got {raw.get(size)!r}")
+    if kind == "optuna":
+        sampler = raw.get("sampler", "tpe")
+        if sampler not in SAMPLERS:
+            raise place["sampler"].error(f"must be one of {', '.join(SAMPLERS)}; got {sampler!r}")
+        prune, startup = bool(raw.get("prune", True)), raw.get("startup", 5)
+        return kind, Search(raw["trials"], sampler, raw.get("seed", 0), prune, startup)
+    unknown = sorted(set(raw.get("cross", ())) - set(file.value["axes"]))
+    if unknown:
+        raise place["cross"].error(f"names no axis: {unknown}; the axes are {sorted(file.value['axes'])}")
+    if kind == "sobol" and raw["points"] & (raw["points"] - 1):
+        raise place["points"].error(f"must be a power of 2 for a Sobol design; got {raw['points']}")
+    return kind, designs.Design(kind, raw["points"], raw.get("seed", 0), tuple(raw.get("cross", ())))
+
+
+def _check_axis(place: _Place, name: str, axis: _Axis, axes: Mapping[str, _Axis], design: str) -> None:
+    """Checks an axis against the others and the design; makes the levels of a range in a grid."""
+    if axis.range is not None and name == SEED:
+        raise place.error("must be a list: each seed is a repetition, not a point of the design")
+    if axis.range is not None and design == "grid":
+        if axis.range.points is None:
+            raise place.error("needs 'points' in a grid; other designs draw from the range")
+        axis.levels = tuple(axis.kind.level(value) for value in axis.range.grid())
+    if axis.budget is not None and design == "optuna":
+        raise place.error("a budget axis needs a design whose points are known before; got 'optuna'")
+    for key, needed in (("when", axis.when), ("reference", axis.budget.reference if axis.budget else {})):
+        for other, names in needed.items():
+            if other == name or other not in axes:
+                raise place[key].error(f"names {other!r}, which is not another axis; the axes are {sorted(axes)}")
+            known = [level.name for level in axes[other].levels]
+            unknown = sorted(set([names] if isinstance(names, str) else names) - set(known))
+            if unknown:
+                raise place[key].error(f"names levels {unknown} of axis {other!r}; its levels are {known}")
+    if _in_circle(name, axes):
+        raise place["when"].error("depends on itself through other axes")
+
+
+def _in_circle(name: str, axes: Mapping[str, _Axis]) -> bool:
+    seen, open_axes = set(), list(axes[name].when)
+    while open_axes:
+        other = open_axes.pop()
+        if other == name:
+            return True
+        if other in axes and other not in seen:
+            seen.add(other)
+            open_axes += axes[other].when
+    return False
+
+
+def _start(file: _Place) -> Start | None:
+    value = file.get("start")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in DEMO_STARTS:
+            names = " or ".join(map(repr, DEMO_STARTS))
+            raise file["start"].error(f"must be {names}, or an object of 'gin_files' and 'bindings'; got {value!r}")
+        return DEMO_STARTS[value]
+    place = file["start"]
+    place.check(START, "an object of 'gin_files' and 'bindings'")
+    return Start(tuple(value.get("gin_files", ())), _bindings(place))

@@ -1,0 +1,53 @@
+"""``distill sweep status``: the runs of a sweep directory, their states, and which worker trains what."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from distill import locking
+from distill.experiments.sweep import leases, outcomes, workers
+from distill.experiments.sweep.plan import Plan
+
+
+def table(plan: Plan) -> Table:
+    """Returns one row per run: its levels, its state, and its step, its worker or its error."""
+    names = list(dict.fromkeys(axis for run in plan.runs for axis in run.values))
+    out = Table(title=str(plan.directory))
+    for name in ("run", *names, "state", "about"):
+        out.add_column(name, overflow="fold")
+    for group in plan.groups():
+        holder = locking.holder(leases.path_of(plan.directory, outcomes.lease_name(group)))
+        for run in group:
+            state = outcomes.state(run, holder is not None)
+            about = _about(run.directory, state, holder, group[0].directory)
+            failed = outcomes.failure(run)
+            if state == "failed" and failed is not None:
+                about = f"{failed.error} ({failed.attempts}×)" if failed.attempts > 1 else failed.error
+            out.add_row(run.name, *(run.values.get(name, "–") for name in names), state, about)
+    return out
+
+
+def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path) -> str:
+    if state == "running":
+        where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
+        return " ".join(filter(None, (workers.last_step(log / workers.LOG), where)))
+    if state == "waiting" and (directory / "checkpoints").exists():
+        return "continues from its checkpoint"
+    return ""
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    """Returns the number of runs by state."""
+    found: Counter[str] = Counter()
+    for group in plan.groups():
+        held = outcomes.is_running(plan.directory, group)
+        found.update(outcomes.state(run, held) for run in group)
+    return {state: found[state] for state in outcomes.STATES}
+
+
+def line(plan: Plan) -> str:
+    """Returns the counts as one line, such as ``12 runs: 8 done, 1 failed, 2 running, 1 waiting``."""
+    shown = ", ".join(f"{number} {state}" for state, number in counts(plan).items() if number)
+    return f"{len(plan.runs)} runs: {shown or 'none yet'}"

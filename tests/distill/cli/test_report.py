@@ -1,0 +1,61 @@
+"""``distill report`` as users run it: what it prints, and one line for each mistake."""
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main
+from tests.distill.experiments.report import synthetic
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for method, right in (("label", False), ("paired", True)):
+        for seed in range(2):
+            correct = [right, True, False, True, seed == 1]
+            synthetic.write_run(
+                tmp_path / "runs" / f"{method}{seed}", correct, configuration={"FORM": method, "RANDOM_SEED": seed}
+            )
+    return tmp_path / "runs"
+
+
+def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
+    output = tmp_path / "page.html"
+    assert main.main(["report", str(runs), f"--output={output}", "--price_per_chip_hour=2"]) == exit_codes.DONE
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Of 2 settings, validation selected paired: test accuracy 70.0 %")
+    assert shown.out.splitlines()[-1] == "  ".join(str(output.with_suffix(s)) for s in (".html", ".md", ".csv", ".png"))
+    assert "warning: 2 of 2 settings have fewer than 5 seeds" in shown.err
+
+
+@pytest.mark.parametrize(
+    "spoil, words, message",
+    [
+        (lambda d: (d / "label0" / "record.json").unlink(), [], "label0 has result.json and no record.json"),
+        (lambda d: [path.unlink() for path in d.glob("*/result.json")], [], "no run is finished: 4 running"),
+        (
+            lambda d: other_data(d / "paired0"),
+            [],
+            "were scored on 2 different sets of test rows, which are never pooled",
+        ),
+        (lambda d: None, ["--compare=x"], "--compare must be all, best or one of the axes FORM; got 'x'"),
+        (lambda d: None, ["--metric=f1"], "has no test metric 'f1'; it has accuracy"),
+        (
+            lambda d: None,
+            ["--price_per_chip_hour=-1"],
+            "--price_per_chip_hour must be a number of at least 0; got -1.0",
+        ),
+        (lambda d: None, ["--output=x.pdf"], "--output must end in .html; got x.pdf"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, tmp_path, capsys, spoil, words, message):
+    spoil(runs)
+    output = tmp_path / "page.html"
+    assert main.main(["report", str(runs), f"--output={output}", *words]) == exit_codes.MISTAKE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("distill report: ") and message in lines[0]
+    assert not output.exists()
+
+
+def other_data(directory):
+    path = directory / "record.json"
+    path.write_text(path.read_text().replace('"test0"', '"other"'))

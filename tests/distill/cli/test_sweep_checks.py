@@ -1,0 +1,66 @@
+"""Configured runs: costs by hand, checks once per kind of run, and the slices that meshes fill."""
+
+import types
+
+import pytest
+
+from distill.cli import sweep_checks
+from distill.data.packing import Layout
+from distill.experiments.sweep import reading
+from distill.experiments.sweep.estimates import Bound
+from distill.model.network import T5Config
+from distill.precompile.estimates import forward_flops
+from distill.sharding.partitioning import MeshConfig
+
+SIZES = {"embed_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
+MODEL = T5Config(vocab_size=64, **SIZES)
+
+
+def given(steps, task="set_paired"):
+    data = types.SimpleNamespace(layout=Layout(4, 8, 8), mixture_or_task_name=task)
+    loss = types.SimpleNamespace(normalizer="task_tokens")
+    return {"model": MODEL, "data": data, "loss": loss, "loop": types.SimpleNamespace(train_steps=steps)}
+
+
+def test_runs_that_differ_in_the_seed_are_configured_once(tmp_path):
+    (tmp_path / "s.yaml").write_text("axes: {TRAIN_STEPS: [5, 7], RANDOM_SEED: [0, 1]}")
+    sweep, asked = reading.read(tmp_path / "s.yaml", tmp_path / "out"), []
+
+    def configure(run):
+        asked.append(run.name)
+        return given(int(run.values["TRAIN_STEPS"]))
+
+    configurations = sweep_checks.Configurations(sweep, configure)
+    configurations.describe(sweep.runs())
+    assert len(asked) == 2
+    assert [configurations.costs[run.name].steps for run in sweep.runs()] == [5, 5, 7, 7]
+    assert configurations.costs[sweep.runs()[0].name].flops == 3 * forward_flops(MODEL, Layout(4, 8, 8))
+    assert configurations.settings[sweep.runs()[0].name].form == "paired"
+
+
+def test_the_start_need_not_exist_for_the_checks(tmp_path):
+    (tmp_path / "s.yaml").write_text("axes: {A: [1]}\nstart: {gin_files: [a.gin]}")
+    sweep, asked = reading.read(tmp_path / "s.yaml", tmp_path / "out"), []
+    configurations = sweep_checks.Configurations(sweep, lambda run: asked.append(run.bindings) or given(1))
+    configurations.describe(sweep.runs())
+    assert not any("INITIAL_CHECKPOINT_PATH" in text for text in asked[0])
+    (tmp_path / "out" / "pretraining").mkdir(parents=True)
+    (tmp_path / "out" / "pretraining" / "result.json").write_text("{}")
+    sweep_checks.Configurations(sweep, lambda run: asked.append(run.bindings) or given(1)).describe(sweep.runs())
+    assert any("INITIAL_CHECKPOINT_PATH" in text for text in asked[1])
+
+
+def test_a_run_takes_the_slice_that_its_mesh_fills():
+    slices = [types.SimpleNamespace(name=name, devices=[0] * size) for name, size in (("a", 4), ("b", 16))]
+    assert [sweep_checks._fills(MeshConfig(2, 8, 1), one) for one in slices] == [False, True]
+    assert [sweep_checks._fills(MeshConfig(-1, 1, 1), one) for one in slices] == [True, True]
+
+
+def test_lines_of_bounds():
+    small, large = Bound(0.01, 16, 2**30, True), Bound(0.2, 16, 32 * 2**30, False)
+    assert sweep_checks.bound_lines({"a": small, "b": small, "c": large}) == [
+        "a and 1 more: ≥ 10.0 ms per step on 16 chips, 1.00 GiB per device",
+        "c: ≥ 200.0 ms per step on 16 chips, 32.00 GiB per device, which do not fit",
+    ]
+    with pytest.raises(AttributeError):
+        small.seconds = 1.0

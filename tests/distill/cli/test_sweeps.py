@@ -1,0 +1,113 @@
+"""``distill sweep``: dry runs, single points, status and workers, on a tiny student."""
+
+import json
+import re
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main
+from distill.experiments import sweep
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+FILE = """
+gin_files: [gin/models/t5_1_1_tiny.gin, gin/tasks/jsonl.gin, gin/runs/distill.gin, gin/hardware/cpu.gin]
+bindings:
+  FILES: {train: FOLDER/train.jsonl, test: FOLDER/test.jsonl}
+  FIELDS: {input: question, rationale: why, label: answer}
+  VOCABULARY_PATH: bytes
+  VOCAB_SIZE: 384
+  TRAIN_STEPS: 2
+  EVAL_PERIOD: 2
+  TASK_FEATURE_LENGTHS: {inputs: 48, targets: 48}
+  MAX_DECODE_LEN: 4
+  EVAL_BATCH_SIZE: 8
+  network.T5Config.num_encoder_layers: 1
+  network.T5Config.num_decoder_layers: 1
+  network.T5Config.embed_dim: 16
+  network.T5Config.mlp_dim: 16
+  network.T5Config.num_heads: 2
+  BATCH_SIZE: 4
+  partitioning.MeshConfig.data: 1
+  DROPOUT_RATE: 0.0
+directory: FOLDER/out
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "test.jsonl", 10, start=50)
+    path = tmp_path / "sweep.yaml"
+
+    def write(axes):
+        path.write_text(FILE.replace("FOLDER", str(tmp_path)) + axes)
+        return str(path)
+
+    return write
+
+
+def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, capfd):
+    """What a user does: look, train one point, look again, and let workers do the rest."""
+    path = sweep_file("axes: {rates: {ratio: [1, 4]}}")
+    assert main.main(["sweep", path, "--dry_run"]) == 0
+    said = capfd.readouterr().out
+    assert "2 runs to do" in said and "no time: train one run first (--index=0)" in said
+    assert "axis 'rates' changes nothing in 2 of 2 runs: jsonl_paired draws no mixture" in said.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+    assert main.main(["sweep", path, "--index=0"]) == 0
+    states = {entry.name: entry.state for entry in sweep.read_directory(tmp_path / "out")}
+    assert states == {"rates-1_1": "done", "rates-4_1": "waiting"}
+    capfd.readouterr()
+    assert main.main(["sweep", path, "--dry_run", "--price_per_chip_hour=2"]) == 0
+    said = capfd.readouterr().out
+    assert "1 runs to do" in said and "(from 1 finished runs)" in said
+    assert re.search(r"cost \d+\.\d\d at 2 per chip-hour", said)
+
+    assert main.main(["sweep", path, "--workers=1"]) == 0
+    said = capfd.readouterr().out
+    assert "2 runs, 1 done already, 1 to do" in said
+    assert "rates-4_1 started on worker 1" in said and "rates-4_1 done: validation " in said
+    assert (tmp_path / "out" / "results.csv").read_text().count("\n") == 3
+    assert "step 2/2" in (tmp_path / "out" / "rates-4_1" / "sweep.log").read_text()
+    assert main.main(["sweep", "status", str(tmp_path / "out")]) == 0
+    assert "2 runs: 2 done" in capfd.readouterr().out
+    assert main.main(["sweep", str(tmp_path / "out"), "--run=rates-1_1"]) == 0  # done; the directory alone suffices
+
+
+def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, capsys):
+    path = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}")
+    for given, message in (
+        (["--index=3"], "--index must be 0 to 2; got 3"),
+        (["--run=x"], "has no run 'x'; `distill sweep status` lists its runs"),
+        (["--dry_run", "--price_per_chip_hour=0"], "--price_per_chip_hour must be > 0; got 0.0"),
+        (["more"], "distill sweep takes one file or directory"),
+    ):
+        assert main.main(["sweep", path, *given]) == exit_codes.MISTAKE
+        assert message in capsys.readouterr().err
+    assert main.main(["sweep", "status", str(tmp_path)]) == exit_codes.MISTAKE
+    assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
+    path = sweep_file(
+        "axes:\n"
+        "  batch: {small: {bindings: {BATCH_SIZE: 4}}, large: {bindings: {BATCH_SIZE: 8}}}\n"
+        "  budget: {budget: [steps, compute], reference: {batch: large}}\n"
+        "  RANDOM_SEED: [0, 1, 2]\n"
+    )
+    assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--prepare"]) == 0
+    assert "WARNING" not in capsys.readouterr().err
+    runs = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
+    steps = {name: entry["bindings"][-1] for name, entry in runs.items() if name.endswith("SEED-0")}
+    assert steps == {
+        "batch-small__budget-steps__RANDOM_SEED-0": "TRAIN_STEPS = 2",
+        "batch-small__budget-compute__RANDOM_SEED-0": "TRAIN_STEPS = 4",  # half the operations per step
+        "batch-large__budget-steps__RANDOM_SEED-0": "TRAIN_STEPS = 2",
+        "batch-large__budget-compute__RANDOM_SEED-0": "TRAIN_STEPS = 2",
+    }
+    assert all("LOG_PERIOD = 1" in entry["bindings"] for entry in runs.values())

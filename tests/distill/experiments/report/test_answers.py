@@ -1,0 +1,57 @@
+"""The share of data that is enough and the smallest model that beats the teacher, where the truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from distill.experiments.report import answers
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
+
+
+def test_the_share_of_data_where_the_gain_is_known(methods_analysis):
+    """A gain of 0.8 in log odds is worth a factor of 2 ** (0.8 / 0.9) of the data, since a doubling is worth 0.9."""
+    (share,) = methods_analysis[1].shares
+    assert (share.line, share.standard, share.rows, share.smallest) == ("step-by-step", "standard", 1000, 0.25)
+    truth = 2 ** (-0.8 / 0.9)
+    assert share.share.low < truth < share.share.high
+    assert share.share.low < share.share.value < share.share.high < 1
+
+
+def test_crossings_below_between_and_beyond():
+    x = np.array([0.25, 0.5, 1.0])
+    y = np.array([[60.0, 70.0, 80.0]])
+    found = [answers.crossing(x, y, np.array([goal]))[0] for goal in (50.0, 75.0, 81.0)]
+    assert found[0] == 0 and found[1] == pytest.approx(math.sqrt(0.5)) and found[2] == math.inf
+
+
+def test_the_teachers_answers(methods_analysis):
+    table = synthetic.rows(150)
+    right = np.mean([row["teacher"] == row["target"] for row in table])
+    assert methods_analysis[1].teacher.accuracy.value == pytest.approx(right)
+    assert answers.teacher_is_right({"target": "( 8 - 3 )", "teacher": "5"}) == 1
+    assert answers.teacher_is_right({"target": "yes", "teacher": "no"}) == 0
+    assert math.isnan(answers.teacher_is_right({"target": "yes", "teacher": None}))
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """Students of four sizes; the largest two beat a teacher that is right in three of four rows."""
+    directory = tmp_path_factory.mktemp("sizes")
+    random = np.random.default_rng(0)
+    for number, (size, skill) in enumerate(((1e6, 0.4), (1e7, 0.65), (1e8, 0.85), (1e9, 0.97))):
+        for seed in range(4):
+            synthetic.write_run(
+                directory / f"{number}-{seed}", random.random(200) < skill, training={"parameters": int(size)},
+                configuration={"FORM": "paired", "EMBED_DIM": number, "RANDOM_SEED": seed},
+            )  # fmt: skip
+    return directory
+
+
+def test_the_smallest_model_that_beats_the_teacher(sizes):
+    _, found = analysed(sizes)
+    (smallest,) = found.smallest
+    assert 0.7 < found.teacher.accuracy.value < 0.8
+    assert smallest.parameters.value == 1e8 and smallest.parameters.low >= 1e7 and smallest.parameters.high <= 1e9
+    assert smallest.certain == 1e8 and smallest.sizes == (1e6, 1e7, 1e8, 1e9)

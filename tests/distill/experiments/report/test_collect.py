@@ -1,0 +1,84 @@
+"""Runs are found in sweeps, alone and in folders; what is missing is named in one line."""
+
+import json
+
+import pytest
+
+from distill.experiments.report import collect
+from distill.experiments.report.collect import ReportError
+from tests.distill.experiments.report import synthetic
+
+
+def run(directory, **more):
+    settings = {"configuration": {"FORM": "label", "RANDOM_SEED": 3}, **more}
+    return synthetic.write_run(directory, [True, False, True, True], **settings)
+
+
+def test_a_sweep_has_runs_failures_and_waiting_ones(rates):
+    found = collect.collect([rates])
+    assert len(found.runs) == 60
+    assert found.runs[0].axes == {"NORMALIZER": "task_tokens", "rates": "1:4", "RANDOM_SEED": "0"}
+    assert [(each.state, each.error) for each in found.unfinished] == [
+        ("failed", "loss is not finite at step 120"), ("waiting", ""),
+    ]  # fmt: skip
+
+
+def test_runs_alone_in_a_folder_and_twice(tmp_path):
+    first, _ = run(tmp_path / "all" / "a"), run(tmp_path / "all" / "b")
+    assert [each.name for each in collect.collect([tmp_path / "all", first]).runs] == ["a", "b"]
+    (only,) = collect.collect([first]).runs
+    assert (only.seed, only.score("accuracy"), only.fingerprint("test")) == ("3", 0.75, "test0")
+    assert only.configuration == {"FORM": "label"}
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda d: (d / "record.json").unlink(), "has result.json and no record.json: an earlier version trained it"),
+        (lambda d: (d / "record.json").write_text("{"), "record.json is not JSON"),
+        (lambda d: (d / "result.json").unlink(), "no run is finished: 1 running"),
+        (lambda d: change(d, lambda r: r.pop("training")), "training is missing"),
+        (lambda d: change(d, lambda r: r.update(selection=None)), "trained without validation"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, spoil, message):
+    directory = run(tmp_path / "a")
+    spoil(directory)
+    with pytest.raises(ValueError, match=message) as error:
+        collect.collect([directory])
+    assert "\n" not in str(error.value)
+
+
+def change(directory, edit):
+    content = json.loads((directory / "record.json").read_text())
+    edit(content)
+    (directory / "record.json").write_text(json.dumps(content))
+
+
+def test_folders_without_runs(tmp_path):
+    with pytest.raises(ReportError, match="contains no run"):
+        collect.collect([tmp_path])
+    with pytest.raises(ReportError, match="does not exist"):
+        collect.collect([tmp_path / "nowhere"])
+
+
+def test_predictions(tmp_path):
+    directory = run(tmp_path / "a")
+    found = collect.read_predictions(directory, keep_rows=True)
+    assert found.ids == ("row-0", "row-1", "row-2", "row-3") and found.correct.tolist() == [True, False, True, True]
+    assert found.rows[1]["prediction"] == "yes"
+    assert collect.read_predictions(directory, "validation") is None
+    path = directory / "predictions" / "test.jsonl"
+    path.write_text(path.read_text().replace('"correct": true', '"correct": null', 1))
+    assert collect.read_predictions(directory).correct is None
+    path.write_text('{"id": "a", "correct": true}\nnothing\n')
+    with pytest.raises(ReportError, match=r"test.jsonl:2 is no prediction"):
+        collect.read_predictions(directory)
+
+
+def test_broken_evaluations_are_left_out(tmp_path):
+    directory = run(tmp_path / "a", before=0.25)
+    with (directory / "evaluations.jsonl").open("a") as file:
+        file.write('{"split": "test"\n[]\n')
+    steps = [entry["step"] for entry in collect.read_evaluations(directory)]
+    assert steps == [0, 100, 200, 300, 400, 300]

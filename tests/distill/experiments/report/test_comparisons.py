@@ -1,0 +1,94 @@
+"""Pairs, their tests and the better one first; a comparison with itself finds nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from distill.experiments.report import comparisons
+from distill.experiments.report.collect import ReportError
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
+
+
+def test_validation_selects(rates_analysis):
+    found = rates_analysis[1].evidence
+    means = {cell.label: np.mean(cell.scores("accuracy", "validation")) for cell in found.part.cells}
+    assert comparisons.selected(found).label == max(means, key=means.get)
+
+
+def test_the_reference_has_an_effective_lambda_and_rates_of_one(rates_analysis):
+    assert comparisons.reference(rates_analysis[1].evidence).label == "task_tokens, rates 1:1"
+    (head,) = comparisons.headlines(rates_analysis[1].evidence)
+    assert head.name == "an effective λ of 1 (task_tokens, rates 1:1)"
+
+
+def test_standard_training_with_all_else_equal_is_the_headline(methods_analysis):
+    (head,) = comparisons.headlines(methods_analysis[1].evidence)
+    assert (head.a.label, head.b.label) == ("step-by-step, TRAIN_ROWS 1000", "standard, TRAIN_ROWS 1000")
+
+
+def test_a_pair_by_hand(methods_analysis):
+    found = methods_analysis[1]
+    assert len(found.family.comparisons) == 15 and found.family.rule == "all 15 pairs of settings"
+    head = found.headlines[0]
+    one = comparisons.oriented(found.family, head.a, head.b)
+    correct = found.evidence.correct
+    a, b = (np.stack([correct[run] for run in cell.runs]) for cell in (head.a, head.b))
+    assert one.difference.value == pytest.approx(100 * (a.mean() - b.mean()))
+    assert (one.only_a, one.only_b) == ((a & ~b).sum(), (~a & b).sum())
+    per_seed = sorted(stats.binomtest(int((x & ~y).sum()), int((x ^ y).sum())).pvalue for x, y in zip(a, b))
+    assert one.mcnemar == pytest.approx(min(1, per_seed[2] * 5 / 3))
+    assert one.difference.low < one.difference.value < one.difference.high and one.difference.low > 0 and one.apart
+    other = comparisons.oriented(found.family, head.b, head.a)
+    assert other.difference.low == -one.difference.high and (other.only_a, other.only_b) == (one.only_b, one.only_a)
+    assert all(each.difference.value >= 0 for each in found.family.comparisons)
+    assert all(each.p_holm >= each.p for each in found.family.comparisons)
+
+
+def test_choices_of_pairs(methods_analysis, rates_analysis):
+    found = methods_analysis[1].evidence
+    by_method = comparisons.compare(found, "method")
+    assert {(c.a.values["TRAIN_ROWS"], c.b.values["TRAIN_ROWS"]) for c in by_method.comparisons} == {
+        (n, n) for n in ("250", "500", "1000")
+    }
+    assert len(comparisons.compare(found, "best").comparisons) == 5
+    assert len(rates_analysis[1].family.comparisons) == 11, "66 pairs are too many: the selected one against each other"
+    with pytest.raises(ReportError, match="--compare must be all, best or one of the axes method, TRAIN_ROWS; got 'x'"):
+        comparisons.compare(found, "x")
+
+
+def test_equal_students_cannot_be_told_apart(tmp_path):
+    random = np.random.default_rng(0)
+    names = []
+    for method, seed in itertools.product("ab", range(4)):
+        names.append(synthetic.name(method=method, RANDOM_SEED=seed))
+        correct = random.random(100) < 0.6
+        synthetic.write_run(tmp_path / names[-1], correct, configuration={"FORM": method, "RANDOM_SEED": seed})
+    synthetic.write_sweep(tmp_path, names)
+    _, found = analysed(tmp_path)
+    (one,) = found.family.comparisons
+    assert not one.apart and one.difference.low < 0 < one.difference.high and found.family.cochran > 0.05
+
+
+def test_one_seed_is_tested_by_mcnemar(tmp_path):
+    for method, correct in (("a", [True] * 12 + [False] * 3), ("b", [False] * 10 + [True] * 5)):
+        synthetic.write_run(tmp_path / method, correct, configuration={"FORM": method})
+    _, found = analysed(tmp_path)
+    (one,) = found.family.comparisons
+    assert (one.a.label, one.only_a, one.only_b, one.seeds) == ("a", 10, 3, 1)
+    assert one.p == one.mcnemar == pytest.approx(stats.binomtest(3, 13).pvalue)
+
+
+def test_other_seeds_are_paired_in_order(tmp_path):
+    for method, seeds in (("a", (0, 1)), ("b", (7, 8))):
+        for seed in seeds:
+            synthetic.write_run(
+                tmp_path / f"{method}{seed}",
+                [True, method == "a", False],
+                configuration={"FORM": method, "RANDOM_SEED": seed},
+            )
+    _, found = analysed(tmp_path)
+    (one,) = found.family.comparisons
+    assert one.seeds == 2 and not one.same_seeds

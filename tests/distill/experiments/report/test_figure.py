@@ -1,0 +1,22 @@
+"""The PNG twin."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+
+from distill.experiments.report import figure
+from distill.experiments.report.blocks import Chart, Curve, Document, Point, Section, Series
+
+
+def test_all_charts_are_drawn():
+    series = (Series("$a_{", (Point(1, 2, 1, 3, (1.5, 2.5)), Point(10, 3, 3, 3))),)
+    one = Chart("t", "x", "y", series, True, (("teacher", 2.5),), (Curve(((1, 2), (10, 3))),), (0.0, 2.0, float("inf")))
+    document = Document("title", "", (Section("a", "A", (one, one, one)),))
+    picture = matplotlib.image.imread(io.BytesIO(figure.png(document)))
+    assert picture.shape[0] > 900 and picture.shape[1] > 1300
+    assert len(np.unique((picture[..., :3] * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
+
+
+def test_no_chart_no_picture():
+    assert figure.png(Document("t", "", ())) is None

@@ -1,0 +1,81 @@
+"""Sentences and warnings follow from the numbers."""
+
+import dataclasses
+
+import numpy as np
+
+from distill.experiments.report import findings, statistics
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
+
+
+def test_what_the_methods_show(methods_analysis):
+    text = "\n".join(findings.sentences(methods_analysis[1]))
+    assert "Of 6 settings, validation selected step-by-step, TRAIN_ROWS 1000: test accuracy " in text
+    assert "is better than training without rationales (standard, TRAIN_ROWS 1000): +" in text
+    assert "after Holm's correction over 15 pairs." in text
+    assert "step-by-step equals standard with all 1,000 rows" in text
+    assert "The teacher answers" in text and "Before distillation the student scores 31.0 % on validation rows." in text
+    assert findings.warnings(methods_analysis[1]) == []
+
+
+def test_what_the_rates_show(rates_analysis):
+    collection, found = rates_analysis
+    text = "\n".join(findings.sentences(found))
+    assert "Best effective λ (all_tokens): " in text and "against λ = 1 by the fit" in text
+    warned = findings.warnings(found, collection.unfinished)
+    assert warned[0].startswith(
+        "rates does not change the effective λ where NORMALIZER is task_tokens: it is 1 at all levels."
+    )
+    assert warned[1] == "Not in these numbers: 1 failed, 1 waiting."
+    assert findings.next_runs_text(found.optima[0]).startswith("Next: 5 more runs, ")
+
+
+def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):
+    found = methods_analysis[1]
+    pair = dataclasses.replace(
+        found.family.comparisons[0], p_holm=0.4, difference=statistics.Interval(1.2, -0.5, 2.9),
+        needed=statistics.Needed(1.2, 12, 900, 2.0),
+    )  # fmt: skip
+    text = findings.verdict(found, pair, "A", "B").replace("\u00a0", " ")
+    assert text == (
+        "A and B cannot be told apart: +1.2 points (−0.5 to +2.9), p = 0.40 after Holm's correction over 15 pairs. A "
+        "difference of 1.2 points needs about 12 seeds of each or 900 test rows (power 0.8)."
+    )
+    one = dataclasses.replace(pair, seeds=1)
+    assert "train at least five" in findings.verdict(found, one, "A", "B")
+
+
+def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
+    random = np.random.default_rng(0)
+    names = []
+    for lam in (0.1, 1.0):
+        for seed in (0, 1):
+            names.append(synthetic.name(LAMBDA=lam, RANDOM_SEED=seed))
+            correct = np.random.default_rng(seed).random(30) < 0.5  # the same at every λ
+            synthetic.write_run(
+                tmp_path / names[-1], correct, training={"lambda": None},
+                configuration={"FORM": "label", "LAMBDA": lam, "RANDOM_SEED": seed},
+            )  # fmt: skip
+    synthetic.write_sweep(tmp_path, names)
+    del random
+    _, found = analysed(tmp_path)
+    warned = findings.warnings(found)
+    assert warned[0].startswith("2 of 2 settings have fewer than 5 seeds (the least: 2).")
+    assert warned[1] == "LAMBDA changes nothing here: all levels predict the same."
+
+
+def test_other_machines_and_revisions_are_warned_of(tmp_path):
+    synthetic.write_run(tmp_path / "a", [True, False], configuration={"RANDOM_SEED": 0})
+    content = synthetic.record({}, {}, {}, (0.5, 0.5))
+    environment = content["environment"] | {"device_kind": "NVIDIA H100"}
+    code = content["code"] | {"revision": "fff", "modified": True}
+    synthetic.write_run(
+        tmp_path / "b", [True, True], configuration={"RANDOM_SEED": 1}, environment=environment, code=code
+    )
+    warned = "\n".join(findings.warnings(analysed(tmp_path)[1]))
+    assert (
+        "different devices (NVIDIA H100, TPU v5 lite)" in warned
+        and "2 revisions" in warned
+        and "with changes" in warned
+    )

@@ -1,0 +1,29 @@
+"""Tables: what cannot be told apart has what would be needed; many settings keep the table of differences narrow."""
+
+from distill.experiments.report import section_tables
+from distill.experiments.report.blocks import Table
+
+
+def test_pairs_that_cannot_be_told_apart_have_a_need(rates_analysis):
+    blocks = section_tables.comparisons_blocks(rates_analysis[1])
+    (table,) = [block for block in blocks if isinstance(block, Table)]
+    verdicts = {row[7].text for row in table.rows}
+    assert verdicts == {"first is better", "cannot be told apart"}
+    assert all((row[8] == "–") == (row[7].text == "first is better") for row in table.rows)
+    assert blocks[0].text.startswith("Cochran's Q over all 12 settings: p ")
+
+
+def test_differences_of_many_settings_are_lists(rates_analysis, methods_analysis):
+    (table,) = section_tables.configuration_blocks(rates_analysis[1])
+    assert [row[0] for row in table.rows] == ["LABEL_RATE", "NORMALIZER", "RATIONALE_RATE"]
+    assert table.rows[1][1] == "task_tokens; all_tokens"
+    (table,) = section_tables.configuration_blocks(methods_analysis[1])
+    assert len(table.headers) == 7 and table.wide
+
+
+def test_the_rows_section_has_kinds_and_examples(methods_analysis):
+    names = [type(block).__name__ for block in section_tables.rows_blocks(methods_analysis[1], "")]
+    assert names == ["Text", "Table", "Examples"]
+    (table,) = section_tables.provenance_blocks(methods_analysis[1])
+    assert ("jax", "0.8.1") in table.rows
+    assert section_tables.cost_blocks(methods_analysis[1])

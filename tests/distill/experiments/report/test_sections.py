@@ -1,0 +1,39 @@
+"""The sections of a report, their order and contents."""
+
+from distill.experiments.report import sections
+from distill.experiments.report.blocks import Chart, Examples, Table
+
+
+def test_sections_of_the_methods(methods_analysis):
+    collection, found = methods_analysis
+    made = sections.of(found, collection.unfinished)
+    assert [section.key for section in made] == [
+        "findings", "curves", "answers", "comparisons", "cost", "rows", "training", "configuration", "provenance",
+    ]  # fmt: skip
+    by_key = {section.key: section.blocks for section in made}
+    charts = [block for block in by_key["curves"] if isinstance(block, Chart)]
+    assert [chart.x for chart in charts] == ["training rows", "FLOPs of a run", "chip-hours of a run"]
+    assert [name.rsplit(" ", 2)[0] for name, _ in charts[0].levels] == ["teacher", "before distillation (validation)"]
+    (table,) = [block for block in by_key["comparisons"] if isinstance(block, Table)]
+    assert len(table.rows) == 15 and table.headers.index("difference (95 % interval)") < table.headers.index("p")
+    assert any(isinstance(block, Examples) for block in by_key["rows"])
+    costs = next(block for block in by_key["cost"] if isinstance(block, Table))
+    assert "price" in costs.headers
+
+
+def test_no_step_0_is_said_with_the_way_to_get_it(rates_analysis):
+    collection, found = rates_analysis
+    curves = next(section for section in sections.of(found, collection.unfinished) if section.key == "curves")
+    texts = [block.text for block in curves.blocks if hasattr(block, "text")]
+    assert sections.NO_START in texts and "--gin.TRAIN_STEPS=1" in sections.NO_START
+
+
+def test_failed_runs_have_a_section(rates_analysis):
+    section = sections.unfinished_section(rates_analysis[0].unfinished)
+    assert [row[2] for row in section.blocks[0].rows] == ["loss is not finite at step 120", "–"]
+    assert sections.unfinished_section(()) is None
+
+
+def test_training_curves_of_many_settings_are_few(rates_analysis):
+    cells = sections.shown_cells(rates_analysis[1])
+    assert len(cells) == sections.MOST_CURVES and rates_analysis[1].selected in cells

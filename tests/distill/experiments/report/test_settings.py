@@ -1,0 +1,99 @@
+"""Runs are grouped by data first: other test rows, or other training rows, are never pooled."""
+
+import pytest
+
+from distill.experiments.report import collect, settings
+from distill.experiments.report.collect import ReportError
+from tests.distill.experiments.report import synthetic
+
+
+def folder(tmp_path, *runs):
+    """Writes runs given as (configuration, changes)."""
+    for number, (configuration, changes) in enumerate(runs):
+        synthetic.write_run(tmp_path / f"r{number}", [True, False, True], configuration=configuration, **changes)
+    return collect.collect([tmp_path])
+
+
+def labels(part):
+    return [(cell.label, cell.seeds) for cell in part.cells]
+
+
+def test_a_sweep_is_grouped_by_its_axes(methods):
+    (part,) = settings.parts(collect.collect([methods]))
+    assert part.axes == {"method": ("standard", "step-by-step"), "TRAIN_ROWS": ("250", "500", "1000")}
+    assert labels(part)[0] == ("standard, TRAIN_ROWS 250", ["0", "1", "2", "3", "4"])
+    assert len(part.cells) == 6 and part.crossed and part.rows == 150 and part.method_axis() == "method"
+
+
+def test_single_runs_are_split_by_what_differs(tmp_path):
+    def base(seed, folder, lam):
+        bindings = {"train.LoopConfig.seed": seed, "train.train.model_dir": folder, "losses.TwoTaskLoss.lam": lam}
+        return {"FORM": "paired", "LAMBDA": lam, "MODEL_DIR": folder, "EXTRA": lam, "RANDOM_SEED": seed, **bindings}
+
+    runs = [(base(seed, f"{seed}-{lam}", lam), {}) for lam in (0.5, 2.0) for seed in (0, 1)]
+    (part,) = settings.parts(folder(tmp_path, *runs))
+    assert labels(part) == [("LAMBDA 0.5", ["0", "1"]), ("LAMBDA 2.0", ["0", "1"])]
+
+
+def test_rates_become_one_axis(tmp_path):
+    base = {"FORM": "mixed", "RANDOM_SEED": 0}
+    runs = [(base | {"LABEL_RATE": a, "RATIONALE_RATE": b}, {}) for a, b in ((1.0, 4.0), (1.0, 1.0), (10.0, 1.0))]
+    (part,) = settings.parts(folder(tmp_path, *runs))
+    assert part.axes == {settings.RATE: ("1:4", "1:1", "10:1")}
+
+
+def test_other_test_rows_are_refused_or_separate(tmp_path):
+    base = {"FORM": "label"}
+    other = {"fingerprints": {"test": "other9"}}
+    collection = folder(tmp_path, (base | {"RANDOM_SEED": 0}, {}), (base | {"RANDOM_SEED": 1}, other))
+    with pytest.raises(ReportError, match=r"2 different sets of test rows.*test0 \(1 runs.*other9.*--data=FINGERPRINT"):
+        settings.parts(collection)
+    assert [[run.name for run in part.runs] for part in settings.parts(collection, "all")] == [["r0"], ["r1"]]
+    (part,) = settings.parts(collection, "oth")
+    assert [run.name for run in part.runs] == ["r1"]
+    with pytest.raises(
+        ReportError, match="no run has test rows with a fingerprint that begins with 'zz'; see other9, test0"
+    ):
+        settings.parts(collection, "zz")
+
+
+def test_other_training_rows_are_not_pooled(tmp_path):
+    base = {"FORM": "label"}
+    other = {"fingerprints": {"train": "new"}}
+    runs = [(base | {"RANDOM_SEED": 0}, {}), (base | {"RANDOM_SEED": 1}, {}), (base | {"RANDOM_SEED": 2}, other)]
+    (part,) = settings.parts(folder(tmp_path, *runs))
+    assert [len(cell.runs) for cell in part.cells] == [2, 1] and "training data" in part.axes
+
+
+def test_a_sweep_whose_seeds_draw_their_data_compares_within_seeds(tmp_path):
+    names = []
+    for method in ("standard", "step-by-step"):
+        for seed in (0, 1, 2):
+            names.append(synthetic.name(method=method, RANDOM_SEED=seed))
+            prints = {"test": f"test{seed}", "train": f"train{seed}"}
+            synthetic.write_run(
+                tmp_path / names[-1], [True, False, seed == 1], configuration={"RANDOM_SEED": seed}, fingerprints=prints
+            )
+    synthetic.write_sweep(tmp_path, names)
+    (part,) = settings.parts(collect.collect([tmp_path]))
+    assert not part.crossed and [len(cell.runs) for cell in part.cells] == [3, 3]
+    # The same runs without their sweep were not planned together.
+    with pytest.raises(ReportError, match="3 different sets of test rows"):
+        settings.parts(collect.collect([tmp_path / name for name in names]))
+
+
+def test_a_run_of_one_update_is_the_student_before_distillation(tmp_path):
+    base = {"FORM": "label"}
+    (part,) = settings.parts(folder(tmp_path, (base, {}), (base | {"TRAIN_STEPS": 1}, {"training": {"steps": 1}})))
+    assert [run.name for run in part.before] == ["r1"] and [run.name for run in part.runs] == ["r0"]
+
+
+def test_levels():
+    assert [settings.level_number(level) for level in ("10", "4:1", "nan", "1:0", "a:b")] == [
+        10.0,
+        4.0,
+        None,
+        None,
+        None,
+    ]
+    assert settings.is_ratio("1:4") and not settings.is_ratio("0.25")

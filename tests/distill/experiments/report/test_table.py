@@ -1,0 +1,25 @@
+"""The CSV twin: a line for each run, failed ones included."""
+
+import csv
+import io
+
+import pytest
+
+from distill.experiments.report import table
+
+
+def test_every_run_has_a_line(rates_analysis):
+    collection, found = rates_analysis
+    rows = list(csv.DictReader(io.StringIO(table.csv_text([found.part], collection.unfinished))))
+    assert len(rows) == 62
+    first = rows[0]
+    assert (first["NORMALIZER"], first["rates"], first["seed"], first["state"], first["best_step"]) == (
+        "task_tokens", "1:4", "0", "done", "300",
+    )  # fmt: skip
+    run = found.part.cells[0].runs[0]
+    assert float(first["test/accuracy"]) == pytest.approx(run.score("accuracy")) and first["parameters"] == "60500000"
+    assert [(row["state"], row["error"]) for row in rows[60:]] == [
+        ("failed", "loss is not finite at step 120"),
+        ("waiting", ""),
+    ]
+    assert rows[60]["seed"] == "0"

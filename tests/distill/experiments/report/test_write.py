@@ -1,0 +1,49 @@
+"""All files of a report, and reports on several sets of test rows."""
+
+import numpy as np
+import pytest
+
+from distill.experiments.report import collect, html, write
+from distill.experiments.report.analysis import Options
+from distill.experiments.report.collect import ReportError
+from tests.distill.experiments.report import synthetic
+
+
+def test_the_page_and_its_twins(methods, tmp_path):
+    written = write.write([methods], tmp_path / "r.html", Options(title="A title"))
+    assert [path.name for path in written.files] == ["r.html", "r.md", "r.csv", "r.png"]
+    assert all(path.stat().st_size > 1000 for path in written.files)
+    assert (tmp_path / "r.md").read_text().startswith("# A title\n")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_same_runs_give_the_same_page(tmp_path):
+    for number in range(4):
+        correct = [True, False, number > 1, True]
+        synthetic.write_run(
+            tmp_path / str(number), correct, configuration={"FORM": "ab"[number % 2], "RANDOM_SEED": number // 2}
+        )
+    pages = [html.render(write.build(collect.collect([tmp_path]), Options(), "t")[0]) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_several_data_sets_are_separate_parts(tmp_path):
+    random = np.random.default_rng(0)
+    for number, data in enumerate(("aaa", "aaa", "bbb", "bbb")):
+        synthetic.write_run(
+            tmp_path / "runs" / str(number), random.random(20) < 0.5, configuration={"RANDOM_SEED": number},
+            fingerprints={"test": data},
+        )  # fmt: skip
+    with pytest.raises(ReportError, match="never pooled"):
+        write.write([tmp_path / "runs"], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+    written = write.write([tmp_path / "runs"], tmp_path / "r.html", Options(data="all"))
+    assert [len(each.part.runs) for each in written.analyses] == [2, 2]
+    keys = [section.key for section in written.document.sections]
+    assert len(set(keys)) == len(keys) and "data1-findings" in keys
+
+
+def test_the_output_is_checked_first(tmp_path):
+    for output, message in ((tmp_path / "r.pdf", "must end in .html"), (tmp_path / "no" / "r.html", "does not exist")):
+        with pytest.raises(ReportError, match=message):
+            write.write([tmp_path], output)

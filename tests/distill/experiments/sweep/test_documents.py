@@ -1,0 +1,39 @@
+"""YAML and JSON as values with lines."""
+
+import pytest
+
+from distill.experiments.sweep import SweepError, documents
+
+
+def test_numbers_and_texts(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [1, 1e-3, -.5, .inf, 3:1, no, true, null, 2020-01-01, '1', 0x1]\n")
+    value, lines = documents.read(path)
+    assert value == {"a": [1, 0.001, -0.5, float("inf"), "3:1", "no", True, None, "2020-01-01", "1", "0x1"]}
+    assert lines[("a", "3")] == 1
+
+
+def test_lines_of_json(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{\n\t"a": {\n\t\t"b": [1,\n2]}}')
+    value, lines = documents.read(path)
+    assert value == {"a": {"b": [1, 2]}}
+    assert (lines[("a",)], lines[("a", "b")], lines[("a", "b", "1")]) == (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '{"a": 1, "a": 2}', "'a' is given twice"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", "{a: 1}", "is not JSON: "),
+        ("a.yaml", "a: &x !!python/object:os.system {}", "is not YAML: "),
+        ("a.yaml", "\xff".encode("latin-1"), "is not YAML: 'utf-8' codec"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SweepError, match=r"a\.(json|yaml)") as error:
+        documents.read(path)
+    assert message in str(error.value) and "\n" not in str(error.value)

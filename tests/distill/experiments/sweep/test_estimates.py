@@ -1,0 +1,45 @@
+"""Forecasts of time and cost, by hand."""
+
+import json
+
+import pytest
+
+from distill.experiments.sweep.budgets import Cost
+from distill.experiments.sweep.estimates import Bound, forecast
+from distill.experiments.sweep.runs import Run
+
+
+def run(tmp_path, name, method, seed, seconds=None, step=10):
+    made = Run(name, {"method": method, "RANDOM_SEED": seed}, (), (), tmp_path / name)
+    if seconds is not None:
+        made.directory.mkdir()
+        (made.directory / "result.json").write_text(json.dumps({"seconds": seconds, "step": step}))
+    return made
+
+
+def test_from_finished_runs(tmp_path):
+    finished = [run(tmp_path, "a0", "a", "0", seconds=20.0)]
+    waiting = [run(tmp_path, "a1", "a", "1"), run(tmp_path, "b0", "b", "0")]
+    costs = {"a0": Cost(10, 100.0), "a1": Cost(10, 100.0), "b0": Cost(30, 300.0)}
+    found = forecast(waiting, costs, finished)
+    # a1 as a0: 10 · 2 s; b0: 30 steps of three times the operations: 30 · 6 s.
+    assert found.seconds == pytest.approx(20 + 180)
+    assert found.flops == 10 * 100 + 30 * 300
+    (finished[0].directory / "record.json").write_text(json.dumps({"environment": {"devices": 4}}))
+    found = forecast(waiting, costs, finished)
+    assert found.chip_seconds == pytest.approx(800)
+    lines = "\n".join(found.lines(workers=2, price_per_chip_hour=9.0))
+    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished runs)" in lines
+    assert "cost 2.00 at 9 per chip-hour" in lines
+
+
+def test_from_bounds_for_tpus(tmp_path):
+    waiting = [run(tmp_path, "a1", "a", "1")]
+    found = forecast(waiting, {"a1": Cost(1000, 5.0)}, [], {"a1": Bound(0.5, 16, 1, True)})
+    assert (found.seconds, found.chip_seconds) == (500, 8000)
+
+
+def test_without_either(tmp_path):
+    found = forecast([run(tmp_path, "a1", "a", "1")], {"a1": Cost(1000, 5.0)})
+    assert found.seconds is None
+    assert "no time: train one run first (--index=0), or name a TPU slice" in found.lines()[-1]

@@ -1,0 +1,37 @@
+"""Warnings about axes that cannot matter."""
+
+from distill.experiments.sweep import reading
+from distill.experiments.sweep.remarks import Setting, remarks
+
+
+def said(tmp_path, text, task, normalizer="all_tokens"):
+    (tmp_path / "s.yaml").write_text(text)
+    sweep = reading.read(tmp_path / "s.yaml", "out")
+    setting = task if callable(task) else lambda run: Setting(task, normalizer)
+    return remarks(sweep, sweep.runs(), {run.name: setting(run) for run in sweep.runs()})
+
+
+RATES = "axes: {rates: {ratio: [1, 4]}, RANDOM_SEED: [0, 1, 2]}"
+
+
+def test_rates_without_a_mixture_or_with_a_fixed_weight(tmp_path):
+    assert said(tmp_path, RATES, "set_mixed") == []
+    (line,) = said(tmp_path, RATES, "set_mixed", "task_tokens")
+    assert "does not change the weight of the tasks in 6 of 6 runs" in line and "effective λ is LAMBDA" in line
+    (line,) = said(tmp_path, RATES, "set_paired")
+    assert "axis 'rates' changes nothing in 6 of 6 runs: set_paired draws no mixture" in line
+
+
+def test_a_weight_between_tasks_of_a_single_task(tmp_path):
+    text = "axes: {form: {label: {}, paired: {}}, LAMBDA: [1, 2], RANDOM_SEED: [0, 1, 2]}"
+    (line,) = said(tmp_path, text, lambda run: Setting(f"set_{run.values['form']}", "task_tokens"))
+    assert "axis 'LAMBDA' changes nothing in 6 of 12 runs: set_label trains one task" in line
+    text = (
+        "axes: {form: {label: {}, paired: {}}, LAMBDA: {values: [1, 2], when: {form: paired}}, RANDOM_SEED: [0, 1, 2]}"
+    )
+    assert said(tmp_path, text, lambda run: Setting(f"set_{run.values['form']}", "task_tokens")) == []
+
+
+def test_few_seeds(tmp_path):
+    assert said(tmp_path, "axes: {LEARNING_RATE: [1]}", "set_label")[0].startswith("1 seed per setting")
+    assert said(tmp_path, "axes: {RANDOM_SEED: [0, 1]}", "set_label")[0].startswith("2 seeds per setting")

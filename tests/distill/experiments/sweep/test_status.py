@@ -1,0 +1,31 @@
+"""``distill sweep status``: who trains what, what failed, what continues."""
+
+import pathlib
+
+from rich.console import Console
+
+from distill.experiments.sweep import leases, outcomes, plan, status
+from distill.experiments.sweep.runs import Run
+
+
+def test_the_table_and_the_line(tmp_path):
+    runs = [Run(name, {"A": name}, (), (), pathlib.Path(tmp_path / name)) for name in ("one", "two", "three", "four")]
+    made = plan.Plan(tmp_path, runs)
+    for run in runs:
+        run.directory.mkdir()
+    (runs[0].directory / "result.json").write_text("{}")
+    outcomes.note_failure(runs[1], "the loss is nan")
+    outcomes.note_failure(runs[1], "the loss is nan")
+    (runs[2].directory / "sweep.log").write_text("step 40/400  loss 1.0\n")
+    (runs[3].directory / "checkpoints").mkdir()
+    lease = leases.claim(tmp_path, "three")
+    console = Console(record=True, width=160)
+    console.print(status.table(made))
+    lines = [line for line in console.export_text().splitlines() if line.startswith("│")]
+    assert "done" in lines[0]
+    assert "failed" in lines[1] and "the loss is nan (2×)" in lines[1]
+    assert "running" in lines[2] and "step 40/400" in lines[2] and "process" in lines[2]
+    assert "waiting" in lines[3] and "continues from its checkpoint" in lines[3]
+    assert status.line(made) == "4 runs: 1 done, 1 failed, 1 running, 1 waiting"
+    lease.release()
+    assert status.line(made) == "4 runs: 1 done, 1 failed, 2 waiting"
