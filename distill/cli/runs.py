@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +45,10 @@ def join(options: argparse.Namespace) -> None:
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
+        before = signal.getsignal(signal.SIGTERM)
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # JAX handles SIGTERM for its preemption service, which nothing here reads
 
 
 def is_first() -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 from etils import epath
 
-from distill import locking
+from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data.batches import Batch, BatchStream, Prefetch
 from distill.inference.evaluate import Decoder, Evaluation, Evaluator
@@ -152,6 +152,7 @@ class Loop:
         clock = _Clock(self.lanes)
         pending: list[Any] = []
         try:
+            stuck.doing("waiting for the first batch", step)
             batches = [next(source) for source in sources]
             metrics = self._first_update(batches)
             while True:
@@ -164,8 +165,10 @@ class Loop:
                 self.lanes[0].reporter.alive(step, metrics)
                 if step == self.config.train_steps or not self._active():
                     return
+                stuck.doing("waiting for a batch")
                 # A lane that has ended keeps its last batch: the step has a fixed number of lanes.
                 batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
+                stuck.doing("making a step")
                 metrics = self.students.update(batches)
                 # Devices run behind the host. Without a limit, a signal would be obeyed only after all dispatched updates.
                 if len(pending) >= _IN_FLIGHT:
@@ -179,11 +182,13 @@ class Loop:
         for line in self.opening(batches[0]):
             self.terminal.say(line)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
+        stuck.doing("compiling and making the first step")
         with self.terminal.stage(f"compiling the training step{seeds}"):
             return jax.block_until_ready(self.students.update(batches))
 
     def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: "_Clock") -> list[Any]:
         """Logs, validates, obeys signals and saves at ``step``; returns the metrics that are not logged yet."""
+        stuck.doing("finishing a step", step)
         last = step == self.config.train_steps
         updated = [(number, lane) for number, lane in enumerate(self.lanes) if lane.active]
         if step % self.config.log_period == 0 or last:
@@ -201,6 +206,7 @@ class Loop:
                         if last:
                             lane.progress.stopped = None  # no step is left that patience could skip
                         lane.stopped = lane.progress.stopped
+        stuck.doing("agreeing on signals")
         if self._active() and self.stop.requested(step):
             for lane in self._active():
                 lane.stopped = self.stop.name
@@ -245,6 +251,7 @@ class Loop:
             callback.on_evaluation(lane.at, validation.split, evaluation)
 
     def _save(self, number: int, lane: Lane, position: Mapping[str, Any]) -> None:
+        stuck.doing("saving a checkpoint")
         state = self.students.state(number)
         finite.check({"params": state.params, "optimizer": state.opt_state}, lane.step, lane.kept)
         lane.lock.check()
@@ -261,6 +268,7 @@ class Loop:
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
         """Scores the test split with the best parameters on validation."""
         best_step = lane.progress.best_step
+        stuck.doing("finishing the checkpoints")
         lane.saver.finish(best_step or None)
         if self.validation is None or self.validation.test_split is None:
             return {}
@@ -278,6 +286,7 @@ class Loop:
 
     def _decoded(self, lane: Lane, split: str, params: Any) -> Evaluation:
         evaluator = lane.evaluators[split]
+        stuck.doing(f"evaluating {split}")
         with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)
 

@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import locking
+from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.batches import Batch
@@ -99,6 +99,7 @@ def train(
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
+        stack.enter_context(stuck.watching(loop.stuck_after_s, directory))
         keep, every, verify = checkpoints.keep, checkpoints.keep_every, checkpoints.verify
         saver = Checkpoints(directory, model, keep, keep_every=every, verify=verify, clean=True)
         with terminal.stage("making the parameters", announce=False):
