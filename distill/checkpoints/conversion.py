@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import huggingface, manager, orbax_tree, streamed_orbax
+from distill.checkpoints import huggingface, integrity, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
@@ -32,7 +32,7 @@ def kind_of(path: Path) -> str:
       ValueError: a folder of no known format.
     """
     text, where = os.fspath(path), epath.Path(path)
-    if (where / manager.BEST).exists() or (where / manager.LATEST).exists():
+    if (where / integrity.BEST).exists() or (where / integrity.LATEST).exists():
         return DISTILL
     if (where / huggingface.CONFIG_FILE).exists():
         return HUGGING_FACE
@@ -41,8 +41,8 @@ def kind_of(path: Path) -> str:
             t5x_checkpoints.find(where)
         except FileNotFoundError:
             raise ValueError(
-                f"{path} is no checkpoint: expected a model directory of this program ({manager.LATEST}/, "
-                f"{manager.BEST}/), a Hugging Face folder (config.json) or a T5X checkpoint (a file 'checkpoint', "
+                f"{path} is no checkpoint: expected a model directory of this program ({integrity.LATEST}/, "
+                f"{integrity.BEST}/), a Hugging Face folder (config.json) or a T5X checkpoint (a file 'checkpoint', "
                 "or Orbax's 'state')"
             ) from None
         return T5X
@@ -105,13 +105,13 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
 
 def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
     """The parameters that validated best, else those of the newest checkpoint (their moving average if there is one)."""
-    for folder, places in ((manager.BEST, (("params", ()),)), (manager.LATEST, _STATES)):
+    for folder, places in ((integrity.BEST, (("params", ()),)), (integrity.LATEST, _STATES)):
         root = epath.Path(path) / folder
         steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
         if not steps:
             continue
         step = max(steps)
-        manager.check_step(root / str(step))
+        integrity.check_step(root / str(step))
         config = _saved_config(root / str(step) / "model" / "metadata", overrides)
         for item, under in places:
             tree = orbax_tree.tensors(root / str(step) / item, under)
@@ -139,14 +139,14 @@ def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0
     Raises ValueError if there is one already.
     """
     root = epath.Path(directory)
-    if (root / manager.BEST).exists() or (root / manager.LATEST).exists():
+    if (root / integrity.BEST).exists() or (root / integrity.LATEST).exists():
         raise ValueError(f"{directory} holds a model already; name another directory")
     names = sorted(flat_shapes(config), key=reading_order)
     leaves = {name: streamed_orbax.Leaf(number, functools.partial(read, name)) for number, name in enumerate(names)}
     model = json.loads(json.dumps(dataclasses.asdict(config)))
     items = {"params": unflatten(leaves), "metrics": streamed_orbax.Json({}), "model": streamed_orbax.Json(model)}
-    streamed_orbax.save(root / manager.BEST, step, items)
-    (root / manager.LATEST).mkdir()  # identifies a model directory
+    streamed_orbax.save(root / integrity.BEST, step, items)
+    (root / integrity.LATEST).mkdir()  # identifies a model directory
 
 
 def convert(

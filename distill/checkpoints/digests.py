@@ -10,11 +10,15 @@ import asyncio
 import concurrent.futures
 import hashlib
 import json
+import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 from orbax.checkpoint.path import atomicity
+
+from distill import file_digests
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 1
@@ -23,7 +27,7 @@ METADATA_FILE = "_CHECKPOINT_METADATA"
 COMMIT_FILE = "commit_success.txt"
 
 _THREADS = 8
-_BLOCK_BYTES = 2**20
+_SMALL_BYTES = 2**20
 _MAX_BYTES = 256 * 2**20
 
 
@@ -35,53 +39,91 @@ def write(folder: epath.Path) -> None:
     """Writes ``digests.json`` into the folder of a step; replaces an existing one."""
     names = sorted(_files(folder))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        files = dict(zip(names, pool.map(lambda name: _digest(folder / name), names)))
+        files = dict(zip(names, pool.map(lambda name: file_digests.of_file(folder / name), names)))
     part = folder / f"{FILE}.part"
     part.write_text(json.dumps(_described(files), indent=0) + "\n")
     part.rename(folder / FILE)
 
 
-def check(folder: epath.PathLike) -> bool:
-    """Compares every file of a step with its digest; reads all of them, in parallel threads.
+class Check:
+    """Compares files of a step with their digests while the ``with`` block reads them.
+
+    Small files (metadata, indices, JSON) and all sizes are compared at once, so that no parser reads a damaged one. Large
+    files, which hold array data, are hashed in background threads during the block; its end waits for them. What the
+    block has read is valid only after it.
 
     Files that ``digests.json`` does not list are ignored: no listed file refers to them.
 
     Args:
       folder: of the step.
+      share: the files to compare, as a slice of all, largest first. Each process of a multi-process run takes a share.
+      threads: for large files. By default, half of the processors, so that the block has the other half.
+
+    Raises:
+      Damaged: a file is missing, has another size or another content, or ``digests.json`` itself is damaged. At the end
+        of the block, this error replaces one that the block has raised, which damage may have caused.
+    """
+
+    def __init__(self, folder: epath.PathLike, *, share: slice = slice(None), threads: int | None = None):
+        self.folder = epath.Path(folder)
+        self.has_digests = (self.folder / FILE).exists()
+        self._files = _read(self.folder) if self.has_digests else {}
+        local = "://" not in str(self.folder)
+        self._threads = threads or (max(1, min(_THREADS, (os.cpu_count() or 1) // 2)) if local else _THREADS)
+        names = sorted(self._files, key=lambda name: (-self._files[name][0], name))[share]
+        self._large = [name for name in names if self._files[name][0] > _SMALL_BYTES]
+        self._pending: list[concurrent.futures.Future[str | None]] = []
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            sizes = pool.map(self._size_fault, self._large)
+            small = pool.map(self._fault, names[len(self._large) :])
+            self._raise([*sizes, *small])
+
+    def __enter__(self) -> "Check":
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, "digests")
+        self._pending = [self._pool.submit(self._fault, name) for name in self._large]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self._raise([future.result() for future in self._pending])
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _size_fault(self, name: str) -> str | None:
+        size, path = self._files[name][0], self.folder / name
+        try:
+            held = path.stat().length
+        except OSError as error:
+            return f"{path} is missing" if isinstance(error, FileNotFoundError) else f"{path} cannot be read: {error}"
+        return None if held == size else f"{path} holds {held} bytes, expected {size}"
+
+    def _fault(self, name: str) -> str | None:
+        if (fault := self._size_fault(name)) is not None:
+            return fault
+        digest, path = self._files[name][1], self.folder / name
+        try:
+            found = file_digests.of_file(path)[1]
+        except OSError as error:
+            return f"{path} cannot be read: {error}"
+        return None if found == digest else f"{path} does not have the SHA-256 {digest[:12]}… that {FILE} lists"
+
+    def _raise(self, faults: Sequence[str | None]) -> None:
+        found = [fault for fault in faults if fault]
+        if found:
+            more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+            raise Damaged(f"checkpoint {self.folder} is damaged: {found[0]}{more}")
+
+
+def check(folder: epath.PathLike, share: slice = slice(None)) -> bool:
+    """Compares files of a step with their digests and waits; see :class:`Check`.
 
     Returns:
       Whether the step has digests. A step without them is not checked.
-
-    Raises:
-      Damaged: a file is missing, has another size or another content, or ``digests.json`` itself is damaged.
     """
-    folder = epath.Path(folder)
-    if not (folder / FILE).exists():
-        return False
-    files = _read(folder)
-
-    def fault(name: str) -> str | None:
-        size, digest = files[name]
-        path = folder / name
-        try:
-            if not path.exists():
-                return f"{path} is missing"
-            held = path.stat().length
-            if held != size:
-                return f"{path} holds {held} bytes, expected {size}"
-            if _digest(path)[1] != digest:
-                return f"{path} does not have the SHA-256 {digest[:12]}… that {FILE} lists"
-        except OSError as error:
-            return f"{path} cannot be read: {error}"
-        return None
-
-    largest_first = sorted(files, key=lambda name: -files[name][0])
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        faults = [found for found in pool.map(fault, largest_first) if found]
-    if faults:
-        more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
-        raise Damaged(f"checkpoint {folder} is damaged: {faults[0]}{more}")
-    return True
+    with Check(folder, share=share, threads=_THREADS) as done:
+        pass
+    return done.has_digests
 
 
 def _described(files: dict[str, tuple[int, str]]) -> dict[str, Any]:
@@ -117,15 +159,6 @@ def _read(folder: epath.Path) -> dict[str, tuple[int, str]]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise Damaged(f"checkpoint {folder} is damaged: {path} is not a list of digests ({reason})") from None
-
-
-def _digest(path: epath.Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
 
 
 def _files(folder: epath.Path, prefix: str = "") -> list[str]:

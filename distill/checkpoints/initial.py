@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.checkpoints import conversion, huggingface
 from distill.checkpoints.conversion import kind_of
-from distill.checkpoints.manager import check_same_model
+from distill.checkpoints.integrity import check_same_model
 from distill.checkpoints.weights import Weights
 from distill.model.network import T5Config
 

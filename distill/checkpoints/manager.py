@@ -5,25 +5,32 @@ Every step has SHA-256 digests of its files, checked when the step is restored (
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import digests, orbax_tree, schemas, watchdog
+from distill.checkpoints import digests, integrity, keeping, schemas, watchdog
 from distill.checkpoints.digests import Damaged
+from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.model.network import T5Config
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
 
-LATEST, BEST, DAMAGED = "checkpoints", "best", "damaged"
-_ITEMS = {LATEST: ("state", "position", "progress", "model"), BEST: ("params", "metrics", "model")}
+__all__ = [
+    "BEST",
+    "LATEST",
+    "CheckpointConfig",
+    "Checkpoints",
+    "Damaged",
+    "SaveError",
+    "restore_like",
+    "restore_student",
+]
 
 
 class TrainingState(Protocol):
@@ -43,8 +50,10 @@ class CheckpointConfig:
 
     Attributes:
       period: steps between checkpoints.
-      keep: number of most recent checkpoints to keep, in addition to the best one on validation.
+      keep: number of most recent checkpoints to keep. The best parameters on validation are kept in any case.
       keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
+      keep_best: also keep this number of checkpoints with the best validation scores, of those saved at a step that was
+        validated; None keeps no others.
       verify: whether SHA-256 digests of all files are written with a checkpoint and checked when it is restored.
 
     Raises:
@@ -54,10 +63,11 @@ class CheckpointConfig:
     period: int = 1000
     keep: int = 2
     keep_every: int | None = None
+    keep_best: int | None = None
     verify: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("period", "keep", "keep_every"):
+        for name in ("period", "keep", "keep_every", "keep_best"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"CheckpointConfig.{name} must be ≥ 1; got {value}")
@@ -74,9 +84,7 @@ class Checkpoints:
       model_dir: local path or ``gs://``. Checkpoints are saved in ``<model_dir>/checkpoints/<step>``, the best
         parameters in ``<model_dir>/best/<step>``.
       config: the student's configuration; saved in every checkpoint and compared when one is restored.
-      keep: number of recent checkpoints to keep.
-      keep_every: also keep every step that is a multiple of this number.
-      verify: whether digests are written at each save and checked at each restore.
+      keep, keep_every, keep_best, verify: see :class:`CheckpointConfig`.
       clean: whether to remove what killed runs left unfinished. Only for a caller that holds the directory's lock.
     """
 
@@ -87,6 +95,7 @@ class Checkpoints:
         keep: int = 2,
         *,
         keep_every: int | None = None,
+        keep_best: int | None = None,
         verify: bool = True,
         clean: bool = False,
     ):
@@ -94,19 +103,27 @@ class Checkpoints:
         self.config = config
         self.verify = verify
         self._clean = clean
-        self._latest = self._manager(LATEST, keep, keep_every)
-        self._best = self._manager(BEST, None, None)
+        self._scores = None if keep_best is None else keeping.BestScores(keep_best)
+        self._latest = self._manager(LATEST, keeping.policy(keep, keep_every, self._scores))
+        self._best = self._manager(BEST, None)
+        if self._scores is not None:
+            self._scores.read(self._latest.directory, self._latest.all_steps())
         self._named: int | None = None  # the best step that the newest committed checkpoint names
         self._naming: int | None = None  # the one that the checkpoint being written names
 
-    def _manager(self, folder: str, keep: int | None, keep_every: int | None) -> ocp.CheckpointManager:
+    @classmethod
+    def of_run(cls, model_dir: str | Path, config: T5Config, settings: CheckpointConfig) -> "Checkpoints":
+        """Opens the directory of a run that holds its lock, and removes what killed runs left unfinished."""
+        keep = {"keep_every": settings.keep_every, "keep_best": settings.keep_best}
+        return cls(model_dir, config, settings.keep, **keep, verify=settings.verify, clean=True)
+
+    def _manager(self, folder: str, policy: Any) -> ocp.CheckpointManager:
         # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
         # of the two apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         directory = _absolute(self.model_dir / folder)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_every,
+            preservation_policy=policy,
             create=True,
             enable_async_checkpointing=True,
             multiprocessing_options=together,
@@ -135,6 +152,8 @@ class Checkpoints:
         self.wait()
         self._named, self._naming = self._naming, progress.get("best_step") or None
         self._keep_bests(at_least=self._named)
+        if self._scores is not None:
+            self._scores.add(step, progress)
         with self._saving(self._latest):
             self._latest.save(
                 step,
@@ -183,7 +202,6 @@ class Checkpoints:
         last: Damaged | None = None
         while (step := self._latest.latest_step()) is not None:
             try:
-                self._check(self._latest, step)
                 return self._restored(step, like)
             except Damaged as error:
                 last = error
@@ -197,8 +215,8 @@ class Checkpoints:
 
     def _restored(self, step: int, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
         folder = self._latest.directory / str(step)
-        position, progress = schemas.read_json(folder, "position"), schemas.read_json(folder, "progress")
-        with _damage_named(folder):
+        with integrity.reading(folder, self.config, self.verify):
+            position, progress = schemas.read_json(folder, "position"), schemas.read_json(folder, "progress")
             restored = self._latest.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
             )
@@ -215,30 +233,11 @@ class Checkpoints:
         step = self._best.latest_step()
         if step is None:
             raise FileNotFoundError(f"no best parameters under {self.model_dir / BEST}")
-        self._check(self._best, step)
-        with _damage_named(self._best.directory / str(step)):
+        with integrity.reading(self._best.directory / str(step), self.config, self.verify):
             restored = self._best.restore(
                 step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
             )
         return step, restored["params"]
-
-    def _check(self, manager: ocp.CheckpointManager, step: int) -> None:
-        """Raises :class:`Damaged` unless a step is intact, ValueError if it is of another model.
-
-        Process 0 reads and checks for all processes; the others receive its result.
-        """
-        folder = manager.directory / str(step)
-        fault: str | None = None
-        if jax.process_index() == 0:
-            try:
-                check_step(folder, self.verify)
-            except Damaged as error:
-                fault = str(error)
-        if jax.process_count() > 1:
-            fault = _from_process_0(fault)
-        if fault is not None:
-            raise Damaged(fault)
-        check_same_model(schemas.read_json(folder, "model"), self.config, f"checkpoint {folder}")
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Damaged) -> None:
         """Moves a damaged step out of the way of later saves of the same step."""
@@ -250,8 +249,7 @@ class Checkpoints:
             if target.exists():
                 target.rmtree()
             source.rename(target)
-        if jax.process_count() > 1:
-            _from_process_0(None)
+        integrity.everyones("")  # all wait for the rename
         manager.reload()
 
     def _keep_bests(self, at_least: int | None) -> None:
@@ -279,7 +277,8 @@ class Checkpoints:
         self._naming = best_step
         if best_step is not None and best_step in there:
             try:
-                self._check(self._best, best_step)
+                with integrity.reading(self._best.directory / str(best_step), self.config, self.verify):
+                    pass
             except Damaged as error:
                 self._set_aside(self._best, best_step, error)
                 there.remove(best_step)
@@ -320,20 +319,23 @@ class Checkpoints:
         step = self._latest.latest_step()
         if step is None:
             raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
-        self._check(self._latest, step)
         abstract = _abstract(like)
-        for name in ("ema_params", "params"):
-            wanted = {name: abstract}
-            # Without restore args, Orbax restores arrays onto the devices that saved them.
-            onto = ocp.checkpoint_utils.construct_restore_args(wanted)
-            item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
-            folder = self._latest.directory / str(step)
-            with _damage_named(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                saved = reader.metadata(folder / "state").item_metadata
-                if saved.get(name) is None:
-                    continue
+        folder = self._latest.directory / str(step)
+        restored: Mapping[str, Any] = {}
+        with (
+            integrity.reading(folder, self.config, self.verify),
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+        ):
+            saved = reader.metadata(folder / "state").item_metadata
+            name = next((name for name in ("ema_params", "params") if saved.get(name) is not None), None)
+            if name is not None:
+                wanted = {name: abstract}
+                # Without restore args, Orbax restores arrays onto the devices that saved them.
+                onto = ocp.checkpoint_utils.construct_restore_args(wanted)
+                item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
                 restored = reader.restore(folder / "state", args=item)
-                return step, restored[name]
+        if name is not None:
+            return step, restored[name]
         raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
 
     def wait(self) -> None:
@@ -389,65 +391,6 @@ def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: boo
         return saver.restore_params(like)
     finally:
         saver.close()
-
-
-def check_step(folder: epath.Path, verify: bool = True) -> None:
-    """Raises :class:`Damaged`, with the file and the reason, unless a step is intact.
-
-    Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
-    Orbax committed them whole, so that a kill cannot have truncated them; their JSON and their list of arrays are checked,
-    and a warning reports that the arrays are not.
-
-    Args:
-      folder: of the step, in ``checkpoints`` or ``best``.
-      verify: False checks the JSON and the list of arrays only.
-    """
-    kind = BEST if folder.parent.name == BEST else LATEST
-    if verify and not digests.check(folder):
-        logging.warning("checkpoint %s has no %s: damage of its arrays cannot be detected", folder, digests.FILE)
-    for item in _ITEMS[kind]:
-        if item not in ("state", "params"):
-            schemas.read_json(folder, item)
-    try:
-        orbax_tree.paths(folder / _ITEMS[kind][0])
-    except (ValueError, OSError) as error:
-        raise Damaged(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:240]}") from None
-
-
-@contextlib.contextmanager
-def _damage_named(folder: epath.Path) -> Iterator[None]:
-    """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
-        raise Damaged(f"checkpoint {folder} cannot be restored: {reason}") from error
-
-
-def _from_process_0(text: str | None) -> str | None:
-    """A text that process 0 broadcasts to all; also a barrier."""
-    from jax.experimental import multihost_utils
-
-    encoded = np.zeros(4096, np.uint8)
-    data = (text or "").encode()[:4096]
-    encoded[: len(data)] = list(data)
-    received = bytes(np.asarray(multihost_utils.broadcast_one_to_all(encoded)))
-    return received.rstrip(b"\0").decode(errors="replace") or None
-
-
-# Settings that change how the parameters are used, not the parameters themselves.
-_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
-
-
-def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
-    """Raises ValueError, listing all settings that differ, unless ``saved`` (JSON dict) is the model of ``config``."""
-    mine = json.loads(json.dumps(dataclasses.asdict(config)))
-    names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
-    differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]
-    if differ:
-        raise ValueError(f"{where} is of another model: " + "; ".join(differ))
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -57,10 +57,10 @@ def _position(value: Mapping[str, Any], where: str) -> None:
 
 def _progress(value: Mapping[str, Any], where: str) -> None:
     # Other keys are the training loop's own, and must be plain values.
-    for name in ("best_step", "stale", "examples"):
+    for name in ("best_step", "stale", "examples", "score_step", "skipped"):
         if name in value:
             _count(value[name], f"{where}: {name}")
-    for name in ("best", "seconds"):
+    for name in ("best", "seconds", "score"):
         if name in value and (isinstance(value[name], bool) or not isinstance(value[name], int | float)):
             raise Damaged(f"{where}: {name} must be a number; got {value[name]!r:.80}")
     if not isinstance(value.get("stopped"), str | None):

@@ -174,8 +174,8 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
             reads = ("model", "data", "loop", "validation", "callbacks")
             settings = {name: given[name] for name in reads if name in given}
             seeds.append(Seed.read(given["model_dir"], **settings, decoder=decoder, lock=lock, terminal=terminal))
-        shared = ("model", "loss", "optimizer", "loop", "validation", "initial_checkpoint_path")
-        results = train_seeds(seeds, **{name: given[name] for name in shared}, terminal=terminal)
+        shared = ("model", "loss", "optimizer", "loop", "validation", "checkpoints", "initial_checkpoint_path")
+        results = train_seeds(seeds, **{name: given[name] for name in shared if name in given}, terminal=terminal)
     for result in results:
         if not isinstance(result, Exception) and result.stopped not in (None, "early"):
             raise exit_codes.Stopped(result.stopped)

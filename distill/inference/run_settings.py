@@ -10,14 +10,15 @@ STEPS = ("TRAIN_STEPS", "train.LoopConfig.train_steps")
 
 # Neither the parameters nor the choice of the best ones depend on these.
 _FREE_MACROS = frozenset({
-    "ATTENTION", "CACHE_DIR", "CHECKPOINT_DIGESTS", "CHECKPOINT_KEEP_EVERY", "CHECKPOINT_PERIOD",
-    "COMPILER_OPTIONS", "DATA_DIR", "EVAL_BATCH_SIZE", "LOG_PERIOD",
-    "LOSS_CHUNK_TOKENS", "MESH", "MODEL_DIR", "NUM_MICROBATCHES", "PARAM_GATHER", "REMAT_POLICY", "SEQUENCE_PARALLEL",
-    "SPLIT", "STUCK_AFTER_S", "TEST_SPLIT", "VOCABULARY_PATH",
+    "ATTENTION", "CACHE_DIR", "CHECKPOINT_DIGESTS", "CHECKPOINT_KEEP", "CHECKPOINT_KEEP_BEST", "CHECKPOINT_KEEP_EVERY",
+    "CHECKPOINT_PERIOD", "COMPILER_OPTIONS", "DATA_DIR", "EVAL_BATCH_SIZE", "LOG_PERIOD",
+    "LOSS_CHUNK_TOKENS", "MAX_SKIPPED", "MESH", "MODEL_DIR", "NUM_MICROBATCHES", "ON_NONFINITE", "PARAM_GATHER",
+    "REMAT_POLICY", "SEQUENCE_PARALLEL", "SPLIT", "STUCK_AFTER_S", "TEST_SPLIT", "VOCABULARY_PATH",
 })  # fmt: skip
 _FREE_ARGUMENTS = frozenset({
-    "cache_dir", "checkpoints", "chunk_tokens", "compiler_options", "data_dir", "log_period", "mesh", "model_dir",
-    "num_microbatches", "param_gather", "remat_policy", "sequence_parallel", "stuck_after_s", "test_split",
+    "cache_dir", "checkpoints", "chunk_tokens", "compiler_options", "data_dir", "log_period", "max_skipped", "mesh",
+    "model_dir", "num_microbatches", "on_nonfinite", "param_gather", "remat_policy", "sequence_parallel", "stuck_after_s",
+    "test_split",
 })  # fmt: skip
 _FREE_CONFIGURABLES = ("CheckpointConfig", "MeshConfig", "vocabularies.load.name")
 _PATHS = ("FILES", "jsonl.dataset.files")

@@ -107,6 +107,9 @@ class LoopConfig:
       compiler_options: XLA compiler options of the step, see :func:`distill.sharding.xla_options.accepted`.
       stuck_after_s: seconds without a sign of life after which the process ends, see :func:`distill.stuck.watching`; None
         never ends it.
+      on_nonfinite: what follows an update whose loss or gradient has nan or infinity. ``stop``: the run ends with an error.
+        ``skip``: the update is skipped.
+      max_skipped: updates that ``skip`` may skip in the whole run; one more ends it with an error.
     """
 
     train_steps: int
@@ -119,10 +122,13 @@ class LoopConfig:
     sequence_parallel: bool = False
     compiler_options: xla_options.Options | None = None
     stuck_after_s: float | None = 1800.0
+    on_nonfinite: str = "stop"
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
-        for name in ("train_steps", "log_period", "num_microbatches"):
+        validation.check("LoopConfig.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        for name in ("train_steps", "log_period", "num_microbatches", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
         if self.stuck_after_s is not None and not self.stuck_after_s > 0:
@@ -133,7 +139,7 @@ class LoopConfig:
     def step_options(self) -> dict[str, Any]:
         """Returns the arguments of :func:`distill.training.step.make_train_step` that this configuration holds."""
         names = ("num_microbatches", "ema_decay", "chunk_tokens", "param_gather", "sequence_parallel")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"skip_nonfinite": self.on_nonfinite == "skip"}
 
 
 @dataclasses.dataclass
@@ -146,6 +152,8 @@ class Progress:
       examples: source rows trained on.
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
+      score, score_step: the newest validation score and its step.
+      skipped: updates that were skipped because they were not finite.
     """
 
     best: float = -math.inf
@@ -154,9 +162,13 @@ class Progress:
     examples: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    score: float = -math.inf
+    score_step: int = 0
+    skipped: int = 0
 
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
+        self.score, self.score_step = score, step
         if score > self.best:
             self.best, self.best_step, self.stale = score, step, 0
             return True
@@ -176,6 +188,7 @@ class TrainResult:
       best_step, best: the step with the best validation score, and the score.
       test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.
+      skipped: updates that were skipped because their loss or gradient was not finite.
     """
 
     step: int
@@ -184,3 +197,4 @@ class TrainResult:
     best: float
     test: dict[str, float]
     seconds: float
+    skipped: int = 0

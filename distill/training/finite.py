@@ -9,13 +9,17 @@ import numpy as np
 REMEDY = "lower the learning rate, or compute in float32"
 
 
+class NonFinite(FloatingPointError):
+    """An array of the state holds nan or infinity."""
+
+
 @jax.jit
 def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def check(tree: Any, step: int, kept: str) -> None:
-    """Raises FloatingPointError if an array of ``tree`` holds nan or infinity.
+    """Raises :class:`NonFinite` if an array of ``tree`` holds nan or infinity.
 
     Args:
       tree: arrays. Integer arrays are skipped.
@@ -32,6 +36,6 @@ def check(tree: Any, step: int, kept: str) -> None:
     good = np.asarray(_finite([leaf for _, leaf in leaves]))
     if not good.all():
         path = jax.tree_util.keystr(leaves[int(np.argmin(good))][0], simple=True, separator="/")
-        raise FloatingPointError(
+        raise NonFinite(
             f"{path} holds nan or infinity at step {step} ({int((~good).sum())} of {len(leaves)} arrays); {kept}; {REMEDY}"
         )

@@ -19,7 +19,7 @@ from jax.sharding import SingleDeviceSharding
 
 from distill import locking, stuck
 from distill.checkpoints import initial
-from distill.checkpoints.manager import Checkpoints
+from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.batches import Batch, BatchStream
 from distill.inference.evaluate import Decoder, Evaluator
@@ -94,6 +94,7 @@ def train_seeds(
     optimizer: Optimizer,
     loop: LoopConfig,
     validation: ValidationConfig | None,
+    checkpoints: CheckpointConfig = CheckpointConfig(),
     initial_checkpoint_path: str | None = None,
     terminal: Terminal,
 ) -> list[TrainResult | FloatingPointError]:
@@ -101,6 +102,7 @@ def train_seeds(
 
     Args:
       seeds: at least one; all with batches of the same shape.
+      checkpoints: whether the best parameters have digests; no training state is saved.
       initial_checkpoint_path: the initial parameters of all seeds; None initialises each at random from its seed.
       terminal: prints the lines of the first seed, and the warnings of all.
 
@@ -122,7 +124,7 @@ def train_seeds(
     del state
     lanes = []
     for number, seed in enumerate(seeds):
-        saver = Checkpoints(seed.directory, model)
+        saver = Checkpoints.of_run(seed.directory, model, checkpoints)
         saver.agree(None)  # removes the best parameters of an attempt that was stopped
         reporter = reporting.Reporter(
             seed.directory,

@@ -18,7 +18,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data.batches import Batch, BatchStream, Prefetch
 from distill.inference.evaluate import Decoder, Evaluation, Evaluator
 from distill.terminal import Terminal
-from distill.training import finite, reporting
+from distill.training import finite, nonfinite, reporting
 from distill.training.callbacks import Callback, RunStep
 from distill.training.config import LoopConfig, Progress, TrainResult, ValidationConfig
 from distill.training.preemption import StopRequest
@@ -150,6 +150,7 @@ class Loop:
             return
         sources = [Prefetch(lane.stream) for lane in self.lanes]
         clock = _Clock(self.lanes)
+        self._watch = nonfinite.Watch(self.students.metrics, _IN_FLIGHT)
         pending: list[Any] = []
         try:
             stuck.doing("waiting for the first batch", step)
@@ -158,6 +159,7 @@ class Loop:
             while True:
                 step += 1
                 pending.append(metrics)
+                self._watch.add(step, metrics, batches)
                 for lane, batch in zip(self.lanes, batches):
                     if lane.active:
                         lane.step, lane.progress.examples = step, lane.progress.examples + batch.examples
@@ -191,33 +193,76 @@ class Loop:
         stuck.doing("finishing a step", step)
         last = step == self.config.train_steps
         updated = [(number, lane) for number, lane in enumerate(self.lanes) if lane.active]
-        if step % self.config.log_period == 0 or last:
+        logs = step % self.config.log_period == 0 or last
+        validation = self.validation if self.validation and (step % self.validation.period == 0 or last) else None
+        saves = any(self._saves(step, lane, last) for _, lane in updated)
+        self._refuse_nonfinite(all_updates=logs or saves or validation is not None)
+        if logs:
             metrics = self.students.metrics(pending)
             for number, lane in updated:
-                with _noting_failure(lane):
+                if lane.failure is None:
                     self._log(lane, metrics[number], batches[number].epoch)
             pending = []
-        if self.validation and (step % self.validation.period == 0 or last):
+        if validation:
             clock.read()
             for number, lane in updated:
                 if lane.active:
-                    with _noting_failure(lane):
-                        self._validate(number, lane, self.validation)
+                    with self._noting_failure(number, lane):
+                        self._validate(number, lane, validation)
                         if last:
                             lane.progress.stopped = None  # no step is left that patience could skip
                         lane.stopped = lane.progress.stopped
         stuck.doing("agreeing on signals")
         if self._active() and self.stop.requested(step):
+            self._refuse_nonfinite(all_updates=True)
             for lane in self._active():
                 lane.stopped = self.stop.name
         clock.read()
         for number, lane in updated:
             if lane.failure is None and self._saves(step, lane, last):
-                with _noting_failure(lane):
+                with self._noting_failure(number, lane):
                     self._save(number, lane, batches[number].position)
             if jax.process_count() == 1:  # several processes raise together, at the next save
                 lane.saver.check_for_errors()
         return pending
+
+    def _refuse_nonfinite(self, *, all_updates: bool) -> None:
+        """Counts updates that were skipped, and ends lanes whose update is not finite or that skipped too many."""
+        for found in self._watch.found(all_updates=all_updates):
+            lane, limit = self.lanes[found.lane], self.config.max_skipped
+            if lane.failure is not None or found.step > lane.step:
+                continue
+            if found.skipped:
+                lane.progress.skipped += 1
+                self._record(lane, found)
+                count = f"{lane.progress.skipped} of at most {limit}"
+                self.terminal.warn(
+                    f"{lane.directory}: the update of step {found.step} was skipped ({count}): {found.reason}"
+                )
+                if lane.progress.skipped <= limit:
+                    continue
+                reason = f"{lane.progress.skipped} updates were skipped, more than {limit}, the last one"
+            else:
+                reason = found.reason
+            lane.failure = self._recorded(lane, found, f"{reason} at step {found.step}; {lane.kept}; {finite.REMEDY}")
+
+    @contextlib.contextmanager
+    def _noting_failure(self, number: int, lane: Lane) -> Iterator[None]:
+        """Ends the lane, and only the lane, at a number that is not finite."""
+        try:
+            yield
+        except finite.NonFinite as error:
+            lane.failure = self._recorded(lane, self._watch.newest(number, str(error)), str(error))
+        except FloatingPointError as error:
+            lane.failure = error
+
+    def _record(self, lane: Lane, found: nonfinite.Found) -> epath.Path:
+        lane.lock.check()
+        return nonfinite.write(lane.directory, found, lane.seed, lane.stream.rows, self.config)
+
+    def _recorded(self, lane: Lane, found: nonfinite.Found, text: str) -> FloatingPointError:
+        path = self._record(lane, found)
+        return FloatingPointError(f"{text}; the batch is in {path}, run it again with: distill replay {lane.directory}")
 
     def _active(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.active]
@@ -230,8 +275,6 @@ class Loop:
     def _log(self, lane: Lane, metrics: list[Fetchable], epoch: float) -> None:
         values = summarize(metrics)
         values["examples"], values["epoch"] = float(lane.progress.examples), epoch
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"the loss is {values['loss']} at step {lane.step}; {lane.kept}; {finite.REMEDY}")
         lane.reporter.train(lane.step, values)
         for callback in lane.callbacks:
             callback.on_log(lane.at, dict(values))
@@ -263,7 +306,9 @@ class Loop:
     def _result(self, number: int, lane: Lane) -> TrainResult:
         test = self._test(number, lane) if lane.complete else {}
         progress = lane.progress
-        return TrainResult(lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds)
+        return TrainResult(
+            lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds, progress.skipped
+        )
 
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
         """Scores the test split with the best parameters on validation."""
@@ -302,15 +347,6 @@ class _Clock:
         share = (time.monotonic() - self._started) / len(self._lanes)
         for lane, before in zip(self._lanes, self._before):
             lane.progress.seconds = before + share
-
-
-@contextlib.contextmanager
-def _noting_failure(lane: Lane) -> Iterator[None]:
-    """Ends the lane, and only the lane, at a number that is not finite."""
-    try:
-        yield
-    except FloatingPointError as error:
-        lane.failure = error
 
 
 def make_evaluators(

@@ -84,10 +84,13 @@ class Reporter:
         if not self._active:
             return
         self._writer.write(step, {f"train/{name}": value for name, value in values.items()})
-        shown = [f"step {step}/{self._train_steps}", f"loss {values['loss']:.4f}"]
+        shown = [f"step {step}/{self._train_steps}"]
+        shown += [f"loss {values['loss']:.4f}"] if "loss" in values else []  # all its updates were skipped
         shown += [f"{task} {values[f'loss/{task}']:.4f}" for task in ("label", "rationale") if f"loss/{task}" in values]
         if "effective_lambda" in values:
             shown.append(f"λ {values['effective_lambda']:.3g}")
+        if values.get("skipped_updates"):
+            shown.append(f"skipped {values['skipped_updates']:.0f}")
         shown.append(f"epoch {values['epoch']:.2f}")
         speed = f"{values['examples_per_second']:.1f} examples/s" if "examples_per_second" in values else ""
         self._bar.update(self._task, completed=step, speed=speed)

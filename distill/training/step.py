@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from distill import validation
 from distill.model.network import ModelInputs, T5Config, Transformer
@@ -25,6 +25,7 @@ Arrays = Mapping[str, jax.Array]
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # The same on the host: numpy scalars, or device arrays that can still be fetched.
 Fetchable = Mapping[str, tuple[Any, Any]]
+SKIPPED = "skipped_updates"
 
 
 def make_train_step(
@@ -37,6 +38,7 @@ def make_train_step(
     chunk_tokens: int = 0,
     param_gather: str = "layer",
     sequence_parallel: bool = False,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
     """Returns ``step(state, batch, rng) -> (state, metrics)``, which the caller jits.
 
@@ -54,6 +56,8 @@ def make_train_step(
         parameter.
       sequence_parallel: whether positions between blocks are sharded over ``model``, see
         :func:`distill.sharding.partitioning.sequence_parallel`.
+      skip_nonfinite: whether an update whose loss, gradient or change of the parameters has nan or infinity is skipped, see
+        :func:`skipped_if`. If False, the compiled program has no trace of it.
 
     Raises:
       ValueError: an unknown ``param_gather``.
@@ -123,9 +127,34 @@ def make_train_step(
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
         metrics["learning_rate"] = (learning_rate, one)
         metrics["effective_lambda"] = effective_lambda(weights, batch["decoder_task_ids"])
-        return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+        updated = TrainState(state.step + 1, params, opt_state, ema_params)
+        if skip_nonfinite:
+            norms = jnp.stack([value, metrics["grad_norm"][0], optax.tree.norm(updates)])
+            updated, metrics = skipped_if(~jnp.isfinite(norms).all(), state, updated, metrics)
+        return updated, metrics
 
     return step
+
+
+def skipped_if(
+    bad: Bool[Array, ""], before: TrainState, after: TrainState, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Returns ``before`` instead of ``after`` where ``bad``, and the metrics without the values of that update.
+
+    Integers advance in any case: the step, and the counts of the optimizer, from which schedules compute the learning rate.
+    The metric ``skipped_updates`` counts.
+    """
+
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(bad, old, new) if jnp.issubdtype(new.dtype, jnp.inexact) else new
+
+    measured = ("loss", "grad_norm", "token_accuracy")
+    kept: Metrics = {
+        name: (jnp.where(bad, 0.0, total), jnp.where(bad, 0.0, count)) if name.startswith(measured) else (total, count)
+        for name, (total, count) in metrics.items()
+    }
+    kept[SKIPPED] = (bad.astype(jnp.float32), jnp.float32(0.0))
+    return jax.tree.map(chosen, after, before), kept
 
 
 def jit_step(
@@ -234,7 +263,8 @@ def _accumulate(
 
 
 def summarize(metrics: Sequence[Fetchable]) -> dict[str, float]:
-    """Merges the metrics of several steps on the host: the mean of each metric, or the total of ``tokens/`` metrics.
+    """Merges the metrics of several steps on the host: the mean of each metric, or the total of ``tokens/`` metrics and of
+    ``skipped_updates``.
 
     A mean whose count is 0 is left out.
     """
@@ -245,7 +275,7 @@ def summarize(metrics: Sequence[Fetchable]) -> dict[str, float]:
     for name in host[0]:
         total = sum(float(m[name][0]) for m in host)
         count = sum(float(m[name][1]) for m in host)
-        if name.startswith("tokens/"):
+        if name.startswith("tokens/") or name == SKIPPED:
             out[name] = total
         elif count > 0.0:
             out[name] = total / count

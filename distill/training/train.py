@@ -100,8 +100,7 @@ def train(
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
         stack.enter_context(stuck.watching(loop.stuck_after_s, directory))
-        keep, every, verify = checkpoints.keep, checkpoints.keep_every, checkpoints.verify
-        saver = Checkpoints(directory, model, keep, keep_every=every, verify=verify, clean=True)
+        saver = Checkpoints.of_run(directory, model, checkpoints)
         with terminal.stage("making the parameters", announce=False):
             state = make_state(
                 model,

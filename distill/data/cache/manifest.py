@@ -7,7 +7,6 @@ DIR/index/<task>-<split>.npy                          int32 [examples, slots, 3]
 """
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,13 @@ from typing import Any
 
 from etils import epath
 
+from distill import file_digests
 from distill.tasks import fingerprint
 
 FILE = "manifest.json"
 FORMAT = 1
 VERSION = "1.0.0"
 INDEX_COLUMNS = ("input tokens", "target tokens", "task id of the last target")
-_PIECE = 1 << 20
 
 
 def is_local(path: epath.Path) -> bool:
@@ -31,17 +30,8 @@ def is_local(path: epath.Path) -> bool:
 
 def of_file(path: epath.Path, root: epath.Path) -> dict[str, Any]:
     """Returns the entry of a file: its path below ``root``, size in bytes and SHA-256."""
-    size, digest = _digest(path)
+    size, digest = file_digests.of_file(path)
     return {"file": path.relative_to(root).as_posix(), "bytes": size, "sha256": digest}
-
-
-def _digest(path: epath.Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return size, digest.hexdigest()
 
 
 def check_file(path: epath.Path, entry: Mapping[str, Any]) -> None:
@@ -53,7 +43,7 @@ def check_file(path: epath.Path, entry: Mapping[str, Any]) -> None:
             f"the cache is damaged: {path} has {size:,} bytes and should have {entry['bytes']:,}; "
             "delete the folder and build it again"
         )
-    if _digest(path)[1] != entry["sha256"]:
+    if file_digests.of_file(path)[1] != entry["sha256"]:
         raise ValueError(
             f"the cache is damaged: {path} does not have the SHA-256 {entry['sha256'][:12]}… that {FILE} gives; "
             "delete the folder and build it again"

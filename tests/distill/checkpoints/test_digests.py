@@ -11,8 +11,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from distill.checkpoints import conversion, digests, manager, schemas
+from distill.checkpoints import conversion, digests, integrity, schemas
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints, restore_student
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import evaluate
@@ -107,7 +108,7 @@ def test_no_damage_is_silent(run, caplog):
         struck += 1
         caplog.clear()
         try:
-            manager.check_step(manager.epath.Path(step))
+            integrity.check_step(epath.Path(step))
             told = " ".join(record.getMessage() for record in caplog.records)
         except digests.Damaged as error:
             told = str(error)
@@ -184,7 +185,7 @@ def test_edited_json_is_refused_by_its_schema_too(run, item, key, value, expecte
         digests.check(step)
     (step / digests.FILE).unlink()
     with pytest.raises(digests.Damaged) as caught:
-        manager.check_step(manager.epath.Path(step))
+        integrity.check_step(epath.Path(step))
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
 

@@ -340,7 +340,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, arguments):
     best = (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=8)
     arguments["optimizer"] = optimizers.adamw(1e30)
-    message = r"params/.* holds nan or infinity at step 4 .*the newest checkpoint is of step 2; lower the learning rate"
+    message = r"the loss is (nan|inf) at step 4; nothing .*the newest checkpoint is of step 2; lower the learning rate"
     with pytest.raises(FloatingPointError, match=message):
         train.train(str(tmp_path / "run"), **arguments)
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())

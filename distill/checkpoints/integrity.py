@@ -1,0 +1,134 @@
+"""Whether a step is whole and of the right model: digests, schemas, arrays, settings; the same answer on every process."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from distill.checkpoints import digests, orbax_tree, schemas, storage_errors
+from distill.checkpoints.digests import Damaged
+from distill.model.config import T5Config
+
+LATEST, BEST, DAMAGED = "checkpoints", "best", "damaged"
+_ITEMS = {LATEST: ("state", "position", "progress", "model"), BEST: ("params", "metrics", "model")}
+_TEXT_BYTES = 4096
+
+
+def check_step(folder: epath.Path, verify: bool = True) -> None:
+    """Raises :class:`Damaged`, with the file and the reason, unless a step is intact; see :func:`reading`."""
+    with _begun(folder, verify, threads=8):
+        pass
+
+
+@contextlib.contextmanager
+def reading(folder: epath.Path, config: T5Config, verify: bool = True) -> Iterator[None]:
+    """Checks a step while the ``with`` block restores it. What was restored may be used after the block.
+
+    Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
+    Orbax committed them whole, so that a kill cannot have truncated them; their JSON and their list of arrays are checked,
+    and a warning reports that the arrays are not.
+
+    In a multi-process run, every process compares a share of the files, before the block; all raise the same error.
+
+    Args:
+      folder: of the step, in ``checkpoints`` or ``best``.
+      config: the student's; compared with the step's.
+      verify: False checks the JSON and the list of arrays only.
+
+    Raises:
+      Damaged: the step is damaged; names the file and the reason.
+      ValueError: it is of another model; lists every setting that differs.
+    """
+    if jax.process_count() > 1:
+        _check_together(folder, verify)
+        check_same_model(schemas.read_json(folder, "model"), config, f"checkpoint {folder}")
+        with damage_named(folder):
+            yield
+        return
+    check = _begun(folder, verify)
+    check_same_model(schemas.read_json(folder, "model"), config, f"checkpoint {folder}")
+    with damage_named(folder), check:
+        yield
+
+
+def _begun(folder: epath.Path, verify: bool, threads: int | None = None) -> Any:
+    """A context manager that checks the large files of a step; the rest is checked here."""
+    check: Any = contextlib.nullcontext()
+    if verify:
+        check = digests.Check(folder, threads=threads)
+        if not check.has_digests:
+            logging.warning("checkpoint %s has no %s: damage of its arrays cannot be detected", folder, digests.FILE)
+    kind = BEST if folder.parent.name == BEST else LATEST
+    for item in _ITEMS[kind]:
+        if item not in ("state", "params"):
+            schemas.read_json(folder, item)
+    try:
+        orbax_tree.paths(folder / _ITEMS[kind][0])
+    except (ValueError, OSError) as error:
+        if storage_errors.of_machine(error):
+            raise
+        raise Damaged(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:240]}") from None
+    return check
+
+
+def _check_together(folder: epath.Path, verify: bool) -> None:
+    fault, number, count = "", jax.process_index(), jax.process_count()
+    try:
+        if number == 0:
+            _begun(folder, verify)
+        if verify:
+            digests.check(folder, share=slice(number, None, count))
+    except Damaged as error:
+        fault = str(error)
+    fault = next((text for text in everyones(fault) if text), "")
+    if fault:
+        raise Damaged(fault)
+
+
+def everyones(text: str) -> list[str]:
+    """The texts of all processes, in order; also a barrier."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    encoded = np.zeros(_TEXT_BYTES, np.uint8)
+    data = text.encode()[:_TEXT_BYTES]
+    encoded[: len(data)] = list(data)
+    received = np.asarray(multihost_utils.process_allgather(encoded)).reshape(-1, _TEXT_BYTES)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in received]
+
+
+@contextlib.contextmanager
+def damage_named(folder: epath.Path) -> Iterator[None]:
+    """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`.
+
+    A fault of the storage, such as a server that answers 503, is no damage, and becomes an OSError.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError, Damaged):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+        if storage_errors.of_machine(error):
+            raise OSError(f"checkpoint {folder} cannot be read now: {reason}") from error
+        raise Damaged(f"checkpoint {folder} cannot be restored: {reason}") from error
+
+
+# Settings that change how the parameters are used, not the parameters themselves.
+_NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
+
+
+def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
+    """Raises ValueError, listing all settings that differ, unless ``saved`` (JSON dict) is the model of ``config``."""
+    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
+    differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]
+    if differ:
+        raise ValueError(f"{where} is of another model: " + "; ".join(differ))
