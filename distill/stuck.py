@@ -137,9 +137,7 @@ class _Watch:
         if found is None:
             return "process 0, which holds the reports of all, does not answer"
         reports = {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
-        told = [
-            self._told(number, reports.get(number)) for number in range(self._processes) if number != self._process
-        ]
+        told = [self._told(number, reports.get(number)) for number in range(self._processes) if number != self._process]
         return ", ".join(told)
 
     def _told(self, number: int, report: dict[str, Any] | None) -> str:

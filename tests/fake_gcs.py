@@ -3,7 +3,8 @@ memory.
 
 TensorFlow's addresses are fixed (``https://www.googleapis.com/storage/v1/…``), but libcurl, which it calls, goes through
 the proxy and trusts the certificates that the environment names. So this is a proxy that answers for Google itself.
-ArrayRecord, which reads ``gs://`` by itself, asks the same server as its emulator.
+TensorStore, which reads and writes the arrays of checkpoints, finds it in the same way. ArrayRecord, which reads
+``gs://`` by itself, asks the same server as its emulator.
 """
 
 import contextlib
@@ -30,12 +31,15 @@ class Storage:
     Attributes:
       objects: what is there; tests may change it.
       requests: method and address of every request, in order.
+      disturb: is called with the method and the object's ``"bucket/name"`` (uploads: ``"POST"``); a number is answered as
+        the status, and ``"cut"`` sends half of the content and closes the connection; None answers as usual.
       refuse: is called with the method and the object's ``"bucket/name"`` (uploads: ``"POST"``); True is answered 403.
     """
 
     def __init__(self):
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.disturb = lambda method, name: None
         self.refuse = lambda method, name: False
         self.sessions: dict[str, tuple[str, bytes]] = {}
         self.lock = threading.Lock()
@@ -53,12 +57,23 @@ class Storage:
         return [address.removeprefix(start) for address in asked if address.startswith(start)]
 
 
+def _object_name(host, path, query):
+    """The object of a request, as ``"bucket/name"``; None for a request about a bucket or a folder."""
+    if found := re.fullmatch(r"/(?:upload/)?storage/v1/b/([^/]+)/o(?:/([^/]+).*)?/?", path):
+        name = urllib.parse.unquote(found[2]) if found[2] else query.get("name")
+        return f"{found[1]}/{name}" if name else None
+    if host == "storage.googleapis.com":
+        return urllib.parse.unquote(path.lstrip("/"))
+    return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     storage: Storage
     context: ssl.SSLContext
     host = ""
+    cut = False
 
     def log_message(self, *_):
         pass
@@ -81,6 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.cut:
+            body, self.close_connection = body[: len(body) // 2], True
         self.wfile.write(body)
 
     def _body(self):
@@ -93,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(pieces)
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection, or was killed
+            super().handle()
+
     def _request(self):
         url = urllib.parse.urlsplit(self.path)
         query = {name: values[0] for name, values in urllib.parse.parse_qs(url.query).items()}
@@ -104,7 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = _request
 
     def _dispatch(self, path, query, body):
-        if self.host == "storage.googleapis.com":
+        self.cut = False
+        name = _object_name(self.host, path, query)
+        disturbed = self.storage.disturb(self.command, name) if name else None
+        if disturbed == "cut":
+            self.cut = True
+        elif disturbed is not None:
+            return self._answer(disturbed)
+        if self.host == "storage.googleapis.com" and not path.startswith(("/storage/v1/", "/upload/")):
             return self._contents(urllib.parse.unquote(path.lstrip("/")))
         if found := re.fullmatch(r"/upload/storage/v1/b/([^/]+)/o", path):
             return self._upload(found[1], query, body)
@@ -206,6 +234,7 @@ def serving(folder):
     here = f"http://127.0.0.1:{server.server_port}"
     environment = {"https_proxy": here, "HTTPS_PROXY": here, "no_proxy": "", "NO_PROXY": ""}
     environment["CLOUD_STORAGE_EMULATOR_ENDPOINT"] = here
+    environment["TENSORSTORE_CA_BUNDLE"] = os.fspath(certificate)
     try:
         yield storage, environment | {"CURL_CA_BUNDLE": os.fspath(certificate)} | SETTINGS
     finally:

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, schemas, watchdog
+from distill.checkpoints import digests, integrity, keeping, object_store, schemas, watchdog
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.model.network import T5Config
@@ -122,6 +122,8 @@ class Checkpoints:
         # of the two apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         directory = _absolute(self.model_dir / folder)
+        if "://" in str(directory):
+            object_store.needs_no_storage_client()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             create=True,

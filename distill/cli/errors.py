@@ -26,7 +26,8 @@ _MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAM
 _TENSORFLOW_MISTAKES = ("NotFoundError", "AlreadyExistsError", "InvalidArgumentError", "OutOfRangeError")
 
 _LOST_PEER = re.compile(
-    r"[Gg]loo\b|Connection (?:reset|closed|refused)|Broken pipe|task died|coordination service|barrier|^UNAVAILABLE|^DEADLINE_EXCEEDED"
+    r"[Gg]loo\b|Connection (?:reset|closed|refused)|Broken pipe|task died|coordination service|barrier"
+    r"|^UNAVAILABLE|^DEADLINE_EXCEEDED"
 )
 
 

@@ -48,7 +48,9 @@ def join(options: argparse.Namespace) -> None:
         before = signal.getsignal(signal.SIGTERM)
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # JAX handles SIGTERM for its preemption service, which nothing here reads
+            signal.signal(
+                signal.SIGTERM, before
+            )  # JAX handles SIGTERM for its preemption service, which nothing here reads
 
 
 def is_first() -> bool:

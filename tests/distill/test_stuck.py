@@ -13,7 +13,7 @@ import pytest
 from distill import exit_codes, stuck
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATIENCE_S = 120
+PATIENCE_S = 300
 # A training of a tiny student whose data thread blocks after some batches.
 BLOCKED = """
 import pathlib, sys, threading
@@ -65,9 +65,7 @@ with stuck.watching(4.0, sys.argv[1]):
 def start(program, *arguments):
     environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment, **pipes
-    )
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
 
 
 def test_a_data_thread_that_blocks(tmp_path):

@@ -291,7 +291,7 @@ async def failing(call):
 def test_patience_bounds_the_wait_whatever_the_server_does(tmp_path, behaviour):
     """No limit on attempts and failures, and a minute per attempt: only ``patience_s`` ends these jobs."""
     teacher = {"patience_s": 0.8, "attempt_s": 60.0, "attempts": 10**6, "give_up_after": 10**6, "bad_replies": 10**6}
-    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match="of patience_s=0.8"):
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match=r"of patience_s=0\.8"):
         started = time.monotonic()
         run(job(stub, tmp_path, teacher=teacher))
     assert time.monotonic() - started < 5

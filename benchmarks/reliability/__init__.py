@@ -1,0 +1,1 @@
+"""Tries what ``docs/reliability.md`` promises: kills, damages, fills up, disturbs and attacks real runs."""
