@@ -98,7 +98,11 @@ class _Watch:
             self._step, self._stepped = step, self.last
 
     def _check(self) -> None:
+        checked = time.monotonic()
         while not self._over.wait(self._every):
+            before, checked = checked, time.monotonic()
+            if checked - before > self._every + self.after_s / 2:
+                self.last = checked  # the whole process was stopped, this thread included, and continues now
             if self._idle() > self.after_s:
                 self._end_process()
             # For a call that never returns to Python, which would stop this thread, too.

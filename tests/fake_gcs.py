@@ -41,8 +41,24 @@ class Storage:
         self.requests: list[tuple[str, str]] = []
         self.disturb = lambda method, name: None
         self.refuse = lambda method, name: False
+        self.generations: dict[str, int] = {}
         self.sessions: dict[str, tuple[str, bytes]] = {}
         self.lock = threading.Lock()
+
+    def put(self, name: str, data: bytes) -> dict[str, str]:
+        """Stores an object and returns its description, with the next generation."""
+        self.objects[name] = data
+        self.generations[name] = self.generations.get(name, 0) + 1
+        return self.described(name)
+
+    def described(self, name: str) -> dict[str, str]:
+        """An object's description as Google words it; objects that tests put there are of generation 1."""
+        bucket, _, key = name.partition("/")
+        date = "2020-01-01T00:00:00.000Z"
+        return {
+            "name": key, "bucket": bucket, "size": str(len(self.objects[name])), "metageneration": "1",
+            "generation": str(self.generations.setdefault(name, 1)), "updated": date, "timeCreated": date,
+        }  # fmt: skip
 
     def below(self, folder: str) -> dict[str, bytes]:
         """The objects below ``"bucket/folder"``, by what follows; TensorFlow's markers of folders are left out."""
@@ -145,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             source, target = "/".join(parts[:2]), "/".join(parts[2:])
             if source not in self.storage.objects:
                 return self._answer(404)
-            self.storage.objects[target] = self.storage.objects[source]
+            self.storage.put(target, self.storage.objects[source])
             return self._answer(200, {"done": True})
         if found := re.fullmatch(r"/storage/v1/b/([^/]+)/o/([^/]+)", path):
             name = f"{found[1]}/{urllib.parse.unquote(found[2])}"
@@ -160,13 +176,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(403)
         if data is None:
             return self._answer(404)
-        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "bytes=0-")).groups()
+        generation = str(self.storage.generations.setdefault(name, 1))
+        if "Range" not in self.headers:
+            return self._answer(200, data, x_goog_generation=generation)
+        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
         start, end = int(first or 0), min(int(last or len(data)) + 1, len(data))
         if not first:  # the number of bytes at the end
             start, end = max(len(data) - int(last), 0), len(data)
         if start >= len(data):
             return self._answer(416)
-        return self._answer(206, data[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(data)}")
+        where = f"bytes {start}-{end - 1}/{len(data)}"
+        return self._answer(206, data[start:end], Content_Range=where, x_goog_generation=generation)
 
     def _object(self, name):
         data = self.storage.objects.get(name)
@@ -175,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del self.storage.objects[name]
             return self._answer(204)
-        return self._answer(200, {"size": str(len(data)), "generation": "1", "updated": "2020-01-01T00:00:00.000Z"})
+        return self._answer(200, self.storage.described(name))
 
     def _list(self, bucket, query):
         start = f"{bucket}/{query.get('prefix', '')}"
@@ -185,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             rests = {name: name.removeprefix(start).partition(cut) for name in names}
             names = [name for name, (_, slash, _) in rests.items() if not slash]
             folders = sorted({start + head + cut for head, slash, _ in rests.values() if slash})
-        items = [{"name": name.removeprefix(bucket + "/")} for name in names]
+        items = [self.storage.described(name) for name in names]
         return self._answer(200, {"items": items, "prefixes": [name.removeprefix(bucket + "/") for name in folders]})
 
     def _upload(self, bucket, query, body):
@@ -198,8 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, Location=f"https://www.googleapis.com/session/{number}")
         if query.get("ifGenerationMatch") == "0" and name in self.storage.objects:
             return self._answer(412)
-        self.storage.objects[name] = body
-        return self._answer(200, {})
+        return self._answer(200, self.storage.put(name, body))
 
     def _continued(self, number, body):
         name, held = self.storage.sessions[number]
@@ -208,8 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         total = self.headers.get("Content-Range", "0").rpartition("/")[2]  # an empty object's upload has no range
         if total == "*" or len(held) < int(total):
             return self._answer(308, Range=f"bytes=0-{len(held) - 1}")
-        self.storage.objects[name] = held  # an object appears whole
-        return self._answer(200, {})
+        return self._answer(200, self.storage.put(name, held))  # an object appears whole
 
 
 @contextlib.contextmanager

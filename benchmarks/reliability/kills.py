@@ -50,10 +50,8 @@ class Trainings:
     def start(self, model_dir: pathlib.Path, processes: int, form: dict[str, object]) -> list[Child]:
         """The processes of one attempt."""
         number = next(self._number)
-        arguments = self._rows.arguments(
-            model_dir, TRAIN_STEPS=self._steps, EVAL_PERIOD=self._steps, TEST_SPLIT=None,
-            **{"partitioning.MeshConfig.fsdp": 2}, **form,
-        )  # fmt: skip
+        changes = {"train.train.validation": None, "partitioning.MeshConfig.fsdp": 2, "TRAIN_STEPS": self._steps}
+        arguments = self._rows.arguments(model_dir, **changes, **form)
         flags = f"--xla_force_host_platform_device_count={self.devices // processes}"
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -123,7 +122,7 @@ def _run(argv: Sequence[str], env: Mapping[str, str], log: str) -> int:
     return main.main()
 
 
-def _forget_ended() -> None:
+def _forget_ended(alive: set[int]) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -131,6 +130,7 @@ def _forget_ended() -> None:
             return
         if not pid:
             return
+        alive.discard(pid)
         print(json.dumps([pid, os.waitstatus_to_exitcode(status)]), flush=True)
 
 
@@ -143,11 +143,13 @@ def main() -> None:
     from distill.training import train  # noqa: F401
 
     print("ready", flush=True)
-    buffer = b""
+    buffer, alive = b"", set[int]()
     while True:
         if select.select([0], [], [], 0.05)[0]:
             got = os.read(0, 65536)
             if not got:
+                for pid in alive:
+                    os.kill(pid, signal.SIGKILL)
                 return
             buffer += got
         while b"\n" in buffer:
@@ -156,9 +158,9 @@ def main() -> None:
             pid = os.fork()
             if pid == 0:
                 sys.exit(_run(**job))
+            alive.add(pid)
             print(json.dumps([pid, None]), flush=True)
-        _forget_ended()
-        time.sleep(0)
+        _forget_ended(alive)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,10 @@ def _stopped(name: str) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing; SIGINT and SIGKILL still end it
     print(f"stopped by {name}; run the same command again to continue", file=sys.stderr)
+    if runs.joined:  # at its end, JAX would wait for the other processes, which may wait for this one
+        from distill.checkpoints import watchdog
+
+        watchdog.do_not_outlive(code=exit_codes.STOPPED)
     return exit_codes.STOPPED
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = "config.gin"
+joined = False
+"""Whether this process is one of several."""
 
 
 def import_quietly() -> None:
@@ -45,6 +47,8 @@ def join(options: argparse.Namespace) -> None:
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
+        global joined
+        joined = True
         before = signal.getsignal(signal.SIGTERM)
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
         if threading.current_thread() is threading.main_thread():
