@@ -91,6 +91,37 @@ def _check_together(folder: epath.Path, verify: bool) -> None:
         raise Damaged(fault)
 
 
+def check_best_is_there(model_dir: epath.Path, newest: int, best: int | None) -> None:
+    """Raises :class:`Damaged` if the best parameters that the newest checkpoint names, or later ones, are missing.
+
+    Args:
+      model_dir: the model directory.
+      newest: the step of the newest checkpoint. If its progress is damaged, nothing is compared.
+      best: the step of the best parameters that are there, or None.
+    """
+    folder = model_dir / LATEST / str(newest)
+    try:
+        named = schemas.read_json(folder, "progress").get("best_step", 0)
+    except Damaged:
+        return
+    if named > (best or 0):
+        raise Damaged(
+            f"{model_dir / BEST / str(named)} is missing: {folder} names it as the best on validation; restore the folder, "
+            "or continue the training, which selects a new one"
+        )
+
+
+def set_aside(source: epath.Path, target: epath.Path, error: Damaged) -> None:
+    """Moves a damaged step to ``target``, with a warning; process 0 does it, and all wait."""
+    if jax.process_index() == 0:
+        logging.warning("%s; it is skipped, and moved to %s", error, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rmtree()
+        source.rename(target)
+    everyones("")
+
+
 def everyones(text: str) -> list[str]:
     """The texts of all processes, in order; also a barrier."""
     if jax.process_count() == 1:

@@ -3,10 +3,9 @@
 Every step has SHA-256 digests of its files, checked when the step is restored (:mod:`distill.checkpoints.digests`).
 """
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,9 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, object_store, schemas, watchdog
+from distill.checkpoints import digests, integrity, keeping, object_store, schemas
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
+from distill.checkpoints.watchdog import SaveError, saving
 from distill.model.network import T5Config
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
@@ -73,10 +73,6 @@ class CheckpointConfig:
                 raise ValueError(f"CheckpointConfig.{name} must be ≥ 1; got {value}")
 
 
-class SaveError(OSError):
-    """A checkpoint could not be written; its text names the step, the folder and the cause."""
-
-
 class Checkpoints:
     """The checkpoints of one model directory.
 
@@ -118,8 +114,7 @@ class Checkpoints:
         return cls(model_dir, config, settings.keep, **keep, verify=settings.verify, clean=True)
 
     def _manager(self, folder: str, policy: Any) -> ocp.CheckpointManager:
-        # Both managers may save the same step in the background. Separate key prefixes keep the multi-process barriers
-        # of the two apart.
+        # Both managers may save the same step in the background: separate prefixes keep their barriers apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         directory = _absolute(self.model_dir / folder)
         if "://" in str(directory):
@@ -156,7 +151,7 @@ class Checkpoints:
         self._keep_bests(at_least=self._named)
         if self._scores is not None:
             self._scores.add(step, progress)
-        with self._saving(self._latest):
+        with saving(self._latest):
             self._latest.save(
                 step,
                 args=ocp.args.Composite(
@@ -177,7 +172,7 @@ class Checkpoints:
             return
         for old in set(there) - {self._named, self._naming, max(there, default=None)}:
             self._best.delete(old)
-        with self._saving(self._best):
+        with saving(self._best):
             self._best.save(
                 step,
                 args=ocp.args.Composite(
@@ -224,6 +219,15 @@ class Checkpoints:
             )
         return restored["state"], position, progress
 
+    def restore_before(self, like: State, step: int) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
+        """:meth:`restore` of the newest intact checkpoint before ``step``, moving none; None if there is none."""
+        for there in sorted((there for there in self._latest.all_steps() if there < step), reverse=True):
+            try:
+                return self._restored(there, like)
+            except Damaged as error:
+                logging.warning("%s; it is skipped", error)
+        return None
+
     def restore_best(self, like: Any) -> tuple[int, Any]:
         """Restores the best parameters on validation onto the shardings of ``like``; returns their step and them.
 
@@ -243,15 +247,8 @@ class Checkpoints:
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Damaged) -> None:
         """Moves a damaged step out of the way of later saves of the same step."""
-        source = manager.directory / str(step)
         target = _absolute(self.model_dir / DAMAGED) / manager.directory.name / str(step)
-        if jax.process_index() == 0:
-            logging.warning("%s; it is skipped, and moved to %s", error, target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                target.rmtree()
-            source.rename(target)
-        integrity.everyones("")  # all wait for the rename
+        integrity.set_aside(manager.directory / str(step), target, error)
         manager.reload()
 
     def _keep_bests(self, at_least: int | None) -> None:
@@ -290,18 +287,8 @@ class Checkpoints:
         """Raises :class:`SaveError` if a save in the background has failed; waits for nothing."""
         for manager in (self._latest, self._best):
             if not manager.is_saving_in_progress():
-                with self._saving(manager):
+                with saving(manager):
                     manager.wait_until_finished()
-
-    @contextlib.contextmanager
-    def _saving(self, manager: ocp.CheckpointManager) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of the operating system, of TensorStore, or of a storage's client
-            # Orbax's threads wait for signals from the one that failed, and would keep the process for minutes.
-            watchdog.do_not_outlive()
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise SaveError(f"a checkpoint could not be written to {manager.directory}: {cause}") from error
 
     def finish(self, best_step: int | None) -> None:
         """Waits for all saves, and removes all best parameters except those of ``best_step``."""
@@ -340,10 +327,14 @@ class Checkpoints:
             return step, restored[name]
         raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
 
+    def saving_in_progress(self) -> bool:
+        """Whether a save continues in the background."""
+        return self._latest.is_saving_in_progress() or self._best.is_saving_in_progress()
+
     def wait(self) -> None:
         """Blocks until all saves are on disk."""
         for manager in (self._best, self._latest):
-            with self._saving(manager):
+            with saving(manager):
                 manager.wait_until_finished()
 
     def close(self) -> None:
@@ -373,7 +364,7 @@ def restore_student(
 
     Raises:
       FileNotFoundError: nothing was saved in ``model_dir``.
-      Damaged: a file is damaged; no other step is used instead.
+      Damaged: a file is damaged, or the best parameters are missing; no other step is used instead.
       ValueError: the checkpoint is of another model.
     """
     shapes = param_shapes(config)
@@ -388,9 +379,10 @@ def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: boo
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")
     saver = Checkpoints(model_dir, config, verify=verify)
     try:
-        if saver.best_step() is not None:
-            return saver.restore_best(like)
-        return saver.restore_params(like)
+        newest, best = saver.latest_step(), saver.best_step()
+        if newest is not None:
+            integrity.check_best_is_there(saver.model_dir, newest, best)
+        return saver.restore_params(like) if best is None else saver.restore_best(like)
     finally:
         saver.close()
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": ("teacher", "inspect_command"),
     "train": ("training", "train_command"),
     "cache": ("training", "cache_command"),
+    "replay": ("replay", "replay_command"),
     "eval": ("evaluation", "eval_command"),
     "infer": ("serving", "infer_command"),
     "export": ("serving", "export_command"),
@@ -38,8 +39,8 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-COMPILING = ("train", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
-WITH_TENSORFLOW = ("train", "cache", "eval", "sweep", "demo", "precompile", "config")
+COMPILING = ("train", "replay", "eval", "sweep", "demo")  # `infer` enables the compilation cache after its first line
+WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "sweep", "demo", "precompile", "config")
 TRAINING = ("train", "sweep", "demo", "cache")  # print a line before importing TensorFlow and JAX, which takes seconds
 
 

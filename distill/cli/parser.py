@@ -22,6 +22,7 @@ EXAMPLES = {
     "train": f"distill train {_RUN_FILES} \\\n"
     "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
     "cache": f"distill cache {_RUN_FILES} \\\n  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --output=cached",
+    "replay": "distill replay runs/svamp",
     "eval": "distill eval --model_dir=runs/svamp --split=validation",
     "infer": "distill infer --model_dir=runs/svamp --input=questions.jsonl --output=answers.jsonl",
     "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
@@ -97,6 +98,13 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
     example.add_argument("--seed", type=int, default=0, help="seed of the questions; default: 0")
     train = add("train", "train a student, or continue a stopped run")
+    replay = add("replay", "run the batch of an update that was nan or infinite again, and measure every layer")
+    replay.add_argument("model_dir", metavar="MODEL_DIR", help="the directory of the run")
+    replay.add_argument("--step", type=_positive, help="the update; default: the newest in MODEL_DIR/replay")
+    replay.add_argument(
+        "--exact", action="store_true", help="first repeat the updates between the checkpoint and the step"
+    )
+    replay.add_argument("--json", action="store_true", help="print JSON")
     cache = add("cache", "tokenise a data set once and write it to files for training")
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
     cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")

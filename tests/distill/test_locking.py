@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,19 @@ try:
 except locking.Locked as error:
     print(error, flush=True)
 """
+# One process of a multi-process run: holds a lock together with the others.
+TOGETHER = """
+import sys
+import jax
+from distill import locking
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), initialization_timeout=200)
+try:
+    with locking.held_together(sys.argv[1], "run", "choose another MODEL_DIR"):
+        print("held", flush=True)
+        sys.stdin.readline()
+except locking.Locked as error:
+    print(error, flush=True)
+"""
 
 
 @pytest.fixture
@@ -33,14 +47,22 @@ def hold():
     """Starts processes that hold a lock until a line is written to them; their first line is the outcome."""
     started = []
 
-    def start(path, environment=()):
+    def start(path, environment=(), script=HOLD, arguments=()):
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, os.fspath(path)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", script, os.fspath(path), *arguments], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if script is TOGETHER else None,
             env={**os.environ, **dict(environment), "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu"},
         )  # fmt: skip
         started.append(process)
         return process
 
+    def together(path):
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        return [start(path, script=TOGETHER, arguments=(address, str(number))) for number in range(2)]
+
+    start.together = together
     yield start
     for process in started:
         process.kill()
@@ -91,6 +113,20 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(hold, tmp_path):
     assert time.monotonic() - before < 2.5  # less than the lease
     release(second)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == []
+
+
+def test_a_multi_process_run_holds_one_lock_together(hold, tmp_path):
+    path = locking.of_directory(tmp_path / "run")
+    first = [*hold.together(path)]
+    assert [said(process) for process in first] == ["held", "held"]
+    refused = [said(process) for process in [hold(path), *hold.together(path)]]
+    for line in refused:
+        assert f"in use by process {first[0].pid} on {os.uname().nodename} since " in line
+    for process in first:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in first] == [0, 0]
+    assert said(hold(path)) == "held"
 
 
 def test_two_that_start_together(hold, tmp_path):

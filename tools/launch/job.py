@@ -24,6 +24,7 @@ COMMANDS = (
     "infer",
     "inspect",
     "precompile",
+    "replay",
     "sweep",
     "train",
     "vocabulary",

@@ -1,11 +1,19 @@
 """Whether a step is whole and of the right model, checked while it is restored."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 from etils import epath
 
+import fake_gcs
 from distill.checkpoints import digests, integrity
 from distill.checkpoints.digests import Damaged
 from distill.model.config import T5Config
@@ -13,6 +21,58 @@ from distill.model.config import T5Config
 CONFIG = T5Config(
     vocab_size=16, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
 )
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+# One of two processes: saves steps 1 and 2, waits until the file of argument 3 exists, and restores.
+TOGETHER = """
+import logging, sys, time, pathlib
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), initialization_timeout=200)
+import jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from distill.checkpoints.manager import Checkpoints
+from distill.model.config import T5Config
+from distill.training.state import TrainState
+logging.basicConfig(format="LOG %(message)s")
+config = T5Config(16, 8, 2, 4, 8, num_encoder_layers=1, num_decoder_layers=1)
+mesh = jax.make_mesh((2,), ("all",))
+split, copied = NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
+def state(step):
+    values = np.random.default_rng(step).standard_normal((2, 300_000), np.float32)
+    params = {"w": jax.make_array_from_callback(values.shape, split, lambda index: values[index])}
+    number = jax.make_array_from_callback((), copied, lambda _: np.int32(step))
+    return TrainState(number, params, {})
+directory = pathlib.Path(sys.argv[3])
+saver = Checkpoints(directory / "run", config)
+for step in (1, 2):
+    saver.save(state(step), {"seed": 0, "draws": 0, "consumed": {}}, {"best_step": 0})
+saver.wait()
+print("saved", flush=True)
+while not (directory / "damaged").exists():
+    time.sleep(0.1)
+restored, _, _ = saver.restore(state(0))
+mine = np.asarray(restored.params["w"].addressable_shards[0].data)
+wanted = np.asarray(state(1).params["w"].addressable_shards[0].data)
+print("restored", int(restored.step), np.array_equal(mine, wanted), flush=True)
+saver.close()
+"""
+# Writes a step to gs://, and checks it each time a line arrives.
+OBJECTS = """
+import sys
+from etils import epath
+from distill.checkpoints import digests
+folder = epath.Path("gs://bucket/run/checkpoints/4")
+for name, data in (("state/_METADATA", b"{}"), ("state/d/array", bytes(2**20 + 1))):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+digests.write(folder)
+print("written", flush=True)
+for _ in sys.stdin:
+    try:
+        print("intact", digests.check(folder), flush=True)
+    except digests.Damaged as error:
+        print(error, flush=True)
+"""
 
 
 @pytest.fixture
@@ -95,3 +155,74 @@ def test_settings_that_are_no_part_of_the_model():
     with pytest.raises(ValueError) as caught:
         integrity.check_same_model({**saved, "embed_dim": 4, "new": 1}, CONFIG, "checkpoint x")
     assert str(caught.value) == "checkpoint x is of another model: embed_dim: 4 there, 8 here; new: 1 there, None here"
+
+
+@contextlib.contextmanager
+def running(script, *arguments, **environment):
+    """A Python process with pipes, which does not outlive the context."""
+    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(os.fspath, arguments)], text=True, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines_until(process, start):
+    """The lines that a process prints, up to one that begins with ``start``."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(start):
+            return lines
+    raise AssertionError("\n".join(lines))
+
+
+def test_two_processes_cover_the_files_of_both_and_restore_the_same_intact_step(tmp_path):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(running(TOGETHER, address, str(number), tmp_path)) for number in range(2)]
+        for process in both:
+            lines_until(process, "saved")
+        newest = tmp_path / "run" / "checkpoints" / "2"
+        listed = json.loads((newest / digests.FILE).read_text())["files"]
+        held = {path.relative_to(newest).as_posix() for path in newest.rglob("*") if path.is_file()}
+        assert held - listed.keys() <= {digests.FILE, digests.COMMIT_FILE}
+        large = [name for name, (size, _) in listed.items() if size > 2**20]
+        assert len(large) == 2  # each process wrote its half of the array
+        path = newest / large[1]
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        (tmp_path / "damaged").touch()
+        told = [lines_until(process, "restored") for process in both]
+    assert [lines[-1] for lines in told] == ["restored 1 True"] * 2
+    assert any(f"{path} does not have the SHA-256" in line for line in told[0])
+    assert (tmp_path / "run" / "damaged" / "checkpoints" / "2").is_dir()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the server's certificate")
+def test_digests_on_an_object_store(tmp_path):
+    with fake_gcs.serving(tmp_path) as (storage, environment), running(OBJECTS, **environment) as process:
+        lines_until(process, "written")
+        name = "bucket/run/checkpoints/4/state/d/array"
+        intact = storage.objects[name]
+        for data, expected in (
+            (intact, "intact True"),
+            (intact[:-1] + b"\1", "does not have the SHA-256"),
+            (intact[:-1], "holds 1048576 bytes, expected 1048577"),
+            (None, "is missing"),
+        ):
+            storage.objects.pop(name)
+            storage.objects |= {name: data} if data is not None else {}
+            process.stdin.write("check\n")
+            process.stdin.flush()
+            (*_, line) = lines_until(process, "intact" if data == intact else "checkpoint")
+            assert expected in line and ("gs://bucket/run/checkpoints/4/state/d/array" in line or data == intact)
+            storage.objects[name] = intact

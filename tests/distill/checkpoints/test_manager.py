@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from orbax.checkpoint.path import atomicity
 
-from distill.checkpoints import manager
+from distill.checkpoints import digests, manager
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.model.config import T5Config
@@ -91,6 +93,58 @@ def test_the_best_parameters(tmp_path):
     assert saver.agree(None) == ([2], True)
     assert saver.agree(1) == ([], False)
     saver.close()
+
+
+def test_best_parameters_that_a_checkpoint_names_are_not_replaced_by_others(tmp_path):
+    """Evaluation and export use the best parameters on validation, or none."""
+    saver = Checkpoints(tmp_path, CONFIG)
+    saver.save_best(2, state(2).params, {"accuracy": 1.0})
+    saver.save(state(3), position(3), {"best_step": 2})
+    saver.close()
+    assert manager.restore_like(tmp_path, CONFIG, state(0).params)[0] == 2
+    shutil.rmtree(tmp_path / "best" / "2")
+    with pytest.raises(
+        Damaged, match=r"best/2 is missing: .*checkpoints/3 names it as the best on validation; restore"
+    ):
+        manager.restore_like(tmp_path, CONFIG, state(0).params)
+
+
+def test_digests_are_written_before_the_commit_file_of_an_object_store(tmp_path, monkeypatch):
+    """Orbax's protocol for ``gs://``, on a local disk: no rename, but a commit file."""
+    monkeypatch.setattr(digests, "temporary_path_class", lambda _: digests._CommittedWithDigests)
+    order = []
+    write, finalize = digests.write, atomicity.CommitFileTemporaryPath.finalize
+
+    def committed(self):
+        order.append(("commit", self.get().name))
+        return finalize(self)
+
+    monkeypatch.setattr(digests, "write", lambda folder: (order.append(("digests", folder.name)), write(folder)))
+    monkeypatch.setattr(atomicity.CommitFileTemporaryPath, "finalize", committed)
+    saver = Checkpoints(tmp_path, CONFIG)
+    save(saver, 1)
+    restored, _, _ = saver.restore(state(0))
+    saver.close()
+    assert int(restored.step) == 1
+    assert order[-2:] == [("digests", "1"), ("commit", "1")]
+    assert (tmp_path / "checkpoints" / "1" / digests.COMMIT_FILE).exists()
+    assert digests.check(tmp_path / "checkpoints" / "1")
+
+
+def test_a_run_opens_its_directory_with_its_settings_and_cleans_it(tmp_path):
+    """As train and joint seeds do, which hold the lock."""
+    for folder in ("checkpoints", "best"):
+        (tmp_path / folder / "6.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    Checkpoints(tmp_path, CONFIG).close()
+    assert len(list(tmp_path.rglob("*.orbax-checkpoint-tmp"))) == 2  # a reader holds no lock
+    saver = Checkpoints.of_run(tmp_path, CONFIG, CheckpointConfig(keep=1, keep_every=2, verify=False))
+    assert not list(tmp_path.rglob("*.orbax-checkpoint-tmp"))
+    save(saver, 1, 2, 3)
+    assert saver.restore_before(state(0), 3)[0].step == 2
+    assert saver.restore_before(state(0), 2) is None
+    saver.close()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3"]
+    assert not list(tmp_path.rglob(digests.FILE))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

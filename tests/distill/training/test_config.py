@@ -50,7 +50,9 @@ def test_step_options_are_the_arguments_of_the_step():
         "chunk_tokens": 64,
         "param_gather": "layer",
         "sequence_parallel": False,
+        "skip_nonfinite": False,
     }
+    assert LoopConfig(10, on_nonfinite="skip").step_options()["skip_nonfinite"]
 
 
 def test_of_equal_scores_the_earliest_is_the_best_and_patience_ends_the_run():

@@ -184,7 +184,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, arguments):
     from distill.training import optimizers
 
     arguments["optimizer"] = optimizers.adamw(1e30, clip_norm=None)
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 4"):
+    with pytest.raises(
+        FloatingPointError, match=r"the (loss|gradient's norm) is (nan|inf) at step [1-4]; .*replay/step_[1-4]\.json"
+    ):
         train.train(str(tmp_path / "run"), **arguments)
 
 
@@ -340,7 +342,9 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, arguments):
     best = (tmp_path / "run" / "best" / str(first.best_step)).stat().st_mtime
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=8)
     arguments["optimizer"] = optimizers.adamw(1e30)
-    message = r"the loss is (nan|inf) at step 4; nothing .*the newest checkpoint is of step 2; lower the learning rate"
+    message = (
+        r"the (loss|gradient's norm) is (nan|inf) at step [34]; nothing .*the newest checkpoint is of step 2; lower"
+    )
     with pytest.raises(FloatingPointError, match=message):
         train.train(str(tmp_path / "run"), **arguments)
     saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
