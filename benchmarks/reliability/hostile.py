@@ -115,9 +115,10 @@ def _configurations(trial: _Trial, folder: pathlib.Path, model: pathlib.Path, ro
         # These commands read the student's data; whether they read the configuration is not the matter.
         trial.run(f"{name}, eval", ["eval", f"--model_dir={copy}", f"--output={folder / 'e'}"], codes=(0, 2))
         output = folder / "answers.jsonl"
-        trial.run(f"{name}, infer", ["infer", f"--model_dir={copy}", f"--input={inputs}", f"--output={output}"],
-                  codes=(0, 2))  # fmt: skip
-        trial.run(f"{name}, export", ["export", f"--model_dir={copy}", f"--output={folder / 'x'}"], codes=(0, 2))
+        infer = ["infer", f"--model_dir={copy}", f"--input={inputs}", f"--output={output}"]
+        export = ["export", f"--model_dir={copy}", f"--output={folder / 'x'}"]
+        for argv in (infer, export) if name in (*list(GIN)[:1], "reaches_os.gin") else ():  # they take a while
+            trial.run(f"{name}, {argv[0]}", argv, codes=(0, 2))
         shutil.rmtree(copy)
         shutil.rmtree(folder / "x", ignore_errors=True)
         output.unlink(missing_ok=True)
