@@ -5,7 +5,7 @@ once. Each trial damages one file of a copy (a flipped bit, a truncation, a dele
 restores as training or as evaluation does. Training must continue from the newest intact step, and evaluation must refuse.
 
 A trial is *silent* if arrays, data position or progress differ from those saved and no message names the file. It is *lost*
-if a restart does not get an intact step, although one is there.
+if a restart restores no intact step, although one exists.
 """
 
 import argparse

@@ -97,7 +97,7 @@ def check_best_is_there(model_dir: epath.Path, newest: int, best: int | None) ->
     Args:
       model_dir: the model directory.
       newest: the step of the newest checkpoint. If its progress is damaged, nothing is compared.
-      best: the step of the best parameters that are there, or None.
+      best: the step of the newest best parameters, or None.
     """
     folder = model_dir / LATEST / str(newest)
     try:

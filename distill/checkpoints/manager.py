@@ -220,7 +220,7 @@ class Checkpoints:
         return restored["state"], position, progress
 
     def restore_before(self, like: State, step: int) -> tuple[State, dict[str, Any], dict[str, Any]] | None:
-        """:meth:`restore` of the newest intact checkpoint before ``step``, moving none; None if there is none."""
+        """:meth:`restore` of the newest intact checkpoint before ``step``, moving none; None if no such step exists."""
         for there in sorted((there for there in self._latest.all_steps() if there < step), reverse=True):
             try:
                 return self._restored(there, like)

@@ -54,16 +54,16 @@ class Found:
 
 
 class Watch:
-    """Watches the updates of a loop, a few steps behind the devices.
+    """Watches the updates of a loop, a few steps later than they were dispatched.
 
     Args:
       read: from pending metrics of the devices to metrics per lane and step, see
         :meth:`distill.training.loop.Students.metrics`.
-      behind: number of newest updates that :meth:`found` leaves alone unless all are wanted.
+      in_flight: number of newest updates that :meth:`found` does not read unless all are wanted.
     """
 
-    def __init__(self, read: Callable[[Sequence[Any]], list[list[Fetchable]]], behind: int):
-        self._read, self._behind = read, behind
+    def __init__(self, read: Callable[[Sequence[Any]], list[list[Fetchable]]], in_flight: int):
+        self._read, self._in_flight = read, in_flight
         self._updates: list[_Update] = []
         self._newest: _Update | None = None
 
@@ -75,7 +75,7 @@ class Watch:
 
     def found(self, *, all_updates: bool) -> list[Found]:
         """Returns the updates that are not finite among those added and not yet read; waits for them."""
-        count = len(self._updates) if all_updates else max(0, len(self._updates) - self._behind)
+        count = len(self._updates) if all_updates else max(0, len(self._updates) - self._in_flight)
         updates, self._updates = self._updates[:count], self._updates[count:]
         if not updates:
             return []
@@ -148,7 +148,7 @@ def read(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict[
     """Returns the global batch that :func:`write` wrote, and the description.
 
     Raises:
-      FileNotFoundError: there is none of this step; lists the steps.
+      FileNotFoundError: no batch of this step was written; lists the steps.
       ValueError: a file is damaged, or rows of the batch are missing.
     """
     folder = directory / FOLDER

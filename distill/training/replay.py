@@ -202,10 +202,11 @@ def _activations(
 
         def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
-            leaves = [leaf for leaf in jax.tree.leaves(out) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-            if context.method_name == "__call__" and leaves and not isinstance(context.module, nn.Dropout):
-                names.append("/".join(context.module.path))
-                stats.append(_stats(leaves[0]))
+            if context.method_name == "__call__" and not isinstance(context.module, nn.Dropout):
+                leaves = [leaf for leaf in jax.tree.leaves(out) if isinstance(leaf, jax.Array)]
+                if leaves and jnp.issubdtype(leaves[0].dtype, jnp.floating):
+                    names.append("/".join(context.module.path))
+                    stats.append(_stats(leaves[0]))
             return out
 
         with nn.intercept_methods(watch):
