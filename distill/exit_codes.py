@@ -12,7 +12,7 @@ SOME_FAILED = 4
 MACHINE = 74
 """EX_IOERR: an error of the machine, not of the command: a full disk, no permission, no network, no memory."""
 STOPPED = 75
-"""EX_TEMPFAIL: stopped early, all progress saved; the same command continues."""
+"""EX_TEMPFAIL: stopped early, by a signal or because the process was stuck; the same command continues."""
 INTERRUPTED = 130
 """128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost."""
 

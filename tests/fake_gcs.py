@@ -3,7 +3,8 @@ memory.
 
 TensorFlow's addresses are fixed (``https://www.googleapis.com/storage/v1/…``), but libcurl, which it calls, goes through
 the proxy and trusts the certificates that the environment names. So this is a proxy that answers for Google itself.
-ArrayRecord, which reads ``gs://`` by itself, asks the same server as its emulator.
+TensorStore, which reads and writes the arrays of checkpoints, finds it in the same way. ArrayRecord, which reads
+``gs://`` by itself, asks the same server as its emulator.
 """
 
 import contextlib
@@ -30,15 +31,34 @@ class Storage:
     Attributes:
       objects: what is there; tests may change it.
       requests: method and address of every request, in order.
+      disturb: is called with the method and the object's ``"bucket/name"`` (uploads: ``"POST"``); a number is answered as
+        the status, and ``"cut"`` sends half of the content and closes the connection; None answers as usual.
       refuse: is called with the method and the object's ``"bucket/name"`` (uploads: ``"POST"``); True is answered 403.
     """
 
     def __init__(self):
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.disturb = lambda method, name: None
         self.refuse = lambda method, name: False
+        self.generations: dict[str, int] = {}
         self.sessions: dict[str, tuple[str, bytes]] = {}
         self.lock = threading.Lock()
+
+    def put(self, name: str, data: bytes) -> dict[str, str]:
+        """Stores an object and returns its description, with the next generation."""
+        self.objects[name] = data
+        self.generations[name] = self.generations.get(name, 0) + 1
+        return self.described(name)
+
+    def described(self, name: str) -> dict[str, str]:
+        """An object's description as Google words it; objects that tests put there are of generation 1."""
+        bucket, _, key = name.partition("/")
+        date = "2020-01-01T00:00:00.000Z"
+        return {
+            "name": key, "bucket": bucket, "size": str(len(self.objects[name])), "metageneration": "1",
+            "generation": str(self.generations.setdefault(name, 1)), "updated": date, "timeCreated": date,
+        }  # fmt: skip
 
     def below(self, folder: str) -> dict[str, bytes]:
         """The objects below ``"bucket/folder"``, by what follows; TensorFlow's markers of folders are left out."""
@@ -53,12 +73,23 @@ class Storage:
         return [address.removeprefix(start) for address in asked if address.startswith(start)]
 
 
+def _object_name(host, path, query):
+    """The object of a request, as ``"bucket/name"``; None for a request about a bucket or a folder."""
+    if found := re.fullmatch(r"/(?:upload/)?storage/v1/b/([^/]+)/o(?:/([^/]+).*)?/?", path):
+        name = urllib.parse.unquote(found[2]) if found[2] else query.get("name")
+        return f"{found[1]}/{name}" if name else None
+    if host == "storage.googleapis.com":
+        return urllib.parse.unquote(path.lstrip("/"))
+    return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     storage: Storage
     context: ssl.SSLContext
     host = ""
+    cut = False
 
     def log_message(self, *_):
         pass
@@ -81,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.cut:
+            body, self.close_connection = body[: len(body) // 2], True
         self.wfile.write(body)
 
     def _body(self):
@@ -93,6 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(pieces)
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # the client has closed the connection, or was killed
+            super().handle()
+
     def _request(self):
         url = urllib.parse.urlsplit(self.path)
         query = {name: values[0] for name, values in urllib.parse.parse_qs(url.query).items()}
@@ -104,7 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = _request
 
     def _dispatch(self, path, query, body):
-        if self.host == "storage.googleapis.com":
+        self.cut = False
+        name = _object_name(self.host, path, query)
+        disturbed = self.storage.disturb(self.command, name) if name else None
+        if disturbed == "cut":
+            self.cut = True
+        elif disturbed is not None:
+            return self._answer(disturbed)
+        if self.host == "storage.googleapis.com" and not path.startswith(("/storage/v1/", "/upload/")):
             return self._contents(urllib.parse.unquote(path.lstrip("/")))
         if found := re.fullmatch(r"/upload/storage/v1/b/([^/]+)/o", path):
             return self._upload(found[1], query, body)
@@ -117,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             source, target = "/".join(parts[:2]), "/".join(parts[2:])
             if source not in self.storage.objects:
                 return self._answer(404)
-            self.storage.objects[target] = self.storage.objects[source]
+            self.storage.put(target, self.storage.objects[source])
             return self._answer(200, {"done": True})
         if found := re.fullmatch(r"/storage/v1/b/([^/]+)/o/([^/]+)", path):
             name = f"{found[1]}/{urllib.parse.unquote(found[2])}"
@@ -132,13 +176,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(403)
         if data is None:
             return self._answer(404)
-        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "bytes=0-")).groups()
+        generation = str(self.storage.generations.setdefault(name, 1))
+        if "Range" not in self.headers:
+            return self._answer(200, data, x_goog_generation=generation)
+        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers["Range"]).groups()
         start, end = int(first or 0), min(int(last or len(data)) + 1, len(data))
         if not first:  # the number of bytes at the end
             start, end = max(len(data) - int(last), 0), len(data)
         if start >= len(data):
             return self._answer(416)
-        return self._answer(206, data[start:end], Content_Range=f"bytes {start}-{end - 1}/{len(data)}")
+        where = f"bytes {start}-{end - 1}/{len(data)}"
+        return self._answer(206, data[start:end], Content_Range=where, x_goog_generation=generation)
 
     def _object(self, name):
         data = self.storage.objects.get(name)
@@ -147,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del self.storage.objects[name]
             return self._answer(204)
-        return self._answer(200, {"size": str(len(data)), "generation": "1", "updated": "2020-01-01T00:00:00.000Z"})
+        return self._answer(200, self.storage.described(name))
 
     def _list(self, bucket, query):
         start = f"{bucket}/{query.get('prefix', '')}"
@@ -157,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             rests = {name: name.removeprefix(start).partition(cut) for name in names}
             names = [name for name, (_, slash, _) in rests.items() if not slash]
             folders = sorted({start + head + cut for head, slash, _ in rests.values() if slash})
-        items = [{"name": name.removeprefix(bucket + "/")} for name in names]
+        items = [self.storage.described(name) for name in names]
         return self._answer(200, {"items": items, "prefixes": [name.removeprefix(bucket + "/") for name in folders]})
 
     def _upload(self, bucket, query, body):
@@ -170,8 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, Location=f"https://www.googleapis.com/session/{number}")
         if query.get("ifGenerationMatch") == "0" and name in self.storage.objects:
             return self._answer(412)
-        self.storage.objects[name] = body
-        return self._answer(200, {})
+        return self._answer(200, self.storage.put(name, body))
 
     def _continued(self, number, body):
         name, held = self.storage.sessions[number]
@@ -180,8 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         total = self.headers.get("Content-Range", "0").rpartition("/")[2]  # an empty object's upload has no range
         if total == "*" or len(held) < int(total):
             return self._answer(308, Range=f"bytes=0-{len(held) - 1}")
-        self.storage.objects[name] = held  # an object appears whole
-        return self._answer(200, {})
+        return self._answer(200, self.storage.put(name, held))  # an object appears whole
 
 
 @contextlib.contextmanager
@@ -206,6 +252,7 @@ def serving(folder):
     here = f"http://127.0.0.1:{server.server_port}"
     environment = {"https_proxy": here, "HTTPS_PROXY": here, "no_proxy": "", "NO_PROXY": ""}
     environment["CLOUD_STORAGE_EMULATOR_ENDPOINT"] = here
+    environment["TENSORSTORE_CA_BUNDLE"] = os.fspath(certificate)
     try:
         yield storage, environment | {"CURL_CA_BUNDLE": os.fspath(certificate)} | SETTINGS
     finally:

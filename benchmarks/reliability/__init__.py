@@ -1,1 +1,1 @@
-"""Runs that are damaged, killed and starved on purpose, to count silent losses."""
+"""Tries what ``docs/reliability.md`` promises: kills, damages, fills up, disturbs and attacks real runs."""

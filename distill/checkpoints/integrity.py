@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill.checkpoints import digests, orbax_tree, schemas
+from distill.checkpoints import digests, orbax_tree, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
 from distill.model.config import T5Config
 
@@ -71,6 +71,8 @@ def _begun(folder: epath.Path, verify: bool, threads: int | None = None) -> Any:
     try:
         orbax_tree.paths(folder / _ITEMS[kind][0])
     except (ValueError, OSError) as error:
+        if storage_errors.of_machine(error):
+            raise
         raise Damaged(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:240]}") from None
     return check
 
@@ -135,13 +137,18 @@ def everyones(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def damage_named(folder: epath.Path) -> Iterator[None]:
-    """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`."""
+    """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`.
+
+    A fault of the storage, such as a server that answers 503, is no damage, and becomes an OSError.
+    """
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError, Damaged):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+        if storage_errors.of_machine(error):
+            raise OSError(f"checkpoint {folder} cannot be read now: {reason}") from error
         raise Damaged(f"checkpoint {folder} cannot be restored: {reason}") from error
 
 

@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, schemas
+from distill.checkpoints import digests, integrity, keeping, object_store, schemas
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.checkpoints.watchdog import SaveError, saving
@@ -117,6 +117,8 @@ class Checkpoints:
         # Both managers may save the same step in the background: separate prefixes keep their barriers apart.
         together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder)
         directory = _absolute(self.model_dir / folder)
+        if "://" in str(directory):
+            object_store.needs_no_storage_client()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             create=True,

@@ -6,10 +6,13 @@ import re
 import sys
 
 from distill import exit_codes
+from distill.checkpoints import storage_errors
 
 _REMEDIES = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
+    errno.EIO: "check the disk or the network storage, and run the same command again",
     errno.EACCES: "change the permission or use another path",
     errno.EPERM: "change the permission or use another path",
     errno.EROFS: "use another path",
@@ -22,6 +25,11 @@ _REMEDIES = {
 _MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)
 _TENSORFLOW_MISTAKES = ("NotFoundError", "AlreadyExistsError", "InvalidArgumentError", "OutOfRangeError")
 
+_LOST_PEER = re.compile(
+    r"[Gg]loo\b|Connection (?:reset|closed|refused)|Broken pipe|task died|coordination service|barrier"
+    r"|^UNAVAILABLE|^DEADLINE_EXCEEDED"
+)
+
 
 def explain(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message, one line a mistake; None for an error that only a traceback explains."""
@@ -32,6 +40,9 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     tensorflow = _tensorflow(error) or _jax(error)
     if tensorflow is not None:
         return tensorflow
+    of_machine = storage_errors.of_machine(error)
+    if of_machine is not None:
+        return exit_codes.MACHINE, _fault(error, of_machine)
     if isinstance(error, (ValueError, FloatingPointError)):
         return exit_codes.MISTAKE, _without_gin(str(error))
     text = str(error)
@@ -45,6 +56,15 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, RuntimeError) and text.startswith("Required bindings for"):
         return exit_codes.MISTAKE, _without_gin(text.splitlines()[0])
     return None
+
+
+def _fault(error: BaseException, cause: BaseException) -> str:
+    """One line on a fault of the machine or the storage that a library raised as another error."""
+    text = _first_line(_without_gin(str(error))) or type(error).__name__
+    why = _operating_system(cause)[1] if isinstance(cause, OSError) else _first_line(str(cause))
+    known = why.partition("; ")[0].rpartition(": ")[2]
+    remedy = "" if "; " in text else "; free space or wait for the storage, and run the same command again"
+    return (text if known in text else f"{text}: {why}")[:1000] + remedy
 
 
 def _operating_system(error: OSError) -> tuple[int, str]:
@@ -73,11 +93,15 @@ def _tensorflow(error: BaseException) -> tuple[int, str] | None:
 
 
 def _jax(error: BaseException) -> tuple[int, str] | None:
-    """Errors of a device whose memory is exhausted; none if JAX is not loaded."""
+    """Errors of a device whose memory is exhausted, and of a lost process; none if JAX is not loaded."""
     library = sys.modules.get("jax")
     if library is None or not isinstance(error, library.errors.JaxRuntimeError):
         return None
     text = _first_line(str(error))
+    if _LOST_PEER.search(text):
+        return exit_codes.MACHINE, (
+            f"another process of the run has ended or cannot be reached ({text}); run the same command again on all"
+        )
     if not text.startswith("RESOURCE_EXHAUSTED"):
         return None
     return exit_codes.MACHINE, (

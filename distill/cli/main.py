@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from distill import exit_codes
 from distill.api import paths, tensorflow_log
-from distill.cli import errors, interrupts
+from distill.cli import errors, interrupts, runs
 from distill.cli import parser as command_line
 
 tensorflow_log.set_level()
@@ -51,20 +51,30 @@ class _Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does, by an exception, so that clean-up code runs."""
+def _signals_raise(*, last: bool) -> Iterator[list[str]]:
+    """SIGTERM ends a command as SIGINT does, by an exception, so that clean-up code runs.
+
+    Args:
+      last: whether the process ends after the block. SIGTERM is ignored then: the exit code is decided.
+
+    Yields:
+      The names of the signals so far. Libraries convert exceptions, such as one in the middle of an import, so that
+      ``_Interrupted`` may arrive as another one.
+    """
+    received: list[str] = []
 
     def interrupt(number: int, frame: object) -> None:
-        raise _Interrupted(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
+        raise _Interrupted(received[-1])
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)
 
 
 @contextlib.contextmanager
@@ -81,12 +91,12 @@ def command_function(command: str) -> Callable[[argparse.Namespace], int]:
     return getattr(importlib.import_module(f"distill.cli.{module}"), name)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, received: list[str]) -> int:
     """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
     try:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
-        with interrupts.second_ends(), _signals_raise(), _quiet(options.quiet):
+        with _quiet(options.quiet):
             if options.command in ANNOUNCED:
                 print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
             if not options.verbose and options.command in WITH_TENSORFLOW:
@@ -99,13 +109,13 @@ def _run(options: argparse.Namespace) -> int:
             sys.stdout.flush()  # reports a full disk now, and not when Python ends
             return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
-        name = str(stopped) or "SIGINT"
-        print(f"stopped by {name}; {exit_codes.CONTINUE}", file=sys.stderr)
-        return exit_codes.STOPPED
+        return _stopped(str(stopped) or "SIGINT")
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.MACHINE
     except Exception as error:
+        if received:
+            return _stopped(received[0])
         explained = errors.explain(error)
         if explained is None or options.verbose:
             raise
@@ -114,8 +124,27 @@ def _run(options: argparse.Namespace) -> int:
         return code
 
 
+def _stopped(name: str) -> int:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing; SIGINT and SIGKILL still end it
+    print(f"stopped by {name}; {exit_codes.CONTINUE}", file=sys.stderr)
+    if runs.joined:  # at its end, JAX would wait for the other processes, which may wait for this one
+        from distill.checkpoints import watchdog
+
+        watchdog.do_not_outlive(code=exit_codes.STOPPED)
+    return exit_codes.STOPPED
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
+    with interrupts.second_ends(), _signals_raise(last=arguments is None) as received:
+        try:
+            return _main(arguments, received)
+        except _Interrupted as stopped:  # before or after the command itself
+            return _stopped(str(stopped))
+
+
+def _main(arguments: Sequence[str] | None, received: list[str]) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch
@@ -125,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command_line.parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    return _run(options)
+    return _run(options, received)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Shared by the commands that act on a run: its configuration, its processes, and the files that describe its student."""
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = "config.gin"
+joined = False
+"""Whether this process is one of several."""
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
@@ -29,7 +33,14 @@ def join(options: argparse.Namespace) -> None:
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
+        global joined
+        joined = True
+        before = signal.getsignal(signal.SIGTERM)
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, before
+            )  # JAX handles SIGTERM for its preemption service, which nothing here reads
 
 
 def is_first() -> bool:

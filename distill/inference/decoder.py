@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from distill import validation
+from distill import stuck, validation
 from distill.data.trimming import EOS_ID, cut
 from distill.model import decoding
 from distill.model.network import T5Config
@@ -126,6 +126,7 @@ class Decoder:
             rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
             placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
             decoded = jax.device_get(self._run(params, placed, rng, tuple(prompt)))
+            stuck.alive()
             for row, index in enumerate(indices):
                 out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
         return [prediction for prediction in out if prediction is not None]

@@ -13,12 +13,13 @@ _FREE_MACROS = frozenset({
     "ATTENTION", "CACHE_DIR", "CHECKPOINT_DIGESTS", "CHECKPOINT_KEEP", "CHECKPOINT_KEEP_BEST", "CHECKPOINT_KEEP_EVERY",
     "CHECKPOINT_PERIOD", "COMPILER_OPTIONS", "DATA_DIR", "EVAL_BATCH_SIZE", "LOG_PERIOD",
     "LOSS_CHUNK_TOKENS", "MAX_SKIPPED", "MESH", "MODEL_DIR", "NUM_MICROBATCHES", "ON_NONFINITE", "PARAM_GATHER",
-    "PROFILE_STEPS", "REMAT_POLICY", "SEQUENCE_PARALLEL", "SPLIT", "TEST_SPLIT", "TRACKERS", "VOCABULARY_PATH",
+    "PROFILE_STEPS", "REMAT_POLICY", "SEQUENCE_PARALLEL", "SPLIT", "STUCK_AFTER_S", "TEST_SPLIT",
+    "TRACKERS", "VOCABULARY_PATH",
 })  # fmt: skip
 _FREE_ARGUMENTS = frozenset({
     "cache_dir", "checkpoints", "chunk_tokens", "compiler_options", "data_dir", "log_period", "max_skipped", "mesh",
     "model_dir", "num_microbatches", "on_nonfinite", "param_gather", "profile_steps", "remat_policy",
-    "sequence_parallel", "test_split", "trackers",
+    "sequence_parallel", "stuck_after_s", "test_split", "trackers",
 })  # fmt: skip
 _FREE_CONFIGURABLES = ("CheckpointConfig", "MeshConfig", "vocabularies.load.name")
 _PATHS = ("FILES", "jsonl.dataset.files")

@@ -105,6 +105,8 @@ class LoopConfig:
       param_gather: when FSDP-sharded parameters are all-gathered, see :func:`distill.training.step.make_train_step`.
       sequence_parallel: whether positions between blocks are sharded over ``model``, see there.
       compiler_options: XLA compiler options of the step, see :func:`distill.sharding.xla_options.accepted`.
+      stuck_after_s: seconds without a sign of life after which the process ends, see :func:`distill.stuck.watching`; None
+        never ends it.
       on_nonfinite: what follows an update whose loss or gradient has nan or infinity. ``stop``: the run ends with an error.
         ``skip``: the update is skipped.
       max_skipped: updates that ``skip`` may skip in the whole run; one more ends it with an error.
@@ -121,6 +123,7 @@ class LoopConfig:
     param_gather: str = "layer"
     sequence_parallel: bool = False
     compiler_options: xla_options.Options | None = None
+    stuck_after_s: float | None = 1800.0
     on_nonfinite: str = "stop"
     max_skipped: int = 10
     profile_steps: tuple[int, int] | None = None
@@ -131,6 +134,8 @@ class LoopConfig:
         for name in ("train_steps", "log_period", "num_microbatches", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
+        if self.stuck_after_s is not None and not self.stuck_after_s > 0:
+            raise ValueError(f"LoopConfig.stuck_after_s must be > 0 or None; got {self.stuck_after_s}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"LoopConfig.ema_decay must be in (0, 1); got {self.ema_decay}")
         if self.profile_steps is not None:

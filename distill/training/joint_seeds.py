@@ -18,7 +18,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from distill import locking
+from distill import locking, stuck
 from distill.checkpoints import initial
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
@@ -167,6 +167,7 @@ def train_seeds(
     with contextlib.ExitStack() as stack:
         stack.enter_context(nn.logical_axis_rules([]))
         stop = stack.enter_context(StopRequest(will="stopping after this step; joint seeds save no training state"))
+        stack.enter_context(stuck.watching(loop.stuck_after_s, lanes[0].directory))
         results = Loop(
             lanes, students, loop, validation, None, stop, terminal, summary.lines, cost_model=cost_model
         ).train()

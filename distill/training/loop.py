@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 from etils import epath
 
-from distill import locking
+from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data.batches import Batch, BatchStream, Prefetch
 from distill.inference.evaluate import Decoder, Evaluation, Evaluator
@@ -186,6 +186,7 @@ class Loop:
         self._fetched: list[list[Fetchable]] = []  # of the pending updates, per lane, on the host
         self._timed_from = step + 1  # the first update is timed as compilation
         try:
+            stuck.doing("waiting for the first batch", step)
             with clock.phase("data"):
                 batches = [next(source) for source in sources]
             with profiler.step(step + 1), clock.phase("compile"):
@@ -202,9 +203,11 @@ class Loop:
                 self.lanes[0].reporter.alive(step, metrics)
                 if step == self.config.train_steps or not self._active():
                     return
+                stuck.doing("waiting for a batch")
                 # A lane that has ended keeps its last batch: the step has a fixed number of lanes.
                 with clock.phase("data"):
                     batches = [next(s) if lane.active else b for lane, s, b in zip(self.lanes, sources, batches)]
+                stuck.doing("making a step")
                 with profiler.step(step + 1), clock.phase("step"):
                     metrics = self.students.update(batches)
                     # Devices run behind the host. Without a limit, a signal would wait for all dispatched updates.
@@ -220,6 +223,7 @@ class Loop:
         for line in self.opening(batches[0]):
             self.terminal.say(line)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
+        stuck.doing("compiling and making the first step")
         with self.terminal.stage(f"compiling the training step{seeds}"):
             compiled = self.students.compiled(batches)
             if self.cost_model is not None:  # reading a large program takes seconds, which the first steps hide
@@ -228,6 +232,7 @@ class Loop:
 
     def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: timing.Clock) -> list[Any]:
         """Logs, validates, obeys signals and saves at ``step``; returns the metrics that are not logged yet."""
+        stuck.doing("finishing a step", step)
         last = step == self.config.train_steps
         updated = [(number, lane) for number, lane in enumerate(self.lanes) if lane.active]
         logs = step % self.config.log_period == 0 or last
@@ -252,6 +257,7 @@ class Loop:
                             if last:
                                 lane.progress.stopped = None  # no step is left that patience could skip
                             lane.stopped = lane.progress.stopped
+        stuck.doing("agreeing on signals")
         if self._active() and self.stop.requested(step):
             self._refuse_nonfinite(all_updates=True)
             for lane in self._active():
@@ -365,6 +371,7 @@ class Loop:
             callback.on_evaluation(lane.at, validation.split, evaluation)
 
     def _save(self, number: int, lane: Lane, position: Mapping[str, Any]) -> None:
+        stuck.doing("saving a checkpoint")
         state = self.students.state(number)
         finite.check({"params": state.params, "optimizer": state.opt_state}, lane.step, lane.kept)
         lane.lock.check()
@@ -414,16 +421,16 @@ class Loop:
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
         """Scores the test split with the best parameters on validation."""
         best_step = lane.progress.best_step
+        stuck.doing("finishing the checkpoints")
         lane.saver.finish(best_step or None)
         if self.validation is None:
             return {}
-        if lane.best_evaluation is None or lane.best_evaluation[0] != best_step or self.validation.test_split:
+        measured = lane.best_evaluation is not None and lane.best_evaluation[0] == best_step  # in this attempt
+        if not measured or self.validation.test_split:
             step, params = lane.saver.restore_best(self.students.state(number).params)
             if step != best_step:
                 raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
-            if (
-                lane.best_evaluation is None or lane.best_evaluation[0] != best_step
-            ):  # an earlier attempt has measured it
+            if not measured:
                 lane.best_evaluation = step, self._decoded(lane, self.validation.split, params)
         self._write_predictions(lane, record.VALIDATION, lane.best_evaluation[1])
         if self.validation.test_split is None:
@@ -442,6 +449,7 @@ class Loop:
 
     def _decoded(self, lane: Lane, split: str, params: Any) -> Evaluation:
         evaluator = lane.evaluators[split]
+        stuck.doing(f"evaluating {split}")
         with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)
 

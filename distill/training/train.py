@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill import locking
+from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.batches import Batch
@@ -108,6 +108,7 @@ def train(
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
+        stack.enter_context(stuck.watching(loop.stuck_after_s, directory))
         saver = Checkpoints.of_run(directory, model, checkpoints)
         with terminal.stage("making the parameters", announce=False):
             state = make_state(

@@ -8,6 +8,7 @@ server requests.
 
 import asyncio
 import collections
+import math
 import random
 import time
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class Gate:
     Args:
       concurrency: maximum number of running requests.
       requests_per_minute, tokens_per_minute: limits; None for none.
+      patience_s: seconds without a usable reply, from the start of the first failed attempt, after which :attr:`patience`
+        is used up.
       clock: a monotonic clock in seconds.
     """
 
@@ -63,6 +66,7 @@ class Gate:
         *,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        patience_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ):
         if concurrency < 1:
@@ -71,7 +75,9 @@ class Gate:
         self.limit = float(concurrency)
         self.active = 0
         self.most_active = 0
-        self.last_success = clock()
+        self.patience_s = patience_s
+        self._last_reply = clock()
+        self._trouble_since: float | None = None
         self._requests = Pace(requests_per_minute)
         self._tokens = Pace(tokens_per_minute)
         self._clock = clock
@@ -117,10 +123,28 @@ class Gate:
         self._admit()
 
     def succeeded(self) -> None:
-        """Records an answer: the concurrency limit grows."""
-        self.last_success = self._clock()
+        """Records a response without an error: the concurrency limit grows."""
         self._refusals = 0
         self.limit = min(float(self.concurrency), self.limit + 1.0 / self.limit)
+
+    def replied(self) -> None:
+        """Records a usable reply: the patience is whole again."""
+        self._last_reply, self._trouble_since = self._clock(), None
+
+    def failed(self, entered: float) -> None:
+        """Records an attempt without a usable reply; ``entered`` is what ``enter`` returned for it."""
+        if self._trouble_since is None:
+            self._trouble_since = max(entered, self._last_reply)
+
+    @property
+    def troubled(self) -> float:
+        """Seconds without a usable reply since the first failed attempt began; 0 if the last attempt succeeded."""
+        return 0.0 if self._trouble_since is None else self._clock() - self._trouble_since
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which failing attempts may still continue; infinite as long as none has failed."""
+        return math.inf if self._trouble_since is None else self.patience_s - self.troubled
 
     def refused(self, entered: float, retry_after: float | None) -> None:
         """Records a "too many requests" response.

@@ -66,6 +66,7 @@ class ServerTeacher:
             config.concurrency,
             requests_per_minute=config.requests_per_minute,
             tokens_per_minute=config.tokens_per_minute,
+            patience_s=config.patience_s,
         )
         base_url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
         if base_url is not None:
@@ -97,7 +98,6 @@ class ServerTeacher:
         self._openai = openai
         self._errors = ErrorTranslator(config, self.url, self.redact)
         self._transport = transport
-        self._trouble_since: float | None = None
         self._adapted: set[str] = set()
         self.client = openai.AsyncOpenAI(
             api_key=key or "none",
@@ -119,7 +119,7 @@ class ServerTeacher:
     @property
     def grace_s(self) -> float:
         """Seconds that running requests may still take after the job was stopped."""
-        return self.config.attempt_s
+        return min(self.config.attempt_s, self.config.patience_s)
 
     def halt(self) -> None:
         """Starts no further request; running requests may finish."""
@@ -193,6 +193,8 @@ class ServerTeacher:
                         raise
                     await asyncio.sleep(pause)
                     continue
+                if reason in _WORTH_ANOTHER_TRY:
+                    self._check_patience(error.failure, 0.0)
                 if not (reason in _WORTH_ANOTHER_TRY and bad < self.config.bad_replies):
                     raise
             else:
@@ -210,12 +212,9 @@ class ServerTeacher:
             reserved.failed(usage)
 
     def _check_patience(self, failure: Failure, pause: float) -> None:
-        """Raises TeacherStoppedError if all attempts failed for longer than ``patience_s``, the coming pause included."""
-        now = time.monotonic()
-        if self._trouble_since is None or self.gate.last_success > self._trouble_since:
-            self._trouble_since = now
-        waited = now - self._trouble_since
-        if waited + pause > self.config.patience_s:
+        """Raises TeacherStoppedError if the coming pause would exceed the gate's patience."""
+        if pause >= self.gate.patience:
+            waited = self.gate.troubled
             refused = failure.reason == "too many requests"
             what = "has refused every request" if refused else f"has answered no request ({failure.reason})"
             remedy = "run again later, or set requests_per_minute" if refused else "run again later"
@@ -246,8 +245,11 @@ class ServerTeacher:
             )
         except RequestFailedError as error:
             failure = error.failure
+            if failure.reason in _WORTH_ANOTHER_TRY:
+                self.gate.failed(self._transport.admitted.get())
             self._discard(error.usage)
             raise RequestFailedError(failure.reason, self.redact(failure.detail), self.redact(failure.raw)) from None
+        self.gate.replied()
         return self._clean(reply)
 
     def _clean(self, reply: Reply) -> Reply:

@@ -40,8 +40,8 @@ class ServerConfig:
       attempts: attempts per request after server errors, timeouts and lost connections, with growing pauses. Status 429
         ("too many requests") does not count.
       bad_replies: retries after a reply that is broken or has the wrong shape, or is empty at a temperature above 0.
-      patience_s: seconds of failed attempts without a success after which the job stops; a running attempt may take
-        ``attempt_s`` more.
+      patience_s: the job stops when no usable reply has arrived for this many seconds since the first failed attempt
+        began, whatever the server does; running attempts end then, too. No attempt takes longer.
       give_up_after: number of consecutive failed requests after which the job stops.
       largest_bytes: maximum size of a response body.
       max_tokens_field, send_stop: see :class:`~distill.teacher.clients.completion.Dialect`.

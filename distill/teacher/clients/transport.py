@@ -4,6 +4,7 @@ Each attempt is one ``send``, which reserves its cost, waits for admission, and 
 """
 
 import asyncio
+import contextlib
 import contextvars
 import email.utils
 import math
@@ -21,9 +22,13 @@ from distill.teacher.clients.gate import Gate, GateClosedError
 request_tokens: contextvars.ContextVar[float] = contextvars.ContextVar("request_tokens", default=0.0)
 """Tokens that each attempt of the current request counts against the limit per minute."""
 
+admitted: contextvars.ContextVar[float] = contextvars.ContextVar("admitted", default=0.0)
+"""When the gate admitted the last attempt of the current request, by the gate's clock."""
+
 Response = httpx2.Response
 
 _BUSY = (429, 503, 529)
+_PATIENCE_CHECK_S = 1.0
 
 
 class NotSentError(openai.OpenAIError):
@@ -89,6 +94,28 @@ class _Capped(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
+@contextlib.asynccontextmanager
+async def _deadline(gate: Gate, attempt_s: float) -> AsyncIterator[None]:
+    """Raises TimeoutError in its block after ``attempt_s``, or earlier, when the gate's patience is used up."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + min(attempt_s, gate.patience_s)
+    async with asyncio.timeout_at(end) as timeout:
+
+        def check() -> None:
+            nonlocal timer
+            left = min(end - loop.time(), gate.patience)
+            if left <= 0:
+                timeout.reschedule(loop.time())
+            else:  # other attempts may fail, or be answered, meanwhile
+                timer = loop.call_later(min(left, _PATIENCE_CHECK_S), check)
+
+        timer = loop.call_soon(check)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 def gated_client(
     gate: Gate, *, attempt_s: float, connections: int, largest_bytes: int, fast: bool | None = None
 ) -> httpx2.AsyncClient:
@@ -96,7 +123,8 @@ def gated_client(
 
     Args:
       gate: admits every attempt and records its outcome.
-      attempt_s: maximum duration of an attempt, from admission to the last byte.
+      attempt_s: maximum duration of an attempt, from admission to the last byte. Attempts end earlier when the gate's
+        patience is used up.
       connections: maximum number of open connections, which are reused.
       largest_bytes: a longer body raises :class:`ReplyTooLargeError`.
       fast: use aiohttp, which needs about a third less CPU per request; by default if installed.
@@ -120,15 +148,19 @@ def gated_client(
                 entered = await gate.enter(request_tokens.get())
             except GateClosedError:
                 raise NotSentError("the job is stopping") from None
+            admitted.set(entered)
             try:
                 try:
                     response = await self._attempt(request, stream, options)
                 except BaseException as error:
+                    gate.failed(entered)
                     if reserved is not None and not never_sent(error):
                         reserved.failed()
                     raise
                 if reserved is not None and response.status_code >= 500:
                     reserved.failed()
+                if response.status_code == 429 or response.status_code >= 500:
+                    gate.failed(entered)
                 wait = retry_after(response.headers) if response.status_code in _BUSY else None
                 if response.status_code == 429 or wait is not None:
                     gate.refused(entered, wait)
@@ -140,7 +172,7 @@ def gated_client(
 
         async def _attempt(self, request: httpx2.Request, stream: bool, options: dict[str, Any]) -> httpx2.Response:
             try:
-                async with asyncio.timeout(attempt_s):
+                async with _deadline(gate, attempt_s):
                     response = await super().send(request, stream=True, **options)
                     response.stream = _Capped(response.stream, largest_bytes)
                     if not stream:

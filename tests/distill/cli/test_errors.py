@@ -204,6 +204,63 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
     assert "run the same command again to continue" in err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.7, 2.0])
+def test_sigterm_while_libraries_are_imported(tmp_path, seconds):
+    """From the first line on: an import may convert the exception that ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distill", "train", *TINY], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr.readline() == "distill train: loading TensorFlow and JAX\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == exit_codes.STOPPED, err
+    assert err.strip().splitlines()[-1] == "stopped by SIGTERM; run the same command again to continue"
+    assert "Traceback" not in err
+
+
+def test_a_signal_that_a_library_converts(capsys, monkeypatch):
+    def imports(options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(main, "command_function", lambda name: imports)
+    assert main.main(["completion", "bash"]) == exit_codes.STOPPED
+    assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to continue\n"
+
+
+def test_a_signal_after_the_command_changes_no_exit_code():
+    program = (
+        "import os, signal, sys, time\nfrom distill.cli import main\n"
+        "sys.argv = ['distill', 'completion', 'bash']\ncode = main.main()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.5)\nsys.exit(code)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_faults_of_the_machine_in_other_exceptions():
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
+    except OSError as error:
+        hidden = RuntimeError("the writer failed")
+        hidden.__cause__ = error
+    code, text = errors.explain(hidden)
+    assert code == 74 and text.startswith("the writer failed: runs/a: No space left on device; free some space")
+    code, text = errors.explain(ValueError("UNAVAILABLE: reading gs://b/c: HTTP response code: 503\nmore"))
+    assert code == 74 and "gs://b/c" in text and "\n" not in text
+
+
+def test_a_lost_process_is_named():
+    import jax
+
+    lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore")
+    code, text = errors.explain(lost)
+    assert code == 74 and text.startswith("another process of the run has ended") and "\n" not in text
+
+
 def test_quiet_shows_results_and_errors_only(capsys, monkeypatch):
     def talks(options):
         print("progress", file=sys.stderr)

@@ -252,6 +252,65 @@ def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
         run(job(stub, tmp_path, teacher={"patience_s": 0.4, "attempts": 2}))
 
 
+async def silent(call):
+    await asyncio.sleep(60)
+    return call.reply(GOOD)
+
+
+async def headers_then_nothing(call):
+    response = web.StreamResponse()
+    await response.prepare(call.request)
+    await asyncio.sleep(60)
+    return response
+
+
+async def endless(call):
+    response = web.StreamResponse()
+    await response.prepare(call.request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.05)
+
+
+async def busy(call):
+    return error(429, "slow down")
+
+
+async def out_of_service(call):
+    return error(503, headers={"Retry-After": "0.3"})
+
+
+async def failing(call):
+    return error(500)
+
+
+@pytest.mark.parametrize(
+    "behaviour", [silent, headers_then_nothing, endless, busy, out_of_service, failing, half_json, wrong_schema, dropped],
+    ids=lambda behaviour: behaviour.__name__,
+)  # fmt: skip
+def test_patience_bounds_the_wait_whatever_the_server_does(tmp_path, behaviour):
+    """No limit on attempts and failures, and a minute per attempt: only ``patience_s`` ends these jobs."""
+    teacher = {"patience_s": 0.8, "attempt_s": 60.0, "attempts": 10**6, "give_up_after": 10**6, "bad_replies": 10**6}
+    with serving(behaviour) as stub, pytest.raises(ExtractionStoppedError, match=r"of patience_s=0\.8"):
+        started = time.monotonic()
+        run(job(stub, tmp_path, teacher=teacher))
+    assert time.monotonic() - started < 5
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_reply_makes_the_patience_whole_again(tmp_path):
+    """Every second request fails for a while; the job takes longer than its patience, and ends well."""
+
+    async def behaviour(call):
+        await asyncio.sleep(0.1)
+        return error(500) if call.number % 2 else call.reply(GOOD)
+
+    with serving(behaviour) as stub:
+        started = time.monotonic()
+        report = run(job(stub, tmp_path, teacher={"patience_s": 0.6, "concurrency": 1, "attempts": 9}))
+    assert report.finished == len(RECORDS) and time.monotonic() - started > 0.6
+
+
 @pytest.mark.parametrize(
     ("response", "words"),
     [

@@ -1,0 +1,229 @@
+"""Every command that writes, on a file system without room: one line, exit code 74, old files whole, and it continues.
+
+    python -m benchmarks.reliability.disk_full [--rooms=0,4096,40000]
+
+The disk is a tmpfs of a few megabytes in a mount namespace of this program, filled up to some bytes. For every amount of
+room, a command either succeeds or ends with one line and exit code 74; files that were there before keep their bytes.
+Then room is made, and the same command must succeed.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+from benchmarks.reliability.kills import environment
+from benchmarks.reliability.nursery import Nursery
+from benchmarks.reliability.rows import Row, markdown
+from benchmarks.reliability.small_run import ROOT, SmallRun
+
+ROOMS = (0, 4096, 16384, 65536, 262144)
+_SIZE = 48 * 2**20
+_ENDS_S = 900.0
+
+
+def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list[str]]:
+    """The command lines by name; ``safe`` holds their inputs, and all output goes to ``disk``."""
+    rows, model = SmallRun(safe / "rows"), safe / "trained"
+    train = rows.arguments(disk / "run", TRAIN_STEPS=10)
+    data = ["--field=input=question", "--field=rationale=why", "--field=label=answer"]
+    sweep = {
+        "directory": str(disk / "sweep"),
+        "gin_files": [argument.removeprefix("--gin_file=") for argument in train if argument.startswith("--gin_file")],
+        "bindings": {
+            name: _value(value)
+            for name, _, value in (a.removeprefix("--gin.").partition("=") for a in train if a.startswith("--gin."))
+            if name != "MODEL_DIR"
+        }
+        | {"TRAIN_STEPS": 4, "EVAL_PERIOD": 4},
+        "axes": {"seed": {"values": [0, 1], "bindings": {"RANDOM_SEED": "{value}"}}},
+    }
+    (safe / "sweep.json").write_text(json.dumps(sweep))
+    return {
+        "train": ["train", *train],
+        "eval": ["eval", f"--model_dir={model}", f"--output={disk / 'eval'}"],
+        "infer": ["infer", f"--model_dir={model}", f"--input={safe / 'inputs.jsonl'}", f"--output={disk / 'out.jsonl'}"],
+        "export": ["export", f"--model_dir={model}", f"--output={disk / 'exported'}", "--format=t5x"],
+        "convert": ["convert", f"--from={model}", f"--to={disk / 'converted'}", "--to_format=t5x"],
+        "cache": ["cache", *rows.arguments("unused"), f"--output={disk / 'cache'}"],
+        "vocabulary": ["vocabulary", f"--input={safe / 'text.txt'}", "--size=64", f"--output={disk / 'sp.model'}"],
+        "example": ["example", f"--output={disk / 'example'}"],
+        "inspect": ["inspect", f"--inputs={safe / 'rows' / 'train.jsonl'}", *data, f"--output={disk / 'page.html'}"],
+        "extract": ["extract", f"--inputs={safe / 'rows' / 'test.jsonl'}", *data, f"--output={disk / 'extracted.jsonl'}",
+                    "--prompt=template", "--model=stub", f"--base_url={url}", f"--store={disk / 'replies.sqlite'}"],
+        "sweep": ["sweep", f"{safe / 'sweep.json'}"],
+        "demo": ["demo", f"--directory={disk / 'demo'}"],
+    }  # fmt: skip
+
+
+ONLY_FULL = ("demo",)
+"""Commands whose continuation takes minutes: only their end on a full disk is tried."""
+TO_STDOUT = {
+    "completion": ["completion", "bash"],
+    "config": ["config", "--gin_file=gin/models/t5_1_1_tiny.gin"],
+    "launch": ["launch", "hosts", "--host=localhost", "--dry-run", "--", "train", "--gin.MODEL_DIR=x"],
+}
+"""Commands that write to standard output, which is ``/dev/full``."""
+
+
+def _value(text: str) -> object:
+    return ast.literal_eval(text)
+
+
+def _digests(disk: pathlib.Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(disk)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in disk.rglob("*")
+        if path.is_file()
+    }
+
+
+def _fill(disk: pathlib.Path, room: int) -> pathlib.Path:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        block = bytes(65536)
+        for size in (65536, 4096):
+            try:
+                while True:
+                    file.write(block[:size])
+            except OSError:
+                pass
+        whole = file.tell()
+        file.truncate(max(whole - room, 0))
+    return ballast
+
+
+def _lines(told: str) -> list[str]:
+    """The lines of an error: without progress, and the lines of libraries' own loggers."""
+    return [line for line in told.splitlines() if line.startswith(("distill ", "Traceback"))]
+
+
+class _Trial:
+    def __init__(self, nursery: Nursery, folder: pathlib.Path, disk: pathlib.Path):
+        self._nursery, self._folder, self.disk, self._number = nursery, folder, disk, 0
+
+    def run(self, argv: Sequence[str]) -> tuple[int | None, str]:
+        """The exit code and the output of a command."""
+        self._number += 1
+        child = self._nursery.start(argv, self._folder / "logs" / f"{self._number}.txt")
+        code = child.wait(_ENDS_S)
+        child.kill()
+        return code, child.output
+
+    def full(self, name: str, argv: Sequence[str], room: int, row: Row) -> None:
+        """One command with ``room`` bytes free, and again with more room."""
+        kept = self.disk / "kept.txt"
+        kept.write_text("written before\n")
+        before = _digests(self.disk)
+        ballast = _fill(self.disk, room)
+        row.tried += 1
+        code, told = self.run(argv)
+        where = f"{name} with {room:,} bytes free"
+        if code not in (0, 74):
+            row.lose(f"{where}: exit code {code}: {told[-1500:]}")
+        elif "Traceback (most recent call last)" in told:
+            row.lose(f"{where}: a traceback: {told[-1500:]}")
+        elif code == 74 and not any(line.startswith(f"distill {name}: ") for line in _lines(told)):
+            row.lose(f"{where}: no line of error: {told[-600:]}")
+        ballast.unlink()
+        changed = [file for file, digest in before.items() if _digests(self.disk).get(file) != digest]
+        if changed:
+            row.lose(f"{where}: files changed: {changed}")
+        if code == 0 or name in ONLY_FULL:
+            return
+        code, told = self.run(argv)
+        if code != 0:
+            row.lose(f"{where}: with room again, exit code {code}: {told[-1500:]}")
+
+    def clear(self) -> None:
+        """Empties the disk."""
+        for path in self.disk.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def run(rooms: Sequence[int] = ROOMS, names: Sequence[str] = ()) -> list[Row]:
+    """One row; in a mount namespace of its own."""
+    with tempfile.TemporaryDirectory(prefix="disk-full-") as folder:
+        result = pathlib.Path(folder) / "rows.json"
+        inside = [sys.executable, "-m", "benchmarks.reliability.disk_full", f"--inside={folder}"]
+        inside += [f"--rooms={','.join(map(str, rooms))}", f"--commands={','.join(names)}"]
+        subprocess.run(["unshare", "--map-root-user", "--mount", *inside], cwd=ROOT, check=True)
+        return [Row(**row) for row in json.loads(result.read_text())]
+
+
+def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) -> Row:
+    row = Row("a full disk ends a command with one line and code 74; the same command continues", "a full tmpfs")
+    started = time.monotonic()
+    disk, safe = folder / "disk", folder / "safe"
+    disk.mkdir()
+    safe.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", disk], check=True)
+    rows = SmallRun(safe / "rows").write()
+    (safe / "inputs.jsonl").write_text("".join(json.dumps({"question": f"{n} and 2?"}) + "\n" for n in range(3000)))
+    (safe / "text.txt").write_text("".join(f"the sum of {n} and {n * 7} is {n * 8}\n" for n in range(500)))
+    with (
+        _teacher() as url,
+        Nursery(environment(folder / "compiled") | {"TMPDIR": str(safe)}) as nursery,
+    ):
+        trial = _Trial(nursery, folder, disk)
+        code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5)])
+        assert code == 0, told
+        for name, argv in commands(safe, disk, url).items():
+            if names and name not in names:
+                continue
+            for room in rooms[:1] if name in ONLY_FULL else rooms:
+                trial.full(name, argv, room, row)
+                trial.clear()
+            print(f"{name}: {row.lost} lost", flush=True)
+        for name, argv in TO_STDOUT.items() if not names else ():
+            _to_full_device(name, argv, row)
+    row.seconds = time.monotonic() - started
+    return row
+
+
+def _to_full_device(name: str, argv: Sequence[str], row: Row) -> None:
+    row.tried += 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "distill", *argv], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    if done.returncode != 74 or "Traceback" in done.stderr:
+        row.lose(f"{name} to /dev/full: exit code {done.returncode}: {done.stderr[-600:]}")
+
+
+@contextlib.contextmanager
+def _teacher() -> Iterator[str]:
+    from benchmarks.reliability.teacher_kills import serving
+
+    with serving() as server:
+        yield server.url
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rooms", default=",".join(map(str, ROOMS)), help="bytes left on the disk")
+    parser.add_argument("--commands", default="", help="only these, comma-separated")
+    parser.add_argument("--inside", type=pathlib.Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    rooms = [int(room) for room in options.rooms.split(",")]
+    names = [name for name in options.commands.split(",") if name]
+    if options.inside:
+        row = _inside(options.inside, rooms, names)
+        (options.inside / "rows.json").write_text(json.dumps([vars(row)]))
+        return
+    rows = run(rooms, names)
+    print(markdown(rows), *rows[0].faults, sep="\n")
+    raise SystemExit(not all(row.good for row in rows))
+
+
+if __name__ == "__main__":
+    main()

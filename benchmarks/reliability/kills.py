@@ -1,0 +1,182 @@
+"""SIGKILL to one of several training processes, at random moments, again and again, until the run is complete.
+
+    python -m benchmarks.reliability.kills --processes=2,4 --kills=20
+
+For every number of processes, the kills are spread over paired, mixed and unpacked data. Half of the runs restart with
+the same number of processes, and must end with the state of a run that was never killed, bit by bit. The other half
+restart with any number of processes for the same devices (relative tolerance 1e-5, since sums over processes are taken in
+another order). Every run crosses epochs.
+"""
+
+import argparse
+import itertools
+import pathlib
+import random
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+from benchmarks.reliability import states
+from benchmarks.reliability.nursery import Child, Nursery
+from benchmarks.reliability.rows import Row, markdown
+from benchmarks.reliability.small_run import SmallRun
+
+FORMS = {
+    "paired, packed": {"FORM": "paired"},
+    "mixed, packed": {"FORM": "mixed"},
+    "paired, unpacked": {"FORM": "paired", "PACK": False},
+}
+RTOL = 1e-5
+_RUN_S = 900.0  # for a run that is not killed, however loaded the machine
+_SURVIVORS_S = 60.0  # for the others to end once one was killed
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+    """For processes on the CPU that share compiled programs."""
+    return {
+        "JAX_PLATFORMS": "cpu", "DISTILL_COMPILATION_CACHE": str(cache), "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }  # fmt: skip
+
+
+class Trainings:
+    """Starts runs of ``devices`` devices in any number of processes."""
+
+    def __init__(self, nursery: Nursery, rows: SmallRun, logs: pathlib.Path, devices: int, steps: int):
+        self._nursery, self._rows, self._logs, self.devices, self._steps = nursery, rows, logs, devices, steps
+        self._number = itertools.count()
+
+    def start(self, model_dir: pathlib.Path, processes: int, form: dict[str, object]) -> list[Child]:
+        """The processes of one attempt."""
+        number = next(self._number)
+        changes = {"train.train.validation": None, "partitioning.MeshConfig.fsdp": 2, "TRAIN_STEPS": self._steps}
+        arguments = self._rows.arguments(model_dir, **changes, **form)
+        flags = f"--xla_force_host_platform_device_count={self.devices // processes}"
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        started = []
+        for index in range(processes):
+            together = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={index}"]
+            together.append("--heartbeat_timeout_seconds=10")
+            argv = ["train", *arguments, *(together if processes > 1 else [])]
+            log = self._logs / f"{model_dir.name}_{number}_{index}.txt"
+            started.append(self._nursery.start(argv, log, XLA_FLAGS=flags))
+        return started
+
+    def complete(self, model_dir: pathlib.Path, processes: int, form: dict[str, object]) -> float:
+        """Runs an attempt to its end; returns its seconds. Raises RuntimeError if it does not end well."""
+        started = time.monotonic()
+        children = self.start(model_dir, processes, form)
+        codes = [child.wait(_RUN_S) for child in children]
+        if codes != [0] * processes:
+            told = "\n".join(child.output[-1500:] for child in children)
+            raise RuntimeError(f"{model_dir.name}: exit codes {codes} of a run that was not killed:\n{told}")
+        return time.monotonic() - started
+
+
+def _kill_one(children: Sequence[Child], wait: float, lot: random.Random) -> bool:
+    """Kills one after ``wait`` seconds, and waits for the others. Returns whether it was still running."""
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        if all(child.wait(0.02) is not None for child in children):
+            return False
+    victim = lot.choice(children)
+    running = victim.wait(0.001) is None
+    victim.kill()
+    until = time.monotonic() + _SURVIVORS_S
+    for child in children:
+        if child.wait(max(until - time.monotonic(), 0.1)) is None:
+            child.kill()
+            child.wait(10)
+    return running
+
+
+def _plan(kills: int) -> Iterator[tuple[str, bool, int]]:
+    """Form, whether the number of processes stays, and the kills of each run."""
+    runs = [(form, same) for form in FORMS for same in (True, False)]
+    for number, (form, same) in enumerate(runs):
+        share = kills // len(runs) + (number < kills % len(runs))
+        if share:
+            yield form, same, share
+
+
+def run(processes: Sequence[int] = (2, 4), kills: int = 20, seed: int = 0, steps: int = 60) -> list[Row]:
+    """One row for each number of processes."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+        folder = pathlib.Path(temporary)
+        small = SmallRun(folder / "rows").write()
+        with Nursery(environment(folder / "compiled")) as nursery:
+            for count in processes:
+                trainings = Trainings(nursery, small, folder / "logs", count, steps)
+                rows.append(_row(trainings, folder / f"{count}", kills, random.Random(f"{seed} {count}")))
+                print(markdown(rows[-1:]), *rows[-1].faults, sep="\n", flush=True)
+    return rows
+
+
+def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Random) -> Row:
+    count, started = trainings.devices, time.monotonic()
+    row = Row(
+        f"training in {count} processes ends as if it was never killed",
+        "SIGKILL to one process at a random moment; restart with the same number (bit-equal) or another (rtol 1e-5)",
+    )
+    references: dict[str, tuple[pathlib.Path, float]] = {}
+    for form, same, share in _plan(kills):
+        if form not in references:
+            reference = folder / f"reference_{len(references)}"
+            trainings.complete(reference, count, FORMS[form])  # compiles
+            again = folder / f"again_{len(references)}"
+            references[form] = reference, trainings.complete(again, count, FORMS[form])
+            if found := states.difference(reference, again):
+                row.lose(f"{form}: two runs that were not killed differ: {found}")
+        reference, duration = references[form]
+        numbers = [count] if same else [n for n in (1, 2, 4) if count % n == 0]
+        name = f"victim_{form.replace(', ', '_')}_{'same' if same else 'other'}"
+        for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot):
+            if found := states.difference(reference, victim, 0.0 if same else RTOL):
+                row.lose(f"{victim.name}: {found}")
+    row.seconds = time.monotonic() - started
+    return row
+
+
+def _victims(
+    trainings: Trainings, folder: pathlib.Path, kills: int, duration: float, numbers: Sequence[int], form: str,
+    row: Row, lot: random.Random,
+) -> Iterator[pathlib.Path]:  # fmt: skip
+    """Kills attempts until ``kills`` processes died while they ran; yields the runs, which are complete then."""
+    done = 0
+    for number in itertools.count():
+        victim = folder.with_name(f"{folder.name}_{number}")
+        while done < kills and not (victim / "result.json").exists():
+            children = trainings.start(victim, lot.choice(numbers), FORMS[form])
+            killed = _kill_one(children, lot.uniform(0.1, 0.9) * duration, lot)
+            done, row.tried = done + killed, row.tried + killed
+        if not (victim / "result.json").exists():
+            try:
+                trainings.complete(victim, numbers[0], FORMS[form])
+            except RuntimeError as error:
+                row.lose(str(error))
+                return
+        yield victim
+        if done == kills:
+            return
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", default="2,4", help="numbers of processes")
+    parser.add_argument("--kills", type=int, default=20, help="kills for each number")
+    parser.add_argument("--steps", type=int, default=60, help="updates of a run")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    numbers = [int(number) for number in options.processes.split(",")]
+    rows = run(numbers, options.kills, options.seed, options.steps)
+    print(markdown(rows))
+    raise SystemExit(not all(row.good for row in rows))
+
+
+if __name__ == "__main__":
+    main()

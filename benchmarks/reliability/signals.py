@@ -1,0 +1,93 @@
+"""SIGTERM to ``distill train`` at random moments from its first second on: exit code 75, or a finished run.
+
+    python -m benchmarks.reliability.signals --moments=20
+
+Each attempt is a process of its own, with all its imports. The same directory continues until the run is complete; its
+state must be that of a run that was not stopped, bit by bit.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.reliability import states
+from benchmarks.reliability.kills import environment
+from benchmarks.reliability.rows import Row, markdown
+from benchmarks.reliability.small_run import ROOT, SmallRun
+
+_FIRST_S = 0.5  # the interpreter itself needs a tenth of a second, and longer on a loaded machine
+_RUN_S = 900.0
+
+
+def _start(arguments: list[str], cache: pathlib.Path, log: pathlib.Path) -> "subprocess.Popen[bytes]":
+    given = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": "", **environment(cache)}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distill", "train", *arguments], env=given, stdout=output, stderr=output
+        )
+
+
+def run(moments: int = 20, seed: int = 0) -> list[Row]:
+    """One row."""
+    row = Row("SIGTERM at any moment gives exit code 75 or a finished run", "a random moment from the first second on")
+    started, lot = time.monotonic(), random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="signals-") as temporary:
+        folder = pathlib.Path(temporary)
+        small = SmallRun(folder / "rows").write()
+
+        def attempt(name: str) -> "subprocess.Popen[bytes]":
+            return _start(small.arguments(folder / name), folder / "compiled", folder / f"{name}.log")
+
+        assert attempt("reference").wait(_RUN_S) == 0, (folder / "reference.log").read_text()
+        begun = time.monotonic()
+        assert attempt("again").wait(_RUN_S) == 0
+        duration = time.monotonic() - begun
+        number = 0
+        while row.tried < moments:
+            name = f"victim_{number}"
+            process = attempt(name)
+            moment = lot.uniform(_FIRST_S, 1.1 * duration)
+            time.sleep(moment)
+            signalled = process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            code, told = process.wait(_RUN_S), (folder / f"{name}.log").read_text(errors="replace")
+            row.tried += signalled
+            complete = (folder / name / "result.json").exists()
+            if code not in (0, 75) or (code == 0 and not complete) or "Traceback" in told:
+                row.lose(f"after {moment:.1f} s: exit code {code}: {told[-600:]}")
+            if complete:
+                row.lost += _differs(folder / "reference", folder / name, row)
+                number += 1
+        if not (folder / f"victim_{number}" / "result.json").exists():
+            assert attempt(f"victim_{number}").wait(_RUN_S) == 0, (folder / f"victim_{number}.log").read_text()
+            row.lost += _differs(folder / "reference", folder / f"victim_{number}", row)
+    row.seconds = time.monotonic() - started
+    return [row]
+
+
+def _differs(one: pathlib.Path, other: pathlib.Path, row: Row) -> int:
+    found = states.difference(one, other)
+    if found:
+        row.faults.append(f"{other.name}: {found}")
+    return bool(found)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rows = run(options.moments, options.seed)
+    print(markdown(rows), *rows[0].faults, sep="\n")
+    raise SystemExit(not all(row.good for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Which errors are the storage's or the machine's, in whatever exception a library raises them.
+
+A file that cannot be read now says nothing about its content: a checkpoint behind a server that answers 503 is not
+damaged. TensorStore raises ValueError, Orbax RuntimeError, SQLite its own errors, and each names the cause in words.
+"""
+
+import errno
+import re
+import sys
+from collections.abc import Iterator
+
+_OF_THE_PATH = (
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTEMPTY,
+)
+_TENSORFLOW = (
+    "AbortedError",
+    "DeadlineExceededError",
+    "InternalError",
+    "PermissionDeniedError",
+    "ResourceExhaustedError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnknownError",
+)
+# The words of status codes, of the operating system and of SQLite.
+_WORDS = re.compile(
+    r"\b(?:UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b"
+    r"|No space left on device|Disk quota exceeded|File too large|Read-only file system|Permission denied"
+    r"|Input/output error|database or disk is full|disk I/O error|Too many open files|Stale file handle"
+    r"|HTTP (?:response )?(?:code )?(?:401|403|408|429|5\d\d)\b"
+)
+
+
+def of_machine(error: BaseException) -> BaseException | None:
+    """The exception among ``error`` and its causes that is a fault of the storage or the machine; None if there is none.
+
+    >>> of_machine(ValueError("RESOURCE_EXHAUSTED: Error writing file: No space left on device")) is not None
+    True
+    >>> of_machine(ValueError("batch_size must be positive")) is None
+    True
+    """
+    return next((one for one in _chain(error) if _is_of_machine(one)), None)
+
+
+def _is_of_machine(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        if error.errno is None:
+            return bool(_WORDS.search(str(error)))
+        return error.errno not in _OF_THE_PATH
+    library = sys.modules.get("tensorflow")
+    if library is not None and isinstance(error, library.errors.OpError):
+        return type(error).__name__ in _TENSORFLOW
+    # JAX's own errors with these words are about devices.
+    of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return not of_jax and bool(_WORDS.search(str(error)[:4000]))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)

@@ -1,0 +1,61 @@
+"""Faults of the storage and the machine are recognised in the exceptions of every library that reads or writes."""
+
+import errno
+
+import pytest
+
+from distill.checkpoints.storage_errors import of_machine
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        OSError(errno.EFBIG, "File too large"),
+        PermissionError(errno.EACCES, "Permission denied", "/x"),
+        ValueError('RESOURCE_EXHAUSTED: Error writing "d/3" [fd=7]: No space left on device [OS error 28: ENOSPC]'),
+        ValueError("UNAVAILABLE: Error reading gs://b/c: HTTP response code: 503"),
+        ValueError("PERMISSION_DENIED: Error opening gs://b/c"),
+        RuntimeError("saving failed: Disk quota exceeded"),
+    ],
+)
+def test_faults_of_the_machine(error):
+    assert of_machine(error) is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
+        FileExistsError(errno.EEXIST, "File exists", "x"),
+        ValueError("DATA_LOSS: Error reading a chunk: zstd: corrupt"),
+        ValueError("BATCH_SIZE must be positive; got 0"),
+        KeyError("x"),
+    ],
+)
+def test_mistakes_and_damage_are_not(error):
+    assert of_machine(error) is None
+
+
+def test_a_fault_is_found_among_the_causes():
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise FULL
+        except OSError as error:
+            raise RuntimeError("the writer thread failed") from error
+    assert of_machine(caught.value) is FULL
+    with pytest.raises(ValueError) as hidden:
+        try:
+            raise FULL
+        except OSError:
+            raise ValueError("no such folder; use another") from None
+    assert of_machine(hidden.value) is None
+
+
+def test_errors_of_tensorflow():
+    import tensorflow as tf
+
+    assert of_machine(tf.errors.UnavailableError(None, None, "try later")) is not None
+    assert of_machine(tf.errors.NotFoundError(None, None, "gs://b/c")) is None
