@@ -308,7 +308,7 @@ def parse(
     try:
         with _reading_only(scan.texts):
             gin.parse_config_files_and_bindings(gin_files, [*scan.import_lines(), *bindings], finalize_config=False)
-    except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+    except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError, RecursionError) as error:
         raise ConfigurationError(str(error)) from None
     for arguments in gin.config._CONFIG.values():
         arguments.update(expand_home(dict(arguments)))
@@ -381,10 +381,10 @@ def _readable(binding: str) -> str:
     key, equals, value = binding.partition("=")
     value = value.strip()
     if not equals:
-        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r}")
+        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r:.200}")
     try:
         config_parser.ConfigParser(value, _Recorder()).parse_value()
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
             return f"{key.strip()} = {value!r}"
     return f"{key.strip()} = {value}"

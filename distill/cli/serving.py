@@ -110,17 +110,17 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
     for binding in bindings:
         name, _, text = (part.strip() for part in binding.partition("="))
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name[:80], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"--gin.{name} does not apply here{hint} (the student is read from {students.FILE}; settings: "
+                f"--gin.{name:.80} does not apply here{hint} (the student is read from {students.FILE}; settings: "
                 f"{', '.join(_MACROS)}, evaluate.DecodeConfig.… and partitioning.MeshConfig.…)"
             )
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             if not re.fullmatch(r"[A-Za-z_]\w*", text):
-                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r}") from None
+                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r:.80}") from None
             value = text
         *parents, last = known[name].split(".")
         place = fields
