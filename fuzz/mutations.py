@@ -3,6 +3,8 @@
 Flipped bytes rarely get past a parser. These mutations change values, keys and structure, and keep the syntax.
 """
 
+import copy
+import itertools
 import json
 import random
 import re
@@ -18,6 +20,7 @@ _VALUES: tuple[Any, ...] = (
     "a/b", ".", "..", "*", "{input}", "{0.__class__}", "a" * 5000, [], {}, [[]], [None], {"": None}, [0], [-1], [2**40] * 3,
     _DIGITS, _DEEP,
 )  # fmt: skip
+_MOST_PLACES = 5000
 _TOKEN = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 
@@ -145,18 +148,17 @@ def _tree(root: Any, draw: random.Random, words: tuple[str, ...]) -> Any:
     """Changes one to three nodes of a tree of lists and dicts, in place; returns the root."""
     holder = [root]
     for _ in range(draw.choice((1, 1, 2, 3))):
-        places = list(_places(holder))
+        places = list(itertools.islice(_places(holder), _MOST_PLACES))
         parent, key = draw.choice(places)
         match draw.randrange(8):
             case 0 if isinstance(parent, dict):
                 del parent[key]
             case 1 if isinstance(parent, dict):
-                parent[draw.choice((*words, "", "é", "__class__", str(key) + "x"))] = parent[key]
+                parent[draw.choice((*words, "", "é", "__class__", str(key) + "x"))] = copy.deepcopy(parent[key])
             case 2:
                 other, where = draw.choice(places)
                 if where in other if isinstance(other, dict) else where < len(other):
-                    # A copy: a tree that contains itself cannot be written.
-                    parent[key] = json.loads(json.dumps(other[where], default=str))
+                    parent[key] = copy.deepcopy(other[where])  # a tree that contains itself cannot be written
             case 3:
                 parent[key] = [parent[key]]
             case 4:
@@ -164,9 +166,9 @@ def _tree(root: Any, draw: random.Random, words: tuple[str, ...]) -> Any:
             case 5 if words:
                 parent[key] = draw.choice(words)
             case 6 if isinstance(parent[key], list) and parent[key]:
-                parent[key] = parent[key] * draw.choice((0, 2, 300))
+                parent[key] = [copy.deepcopy(one) for one in parent[key] * draw.choice((0, 2, 300))]
             case _:
-                parent[key] = draw.choice(_VALUES)
+                parent[key] = copy.deepcopy(draw.choice(_VALUES))
     return holder[0]
 
 

@@ -8,6 +8,7 @@ from anyone. Names are resolved as gin resolves them, attribute by attribute, an
 import dataclasses
 import importlib
 import inspect
+import os
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def real_import(statement: Any) -> Any:
 def _exists(module: str) -> bool:
     """Whether the package holds a file for ``module``; nothing is imported."""
     path = Path(distill.__file__).parent.joinpath(*module.split(".")[1:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    # os.path: of a name that is too long for a file system, there is no file.
+    return os.path.isfile(f"{path}.py") or os.path.isfile(path / "__init__.py")
 
 
 def moved(module: str) -> str | None:
@@ -111,7 +113,9 @@ def moved(module: str) -> str | None:
     package = Path(distill.__file__).parent
     files = [file for folder in package.iterdir() for file in (folder / f"{name}.py", *folder.glob(f"*/{name}.py"))]
     names = [
-        ".".join(("distill", *file.relative_to(package).with_suffix("").parts)) for file in files if file.is_file()
+        ".".join(("distill", *file.relative_to(package).with_suffix("").parts))
+        for file in files
+        if os.path.isfile(file)
     ]
     found = [name for name in names if not _within(name, NOT_NAMED)]
     return found[0] if len(found) == 1 else None

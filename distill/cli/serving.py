@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.cli import allocator
 from distill.inference import student as students
 from distill.inference.student import Student
 
@@ -29,6 +30,7 @@ _PERIOD = 10.0  # seconds between lines if stderr is not a terminal
 
 def infer_command(options: argparse.Namespace) -> int:
     """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
+    allocator.use_one_arena()
     model_dir = _model_dir(options)
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))

@@ -154,7 +154,9 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
     """Raises ValueError, listing every setting that differs, unless a cache was built with our settings."""
     differ = fingerprint.differences(json.loads(json.dumps(theirs)), json.loads(json.dumps(ours)))
     if differ:
-        differences = "; ".join(f"{name} is {there!r:.200} there and {here!r:.200} here" for name, there, here in differ)
+        differences = "; ".join(
+            f"{name} is {there!r:.200} there and {here!r:.200} here" for name, there, here in differ
+        )
         raise ValueError(f"the cache at {directory} was built with other settings: {differences}. {remedy}")
 
 
