@@ -399,8 +399,8 @@ scope/losses.TwoTaskLoss.z_loss = 0.1
 
 @target(
     "text", "@", "%", "import", "from", "include", "os.system", "__builtins__", "__import__", "()", "gin.REQUIRED",
-    "dynamic_registration", "distill.tasks.jsonl", "subprocess", "losses.jax", "'/etc/passwd'", "\\\n", "--gin.LAMBDA=", "=",
-    seconds=60.0,
+    "dynamic_registration", "distill.tasks.jsonl", "subprocess", "losses.jax", "'/etc/passwd'", "\\\n", "=",
+    "--gin.LAMBDA=", seconds=60.0,
 )  # fmt: skip
 def gin_files() -> Ready:
     """``distill.api.configuration``: a gin file and overrides; lines that begin with ``--gin.`` are overrides."""
@@ -416,10 +416,8 @@ def gin_files() -> Ready:
 
     overrides = _GIN + b"--gin.LAMBDA=0.5\n--gin.losses.TwoTaskLoss.z_loss=%WIDTH\n--gin.WIDTH=5\n"
     used = _GIN + b"losses.TwoTaskLoss.label_smoothing = %SMOOTH\nSMOOTH = 0.5\n"
-    values = (
-        _GIN
-        + b"config.T5Config.mlp_activations = ('gelu', 'linear')\nconfig.T5Config.scan_layers = %losses/X\nlosses/X = True\n"
-    )
+    values = _GIN + b"config.T5Config.mlp_activations = ('gelu', 'linear')\nlosses/X = True\n"
+    values += b"config.T5Config.scan_layers = %losses/X\n"
     return Ready(run, (configuration.ConfigurationError,), (_GIN, overrides, used, values))
 
 
@@ -529,7 +527,8 @@ def prompts() -> Ready:
             pass
 
     seeds = tuple((folder / f"{name}.yaml").read_bytes()[:3000] for name in ("template", "cqa", "esnli"))
-    tiny = b'question: "Q: {input}\\nA:"\nanswer: "{rationale} So the answer is {label}."\nexamples:\n- {input: a, rationale: b, label: c}\n'
+    tiny = b'question: "Q: {input}\\nA:"\nanswer: "{rationale} So the answer is {label}."\n'
+    tiny += b"examples:\n- {input: a, rationale: b, label: c}\n"
     return Ready(run, (templates.PromptError,), (tiny, *seeds))
 
 

@@ -113,11 +113,14 @@ class WeightsFolder:
     def _open_shards(self, index: pathlib.Path) -> None:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r}")
+            raise ValueError(
+                f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r:.80}"
+            )
         for name, file in weight_map.items():
             if not isinstance(file, str) or not file.endswith(".safetensors") or not _is_plain_name(file):
                 raise ValueError(
-                    f"{index}: {name} must be in a .safetensors file of the same folder, named without a path; got {file!r:.80}"
+                    f"{index}: {name:.200} must be in a .safetensors file of the same folder, named without a path; "
+                    f"got {file!r:.80}"
                 )
         for file in sorted(set(weight_map.values())):
             self._open_file(file)
