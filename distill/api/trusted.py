@@ -50,6 +50,7 @@ _RENAMED = {
     "t5_config": "distill.model.config",
     "train_step": "distill.training.step",
 }
+_LONGEST_NAME = 200  # of a module; file systems refuse longer ones
 _GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
 
 
@@ -110,12 +111,12 @@ def moved(module: str) -> str | None:
         return None
     if name in _RENAMED:
         return _RENAMED[name]
+    if len(name) > _LONGEST_NAME:
+        return None
     package = Path(distill.__file__).parent
     files = [file for folder in package.iterdir() for file in (folder / f"{name}.py", *folder.glob(f"*/{name}.py"))]
     names = [
-        ".".join(("distill", *file.relative_to(package).with_suffix("").parts))
-        for file in files
-        if os.path.isfile(file)
+        ".".join(("distill", *file.relative_to(package).with_suffix("").parts)) for file in files if file.is_file()
     ]
     found = [name for name in names if not _within(name, NOT_NAMED)]
     return found[0] if len(found) == 1 else None
