@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# CI sets LOCKED=1: only files with the hashes of requirements-ci.txt are installed (Linux x86-64, Python 3.11).
+LOCKED ?=
 
-.PHONY: demo test lint imports types docs floor newest clean
+.PHONY: demo test lint imports types docs fuzz hashes floor newest clean
 
+ifeq ($(LOCKED),)
 $(VENV)/.core: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel
@@ -15,6 +18,24 @@ $(VENV)/.core: setup.py pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.core
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz,teacher]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+else
+$(VENV)/.core: setup.py pyproject.toml requirements-ci.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ci.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test $(VENV)/.fuzz $(VENV)/.docs: $(VENV)/.core
+	touch $@
+endif
 
 # Trains a small student with and without rationales, on the CPU, and draws what came out.
 demo: $(VENV)/.core
@@ -35,13 +56,23 @@ imports: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-$(VENV)/.docs: $(VENV)/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
-	touch $@
-
 # Guides and API reference; warnings are errors.
 docs: $(VENV)/.docs
 	JAX_PLATFORMS=cpu $(BIN)/sphinx-build -W --keep-going -b html docs build/docs/html
+
+# Every reader of foreign data under atheris; corpora and findings in build/fuzz. fuzz/targets.py names the targets.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
+fuzz: $(VENV)/.fuzz
+	JAX_PLATFORMS=cpu $(BIN)/python -m fuzz --seconds=$(FUZZ_SECONDS) --workers=$(WORKERS) $(if $(FUZZ_TARGETS),--targets=$(FUZZ_TARGETS))
+
+# Writes requirements-ci.txt again, after a change of pyproject.toml or constraints.txt; tests/test_ci_requirements.py compares them.
+hashes:
+	$(PYTHON) -m venv .hashes
+	.hashes/bin/pip install --quiet --disable-pip-version-check uv
+	.hashes/bin/uv pip compile --no-config --quiet --generate-hashes --no-annotate --no-header --constraint constraints.txt \
+		--python-version 3.11.9 --python-platform x86_64-manylinux_2_35 --extra test --extra docs --extra fuzz \
+		--extra precompile --extra release pyproject.toml -o requirements-ci.txt
 
 # A part of the suite that needs no PyTorch, under the lowest and under the newest versions that pyproject.toml allows. Old
 # releases warn of what newer ones of others deprecate; the pinned versions are tested with such warnings as errors.
@@ -57,4 +88,4 @@ floor newest:
 	JAX_PLATFORMS=cpu .$@/bin/python -m pytest -q -W ignore::DeprecationWarning $(SMOKE)
 
 clean:
-	rm -rf $(VENV) .floor .newest build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .floor .newest .hashes build *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -58,7 +58,8 @@ class SentencePiece:
             if not model:
                 raise RuntimeError("the file is empty")
             self._tokenizer.LoadFromSerializedProto(model)
-        except RuntimeError as error:
+            self._tokenizer.IdToPiece(list(range(self._tokenizer.GetPieceSize())))  # each must be UTF-8, to be decoded
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise damaged(name, error) from None
         self.sp_model = model
         self.pad_id, self.eos_id = self._tokenizer.pad_id(), self._tokenizer.eos_id()

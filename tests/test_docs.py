@@ -192,7 +192,11 @@ def test_says_nothing_of_the_machine_it_was_written_on(page):
 
 
 SOURCES = [
-    *(path for folder in ("distill", "tasks", "tools", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))),
+    *(
+        path
+        for folder in ("distill", "tasks", "tools", "benchmarks", "fuzz")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ),
     *(path for folder in ("gin", "distill") for path in sorted((ROOT / folder).rglob("*.gin"))),
     *(ROOT / name for name in ("Makefile", "requirements-t5x.txt")),
 ]

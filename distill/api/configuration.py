@@ -157,7 +157,7 @@ def parse(
     try:
         with _reading_only(scan.texts):
             gin.parse_config_files_and_bindings(gin_files, [*scan.import_lines(), *bindings], finalize_config=False)
-    except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError) as error:
+    except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError, RecursionError) as error:
         raise ConfigurationError(str(error)) from None
     for arguments in gin.config._CONFIG.values():
         arguments.update(expand_home(dict(arguments)))

@@ -141,10 +141,10 @@ def readable(binding: str) -> str:
     key, equals, value = binding.partition("=")
     value = value.strip()
     if not equals:
-        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r}")
+        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r:.200}")
     try:
         config_parser.ConfigParser(value, Recorder()).parse_value()
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
             return f"{key.strip()} = {value!r}"
     return f"{key.strip()} = {value}"

@@ -8,6 +8,7 @@ from anyone. Names are resolved as gin resolves them, attribute by attribute, an
 import dataclasses
 import importlib
 import inspect
+import os
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ _RENAMED = {
     "t5_config": "distill.model.config",
     "train_step": "distill.training.step",
 }
+_LONGEST_NAME = 200  # of a module; file systems refuse longer ones
 _GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
 
 
@@ -92,7 +94,8 @@ def real_import(statement: Any) -> Any:
 def _exists(module: str) -> bool:
     """Whether the package holds a file for ``module``; nothing is imported."""
     path = Path(distill.__file__).parent.joinpath(*module.split(".")[1:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    # os.path: of a name that is too long for a file system, there is no file.
+    return os.path.isfile(f"{path}.py") or os.path.isfile(path / "__init__.py")
 
 
 def moved(module: str) -> str | None:
@@ -108,6 +111,8 @@ def moved(module: str) -> str | None:
         return None
     if name in _RENAMED:
         return _RENAMED[name]
+    if len(name) > _LONGEST_NAME:
+        return None
     package = Path(distill.__file__).parent
     files = [file for folder in package.iterdir() for file in (folder / f"{name}.py", *folder.glob(f"*/{name}.py"))]
     names = [

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.cli import allocator
 from distill.inference import student as students
 from distill.inference.student import Student
 
@@ -29,6 +30,7 @@ _PERIOD = 10.0  # seconds between lines if stderr is not a terminal
 
 def infer_command(options: argparse.Namespace) -> int:
     """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
+    allocator.use_one_arena()
     model_dir = _model_dir(options)
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))
@@ -111,17 +113,17 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
     for binding in bindings:
         name, _, text = (part.strip() for part in binding.partition("="))
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name[:80], known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"--gin.{name} does not apply here{hint} (the student is read from {students.FILE}; settings: "
+                f"--gin.{name:.80} does not apply here{hint} (the student is read from {students.FILE}; settings: "
                 f"{', '.join(_MACROS)}, evaluate.DecodeConfig.… and partitioning.MeshConfig.…)"
             )
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             if not re.fullmatch(r"[A-Za-z_]\w*", text):
-                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r}") from None
+                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r:.80}") from None
             value = text
         *parents, last = known[name].split(".")
         place = fields

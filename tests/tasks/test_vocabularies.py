@@ -175,6 +175,17 @@ def test_a_cut_off_model_is_one_line(tmp_path, models):
         vocabularies.load(str(tmp_path))
 
 
+def test_pieces_that_are_not_utf8_are_refused(tmp_path, models):
+    """Found by fuzzing: such a model was read, and raised UnicodeDecodeError at the first answer with the piece."""
+    whole = pathlib.Path(models["identity"]).read_bytes()
+    piece = "\u2581".encode()
+    assert piece in whole
+    (tmp_path / "v.model").write_bytes(whole.replace(piece, b"\xeb\xeb\x81", 1))
+    with pytest.raises(ValueError, match=r"v\.model is not a SentencePiece model, or is damaged \('utf-8'") as caught:
+        plain_vocabularies.read(str(tmp_path / "v.model"))
+    assert type(caught.value) is ValueError
+
+
 def test_other_kinds_cannot_be_stored():
     with pytest.raises(ValueError, match=r"served and exported .* got one of type PassThroughVocabulary"):
         vocabularies.model_bytes(seqio.PassThroughVocabulary(8))

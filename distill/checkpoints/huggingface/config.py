@@ -51,17 +51,17 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
       ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
     """
     model_type = fields.get("model_type")
-    if model_type not in MODEL_TYPES:
-        near = difflib.get_close_matches(str(model_type), MODEL_TYPES, n=1)
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        near = difflib.get_close_matches(str(model_type)[:80], MODEL_TYPES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {model_type!r}{hint}")
+        raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {model_type!r:.80}{hint}")
     if fields.get("quantization_config") is not None:
         raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
     if fields.get("is_encoder_decoder", True) is not True:
-        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r}")
+        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
     for name, wanted in _IDS.items():
         if fields.get(name) not in (None, wanted):
-            raise ValueError(f"{where}: {name} must be {wanted} here; got {fields[name]!r}")
+            raise ValueError(f"{where}: {name} must be {wanted} here; got {fields[name]!r:.80}")
 
     values: dict[str, Any] = {}
     for theirs, (ours, default, largest) in _INTEGERS.items():
@@ -73,12 +73,12 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
         values["num_decoder_layers"] = _integer(fields, "num_decoder_layers", None, 2**10, where)
     for theirs, (ours, number) in _NUMBERS.items():
         value = fields.get(theirs, number)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{where}: {theirs} must be a number; got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+            raise ValueError(f"{where}: {theirs} must be a number; got {value!r:.80}")
         values[ours] = float(value)
     activation = fields.get("feed_forward_proj", "relu" if model_type == "t5" else "gated-gelu")
     if not isinstance(activation, str) or activation not in _FEED_FORWARD:
-        raise ValueError(f"{where}: feed_forward_proj must be one of {sorted(_FEED_FORWARD)}; got {activation!r}")
+        raise ValueError(f"{where}: feed_forward_proj must be one of {sorted(_FEED_FORWARD)}; got {activation!r:.80}")
     values["mlp_activations"] = _FEED_FORWARD[activation]
     values["logits_via_embedding"] = scales_decoder_output(fields, where)
     values["relative_bias_per_layer"] = model_type == "umt5"
@@ -98,7 +98,7 @@ def _integer(fields: Mapping[str, Any], name: str, default: int | None, largest:
         raise ValueError(f"{where}: {name} is missing")
     value = fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {value!r}")
+        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {value!r:.80}")
     return value
 
 
@@ -110,7 +110,7 @@ def scales_decoder_output(fields: Mapping[str, Any], where: str = "config.json")
     """
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(fields.get(name, True), bool):
-            raise ValueError(f"{where}: {name} must be true or false; got {fields[name]!r}")
+            raise ValueError(f"{where}: {name} must be true or false; got {fields[name]!r:.80}")
     if fields.get("model_type") == "mt5":
         return False
     return fields.get("scale_decoder_outputs", fields.get("tie_word_embeddings", True))

@@ -17,6 +17,7 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOAT_DTYPES = ("F64", "F32", "BF16", "F16")
 _MAX_JSON_BYTES = 64 * 2**20
+_MAX_NAME_BYTES = 255  # of a file, on every common file system
 
 
 class TensorInfo(NamedTuple):
@@ -112,11 +113,14 @@ class WeightsFolder:
     def _open_shards(self, index: pathlib.Path) -> None:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r}")
+            raise ValueError(
+                f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r:.80}"
+            )
         for name, file in weight_map.items():
             if not isinstance(file, str) or not file.endswith(".safetensors") or not _is_plain_name(file):
                 raise ValueError(
-                    f"{index}: {name} must be in a .safetensors file of the same folder, named without a path; got {file!r}"
+                    f"{index}: {name:.200} must be in a .safetensors file of the same folder, named without a path; "
+                    f"got {file!r:.80}"
                 )
         for file in sorted(set(weight_map.values())):
             self._open_file(file)
@@ -139,4 +143,8 @@ class WeightsFolder:
 
 
 def _is_plain_name(name: str) -> bool:
-    return bool(name) and "/" not in name and "\\" not in name and "\0" not in name and name not in (".", "..")
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES
+        and not set(name) & set("/\\\0")
+        and name not in (".", "..")
+    )

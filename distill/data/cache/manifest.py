@@ -21,6 +21,7 @@ FILE = "manifest.json"
 FORMAT = 1
 VERSION = "1.0.0"
 INDEX_COLUMNS = ("input tokens", "target tokens", "task id of the last target")
+_MAX_BYTES = 256 * 2**20
 
 
 def is_local(path: epath.Path) -> bool:
@@ -59,14 +60,69 @@ def read(directory: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(directory) / FILE
     if not path.exists():
         raise ValueError(f"{directory} holds no finished cache ({FILE} is missing); `distill cache` makes one")
+    if (size := path.stat().length) > _MAX_BYTES:
+        raise ValueError(f"{path} is no manifest of a cache: it has {size} bytes, expected at most {_MAX_BYTES}")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_bytes())
         found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no manifest of a cache: {error!r}") from None
-    if found != FORMAT:
-        raise ValueError(f"{path} is of format {found}; this version reads format {FORMAT}: build the cache again")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no manifest of a cache: {' '.join(repr(error).split()):.160}") from None
+    if type(found) is not int or found != FORMAT:
+        raise ValueError(
+            f"{path} is of format {found!r:.80}; this version reads format {FORMAT}: build the cache again"
+        )
+    problem = _problem(manifest)
+    if problem:
+        raise ValueError(f"the cache is damaged: {path}: {problem}; delete the folder and build it again")
     return manifest
+
+
+def _problem(manifest: Mapping[str, Any]) -> str | None:
+    """Why a manifest of the right format cannot be used: a wrong type, or a file outside of the folder; None if it can."""
+    for name in ("settings", "tasks"):
+        if not isinstance(manifest.get(name), dict):
+            return f"{name!r} must be an object; got {manifest.get(name)!r:.80}"
+    for task, splits in manifest["tasks"].items():
+        if not isinstance(splits, dict):
+            return f"task {task!r:.80} must be an object of splits; got {splits!r:.80}"
+        for split, part in splits.items():
+            problem = _entry_problem(part)
+            if problem:
+                return f"task {task!r:.80}, split {split!r:.80}: {problem}"
+    return None
+
+
+def _entry_problem(part: Any) -> str | None:
+    if not isinstance(part, dict):
+        return f"expected an object; got {part!r:.80}"
+    for name in ("examples", "slots"):
+        if not _is_count(part.get(name)):
+            return f"{name!r} must be a whole number; got {part.get(name)!r:.80}"
+    for name in ("shards", "tfrecords"):
+        if not isinstance(part.get(name, [] if name == "tfrecords" else None), list):
+            return f"{name!r} must be a list of files; got {part.get(name)!r:.80}"
+    if part["examples"] and not isinstance(part.get("index"), dict):
+        return f"'index' must be a file; got {part.get('index')!r:.80}"
+    given = [part["index"]] if part.get("index") is not None else []
+    for file in (*given, *part["shards"], *part.get("tfrecords", ())):
+        if (
+            not isinstance(file, dict)
+            or not isinstance(file.get("file"), str)
+            or not isinstance(file.get("sha256"), str)
+        ):
+            return f"expected a file with its name and SHA-256; got {file!r:.80}"
+        parts = file["file"].split("/")
+        if not all(parts) or {".", ".."} & set(parts) or set(file["file"]) & set("\\\0"):
+            return f"{file['file']!r:.80} is not a file inside the folder"
+        if not _is_count(file.get("bytes")):
+            return f"'bytes' of {file['file']!r:.80} must be a whole number; got {file.get('bytes')!r:.80}"
+    if not all(_is_count(shard.get("examples")) for shard in part["shards"]):
+        return "'examples' of every shard must be a whole number"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def entry(directory: epath.PathLike, manifest: Mapping[str, Any], task_name: str, split: str) -> dict[str, Any]:
@@ -88,7 +144,9 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
     """Raises ValueError, listing every setting that differs, unless a cache was built with our settings."""
     differ = fingerprint.differences(json.loads(json.dumps(theirs)), json.loads(json.dumps(ours)))
     if differ:
-        differences = "; ".join(f"{name} is {there!r} there and {here!r} here" for name, there, here in differ)
+        differences = "; ".join(
+            f"{name} is {there!r:.200} there and {here!r:.200} here" for name, there, here in differ
+        )
         raise ValueError(f"the cache at {directory} was built with other settings: {differences}. {remedy}")
 
 

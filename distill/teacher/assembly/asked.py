@@ -3,7 +3,8 @@
 import dataclasses
 
 from distill.tasks.records import Record
-from distill.teacher.clients.replies import Failure, Reply, Request
+from distill.teacher.clients.replies import Failure, Request
+from distill.teacher.clients.store import StoredReplies
 
 
 @dataclasses.dataclass
@@ -28,20 +29,19 @@ class Collected:
     """Outcomes of requests, by key.
 
     Attributes:
-      replies: finished requests.
+      replies: of finished requests; read from the store.
       failures: failed requests; the next run sends them again.
       stopped: the reason for an early end, or "".
       hopeless: whether the settings are wrong, so that the same job would fail again.
     """
 
-    replies: dict[str, Reply] = dataclasses.field(default_factory=dict)
+    replies: StoredReplies
     failures: dict[str, Failure] = dataclasses.field(default_factory=dict)
     stopped: str = ""
     hopeless: bool = False
 
     def update(self, other: "Collected") -> None:
-        """Adds another collection."""
-        self.replies.update(other.replies)
+        """Adds another collection of the same store."""
         self.failures.update(other.failures)
         self.stopped = self.stopped or other.stopped
         self.hopeless = self.hopeless or other.hopeless

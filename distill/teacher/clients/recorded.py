@@ -87,16 +87,23 @@ class RecordedTeacher:
             raise SourceError(
                 f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {row!r:.200}"
             )
+        sample, usage = row.get("sample", 0), row.get("usage")
+        if type(sample) is not int or sample < 0:
+            raise SourceError(f"{self.config.path}:{line}: 'sample' must be a whole number ≥ 0; got {sample!r:.80}")
+        counts = isinstance(usage, list) and len(usage) == 2 and all(type(n) is int and n >= 0 for n in usage)
+        if usage is not None and not counts:
+            raise SourceError(
+                f"{self.config.path}:{line}: 'usage' must be [prompt tokens, completion tokens]; got {usage!r:.80}"
+            )
         if isinstance(row.get("key"), str):
             self._by_key[row["key"]] = row | {"replies": replies}
         elif row.get("id") is not None:
-            first = int(row.get("sample", 0))
             for offset, reply in enumerate(replies):
-                where = (str(row["id"]), first + offset, str(row.get("purpose", "explain")))
+                where = (str(row["id"]), sample + offset, str(row.get("purpose", "explain")))
                 self._by_row[where] = row | {"replies": [reply]}
         else:
             raise SourceError(
-                f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row))}"
+                f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row)):.200}"
             )
 
     async def wants_json(self, store: ReplyStore) -> bool:

@@ -182,6 +182,38 @@ class ReplyStore:
                     loop.call_soon_threadsafe(_settle, done, error)
 
 
+class StoredReplies:
+    """The replies of a store, read when they are needed: a job's memory does not grow with its replies.
+
+    Args:
+      store: the open store.
+    """
+
+    _RECENT = 64
+
+    def __init__(self, store: ReplyStore):
+        self._store = store
+        self._recent: dict[str, Reply] = {}  # of the row being read, which is looked up several times
+
+    def get(self, key: str) -> Reply | None:
+        """The reply of the request ``key``; None without one."""
+        found = self._recent.get(key)
+        if found is None and (found := self._store.find([key]).get(key)) is not None:
+            if len(self._recent) >= self._RECENT:
+                self._recent.clear()
+            self._recent[key] = found
+        return found
+
+    def __getitem__(self, key: str) -> Reply:
+        found = self.get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+
 def _settle(done: "asyncio.Future[None]", error: BaseException | None) -> None:
     if done.done():
         return

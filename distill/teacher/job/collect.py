@@ -26,10 +26,11 @@ from distill.teacher.clients.replies import (
     TeacherStoppedError,
     Usage,
 )
-from distill.teacher.clients.store import ReplyStore
+from distill.teacher.clients.store import ReplyStore, StoredReplies
 from distill.teacher.job.progress import Progress, Silent, State
 
 _log = logging.getLogger(__name__)
+_LOOKED_UP = 10_000  # stored replies in memory at once
 _DISCARDED = "discarded "  # prefix of the store's notes on charged attempts without a reply, by request key
 
 
@@ -61,21 +62,26 @@ class Collector:
         self.state = State(cost=0.0 if self.prices else None)
         self.usage: dict[str, Usage] = collections.defaultdict(Usage)
         self.tokenizing: dict[str, Tokenizing] = collections.defaultdict(Tokenizing)
-        self.paid: list[str] = []
         self._settled = asyncio.Event()
         self._stopped = asyncio.Event()
         self._stop = ""
         self._hopeless = False
         self._waiting = 0  # running requests whose next attempt waits for room in the budget
 
-    def lookup(self, requests: Iterable[Request]) -> tuple[dict[str, Request], Collected]:
-        """The distinct requests by key, and their stored replies, which are added to usage and cost."""
+    def lookup(self, requests: Iterable[Request]) -> list[Request]:
+        """The distinct requests without a stored reply; stored replies are added to usage and cost."""
         distinct: dict[str, Request] = {}
         for request in requests:
             distinct.setdefault(request.key, request)
-        found = Collected(replies=self.store.find(distinct))
-        for key, reply in found.replies.items():
-            self._count(distinct[key], reply)
+        keys, todo = list(distinct), []
+        for start in range(0, len(keys), _LOOKED_UP):
+            part = keys[start : start + _LOOKED_UP]
+            found = self.store.find(part)
+            for key in part:
+                if key in found:
+                    self._count(distinct[key], found[key])
+                else:
+                    todo.append(distinct[key])
         for name, value in self.store.notes(_DISCARDED):
             asked = distinct.get(name.removeprefix(_DISCARDED))
             if asked is not None:
@@ -83,8 +89,8 @@ class Collector:
                 self._spend(asked, Usage(*spent["usage"]))
                 self.budget.perhaps_spent += spent["unknown"] * self._risk(asked)
         self.state.total += len(distinct)
-        self.state.cached += len(found.replies)
-        return distinct, found
+        self.state.cached += len(distinct) - len(todo)
+        return todo
 
     def stop(self, reason: str) -> None:
         """Starts no further requests; running requests finish."""
@@ -104,11 +110,10 @@ class Collector:
         Raises:
           StoreError: a reply could not be written.
         """
-        distinct, result = self.lookup(requests)
+        result = Collected(StoredReplies(self.store))
         todo: dict[str, list[Request]] = collections.defaultdict(list)
-        for key, request in distinct.items():
-            if key not in result.replies:
-                todo[request.teacher].append(request)
+        for request in self.lookup(requests):
+            todo[request.teacher].append(request)
         self.progress(self.state)
         with _on_interrupt(self.stop), self._ticking():
             crews = [self._crew(self.teachers[name], batch, result) for name, batch in todo.items()]
@@ -206,8 +211,6 @@ class Collector:
         await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
         reserved.close()
         self._count(request, reply)
-        self.paid.append(request.key)
-        result.replies[request.key] = reply
         self.state.finished += 1
 
     def _stop_for(self, error: TeacherStoppedError) -> None:
@@ -268,8 +271,6 @@ class Collector:
         else:
             await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
             self._count(request, outcome, batch=True)
-            self.paid.append(request.key)
-            result.replies[request.key] = outcome
             self.state.finished += 1
         self.progress(self.state)
 

@@ -44,6 +44,17 @@ def test_a_refused_value_names_the_macros_that_set_it():
     )
 
 
+@pytest.mark.parametrize(
+    "binding",
+    ["ALPHA = (", "ALPHA = [1,", 'ALPHA = """', "ALPHA = {", "ALPHA = " + "(" * 3000, "ALPHA" * 5000],
+    ids=lambda text: text[:12],
+)
+def test_a_binding_that_gin_cannot_read_is_one_short_message(binding):
+    """Found by fuzzing: TokenError and RecursionError of gin's parser reached the user."""
+    message = error([binding], files=["gin/models/t5_1_1_tiny.gin"], given=[])
+    assert message and len(message) < 500
+
+
 def test_a_missing_macro_names_who_wants_it():
     message = error(given=["DATA_DIR = 'd'", "VOCABULARY_PATH = 'bytes'"])
     assert message.startswith("MODEL_DIR is used by gin/runs/train.gin:")

@@ -153,6 +153,13 @@ def test_a_module_of_earlier_versions_is_named_with_its_present_name(statement, 
     assert message == f"mine.gin:2 imports {module}, which is {now} now; write: {written}"
 
 
+def test_a_name_longer_than_a_file_may_have_is_refused():
+    """Found by fuzzing: looking for the module's file raised OSError."""
+    assert "is not trusted" in refusal(f"import {'a' * 300}.b\n")
+    configuration_error = refusal(f"from distill.tasks import {'a' * 300}\n")
+    assert "a" * 300 in configuration_error
+
+
 def test_every_renamed_module_is_there():
     for name in trusted._RENAMED.values():
         assert importlib.util.find_spec(name), name

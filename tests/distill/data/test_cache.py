@@ -257,6 +257,37 @@ def test_damage_is_reported(names, built, tmp_path):
     next(open_it(other))
 
 
+FILE = {"file": "index/a.npy", "bytes": 3, "sha256": "0" * 64}
+ENTRY = {"examples": 1, "slots": 1, "index": FILE, "shards": [FILE | {"examples": 1}]}
+MANIFEST = {"format": 1, "settings": {}, "tasks": {"a_label": {"train": ENTRY}}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        b"[" * 100_000, b"\xff", b"[]", b'{"format": [1]}', b'{"format": true}', {"settings": None}, {"tasks": []},
+        {"tasks": {"a": None}}, {"tasks": {"a": {"train": []}}},
+        *({"tasks": {"a": {"train": ENTRY | part}}} for part in (
+            {"examples": -1}, {"examples": "1"}, {"examples": True}, {"slots": 2**64}, {"index": None}, {"index": [1]},
+            {"shards": None}, {"shards": [None]}, {"shards": [FILE]}, {"tfrecords": 3}, {"tfrecords": [{"file": "a"}]},
+            {"index": FILE | {"bytes": "3"}}, {"index": FILE | {"bytes": None}}, {"index": FILE | {"sha256": 0}},
+            {"index": FILE | {"file": "../a"}}, {"index": FILE | {"file": "/etc/passwd"}}, {"index": FILE | {"file": ""}},
+            {"index": FILE | {"file": "a/../../b"}}, {"index": FILE | {"file": "a\0"}}, {"index": FILE | {"file": ["a"]}},
+        )),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_refused_by_name(tmp_path, changed):
+    """Found by fuzzing: most of these raised TypeError or KeyError, and a file could be named outside of the folder."""
+    path = tmp_path / manifest.FILE
+    path.write_text(json.dumps(MANIFEST))
+    assert manifest.read(tmp_path) == MANIFEST
+    path.write_bytes(changed if isinstance(changed, bytes) else json.dumps(MANIFEST | changed).encode())
+    with pytest.raises(ValueError, match=r"manifest\.json") as caught:
+        manifest.read(tmp_path)
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
 def test_unknown_tasks_and_splits(names, built):
     other = registration.register(
         jsonl.dataset({"train": "absent.jsonl"}, name="cachet", fields=FIELDS, validation_fraction=0.0), "bytes"

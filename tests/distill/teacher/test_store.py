@@ -9,6 +9,7 @@ import pytest
 
 from distill.teacher import ReplyStore, StoreError
 from distill.teacher.clients.replies import Candidate, Reply, Usage
+from distill.teacher.clients.store import StoredReplies
 
 
 def reply(n, text="because"):
@@ -55,6 +56,18 @@ def test_many_at_once_and_many_looked_up(tmp_path):
         put(store, *(reply(n) for n in range(2000)))
         assert len(store.find(f"key{n}" for n in range(5000))) == 2000
         assert len(list(store)) == 2000
+
+
+def test_stored_replies_are_read_when_they_are_needed(tmp_path):
+    with ReplyStore(tmp_path / "s") as store:
+        replies = StoredReplies(store)
+        assert replies.get("key1") is None and "key1" not in replies
+        put(store, *(reply(n) for n in range(500)))
+        assert replies["key1"] == reply(1)
+        assert all(f"key{n}" in replies for n in range(500))
+        assert len(replies._recent) <= StoredReplies._RECENT
+        with pytest.raises(KeyError, match="key500"):
+            replies["key500"]
 
 
 def test_put_returns_when_another_connection_could_read_it(tmp_path):
