@@ -425,17 +425,17 @@ class Loop:
         lane.saver.finish(best_step or None)
         if self.validation is None:
             return {}
-        measured = lane.best_evaluation is not None and lane.best_evaluation[0] == best_step  # in this attempt
-        if not measured or self.validation.test_split:
+        best, split = lane.best_evaluation, self.validation.test_split
+        measured = best is not None and best[0] == best_step  # in this attempt
+        if not measured or split is not None:
             step, params = lane.saver.restore_best(self.students.state(number).params)
             if step != best_step:
                 raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
-            if not measured:
-                lane.best_evaluation = step, self._decoded(lane, self.validation.split, params)
-        self._write_predictions(lane, record.VALIDATION, lane.best_evaluation[1])
-        if self.validation.test_split is None:
+        if best is None or not measured:
+            best = lane.best_evaluation = step, self._decoded(lane, self.validation.split, params)
+        self._write_predictions(lane, record.VALIDATION, best[1])
+        if split is None:
             return {}
-        split = self.validation.test_split
         evaluation = self._decoded(lane, split, params)
         lane.reporter.evaluation(split, step, evaluation)
         self._write_predictions(lane, record.TEST, evaluation)

@@ -99,6 +99,7 @@ async def _deadline(gate: Gate, attempt_s: float) -> AsyncIterator[None]:
     """Raises TimeoutError in its block after ``attempt_s``, or earlier, when the gate's patience is used up."""
     loop = asyncio.get_running_loop()
     end = loop.time() + min(attempt_s, gate.patience_s)
+    timer: asyncio.Handle
     async with asyncio.timeout_at(end) as timeout:
 
         def check() -> None:
