@@ -79,13 +79,15 @@ class Reporter:
             self._writer = event_files.ScalarWriter(self._directory / LOGS, self._step)
             if self._step == 0 and self._settings:
                 self._writer.write_settings(self._directory.name, self._settings, self._columns())
-        self._bar.start()
+        if not self._bar.disable:  # before rich 15, a disabled bar prints an empty line when it stops
+            self._bar.start()
         self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="")
         self._last = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:
+            self._bar.stop()
         if self._active:
             self._writer.close()
         self._trackers.finish(self._summary, complete=self._complete)
