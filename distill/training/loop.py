@@ -275,7 +275,8 @@ class Loop:
         with clock.phase("step"):
             fresh = [list(each) for each in zip(*self.students.metrics(pending[len(self._fetched) :]))]
         self._fetched += fresh
-        self._costs = self._counting.result()
+        with clock.phase("compile"):
+            self._costs = self._counting.result()
         peak = timing.device_memory()[1]
         for number, lane in updated:
             accounting.add(lane.progress, [each[number] for each in fresh], lane.positions, self._costs.flops)
