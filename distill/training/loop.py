@@ -351,9 +351,9 @@ class Loop:
         if self.validation is not None and progress.best_step:
             chosen = record.Selection(self.validation.split, self.validation.metric, progress.best_step, progress.best)
             selection = dataclasses.asdict(chosen)
-        for line in timing.summary_lines(performance):
-            lane.reporter.say(line)
         if lane.complete:
+            for line in timing.summary_lines(performance):
+                lane.reporter.say(line)
             scores = {f"{self.validation.test_split}/{k}": v for k, v in test.items()} if self.validation else {}
             scalars = {k: v for k, v in performance.items() if isinstance(v, int | float)}
             lane.reporter.outcome(progress.best_step, selection.get("value"), scores | scalars)
