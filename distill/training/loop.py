@@ -358,7 +358,14 @@ class Loop:
             scalars = {k: v for k, v in performance.items() if isinstance(v, int | float)}
             lane.reporter.outcome(progress.best_step, selection.get("value"), scores | scalars)
         return TrainResult(
-            lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds, selection, performance
+            lane.step,
+            lane.stopped,
+            progress.best_step,
+            progress.best,
+            test,
+            progress.seconds,
+            selection=selection,
+            performance=performance,
         )
 
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
