@@ -239,11 +239,11 @@ def _activations(
 
 def _stats(leaf: jax.Array) -> dict[str, jax.Array]:
     finite = jnp.isfinite(leaf)
-    # Scaled by the largest value: squares of large ones would overflow.
     values = jnp.where(finite, leaf, 0).astype(jnp.float32)
     largest = jnp.max(jnp.abs(values))
-    scale = jnp.where(largest > 0.0, largest, 1.0)
-    rms = scale * jnp.sqrt(jnp.mean(jnp.square(values / scale)))
+    # Squares of large values would overflow. The barrier keeps XLA from squaring before it divides.
+    scaled = jax.lax.optimization_barrier(values / jnp.where(largest > 0.0, largest, 1.0))
+    rms = largest * jnp.sqrt(jnp.mean(jnp.square(scaled)))
     return {"max_abs": largest, "rms": rms, "nonfinite": 1.0 - jnp.mean(finite.astype(jnp.float32))}
 
 
