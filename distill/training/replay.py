@@ -231,7 +231,7 @@ def _activations(
         shown = name if not calls else f"{name} (call {calls + 1})"
         out[shown] = {
             "max_abs": float(max(row["max_abs"] for row in rows)),
-            "rms": float(np.sqrt(np.mean([row["rms"] ** 2 for row in rows]))),
+            "rms": float(np.sqrt(np.mean([np.float64(row["rms"]) ** 2 for row in rows]))),
             "nonfinite": float(np.mean([row["nonfinite"] for row in rows])),
         }
     return out
