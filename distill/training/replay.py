@@ -241,9 +241,9 @@ def _stats(leaf: jax.Array) -> dict[str, jax.Array]:
     finite = jnp.isfinite(leaf)
     values = jnp.where(finite, leaf, 0).astype(jnp.float32)
     largest = jnp.max(jnp.abs(values))
-    # Squares of large values would overflow. The barrier keeps XLA from squaring before it divides.
-    scaled = jax.lax.optimization_barrier(values / jnp.where(largest > 0.0, largest, 1.0))
-    rms = largest * jnp.sqrt(jnp.mean(jnp.square(scaled)))
+    # Squares of extreme values would overflow or vanish; powers of two scale exactly.
+    factor = jnp.where(largest > 2.0**40, 2.0**-80, jnp.where(largest < 2.0**-40, 2.0**80, 1.0))
+    rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.optimization_barrier(values * factor)))) / factor
     return {"max_abs": largest, "rms": rms, "nonfinite": 1.0 - jnp.mean(finite.astype(jnp.float32))}
 
 
