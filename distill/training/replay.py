@@ -244,7 +244,7 @@ def _stats(leaf: jax.Array) -> dict[str, jax.Array]:
     # Squares of extreme values would overflow or vanish; powers of two scale exactly.
     factor = jnp.where(largest > 2.0**40, 2.0**-80, jnp.where(largest < 2.0**-40, 2.0**80, 1.0))
     rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.optimization_barrier(values * factor)))) / factor
-    return {"max_abs": largest, "rms": rms, "nonfinite": 1.0 - jnp.mean(finite.astype(jnp.float32))}
+    return {"max_abs": largest, "rms": rms, "nonfinite": jnp.mean((~finite).astype(jnp.float32))}
 
 
 @jax.jit
