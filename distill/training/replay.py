@@ -231,7 +231,7 @@ def _activations(
         shown = name if not calls else f"{name} (call {calls + 1})"
         out[shown] = {
             "max_abs": float(max(row["max_abs"] for row in rows)),
-            "rms": float(np.sqrt(np.mean([row["rms"] ** 2 for row in rows]))),
+            "rms": float(np.sqrt(np.mean([np.float64(row["rms"]) ** 2 for row in rows]))),
             "nonfinite": float(np.mean([row["nonfinite"] for row in rows])),
         }
     return out
@@ -239,12 +239,12 @@ def _activations(
 
 def _stats(leaf: jax.Array) -> dict[str, jax.Array]:
     finite = jnp.isfinite(leaf)
-    # Scaled by the largest value: squares of large ones would overflow.
     values = jnp.where(finite, leaf, 0).astype(jnp.float32)
     largest = jnp.max(jnp.abs(values))
-    scale = jnp.where(largest > 0.0, largest, 1.0)
-    rms = scale * jnp.sqrt(jnp.mean(jnp.square(values / scale)))
-    return {"max_abs": largest, "rms": rms, "nonfinite": 1.0 - jnp.mean(finite.astype(jnp.float32))}
+    # Squares of extreme values would overflow or vanish; powers of two scale exactly.
+    factor = jnp.where(largest > 2.0**40, 2.0**-80, jnp.where(largest < 2.0**-40, 2.0**80, 1.0))
+    rms = jnp.sqrt(jnp.mean(jnp.square(jax.lax.optimization_barrier(values * factor)))) / factor
+    return {"max_abs": largest, "rms": rms, "nonfinite": jnp.mean((~finite).astype(jnp.float32))}
 
 
 @jax.jit
