@@ -12,8 +12,8 @@ A leg writes ``LEG.jsonl`` into the directory: one JSON object per sample. The v
 and reports the drift over the whole leg, with a 95 % interval. For ``train`` a block is one attempt, from a minute after
 its first step; the first attempt, which compiles what later ones read from the cache, is left out. A leg passes if
 
-- the memory that is kept, the smallest resident memory of a block, drifts by at most 2 % (buffers of batches in flight
-  come and go above it, depending on the load of the machine: mean and peak are reported);
+- resident memory, the median of each block, drifts by at most 2 % (buffers of batches in flight come and go, depending
+  on the load of the machine: mean and peak are reported);
 - the smallest number of open files is the same in every block;
 - processor time per step, row or reply drifts by at most 5 %, as a multiple of the time of a fixed computation that is
   sampled with it: other programs of the machine slow both;
@@ -479,7 +479,7 @@ def verdict(leg: str, samples: Sequence[dict[str, Any]], ends: Sequence[dict[str
     def fitted(values: Sequence[float]) -> Drift:
         return drift(middles, values)
 
-    memory = fitted([min(row["rss_mb"] for row in part) for part in parts])
+    memory = fitted([statistics.median(row["rss_mb"] for row in part) for part in parts])
     mean = fitted([statistics.mean(row["rss_mb"] for row in part) for part in parts])
     controls = [statistics.mean(row["control_s"] for row in part) for part in parts]
     cpu = fitted([per_unit(part, "cpu_s") for part in parts])
@@ -537,7 +537,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['leg']}: {found['minutes']} min, {found['attempts']} attempt(s), {found['samples']} samples, "
         f"{found['work']:,} {units} in {found['blocks']} blocks: {'passed' if found['passed'] else 'FAILED'}",
-        line("memory that is kept", "memory_mb", "MB", "memory"),
+        line("resident memory, median", "memory_mb", "MB", "memory"),
         line("mean memory (no limit)", "memory_mean_mb", "MB"),
     ]
     if found["memory_within_an_attempt_mb"]:

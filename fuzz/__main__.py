@@ -72,7 +72,7 @@ def fuzz(name: str, seconds: int, directory: Path) -> None:
         return mutations.mutated(data or draw.choice(ready.seeds), each.kind, draw, each.words)[:most]
 
     options = ["-max_len=65536", f"-max_total_time={seconds}", f"-timeout={int(10 * each.seconds)}", "-verbosity=0"]
-    options += [f"-rss_limit_mb={_MEMORY_MB}", f"-artifact_prefix={findings}/", "-print_final_stats=1", str(corpus)]
+    options += [f"-rss_limit_mb={_MEMORY_MB}", f"-artifact_prefix={findings}/", "-report_slow_units=1000", str(corpus)]
     atheris.Setup([sys.argv[0], *options], one, custom_mutator=mutate)
     atheris.Fuzz()
 

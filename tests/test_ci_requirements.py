@@ -15,7 +15,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = ("test", "docs", "fuzz", "precompile", "release")
 REMEDY = "run `make hashes`"
 # What constraints.txt does not pin: the tools of a release, and the libraries that the published torch requires on Linux.
-ONLY_HERE = re.compile(r"build|pip|pyproject-hooks|triton|(nvidia|cuda)-[a-z0-9-]+")
+ONLY_HERE = re.compile(
+    r"build|pip|pyproject-hooks|triton|(nvidia|cuda)-[a-z0-9-]+"
+    r"|cyclonedx-bom|arrow|chardet|fqdn|isoduration|json(pointer|schema.*)|lark|referencing|rfc3.*|rpds-py|uri-template|webcolors"
+)
 HERE = {"python_version": "3.11", "sys_platform": "linux", "platform_machine": "x86_64", "extra": ""}
 
 

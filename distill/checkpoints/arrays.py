@@ -147,7 +147,13 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
 
 def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
     """All of an array, a few chunks at a time: TensorStore would fetch and hold all chunks at once."""
-    result = np.empty(array.shape, array.dtype.numpy_dtype)
+    try:
+        result = np.empty(array.shape, array.dtype.numpy_dtype)
+    except MemoryError:
+        size = math.prod(array.shape) * array.dtype.numpy_dtype.itemsize
+        raise ValueError(
+            f"its shape {_short(list(array.shape))} needs {size:,} bytes, more than can be allocated"
+        ) from None
     told = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
     chunks = tuple(chunk or max(size, 1) for chunk, size in zip(told, array.shape))
     at_once = max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks)))

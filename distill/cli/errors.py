@@ -31,8 +31,18 @@ _LOST_PEER = re.compile(
 )
 
 
+_LONGEST = 8000  # characters of a message; a file may contain values of any length
+
+
 def explain(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message, one line a mistake; None for an error that only a traceback explains."""
+    found = _explained(error)
+    if found is None or len(found[1]) <= _LONGEST:
+        return found
+    return found[0], f"{found[1][:_LONGEST]}… ({len(found[1]) - _LONGEST:,} more characters)"
+
+
+def _explained(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError):
         return _operating_system(error)
     if isinstance(error, MemoryError):

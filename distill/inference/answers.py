@@ -8,8 +8,8 @@ the record covers a prefix of the file; lines after the prefix are removed and w
 import dataclasses
 import hashlib
 import json
-import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ STDOUT = "-"
 """The output path of :class:`Stream`."""
 _START = hashlib.sha256(b"").hexdigest()
 _MAX_BYTES = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class AnotherRun(ValueError):
@@ -228,9 +229,10 @@ def _read(path: Path) -> Record:
             raise ValueError(f"its reasons are no object but {type(raw['reasons']).__name__}")
         record = Record(**{**raw, "reasons": Counter(raw["reasons"])})
         counts = (record.rows, record.bytes, record.answered, *record.reasons.values())
-        if not all(type(n) is int and n >= 0 and math.isfinite(n) for n in counts):
+        if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
             raise ValueError("its counts are not whole numbers")
-        if not isinstance(record.settings, dict) or not isinstance(record.digest, str):
+        digest = record.digest
+        if not isinstance(record.settings, dict) or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise ValueError("its settings or digest are of the wrong type")
         return record
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -52,7 +52,7 @@ def test_a_refused_value_names_the_macros_that_set_it():
 def test_a_binding_that_gin_cannot_read_is_one_short_message(binding):
     """Found by fuzzing: TokenError and RecursionError of gin's parser reached the user."""
     message = error([binding], files=["gin/models/t5_1_1_tiny.gin"], given=[])
-    assert message and len(message) < 500
+    assert message and len(message) < 1000
 
 
 def test_a_missing_macro_names_who_wants_it():

@@ -1,6 +1,7 @@
 """Arrays in files: real zarr files are read, written chunks cover an array, and bad descriptions are refused."""
 
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_chunks_are_within_their_limit(shape, stacked, max_bytes, expected):
     chunk = arrays.chunk_shape(shape, stacked=stacked, max_bytes=max_bytes)
     assert chunk == expected
     assert 4 * math.prod(chunk) <= (max_bytes or arrays.CHUNK_BYTES)
+
+
+def test_an_array_that_no_memory_holds_is_refused_by_name(tmp_path):
+    """Found by fuzzing: the file's shape was allocated, and MemoryError named neither file nor shape."""
+    spec = arrays.zarr_in_folder(tmp_path, "kernel")
+    metadata = {"shape": [2**19, 2**20], "chunks": [2, 3], "dtype": "<f8"}
+    tensorstore.open({**spec, "create": True, "metadata": metadata}).result()
+    tensor = arrays.open_array(spec, "the kernel")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**42, hard))
+    try:
+        with pytest.raises(
+            ValueError, match=r"the kernel cannot be read: its shape \[524288, 1048576\] needs [\d,]+ bytes"
+        ):
+            tensor.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def test_an_array_in_memory():

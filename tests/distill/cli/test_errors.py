@@ -291,3 +291,11 @@ def test_the_home_folder_in_flags(monkeypatch, tmp_path, capsys):
     )
     assert main.main([*given[:-1], "~no-such-user-here/out.jsonl"]) == 2
     assert "there is no user 'no-such-user-here'" in capsys.readouterr().err
+
+
+def test_a_message_that_repeats_a_long_value_is_cut():
+    """Found by fuzzing: messages that repeat a value of a file, or an override, were as long as the value."""
+    code, text = errors.explain(ValueError("expected a name; got " + "x" * 50_000))
+    assert code == exit_codes.MISTAKE
+    assert text.endswith("… (42,021 more characters)") and len(text) < 8100
+    assert errors.explain(ValueError("y" * 8000)) == (exit_codes.MISTAKE, "y" * 8000)

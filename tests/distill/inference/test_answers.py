@@ -99,7 +99,9 @@ def test_a_file_without_its_record_and_a_short_one_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [{"format": "other"}, {"version": 2}, {"rows": -1}, {"rows": 1.5}, {"answered": True}, {"settings": []},
-     {"digest": 3}, {"reasons": 3}, {"unknown": 1}],
+     {"digest": 3}, {"reasons": 3}, {"unknown": 1},
+     # Found by fuzzing: OverflowError, and UnicodeEncodeError once a line was added.
+     {"rows": 10**400}, {"reasons": {"a": 2**63}}, {"digest": "\ud800" * 64}, {"digest": "0" * 63}],
 )  # fmt: skip
 def test_a_damaged_record_is_refused(tmp_path, changes):
     filled(tmp_path / "a.jsonl")
