@@ -174,8 +174,9 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         Nursery(environment(folder / "compiled") | {"TMPDIR": str(safe)}) as nursery,
     ):
         trial = _Trial(nursery, folder, disk)
-        code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5)])
-        assert code == 0, told
+        if not names or {"eval", "infer", "export", "convert"} & set(names):
+            code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5)])
+            assert code == 0, told
         for name, argv in commands(safe, disk, url).items():
             if names and name not in names:
                 continue

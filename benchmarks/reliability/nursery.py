@@ -61,12 +61,13 @@ class Nursery:
 
     Args:
       environment: for the process and all children; JAX reads most of its variables when it is imported.
+      training: whether TensorFlow and JAX are imported before the forks; ``extract`` needs neither.
     """
 
-    def __init__(self, environment: Mapping[str, str]):
+    def __init__(self, environment: Mapping[str, str], *, training: bool = True):
         given = {**os.environ, "PYTHONPATH": os.fspath(ROOT), **environment}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.reliability.nursery"],
+            [sys.executable, "-m", "benchmarks.reliability.nursery", *(["training"] if training else [])],
             cwd=ROOT, env=given, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._children: dict[int, Child] = {}
@@ -85,7 +86,10 @@ class Nursery:
             child.kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     def start(self, argv: Sequence[str], log: pathlib.Path, **env: str) -> Child:
         """Runs ``distill ARGV`` with its output in ``log``."""
@@ -136,11 +140,18 @@ def _forget_ended(alive: set[int]) -> None:
 
 def main() -> None:
     """Forks what it reads."""
-    import seqio  # noqa: F401
-
-    from distill.api import configuration  # noqa: F401
     from distill.cli import main as command_line  # noqa: F401
-    from distill.training import train  # noqa: F401
+
+    if sys.argv[1:] == ["training"]:
+        import seqio  # noqa: F401
+
+        from distill.api import configuration  # noqa: F401
+        from distill.training import train  # noqa: F401
+    else:
+        import openai.resources.chat  # noqa: F401
+
+        from distill.cli import teacher  # noqa: F401
+        from distill.teacher.clients import transport  # noqa: F401
 
     print("ready", flush=True)
     buffer, alive = b"", set[int]()
@@ -150,7 +161,7 @@ def main() -> None:
             if not got:
                 for pid in alive:
                     os.kill(pid, signal.SIGKILL)
-                return
+                os._exit(0)  # the end of an interpreter with TensorFlow takes seconds
             buffer += got
         while b"\n" in buffer:
             line, _, buffer = buffer.partition(b"\n")

@@ -119,7 +119,7 @@ def run(kills: int = 20, seed: int = 0) -> list[Row]:
         inputs.write_text("".join(json.dumps({"id": f"r{n}", "input": f"message {n}"}) + "\n" for n in range(ROWS)))
         argv = ["extract", f"--inputs={inputs}", f"--output={output}", "--prompt=template", f"--base_url={teacher.url}"]
         argv += ["--model=stub", f"--store={store}", f"--concurrency={CONCURRENCY}"]
-        with Nursery(environment(folder / "compiled")) as nursery:
+        with Nursery(environment(folder / "compiled"), training=False) as nursery:
             before: set[str] = set()
             while row.tried < kills:
                 child, target = nursery.start(argv, folder / "log.txt"), teacher.answered.total()

@@ -97,7 +97,10 @@ def _tensorflow(error: BaseException) -> tuple[int, str] | None:
     library = sys.modules.get("tensorflow")
     if library is None or not isinstance(error, library.errors.OpError):
         return None
-    text = _first_line(_without_gin(error.message or str(error)))
+    whole = _without_gin(error.message or str(error))
+    # The file systems append the object in a line that begins with "when", such as "when reading gs://bucket/a".
+    objects = [line.strip() for line in whole.splitlines()[1:] if line.strip().startswith("when ")]
+    text = " ".join([_first_line(whole), *objects])
     mistake = type(error).__name__ in _TENSORFLOW_MISTAKES or "Is a directory" in text or "Not a directory" in text
     return exit_codes.MISTAKE if mistake else exit_codes.MACHINE, text
 

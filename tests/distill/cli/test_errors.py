@@ -83,7 +83,8 @@ def test_a_file_that_is_not_there(capsys):
          "runs/a: No space left on device; free some space and run the same command again"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 74,
          "/x: Permission denied; change the permission or use another path"),
-        (OSError(errno.EIO, "Input/output error", "x"), 74, "x: Input/output error"),
+        (OSError(errno.EIO, "Input/output error", "x"), 74,
+         "x: Input/output error; check the disk or the network storage, and run the same command again"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 74, "Connection refused"),
         (OSError("a library's own text\nand more"), 74, "a library's own text"),
         (FileNotFoundError("no run.json in runs/a"), 2, "no run.json in runs/a"),
@@ -111,6 +112,8 @@ def test_errors_of_tensorflow():
     assert errors.explain(caught.value)[0] == 2
     lost = tf.errors.UnavailableError(None, None, "Could not resolve host: example\nsecond line")
     assert errors.explain(lost) == (74, "Could not resolve host: example")
+    refused = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403\n\t when reading gs://b/c\nmore")
+    assert errors.explain(refused) == (74, "HTTP response code 403 when reading gs://b/c")
 
 
 def test_a_device_without_memory():
