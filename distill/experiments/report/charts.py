@@ -95,8 +95,13 @@ def _levels(chart: Chart, x: scales.Scale, y: scales.Scale) -> list[str]:
 
 
 def _free_side(chart: Chart, x: scales.Scale, y: scales.Scale, base: float, width: float) -> tuple[int, str]:
-    """Where the name of a level covers the fewest points and intervals: at the right end of its line or at the left."""
-    sides = {(WIDTH - _RIGHT - 2, "end"): (WIDTH - _RIGHT - width, WIDTH), (_LEFT + 4, "start"): (0, _LEFT + width)}
+    """Where the name of a level covers the fewest points and intervals: right, left, or in the middle of its line."""
+    middle = (_LEFT + WIDTH - _RIGHT) // 2
+    sides = {
+        (WIDTH - _RIGHT - 2, "end"): (WIDTH - _RIGHT - width, WIDTH),
+        (_LEFT + 4, "start"): (0, _LEFT + width),
+        (middle, "middle"): (middle - width / 2, middle + width / 2),
+    }
 
     def covered(span: tuple[float, float]) -> float:
         return sum(

@@ -138,7 +138,7 @@ def methods(directory, *, seeds=5, number=300, gain=0.8, sizes=(250, 500, 1000),
                 skill = bonus + 0.9 * math.log2(size / 500)
                 effect = np.random.default_rng(100 + seed).normal(0, 0.12)
                 training = {
-                    "lambda": 1.0 if form == "paired" else None,
+                    "lambda": 1.0 if form == "paired" else 0.0,
                     "chip_seconds": (2400.0 if form == "paired" else 1100.0) + seed,
                     "flops": 3e15 if form == "paired" else 1.1e15,
                 }  # fmt: skip
