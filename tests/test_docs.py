@@ -33,7 +33,10 @@ NOT_MACROS |= {
     "JAX_ENABLE_COMPILATION_CACHE",
     "JAX_OPTIMIZATION_LEVEL",
     "LIBTPU_INIT_ARGS",
+    "XLA_FLAGS",
 }
+NOT_MACROS |= {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"}
+NOT_MACROS |= {"WANDB_MODE", "WANDB_NAME", "WANDB_PROJECT", "WANDB_RUN_GROUP"}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 

@@ -275,7 +275,8 @@ class Loop:
         with clock.phase("step"):
             fresh = [list(each) for each in zip(*self.students.metrics(pending[len(self._fetched) :]))]
         self._fetched += fresh
-        self._costs = self._counting.result()
+        with clock.phase("compile"):
+            self._costs = self._counting.result()
         peak = timing.device_memory()[1]
         for number, lane in updated:
             accounting.add(lane.progress, [each[number] for each in fresh], lane.positions, self._costs.flops)
@@ -350,14 +351,21 @@ class Loop:
         if self.validation is not None and progress.best_step:
             chosen = record.Selection(self.validation.split, self.validation.metric, progress.best_step, progress.best)
             selection = dataclasses.asdict(chosen)
-        for line in timing.summary_lines(performance):
-            lane.reporter.say(line)
         if lane.complete:
+            for line in timing.summary_lines(performance):
+                lane.reporter.say(line)
             scores = {f"{self.validation.test_split}/{k}": v for k, v in test.items()} if self.validation else {}
             scalars = {k: v for k, v in performance.items() if isinstance(v, int | float)}
             lane.reporter.outcome(progress.best_step, selection.get("value"), scores | scalars)
         return TrainResult(
-            lane.step, lane.stopped, progress.best_step, progress.best, test, progress.seconds, selection, performance
+            lane.step,
+            lane.stopped,
+            progress.best_step,
+            progress.best,
+            test,
+            progress.seconds,
+            selection=selection,
+            performance=performance,
         )
 
     def _test(self, number: int, lane: Lane) -> dict[str, float]:
