@@ -122,7 +122,7 @@ def test_links(page):
 @pages
 def test_gin_files(page):
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"\bgin/[\w./-]+\.(?:gin|json)\b", text):
+    for name in re.findall(r"\bgin/[\w./-]+\.(?:gin|json|yaml)\b", text):
         assert (ROOT / name).exists() or name == "gin/runs/destill.gin", f"{page.name} names {name}, which is not there"
 
 
@@ -151,7 +151,7 @@ def test_gin_and_sweeps_in_code_blocks(page, macros):
             }
             for values in sweep["axes"].values():
                 for choice in values.values() if isinstance(values, dict) else ():
-                    named |= set(choice.get("bindings", {}))
+                    named |= set(choice.get("bindings", {})) if isinstance(choice, dict) else set()
             for name in named:
                 assert name in macros or takes(*name.rpartition(".")[::2]), f"{page.name}: a sweep sets {name}"
         if "dynamic_registration" in block:

@@ -41,7 +41,7 @@ ELSEWHERE = {
     # Commands are run as users run them.
     "distill/cli/completion.py": ("distill/cli/test_parser.py", '"completion"'),
     "distill/cli/evaluation.py": ("distill/inference/test_model_directory.py", 'main.main(["eval"'),
-    "distill/cli/experiments.py": ("distill/experiments/test_sweep.py", '"sweep"'),
+    "distill/cli/experiments.py": ("distill/experiments/sweep/test_execution.py", '"sweep"'),
     "distill/cli/launch.py": ("tools/test_launch.py", '"launch"'),
     "distill/cli/runs.py": ("distill/training/test_one_at_a_time.py", '"train"'),
     "distill/cli/serving.py": ("distill/inference/test_infer.py", '"infer"'),

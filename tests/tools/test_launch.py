@@ -475,7 +475,7 @@ def test_the_jobs_of_hosts_run_one_after_another_also_after_a_failed_run(tmp_pat
     [
         ("hosts --host=a --split=array", SWEEP, "--split=array is not for hosts, which takes runs or workers"),
         ("gcloud --tpu=t --zone=z --split=workers", SWEEP, "--split=workers is not for gcloud, which takes runs"),
-        ("slurm --split=array", "axes: {A: []}", "must be a list of values"),
+        ("slurm --split=array", "axes: {A: []}\ndirectory: out", "must be a list of values"),
         ("slurm --split=runs", SWEEP + "design: {kind: optuna, trials: 3}", "give --split=workers"),
     ],
 )

@@ -25,6 +25,7 @@ COMMANDS = (
     "infer",
     "inspect",
     "precompile",
+    "profile",
     "replay",
     "sweep",
     "train",

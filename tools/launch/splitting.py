@@ -16,7 +16,7 @@ class Backend(Protocol):
 
 
 def plan_of(backend: Backend, job: Job) -> Plan:
-    """Returns the plan of a job, split as it says.
+    """Returns the plan of a job, split by ``job.split``.
 
     With ``runs``, each run is a job whose name ends in its number. Jobs of a scheduler are submitted one after another and
     run as it decides. On one TPU or the same hosts (gcloud, hosts), a run starts when the one before it has ended.

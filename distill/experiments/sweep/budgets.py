@@ -35,7 +35,7 @@ def resolved(sweep: Sweep, cost: Callable[[Run], Cost]) -> list[Run]:
 
     Args:
       sweep: the sweep.
-      cost: of a run as it is configured, without the budget. Called once for runs that differ only in their seed.
+      cost: of a run without the budget. Called once for runs that differ only in their seed.
 
     Raises:
       SweepError: a reference that is no point of the sweep, or two budget axes at one point.

@@ -124,7 +124,7 @@ class Task:
             return 1
 
     def stop(self) -> None:
-        """Asks the run to save and stop; a queued one is cancelled."""
+        """Requests that the run saves and stops; a queued one stops when it starts."""
         self._stop_file.touch()
 
 

@@ -55,8 +55,8 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
     seeds = len(sweep.seeds())
     if seeds < FEW_SEEDS:
         out.append(
-            f"{max(1, seeds)} seed{'s' * (seeds > 1)} per setting: an interval over fewer than {FEW_SEEDS} seeds says "
-            "little; add values of RANDOM_SEED"
+            f"{max(1, seeds)} seed{'s' * (seeds > 1)} per setting: an interval over fewer than {FEW_SEEDS} seeds is "
+            "unreliable; add values of RANDOM_SEED"
         )
     return out
 

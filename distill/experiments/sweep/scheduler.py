@@ -33,7 +33,7 @@ class Job(Protocol):
         """Returns the exit code of ``distill sweep --run``, or None while it runs."""
 
     def stop(self) -> None:
-        """Asks the job to save and stop; it then ends with exit code 75."""
+        """Requests that the job saves and stops; it then ends with exit code 75."""
 
 
 class Executor(Protocol):

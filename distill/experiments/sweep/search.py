@@ -186,7 +186,7 @@ class SearchWork:
         return _runs_at(self._sweep, point, f"{_PREFIX}{trial.number:04d}")
 
     def _settle(self, plan: Plan) -> None:
-        """Tells the study the outcome of every trial whose runs have all ended."""
+        """Gives the study the outcome of every trial whose runs have all ended."""
         trials = self._study.get_trials(deepcopy=False)
         by_trial: dict[int, list[Run]] = {}
         for run in plan.runs:

@@ -144,7 +144,7 @@ class Process:
         return 128 - code if code < 0 else code
 
     def stop(self) -> None:
-        """Asks the worker to save and stop."""
+        """Requests that the worker saves and stops."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 

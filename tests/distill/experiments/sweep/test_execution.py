@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import types
 
 import pytest
 
@@ -277,7 +278,7 @@ def test_a_run_of_another_worker_is_waited_for_and_taken_over(sweep_file, tmp_pa
             reporting.write_result(_path(run.directory), {"test": {"accuracy": 0.5}})
         return {}
 
-    monkeypatch.setattr(execution.time, "sleep", lambda seconds: lease.release())
+    monkeypatch.setattr(execution, "time", types.SimpleNamespace(sleep=lambda seconds: lease.release()))
     assert leases.claim(tmp_path / "out", "RANDOM_SEED-0") is None
     assert sweep.run(grid, train_group, say=lines.append) == {}
     assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-0"]

@@ -3,10 +3,11 @@
 import importlib.util
 import json
 import math
+import sys
 
 import pytest
 
-from distill.experiments.sweep import SweepError, outcomes, plan, reading, search
+from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading, scheduler, search, workers
 
 TEXT = """
 axes:
@@ -82,8 +83,6 @@ def test_axes_exist_where_their_condition_holds(tmp_path):
 def test_two_workers_take_different_trials_and_no_more_than_there_are(tmp_path):
     one = work(tmp_path, trials=2)
     two = search.SearchWork(reading.read(tmp_path / "s.yaml", tmp_path / "out"))
-    from distill.experiments.sweep import leases
-
     first = one.next()
     lease = leases.claim(tmp_path / "out", outcomes.lease_name(first))
     second = two.next()
@@ -162,3 +161,38 @@ def test_the_gp_sampler_needs_pytorch(tmp_path, monkeypatch):
         SweepError, match="the sampler 'gp' needs PyTorch, which is not installed; install torch, or use 'tpe'"
     ):
         work(tmp_path / "b", sampler="gp")
+
+
+# Stands in for training: validates every 0.1 s; the later the trial, the worse, so that the last ones are pruned.
+PROGRAM = """
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+names = [word.removeprefix("--run=") for word in sys.argv if word.startswith("--run=")]
+number = int(names[0].removeprefix("trial-").partition("__")[0])
+score = 0.9 - 0.1 * number
+for name in names:
+    (pathlib.Path(sys.argv[1]) / name).mkdir(parents=True, exist_ok=True)
+for step in range(1, 4 if number < 3 else 300):
+    for name in names:
+        with (pathlib.Path(sys.argv[1]) / name / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps({"split": "validation", "step": step, "accuracy": score}) + "\\n")
+    time.sleep(0.1)
+for name in names:
+    (pathlib.Path(sys.argv[1]) / name / "result.json").write_text(json.dumps({"best": score, "best_step": 1}))
+"""
+
+
+def test_workers_train_the_trials_and_end_hopeless_ones(tmp_path):
+    one = work(tmp_path, trials=6, sampler="random")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")]
+    lines = []
+    executor = workers.Processes(command, workers.slots(1, gpus=[]))
+    scheduler.Scheduler(tmp_path / "out", one, executor, lines.append).run()
+    states = [entry.state for entry in plan.read_directory(tmp_path / "out")]
+    assert states == ["done"] * 6 + ["pruned"] * 6
+    assert "trial-0005__RANDOM_SEED-7 pruned" in lines
+    sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
+    line = search.summary(tmp_path / "out", sweep.search)
+    assert line.startswith("6 of 6 trials (") and "3 complete" in line and "3 pruned" in line
+    assert "best on validation: 0.9000" in line
