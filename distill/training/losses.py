@@ -7,16 +7,20 @@ sharding do not change the result.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from distill.tasks import task_ids
+from distill.training.schedules import Schedule, linear_lambda
+
+__all__ = [
+    "NORMALIZERS", "Schedule", "TwoTaskLoss", "alpha_from_lambda", "lambda_from_alpha", "linear_lambda",
+    "task_token_weights",
+]  # fmt: skip
 
 NORMALIZERS = ("task_tokens", "task_examples", "all_tokens")
-Schedule = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,7 @@ class TwoTaskLoss:
     If neither is set, λ = 1.
 
     Attributes:
-      lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ.
+      lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ, see :mod:`distill.training.schedules`.
       alpha: α in [0, 1], instead of ``lam``.
       normalizer: the divisor of a task's summed loss. ``task_tokens``: the number of the task's target tokens in the
         global batch (as in the paper's code). ``task_examples``: each example's loss is averaged over its tokens, then
@@ -84,22 +88,6 @@ def alpha_from_lambda(lam: float) -> float:
     if lam < 0.0:
         raise ValueError(f"λ must be ≥ 0; got {lam}")
     return 1.0 / (1.0 + lam)
-
-
-def linear_lambda(start: float, end: float, steps: int) -> Schedule:
-    """Returns a schedule that changes λ linearly from ``start`` to ``end`` over ``steps`` steps, then holds ``end``.
-
-    Raises:
-      ValueError: ``steps`` is below 1.
-    """
-    if steps < 1:
-        raise ValueError(f"linear_lambda.steps must be ≥ 1; got {steps}")
-
-    def schedule(step: jax.Array) -> jax.Array:
-        done = jnp.clip(step.astype(jnp.float32) / steps, 0.0, 1.0)
-        return start + (end - start) * done
-
-    return schedule
 
 
 def task_token_weights(
