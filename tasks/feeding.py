@@ -125,9 +125,8 @@ class RecordDataSource(seqio.FunctionDataSource):
             return
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in self._spec}
-        number, size, several, explained = 0, 0, False, 0
-        for row in rows(self.dataset, split, self.selection, report):
-            number += 1
+        size, several, explained = 0, False, 0
+        for number, row in enumerate(rows(self.dataset, split, self.selection, report), 1):
             again = row.get("is_variant", False)  # of the record before, which is counted once
             size += not again
             explained += bool(row["rationales"]) and not again

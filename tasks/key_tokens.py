@@ -5,6 +5,7 @@ Here the key words are given: by the row, as its numbers, or as its labels.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -99,8 +100,17 @@ def token_spans(vocabulary: Any, text: str) -> list[tuple[int, int]]:
         return [(at, at + 1) for at, size in enumerate(sizes) for _ in range(size)]
     if kind != "SentencePieceVocabulary":
         raise ValueError(f"key_tokens needs a SentencePiece vocabulary or bytes, whose tokens have places; got {kind}")
-    pieces = vocabulary.tokenizer.encode(text, out_type="immutable_proto").pieces
-    found = [(piece.begin, piece.end) for piece in pieces]
-    if len(found) != len(vocabulary.encode(text)):
-        raise ValueError(f"{kind} encodes a text into other tokens than its SentencePiece model; key_tokens needs both")
-    return found
+    tokenizer = vocabulary.tokenizer
+    try:
+        pieces = tokenizer.encode(text, return_type="proto").pieces
+    except TypeError:  # SentencePiece before 0.2.1
+        pieces = tokenizer.encode(text, out_type="immutable_proto").pieces
+    surfaces = [piece.surface for piece in pieces]
+    ids = [piece.id for piece in pieces]
+    if "".join(surfaces) != text or ids != list(vocabulary.encode(text)):
+        raise ValueError(
+            f"key_tokens needs tokens that cover their text; the SentencePiece model splits {text[:40]!r} into "
+            f"{surfaces[:8]}, and the vocabulary encodes it as {list(vocabulary.encode(text))[:8]}"
+        )
+    ends = list(itertools.accumulate(map(len, surfaces)))
+    return list(zip([0, *ends], ends))

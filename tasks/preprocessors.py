@@ -15,9 +15,9 @@ from distill.tasks.key_tokens import KeyTokens
 from distill.tasks.texts import EXPLANATION_MARKER, SINGLE_MARKER, answer_of, encode, prompt
 
 __all__ = [
-    "EXPLANATION_MARKER", "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale", "drawing", "encode",
-    "encode_tf", "label_texts", "paired_texts", "prompt", "prompted_targets", "rationale_texts", "refused", "shared_texts",
-    "shares_input", "single_texts", "tokenize",
+    "EXPLANATION_MARKER", "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale",
+    "drawing", "encode", "encode_tf", "label_texts", "paired_texts", "prompt", "prompted_targets", "rationale_texts",
+    "refused", "shared_texts", "shares_input", "single_texts", "tokenize",
 ]  # fmt: skip
 
 Preprocessor = Callable[..., tf.data.Dataset]
@@ -159,13 +159,17 @@ def shared_texts() -> Preprocessor:
 
     def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         own = {"rationale_prompt": row["rationale_prefix"]} if "rationale_prefix" in row else {}
-        return _extras(row) | own | {
-            "inputs": row["input"],
-            "targets": row["target"],
-            "weight": row["weight"],
-            "rationale_targets": row["rationale"],
-            "rationale_weight": row["rationale_weight"],
-        }
+        return (
+            _extras(row)
+            | own
+            | {
+                "inputs": row["input"],
+                "targets": row["target"],
+                "weight": row["weight"],
+                "rationale_targets": row["rationale"],
+                "rationale_weight": row["rationale_weight"],
+            }
+        )
 
     return _where_there_is_a_target(texts)
 
@@ -307,9 +311,7 @@ def tokenize(
     def of_parts(row: Mapping[str, tf.Tensor], vocabulary: seqio.Vocabulary) -> dict[str, tf.Tensor]:
         why = tf.cast(vocabulary.encode_tf(row["rationale_part"]), tf.int32)
         answer = tf.cast(vocabulary.encode_tf(row["label_part"]), tf.int32)
-        why_weights = weighed(
-            fill(why, row["rationale_weight"], tf.float32), row["rationale_part"], row, vocabulary
-        )
+        why_weights = weighed(fill(why, row["rationale_weight"], tf.float32), row["rationale_part"], row, vocabulary)
         parts = [
             (why, fill(why, task_ids.RATIONALE, tf.int32), why_weights),
             (answer, fill(answer, task_ids.LABEL, tf.int32), fill(answer, row["weight"], tf.float32)),

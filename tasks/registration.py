@@ -17,6 +17,7 @@ from distill.tasks import fingerprint, metrics, preprocessors, task_ids, vocabul
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
 from distill.tasks.key_tokens import KeyTokens, Kind
+from distill.tasks.postprocessing import answer_postprocessor, rationale_postprocessor
 from distill.tasks.records import Report
 from distill.tasks.selection import LabelSource, OnDisagreement, Selection
 from distill.tasks.variants import Confidence, Variants
@@ -65,42 +66,6 @@ class TwoTaskMixture(seqio.Mixture):
         return super().get_dataset(*args, passthrough_features=list(names), **kwargs)
 
 
-def _text(value: Any) -> str:
-    value = value.numpy() if hasattr(value, "numpy") else value
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _target(example: Any, marker: str | None) -> metrics.Answer:
-    choices = example.get("choices", ())
-    choices = choices.numpy() if hasattr(choices, "numpy") else choices
-    label = _text(example["label"])
-    if not label:  # no gold answer: the teacher's, which was learned
-        text = _text(example["targets_pretokenized"])
-        label = preprocessors.answer_of(text, marker) if marker else text
-    return metrics.Answer(label, tuple(_text(choice) for choice in choices))
-
-
-def answer_postprocessor(
-    decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None
-) -> metrics.Answer | str:
-    """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in the model's text.
-
-    Args:
-      decoded: the target's or the model's text.
-      example: the task's example; needed for targets.
-      is_target: which of the two ``decoded`` is.
-      marker: text that precedes the answer; None: the whole text is the answer.
-    """
-    if is_target:
-        return _target(example, marker)
-    return preprocessors.answer_of(decoded, marker) if marker else decoded
-
-
-def rationale_postprocessor(decoded: str, example: Any = None, is_target: bool = False) -> Any:
-    """SeqIO's postprocessor for rationales: the unchanged text."""
-    return metrics.Answer(_text(example["targets_pretokenized"])) if is_target and example else decoded
-
-
 def register(
     dataset: Dataset,
     vocabulary: seqio.Vocabulary | str = "t5",
@@ -109,6 +74,7 @@ def register(
     rationale_prefix: str = RATIONALE_PREFIX,
     single_prefix: str = "",
     single_marker: str = preprocessors.SINGLE_MARKER,
+    single_explanation: str = preprocessors.EXPLANATION_MARKER,
     label_source: LabelSource = "gold",
     on_disagreement: OnDisagreement = "keep",
     disagreement_weight: float = 0.5,
@@ -138,7 +104,8 @@ def register(
       dataset: as :mod:`distill.tasks.svamp`, :mod:`distill.tasks.jsonl` and the other modules of data sets declare it.
       vocabulary: of inputs and targets, or a name for :func:`distill.tasks.vocabularies.load`.
       label_prefix, rationale_prefix, single_prefix: the prefix of the input in each task.
-      single_marker: between rationale and label in the single task.
+      single_marker: text before the label in the single task.
+      single_explanation: text before a rationale that follows the label.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
         :class:`distill.tasks.selection.Selection`.
       rationales: ``draw`` one per row and epoch, take the ``first``, train on ``all`` in every epoch, or ``auto`` (as
@@ -165,7 +132,9 @@ def register(
         raise ValueError(f"rationales must be 'auto', 'first', 'draw' or 'all'; got {rationales!r}")
     if single_order not in (None, "rationale_first", "label_first"):
         raise ValueError(f"single_order must be 'rationale_first' or 'label_first'; got {single_order!r}")
-    if teacher_prefixes and (rationale_prefix not in teacher_prefixes.values() or label_prefix in teacher_prefixes.values()):
+    if teacher_prefixes and (
+        rationale_prefix not in teacher_prefixes.values() or label_prefix in teacher_prefixes.values()
+    ):
         raise ValueError(
             "rationale_prefix must be one of teacher_prefixes, since evaluation and serving use it, and label_prefix must "
             f"be none of them; got {rationale_prefix=}, {label_prefix=} and teacher_prefixes={dict(teacher_prefixes)}"
@@ -195,7 +164,7 @@ def register(
     )
     source = RecordDataSource(dataset, selection)
     automatic = "draw" if dataset.several_rationales else "first"
-    how = {None: automatic, "auto": automatic, "all": "first"}.get(rationales, rationales)
+    how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
     feature = seqio.Feature(vocabulary, add_eos=True)
     names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
     of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
@@ -211,7 +180,7 @@ def register(
     }
     label_first = single_order == "label_first"
     if label_first:
-        described["single_order"] = single_order
+        described |= {"single_order": single_order, "single_explanation": single_explanation}
 
     def add(
         name: str,
@@ -268,10 +237,12 @@ def register(
         both,
         [
             *not_single,
-            preprocessors.single_texts(single_prefix, single_marker, label_first=label_first),
+            preprocessors.single_texts(
+                single_prefix, single_marker, label_first=label_first, explanation=single_explanation
+            ),
             tokenize_parts,
         ],
-        functools.partial(answer_postprocessor, marker=single_marker),
+        functools.partial(answer_postprocessor, marker=single_marker, explanation=single_explanation),
         of_answers,
     )
     add(

@@ -56,7 +56,9 @@ class Variants:
                 raise ValueError(f"{name} must map the names of teachers; got {given!r}")
         prefixes = list((self.teacher_prefixes or {}).values())
         if len(set(prefixes)) < len(prefixes) or "" in prefixes:
-            raise ValueError(f"teacher_prefixes must be distinct and not empty; got {dict(self.teacher_prefixes or {})}")
+            raise ValueError(
+                f"teacher_prefixes must be distinct and not empty; got {dict(self.teacher_prefixes or {})}"
+            )
         for teacher, weight in (self.teacher_weights or {}).items():
             if not 0.0 <= weight < math.inf:
                 raise ValueError(f"teacher_weights[{teacher!r}] must be a finite number ≥ 0; got {weight}")

@@ -39,6 +39,7 @@ class TwoTaskLoss:
         over the task's examples. ``all_tokens``: one mean over the tokens of both tasks (a plain T5 mixture).
       z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X); 0 disables it.
       label_smoothing: probability mass moved from the target to the other ``V - 1`` tokens, evenly (as in T5X).
+      mutual_information: the coefficient β of :mod:`distill.training.mutual_information`; None leaves the term out.
 
     Raises:
       ValueError: both ``lam`` and ``alpha``, a value out of range, or an unknown normalizer.
@@ -49,6 +50,7 @@ class TwoTaskLoss:
     normalizer: str = "task_tokens"
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    mutual_information: float | None = None
 
     def __post_init__(self) -> None:
         if self.lam is not None and self.alpha is not None:
@@ -61,6 +63,8 @@ class TwoTaskLoss:
             raise ValueError(f"TwoTaskLoss.normalizer must be one of {NORMALIZERS}; got {self.normalizer!r}")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"TwoTaskLoss.label_smoothing must be in [0, 1); got {self.label_smoothing}")
+        if self.mutual_information is not None and not 0.0 <= self.mutual_information < float("inf"):
+            raise ValueError(f"TwoTaskLoss.mutual_information must be ≥ 0 or None; got {self.mutual_information}")
         if self.z_loss < 0.0:
             raise ValueError(f"TwoTaskLoss.z_loss must be ≥ 0; got {self.z_loss}")
 

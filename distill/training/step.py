@@ -16,7 +16,7 @@ from distill.model.parameters import Params, output_kernel, param_logical_axes
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import TokenStats, weighted_cross_entropy
 from distill.tasks import task_ids
-from distill.training import uncertainty
+from distill.training import mutual_information, uncertainty
 from distill.training.losses import TwoTaskLoss, task_token_weights
 from distill.training.optimizers import Optimizer
 from distill.training.state import TrainState
@@ -67,6 +67,7 @@ def make_train_step(
             f"the optimizer learns the weights of both tasks; got lam={loss.lam}, alpha={loss.alpha} as well: set "
             "LAMBDA=None and ALPHA=None, or take an optimizer without uncertainty.learned"
         )
+    beta = loss.mutual_information
     validation.check("param_gather", param_gather, partitioning.PARAM_GATHERS)
     model = Transformer(config)
     axes = None if param_gather == "layer" else param_logical_axes(config)
@@ -80,6 +81,8 @@ def make_train_step(
             loss.normalizer,
             batch.get("decoder_segment_ids"),
         )
+
+        pair_weights = {} if beta is None else {"pair_weights": mutual_information.pair_weights(batch)}
 
         rules = nn.get_logical_axis_rules()
 
@@ -102,6 +105,10 @@ def make_train_step(
                 chunk_tokens,
             )
             metrics = token_metrics(cut, stats)
+            if beta is not None:
+                kernel = output_kernel(params, config)
+                term, pairs = mutual_information.mutual_information(hidden, kernel, cut, cut["pair_weights"])
+                value, metrics["loss/mutual_information"] = value + beta * term, pairs
             if weighing:
                 sums = uncertainty.weighted_losses(cut["token_weights"], cut["decoder_task_ids"], stats.cross_entropy)
                 metrics[_TASK_LOSSES] = (sums, sums)
@@ -118,7 +125,7 @@ def make_train_step(
         (value, metrics), gradients = _accumulate(
             value_and_gradients,
             params,
-            {**batch, "token_weights": weights},
+            {**batch, "token_weights": weights, **pair_weights},
             dropout,
             num_microbatches,
         )

@@ -7,7 +7,6 @@ state, so they are sharded, saved and restored with it.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -74,7 +73,7 @@ def learned(optimizer: Optimizer, learning_rate: float = 1e-2) -> WeighingOptimi
     return WeighingOptimizer(optax.GradientTransformationExtraArgs(init, update), optimizer.learning_rate)
 
 
-def coefficients(state: UncertaintyState) -> tuple[Float[AnyArray, ""], Float[AnyArray, ""]]:
+def coefficients(state: UncertaintyState) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the weights of the label task and of the rationale task, ``exp(-s)``."""
     label, rationale = jnp.exp(-state.log_variances)
     return label, rationale

@@ -2,14 +2,18 @@
 
 import pathlib
 
+import jax.numpy as jnp
 import pytest
 
 from distill.api import configuration
+from distill.data.curriculum import Curriculum
 from distill.model import network, parameters
 from distill.training import train
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
+from distill.training.step import make_train_step
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
+from distill.training.uncertainty import WeighingOptimizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GIVEN = ["MODEL_DIR = 'runs/x'", "VOCABULARY_PATH = 'bytes'"]
@@ -69,6 +73,34 @@ def test_run(run, tmp_path):
     assert given["data"].mixture_or_task_name == f"svamp_{expected}"
     assert given["data"].shared_encoder == (run == "distill_shared")
     assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
+
+
+SWITCHES = {
+    "lambda_schedule": lambda given: float(given["loss"].lam(jnp.int32(5000))) == pytest.approx(0.5),
+    "uncertainty": lambda given: isinstance(given["optimizer"], WeighingOptimizer),
+    "all_rationales": lambda given: configuration.macro("RATIONALES") == "all",
+    "several_teachers": lambda given: "gpt-neox" in configuration.macro("TEACHER_PREFIXES"),
+    "soft_labels": lambda given: (
+        (configuration.macro("SOFT_LABELS"), configuration.macro("LABEL_SOURCE")) == (True, "teacher")
+    ),
+    "label_first": lambda given: configuration.macro("SINGLE_ORDER") == "label_first",
+    "key_tokens": lambda given: configuration.macro("KEY_TOKENS") == "label",
+    "confidence": lambda given: configuration.macro("CONFIDENCE") == "both",
+    "curriculum": lambda given: given["data"].curriculum == Curriculum(),
+    "mutual_information": lambda given: given["loss"].mutual_information == 0.1 and given["data"].shared_encoder,
+}
+
+
+@pytest.mark.parametrize("run", SWITCHES)
+def test_switch(run, tmp_path):
+    given = build(run=run, extra=[data_dir(tmp_path)])
+    assert SWITCHES[run](given)
+    make_train_step(given["model"], given["loss"], given["optimizer"], **given["loop"].step_options())
+
+
+def test_every_run_file_is_tested():
+    assert {*RUNS, *SWITCHES, "distill_shared", "train", "data", "eval"} <= set(names("runs"))
+    assert set(names("runs")) - {*SWITCHES, *RUNS} <= {"distill_shared", "train", "data", "eval", "pretrain"}
 
 
 @pytest.mark.parametrize("task", names("tasks", skip=("jsonl", "demo")))
