@@ -1,6 +1,5 @@
 """All rationales, one prefix per teacher, votes as soft labels, confidence and the order of the single task."""
 
-import collections
 import json
 
 import jax
@@ -105,11 +104,12 @@ def test_each_teacher_has_its_prefix_and_weight():
     weights = {target: weights for _, target, weights in sequences(names.shared)}
     assert weights["[why] r22"] == [0.0] * len("[why] ") + [sixth] * 4
     drawn = register(rationales="draw", teacher_prefixes=PREFIXES)
-    task, seen = registration.get(drawn.rationale), collections.Counter()
-    for seed in range(12):
-        (example,) = task.get_dataset(None, split="train", shuffle=False, seed=seed).as_numpy_iterator()
-        seen[example["inputs_pretokenized"].decode(), example["targets_pretokenized"].decode()] += 1
-    assert set(seen) == {("[rationale] q1", "r1"), ("[why] q1", "r22"), ("[why] q1", "r333")}
+    epochs = registration.get(drawn.rationale).get_dataset(None, split="train", shuffle=False, seed=0, num_epochs=12)
+    seen = [
+        (row["inputs_pretokenized"].decode(), row["targets_pretokenized"].decode())
+        for row in epochs.as_numpy_iterator()
+    ]
+    assert len(seen) == 12 and set(seen) == {("[rationale] q1", "r1"), ("[why] q1", "r22"), ("[why] q1", "r333")}
 
 
 def test_soft_labels_are_the_cross_entropy_with_the_votes():

@@ -77,7 +77,7 @@ def row_of(record: Record, provenance: Mapping[str, Any], prefix: str = "") -> d
     if record.weight != 1.0:
         row["weight"] = record.weight
     if record.label_votes:
-        row["label_votes"] = {label: round(share, 6) for label, share in record.label_votes}
+        row["label_votes"] = dict(record.label_votes)
     if record.key_phrases:
         row["key_phrases"] = list(record.key_phrases)
     if prefix:

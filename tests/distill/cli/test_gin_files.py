@@ -2,15 +2,19 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from distill.api import configuration
 from distill.data.curriculum import Curriculum
+from distill.experiments import demo, sweep
 from distill.model import network, parameters
-from distill.training import train
+from distill.tasks import registration
+from distill.training import checks, train
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
+from distill.training.state import random_state
 from distill.training.step import make_train_step
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
 from distill.training.uncertainty import WeighingOptimizer
@@ -133,6 +137,34 @@ def test_recipe(recipe, tmp_path):
     extra = [] if recipe.startswith(("demo", "quickstart")) else [data_dir(tmp_path)]
     configuration.parse([f"gin/recipes/{recipe}.gin", "gin/hardware/cpu.gin"], [*GIVEN, *extra])
     assert configuration.arguments_of(train.train)["loop"].train_steps >= 1
+
+
+def levels():
+    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.json", "out").runs()}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return demo.write_vocabulary(tmp_path_factory.mktemp("words"))
+
+
+@pytest.mark.parametrize("level", levels())
+def test_each_level_of_the_methods_sweep_reads_its_data_and_traces_its_step(level, words):
+    run = levels()[level]
+    configuration.parse(run.gin_files, [*run.bindings, f"VOCABULARY_PATH = {str(words)!r}", "TRAIN_ROWS = 40"])
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    configuration.configured(registration.register)()
+    checks.check(**given)
+    batch = next(given["data"].stream(0)).arrays
+    labels = batch["decoder_loss_weights"][batch["decoder_task_ids"] == 1]
+    assert (set(labels.tolist()) <= {0.0, 1.0}) != (level in ("soft labels", "confidence"))
+    step = make_train_step(given["model"], given["loss"], given["optimizer"], **given["loop"].step_options())
+    state = jax.eval_shape(lambda: random_state(given["model"], given["optimizer"], jax.random.key(0), ema=True))
+    arrays = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+    metrics = jax.eval_shape(step, state, arrays, jax.eval_shape(lambda: jax.random.key(0)))[1]
+    assert ("lambda" in metrics) == (level in ("λ along a cosine", "learned weights"))
+    assert ("loss/mutual_information" in metrics) == (level == "mutual information")
 
 
 def test_every_file_starts_with_a_comment():

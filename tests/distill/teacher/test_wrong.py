@@ -10,8 +10,8 @@ from distill.teacher.job import wrong
 
 ROWS = [{"question": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(6)]
 PROMPT = """
-question: "Q: {input}"
-answer: "A: {rationale} So the answer is {label}."
+question: "Q: {input}\\nA:"
+answer: "{rationale} So the answer is {label}."
 examples:
   - {input: "What is 9 plus 1?", rationale: "9 and 1 make 10.", label: "10"}
 """
