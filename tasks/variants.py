@@ -21,9 +21,9 @@ class Variants:
 
     Attributes:
       all_rationales: whether each rationale becomes a row in every epoch, with its share of the weight
-        (SCoTD, arXiv 2306.14050); else the rationales stay in one row.
+        (after SCoTD, arXiv 2306.14050); else the rationales stay in one row.
       max_rationales: the number of rationales to use, from the first; None uses all.
-      teacher_prefixes: teacher → prefix of its rationale task (TinyLLM, arXiv 2402.04616); None: one prefix for all.
+      teacher_prefixes: teacher → prefix of its rationale task (after TinyLLM, arXiv 2402.04616); None: one prefix for all.
       teacher_weights: teacher → factor on the weight of its rationales, 1 for those not named.
       soft_labels: whether the label task learns the votes as a distribution: one row per label, weighted by its share.
       temperature: the shares become ``share^(1/temperature)``, normalised; above 1 they are more even.
@@ -120,12 +120,11 @@ class Variants:
                 "teacher with tasks.teachers.joined"
             )
         teachers = record.rationale_teachers[:number]
-        for teacher in teachers if self.teacher_prefixes is not None else ():
-            if teacher not in self.teacher_prefixes:
-                known = ", ".join(map(repr, self.teacher_prefixes))
+        prefixes, weights = self.teacher_prefixes or {}, self.teacher_weights or {}
+        for teacher in teachers if prefixes else ():
+            if teacher not in prefixes:
+                known = ", ".join(map(repr, prefixes))
                 raise ValueError(f"row {record.id!r}: teacher_prefixes has no {teacher!r}, only {known}")
-        prefixes = self.teacher_prefixes or {}
-        weights = self.teacher_weights or {}
         return [prefixes.get(teacher, "") for teacher in teachers], [weights.get(teacher, 1.0) for teacher in teachers]
 
 

@@ -71,8 +71,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
 def _value(bindings: Mapping[str, Any], name: str) -> Any:
     """The value of a binding; None if it is a macro that is bound to None."""
     value = bindings.get(name)
-    is_macro = isinstance(value, str) and value.startswith("%") and value[1:] in bindings
-    return None if is_macro and bindings[value[1:]] is None else value
+    macro = value[1:] if isinstance(value, str) and value.startswith("%") else ""
+    return None if macro in bindings and bindings[macro] is None else value
 
 
 def _changes_the_student(name: str, old: Any, new: Any) -> bool:

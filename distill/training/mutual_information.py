@@ -2,8 +2,8 @@
 
 The paper maximises the mutual information of the two tasks' representations. Its published code adds ``β`` times the
 cross-entropy between the tasks' predicted words, where a task's prediction is, for every word of the vocabulary, the
-largest probability over the task's positions. The label's prediction is the target, and gets no gradient. This is that term, with
-one difference: the code takes the maximum over padding too, and here it is over the tokens that are trained on.
+largest probability over the task's positions. The label's prediction is the target, and gets no gradient. This is that
+term, with one difference: the code takes the maximum over padding too, and here it is over the tokens that are trained on.
 """
 
 from collections.abc import Mapping
