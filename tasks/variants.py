@@ -77,11 +77,11 @@ class Variants:
           split: of the record.
 
         Raises:
-          ValueError: a rationale's teacher is not known, or has no prefix.
+          ValueError: a training rationale's teacher is not known, or has no prefix.
         """
         trained = split == "train"
         texts = list(row["rationales"])[: self.max_rationales]
-        prefixes, factors = self._of_teachers(record, len(texts))
+        prefixes, factors = self._of_teachers(record, len(texts), trained)
         label, weight, rationale_weight = row["target"], row["weight"], row["rationale_weight"]
         if trained and self.confidence is not None:
             share = max((share for _, share in record.label_votes), default=1.0)
@@ -109,9 +109,9 @@ class Variants:
                 "is_variant": number > 0,
             }
 
-    def _of_teachers(self, record: Record, number: int) -> tuple[list[str], list[float]]:
-        """The prefix and the factor of each of the first ``number`` rationales."""
-        if not self.names_teachers or not number:
+    def _of_teachers(self, record: Record, number: int, trained: bool) -> tuple[list[str], list[float]]:
+        """The prefix and the factor of each of the first ``number`` rationales; an empty prefix is the task's own."""
+        if not self.names_teachers or not number or not (trained or record.rationale_teachers):
             return [""] * number, [1.0] * number
         if not record.rationale_teachers:
             raise ValueError(
@@ -121,7 +121,7 @@ class Variants:
             )
         teachers = record.rationale_teachers[:number]
         prefixes, weights = self.teacher_prefixes or {}, self.teacher_weights or {}
-        for teacher in teachers if prefixes else ():
+        for teacher in teachers if prefixes and trained else ():
             if teacher not in prefixes:
                 known = ", ".join(map(repr, prefixes))
                 raise ValueError(f"row {record.id!r}: teacher_prefixes has no {teacher!r}, only {known}")

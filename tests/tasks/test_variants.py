@@ -239,6 +239,8 @@ def test_forms_that_a_switch_does_not_fit_are_refused_by_name():
         sequences(register(rows=unknown, teacher_prefixes=PREFIXES).rationale)
     with pytest.raises(ValueError, match="teacher_prefixes has no 'neox', only 'palm'"):
         sequences(register(teacher_prefixes={"palm": "[rationale] "}).rationale)
+    # Rows that are only evaluated need no teacher's name: a data set may have other rationales there.
+    assert sequences(register(rows=unknown, teacher_prefixes=PREFIXES).rationale, "test")[0][0] == "[rationale] q"
 
 
 def test_the_fields_of_json_lines(tmp_path):
