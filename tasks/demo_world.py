@@ -175,6 +175,11 @@ class Question:
         return " ".join([*said, f"{self.kind} can {self.verbs[0]} and {self.verbs[1]} ."])
 
     @property
+    def short_reasons(self) -> str:
+        """A second teacher's rationale: only the kind of the answer, and that it can do both."""
+        return f"{self.kind} include {self.answer} . {self.kind} can {self.verbs[0]} and {self.verbs[1]} ."
+
+    @property
     def identity(self) -> tuple[frozenset[str], frozenset[str]]:
         """Equal for questions that differ only in their order of words."""
         return frozenset(self.verbs), frozenset(self.choices)
@@ -212,9 +217,13 @@ class Questions:
       train_rows, validation_rows, test_rows: numbers of rows. Evaluation rows do not depend on ``train_rows``. A
         smaller training set is the beginning of a larger one.
       shuffled_rationales: gives every training row another row's reasons: true sentences about other questions.
+      several_teachers: adds a second teacher, ``short``, to the first one, ``long``: fewer reasons for the same answer.
+      votes: answers that a fallible teacher gives per training row; ``llm_label`` is the most frequent one. 0: one answer,
+        which is right.
+      error_rate: the share of these answers that are another choice, drawn at random.
 
     Raises:
-      ValueError: no rows, or a negative number.
+      ValueError: no rows, a negative number, or an ``error_rate`` that is no share.
     """
 
     splits: tuple[str, ...] = ("train", "validation", "test")
@@ -227,6 +236,9 @@ class Questions:
         validation_rows: int = 200,
         test_rows: int = 1000,
         shuffled_rationales: bool = False,
+        several_teachers: bool = False,
+        votes: int = 0,
+        error_rate: float = 0.2,
     ):
         sizes = {"train": train_rows, "validation": validation_rows, "test": test_rows}
         for split, rows in sizes.items():
@@ -234,7 +246,10 @@ class Questions:
                 raise ValueError(f"{split}_rows must be at least 1; got {rows}")
         if shuffled_rationales and train_rows < 2:
             raise ValueError(f"shuffled rationales need at least 2 training rows; got {train_rows}")
+        if votes < 0 or not 0 <= error_rate <= 1:
+            raise ValueError(f"votes must be ≥ 0 and error_rate in [0, 1]; got {votes} and {error_rate}")
         self._seed, self._sizes, self._shuffled = seed, sizes, shuffled_rationales
+        self._several_teachers, self._votes, self._error_rate = several_teachers, votes, error_rate
 
     def questions(self, split: str) -> list[Question]:
         """The questions of a split. Raises ValueError for an unknown split."""
@@ -260,18 +275,34 @@ class Questions:
         if self._shuffled and split == "train":
             order = np.random.default_rng([self._seed, 1]).permutation(len(questions))
             sources[order] = np.roll(order, 1)
+        draw = np.random.default_rng([self._seed, 6])
         for index, question in enumerate(questions):
             if report is not None:
                 report.rows += 1
-            yield Record(
+            explained = questions[int(sources[index])]
+            record = Record(
                 id=f"{split}-{index}",
                 input=question.text,
                 label=question.answer,
                 llm_label=question.answer,
-                rationales=(questions[int(sources[index])].reasons,),
+                rationales=(explained.reasons,),
                 choices=question.choices,
                 provenance={"teacher": "program", "seed": self._seed},
             )
+            if self._several_teachers:
+                both = (explained.reasons, explained.short_reasons)
+                record = dataclasses.replace(record, rationales=both, rationale_teachers=("long", "short"))
+            yield self._voted(record, draw) if self._votes and split == "train" else record
+
+    def _voted(self, record: Record, draw: np.random.Generator) -> Record:
+        """The record with the answers of a fallible teacher."""
+        others = [choice for choice in record.choices if choice != record.label]
+        votes: dict[str, int] = {}
+        for _ in range(self._votes):
+            answer = _pick(draw, others) if draw.random() < self._error_rate else record.label or ""
+            votes[answer] = votes.get(answer, 0) + 1
+        best = max(votes, key=votes.__getitem__)
+        return dataclasses.replace(record, llm_label=best, label_votes=tuple(votes.items()))
 
 
 class Pretraining:
@@ -345,6 +376,9 @@ def dataset(
     validation_rows: int = 200,
     test_rows: int = 1000,
     shuffled_rationales: bool = False,
+    several_teachers: bool = False,
+    votes: int = 0,
+    error_rate: float = 0.2,
     name: str = NAME,
 ) -> Dataset:
     """The demo's questions as a data set; see :class:`Questions` for the arguments."""
@@ -354,8 +388,11 @@ def dataset(
         validation_rows=validation_rows,
         test_rows=test_rows,
         shuffled_rationales=shuffled_rationales,
+        several_teachers=several_teachers,
+        votes=votes,
+        error_rate=error_rate,
     )
-    return Dataset(name, source)
+    return Dataset(name, source, several_rationales=several_teachers)
 
 
 def pretraining(

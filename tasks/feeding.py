@@ -26,17 +26,27 @@ ROW_SPEC = {
 }
 """A row as the preprocessors get it. Absent texts are empty; ``target`` is the label to learn."""
 
+VARIANT_SPEC = {
+    "rationale_prefixes": tf.TensorSpec([None], tf.string),
+    "rationale_factors": tf.TensorSpec([None], tf.float32),
+    "single_target": tf.TensorSpec([], tf.string),
+    "single_weight": tf.TensorSpec([], tf.float32),
+    "key_phrases": tf.TensorSpec([None], tf.string),
+}
+"""Further fields of the rows of a selection with variants. Prefixes and factors are those of ``rationales``; the single
+task learns ``single_target`` with ``single_weight`` instead of ``target`` with ``weight``."""
+
 _IN_MEMORY = 100_000  # rows; more are streamed from their files every epoch
-_LISTS = ("rationales", "choices")
+_LISTS = ("rationales", "choices", "rationale_prefixes", "rationale_factors", "key_phrases")
 
 
 def rows(dataset: Dataset, split: str, selection: Selection, report: Report | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a split as :data:`ROW_SPEC` has them, in plain Python."""
+    """The rows of a split as :data:`ROW_SPEC` has them, in plain Python; with variants, several of one record."""
     for record in dataset.records(split, report):
         if not selection.wants(record, split, dataset):
             continue
         weight = selection.rationale_weight(record, split, dataset)
-        yield {
+        row = {
             "id": record.id,
             "input": record.input,
             "target": selection.target(record, split) or "",
@@ -47,6 +57,10 @@ def rows(dataset: Dataset, split: str, selection: Selection, report: Report | No
             "weight": record.weight,
             "rationale_weight": record.weight * (1.0 if weight is None else weight),
         }
+        if selection.variants is None:
+            yield row
+        else:
+            yield from selection.variants.rows(row, record, split)
 
 
 class RecordDataSource(seqio.FunctionDataSource):
@@ -63,6 +77,7 @@ class RecordDataSource(seqio.FunctionDataSource):
     def __init__(self, dataset: Dataset, selection: Selection | None = None):
         self.dataset = dataset
         self.selection = selection or Selection()
+        self._spec = ROW_SPEC | (VARIANT_SPEC if self.selection.variants is not None else {})
         self._tables: dict[str, dict[str, Any] | None] = {}
         self._sizes: dict[str, int] = {}
         self._several: dict[str, bool] = {}
@@ -85,7 +100,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         return self._reports[split]
 
     def num_input_examples(self, split: str) -> int:
-        """The number of rows in the split (after subsampling); reads them if necessary."""
+        """The number of records in the split (after subsampling); reads them if necessary."""
         self._load(split)
         return self._sizes[split]
 
@@ -113,17 +128,18 @@ class RecordDataSource(seqio.FunctionDataSource):
         if split in self._sizes:
             return
         report = Report()
-        table: dict[str, Any] | None = {name: [] for name in ROW_SPEC}
+        table: dict[str, Any] | None = {name: [] for name in self._spec}
         size, several, explained = 0, False, 0
-        for row in rows(self.dataset, split, self.selection, report):
-            size += 1
-            explained += bool(row["rationales"])
+        for number, row in enumerate(rows(self.dataset, split, self.selection, report), 1):
+            again = row.get("is_variant", False)  # of the record before, which is counted once
+            size += not again
+            explained += bool(row["rationales"]) and not again
             several = several or len(row["rationales"]) > 1
-            if size > _IN_MEMORY:
+            if number > _IN_MEMORY:
                 table = None
             if table is not None:
-                for name, value in row.items():
-                    table[name].append(value)
+                for name in self._spec:
+                    table[name].append(row[name])
         if report.problems:
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
         self._tables[split], self._reports[split], self._several[split] = table, report, several
@@ -135,13 +151,14 @@ class RecordDataSource(seqio.FunctionDataSource):
         table = self._tables[split]
         if table is None:
             return tf.data.Dataset.from_generator(
-                lambda: rows(self.dataset, split, self.selection), output_signature=ROW_SPEC
+                lambda: ({name: row[name] for name in self._spec} for row in rows(self.dataset, split, self.selection)),
+                output_signature=self._spec,
             )
         columns = {}
-        for name, spec in ROW_SPEC.items():
+        for name, spec in self._spec.items():
             if name in _LISTS:
                 columns[name] = tf.ragged.constant(table[name], dtype=spec.dtype, ragged_rank=1)
             else:
                 columns[name] = tf.constant(table[name], dtype=spec.dtype, shape=[len(table[name])])
-        dense = lambda row: {name: tf.ensure_shape(value, ROW_SPEC[name].shape) for name, value in row.items()}  # noqa: E731
+        dense = lambda row: {name: tf.ensure_shape(value, self._spec[name].shape) for name, value in row.items()}  # noqa: E731
         return tf.data.Dataset.from_tensor_slices(columns).map(dense)

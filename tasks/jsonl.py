@@ -36,9 +36,14 @@ FIELDS = (
     "solution",
     "choices",
     "weight",
+    "rationale_teachers",
+    "label_votes",
+    "label_log_probs",
+    "key_phrases",
 )
 """The fields of a record. ``rationale`` and ``rationales`` are one text or several; ``reply`` is a teacher's raw reply;
-``solution`` is a rationale and the gold label in one text."""
+``solution`` is a rationale and the gold label in one text. ``rationales`` may also be an object of one text or several
+per teacher. ``label_votes`` and ``label_log_probs`` are objects of numbers by label."""
 
 Files = epath.PathLike | Sequence[epath.PathLike]
 
@@ -231,7 +236,10 @@ class JsonLines:
         if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
             raise RowError(f"weight is not a number but {type(weight).__name__}")
         rationales = row_fields.texts(self._get(row, "rationale"), "rationale")
-        rationales += row_fields.texts(self._get(row, "rationales"), "rationales")
+        several, teachers = row_fields.rationales_of(
+            self._get(row, "rationales"), self._get(row, "rationale_teachers"), row.get("provenance")
+        )
+        rationales += several
         choices, letters = row_fields.choices_of(self._get(row, "choices"))
         llm_label = self._label(row, "llm_label")
         label = self._label(row, "label")
@@ -257,6 +265,8 @@ class JsonLines:
                 problems.append((UNDECIDED, parsed.undecided, answer.strip() if found else provenance["reply"]))
             llm_label = llm_label or parsed.llm_label
             rationales += parsed.rationales
+        if len(teachers) != len(rationales) and "rationale_teachers" not in self._fields:
+            teachers = ()
         identity = identity_of(row, self._fields.get("id", "id"))
         return Record(
             id=fallback_id if identity is None else row_fields.text(identity, "id"),
@@ -266,8 +276,21 @@ class JsonLines:
             rationales=rationales,
             choices=choices,
             weight=1.0 if weight is None else weight,
+            rationale_teachers=teachers,
+            label_votes=tuple(
+                (row_fields.choice_text(text, choices, letters), number) for text, number in self._votes(row)
+            ),
+            key_phrases=row_fields.texts(self._get(row, "key_phrases"), "key_phrases"),
             provenance=provenance,
         )
+
+    def _votes(self, row: dict[str, Any]) -> list[tuple[str, float]]:
+        """The teacher's votes, or the probabilities of its log-probabilities, by label."""
+        for key in ("label_votes", "label_log_probs"):
+            value = self._get(row, key)
+            if value is not None:
+                return row_fields.votes_of(value, key)
+        return []
 
 
 def dataset(

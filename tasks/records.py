@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import types
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -65,12 +65,17 @@ class Record:
       label: the gold answer, or None. A label without a visible character is None.
       llm_label: the teacher's answer, or None (no teacher, or its answer could not be read).
       rationales: the teacher's reasoning; none, one, or several of which one is drawn each epoch. Blank ones are dropped.
+      rationale_teachers: the teacher of each rationale, as many as rationales; empty if they are not known.
+      label_votes: the teacher's distribution over labels, as (label, share); the shares sum to 1. Given as counts,
+        shares or probabilities ≥ 0. Empty if it is not known.
+      key_phrases: the words of the rationales that matter most, for :mod:`distill.tasks.key_tokens`.
       choices: the possible answers where the row lists them (multiple choice).
       weight: multiplies the row's loss.
       provenance: where it came from: ``file``, ``line``, ``teacher``, the raw ``reply`` …
 
     Raises:
-      RowError: the input is missing, a text is not a string, or the weight is negative or not finite in float32.
+      RowError: the input is missing, a text is not a string, the weight is negative or not finite in float32, teachers
+        and rationales differ in number, or votes are negative or all 0.
     """
 
     id: str
@@ -80,6 +85,9 @@ class Record:
     rationales: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     weight: float = 1.0
+    rationale_teachers: tuple[str, ...] = ()
+    label_votes: tuple[tuple[str, float], ...] = ()
+    key_phrases: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}), compare=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +101,19 @@ class Record:
                 raise RowError(f"{name} must be text or None; got {shown(value)}")
             if value is not None and is_blank(value):
                 object.__setattr__(self, name, None)
+        if self.rationale_teachers:
+            if len(self.rationale_teachers) != len(self.rationales):
+                raise RowError(
+                    f"rationale_teachers must name one teacher per rationale; got {len(self.rationale_teachers)} for "
+                    f"{len(self.rationales)} rationales"
+                )
+            pairs = zip(self.rationale_teachers, self.rationales)
+            teachers = tuple(teacher for teacher, text in pairs if not is_blank(text))
+            object.__setattr__(self, "rationale_teachers", teachers)
         object.__setattr__(self, "rationales", tuple(text for text in self.rationales if not is_blank(text)))
+        if self.label_votes:
+            object.__setattr__(self, "label_votes", _shares(self.label_votes))
+        object.__setattr__(self, "key_phrases", tuple(text for text in self.key_phrases if not is_blank(text)))
         object.__setattr__(self, "choices", tuple(self.choices))
         if not 0 <= self.weight <= MAX_WEIGHT:
             raise RowError(f"weight must be a finite number ≥ 0; got {shown(self.weight)}")
@@ -107,6 +127,24 @@ class Record:
             check_text(text, "a rationale")
         for text in self.choices:
             check_text(text, "a choice")
+        for text, _ in self.label_votes:
+            check_text(text, "a label of label_votes")
+        for text in self.key_phrases:
+            check_text(text, "a key phrase")
+
+
+def _shares(votes: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Votes as shares of their sum: those of one label added, labels without votes left out."""
+    sums: dict[str, float] = {}
+    for label, number in votes:
+        if not isinstance(label, str) or not 0 <= number <= MAX_WEIGHT:
+            raise RowError(f"label_votes must map labels to finite numbers ≥ 0; got {shown(label)}: {shown(number)}")
+        if not is_blank(label):
+            sums[label] = sums.get(label, 0.0) + float(number)
+    total = sum(sums.values())
+    if not 0 < total < float("inf"):
+        raise RowError(f"label_votes must have a finite sum > 0; got {shown(dict(votes))}")
+    return tuple((label, number / total) for label, number in sums.items() if number > 0)
 
 
 ROW, REPLY, UNDECIDED = "row", "reply", "undecided"

@@ -16,8 +16,11 @@ import tensorflow as tf
 from distill.tasks import fingerprint, metrics, preprocessors, task_ids, vocabularies
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
+from distill.tasks.key_tokens import KeyTokens, Kind
+from distill.tasks.postprocessing import answer_postprocessor, rationale_postprocessor
 from distill.tasks.records import Report
 from distill.tasks.selection import LabelSource, OnDisagreement, Selection
+from distill.tasks.variants import Confidence, Variants
 
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
@@ -63,42 +66,6 @@ class TwoTaskMixture(seqio.Mixture):
         return super().get_dataset(*args, passthrough_features=list(names), **kwargs)
 
 
-def _text(value: Any) -> str:
-    value = value.numpy() if hasattr(value, "numpy") else value
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _target(example: Any, marker: str | None) -> metrics.Answer:
-    choices = example.get("choices", ())
-    choices = choices.numpy() if hasattr(choices, "numpy") else choices
-    label = _text(example["label"])
-    if not label:  # no gold answer: the teacher's, which was learned
-        text = _text(example["targets_pretokenized"])
-        label = preprocessors.answer_of(text, marker) if marker else text
-    return metrics.Answer(label, tuple(_text(choice) for choice in choices))
-
-
-def answer_postprocessor(
-    decoded: str, example: Any = None, is_target: bool = False, marker: str | None = None
-) -> metrics.Answer | str:
-    """SeqIO's postprocessor for labels: the target with the row's choices, or the answer in the model's text.
-
-    Args:
-      decoded: the target's or the model's text.
-      example: the task's example; needed for targets.
-      is_target: which of the two ``decoded`` is.
-      marker: text that precedes the answer; None: the whole text is the answer.
-    """
-    if is_target:
-        return _target(example, marker)
-    return preprocessors.answer_of(decoded, marker) if marker else decoded
-
-
-def rationale_postprocessor(decoded: str, example: Any = None, is_target: bool = False) -> Any:
-    """SeqIO's postprocessor for rationales: the unchanged text."""
-    return metrics.Answer(_text(example["targets_pretokenized"])) if is_target and example else decoded
-
-
 def register(
     dataset: Dataset,
     vocabulary: seqio.Vocabulary | str = "t5",
@@ -107,10 +74,21 @@ def register(
     rationale_prefix: str = RATIONALE_PREFIX,
     single_prefix: str = "",
     single_marker: str = preprocessors.SINGLE_MARKER,
+    single_explanation: str = preprocessors.EXPLANATION_MARKER,
     label_source: LabelSource = "gold",
     on_disagreement: OnDisagreement = "keep",
     disagreement_weight: float = 0.5,
-    rationales: Literal["auto", "first", "draw"] = "auto",
+    rationales: Literal["auto", "first", "draw", "all"] | None = "auto",
+    max_rationales: int | None = None,
+    teacher_prefixes: Mapping[str, str] | None = None,
+    teacher_weights: Mapping[str, float] | None = None,
+    soft_labels: bool | None = None,
+    soft_label_temperature: float = 1.0,
+    confidence: Confidence | None = None,
+    key_tokens: Kind | None = None,
+    key_weight: float = 2.0,
+    other_weight: float = 1.0,
+    single_order: Literal["rationale_first", "label_first"] | None = None,
     subsample: float = 1.0,
     subsample_seed: int = 0,
     subsample_validation: bool = False,
@@ -126,11 +104,16 @@ def register(
       dataset: as :mod:`distill.tasks.svamp`, :mod:`distill.tasks.jsonl` and the other modules of data sets declare it.
       vocabulary: of inputs and targets, or a name for :func:`distill.tasks.vocabularies.load`.
       label_prefix, rationale_prefix, single_prefix: the prefix of the input in each task.
-      single_marker: between rationale and label in the single task.
+      single_marker: text before the label in the single task.
+      single_explanation: text before a rationale that follows the label.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
         :class:`distill.tasks.selection.Selection`.
-      rationales: ``draw`` one per row and epoch, take the ``first``, or ``auto``: draw if the data set declares
-        several.
+      rationales: ``draw`` one per row and epoch, take the ``first``, train on ``all`` in every epoch, or ``auto`` (as
+        None): draw if the data set declares several.
+      max_rationales, teacher_prefixes, teacher_weights, soft_labels, soft_label_temperature, confidence: see
+        :class:`distill.tasks.variants.Variants`. With ``teacher_prefixes``, ``rationale_prefix`` must be one of them.
+      key_tokens, key_weight, other_weight: see :class:`distill.tasks.key_tokens.KeyTokens`.
+      single_order: of rationale and label in the single task; None is ``rationale_first``.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
       label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
@@ -145,11 +128,31 @@ def register(
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"expected a tasks.dataset.Dataset, as tasks.jsonl.dataset(…) makes them; got {dataset!r}")
-    if rationales not in ("auto", "first", "draw"):
-        raise ValueError(f"rationales must be 'auto', 'first' or 'draw'; got {rationales!r}")
+    if rationales not in (None, "auto", "first", "draw", "all"):
+        raise ValueError(f"rationales must be 'auto', 'first', 'draw' or 'all'; got {rationales!r}")
+    if single_order not in (None, "rationale_first", "label_first"):
+        raise ValueError(f"single_order must be 'rationale_first' or 'label_first'; got {single_order!r}")
+    if teacher_prefixes and (
+        rationale_prefix not in teacher_prefixes.values() or label_prefix in teacher_prefixes.values()
+    ):
+        raise ValueError(
+            "rationale_prefix must be one of teacher_prefixes, since evaluation and serving use it, and label_prefix must "
+            f"be none of them; got {rationale_prefix=}, {label_prefix=} and teacher_prefixes={dict(teacher_prefixes)}"
+        )
     if min(label_rate, rationale_rate) < 0 or label_rate + rationale_rate <= 0:
         raise ValueError(f"mixture rates must be ≥ 0 and not both 0; got {label_rate=} {rationale_rate=}")
     vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    keys = None if key_tokens is None else KeyTokens(key_tokens, key_weight, other_weight)
+    variants = Variants(
+        all_rationales=rationales == "all",
+        max_rationales=max_rationales,
+        teacher_prefixes=teacher_prefixes,
+        teacher_weights=teacher_weights,
+        soft_labels=bool(soft_labels),
+        temperature=soft_label_temperature,
+        confidence=confidence,
+        key_tokens=keys,
+    )
     selection = Selection(
         label_source=label_source,
         on_disagreement=on_disagreement,
@@ -157,9 +160,11 @@ def register(
         subsample=subsample,
         subsample_seed=subsample_seed,
         subsample_validation=subsample_validation,
+        variants=None if variants == Variants(temperature=soft_label_temperature) else variants,
     )
     source = RecordDataSource(dataset, selection)
-    how = rationales if rationales != "auto" else "draw" if dataset.several_rationales else "first"
+    automatic = "draw" if dataset.several_rationales else "first"
+    how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
     feature = seqio.Feature(vocabulary, add_eos=True)
     names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
     of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
@@ -173,6 +178,9 @@ def register(
         "single_marker": single_marker,
         "rationales": how,
     }
+    label_first = single_order == "label_first"
+    if label_first:
+        described |= {"single_order": single_order, "single_explanation": single_explanation}
 
     def add(
         name: str,
@@ -196,7 +204,17 @@ def register(
         _PROMPTS[name] = target_prefix
 
     seqio.MixtureRegistry.remove(names.mixed)
-    tokenize = preprocessors.tokenize(dataset.separator)
+    tokenize = preprocessors.tokenize(dataset.separator, key_tokens=keys)
+    tokenize_rationales = preprocessors.tokenize(dataset.separator, key_tokens=keys, of_rationales=True)
+    tokenize_parts = preprocessors.tokenize(dataset.separator, key_tokens=keys, label_first=label_first)
+    not_single = [
+        preprocessors.refused(f"{name} has no effect on FORM=single, whose target holds one label and has no {what}")
+        for name, given, what in (
+            ("soft_labels", soft_labels, "distribution over labels"),
+            ("teacher_prefixes", teacher_prefixes, "rationale prefix"),
+        )
+        if given
+    ]
     of_labels = preprocessors.add_task_ids(task_ids.LABEL)
     of_rationales = preprocessors.add_task_ids(task_ids.RATIONALE)
     both = ("inputs", "targets")
@@ -210,15 +228,21 @@ def register(
     add(
         names.rationale,
         both,
-        [preprocessors.rationale_texts(rationale_prefix), tokenize, of_rationales],
+        [preprocessors.rationale_texts(rationale_prefix), tokenize_rationales, of_rationales],
         rationale_postprocessor,
         of_reasons,
     )
     add(
         names.single,
         both,
-        [preprocessors.single_texts(single_prefix, single_marker), tokenize],
-        functools.partial(answer_postprocessor, marker=single_marker),
+        [
+            *not_single,
+            preprocessors.single_texts(
+                single_prefix, single_marker, label_first=label_first, explanation=single_explanation
+            ),
+            tokenize_parts,
+        ],
+        functools.partial(answer_postprocessor, marker=single_marker, explanation=single_explanation),
         of_answers,
     )
     add(
@@ -246,10 +270,12 @@ def register(
         label_prefix,
     )
     prompted = preprocessors.prompted_targets({"targets": rationale_prefix})
+    only_one = "teacher_prefixes: FORM=shared_rationale has one prefix for all rows; score EVAL_FORM=shared_label"
+    not_prompted = [preprocessors.refused(only_one)] if teacher_prefixes else []
     add(
         names.shared_rationale,
         both,
-        [preprocessors.rationale_texts(""), tokenize, prompted, of_rationales],
+        [*not_prompted, preprocessors.rationale_texts(""), tokenize_rationales, prompted, of_rationales],
         rationale_postprocessor,
         of_reasons,
         rationale_prefix,

@@ -202,6 +202,56 @@ def choice_text(label: str, choices: Sequence[str], letters: Sequence[str]) -> s
     return choices[places[0]] if len(places) == 1 else label
 
 
+def rationales_of(given: Any, teachers: Any, provenance: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of rationales, and the teacher of each.
+
+    Args:
+      given: one text, a list of texts, or an object of one text or several per teacher; None is none.
+      teachers: the teachers of a list, one per rationale; None: from ``provenance``.
+      provenance: of a row that ``distill extract`` wrote, whose ``rationales_by`` is a list of [teacher, sample].
+
+    Returns:
+      ``(texts, teachers)``; no teachers if they are not known.
+
+    Raises:
+      RowError: something else.
+
+    >>> rationales_of({"palm": "It flies.", "gpt": ["It sings.", "It nests."]}, None, None)
+    (('It flies.', 'It sings.', 'It nests.'), ('palm', 'gpt', 'gpt'))
+    """
+    if isinstance(given, Mapping):
+        by_teacher = [(teacher, why) for teacher, value in given.items() for why in texts(value, "rationales")]
+        return tuple(why for _, why in by_teacher), tuple(teacher for teacher, _ in by_teacher)
+    found = texts(given, "rationales")
+    if teachers is None and isinstance(provenance, Mapping) and isinstance(provenance.get("rationales_by"), list):
+        teachers = [pair[0] for pair in provenance["rationales_by"] if isinstance(pair, list) and pair]
+    return found, texts(teachers, "rationale_teachers")
+
+
+def votes_of(given: Any, name: str) -> list[tuple[str, float]]:
+    """Numbers by label as (label, number); log-probabilities become probabilities.
+
+    Args:
+      given: an object of numbers.
+      name: ``label_votes``, or ``label_log_probs`` for log-probabilities.
+
+    Raises:
+      RowError: it is no object of numbers.
+
+    >>> votes_of({"larks": 3, "owls": 1}, "label_votes")
+    [('larks', 3.0), ('owls', 1.0)]
+    """
+    if not isinstance(given, Mapping):
+        raise RowError(f"{name} is not an object of numbers by label but {type(given).__name__}")
+    for label, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise RowError(f"{name}: the value of {shown(label)} is not a finite number but {shown(number)}")
+    if name != "label_log_probs":
+        return [(check_text(label, name), float(number)) for label, number in given.items()]
+    largest = max(given.values(), default=0.0)
+    return [(check_text(label, name), math.exp(number - largest)) for label, number in given.items()]
+
+
 def solution_of(solution: str, marker: str) -> tuple[str, str]:
     """The rationale and the label of a text that holds both, as in GSM8K.
 

@@ -6,6 +6,7 @@ from typing import Literal
 from distill.tasks import splits
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
+from distill.tasks.variants import Variants
 
 LabelSource = Literal["gold", "teacher"]
 OnDisagreement = Literal["keep", "drop_rationale", "down_weight"]
@@ -25,6 +26,7 @@ class Selection:
       subsample_seed: another seed selects other rows.
       subsample_validation: whether validation rows taken from the training file are also subsampled, as the published
         code does. By default they are not, so that all sizes are validated on the same rows.
+      variants: several examples of one record; None makes one of each.
     """
 
     label_source: LabelSource = "gold"
@@ -33,6 +35,7 @@ class Selection:
     subsample: float = 1.0
     subsample_seed: int = 0
     subsample_validation: bool = False
+    variants: Variants | None = None
 
     def __post_init__(self) -> None:
         if self.label_source not in ("gold", "teacher"):
@@ -43,6 +46,10 @@ class Selection:
             )
         if not 0 <= self.disagreement_weight < float("inf"):
             raise ValueError(f"disagreement_weight must be a finite number ≥ 0; got {self.disagreement_weight}")
+        if self.variants is not None and self.variants.soft_labels and self.label_source != "teacher":
+            raise ValueError(
+                f"soft_labels are the teacher's votes; they need label_source='teacher', got {self.label_source!r}"
+            )
         if not 0 < self.subsample <= 1:
             raise ValueError(f"subsample must be in (0, 1]; got {self.subsample}")
 

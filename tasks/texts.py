@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 SINGLE_MARKER = "So the answer is"
+EXPLANATION_MARKER = "Explanation:"
 
 
 class Vocabulary(Protocol):
@@ -48,11 +49,27 @@ def prompt(vocabulary: Vocabulary, prefix: str) -> list[int]:
     return list(vocabulary.encode(prefix)) if prefix else []
 
 
-def answer_of(text: str, marker: str = SINGLE_MARKER) -> str:
-    """The label in a text that reasons first: the text after the last marker; empty without one.
+def answer_of(text: str, marker: str = SINGLE_MARKER, explanation: str = EXPLANATION_MARKER) -> str:
+    """The label in a text that holds a rationale and a label; empty without the marker.
+
+    A text that begins with the marker gives its label first: the text up to ``explanation``, or all of it. Any other text
+    reasons first: the text after the last marker.
 
     >>> answer_of("A bum lives near trains. So the answer is train station.")
     'train station.'
+    >>> answer_of("So the answer is train station. Explanation: So the answer is where a bum lives.")
+    'train station.'
     """
-    pieces = re.split(r"\s+".join(map(re.escape, marker.split())), text)
-    return pieces[-1].strip() if len(pieces) > 1 else ""
+    pieces = re.split(_words(marker), text)
+    if len(pieces) == 1:
+        return ""
+    first = pieces[0].strip()
+    label_first = re.split(_words(explanation), text, maxsplit=1) if not first else [text]
+    if len(label_first) > 1:
+        return re.split(_words(marker), label_first[0], maxsplit=1)[-1].strip()
+    return pieces[-1].strip()
+
+
+def _words(marker: str) -> str:
+    """A pattern for a marker with any white space between its words."""
+    return r"\s+".join(map(re.escape, marker.split()))

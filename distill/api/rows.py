@@ -19,7 +19,10 @@ from distill.tasks.records import Record, Report, SourceError
 Rows = str | os.PathLike | Iterable[Any]
 """The path of a JSON-lines file (a pattern, or several paths), or an iterable of dicts or of ``Record`` objects."""
 
-_RECORD_FIELDS = ("id", "input", "label", "llm_label", "rationales", "choices", "weight")
+_RECORD_FIELDS = (
+    "id", "input", "label", "llm_label", "rationales", "choices", "weight", "rationale_teachers", "label_votes",
+    "key_phrases",
+)  # fmt: skip
 
 
 def read(

@@ -25,6 +25,7 @@ from distill.teacher.clients.server_config import ServerConfig, Structured
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.inspect import InspectConfig, inspect
 from distill.teacher.inspect.statistics import Plan
+from distill.teacher.job import wrong
 from distill.teacher.job.config import (
     Combine,
     ExtractConfig,
@@ -127,6 +128,7 @@ def run_extract(
     cost_cap: float | None = None,
     store: str = "",
     record_to: str = "",
+    only_wrong: str = "",
     dry_run: bool = False,
 ) -> int:
     """Adds teachers' labels and rationales to the rows of a JSON-lines file.
@@ -159,6 +161,8 @@ def run_extract(
       requests_per_minute, tokens_per_minute: limits of the account; default: no limit.
       price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
+      only_wrong: send only the rows that a student answers wrongly on validation: its model directory, or a file of its
+        predictions; their ids are written beside the output.
       dry_run: only print the estimated requests, tokens and cost.
 
     The others are as in :class:`ExtractConfig`, :class:`ServerConfig` and :class:`Rules`.
@@ -230,9 +234,19 @@ def run_extract(
         store=store,
         cost_cap=cost_cap,
     )
+    if only_wrong:
+        config, selected = wrong.narrowed(config, only_wrong)
+        print(selected)
+        if not selected.records:
+            return 0
     if dry_run:
         print(estimate(config))
         return 0
+    if only_wrong:
+        ids = rows.beside(output, "wrong.json")
+        rows.check_place(output)
+        wrong.write_ids(selected, ids)
+        print(f"ids: {ids}")
     try:
         report = extract(config)
     except ExtractionStoppedError as stopped:

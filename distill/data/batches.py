@@ -19,6 +19,7 @@ from etils import epath
 
 from distill.data import features
 from distill.data.cache import CachedExamples
+from distill.data.curriculum import Curriculum
 from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fingerprint, name_seed
 from distill.data.packing import Layout, Planner, Sequences, fill
 from distill.tasks import registration
@@ -46,8 +47,8 @@ class Batch:
 class _Order:
     """One task's examples in the order in which they are drawn: one permutation per epoch."""
 
-    def __init__(self, examples: Examples, seed: int, shuffle: bool):
-        self.examples, self._seed, self._shuffle = examples, seed, shuffle
+    def __init__(self, examples: Examples, seed: int, shuffle: bool, curriculum: Curriculum | None = None):
+        self.examples, self._seed, self._shuffle, self._curriculum = examples, seed, shuffle, curriculum
         self._order: tuple[int, np.ndarray] | None = None
         self._block: tuple[int, int, list[list[int]]] | None = None
 
@@ -79,7 +80,10 @@ class _Order:
             return np.arange(self.examples.size)
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch, name_seed(self.examples.name)])
-            self._order = (epoch, rng.permutation(self.examples.size))
+            order = rng.permutation(self.examples.size)
+            if self._curriculum is not None:
+                order = self._curriculum.order(order, self.examples.lengths(epoch), epoch)
+            self._order = (epoch, order)
         return self._order[1]
 
 
@@ -94,6 +98,7 @@ class BatchStream:
       rows: the rows of the global batch to build in this process.
       shuffle: whether the order of the examples differs between epochs.
       cache_dir: folder that ``distill cache`` wrote for these tasks, to read instead of SeqIO. The batches are the same.
+      curriculum: the order of the first epochs; None shuffles all. Each task of a mixture is ordered by itself.
 
     Raises:
       ValueError: an argument does not fit the tasks, or a task of labels and rationales has none of one kind to train on.
@@ -109,9 +114,13 @@ class BatchStream:
         rows: slice = slice(None),
         shuffle: bool = True,
         cache_dir: epath.PathLike | None = None,
+        curriculum: Curriculum | None = None,
     ):
+        if curriculum is not None and not shuffle:
+            raise ValueError(f"a curriculum orders shuffled data; got shuffle=False and {curriculum}: set shuffle=True")
         provider = registration.get(mixture_or_task_name)
         self.layout, self.seed, self.rows, self.shuffle = layout, seed, rows, shuffle
+        self._curriculum = curriculum
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         self._sources = {}
         self._split, self._tasks = split, {task.name: task for task in tasks}
@@ -128,7 +137,7 @@ class BatchStream:
                 examples = CachedExamples(cache_dir, task.name, split, layout)
             if split == "train":
                 check_both_tasks(task, examples, split)
-            self._sources[task.name] = _Order(examples, seed, shuffle)
+            self._sources[task.name] = _Order(examples, seed, shuffle, curriculum)
         if isinstance(provider, seqio.Mixture):
             rates = np.array([provider.get_rate(task) for task in tasks], np.float64)
             if not (rates >= 0).all() or rates.sum() <= 0:
@@ -174,7 +183,8 @@ class BatchStream:
 
     def position(self) -> dict[str, Any]:
         """JSON-ready position: the examples consumed by the batches so far."""
-        return {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position), "data": self._fingerprints}
+        place = {"seed": self.seed, "draws": self._draws, "consumed": dict(self._position), "data": self._fingerprints}
+        return place if self._curriculum is None else place | {"curriculum": dataclasses.asdict(self._curriculum)}
 
     @functools.cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -187,6 +197,12 @@ class BatchStream:
             raise ValueError(
                 f"data position of seed {position['seed']} and tasks {sorted(position['consumed'])} does not belong to "
                 f"this stream of seed {self.seed} and tasks {sorted(self._names)}"
+            )
+        ours = None if self._curriculum is None else dataclasses.asdict(self._curriculum)
+        if position.get("curriculum") != ours:
+            raise ValueError(
+                f"data position of the curriculum {position.get('curriculum')} does not belong to this stream with {ours}: "
+                "set CURRICULUM as it was, or train in another MODEL_DIR"
             )
         for name, before in position.get("data", {}).items():
             if before != self._fingerprints[name]:

@@ -77,6 +77,8 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
     """
     number = examples.size
     found: dict[str, int] = {}
+    if isinstance(task.source, RecordDataSource) and task.source.selection.variants is not None:
+        number = task.source.num_input_examples(split)  # examples of one record have its label once
     if "rationale_targets" in task.output_features:
         sequences = examples.counts.sequences
         found = {"label": sequences[task_ids.LABEL], "rationale": sequences[task_ids.RATIONALE]}

@@ -18,7 +18,7 @@ from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.model.network import T5Config
 from distill.sharding import partitioning
-from distill.tasks import metrics, registration
+from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
@@ -94,13 +94,15 @@ class Evaluator:
     def check_lengths(self, max_decode_len: int) -> str | None:
         """Compares the lengths of the split's targets, EOS included, with the maximum decoded length.
 
+        Of a target that gives its label first, only the tokens up to the label's last one count.
+
         Returns:
           None if all of them fit; else a warning with the number of those that do not.
 
         Raises:
           ValueError: none fits, so no prediction can be right.
         """
-        lengths = np.array([len(example["targets"]) for example in self._examples]) - len(self._prompt)
+        lengths = np.array([_tokens_of_answer(example) for example in self._examples]) - len(self._prompt)
         too_long = int((lengths > max_decode_len).sum())
         if not too_long:
             return None
@@ -248,6 +250,12 @@ def _check_writable(folder: epath.Path) -> None:
         raise OSError(
             error.errno, f"{why}: predictions cannot be written to {folder}; --output names another folder"
         ) from None
+
+
+def _tokens_of_answer(example: Mapping[str, Any]) -> int:
+    """The number of target tokens up to the last one of the label; all of them in a target without a label."""
+    labels = np.flatnonzero(np.asarray(example.get("targets_task_ids", ())) == task_ids.LABEL)
+    return int(labels[-1]) + 1 if len(labels) else len(example["targets"])
 
 
 def _text(value: Any) -> str:

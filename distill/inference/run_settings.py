@@ -57,14 +57,24 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
 
     Args:
       before, after: bindings by name, as :func:`distill.api.configuration.bindings_of` returns them. A setting
-        that is None equals one that is absent: None means "not set" for every macro.
+        that is None equals one that is absent: None means "not set" for every macro. So does an argument that
+        only one of the two binds, to a macro that is None.
     """
     found = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
+        if name not in before or name not in after:
+            old, new = _value(before, name), _value(after, name)
         if old != new:
             found.append(Difference(name, old, new, _changes_the_student(name, old, new)))
     return sorted(found, key=lambda one: not one.student)
+
+
+def _value(bindings: Mapping[str, Any], name: str) -> Any:
+    """The value of a binding; None if it is a macro that is bound to None."""
+    value = bindings.get(name)
+    macro = value[1:] if isinstance(value, str) and value.startswith("%") else ""
+    return None if macro in bindings and bindings[macro] is None else value
 
 
 def _changes_the_student(name: str, old: Any, new: Any) -> bool:

@@ -13,6 +13,7 @@ from etils import epath
 from t5x import utils
 
 from distill.data.batches import BatchStream
+from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout
 from distill.tasks import names
 from distill.tasks.registration import Registered
@@ -52,14 +53,21 @@ def get_dataset(
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
     cache_dir: str | None = None,
+    curriculum: Curriculum | None = None,
 ) -> tf.data.Dataset:
     """T5X's ``get_dataset`` with windows that are packed per batch, so that a packed pair is in one batch.
 
     T5X cannot save the position of this data set; use :func:`get_stream` for runs that must resume exactly.
 
     Raises:
-      ValueError: ``cache_dir`` is given; only :func:`get_stream` reads the files of ``distill cache``.
+      ValueError: ``cache_dir`` or ``curriculum`` is given; only :func:`get_stream` reads the files of ``distill cache`` and
+        orders epochs.
     """
+    if curriculum is not None:
+        raise ValueError(
+            f"get_dataset shuffles through SeqIO, which has no curriculum; got CURRICULUM = {curriculum}. Add "
+            "--gin_file=gin/t5x/runs/exact_restart.gin, whose get_stream orders the epochs, or set CURRICULUM=None"
+        )
     if cache_dir is not None:
         raise ValueError(
             f"get_dataset reads through SeqIO and no cache; got CACHE_DIR = {cache_dir!r}. Add "
@@ -77,6 +85,7 @@ def get_stream(
     num_epochs: int | None = None,
     continue_from_last_checkpoint: bool = False,
     cache_dir: str | None = None,
+    curriculum: Curriculum | None = None,
 ) -> "StreamIterator":
     """Returns the same batches as the built-in engine, in the same order, for ``train.get_dataset_fn``.
 
@@ -91,6 +100,7 @@ def get_stream(
       num_epochs: must be None: the stream is endless.
       continue_from_last_checkpoint: not used: T5X restores the iterator.
       cache_dir: a folder written by ``distill cache``, to read instead of the task's source; the batches are the same.
+      curriculum: the order of the first epochs; None shuffles all.
 
     Raises:
       ValueError: ``cfg`` has no seed or an unsupported setting, or the cache is of other tasks, of other settings or
@@ -120,6 +130,7 @@ def get_stream(
         rows=slice(shard_id * share, (shard_id + 1) * share),
         shuffle=cfg.shuffle,
         cache_dir=cache_dir,
+        curriculum=curriculum,
     )
     return StreamIterator(stream)
 

@@ -86,7 +86,15 @@ class TwoTaskModel(models.EncoderDecoderModel):
 
         loss: the weights of the tasks, z-loss and label smoothing.
         chunk_tokens: logits are materialised for at most this many target positions (batch × length); 0 does not chunk.
+
+        Raises:
+          ValueError: the loss has a mutual-information term.
         """
+        if loss.mutual_information is not None:
+            raise ValueError(
+                f"T5X runs have no mutual-information term, which needs FORM=shared; got {loss.mutual_information}: set "
+                "MUTUAL_INFORMATION=None, or train with `distill train`"
+            )
         super().__init__(
             module=module,
             input_vocabulary=input_vocabulary,

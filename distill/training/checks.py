@@ -10,6 +10,9 @@ from distill.tasks import registration
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, ValidationConfig
+from distill.training.losses import TwoTaskLoss
+from distill.training.optimizers import Optimizer
+from distill.training.step import make_train_step
 
 
 def check(
@@ -22,6 +25,8 @@ def check(
     initial_checkpoint_path: str | None = None,
     callbacks: Sequence[user_callbacks.Callback] = (),
     trackers: Sequence[str] = (),
+    loss: TwoTaskLoss | None = None,
+    optimizer: Optimizer | None = None,
     metrics: Sequence[str] = (),
     **others: object,
 ) -> None:
@@ -30,7 +35,8 @@ def check(
     Reads the rows of the splits that the run needs. Makes no parameters and compiles no step.
 
     Args:
-      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, others: the arguments of the run.
+      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, loss, optimizer, others: the arguments
+        of the run.
       metrics: metrics that the validation task must have, in addition to ``validation.metric``.
 
     Raises:
@@ -43,6 +49,9 @@ def check(
     user_callbacks.check(callbacks)
     tracking.check(trackers)
     check_tasks(data, validation, model)
+    if loss is not None and optimizer is not None:
+        make_train_step(model, loss, optimizer, **loop.step_options())  # checks its arguments, and traces nothing
+        check_loss(loss, data)
     wanted = {(data.mixture_or_task_name, data.split)}
     if validation is not None:
         wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
@@ -61,6 +70,15 @@ def check_tasks(data: DataConfig, validation: ValidationConfig | None, model: T5
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
+
+
+def check_loss(loss: TwoTaskLoss, data: DataConfig) -> None:
+    """Raises ValueError if the loss has a mutual-information term and the data no shared input."""
+    if loss.mutual_information is not None and not data.shared_encoder:
+        raise ValueError(
+            f"MUTUAL_INFORMATION={loss.mutual_information} compares both targets of an input in one window; got "
+            f"{data.mixture_or_task_name!r}, whose targets have an input each: set FORM=shared and EVAL_FORM=shared_label"
+        )
 
 
 def check_rows(mixture_or_task_name: str, split: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distill import validation
 from distill.data.batches import BatchStream
+from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout
 from distill.inference.evaluate import DecodeConfig
 from distill.sharding import partitioning, xla_options
@@ -25,6 +26,7 @@ class DataConfig:
       shuffle: whether the order of the examples differs between epochs.
       cache_dir: folder that ``distill cache`` wrote, to read instead of the task's source. The batches are the same.
       shared_encoder: whether label and rationale share their input, which is then encoded once. Must be that of the task.
+      curriculum: the order of the first epochs; None shuffles all.
     """
 
     mixture_or_task_name: str
@@ -35,6 +37,7 @@ class DataConfig:
     shuffle: bool = True
     cache_dir: str | None = None
     shared_encoder: bool = False
+    curriculum: Curriculum | None = None
 
     def __post_init__(self) -> None:
         if set(self.task_feature_lengths) != {"inputs", "targets"}:
@@ -57,6 +60,7 @@ class DataConfig:
             rows=rows,
             shuffle=self.shuffle,
             cache_dir=self.cache_dir,
+            curriculum=self.curriculum,
         )
 
 

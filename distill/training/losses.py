@@ -7,16 +7,20 @@ sharding do not change the result.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from distill.tasks import task_ids
+from distill.training.schedules import Schedule, linear_lambda
+
+__all__ = [
+    "NORMALIZERS", "Schedule", "TwoTaskLoss", "alpha_from_lambda", "lambda_from_alpha", "linear_lambda",
+    "task_token_weights",
+]  # fmt: skip
 
 NORMALIZERS = ("task_tokens", "task_examples", "all_tokens")
-Schedule = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +32,14 @@ class TwoTaskLoss:
     If neither is set, λ = 1.
 
     Attributes:
-      lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ.
+      lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ, see :mod:`distill.training.schedules`.
       alpha: α in [0, 1], instead of ``lam``.
       normalizer: the divisor of a task's summed loss. ``task_tokens``: the number of the task's target tokens in the
         global batch (as in the paper's code). ``task_examples``: each example's loss is averaged over its tokens, then
         over the task's examples. ``all_tokens``: one mean over the tokens of both tasks (a plain T5 mixture).
       z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X); 0 disables it.
       label_smoothing: probability mass moved from the target to the other ``V - 1`` tokens, evenly (as in T5X).
+      mutual_information: the coefficient β of :mod:`distill.training.mutual_information`; None leaves the term out.
 
     Raises:
       ValueError: both ``lam`` and ``alpha``, a value out of range, or an unknown normalizer.
@@ -45,6 +50,7 @@ class TwoTaskLoss:
     normalizer: str = "task_tokens"
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    mutual_information: float | None = None
 
     def __post_init__(self) -> None:
         if self.lam is not None and self.alpha is not None:
@@ -57,6 +63,8 @@ class TwoTaskLoss:
             raise ValueError(f"TwoTaskLoss.normalizer must be one of {NORMALIZERS}; got {self.normalizer!r}")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"TwoTaskLoss.label_smoothing must be in [0, 1); got {self.label_smoothing}")
+        if self.mutual_information is not None and not 0.0 <= self.mutual_information < float("inf"):
+            raise ValueError(f"TwoTaskLoss.mutual_information must be ≥ 0 or None; got {self.mutual_information}")
         if self.z_loss < 0.0:
             raise ValueError(f"TwoTaskLoss.z_loss must be ≥ 0; got {self.z_loss}")
 
@@ -84,22 +92,6 @@ def alpha_from_lambda(lam: float) -> float:
     if lam < 0.0:
         raise ValueError(f"λ must be ≥ 0; got {lam}")
     return 1.0 / (1.0 + lam)
-
-
-def linear_lambda(start: float, end: float, steps: int) -> Schedule:
-    """Returns a schedule that changes λ linearly from ``start`` to ``end`` over ``steps`` steps, then holds ``end``.
-
-    Raises:
-      ValueError: ``steps`` is below 1.
-    """
-    if steps < 1:
-        raise ValueError(f"linear_lambda.steps must be ≥ 1; got {steps}")
-
-    def schedule(step: jax.Array) -> jax.Array:
-        done = jnp.clip(step.astype(jnp.float32) / steps, 0.0, 1.0)
-        return start + (end - start) * done
-
-    return schedule
 
 
 def task_token_weights(

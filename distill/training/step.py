@@ -16,6 +16,7 @@ from distill.model.parameters import Params, output_kernel, param_logical_axes
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import TokenStats, weighted_cross_entropy
 from distill.tasks import task_ids
+from distill.training import mutual_information, uncertainty
 from distill.training.losses import TwoTaskLoss, task_token_weights
 from distill.training.optimizers import Optimizer
 from distill.training.state import TrainState
@@ -26,6 +27,7 @@ Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # The same on the host: numpy scalars, or device arrays that can still be fetched.
 Fetchable = Mapping[str, tuple[Any, Any]]
 SKIPPED = "skipped_updates"
+_TASK_LOSSES = "task losses"  # passed from micro-batches to the optimizer; not logged
 
 
 def make_train_step(
@@ -45,7 +47,8 @@ def make_train_step(
     Args:
       config: configuration of the student.
       loss: weights of the two tasks, computed from the whole batch before it is cut into micro-batches.
-      optimizer: transforms the gradient, summed over rows, devices and micro-batches, into an update.
+      optimizer: transforms the gradient, summed over rows, devices and micro-batches, into an update. One of
+        :func:`distill.training.uncertainty.learned` also gives the weights of the two tasks.
       num_microbatches: number of cuts of the batch whose gradients are accumulated one after the other.
       ema_decay: decay of the moving average of the parameters, or None.
       chunk_tokens: see :func:`distill.sharding.cross_entropy.weighted_cross_entropy`.
@@ -60,14 +63,21 @@ def make_train_step(
         :func:`skipped_if`. If False, the compiled program has no trace of it.
 
     Raises:
-      ValueError: an unknown ``param_gather``.
+      ValueError: an unknown ``param_gather``, or λ and learned weights.
     """
+    weighing = isinstance(optimizer, uncertainty.WeighingOptimizer)
+    if weighing and (loss.lam is not None or loss.alpha is not None):
+        raise ValueError(
+            f"the optimizer learns the weights of both tasks; got lam={loss.lam}, alpha={loss.alpha} as well: set "
+            "LAMBDA=None and ALPHA=None, or take an optimizer without uncertainty.learned"
+        )
+    beta = loss.mutual_information
     validation.check("param_gather", param_gather, partitioning.PARAM_GATHERS)
     model = Transformer(config)
     axes = None if param_gather == "layer" else param_logical_axes(config)
 
     def step(state: TrainState, batch: Arrays, rng: jax.Array) -> tuple[TrainState, Metrics]:
-        coefficients = loss.coefficients(state.step)
+        coefficients = uncertainty.coefficients(state.opt_state) if weighing else loss.coefficients(state.step)
         weights = task_token_weights(
             batch["decoder_loss_weights"],
             batch["decoder_task_ids"],
@@ -75,6 +85,8 @@ def make_train_step(
             loss.normalizer,
             batch.get("decoder_segment_ids"),
         )
+
+        pair_weights = {} if beta is None else {"pair_weights": mutual_information.pair_weights(batch)}
 
         rules = nn.get_logical_axis_rules()
 
@@ -96,7 +108,15 @@ def make_train_step(
                 loss.label_smoothing,
                 chunk_tokens,
             )
-            return value, token_metrics(cut, stats)
+            metrics = token_metrics(cut, stats)
+            if beta is not None:
+                kernel = output_kernel(params, config)
+                term, pairs = mutual_information.mutual_information(hidden, kernel, cut, cut["pair_weights"])
+                value, metrics["loss/mutual_information"] = value + beta * term, pairs
+            if weighing:
+                sums = uncertainty.weighted_losses(cut["token_weights"], cut["decoder_task_ids"], stats.cross_entropy)
+                metrics[_TASK_LOSSES] = (sums, sums)
+            return value, metrics
 
         def value_and_gradients(*args: Any) -> tuple[tuple[jax.Array, Metrics], Params]:
             result, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*args)
@@ -109,14 +129,15 @@ def make_train_step(
         (value, metrics), gradients = _accumulate(
             value_and_gradients,
             params,
-            {**batch, "token_weights": weights},
+            {**batch, "token_weights": weights, **pair_weights},
             dropout,
             num_microbatches,
         )
         gradients = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gradients)
+        more = {"task_losses": metrics.pop(_TASK_LOSSES)[0]} if weighing else {}
         # Optax mixes int32 counts with floats, which a caller's stricter promotion settings would forbid.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params)
+            updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params, **more)
             learning_rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -129,6 +150,8 @@ def make_train_step(
         metrics["effective_lambda"] = effective_lambda(weights, batch["decoder_task_ids"])
         decoded = jnp.sum(batch["decoder_target_tokens"] != 0, dtype=jnp.float32)  # also those without weight
         metrics["tokens/decoder"] = (decoded, jnp.float32(0.0))
+        if weighing or callable(loss.lam):
+            metrics["lambda"] = (coefficients[1], coefficients[0])
         updated = TrainState(state.step + 1, params, opt_state, ema_params)
         if skip_nonfinite:
             norms = jnp.stack([value, metrics["grad_norm"][0], optax.tree.norm(updates)])

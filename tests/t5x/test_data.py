@@ -10,6 +10,7 @@ from t5x import utils
 from distill.data import cache
 from distill.data.batches import BatchStream
 from distill.data.cache.read import CachedExamples
+from distill.data.curriculum import Curriculum
 from distill.data.features import TwoTaskFeatureConverter
 from distill.data.packing import Layout
 from distill.t5x import data, steps
@@ -157,6 +158,15 @@ def test_a_cache_of_other_data_is_rejected(sums, folder, cache_dir, tmp_path):
         data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter, cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"CACHE_DIR = '/cache'. Add --gin_file=gin/t5x/runs/exact_restart.gin"):
         data.get_dataset(config(sums.paired), 0, 1, TwoTaskFeatureConverter, cache_dir="/cache")
+    with pytest.raises(ValueError, match=r"SeqIO, which has no curriculum; got CURRICULUM = .*exact_restart\.gin"):
+        data.get_dataset(config(sums.paired), 0, 1, TwoTaskFeatureConverter, curriculum=Curriculum())
+
+
+def test_the_stream_orders_epochs_as_the_built_in_engine_does(sums):
+    stream = data.get_stream(config(sums.paired), 0, 1, TwoTaskFeatureConverter, curriculum=Curriculum())
+    own = BatchStream(sums.paired, Layout(ROWS, 32, 32, packed=False), seed=3, curriculum=Curriculum())
+    for _ in range(4):
+        np.testing.assert_array_equal(next(stream)["decoder_target_tokens"], next(own).arrays["decoder_target_tokens"])
 
 
 def test_the_batch_that_t5x_prefetches_is_not_lost(sums, tmp_path):

@@ -142,3 +142,5 @@ def test_mistakes_raise():
         model.loss_fn(engines.params_of(), batch, None)
     with pytest.raises(ValueError, match="prompt_with_targets"):
         engines.project_model().predict_batch_with_aux(engines.params_of(), batch, prompt_with_targets=True)
+    with pytest.raises(ValueError, match=r"no mutual-information term, which needs FORM=shared; got 0\.1"):
+        engines.two_task_model(loss=TwoTaskLoss(mutual_information=0.1))

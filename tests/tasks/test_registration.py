@@ -292,7 +292,7 @@ def test_unknown_names_suggest_their_neighbours(tmp_path):
     [
         ({"label_rate": 0.0, "rationale_rate": 0.0}, "mixture rates must be"),
         ({"label_rate": -1.0}, "mixture rates must be"),
-        ({"rationales": "all"}, "rationales must be 'auto', 'first' or 'draw'"),
+        ({"rationales": "each"}, "rationales must be 'auto', 'first', 'draw' or 'all'"),
         ({"label_source": "llm"}, "label_source must be"),
         ({"subsample": 0.0}, "subsample must be"),
         ({"vocabulary": "bite"}, "no vocabulary at bite"),

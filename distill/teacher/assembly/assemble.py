@@ -154,7 +154,13 @@ class Assembly:
             return None
         share = vote.share if self.rules.weight_by_agreement and label is not None else 1.0
         result = dataclasses.replace(
-            record, llm_label=label, rationales=tuple(rationales), weight=record.weight * share, provenance={}
+            record,
+            llm_label=label,
+            rationales=tuple(rationales),
+            rationale_teachers=(),  # provenance.rationales_by names them
+            weight=record.weight * share,
+            label_votes=vote.counts if len(vote.counts) > 1 else (),
+            provenance={},
         )
         provenance = self._provenance(row, collected, teachers, vote)
         if was_told and rationales:

@@ -76,6 +76,10 @@ def row_of(record: Record, provenance: Mapping[str, Any], prefix: str = "") -> d
         row["choices"] = list(record.choices)
     if record.weight != 1.0:
         row["weight"] = record.weight
+    if record.label_votes:
+        row["label_votes"] = dict(record.label_votes)
+    if record.key_phrases:
+        row["key_phrases"] = list(record.key_phrases)
     if prefix:
         row["prefix"] = prefix
     return row | {"provenance": dict(provenance)}

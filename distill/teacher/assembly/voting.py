@@ -32,12 +32,14 @@ class Vote:
       voters: number of answers; an unreadable reply does not count.
       share: votes / voters, in (0, 1]; 0 without answers.
       supporters: the answers equal to ``label``.
+      counts: (answer, votes) of every answer, in the order of their first supporters.
     """
 
     label: str | None = None
     votes: int = 0
     voters: int = 0
     supporters: tuple[Answer, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
 
     @property
     def share(self) -> float:
@@ -67,4 +69,5 @@ def vote(answers: Sequence[Answer], same: Callable[[str, str], bool]) -> Vote:
         return Vote()
     best = max(groups, key=len)  # the first of the largest
     voters = sum(map(len, groups))
-    return Vote(best[0].said.label, len(best), voters, tuple(best))
+    counts = tuple((group[0].said.label or "", len(group)) for group in groups)
+    return Vote(best[0].said.label, len(best), voters, tuple(best), counts)

@@ -108,7 +108,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
             assembly = Assembly(
                 prompt=prompt,
                 rules=config.rules,
-                answer=_answer_kind(config, prompt),
+                answer=answer_kind(config, prompt),
                 as_json=as_json,
                 labels=_labels(config, prompt, records),
                 keep_replies=config.keep_replies,
@@ -135,7 +135,8 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     return report
 
 
-def _answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
+def answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
+    """How the job compares answers: as configured, as its data set or as its prompt's parser."""
     if config.answer is not None:
         return config.answer
     return config.dataset.answer if config.dataset is not None else _ANSWER_KINDS.get(prompt.parser, "text")

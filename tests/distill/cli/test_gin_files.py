@@ -2,14 +2,22 @@
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from distill.api import configuration
+from distill.data.curriculum import Curriculum
+from distill.experiments import demo, sweep
 from distill.model import network, parameters
-from distill.training import train
+from distill.tasks import registration
+from distill.training import checks, train
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
+from distill.training.state import random_state
+from distill.training.step import make_train_step
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
+from distill.training.uncertainty import WeighingOptimizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GIVEN = ["MODEL_DIR = 'runs/x'", "VOCABULARY_PATH = 'bytes'"]
@@ -71,6 +79,34 @@ def test_run(run, tmp_path):
     assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
 
 
+SWITCHES = {
+    "lambda_schedule": lambda given: float(given["loss"].lam(jnp.int32(5000))) == pytest.approx(0.5),
+    "uncertainty": lambda given: isinstance(given["optimizer"], WeighingOptimizer),
+    "all_rationales": lambda given: configuration.macro("RATIONALES") == "all",
+    "several_teachers": lambda given: "gpt-neox" in configuration.macro("TEACHER_PREFIXES"),
+    "soft_labels": lambda given: (
+        (configuration.macro("SOFT_LABELS"), configuration.macro("LABEL_SOURCE")) == (True, "teacher")
+    ),
+    "label_first": lambda given: configuration.macro("SINGLE_ORDER") == "label_first",
+    "key_tokens": lambda given: configuration.macro("KEY_TOKENS") == "label",
+    "confidence": lambda given: configuration.macro("CONFIDENCE") == "both",
+    "curriculum": lambda given: given["data"].curriculum == Curriculum(),
+    "mutual_information": lambda given: given["loss"].mutual_information == 0.1 and given["data"].shared_encoder,
+}
+
+
+@pytest.mark.parametrize("run", SWITCHES)
+def test_switch(run, tmp_path):
+    given = build(run=run, extra=[data_dir(tmp_path)])
+    assert SWITCHES[run](given)
+    make_train_step(given["model"], given["loss"], given["optimizer"], **given["loop"].step_options())
+
+
+def test_every_run_file_is_tested():
+    assert {*RUNS, *SWITCHES, "distill_shared", "train", "data", "eval"} <= set(names("runs"))
+    assert set(names("runs")) - {*SWITCHES, *RUNS} <= {"distill_shared", "train", "data", "eval", "pretrain"}
+
+
 @pytest.mark.parametrize("task", names("tasks", skip=("jsonl", "demo")))
 def test_task(task, tmp_path):
     wants_data_dir = "%DATA_DIR" in (ROOT / f"gin/tasks/{task}.gin").read_text()
@@ -101,6 +137,35 @@ def test_recipe(recipe, tmp_path):
     extra = [] if recipe.startswith(("demo", "quickstart")) else [data_dir(tmp_path)]
     configuration.parse([f"gin/recipes/{recipe}.gin", "gin/hardware/cpu.gin"], [*GIVEN, *extra])
     assert configuration.arguments_of(train.train)["loop"].train_steps >= 1
+
+
+def levels():
+    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.json", "out").runs()}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return demo.write_vocabulary(tmp_path_factory.mktemp("words"))
+
+
+@pytest.mark.parametrize("level", levels())
+def test_each_level_of_the_methods_sweep_reads_its_data_and_traces_its_step(level, words):
+    run = levels()[level]
+    few = ["TRAIN_ROWS = 40", "demo_world.dataset.validation_rows = 4", "demo_world.dataset.test_rows = 4"]
+    configuration.parse(run.gin_files, [*run.bindings, f"VOCABULARY_PATH = {str(words)!r}", *few])
+    configuration.configured(train.train)
+    given = configuration.arguments_of(train.train)
+    configuration.configured(registration.register)()
+    checks.check(**given)
+    batch = next(given["data"].stream(0)).arrays
+    labels = batch["decoder_loss_weights"][batch["decoder_task_ids"] == 1]
+    assert (set(labels.tolist()) <= {0.0, 1.0}) != (level in ("soft labels", "confidence"))
+    step = make_train_step(given["model"], given["loss"], given["optimizer"], **given["loop"].step_options())
+    state = jax.eval_shape(lambda: random_state(given["model"], given["optimizer"], jax.random.key(0), ema=True))
+    arrays = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+    metrics = jax.eval_shape(step, state, arrays, jax.eval_shape(lambda: jax.random.key(0)))[1]
+    assert ("lambda" in metrics) == (level in ("λ along a cosine", "learned weights"))
+    assert ("loss/mutual_information" in metrics) == (level == "mutual information")
 
 
 def test_every_file_starts_with_a_comment():

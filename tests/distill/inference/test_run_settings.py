@@ -43,6 +43,13 @@ def test_those_of_the_student_come_first_and_equal_ones_are_left_out():
 
 def test_none_and_absent_are_alike():
     assert differences({"EMA": None}, {}) == []
+    assert differences({}, {"NEW": None, "train.LoopConfig.new": "%NEW"}) == []
+    assert [one.name for one in differences({}, {"NEW": 2, "train.LoopConfig.new": "%NEW"})] == [
+        "NEW",
+        "train.LoopConfig.new",
+    ]
+    before, after = ({"LAMBDA": value, "losses.TwoTaskLoss.lam": "%LAMBDA"} for value in (0.5, None))
+    assert [one.name for one in differences(before, after)] == ["LAMBDA"]
     assert str(one("EMA", None, 0.9)) == "EMA was not set and is now 0.9"
     assert str(one("NAME", "a", "b")) == "NAME was 'a' and is now 'b'"
 

@@ -78,7 +78,11 @@ def test_samples_vote_and_the_share_becomes_the_weight(tmp_path):
     assert row["provenance"]["rationales_by"] == [["t", 0], ["t", 2]]
     assert report.dropped == {"argues against the vote": 1} and report.failures == {"no answer marker": 1}
     (record_,) = jsonl.JsonLines({"all": str(tmp_path / "out.jsonl")})("all")
-    assert record_ == Record("r", "I paid twice.", "billing", "billing", ("Paid twice.", "Money back."), weight=2 / 3)
+    assert row["label_votes"] == {"billing": pytest.approx(2 / 3), "technical": pytest.approx(1 / 3)}
+    votes = (("billing", row["label_votes"]["billing"]), ("technical", row["label_votes"]["technical"]))
+    known = {"rationale_teachers": ("t", "t"), "label_votes": votes}
+    texts = ("Paid twice.", "Money back.")
+    assert record_ == Record("r", "I paid twice.", "billing", "billing", texts, weight=2 / 3, **known)
 
 
 def test_votes_compare_answers_not_spellings(tmp_path):

@@ -25,6 +25,7 @@ def changed(arguments, **changes):
         ({"validation": {"test_split": "exam"}}, "no split 'exam'"),
         ({"model": {"vocab_size": 100}}, r"has \d+ ids, .*vocab_size is 100"),
         ({"loop": {"num_microbatches": 3}}, "3"),
+        ({"loss": {"mutual_information": 0.1}}, r"MUTUAL_INFORMATION=0\.1 compares both targets.*set FORM=shared"),
     ],
 )
 def test_one_wrong_argument(arguments, changes, message):
