@@ -35,8 +35,8 @@ def check(
     Reads the rows of the splits that the run needs. Makes no parameters and compiles no step.
 
     Args:
-      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, loss, optimizer, others: the arguments
-        of the run.
+      model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, loss, optimizer, others: the
+        arguments of the run.
       metrics: metrics that the validation task must have, in addition to ``validation.metric``.
 
     Raises:

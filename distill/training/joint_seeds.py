@@ -31,7 +31,9 @@ from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import checks, reporting, timing, tracking
 from distill.training.config import DataConfig, LoopConfig, TrainResult, ValidationConfig
-from distill.training.loop import Lane, Loop, final_split, make_evaluators
+from distill.training.evaluators import final_split, make_evaluators
+from distill.training.lanes import Lane
+from distill.training.loop import Loop
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.preemption import StopRequest

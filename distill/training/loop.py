@@ -5,113 +5,26 @@ An ordinary run is one lane. Joint seeds (:mod:`distill.training.joint_seeds`) a
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from etils import epath
 
-from distill import locking, stuck
-from distill.checkpoints.manager import CheckpointConfig, Checkpoints
-from distill.data.batches import Batch, BatchStream, Prefetch
-from distill.inference.evaluate import Decoder, Evaluation, Evaluator
+from distill import stuck
+from distill.checkpoints.manager import CheckpointConfig
+from distill.data.batches import Batch, Prefetch
+from distill.inference.evaluate import Evaluation
 from distill.terminal import Terminal
 from distill.training import accounting, finite, nonfinite, profiling, provenance, record, reporting, timing
-from distill.training.callbacks import Callback, RunStep
-from distill.training.config import LoopConfig, Progress, TrainResult, ValidationConfig
+from distill.training.config import LoopConfig, TrainResult, ValidationConfig
+from distill.training.evaluators import validation_score
+from distill.training.lanes import Lane, Students
 from distill.training.preemption import StopRequest
-from distill.training.state import TrainState
 from distill.training.step import Fetchable, summarize
 
 _IN_FLIGHT = 2  # updates dispatched beyond the newest finished one: enough to keep the devices busy
-
-
-@dataclasses.dataclass
-class Lane:
-    """One run of the loop: its data, its files and its progress.
-
-    Attributes:
-      directory: the model directory.
-      seed: the seed of the run.
-      stream: its training batches.
-      evaluators: by split; empty if nothing is validated.
-      saver: its checkpoints.
-      reporter: its logs.
-      lock: the lock of ``directory``.
-      origin: its data, code and machine, for the record.
-      callbacks: user code.
-      progress: the part of its progress that checkpoints hold.
-      step: updates that count: those until it was stopped or failed.
-      stopped: None while it is trained and when it was trained to its end; ``"early"``, or the name of a signal.
-      failure: the error that ended this lane, or None. The other lanes continue.
-      best_evaluation: step and outcome of the best validation, if this process has measured it.
-    """
-
-    directory: epath.Path
-    seed: int
-    stream: BatchStream
-    evaluators: Mapping[str, Evaluator]
-    saver: Checkpoints
-    reporter: reporting.Reporter
-    lock: locking.Lock
-    origin: provenance.Origin
-    callbacks: Sequence[Callback] = ()
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    step: int = 0
-    stopped: str | None = None
-    failure: FloatingPointError | None = None
-    best_evaluation: tuple[int, Evaluation] | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether further updates count."""
-        return self.stopped is None and self.failure is None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run has ended for good: at its last step or by its patience, not by a signal or an error."""
-        return self.failure is None and self.stopped in (None, "early")
-
-    @property
-    def kept(self) -> str:
-        """The newest checkpoint, in words, for errors."""
-        newest = self.saver.latest_step()
-        kept = "no checkpoint was saved before" if newest is None else f"the newest checkpoint is of step {newest}"
-        return f"nothing of this step was saved, {kept}"
-
-    @property
-    def best_metrics(self) -> Mapping[str, float]:
-        """The validation metrics at the best step; empty without validation."""
-        return self.best_evaluation[1].metrics if self.best_evaluation is not None else {}
-
-    @property
-    def positions(self) -> int:
-        """Positions of the windows of a global batch, inputs and targets."""
-        layout = self.stream.layout
-        return layout.windows * (layout.encoder_length + layout.decoder_length)
-
-    @property
-    def at(self) -> RunStep:
-        """The run and its step, for callbacks."""
-        return RunStep(self.directory, self.seed, self.step)
-
-
-class Students(Protocol):
-    """The states of all lanes, and the step that updates them together."""
-
-    def update(self, batches: Sequence[Batch]) -> Any:
-        """Makes one update per lane. Returns the metrics of the step on the device."""
-
-    def state(self, lane: int) -> TrainState:
-        """Returns the state of a lane; valid until the next update."""
-
-    def metrics(self, pending: Sequence[Any]) -> list[list[Fetchable]]:
-        """Returns, per lane, the metrics of some steps on the host; waits for these steps."""
-
-    def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
-        """Compiles the step that :meth:`update` runs, and returns it."""
 
 
 @dataclasses.dataclass
@@ -453,53 +366,3 @@ class Loop:
         stuck.doing(f"evaluating {split}")
         with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)
-
-
-def make_evaluators(
-    validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal
-) -> dict[str, Evaluator]:
-    """Reads the splits to evaluate, the validation split first. Warns if targets are longer than the decoded length.
-
-    Args:
-      validation: None returns no evaluators.
-      decoder: None only without ``validation``.
-      terminal: prints the names of the splits, and the warnings.
-
-    Raises:
-      ValueError: no such task, split or metric, or no target fits the decoded length.
-    """
-    evaluators: dict[str, Evaluator] = {}
-    if validation is None:
-        return evaluators
-    assert decoder is not None
-    if validation.split == validation.test_split:
-        terminal.warn(
-            f"the best parameters are selected on split {validation.split!r}, which is also the test split: its score is "
-            "not that of unseen rows"
-        )
-    for split in (validation.split, validation.test_split):
-        if split is None or split in evaluators:
-            continue
-        limit = None if split == validation.test_split else validation.max_examples
-        with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
-            evaluators[split] = Evaluator(validation.task_name, split, decoder, max_examples=limit)
-        evaluators[split].check_metric(validation.metric)
-        if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
-            terminal.warn(warning)
-    return evaluators
-
-
-def final_split(validation: ValidationConfig | None) -> str | None:
-    """Returns the split that only the test at the end evaluates, or None."""
-    return validation.test_split if validation and validation.test_split != validation.split else None
-
-
-def validation_score(validation: ValidationConfig, step: int, metrics: Mapping[str, float]) -> float:
-    """Returns the metric that selects the best parameters. Raises FloatingPointError if it is not finite."""
-    score = metrics[validation.metric]
-    if not math.isfinite(score):
-        raise FloatingPointError(
-            f"{validation.split} {validation.metric} is {score} at step {step}; nothing of this step was saved; choose "
-            "another metric, or more validation examples"
-        )
-    return score

@@ -12,7 +12,6 @@ from distill.cli import main
 from distill.tasks import jsonl, registration
 from distill.training import checks, reporting, train
 from distill.training.callbacks import Callback
-from distill.training.loop import final_split
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -98,13 +97,6 @@ def test_what_is_no_callback_is_refused_before_any_work(tmp_path, arguments, ite
     with pytest.raises(TypeError, match=message):
         checks.check(**arguments, callbacks=[item])
     assert not (tmp_path / "run").exists()
-
-
-def test_the_split_that_only_the_test_reads(arguments):
-    validation = arguments["validation"]
-    assert final_split(validation) == "test"
-    assert final_split(dataclasses.replace(validation, test_split=validation.split)) is None
-    assert final_split(None) is None
 
 
 def test_a_metric_of_ones_own_selects_the_best_parameters(tmp_path, arguments):

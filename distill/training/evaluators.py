@@ -1,0 +1,58 @@
+"""The splits that a run evaluates, and the score that selects its best parameters."""
+
+import math
+from collections.abc import Mapping
+
+from distill.inference.evaluate import Decoder, Evaluator
+from distill.terminal import Terminal
+from distill.training.config import ValidationConfig
+
+
+def make_evaluators(
+    validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal
+) -> dict[str, Evaluator]:
+    """Reads the splits to evaluate, the validation split first. Warns if targets are longer than the decoded length.
+
+    Args:
+      validation: None returns no evaluators.
+      decoder: None only without ``validation``.
+      terminal: prints the names of the splits, and the warnings.
+
+    Raises:
+      ValueError: no such task, split or metric, or no target fits the decoded length.
+    """
+    evaluators: dict[str, Evaluator] = {}
+    if validation is None:
+        return evaluators
+    assert decoder is not None
+    if validation.split == validation.test_split:
+        terminal.warn(
+            f"the best parameters are selected on split {validation.split!r}, which is also the test split: its score is "
+            "not that of unseen rows"
+        )
+    for split in (validation.split, validation.test_split):
+        if split is None or split in evaluators:
+            continue
+        limit = None if split == validation.test_split else validation.max_examples
+        with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
+            evaluators[split] = Evaluator(validation.task_name, split, decoder, max_examples=limit)
+        evaluators[split].check_metric(validation.metric)
+        if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
+            terminal.warn(warning)
+    return evaluators
+
+
+def final_split(validation: ValidationConfig | None) -> str | None:
+    """Returns the split that only the test at the end evaluates, or None."""
+    return validation.test_split if validation and validation.test_split != validation.split else None
+
+
+def validation_score(validation: ValidationConfig, step: int, metrics: Mapping[str, float]) -> float:
+    """Returns the metric that selects the best parameters. Raises FloatingPointError if it is not finite."""
+    score = metrics[validation.metric]
+    if not math.isfinite(score):
+        raise FloatingPointError(
+            f"{validation.split} {validation.metric} is {score} at step {step}; nothing of this step was saved; choose "
+            "another metric, or more validation examples"
+        )
+    return score
