@@ -41,7 +41,9 @@ def check(item: str, value: Any, where: str) -> None:
 
 
 def _position(value: Mapping[str, Any], where: str) -> None:
-    _keys(value, {"seed", "draws", "consumed"}, {"data"}, where)
+    _keys(value, {"seed", "draws", "consumed"}, {"data", "curriculum"}, where)
+    if "curriculum" in value:
+        _object(value["curriculum"], f"{where}: curriculum")
     _integer(value["seed"], f"{where}: seed")
     _count(value["draws"], f"{where}: draws")
     for task, consumed in _object(value["consumed"], f"{where}: consumed").items():

@@ -36,6 +36,7 @@ def test_good_items_are_read_from_orbaxs_files(tmp_path, item):
         ("position", {"consumed": {"a": "5"}}, "consumed['a'] must be an integer"),
         ("position", {"data": {"a": 1}}, "data['a'] must be text; got 1"),
         ("position", {"extra": 1}, "unknown ['extra']"),
+        ("position", {"curriculum": 3}, "curriculum must be a JSON object"),
         ("progress", {"best_step": -1}, "best_step must be ≥ 0"),
         ("progress", {"best": "high"}, "best must be a number; got 'high'"),
         ("progress", {"seconds": True}, "seconds must be a number"),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from distill.checkpoints import schemas
 from distill.data import cache
 from distill.data.batches import BatchStream
 from distill.data.curriculum import Curriculum
@@ -64,6 +65,9 @@ def test_streams_are_ordered_and_continue_exactly(names, tmp_path):
     plain = take(BatchStream(names.rationale, LAYOUT, seed=3), 90)
     assert third == lengths_of(plain[60:])
     again = BatchStream(names.rationale, LAYOUT, seed=3, curriculum=curriculum)
+    schemas.check(
+        "position", json.loads(json.dumps(wanted[40].position)), "a checkpoint"
+    )  # which a checkpoint may hold
     again.restore(json.loads(json.dumps(wanted[40].position)))
     assert lengths_of(take(again, 49)) == lengths_of(wanted[41:])
     cache.build([names.rationale], tmp_path / "cached")
