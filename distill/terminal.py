@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from rich.console import Console
 
 STILL_S = 20.0  # seconds between two lines of a stage that takes long
+_UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
+
+
+def output() -> Console:
+    """Standard output for tables: as wide as the terminal; in a pipe or file, nothing is cut or wrapped."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
 
 
 class Terminal:

@@ -4,18 +4,15 @@ import argparse
 import dataclasses
 import importlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import rich.console
-
+from distill import terminal
 from distill.api import tensorflow_log
 from distill.data import report as data_report
 from distill.tasks.dataset import Dataset
 
 PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
-_UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
 LENGTHS = {"inputs": 512, "targets": 256}
 
 
@@ -63,8 +60,7 @@ def data_command(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
-        terminal = sys.stdout.isatty()
-        data_report.render(result, rich.console.Console(width=None if terminal else _UNCUT))
+        data_report.render(result, terminal.output())
     return 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.api import tensorflow_log
 from distill.cli import compilation_cache, experiments
 from distill.cli import runs as command_runs
@@ -75,13 +75,12 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
 
 
 def _status(options: argparse.Namespace) -> int:
-    from rich.console import Console
 
     from distill.experiments.sweep import plan, search, status
 
     target = _only_target(options.sweep[1:])
     found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
-    console = Console()
+    console = terminal.output()
     console.print(status.table(found))
     console.print(status.line(found), highlight=False)
     sweep = None if found.source is None else read(options, str(found.directory))
@@ -330,7 +329,6 @@ def _say(options: argparse.Namespace) -> Any:
 
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
-    from rich.console import Console
 
     from distill.cli import sweep_checks
     from distill.experiments.sweep import estimates, plan, remarks
@@ -341,7 +339,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
     print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
     tensorflow_log.import_quietly()
-    configurations, console = _configurations(sweep, options), Console()
+    configurations, console = _configurations(sweep, options), terminal.output()
     _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices
     probes = configurations.probes()

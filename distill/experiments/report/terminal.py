@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from distill import terminal
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.experiments.sweep import failures as sweep_failures
 from distill.training import reporting
@@ -92,15 +93,19 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
         )
         for run, result in done:
             writer.writerow(
-                [run.values[axis] for axis in axes]
+                _levels(run.values, axes)
                 + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
                 + [result["test"].get(name, "") for name in metrics]
                 + [""]
             )
         for run in sweep.runs():
             if run.name in failures:
-                levels = [run.values[axis] for axis in axes]
-                writer.writerow([*levels, *[""] * (4 + len(metrics)), failures[run.name]])
+                writer.writerow([*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]])
+
+
+def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -> list[str]:
+    """The levels of a run or cell on all axes; ``without`` where a conditional axis does not apply."""
+    return [values.get(axis, without) for axis in axes]
 
 
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
@@ -114,13 +119,13 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
     failed: dict[tuple[str, ...], int] = {}
     for run in sweep.runs():
         if run.name in failures:
-            key = tuple(run.values[axis] for axis in axes)
+            key = tuple(_levels(run.values, axes, "–"))
             failed[key] = failed.get(key, 0) + 1
     if failed:
         out.add_column("failed", justify="right")
     for cell in found:
         spread = f" ± {cell.half_width:.3f}" if len(cell.scores) > 1 else ""
-        key = tuple(cell.values[axis] for axis in axes)
+        key = tuple(_levels(cell.values, axes, "–"))
         out.add_row(
             *key,
             f"{cell.mean:.3f}{spread}",
@@ -142,23 +147,31 @@ def numeric_axis(sweep: Sweep) -> str | None:
     return next((axis for axis in sweep.axes if axis != SEED and _numbers(sweep, axis) is not None), None)
 
 
-def _numbers(sweep: Sweep, axis: str) -> list[float] | None:
-    try:
-        return [float(level.name) for level in sweep.axes[axis]]
-    except ValueError:
-        return None
+def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
+    """Level → its position on the axis; None for an axis with a level that is no number."""
+    found = {}
+    for level in sweep.axes[axis]:
+        try:
+            found[level.name] = float(level.name) if level.number is None else level.number
+        except ValueError:
+            return None
+    return found
 
 
 def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None) -> None:
-    """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis."""
+    """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis.
+
+    A setting to which the axis does not apply is a dashed line over its whole length.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     x = numeric_axis(sweep)
+    numbers = _numbers(sweep, x) if x is not None else None
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    if x is None:
+    if x is None or numbers is None:
         names = [" ".join(cell.values.values()) or "all" for cell in found]
         errors = [0.0 if math.isnan(cell.half_width) else cell.half_width for cell in found]
         axes.barh(names, [cell.mean for cell in found], xerr=errors, color="#4477aa")
@@ -167,7 +180,10 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
         lines: dict[str, list[tuple[float, Cell]]] = {}
         for cell in found:
             others = ", ".join(value for axis, value in cell.values.items() if axis != x) or sweep.metric
-            lines.setdefault(others, []).append((float(cell.values[x]), cell))
+            if x in cell.values:
+                lines.setdefault(others, []).append((numbers[cell.values[x]], cell))
+            else:
+                axes.axhline(cell.mean, color="#777777", linestyle="--", linewidth=1.2, label=others)
         for number, (name, points) in enumerate(lines.items()):
             points.sort(key=lambda point: point[0])
             colour, marker = COLOURS[number % len(COLOURS)], "osD^vP"[number % 6]
@@ -201,7 +217,7 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
 def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[Cell]:
     """Writes ``results.csv`` and ``results.png`` into the folder of the sweep, and prints the table."""
     found, failures = cells(sweep), sweep_failures(sweep)
-    console = Console()
+    console = terminal.output()
     if found or failures:
         write_csv(sweep, sweep.directory / "results.csv", failures)
     if not found:

@@ -1,6 +1,7 @@
 """Means and intervals over seeds against a table of Student's t, the CSV, and the axis of the plot."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -103,3 +104,20 @@ def test_a_sweep_without_finished_runs_writes_no_plot(sweep, capsys):
     assert report.write_all(sweep) == []
     assert "no run of this sweep is finished" in capsys.readouterr().out
     assert not list(sweep.directory.iterdir())
+
+
+def test_an_axis_that_some_settings_do_not_have(tmp_path, capsys):
+    """Ratios have positions on the axis; a setting without the axis has an empty level and is a line over the plot."""
+    ratios = tuple(Level(name, number=number) for name, number in (("4:1", 4.0), ("1:2", 0.5)))
+    both = {"NORMALIZER": levels("all_tokens", "task_tokens"), "rates": ratios}
+    sweep = Sweep(tmp_path, both, x="rates")
+    runs = [run for run in sweep.runs() if run.values["NORMALIZER"] == "all_tokens"]
+    runs.append(next(run for run in sweep.runs() if run.values["NORMALIZER"] == "task_tokens"))
+    alone = dataclasses.replace(runs[-1], values={"NORMALIZER": "task_tokens"}, numbers={})
+    sweep = dataclasses.replace(sweep, planned=(*runs[:-1], alone))
+    finish(sweep, [10.0, 20.0, 15.0])
+    assert len(report.write_all(sweep)) == 3
+    rows = list(csv.reader((tmp_path / "results.csv").open(encoding="utf-8")))
+    assert [row[:2] for row in rows[1:]] == [["all_tokens", "4:1"], ["all_tokens", "1:2"], ["task_tokens", ""]]
+    assert "15.000" in capsys.readouterr().out
+    assert (tmp_path / "results.png").read_bytes()[:4] == b"\x89PNG"
