@@ -146,7 +146,7 @@ def compare(evidence: Evidence, choice: str = "") -> Family:
       ReportError: ``choice`` is none of these.
     """
     pairs, rule = _pairs(evidence, choice)
-    found = [comparison for a, b in pairs if (comparison := _compare(evidence, a, b)) is not None]
+    found = [comparison for a, b in pairs if (comparison := _compare(evidence, a, b, len(pairs))) is not None]
     corrected = statistics.holm([each.p for each in found])
     rows = statistics.holm([each.mcnemar for each in found])
     found = [turned(each) if each.difference.value < 0 else each for each in found]
@@ -214,7 +214,7 @@ def turned(each: Comparison) -> Comparison:
     return dataclasses.replace(each, a=each.b, b=each.a, difference=interval, only_a=each.only_b, only_b=each.only_a)
 
 
-def _compare(evidence: Evidence, a: Cell, b: Cell) -> Comparison | None:
+def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | None:
     ours, theirs, same = paired(evidence, a, b)
     if not ours:
         return None
@@ -244,7 +244,7 @@ def _compare(evidence: Evidence, a: Cell, b: Cell) -> Comparison | None:
         sum(table[1] for table in tables),
         by_rows,
         math.nan,
-        statistics.needed(components),
+        statistics.needed(components, pairs=pairs),
     )
 
 

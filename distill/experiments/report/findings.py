@@ -104,7 +104,9 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
         ways.append(f"{need.rows:,} test rows")
     if not ways:
         return f"{of} needs both more seeds and more test rows."
-    return f"{of} needs about {' or '.join(ways)} (power {statistics.POWER})."
+    pairs = len(analysis.family.comparisons)
+    corrected = f", corrected for {pairs} pairs" if pairs > 1 else ""
+    return f"{of} needs about {' or '.join(ways)} (power {statistics.POWER}{corrected})."
 
 
 def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:

@@ -234,8 +234,8 @@ class Needed:
     detectable: float
 
 
-def needed(parts: Components, difference: float | None = None) -> Needed:
-    """Seeds or rows at which a difference is detected at level 0.05 with power 0.8.
+def needed(parts: Components, difference: float | None = None, pairs: int = 1) -> Needed:
+    """Seeds or rows at which a difference is detected at level 0.05 / ``pairs`` with power 0.8.
 
     The smallest number at which ``difference ≥ (t[1 − α/2] + t[power]) · sqrt(of_seeds/S + of_rows/R + of_rest/(S·R))``,
     the normal-theory formula (Cohen, J. (1988), *Statistical Power Analysis*, chapter 2; for comparisons of models, Card et
@@ -244,12 +244,14 @@ def needed(parts: Components, difference: float | None = None) -> Needed:
     Args:
       parts: components of the difference.
       difference: the difference to detect; by default the one observed.
+      pairs: number of comparisons that are corrected together. Bonferroni's level is the strictest that Holm's
+        correction can set.
     """
     goal = abs(parts.mean if difference is None else difference)
     of_seeds = 0.0 if math.isnan(parts.of_seeds) else parts.of_seeds
 
     def factor(freedom: float) -> float:
-        return float(stats.t.ppf(1 - ALPHA / 2, freedom) + stats.t.ppf(POWER, freedom))
+        return float(stats.t.ppf(1 - ALPHA / pairs / 2, freedom) + stats.t.ppf(POWER, freedom))
 
     def enough(seeds: int, rows: int, freedom: float) -> bool:
         variance = of_seeds / seeds + parts.of_rows / rows + parts.of_rest / (seeds * rows)

@@ -131,6 +131,9 @@ def test_needed_seeds_agree_with_a_paired_t_test_of_another_library():
     need = statistics.needed(parts, 0.3)
     expected = TTestPower().solve_power(0.3 / math.sqrt(parts.of_seeds), power=0.8, alpha=0.05)
     assert abs(need.seeds - expected) <= 2
+    of_ten = TTestPower().solve_power(0.3 / math.sqrt(parts.of_seeds), power=0.8, alpha=0.05 / 10)
+    assert of_ten > expected + 5
+    assert abs(statistics.needed(parts, 0.3, pairs=10).seeds - of_ten) <= 2
     assert need.rows is None, "rows of other seeds say nothing of the number of rows"
 
 
