@@ -241,8 +241,10 @@ def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioni
             return config
     except ValueError:
         pass
-    asked = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
-    progress.note(f"trained on mesh {asked}; this machine has {devices} device(s), over which rows are sharded instead")
+    trained_mesh = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
+    progress.note(
+        f"trained on mesh {trained_mesh}; this machine has {devices} device(s), over which rows are sharded instead"
+    )
     return partitioning.MeshConfig(-1, 1, 1)
 
 
