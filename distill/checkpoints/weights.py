@@ -368,8 +368,8 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
     heads = _num_heads(checkpoint, overrides.get("num_heads"))
     if len(table) != 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % heads:
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: token table {shape_text(table)}, {heads} heads, query kernel {shape_text(query)}, "
-            f"feed-forward kernel {shape_text(mlp)}"
+            f"{checkpoint.where} is not of a T5: token table {shape_text(table)}, {heads} heads, "
+            f"query kernel {shape_text(query)}, feed-forward kernel {shape_text(mlp)}"
         )
     buckets = [shape[-1] for name, shape in shapes.items() if name.endswith(_BIAS)]
     layers = {stack: num_layers(shapes, stack) for stack in STACKS}

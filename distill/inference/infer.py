@@ -184,12 +184,14 @@ def _answer(
             f"{jax.default_backend()} device(s); the input is field {field!r}"
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
-        ask = Answering(student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode)
+        answer_batch = Answering(
+            student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode
+        )
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
-            cut += ask.num_cut([row.text for row in readable])
-            answered = iter(ask([row.text for row in readable], rationale=rationale))
+            cut += answer_batch.num_cut([row.text for row in readable])
+            answered = iter(answer_batch([row.text for row in readable], rationale=rationale))
             lines, failures = [], []
             for row in part:
                 values: dict[str, Any] = {"line": row.line}

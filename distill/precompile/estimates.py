@@ -258,7 +258,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         )
     logits = run.layout.windows * run.layout.decoder_length // shards * run.model.vocab_size * 4
     if not run.loop.chunk_tokens and logits > GIB / 4:
-        out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
+        out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB per device")
     if not run.model.scan_layers:
         out.append("SCAN_LAYERS=True: a smaller program, with buffers for one layer at a time")
     if gather != "layer" and fsdp != 1:

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that rules write, and warnings about what they cannot say."""
+"""Findings as sentences that fixed rules generate from the numbers, and warnings about their limits."""
 
 import math
 from collections.abc import Sequence

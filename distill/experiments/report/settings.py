@@ -92,7 +92,7 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
       data: ``all``, or the beginning of a fingerprint; empty: the runs must have the same data.
 
     Raises:
-      ReportError: the runs have several sets of test rows and ``data`` does not say which; or none has this fingerprint.
+      ReportError: the runs have several sets of test rows and ``data`` selects none; or none has this fingerprint.
     """
     groups: dict[str, list[Run]] = {}
     per_seed: set[str] = set()
