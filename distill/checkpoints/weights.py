@@ -332,7 +332,7 @@ def _num_heads(checkpoint: Checkpoint, given: int | None) -> int:
             found.setdefault(shape[0] if name.split("/")[-2] == "out" else shape[-2], name)
     if len(found) > 1:
         seen = ", ".join(f"{heads} in {name}" for heads, name in found.items())
-        raise ValueError(f"{checkpoint.where} is not of a T5: its numbers of heads differ: {seen}")
+        raise ValueError(f"{checkpoint.where} is not a T5 checkpoint: its numbers of heads differ: {seen}")
     heads = next(iter(found), given)
     if heads is None:
         raise ValueError(
@@ -340,7 +340,9 @@ def _num_heads(checkpoint: Checkpoint, given: int | None) -> int:
             "give num_heads"
         )
     if heads < 1:
-        raise ValueError(f"{checkpoint.where} is not of a T5: the number of heads is {heads} in {found.get(heads)}")
+        raise ValueError(
+            f"{checkpoint.where} is not a T5 checkpoint: the number of heads is {heads} in {found.get(heads)}"
+        )
     return heads
 
 
@@ -361,21 +363,21 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
             if name.endswith(endings):
                 return shapes[name]
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
+            f"{checkpoint.where} is not a T5 checkpoint: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
         )
 
     table, query, mlp = find(_TABLE), find("/query/kernel"), find("mlp/wi_0/kernel", "mlp/wi/kernel")
     heads = _num_heads(checkpoint, overrides.get("num_heads"))
     if len(table) != 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % heads:
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: token table {shape_text(table)}, {heads} heads, "
+            f"{checkpoint.where} is not a T5 checkpoint: token table {shape_text(table)}, {heads} heads, "
             f"query kernel {shape_text(query)}, feed-forward kernel {shape_text(mlp)}"
         )
     buckets = [shape[-1] for name, shape in shapes.items() if name.endswith(_BIAS)]
     layers = {stack: num_layers(shapes, stack) for stack in STACKS}
     if not all(1 <= number <= _MAX_LAYERS for number in layers.values()):
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: {layers['encoder']} encoder and {layers['decoder']} decoder layers"
+            f"{checkpoint.where} is not a T5 checkpoint: {layers['encoder']} encoder and {layers['decoder']} decoder layers"
         )
     gated = any("/mlp/wi_1/" in name for name in shapes)
     values: dict[str, Any] = {
@@ -395,5 +397,5 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
     try:
         config = T5Config(**{**values, **overrides})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{checkpoint.where} is not of a T5: {error}") from error
+        raise ValueError(f"{checkpoint.where} is not a T5 checkpoint: {error}") from error
     return config

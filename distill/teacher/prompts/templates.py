@@ -13,9 +13,9 @@ A prompt is a YAML file::
       - {input: …, rationale: …, label: …}
 
 Placeholders are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one per line) in questions, and
-``{rationale}`` and ``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is inserted unchanged and not searched for placeholders.
-Where a row's text has a line that begins like a block of the template, that line is indented by a space, so that no
-row can end its block and begin another.
+``{rationale}`` and ``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is inserted unchanged and not
+searched for placeholders. If a line of a row's text begins like a block of the template, the line is indented by a space,
+so that no row can end its block and begin another.
 """
 
 import difflib
