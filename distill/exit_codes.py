@@ -17,7 +17,7 @@ INTERRUPTED = 130
 """128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost."""
 
 CONTINUE = "run the same command again to continue"
-"""What a user does after :data:`STOPPED`; every message says it in these words."""
+"""What a user does after :data:`STOPPED`; every message uses these words."""
 
 
 class Stopped(Exception):

@@ -1,7 +1,7 @@
 """Ending a process in which nothing happens any more: a collective, a data thread, a checkpoint or a decoder that hangs.
 
-The code of a run says what it does, which is also its sign of life: :func:`doing`, and :func:`alive` for the same again.
-:func:`watching` ends the process once no sign of life came for too long, after it has written where every thread is.
+The code of a run reports each activity with :func:`doing`, and progress in it with :func:`alive`. Without a report for
+too long, :func:`watching` writes the stack of every thread and ends the process.
 """
 
 import contextlib
@@ -133,18 +133,20 @@ class _Watch:
         """Stores what this process does, for the message of the others."""
         while not self._over.wait(self._every):
             with contextlib.suppress(Exception):  # the others only lose a report; a lost coordinator ends the process
-                said = {"step": self._step, "what": self._what, "idle": self._idle(), "time": time.time()}
-                _client().key_value_set(f"{_KEY}/{self._process}", json.dumps(said), allow_overwrite=True)
+                report = {"step": self._step, "what": self._what, "idle": self._idle(), "time": time.time()}
+                _client().key_value_set(f"{_KEY}/{self._process}", json.dumps(report), allow_overwrite=True)
 
     def _others(self) -> str:
         found = _within(lambda: _client().key_value_dir_get(_KEY))
         if found is None:
             return "process 0, which holds the reports of all, does not answer"
         reports = {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
-        told = [self._told(number, reports.get(number)) for number in range(self._processes) if number != self._process]
-        return ", ".join(told)
+        lines = [
+            self._line(number, reports.get(number)) for number in range(self._processes) if number != self._process
+        ]
+        return ", ".join(lines)
 
-    def _told(self, number: int, report: dict[str, Any] | None) -> str:
+    def _line(self, number: int, report: dict[str, Any] | None) -> str:
         if report is None:
             return f"process {number} has reported nothing"
         ago = time.time() - report["time"]

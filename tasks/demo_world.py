@@ -171,8 +171,8 @@ class Question:
     def reasons(self) -> str:
         """The teacher's rationale: the kind of each choice, and the kind that can do both."""
         nouns = dict(zip(self.kinds, self.choices))
-        said = [f"{kind} include {nouns[kind]} ." for kind in WORLD.kinds if kind in nouns]
-        return " ".join([*said, f"{self.kind} can {self.verbs[0]} and {self.verbs[1]} ."])
+        statements = [f"{kind} include {nouns[kind]} ." for kind in WORLD.kinds if kind in nouns]
+        return " ".join([*statements, f"{self.kind} can {self.verbs[0]} and {self.verbs[1]} ."])
 
     @property
     def short_reasons(self) -> str:
@@ -358,15 +358,15 @@ class Pretraining:
             return f"which {' '.join(picked.values())} ?", " ".join(facts)
         if form == 3:
             right = [_pick(draw, kinds)]
-            asked = f"what are {right[0]} ?"
+            stem = f"what are {right[0]} ?"
         else:
             verb = _pick(draw, tuple(WORLD.can))
             right = list(WORLD.can[verb])
-            asked = f"what can {verb} ?"
+            stem = f"what can {verb} ?"
         answer = _pick(draw, nouns[_pick(draw, right)])
         wrong = _some(draw, [kind for kind in kinds if kind not in right], _pick(draw, (2, 3, 4)))
         listed = _some(draw, [answer, *(_pick(draw, nouns[kind]) for kind in wrong)], 5)
-        return f"{asked} {' '.join(listed)}", answer
+        return f"{stem} {' '.join(listed)}", answer
 
 
 def dataset(

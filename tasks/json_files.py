@@ -136,7 +136,7 @@ class _Input:
             size += len(data)
             if b"\n" in data or not taken[0].lstrip().startswith(b"["):
                 break
-        head, _, behind = b"".join(taken).partition(b"\n")
+        head, _, remainder = b"".join(taken).partition(b"\n")
         try:
             if not head.lstrip().startswith(b"["):
                 return False
@@ -145,10 +145,10 @@ class _Input:
                 return re.match(rb"\s*\[\s*\[", head) is None
             if head[end + 1 :].strip():
                 return False
-            while not behind.strip() and (data := self.block()):
+            while not remainder.strip() and (data := self.block()):
                 taken.append(data)
-                behind = data
-            return not behind.strip()
+                remainder = data
+            return not remainder.strip()
         finally:
             self.put_back(b"".join(taken))
 

@@ -78,7 +78,7 @@ class JsonLines:
     Args:
       files: split → a file, a pattern (``"rows-*.jsonl"``), or a list of them, read one after another.
       fields: field of a record (:data:`FIELDS`) → field of the rows. ``question.stem`` is a field of an object in
-        a field, and ``choices.text`` that of every object in a list. A name with ``{holes}`` is a template:
+        a field, and ``choices.text`` that of every object in a list. A name with ``{placeholders}`` is a template:
         ``"{premise}</s>{hypothesis}"``, ``"{question.stem}\\n{question.choices}"`` (lists are lettered, one item per
         line). A field without a mapping is read from the row field of the same name, if present. ``choices`` may also be as
         CommonsenseQA and ARC publish them; see :func:`distill.tasks.row_fields.choices_of`. A label that is the letter

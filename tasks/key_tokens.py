@@ -99,7 +99,9 @@ def token_spans(vocabulary: Any, text: str) -> list[tuple[int, int]]:
         sizes = [len(sign.encode("utf-8")) for sign in text]
         return [(at, at + 1) for at, size in enumerate(sizes) for _ in range(size)]
     if kind != "SentencePieceVocabulary":
-        raise ValueError(f"key_tokens needs a SentencePiece vocabulary or bytes, whose tokens have places; got {kind}")
+        raise ValueError(
+            f"key_tokens needs a SentencePiece vocabulary or bytes, whose tokens have offsets in the text; got {kind}"
+        )
     tokenizer = vocabulary.tokenizer
     try:
         pieces = tokenizer.encode(text, return_type="proto").pieces

@@ -36,7 +36,7 @@ def ruler(vocabulary: Any = None) -> Ruler:
 
     Args:
       vocabulary: the path of a SentencePiece model; ``bytes`` (ByT5); ``t5`` or ``mt5`` (their public files); anything
-        with ``encode(text)``; or None: white-space words, when no vocabulary is at hand.
+        with ``encode(text)``; or None: white-space words, if there is no vocabulary.
 
     Raises:
       FileNotFoundError: the file does not exist.

@@ -98,8 +98,8 @@ def _without_thoughts(reply: str) -> tuple[str, str]:
     if _CHANNEL.search(reply):
         return "", STILL_THINKING
     if _BARE_CHANNEL.match(reply):
-        behind = reply.rpartition(_BARE_FINAL)
-        return (behind[2], "") if behind[1] else ("", STILL_THINKING)
+        parts = reply.rpartition(_BARE_FINAL)
+        return (parts[2], "") if parts[1] else ("", STILL_THINKING)
     # A closing tag alone ends a thought that the chat template opened; an opening one alone never ends.
     kept, depth, start, any_thought = [], 0, 0, False
     tags = sorted(

@@ -17,7 +17,7 @@ Confidence = Literal["label", "rationale", "both"]
 
 @dataclasses.dataclass(frozen=True)
 class Variants:
-    """What is made of a record's rationales, teachers and votes. Votes are used for the training split only.
+    """How a record's rationales, teachers and votes become examples. Votes are used for the training split only.
 
     Attributes:
       all_rationales: whether each rationale becomes a row in every epoch, with its share of the weight

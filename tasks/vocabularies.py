@@ -60,7 +60,7 @@ def check(vocabulary: "seqio.Vocabulary", name: str = "the vocabulary") -> None:
 
 
 def model_bytes(vocabulary: Any) -> bytes | None:
-    """The SentencePiece model of a vocabulary as it is used, with its extra ids; None for a byte vocabulary.
+    """The SentencePiece model of a vocabulary, including its extra ids; None for a byte vocabulary.
 
     Args:
       vocabulary: SeqIO's or one of :mod:`distill.tasks.plain_vocabularies`.

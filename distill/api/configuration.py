@@ -76,7 +76,7 @@ def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths:
     """Finds misspelt, missing and required macros; imports and calls nothing. For a run on other machines.
 
     Raises:
-      ConfigurationError: as :func:`check` for macros, or a file that is not there or cannot be read.
+      ConfigurationError: as :func:`check` for macros, or a file that does not exist or cannot be read.
     """
     paths, scan = search_paths(extra_paths), Scan()
     for name in gin_files:
@@ -123,7 +123,7 @@ def unset(
     """Those of the macros ``names`` that the files use and nothing sets.
 
     Raises:
-      ConfigurationError: a file that is not there or cannot be read.
+      ConfigurationError: a file that does not exist or cannot be read.
     """
     paths, scan = search_paths(extra_paths), Scan()
     for name in gin_files:

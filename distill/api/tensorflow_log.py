@@ -1,4 +1,4 @@
-"""Silences what TensorFlow logs while it is imported; imports it only when asked to."""
+"""Silences what TensorFlow logs while it is imported; imports it only on request."""
 
 import contextlib
 import importlib

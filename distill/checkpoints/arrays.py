@@ -132,7 +132,7 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
         raise ValueError(f"{where} cannot be opened: {error}") from error
     info = TensorInfo(check_shape(shape, where), check_dtype(name, where))
     if expected is not None and info != expected:
-        raise ValueError(f"{where}: the index gives {_told(expected)}, but the array is {_told(info)}")
+        raise ValueError(f"{where}: the index gives {_info_text(expected)}, but the array is {_info_text(info)}")
 
     def load(index: Any) -> np.ndarray:
         try:
@@ -154,8 +154,8 @@ def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
         raise ValueError(
             f"its shape {_short(list(array.shape))} needs {size:,} bytes, more than can be allocated"
         ) from None
-    told = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
-    chunks = tuple(chunk or max(size, 1) for chunk, size in zip(told, array.shape))
+    read_shape = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
+    chunks = tuple(chunk or max(size, 1) for chunk, size in zip(read_shape, array.shape))
     at_once = max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks)))
     places = blocks(tuple(array.shape), chunks)
     while group := list(itertools.islice(places, at_once)):
@@ -189,5 +189,5 @@ def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[sl
         yield tuple(slice(i * c, min((i + 1) * c, size)) for i, c, size in zip(place, chunks, shape))
 
 
-def _told(info: TensorInfo) -> str:
+def _info_text(info: TensorInfo) -> str:
     return f"{info.dtype} [{', '.join(map(str, info.shape))}]"

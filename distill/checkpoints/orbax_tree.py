@@ -68,7 +68,7 @@ def _array_paths(metadata: dict[str, Any], root: epath.Path) -> list[tuple[str, 
 def _read_metadata(root: epath.Path) -> dict[str, Any]:
     path = root / METADATA_FILE
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"{path} does not exist")
     size = path.stat().length
     if size > _MAX_METADATA_BYTES:
         raise ValueError(f"{path} holds {size} bytes; Orbax's metadata holds at most {_MAX_METADATA_BYTES}")

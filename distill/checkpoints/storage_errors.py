@@ -1,6 +1,6 @@
 """Which errors are the storage's or the machine's, in whatever exception a library raises them.
 
-A file that cannot be read now says nothing about its content: a checkpoint behind a server that answers 503 is not
+A file that cannot be read now may be intact: a checkpoint on a server that answers 503 is not
 damaged. TensorStore raises ValueError, Orbax RuntimeError, SQLite its own errors, and each names the cause in words.
 """
 

@@ -161,13 +161,13 @@ def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
     problems = []
     for name, shape in wanted.items():
         if name not in leaves:
-            problems.append(f"{name}: there is none, configuration {told(shape)}")
+            problems.append(f"{name}: there is none, configuration {shape_text(shape)}")
         elif tuple(leaves[name].shape) != shape:
-            problems.append(f"{name}: {told(tuple(leaves[name].shape))}, configuration {told(shape)}")
+            problems.append(f"{name}: {shape_text(tuple(leaves[name].shape))}, configuration {shape_text(shape)}")
         elif isinstance(leaves[name], jax.Array) and not leaves[name].is_fully_addressable:
             problems.append(f"{name}: is sharded over other processes' devices; replicate it first")
     problems += [
-        f"{name}: {told(tuple(leaf.shape))}, configuration has none"
+        f"{name}: {shape_text(tuple(leaf.shape))}, configuration has none"
         for name, leaf in leaves.items()
         if name not in wanted
     ]
@@ -233,7 +233,7 @@ class Weights:
 
         Args:
           shardings: a tree of shardings like the parameters: each array is placed when it is read, and a process reads only
-            the shards of its own devices. None returns NumPy arrays.
+            the shards of its local devices. None returns NumPy arrays.
         """
         by_name = None if shardings is None else flatten(shardings)
         leaves = {}
@@ -262,15 +262,15 @@ def check_fit(checkpoint: Checkpoint, config: T5Config) -> None:
     problems = []
     for name, shape in wanted.items():
         if name not in held:
-            problems.append(f"{name}: checkpoint has none, configuration {told(shape)}")
+            problems.append(f"{name}: checkpoint has none, configuration {shape_text(shape)}")
         elif held[name] != shape:
-            problems.append(f"{name}: checkpoint {told(held[name])}, configuration {told(shape)}")
+            problems.append(f"{name}: checkpoint {shape_text(held[name])}, configuration {shape_text(shape)}")
         elif checkpoint.tensors[name].info.dtype not in FLOATS:
             problems.append(
                 f"{name}: checkpoint holds {checkpoint.tensors[name].info.dtype}, expected {', '.join(FLOATS)}"
             )
     problems += [
-        f"{name}: checkpoint {told(shape)}, configuration has none"
+        f"{name}: checkpoint {shape_text(shape)}, configuration has none"
         for name, shape in held.items()
         if name not in wanted
     ]
@@ -312,7 +312,7 @@ def num_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
     return max(layers + stacked, default=0)
 
 
-def told(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as text, for errors."""
     return "[" + ", ".join(map(str, shape)) + "]"
 
@@ -332,7 +332,7 @@ def _num_heads(checkpoint: Checkpoint, given: int | None) -> int:
             found.setdefault(shape[0] if name.split("/")[-2] == "out" else shape[-2], name)
     if len(found) > 1:
         seen = ", ".join(f"{heads} in {name}" for heads, name in found.items())
-        raise ValueError(f"{checkpoint.where} is not of a T5: its numbers of heads differ: {seen}")
+        raise ValueError(f"{checkpoint.where} is not a T5 checkpoint: its numbers of heads differ: {seen}")
     heads = next(iter(found), given)
     if heads is None:
         raise ValueError(
@@ -340,7 +340,9 @@ def _num_heads(checkpoint: Checkpoint, given: int | None) -> int:
             "give num_heads"
         )
     if heads < 1:
-        raise ValueError(f"{checkpoint.where} is not of a T5: the number of heads is {heads} in {found.get(heads)}")
+        raise ValueError(
+            f"{checkpoint.where} is not a T5 checkpoint: the number of heads is {heads} in {found.get(heads)}"
+        )
     return heads
 
 
@@ -361,21 +363,21 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
             if name.endswith(endings):
                 return shapes[name]
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
+            f"{checkpoint.where} is not a T5 checkpoint: no parameter {' or '.join(endings)} among {sorted(shapes)[:5]}…"
         )
 
     table, query, mlp = find(_TABLE), find("/query/kernel"), find("mlp/wi_0/kernel", "mlp/wi/kernel")
     heads = _num_heads(checkpoint, overrides.get("num_heads"))
     if len(table) != 2 or len(query) < 2 or len(mlp) < 2 or query[-1] % heads:
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: token table {told(table)}, {heads} heads, query kernel {told(query)}, "
-            f"feed-forward kernel {told(mlp)}"
+            f"{checkpoint.where} is not a T5 checkpoint: token table {shape_text(table)}, {heads} heads, "
+            f"query kernel {shape_text(query)}, feed-forward kernel {shape_text(mlp)}"
         )
     buckets = [shape[-1] for name, shape in shapes.items() if name.endswith(_BIAS)]
     layers = {stack: num_layers(shapes, stack) for stack in STACKS}
     if not all(1 <= number <= _MAX_LAYERS for number in layers.values()):
         raise ValueError(
-            f"{checkpoint.where} is not of a T5: {layers['encoder']} encoder and {layers['decoder']} decoder layers"
+            f"{checkpoint.where} is not a T5 checkpoint: {layers['encoder']} encoder and {layers['decoder']} decoder layers"
         )
     gated = any("/mlp/wi_1/" in name for name in shapes)
     values: dict[str, Any] = {
@@ -395,5 +397,5 @@ def infer_config(checkpoint: Checkpoint, **overrides: Any) -> T5Config:
     try:
         config = T5Config(**{**values, **overrides})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{checkpoint.where} is not of a T5: {error}") from error
+        raise ValueError(f"{checkpoint.where} is not a T5 checkpoint: {error}") from error
     return config

@@ -66,15 +66,15 @@ def location(version: str, folder: Path | None = None) -> Path | None:
 
 def _processor() -> str:
     """A short hash of the processor and its features."""
-    told = [platform.machine(), platform.processor()]
+    host_parts = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        told += [
+        host_parts += [
             next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags", "Features")
         ]
     except OSError:
         pass
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(host_parts).encode()).hexdigest()[:12]
 
 
 def _is_writable(folder: Path) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 def add(command: argparse.ArgumentParser, function: Callable[..., Any], *described: Any) -> None:
     """Adds one flag for every argument of ``function``: bools are switches, sequences may be repeated.
 
-    Arguments without a default are required. Their help is what :func:`documented` finds for ``function``, else for the
-    classes ``described``; the paragraphs of the function's documentation before its sections are shown below the flags.
+    Arguments without a default are required. Help texts come from :func:`documented` for ``function``, else for the
+    classes ``described``. The paragraphs of the function's documentation before its sections are shown below the flags.
     """
     hints = typing.get_type_hints(function)
     texts = {name: text for found in (*described[::-1], function) for name, text in documented(found).items()}
@@ -46,7 +46,7 @@ def add_one(
 
 
 def call(function: Callable[..., Any], options: argparse.Namespace) -> Any:
-    """Calls ``function`` with the flags that :func:`add` made for it."""
+    """Calls ``function`` with the values of the flags that :func:`add` added for it."""
     return function(**{name: getattr(options, name) for name in inspect.signature(function).parameters})
 
 
@@ -75,7 +75,7 @@ def documented(function: Any) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A docstring's text for a terminal: without backquotes, and of references only the last name."""
+    """A docstring's text for a terminal: without backquotes, and with only the last name of each reference."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
     return re.sub(r"`+([^`]*)`+", r"\1", text)
 

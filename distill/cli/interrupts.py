@@ -1,6 +1,6 @@
 """Ctrl-C: the first one stops a command after saving, a second one ends the process at once.
 
-Python runs a signal's handler between two of its own instructions, so a compilation of a minute would delay both. A thread
+Python runs a signal's handler between two bytecode instructions, so a compilation of a minute would delay both. A thread
 therefore reads the signals' numbers from the pipe that Python's C handler writes them to (:func:`signal.set_wakeup_fd`).
 """
 

@@ -101,7 +101,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _unknown(words: Sequence[str], command: argparse.ArgumentParser) -> str:
-    """The error about words that no flag takes: a macro without its ``--gin.``, a binding without a value, a near flag."""
+    """The error for words that match no flag: a macro without ``--gin.``, a binding without a value, or a misspelt flag."""
     takes_bindings = any(action.dest == "gin_bindings" for action in command._actions)
     word = re.sub(r"^--gin_bindings=(\S+) = ", r"--gin.\1=", words[0])
     after = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
@@ -135,7 +135,7 @@ def _macros() -> set[str]:
 
 
 def parser(wants: str = "") -> argparse.ArgumentParser:
-    """The parser; ``wants`` is the command about to run, since the teacher's flags need an import."""
+    """The parser; ``wants`` is the command to be run, because the flags of the teacher's commands need an import."""
     whole = Parser(
         prog="distill",
         description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
@@ -172,11 +172,11 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         return command
 
     example = add("example", "write a small data set with rationales, and a vocabulary, to train on", configured=False)
-    example.add_argument("--output", required=True, metavar="DIR", help="folder of the files; existing ones are kept")
+    example.add_argument("--output", required=True, metavar="DIR", help="folder for the files; existing files are kept")
     example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
     example.add_argument("--seed", type=int, default=0, help="seed of the questions; default: 0")
     train = add("train", "train a student, or continue a stopped run")
-    replay = add("replay", "run the batch of an update that was nan or infinite again, and measure every layer")
+    replay = add("replay", "rerun the batch of an update with nan or infinity, and report statistics of every layer")
     replay.add_argument("model_dir", metavar="MODEL_DIR", help="the directory of the run")
     replay.add_argument("--step", type=_positive, help="the update; default: the newest in MODEL_DIR/replay")
     replay.add_argument(
@@ -214,7 +214,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
     )
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
-    infer.add_argument("--overwrite", action="store_true", help="answer all rows again and replace the output")
+    infer.add_argument("--overwrite", action="store_true", help="answer all rows again, and replace the output")
     evaluate.add_argument("--split", default="test", help="the split to score; default: test")
     evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")
     data = add("data", "report on a data set: rows, failed parses, agreement, lengths")
@@ -244,7 +244,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--inputs", type=_positive, help="planned input length in tokens; default: TASK_FEATURE_LENGTHS, else 512"
     )
     data.add_argument(
-        "--targets", type=_positive, help="planned target length in tokens; default: as --inputs, else 256"
+        "--targets", type=_positive, help="planned target length in tokens; default: TASK_FEATURE_LENGTHS, else 256"
     )
     data.add_argument(
         "--teacher",
@@ -255,22 +255,24 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     data.add_argument(
         "--failures",
         action="store_true",
-        help="list every row that failed, and every row that strict and improved mode read differently",
+        help="list every row that failed to parse, and every row that the strict and the improved parser read differently",
     )
     data.add_argument("--json", action="store_true", help="print JSON")
     data.epilog = "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."
-    profile = add("profile", "sum up a trace of training steps: the longest operations", configured=False)
+    profile = add("profile", "summarise a trace of training steps: the operations that take longest", configured=False)
     profile.add_argument(
         "model_dir", help="the directory of a run that was trained with --gin.PROFILE_STEPS=(first, last)"
     )
     profile.add_argument("--top", type=_positive, default=25, help="operations to show; default: 25")
     profile.add_argument(
-        "--by_instruction", action="store_true", help="keep instructions of one kind apart, such as dot.12 and dot.13"
+        "--by_instruction",
+        action="store_true",
+        help="list instructions of one kind separately, such as dot.12 and dot.13",
     )
     sweep = add("sweep", "train the runs of a sweep file; finished runs are not repeated", configured=False)
     _add_sweep(sweep)
     demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)
-    demo.add_argument("--directory", default="demo_output", help="folder of all output; default: demo_output")
+    demo.add_argument("--directory", default="demo_output", help="folder for all output; default: demo_output")
     demo.add_argument(
         "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
     )
@@ -292,16 +294,16 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--data",
         default="",
         metavar="FINGERPRINT",
-        help="report on the runs with these test rows; all: on each set of test rows separately",
+        help="report on the runs with these test rows (a prefix suffices); all: on each set of test rows separately",
     )
     report.add_argument(
         "--compare",
         default="",
         metavar="PAIRS",
-        help="all, best (the selected setting against each other), or an axis; default: all up to 15 pairs",
+        help="the pairs: all, best (the selected setting against each other one), or an axis; default: all up to 15 pairs",
     )
     report.add_argument(
-        "--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds costs"
+        "--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds the costs"
     )
     if wants in ("extract", "inspect"):
         from distill.cli import teacher as teacher_commands
@@ -387,10 +389,15 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--dry_run", action="store_true", help="list and check the runs, estimate time and cost, and train nothing"
     )
     sweep.add_argument(
-        "--topology", metavar="TOPOLOGY", help="with --dry_run: a TPU slice whose least time counts, such as v5e:4x4"
+        "--topology",
+        metavar="TOPOLOGY",
+        help="with --dry_run: estimate from the least time on this TPU slice, such as v5e:4x4",
     )
     sweep.add_argument(
-        "--price_per_chip_hour", type=float, metavar="PRICE", help="with --dry_run: adds the cost of the runs"
+        "--price_per_chip_hour",
+        type=float,
+        metavar="PRICE",
+        help="with --dry_run: price of a chip per hour; adds the cost of the runs",
     )
     sweep.add_argument(
         "--workers",
@@ -407,7 +414,9 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
         "--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat with joint seeds"
     )
-    sweep.add_argument("--index", type=int, metavar="I", help="train the run, or group of seeds, number I only, from 0")
+    sweep.add_argument(
+        "--index", type=int, metavar="I", help="train only the run, or group of seeds, number I, counted from 0"
+    )
     sweep.add_argument(
         "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
     )

@@ -158,7 +158,7 @@ def run_extract(
       label: one of the possible labels; an answer outside them is undecided; may repeat.
       attempt_s: maximum duration of one attempt, in seconds.
       patience_s: how long to continue while every attempt fails, in seconds.
-      requests_per_minute, tokens_per_minute: limits of the account; default: no limit.
+      requests_per_minute, tokens_per_minute: maximum per minute, as the account allows; default: no limit.
       price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
       record_to: also write all replies to this file, to be replayed later with ``recorded``.
       only_wrong: send only the rows that a student answers wrongly on validation: its model directory, or a file of its
@@ -305,7 +305,7 @@ def run_inspect(
       failures: JSON lines of failures; by default those that ``extract`` wrote beside ``inputs``.
       vocabulary: a SentencePiece model, ``t5``, ``mt5`` or ``bytes``; without, words are counted.
       input_length, target_length: planned sequence length in tokens.
-      lam, label_rate, rationale_rate, batch_size: for the effective λ.
+      lam, label_rate, rationale_rate, batch_size: setting of the planned run, for its effective λ.
       title: heading of the report.
 
     Returns:

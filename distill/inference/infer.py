@@ -184,12 +184,14 @@ def _answer(
             f"{jax.default_backend()} device(s); the input is field {field!r}"
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
-        ask = Answering(student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode)
+        answer_batch = Answering(
+            student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode
+        )
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
-            cut += ask.num_cut([row.text for row in readable])
-            answered = iter(ask([row.text for row in readable], rationale=rationale))
+            cut += answer_batch.num_cut([row.text for row in readable])
+            answered = iter(answer_batch([row.text for row in readable], rationale=rationale))
             lines, failures = [], []
             for row in part:
                 values: dict[str, Any] = {"line": row.line}
@@ -241,8 +243,10 @@ def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioni
             return config
     except ValueError:
         pass
-    asked = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
-    progress.note(f"trained on mesh {asked}; this machine has {devices} device(s), over which rows are sharded instead")
+    trained_mesh = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
+    progress.note(
+        f"trained on mesh {trained_mesh}; this machine has {devices} device(s), over which rows are sharded instead"
+    )
     return partitioning.MeshConfig(-1, 1, 1)
 
 

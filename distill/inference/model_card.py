@@ -132,7 +132,7 @@ def write(
     lines += [f"| {name} | {_cell(value)} |" for name, value in _accuracy(read_result(model_dir))]
     lines += [
         "",
-        "## Asking it",
+        "## Usage",
         "",
         f"The prefix is part of the {'target' if prompted else 'input'}; without it the answers are another model's:",
         "",

@@ -57,7 +57,7 @@ def begin(
     root = epath.Path(directory)
     finished = (root / RESULT).exists()
     trained = has_trained(root)
-    said: list[str] = []
+    remarks: list[str] = []
     changed = run_settings.differences(before, after) if before is not None else []
     if trained and before is not None:
         changed = [*changed, *_other_vocabulary(root, student, vocabulary_model)]
@@ -71,12 +71,12 @@ def begin(
             )
     more_steps = finished and any(one.raises_steps for one in changed)
     if finished and not more_steps:
-        said.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
+        remarks.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
     if more_steps:
         steps = next(one for one in changed if one.raises_steps)
-        said.append(f"continuing a finished run: {steps}")
+        remarks.append(f"continuing a finished run: {steps}")
     elif trained and changed and not finished:
-        said.append(
+        remarks.append(
             "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))
         )
     if writes:
@@ -84,7 +84,7 @@ def begin(
         if more_steps:
             kept = root / f"result.before-{steps.after}-steps.json"
             (root / RESULT).replace(kept)
-            said.append(f"the earlier result is kept as {kept.name}")
+            remarks.append(f"the earlier result is kept as {kept.name}")
         if before is None or (changed and (not finished or more_steps)):
             part = root / f"{CONFIG}.part"
             part.write_text(text)
@@ -99,7 +99,7 @@ def begin(
             logging.warning(
                 "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
             )
-    return said
+    return remarks
 
 
 @contextlib.contextmanager

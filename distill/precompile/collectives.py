@@ -163,11 +163,11 @@ def _of_mesh(sizes: str, devices: str, axes: str) -> list[list[int]]:
     dims = [size for _, size in names]
     ids = _device_ids(devices, math.prod(dims))
     pieces: list[tuple[int, bool]] = []
-    asked = [
+    matches = [
         re.fullmatch(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", part.strip()) for part in axes.split(",") if part.strip()
     ]
     for name, size in names:
-        parts = [(int(m[2] or 1), int(m[3] or size)) for m in asked if m is not None and m[1] == name]
+        parts = [(int(m[2] or 1), int(m[3] or size)) for m in matches if m is not None and m[1] == name]
         done = 1
         for before, width in sorted(parts):
             pieces += [(before // done, False), (width, True)]

@@ -239,7 +239,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
             f"shard parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )
     gather = run.decode.param_gather if step.name == "decode" and run.decode else run.loop.param_gather
-    whole = f"PARAM_GATHER='layer': no whole copies of parameters beside the split ones (now {gather!r})"
+    whole = f"PARAM_GATHER='layer': no full copies of parameters besides the shards (now {gather!r})"
     if step.name == "decode":
         out += [whole] if gather != "layer" and fsdp != 1 else []
         return [*out, "EVAL_BATCH_SIZE: decode fewer rows per batch", "MAX_INPUT_LEN: truncate inputs further"]
@@ -258,7 +258,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
         )
     logits = run.layout.windows * run.layout.decoder_length // shards * run.model.vocab_size * 4
     if not run.loop.chunk_tokens and logits > GIB / 4:
-        out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB a device")
+        out.append(f"LOSS_CHUNK_TOKENS=4096: the logits of a whole batch are {logits / GIB:.1f} GiB per device")
     if not run.model.scan_layers:
         out.append("SCAN_LAYERS=True: a smaller program, with buffers for one layer at a time")
     if gather != "layer" and fsdp != 1:

@@ -187,8 +187,8 @@ def search(
                 continue
             compiled += 1
             sizes = "×".join(map(str, candidate.mesh))
-            said = f"compiling {compiled} of at most {max_compiles}: mesh {sizes}, batch {candidate.batch_size}"
-            print(f"{said}, remat {candidate.remat_policy}", file=sys.stderr, flush=True)
+            status = f"compiling {compiled} of at most {max_compiles}: mesh {sizes}, batch {candidate.batch_size}"
+            print(f"{status}, remat {candidate.remat_policy}", file=sys.stderr, flush=True)
             step = compile("train", tried, topology)
             result = estimate(dataclasses.replace(step, text=""), tried, topology.chip, len(topology.devices))
             known[key] = result

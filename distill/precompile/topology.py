@@ -54,9 +54,9 @@ def mesh_shape(config: MeshConfig, devices: int, topology: str) -> tuple[int, in
     """
     known = int(np.prod([size for size in config.sizes if size != -1]))
     if devices % known or (-1 not in config.sizes and known != devices):
-        asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, config.sizes))
+        wanted_mesh = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, config.sizes))
         raise ValueError(
-            f"the run's mesh {asked} does not fill --topology={topology}, which has {devices} devices; set MESH (or "
+            f"the run's mesh {wanted_mesh} does not fill --topology={topology}, which has {devices} devices; set MESH (or "
             "one of its axes to -1) so that the product is that number, or choose another topology"
         )
     data, fsdp, model = (devices // known if size == -1 else size for size in config.sizes)
@@ -100,13 +100,13 @@ def silenced() -> Iterator[None]:
     """Suppresses libtpu's terminal output; if an error follows, its last lines are added to the error as a note."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except Exception as error:
-            said.seek(0)
-            for line in said.read().decode(errors="replace").splitlines()[-5:]:
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines()[-5:]:
                 error.add_note(line)
             raise
         finally:

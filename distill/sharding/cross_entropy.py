@@ -113,9 +113,9 @@ def _chunked(
     chunk_tokens: int,
     with_gradients: bool,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
-    """Loss, stats and gradients. Each device materialises as many logits as its own rows have, chunk by chunk.
+    """Loss, stats and gradients. Each device materialises the logits of its local rows, chunk by chunk.
 
-    There are two ways to shard the logits. By default, a device computes the logits of its own rows with the whole
+    There are two ways to shard the logits. By default, a device computes the logits of its local rows with the whole
     kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last
     chunk, in the compute dtype. (The compiler would reduce it in float32 and, where ``embed`` is sharded, once per
     chunk.) If the kernel is sharded over devices with different rows, and those rows are few compared with the

@@ -180,12 +180,12 @@ def sum_over_rows(
     sizes = dict(zip(of_left + of_right, left.shape + right.shape))
     shape = [sizes[letter] for letter in of_out]
     spec = partitioning.spec_for(axes, shape, mesh, nn.get_logical_axis_rules())
-    lies = {letter: partitioning.mesh_axes(target) for letter, target in zip(of_out, spec)}
+    mesh_axes_of = {letter: partitioning.mesh_axes(target) for letter, target in zip(of_out, spec)}
     cut = [axis for axis in batch if mesh.shape[axis] > 1]
-    scattered = {letter: tuple(axis for axis in names if axis in cut) for letter, names in lies.items()}
+    scattered = {letter: tuple(axis for axis in names if axis in cut) for letter, names in mesh_axes_of.items()}
     scattered = {letter: names for letter, names in scattered.items() if names}
     summed = tuple(axis for axis in cut if not any(axis in names for names in scattered.values()))
-    held = {letter: tuple(axis for axis in names if axis not in batch) for letter, names in lies.items()}
+    held = {letter: tuple(axis for axis in names if axis not in batch) for letter, names in mesh_axes_of.items()}
     held["b"] = batch
     # On TPUs, a reduce-scatter may use any dimension except the innermost.
     whole = [letter for letter in of_out if letter not in scattered]

@@ -29,12 +29,12 @@ def lookup(
     """Returns ``table[tokens]`` in ``dtype``. A token outside [0, vocab) yields NaN and contributes no gradient.
 
     The gradient of ``table`` is float32. Under a mesh, rows are sharded by the logical axis ``batch`` and the table by
-    ``vocab`` and ``embed``. Each device accumulates the gradient of its own rows into its shard of the table, and
+    ``vocab`` and ``embed``. Each device accumulates the gradient of its local rows into its shard of the table, and
     partial sums for a table row are all-reduced once.
 
     The batch and the table's ``embed`` dimension may share a mesh axis. If the rules have an axis ``lookup_batch``, the
     tokens are first replicated over that mesh axis. Each device looks up its slice of ``embed`` for all these rows, and
-    one all-to-all then gives each device the full width of its own rows. Otherwise the compiler replicates all
+    one all-to-all then gives each device the full width of its local rows. Otherwise the compiler replicates all
     looked-up rows on all devices.
     """
     tokens = nn.with_logical_constraint(tokens, (_batch_axis(), "length"))

@@ -81,12 +81,14 @@ class MeshConfig:
         known = math.prod(size for size in self.sizes if size != -1)
         left = num_devices // known
         if left == 0 or (-1 in self.sizes and num_devices % known):
-            asked = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, self.sizes))
+            axes_text = " × ".join(f"{name}={size}" for name, size in zip(MESH_AXES, self.sizes))
             there = f"{num_devices} device{'s' if num_devices != 1 else ''} of {jax.default_backend()!r}"
             remedy = ""
             if num_devices == jax.device_count():  # and not those of a topology that steps are compiled for
                 remedy = f"; {hardware.advice(num_devices, jax.default_backend(), jax.devices()[0].device_kind)}"
-            raise ValueError(f"mesh {asked} does not fit: there {'is' if num_devices == 1 else 'are'} {there}{remedy}")
+            raise ValueError(
+                f"mesh {axes_text} does not fit: there {'is' if num_devices == 1 else 'are'} {there}{remedy}"
+            )
         data, fsdp, model = (left if size == -1 else size for size in self.sizes)
         return data, fsdp, model
 

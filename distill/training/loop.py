@@ -123,7 +123,7 @@ class Loop:
                 stuck.doing("making a step")
                 with profiler.step(step + 1), clock.phase("step"):
                     metrics = self.students.update(batches)
-                    # Devices run behind the host. Without a limit, a signal would wait for all dispatched updates.
+                    # Devices lag the host. Without a limit, a signal would wait for all dispatched updates.
                     if len(pending) >= _IN_FLIGHT:
                         jax.block_until_ready(pending[-_IN_FLIGHT])
         finally:

@@ -39,7 +39,7 @@ class Found:
     Attributes:
       lane: its number.
       step: the update's.
-      reason: what is not finite, in words.
+      reason: the value that is not finite, in words.
       skipped: whether the update was skipped.
       batch: the lane's batch.
       metrics: the watched metrics as numbers.

@@ -26,7 +26,7 @@ from distill.checkpoints.huggingface.weights_folder import (
     WeightsFolder,
     read_json,
 )
-from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, told
+from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
 from distill.model.config import T5Config
 
 Params = dict[str, Any]
@@ -184,17 +184,19 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -
     for name, entry in wanted.items():
         if name in held:
             if held[name].shape != entry.shape:
-                problems.append(f"{name}: checkpoint {told(held[name].shape)}, configuration {told(entry.shape)}")
+                problems.append(
+                    f"{name}: checkpoint {shape_text(held[name].shape)}, configuration {shape_text(entry.shape)}"
+                )
             elif held[name].dtype not in FLOAT_DTYPES:
                 problems.append(f"{name}: checkpoint {held[name].dtype}, wanted one of {FLOAT_DTYPES}")
         elif name != LM_HEAD or scaled is not False:
-            problems.append(f"{name}: checkpoint has none, configuration {told(entry.shape)}")
+            problems.append(f"{name}: checkpoint has none, configuration {shape_text(entry.shape)}")
     # A tied network's file may hold its one table under each of its names.
     names = TABLE_COPIES if scaled is False else (*TABLE_COPIES, LM_HEAD)
     copies = [name for name in names if name in held and name not in wanted]
     for name, info in held.items():
         if name not in wanted and name not in copies and name not in IGNORED:
-            problems.append(f"{name}: checkpoint {told(info.shape)}, configuration has none")
+            problems.append(f"{name}: checkpoint {shape_text(info.shape)}, configuration has none")
     if copies and not problems:
         table = weights.read(SHARED)
         for name in copies:

@@ -140,7 +140,9 @@ def config_to_hf(config: T5Config, model_type: str | None = None) -> dict[str, A
         raise ValueError("model_type 'mt5' never scales its decoder's output; got logits_via_embedding=True")
     names = {ours: theirs for theirs, ours in _FEED_FORWARD.items() if theirs != "gated-gelu_new"}
     if config.mlp_activations not in names:
-        raise ValueError(f"mlp_activations must be one of {sorted(names)} in a T5 there; got {config.mlp_activations}")
+        raise ValueError(
+            f"mlp_activations must be one of {sorted(names)} for a T5 in that format; got {config.mlp_activations}"
+        )
     return {
         "architectures": [MODEL_TYPES[model_type]],
         "model_type": model_type,

@@ -37,7 +37,7 @@ class TensorInfo(NamedTuple):
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ValueError for anything else, FileNotFoundError if there is no file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"{path} does not exist")
     size = path.stat().st_size
     if size > _MAX_JSON_BYTES:
         raise ValueError(f"{path} holds {size} bytes; a JSON file of a model holds at most {_MAX_JSON_BYTES}")
@@ -100,7 +100,7 @@ class WeightsFolder:
     def _open_file(self, name: str) -> None:
         path = self.folder / name
         if not path.is_file():
-            raise ValueError(f"{self.folder / INDEX_FILE} names {name}, which is not there")
+            raise ValueError(f"{self.folder / INDEX_FILE} names {name}, which does not exist")
         try:
             self._files[name] = self._stack.enter_context(safe_open(path, framework="numpy"))
         except (SafetensorError, OSError) as error:

@@ -180,7 +180,7 @@ def write(
         raise ValueError(f"step must be ≥ 0; got {step}")
     folder = epath.Path(directory) / f"checkpoint_{step}"
     if folder.exists():
-        raise ValueError(f"{folder} is there already; name another directory or step")
+        raise ValueError(f"{folder} exists already; give another directory or step")
     if format == "orbax":
         OrbaxWriter(config, layout).write(read, directory, step)
     else:

@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_INDEX_BYTES) -> d
     """
     file = epath.Path(path)
     if not file.exists() or file.is_dir():
-        raise FileNotFoundError(f"{path} is not there")
+        raise FileNotFoundError(f"{path} does not exist")
     size = file.stat().length
     if size > max_bytes:
         raise ValueError(f"{path} holds {size} bytes; a T5X index holds at most {max_bytes}")

@@ -41,22 +41,22 @@ def opened(directory: epath.PathLike, task_name: str, split: str) -> tuple[epath
         manifest.check_settings(directory, found["settings"], registration.settings_of(task_name), _REMEDY)
         return _place(epath.Path(directory), found, entry)
 
-    (root, entry, here), said = _together(look, lambda looked: looked[2])
-    group = [index for index, place in enumerate(said) if place == here]
+    (root, entry, here), places = _together(look, lambda looked: looked[2])
+    group = [index for index, place in enumerate(places) if place == here]
     files = manifest.files([entry], tfrecords=False)[group.index(jax.process_index()) :: len(group)]
     _together(lambda: _check(epath.Path(directory), root, files), lambda _: "")
     return root, entry
 
 
-def _together(call: Callable[[], Result], tell: Callable[[Result], str]) -> tuple[Result, list[str]]:
-    """Calls ``call`` in every process; returns its own result and all processes' ``tell`` texts. Errors are shared."""
+def _together(call: Callable[[], Result], as_text: Callable[[Result], str]) -> tuple[Result, list[str]]:
+    """Calls ``call`` in every process; returns its own result and all processes' ``as_text`` texts. Errors are shared."""
     if jax.process_count() == 1:
         result = call()
-        return result, [tell(result)]
+        return result, [as_text(result)]
     results, message = [], {}
     try:
         results.append(call())
-        message["text"] = tell(results[0])
+        message["text"] = as_text(results[0])
     except Exception as error:  # raised below, by all processes
         message["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         message["error"] = message["error"][: _ROOM // 16]  # a character is at most 12 bytes of JSON

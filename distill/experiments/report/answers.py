@@ -118,13 +118,13 @@ def teacher_is_right(row: Mapping[str, object]) -> float:
 
     Answers are equal as text, or have the same value where both are arithmetic.
     """
-    said, target = row.get("teacher"), row.get("target")
-    if not isinstance(said, str) or not isinstance(target, str):
+    teacher_answer, target = row.get("teacher"), row.get("target")
+    if not isinstance(teacher_answer, str) or not isinstance(target, str):
         return math.nan
-    if metrics.same_text(target, said):
+    if metrics.same_text(target, teacher_answer):
         return 1.0
-    values = arithmetic.evaluate(target), arithmetic.evaluate(said)
-    return float(None not in values and arithmetic.same_value(target, said))
+    values = arithmetic.evaluate(target), arithmetic.evaluate(teacher_answer)
+    return float(None not in values and arithmetic.same_value(target, teacher_answer))
 
 
 def teacher(part: Part) -> Teacher | None:

@@ -14,7 +14,7 @@ from distill.experiments.report.settings import RATE, Cell, is_ratio, level_numb
 
 _WEIGHTS = ("LAMBDA", "NORMALIZER", RATE)
 ALL_PAIRS = 15
-"""At most so many pairs are all shown; of more, the selected setting against each other one."""
+"""Up to this number of pairs, all are shown; else only the selected setting against each other one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Comparison:
       only_a, only_b: rows that only one of the two has right, summed over seeds.
       mcnemar: McNemar's exact p-value, merged over seeds; nan without rows.
       mcnemar_holm: corrected over all pairs shown.
-      needed: seeds or rows that would tell a difference of this size apart.
+      needed: seeds or rows at which a difference of this size is detected.
     """
 
     a: Cell
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def apart(self) -> bool:
-        """Whether the two can be told apart: the corrected p-value is less than 0.05."""
+        """Whether the two can be distinguished: the corrected p-value is less than 0.05."""
         return self.p_holm < statistics.ALPHA
 
 

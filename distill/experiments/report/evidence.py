@@ -20,7 +20,7 @@ class Evidence:
     Attributes:
       part: the settings.
       metric: the test metric.
-      scale: factor from the metric to what is shown: 100 for shares.
+      scale: factor from the metric to the displayed value: 100 for shares.
       ids: of the rows, for each run; runs on the same rows share one tuple.
       correct: for each run ``[rows]`` bool; empty if the metric does not judge single rows.
       row_draws: for each run ``[draws]``, the score on rows drawn with replacement; the same draw for all runs.

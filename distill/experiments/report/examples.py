@@ -126,10 +126,10 @@ def changes(evidence: Evidence, a: Cell, b: Cell, most: int = MOST) -> Changes |
         texts = [[_rows(run) for run in runs] for runs in (first, second)]
         reasons = [[_rationales(run) for run in runs] for runs in (first, second)]
         for at in chosen:
-            said = [
+            replies = [
                 _answered([each[at] for each in texts[n]], float(right[n][:, at].mean()), reasons[n]) for n in (0, 1)
             ]
-            candidates.append(_example(rows[at], lengths[at], said[0], said[1]))
+            candidates.append(_example(rows[at], lengths[at], replies[0], replies[1]))
         for name, mask in _masks(rows, lengths).items():
             kinds.setdefault(name, []).append([right[0][:, mask], right[1][:, mask]])
     order = sorted(candidates, key=lambda example: -abs(example.change))
@@ -176,14 +176,14 @@ def _answered(rows: Sequence[Mapping[str, Any]], right: float, reasons: Sequence
 
 
 def _example(row: Mapping[str, Any], length: str, a: Answered, b: Answered) -> Example:
-    target, rationale, said = str(row.get("target", "")), row.get("rationale"), row.get("teacher")
+    target, rationale, teacher = str(row.get("target", "")), row.get("rationale"), row.get("teacher")
     return Example(
         str(row["id"]),
         str(row.get("input", "")),
         target,
         a,
         b,
-        None if said is None else str(said),
+        None if teacher is None else str(teacher),
         teacher_is_right(row),
         None if rationale is None else str(rationale),
         contains_answer(None if rationale is None else str(rationale), target),

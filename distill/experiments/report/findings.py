@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that rules write, and warnings about what they cannot say."""
+"""Findings as sentences that fixed rules generate from the numbers, and warnings about their limits."""
 
 import math
 from collections.abc import Sequence
@@ -86,16 +86,16 @@ def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, t
     if comparison.apart:
         word = "better" if comparison.difference.value > 0 else "worse"
         return f"{ours} is {word} than {theirs}: {effect}, {corrected}."
-    return f"{ours} and {theirs} cannot be told apart: {effect}, {corrected}. {needs(analysis, comparison)}"
+    return f"{ours} and {theirs} cannot be distinguished: {effect}, {corrected}. {needs(analysis, comparison)}"
 
 
 def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
-    """How many seeds or rows would tell a difference of the observed size apart."""
+    """The number of seeds or rows at which a difference of the observed size is detected."""
     need = comparison.needed
     if comparison.seeds < 2:
         return "How much seeds differ is not known from one seed; train at least five."
     if need.difference == 0:
-        return "The two have the same score; no number of seeds tells them apart."
+        return "The two have the same score; no number of seeds distinguishes them."
     of = f"A difference of {number(need.difference, 2)}{' points' if analysis.evidence.scale == 100 else ''}"
     ways = []
     if need.seeds is not None:

@@ -10,7 +10,7 @@ _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$&"})
 
 
 def escape(value: object, limit: int = 200) -> str:
-    """Text on one line that Markdown shows as it is.
+    """Text on one line, escaped so that Markdown shows it unchanged.
 
     >>> escape("a|b <i>*c*")
     'a\\\\|b \\\\<i\\\\>\\\\*c\\\\*'

@@ -61,7 +61,7 @@ class Optimum:
     Attributes:
       line: its name.
       fit: the curve.
-      lam: the optimum, with interval; an end of 0 or infinity says that the range that was trained does not bound it.
+      lam: the optimum, with interval; an end of 0 or infinity means that the trained range does not bound it.
       bounded: whether the fit has a maximum within the range.
       gain: accuracy at the optimum minus that at λ = 1, with interval; None if 1 is out of range.
       next_runs: what would narrow the interval most.

@@ -21,7 +21,7 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
     )
     rows = []
     for each in ordered:
-        word = Cell("cannot be told apart", "soft")
+        word = Cell("cannot be distinguished", "soft")
         if each.apart:
             word = Cell("first is better", "good")
         need = "–" if each.apart else _short_need(each)

@@ -61,14 +61,14 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     for head in analysis.headlines:
         found = comparisons.oriented(analysis.family, head.a, head.b)
         if found is not None and len(tiles) < 3:
-            told = "told apart" if found.apart else "cannot be told apart"
+            verdict = "significant" if found.apart else "cannot be distinguished"
             unit = " points" if evidence.scale == 100 else ""
             value = signed(found.difference.value, 1 if unit else 3) + unit
             tiles.append(
                 (
                     value,
                     f"against {one_line(head.b.label, 50)}",
-                    f"{told}, p = {p_value(found.p_holm)}".replace("= <", "<"),
+                    f"{verdict}, p = {p_value(found.p_holm)}".replace("= <", "<"),
                 )
             )
     bounded = [each for each in analysis.optima if each.bounded]

@@ -92,7 +92,7 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
       data: ``all``, or the beginning of a fingerprint; empty: the runs must have the same data.
 
     Raises:
-      ReportError: the runs have several sets of test rows and ``data`` does not say which; or none has this fingerprint.
+      ReportError: the runs have several sets of test rows and ``data`` selects none; or none has this fingerprint.
     """
     groups: dict[str, list[Run]] = {}
     per_seed: set[str] = set()
@@ -153,7 +153,7 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
         tuple((axis, run.axes.get(axis, _plain(own.get(axis, "–")))) for axis in names)
         for run, own in zip(runs, macros)
     ]
-    # Runs that no axis of a sweep tells apart are split by the macros in which they differ.
+    # Runs that no axis of a sweep distinguishes are split by the macros in which they differ.
     every = {name for own in macros for name in own}
     order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
     for macro in sorted(every, key=lambda name: (order[name], name)):

@@ -219,13 +219,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Needed:
-    """What would tell two settings apart.
+    """The numbers of seeds and rows at which a difference is detected.
 
     Attributes:
       difference: the difference to detect.
-      seeds: seeds of each setting, with the rows at hand; None if no number is enough.
-      rows: test rows, with the seeds at hand; None if no number is enough.
-      detectable: the smallest difference that the seeds and rows at hand detect.
+      seeds: seeds of each setting, with the present rows; None if no number is enough.
+      rows: test rows, with the present seeds; None if no number is enough.
+      detectable: the smallest difference that the present seeds and rows detect.
     """
 
     difference: float

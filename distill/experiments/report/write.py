@@ -17,7 +17,7 @@ from distill.training import reporting
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A report: its document, the analyses behind it, and the files that were written."""
+    """A report: its document, the analyses it shows, and the files that were written."""
 
     document: Document
     analyses: tuple[Analysis, ...]

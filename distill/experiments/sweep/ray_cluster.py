@@ -76,9 +76,9 @@ class Cluster:
         try:
             self._ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
         except ConnectionError as error:
-            said = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:160]
             raise SweepError(
-                f"no Ray cluster at {address!r} ({said}); start one with `ray start --head`, or use --ray_address=local"
+                f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, or use --ray_address=local"
             ) from None
         options = {"num_cpus": cpus, "num_gpus": gpus, "resources": resources or {}, "max_retries": 0}
         self._task = self._ray.remote(**options)(train)

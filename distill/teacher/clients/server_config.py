@@ -35,7 +35,7 @@ class ServerConfig:
       sampling: temperature and the like.
       samples_at_once: request all samples of an input at once (``n``), so that the prompt is charged once.
       concurrency: maximum number of running requests.
-      requests_per_minute, tokens_per_minute: limits of the account; None: no limit.
+      requests_per_minute, tokens_per_minute: maximum per minute, as the account allows; None: no limit.
       attempt_s: maximum duration of one attempt in seconds.
       attempts: attempts per request after server errors, timeouts and lost connections, with growing pauses. Status 429
         ("too many requests") does not count.

@@ -88,10 +88,10 @@ def inspect(config: InspectConfig) -> InspectReport:
       SourceError: a file cannot be used.
       FileNotFoundError: the vocabulary does not exist.
     """
-    told = Report()
-    records = list(_records(config, told))
+    read_report = Report()
+    records = list(_records(config, read_report))
     origins = _origins(config)
-    failures = _failures(config, told)
+    failures = _failures(config, read_report)
     answer = _answer(config, records, origins)
     plan = config.plan
     if config.dataset is not None and plan.separator is None and config.dataset.separator is not None:
@@ -105,7 +105,7 @@ def inspect(config: InspectConfig) -> InspectReport:
         failed=collections.Counter(str(failure.get("id", "")) for failure in failures),
         failures=dict(collections.Counter(str(failure.get("reason", "")) for failure in failures).most_common()),
     )
-    rejected = dict(collections.Counter(problem.reason for problem in told.problems if problem.kind == ROW))
+    rejected = dict(collections.Counter(problem.reason for problem in read_report.problems if problem.kind == ROW))
     remarks = [f"Lengths in {stats.unit}. Labels compared as {answer}."]
     if stats.label_source != plan.label_source:
         remarks.append("No row has a gold label: label lengths and the effective λ are those of the teacher's labels.")
@@ -129,11 +129,11 @@ def inspect(config: InspectConfig) -> InspectReport:
     return InspectReport(config.output, os.path.getsize(config.output), stats, rejected)
 
 
-def _records(config: InspectConfig, told: Report) -> Iterable[Record]:
+def _records(config: InspectConfig, read_report: Report) -> Iterable[Record]:
     if config.dataset is not None:
-        return config.dataset.records(config.split, told)
+        return config.dataset.records(config.split, read_report)
     if config.inputs:
-        return jsonl.JsonLines({"all": config.inputs}, config.fields)("all", told)
+        return jsonl.JsonLines({"all": config.inputs}, config.fields)("all", read_report)
     return config.records or ()
 
 
@@ -148,7 +148,7 @@ def _origins(config: InspectConfig) -> dict[int, Mapping[str, Any]]:
     return found
 
 
-def _failures(config: InspectConfig, told: Report) -> list[dict[str, Any]]:
+def _failures(config: InspectConfig, read_report: Report) -> list[dict[str, Any]]:
     path = config.failures
     if not path and config.inputs:
         beside = rows.beside(config.inputs, "failures.jsonl")
@@ -158,7 +158,7 @@ def _failures(config: InspectConfig, told: Report) -> list[dict[str, Any]]:
     # The paper's files and JSON lines with raw replies report failures while they are read.
     return [
         {"id": problem.id, "reason": problem.reason, "raw": problem.text}
-        for problem in told.problems
+        for problem in read_report.problems
         if problem.kind != ROW
     ]
 

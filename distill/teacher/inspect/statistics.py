@@ -342,15 +342,15 @@ def effective_lambdas(
     if not (has_label and label_tokens):
         return {name: (float("nan"), float("nan")) for name in NORMALIZERS}
 
-    def met(share: float) -> float:
+    def share_of_batches(share: float) -> float:
         return 1.0 - (1.0 - share) ** plan.batch_size
 
-    paired = plan.lam * met(has_rationale / rows) / met(has_label / rows)
+    paired = plan.lam * share_of_batches(has_rationale / rows) / share_of_batches(has_label / rows)
     total = plan.label_rate + plan.rationale_rate
     mixed = float("nan")
     if total > 0 and plan.label_rate > 0:
         share = plan.rationale_rate / total if has_rationale else 0.0
-        mixed = plan.lam * met(share) / met(plan.label_rate / total)
+        mixed = plan.lam * share_of_batches(share) / share_of_batches(plan.label_rate / total)
     pooled_paired = plan.lam * rationale_tokens / label_tokens
     pooled_mixed = float("nan")
     if plan.label_rate > 0:

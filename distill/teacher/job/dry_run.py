@@ -29,10 +29,10 @@ def estimate(config: ExtractConfig) -> Estimate:
     requests: dict[str, Request] = {}
     for record in records:
         row = prompted(config, prompt, record, models, as_json)
-        told = []
+        with_answer = []
         if config.rationalise != "off" and record.label is not None and not row.misfit:
-            told = requests_of(config, prompt, record, models, as_json, label=record.label)
-        for request in (*row.requests, *told):
+            with_answer = requests_of(config, prompt, record, models, as_json, label=record.label)
+        for request in (*row.requests, *with_answer):
             requests.setdefault(request.key, request)
     found: dict[str, Any] = {}
     if os.path.exists(config.store_path):

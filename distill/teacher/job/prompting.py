@@ -39,12 +39,12 @@ def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
     Raises:
       SourceError: a file cannot be used.
     """
-    told = Report()
+    read_report = Report()
     source: Iterable[Record]
     if config.dataset is not None:
-        source = config.dataset.records(config.split, told)
+        source = config.dataset.records(config.split, read_report)
     elif config.inputs:
-        source = jsonl.JsonLines({"all": config.inputs}, config.fields)("all", told)
+        source = jsonl.JsonLines({"all": config.inputs}, config.fields)("all", read_report)
     else:
         source = config.records or ()
     records: list[Record] = []
@@ -52,7 +52,7 @@ def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
         if config.limit is not None and len(records) >= config.limit:
             break
         records.append(record)
-    return records, dict(collections.Counter(problem.reason for problem in told.rejected))
+    return records, dict(collections.Counter(problem.reason for problem in read_report.rejected))
 
 
 def requests_of(

@@ -92,8 +92,8 @@ def predictions_file(run: str) -> pathlib.Path:
         raise ValueError(f"--only_wrong needs a model directory or a file of its predictions; {path} does not exist")
     if path.stem == "test" or path.stem.endswith("_test"):
         raise ValueError(
-            f"--only_wrong: {path} holds predictions on the test split, which must not choose what is learned; give those "
-            "on validation"
+            f"--only_wrong: {path} holds predictions on the test split, which must not select training rows; give those on "
+            "validation"
         )
     return path
 

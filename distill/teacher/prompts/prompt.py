@@ -23,7 +23,7 @@ class InputShapeError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A worked example: an input-rationale-label triplet. ``choices`` only if the template has a hole for them."""
+    """A worked example: an input-rationale-label triplet. ``choices`` only if the template has a placeholder for them."""
 
     input: str
     rationale: str
@@ -53,7 +53,7 @@ class Prompt:
       parts: see :class:`Parts`; None: the input is shown whole.
 
     Raises:
-      PromptError: a hole that is not there or not known, an example without its parts, or a worked example that the
+      PromptError: a missing or unknown placeholder, an example without its parts, or a worked example that the
         parser does not read back.
     """
 
@@ -75,7 +75,7 @@ class Prompt:
             self._check_holes(
                 "rationalise", self.rationalise, required=(*inputs, "label"), allowed=(*inputs, "choices", "label")
             )
-        order = [hole for _, hole, _, _ in string.Formatter().parse(self.answer) if hole]
+        order = [placeholder for _, placeholder, _, _ in string.Formatter().parse(self.answer) if placeholder]
         if order != ["rationale", "label"]:
             raise PromptError(f"{self.name}: answer: the rationale comes before the label, each once; got {order}")
         if self.parser and self.parser not in parsers.NAMES:
@@ -92,8 +92,8 @@ class Prompt:
             )
         if not self._lead(self.question).strip():
             raise PromptError(
-                f"{self.name}: question: it must begin with a word such as 'Q:' before the first hole; the stop string "
-                "is derived from it"
+                f"{self.name}: question: it must begin with a word such as 'Q:' before the first placeholder; the stop "
+                "string is derived from it"
             )
 
     def _check_holes(self, key: str, template: str, *, required: Sequence[str], allowed: Sequence[str]) -> None:
@@ -101,31 +101,33 @@ class Prompt:
             pieces = list(string.Formatter().parse(template))
         except ValueError as error:
             raise PromptError(f"{self.name}: {key}: {error} (write {{{{ and }}}} for braces)") from None
-        holes = []
-        for _, hole, form, conversion in pieces:
-            if hole is None:
+        placeholders = []
+        for _, placeholder, form, conversion in pieces:
+            if placeholder is None:
                 continue
-            if form or conversion or not hole.isidentifier():
-                raise PromptError(f"{self.name}: {key}: holes are plain names such as {{input}}; got {{{hole}}}")
-            if hole not in allowed:
-                near = difflib.get_close_matches(hole, allowed, n=1)
+            if form or conversion or not placeholder.isidentifier():
+                raise PromptError(
+                    f"{self.name}: {key}: placeholders are plain names such as {{input}}; got {{{placeholder}}}"
+                )
+            if placeholder not in allowed:
+                near = difflib.get_close_matches(placeholder, allowed, n=1)
                 hint = f"; did you mean {{{near[0]}}}?" if near else ""
                 raise PromptError(
-                    f"{self.name}: {key}: no hole {{{hole}}}{hint} "
+                    f"{self.name}: {key}: no placeholder {{{placeholder}}}{hint} "
                     f"(there are: {', '.join(f'{{{name}}}' for name in allowed)})"
                 )
-            holes.append(hole)
-        missing = [f"{{{hole}}}" for hole in required if hole not in holes]
+            placeholders.append(placeholder)
+        missing = [f"{{{placeholder}}}" for placeholder in required if placeholder not in placeholders]
         if missing:
             raise PromptError(f"{self.name}: {key}: {', '.join(missing)} is missing")
 
     @staticmethod
     def _lead(template: str) -> str:
-        """The template's text before its first hole."""
+        """The template's text before its first placeholder."""
         text = ""
-        for literal, hole, _, _ in string.Formatter().parse(template):
+        for literal, placeholder, _, _ in string.Formatter().parse(template):
             text += literal
-            if hole is not None:
+            if placeholder is not None:
                 break
         return text
 
@@ -146,8 +148,8 @@ class Prompt:
         lines = []
         for template in filter(None, (self.question, self.rationalise, self.answer)):
             text = "".join(
-                literal + ("\0" if hole is not None else "")
-                for literal, hole, _, _ in string.Formatter().parse(template)
+                literal + ("\0" if placeholder is not None else "")
+                for literal, placeholder, _, _ in string.Formatter().parse(template)
             )
             for line in text.split("\n"):
                 word = line.split("\0")[0].strip()
@@ -243,8 +245,8 @@ class Prompt:
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    """Fills a template in one pass: inserted text is not searched for holes."""
+    """Fills a template in one pass: inserted text is not searched for placeholders."""
     return "".join(
-        literal + (values[hole] if hole is not None else "")
-        for literal, hole, _, _ in string.Formatter().parse(template)
+        literal + (values[placeholder] if placeholder is not None else "")
+        for literal, placeholder, _, _ in string.Formatter().parse(template)
     )

@@ -4,18 +4,18 @@ A prompt is a YAML file::
 
     parser: cqa                  # parser of the replies: one of tasks.parsers.NAMES; omit to parse by the template
     instructions: …              # text at the beginning
-    question: "Q: {input}\\nA:"   # one block; holes are filled per row
+    question: "Q: {input}\\nA:"   # one block; placeholders are filled per row
     answer: "{rationale} So the answer is {label}."
     rationalise: "Q: {input}\\nThe right answer is {label}. Why?\\nA:"   # optional: the block that gives the answer
     hint_words: [right answer]   # optional: words that reveal that the answer was given
-    parts: {separator: "</s>", names: [premise, hypothesis]}            # optional: holes for the parts of the input
+    parts: {separator: "</s>", names: [premise, hypothesis]}            # optional: placeholders for the parts of the input
     examples:
       - {input: …, rationale: …, label: …}
 
-Holes are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one per line) in questions, ``{rationale}`` and
-``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is inserted unchanged and not searched for holes.
-Where a row's text has a line that begins like a block of the template, that line is indented by a space, so that no
-row can end its block and begin another.
+Placeholders are ``{input}`` (or the parts' names) and ``{choices}`` (lettered, one per line) in questions, and
+``{rationale}`` and ``{label}`` in answers; ``{{`` and ``}}`` are braces. A row's text is inserted unchanged and not
+searched for placeholders. If a line of a row's text begins like a block of the template, the line is indented by a space,
+so that no row can end its block and begin another.
 """
 
 import difflib

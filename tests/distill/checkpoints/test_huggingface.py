@@ -279,7 +279,7 @@ def test_pickles_are_refused(pickled, folder):
 
 def test_no_config(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json is not there"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
         huggingface.load_pretrained(folder)
     config = config_from_hf(hf_models.fields("t5_v1_1"))
     assert huggingface.load_params(folder, config)["token_embedder"]["embedding"].shape == (101, 32)
@@ -560,7 +560,7 @@ def test_an_index_stays_in_its_folder(file, sharded):
         ("[]", "must hold a JSON object; got a list"),
         ("{}", "must hold an object 'weight_map'"),
         ('{"weight_map": []}', "must hold an object 'weight_map'"),
-        ('{"weight_map": {"shared.weight": "absent.safetensors"}}', "names absent.safetensors, which is not there"),
+        ('{"weight_map": {"shared.weight": "absent.safetensors"}}', "names absent.safetensors, which does not exist"),
         ('{"weight_map": {"x": "' + "a" * 300 + '.safetensors"}}', "named without a path"),  # found by fuzzing: OSError
         ('{"weight_map": {"x": "model-00001-of-00002.safetensors"}}', "names|holds x; it does not"),
     ],

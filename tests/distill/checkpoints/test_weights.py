@@ -134,9 +134,9 @@ def test_the_configuration_is_inferred_from_shapes(changes):
 
 
 def test_arrays_of_another_model_have_no_configuration(leaves):
-    with pytest.raises(ValueError, match="is not of a T5"):
+    with pytest.raises(ValueError, match="is not a T5 checkpoint"):
         weights.infer_config(weights.from_leaves({"a/kernel": np.zeros((2, 2))}))
-    with pytest.raises(ValueError, match="is not of a T5"):
+    with pytest.raises(ValueError, match="is not a T5 checkpoint"):
         weights.infer_config(weights.from_leaves({**leaves, "decoder/relpos_bias/rel_embedding": np.zeros((5, 32))}))
 
 

@@ -87,13 +87,16 @@ def test_anything_that_is_asked_changes_the_hash_and_the_name_does_not():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"question": 'question: "Q: {imput}"'}, r"mine.yaml: question: no hole \{imput\}; did you mean \{input\}\?"),
+        (
+            {"question": 'question: "Q: {imput}"'},
+            r"mine.yaml: question: no placeholder \{imput\}; did you mean \{input\}\?",
+        ),
         ({"question": 'question: "Q: what?"'}, r"question: \{input\} is missing"),
         ({"question": 'question: "{input}"'}, "must begin with a word such as"),
-        ({"question": 'question: "Q: {input.__class__}"'}, "holes are plain names"),
-        ({"question": 'question: "Q: {input!r}"'}, "holes are plain names"),
+        ({"question": 'question: "Q: {input.__class__}"'}, "placeholders are plain names"),
+        ({"question": 'question: "Q: {input!r}"'}, "placeholders are plain names"),
         ({"question": 'question: "Q: {input"'}, "write {{ and }} for braces"),
-        ({"question": 'question: "Q: {}"'}, "holes are plain names"),
+        ({"question": 'question: "Q: {}"'}, "placeholders are plain names"),
         ({"question": "question: 5"}, "YAML reads 5 as a int; put it in quotes"),
         ({"answer": 'answer: "{label} because {rationale}"'}, "the rationale comes before the label"),
         ({"answer": 'answer: "{rationale} {label}"'}, "no text between"),

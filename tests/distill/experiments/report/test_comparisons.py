@@ -59,7 +59,7 @@ def test_choices_of_pairs(methods_analysis, rates_analysis):
         comparisons.compare(found, "x")
 
 
-def test_equal_students_cannot_be_told_apart(tmp_path):
+def test_equal_students_cannot_be_distinguished(tmp_path):
     random = np.random.default_rng(0)
     names = []
     for method, seed in itertools.product("ab", range(4)):

@@ -39,7 +39,7 @@ def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):
     )  # fmt: skip
     text = findings.verdict(found, pair, "A", "B").replace("\u00a0", " ")
     assert text == (
-        "A and B cannot be told apart: +1.2 points (−0.5 to +2.9), p = 0.40 after Holm's correction over 15 pairs. A "
+        "A and B cannot be distinguished: +1.2 points (−0.5 to +2.9), p = 0.40 after Holm's correction over 15 pairs. A "
         "difference of 1.2 points needs about 12 seeds of each or 900 test rows (power 0.8, "
         "corrected for 15 pairs)."
     )

@@ -1,14 +1,14 @@
-"""Tables: what cannot be told apart has what would be needed; many settings keep the table of differences narrow."""
+"""Tables: pairs that cannot be distinguished name the seeds needed; many settings keep the table of differences narrow."""
 
 from distill.experiments.report import section_tables
 from distill.experiments.report.blocks import Table
 
 
-def test_pairs_that_cannot_be_told_apart_have_a_need(rates_analysis):
+def test_pairs_that_cannot_be_distinguished_have_a_need(rates_analysis):
     blocks = section_tables.comparisons_blocks(rates_analysis[1])
     (table,) = [block for block in blocks if isinstance(block, Table)]
     verdicts = {row[7].text for row in table.rows}
-    assert verdicts == {"first is better", "cannot be told apart"}
+    assert verdicts == {"first is better", "cannot be distinguished"}
     assert all((row[8] == "–") == (row[7].text == "first is better") for row in table.rows)
     assert blocks[0].text.startswith("Cochran's Q over all 12 settings: p ")
 
