@@ -114,9 +114,14 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._load(split)
         return self._explained[split]
 
-    def rows_sha256(self, split: str) -> str:
-        """A hash of the rows of a split in their order, with every field. Reads them, the first time."""
-        if split in self._hashes:
+    def rows_sha256(self, split: str, *, fresh: bool = False) -> str:
+        """A hash of the rows of a split in their order, with every field.
+
+        Args:
+          split: the split.
+          fresh: read the rows even if they were hashed before: their file may have changed since.
+        """
+        if split in self._hashes and not fresh:
             return self._hashes[split]
         digest = hashlib.sha256()
         for row in rows(self.dataset, split, self.selection):

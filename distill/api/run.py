@@ -56,7 +56,7 @@ class Run:
         from distill.training import train
 
         text = configuration.resolved()
-        with _without_gin(), _naming_example(configuration.macro("DATASET_NAME")):
+        with _naming_example(configuration.macro("DATASET_NAME")), _without_gin():
             return cls(
                 text,
                 configuration.bindings_of(text),

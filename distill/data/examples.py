@@ -132,7 +132,7 @@ def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
     digest = hashlib.sha256(f"{task.name} {split} {lengths.shape}".encode())
     digest.update(lengths.tobytes())
     if isinstance(task.source, RecordDataSource):
-        digest.update(task.source.rows_sha256(split).encode())
+        digest.update(task.source.rows_sha256(split, fresh=True).encode())
     return digest.hexdigest()
 
 

@@ -72,7 +72,10 @@ def hold():
 
 
 def said(process):
-    return process.stdout.readline().strip()
+    """The next line of a process, without those of Gloo, which several processes print as they connect."""
+    while (line := process.stdout.readline()).startswith("[Gloo]"):
+        pass
+    return line.strip()
 
 
 def release(process):

@@ -121,7 +121,7 @@ def crossed(values: Float[np.ndarray, "seeds rows"]) -> Components:
     )
 
 
-def nested(values: Sequence[Float[np.ndarray, " rows"]]) -> Components:
+def nested(values: Sequence[Float[np.ndarray, " _"]]) -> Components:
     """Returns the components where each seed has rows that no other has: the means of the seeds are independent.
 
     Args:

@@ -30,7 +30,9 @@ def ends(capsys, *arguments):
     """The exit code and the one line, which may follow lines of progress."""
     code = main.main(list(arguments))
     lines = capsys.readouterr().err.strip().splitlines()
-    assert all(re.fullmatch(r"distill \w+: loading .*|reading .*", line) for line in lines[:-1]), lines
+    assert all(re.fullmatch(r"distill \w+: loading .*|reading .*|the vocabulary .*", line) for line in lines[:-1]), (
+        lines
+    )
     return code, lines[-1]
 
 

@@ -187,7 +187,8 @@ def test_descriptions_come_from_docstrings_and_metadata():
         ("infer --input=a --ouput=b", "--output; --ouput is no flag, did you mean '--output'?"),
         (
             "example --output=a --gin.X=1",
-            "distill example: --gin.X=1 does not apply: distill example reads no gin files",
+            "distill example: --gin.X=1 does not apply: distill example reads no gin files; distill example --help lists "
+            "the flags",
         ),
         ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
         ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),

@@ -52,6 +52,7 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys, spoil, words, message):
     output = tmp_path / "page.html"
     assert main.main(["report", str(runs), f"--output={output}", *words]) == exit_codes.MISTAKE
     lines = capsys.readouterr().err.splitlines()
+    assert lines.pop(0) == "distill report: loading TensorFlow and JAX"
     assert len(lines) == 1 and lines[0].startswith("distill report: ") and message in lines[0]
     assert not output.exists()
 

@@ -311,7 +311,7 @@ def test_no_student(tmp_path, student):
         infer(*given, model_dir=str(tmp_path / "no"))
     (tmp_path / "no" / "config.gin").touch()
     with pytest.raises(
-        FileNotFoundError, match="trained by an earlier version; the same `distill train` command again"
+        FileNotFoundError, match="trained by an earlier version; the same training command adds the file"
     ):
         infer(*given, model_dir=str(tmp_path / "no"))
     with pytest.raises(FileNotFoundError, match="no student was trained there"):

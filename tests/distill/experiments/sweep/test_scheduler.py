@@ -115,7 +115,8 @@ def driver(directory):
     text = DRIVER.format(tests=str(pathlib.Path(__file__).resolve().parents[3]))
     process = subprocess.Popen([sys.executable, "-c", text, str(directory)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (directory / "a" / "ready").exists():
+    waiting = [path.parent for path in directory.glob("*/does") if path.read_text().startswith("wait")]
+    while not all((folder / "ready").exists() for folder in waiting):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     return process
