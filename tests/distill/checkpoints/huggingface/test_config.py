@@ -157,7 +157,7 @@ def test_configurations_there_and_back(family, activation):
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false; got 'no'"),
         ({"dropout_rate": "0.1"}, "dropout_rate must be a number"),
         ({"dropout_rate": 1.5}, r"config.json: T5Config.dropout_rate must be in \[0, 1\)"),
-        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be > 0"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be a number; got nan"),
         ({"relative_attention_num_buckets": 6}, "multiple of 4"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder must be true"),
         ({"pad_token_id": 3}, "pad_token_id must be 0 here; got 3"),
