@@ -46,13 +46,15 @@ def test_files_bindings_and_folders_configure_a_run(tmp_path):
 
 def test_a_model_directory_is_configured_as_it_was_trained(tmp_path):
     """Its ``config.gin`` comes first, so that files and bindings of the command override it."""
-    config = tmp_path / runs.CONFIG
-    config.write_text("from __gin__ import dynamic_registration\nSPLIT = 'test'\nTRAIN_STEPS = 3\nMODEL_DIR = '/old'\n")
-    given = options(model_dir=str(tmp_path), gin_bindings=["SPLIT = 'validation'"])
+    trained = ["VOCABULARY_PATH = 'bytes'", "MODEL_DIR = '/old'", "FILES = {'train': 'a.jsonl'}", "TRAIN_STEPS = 3"]
+    runs.parse_configuration(options(gin_file=FILES, gin_bindings=[*trained, "BATCH_SIZE = 5"]))
+    (tmp_path / runs.CONFIG).write_text(configuration.resolved())
+    given = options(model_dir=str(tmp_path), gin_bindings=["TRAIN_STEPS = 7"])
     runs.parse_configuration(given)
-    found = [configuration.macro(name) for name in ("SPLIT", "TRAIN_STEPS", "MODEL_DIR")]
-    assert found == ["validation", 3, str(tmp_path)]
-    assert given.gin_bindings == ["SPLIT = 'validation'"]  # the caller's list is unchanged
+    arguments = configuration.arguments_of(train.train)
+    assert (arguments["loop"].train_steps, arguments["data"].batch_size) == (7, 5)
+    assert arguments["model_dir"] == str(tmp_path)
+    assert given.gin_bindings == ["TRAIN_STEPS = 7"]  # the caller's list is unchanged
 
 
 def test_a_folder_that_was_not_trained_is_refused(tmp_path):

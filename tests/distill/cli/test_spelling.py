@@ -21,7 +21,8 @@ from distill.cli import main, spelling
         ("infer --input=a --ouput=b", "--output; --ouput is no flag, did you mean '--output'?"),
         (
             "example --output=a --gin.X=1",
-            "distill example: --gin.X=1 does not apply: distill example reads no gin files",
+            "distill example: --gin.X=1 does not apply: distill example reads no gin files; "
+            "distill example --help lists the flags",
         ),
         ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
         ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),
@@ -49,8 +50,11 @@ def small_parser():
     [
         (["run"], "prog run: the following arguments are required: --output; prog run --help lists the flags"),
         (["rum"], "prog: there is no command 'rum'; did you mean 'run'?"),
-        (["run", "--output=a", "--hiden=3"], "prog run: there is no flag --hiden; prog run --help lists the flags"),
-        (["run", "--output=a", "--gin.A=3"], "prog run: --gin.A=3 does not apply: prog run reads no gin files"),
+        (["run", "--output=a", "--hiden=3"], "prog run: there is no flag --hiden=3; prog run --help lists the flags"),
+        (
+            ["run", "--output=a", "--gin.A=3"],
+            "prog run: --gin.A=3 does not apply: prog run reads no gin files; prog run --help lists the flags",
+        ),
     ],
 )
 def test_any_parser_ends_in_one_line(words, message, capsys):
