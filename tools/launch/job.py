@@ -27,6 +27,7 @@ COMMANDS = (
     "precompile",
     "profile",
     "replay",
+    "report",
     "sweep",
     "train",
     "vocabulary",
