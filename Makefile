@@ -77,7 +77,8 @@ hashes:
 # A part of the suite that needs no PyTorch, under the lowest and under the newest versions that pyproject.toml allows. Old
 # releases warn of what newer ones of others deprecate; the pinned versions are tested with such warnings as errors.
 SMOKE := tests/tasks tests/distill/data/test_packing.py tests/distill/data/test_batches.py \
-	tests/distill/training/test_optimizers.py tests/distill/training/test_train.py tests/distill/sharding/test_dense.py
+	tests/distill/training/test_optimizers.py tests/distill/training/test_train.py tests/distill/training/test_loop.py \
+	tests/distill/sharding/test_dense.py
 
 floor newest:
 	$(PYTHON) -m venv .$@

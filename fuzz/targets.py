@@ -360,7 +360,7 @@ def equations() -> Ready:
     """``distill.tasks.arithmetic``: an equation's exact value, or None."""
     from fractions import Fraction
 
-    from distill.tasks import arithmetic, metrics, parsers
+    from distill.tasks import arithmetic, equation_text, metrics
 
     def run(data: bytes, folder: Path) -> None:
         del folder
@@ -370,8 +370,8 @@ def equations() -> Ready:
             if not isinstance(value, Fraction | None):
                 raise Finding(f"no number: {value!r:.80}")
         arithmetic.same_value(text, "1 / 3")
-        parsers.clean_equation(text)
-        parsers.plain_equation(text)
+        equation_text.clean_equation(text)
+        equation_text.plain_equation(text)
         metrics.same_text(text, "1")
 
     return Ready(run, (), (b"( ( 17.0 + 15.0 ) + 2.0 )", b"(29 / 2) and (30 // 2) or 2 ** 64 % 7", b"-0.1e3 * 1_000"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.api import configuration
-from distill.cli import flags, parser
+from distill.cli import flags, parser, spelling
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
 from distill.tools.launch.job import Job
 
@@ -34,7 +34,7 @@ _CHECKED: dict[str, tuple[list[str], list[str]]] = {
 
 def launch_parser() -> argparse.ArgumentParser:
     """The parser of ``distill launch``: one subcommand per backend."""
-    whole = parser.Parser(
+    whole = spelling.Parser(
         prog="distill launch",
         description=__doc__,
         epilog=f"Example:\n  {parser.EXAMPLES['launch']}",

@@ -20,9 +20,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill.array_types import AnyArray
 from distill.sharding import partitioning
+from distill.sharding.attention_kernels import MASKED
 from distill.sharding.dense import Dense, jointly, parameter
 from distill.sharding.embedding import lookup
-from distill.sharding.fused_attention import MASKED, fused_attention, why_not
+from distill.sharding.fused_attention import fused_attention, why_not
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),

@@ -4,203 +4,27 @@ Parameters have T5X's names and shapes. Attention masks follow from the tokens (
 from the segment ids. Positions enter only through relative distances, so packed rows need no position ids.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill.array_types import AnyArray
 from distill.model.attention import (
-    KEPT,
-    Attention,
-    FeedForward,
     KeyValue,
-    PositionBias,
-    RelativeBias,
-    RMSNorm,
     Segments,
     TokenEmbedder,
-    residual,
 )
 from distill.model.config import T5Config
-from distill.sharding.dense import PRODUCT, Dense, copies_by_shard
+from distill.model.layers import DecoderLayer, EncoderLayer, dropout, norm, relative_bias, rematerialised, scanned
+from distill.sharding.dense import Dense, copies_by_shard
 
 __all__ = ["PAD_ID", "ModelInputs", "T5Config", "Transformer"]
 
 PAD_ID = 0
-
-
-def _attention(config: T5Config) -> Attention:
-    return Attention(
-        num_heads=config.num_heads,
-        head_dim=config.head_dim,
-        embed_dim=config.embed_dim,
-        dropout_rate=config.dropout_rate,
-        dtype=jnp.dtype(config.dtype),
-        kernel=config.attention,
-    )
-
-
-def _feed_forward(config: T5Config) -> FeedForward:
-    return FeedForward(
-        mlp_dim=config.mlp_dim,
-        embed_dim=config.embed_dim,
-        activations=config.mlp_activations,
-        dropout_rate=config.dropout_rate,
-        dtype=jnp.dtype(config.dtype),
-    )
-
-
-def _norm(config: T5Config) -> RMSNorm:
-    return RMSNorm(config.layer_norm_epsilon, jnp.dtype(config.dtype))
-
-
-def _relative_bias(config: T5Config, bidirectional: bool) -> RelativeBias:
-    return RelativeBias(
-        num_heads=config.num_heads,
-        num_buckets=config.relative_attention_num_buckets,
-        max_distance=config.relative_attention_max_distance,
-        bidirectional=bidirectional,
-    )
-
-
-def _dropout(config: T5Config) -> nn.Dropout:
-    # One dropout mask for all positions of a row, as in the original T5.
-    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a pre-norm and a residual connection."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        if self.config.relative_bias_per_layer:
-            self.relpos_bias = _relative_bias(self.config, bidirectional=True)
-        self.pre_attention_layer_norm = _norm(self.config)
-        self.attention = _attention(self.config)
-        self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _feed_forward(self.config)
-        self.dropout = _dropout(self.config)
-
-    def __call__(
-        self, x: Float[Array, "batch length embed"], segments: Segments, bias: PositionBias | None, deterministic: bool
-    ) -> tuple[Float[Array, "batch length embed"], None]:
-        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan)."""
-        if self.config.relative_bias_per_layer:
-            bias = self.relpos_bias(x.shape[1], x.shape[1])
-        y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, y, segments, bias, deterministic=deterministic)
-        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
-        return residual(x), None
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention and feed-forward, each with a pre-norm and a residual connection."""
-
-    config: T5Config
-
-    def setup(self) -> None:
-        if self.config.relative_bias_per_layer:
-            self.relpos_bias = _relative_bias(self.config, bidirectional=False)
-        self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config)
-        self.pre_cross_attention_layer_norm = _norm(self.config)
-        self.encoder_decoder_attention = _attention(self.config)
-        self.pre_mlp_layer_norm = _norm(self.config)
-        self.mlp = _feed_forward(self.config)
-        self.dropout = _dropout(self.config)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch length embed"],
-        encoded: Float[Array, "batch inputs embed"] | Float[Array, "shards batch inputs embed"],
-        segments: Segments,
-        cross_segments: Segments,
-        bias: PositionBias | None,
-        deterministic: bool,
-    ) -> tuple[Float[Array, "batch length embed"], None]:
-        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan).
-
-        ``encoded`` is [batch, inputs, embed], or copies of it per shard (:func:`copies_by_shard`).
-        """
-        if self.config.relative_bias_per_layer:
-            bias = self.relpos_bias(x.shape[1], x.shape[1])
-        y = self.pre_self_attention_layer_norm(x)
-        y = self.self_attention(y, y, segments, bias, causal=True, deterministic=deterministic)
-        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
-        y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, encoded, cross_segments, deterministic=deterministic)
-        x = checkpoint_name(residual(x + self.dropout(y, deterministic=deterministic)), KEPT)
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        x = x + self.dropout(y, deterministic=deterministic)
-        return residual(x), None
-
-    def step(
-        self,
-        x: Float[Array, "rows_times_hypotheses 1 embed"],
-        position: Int[Array, ""],
-        cached: KeyValue,
-        cross: KeyValue,
-        cross_mask: Bool[AnyArray, "rows 1 1 inputs"],
-        bias: Float[Array, "1 heads 1 key"] | None,
-    ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], KeyValue]:
-        """Decodes one position. ``x`` is [rows · hypotheses, 1, embed]; ``cross`` has one entry per row.
-
-        Returns:
-          The layer's output, and the cache with this position written.
-        """
-        key_length = cached.key.shape[2]
-        if self.config.relative_bias_per_layer:
-            bias = self.relpos_bias.at(position, key_length)
-        y = self.pre_self_attention_layer_norm(x)
-        new = self.self_attention.key_value(y)
-        cached = KeyValue(
-            *(jax.lax.dynamic_update_slice_in_dim(old, one, position, axis=2) for old, one in zip(cached, new))
-        )
-        seen = (jnp.arange(key_length, dtype=jnp.int32) <= position)[None, None, None, :]
-        x = x + self.self_attention.with_key_value(y, cached, seen, bias)
-        y = self.pre_cross_attention_layer_norm(x)
-        # Hypotheses of a row attend to the same encoder output, so they become query positions of that row.
-        rows = cross.key.shape[0]
-        y = y.reshape(rows, -1, self.config.embed_dim)
-        y = self.encoder_decoder_attention.with_key_value(y, cross, cross_mask)
-        x = x + y.reshape(x.shape)
-        return x + self.mlp(self.pre_mlp_layer_norm(x)), cached
-
-    def cross_key_value(self, encoded: Float[Array, "batch inputs embed"]) -> KeyValue:
-        """Returns the keys and values of the encoder's output, which are the same for all decoding steps."""
-        return self.encoder_decoder_attention.key_value(encoded)
-
-
-def _layer_class(layer: type[nn.Module], config: T5Config, num_arguments: int) -> Callable[..., nn.Module]:
-    """``layer`` with the configured rematerialisation; its last argument, ``deterministic``, is static."""
-    if config.remat_policy == "none":
-        return layer
-    policy = None
-    if config.remat_policy == "elementwise":
-        policy = jax.checkpoint_policies.save_only_these_names(KEPT)
-    elif config.remat_policy == "minimal":
-        policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-    # Inside a scan, the loop already keeps the compiler from eliminating the recomputation.
-    return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
-
-
-def _scanned(layer: Callable[..., nn.Module], config: T5Config, length: int, num_broadcast: int) -> nn.Module:
-    return nn.scan(
-        layer,
-        variable_axes={"params": 1},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * num_broadcast,
-        length=length,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )(config)
 
 
 class Encoder(nn.Module):
@@ -210,15 +34,15 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        layer = _layer_class(EncoderLayer, config, num_arguments=4)
+        layer = rematerialised(EncoderLayer, config, num_arguments=4)
         if not config.relative_bias_per_layer:
-            self.relpos_bias = _relative_bias(config, bidirectional=True)
+            self.relpos_bias = relative_bias(config, bidirectional=True)
         if config.scan_layers:
-            self.encoder = _scanned(layer, config, config.num_encoder_layers, num_broadcast=3)
+            self.encoder = scanned(layer, config, config.num_encoder_layers, num_broadcast=3)
         else:
             self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
-        self.encoder_norm = _norm(config)
-        self.dropout = _dropout(config)
+        self.encoder_norm = norm(config)
+        self.dropout = dropout(config)
 
     def __call__(
         self, embedded: Float[Array, "batch length embed"], segments: Segments, deterministic: bool
@@ -242,15 +66,15 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        layer = _layer_class(DecoderLayer, config, num_arguments=6)
+        layer = rematerialised(DecoderLayer, config, num_arguments=6)
         if not config.relative_bias_per_layer:
-            self.relpos_bias = _relative_bias(config, bidirectional=False)
+            self.relpos_bias = relative_bias(config, bidirectional=False)
         if config.scan_layers:
-            self.decoder = _scanned(layer, config, config.num_decoder_layers, num_broadcast=5)
+            self.decoder = scanned(layer, config, config.num_decoder_layers, num_broadcast=5)
         else:
             self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
-        self.decoder_norm = _norm(config)
-        self.dropout = _dropout(config)
+        self.decoder_norm = norm(config)
+        self.dropout = dropout(config)
         if not config.logits_via_embedding:
             self.logits_dense = Dense(config.vocab_size, ("embed", "vocab"), jnp.dtype(config.dtype))
 

@@ -1,10 +1,17 @@
 """A tiny data set and a tiny student, shared by the tests of the training loop and of the code around it."""
 
+import jax
+import numpy as np
 import pytest
 
+from distill.checkpoints import conversion
 from distill.checkpoints.manager import CheckpointConfig
+from distill.checkpoints.weights import flatten
+from distill.inference import student as students
 from distill.inference.evaluate import DecodeConfig
+from distill.inference.student import Student
 from distill.model.network import T5Config
+from distill.model.parameters import init_params
 from distill.sharding import partitioning
 from distill.tasks import jsonl, registration
 from distill.training import optimizers
@@ -22,6 +29,7 @@ TINY = T5Config(
     num_decoder_layers=1,
     dropout_rate=0.1,
 )
+ANSWERING = T5Config(384, 16, 2, 8, 32, 1, 1)
 
 
 @pytest.fixture
@@ -53,3 +61,16 @@ def arguments(sums):
         "mesh": partitioning.MeshConfig(1, 1, 1),
         "checkpoints": CheckpointConfig(period=4),
     }
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """A student's directory, with parameters whose answers differ from input to input; nothing was trained."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(np.asarray, init_params(ANSWERING, jax.random.key(0)))
+    params = jax.tree.map(lambda a: (a + rng.normal(size=a.shape, scale=0.3)).astype(np.float32), params)
+    conversion.write_model_dir(flatten(params).__getitem__, ANSWERING, tmp_path / "run", 4)
+    decode = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
+    mesh = partitioning.MeshConfig(1, 1, 1)
+    students.write(tmp_path / "run", Student(ANSWERING, "bytes", 125, dataset="sums", decode=decode, mesh=mesh), None)
+    return str(tmp_path / "run")

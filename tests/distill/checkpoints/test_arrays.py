@@ -6,6 +6,8 @@ import resource
 import numpy as np
 import pytest
 import tensorstore
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distill.checkpoints import arrays
 from distill.checkpoints.arrays import TensorInfo
@@ -136,3 +138,11 @@ def test_an_array_in_memory():
     found = arrays.in_memory(array)
     assert found.info == ((2, 2), "int16")
     assert found.read((slice(1, 2),)).tolist() == [[3, 4]]
+
+
+@given(st.lists(st.integers(1, 5000), min_size=0, max_size=4).map(tuple), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_chunks_are_small_and_whole(shape, stacked):
+    chunk = arrays.chunk_shape(shape, stacked=stacked)
+    assert len(chunk) == len(shape) and all(1 <= c <= max(s, 1) for c, s in zip(chunk, shape))
+    assert 4 * np.prod(chunk, dtype=np.int64) <= arrays.CHUNK_BYTES

@@ -1,60 +1,26 @@
-"""From any checkpoint to any other and back; what a run starts from; safetensors written in pieces."""
+"""From any checkpoint to any other and back; a damaged source is refused."""
 
 import dataclasses
 import json
-import logging
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from distill.checkpoints import conversion, huggingface, initial, manager
+from distill.checkpoints import conversion, huggingface, manager
 from distill.checkpoints import t5x as t5x_checkpoints
-from distill.checkpoints.huggingface import safetensors_stream
 from distill.checkpoints.weights import flat_shapes, flatten
-from distill.model.network import T5Config
-from distill.model.parameters import param_logical_axes, param_shapes, stack_layers, unstack_layers
+from distill.model.parameters import stack_layers
 from distill.sharding import partitioning
+from tests.distill.checkpoints.written import CONFIG, random_params, same, write_source
 
-CONFIG = T5Config(20, 8, 2, 4, 12, 2, 3)
 FAMILIES = {
     "t5_1_1": CONFIG,
     "t5_1_0": dataclasses.replace(CONFIG, mlp_activations=("relu",), logits_via_embedding=True),
     "umt5": dataclasses.replace(CONFIG, relative_bias_per_layer=True),
 }
-
-
-def random_params(config, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))
-
-
-def write_source(folder, config, params, kind):
-    if kind == "hf":
-        plain, config = unstack_layers(params, config)
-        huggingface.save_pretrained_folder(plain, config, folder)
-    elif kind == "distill":
-        conversion.write_model_dir(flatten(params).__getitem__, config, folder, 4)
-    else:
-        format = "orbax" if kind == "t5x_orbax" else "native"
-        t5x_checkpoints.save(params, config, folder, 4, format=format)
-    return folder
-
-
-def shardings_of(config):
-    mesh = partitioning.MeshConfig(1, 1, 1).build()
-    return partitioning.param_shardings(
-        param_shapes(config), param_logical_axes(config), mesh, partitioning.DEFAULT_RULES
-    )
-
-
-def same(got, wanted):
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,45 +48,6 @@ def test_a_converted_model_dir_is_a_students(tmp_path):
     same(jax.tree.map(np.asarray, restored), params)
     with pytest.raises(ValueError, match="holds a model already"):
         conversion.convert(tmp_path / "hf", tmp_path / "run", "distill")
-
-
-def test_what_a_run_starts_from_is_said_and_laid_out(tmp_path, caplog):
-    params = random_params(CONFIG)
-    stacked = dataclasses.replace(CONFIG, scan_layers=True)
-    for kind, name in (("hf", "Hugging Face"), ("distill", "distill"), ("t5x", "T5X"), ("t5x_orbax", "T5X")):
-        write_source(tmp_path / kind, CONFIG, params, kind)
-        with caplog.at_level(logging.WARNING):
-            loaded = initial.load(str(tmp_path / kind), stacked, shardings_of(stacked))
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
-        same(unstack_layers(jax.tree.map(np.asarray, loaded), stacked)[0], params)
-        told = caplog.records[-1].getMessage()
-        assert f"starting from the {name} checkpoint" in told
-        assert "vocabulary 20, width 8, 2 + 3 layers, separate output kernel, 4,056 parameters" in told
-        caplog.clear()
-
-
-@pytest.mark.parametrize("kind", ["hf", "distill", "t5x", "t5x_orbax"])
-def test_a_student_of_another_shape_is_refused(kind, tmp_path):
-    write_source(tmp_path / "source", CONFIG, random_params(CONFIG), kind)
-    for changes in ({"vocab_size": 24}, {"embed_dim": 16}, {"num_encoder_layers": 3}, {"logits_via_embedding": True}):
-        other = dataclasses.replace(CONFIG, **changes)
-        with pytest.raises(ValueError, match=r"does not fit the configuration|is of another model"):
-            initial.load(str(tmp_path / "source"), other, shardings_of(other))
-
-
-def test_kinds(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="is no checkpoint: expected"):
-        initial.kind_of(str(tmp_path / "empty"))
-    for path in (str(tmp_path / "absent"), "./absent", "gs://bucket", "a/b/c"):
-        if not path.startswith("gs://"):
-            with pytest.raises(FileNotFoundError):
-                initial.kind_of(path)
-    assert initial.kind_of("google/t5-v1_1-small") == initial.HUGGING_FACE
-    (tmp_path / "run" / "checkpoint_3").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoint_3" / "checkpoint").touch()
-    assert initial.kind_of(str(tmp_path / "run")) == initial.T5X
-    assert initial.kind_of(str(tmp_path / "run" / "checkpoint_3" / "checkpoint")) == initial.T5X
 
 
 def test_damaged_sources(tmp_path):
@@ -177,44 +104,3 @@ def test_a_stacked_array_is_read_once(tmp_path):
     weights = conversion.Weights(counting, CONFIG)
     huggingface.write(weights.read, CONFIG, tmp_path / "hf")
     assert reads == dict.fromkeys(flat_shapes(config), 1)
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    shapes=st.dictionaries(
-        st.text('abc.é"\\', min_size=1, max_size=5),
-        st.lists(st.integers(0, 9), max_size=3).map(tuple),
-        min_size=1,
-        max_size=5,
-    ),
-    block=st.integers(1, 200),
-)
-def test_safetensors_files_written_in_pieces(shapes, block, tmp_path):
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    path = tmp_path / "file.safetensors"
-    before, safetensors_stream.BLOCK_BYTES = safetensors_stream.BLOCK_BYTES, block
-    try:
-        with safetensors_stream.SafetensorsWriter(path, shapes) as file:
-            for name in sorted(tensors, reverse=True):
-                file.write(name, np.asfortranarray(tensors[name]) if tensors[name].ndim == 2 else tensors[name])
-    finally:
-        safetensors_stream.BLOCK_BYTES = before
-    read = safetensors.numpy.load_file(path)
-    assert set(read) == set(tensors)
-    for name, tensor in tensors.items():
-        np.testing.assert_array_equal(read[name], tensor)
-
-
-def test_unfinished_safetensors_files_leave_nothing(tmp_path):
-    path = tmp_path / "file.safetensors"
-
-    def write(shapes, array):
-        with safetensors_stream.SafetensorsWriter(path, shapes) as file:
-            file.write("a", array)
-
-    with pytest.raises(ValueError, match="1 tensors were not written, such as b"):
-        write({"a": (2,), "b": (3,)}, np.zeros(2, np.float32))
-    with pytest.raises(ValueError, match="must be of shape"):
-        write({"a": (2,)}, np.zeros(3, np.float32))
-    assert not list(tmp_path.iterdir())

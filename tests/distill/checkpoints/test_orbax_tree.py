@@ -1,12 +1,19 @@
 """Trees that Orbax wrote, and metadata that is none of Orbax's."""
 
 import json
+import shutil
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from distill.checkpoints import orbax_tree
+from tests.distill.checkpoints.t5x.written import (
+    loads_or_refuses,
+    refused,
+)
 
 TREE = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}, "step": np.int32(7)}
 
@@ -76,3 +83,58 @@ def test_an_array_that_is_not_in_the_database_is_named(tmp_path):
     (tmp_path / "_METADATA").write_text(json.dumps({"tree_metadata": {"a": entry("params", "w")}}))
     with pytest.raises(ValueError, match="params/w cannot be opened"):
         orbax_tree.tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "not JSON"),
+        ("[]", "JSON object"),
+        ("{}", "tree_metadata"),
+        ('{"tree_metadata": {"a": 3}}', "expected key_metadata"),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "without a name",
+        ),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "inside",
+        ),
+        (
+            '{"tree_metadata": {"a": {"key_metadata": [{"key": "x"}], "value_metadata": {"value_type": "jax.Array"}}}}',
+            "cannot be opened",
+        ),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_orbax_metadata_that_is_not_believed(content, told, orbax, tmp_path):
+    shutil.copytree(orbax, tmp_path / "copy")
+    (tmp_path / "copy" / "state" / orbax_tree.METADATA_FILE).write_text(content)
+    refused(tmp_path / "copy", told)
+
+
+def test_damaged_orbax_databases(orbax, tmp_path):
+    for number, name in enumerate(("manifest.ocdbt", "d")):
+        folder = tmp_path / str(number)
+        shutil.copytree(orbax, folder)
+        victims = (
+            [folder / "state" / name] if name != "d" else [f for f in (folder / "state").rglob("d/*") if f.is_file()]
+        )
+        for victim in victims:
+            victim.write_bytes(victim.read_bytes()[:20])
+        refused(folder, "cannot be")
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_fuzz_orbax_files(data, orbax, tmp_path):
+    folder = tmp_path / "fuzz"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(orbax, folder)
+    victim = data.draw(st.sampled_from(sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())))
+    content = bytearray((folder / victim).read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / victim).write_bytes(bytes(content))
+    loads_or_refuses(folder)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill.checkpoints import weights
+from distill.checkpoints import arrays, weights
 from distill.checkpoints.weights import Weights
 from distill.model import parameters
 from distill.model.config import T5Config
@@ -167,3 +167,25 @@ def test_numbers_of_heads_that_differ_are_refused(leaves):
         ValueError, match=r"numbers of heads differ: 3 in decoder/relpos_bias.*, 2 in encoder/relpos_bias"
     ):
         weights.infer_config(weights.from_leaves(other))
+
+
+def test_checkpoints_of_other_things_have_no_config(tmp_path):
+    def checkpoint(**shapes):
+        info = {n.replace("__", "/"): arrays.in_memory(np.zeros(s, np.float32)) for n, s in shapes.items()}
+        return weights.Checkpoint("here", info)
+
+    with pytest.raises(ValueError, match="not of a T5: no parameter"):
+        weights.infer_config(checkpoint(dense__kernel=(3, 4)))
+    t5 = {
+        "token_embedder__embedding": (20, 8),
+        "encoder__relpos_bias__rel_embedding": (3, 32),
+        "encoder__layers_0__attention__query__kernel": (8, 8),
+        "encoder__layers_0__mlp__wi__kernel": (8, 12),
+    }
+    with pytest.raises(ValueError, match="not of a T5"):
+        weights.infer_config(checkpoint(**t5))  # 8 columns are not 3 heads
+    t5["encoder__relpos_bias__rel_embedding"] = (2, 32)
+    with pytest.raises(ValueError, match="0 decoder layers"):
+        weights.infer_config(checkpoint(**t5))
+    with pytest.raises(ValueError, match="decoder layers"):
+        weights.infer_config(checkpoint(**t5, decoder__layers_999999__mlp__wi__kernel=(8, 12)))

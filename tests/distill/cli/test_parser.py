@@ -11,7 +11,6 @@ import time
 import pytest
 
 import distill
-from distill import exit_codes
 from distill.cli import flags, launch, main
 from distill.cli import parser as command_line
 from distill.tools.launch import job
@@ -109,37 +108,6 @@ def test_help_and_version_are_quick_and_import_neither_jax_nor_tensorflow(argume
         assert done.stdout.splitlines()[0] == f"distill {distill.__version__}"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_names_every_command_and_flag(shell, capsys):
-    assert main.main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    for name, parser in subcommands(WHOLE).items():
-        assert name in script
-        for action in parser._actions:
-            if action.help != argparse.SUPPRESS:
-                for flag in action.option_strings:
-                    assert flag.lstrip("-") in script, f"{name} {flag}"
-
-
-def test_bash_completes(tmp_path, capsys):
-    assert main.main(["completion", "bash"]) == 0
-    script = tmp_path / "distill"
-    script.write_text(capsys.readouterr().out)
-
-    def completed(*words):
-        ask = (
-            f"source {script}\nCOMP_WORDS=({' '.join(words)})\nCOMP_CWORD={len(words) - 1}\n"
-            f"$(complete -p distill | sed 's/.*-F \\([^ ]*\\).*/\\1/')\necho \"${{COMPREPLY[@]}}\"\n"
-        )
-        return subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
-
-    assert completed("distill", "ex") == ["export", "extract"] or set(completed("distill", "ex")) >= {
-        "export",
-        "extract",
-    }
-    assert completed("distill", "export", "--quant") == ["--quantization"]
-
-
 def test_descriptions_come_from_docstrings_and_metadata():
     import dataclasses
 
@@ -172,34 +140,6 @@ def test_descriptions_come_from_docstrings_and_metadata():
     assert helps["two"] == "of Y and four; default: 2"
     assert parser.epilog == "Some settings."
     assert parser.parse_args(["--one=7"]).one == 7
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("trian", "distill: there is no command 'trian'; did you mean 'train'?"),
-        ("train --model_dir=runs/a", "distill train: there is no flag --model_dir; write --gin.MODEL_DIR=runs/a"),
-        ("train --batch-size 8", "distill train: there is no flag --batch-size; write --gin.BATCH_SIZE=8"),
-        ("train --train_step=8", "distill train: there is no flag --train_step; write --gin.TRAIN_STEPS=8"),
-        ("train --gin.MODEL_DIR", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=VALUE"),
-        ("train --gin.MODEL_DIR runs/a", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=runs/a"),
-        ("eval --slpit=test", "distill eval: there is no flag --slpit; did you mean '--split'?"),
-        ("infer --input=a --ouput=b", "--output; --ouput is no flag, did you mean '--output'?"),
-        (
-            "example --output=a --gin.X=1",
-            "distill example: --gin.X=1 does not apply: distill example reads no gin files; distill example --help lists "
-            "the flags",
-        ),
-        ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
-        ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),
-    ],
-)
-def test_a_mistake_is_one_line_with_the_nearest_word(words, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main.main(words.split())
-    assert ended.value.code == exit_codes.MISTAKE
-    error = capsys.readouterr().err
-    assert error.endswith(message + "\n") and error.count("\n") == 1
 
 
 def test_messages_and_docstrings_name_gin_files_that_exist():

@@ -1,14 +1,20 @@
-"""Window lengths of decoding, bad settings, and batches of like length."""
+"""Window lengths of decoding, bad settings, batches of like length, and whole copies of split parameters."""
 
+import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from distill.inference.decoder import DecodeConfig, Decoder, _prediction, bucket_lengths
 from distill.model.config import T5Config
+from distill.model.parameters import init_params, param_logical_axes
+from distill.precompile import costs
 from distill.sharding import partitioning
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 TINY = T5Config(
     vocab_size=12, embed_dim=4, num_heads=1, head_dim=4, mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1
 )
@@ -80,3 +86,38 @@ def test_a_prediction_ends_before_eos(tokens, expected):
     found = _prediction(np.asarray(tokens, np.int32), -1.5)
     assert found.tokens.tolist() == expected
     assert found.log_prob == -1.5
+
+
+def test_decoder_keeps_order_and_cuts_long_inputs(arguments):
+    params = init_params(arguments["model"], jax.random.key(0))
+    decoder = Decoder(arguments["model"], arguments["mesh"].build(), DecodeConfig(4, 16, 4, bucket=8))
+    inputs = [np.full(length, 5, np.int32) for length in (3, 40, 9, 16, 1, 12)]
+    together = decoder(params, inputs)
+    for got, one in zip(together, inputs):
+        alone = decoder(params, [one])[0]
+        np.testing.assert_array_equal(got.tokens, alone.tokens)
+        assert got.log_prob == pytest.approx(alone.log_prob, abs=1e-4)
+
+
+def test_whole_copies_decode_as_split_parameters_do(arguments):
+    """And they are gathered before anything else; the program says so."""
+    model = dataclasses.replace(arguments["model"], scan_layers=True)
+    mesh = partitioning.MeshConfig(1, 4, 2).build()
+    params = init_params(model, jax.random.key(0))
+    params = jax.device_put(params, partitioning.param_shardings(params, param_logical_axes(model), mesh))
+    inputs = [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 9, 16, 5)]
+    answers, gathered = {}, {}
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        for param_gather in ("layer", "step"):
+            decoder = Decoder(model, mesh, DecodeConfig(4, 16, 4, bucket=16, param_gather=param_gather))
+            answers[param_gather] = decoder(params, inputs)
+            text = decoder.lower(params, 16)[0].compile().as_text()
+            found = costs.analyse(text, dict(mesh.shape)).collectives
+            first = [one.result_bytes for one in found if one.op_name == "jit(run)/sharding_constraint"]
+            gathered[param_gather] = sum(first)
+    for split, whole in zip(answers["layer"], answers["step"]):
+        np.testing.assert_array_equal(split.tokens, whole.tokens)
+        assert split.log_prob == pytest.approx(whole.log_prob, rel=1e-5)
+    split = [leaf for leaf in jax.tree.leaves(params) if "fsdp" in leaf.sharding.spec]
+    ways = [mesh.shape["model"] if "model" in leaf.sharding.spec else 1 for leaf in split]
+    assert gathered == {"layer": 0, "step": sum(leaf.nbytes / n for leaf, n in zip(split, ways))}

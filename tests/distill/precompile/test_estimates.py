@@ -9,57 +9,11 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
-from distill.api import configuration
 from distill.data.packing import Layout
-from distill.inference.evaluate import DecodeConfig
-from distill.model.network import T5Config
-from distill.precompile import command, costs, estimates, report, steps, topology
+from distill.precompile import costs, estimates, report, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
 from distill.sharding import partitioning
-from distill.training import optimizers
-from distill.training.losses import TwoTaskLoss
-from distill.training.train import LoopConfig, train
-
-TINY = T5Config(
-    vocab_size=384,
-    embed_dim=32,
-    num_heads=4,
-    head_dim=8,
-    mlp_dim=64,
-    num_encoder_layers=2,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
-RUN = steps.Run(
-    model=TINY,
-    loss=TwoTaskLoss(lam=0.5),
-    optimizer=optimizers.adafactor(1e-3),
-    loop=LoopConfig(train_steps=3600),
-    layout=Layout(8, 64, 32),
-    decode=DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8),
-)
-
-
-def step(**changes):
-    """A step whose bound is one second of memory traffic on a v5e chip."""
-    chip = CHIPS["v5e"]
-    of = costs.Costs(
-        flops=2e12,
-        matmul_flops=0.5 * chip.device_flops,
-        bytes_accessed=1e12,
-        hbm_bytes=chip.device_hbm_bandwidth,
-        collectives=(),
-    )
-    defaults = {
-        "name": "train",
-        "arguments": {"parameters": 3 * GIB, "optimizer state": GIB},
-        "peak_bytes": 10 * GIB,
-        "temporary_bytes": 6 * GIB,
-        "code_bytes": GIB // 4,
-        "costs": of,
-        "seconds": 12.3,
-    }
-    return steps.CompiledStep(**defaults | changes)
+from tests.distill.precompile.tiny_run import RUN, TINY, step
 
 
 @pytest.mark.parametrize(
@@ -199,22 +153,6 @@ def test_the_printed_report_names_every_part():
         assert part in printed, part
 
 
-@pytest.mark.parametrize(
-    "message, needed",
-    [
-        ("Ran out of memory in memory space hbm. Used 22.50G of 15.75G hbm. Exceeded hbm capacity by 6.75G.", 22.5),
-        ("the total memory required for HLO temporaries (31.50G) exceeds available HBM (15.75G).", 32.5),
-    ],
-)
-def test_out_of_memory_messages_are_parsed(message, needed):
-    assert steps.needed_of(message, GIB) == needed * GIB
-
-
-def test_unknown_compiler_errors_are_shown():
-    with pytest.raises(ValueError, match=r"cannot read the needed memory.*: no more"):
-        steps.needed_of("no more", 0)
-
-
 def test_model_flops_are_those_of_the_compiled_step():
     """On one host device, the matmuls that XLA compiles for a training step are those that the formula counts."""
     from distill.data.packing import Packer
@@ -230,68 +168,9 @@ def test_model_flops_are_those_of_the_compiled_step():
     assert found.matmul_flops == pytest.approx(3 * estimates.forward_flops(TINY, RUN.layout), rel=0.03)
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"steps": "train,evil"}, "--steps takes names of train, decode"),
-        ({"steps": ""}, "--steps takes names"),
-        ({"price_per_chip_hour": -1.0}, "--price_per_chip_hour must be > 0"),
-        ({"topology": "v9:2x2"}, "unknown TPU generation"),
-    ],
-)
-def test_wrong_flags_are_one_error(changes, message):
-    given = {
-        "model": TINY,
-        "loss": RUN.loss,
-        "optimizer": RUN.optimizer,
-        "loop": RUN.loop,
-        "data": type("Data", (), {"layout": RUN.layout}),
-    }
-    with pytest.raises(ValueError, match=message):
-        command.precompile(given, command.Settings(**{"topology": "v5e:2x2"} | changes))
-
-
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
 )
-
-
-@needs_libtpu
-@pytest.mark.slow
-def test_a_tiny_run_compiles_for_a_tpu():
-    target = topology.open_topology("v5e:2x2")
-    assert (len(target.devices), target.chip.name) == (4, "v5e")
-    run = dataclasses.replace(RUN, mesh=partitioning.MeshConfig(1, 2, 2))
-    found = steps.compile_step("decode", run, target)
-    report_of = estimates.estimate(found, run, target.chip, 4)
-    assert report_of["fits"] and report_of["flops"] > 0
-    assert found.costs is not None and found.costs.bounded_loops and not found.costs.unknown_loops
-    axes = {axis for c in found.costs.collectives for axis in c.axes}
-    assert axes <= {"fsdp", "model"} and "model" in axes
-
-
-@needs_libtpu
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["compact", "quick"])
-def test_the_tpu_compiler_accepts_the_options_of_our_files(name):
-    files = ["models/t5_1_1_tiny", "tasks/cqa", "runs/distill", "hardware/tpu_v5e_16", f"compiler/tpu_{name}"]
-    given = ["MODEL_DIR = 'x'", "VOCABULARY_PATH = 'bytes'", "DATA_DIR = 'x'"]
-    configuration.parse([f"gin/{file}.gin" for file in files], given)
-    loop = configuration.arguments_of(train)["loop"]
-    run = dataclasses.replace(RUN, mesh=partitioning.MeshConfig(1, 2, 2))
-    target = topology.open_topology("v5e:2x2")
-    runs = [
-        dataclasses.replace(RUN.loop, compiler_options=one) for one in (None, loop.compiler_options, {"xla_foo": 1})
-    ]
-    plain, small, wrong = (dataclasses.replace(run, loop=loop) for loop in runs)
-    # Twice: programs for a topology are neither read from nor written to JAX's persistent cache.
-    found = [steps.compile_step("train", one, target) for one in (plain, small, plain)]
-    assert found[2].code_bytes == found[0].code_bytes
-    assert jax.config.jax_enable_compilation_cache
-    assert found[1].code_bytes < found[0].code_bytes
-    assert found[1].costs.matmul_flops == found[0].costs.matmul_flops
-    with pytest.raises(ValueError, match=r"tpu compiler rejects COMPILER_OPTIONS .*No such compile option: 'xla_foo'"):
-        steps.compile_step("train", wrong, target)
 
 
 @needs_libtpu
@@ -324,16 +203,3 @@ def test_scanned_layers_count_like_unscanned_ones_on_a_tpu():
         assert 0.75 * xla["bytes accessed"] < once.bytes_accessed < 1.02 * xla["bytes accessed"]
     assert found[True].matmul_flops == pytest.approx(found[False].matmul_flops, rel=0.02)
     assert once.matmul_flops < 0.5 * found[True].matmul_flops
-
-
-@needs_libtpu
-@pytest.mark.slow
-def test_running_out_of_memory_becomes_a_report():
-    """Attention over a very long window: the logits alone exceed the memory of a v5e chip."""
-    target = topology.open_topology("v5e:1x1")
-    run = dataclasses.replace(RUN, layout=Layout(64, 8192, 32), mesh=partitioning.MeshConfig(1, 1, 1))
-    found = steps.compile_step("train", run, target, explain=False)
-    report_of = estimates.estimate(found, run, target.chip, 1)
-    assert "RESOURCE_EXHAUSTED" in found.refused and not report_of["fits"]
-    assert found.needed_bytes > target.chip.device_usable_bytes and report_of["margin_bytes"] < 0
-    assert report_of["flops"] is None and report_of["suggestions"]

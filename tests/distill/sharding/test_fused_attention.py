@@ -13,7 +13,8 @@ from distill.model.attention import RelativeBias
 from distill.model.network import T5Config
 from distill.model.parameters import init_params
 from distill.sharding import partitioning
-from distill.sharding.fused_attention import MASKED, fused_attention, why_not
+from distill.sharding.attention_kernels import MASKED
+from distill.sharding.fused_attention import fused_attention, why_not
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import adafactor
 from distill.training.state import init_state

@@ -1,4 +1,4 @@
-"""Callbacks and metrics of the user, from Python and from gin, in one run and in joint seeds."""
+"""Callbacks and metrics of the user, and what is refused as a callback."""
 
 import dataclasses
 import json
@@ -8,36 +8,11 @@ import numpy as np
 import pytest
 
 from distill.checkpoints.manager import Checkpoints
-from distill.cli import main
 from distill.tasks import jsonl, registration
 from distill.training import checks, reporting, train
 from distill.training.callbacks import Callback
-from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-
-MODULE = """
-import json
-from distill.training.callbacks import Callback
-
-class Notes(Callback):
-    def __init__(self, file="notes.jsonl"):
-        self.file = file
-
-    def note(self, at, **what):
-        with (at.directory / self.file).open("a") as file:
-            file.write(json.dumps({"seed": at.seed, "step": at.step, **what}) + chr(10))
-
-    def on_log(self, at, metrics):
-        self.note(at, event="log", loss=metrics["loss"])
-
-    def on_evaluation(self, at, split, evaluation):
-        self.note(at, event=split, rows=len(evaluation.rows), length=evaluation.metrics["length"])
-
-def length(targets, predictions):
-    assert all(target.text for target in targets)
-    return {"length": sum(map(len, predictions)) / len(predictions)}
-"""
 
 
 class Everything(Callback):
@@ -112,73 +87,3 @@ def test_a_metric_of_ones_own_selects_the_best_parameters(tmp_path, arguments):
     assert {"accuracy", "accuracy_low", "minus_length"} <= set(result.test)
     lines = [json.loads(line) for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
     assert result.best == max(line["minus_length"] for line in lines if line["split"] == "validation")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A module of the user's, and a sweep of two seeds that names it."""
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "own_training_code.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(str(tmp_path / "code"))
-    write_rows(tmp_path / "train.jsonl", 40)
-    write_rows(tmp_path / "test.jsonl", 10, start=50)
-    (tmp_path / "own.gin").write_text(
-        "from __gin__ import dynamic_registration\n"
-        "import own_training_code\n"
-        "from distill.tasks import registration\n"
-        "from distill.training import train\n"
-        "train.train.callbacks = [@own_training_code.Notes()]\n"
-        "registration.register.label_metrics = [@own_training_code.length]\n"
-        "own_training_code.Notes.file = 'mine.jsonl'\n"
-    )
-    bindings = {
-        "FILES": {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")},
-        "FIELDS": {"input": "question", "rationale": "why", "label": "answer"},
-        "VOCABULARY_PATH": "bytes", "VOCAB_SIZE": 384, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "LOG_PERIOD": 1,
-        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "EVAL_BATCH_SIZE": 8,
-        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
-        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
-        "BATCH_SIZE": 4, "MESH": "@partitioning.MeshConfig()", "partitioning.MeshConfig.data": 1,
-        "train.ValidationConfig.metric": "length",
-    }  # fmt: skip
-    names = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
-    content = {
-        "gin_files": [*(f"gin/{name}.gin" for name in names), str(tmp_path / "own.gin")],
-        "bindings": bindings,
-        "axes": {"RANDOM_SEED": [0, 1]},
-        "joint_seeds": True,
-        "metric": "length",
-    }
-    path = tmp_path / "sweep.json"
-    path.write_text(json.dumps(content))
-    return path  # the module stays imported: gin registers a configurable once
-
-
-def test_callbacks_and_metrics_from_gin_in_joint_seeds(project, tmp_path, capsys):
-    command = ["sweep", str(project), "--directory", str(tmp_path / "out")]
-    assert main.main(command) == 2
-    assert "imports own_training_code, which is not trusted; allow it with --gin_module" in capsys.readouterr().err
-    assert main.main([*command, "--gin_module=own_training_code"]) == 0
-    for seed in (0, 1):
-        folder = tmp_path / "out" / f"RANDOM_SEED-{seed}"
-        notes = [json.loads(line) for line in (folder / "mine.jsonl").read_text().splitlines()]
-        assert {note["seed"] for note in notes} == {seed}
-        assert [(note["event"], note["step"]) for note in notes] == [
-            ("log", 1),
-            ("log", 2),
-            ("validation", 2),
-            ("test", 2),
-        ]
-        result = json.loads((folder / "result.json").read_text())
-        assert (result["best"], result["test"]["length"]) == (notes[2]["length"], notes[3]["length"])
-
-
-def test_a_signal_stops_joint_seeds(project, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.StopRequest, "requested", lambda self, step: setattr(self, "name", "SIGTERM") or True)
-    command = ["sweep", str(project), "--directory", str(tmp_path / "out"), "--gin_module=own_training_code"]
-    assert main.main(command) == 75
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*/result.json"))
-    monkeypatch.undo()
-    assert main.main(command) == 0
-    assert len(list((tmp_path / "out").glob("*/result.json"))) == 2

@@ -107,18 +107,3 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_process(start, tmp_path):
     assert "No space left on device" in told
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()] == ["4"]
     assert not (tmp_path / "run" / ".lock").exists()
-
-
-def test_two_caches_of_one_output(tmp_path, command, capsys):
-    from distill import locking
-    from distill.cli import main
-
-    given = ["cache", *(argument for argument in command[1:] if "MODEL_DIR" not in argument), "--output"]
-    output = tmp_path / "cached"
-    with locking.held(locking.of_output(output), "cached"):
-        assert main.main([*given, str(output)]) == 2
-    assert "cached is in use by this process" in capsys.readouterr().err
-    assert not output.exists()
-    assert main.main([*given, str(output)]) == 0
-    assert (output / "manifest.json").exists()
-    assert not list(tmp_path.glob("*.lock*"))

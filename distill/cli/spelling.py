@@ -1,0 +1,83 @@
+"""A parser whose errors are one line and name the nearest command, flag or macro."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import distill
+from distill import exit_codes
+from distill.api.gin_files import close, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage, and name the nearest command, flag or macro."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):
+            message += self._misspelt()
+        if ";" not in message:
+            message += f"; {self.prog} --help lists the {'commands' if self._commands() else 'flags'}"
+        self.exit(exit_codes.MISTAKE, f"{self.prog}: {message}\n")
+
+    def _commands(self) -> Mapping[str, argparse.ArgumentParser]:
+        return next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
+
+    def _misspelt(self) -> str:
+        """The given flags that may be those that are missing."""
+        known = {option for action in self._actions for option in action.option_strings}
+        missing = [option for action in self._actions if action.required for option in action.option_strings]
+        given = [word.partition("=")[0] for word in self._given if word.startswith("--")]
+        found = [(word, names[0]) for word in given if word not in known and (names := close(word, missing))]
+        return "".join(f"; {word} is no flag, did you mean {name!r}?" for word, name in found)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            self.error(f"there is no command {value!r}{did_you_mean(close(str(value), action.choices))}")
+        super()._check_value(action, value)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        self._given = [str(word) for word in args or ()]
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = next((self._commands()[word] for word in args or () if word in self._commands()), self)
+            command.error(_unknown(unknown, command))
+        return options
+
+
+def _unknown(words: Sequence[str], command: argparse.ArgumentParser) -> str:
+    """The error for words that match no flag: a macro without ``--gin.``, a binding without a value, or a misspelt flag."""
+    takes_bindings = any(action.dest == "gin_bindings" for action in command._actions)
+    word = re.sub(r"^--gin_bindings=(\S+) = ", r"--gin.\1=", words[0])
+    after = words[1] if len(words) > 1 and not words[1].startswith("-") else ""
+    binding = re.fullmatch(r"--gin\.([\w./]+)(=.*)?", word, re.DOTALL)
+    if binding and takes_bindings and not binding[2]:
+        return f"{word} has no value; write --gin.{binding[1]}={after or 'VALUE'}"
+    if binding and not takes_bindings:
+        return f"{word} does not apply: {command.prog} reads no gin files"
+    flag, equals, value = word.partition("=")
+    known = [
+        option for action in command._actions if action.help != argparse.SUPPRESS for option in action.option_strings
+    ]
+    if near := [option for option in close(flag, known) if option != "--help"]:
+        return f"there is no flag {flag}{did_you_mean(near)}"
+    macro = flag.lstrip("-").upper().replace("-", "_")
+    if takes_bindings and flag.startswith("-"):
+        macros = _macros()
+        names = [macro] if macro in macros else close(macro, macros)
+        if names:
+            given = value if equals else after or "VALUE"
+            return f"there is no flag {flag}; write --gin.{names[0]}={given}"
+    return f"{'there is no flag' if word.startswith('-') else 'unexpected argument'} {word}"
+
+
+def _macros() -> set[str]:
+    """The macros of the shipped gin files, without those for T5X's own programs."""
+    base = Path(distill.__file__).parent / "gin"
+    texts = [file.read_text("utf-8") for file in base.rglob("*.gin") if file.relative_to(base).parts[0] != "t5x"]
+    pairs = re.findall(r"^([A-Z][A-Z_]+) = |%([A-Z][A-Z_]+)", "\n".join(texts), re.MULTILINE)
+    return {name for pair in pairs for name in pair if name}

@@ -1,0 +1,49 @@
+"""``distill.evaluate``: the numbers of the command, rows as training reads them, and right answers."""
+
+import json
+
+import pytest
+
+import distill
+from distill.cli import main
+from distill.tasks.records import SourceError
+from tests.distill.api.written import FIELDS, sums
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_evaluate_gives_the_numbers_of_the_command(trained, tmp_path, capsys):
+    assert main.main(["eval", f"--model_dir={trained.directory}", f"--output={tmp_path}"]) == 0, capsys.readouterr().err
+    metrics = json.loads((tmp_path / "rows_label_test.metrics.json").read_text())
+    assert distill.evaluate(trained, sums(6, 28), fields=FIELDS) == metrics == trained.result["test"]
+    with_reasons = distill.evaluate(trained, sums(2), fields=FIELDS, rationale=True)
+    assert with_reasons["rouge_l_low"] <= with_reasons["rouge_l"] <= with_reasons["rouge_l_high"]
+    with pytest.raises(ValueError, match="none of the 2 rows has a label"):
+        distill.evaluate(trained, [{"input": "1?"}, {"input": "2?"}], fields={})
+
+
+def test_evaluate_reads_rows_as_training_did(trained, tmp_path):
+    """A file and dicts by the training's fields, also after loading; rows need no more fields than scores do."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(6, 28)))
+    expected = distill.evaluate(trained, sums(6, 28), fields=FIELDS)
+    assert distill.evaluate(trained, tmp_path / "rows.jsonl") == expected
+    assert distill.evaluate(distill.load(trained.directory), iter(sums(6, 28))) == expected
+    without = [{name: row[name] for name in ("question", "answer")} for row in sums(6, 28)]
+    assert distill.evaluate(trained, without) == expected
+    assert distill.evaluate(trained, distill.read(sums(6, 28), fields=FIELDS)) == expected
+    assert "rouge_l" in distill.evaluate(trained, sums(2), rationale=True)
+    with pytest.raises(
+        SourceError, match=r"field 'question' .*rows are read as in training: fields={…} names other fields"
+    ):
+        distill.evaluate(trained, [{"input": "1?", "label": "1"}])
+
+
+def test_right_answers_count(trained):
+    answers = trained.answer(["1 and 2?", "3 and 4?"])
+    rows = [
+        distill.Record("a", "1 and 2?", answers[0].text or "none"),
+        distill.Record("b", "3 and 4?", answers[1].text + " and more"),
+    ]
+    scores = distill.evaluate(trained, rows)
+    assert scores["accuracy"] == (0.5 if answers[0].text.strip(" .\n") else 0.0)
+    assert 0 <= scores["accuracy_low"] < scores["accuracy"] + 1e-9 and scores["accuracy_high"] < 1

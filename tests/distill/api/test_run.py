@@ -1,0 +1,45 @@
+"""``distill.from_gin``: the run of the command, and advice about its settings."""
+
+import gin
+import pytest
+
+import distill
+from distill.api import configuration, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    table, windows = distill.from_gin(files, given).advice()
+    assert "384 ids and the student's table 32,128 rows: --gin.VOCAB_SIZE=384 saves 32,505,856 parameters" in table
+    assert "TASK_FEATURE_LENGTHS counts bytes, now 512 for inputs and 256 for targets" in windows
+    assert distill.from_gin(files, given | {"VOCAB_SIZE": 384}).advice() == []
+    assert distill.from_gin(files, given | {"INITIAL_CHECKPOINT_PATH": "runs/a"}).advice() == []
+
+
+def test_from_gin_is_the_run_of_the_command(tmp_path):
+    with gin.unlock_config():
+        gin.clear_config()
+    gin.parse_config("MINE = 3")
+    given = {"MODEL_DIR": tmp_path / "run", "VOCABULARY_PATH": "bytes", "TRAIN_STEPS": 70, "LAMBDA": 0.25}
+    got = distill.from_gin("gin/recipes/quickstart.gin", given)
+    assert gin.query_parameter("MINE/macro.value") == 3  # the caller's configuration is left alone
+    assert got.arguments["loop"].train_steps == 70
+    assert got.arguments["loss"].lam == 0.25
+    assert got.directory == str(tmp_path / "run")
+    assert got.bindings["TRAIN_STEPS"] == 70
+    with pytest.raises(configuration.ConfigurationError, match="nothing uses TRIAN_STEPS"):
+        distill.from_gin(
+            "gin/recipes/quickstart.gin", [*(f"{k} = {str(v)!r}" for k, v in given.items()), "TRIAN_STEPS=1"]
+        )
+    assert gin.query_parameter("MINE/macro.value") == 3
+    with pytest.raises(configuration.ConfigurationError, match="MESH must be a number, a text"):
+        distill.from_gin("gin/recipes/quickstart.gin", given | {"MESH": object()})
+    with pytest.raises(
+        configuration.ConfigurationError, match=r"steps=7; bindings={'TRAIN_STEPS': …} sets steps, .*$"
+    ):  # and no remark of gin's
+        distill.from_gin("gin/recipes/quickstart.gin", given | {"TRAIN_STEPS": 7})
+    assert isinstance(got, run.Run)
+    gin.clear_config()

@@ -1,0 +1,95 @@
+"""``distill.train``: the directory of the command, runs that are repeated or continued, and mistakes."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+import distill
+from distill.cli import main
+from tests.distill.api.written import FIELDS, arguments, sums
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_the_directory_is_that_of_the_command(trained, tmp_path, capsys):
+    folder = pathlib.Path(trained.directory)
+    assert {"config.gin", "student.json", "result.json", "rows"} <= {path.name for path in folder.iterdir()}
+    assert [json.loads(line) for line in (folder / "rows" / "train.jsonl").read_text().splitlines()] == sums(24)
+    assert trained.result["step"] == 4
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(3)))
+    words = [f"--model_dir={folder}", f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    assert main.main(["infer", *words, "--rationale"]) == 0, capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    answers = trained.answer([row["question"] for row in sums(3)], rationale=True)
+    assert [line["label"] for line in lines] == [answer.text for answer in answers]
+    assert [line["rationale"] for line in lines] == [answer.rationale for answer in answers]
+    assert [line["score"] for line in lines] == pytest.approx([answer.score for answer in answers], abs=1e-5)
+    assert trained.answer(sums(1)) == trained.answer(sums(1)[0]["question"])
+
+
+@pytest.fixture
+def restored(trained, tmp_path):
+    """The trained student, whose directory is put back afterwards."""
+    shutil.copytree(trained.directory, tmp_path / "before")
+    yield trained
+    shutil.rmtree(trained.directory)
+    shutil.copytree(tmp_path / "before", trained.directory)
+
+
+def test_a_finished_run_is_loaded_and_another_is_refused(restored):
+    trained, again = restored, arguments(restored.directory)
+    splits = {"validation": sums(4, 24), "test": sums(6, 28)}
+    assert distill.train(sums(24), **splits, **again).step == trained.step
+    with pytest.raises(ValueError, match="was trained on other rows"):
+        distill.train(sums(23), **splits, **again)
+    with pytest.raises(ValueError, match="finished run with other settings:\n  seed was 0 and is now 1"):
+        distill.train(sums(24), **splits, **again, seed=1)
+    more = distill.train(sums(24), **splits, **{**again, "steps": 5})
+    assert more.result["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model": "t5_1_1_smal"}, "did you mean .*t5_1_1_small.gin"),
+        ({"method": "distil"}, "method must be one of .*'distil'; did you mean 'distill'"),
+        ({"lam": 1.0, "alpha": 0.5}, "give lam or alpha, not both"),
+        ({"vocabulary": None}, "vocabulary is missing: a T5Config names none"),
+        ({"vocabulary": "/absent/spiece.model"}, "no vocabulary at /absent/spiece.model"),
+        ({"hardware": "gpuu"}, "gin/hardware/gpuu.gin"),
+        ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
+        ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
+        ({"batch_size": "8"}, r"batch_size \(set in the arguments\).*expected int"),
+        ({"settings": {"FORM": "piared"}}, "settings={'FORM': …} sets form"),
+        ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
+        ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
+        ({"max_answer_length": 1}, "max_answer_length=2 fits all"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(tmp_path, changes, error):
+    with pytest.raises((ValueError, FileNotFoundError), match=error) as raised:
+        distill.train(sums(8), **arguments(tmp_path / "runs" / "a", **changes))
+    assert len(str(raised.value).splitlines()) == 1
+    assert "--" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["distill_shared", "single_task"])
+def test_other_methods_answer_and_evaluate(tmp_path, method):
+    student = distill.train(
+        sums(12), test=sums(3), **arguments(tmp_path / "run", method=method, max_answer_length=40, steps=2)
+    )
+    assert distill.evaluate(student, sums(3), fields=FIELDS) == student.result["test"]
+    [answer] = student.answer(["1 and 2?"], rationale=True)
+    assert isinstance(answer.rationale, str) and answer.score < 0
+    loaded = distill.load(student.export(tmp_path / "hf"))
+    [exported] = loaded.answer(["1 and 2?"], rationale=True)
+    assert (exported.text, exported.rationale) == (answer.text, answer.rationale)
+
+
+def test_the_vocabulary_of_a_model_directory_is_used(trained, tmp_path):
+    changes = {"vocabulary": None, "initial": trained.directory, "steps": 1}
+    student = distill.train(sums(8), **arguments(tmp_path / "run", **changes))
+    assert student.vocabulary == trained.vocabulary

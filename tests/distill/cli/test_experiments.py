@@ -1,0 +1,90 @@
+"""``distill example``, the exit code of a sweep, and which errors end one run and which the whole sweep."""
+
+import argparse
+import errno
+import json
+
+import pytest
+
+from distill import exit_codes, locking
+from distill.cli import experiments, main
+from distill.experiments.sweep import Run
+from distill.tasks.records import SourceError
+from distill.training import train
+
+OPTIONS = argparse.Namespace(gin_search_paths="", gin_module=[], quiet=True)
+
+
+@pytest.fixture
+def one(tmp_path):
+    return Run("LAMBDA-0.5", {"LAMBDA": "0.5"}, (), (), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("TRAIN_STEPS must be ≥ 1"), "TRAIN_STEPS must be ≥ 1"),
+        (FloatingPointError("the loss is nan at step 3"), "the loss is nan at step 3"),
+        (SourceError("rows.jsonl is missing"), "rows.jsonl is missing"),
+        (RuntimeError("INTERNAL: a kernel failed\nstack"), "RuntimeError: INTERNAL: a kernel failed"),
+    ],
+)
+def test_errors_of_a_run_are_one_line_and_the_sweep_continues(one, monkeypatch, error, line):
+    monkeypatch.setattr(experiments, "configure_run", raising(error))
+    failed = experiments.train_group([one], False, OPTIONS)
+    assert list(failed) == ["LAMBDA-0.5"]
+    assert line in failed["LAMBDA-0.5"] and "\n" not in failed["LAMBDA-0.5"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        locking.Locked("out is in use"),
+        exit_codes.Stopped("SIGTERM"),
+    ],
+)
+def test_errors_of_the_machine_and_signals_end_the_sweep(one, monkeypatch, error):
+    monkeypatch.setattr(experiments, "configure_run", raising(error))
+    for joint in (False, True):
+        with pytest.raises(type(error)):
+            experiments.train_group([one], joint, OPTIONS)
+
+
+def raising(error):
+    def configure_run(run, options):
+        raise error
+
+    return configure_run
+
+
+def test_a_run_that_a_signal_stopped_ends_the_sweep_and_is_unlocked(one, monkeypatch):
+    given = []
+
+    def trained(**arguments):
+        given.append(arguments)
+        return argparse.Namespace(stopped="SIGTERM")
+
+    monkeypatch.setattr(experiments, "configure_run", lambda run, options: {"model_dir": str(run.directory)})
+    monkeypatch.setattr(experiments.command_runs, "write_configuration", lambda: None)
+    monkeypatch.setattr(train, "train", trained)
+    with pytest.raises(exit_codes.Stopped, match="SIGTERM"):
+        experiments.train_group([one], False, OPTIONS)
+    assert given[0]["quiet"] and given[0]["model_dir"] == str(one.directory)
+    with locking.held(locking.of_directory(one.directory), "out"):
+        pass  # free again
+
+
+def test_failed_runs_are_printed_and_give_their_exit_code(capsys):
+    assert experiments.exit_code({}) == exit_codes.DONE
+    assert experiments.exit_code({"a": "the loss is nan", "b": "no rows"}) == exit_codes.SOME_FAILED
+    assert capsys.readouterr().err == "failed: a: the loss is nan\nfailed: b: no rows\n"
+
+
+def test_example_writes_rows_and_names_the_next_command(tmp_path, capsys):
+    assert main.main(["example", f"--output={tmp_path / 'example'}", "--train_rows=20", "--seed=3"]) == exit_codes.DONE
+    said = capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "example" / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert said.splitlines()[-1].startswith("next: distill train ")

@@ -1,0 +1,116 @@
+"""The configuration and the processes of a run, as the commands share them."""
+
+import argparse
+import dataclasses
+import signal
+
+import gin
+import jax
+import pytest
+
+from distill.api import configuration
+from distill.cli import runs
+from distill.training import train
+
+FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+
+
+def options(**changes):
+    plain = {
+        "gin_file": [], "gin_bindings": [], "gin_search_paths": "", "gin_module": [], "model_dir": None,
+        "multiprocess": False, "coordinator_address": None, "num_processes": None, "process_id": None,
+        "heartbeat_timeout_seconds": 7,
+    }  # fmt: skip
+    return argparse.Namespace(**plain | changes)
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration():
+    yield
+    with gin.unlock_config():
+        gin.clear_config()
+
+
+def test_files_bindings_and_folders_configure_a_run(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.gin").write_text("BATCH_SIZE = 5\nTRAIN_STEPS = 6\n")
+    given = ["VOCABULARY_PATH = 'bytes'", "MODEL_DIR = 'x'", "FILES = {'train': 'a.jsonl'}", "TRAIN_STEPS = 7"]
+    runs.parse_configuration(
+        options(gin_file=[*FILES, "own.gin"], gin_bindings=given, gin_search_paths=f"{tmp_path},{tmp_path / 'mine'}")
+    )
+    arguments = configuration.arguments_of(train.train)
+    assert arguments["loop"].train_steps == 7  # a binding overrides a file
+    assert arguments["data"].batch_size == 5
+    assert arguments["model_dir"] == "x"
+
+
+def test_a_model_directory_is_configured_as_it_was_trained(tmp_path):
+    """Its ``config.gin`` comes first, so that files and bindings of the command override it."""
+    trained = ["VOCABULARY_PATH = 'bytes'", "MODEL_DIR = '/old'", "FILES = {'train': 'a.jsonl'}", "TRAIN_STEPS = 3"]
+    runs.parse_configuration(options(gin_file=FILES, gin_bindings=[*trained, "BATCH_SIZE = 5"]))
+    (tmp_path / runs.CONFIG).write_text(configuration.resolved())
+    given = options(model_dir=str(tmp_path), gin_bindings=["TRAIN_STEPS = 7"])
+    runs.parse_configuration(given)
+    arguments = configuration.arguments_of(train.train)
+    assert (arguments["loop"].train_steps, arguments["data"].batch_size) == (7, 5)
+    assert arguments["model_dir"] == str(tmp_path)
+    assert given.gin_bindings == ["TRAIN_STEPS = 7"]  # the caller's list is unchanged
+
+
+def test_a_folder_that_was_not_trained_is_refused(tmp_path):
+    with pytest.raises(configuration.ConfigurationError, match=r"holds no config\.gin; is it a trained model's"):
+        runs.parse_configuration(options(model_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({}, None),
+        ({"multiprocess": True}, (None, None, None)),
+        ({"process_id": 0}, (None, None, 0)),
+        (
+            {"coordinator_address": "host:1", "num_processes": 2, "process_id": 1},
+            ("host:1", 2, 1),
+        ),
+    ],
+)
+def test_processes_are_joined_only_if_the_command_names_several(monkeypatch, changes, given):
+    calls = []
+
+    def initialize(*arguments, heartbeat_timeout_seconds):
+        calls.append((arguments, heartbeat_timeout_seconds))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as JAX takes the signal for itself
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(runs, "joined", False)
+    before = signal.getsignal(signal.SIGTERM)
+    runs.join(options(**changes))
+    assert calls == ([] if given is None else [(given, 7)])
+    assert runs.joined == (given is not None)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_commands_without_the_flag_are_not_quiet():
+    assert not runs.is_quiet(options())
+    assert runs.is_quiet(options(quiet=True))
+
+
+@dataclasses.dataclass
+class _Begun:
+    writes: list
+
+    def begin(self, *, writes):
+        self.writes.append(writes)
+        return ["LOG_PERIOD was 50 and is now 1"]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_one_process_writes_the_configuration_and_prints(monkeypatch, capsys, process):
+    from distill.api import run
+
+    begun = _Begun([])
+    monkeypatch.setattr(run.Run, "current", classmethod(lambda cls: begun))
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    runs.write_configuration()
+    assert begun.writes == [process == 0]
+    assert capsys.readouterr().err == ("LOG_PERIOD was 50 and is now 1\n" if process == 0 else "")

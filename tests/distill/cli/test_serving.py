@@ -1,0 +1,125 @@
+"""``distill infer``: what it prints and writes, its exit code, and the settings that it takes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from distill.cli import main, serving
+from distill.inference.student import Student
+from distill.model.config import T5Config
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+STUDENT = Student(T5Config(384, 16, 2, 8, 32, 1, 1), "bytes", 125)
+
+
+@pytest.fixture
+def student(model_dir):
+    """What :func:`infer` wants to know about it."""
+    return {"model_dir": model_dir}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_on_standard_output(tmp_path, student, capfd):
+    """JSON lines alone on standard output, all else on standard error; no file is written."""
+    write(tmp_path / "in.jsonl", [{"input": "1 and 2?"}, {"x": 1}, {"input": "übrig?"}])
+    words = [f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+    before = sorted(tmp_path.iterdir())
+    assert main.main(["infer", *words, "--output=-"]) == 0
+    captured = capfd.readouterr()
+    printed = [json.loads(line) for line in captured.out.splitlines()]
+    assert "3 rows: 2 answered, 1 not; written to standard output" in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+    assert main.main(["infer", *words, f"--output={tmp_path / 'out.jsonl'}"]) == 0
+    assert printed == read(tmp_path / "out.jsonl")
+
+
+def test_the_command_reports_and_its_exit_code_tells(tmp_path, student, capsys):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"q": "2"}])
+    command = ["infer", f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+    assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
+    told = capsys.readouterr().err
+    assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told
+    assert "  1 × no text in field 'input'" in told
+    assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=question"]) == 2
+    told = capsys.readouterr().err
+    assert "none of the 2 rows of" in told and "2 × no text in field 'question'" in told and "--input_field" in told
+    assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=q"]) == 0
+    (tmp_path / "in.jsonl").write_text("")
+    assert main.main([*command, f"--output={tmp_path / 'empty.jsonl'}"]) == 2
+    assert "holds no rows; nothing was answered" in capsys.readouterr().err
+    assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.MAX_DECODE_LEM=3"]) == 2
+    assert "--gin.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN?" in capsys.readouterr().err
+    assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.method=beem"]) == 2
+    assert "did you mean 'beam'?" in capsys.readouterr().err
+
+
+def test_settings_of_the_command_line_replace_the_students():
+    given = [
+        "MAX_DECODE_LEN = 9",
+        "EVAL_FORM = single",
+        "DTYPE = 'bfloat16'",
+        "evaluate.DecodeConfig.method = beam",
+        "partitioning.MeshConfig.model = 2",
+    ]
+    changed = serving.with_bindings(STUDENT, given)
+    assert (changed.decode.max_decode_len, changed.decode.method, changed.form) == (9, "beam", "single")
+    assert (changed.model.dtype, changed.mesh.model) == ("bfloat16", 2)
+    assert dataclasses.replace(
+        changed, decode=STUDENT.decode, form="label", mesh=STUDENT.mesh, model=STUDENT.model
+    ) == (STUDENT)
+    assert serving.with_bindings(STUDENT, []) is STUDENT
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("MAX_DECODE_LEM = 3", r"--gin\.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN\?"),
+        ("TRAIN_STEPS = 3", r"--gin\.TRAIN_STEPS does not apply here .*settings: MAX_DECODE_LEN, "),
+        ("MAX_DECODE_LEN = 3 * 3", r"--gin\.MAX_DECODE_LEN must be a number, a quoted text or a word; got '3 \* 3'"),
+        ("DTYPE = __import__('os').getcwd()", r"--gin\.DTYPE must be a number, a quoted text or a word"),
+        ("MAX_DECODE_LEN = 0", r"the command line: decode: .*max_decode_len must be ≥ 1; got 0"),
+        ("MAX_DECODE_LEN = 'x'", r"the command line: decode: max_decode_len must be int; got 'x'"),
+    ],
+)
+def test_settings_that_are_refused(binding, message):
+    with pytest.raises(ValueError, match=message):
+        serving.with_bindings(STUDENT, [binding])
+
+
+@pytest.mark.parametrize("command", [["infer", "--input=a", "--output=b"], ["export", "--output=b"]])
+def test_a_student_must_be_named(command, capsys):
+    assert main.main(command) == 2
+    assert f"{command[0]} needs --model_dir, the directory of a trained student" in capsys.readouterr().err
+
+
+def test_progress_in_a_pipe_is_a_line_every_ten_seconds(tmp_path, monkeypatch, capsys):
+    now = [50.0]
+    monkeypatch.setattr(serving.time, "monotonic", lambda: now[0])
+    with serving.Progress(tmp_path / "in.jsonl") as progress:
+        for at, done, failed in ((60.0, 1, 0), (65.0, 40, 1), (70.0, 2001, 1)):
+            now[0] = at
+            progress.rows(done, failed)
+    assert capsys.readouterr().err.splitlines() == [
+        "1 row done, 0 without an answer",
+        "2,001 rows done, 1 without an answer, 200.0 rows/s",
+    ]
+    serving.Progress(tmp_path / "in.jsonl", quiet=True).note("a line")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [(b"", 0), (b"{}\n{}\n", 2), (b"{}\n{}", 2), (b"\xef\xbb\xbf[1]", None), (b"\x1f\x8b\x08\x00", None), (None, None)],
+)
+def test_rows_are_counted_for_the_bar(tmp_path, content, rows):
+    if content is not None:
+        (tmp_path / "in.jsonl").write_bytes(content)
+    assert serving.Progress(tmp_path / "in.jsonl")._count() == rows

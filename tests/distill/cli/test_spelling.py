@@ -1,0 +1,70 @@
+"""A mistake on the command line is one line, which names the nearest command, flag or macro."""
+
+import argparse
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main, spelling
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian", "distill: there is no command 'trian'; did you mean 'train'?"),
+        ("train --model_dir=runs/a", "distill train: there is no flag --model_dir; write --gin.MODEL_DIR=runs/a"),
+        ("train --batch-size 8", "distill train: there is no flag --batch-size; write --gin.BATCH_SIZE=8"),
+        ("train --train_step=8", "distill train: there is no flag --train_step; write --gin.TRAIN_STEPS=8"),
+        ("train --gin.MODEL_DIR", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=VALUE"),
+        ("train --gin.MODEL_DIR runs/a", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=runs/a"),
+        ("eval --slpit=test", "distill eval: there is no flag --slpit; did you mean '--split'?"),
+        ("infer --input=a --ouput=b", "--output; --ouput is no flag, did you mean '--output'?"),
+        (
+            "example --output=a --gin.X=1",
+            "distill example: --gin.X=1 does not apply: distill example reads no gin files; "
+            "distill example --help lists the flags",
+        ),
+        ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
+        ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_nearest_word(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(words.split())
+    assert ended.value.code == exit_codes.MISTAKE
+    error = capsys.readouterr().err
+    assert error.endswith(message + "\n") and error.count("\n") == 1
+
+
+def small_parser():
+    whole = spelling.Parser(prog="prog")
+    commands = whole.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--output", required=True)
+    run.add_argument("--hidden", help=argparse.SUPPRESS)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run"], "prog run: the following arguments are required: --output; prog run --help lists the flags"),
+        (["rum"], "prog: there is no command 'rum'; did you mean 'run'?"),
+        (["run", "--output=a", "--hiden=3"], "prog run: there is no flag --hiden=3; prog run --help lists the flags"),
+        (
+            ["run", "--output=a", "--gin.A=3"],
+            "prog run: --gin.A=3 does not apply: prog run reads no gin files; prog run --help lists the flags",
+        ),
+    ],
+)
+def test_any_parser_ends_in_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        small_parser().parse_args(words)
+    assert ended.value.code == exit_codes.MISTAKE
+    assert capsys.readouterr().err == message + "\n"
+
+
+def test_macros_are_those_of_the_shipped_files():
+    macros = spelling._macros()
+    assert {"MODEL_DIR", "TRAIN_STEPS", "FILES"} <= macros
+    assert all(name == name.upper() for name in macros)

@@ -1,0 +1,117 @@
+"""Answers in memory: forms and prefixes, rationales, long inputs, and no heavy imports."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from distill.inference import answering
+from distill.inference.decoder import DecodeConfig, Prediction
+from distill.inference.student import Student
+from distill.model.config import T5Config
+from distill.sharding import partitioning
+from distill.tasks import plain_vocabularies
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def student(model_dir):
+    """What :func:`infer` wants to know about it."""
+    return {"model_dir": model_dir}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answering_imports_neither_tensorflow_nor_seqio(tmp_path, student):
+    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    code = (
+        "import sys; from distill.cli import main; "
+        f"rc = main.main(['infer', '--model_dir={student['model_dir']}', '--input={tmp_path / 'in.jsonl'}', "
+        f"'--output={tmp_path / 'out.jsonl'}']); "
+        "heavy = ('tensorflow', 'tensorflow_text', 'seqio', 'tensorflow_datasets', 'clu'); "
+        "print(rc, [m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "0 []"
+    assert read(tmp_path / "out.jsonl")[0]["line"] == 1
+
+
+class Echo:
+    """Decoders that answer with the input that they were given, so that a test sees how it was encoded."""
+
+    def __init__(self, model, mesh, decode):
+        self.decode = decode
+
+    def __call__(self, params, inputs, prompt=()):
+        assert params == "parameters"
+        return [Prediction(np.array([*prompt, *ids[:-1]]), -float(self.decode.max_decode_len)) for ids in inputs]
+
+
+@pytest.fixture
+def answering_of(monkeypatch):
+    """An :class:`Answering` of a student whose decoders echo; arguments change the student."""
+    monkeypatch.setattr(answering, "Decoder", Echo)
+
+    def made(rationale_decode=None, **changes):
+        decode = DecodeConfig(max_decode_len=4, max_input_len=16)
+        student = Student(T5Config(384, 16, 2, 8, 32, 1, 1), "bytes", 125, decode=decode, **changes)
+        mesh = partitioning.MeshConfig(1, 1, 1).build()
+        return answering.Answering(
+            student, plain_vocabularies.Bytes(125), "parameters", mesh, rationale_decode=rationale_decode
+        )
+
+    return made
+
+
+def test_labels_and_rationales_have_their_prefixes_and_lengths(answering_of):
+    ask = answering_of()
+    assert ask(["1?", "2?"]) == [("[label] 1?", -4.0, None), ("[label] 2?", -4.0, None)]
+    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?")]
+    assert ask.rationales(["1?"]) == ["[rationale] 1?"]
+    assert ask([]) == []
+    own = answering_of(label_prefix="answer: ", rationale_prefix="why: ")
+    assert own(["1?"], rationale=True) == [("answer: 1?", -4.0, "why: 1?")]
+    assert answering.rationale_config(ask.student.decode) == DecodeConfig(max_decode_len=256, max_input_len=16)
+    assert answering_of()._rationales.decode.max_decode_len == 256
+    assert answering_of(rationale_decode=DecodeConfig(max_decode_len=9))._rationales.decode.max_decode_len == 9
+
+
+def test_a_student_that_reasons_first_decodes_once(answering_of):
+    text = "1 + 1 = 2. So the answer is 2"
+    ask = answering_of(form="single")
+    assert ask([text]) == [("2", -4.0, None)]
+    assert ask([text], rationale=True) == [("2", -4.0, text)]
+    assert ask.rationales([text]) == [text]
+
+
+def test_prompts_of_the_target_are_no_part_of_the_input(answering_of):
+    ask = answering_of(form="shared_label")
+    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?")]  # the prompt, then the input
+    vocabulary = plain_vocabularies.Bytes(125)
+    assert ask._encoded("[label] ", ["1?"]) == [[*vocabulary.encode("1?"), 1]]
+
+
+def test_inputs_that_are_cut_are_counted_with_their_prefix(answering_of):
+    lengths = ["x" * 7, "x" * 8]  # and 8 bytes of prefix, and EOS
+    assert answering_of().num_cut(lengths) == 1
+    assert answering_of(form="single").num_cut(lengths) == 0
+    assert answering_of(form="shared_label").num_cut(lengths) == 0
+
+
+def test_students_that_cannot_answer_are_refused(answering_of):
+    with pytest.raises(ValueError, match=r"form must be one of \('label', 'single', 'shared_label'\); got 'rationale'"):
+        answering_of(form="rationale")
+    small = Student(T5Config(300, 16, 2, 8, 32, 1, 1), "bytes", 125)
+    with pytest.raises(ValueError, match="the vocabulary has 384 ids, but the student's vocab_size is 300"):
+        answering.check(small, plain_vocabularies.Bytes(125))
