@@ -13,7 +13,8 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
-from distill.tasks import fingerprint, metrics, preprocessors, task_ids, vocabularies
+from distill.tasks import fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
+from distill.tasks.corpus import Corpus
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
 from distill.tasks.key_tokens import KeyTokens, Kind
@@ -43,6 +44,7 @@ class Registered:
       paired: both of a row's sequences in one example.
       shared: the same with one input for both; the prefixes are the targets' first tokens, with weight 0.
       shared_label, shared_rationale: each of the two alone, to evaluate a student trained on ``shared``.
+      spans: span corruption, of a :class:`distill.tasks.corpus.Corpus`; None for all other data sets.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Registered:
     shared: str
     shared_label: str
     shared_rationale: str
+    spans: str | None = None
 
 
 class TwoTaskMixture(seqio.Mixture):
@@ -166,7 +169,8 @@ def register(
     automatic = "draw" if dataset.several_rationales else "first"
     how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
     feature = seqio.Feature(vocabulary, add_eos=True)
-    names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
+    forms = [field.name for field in dataclasses.fields(Registered) if field.name != "spans" or isinstance(dataset, Corpus)]
+    names = Registered(**{form: f"{dataset.name}_{form}" for form in forms})
     of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
     of_reasons = [metrics.rouge_l, metrics.bleu, *rationale_metrics]
 
@@ -280,6 +284,9 @@ def register(
         of_reasons,
         rationale_prefix,
     )
+    seqio.TaskRegistry.remove(f"{dataset.name}_spans")
+    if isinstance(dataset, Corpus):
+        add(f"{dataset.name}_spans", both, [span_corruption.corrupt_spans(vocabulary, dataset.spans)], None, [])
     seqio.MixtureRegistry.add(
         names.mixed,
         [(names.label, label_rate), (names.rationale, rationale_rate)],
@@ -344,6 +351,13 @@ def check_prompts(trained: str, evaluated: str) -> None:
         )
 
 
+def spans_of(task: seqio.Task) -> span_corruption.SpanCorruption | None:
+    """How a task corrupts windows of text; None for every other task."""
+    source = task.source
+    corpus = source.dataset if isinstance(source, RecordDataSource) else None
+    return corpus.spans if isinstance(corpus, Corpus) and task.name == f"{corpus.name}_spans" else None
+
+
 def draws_at_random(task_name: str, split: str | None = None) -> bool:
     """Whether a task's epochs differ: whether any of its preprocessors draws at random.
 
@@ -355,7 +369,7 @@ def draws_at_random(task_name: str, split: str | None = None) -> bool:
     task = seqio.TaskRegistry.get(task_name)
     if not preprocessors.drawing(task.preprocessors):
         return False
-    if split is None or not isinstance(task.source, RecordDataSource):
+    if split is None or not isinstance(task.source, RecordDataSource) or spans_of(task) is not None:
         return True
     return task.source.has_several_rationales(split)
 
