@@ -181,6 +181,4 @@ def dataset(
             f"TASK_FEATURE_LENGTHS={{'inputs': {lengths['inputs']}, 'targets': {spans.targets_length}}}"
         )
     source = Texts(files, field=field, passage_characters=passage_characters)
-    return Corpus(
-        name, source, validation_fraction=validation_fraction, split_seed=split_seed, spans=spans
-    )
+    return Corpus(name, source, validation_fraction=validation_fraction, split_seed=split_seed, spans=spans)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
-from distill.tasks import fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
+from distill.tasks import controls, fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
 from distill.tasks.corpus import Corpus
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
@@ -92,6 +92,7 @@ def register(
     key_weight: float = 2.0,
     other_weight: float = 1.0,
     single_order: Literal["rationale_first", "label_first"] | None = None,
+    rationale_control: Literal["shuffled"] | None = None,
     subsample: float = 1.0,
     subsample_seed: int = 0,
     subsample_validation: bool = False,
@@ -117,6 +118,8 @@ def register(
         :class:`distill.tasks.variants.Variants`. With ``teacher_prefixes``, ``rationale_prefix`` must be one of them.
       key_tokens, key_weight, other_weight: see :class:`distill.tasks.key_tokens.KeyTokens`.
       single_order: of rationale and label in the single task; None is ``rationale_first``.
+      rationale_control: ``shuffled`` gives each training row another row's rationales, see
+        :class:`distill.tasks.controls.ShuffledRationales`.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
       label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
@@ -135,6 +138,10 @@ def register(
         raise ValueError(f"rationales must be 'auto', 'first', 'draw' or 'all'; got {rationales!r}")
     if single_order not in (None, "rationale_first", "label_first"):
         raise ValueError(f"single_order must be 'rationale_first' or 'label_first'; got {single_order!r}")
+    if rationale_control not in (None, "shuffled"):
+        raise ValueError(f"rationale_control must be 'shuffled' or None; got {rationale_control!r}")
+    if rationale_control == "shuffled":
+        dataset = controls.shuffled_rationales(dataset)
     if teacher_prefixes and (
         rationale_prefix not in teacher_prefixes.values() or label_prefix in teacher_prefixes.values()
     ):
@@ -169,7 +176,9 @@ def register(
     automatic = "draw" if dataset.several_rationales else "first"
     how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
     feature = seqio.Feature(vocabulary, add_eos=True)
-    forms = [field.name for field in dataclasses.fields(Registered) if field.name != "spans" or isinstance(dataset, Corpus)]
+    forms = [
+        field.name for field in dataclasses.fields(Registered) if field.name != "spans" or isinstance(dataset, Corpus)
+    ]
     names = Registered(**{form: f"{dataset.name}_{form}" for form in forms})
     of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
     of_reasons = [metrics.rouge_l, metrics.bleu, *rationale_metrics]

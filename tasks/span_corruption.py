@@ -45,7 +45,7 @@ class SpanCorruption:
             raise ValueError(f"mean_span_length must be ≥ 1 token; got {self.mean_span_length}")
         if self.inputs_length < 4:
             raise ValueError(
-                f"inputs_length must be at least 4 tokens, for one of the text, a sentinel and EOS; got {self.inputs_length}"
+                f"inputs_length must be at least 4 tokens, for text, a sentinel and EOS; got {self.inputs_length}"
             )
 
     def counts(self, length: int) -> tuple[int, int]:

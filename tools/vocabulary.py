@@ -91,7 +91,7 @@ def train(
       split_digits: whether every digit is a separate piece, which helps with arithmetic.
       character_coverage: the share of characters that must have pieces; the others are unknown.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
-      extra_ids: sentinels for span corruption, appended to the ``size`` pieces as T5's file has them: ``<extra_id_0>`` last.
+      extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
 
     Returns:
       The serialized model: the contents of a ``.model`` file.

@@ -61,7 +61,7 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
     if spans is not None:
         return ValueError(
             f"task {task_name!r}: the text of split {split!r} is shorter than one window of {spans.window} tokens, which "
-            f"gives {spans.inputs_length} input tokens; give more text in FILES, or a smaller TASK_FEATURE_LENGTHS['inputs']"
+            f"gives {spans.inputs_length} input tokens; give more text in FILES, or smaller TASK_FEATURE_LENGTHS"
         )
     return ValueError(
         f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "

@@ -95,7 +95,11 @@ class TokenEvaluator(Evaluator):
             }
             found = jax.device_get(self._score(params, jax.device_put(batch, sharding)))
             stuck.alive()
-            losses, correct, number = losses + float(found[0]), correct + float(found[1]), number + int((targets > 0).sum())
+            losses, correct, number = (
+                losses + float(found[0]),
+                correct + float(found[1]),
+                number + int((targets > 0).sum()),
+            )
         return Evaluation({"accuracy": correct / number, "loss": losses / number}, [])
 
     def _scores(self, params: Params, batch: dict[str, jax.Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -79,6 +79,16 @@ def test_run(run, tmp_path):
     assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
 
 
+def test_pretraining_needs_no_task_file(tmp_path):
+    files = ["gin/models/t5_1_1_micro.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
+    configuration.parse(files, [*GIVEN, "FILES = {'train': 'books.txt'}"])
+    given = configuration.arguments_of(train.train)
+    assert given["data"].mixture_or_task_name == given["validation"].task_name == "text_spans"
+    spans = configuration.arguments_of(registration.register)["dataset"].spans
+    assert given["data"].task_feature_lengths == {"inputs": spans.inputs_length, "targets": spans.targets_length}
+    assert float(given["optimizer"].learning_rate(jnp.int32(40_000))) == pytest.approx(0.5e-2)
+
+
 SWITCHES = {
     "lambda_schedule": lambda given: float(given["loss"].lam(jnp.int32(5000))) == pytest.approx(0.5),
     "uncertainty": lambda given: isinstance(given["optimizer"], WeighingOptimizer),
@@ -103,7 +113,7 @@ def test_switch(run, tmp_path):
 
 
 def test_every_run_file_is_tested():
-    assert {*RUNS, *SWITCHES, "distill_shared", "train", "data", "eval"} <= set(names("runs"))
+    assert {*RUNS, *SWITCHES, "distill_shared", "pretrain", "train", "data", "eval"} <= set(names("runs"))
     assert set(names("runs")) - {*SWITCHES, *RUNS} <= {"distill_shared", "train", "data", "eval", "pretrain"}
 
 
