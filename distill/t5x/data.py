@@ -39,7 +39,7 @@ def registered_name(registered: Registered, form: str) -> str:
         )
     if form == "spans":
         raise ValueError(
-            "T5X runs have no form 'spans'; pretrain with gin/runs/pretrain.gin, and convert the student to a T5X checkpoint"
+            "T5X runs have no form 'spans'; pretrain with gin/runs/pretrain.gin, then `distill convert` the student"
         )
     return getattr(registered, form) if form in names.FORMS else names.task_name(registered.label, form)
 
