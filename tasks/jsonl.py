@@ -23,7 +23,7 @@ from distill.tasks.dataset import Dataset
 from distill.tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
 from distill.tasks.row_fields import identity_of, text_of
 
-__all__ = ["FIELDS", "JsonLines", "dataset", "identity_of", "text_of"]
+__all__ = ["FIELDS", "Files", "JsonLines", "dataset", "identity_of", "paths_of", "resolved", "text_of"]
 
 FIELDS = (
     "id",
@@ -50,7 +50,7 @@ Files = epath.PathLike | Sequence[epath.PathLike]
 _PATTERN = re.compile(r"[*?\[]")
 
 
-def _paths(files: Files, split: str) -> tuple[epath.Path, ...]:
+def paths_of(files: Files, split: str) -> tuple[epath.Path, ...]:
     """The files of a split, patterns not yet resolved."""
     given = [files] if isinstance(files, str | os.PathLike) else files
     if not isinstance(given, Sequence) or not all(isinstance(file, str | os.PathLike) for file in given) or not given:
@@ -60,7 +60,7 @@ def _paths(files: Files, split: str) -> tuple[epath.Path, ...]:
     return tuple(epath.Path(os.path.expanduser(file)) for file in given)
 
 
-def _resolved(paths: Sequence[epath.Path], purpose: str) -> Iterator[epath.Path]:
+def resolved(paths: Sequence[epath.Path], purpose: str) -> Iterator[epath.Path]:
     """The files that paths and patterns name; those of a pattern in alphabetical order."""
     for path in paths:
         if not _PATTERN.search(path.name) or path.exists():
@@ -123,7 +123,7 @@ class JsonLines:
         if parser is not None:
             parsers.parse(parser, "", mode=mode)
         self.splits = tuple(files)
-        self._files = {split: _paths(file, split) for split, file in files.items()}
+        self._files = {split: paths_of(file, split) for split, file in files.items()}
         self._fields = dict(fields or {})
         self._label_names = tuple(label_names)
         self._parser, self._mode = parser, mode
@@ -157,7 +157,7 @@ class JsonLines:
         report = Report() if report is None else report
         purpose = f"rows of split {split}"
         first = 0
-        for file in _resolved(self._files[split], purpose):
+        for file in resolved(self._files[split], purpose):
             for number, record in self._read(file, split, purpose, first, report):
                 first = number + 1
                 if record is not None:

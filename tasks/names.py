@@ -7,7 +7,7 @@ from distill.tasks.dataset import Dataset
 SHARED = "shared"
 PROMPTED_FORMS = (SHARED, "shared_label", "shared_rationale")
 """Forms whose targets, not inputs, begin with the prefixes."""
-FORMS = ("label", "rationale", "single", "mixed", "paired", *PROMPTED_FORMS)
+FORMS = ("label", "rationale", "single", "mixed", "paired", *PROMPTED_FORMS, "spans")
 
 
 def task_name(dataset: Dataset | str, form: str) -> str:
@@ -16,7 +16,8 @@ def task_name(dataset: Dataset | str, form: str) -> str:
     Args:
       dataset: the data set or its name.
       form: ``label``, ``rationale``, ``single`` (both in one target), ``mixed`` (a mixture with rates) or ``paired``;
-        with the prefixes in the targets: ``shared`` (both targets of one input), ``shared_label`` or ``shared_rationale``.
+        with the prefixes in the targets: ``shared`` (both targets of one input), ``shared_label`` or ``shared_rationale``;
+        of a corpus: ``spans``.
 
     Raises:
       ValueError: an unknown form.

@@ -52,7 +52,7 @@ class SentencePiece:
 
     def __init__(self, model: bytes, extra_ids: int = 0, name: str = "the vocabulary"):
         self.extra_ids, self.name = extra_ids, name
-        model = _with_extra_ids(model, extra_ids, name) if extra_ids else model
+        model = with_extra_ids(model, extra_ids, name) if extra_ids else model
         self._tokenizer = sentencepiece.SentencePieceProcessor()
         try:
             if not model:
@@ -118,7 +118,12 @@ def check_ids(pad_id: int, eos_id: int | None, name: str) -> None:
         )
 
 
-def _with_extra_ids(model: bytes, extra_ids: int, name: str) -> bytes:
+def with_extra_ids(model: bytes, extra_ids: int, name: str) -> bytes:
+    """A SentencePiece model with sentinels after its pieces, ``<extra_id_0>`` last, as SeqIO appends them.
+
+    Raises:
+      ValueError: the bytes are no SentencePiece model; names it ``name``.
+    """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 

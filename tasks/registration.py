@@ -13,7 +13,8 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
-from distill.tasks import fingerprint, metrics, preprocessors, task_ids, vocabularies
+from distill.tasks import controls, fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
+from distill.tasks.corpus import Corpus
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
 from distill.tasks.key_tokens import KeyTokens, Kind
@@ -43,6 +44,7 @@ class Registered:
       paired: both of a row's sequences in one example.
       shared: the same with one input for both; the prefixes are the targets' first tokens, with weight 0.
       shared_label, shared_rationale: each of the two alone, to evaluate a student trained on ``shared``.
+      spans: span corruption, of a :class:`distill.tasks.corpus.Corpus`; None for all other data sets.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Registered:
     shared: str
     shared_label: str
     shared_rationale: str
+    spans: str | None = None
 
 
 class TwoTaskMixture(seqio.Mixture):
@@ -89,6 +92,7 @@ def register(
     key_weight: float = 2.0,
     other_weight: float = 1.0,
     single_order: Literal["rationale_first", "label_first"] | None = None,
+    rationale_control: Literal["shuffled"] | None = None,
     subsample: float = 1.0,
     subsample_seed: int = 0,
     subsample_validation: bool = False,
@@ -114,6 +118,8 @@ def register(
         :class:`distill.tasks.variants.Variants`. With ``teacher_prefixes``, ``rationale_prefix`` must be one of them.
       key_tokens, key_weight, other_weight: see :class:`distill.tasks.key_tokens.KeyTokens`.
       single_order: of rationale and label in the single task; None is ``rationale_first``.
+      rationale_control: ``shuffled`` gives each training row another row's rationales, see
+        :class:`distill.tasks.controls.ShuffledRationales`.
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
       label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
@@ -132,6 +138,10 @@ def register(
         raise ValueError(f"rationales must be 'auto', 'first', 'draw' or 'all'; got {rationales!r}")
     if single_order not in (None, "rationale_first", "label_first"):
         raise ValueError(f"single_order must be 'rationale_first' or 'label_first'; got {single_order!r}")
+    if rationale_control not in (None, "shuffled"):
+        raise ValueError(f"rationale_control must be 'shuffled' or None; got {rationale_control!r}")
+    if rationale_control == "shuffled":
+        dataset = controls.shuffled_rationales(dataset)
     if teacher_prefixes and (
         rationale_prefix not in teacher_prefixes.values() or label_prefix in teacher_prefixes.values()
     ):
@@ -166,7 +176,10 @@ def register(
     automatic = "draw" if dataset.several_rationales else "first"
     how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
     feature = seqio.Feature(vocabulary, add_eos=True)
-    names = Registered(**{field.name: f"{dataset.name}_{field.name}" for field in dataclasses.fields(Registered)})
+    forms = [
+        field.name for field in dataclasses.fields(Registered) if field.name != "spans" or isinstance(dataset, Corpus)
+    ]
+    names = Registered(**{form: f"{dataset.name}_{form}" for form in forms})
     of_answers = [metrics.ACCURACY[dataset.answer], *label_metrics]
     of_reasons = [metrics.rouge_l, metrics.bleu, *rationale_metrics]
 
@@ -280,6 +293,9 @@ def register(
         of_reasons,
         rationale_prefix,
     )
+    seqio.TaskRegistry.remove(f"{dataset.name}_spans")
+    if isinstance(dataset, Corpus):
+        add(f"{dataset.name}_spans", both, [span_corruption.corrupt_spans(vocabulary, dataset.spans)], None, [])
     seqio.MixtureRegistry.add(
         names.mixed,
         [(names.label, label_rate), (names.rationale, rationale_rate)],
@@ -344,6 +360,13 @@ def check_prompts(trained: str, evaluated: str) -> None:
         )
 
 
+def spans_of(task: seqio.Task) -> span_corruption.SpanCorruption | None:
+    """How a task corrupts windows of text; None for every other task."""
+    source = task.source
+    corpus = source.dataset if isinstance(source, RecordDataSource) else None
+    return corpus.spans if isinstance(corpus, Corpus) and task.name == f"{corpus.name}_spans" else None
+
+
 def draws_at_random(task_name: str, split: str | None = None) -> bool:
     """Whether a task's epochs differ: whether any of its preprocessors draws at random.
 
@@ -355,7 +378,7 @@ def draws_at_random(task_name: str, split: str | None = None) -> bool:
     task = seqio.TaskRegistry.get(task_name)
     if not preprocessors.drawing(task.preprocessors):
         return False
-    if split is None or not isinstance(task.source, RecordDataSource):
+    if split is None or not isinstance(task.source, RecordDataSource) or spans_of(task) is not None:
         return True
     return task.source.has_several_rationales(split)
 

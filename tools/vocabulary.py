@@ -2,6 +2,7 @@
 
 distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model
 distill vocabulary --input=text.txt --input=more.txt --size=8000 --model_type=bpe
+distill vocabulary --input=books.txt.gz --size=4000 --extra_ids=96
 distill vocabulary --set=svamp --data_dir=DIR --size=2000
 """
 
@@ -78,6 +79,7 @@ def train(
     split_digits: bool = False,
     character_coverage: float = 1.0,
     exact_size: bool = False,
+    extra_ids: int = 0,
 ) -> bytes:
     """A SentencePiece model.
 
@@ -89,6 +91,7 @@ def train(
       split_digits: whether every digit is a separate piece, which helps with arithmetic.
       character_coverage: the share of characters that must have pieces; the others are unknown.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
+      extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
 
     Returns:
       The serialized model: the contents of a ``.model`` file.
@@ -98,10 +101,14 @@ def train(
     """
     import sentencepiece
 
+    from distill.tasks import plain_vocabularies
+
     if model_type not in MODEL_TYPES:
         raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
     if size < 4:
         raise ValueError(f"size must be at least 4 (three special pieces and one more); got {size}")
+    if extra_ids < 0:
+        raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
     # SentencePiece reads lines, and treats a text with a line break as two.
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     if not lines:
@@ -129,7 +136,9 @@ def train(
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
     if exact_size and trained != size:
         raise ValueError(f"the text gives {trained} pieces, not {size}; set size to {trained}, or leave exact_size off")
-    return model.getvalue()
+    if not extra_ids:
+        return model.getvalue()
+    return plain_vocabularies.with_extra_ids(model.getvalue(), extra_ids, "the vocabulary")
 
 
 def _why(message: str, size: int, model_type: str) -> str:
@@ -160,6 +169,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split_digits", action="store_true", help="make every digit a separate piece")
     command.add_argument(
         "--character_coverage", type=float, default=1.0, help="share of the characters that get a piece; default: 1.0"
+    )
+    command.add_argument(
+        "--extra_ids", type=int, default=0, help="sentinels to append, which pretraining needs: 100 in T5; default: 0"
     )
     command.add_argument("--exact_size", action="store_true", help="fail if the text gives fewer pieces than --size")
 
@@ -200,6 +212,7 @@ def run(options: argparse.Namespace) -> int:
         split_digits=options.split_digits,
         character_coverage=options.character_coverage,
         exact_size=options.exact_size,
+        extra_ids=options.extra_ids,
     )
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,8 @@ def cache_command(options: argparse.Namespace) -> int:
     tasks = [names.label, names.rationale, names.single, names.paired]
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
         tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable
+    if names.spans is not None:
+        tasks = [names.spans]
     on_progress = _CacheProgress(quiet=runs.is_quiet(options))
     with (
         model_directory.undone_on_failure(options.output),

@@ -56,6 +56,13 @@ class Examples(Protocol):
 
 def nothing_usable(task_name: str, split: str) -> ValueError:
     """Returns the error for a split that has no row to train on."""
+    known = task_name in seqio.TaskRegistry.names()
+    spans = registration.spans_of(seqio.TaskRegistry.get(task_name)) if known else None
+    if spans is not None:
+        return ValueError(
+            f"task {task_name!r}: the text of split {split!r} is shorter than one window of {spans.window} tokens, which "
+            f"gives {spans.inputs_length} input tokens; give more text in FILES, or smaller TASK_FEATURE_LENGTHS"
+        )
     return ValueError(
         f"task {task_name!r} has no usable example in split {split!r}; it needs rows with a label "
         "(LABEL_SOURCE=teacher: the teacher's, llm_label) or, for the rationale task, with a rationale"
@@ -108,7 +115,7 @@ def warn_of_rows_left_out(task: seqio.Task, split: str, size: int) -> None:
       split: whose rows; nothing is logged for a split other than ``train``.
       size: the task's examples per epoch.
     """
-    if split != "train" or not isinstance(task.source, RecordDataSource):
+    if split != "train" or not isinstance(task.source, RecordDataSource) or registration.spans_of(task) is not None:
         return
     rows = task.source.num_input_examples(split)
     if size >= rows:

@@ -113,6 +113,11 @@ class Decoder:
 
         self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
 
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, a multiple of the shards that rows are divided into."""
+        return self._rows
+
     def __call__(self, params: Any, inputs: Sequence[np.ndarray], prompt: Sequence[int] = ()) -> list[Prediction]:
         """Decodes ``inputs`` and returns predictions in their order.
 

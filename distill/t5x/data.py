@@ -37,6 +37,10 @@ def registered_name(registered: Registered, form: str) -> str:
             f"T5X runs have no form {form!r}, since T5X decodes without a prompt; "
             "use 'paired', and 'label' for EVAL_FORM"
         )
+    if form == "spans":
+        raise ValueError(
+            "T5X runs have no form 'spans'; pretrain with gin/runs/pretrain.gin, then `distill convert` the student"
+        )
     return getattr(registered, form) if form in names.FORMS else names.task_name(registered.label, form)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
-from distill.inference.evaluate import Evaluator
+from distill.inference import token_scores
 from distill.model.network import T5Config
 from distill.sharding import partitioning, xla_options
 from distill.tasks import registration
@@ -58,7 +58,7 @@ def check(
     for name, split in sorted(wanted):
         check_rows(name, split)
     if validation is not None:
-        few = Evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
+        few = token_scores.evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
         for metric in (validation.metric, *metrics):
             few.check_metric(metric)
     if initial_checkpoint_path is not None:

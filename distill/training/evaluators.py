@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from distill.inference import token_scores
 from distill.inference.evaluate import Decoder, Evaluator
 from distill.terminal import Terminal
 from distill.training.config import ValidationConfig
@@ -35,7 +36,7 @@ def make_evaluators(
             continue
         limit = None if split == validation.test_split else validation.max_examples
         with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
-            evaluators[split] = Evaluator(validation.task_name, split, decoder, max_examples=limit)
+            evaluators[split] = token_scores.evaluator(validation.task_name, split, decoder, max_examples=limit)
         evaluators[split].check_metric(validation.metric)
         if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
             terminal.warn(warning)

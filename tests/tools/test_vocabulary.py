@@ -25,6 +25,16 @@ def test_special_ids_are_t5s(model_type):
     assert vocabulary.train(LINES, 50, model_type=model_type) == vocabulary.train(LINES, 50, model_type=model_type)
 
 
+def test_extra_ids_follow_the_pieces_as_in_t5s_file():
+    plain, model = (_load(vocabulary.train(LINES, 50, extra_ids=number)) for number in (0, 3))
+    pieces = plain.get_piece_size()
+    last = [model.id_to_piece(number) for number in range(pieces, model.get_piece_size())]
+    assert last == ["▁<extra_id_2>", "▁<extra_id_1>", "▁<extra_id_0>"]
+    assert model.encode(LINES[0]) == plain.encode(LINES[0])
+    with pytest.raises(ValueError, match="extra_ids must be ≥ 0; got -1"):
+        vocabulary.train(LINES, 50, extra_ids=-1)
+
+
 def test_symbols_and_digits():
     model = _load(vocabulary.train(LINES, 60, symbols=["[label]"], split_digits=True))
     assert "[label]" in model.encode("[label] birds", out_type=str)

@@ -80,6 +80,11 @@ def build(
     directory = epath.Path(output)
     parts = [(name, split) for name in task_names for split in registration.get(name).splits]
     for name, split in parts:
+        if registration.spans_of(registration.get(name)) is not None:
+            raise ValueError(
+                f"task {name!r} masks its text anew in every epoch, so a cache would hold one of the draws; train without "
+                "a cache (CACHE_DIR=None)"
+            )
         if registration.draws_at_random(name, split):
             raise ValueError(
                 f"rows of split {split!r} have several rationales, and task {name!r} draws one of them per epoch; "

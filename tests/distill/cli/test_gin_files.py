@@ -1,5 +1,6 @@
 """Every shipped gin file is parsed and built; no setting may be stale."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -79,6 +80,38 @@ def test_run(run, tmp_path):
     assert configuration.macro("LABEL_SOURCE") == ("teacher" if run == "task_distill" else "gold")
 
 
+def test_pretraining_needs_no_task_file(tmp_path):
+    files = ["gin/models/t5_1_1_micro.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
+    configuration.parse(files, [*GIVEN, "FILES = {'train': 'books.txt'}"])
+    given = configuration.arguments_of(train.train)
+    assert given["data"].mixture_or_task_name == given["validation"].task_name == "text_spans"
+    spans = configuration.arguments_of(registration.register)["dataset"].spans
+    assert given["data"].task_feature_lengths == {"inputs": spans.inputs_length, "targets": spans.targets_length}
+    assert float(given["optimizer"].learning_rate(jnp.int32(40_000))) == pytest.approx(0.5e-2)
+
+
+def test_the_reader_sweep_pretrains_the_student_that_all_its_runs_start_from():
+    """Its start is what its runs start from: the same model and vocabulary."""
+    made = sweep.read(ROOT / "gin/sweeps/reader.yaml", "out")
+    start = made.start_run()
+    given = {}
+    for run in [start, *(run for run in made.runs() if run.values["RANDOM_SEED"] == "0")]:
+        bindings = [text for text in run.bindings if not text.startswith("VOCABULARY_PATH")]
+        configuration.parse(run.gin_files, [*bindings, "VOCABULARY_PATH = 'bytes'"])
+        given[run.name] = configuration.arguments_of(train.train)
+    pretraining = given.pop(start.name)
+    assert 2e6 < parameters.param_count(pretraining["model"]) < 6e6
+    assert pretraining["data"].mixture_or_task_name == "text_spans"
+    assert {arguments["initial_checkpoint_path"] for arguments in given.values()} == {"out/pretraining"}
+    assert len(given) == 18
+    shape = dataclasses.replace(pretraining["model"], dropout_rate=0.1)
+    assert {arguments["model"] for arguments in given.values()} == {shape}
+    vocabularies = {
+        text for run in [start, *made.runs()] for text in run.bindings if text.startswith("VOCABULARY_PATH")
+    }
+    assert len(vocabularies) == 1
+
+
 SWITCHES = {
     "lambda_schedule": lambda given: float(given["loss"].lam(jnp.int32(5000))) == pytest.approx(0.5),
     "uncertainty": lambda given: isinstance(given["optimizer"], WeighingOptimizer),
@@ -103,7 +136,7 @@ def test_switch(run, tmp_path):
 
 
 def test_every_run_file_is_tested():
-    assert {*RUNS, *SWITCHES, "distill_shared", "train", "data", "eval"} <= set(names("runs"))
+    assert {*RUNS, *SWITCHES, "distill_shared", "pretrain", "train", "data", "eval"} <= set(names("runs"))
     assert set(names("runs")) - {*SWITCHES, *RUNS} <= {"distill_shared", "train", "data", "eval", "pretrain"}
 
 

@@ -1,0 +1,124 @@
+"""Scoring of target tokens given the target tokens before them: validation of pretraining, where nothing is decoded."""
+
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+from jaxtyping import Array, Float
+
+from distill import stuck
+from distill.inference.decoder import Decoder
+from distill.inference.evaluate import Evaluation, Evaluator
+from distill.model.network import ModelInputs, Transformer
+from distill.model.parameters import Params, output_kernel
+from distill.sharding import partitioning
+from distill.sharding.cross_entropy import weighted_cross_entropy
+from distill.tasks import registration
+
+METRICS = ("accuracy", "loss")
+_CHUNK_TOKENS = 4096
+_SEED = 0  # the spans of evaluation are the same at every step and in every run
+
+
+class TokenEvaluator(Evaluator):
+    """A span-corruption task's split, scored token by token without decoding.
+
+    Its metrics are ``accuracy``, the share of target tokens that are the argmax given the tokens before them, and
+    ``loss``, their mean cross-entropy in nats. Both count sentinels and EOS. There are no rows.
+
+    Args:
+      task_name: a registered task of form ``spans``.
+      split: SeqIO split.
+      decoder: gives the student, the mesh and the number of rows scored together; only its settings are used.
+      max_examples: number of windows to score, from the first; None scores all.
+
+    Raises:
+      ValueError: no such task or split, or a split without a window of text.
+    """
+
+    def __init__(self, task_name: str, split: str, decoder: Any, *, max_examples: int | None = None):
+        task = seqio.TaskRegistry.get(task_name)
+        if split not in task.splits:
+            raise ValueError(
+                f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(task.splits))} "
+                "(a training run without a test split needs TEST_SPLIT=None)"
+            )
+        self.task, self.split, self._decoder = task, split, decoder
+        dataset = task.get_dataset(
+            sequence_length=None, split=split, shuffle=False, seed=_SEED, trim_output_features=False
+        )
+        if max_examples is not None:
+            dataset = dataset.take(max_examples)
+        windows = list(dataset.as_numpy_iterator())
+        if not windows:
+            spans = registration.spans_of(task)
+            assert spans is not None
+            raise ValueError(
+                f"task {task_name!r}: the text of split {split!r} is shorter than one window of {spans.window} tokens; "
+                "give more text in FILES, a smaller TASK_FEATURE_LENGTHS['inputs'], or a larger validation share, "
+                "corpus.dataset.validation_fraction"
+            )
+        self._inputs = np.stack([window["inputs"] for window in windows]).astype(np.int32)
+        self._targets = np.stack([window["targets"] for window in windows]).astype(np.int32)
+        self._score = jax.jit(self._scores) if isinstance(decoder, Decoder) else None
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def check_metric(self, name: str) -> None:
+        """Raises ValueError, which lists the metrics, if ``name`` is not one of them."""
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {list(METRICS)}{hint}")
+
+    def check_lengths(self, max_decode_len: int) -> str | None:
+        """Returns None: nothing is decoded."""
+        del max_decode_len
+        return None
+
+    def __call__(self, params: Any) -> Evaluation:
+        """Scores the split with ``params``."""
+        assert self._score is not None
+        rows, mesh = self._decoder.rows, self._decoder.mesh
+        sharding = partitioning.batch_sharding(mesh)
+        losses, correct, number = 0.0, 0.0, 0
+        for start in range(0, len(self), rows):
+            targets = _padded(self._targets[start : start + rows], rows)
+            batch = {
+                "encoder_input_tokens": _padded(self._inputs[start : start + rows], rows),
+                "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+                "decoder_target_tokens": targets,
+            }
+            found = jax.device_get(self._score(params, jax.device_put(batch, sharding)))
+            stuck.alive()
+            losses, correct, number = (
+                losses + float(found[0]),
+                correct + float(found[1]),
+                number + int((targets > 0).sum()),
+            )
+        return Evaluation({"accuracy": correct / number, "loss": losses / number}, [])
+
+    def _scores(self, params: Params, batch: dict[str, jax.Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The sums over target tokens of the cross-entropy and of right predictions."""
+        config = self._decoder.model
+        targets = batch["decoder_target_tokens"]
+        hidden = Transformer(config).apply({"params": params}, ModelInputs.of(batch), method=Transformer.hidden)
+        weights = (targets > 0).astype(jnp.float32)
+        kernel = output_kernel(params, config)
+        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, 0.0, 0.0, _CHUNK_TOKENS)
+        return loss, jnp.sum(stats.correct & (targets > 0), dtype=jnp.float32)
+
+
+def _padded(tokens: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(tokens, ((0, rows - len(tokens)), (0, 0)))
+
+
+def evaluator(task_name: str, split: str, decoder: Any, *, max_examples: int | None = None) -> Evaluator:
+    """The evaluator of a task: a :class:`TokenEvaluator` for span corruption, else one that decodes."""
+    task = registration.get(task_name)
+    scored = isinstance(task, seqio.Task) and registration.spans_of(task) is not None
+    return (TokenEvaluator if scored else Evaluator)(task_name, split, decoder, max_examples=max_examples)

@@ -1,0 +1,111 @@
+"""Validation of pretraining against an independent computation; a student that is pretrained, then distilled from there."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from distill.inference import token_scores
+from distill.inference.decoder import DecodeConfig, Decoder
+from distill.inference.evaluate import Evaluator
+from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.sharding import partitioning
+from distill.tasks import corpus, jsonl, registration
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss
+from distill.training.train import DataConfig, LoopConfig, ValidationConfig, train
+
+MODEL = T5Config(
+    vocab_size=384, embed_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=1
+)
+LENGTHS = {"inputs": 32, "targets": 9}
+
+
+@pytest.fixture
+def names(tmp_path):
+    (tmp_path / "book.txt").write_text("".join("The cat sat on the mat, and the dog sat.\n\n" for _ in range(60)))
+    (tmp_path / "held.txt").write_text("The dog sat on the mat, and the cat sat.\n" * 10)
+    files = {"train": str(tmp_path / "book.txt"), "validation": str(tmp_path / "held.txt")}
+    return registration.register(corpus.dataset(files, feature_lengths=LENGTHS), "bytes")
+
+
+def test_scores_are_those_of_the_full_logits(names):
+    mesh = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+    evaluator = token_scores.evaluator(names.spans, "validation", Decoder(MODEL, mesh, DecodeConfig(batch_size=5)))
+    assert isinstance(evaluator, token_scores.TokenEvaluator) and len(evaluator) % 5 != 0  # the last batch is padded
+    again = token_scores.TokenEvaluator(names.spans, "validation", None)
+    assert (again._inputs == evaluator._inputs).all() and (again._targets == evaluator._targets).all()
+    targets, inputs = evaluator._targets, evaluator._inputs
+    shifted = np.concatenate([np.zeros((len(targets), 1), np.int32), targets[:, :-1]], axis=1)
+    network = Transformer(MODEL)
+    params = nn.unbox(network.init(jax.random.key(0), ModelInputs(inputs, shifted))["params"])
+    with jax.set_mesh(mesh):
+        logits = np.asarray(network.apply({"params": params}, ModelInputs(inputs, shifted)), np.float64)
+        found = evaluator(params)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(log_probs, targets[..., None], axis=-1)
+    assert found.metrics["loss"] == pytest.approx(-chosen.mean(), rel=1e-5)
+    assert found.metrics["accuracy"] == pytest.approx((logits.argmax(-1) == targets).mean(), abs=1e-6)
+    assert found.rows == []
+    with pytest.raises(
+        ValueError, match=r"no metric 'acuracy'; it has \['accuracy', 'loss'\]; did you mean 'accuracy'"
+    ):
+        evaluator.check_metric("acuracy")
+
+
+def test_other_tasks_are_decoded_and_short_text_is_refused(names, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"input": "q", "label": "a"}) + "\n")
+    label = registration.register(
+        jsonl.dataset({"train": tmp_path / "rows.jsonl"}, validation_fraction=0.0), "bytes"
+    ).label
+    assert type(token_scores.evaluator(label, "train", None)) is Evaluator
+    (tmp_path / "held.txt").write_text("short")
+    with pytest.raises(ValueError, match="text of split 'validation' is shorter than one window of 34 tokens"):
+        files = {"train": str(tmp_path / "book.txt"), "validation": str(tmp_path / "held.txt")}
+        again = registration.register(corpus.dataset(files, name="again", feature_lengths=LENGTHS), "bytes")
+        token_scores.evaluator(again.spans, "validation", None)
+
+
+def test_loss_falls_and_a_later_run_starts_from_the_pretrained_student(names, tmp_path):
+    settings = {
+        "model": MODEL,
+        "loss": TwoTaskLoss(),
+        "optimizer": optimizers.adamw(1e-2),
+        "checkpoints": dataclasses.replace(train.__kwdefaults__["checkpoints"], verify=False),
+        "quiet": True,
+    }
+    decode = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
+    train(
+        str(tmp_path / "pretrained"),
+        data=DataConfig(names.spans, LENGTHS, batch_size=8),
+        loop=LoopConfig(train_steps=40, log_period=20),
+        validation=ValidationConfig(names.spans, period=20, test_split=None, decode=decode),
+        **settings,
+    )
+    scores = [json.loads(line) for line in (tmp_path / "pretrained" / "evaluations.jsonl").read_text().splitlines()]
+    first, last = scores[0], scores[-1]
+    assert last["loss"] < first["loss"] < np.log(384) and last["accuracy"] > 0.2
+    rows = [{"input": f"cat {number}", "label": "mat", "rationale": "it sat"} for number in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "rows.jsonl")}
+    paired = registration.register(jsonl.dataset(files, name="rows"), "bytes").paired
+    given = settings | {"optimizer": optimizers.adamw(1e-9)}
+    train(
+        str(tmp_path / "distilled"),
+        data=DataConfig(paired, {"inputs": 32, "targets": 16}, batch_size=8),
+        loop=LoopConfig(train_steps=1),
+        initial_checkpoint_path=str(tmp_path / "pretrained"),
+        **given,
+    )
+    from distill.checkpoints.manager import restore_student
+
+    mesh = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        start, end = (
+            restore_student(str(tmp_path / name), MODEL, mesh, partitioning.DEFAULT_RULES)[1]
+            for name in ("pretrained", "distilled")
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), start, end)
