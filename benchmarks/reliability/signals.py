@@ -21,7 +21,7 @@ from benchmarks.reliability.kills import environment
 from benchmarks.reliability.rows import Row, markdown
 from benchmarks.reliability.small_run import ROOT, SmallRun
 
-_FIRST_S = 0.5  # the interpreter itself needs a tenth of a second, and longer on a loaded machine
+_FIRST_S = 1.0  # the interpreter itself needs a tenth of a second, and longer on a loaded machine
 _RUN_S = 900.0
 
 
