@@ -202,7 +202,8 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         for name, argv in TO_STDOUT.items() if not names else ():
             _to_full_device(name, [argument.replace("SAFE", str(safe)) for argument in argv], row)
         printed = row.tried - trial.ends.total()
-        row.how += f" ({trial.ends[74]} of {trial.ends.total()} trials ended with 74, the others had room); {printed} to /dev/full"
+        row.how += f" ({trial.ends[74]} of {trial.ends.total()} trials ended with 74, the others had room)"
+        row.how += f"; {printed} to /dev/full"
     row.seconds = time.monotonic() - started
     return row
 

@@ -104,7 +104,11 @@ def _plan(kills: int) -> Iterator[tuple[str, bool, int]]:
 
 
 def run(
-    processes: Sequence[int] = (2, 4), kills: int = 20, seed: int = 0, steps: int = 60, cache: pathlib.Path | None = None
+    processes: Sequence[int] = (2, 4),
+    kills: int = 20,
+    seed: int = 0,
+    steps: int = 60,
+    cache: pathlib.Path | None = None,
 ) -> list[Row]:
     """One row for each number of processes; ``cache`` holds compiled programs of earlier runs."""
     rows = []
@@ -169,7 +173,9 @@ def _victims(
             done, row.tried = done + killed, row.tried + killed
             if fresh and not killed:  # the machine is faster now
                 duration = min(duration, time.monotonic() - begun)
-            _report(f"{victim.name}: {len(children)} processes, {'killed' if killed else 'complete'}, {done} of {kills} kills")
+            _report(
+                f"{victim.name}: {len(children)} processes, {'killed' if killed else 'complete'}, {done} of {kills} kills"
+            )
         if not (victim / "result.json").exists():
             try:
                 trainings.complete(victim, numbers[0], FORMS[form])

@@ -396,7 +396,9 @@ def test_a_stopped_job_can_write_what_it_has(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_finishes_what_is_under_way(tmp_path, monkeypatch, number):
     found, looked_up = ReplyStore.find, []
-    monkeypatch.setattr(ReplyStore, "find", lambda store, keys: looked_up.append(list(keys)) or found(store, looked_up[-1]))
+    monkeypatch.setattr(
+        ReplyStore, "find", lambda store, keys: looked_up.append(list(keys)) or found(store, looked_up[-1])
+    )
 
     async def slow(call):
         if call.number == 5:
