@@ -9,6 +9,7 @@ Then room is made, and the same command must succeed.
 
 import argparse
 import ast
+import collections
 import contextlib
 import hashlib
 import json
@@ -60,13 +61,20 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
         "extract": ["extract", f"--inputs={safe / 'rows' / 'test.jsonl'}", *data, f"--output={disk / 'extracted.jsonl'}",
                     "--prompt=template", "--model=stub", f"--base_url={url}", f"--store={disk / 'replies.sqlite'}"],
         "sweep": ["sweep", f"{safe / 'sweep.json'}"],
+        "report": ["report", f"{model}", f"--output={disk / 'report.html'}"],
+        "replay": ["replay", f"{disk / 'diverged'}"],
         "demo": ["demo", f"--directory={disk / 'demo'}"],
     }  # fmt: skip
 
 
 ONLY_FULL = ("demo",)
 """Commands whose continuation takes minutes: only their end on a full disk is tried."""
+DIVERGES = {"LEARNING_RATE": 1e30, "train.train.validation": None, "TEST_SPLIT": None}
+"""What makes a run end with an update to replay."""
 TO_STDOUT = {
+    "profile": ["profile", "SAFE/trained"],
+    "replay": ["replay", "SAFE/diverged", "--json"],
+    "data": ["data", "--file=train=SAFE/rows/train.jsonl", "--field=input=question", "--vocabulary=bytes"],
     "completion": ["completion", "bash"],
     "config": ["config", "--gin_file=gin/models/t5_1_1_tiny.gin"],
     "launch": ["launch", "hosts", "--host=localhost", "--dry-run", "--", "train", "--gin.MODEL_DIR=x"],
@@ -109,6 +117,7 @@ def _lines(told: str) -> list[str]:
 class _Trial:
     def __init__(self, nursery: Nursery, folder: pathlib.Path, disk: pathlib.Path):
         self._nursery, self._folder, self.disk, self._number = nursery, folder, disk, 0
+        self.ends: collections.Counter[int | None] = collections.Counter()
 
     def run(self, argv: Sequence[str]) -> tuple[int | None, str]:
         """The exit code and the output of a command."""
@@ -122,10 +131,13 @@ class _Trial:
         """One command with ``room`` bytes free, and again with more room."""
         kept = self.disk / "kept.txt"
         kept.write_text("written before\n")
+        if name == "replay":
+            shutil.copytree(self._folder / "safe" / "diverged", self.disk / "diverged")
         before = _digests(self.disk)
         ballast = _fill(self.disk, room)
         row.tried += 1
         code, told = self.run(argv)
+        self.ends[code] += 1
         where = f"{name} with {room:,} bytes free"
         if code not in (0, 74):
             row.lose(f"{where}: exit code {code}: {told[-1500:]}")
@@ -174,18 +186,24 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         Nursery(environment(folder / "compiled") | {"TMPDIR": str(safe)}) as nursery,
     ):
         trial = _Trial(nursery, folder, disk)
-        if not names or {"eval", "infer", "export", "convert"} & set(names):
-            code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5)])
+        if not names or {"eval", "infer", "export", "convert", "report"} & set(names):
+            code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))])
             assert code == 0, told
+        if not names or "replay" in names:
+            code, told = trial.run(["train", *rows.arguments(safe / "diverged", **DIVERGES)])
+            assert code == 2, told
         for name, argv in commands(safe, disk, url).items():
             if names and name not in names:
                 continue
             for room in rooms[:1] if name in ONLY_FULL else rooms:
                 trial.full(name, argv, room, row)
                 trial.clear()
-            print(f"{name}: {row.lost} lost", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {name}: exit codes {dict(trial.ends)}, {row.lost} lost", flush=True)
         for name, argv in TO_STDOUT.items() if not names else ():
-            _to_full_device(name, argv, row)
+            _to_full_device(name, [argument.replace("SAFE", str(safe)) for argument in argv], row)
+        printed = row.tried - trial.ends.total()
+        row.how += f" ({trial.ends[74]} of {trial.ends.total()} trials ended with 74, the others had room)"
+        row.how += f"; {printed} to /dev/full"
     row.seconds = time.monotonic() - started
     return row
 

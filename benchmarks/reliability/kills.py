@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import random
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from benchmarks.reliability.small_run import SmallRun
 
 FORMS = {
     "paired, packed": {"FORM": "paired"},
-    "mixed, packed": {"FORM": "mixed"},
+    "mixed, packed": {"FORM": "mixed", "RATIONALE_RATE": 0.5},
     "paired, unpacked": {"FORM": "paired", "PACK": False},
 }
 RTOL = 1e-5
@@ -59,7 +60,7 @@ class Trainings:
         started = []
         for index in range(processes):
             together = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={index}"]
-            together.append("--heartbeat_timeout_seconds=10")
+            together.append("--heartbeat_timeout_seconds=30")
             argv = ["train", *arguments, *(together if processes > 1 else [])]
             log = self._logs / f"{model_dir.name}_{number}_{index}.txt"
             started.append(self._nursery.start(argv, log, XLA_FLAGS=flags))
@@ -93,50 +94,63 @@ def _kill_one(children: Sequence[Child], wait: float, lot: random.Random) -> boo
     return running
 
 
-def _plan(kills: int) -> Iterator[tuple[str, bool, int]]:
+def _plan(kills: int, forms: Sequence[str]) -> Iterator[tuple[str, bool, int]]:
     """Form, whether the number of processes stays, and the kills of each run."""
-    runs = [(form, same) for form in FORMS for same in (True, False)]
+    runs = [(form, same) for form in forms for same in (True, False)]
     for number, (form, same) in enumerate(runs):
         share = kills // len(runs) + (number < kills % len(runs))
         if share:
             yield form, same, share
 
 
-def run(processes: Sequence[int] = (2, 4), kills: int = 20, seed: int = 0, steps: int = 60) -> list[Row]:
-    """One row for each number of processes."""
+def run(
+    processes: Sequence[int] = (2, 4), kills: int = 20, seed: int = 0, steps: int = 60,
+    cache: pathlib.Path | None = None, forms: Sequence[str] = tuple(FORMS),
+) -> list[Row]:  # fmt: skip
+    """One row for each number of processes; ``cache`` holds compiled programs of earlier runs, ``forms`` the data."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         folder = pathlib.Path(temporary)
         small = SmallRun(folder / "rows").write()
-        with Nursery(environment(folder / "compiled")) as nursery:
+        with Nursery(environment(cache or folder / "compiled")) as nursery:
             for count in processes:
                 trainings = Trainings(nursery, small, folder / "logs", count, steps)
-                rows.append(_row(trainings, folder / f"{count}", kills, random.Random(f"{seed} {count}")))
+                rows.append(_row(trainings, folder / f"{count}", kills, random.Random(f"{seed} {count}"), forms))
                 print(markdown(rows[-1:]), *rows[-1].faults, sep="\n", flush=True)
     return rows
 
 
-def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Random) -> Row:
+def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Random, forms: Sequence[str]) -> Row:
     count, started = trainings.devices, time.monotonic()
     row = Row(
         f"training in {count} processes ends as if it was never killed",
         "SIGKILL to one process at a random moment; restart with the same number (bit-equal) or another (rtol 1e-5)",
     )
     references: dict[str, tuple[pathlib.Path, float]] = {}
-    for form, same, share in _plan(kills):
+    kinds: list[str] = []
+    for form, same, share in _plan(kills, forms):
         if form not in references:
             reference = folder / f"reference_{len(references)}"
-            trainings.complete(reference, count, FORMS[form])  # compiles
-            again = folder / f"again_{len(references)}"
-            references[form] = reference, trainings.complete(again, count, FORMS[form])
-            if found := states.difference(reference, again):
-                row.lose(f"{form}: two runs that were not killed differ: {found}")
+            duration = trainings.complete(reference, count, FORMS[form])
+            if form == next(iter(FORMS)):
+                again = folder / "again"
+                duration = trainings.complete(again, count, FORMS[form])
+                if found := states.difference(reference, again):
+                    row.lose(f"{form}: two runs that were not killed differ: {found}")
+            references[form] = reference, duration
         reference, duration = references[form]
+        _report(f"{count} processes, {form}: an attempt that is not killed takes {duration:.0f} s")
         numbers = [count] if same else [n for n in (1, 2, 4) if count % n == 0]
         name = f"victim_{form.replace(', ', '_')}_{'same' if same else 'other'}"
+        before, complete = row.tried, 0
         for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot):
+            complete += 1
             if found := states.difference(reference, victim, 0.0 if same else RTOL):
                 row.lose(f"{victim.name}: {found}")
+                _report(row.faults[-1])
+        kinds.append(f"{form}, {'same' if same else 'any'} number: {row.tried - before} kills, {complete} runs")
+        _report(f"{count} processes, {kinds[-1]}, {row.lost} lost, {time.monotonic() - started:.0f} s so far")
+    row.how += "; ".join(["", *kinds])
     row.seconds = time.monotonic() - started
     return row
 
@@ -150,9 +164,15 @@ def _victims(
     for number in itertools.count():
         victim = folder.with_name(f"{folder.name}_{number}")
         while done < kills and not (victim / "result.json").exists():
+            begun, fresh = time.monotonic(), not victim.exists()
             children = trainings.start(victim, lot.choice(numbers), FORMS[form])
             killed = _kill_one(children, lot.uniform(0.1, 0.9) * duration, lot)
             done, row.tried = done + killed, row.tried + killed
+            if fresh and not killed:  # the machine is faster now
+                duration = min(duration, time.monotonic() - begun)
+            _report(
+                f"{victim.name}: {len(children)} processes, {'killed' if killed else 'complete'}, {done} of {kills} kills"
+            )
         if not (victim / "result.json").exists():
             try:
                 trainings.complete(victim, numbers[0], FORMS[form])
@@ -164,6 +184,10 @@ def _victims(
             return
 
 
+def _report(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,9 +195,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="kills for each number")
     parser.add_argument("--steps", type=int, default=60, help="updates of a run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--forms", default=";".join(FORMS), help="the data, separated by semicolons")
+    parser.add_argument("--cache", type=pathlib.Path, help="a folder of compiled programs, to share between calls")
     options = parser.parse_args()
     numbers = [int(number) for number in options.processes.split(",")]
-    rows = run(numbers, options.kills, options.seed, options.steps)
+    rows = run(numbers, options.kills, options.seed, options.steps, options.cache, options.forms.split(";"))
     print(markdown(rows))
     raise SystemExit(not all(row.good for row in rows))
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+_OF_THE_MACHINE = ("seconds", "chip_seconds", "phases", "peak_memory_bytes")
+"""Entries of the progress that measure the run: no two runs agree in them."""
+
 
 def difference(one: pathlib.Path, other: pathlib.Path, rtol: float = 0.0) -> str:
     """What differs in two model directories, or "" if nothing does.
@@ -45,8 +48,7 @@ def _json(step: pathlib.Path, item: str) -> dict[str, Any]:
     from distill.checkpoints import schemas
 
     found = dict(schemas.read_json(epath.Path(step), item))
-    found.pop("seconds", None)
-    return found
+    return {name: value for name, value in found.items() if name not in _OF_THE_MACHINE}
 
 
 def _arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:

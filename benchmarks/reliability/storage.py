@@ -52,6 +52,7 @@ class _Trials:
         self._storage.disturb = disturb
         code, told = self.run(argv)
         self._storage.disturb = lambda method, name: None
+        print(f"{time.strftime('%H:%M:%S')} {name}: exit code {code}", file=sys.stderr, flush=True)
         lines = [line for line in told.splitlines() if line.startswith(f"distill {argv[0]}: ") and "gs://" in line]
         if code not in ((74,) if named else (0, 74)) or "Traceback (most recent call last)" in told:
             self._row.lose(f"{name}: exit code {code}: {told[-1500:]}")

@@ -187,11 +187,12 @@ class ExtractReport:
             return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())
 
         tokens = sum(self.usage.values(), Usage())
-        written = (
-            f"{self.written:,} of {self.read:,} rows written" if self.outputs else f"{self.read:,} rows, none written"
-        )
+        written = f"{self.read:,} rows, none written"
+        if self.outputs:
+            written = f"{self.written:,} of {self.read:,} rows written, {self.explained:,} with a rationale, "
+            written += f"{self.labelled:,} with a teacher's label"
         lines = [
-            f"{written}, {self.explained:,} with a rationale, {self.labelled:,} with a teacher's label",
+            written,
             f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
             f"{self.skipped:,} not sent; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),

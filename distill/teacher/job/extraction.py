@@ -8,6 +8,7 @@ and the store ``out.replies.sqlite``.
 """
 
 import asyncio
+import collections
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -192,12 +193,17 @@ def _finish(
     report.failed, report.discarded = state.failed, state.discarded
     report.usage, report.cost, report.stopped = dict(collector.usage), state.cost, collected.stopped
     prefixes = {each.called: each.prefix for each in config.teachers}
-    write = not report.stopped or config.accept_partial
+    if report.stopped and not config.accept_partial:
+        # Nothing is written. A process that got a signal has seconds left, so no stored reply is read and parsed.
+        counted = collections.Counter(failure.reason for failure in collected.failures.values())
+        report.failures = dict(counted.most_common())
+        for failure in collected.failures.values():
+            report.examples.setdefault(failure.reason, failure.detail)
+        return
     for path, names in groups.items():
         values = assembly.rows(asked, collected, names, prefix=prefixes[names[0]] if len(groups) > 1 else "")
-        if write:
-            rows.write(path, values)
-            report.outputs["records" if len(groups) == 1 else f"records of {names[0]}"] = path
+        rows.write(path, values)
+        report.outputs["records" if len(groups) == 1 else f"records of {names[0]}"] = path
         report.written += len(values)
         report.explained += sum(bool(row["rationales"]) for row in values)
         report.labelled += sum("llm_label" in row for row in values)
@@ -207,9 +213,8 @@ def _finish(
         report.examples.setdefault(failure["reason"], failure["detail"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
-    if write:
-        failures = rows.beside(config.output, "failures.jsonl")
-        rows.write(failures, assembly.failures)
-        report.outputs["failures"] = str(failures)
-        report.outputs["report"] = str(rows.beside(config.output, "report.json"))
-        rows.write_json(report.outputs["report"], report.to_json())
+    failures = rows.beside(config.output, "failures.jsonl")
+    rows.write(failures, assembly.failures)
+    report.outputs["failures"] = str(failures)
+    report.outputs["report"] = str(rows.beside(config.output, "report.json"))
+    rows.write_json(report.outputs["report"], report.to_json())
