@@ -61,12 +61,12 @@ class TokenEvaluator(Evaluator):
                 "give more text in FILES, a smaller TASK_FEATURE_LENGTHS['inputs'], or a larger validation share, "
                 "corpus.dataset.validation_fraction"
             )
-        self._inputs = np.stack([window["inputs"] for window in windows]).astype(np.int32)
-        self._targets = np.stack([window["targets"] for window in windows]).astype(np.int32)
+        self._input_tokens: np.ndarray = np.stack([window["inputs"] for window in windows]).astype(np.int32)
+        self._target_tokens: np.ndarray = np.stack([window["targets"] for window in windows]).astype(np.int32)
         self._score = jax.jit(self._scores) if isinstance(decoder, Decoder) else None
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._target_tokens)
 
     def check_metric(self, name: str) -> None:
         """Raises ValueError, which lists the metrics, if ``name`` is not one of them."""
@@ -87,9 +87,9 @@ class TokenEvaluator(Evaluator):
         sharding = partitioning.batch_sharding(mesh)
         losses, correct, number = 0.0, 0.0, 0
         for start in range(0, len(self), rows):
-            targets = _padded(self._targets[start : start + rows], rows)
+            targets = _padded(self._target_tokens[start : start + rows], rows)
             batch = {
-                "encoder_input_tokens": _padded(self._inputs[start : start + rows], rows),
+                "encoder_input_tokens": _padded(self._input_tokens[start : start + rows], rows),
                 "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
                 "decoder_target_tokens": targets,
             }

@@ -195,10 +195,10 @@ def _finish(
     prefixes = {each.called: each.prefix for each in config.teachers}
     if report.stopped and not config.accept_partial:
         # Nothing is written. A process that got a signal has seconds left, so no stored reply is read and parsed.
-        counted = collections.Counter(failure.reason for failure in collected.failures.values())
+        counted = collections.Counter(each.reason for each in collected.failures.values())
         report.failures = dict(counted.most_common())
-        for failure in collected.failures.values():
-            report.examples.setdefault(failure.reason, failure.detail)
+        for each in collected.failures.values():
+            report.examples.setdefault(each.reason, each.detail)
         return
     for path, names in groups.items():
         values = assembly.rows(asked, collected, names, prefix=prefixes[names[0]] if len(groups) > 1 else "")
