@@ -96,7 +96,7 @@ def _kill_one(children: Sequence[Child], wait: float, lot: random.Random) -> boo
 
 def _plan(kills: int, forms: Sequence[str]) -> Iterator[tuple[str, bool, int]]:
     """Form, whether the number of processes stays, and the kills of each run."""
-    runs = [(form, same) for form in forms for same in (True, False)]
+    runs = [(form, same) for form in forms for same in (False, True)]
     for number, (form, same) in enumerate(runs):
         share = kills // len(runs) + (number < kills % len(runs))
         if share:
@@ -140,7 +140,7 @@ def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Ran
             references[form] = reference, duration
         reference, duration = references[form]
         _report(f"{count} processes, {form}: an attempt that is not killed takes {duration:.0f} s")
-        numbers = [count] if same else [n for n in (1, 2, 4) if count % n == 0]
+        numbers = [count] if same else [count, *(n for n in (1, 2, 4) if n < count)]
         name = f"victim_{form.replace(', ', '_')}_{'same' if same else 'other'}"
         before, complete = row.tried, 0
         for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot):
@@ -148,7 +148,7 @@ def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Ran
             if found := states.difference(reference, victim, 0.0 if same else RTOL):
                 row.lose(f"{victim.name}: {found}")
                 _report(row.faults[-1])
-        kinds.append(f"{form}, {'same' if same else 'any'} number: {row.tried - before} kills, {complete} runs")
+        kinds.append(f"{form}, {'the same' if same else 'another'} number: {row.tried - before} kills, {complete} runs")
         _report(f"{count} processes, {kinds[-1]}, {row.lost} lost, {time.monotonic() - started:.0f} s so far")
     row.how += "; ".join(["", *kinds])
     row.seconds = time.monotonic() - started
@@ -159,13 +159,16 @@ def _victims(
     trainings: Trainings, folder: pathlib.Path, kills: int, duration: float, numbers: Sequence[int], form: str,
     row: Row, lot: random.Random,
 ) -> Iterator[pathlib.Path]:  # fmt: skip
-    """Kills attempts until ``kills`` processes died while they ran; yields the runs, which are complete then."""
+    """Kills attempts until ``kills`` processes died while they ran; yields the runs, which are complete then.
+
+    The first attempt of a run has ``numbers[0]`` processes, the next ones have the other numbers in turn.
+    """
     done = 0
     for number in itertools.count():
-        victim = folder.with_name(f"{folder.name}_{number}")
+        victim, turns = folder.with_name(f"{folder.name}_{number}"), itertools.cycle(numbers)
         while done < kills and not (victim / "result.json").exists():
             begun, fresh = time.monotonic(), not victim.exists()
-            children = trainings.start(victim, lot.choice(numbers), FORMS[form])
+            children = trainings.start(victim, next(turns), FORMS[form])
             killed = _kill_one(children, lot.uniform(0.1, 0.9) * duration, lot)
             done, row.tried = done + killed, row.tried + killed
             if fresh and not killed:  # the machine is faster now
@@ -175,7 +178,7 @@ def _victims(
             )
         if not (victim / "result.json").exists():
             try:
-                trainings.complete(victim, numbers[0], FORMS[form])
+                trainings.complete(victim, next(turns), FORMS[form])
             except RuntimeError as error:
                 row.lose(str(error))
                 return
