@@ -4,8 +4,8 @@
 
 For every number of processes, the kills are spread over paired, mixed and unpacked data. Half of the runs restart with
 the same number of processes, and must end with the state of a run that was never killed, bit by bit. The other half
-restart with any number of processes for the same devices (relative tolerance 1e-5, since sums over processes are taken in
-another order). Every run crosses epochs.
+restart with other numbers of processes for the same devices (relative tolerance 1e-5, since sums over processes are taken
+in another order). Every run crosses epochs.
 """
 
 import argparse
