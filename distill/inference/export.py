@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import validation
-from distill.checkpoints import conversion, huggingface
+from distill.checkpoints import conversion, huggingface, leftovers
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.conversion import Source
 from distill.checkpoints.huggingface import tokenizer_files
@@ -84,7 +84,10 @@ def export(
     if prompted:
         prompts = {name: texts.prompt(vocabulary, prefix) for name, prefix in prefixes.items()}
         fields = {name: {"prefix": "", "decoder_prompt_ids": ids} for name, ids in prompts.items()}
-    with conversion.open_source(model_dir, scan_layers=False) as source:
+    with (
+        conversion.open_source(model_dir, scan_layers=False) as source,
+        leftovers.removed_on_failure(folder),
+    ):
         if vocabulary.vocab_size > source.config.vocab_size:
             raise ValueError(
                 f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from distill.checkpoints import orbax_tree
+from distill.checkpoints import leftovers, orbax_tree
 from distill.checkpoints.arrays import Tensor, TensorInfo
 from distill.checkpoints.t5x import index as t5x_index
 from distill.checkpoints.t5x.writers import LAYOUTS, NativeWriter, OrbaxWriter
@@ -181,8 +181,9 @@ def write(
     folder = epath.Path(directory) / f"checkpoint_{step}"
     if folder.exists():
         raise ValueError(f"{folder} exists already; give another directory or step")
-    if format == "orbax":
-        OrbaxWriter(config, layout).write(read, directory, step)
-    else:
-        NativeWriter(config, layout, compression).write(read, folder, step)
+    with leftovers.removed_on_failure(directory, folder.name):
+        if format == "orbax":
+            OrbaxWriter(config, layout).write(read, directory, step)
+        else:
+            NativeWriter(config, layout, compression).write(read, folder, step)
     return folder
