@@ -8,7 +8,7 @@ from etils import epath
 
 @contextlib.contextmanager
 def removed_on_failure(directory: epath.PathLike, prefix: str = "") -> Iterator[None]:
-    """An error or a signal inside removes the files and folders of ``directory`` that are new, and the folder itself if it is.
+    """An error or a signal inside removes the files and folders of ``directory`` that are new, and itself if it is new.
 
     Args:
       directory: a folder, or the path of one to be made.
