@@ -43,7 +43,7 @@ class Evidence:
         """Mean over seeds with Student's interval, as shown."""
         return statistics.mean_interval([self.run_score(run) for run in cell.runs])
 
-    def matrix(self, runs: Sequence[Run]) -> list[Float[np.ndarray, " rows"]]:
+    def matrix(self, runs: Sequence[Run]) -> list[Float[np.ndarray, " _"]]:
         """For each run its rows' scores as shown; one number for a run without them."""
         return [
             self.scale * self.correct[run].astype(np.float64)
@@ -52,7 +52,7 @@ class Evidence:
             for run in runs
         ]
 
-    def components(self, values: Sequence[Float[np.ndarray, " rows"]]) -> statistics.Components:
+    def components(self, values: Sequence[Float[np.ndarray, " _"]]) -> statistics.Components:
         """Variance components of values per seed and row, crossed where all seeds have the same rows."""
         same = self.part.crossed and len({len(each) for each in values}) == 1 and len(values[0]) > 1
         return statistics.crossed(np.stack(values)) if same else statistics.nested(list(values))

@@ -174,7 +174,7 @@ def test_checkpoints_of_other_things_have_no_config(tmp_path):
         info = {n.replace("__", "/"): arrays.in_memory(np.zeros(s, np.float32)) for n, s in shapes.items()}
         return weights.Checkpoint("here", info)
 
-    with pytest.raises(ValueError, match="not of a T5: no parameter"):
+    with pytest.raises(ValueError, match="is not a T5 checkpoint: no parameter"):
         weights.infer_config(checkpoint(dense__kernel=(3, 4)))
     t5 = {
         "token_embedder__embedding": (20, 8),
@@ -182,7 +182,7 @@ def test_checkpoints_of_other_things_have_no_config(tmp_path):
         "encoder__layers_0__attention__query__kernel": (8, 8),
         "encoder__layers_0__mlp__wi__kernel": (8, 12),
     }
-    with pytest.raises(ValueError, match="not of a T5"):
+    with pytest.raises(ValueError, match="not a T5 checkpoint"):
         weights.infer_config(checkpoint(**t5))  # 8 columns are not 3 heads
     t5["encoder__relpos_bias__rel_embedding"] = (2, 32)
     with pytest.raises(ValueError, match="0 decoder layers"):

@@ -37,8 +37,10 @@ def test_scores_are_those_of_the_full_logits(names):
     evaluator = token_scores.evaluator(names.spans, "validation", Decoder(MODEL, mesh, DecodeConfig(batch_size=5)))
     assert isinstance(evaluator, token_scores.TokenEvaluator) and len(evaluator) % 5 != 0  # the last batch is padded
     again = token_scores.TokenEvaluator(names.spans, "validation", None)
-    assert (again._inputs == evaluator._inputs).all() and (again._targets == evaluator._targets).all()
-    targets, inputs = evaluator._targets, evaluator._inputs
+    assert (again._input_tokens == evaluator._input_tokens).all() and (
+        again._target_tokens == evaluator._target_tokens
+    ).all()
+    targets, inputs = evaluator._target_tokens, evaluator._input_tokens
     shifted = np.concatenate([np.zeros((len(targets), 1), np.int32), targets[:, :-1]], axis=1)
     network = Transformer(MODEL)
     params = nn.unbox(network.init(jax.random.key(0), ModelInputs(inputs, shifted))["params"])

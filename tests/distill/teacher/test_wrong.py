@@ -65,7 +65,7 @@ def test_a_target_with_a_rationale_is_read_for_its_answer(tmp_path):
 
 
 def test_files_that_are_refused(run, tmp_path):
-    with pytest.raises(ValueError, match="predictions on the test split, which must not choose"):
+    with pytest.raises(ValueError, match="predictions on the test split, which must not select"):
         wrong.predictions_file(str(run / "predictions" / "test.jsonl"))
     with pytest.raises(ValueError, match=r"holds no predictions on validation.*distill eval --model_dir="):
         wrong.predictions_file(str(tmp_path))

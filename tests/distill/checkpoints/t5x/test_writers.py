@@ -87,7 +87,7 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="step must be"):
         t5x_checkpoints.save(params, PLAIN, tmp_path, -1)
     t5x_checkpoints.save(params, PLAIN, tmp_path, 0)
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="exists already"):
         t5x_checkpoints.save(params, PLAIN, tmp_path, 0)
 
 
