@@ -19,11 +19,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill.array_types import AnyArray
-from distill.sharding import partitioning
+from distill.sharding import attention_choice, partitioning
 from distill.sharding.attention_kernels import MASKED
+from distill.sharding.cudnn_attention import cudnn_attention
 from distill.sharding.dense import Dense, jointly, parameter
 from distill.sharding.embedding import lookup
-from distill.sharding.fused_attention import fused_attention, why_not
+from distill.sharding.fused_attention import fused_attention
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -195,7 +196,7 @@ class RelativeBias(nn.Module):
     def __call__(self, query_length: int, key_length: int) -> PositionBias:
         """Returns the bias of all pairs of a query and a key position."""
         by_distance = self._by_distance(jnp.arange(1 - query_length, key_length + 1, dtype=jnp.int32))
-        full = _by_position(by_distance, query_length, key_length)[None]
+        full = by_position(by_distance, query_length, key_length)[None]
         by_shard = jnp.broadcast_to(by_distance, (partitioning.ways("batch"), *by_distance.shape))
         return PositionBias(
             nn.with_logical_constraint(full, (None, "heads", None, None)),
@@ -208,7 +209,7 @@ class RelativeBias(nn.Module):
         return self._by_distance(distances)[None, :, None, :]
 
 
-def _by_position(by_distance: Float[Array, "heads distances"], query_length: int, key_length: int) -> jax.Array:
+def by_position(by_distance: Float[Array, "heads distances"], query_length: int, key_length: int) -> jax.Array:
     """[heads, query, key], where row q is ``by_distance`` shifted left by q.
 
     Copies of width w are written one after the other and read back in rows of width w - 1, so each row starts one
@@ -229,8 +230,7 @@ class Attention(nn.Module):
       embed_dim: width of the output.
       dropout_rate: dropout of the attention probabilities.
       dtype: compute dtype; logits and softmax are float32.
-      kernel: ``xla``, or ``pallas`` to use :func:`distill.sharding.fused_attention.fused_attention` for shapes that it
-        supports.
+      kernel: one of :data:`distill.model.config.ATTENTIONS`; see :mod:`distill.sharding.attention_choice`.
     """
 
     num_heads: int
@@ -285,11 +285,17 @@ class Attention(nn.Module):
         projections = [checkpoint_name(array, KEPT) for array in projections]
         query, key, value = (one for array in projections for one in array)
         keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], key.shape[1])
-        if self._is_fused(query, key):
+        kernel = attention_choice.choose(self.kernel, self._shapes(query, key))
+        if kernel == "pallas":
             by_shard = bias and bias.by_shard
             mixed = fused_attention(tuple(projections), by_shard, keep, *segments, self.head_dim, causal)
             return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        if kernel == "cudnn":
+            if keep is not None:  # one draw per key, so scaling the values by it is the dropout of the probabilities
+                value = value * jnp.swapaxes(keep, 1, 3)[:, :, 0, :, None].astype(self.dtype)
+            full = None if bias is None else bias.full
+            return self._output(cudnn_attention(query, key, value, full, *segments, causal=causal))
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
         if causal:
@@ -300,13 +306,11 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
         return self._output(mixed)
 
-    def _is_fused(self, query: Float[Array, "batch query joined"], key: Float[Array, "batch key joined"]) -> bool:
-        if self.kernel != "pallas":
-            return False
-        reason = why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
-        if reason is not None:
-            _tell_once(f"attention runs without the Pallas kernel: {reason}")
-        return reason is None
+    def _shapes(
+        self, query: Float[Array, "batch query joined"], key: Float[Array, "batch key joined"]
+    ) -> attention_choice.Shapes:
+        lengths = (query.shape[0], query.shape[1], key.shape[1])
+        return attention_choice.Shapes(*lengths, self.num_heads, self.head_dim, self.dtype)
 
     def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:
         # One draw for all queries, as the first T5 did: the random bits are then a query-length cheaper.

@@ -7,7 +7,7 @@ from distill import validation
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "elementwise", "minimal", "full")
-ATTENTIONS = ("xla", "pallas")
+ATTENTIONS = ("auto", "xla", "pallas", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,9 @@ class T5Config:
       remat_policy: what the backward pass recomputes. ``none``: nothing. ``elementwise``: saves inputs and outputs of
         dense layers, so that no matmul with parameters is computed twice. ``minimal``: saves only the outputs of dense
         layers. ``full``: saves only each layer's input.
-      attention: ``xla``, or ``pallas`` for the TPU kernel of :mod:`distill.sharding.fused_attention` where it supports the
-        shapes.
+      attention: the implementation of attention in training: ``xla``; ``pallas`` for the TPU kernel of
+        :mod:`distill.sharding.fused_attention`; ``cudnn`` for NVIDIA GPUs, see :mod:`distill.sharding.cudnn_attention`;
+        or ``auto``. See :mod:`distill.sharding.attention_choice`.
 
     Raises:
       ValueError: a value out of range, or an unknown name; the message lists the choices.

@@ -159,6 +159,17 @@ def _check(
 Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, tuple[KeyValue, ...]]]
 
 
+def in_compute_dtype(params: Params, config: T5Config) -> Params:
+    """Casts once what the layers would cast at every step. Position biases stay float32, as the layers use them.
+
+    A program that only decodes may keep the result instead of ``params``: the answers are the same, bit by bit.
+    """
+    dtype = jnp.dtype(config.dtype)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if "rel_embedding" in jax.tree_util.keystr(path) else leaf.astype(dtype), params
+    )
+
+
 def _prepare(
     config: T5Config,
     params: Params,
@@ -174,11 +185,7 @@ def _prepare(
       The decoding step, the first token to feed, and caches for ``length`` tokens of ``hypotheses`` per row.
     """
     params, config = unstack_layers(params, config)
-    dtype = jnp.dtype(config.dtype)
-    # Cast once what layers would cast at every step. Position biases stay float32, as the layers use them.
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if "rel_embedding" in jax.tree_util.keystr(path) else leaf.astype(dtype), params
-    )
+    params, dtype = in_compute_dtype(params, config), jnp.dtype(config.dtype)
     network = Transformer(config)
 
     def call(method: Callable[..., Any], *args: Any) -> Any:

@@ -1,0 +1,218 @@
+"""Times the project's training step for several sizes, sets, batches and implementations.
+
+All programs compile at once in threads. Then each is timed alone. Run by :mod:`benchmarks.accelerator.measure`.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.accelerator import cases, gpu_lock
+from distill.data.packing import Layout
+from distill.model.parameters import init_params
+from distill.precompile import chips
+from distill.training import optimizers
+from distill.training.losses import TwoTaskLoss
+from distill.training.state import init_state
+from distill.training.step import make_train_step
+
+OPTIMIZER = optimizers.adamw(5e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled training step.
+
+    Attributes:
+      size, name: of :data:`cases.SIZES` and :data:`cases.SETS`.
+      windows: windows per batch.
+      attention: ``T5Config.attention``.
+      chunk_tokens: of the loss.
+      remat: ``T5Config.remat_policy``.
+      scan: ``T5Config.scan_layers``.
+      options: compiler options.
+    """
+
+    size: str
+    name: str
+    windows: int
+    attention: str = "xla"
+    chunk_tokens: int = 4096
+    remat: str = "none"
+    scan: bool = False
+    dropout: float = 0.1
+    dtype: str = "bfloat16"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def config(self) -> cases.T5Config:
+        """The network's configuration."""
+        return dataclasses.replace(
+            cases.SIZES[self.size],
+            dtype=self.dtype,
+            attention=self.attention,
+            remat_policy=self.remat,
+            scan_layers=self.scan,
+            dropout_rate=self.dropout,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """The shape of its batches."""
+        return Layout(self.windows, *cases.LENGTHS[self.name])
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        changed = [f"{k}={v}" for k, v in self.options] + [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)[4:-1]
+            if getattr(self, field.name) != field.default
+        ]
+        return " ".join([self.size, self.name, str(self.windows), self.attention, *changed])
+
+
+def new_state(program: Program) -> Any:
+    """A state with random parameters, on the default device."""
+    config = program.config
+    return jax.jit(lambda key: init_state(init_params(config, key), OPTIMIZER))(jax.random.key(0))
+
+
+def lowered(program: Program, batch: cases.Batch) -> Any:
+    """The step, lowered for the shapes of ``batch``."""
+    config = program.config
+    state = jax.eval_shape(lambda key: init_state(init_params(config, key), OPTIMIZER), jax.random.key(0))
+    step = make_train_step(config, TwoTaskLoss(alpha=0.5), OPTIMIZER, chunk_tokens=program.chunk_tokens)
+    options = dict(program.options) or None
+    return jax.jit(step, donate_argnums=0, compiler_options=options).lower(state, batch.arrays, jax.random.key(1))
+
+
+def compiled(lowering: Any) -> tuple[Any, float]:
+    """The compiled program and the seconds that took."""
+    started = time.perf_counter()
+    return lowering.compile(), time.perf_counter() - started
+
+
+def measured(program: Program, executable: Any, batches: list[cases.Batch], rounds: int, calls: int) -> dict[str, Any]:
+    """Runs the step on ``batches`` in turn; returns times, rates and memory."""
+    state, rng, turn = new_state(program), jax.random.key(1), itertools.cycle(batches)
+    losses: list[Any] = []
+
+    def step() -> Any:
+        nonlocal state
+        state, metrics = executable(state, next(turn).arrays, rng)
+        losses.append(metrics["loss"][0])
+        return state, metrics
+
+    for _ in range(len(batches)):
+        jax.block_until_ready(step())
+    seconds = gpu_lock.rounds(step, jax.block_until_ready, rounds, calls)
+    median = sorted(seconds)[len(seconds) // 2]
+    examples, tokens = (sum(getattr(one, key) for one in batches) / len(batches) for key in ("examples", "tokens"))
+    flops = cases.step_flops(program.config, program.windows, *cases.LENGTHS[program.name])
+    peak = chips.peak_flops(jax.local_devices()[0].device_kind)
+    memory = executable.memory_analysis()
+    result = {
+        "milliseconds": gpu_lock.summary(seconds),
+        "examples_per_step": round(examples, 1),
+        "examples_per_second": round(examples / median, 1),
+        "tokens_per_second": round(tokens / median),
+        "padding_share": round(1 - tokens / (program.windows * sum(cases.LENGTHS[program.name])), 3),
+        "tflops": round(flops / median / 1e12, 1),
+        "mfu": None if peak is None else round(flops / median / peak, 3),
+        "losses": [round(float(losses[0]), 4), round(float(losses[-1]), 4)],
+    }
+    if memory is not None:
+        sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+        result["peak_gib"] = round((sum(sizes) - memory.alias_size_in_bytes) / 2**30, 2)
+    return result
+
+
+def run(programs: list[Program], data: Path, out: Path, name: str, rounds: int, calls: int) -> list[dict[str, Any]]:
+    """Compiles all programs at once, then times one after the other; a program that fails has its error as its result."""
+    feeds = {}
+    for program in programs:
+        key = program.name, program.windows
+        if key not in feeds:
+            feeds[key] = list(
+                itertools.islice(cases.batches(cases.read_rows(data / "rows.npz", program.name), program.layout), 4)
+            )
+    results: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(12) as pool:
+        futures: list[Any] = []
+        for program in programs:
+            try:
+                futures.append(pool.submit(compiled, lowered(program, feeds[program.name, program.windows][0])))
+            except Exception as error:
+                futures.append(error)
+        for future in futures:
+            if not isinstance(future, Exception):
+                future.exception()
+    with gpu_lock.exclusive(out):
+        for program, future in zip(programs, futures):
+            row: dict[str, Any] = {"label": program.label, **dataclasses.asdict(program)}
+            try:
+                if isinstance(future, Exception):
+                    raise future
+                executable, row["compile_seconds"] = future.result()
+                row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls)
+                del executable
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:600]
+            results.append(row)
+            print(json.dumps(row), flush=True)
+            (out / f"ours_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def groups(size: str | None = None) -> dict[str, list[Program]]:
+    """The measured programs. The groups run as separate processes, which trace and compile side by side."""
+    if size is not None:
+        return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "auto"), Program(size, "svamp", 4, scan=True)]}
+    attentions = ("cudnn", "triton", "xla")
+    return {
+        "base": [Program("base", name, 96, attention) for name in ("svamp", "cqa") for attention in attentions],
+        "large": [
+            *(Program("large", "svamp", 64, attention) for attention in attentions),
+            *(Program("large", "cqa", 64, attention) for attention in attentions[:2]),
+            Program("large", "svamp", 128, "cudnn"),
+            Program("large", "svamp", 24, "cudnn"),
+        ],
+        "more": [
+            Program("base", "svamp", 24, "cudnn"),
+            Program("base", "cqa", 24, "cudnn"),
+            *(Program("base", "svamp", 96, "cudnn", chunk_tokens=chunk) for chunk in (0, 16384)),
+            Program("base", "svamp", 96, "cudnn", dropout=0.0),
+            Program("base", "svamp", 96, "cudnn", scan=True),
+            Program("base", "svamp", 96, "cudnn", options=(("xla_gpu_enable_triton_gemm", False),)),
+            Program("base", "nli", 96, "cudnn"),
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--group", choices=groups(), help="measure this group only")
+    parser.add_argument("--size", choices=cases.SIZES, help="instead of all groups, a few programs of this size")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=4)
+    options = parser.parse_args()
+    chosen = groups(options.size)
+    names = [options.group] if options.group else list(chosen)
+    rows = []
+    for name in names:
+        rows += run(chosen[name], options.data, options.out, name, options.rounds, options.calls)
+    raise SystemExit(any("error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Which implementation of attention computes which shapes on which platform."""
+
+import functools
+import logging
+from typing import NamedTuple
+
+import jax
+
+from distill.sharding import cudnn_attention, fused_attention
+
+# What ``auto`` tries on a platform, in this order, before ``xla``, which computes everything.
+_PREFERRED = {"tpu": ("pallas",), "gpu": ("cudnn",), "cuda": ("cudnn",)}
+
+
+class Shapes(NamedTuple):
+    """The shapes of one attention layer on all devices.
+
+    Attributes:
+      batch: rows.
+      query_length, key_length: positions per row.
+      heads: number of heads.
+      head_dim: width of one head.
+      dtype: dtype of query, key and value.
+    """
+
+    batch: int
+    query_length: int
+    key_length: int
+    heads: int
+    head_dim: int
+    dtype: jax.typing.DTypeLike
+
+
+def platform() -> str:
+    """Returns the platform of the mesh in use, or of JAX's default devices if there is no mesh."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.default_backend() if device is None else device.platform
+
+
+def choose(wanted: str, shapes: Shapes) -> str:
+    """Returns the implementation that computes ``shapes``: ``xla``, ``pallas`` or ``cudnn``.
+
+    Args:
+      wanted: one of :data:`distill.model.config.ATTENTIONS`. For ``auto``, a message says once what is chosen. If another
+        one cannot compute the shapes, a warning says so once, with the reason, and ``xla`` computes them.
+      shapes: the shapes.
+    """
+    if wanted == "xla":
+        return "xla"
+    device = platform()
+    if wanted != "auto":
+        reason = _why_not(wanted, shapes, device)
+        if reason is None:
+            return wanted
+        _log_once(logging.WARNING, f"attention runs without {_NAMES[wanted]}: {reason}")
+        return "xla"
+    reasons = []
+    for one in _PREFERRED.get(device, ()):
+        reason = _why_not(one, shapes, device)
+        if reason is None:
+            _log_once(logging.INFO, f'attention="auto" chose {one} on {device}')
+            return one
+        reasons.append(f" ({one}: {reason})")
+    _log_once(logging.INFO, f'attention="auto" chose xla on {device}{"".join(reasons)}')
+    return "xla"
+
+
+_NAMES = {"pallas": "the Pallas kernel", "cudnn": "cuDNN"}
+
+
+def _why_not(kind: str, shapes: Shapes, device: str) -> str | None:
+    if kind == "pallas":
+        return fused_attention.why_not(*shapes[:-1])
+    return cudnn_attention.why_not(shapes.query_length, shapes.key_length, shapes.head_dim, shapes.dtype, device)
+
+
+@functools.cache
+def _log_once(level: int, message: str) -> None:
+    logging.log(level, "%s", message)
