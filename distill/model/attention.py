@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from distill.array_types import AnyArray
-from distill.sharding import partitioning
+from distill.sharding import gpu_attention, partitioning
 from distill.sharding.attention_kernels import MASKED
 from distill.sharding.dense import Dense, jointly, parameter
 from distill.sharding.embedding import lookup
@@ -229,8 +229,9 @@ class Attention(nn.Module):
       embed_dim: width of the output.
       dropout_rate: dropout of the attention probabilities.
       dtype: compute dtype; logits and softmax are float32.
-      kernel: ``xla``, or ``pallas`` to use :func:`distill.sharding.fused_attention.fused_attention` for shapes that it
-        supports.
+      kernel: ``xla``; or, for shapes that it supports, ``pallas`` to use
+        :func:`distill.sharding.fused_attention.fused_attention`, or ``triton`` to use
+        :func:`distill.sharding.gpu_attention.gpu_attention` on GPUs.
     """
 
     num_heads: int
@@ -290,6 +291,10 @@ class Attention(nn.Module):
             mixed = fused_attention(tuple(projections), by_shard, keep, *segments, self.head_dim, causal)
             return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        if self.kernel == "triton":
+            mixed = self._by_triton(query, key, value, bias, keep, segments, causal)
+            if mixed is not None:
+                return self._output(mixed)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
         if causal:
@@ -307,6 +312,28 @@ class Attention(nn.Module):
         if reason is not None:
             _tell_once(f"attention runs without the Pallas kernel: {reason}")
         return reason is None
+
+    def _by_triton(
+        self,
+        query: Float[Array, "batch query heads kv"],
+        key: Float[Array, "batch key heads kv"],
+        value: Float[Array, "batch key heads kv"],
+        bias: PositionBias | None,
+        keep: Float[Array, "batch heads 1 key"] | None,
+        segments: Segments,
+        causal: bool,
+    ) -> Float[Array, "batch query heads kv"] | None:
+        """Attends with the GPU kernels; None if they do not support the platform or the shapes."""
+        reason = gpu_attention.why_not(query.shape[0], query.shape[1], key.shape[1], self.num_heads, self.head_dim)
+        if jax.default_backend() != "gpu":
+            reason = f"the devices are of {jax.default_backend()!r}, not 'gpu'"
+        if reason is not None:
+            _tell_once(f"attention runs without the Triton kernels: {reason}")
+            return None
+        if keep is not None:  # one draw per key, so dropout of the probabilities scales the rows of the values
+            value = value * jnp.transpose(keep, (0, 3, 1, 2)).astype(value.dtype)
+        full, ids = None if bias is None else bias.full[0], (jnp.asarray(one, jnp.int32) for one in segments)
+        return gpu_attention.gpu_attention(query, key, value, full, *ids, causal=causal)
 
     def _keep(self, batch: int, key_length: int) -> Float[Array, "batch heads 1 key"]:
         # One draw for all queries, as the first T5 did: the random bits are then a query-length cheaper.

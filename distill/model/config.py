@@ -7,7 +7,7 @@ from distill import validation
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "elementwise", "minimal", "full")
-ATTENTIONS = ("xla", "pallas")
+ATTENTIONS = ("xla", "pallas", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,9 @@ class T5Config:
       remat_policy: what the backward pass recomputes. ``none``: nothing. ``elementwise``: saves inputs and outputs of
         dense layers, so that no matmul with parameters is computed twice. ``minimal``: saves only the outputs of dense
         layers. ``full``: saves only each layer's input.
-      attention: ``xla``, or ``pallas`` for the TPU kernel of :mod:`distill.sharding.fused_attention` where it supports the
-        shapes.
+      attention: ``xla``; or, where it supports the shapes, ``pallas`` for the TPU kernel of
+        :mod:`distill.sharding.fused_attention`, or ``triton`` for the kernels of
+        :mod:`distill.sharding.gpu_attention` on NVIDIA GPUs.
 
     Raises:
       ValueError: a value out of range, or an unknown name; the message lists the choices.

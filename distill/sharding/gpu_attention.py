@@ -35,10 +35,14 @@ _MIN_BLOCK = 16
 _MAX_LENGTH = 1024
 # Exact float32 products run without tensor cores and need more registers.
 _MAX_FLOAT32_BLOCK = 32
+# Wider heads need more warps, or registers spill to memory.
+_WIDE, _WIDE_WARPS = 64, 8
 # Programs that fill a GPU; the rows of the bias's gradient are divided among programs until this number is reached.
 _PROGRAMS = 2048
 _MAX_CHUNKS = 32
-_ROWS, _HEADS, _KEPT = "batch", "heads", "kept"
+_ROWS, _HEADS = "batch", "heads"
+# ``KEPT`` of :mod:`distill.model.attention`.
+_KEPT = "kept"
 
 
 class Tiles(NamedTuple):
@@ -51,7 +55,7 @@ class Tiles(NamedTuple):
       d_bias: of the kernel of the bias's gradient.
     """
 
-    forward: Tile = Tile(128, 64, 8, 3)
+    forward: Tile = Tile(64, 64, 4, 3)
     d_query: Tile = Tile(64, 64, 4, 2)
     d_key_value: Tile = Tile(64, 64, 4, 2)
     d_bias: Tile = Tile(64, 64, 4, 2)
@@ -140,7 +144,7 @@ def _forward(
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     inputs = (query, key, value, bias, query_segments, key_segments)
     mixed, lse = _sharded(_forward_local, how, *inputs)
-    # Saved by name, so that no rematerialisation policy runs the forward kernel twice.
+    # Saved by name, so that ``remat_policy="elementwise"`` does not run the forward kernel twice.
     mixed, lse = checkpoint_name(mixed, _KEPT), checkpoint_name(lse, _KEPT)
     return mixed, (*inputs, mixed, lse)
 
@@ -172,11 +176,14 @@ def _sharded(local: Callable[..., Any], how: _How, *arguments: Any) -> Any:
     return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arguments)
 
 
-def _fit(tile: Tile, dtype: jnp.dtype, query_length: int, key_length: int) -> Tile:
-    """``tile`` with blocks that divide the lengths."""
-    most = _MAX_FLOAT32_BLOCK if dtype == jnp.float32 else _MAX_LENGTH
+def _fit(tile: Tile, query: jax.Array, key_length: int) -> Tile:
+    """``tile`` with blocks that divide the lengths, and with enough warps to hold wide heads in registers."""
+    _, query_length, _, head_dim = query.shape
+    most = _MAX_FLOAT32_BLOCK if query.dtype == jnp.float32 else _MAX_LENGTH
     return tile._replace(
-        query=math.gcd(min(tile.query, most), query_length), key=math.gcd(min(tile.key, most), key_length)
+        query=math.gcd(min(tile.query, most), query_length),
+        key=math.gcd(min(tile.key, most), key_length),
+        num_warps=max(tile.num_warps, _WIDE_WARPS) if head_dim > _WIDE else tile.num_warps,
     )
 
 
@@ -271,7 +278,7 @@ def _by_query(
 def _forward_local(how: _How, _: Any, *inputs: Any) -> tuple[jax.Array, jax.Array]:
     query, key, _, bias, *_ = inputs
     batch, query_length, heads, _ = query.shape
-    tile = _fit(how.tiles.forward, query.dtype, query_length, key.shape[1])
+    tile = _fit(how.tiles.forward, query, key.shape[1])
     grid, specs, arrays = _by_query(*inputs, tile, how.causal)
     outputs = [
         (jax.ShapeDtypeStruct(query.shape, query.dtype), specs.block),
@@ -294,7 +301,7 @@ def _backward_local(how: _How, batch_axes: tuple[str, ...], *arguments: Any) -> 
 
 def _d_query(how: _How, *arguments: Any) -> jax.Array:
     query, key, _, bias, *_, d_mixed, lse, delta = arguments
-    tile = _fit(how.tiles.d_query, query.dtype, query.shape[1], key.shape[1])
+    tile = _fit(how.tiles.d_query, query, key.shape[1])
     grid, specs, arrays = _by_query(*arguments[:6], tile, how.causal)
     arrays += [(d_mixed, specs.block), (lse, specs.block_sums), (delta, specs.block_sums)]
     outputs = [(jax.ShapeDtypeStruct(query.shape, query.dtype), specs.block)]
@@ -306,7 +313,7 @@ def _d_query(how: _How, *arguments: Any) -> jax.Array:
 def _d_key_value(how: _How, *arguments: Any) -> Sequence[jax.Array]:
     query, key, value, bias, query_segments, key_segments, d_mixed, lse, delta = arguments
     batch, key_length, heads, head_dim = key.shape
-    tile = _fit(how.tiles.d_key_value, query.dtype, query.shape[1], key_length)
+    tile = _fit(how.tiles.d_key_value, query, key_length)
     specs = _Specs(tile.key, query.shape[1], head_dim)
     visited = _range(jnp.swapaxes(_overlap(query_segments, key_segments, tile, how.causal), 1, 2))
     arrays = [
@@ -330,7 +337,7 @@ def _d_bias(how: _How, *arguments: Any) -> jax.Array:
     query, key, value, bias, query_segments, key_segments, d_mixed, lse, delta = arguments
     batch, query_length, heads, head_dim = query.shape
     key_length = key.shape[1]
-    tile = _fit(how.tiles.d_bias, query.dtype, query_length, key_length)
+    tile = _fit(how.tiles.d_bias, query, key_length)
     blocks = key_length // tile.key, query_length // tile.query, heads
     chunks = max(1, min(batch, _MAX_CHUNKS, _PROGRAMS // math.prod(blocks)))
     rows = _rows_of_tiles(_overlap(query_segments, key_segments, tile, how.causal))

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from distill.sharding.attention_kernels import MASKED
 
 _LOG2_E = math.log2(math.e)
-# Largest logits below this bound belong to queries without any visible key.
+# A largest logit below this bound belongs to a query without any visible key.
 _INVISIBLE = 0.5 * MASKED * _LOG2_E
 
 
@@ -126,10 +126,11 @@ def forward_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> Non
         jnp.zeros((tile.query,), jnp.float32),
     )
     mixed, largest, total = jax.lax.fori_loop(range_ref[0], range_ref[1], visit, start)
-    visible = largest > _INVISIBLE
-    total = jnp.where(visible, total, 1.0)
-    mixed_ref[...] = jnp.where(visible[:, None], mixed / total[:, None], 0.0).astype(mixed_ref.dtype)
-    lse_ref[...] = jnp.where(visible, largest + jnp.log2(total), 0.0)
+    # The GPU's maximum ignores NaN, the sum does not: a NaN is not hidden.
+    is_blind = (largest <= _INVISIBLE) & (total >= 0.0)
+    total = jnp.where(is_blind, 1.0, total)
+    mixed_ref[...] = jnp.where(is_blind[:, None], 0.0, mixed / total[:, None]).astype(mixed_ref.dtype)
+    lse_ref[...] = jnp.where(is_blind, 0.0, largest + jnp.log2(total))
 
 
 def d_query_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> None:
