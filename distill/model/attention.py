@@ -25,6 +25,7 @@ from distill.sharding.cudnn_attention import cudnn_attention
 from distill.sharding.dense import Dense, jointly, parameter
 from distill.sharding.embedding import lookup
 from distill.sharding.fused_attention import fused_attention
+from distill.sharding.gpu_attention import gpu_attention
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=True),
@@ -291,11 +292,12 @@ class Attention(nn.Module):
             mixed = fused_attention(tuple(projections), by_shard, keep, *segments, self.head_dim, causal)
             return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
-        if kernel == "cudnn":
+        if kernel in ("cudnn", "triton"):
             if keep is not None:  # one draw per key, so scaling the values by it is the dropout of the probabilities
-                value = value * jnp.swapaxes(keep, 1, 3)[:, :, 0, :, None].astype(self.dtype)
-            full = None if bias is None else bias.full
-            return self._output(cudnn_attention(query, key, value, full, *segments, causal=causal))
+                value = value * jnp.transpose(keep, (0, 3, 1, 2)).astype(value.dtype)
+            call = cudnn_attention if kernel == "cudnn" else gpu_attention
+            full, ids = None if bias is None else bias.full[0], (jnp.asarray(one, jnp.int32) for one in segments)
+            return self._output(call(query, key, value, full, *ids, causal=causal))
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
         if causal:

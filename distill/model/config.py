@@ -7,7 +7,7 @@ from distill import validation
 ACTIVATIONS = ("gelu", "gelu_exact", "linear", "relu", "silu")
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = ("none", "elementwise", "minimal", "full")
-ATTENTIONS = ("auto", "xla", "pallas", "cudnn")
+ATTENTIONS = ("auto", "xla", "pallas", "cudnn", "triton")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class T5Config:
         dense layers, so that no matmul with parameters is computed twice. ``minimal``: saves only the outputs of dense
         layers. ``full``: saves only each layer's input.
       attention: the implementation of attention in training: ``xla``; ``pallas`` for the TPU kernel of
-        :mod:`distill.sharding.fused_attention`; ``cudnn`` for NVIDIA GPUs, see :mod:`distill.sharding.cudnn_attention`;
-        or ``auto``. See :mod:`distill.sharding.attention_choice`.
+        :mod:`distill.sharding.fused_attention`; ``cudnn`` or ``triton`` for NVIDIA GPUs, see
+        :mod:`distill.sharding.cudnn_attention` and :mod:`distill.sharding.gpu_attention`; or ``auto``. See
+        :mod:`distill.sharding.attention_choice`.
 
     Raises:
       ValueError: a value out of range, or an unknown name; the message lists the choices.

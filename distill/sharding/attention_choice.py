@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 
-from distill.sharding import cudnn_attention, fused_attention
+from distill.sharding import cudnn_attention, fused_attention, gpu_attention
 
 # What ``auto`` tries on a platform, in this order, before ``xla``, which computes everything.
-_PREFERRED = {"tpu": ("pallas",), "gpu": ("cudnn",), "cuda": ("cudnn",)}
+_PREFERRED = {"tpu": ("pallas",), "gpu": ("cudnn", "triton"), "cuda": ("cudnn", "triton")}
 
 
 class Shapes(NamedTuple):
@@ -38,7 +38,7 @@ def platform() -> str:
 
 
 def choose(wanted: str, shapes: Shapes) -> str:
-    """Returns the implementation that computes ``shapes``: ``xla``, ``pallas`` or ``cudnn``.
+    """Returns the implementation that computes ``shapes``: ``xla``, ``pallas``, ``cudnn`` or ``triton``.
 
     Args:
       wanted: one of :data:`distill.model.config.ATTENTIONS`. For ``auto``, a message says once what is chosen. If another
@@ -65,12 +65,15 @@ def choose(wanted: str, shapes: Shapes) -> str:
     return "xla"
 
 
-_NAMES = {"pallas": "the Pallas kernel", "cudnn": "cuDNN"}
+_NAMES = {"pallas": "the Pallas kernel", "cudnn": "cuDNN", "triton": "the Triton kernels"}
 
 
 def _why_not(kind: str, shapes: Shapes, device: str) -> str | None:
     if kind == "pallas":
         return fused_attention.why_not(*shapes[:-1])
+    if kind == "triton":
+        on_gpu = device in ("gpu", "cuda")
+        return gpu_attention.why_not(*shapes[:-1]) if on_gpu else f"they run on NVIDIA GPUs, not on {device}"
     return cudnn_attention.why_not(shapes.query_length, shapes.key_length, shapes.head_dim, shapes.dtype, device)
 
 

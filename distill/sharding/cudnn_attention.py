@@ -39,7 +39,7 @@ def cudnn_attention(
     query: Float[Array, "batch query heads kv"],
     key: Float[Array, "batch key heads kv"],
     value: Float[Array, "batch key heads kv"],
-    bias: Float[Array, "1 heads query key"] | None,
+    bias: Float[Array, "heads query key"] | None,
     query_segments: Int[AnyArray, "batch query"],
     key_segments: Int[AnyArray, "batch key"],
     *,
@@ -56,7 +56,7 @@ def cudnn_attention(
       implementation: ``cudnn``, or ``xla`` for the same arrays through JAX's plain attention, for tests without a GPU.
     """
     mask = (query_segments[:, :, None] == key_segments[:, None, :])[:, None]
-    added = None if bias is None else bias.astype(query.dtype)
+    added = None if bias is None else bias[None].astype(query.dtype)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jax.nn.dot_product_attention(
             query, key, value, bias=added, mask=mask, scale=1.0, is_causal=causal, implementation=implementation
