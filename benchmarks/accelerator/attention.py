@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ import numpy as np
 
 from benchmarks.accelerator import cases, gpu_lock
 from distill.data.packing import Layout
+from distill.model import attention
 from distill.model.attention import Attention, PositionBias, Segments, by_position
+from distill.sharding import gpu_attention
+from distill.sharding.gpu_attention import Tile, Tiles
 
 Inputs = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array]
 
@@ -48,9 +51,18 @@ class Shape:
         return x, attended, bias, jnp.asarray(query), jnp.asarray(key)
 
 
-def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Callable[..., Any], Any]:
+# Tiles of the Triton kernels besides the default: the forward kernel's, and those of the three gradients.
+TILES = {
+    "triton/tall": Tiles(forward=Tile(128, 64, 4, 3)),
+    "triton/wide": Tiles(Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)),
+    "triton/short": Tiles(*[Tile(32, 64, 4, 2)] * 4),
+    "triton/narrow": Tiles(*[Tile(64, 32, 4, 3)] * 4),
+}
+
+
+def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Any, Any]:
     """The layer's loss and gradients, projections included, lowered for ``inputs``; and its parameters."""
-    layer = Attention(shape.heads, 64, shape.heads * 64, 0.1, jnp.bfloat16, kernel)
+    layer = Attention(shape.heads, 64, shape.heads * 64, 0.1, jnp.bfloat16, kernel.split("/")[0])
     x, attended, bias, query, key = inputs
 
     def output(params: Any, x: jax.Array, attended: jax.Array, bias: Any, query: jax.Array, key: jax.Array) -> jax.Array:
@@ -76,7 +88,9 @@ def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Callable[..., An
     params = nn.unbox(variables)["params"]
     wanted = (0, 1, 2) if shape.kind == "cross" else (0, 1, 3)
     call = jax.jit(jax.value_and_grad(output, argnums=wanted))
-    return functools.partial(call.lower, params, *inputs), params
+    tiles = functools.partial(gpu_attention.gpu_attention, tiles=TILES.get(kernel, Tiles()))
+    with unittest.mock.patch.object(attention, "gpu_attention", tiles):
+        return call.lower(params, *inputs), params
 
 
 def main() -> None:
@@ -84,6 +98,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--kernels", default="xla,cudnn,triton")
+    parser.add_argument("--tiles", action="store_true", help="other tiles of the Triton kernels, too")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
@@ -98,11 +113,11 @@ def main() -> None:
     work: list[tuple[Shape, str, Inputs, Any]] = []
     for shape in shapes:
         inputs = shape.inputs(options.data)
-        for kernel in options.kernels.split(","):
+        for kernel in [*options.kernels.split(","), *(TILES if options.tiles and shape.name == "svamp" else ())]:
             work.append((shape, kernel, inputs, program(shape, kernel, inputs)))
 
     def compiled(item: tuple[Shape, str, Inputs, Any]) -> Any:
-        return item[3][0]().compile()
+        return item[3][0].compile()
 
     def caught(item: tuple[Shape, str, Inputs, Any]) -> Any:
         try:
