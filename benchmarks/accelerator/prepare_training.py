@@ -34,7 +34,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     from distill.api import tensorflow_log  # noqa: F401 - silences TensorFlow before it is imported
-
     from distill.data import token_batches
     from distill.data.batches import BatchStream
     from distill.data.packing import Layout
@@ -80,7 +79,9 @@ def main() -> None:
         names = registration.register(demo_world.dataset(), words)
         windows("demo_student.npz", names.paired, Layout(32, 32, 32))
         rows = list(
-            registration.get(names.label).get_dataset(None, split="test", shuffle=False).as_numpy_iterator()
+            registration.get(names.label)
+            .get_dataset(None, split="test", shuffle=False, trim_output_features=False)
+            .as_numpy_iterator()
         )
     exact_match.write_rows(out / "demo_test.npz", [row["inputs"] for row in rows], [row["targets"] for row in rows])
     manifest["files"]["demo_test.npz"] = {"rows": len(rows)}

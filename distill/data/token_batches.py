@@ -30,6 +30,7 @@ WEIGHTS = "decoder_loss_weights"
 _ALWAYS = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "decoder_task_ids", WEIGHTS)
 _PACKED = ("encoder_segment_ids", "encoder_positions", "decoder_segment_ids", "decoder_positions")
 _SHARED = ("decoder_cross_segment_ids",)
+_NAME = "token windows"  # in the data position, where other streams have the names of tasks
 _ORDER = 0x746F6B  # keeps the permutations apart from other draws with the same seed
 
 
@@ -124,7 +125,9 @@ class Windows:
         arrays = read_arrays(path, "token windows")
         problem = _problem(arrays)
         if problem is not None:
-            raise ValueError(f"{path} holds no token windows: {problem}; write it with distill.data.token_batches.write")
+            raise ValueError(
+                f"{path} holds no token windows: {problem}; write it with distill.data.token_batches.write"
+            )
         examples = arrays.pop(EXAMPLES)
         return cls(str(path), arrays, examples, file_digests.of_file(path)[1])
 
@@ -191,30 +194,26 @@ class TokenBatches:
         return self._taken / len(self.windows)
 
     def position(self) -> dict[str, Any]:
-        """JSON-ready position: the windows taken so far, over all epochs."""
-        return {"seed": self.seed, "windows": self._taken, "shuffle": self.shuffle, "file": self.windows.fingerprint}
+        """JSON-ready position: the windows taken so far, over all epochs, and the hash of the file."""
+        taken, file = {_NAME: self._taken}, {_NAME: self.windows.fingerprint}
+        return {"seed": self.seed, "draws": self._taken, "consumed": taken, "data": file}
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Goes to ``position``. Raises ValueError if it belongs to another seed, order or file."""
-        ours = self.position()
-        if set(position) != set(ours) or not isinstance(position["windows"], int) or position["windows"] < 0:
+        """Goes to ``position``. Raises ValueError if it belongs to another seed or to other data."""
+        if position["seed"] != self.seed or set(position["consumed"]) != {_NAME} or "curriculum" in position:
             raise ValueError(
-                f"the data position of the checkpoint is not one of a file of token windows: it has {sorted(position)}, "
-                f"expected {sorted(ours)}; train with the data that the run began with, or in another MODEL_DIR"
+                f"data position of seed {position['seed']} and {sorted(position['consumed'])} does not belong to this "
+                f"stream of seed {self.seed} and the {_NAME} of {self.windows.path}: train with the data that the run "
+                "began with, or in another MODEL_DIR"
             )
-        if position["file"] != ours["file"]:
+        before, ours = position.get("data", {}).get(_NAME), self.windows.fingerprint
+        if before != ours:
             raise ValueError(
-                f"{self.windows.path} has changed since the checkpoint was saved (SHA-256 {str(position['file'])[:12]}… "
-                f"there, {ours['file'][:12]}… here), so its data position counts other windows: restore the file, or "
-                "train in another MODEL_DIR"
+                f"{self.windows.path} has changed since the checkpoint was saved (SHA-256 {str(before)[:12]}… there, "
+                f"{ours[:12]}… here), so its data position counts other windows: restore the file, or train in another "
+                "MODEL_DIR"
             )
-        for name in ("seed", "shuffle"):
-            if position[name] != ours[name]:
-                raise ValueError(
-                    f"data position of {name} {position[name]} does not belong to this stream of {name} {ours[name]}: "
-                    f"set {name} as it was, or train in another MODEL_DIR"
-                )
-        self._taken = position["windows"]
+        self._taken = int(position["consumed"][_NAME])
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -256,13 +255,13 @@ def _problem(arrays: Mapping[str, np.ndarray]) -> str | None:
     for name, array in arrays.items():
         dtype = {EXAMPLES: np.float64, WEIGHTS: np.float32}.get(name, np.int32)
         if array.dtype != dtype or array.ndim != (1 if name == EXAMPLES else 2):
-            return f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {'[windows]' if name == EXAMPLES else '[windows, length]'}"
+            shape = "[windows]" if name == EXAMPLES else "[windows, length]"
+            return f"{name} is {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {shape}"
     for side in ("encoder", "decoder"):
-        shapes = {arrays[name].shape for name in names if name.startswith(side)}
-        if len(shapes) != 1:
-            return f"the {side}'s arrays have the shapes {sorted(shapes)}, expected one shape"
-        if next(iter(shapes))[0] != len(arrays[EXAMPLES]) or not min(next(iter(shapes))):
-            return f"the {side}'s arrays have the shape {next(iter(shapes))}, expected {len(arrays[EXAMPLES])} windows, at least 1"
+        shapes = sorted({arrays[name].shape for name in names if name.startswith(side)})
+        if len(shapes) != 1 or shapes[0][0] != len(arrays[EXAMPLES]) or not min(shapes[0]):
+            number = len(arrays[EXAMPLES])
+            return f"the {side}'s arrays have the shapes {shapes}, expected one, of {number} windows, with no side 0"
     for name, array in arrays.items():
         length = array.shape[-1]
         largest = {"positions": length - 1, "ids": 2 * length}.get(name.rpartition("_")[2], np.iinfo(np.int32).max)

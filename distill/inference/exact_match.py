@@ -49,7 +49,7 @@ class ExactMatch:
         return len(self._inputs)
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Decodes all rows with ``params``. Returns ``exact_match``, the percentage of rows whose ids equal the target's."""
+        """Decodes all rows with ``params``. Returns ``exact_match``, the percentage of rows equal to their target."""
         predictions = self._decoder(params, self._inputs)
         same = [np.array_equal(found.tokens, target) for found, target in zip(predictions, self._targets, strict=True)]
         return {"exact_match": 100.0 * sum(same) / len(same)}
