@@ -8,40 +8,22 @@ global batch from lengths, and reads only the tokens of its rows.
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Iterator, Mapping
-from queue import Full, Queue
 from typing import Any
 
 import numpy as np
 import seqio
 from etils import epath
 
-from distill.data import features
 from distill.data.cache import CachedExamples
+from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
 from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fingerprint, name_seed
 from distill.data.packing import Layout, Planner, Sequences, fill
+from distill.data.stream import Batch
 from distill.tasks import registration
 
 _BLOCK = 4096  # mixture draws, or examples in order, computed at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """A training batch, and the position of the stream after it.
-
-    Attributes:
-      arrays: model features of this process's rows of the global batch.
-      position: JSON-ready argument of :meth:`BatchStream.restore`, to continue after this batch.
-      examples: rows of the sources (label and rationale of a paired example count once) in the global batch.
-      epoch: passes made so far, over the task seen most often.
-    """
-
-    arrays: dict[str, np.ndarray]
-    position: dict[str, Any]
-    examples: int
-    epoch: float
 
 
 class _Order:
@@ -88,7 +70,7 @@ class _Order:
 
 
 class BatchStream:
-    """An endless iterator of :class:`Batch`.
+    """An endless iterator of :class:`Batch`; implements :class:`distill.data.stream.Stream`.
 
     Args:
       mixture_or_task_name: a registered SeqIO task or mixture (rates are honoured per draw).
@@ -154,9 +136,9 @@ class BatchStream:
         self._block: tuple[int, list[int]] | None = None
 
     @property
-    def counts(self) -> features.Counts:
+    def counts(self) -> Counts:
         """Sequences of an epoch, and how many of them are cut, over the tasks read so far."""
-        counts = features.Counts()
+        counts = Counts()
         for source in self._sources.values():
             counts.add(source.examples.counts)
         return counts
@@ -268,44 +250,3 @@ class BatchStream:
     def epoch(self) -> float:
         """Returns the passes made over the task with the most passes (0.0 before the first batch)."""
         return max(at / self._sources[name].examples.size if at else 0.0 for name, at in self._position.items())
-
-
-class Prefetch:
-    """Makes batches in a background thread, a few ahead. The next call of ``next`` raises an error of that thread."""
-
-    def __init__(self, stream: Iterator[Batch], ahead: int = 2):
-        self._queue: Queue = Queue(maxsize=ahead)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(stream,), daemon=True, name="batches")
-        self._thread.start()
-
-    def _run(self, stream: Iterator[Batch]) -> None:
-        try:
-            for batch in stream:
-                if not self._put(batch):
-                    return
-        except Exception as error:  # handed to the consumer, which raises it
-            self._put(error)
-
-    def _put(self, item: Batch | Exception) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.2)
-                return True
-            except Full:
-                continue
-        return False
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        item = self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        self._thread.join(timeout=10)

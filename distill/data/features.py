@@ -1,6 +1,5 @@
 """From SeqIO task features to model features: a task id per target token, truncation that keeps EOS, packing."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,39 +8,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from distill.data.counts import Counts
 from distill.data.packing import Layout, Packer, Sequences, TokenPair
 from distill.data.trimming import EOS_ID
 from distill.tasks import preprocessors, task_ids
-
-
-@dataclasses.dataclass
-class Counts:
-    """Statistics of a feature converter. All counts are of sequences; an example of a paired task has up to two.
-
-    Attributes:
-      sequences: number of sequences, by task id.
-      truncated_inputs, truncated_targets: number of sequences truncated to the window, by task id.
-    """
-
-    sequences: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
-    truncated_inputs: dict[int, int] = dataclasses.field(
-        default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0}
-    )
-    truncated_targets: dict[int, int] = dataclasses.field(
-        default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0}
-    )
-
-    def add(self, other: "Counts") -> None:
-        """Adds the counts of ``other`` in place."""
-        for field in dataclasses.fields(self):
-            mine = getattr(self, field.name)
-            for task, number in getattr(other, field.name).items():
-                mine[task] += number
-
-    def share_truncated(self) -> float:
-        """Returns the share of truncated sequences; a sequence truncated on both sides counts twice."""
-        truncated = sum(self.truncated_inputs.values()) + sum(self.truncated_targets.values())
-        return truncated / max(1, sum(self.sequences.values()))
 
 
 def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from distill.data import features
-from distill.data.batches import Batch, BatchStream
+from distill.data.counts import Counts
 from distill.data.packing import Layout
+from distill.data.stream import Batch, Stream
 from distill.tasks import task_ids
 
 # Lengths to suggest: powers of two, and the means of two neighbours.
@@ -27,12 +27,12 @@ class Summary:
 
     layout: Layout
     examples: int
-    counts: features.Counts
+    counts: Counts
     inputs: np.ndarray
     targets: np.ndarray
 
     @classmethod
-    def of(cls, stream: BatchStream) -> "Summary":
+    def of(cls, stream: Stream) -> "Summary":
         """Reads the lengths of the first epoch. Call it before another thread takes batches."""
         return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
 

@@ -1,6 +1,5 @@
 """Decoding a SeqIO task's split and scoring it with the task's own metrics."""
 
-import dataclasses
 import difflib
 import itertools
 import json
@@ -16,33 +15,13 @@ from flax import linen as nn
 
 from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
+from distill.inference.evaluation import Evaluation
 from distill.model.network import T5Config
 from distill.sharding import partitioning
 from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The outcome on one split.
-
-    Attributes:
-      metrics: the task's metrics by name.
-      rows: one JSON-ready dict per example: ``id``, ``target``, ``prediction`` and ``input`` texts; ``correct``, None for a
-        task without accuracy; ``rationale`` and ``teacher``, the row's own rationale and teacher's label, None where it has
-        none; ``score``, the log-probability of the prediction.
-    """
-
-    metrics: dict[str, float]
-    rows: list[dict[str, Any]]
-
-    def write(self, path: epath.PathLike) -> None:
-        """Writes the rows as JSON lines."""
-        path = epath.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
 class Evaluator:

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
-from distill.inference.evaluate import Evaluation
+from distill.inference.evaluation import Evaluation
 from distill.training.state import TrainState
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
-from distill.inference import token_scores
 from distill.model.network import T5Config
 from distill.sharding import partitioning, xla_options
-from distill.tasks import registration
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
-from distill.training.config import DataConfig, LoopConfig, ValidationConfig
+from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer
 from distill.training.step import make_train_step
@@ -18,7 +16,7 @@ from distill.training.step import make_train_step
 def check(
     *,
     model: T5Config,
-    data: DataConfig,
+    data: DataConfig | TokenBatchesConfig,
     loop: LoopConfig,
     validation: ValidationConfig | None = None,
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
@@ -32,7 +30,7 @@ def check(
 ) -> None:
     """Checks the arguments of :func:`distill.training.train.train`. The tasks must be registered.
 
-    Reads the rows of the splits that the run needs. Makes no parameters and compiles no step.
+    Reads the rows of the splits that the run needs, or the file of token windows. Makes no parameters and compiles no step.
 
     Args:
       model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, loss, optimizer, others: the
@@ -52,12 +50,14 @@ def check(
     if loss is not None and optimizer is not None:
         make_train_step(model, loss, optimizer, **loop.step_options())  # checks its arguments, and traces nothing
         check_loss(loss, data)
-    wanted = {(data.mixture_or_task_name, data.split)}
+    wanted = set() if isinstance(data, TokenBatchesConfig) else {(data.mixture_or_task_name, data.split)}
     if validation is not None:
         wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
     for name, split in sorted(wanted):
         check_rows(name, split)
     if validation is not None:
+        from distill.inference import token_scores
+
         few = token_scores.evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
         for metric in (validation.metric, *metrics):
             few.check_metric(metric)
@@ -65,24 +65,43 @@ def check(
         initial.kind_of(initial_checkpoint_path)
 
 
-def check_tasks(data: DataConfig, validation: ValidationConfig | None, model: T5Config) -> None:
-    """Raises ValueError if the vocabulary exceeds the model's, or training and validation tasks differ in prompts."""
+def check_tasks(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None, model: T5Config) -> None:
+    """Raises ValueError if the vocabulary exceeds the model's, or training and validation tasks differ in prompts.
+
+    A file of token windows has no task, so no validation task can be compared with it: validation is refused.
+    """
+    if isinstance(data, TokenBatchesConfig):
+        if validation is not None:
+            raise ValueError(
+                f"validation decodes a registered task ({validation.task_name!r}), and the token windows of {data.path} "
+                "have none; expected validation=None: score rows with distill.inference.exact_match in a callback"
+            )
+        if data.windows.largest_id >= model.vocab_size:
+            raise ValueError(
+                f"{data.path} holds the token id {data.windows.largest_id}, but the model's vocab_size is "
+                f"{model.vocab_size}; write the file with the model's vocabulary"
+            )
+        return
     check_vocabulary(data.mixture_or_task_name, model)
     if validation is not None:
+        from distill.tasks import registration
+
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
 
 
-def check_loss(loss: TwoTaskLoss, data: DataConfig) -> None:
+def check_loss(loss: TwoTaskLoss, data: DataConfig | TokenBatchesConfig) -> None:
     """Raises ValueError if the loss has a mutual-information term and the data no shared input."""
     if loss.mutual_information is not None and not data.shared_encoder:
         raise ValueError(
             f"MUTUAL_INFORMATION={loss.mutual_information} compares both targets of an input in one window; got "
-            f"{data.mixture_or_task_name!r}, whose targets have an input each: set FORM=shared and EVAL_FORM=shared_label"
+            f"{data.source}, whose targets have an input each: set FORM=shared and EVAL_FORM=shared_label"
         )
 
 
 def check_rows(mixture_or_task_name: str, split: str) -> None:
     """Raises ValueError or FileNotFoundError if a split has no rows. Reads the records of the project's own tasks."""
+    from distill.tasks import registration
+
     provider = registration.get(mixture_or_task_name)
     if split not in provider.splits:
         raise ValueError(
@@ -94,6 +113,8 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
 
 def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
     """Raises ValueError if the task's vocabulary has more ids than the model has rows."""
+    from distill.tasks import registration
+
     size = registration.get(mixture_or_task_name).output_features["targets"].vocabulary.vocab_size
     if size > model.vocab_size:
         raise ValueError(

@@ -1,15 +1,17 @@
 """Configuration of a training run, its progress and its result."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from distill import validation
-from distill.data.batches import BatchStream
 from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout
-from distill.inference.evaluate import DecodeConfig
+from distill.data.stream import Stream
+from distill.data.token_batches import TokenBatches, Windows
+from distill.inference.decoder import DecodeConfig
 from distill.sharding import partitioning, xla_options
 
 
@@ -50,8 +52,15 @@ class DataConfig:
         lengths = self.task_feature_lengths
         return Layout(self.batch_size, lengths["inputs"], lengths["targets"], self.packed, self.shared_encoder)
 
-    def stream(self, seed: int, rows: slice = slice(None)) -> BatchStream:
+    @property
+    def source(self) -> str:
+        """Returns what is read, in words."""
+        return f"{self.cache_dir or self.mixture_or_task_name}, split {self.split!r}"
+
+    def stream(self, seed: int, rows: slice = slice(None)) -> Stream:
         """Returns the batches: the given rows of each global batch, in the order of a seed."""
+        from distill.data.batches import BatchStream  # imports SeqIO, which token windows do not need
+
         return BatchStream(
             self.mixture_or_task_name,
             self.layout,
@@ -62,6 +71,47 @@ class DataConfig:
             cache_dir=self.cache_dir,
             curriculum=self.curriculum,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatchesConfig:
+    """Training data that are already token windows; the place of :class:`DataConfig` where SeqIO is not installed.
+
+    The windows' lengths, and whether they are packed or share an encoder, are those of the file.
+
+    Attributes:
+      path: a file that :func:`distill.data.token_batches.write` wrote.
+      batch_size: windows of the global batch.
+      shuffle: whether the order of the windows differs between epochs.
+    """
+
+    path: str
+    batch_size: int
+    shuffle: bool = True
+
+    @functools.cached_property
+    def windows(self) -> Windows:
+        """Reads the file, once. Raises ValueError or OSError if it holds no token windows."""
+        return Windows.read(self.path)
+
+    @property
+    def source(self) -> str:
+        """Returns what is read, in words."""
+        return self.path
+
+    @property
+    def layout(self) -> Layout:
+        """Returns the shape of a global batch."""
+        return self.windows.layout(self.batch_size)
+
+    @property
+    def shared_encoder(self) -> bool:
+        """Whether label and rationale share their input."""
+        return self.layout.shared_encoder
+
+    def stream(self, seed: int, rows: slice = slice(None)) -> TokenBatches:
+        """Returns the batches: the given rows of each global batch, in the order of a seed."""
+        return TokenBatches(self.windows, self.batch_size, seed=seed, rows=rows, shuffle=self.shuffle)
 
 
 @dataclasses.dataclass(frozen=True)

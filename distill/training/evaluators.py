@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from distill.inference import token_scores
-from distill.inference.evaluate import Decoder, Evaluator
+from distill.inference.decoder import Decoder
 from distill.terminal import Terminal
 from distill.training.config import ValidationConfig
+
+if TYPE_CHECKING:
+    from distill.inference.evaluate import Evaluator
 
 
 def make_evaluators(
     validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal
-) -> dict[str, Evaluator]:
+) -> "dict[str, Evaluator]":
     """Reads the splits to evaluate, the validation split first. Warns if targets are longer than the decoded length.
 
     Args:
@@ -22,10 +25,12 @@ def make_evaluators(
     Raises:
       ValueError: no such task, split or metric, or no target fits the decoded length.
     """
-    evaluators: dict[str, Evaluator] = {}
     if validation is None:
-        return evaluators
+        return {}
     assert decoder is not None
+    from distill.inference import token_scores  # imports SeqIO, which a run without validation does not need
+
+    evaluators: dict[str, Evaluator] = {}
     if validation.split == validation.test_split:
         terminal.warn(
             f"the best parameters are selected on split {validation.split!r}, which is also the test split: its score is "

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ from distill import locking, stuck
 from distill.checkpoints import initial
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
-from distill.data.batches import Batch, BatchStream
-from distill.inference.evaluate import Decoder, Evaluator
+from distill.data.stream import Batch, Stream
+from distill.inference.decoder import Decoder
 from distill.model.network import T5Config
 from distill.model.parameters import param_shapes
 from distill.sharding import xla_options
@@ -40,6 +40,9 @@ from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, init_state, random_state
 from distill.training.step import Fetchable, Metrics, make_train_step
+
+if TYPE_CHECKING:
+    from distill.inference.evaluate import Evaluator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Seed:
 
     directory: epath.Path
     seed: int
-    stream: BatchStream
-    evaluators: dict[str, Evaluator]
+    stream: Stream
+    evaluators: "dict[str, Evaluator]"
     lock: locking.Lock
     origin: Origin
     callbacks: Sequence[user_callbacks.Callback] = ()

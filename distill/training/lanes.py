@@ -5,20 +5,23 @@ A lane is one run. An ordinary run is one lane; joint seeds are one lane per see
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 from etils import epath
 
 from distill import locking
 from distill.checkpoints.manager import Checkpoints
-from distill.data.batches import Batch, BatchStream
-from distill.inference.evaluate import Evaluation, Evaluator
+from distill.data.stream import Batch, Stream
+from distill.inference.evaluation import Evaluation
 from distill.training import provenance, reporting
 from distill.training.callbacks import Callback, RunStep
 from distill.training.config import Progress
 from distill.training.state import TrainState
 from distill.training.step import Fetchable
+
+if TYPE_CHECKING:
+    from distill.inference.evaluate import Evaluator
 
 
 @dataclasses.dataclass
@@ -44,8 +47,8 @@ class Lane:
 
     directory: epath.Path
     seed: int
-    stream: BatchStream
-    evaluators: Mapping[str, Evaluator]
+    stream: Stream
+    evaluators: "Mapping[str, Evaluator]"
     saver: Checkpoints
     reporter: reporting.Reporter
     lock: locking.Lock

@@ -14,8 +14,8 @@ from etils import epath
 
 from distill import stuck
 from distill.checkpoints.manager import CheckpointConfig
-from distill.data.batches import Batch, Prefetch
-from distill.inference.evaluate import Evaluation
+from distill.data.stream import Batch, Prefetch
+from distill.inference.evaluation import Evaluation
 from distill.terminal import Terminal
 from distill.training import accounting, finite, nonfinite, profiling, provenance, record, reporting, timing
 from distill.training.config import LoopConfig, TrainResult, ValidationConfig

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill.data.batches import Batch
+from distill.data.stream import Batch
 from distill.training.config import LoopConfig
 from distill.training.step import SKIPPED, Fetchable
 

@@ -16,20 +16,22 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
-import seqio
 from etils import epath
 
 import distill
-from distill.data.batches import BatchStream
-from distill.inference.evaluate import Evaluator
-from distill.tasks import registration
-from distill.tasks.feeding import RecordDataSource
+from distill.data.stream import Stream
+from distill.data.token_batches import TokenBatches
 from distill.training import record
-from distill.training.config import DataConfig, TrainResult, ValidationConfig
+from distill.training.config import DataConfig, TokenBatchesConfig, TrainResult, ValidationConfig
 from distill.training.record import Code, Environment, SplitData
+
+if TYPE_CHECKING:  # they import SeqIO, which a run on token windows does not need
+
+    from distill.data.batches import BatchStream
+    from distill.inference.evaluate import Evaluator
 
 CONFIGURATION = "config.json"
 _LIBRARIES = (
@@ -57,10 +59,10 @@ class Origin:
     def of(
         cls,
         directory: epath.Path,
-        data: DataConfig,
-        stream: BatchStream,
+        data: DataConfig | TokenBatchesConfig,
+        stream: Stream,
         validation: ValidationConfig | None,
-        evaluators: Mapping[str, Evaluator],
+        evaluators: "Mapping[str, Evaluator]",
         *,
         devices: int,
         started: float | None = None,
@@ -73,7 +75,12 @@ class Origin:
           devices: number of devices, over all processes.
           started: when the attempt began, seconds since 1970; None: now.
         """
-        rows = {"train": of_training_data(stream, data.mixture_or_task_name, data.split)}
+        if isinstance(stream, TokenBatches):
+            rows = {"train": SplitData(stream.windows.fingerprint, stream.examples, "train")}
+        else:
+            registered = cast("DataConfig", data)
+            examples = cast("BatchStream", stream)
+            rows = {"train": of_training_data(examples, registered.mixture_or_task_name, registered.split)}
         roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
         rows |= {role: of_evaluation_data(evaluators[split]) for role, split in roles.items() if split is not None}
         begun = time.time() if started is None else started
@@ -100,7 +107,7 @@ def record_of(origin: Origin, result: TrainResult, validation: Mapping[str, floa
     )
 
 
-def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str) -> SplitData:
+def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: str) -> SplitData:
     """The rows that a stream trains on, with the settings that determine their texts and tokens.
 
     The fingerprint covers every field of every row in order, the selection of rows, labels and rationales, the prefixes
@@ -113,6 +120,11 @@ def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str)
       mixture_or_task_name: the name of its task or mixture.
       split: SeqIO split.
     """
+    import seqio
+
+    from distill.tasks import registration
+    from distill.tasks.feeding import RecordDataSource
+
     provider = registration.get(mixture_or_task_name)
     tasks: Sequence[seqio.Task] = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
     found: dict[str, Any] = {}
@@ -128,7 +140,7 @@ def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str)
     return SplitData(_hash(found), rows, split)
 
 
-def of_evaluation_data(evaluator: Evaluator) -> SplitData:
+def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
     """The rows that an evaluator scores.
 
     The fingerprint covers every field of every row in order, the way answers are compared, and the number of rows that
@@ -138,6 +150,8 @@ def of_evaluation_data(evaluator: Evaluator) -> SplitData:
     Args:
       evaluator: its task's rows have been read.
     """
+    from distill.tasks.feeding import RecordDataSource
+
     task, split = evaluator.task, evaluator.split
     if isinstance(task.source, RecordDataSource):
         content: Any = [task.source.rows_sha256(split), task.source.dataset.answer]

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from distill.inference.evaluate import Evaluation
+from distill.inference.evaluation import Evaluation
 from distill.terminal import Terminal
 from distill.training import curves, event_files
 from distill.training.files import replace_text

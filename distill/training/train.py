@@ -15,14 +15,21 @@ from jax.sharding import Mesh
 from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
-from distill.data.batches import Batch
-from distill.inference.evaluate import Decoder
+from distill.data.stream import Batch
+from distill.inference.decoder import Decoder
 from distill.model.network import T5Config
 from distill.sharding import partitioning, xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import checks, reporting, timing, tracking
-from distill.training.config import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig
+from distill.training.config import (
+    DataConfig,
+    LoopConfig,
+    Progress,
+    TokenBatchesConfig,
+    TrainResult,
+    ValidationConfig,
+)
 from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
@@ -33,14 +40,23 @@ from distill.training.provenance import Origin
 from distill.training.state import TrainState, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
 
-__all__ = ["DataConfig", "LoopConfig", "Progress", "TrainResult", "ValidationConfig", "lock_directory", "train"]
+__all__ = [
+    "DataConfig",
+    "LoopConfig",
+    "Progress",
+    "TokenBatchesConfig",
+    "TrainResult",
+    "ValidationConfig",
+    "lock_directory",
+    "train",
+]
 
 
 def train(
     model_dir: str,
     *,
     model: T5Config,
-    data: DataConfig,
+    data: DataConfig | TokenBatchesConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,
     loop: LoopConfig,
@@ -60,7 +76,7 @@ def train(
     Args:
       model_dir: directory for checkpoints, logs, predictions and results.
       model: configuration of the student.
-      data: the training data.
+      data: the training data: a registered task, or a file of token windows, which needs neither TensorFlow nor SeqIO.
       loss: weights of the two tasks.
       optimizer: see :mod:`distill.training.optimizers`.
       loop: length and options of the training loop.
@@ -102,7 +118,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if lock is None:
             lock = stack.enter_context(lock_directory(directory))
-        with terminal.stage(f"reading {data.cache_dir or data.mixture_or_task_name}, split {data.split!r}"):
+        with terminal.stage(f"reading {data.source}"):
             stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
             summary = fullness.Summary.of(stream)
         decoder = Decoder(model, device_mesh, validation.decode) if validation else None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill.data import cache
-from distill.data.batches import BatchStream, Prefetch
+from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.tasks import jsonl, registration
 from tests_support import write_rows
@@ -108,20 +108,6 @@ def test_a_split_without_rows(tmp_path):
     names = registration.register(dataset, "bytes")
     with pytest.raises(ValueError, match="task 'empty_rationale' has no usable example in split 'train'"):
         next(BatchStream(names.rationale, LAYOUT))
-
-
-def test_prefetch_keeps_order_and_hands_over_errors(tmp_path):
-    name = register(tmp_path).paired
-    prefetch = Prefetch(BatchStream(name, LAYOUT, seed=1))
-    assert_same(take(prefetch, 5), take(BatchStream(name, LAYOUT, seed=1), 5))
-    prefetch.close()
-
-    def broken():
-        yield from ()
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(Prefetch(broken()))
 
 
 @pytest.mark.parametrize("form", ["paired", "shared", "single"])

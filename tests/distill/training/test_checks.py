@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from distill.data import token_batches
 from distill.sharding import partitioning
 from distill.training import checks
+from distill.training.config import TokenBatchesConfig
 
 
 def test_the_arguments_of_a_run_pass(arguments):
@@ -53,3 +55,17 @@ def test_rows_and_vocabulary(arguments, sums):
     checks.check_vocabulary(sums.paired, arguments["model"])
     with pytest.raises(ValueError, match=rf"'{sums.paired}' has no split 'dev'"):
         checks.check_rows(sums.paired, "dev")
+
+
+def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_task(arguments, tmp_path):
+    path = tmp_path / "windows.npz"
+    token_batches.write(path, arguments["data"].stream(0), 1)
+    given = arguments | {"data": TokenBatchesConfig(str(path), 4)}
+    with pytest.raises(ValueError, match=r"validation decodes a registered task \('sums_label'\).*validation=None"):
+        checks.check(**given)
+    given["validation"] = None
+    assert checks.check(**given) is None
+    with pytest.raises(ValueError, match=r"windows\.npz holds the token id \d+, .*vocab_size is 100"):
+        checks.check(**changed(given, model={"vocab_size": 100}))
+    with pytest.raises(ValueError, match="MUTUAL_INFORMATION"):
+        checks.check(**changed(given, loss={"mutual_information": 0.1}))

@@ -1,0 +1,28 @@
+"""The outcome of an evaluation. Imports neither TensorFlow nor SeqIO."""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome on one split.
+
+    Attributes:
+      metrics: the task's metrics by name.
+      rows: one JSON-ready dict per example: ``id``, ``target``, ``prediction`` and ``input`` texts; ``correct``, None for a
+        task without accuracy; ``rationale`` and ``teacher``, the row's own rationale and teacher's label, None where it has
+        none; ``score``, the log-probability of the prediction.
+    """
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+
+    def write(self, path: epath.PathLike) -> None:
+        """Writes the rows as JSON lines."""
+        path = epath.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
