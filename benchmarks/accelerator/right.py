@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,24 @@ def loss_and_gradients(config: T5Config, params: Any, arrays: dict[str, Any], se
     return jax.value_and_grad(loss)(params)
 
 
-def on(device: jax.Device, config: T5Config, params: Any, arrays: dict[str, Any], seed: int | None = None) -> Any:
-    """Runs :func:`loss_and_gradients` on a device; returns numpy arrays."""
-    call = jax.jit(functools.partial(loss_and_gradients, config, seed=seed))
-    with jax.default_device(device), jax.default_matmul_precision("highest"):
-        params, arrays = jax.device_put((params, arrays), device)
-        return jax.device_get(call(params, arrays))
+class Run:
+    """Runs :func:`loss_and_gradients` of different configurations; all compile at the same time, in threads."""
+
+    def __init__(self, params: Any):
+        self._params, self._pool, self._running = params, ThreadPoolExecutor(12), {}
+
+    def start(self, device: jax.Device, config: T5Config, arrays: dict[str, Any], seed: int | None = None) -> Any:
+        """Starts a run, or finds the one that was started; returns its future."""
+        key = device, config, arrays["encoder_input_tokens"].shape, seed
+        if key not in self._running:
+            self._running[key] = self._pool.submit(self._run, device, config, arrays, seed)
+        return self._running[key]
+
+    def _run(self, device: jax.Device, config: T5Config, arrays: dict[str, Any], seed: int | None) -> Any:
+        call = jax.jit(functools.partial(loss_and_gradients, config, seed=seed))
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            params, arrays = jax.device_put((self._params, arrays), device)
+            return jax.device_get(call(params, arrays))
 
 
 def error(found: Any, reference: Any) -> float:
@@ -84,14 +96,34 @@ def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: 
         2 * len(short), *(-(-max(longest[i], longest[i + 2]) // 32) * 32 for i in (0, 1)), packed=False
     )
     unpacked = next(cases.batches([*short, short[0]], layout))
-    config = dataclasses.replace(cases.SIZES[size], dropout_rate=0.0)
-    params = jax.device_get(jax.jit(functools.partial(init_params, config))(jax.random.key(0)))
+    shape = cases.SIZES[size]
+    layers = {name: min(4, getattr(shape, name)) for name in ("num_encoder_layers", "num_decoder_layers")}
+    config = dataclasses.replace(shape, dropout_rate=0.0, **layers)
+    with jax.default_device(cpu):
+        params = jax.device_get(jax.jit(functools.partial(init_params, config))(jax.random.key(0)))
+    run = Run(params)
+    still, dropped = run.start(cpu, config, batch.arrays), dataclasses.replace(config, dropout_rate=0.1)
+    with_dropout = run.start(cpu, dropped, batch.arrays, seed=3)
+    work = [
+        ("float32: device = CPU", FLOAT32, run.start(device, config, batch.arrays), still),
+        ("float32: unpacked = packed", FLOAT32, run.start(device, config, unpacked.arrays), still),
+    ]
+    for attention in ["xla", *attentions]:
+        changed = dataclasses.replace(dropped, attention=attention)
+        if attention != "cudnn":  # cuDNN has no float32 attention
+            name = f"float32, dropout: {attention} = CPU's xla"
+            work.append((name, FLOAT32, run.start(device, changed, batch.arrays, seed=3), with_dropout))
+        changed = dataclasses.replace(changed, dtype="bfloat16")
+        name = f"bfloat16, dropout: {attention} = CPU's float32"
+        work.append((name, BFLOAT16, run.start(device, changed, batch.arrays, seed=3), with_dropout))
+        changed = dataclasses.replace(changed, dropout_rate=0.0)
+        name = f"bfloat16: unpacked, {attention} = CPU's float32, packed"
+        work.append((name, BFLOAT16, run.start(device, changed, unpacked.arrays), still))
     out: list[dict[str, Any]] = []
-
-    def check(name: str, bound: float, measure: Callable[[], tuple[Any, Any]]) -> None:
+    for name, bound, found, expected in work:
         row: dict[str, Any] = {"check": name, "bound": bound}
         try:
-            (loss, gradients), (other, reference) = measure()
+            (loss, gradients), (other, reference) = found.result(), expected.result()
             row |= {
                 "loss": abs(float(loss) - float(other)) / abs(float(other)),
                 "gradients": error(gradients, reference),
@@ -102,38 +134,6 @@ def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: 
             row |= {"passed": False, "error": f"{type(failure).__name__}: {failure}"[:600]}
         out.append(row)
         print(json.dumps(row), flush=True)
-
-    reference = on(cpu, config, params, batch.arrays)
-    check("float32: device = CPU", FLOAT32, lambda: (on(device, config, params, batch.arrays), reference))
-    check("float32: unpacked = packed", FLOAT32, lambda: (on(device, config, params, unpacked.arrays), reference))
-    dropped = dataclasses.replace(config, dropout_rate=0.1)
-    with_dropout = on(cpu, dropped, params, batch.arrays, seed=3)
-    check(
-        "float32, dropout: device = CPU",
-        FLOAT32,
-        lambda: (on(device, dropped, params, batch.arrays, seed=3), with_dropout),
-    )
-    for attention in attentions:
-        changed = dataclasses.replace(dropped, attention=attention)
-        if attention != "cudnn":  # cuDNN has no float32 attention
-            check(
-                f"float32, dropout: {attention} = CPU's plain attention",
-                FLOAT32,
-                lambda changed=changed: (on(device, changed, params, batch.arrays, seed=3), with_dropout),
-            )
-    for attention in ["xla", *attentions]:
-        changed = dataclasses.replace(dropped, attention=attention, dtype="bfloat16")
-        check(
-            f"bfloat16, dropout: {attention} = CPU's float32",
-            BFLOAT16,
-            lambda changed=changed: (on(device, changed, params, batch.arrays, seed=3), with_dropout),
-        )
-        still = dataclasses.replace(changed, dropout_rate=0.0)
-        check(
-            f"bfloat16: unpacked = CPU's float32 packed, {attention}",
-            BFLOAT16,
-            lambda still=still: (on(device, still, params, unpacked.arrays), reference),
-        )
     return out
 
 

@@ -51,11 +51,14 @@ def cudnn_attention(
     Args:
       query, key, value: bfloat16 or float16.
       bias: float32, or None.
-      query_segments, key_segments: int32; a query attends to keys with its own segment id.
+      query_segments, key_segments: int32; a query attends to keys with its own segment id, and padding (segment 0) to all.
       causal: whether a query attends only to keys at or before its own position.
       implementation: ``cudnn``, or ``xla`` for the same arrays through JAX's plain attention, for tests without a GPU.
     """
-    mask = (query_segments[:, :, None] == key_segments[:, None, :])[:, None]
+    # A query that sees no key would have a log-sum-exp near the masked logits, which float32 cannot resolve, and cuDNN's
+    # gradients of it are wrong. Only padding has no key in its segment, and no result of padding is used: it sees all keys.
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    mask = (same | (query_segments == 0)[:, :, None])[:, None]
     added = None if bias is None else bias[None].astype(query.dtype)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return jax.nn.dot_product_attention(
