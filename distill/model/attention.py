@@ -292,9 +292,9 @@ class Attention(nn.Module):
             return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
         if self.kernel == "triton":
-            mixed = self._by_triton(query, key, value, bias, keep, segments, causal)
-            if mixed is not None:
-                return self._output(mixed)
+            by_triton = self._by_triton(query, key, value, bias, keep, segments, causal)
+            if by_triton is not None:
+                return self._output(by_triton)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         mask = (segments.query[:, :, None] == segments.key[:, None, :])[:, None]
         if causal:
