@@ -55,7 +55,7 @@ class Tiles(NamedTuple):
       d_bias: of the kernel of the bias's gradient.
     """
 
-    forward: Tile = Tile(64, 64, 4, 3)
+    forward: Tile = Tile(64, 64, 4, 2)
     d_query: Tile = Tile(64, 64, 4, 2)
     d_key_value: Tile = Tile(64, 64, 4, 2)
     d_bias: Tile = Tile(64, 64, 4, 2)
@@ -152,7 +152,7 @@ def _forward(
 def _backward(how: _How, saved: tuple[Any, ...], d_mixed: jax.Array) -> tuple[Any, ...]:
     *inputs, mixed, lse = saved
     # [batch, heads, query]: the sum over keys of probability × its gradient.
-    delta = jnp.einsum("bqhd,bqhd->bhq", mixed, d_mixed, preferred_element_type=jnp.float32)
+    delta = jnp.sum(mixed.astype(jnp.float32) * d_mixed.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     return (*_sharded(_backward_local, how, *inputs, d_mixed, lse, delta), None, None)
 
 
