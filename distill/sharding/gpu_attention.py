@@ -55,7 +55,7 @@ class Tiles(NamedTuple):
       d_bias: of the kernel of the bias's gradient.
     """
 
-    forward: Tile = Tile(64, 64, 4, 3)
+    forward: Tile = Tile(64, 64, 4, 2)
     d_query: Tile = Tile(64, 64, 4, 2)
     d_key_value: Tile = Tile(64, 64, 4, 2)
     d_bias: Tile = Tile(64, 64, 4, 2)
@@ -152,7 +152,7 @@ def _forward(
 def _backward(how: _How, saved: tuple[Any, ...], d_mixed: jax.Array) -> tuple[Any, ...]:
     *inputs, mixed, lse = saved
     # [batch, heads, query]: the sum over keys of probability × its gradient.
-    delta = jnp.einsum("bqhd,bqhd->bhq", mixed, d_mixed, preferred_element_type=jnp.float32)
+    delta = jnp.sum(mixed.astype(jnp.float32) * d_mixed.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     return (*_sharded(_backward_local, how, *inputs, d_mixed, lse, delta), None, None)
 
 
@@ -256,9 +256,10 @@ class _Specs:
 
 
 def _by_query(
-    query: Any, key: Any, value: Any, bias: Any, query_segments: Any, key_segments: Any, tile: Tile, causal: bool
+    arguments: Sequence[Any], tile: Tile, causal: bool
 ) -> tuple[tuple[int, ...], _Specs, list[tuple[jax.Array, pl.BlockSpec]]]:
     """Grid, specs and common inputs of the kernels whose programs own a block of queries."""
+    query, key, value, bias, query_segments, key_segments = arguments
     batch, query_length, heads, head_dim = query.shape
     specs = _Specs(tile.query, key.shape[1], head_dim)
     visited = _range(_overlap(query_segments, key_segments, tile, causal))
@@ -279,7 +280,7 @@ def _forward_local(how: _How, _: Any, *inputs: Any) -> tuple[jax.Array, jax.Arra
     query, key, _, bias, *_ = inputs
     batch, query_length, heads, _ = query.shape
     tile = _fit(how.tiles.forward, query, key.shape[1])
-    grid, specs, arrays = _by_query(*inputs, tile, how.causal)
+    grid, specs, arrays = _by_query(inputs, tile, how.causal)
     outputs = [
         (jax.ShapeDtypeStruct(query.shape, query.dtype), specs.block),
         (jax.ShapeDtypeStruct((batch, heads, query_length), jnp.float32), specs.block_sums),
@@ -302,7 +303,7 @@ def _backward_local(how: _How, batch_axes: tuple[str, ...], *arguments: Any) -> 
 def _d_query(how: _How, *arguments: Any) -> jax.Array:
     query, key, _, bias, *_, d_mixed, lse, delta = arguments
     tile = _fit(how.tiles.d_query, query, key.shape[1])
-    grid, specs, arrays = _by_query(*arguments[:6], tile, how.causal)
+    grid, specs, arrays = _by_query(arguments[:6], tile, how.causal)
     arrays += [(d_mixed, specs.block), (lse, specs.block_sums), (delta, specs.block_sums)]
     outputs = [(jax.ShapeDtypeStruct(query.shape, query.dtype), specs.block)]
     kernel = functools.partial(kernels.d_query_kernel, tile, how.causal, bias is not None)

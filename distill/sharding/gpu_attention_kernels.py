@@ -1,7 +1,7 @@
 """The Pallas kernels of :mod:`distill.sharding.gpu_attention`, for the Triton compiler.
 
-Each program owns one tile of the output and loops over the blocks of the other length, or over the rows of the batch.
-Logits are in units of log 2, so that ``exp2`` replaces ``exp``.
+Each program, a thread block of the GPU, owns one block of the output. It loops over the blocks of the other length, or
+over the rows of the batch. Logits are in units of log 2, so that ``exp2`` replaces ``exp``.
 """
 
 import math
