@@ -283,13 +283,14 @@ class Attention(nn.Module):
             projections = [project((self.query, self.key, self.value), x)]
         else:
             projections = [project((self.query,), x), project((self.key, self.value), attended)]
-        projections = [checkpoint_name(array, KEPT) for array in projections]
+        projections = [checkpoint_name(arrays, KEPT) for arrays in projections]
         query, key, value = (one for array in projections for one in array)
         keep = None if deterministic or self.dropout_rate == 0.0 else self._keep(x.shape[0], key.shape[1])
         kernel = attention_choice.choose(self.kernel, self._shapes(query, key))
         if kernel == "pallas":
             by_shard = bias and bias.by_shard
-            mixed = fused_attention(tuple(projections), by_shard, keep, *segments, self.head_dim, causal)
+            stacked = tuple(jnp.stack(arrays) if isinstance(arrays, tuple) else arrays for arrays in projections)
+            mixed = fused_attention(stacked, by_shard, keep, *segments, self.head_dim, causal)
             return self._output(mixed)
         query, key, value = self._heads(query), self._heads(key), self._heads(value)
         if kernel in ("cudnn", "triton"):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from distill.sharding import cudnn_attention, fused_attention, gpu_attention
+from distill.sharding import cudnn_attention, fused_attention, gpu_attention, partitioning
 
 # What ``auto`` tries on a platform, in this order, before ``xla``, which computes everything.
 _PREFERRED = {"tpu": ("pallas",), "gpu": ("cudnn", "triton"), "cuda": ("cudnn", "triton")}
@@ -31,12 +31,6 @@ class Shapes(NamedTuple):
     dtype: jax.typing.DTypeLike
 
 
-def platform() -> str:
-    """Returns the platform of the mesh in use, or of JAX's default devices if there is no mesh."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return jax.default_backend() if device is None else device.platform
-
-
 def choose(wanted: str, shapes: Shapes) -> str:
     """Returns the implementation that computes ``shapes``: ``xla``, ``pallas``, ``cudnn`` or ``triton``.
 
@@ -47,7 +41,7 @@ def choose(wanted: str, shapes: Shapes) -> str:
     """
     if wanted == "xla":
         return "xla"
-    device = platform()
+    device = partitioning.platform()
     if wanted != "auto":
         reason = _why_not(wanted, shapes, device)
         if reason is None:

@@ -71,15 +71,16 @@ def jointly(
     x: Float[Array, "batch length inputs"] | Float[Array, "shards batch length inputs"],
     *,
     training: bool,
-) -> Float[Array, "denses batch length features"]:
-    """Applies ``denses``, all of the same width, to ``x`` and stacks the outputs.
+) -> Float[Array, "denses batch length features"] | tuple[Float[Array, "batch length features"], ...]:
+    """Applies ``denses``, all of the same width, to ``x``; returns the outputs stacked, or as a tuple.
 
-    In ``training`` this is one matmul with the stacked kernels. It reads ``x`` once, and the gradient of ``x`` is one
-    sum. ``x`` may then hold a copy per shard of the features: :func:`copies_by_shard`. Otherwise each layer is a matmul
-    of its kernel. Decoding has few rows, so reading the kernels dominates, and stacking would copy them first.
+    On TPUs, in ``training``, this is one matmul with the stacked kernels. It reads ``x`` once, and the gradient of ``x`` is
+    one sum. ``x`` may then hold a copy per shard of the features: :func:`copies_by_shard`. Otherwise each layer is a
+    matmul of its kernel: GPUs and CPUs would copy the kernels into the stack and transpose its output, and decoding has
+    few rows, so reading the kernels dominates.
     """
-    if not training:
-        return jnp.stack([dense(x) for dense in denses])
+    if not training or (x.ndim == 3 and partitioning.platform() != "tpu"):
+        return tuple(dense(x) for dense in denses)
     kernels = [dense.matrix(x.shape[-1]) for dense in denses]
     x = x.astype(kernels[0].dtype)
     inputs, features = denses[0].kernel_axes

@@ -202,6 +202,12 @@ def axes_of(name: str) -> tuple[str, ...]:
     return tuple(axis for axis in names if axis in jax.sharding.get_abstract_mesh().axis_names)
 
 
+def platform() -> str:
+    """Returns the platform of the mesh in use, or of JAX's default devices if there is no mesh."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.default_backend() if device is None else device.platform
+
+
 def ways(name: str) -> int:
     """Returns the number of shards of a logical axis under the current mesh and rules."""
     shape = jax.sharding.get_abstract_mesh().shape
