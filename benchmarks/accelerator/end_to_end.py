@@ -31,7 +31,7 @@ from typing import Any
 
 RESULT = "end_to_end.json"
 # windows per update, steps between checkpoints, steps between log lines
-SETTINGS = {"base": (64, 40, 10), "small": (64, 40, 10), "tiny": (8, 10, 5)}
+SETTINGS = {"base": (64, 40, 10), "small": (64, 40, 10), "tiny": (8, 10, 5), "nano": (4, 3, 5)}
 _START_S = 240.0  # for imports, compilation and the last checkpoint, beyond the seconds of training
 _DEMO_S = 300.0
 _SAME_S = 240.0
@@ -212,11 +212,11 @@ class Parts:
 
     def same(self) -> dict[str, Any]:
         """Compares a run that was killed and resumed with one that was not."""
-        steps = self.options.same_steps
+        steps, size = self.options.same_steps, "nano" if self.options.size == "nano" else "tiny"
         flags = "--xla_gpu_deterministic_ops=true" if self.options.deterministic else ""
         common = {"steps": steps, "checkpoint_period": 3, "log_period": 1, "batch_size": 4}
-        self.start(self.spec("same_whole", "tiny", **common), "same_whole", flags).must_end(_SAME_S)
-        killed = self.spec("same_killed", "tiny", **common)
+        self.start(self.spec("same_whole", size, **common), "same_whole", flags).must_end(_SAME_S)
+        killed = self.spec("same_killed", size, **common)
         first = self.start(killed | {"kill_after": 5}, "same_killed_1", flags)
         if (code := first.wait(_SAME_S)) != -signal.SIGKILL:
             raise Failed(f"exit code {code} of the process that kills itself: {first.tail()}")

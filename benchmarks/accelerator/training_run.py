@@ -30,7 +30,13 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.train import LoopConfig, TokenBatchesConfig, train
 
 # gin/models/t5_1_1_base.gin, t5_1_1_small.gin, t5_1_1_tiny.gin: width, heads, width of a head, inner width, layers.
-DIMS = {"base": (768, 12, 64, 2048, 12), "small": (512, 6, 64, 1024, 8), "tiny": (64, 4, 16, 128, 2)}
+# nano is for tests of this program.
+DIMS = {
+    "base": (768, 12, 64, 2048, 12),
+    "small": (512, 6, 64, 1024, 8),
+    "tiny": (64, 4, 16, 128, 2),
+    "nano": (16, 2, 8, 32, 1),
+}
 _COMMIT_S = 120.0
 
 

@@ -58,14 +58,7 @@ def run(data, out, *flags):
 
 
 def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(data, tmp_path):
-    flags = (
-        "--size=tiny",
-        "--seconds=1",
-        "--batch_size=4",
-        "--checkpoint_period=3",
-        "--same_steps=5",
-        "--dtype=float32",
-    )
+    flags = ("--size=nano", "--seconds=1", "--same_steps=5", "--dtype=float32")
     done, found = run(data, tmp_path / "out", *flags)
     assert done.returncode == 0, done.stdout[-3000:]
     assert found["failed"] == [] and found["device"]["platform"] == "cpu"
@@ -83,7 +76,7 @@ def test_a_killed_run_continues_with_the_losses_of_one_that_was_not(data, tmp_pa
 def test_a_part_that_fails_is_recorded_and_the_exit_code_is_1(data, tmp_path):
     (data / "student.npz").write_bytes(b"nothing")
     (data / "demo_test.npz").unlink()
-    done, found = run(data, tmp_path / "out", "--parts=kill", "--size=tiny", "--seconds=1")
+    done, found = run(data, tmp_path / "out", "--parts=kill", "--size=nano", "--seconds=1")
     assert done.returncode == 1
     assert found["failed"] == ["kill"]
     assert "holds no token windows" in found["kill"]["error"]
