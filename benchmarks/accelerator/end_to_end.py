@@ -198,6 +198,8 @@ class Parts:
             "seconds_to_compiled_step": [lines[0]["compiled_s"], later[0]["compiled_s"]],
             "seconds_to_first_log": [lines[0]["seconds"], later[0]["seconds"]],
             "steps_per_second": [line.get("steps_per_second") for line in later],
+            "mfu_of_model_flops": [line.get("mfu_of_model_flops") for line in later],
+            "model_flops_per_step": later[0]["model_flops_per_step"],
             "mfu_of_log_lines": [line.get("mfu") for line in later],
             "losses": losses,
             "performance": result["performance"],
