@@ -4,7 +4,7 @@ Needs neither TensorFlow nor SeqIO. The data come from ``benchmarks.accelerator.
 
     python -m benchmarks.accelerator.end_to_end --data=FOLDER --out=FOLDER --seconds=100 [--size=base] [--demo]
 
-Three parts, each in processes of its own and with a time limit. A part that fails leaves its error in the result, and the
+Three parts, each in separate processes and with a time limit. A part that fails leaves its error in the result, and the
 others still run.
 
 - ``demo`` (with ``--demo``): trains the student of ``distill demo``, and scores its test rows before and after.
@@ -241,7 +241,7 @@ class Parts:
 
 
 def device() -> dict[str, Any]:
-    """Device and library versions, from a process of their own: this one must not take the accelerator's memory."""
+    """Device and library versions, from a separate process: this one must not take the accelerator's memory."""
     code = (
         "import json, jax, numpy, flax, optax, orbax.checkpoint as o; d = jax.devices()[0]; "
         "print(json.dumps({'platform': d.platform, 'kind': d.device_kind, 'jax': jax.__version__, "
