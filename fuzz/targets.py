@@ -634,6 +634,32 @@ def cache_manifests() -> Ready:
     return Ready(run, (ValueError,), (json.dumps(seed).encode(),))
 
 
+@target("bytes", "'descr'", "'shape'", "|O", "<i4", "encoder_input_tokens.npy")
+def token_windows() -> Ready:
+    """``distill.data.token_batches``: a file of windows, and the batches of the values that pass its checks."""
+    import numpy as np
+
+    from distill.data import token_batches
+
+    tokens = np.array([[5, 6, 1, 0], [7, 1, 0, 0]], np.int32)
+    arrays = dict.fromkeys(("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens"), tokens)
+    arrays["decoder_task_ids"] = np.minimum(tokens, 1)
+    others = {"decoder_loss_weights": np.ones((2, 4), np.float32), "examples": np.ones(2)}
+    held = io.BytesIO()
+    np.savez(held, **arrays, **others)
+
+    def run(data: bytes, folder: Path) -> None:
+        path = _written(folder, "windows.npz", data)
+        batches = token_batches.TokenBatches(token_batches.Windows.read(path), 3)
+        batches.lengths()
+        for _ in range(3):
+            batch = next(batches)
+            if batch.arrays["encoder_input_tokens"].min() < 0 or batch.examples < 0:
+                raise Finding("a negative token or number of examples was accepted")
+
+    return Ready(run, (ValueError,), (held.getvalue(),))
+
+
 @target("safetensors", "F32", "BF16", "I64", "dtype", "shape", "data_offsets", "__metadata__")
 def safetensors_files() -> Ready:
     """``distill.checkpoints.huggingface.weights_folder``: the header of safetensors weights, and the tensors."""

@@ -4,7 +4,7 @@ Needs neither TensorFlow nor SeqIO. The data come from ``benchmarks.accelerator.
 
     python -m benchmarks.accelerator.end_to_end --data=FOLDER --out=FOLDER --seconds=100 [--size=base] [--demo]
 
-Three parts, each in processes of its own and with a time limit. A part that fails leaves its error in the result, and the
+Three parts, each in separate processes and with a time limit. A part that fails leaves its error in the result, and the
 others still run.
 
 - ``demo`` (with ``--demo``): trains the student of ``distill demo``, and scores its test rows before and after.
@@ -30,8 +30,8 @@ from collections.abc import Callable
 from typing import Any
 
 RESULT = "end_to_end.json"
-# windows per update, steps between checkpoints, steps between log lines
-SETTINGS = {"base": (64, 40, 10), "small": (64, 40, 10), "tiny": (8, 10, 5)}
+# Windows per update (32: gin/hardware/gpu_1.gin), steps between checkpoints, steps between log lines.
+SETTINGS = {"base": (32, 40, 10), "small": (32, 40, 10), "tiny": (8, 10, 5), "nano": (4, 3, 5)}
 _START_S = 240.0  # for imports, compilation and the last checkpoint, beyond the seconds of training
 _DEMO_S = 300.0
 _SAME_S = 240.0
@@ -46,10 +46,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="windows per update of part kill; the size has a default")
     parser.add_argument("--checkpoint_period", type=int, help="steps, of part kill; the size has a default")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--parts", default="kill,same", help="of kill, same and demo")
     parser.add_argument("--demo", action="store_true", help="also run part demo")
+    parser.add_argument("--deterministic", action="store_true", help="GPU: part same with --xla_gpu_deterministic_ops")
     parser.add_argument("--demo_steps", default="1000,400", help="of pretraining and of the student")
     parser.add_argument("--same_steps", type=int, default=8, help="of part same")
-    return parser.parse_args()
+    options = parser.parse_args()
+    unknown = set(options.parts.split(",")) - {"kill", "same", "demo", ""}
+    if unknown:
+        parser.error(f"--parts takes kill, same and demo; got {', '.join(sorted(unknown))}")
+    return options
 
 
 class Failed(Exception):
@@ -59,9 +65,10 @@ class Failed(Exception):
 class Process:
     """A training process; its output goes to a file."""
 
-    def __init__(self, given: dict[str, Any], log: pathlib.Path, cache: pathlib.Path):
+    def __init__(self, given: dict[str, Any], log: pathlib.Path, cache: pathlib.Path, xla_flags: str = ""):
         command = [sys.executable, "-m", "benchmarks.accelerator.training_run", json.dumps(given)]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
         self.log = log
         with log.open("a", encoding="utf-8") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -129,8 +136,8 @@ class Parts:
             "dtype": self.options.dtype,
         } | changes
 
-    def start(self, spec: dict[str, Any], log: str) -> Process:
-        return Process(spec | {"spawned": time.time()}, self.out / f"{log}.log", self.out / "compiled")
+    def start(self, spec: dict[str, Any], log: str, xla_flags: str = "") -> Process:
+        return Process(spec | {"spawned": time.time()}, self.out / f"{log}.log", self.out / "compiled", xla_flags)
 
     def demo(self) -> dict[str, Any]:
         """Trains the demo's student and scores it."""
@@ -191,6 +198,8 @@ class Parts:
             "seconds_to_compiled_step": [lines[0]["compiled_s"], later[0]["compiled_s"]],
             "seconds_to_first_log": [lines[0]["seconds"], later[0]["seconds"]],
             "steps_per_second": [line.get("steps_per_second") for line in later],
+            "mfu_of_model_flops": [line.get("mfu_of_model_flops") for line in later],
+            "model_flops_per_step": later[0]["model_flops_per_step"],
             "mfu_of_log_lines": [line.get("mfu") for line in later],
             "losses": losses,
             "performance": result["performance"],
@@ -205,14 +214,15 @@ class Parts:
 
     def same(self) -> dict[str, Any]:
         """Compares a run that was killed and resumed with one that was not."""
-        steps = self.options.same_steps
+        steps, size = self.options.same_steps, "nano" if self.options.size == "nano" else "tiny"
+        flags = "--xla_gpu_deterministic_ops=true" if self.options.deterministic else ""
         common = {"steps": steps, "checkpoint_period": 3, "log_period": 1, "batch_size": 4}
-        self.start(self.spec("same_whole", "tiny", **common), "same_whole").must_end(_SAME_S)
-        killed = self.spec("same_killed", "tiny", **common)
-        first = self.start(killed | {"kill_after": 5}, "same_killed_1")
+        self.start(self.spec("same_whole", size, **common), "same_whole", flags).must_end(_SAME_S)
+        killed = self.spec("same_killed", size, **common)
+        first = self.start(killed | {"kill_after": 5}, "same_killed_1", flags)
         if (code := first.wait(_SAME_S)) != -signal.SIGKILL:
             raise Failed(f"exit code {code} of the process that kills itself: {first.tail()}")
-        second = self.start(killed, "same_killed_2")
+        second = self.start(killed, "same_killed_2", flags)
         second.must_end(_SAME_S)
         whole = {line["step"]: line["loss"] for line in lines_of(self.out / "same_whole")}
         pids = [line["pid"] for line in lines_of(self.out / "same_killed")]
@@ -231,7 +241,7 @@ class Parts:
 
 
 def device() -> dict[str, Any]:
-    """Device and library versions, from a process of their own: this one must not take the accelerator's memory."""
+    """Device and library versions, from a separate process: this one must not take the accelerator's memory."""
     code = (
         "import json, jax, numpy, flax, optax, orbax.checkpoint as o; d = jax.devices()[0]; "
         "print(json.dumps({'platform': d.platform, 'kind': d.device_kind, 'jax': jax.__version__, "
@@ -250,9 +260,9 @@ def main() -> int:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     parts = Parts(options)
-    wanted: dict[str, Callable[[], dict[str, Any]]] = {"device": device, "kill": parts.kill, "same": parts.same}
-    if options.demo:
-        wanted["demo"] = parts.demo
+    named = {*options.parts.split(","), *(["demo"] if options.demo else [])}
+    every: dict[str, Callable[[], dict[str, Any]]] = {"kill": parts.kill, "same": parts.same, "demo": parts.demo}
+    wanted = {"device": device} | {name: part for name, part in every.items() if name in named}
     found: dict[str, Any] = {"settings": vars(options), "data": parts.manifest, "failed": []}
     for name, part in wanted.items():
         started = time.monotonic()

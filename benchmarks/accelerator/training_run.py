@@ -18,11 +18,12 @@ from typing import Any
 import jax
 
 from distill.checkpoints.manager import CheckpointConfig, restore_student
+from distill.data.packing import Layout
 from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.exact_match import ExactMatch
 from distill.model.config import T5Config
 from distill.model.parameters import init_params
-from distill.precompile import step_costs
+from distill.precompile import chips, step_costs
 from distill.sharding.partitioning import MeshConfig
 from distill.training import optimizers
 from distill.training.callbacks import Callback
@@ -30,7 +31,13 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.train import LoopConfig, TokenBatchesConfig, train
 
 # gin/models/t5_1_1_base.gin, t5_1_1_small.gin, t5_1_1_tiny.gin: width, heads, width of a head, inner width, layers.
-DIMS = {"base": (768, 12, 64, 2048, 12), "small": (512, 6, 64, 1024, 8), "tiny": (64, 4, 16, 128, 2)}
+# nano is for tests of this program.
+DIMS = {
+    "base": (768, 12, 64, 2048, 12),
+    "small": (512, 6, 64, 1024, 8),
+    "tiny": (64, 4, 16, 128, 2),
+    "nano": (16, 2, 8, 32, 1),
+}
 _COMMIT_S = 120.0
 
 
@@ -70,6 +77,8 @@ class Losses(Callback):
 
     def __init__(self, spec: Spec):
         self._spec, self._path = spec, pathlib.Path(f"{spec.model_dir}.losses.jsonl")
+        self._flops = model_flops(student(spec), TokenBatchesConfig(spec.data, spec.batch_size).layout)
+        self._peak = chips.peak_flops(jax.devices()[0].device_kind)
         self.compiled_s: float | None = None
 
     def costs(self, compiled: jax.stages.Compiled, devices: int) -> Any:
@@ -81,6 +90,9 @@ class Losses(Callback):
         names = ("loss", "grad_norm", "steps_per_second", "tokens_per_second_per_device", "mfu")
         line = {"step": at.step, "pid": os.getpid(), "seconds": time.time() - self._spec.spawned}
         line |= {"compiled_s": self.compiled_s} | {name: metrics[name] for name in names if name in metrics}
+        line["model_flops_per_step"] = self._flops
+        if self._peak and "steps_per_second" in metrics:
+            line["mfu_of_model_flops"] = self._flops * metrics["steps_per_second"] / self._peak
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if at.step == self._spec.kill_after:
@@ -112,6 +124,21 @@ def student(spec: Spec) -> T5Config:
         dropout_rate=0.1,
         dtype=spec.dtype,
     )
+
+
+def model_flops(config: T5Config, layout: Layout) -> float:
+    """Operations of the matrix products of one update, counted from the shapes: forward, and twice that backward.
+
+    The run itself counts those of the compiled step. The two agree where XLA's count includes the library calls of a GPU.
+    """
+    width, heads, inner = config.embed_dim, config.num_heads * config.head_dim, config.mlp_dim
+    inputs, targets = layout.encoder_length, layout.decoder_length
+    mlp = (len(config.mlp_activations) + 1) * width * inner
+    encoder = inputs * (4 * width * heads + mlp + 2 * inputs * heads)
+    decoder = targets * (6 * width * heads + mlp + 2 * (targets + inputs) * heads) + inputs * 2 * width * heads
+    logits = targets * width * config.vocab_size
+    forward = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits
+    return 3.0 * 2.0 * layout.windows * forward
 
 
 def run(spec: Spec) -> None:

@@ -57,7 +57,7 @@ def read_arrays(path: epath.PathLike, what: str) -> dict[str, np.ndarray]:
 def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays to a compressed ``.npz`` file, which replaces an older one once it is complete."""
     path, held = epath.Path(path), io.BytesIO()
-    np.savez_compressed(held, **dict(arrays))
+    np.savez_compressed(held, **dict(arrays))  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(held.getvalue())

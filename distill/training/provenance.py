@@ -29,7 +29,6 @@ from distill.training.config import DataConfig, TokenBatchesConfig, TrainResult,
 from distill.training.record import Code, Environment, SplitData
 
 if TYPE_CHECKING:  # they import SeqIO, which a run on token windows does not need
-
     from distill.data.batches import BatchStream
     from distill.inference.evaluate import Evaluator
 
