@@ -27,6 +27,8 @@ CASES = (
     ("rationale of 64 tokens", 64, 64, 2),
 )
 _CHECKED_ROWS = 64
+TOKENS = "student_tokens.json"  # written by ours, after the exported student
+_EXPORT_S = 120
 # A row whose two best logits differ by rounding alone may continue differently.
 _EQUAL_ROWS = 0.95
 
@@ -77,30 +79,29 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from distill.sharding import partitioning
 
     config = dataclasses.replace(cases.SIZES[options.size], dropout_rate=0.0)
-    with jax.default_device(jax.devices("cpu")[0]):  # the device's peak memory is that of decoding alone
-        params = sides.endless_params(config)
-    huggingface.save_pretrained_folder(params, config, options.out / "student")
-    mesh = partitioning.MeshConfig().build(jax.devices()[:1])
+    fast = dataclasses.replace(config, dtype="bfloat16")
+    cpu, device = jax.devices("cpu")[0], jax.devices()[0]
+    decoders: dict[Any, Any] = {}
 
-    def decoded(config: cases.T5Config, tokens: int, batch: int, rows: list[np.ndarray]) -> list[list[int]]:
-        key = config.dtype, tokens, batch
+    def decoded(
+        params: Any, where: jax.Device, config: cases.T5Config, tokens: int, batch: int, rows: list[np.ndarray]
+    ) -> list[list[int]]:
+        key, mesh = (where, config.dtype, tokens, batch), partitioning.MeshConfig().build([where])
         if key not in decoders:
             decoders[key] = Decoder(config, mesh, DecodeConfig(max_decode_len=tokens, batch_size=batch))
         with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
             return [one.tokens.tolist() for one in decoders[key](params, rows)]
 
-    decoders: dict[Any, Any] = {}
-    fast = dataclasses.replace(config, dtype="bfloat16")
-    whole = params
-    with jax.default_device(jax.devices("cpu")[0]):
+    with jax.default_device(cpu):  # the device's peak memory is that of decoding alone
+        params = sides.endless_params(config)
+        found = decoded(params, cpu, config, 10, _CHECKED_ROWS, inputs(_CHECKED_ROWS))
+        params = jax.device_put(params, cpu)
+        huggingface.save_pretrained_folder(jax.device_get(params), config, options.out / "student")
+        (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
-    params = jax.device_put(params)
-    rows = timed(lambda *given: decoded(fast, *given), options.out, "ours", options.rounds, options.scale)
-    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    params = jax.device_put(whole)
-    with jax.default_matmul_precision("highest"):
-        found = decoded(config, 10, _CHECKED_ROWS, inputs(_CHECKED_ROWS))
-    (options.out / "student_tokens.json").write_text(json.dumps(found))
+    params = jax.device_put(params, device)
+    rows = timed(lambda *given: decoded(params, device, fast, *given), options.out, "ours", options.rounds, options.scale)
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {"results": rows, "peak_gib": round(peak / 2**30, 2)}
 
 
@@ -110,6 +111,11 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
+    waited = time.monotonic()
+    while not (options.out / TOKENS).exists():
+        if time.monotonic() - waited > _EXPORT_S:
+            raise SystemExit(f"{options.out / TOKENS} is missing after {_EXPORT_S} s: run --side=ours first")
+        time.sleep(0.2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(options.out / "student").eval().to(device)
 
@@ -128,7 +134,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
         return result
 
     found = decoded(10, _CHECKED_ROWS, inputs(_CHECKED_ROWS))
-    reference = json.loads((options.out / "student_tokens.json").read_text())
+    reference = json.loads((options.out / TOKENS).read_text())
     equal = sum(a == b for a, b in zip(found, reference, strict=True)) / len(reference)
     model = model.to(torch.bfloat16)
     if device == "cuda":

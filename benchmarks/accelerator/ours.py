@@ -163,7 +163,7 @@ def run(programs: list[Program], data: Path, out: Path, name: str, rounds: int, 
                 itertools.islice(cases.batches(cases.read_rows(data / "rows.npz", program.name), program.layout), 4)
             )
     results: list[dict[str, Any]] = []
-    pool, futures, started = ThreadPoolExecutor(12), [], time.perf_counter()
+    pool, futures, started = ThreadPoolExecutor(6), [], time.perf_counter()
     for program in programs:
         try:
             futures.append(pool.submit(compiled, lowered(program, feeds[program.name, program.windows][0])))
@@ -181,6 +181,33 @@ def run(programs: list[Program], data: Path, out: Path, name: str, rounds: int, 
                     raise TimeoutError(f"the program did not compile within {deadline:.0f} s")
                 executable, row["compile_seconds"] = future.result()
                 traced = out / "profile" / program.label.replace(" ", "_") if program in PROFILED else None
+                row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls, traced)
+                del executable
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:600]
+            results.append(row)
+            print(json.dumps(row), flush=True)
+            (out / f"ours_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def groups(size: str | None = None) -> dict[str, list[Program]]:
+    """The measured programs. The groups run as separate processes, which trace and compile side by side."""
+    if size is not None:
+        return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "auto"), Program(size, "svamp", 4, scan=True)]}
+    return {
+        "both": [
+            Program("large", "svamp", 64, "triton"),
+            Program("base", "svamp", 96, "triton"),
+            Program("large", "cqa", 64, "triton"),
+            Program("base", "cqa", 96, "triton"),
+            Program("base", "svamp", 24, "triton"),
+            Program("base", "svamp", 96, "xla"),
+        ],
+    }
+
+
+PROFILED else None
                 row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls, traced)
                 del executable
             except Exception as error:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +53,30 @@ def loss_and_gradients(config: T5Config, params: Any, arrays: dict[str, Any], se
 
 
 class Run:
-    """Runs :func:`loss_and_gradients` of different configurations; all compile at the same time, in threads."""
+    """A run of :func:`loss_and_gradients`: lowered at once, compiled in a thread, executed when its result is read.
 
-    def __init__(self, params: Any):
-        self._params, self._pool, self._running = params, ThreadPoolExecutor(12), {}
+    Nothing executes while another program compiles: XLA tries kernels on the device then, and both would disturb each other.
+    """
 
-    def start(self, device: jax.Device, config: T5Config, arrays: dict[str, Any], seed: int | None = None) -> Any:
-        """Starts a run, or finds the one that was started; returns its future."""
-        key = device, config, arrays["encoder_input_tokens"].shape, seed
-        if key not in self._running:
-            self._running[key] = self._pool.submit(self._run, device, config, arrays, seed)
-        return self._running[key]
-
-    def _run(self, device: jax.Device, config: T5Config, arrays: dict[str, Any], seed: int | None) -> Any:
-        call = jax.jit(functools.partial(loss_and_gradients, config, seed=seed))
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        device: jax.Device,
+        config: T5Config,
+        params: Any,
+        arrays: dict[str, Any],
+        seed: int | None = None,
+    ):
+        self._inputs = jax.device_put((params, arrays), device)
         with jax.default_device(device), jax.default_matmul_precision("highest"):
-            params, arrays = jax.device_put((self._params, arrays), device)
-            return jax.device_get(call(params, arrays))
+            call = jax.jit(functools.partial(loss_and_gradients, config, seed=seed))
+            lowered = call.lower(*self._inputs)
+        self.compiled = pool.submit(lowered.compile)
+
+    @functools.cached_property
+    def result(self) -> Any:
+        """Loss and gradients, numpy arrays."""
+        return jax.device_get(self.compiled.result()(*self._inputs))
 
 
 def error(found: Any, reference: Any) -> float:
@@ -84,7 +91,7 @@ def worst(found: Any, reference: Any) -> float:
     return max(error(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True))
 
 
-def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: list[str]) -> list[dict[str, Any]]:
+def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: list[str], path: Path) -> list[dict[str, Any]]:
     """Runs all checks; returns a row for each one."""
     cpu = jax.devices("cpu")[0]
     rows = cases.read_rows(data / "rows.npz", "svamp")
@@ -101,29 +108,32 @@ def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: 
     config = dataclasses.replace(shape, dropout_rate=0.0, **layers)
     with jax.default_device(cpu):
         params = jax.device_get(jax.jit(functools.partial(init_params, config))(jax.random.key(0)))
-    run = Run(params)
-    still, dropped = run.start(cpu, config, batch.arrays), dataclasses.replace(config, dropout_rate=0.1)
-    with_dropout = run.start(cpu, dropped, batch.arrays, seed=3)
-    work = [
-        ("float32: device = CPU", FLOAT32, run.start(device, config, batch.arrays), still),
-        ("float32: unpacked = packed", FLOAT32, run.start(device, config, unpacked.arrays), still),
-    ]
+    pool, made = ThreadPoolExecutor(6), []
+
+    def run(where: jax.Device, config: T5Config, arrays: dict[str, Any], seed: int | None = None) -> Run:
+        made.append(Run(pool, where, config, params, arrays, seed))
+        return made[-1]
+
+    dropped = dataclasses.replace(config, dropout_rate=0.1)
+    still, with_dropout = run(cpu, config, batch.arrays), run(cpu, dropped, batch.arrays, 3)
+    work = [("float32: unpacked = CPU's packed", FLOAT32, run(device, config, unpacked.arrays), still)]
     for attention in ["xla", *attentions]:
         changed = dataclasses.replace(dropped, attention=attention)
         if attention != "cudnn":  # cuDNN has no float32 attention
-            name = f"float32, dropout: {attention} = CPU's xla"
-            work.append((name, FLOAT32, run.start(device, changed, batch.arrays, seed=3), with_dropout))
+            name = f"float32, packed, dropout: {attention} = CPU's xla"
+            work.append((name, FLOAT32, run(device, changed, batch.arrays, 3), with_dropout))
         changed = dataclasses.replace(changed, dtype="bfloat16")
-        name = f"bfloat16, dropout: {attention} = CPU's float32"
-        work.append((name, BFLOAT16, run.start(device, changed, batch.arrays, seed=3), with_dropout))
+        name = f"bfloat16, packed, dropout: {attention} = CPU's float32"
+        work.append((name, BFLOAT16, run(device, changed, batch.arrays, 3), with_dropout))
         changed = dataclasses.replace(changed, dropout_rate=0.0)
-        name = f"bfloat16: unpacked, {attention} = CPU's float32, packed"
-        work.append((name, BFLOAT16, run.start(device, changed, unpacked.arrays), still))
+        name = f"bfloat16, unpacked: {attention} = CPU's float32, packed"
+        work.append((name, BFLOAT16, run(device, changed, unpacked.arrays), still))
+    wait([one.compiled for one in made])
     out: list[dict[str, Any]] = []
     for name, bound, found, expected in work:
         row: dict[str, Any] = {"check": name, "bound": bound}
         try:
-            (loss, gradients), (other, reference) = found.result(), expected.result()
+            (loss, gradients), (other, reference) = found.result, expected.result
             row |= {
                 "loss": abs(float(loss) - float(other)) / abs(float(other)),
                 "gradients": error(gradients, reference),
@@ -134,6 +144,7 @@ def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: 
             row |= {"passed": False, "error": f"{type(failure).__name__}: {failure}"[:600]}
         out.append(row)
         print(json.dumps(row), flush=True)
+        path.write_text(json.dumps({"device": device.device_kind, "checks": out}, indent=1) + "\n")
     return out
 
 
@@ -146,8 +157,8 @@ def main() -> None:
     parser.add_argument("--attentions", default="cudnn,triton")
     options = parser.parse_args()
     device = jax.devices()[0]
-    rows = checks(options.data, device, options.size, options.windows, options.attentions.split(","))
-    (options.out / "right.json").write_text(json.dumps({"device": device.device_kind, "checks": rows}, indent=1) + "\n")
+    attentions, path = options.attentions.split(","), options.out / "right.json"
+    rows = checks(options.data, device, options.size, options.windows, attentions, path)
     raise SystemExit(not all(row["passed"] for row in rows))
 
 

@@ -178,12 +178,13 @@ def groups(size: str | None = None) -> dict[str, list[Case]]:
     if size is not None:
         return {size: [Case(size, "svamp", 4, "published"), Case(size, "cqa", 4, "joined")]}
     both = ("svamp", "cqa")
-    base = [Case("base", name, rows, form) for form in ("published", "joined") for name in both for rows in (64, 256)]
-    large = [Case("large", name, rows, "published") for name in both for rows in (64, 160)]
     return {
-        "base": base,
-        "large": [*large, *(Case("large", name, 160, "joined") for name in both)],
-        "compiled": [Case("base", name, rows, "compiled") for name in both for rows in (64, 256)],
+        "base": [
+            *(Case("base", name, rows, "published") for name in both for rows in (64, 256)),
+            *(Case("base", name, 256, "joined") for name in both),
+        ],
+        "large": [Case("large", name, 160, form) for name in both for form in ("published", "joined")],
+        "compiled": [Case("base", "svamp", 64, "compiled"), Case("base", "svamp", 256, "compiled")],
     }
 
 
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--group", choices=groups(), help="measure this group only")
     parser.add_argument("--size", choices=cases.SIZES, help="instead of all groups, a few cases of this size")
     parser.add_argument("--peak", type=float, help="peak of the device, operations per second")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     chosen = groups(options.size)
     rows: list[dict[str, Any]] = []

@@ -123,6 +123,7 @@ def student(spec: Spec) -> T5Config:
         num_decoder_layers=layers,
         dropout_rate=0.1,
         dtype=spec.dtype,
+        attention="auto",
     )
 
 

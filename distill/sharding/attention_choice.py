@@ -9,7 +9,7 @@ import jax
 from distill.sharding import cudnn_attention, fused_attention, gpu_attention, partitioning
 
 # What ``auto`` tries on a platform, in this order, before ``xla``, which computes everything.
-_PREFERRED = {"tpu": ("pallas",), "gpu": ("cudnn", "triton"), "cuda": ("cudnn", "triton")}
+_PREFERRED = {"tpu": ("pallas",), "gpu": ("triton", "cudnn"), "cuda": ("triton", "cudnn")}
 
 
 class Shapes(NamedTuple):
