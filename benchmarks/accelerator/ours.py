@@ -207,34 +207,6 @@ def groups(size: str | None = None) -> dict[str, list[Program]]:
     }
 
 
-PROFILED else None
-                row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls, traced)
-                del executable
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:600]
-            results.append(row)
-            print(json.dumps(row), flush=True)
-            (out / f"ours_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    return results
-
-
-def groups(size: str | None = None) -> dict[str, list[Program]]:
-    """The measured programs. The groups run as separate processes, which trace and compile side by side."""
-    if size is not None:
-        return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "auto"), Program(size, "svamp", 4, scan=True)]}
-    return {
-        "first": [
-            Program("base", "svamp", 96, "triton"),
-            Program("large", "svamp", 64, "triton"),
-            Program("base", "svamp", 96, "xla"),
-            Program("base", "svamp", 96, "cudnn"),
-            Program("base", "cqa", 96, "triton"),
-            Program("large", "cqa", 64, "triton"),
-            Program("base", "svamp", 24, "triton"),
-        ],
-    }
-
-
 PROFILED = (Program("base", "svamp", 96, "triton"), Program("large", "svamp", 64, "triton"))
 
 
