@@ -50,7 +50,7 @@ def phases(size: str | None, data: Path, train: Path | None, out: Path) -> list[
 
     def end_to_end(name: str, limit: float) -> Part:
         folder = out / f"end_to_end_{name}"
-        flags = [f"--size={size or 'base'}", f"--seconds={8 if size else 40}", f"--parts={name}"]
+        flags = [f"--size={size or 'base'}", f"--seconds={8 if size else 30}", f"--parts={name}"]
         flags += [] if size else ["--checkpoint_period=100"]
         result = f"end_to_end_{name}/end_to_end.json"
         return part(f"end_to_end_{name}", limit, "end_to_end", f"--data={train}", f"--out={folder}", *flags, result=result)
@@ -61,14 +61,14 @@ def phases(size: str | None, data: Path, train: Path | None, out: Path) -> list[
 
     small = [f"--size={size}", "--windows=2"] if size else []
     alone = ["--rows=2", "--heads=2", "--rounds=1", "--calls=1"] if size else ["--tiles"]
-    groups = [("ours", "both", 250)]
-    groups += [("theirs", name, 240) for name in (["base"] if size else ["base", "large", "compiled"])]
-    whole = [("demo", 150.0), ("kill", 170.0)] if train else []
+    groups = [("ours", "both", 280)]
+    groups += [("theirs", name, 275) for name in (["base"] if size else ["base", "large", "compiled"])]
+    whole = [("demo", 150.0), ("kill", 200.0)] if train else []
     return [
         [*(training(*group) for group in groups), *(end_to_end(*each) for each in whole)],
         [
-            part("right", 110, "right", *both, *small),
-            part("attention", 110, "attention", *both, *alone),
+            part("right", 100, "right", *both, *small),
+            part("attention", 100, "attention", *both, *alone),
             decoding("ours"),
             decoding("theirs"),
         ],
