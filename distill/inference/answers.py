@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import atomic_files
+
 FORMAT, VERSION = "distill-answers", 1
 STDOUT = "-"
 """The output path of :class:`Stream`."""
@@ -194,11 +196,9 @@ class Answers:
         self._save()
 
     def _save(self) -> None:
-        part = self.record_path.with_name(self.record_path.name + ".part")
         values = {**vars(self.record), "reasons": dict(self.record.reasons)}
         text = json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(self.record_path)
+        atomic_files.replace(self.record_path, text + "\n")
 
 
 class Stream:

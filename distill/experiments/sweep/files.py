@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distill import atomic_files
+
 RESULT = "result.json"  # distill.training.reporting.RESULT
 EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
 
@@ -11,9 +13,7 @@ EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file atomically, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    atomic_files.replace(path, text)
 
 
 def read_result(directory: Path) -> dict[str, Any]:
