@@ -115,6 +115,7 @@ def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str)
     """
     provider = registration.get(mixture_or_task_name)
     tasks: Sequence[seqio.Task] = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    examples = stream.position()["data"]  # hashes the rows as they are now; their sources keep the hashes
     found: dict[str, Any] = {}
     rows = 0
     for task in tasks:
@@ -123,7 +124,7 @@ def of_training_data(stream: BatchStream, mixture_or_task_name: str, split: str)
             found[task.source.dataset.name] = [task.source.rows_sha256(split), registration.settings_of(task.name)]
             rows = max(rows, task.source.num_input_examples(split))
         else:
-            found[task.name] = stream.position()["data"][task.name]
+            found[task.name] = examples[task.name]
             rows += stream.size(task.name)
     return SplitData(_hash(found), rows, split)
 
