@@ -14,8 +14,6 @@ from distill.experiments.report.evidence import Evidence
 from distill.experiments.report.settings import Cell, Part
 from distill.training import event_files, reporting
 
-MOST_LINES = 6
-
 
 @dataclasses.dataclass(frozen=True)
 class Before:
