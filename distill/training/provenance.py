@@ -25,13 +25,13 @@ from etils import epath
 import distill
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import Evaluator
+from distill.inference.model_directory import PLAIN_CONFIG
 from distill.tasks import registration
 from distill.tasks.feeding import RecordDataSource
 from distill.training import record
 from distill.training.config import DataConfig, TrainResult, ValidationConfig
 from distill.training.record import Code, Environment, SplitData
 
-CONFIGURATION = "config.json"
 _LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow", "tensorflow-text", "gin-config",
 )  # fmt: skip
@@ -210,5 +210,5 @@ def _processor() -> str:
 
 def configuration(directory: epath.Path) -> Mapping[str, Any]:
     """The macros and bindings of the run from ``config.json``, which is written with ``config.gin``; empty without it."""
-    path = directory / CONFIGURATION
+    path = directory / PLAIN_CONFIG
     return json.loads(path.read_text()) if path.exists() else {}
