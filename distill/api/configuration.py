@@ -11,7 +11,7 @@ import gin
 
 import distill
 from distill.api import trusted, value_types
-from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths
+from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
 
@@ -287,11 +287,6 @@ def arguments_of(function: Any) -> dict[str, Any]:
         if not settings:
             raise
         raise ConfigurationError(f"{without_gin(text)}; {settings}") from None
-
-
-def without_gin(message: str) -> str:
-    """A message without gin's remarks on the calls that raised it."""
-    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
 
 
 def _settings_named_in(message: str) -> str:
