@@ -78,14 +78,20 @@ def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths:
     Raises:
       ConfigurationError: as :func:`check` for macros, or a file that does not exist or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), Scan()
-    for name in gin_files:
-        scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan = _scanned(gin_files, bindings, extra_paths)
     scan.referenced.pop("gin.REQUIRED", None)
     problems = _macro_problems(scan)
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _scanned(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str]) -> Scan:
+    """The statements of files and bindings, nothing imported."""
+    paths, scan = search_paths(extra_paths), Scan()
+    for name in gin_files:
+        scan_file(name, paths, scan, set())
+    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    return scan
 
 
 def _macro_problems(scan: Scan) -> list[str]:
@@ -125,10 +131,7 @@ def unset(
     Raises:
       ConfigurationError: a file that does not exist or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), Scan()
-    for name in gin_files:
-        scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan = _scanned(gin_files, bindings, extra_paths)
     return [name for name in names if name in scan.required or (name in scan.referenced and name not in scan.defined)]
 
 
