@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,14 +68,13 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
         sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
     else:
-        paths = [path for path in options.gin_search_paths.split(",") if path]
-        sweep = reading.read(configuration.find(target, configuration.search_paths(paths)), options.directory)
+        paths = configuration.search_paths(command_runs.search_paths(options))
+        sweep = reading.read(configuration.find(target, paths), options.directory)
     return sweep.with_bindings(options.gin_bindings)
 
 
 def _status(options: argparse.Namespace) -> int:
-
-    from distill.experiments.sweep import plan, search, status
+    from distill.experiments.sweep import plan, status
 
     target = _only_target(options.sweep[1:])
     found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
@@ -329,7 +327,6 @@ def _say(options: argparse.Namespace) -> Any:
 
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
-
     from distill.cli import sweep_checks
     from distill.experiments.sweep import estimates, plan, remarks
 
@@ -337,8 +334,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
-    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
-    tensorflow_log.import_quietly()
+    command_runs.load_tensorflow(options)
     configurations, console = _configurations(sweep, options), terminal.output()
     _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices
