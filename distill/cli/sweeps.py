@@ -189,7 +189,7 @@ def _start(plan: "Plan", options: argparse.Namespace) -> None:
         if lease is None:
             time.sleep(_POLL_S)
             continue
-        with contextlib.closing(_Releasing(lease)):
+        with lease:
             if not run.done:
                 for error in experiments.train_group([run], False, options).values():
                     raise ValueError(f"{run.name}, which all runs start from, failed: {error}")
@@ -198,11 +198,6 @@ def _start(plan: "Plan", options: argparse.Namespace) -> None:
 def _is_one_of_several(options: argparse.Namespace) -> bool:
     """Whether this process is one of several that train a run together; the lock of the model directory is theirs."""
     return options.multiprocess or options.coordinator_address is not None
-
-
-class _Releasing:
-    def __init__(self, lease: Any):
-        self.close = lease.release
 
 
 def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -235,7 +230,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
             lease = leases.claim(made.directory, outcomes.lease_name(group))
             if lease is None:
                 raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
-            stack.callback(lease.release)
+            stack.enter_context(lease)
         if options.leased:
             waiting = [run for run in runs if not run.done and outcomes.pruned(run) is None]
         else:
