@@ -83,15 +83,15 @@ def _status(options: argparse.Namespace) -> int:
     console.print(status.line(found), highlight=False)
     sweep = None if found.source is None else read(options, str(found.directory))
     if sweep is not None and sweep.search is not None:
+        from distill.experiments.sweep import search
+
         console.print(search.summary(found.directory, sweep.search), highlight=False)
     return exit_codes.SOME_FAILED if status.counts(found)["failed"] else exit_codes.DONE
 
 
 def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
     """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
-    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
-    if not options.verbose:
-        tensorflow_log.import_quietly()
+    command_runs.load_tensorflow(options)
     command_runs.join(options)
     compilation_cache.enable(sweep.directory / CACHE)
 
