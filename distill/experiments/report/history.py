@@ -1,7 +1,6 @@
 """Training curves, the students before distillation, differences between configurations, and provenance."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from distill.experiments.report import statistics
-from distill.experiments.report.collect import Run, read_evaluations
+from distill.experiments.report.collect import Run
 from distill.experiments.report.evidence import Evidence
-from distill.experiments.report.settings import Cell, Part
+from distill.experiments.report.settings import Cell, Part, plain
+from distill.experiments.sweep.files import read_evaluations
 from distill.training import event_files, reporting
-
-MOST_LINES = 6
 
 
 @dataclasses.dataclass(frozen=True)
