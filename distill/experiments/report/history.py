@@ -95,15 +95,11 @@ def differences(part: Part) -> tuple[list[str], list[tuple[str, list[str]]]]:
     names = sorted({name for each in configurations for name in each}, key=lambda name: ("." in name, name))
     rows: list[tuple[str, list[str]]] = []
     for name in names:
-        values = [_plain(each[name]) if name in each else "–" for each in configurations]
+        values = [plain(each[name]) if name in each else "–" for each in configurations]
         repeated = "." in name and any(values == known for _, known in rows)  # a binding that a macro sets
         if len(set(values)) > 1 and not repeated:
             rows.append((name, values))
     return [cell.label for cell in part.cells], rows
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:
