@@ -11,6 +11,7 @@ import gin
 from etils import epath
 
 from distill.api import configuration, remedies, tensorflow_log
+from distill.api.gin_files import without_gin
 from distill.experiments import example
 from distill.inference import model_directory
 from distill.inference.decoder import DecodeConfig
@@ -277,11 +278,11 @@ def _without_gin() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if configuration.without_gin(str(error)) == str(error):
+        if without_gin(str(error)) == str(error):
             raise
-        raise FileNotFoundError(configuration.without_gin(str(error))) from None
+        raise FileNotFoundError(without_gin(str(error))) from None
     except ValueError as error:
-        raise configuration.ConfigurationError(configuration.without_gin(str(error))) from None
+        raise configuration.ConfigurationError(without_gin(str(error))) from None
 
 
 def _written(name: str, value: Any) -> str:

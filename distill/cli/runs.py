@@ -7,9 +7,23 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.api import tensorflow_log
+
 CONFIG = "config.gin"
 joined = False
 """Whether this process is one of several."""
+
+
+def load_tensorflow(options: argparse.Namespace) -> None:
+    """Prints a line and imports TensorFlow, which takes seconds, silently; with ``--verbose``, its user imports it."""
+    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
+    if not options.verbose:
+        tensorflow_log.import_quietly()
+
+
+def search_paths(options: argparse.Namespace) -> list[str]:
+    """The folders of ``--gin_search_paths``."""
+    return [path for path in options.gin_search_paths.split(",") if path]
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
@@ -23,8 +37,7 @@ def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] 
             raise configuration.ConfigurationError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
         files.insert(0, str(config))
         bindings.append(f"MODEL_DIR = {model_dir!r}")
-    paths = [path for path in options.gin_search_paths.split(",") if path]
-    configuration.parse([*files, *extra_files], bindings, paths, options.gin_module)
+    configuration.parse([*files, *extra_files], bindings, search_paths(options), options.gin_module)
 
 
 def join(options: argparse.Namespace) -> None:

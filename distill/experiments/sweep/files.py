@@ -16,6 +16,22 @@ def replace_text(path: Path, text: str) -> None:
     atomic_files.replace(path, text)
 
 
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """Returns ``split``, ``step`` and metrics of each evaluation of a run; a line that is being written is left out."""
+    try:
+        text = (directory / EVALUATIONS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    out = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return out
+
+
 def read_result(directory: Path) -> dict[str, Any]:
     """Returns the result of a finished run. Raises ValueError if it is not a JSON object."""
     value = json.loads((directory / RESULT).read_text(encoding="utf-8"))
