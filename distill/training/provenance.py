@@ -190,7 +190,7 @@ def environment(devices: int) -> Environment:
     """
     return Environment(
         host=socket.gethostname(),
-        processor=_processor(),
+        processor=processor(),
         device_kind=jax.local_devices()[0].device_kind,
         devices=devices,
         processes=jax.process_count(),
@@ -199,7 +199,8 @@ def environment(devices: int) -> Environment:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
