@@ -86,7 +86,7 @@ def test_an_array_that_is_not_in_the_database_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ("[]", "JSON object"),
@@ -107,10 +107,10 @@ def test_an_array_that_is_not_in_the_database_is_named(tmp_path):
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_orbax_metadata_that_is_not_believed(content, told, orbax, tmp_path):
+def test_orbax_metadata_that_is_not_believed(content, message, orbax, tmp_path):
     shutil.copytree(orbax, tmp_path / "copy")
     (tmp_path / "copy" / "state" / orbax_tree.METADATA_FILE).write_text(content)
-    refused(tmp_path / "copy", told)
+    refused(tmp_path / "copy", message)
 
 
 def test_damaged_orbax_databases(orbax, tmp_path):

@@ -203,9 +203,9 @@ def test_the_card_tells_how_the_student_was_made(tmp_path):
     run = model_dir(tmp_path / "run", CONFIG, random_params(CONFIG))
     exporting.export(run, str(tmp_path / "hf"), "hf", vocabulary=vocabularies.load("bytes"), decode=DECODE)
     card = (tmp_path / "hf" / "README.md").read_text()
-    for told in ("svamp", "λ = 0.5", "0.6000 (95% interval 0.5000 to 0.7000)", "0.6250 (step 50)", "the teacher's", "0.25",
+    for text in ("svamp", "λ = 0.5", "0.6000 (95% interval 0.5000 to 0.7000)", "0.6250 (step 50)", "the teacher's", "0.25",
                  "google/t5-v1_1-small", '"[label] "', "distill train --gin_file=config.gin", "| step | 50 |"):  # fmt: skip
-        assert told in card, told
+        assert text in card, text
     assert (tmp_path / "hf" / "config.gin").read_text() == GIN
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     compile(code, "card", "exec")

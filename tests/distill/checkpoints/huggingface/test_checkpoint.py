@@ -298,8 +298,8 @@ def test_integers_are_no_weights(folder):
         ValueError, match=r"shared.weight: checkpoint I64, wanted one of \('F64', 'F32', 'BF16', 'F16'\)"
     ):
         huggingface.load_pretrained(folder)
-    said = r"shared.weight must be one of .*; got I64"
-    with weights_folder.WeightsFolder(folder) as weights, pytest.raises(ValueError, match=said):
+    message = r"shared.weight must be one of .*; got I64"
+    with weights_folder.WeightsFolder(folder) as weights, pytest.raises(ValueError, match=message):
         weights.read("shared.weight")
 
 

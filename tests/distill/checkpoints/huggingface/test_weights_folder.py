@@ -27,8 +27,10 @@ def test_pickles_are_refused(pickled, folder):
     (folder / "model.safetensors").unlink()
     if pickled:
         torch.save({"shared.weight": torch.zeros(2)}, folder / "pytorch_model.bin")
-    said = "only pytorch_model.bin, a pickle, and not" if pickled else "neither"
-    with pytest.raises(FileNotFoundError, match=rf"has {said} model.safetensors.*runs whatever code.*save_pretrained"):
+    message = "only pytorch_model.bin, a pickle, and not" if pickled else "neither"
+    with pytest.raises(
+        FileNotFoundError, match=rf"has {message} model.safetensors.*runs whatever code.*save_pretrained"
+    ):
         huggingface.load_pretrained(folder)
 
 
