@@ -10,10 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.checkpoints import orbax_tree
-from tests.distill.checkpoints.t5x.written import (
-    loads_or_refuses,
-    refused,
-)
+from tests.distill.checkpoints.t5x.written import loads_or_refuses, refused
 
 TREE = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}, "step": np.int32(7)}
 

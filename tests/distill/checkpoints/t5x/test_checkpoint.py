@@ -12,14 +12,8 @@ from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
-from tests.distill.checkpoints.t5x.written import (
-    PLAIN,
-    in_layout,
-    random_params,
-    refused,
-    same,
-    write_by_hand,
-)
+from tests.distill.checkpoints.t5x.written import PLAIN, in_layout, refused, write_by_hand
+from tests.distill.checkpoints.written import random_params, same
 
 
 @pytest.mark.parametrize("compressor", [{"id": "gzip", "level": 1}, {"id": "zlib", "level": 1}, None])

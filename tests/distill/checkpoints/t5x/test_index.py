@@ -14,15 +14,8 @@ from distill.checkpoints import arrays, weights
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.t5x import index as t5x_index
 from distill.checkpoints.weights import flatten
-from tests.distill.checkpoints.t5x.written import (
-    FUZZ,
-    PLAIN,
-    loads_or_refuses,
-    random_params,
-    refused,
-    same,
-    write_by_hand,
-)
+from tests.distill.checkpoints.t5x.written import FUZZ, PLAIN, loads_or_refuses, refused, write_by_hand
+from tests.distill.checkpoints.written import random_params, same
 
 
 def test_an_array_whose_own_description_was_lost_is_read_by_the_index(tmp_path):

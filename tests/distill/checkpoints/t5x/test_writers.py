@@ -11,12 +11,8 @@ from distill.checkpoints import arrays, streamed_orbax, weights
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.model.parameters import init_params
-from tests.distill.checkpoints.t5x.written import (
-    PLAIN,
-    in_layout,
-    random_params,
-    same,
-)
+from tests.distill.checkpoints.t5x.written import PLAIN, in_layout
+from tests.distill.checkpoints.written import random_params, same
 
 
 @pytest.mark.parametrize("format", ["native", "orbax"])
