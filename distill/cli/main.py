@@ -96,6 +96,7 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
+            runs.check_directories(options)
             if options.command in WITH_TENSORFLOW:
                 runs.load_tensorflow(options)
             if options.command in COMPILING:
