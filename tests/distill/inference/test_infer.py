@@ -12,7 +12,7 @@ from distill.inference import student as students
 from distill.inference.infer import infer
 from distill.tasks import jsonl
 from distill.tasks.records import RowError, SourceError
-from tests_support import read_lines, write_lines
+from tests_support import files_of, read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -53,6 +53,22 @@ def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
 def test_an_input_that_is_missing_leaves_no_folder(tmp_path, model_dir):
     with pytest.raises(FileNotFoundError):
         infer(tmp_path / "none.jsonl", tmp_path / "new" / "out.jsonl", model_dir=model_dir)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_checkpoint_leaves_no_output_and_keeps_earlier_answers(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir)
+    before = files_of(tmp_path)
+    files = [path for path in pathlib.Path(model_dir).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    before[largest.relative_to(tmp_path).as_posix()] = largest.read_bytes()
+    with pytest.raises(ValueError, match="checkpoint"):
+        infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir, overwrite=True)
+    with pytest.raises(ValueError, match="checkpoint"):
+        infer(tmp_path / "in.jsonl", tmp_path / "new" / "folder" / "out.jsonl", model_dir=model_dir)
+    assert files_of(tmp_path) == before
     assert not (tmp_path / "new").exists()
 
 
