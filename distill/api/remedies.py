@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from absl import logging as absl_logging
+
 from distill import terminal
 
 # Macro → argument of :func:`distill.train`.
@@ -90,7 +92,10 @@ def _logged(rewrite: Callable[[str], str]) -> Iterator[None]:
             record.msg, record.args = rewrite(record.getMessage()), None
         return True
 
-    loggers = logging.getLogger(), logging.getLogger("absl")  # filters of a logger do not see its children's records
+    loggers = (
+        logging.getLogger(),
+        absl_logging.get_absl_logger(),
+    )  # filters of a logger do not see its children's records
     for logger in loggers:
         logger.addFilter(reword)
     try:
