@@ -131,11 +131,11 @@ def main() -> None:
                 FORMATS[to],
             ]
             done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
-            told = json.loads(done.stdout.splitlines()[-1])
-            own, resident = told["anonymous"], told["resident"]
+            found = json.loads(done.stdout.splitlines()[-1])
+            own, resident = found["anonymous"], found["resident"]
             print(
                 f"{source:>8} → {to:<12} {own / 1e9:12.3f} GB {own / largest:10.2f} {own / total:9.2f} "
-                f"{resident / 1e9:15.3f} GB {told['seconds']:28.1f}",
+                f"{resident / 1e9:15.3f} GB {found['seconds']:28.1f}",
                 flush=True,
             )
     finally:

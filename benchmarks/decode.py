@@ -188,7 +188,7 @@ def measure(options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
             )
             decoders = {"ours": our_side(model, params, config), "theirs": their_side(torch_model, config)}
             results.append({"threads": threads, **compare(case, batch, decoders, options)})
-            told(results[-1])
+            progress(results[-1])
     return results
 
 
@@ -225,7 +225,7 @@ def compare(case: Case, batch: int, decoders: dict[str, Decode], options: argpar
     }
 
 
-def told(row: dict[str, Any]) -> None:
+def progress(row: dict[str, Any]) -> None:
     """Reports the benchmark's progress on stderr."""
     print(
         f"{row['case']}, {row['threads']} thread(s), batch {row['batch']}: {row['per_second']} {row['unit']}/s, "

@@ -1,13 +1,15 @@
 """Progress output of a command: lines at once and at intervals, also in a pipe."""
 
 import contextlib
+import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
 STILL_S = 20.0  # seconds between two lines of a stage that takes long
+_wording: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar("wording", default=str)
 _UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
 
 
@@ -15,6 +17,16 @@ def output() -> Console:
     """Standard output for tables: as wide as the terminal; in a pipe or file, nothing is cut or wrapped."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_UNCUT)
+
+
+@contextlib.contextmanager
+def worded(rewrite: Callable[[str], str]) -> Iterator[None]:
+    """Every line that a :class:`Terminal` prints inside is first passed through ``rewrite``."""
+    token = _wording.set(rewrite)
+    try:
+        yield
+    finally:
+        _wording.reset(token)
 
 
 class Terminal:
@@ -47,7 +59,7 @@ class Terminal:
 
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(_wording.get()(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def stage(self, text: str, *, announce: bool = True) -> Iterator[None]:

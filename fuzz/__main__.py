@@ -91,7 +91,7 @@ def note(findings: Path, data: bytes, error: Exception) -> None:
 
 
 def run(name: str, seconds: int, directory: Path) -> dict[str, object]:
-    """Runs one target in a process of its own; returns what the table shows."""
+    """Runs one target in a new process; returns its row of the table."""
     folder = directory / name
     shutil.rmtree(folder / "findings", ignore_errors=True)
     (folder / "state.json").unlink(missing_ok=True)

@@ -9,13 +9,14 @@ silent or executed.
 import argparse
 import datetime
 import json
+import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable, Mapping
 
 from benchmarks.reliability import disk_full, hostile, kills, signals, storage, teacher_kills
 from benchmarks.reliability.rows import Row, markdown
+from distill.training import provenance
 
 
 def _damage(count: int) -> list[Row]:
@@ -41,19 +42,6 @@ PARTS: Mapping[str, tuple[Callable[[], list[Row]], Callable[[], list[Row]]]] = {
 }
 
 
-def processor() -> str:
-    """The processor's name and the number of cores."""
-    import os
-
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-
-
-def _cpuinfo() -> list[str]:
-    path = pathlib.Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,10 +57,10 @@ def main() -> None:
         rows += PARTS[name][options.quick]()
         print(markdown(rows), *(fault for row in rows for fault in row.faults), sep="\n", flush=True)
         if options.output:
-            where = f"{processor()}, {datetime.date.today()}"
+            where = f"{provenance.processor()}, {os.cpu_count()} cores, {datetime.date.today()}"
             options.output.with_suffix(".md").write_text(f"{markdown(rows)}\n{where}\n")
-            told = {"where": where, "quick": options.quick, "rows": [vars(row) for row in rows]}
-            options.output.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+            content = {"where": where, "quick": options.quick, "rows": [vars(row) for row in rows]}
+            options.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
     raise SystemExit(not all(row.good for row in rows))
 
 

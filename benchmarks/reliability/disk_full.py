@@ -10,7 +10,6 @@ Then room is made, and the same command must succeed.
 import argparse
 import ast
 import collections
-import contextlib
 import hashlib
 import json
 import pathlib
@@ -19,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from benchmarks.reliability.kills import environment
+from benchmarks.reliability import teacher_kills
 from benchmarks.reliability.nursery import Nursery
-from benchmarks.reliability.rows import Row, markdown
-from benchmarks.reliability.small_run import ROOT, SmallRun
+from benchmarks.reliability.rows import Row, finish
+from benchmarks.reliability.small_run import ROOT, SmallRun, environment
 
 ROOMS = (0, 4096, 16384, 65536, 262144)
 _SIZE = 48 * 2**20
@@ -40,7 +39,7 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
         "directory": str(disk / "sweep"),
         "gin_files": [argument.removeprefix("--gin_file=") for argument in train if argument.startswith("--gin_file")],
         "bindings": {
-            name: _value(value)
+            name: ast.literal_eval(value)
             for name, _, value in (a.removeprefix("--gin.").partition("=") for a in train if a.startswith("--gin."))
             if name != "MODEL_DIR"
         }
@@ -82,10 +81,6 @@ TO_STDOUT = {
 """Commands that write to standard output, which is ``/dev/full``."""
 
 
-def _value(text: str) -> object:
-    return ast.literal_eval(text)
-
-
 def _digests(disk: pathlib.Path) -> dict[str, str]:
     return {
         str(path.relative_to(disk)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -109,11 +104,6 @@ def _fill(disk: pathlib.Path, room: int) -> pathlib.Path:
     return ballast
 
 
-def _lines(told: str) -> list[str]:
-    """The lines of an error: without progress, and the lines of libraries' own loggers."""
-    return [line for line in told.splitlines() if line.startswith(("distill ", "Traceback"))]
-
-
 class _Trial:
     def __init__(self, nursery: Nursery, folder: pathlib.Path, disk: pathlib.Path):
         self._nursery, self._folder, self.disk, self._number = nursery, folder, disk, 0
@@ -122,10 +112,7 @@ class _Trial:
     def run(self, argv: Sequence[str]) -> tuple[int | None, str]:
         """The exit code and the output of a command."""
         self._number += 1
-        child = self._nursery.start(argv, self._folder / "logs" / f"{self._number}.txt")
-        code = child.wait(_ENDS_S)
-        child.kill()
-        return code, child.output
+        return self._nursery.run(argv, self._folder / "logs" / f"{self._number}.txt", _ENDS_S)
 
     def full(self, name: str, argv: Sequence[str], room: int, row: Row) -> None:
         """One command with ``room`` bytes free, and again with more room."""
@@ -136,24 +123,25 @@ class _Trial:
         before = _digests(self.disk)
         ballast = _fill(self.disk, room)
         row.tried += 1
-        code, told = self.run(argv)
+        code, output = self.run(argv)
         self.ends[code] += 1
         where = f"{name} with {room:,} bytes free"
         if code not in (0, 74):
-            row.lose(f"{where}: exit code {code}: {told[-1500:]}")
-        elif "Traceback (most recent call last)" in told:
-            row.lose(f"{where}: a traceback: {told[-1500:]}")
-        elif code == 74 and not any(line.startswith(f"distill {name}: ") for line in _lines(told)):
-            row.lose(f"{where}: no line of error: {told[-600:]}")
+            row.lose(f"{where}: exit code {code}: {output[-1500:]}")
+        elif "Traceback (most recent call last)" in output:
+            row.lose(f"{where}: a traceback: {output[-1500:]}")
+        elif code == 74 and not any(line.startswith(f"distill {name}: ") for line in output.splitlines()):
+            row.lose(f"{where}: no line of error: {output[-600:]}")
         ballast.unlink()
-        changed = [file for file, digest in before.items() if _digests(self.disk).get(file) != digest]
+        after = _digests(self.disk)
+        changed = [file for file, digest in before.items() if after.get(file) != digest]
         if changed:
             row.lose(f"{where}: files changed: {changed}")
         if code == 0 or name in ONLY_FULL:
             return
-        code, told = self.run(argv)
+        code, output = self.run(argv)
         if code != 0:
-            row.lose(f"{where}: with room again, exit code {code}: {told[-1500:]}")
+            row.lose(f"{where}: with room again, exit code {code}: {output[-1500:]}")
 
     def clear(self) -> None:
         """Empties the disk."""
@@ -162,7 +150,7 @@ class _Trial:
 
 
 def run(rooms: Sequence[int] = ROOMS, names: Sequence[str] = ()) -> list[Row]:
-    """One row; in a mount namespace of its own."""
+    """One row; the trials run in a new mount namespace."""
     with tempfile.TemporaryDirectory(prefix="disk-full-") as folder:
         result = pathlib.Path(folder) / "rows.json"
         inside = [sys.executable, "-m", "benchmarks.reliability.disk_full", f"--inside={folder}"]
@@ -182,17 +170,17 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
     (safe / "inputs.jsonl").write_text("".join(json.dumps({"question": f"{n} and 2?"}) + "\n" for n in range(3000)))
     (safe / "text.txt").write_text("".join(f"the sum of {n} and {n * 7} is {n * 8}\n" for n in range(500)))
     with (
-        _teacher() as url,
+        teacher_kills.serving() as teacher,
         Nursery(environment(folder / "compiled") | {"TMPDIR": str(safe)}) as nursery,
     ):
         trial = _Trial(nursery, folder, disk)
         if not names or {"eval", "infer", "export", "convert", "report"} & set(names):
-            code, told = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))])
-            assert code == 0, told
+            code, output = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))])
+            assert code == 0, output
         if not names or "replay" in names:
-            code, told = trial.run(["train", *rows.arguments(safe / "diverged", **DIVERGES)])
-            assert code == 2, told
-        for name, argv in commands(safe, disk, url).items():
+            code, output = trial.run(["train", *rows.arguments(safe / "diverged", **DIVERGES)])
+            assert code == 2, output
+        for name, argv in commands(safe, disk, teacher.url).items():
             if names and name not in names:
                 continue
             for room in rooms[:1] if name in ONLY_FULL else rooms:
@@ -218,14 +206,6 @@ def _to_full_device(name: str, argv: Sequence[str], row: Row) -> None:
         row.lose(f"{name} to /dev/full: exit code {done.returncode}: {done.stderr[-600:]}")
 
 
-@contextlib.contextmanager
-def _teacher() -> Iterator[str]:
-    from benchmarks.reliability.teacher_kills import serving
-
-    with serving() as server:
-        yield server.url
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,9 +219,7 @@ def main() -> None:
         row = _inside(options.inside, rooms, names)
         (options.inside / "rows.json").write_text(json.dumps([vars(row)]))
         return
-    rows = run(rooms, names)
-    print(markdown(rows), *rows[0].faults, sep="\n")
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run(rooms, names))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import shutil
 import tempfile
 import time
 
-from benchmarks.reliability.kills import environment
-from benchmarks.reliability.nursery import Child, Nursery
-from benchmarks.reliability.rows import Row, markdown
-from benchmarks.reliability.small_run import ROOT, SmallRun
+from benchmarks.reliability.nursery import Nursery
+from benchmarks.reliability.rows import Row, finish
+from benchmarks.reliability.small_run import ROOT, SmallRun, environment
 
 SHARED = ROOT.parent / "shared" / "cases"
 _ENDS_S = 600.0
@@ -60,15 +59,13 @@ class _Trial:
     def run(self, name: str, argv: list[str], *, codes: tuple[int, ...]) -> None:
         """Runs a command, which must end with one of ``codes``, without a traceback, and execute nothing."""
         self._row.tried += 1
-        child: Child = self._nursery.start(argv, self._folder / "logs" / f"{self._row.tried}.txt")
-        code = child.wait(_ENDS_S)
-        child.kill()
+        code, output = self._nursery.run(argv, self._folder / "logs" / f"{self._row.tried}.txt", _ENDS_S)
         if self.ran.exists():
             self.ran.unlink()
             self._row.executed += 1
             self._row.faults.append(f"{name}: its command ran")
-        if code not in codes or "Traceback (most recent call last)" in child.output:
-            self._row.lose(f"{name}: exit code {code}: {child.output[-1200:]}")
+        if code not in codes or "Traceback (most recent call last)" in output:
+            self._row.lose(f"{name}: exit code {code}: {output[-1200:]}")
 
 
 def run() -> list[Row]:
@@ -82,8 +79,8 @@ def run() -> list[Row]:
         rows = SmallRun(folder / "rows").write()
         with Nursery(environment(folder / "compiled")) as nursery:
             model = folder / "trained"
-            child = nursery.start(["train", *rows.arguments(model, TRAIN_STEPS=5)], folder / "train.txt")
-            assert child.wait(_ENDS_S) == 0, child.output
+            code, output = nursery.run(["train", *rows.arguments(model, TRAIN_STEPS=5)], folder / "train.txt", _ENDS_S)
+            assert code == 0, output
             trial = _Trial(nursery, folder, row)
             _configurations(trial, folder, model, rows)
             _folders(trial, folder)
@@ -173,9 +170,7 @@ def _rows(trial: _Trial, folder: pathlib.Path, model: pathlib.Path, rows: SmallR
 def main() -> None:
     """The command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    rows = run()
-    print(markdown(rows), *rows[0].faults, sep="\n")
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run())
 
 
 if __name__ == "__main__":

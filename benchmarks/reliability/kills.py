@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.reliability import states
 from benchmarks.reliability.nursery import Child, Nursery
-from benchmarks.reliability.rows import Row, markdown
-from benchmarks.reliability.small_run import SmallRun
+from benchmarks.reliability.rows import Row, finish, markdown
+from benchmarks.reliability.small_run import SmallRun, environment
 
 FORMS = {
     "paired, packed": {"FORM": "paired"},
@@ -31,14 +31,6 @@ FORMS = {
 RTOL = 1e-5
 _RUN_S = 900.0  # for a run that is not killed, however loaded the machine
 _SURVIVORS_S = 60.0  # for the others to end once one was killed
-
-
-def environment(cache: pathlib.Path) -> dict[str, str]:
-    """For processes on the CPU that share compiled programs."""
-    return {
-        "JAX_PLATFORMS": "cpu", "DISTILL_COMPILATION_CACHE": str(cache), "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }  # fmt: skip
 
 
 class Trainings:
@@ -72,8 +64,8 @@ class Trainings:
         children = self.start(model_dir, processes, form)
         codes = [child.wait(_RUN_S) for child in children]
         if codes != [0] * processes:
-            told = "\n".join(child.output[-1500:] for child in children)
-            raise RuntimeError(f"{model_dir.name}: exit codes {codes} of a run that was not killed:\n{told}")
+            output = "\n".join(child.output[-1500:] for child in children)
+            raise RuntimeError(f"{model_dir.name}: exit codes {codes} of a run that was not killed:\n{output}")
         return time.monotonic() - started
 
 
@@ -202,9 +194,7 @@ def main() -> None:
     parser.add_argument("--cache", type=pathlib.Path, help="a folder of compiled programs, to share between calls")
     options = parser.parse_args()
     numbers = [int(number) for number in options.processes.split(",")]
-    rows = run(numbers, options.kills, options.seed, options.steps, options.cache, options.forms.split(";"))
-    print(markdown(rows))
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run(numbers, options.kills, options.seed, options.steps, options.cache, options.forms.split(";")))
 
 
 if __name__ == "__main__":

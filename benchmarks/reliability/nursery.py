@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from benchmarks.reliability.small_run import ROOT
 
 
 class Child:
@@ -101,6 +101,13 @@ class Nursery:
             self._process.stdin.flush()
             pid = self._started.get(timeout=60)
             return self._children[pid]
+
+    def run(self, argv: Sequence[str], log: pathlib.Path, timeout: float) -> tuple[int | None, str]:
+        """The exit code and the output of ``distill ARGV``; it is killed after ``timeout`` seconds."""
+        child = self.start(argv, log)
+        code = child.wait(timeout)
+        child.kill()
+        return code, child.output
 
     def _read(self) -> None:
         assert self._process.stdout is not None

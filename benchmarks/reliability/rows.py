@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 @dataclasses.dataclass
@@ -47,3 +48,9 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def finish(rows: Sequence[Row]) -> NoReturn:
+    """Ends a part that ran as a program: prints the table and the faults; the exit code is 1 if a row is not good."""
+    print(markdown(rows), *(fault for row in rows for fault in row.faults), sep="\n")
+    raise SystemExit(not all(row.good for row in rows))

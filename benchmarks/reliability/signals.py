@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability.signals --moments=20
 
-Each attempt is a process of its own, with all its imports. The same directory continues until the run is complete; its
+Each attempt is a new process, with all its imports. The same directory continues until the run is complete; its
 state must be that of a run that was not stopped, bit by bit.
 """
 
@@ -17,9 +17,8 @@ import tempfile
 import time
 
 from benchmarks.reliability import states
-from benchmarks.reliability.kills import environment
-from benchmarks.reliability.rows import Row, markdown
-from benchmarks.reliability.small_run import ROOT, SmallRun
+from benchmarks.reliability.rows import Row, finish
+from benchmarks.reliability.small_run import ROOT, SmallRun, environment
 
 _FIRST_S = 1.0  # the interpreter itself needs a tenth of a second, and longer on a loaded machine
 _RUN_S = 900.0
@@ -44,6 +43,10 @@ def run(moments: int = 20, seed: int = 0) -> list[Row]:
         def attempt(name: str) -> "subprocess.Popen[bytes]":
             return _start(small.arguments(folder / name), folder / "compiled", folder / f"{name}.log")
 
+        def compare(name: str) -> None:
+            if found := states.difference(folder / "reference", folder / name):
+                row.lose(f"{name}: {found}")
+
         begun = time.monotonic()
         assert attempt("reference").wait(_RUN_S) == 0, (folder / "reference.log").read_text()
         duration = time.monotonic() - begun
@@ -56,30 +59,23 @@ def run(moments: int = 20, seed: int = 0) -> list[Row]:
             time.sleep(moment)
             signalled = process.poll() is None
             process.send_signal(signal.SIGTERM)
-            code, told = process.wait(_RUN_S), (folder / f"{name}.log").read_text(errors="replace")
+            code, output = process.wait(_RUN_S), (folder / f"{name}.log").read_text(errors="replace")
             row.tried += signalled
             if fresh and not signalled:  # the reference compiled what later runs share, or the machine is faster now
                 duration = min(duration, time.monotonic() - begun)
             line = f"{name}: {'SIGTERM' if signalled else 'ended'} after {moment:.1f} s, exit code {code}"
             print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
             complete = (folder / name / "result.json").exists()
-            if code not in (0, 75) or (code == 0 and not complete) or "Traceback" in told:
-                row.lose(f"after {moment:.1f} s: exit code {code}: {told[-600:]}")
+            if code not in (0, 75) or (code == 0 and not complete) or "Traceback" in output:
+                row.lose(f"after {moment:.1f} s: exit code {code}: {output[-600:]}")
             if complete:
-                row.lost += _differs(folder / "reference", folder / name, row)
+                compare(name)
                 number += 1
         if not (folder / f"victim_{number}" / "result.json").exists():
             assert attempt(f"victim_{number}").wait(_RUN_S) == 0, (folder / f"victim_{number}.log").read_text()
-            row.lost += _differs(folder / "reference", folder / f"victim_{number}", row)
+            compare(f"victim_{number}")
     row.seconds = time.monotonic() - started
     return [row]
-
-
-def _differs(one: pathlib.Path, other: pathlib.Path, row: Row) -> int:
-    found = states.difference(one, other)
-    if found:
-        row.faults.append(f"{other.name}: {found}")
-    return bool(found)
 
 
 def main() -> None:
@@ -88,9 +84,7 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = run(options.moments, options.seed)
-    print(markdown(rows), *rows[0].faults, sep="\n")
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run(options.moments, options.seed))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.reliability import states
-from benchmarks.reliability.kills import environment
 from benchmarks.reliability.nursery import Nursery
-from benchmarks.reliability.rows import Row, markdown
-from benchmarks.reliability.small_run import ROOT, SmallRun
+from benchmarks.reliability.rows import Row, finish
+from benchmarks.reliability.small_run import ROOT, SmallRun, environment
 
 COMMANDS = ("train", "restore", "eval", "cache")
 PASSING = ("429", "503", "cut")
@@ -41,27 +40,24 @@ class _Trials:
     def run(self, argv: Sequence[str]) -> tuple[int | None, str]:
         """The exit code and the output of a command."""
         self._number += 1
-        child = self._nursery.start(argv, self._folder / "logs" / f"{self._number}.txt")
-        code = child.wait(_ENDS_S)
-        child.kill()
-        return code, child.output
+        return self._nursery.run(argv, self._folder / "logs" / f"{self._number}.txt", _ENDS_S)
 
     def disturbed(self, name: str, argv: Sequence[str], disturb: Callable[[str, str], Any], named: str = "") -> None:
         """A command under a fault, which ends with 0 or 74, and, unless the fault names an object, without the fault."""
         self._row.tried += 1
         self._storage.disturb = disturb
-        code, told = self.run(argv)
+        code, output = self.run(argv)
         self._storage.disturb = lambda method, name: None
         print(f"{time.strftime('%H:%M:%S')} {name}: exit code {code}", file=sys.stderr, flush=True)
-        lines = [line for line in told.splitlines() if line.startswith(f"distill {argv[0]}: ") and "gs://" in line]
-        if code not in ((74,) if named else (0, 74)) or "Traceback (most recent call last)" in told:
-            self._row.lose(f"{name}: exit code {code}: {told[-1500:]}")
+        lines = [line for line in output.splitlines() if line.startswith(f"distill {argv[0]}: ") and "gs://" in line]
+        if code not in ((74,) if named else (0, 74)) or "Traceback (most recent call last)" in output:
+            self._row.lose(f"{name}: exit code {code}: {output[-1500:]}")
         elif code == 74 and not any(named in line for line in lines):
-            self._row.lose(f"{name}: no line names the object: {told[-600:]}")
+            self._row.lose(f"{name}: no line names the object: {output[-600:]}")
         elif code == 74 and not named:
-            code, told = self.run(argv)
+            code, output = self.run(argv)
             if code != 0:
-                self._row.lose(f"{name}: without the fault, exit code {code}: {told[-1500:]}")
+                self._row.lose(f"{name}: without the fault, exit code {code}: {output[-1500:]}")
 
     def download(self, source: str, target: pathlib.Path) -> pathlib.Path:
         """Writes the objects below ``bucket/folder`` into a folder."""
@@ -113,10 +109,10 @@ def run(commands: Sequence[str] = COMMANDS) -> list[Row]:
             return ["train", *rows.arguments(f"gs://bucket/{name}", TRAIN_STEPS=steps, EVAL_PERIOD=20)]
 
         for argv in (train("reference", 10), train("reference", 20)):
-            code, told = trials.run(argv)
+            code, output = trials.run(argv)
             if code != 0:
                 row.tried += 1
-                row.lose(f"training on gs:// without faults: exit code {code}: {told[-3000:]}")
+                row.lose(f"training on gs:// without faults: exit code {code}: {output[-3000:]}")
                 return [row]
             if argv == train("reference", 10):
                 half = {name: data for name, data in storage.objects.items() if name.startswith("bucket/reference/")}
@@ -157,9 +153,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", default=",".join(COMMANDS))
-    rows = run(parser.parse_args().commands.split(","))
-    print(markdown(rows), *rows[0].faults, sep="\n")
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run(parser.parse_args().commands.split(",")))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from benchmarks.reliability.kills import environment
 from benchmarks.reliability.nursery import Nursery
-from benchmarks.reliability.rows import Row, markdown
+from benchmarks.reliability.rows import Row, finish
+from benchmarks.reliability.small_run import environment
 
 ROWS = 600
 CONCURRENCY = 8
@@ -74,13 +74,13 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": choices,
             "usage": usage,
         }
-        told = json.dumps(reply).encode()
+        content = json.dumps(reply).encode()
         with contextlib.suppress(OSError):  # the killed process's connection
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(told)))
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(told)
+            self.wfile.write(content)
 
 
 @contextlib.contextmanager
@@ -157,9 +157,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = run(options.kills, options.seed)
-    print(markdown(rows), *rows[0].faults, sep="\n")
-    raise SystemExit(not all(row.good for row in rows))
+    finish(run(options.kills, options.seed))
 
 
 if __name__ == "__main__":

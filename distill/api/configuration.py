@@ -11,7 +11,7 @@ import gin
 
 import distill
 from distill.api import trusted, value_types
-from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths
+from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
 
@@ -78,14 +78,20 @@ def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths:
     Raises:
       ConfigurationError: as :func:`check` for macros, or a file that does not exist or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), Scan()
-    for name in gin_files:
-        scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan = _scanned(gin_files, bindings, extra_paths)
     scan.referenced.pop("gin.REQUIRED", None)
     problems = _macro_problems(scan)
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _scanned(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str]) -> Scan:
+    """The statements of files and bindings, nothing imported."""
+    paths, scan = search_paths(extra_paths), Scan()
+    for name in gin_files:
+        scan_file(name, paths, scan, set())
+    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    return scan
 
 
 def _macro_problems(scan: Scan) -> list[str]:
@@ -125,10 +131,7 @@ def unset(
     Raises:
       ConfigurationError: a file that does not exist or cannot be read.
     """
-    paths, scan = search_paths(extra_paths), Scan()
-    for name in gin_files:
-        scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan = _scanned(gin_files, bindings, extra_paths)
     return [name for name in names if name in scan.required or (name in scan.referenced and name not in scan.defined)]
 
 
@@ -287,11 +290,6 @@ def arguments_of(function: Any) -> dict[str, Any]:
         if not settings:
             raise
         raise ConfigurationError(f"{without_gin(text)}; {settings}") from None
-
-
-def without_gin(message: str) -> str:
-    """A message without gin's remarks on the calls that raised it."""
-    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
 
 
 def _settings_named_in(message: str) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,3 +59,8 @@ def close(name: str, known: Iterable[str]) -> list[str]:
 def did_you_mean(names: Sequence[str]) -> str:
     """The end of an error that suggests ``names``; empty if there are none."""
     return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def without_gin(message: str) -> str:
+    """A message without gin's remarks on the calls that raised it."""
+    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()

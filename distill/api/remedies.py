@@ -1,8 +1,14 @@
-"""Errors in the words of the Python interface: arguments, where the command line's messages name flags and macros."""
+"""Errors and warnings in the words of the Python interface: arguments, where the command line's name flags and macros."""
 
 import contextlib
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from absl import logging as absl_logging
+
+from distill import terminal
 
 # Macro → argument of :func:`distill.train`.
 ARGUMENTS = {
@@ -60,12 +66,40 @@ def in_python(text: str, arguments: Mapping[str, str], others: str) -> str:
 
 @contextlib.contextmanager
 def speaking_python(arguments: Mapping[str, str], others: str) -> Iterator[None]:
-    """Errors raised inside name Python arguments; their types stay. Arguments as in :func:`in_python`."""
+    """Errors, warnings and lines inside name Python arguments; types of errors stay. Arguments as in :func:`in_python`."""
+
+    def rewrite(text: str) -> str:
+        return in_python(text, arguments, others)
+
     try:
-        yield
+        with terminal.worded(rewrite), _logged(rewrite):
+            yield
     except (ValueError, OSError) as error:
         if error.args and isinstance(error.args[0], str):
-            error.args = (in_python(error.args[0], arguments, others), *error.args[1:])
+            error.args = (rewrite(error.args[0]), *error.args[1:])
         elif isinstance(error, OSError) and isinstance(error.strerror, str):
-            error.strerror = in_python(error.strerror, arguments, others)
+            error.strerror = rewrite(error.strerror)
         raise
+
+
+@contextlib.contextmanager
+def _logged(rewrite: Callable[[str], str]) -> Iterator[None]:
+    """Passes the messages that this package logs inside through ``rewrite``; other packages' messages stay."""
+    package = str(Path(terminal.__file__).parent)
+
+    def reword(record: logging.LogRecord) -> bool:
+        if record.pathname.startswith(package):
+            record.msg, record.args = rewrite(record.getMessage()), None
+        return True
+
+    loggers = (
+        logging.getLogger(),
+        absl_logging.get_absl_logger(),
+    )  # filters of a logger do not see its children's records
+    for logger in loggers:
+        logger.addFilter(reword)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(reword)

@@ -3,20 +3,21 @@
 import contextlib
 import dataclasses
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
 from etils import epath
 
 from distill.api import configuration, remedies, tensorflow_log
+from distill.api.gin_files import without_gin
 from distill.experiments import example
 from distill.inference import model_directory
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
+from distill.terminal import Terminal
 
 if TYPE_CHECKING:
     from distill.api.student import Student
@@ -148,24 +149,19 @@ class Run:
 
         others = "settings" if self.spelling else "bindings"
         with remedies.speaking_python(self.spelling, others):
-            result = self.run(
-                quiet=quiet, say=lambda line: remedies.in_python(line, self.spelling, others), **overrides
-            )
+            result = self.run(quiet=quiet, **overrides)
         if result.stopped not in (None, "early"):
             message = f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}"
             raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)
         return student.load(self.directory)
 
-    def run(
-        self, *, quiet: bool = False, say: Callable[[str], str] = lambda line: line, **overrides: Any
-    ) -> "TrainResult":
+    def run(self, *, quiet: bool = False, **overrides: Any) -> "TrainResult":
         """Trains, or continues an unfinished run; ``distill train`` calls this.
 
         A run that fails before its training begins leaves a new or empty directory as it was.
 
         Args:
           quiet: print warnings only.
-          say: the wording of a line about the directory or the settings, from that of the command line.
           **overrides: see :meth:`train`.
 
         Returns:
@@ -180,14 +176,14 @@ class Run:
         from distill.training import train
 
         first = jax.process_index() == 0
+        terminal = Terminal(active=first, quiet=quiet)
         with (
             _naming_example(self.bindings.get("DATASET_NAME")),
             model_directory.undone_on_failure(self.directory, writes=first),
             train.lock_directory(epath.Path(self.directory)) as lock,
         ):
             for line in (*self.begin(writes=first), *self.advice()):
-                if first and not quiet:
-                    print(say(line), file=sys.stderr)
+                terminal.say(line)
             self.register()
             given = {"cost_model": step_costs.measure, **self.arguments, **overrides}
             return train.train(**given, lock=lock, quiet=quiet)
@@ -277,11 +273,11 @@ def _without_gin() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if configuration.without_gin(str(error)) == str(error):
+        if without_gin(str(error)) == str(error):
             raise
-        raise FileNotFoundError(configuration.without_gin(str(error))) from None
+        raise FileNotFoundError(without_gin(str(error))) from None
     except ValueError as error:
-        raise configuration.ConfigurationError(configuration.without_gin(str(error))) from None
+        raise configuration.ConfigurationError(without_gin(str(error))) from None
 
 
 def _written(name: str, value: Any) -> str:

@@ -36,9 +36,10 @@ def import_quietly() -> None:
         except OSError:  # the process has no file descriptor 2
             terminal = None
         if terminal is not None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+            # Before the descriptor is replaced: a signal may end the block after any line.
             stack.callback(os.close, terminal)
             stack.callback(os.dup2, terminal, 2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, nowhere)
+            os.dup2(nowhere, 2)
         importlib.import_module("seqio")

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from distill import atomic_files
 from distill import validation as checks
 from distill.api import remedies
 from distill.api import rows as row_files
@@ -186,6 +187,4 @@ def _hardware(name: str | None) -> str:
 
 def _write(path: epath.Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f"{path.name}.part"
-    part.write_bytes(data)
-    part.replace(path)
+    atomic_files.replace(path, data)

@@ -18,7 +18,7 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint.path import atomicity
 
-from distill import file_digests
+from distill import atomic_files, file_digests
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 1
@@ -40,9 +40,7 @@ def write(folder: epath.Path) -> None:
     names = sorted(_files(folder))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         files = dict(zip(names, pool.map(lambda name: file_digests.of_file(folder / name), names)))
-    part = folder / f"{FILE}.part"
-    part.write_text(json.dumps(_described(files), indent=0) + "\n")
-    part.rename(folder / FILE)
+    atomic_files.replace(folder / FILE, json.dumps(_described(files), indent=0) + "\n")
 
 
 class Check:

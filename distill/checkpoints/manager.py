@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, object_store, schemas
+from distill.checkpoints import digests, integrity, keeping, object_store, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.checkpoints.watchdog import SaveError, saving
@@ -31,6 +32,8 @@ __all__ = [
     "restore_like",
     "restore_student",
 ]
+
+absl_logging.get_absl_logger().addFilter(storage_errors.one_line)
 
 
 class TrainingState(Protocol):

@@ -5,6 +5,7 @@ damaged. TensorStore raises ValueError, Orbax RuntimeError, SQLite its own error
 """
 
 import errno
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ _TENSORFLOW = (
     "UnavailableError",
     "UnknownError",
 )
+# Orbax's functions that log an exception which the caller raises afterwards.
+_RAISED_LATER = ("run", "_thread_func")
 # The words of status codes, of the operating system and of SQLite.
 _WORDS = re.compile(
     r"\b(?:UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b"
@@ -46,6 +49,22 @@ def of_machine(error: BaseException) -> BaseException | None:
     True
     """
     return next((one for one in _chain(error) if _is_of_machine(one)), None)
+
+
+def one_line(record: logging.LogRecord) -> bool:
+    """A filter of Orbax's log, by which faults of the storage or the machine have no traceback; all have one with INFO.
+
+    Orbax logs an exception in one of its threads and raises it in the caller, whose message is enough: the record is
+    dropped. Others, such as an old checkpoint that cannot be removed, become one line.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None or of_machine(error) is None or logging.getLogger().isEnabledFor(logging.INFO):
+        return True
+    if record.funcName in _RAISED_LATER:
+        return False
+    record.msg, record.args = f"{record.getMessage()}: {' '.join(str(error).split())}", None
+    record.exc_info = None
+    return True
 
 
 def _is_of_machine(error: BaseException) -> bool:

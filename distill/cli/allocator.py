@@ -12,7 +12,7 @@ def use_one_arena() -> bool:
 
     By default every thread gets an arena, and each arena keeps a freed block of up to 64 MB. XLA's threads take turns, so
     resident memory grows for an hour in steps of one batch's buffers, until every arena holds one
-    (`benchmarks/soak.py infer` measures it).
+    (`python -m benchmarks.soak infer` measures it).
 
     Returns:
       Whether it was set. It is not where the user's environment sets arenas, or where the C library is not glibc.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distill import terminal
 from distill.api import tensorflow_log
+from distill.cli import runs
 from distill.data import report as data_report
 from distill.tasks.dataset import Dataset
 
@@ -98,7 +99,7 @@ def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
 def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report.Plan]:
     from distill.api import configuration
 
-    paths = [path for path in options.gin_search_paths.split(",") if path]
+    paths = runs.search_paths(options)
     bindings = list(options.gin_bindings)
     if options.data_dir:
         bindings.append(f"DATA_DIR = {options.data_dir!r}")

@@ -6,6 +6,7 @@ import re
 import sys
 
 from distill import exit_codes
+from distill.api.gin_files import without_gin
 from distill.checkpoints import storage_errors
 
 _REMEDIES = {
@@ -54,7 +55,7 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
     if of_machine is not None:
         return exit_codes.MACHINE, _fault(error, of_machine)
     if isinstance(error, (ValueError, FloatingPointError)):
-        return exit_codes.MISTAKE, _without_gin(str(error))
+        return exit_codes.MISTAKE, without_gin(str(error))
     text = str(error)
     if isinstance(error, TypeError) and "supplied by Gin" in text:
         arguments = re.search(r"arguments: (\[.*?\])", text)
@@ -64,13 +65,13 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
             f"{function[1] if function else 'a function'}; is the run file missing (gin/runs/….gin)?"
         )
     if isinstance(error, RuntimeError) and text.startswith("Required bindings for"):
-        return exit_codes.MISTAKE, _without_gin(text.splitlines()[0])
+        return exit_codes.MISTAKE, without_gin(text.splitlines()[0])
     return None
 
 
 def _fault(error: BaseException, cause: BaseException) -> str:
     """One line on a fault of the machine or the storage that a library raised as another error."""
-    text = _first_line(_without_gin(str(error))) or type(error).__name__
+    text = _first_line(without_gin(str(error))) or type(error).__name__
     why = _operating_system(cause)[1] if isinstance(cause, OSError) else _first_line(str(cause))
     known = why.partition("; ")[0].rpartition(": ")[2]
     remedy = "" if "; " in text else "; free space or wait for the storage, and run the same command again"
@@ -81,7 +82,7 @@ def _operating_system(error: OSError) -> tuple[int, str]:
     number, name = error.errno, error.filename
     if number is None:  # libraries raise it with their own text
         code = exit_codes.MISTAKE if isinstance(error, (FileNotFoundError, FileExistsError)) else exit_codes.MACHINE
-        return code, _first_line(_without_gin(str(error))) or type(error).__name__
+        return code, _first_line(without_gin(str(error))) or type(error).__name__
     text = error.strerror or os.strerror(number)
     name = os.fsdecode(name) if isinstance(name, (str, bytes)) else name
     shown = f"{name}: {text}" if name is not None else text
@@ -89,7 +90,7 @@ def _operating_system(error: OSError) -> tuple[int, str]:
     if error.filename2 is not None:
         shown += f" (to {error.filename2})"
     code = exit_codes.MISTAKE if number in _MISTAKES else exit_codes.MACHINE
-    return code, _without_gin(shown) + (f"; {remedy}" if remedy else "")
+    return code, without_gin(shown) + (f"; {remedy}" if remedy else "")
 
 
 def _tensorflow(error: BaseException) -> tuple[int, str] | None:
@@ -97,7 +98,7 @@ def _tensorflow(error: BaseException) -> tuple[int, str] | None:
     library = sys.modules.get("tensorflow")
     if library is None or not isinstance(error, library.errors.OpError):
         return None
-    whole = _without_gin(error.message or str(error))
+    whole = without_gin(error.message or str(error))
     # The file systems append the object in a line that begins with "when", such as "when reading gs://bucket/a".
     objects = [line.strip() for line in whole.splitlines()[1:] if line.strip().startswith("when ")]
     text = " ".join([_first_line(whole), *objects])
@@ -120,11 +121,6 @@ def _jax(error: BaseException) -> tuple[int, str] | None:
     return exit_codes.MACHINE, (
         f"the device's memory is exhausted ({text}); lower BATCH_SIZE, raise NUM_MICROBATCHES or use more devices"
     )
-
-
-def _without_gin(message: str) -> str:
-    """A message without gin's remarks on the calls that raised it."""
-    return re.sub(r"\n\s*In call to configurable .*", "", message).strip()
 
 
 def _first_line(text: str) -> str:

@@ -76,7 +76,7 @@ def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     from distill.api import configuration
     from distill.training import train
 
-    paths = [path for path in options.gin_search_paths.split(",") if path]
+    paths = command_runs.search_paths(options)
     configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
     configuration.configured(train.train)
     given = configuration.arguments_of(train.train)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.api import configuration
-from distill.cli import flags, parser, spelling
+from distill.cli import flags, parser, runs, spelling
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
 from distill.tools.launch.job import Job
 
@@ -65,7 +65,7 @@ def _check(arguments: Sequence[str]) -> None:
     if getattr(options, "model_dir", None) or not getattr(options, "gin_file", None) or command not in _CHECKED:
         return
     own_files, own_bindings = _CHECKED[command]
-    paths = [path for path in options.gin_search_paths.split(",") if path]
+    paths = runs.search_paths(options)
     found = configuration.search_paths(paths)
     for name in options.gin_file:
         try:

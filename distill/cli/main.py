@@ -39,11 +39,10 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
-# `infer` enables the compilation cache after its first line. `sweep` does all three where it trains, not in its scheduler.
-COMPILING = ("train", "replay", "eval", "demo")
+# `sweep` loads TensorFlow and enables the compilation cache where it trains, not in its scheduler.
 WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "report", "precompile", "config")
-# These print a line before they import TensorFlow and JAX, which takes seconds.
-ANNOUNCED = ("train", "replay", "demo", "cache", "eval", "report", "precompile", "config")
+# `infer` enables the compilation cache after its first line.
+COMPILING = ("train", "replay", "eval", "demo")
 
 
 class _Interrupted(BaseException):
@@ -97,10 +96,9 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
-            if options.command in ANNOUNCED:
-                print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
-            if not options.verbose and options.command in WITH_TENSORFLOW:
-                tensorflow_log.import_quietly()
+            runs.check_directories(options)
+            if options.command in WITH_TENSORFLOW:
+                runs.load_tensorflow(options)
             if options.command in COMPILING:
                 from distill.cli import compilation_cache
 

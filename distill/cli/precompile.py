@@ -13,7 +13,7 @@ def precompile_command(options: argparse.Namespace) -> int:
     from distill.api import configuration
     from distill.training import train
 
-    paths = [path for path in options.gin_search_paths.split(",") if path]
+    paths = runs.search_paths(options)
     if not options.measure_data:  # then nothing is read there; and nothing is written
         names = configuration.unset(("DATA_DIR", "MODEL_DIR"), options.gin_file, options.gin_bindings, paths)
         options.gin_bindings += (f"{name} = 'unused'" for name in names)

@@ -7,9 +7,50 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.api import tensorflow_log
+
 CONFIG = "config.gin"
+CONFIGURED = ("eval", "replay")
+"""The commands that read ``config.gin`` of ``--model_dir``."""
 joined = False
 """Whether this process is one of several."""
+
+
+def load_tensorflow(options: argparse.Namespace) -> None:
+    """Prints a line and imports TensorFlow, which takes seconds, silently; with ``--verbose``, its user imports it."""
+    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
+    if not options.verbose:
+        tensorflow_log.import_quietly()
+
+
+def check_directories(options: argparse.Namespace) -> None:
+    """Checks the local directories that a command reads: a misspelt path is an error before anything slow is imported.
+
+    Raises:
+      FileNotFoundError: a directory of ``--model_dir`` or of ``report`` does not exist.
+      ValueError: ``eval`` or ``replay`` of a directory that holds no configuration.
+    """
+    model_dir = getattr(options, "model_dir", None)
+    read = [(model_dir, "a directory that `distill train` wrote")] if model_dir else []
+    if options.command == "report":
+        read += [(path, "the folder of a sweep or a model directory") for path in options.runs]
+    for path, expected in read:
+        if "://" not in path and not Path(path).exists():
+            raise FileNotFoundError(f"{path} does not exist; expected {expected}")
+    if model_dir and options.command in CONFIGURED:
+        _configuration_in(model_dir)
+
+
+def _configuration_in(model_dir: str) -> Path:
+    config = Path(model_dir) / CONFIG
+    if not config.exists():
+        raise ValueError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
+    return config
+
+
+def search_paths(options: argparse.Namespace) -> list[str]:
+    """The folders of ``--gin_search_paths``."""
+    return [path for path in options.gin_search_paths.split(",") if path]
 
 
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
@@ -18,13 +59,9 @@ def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] 
     files, bindings = list(options.gin_file), list(options.gin_bindings)
     model_dir = getattr(options, "model_dir", None)
     if model_dir:
-        config = Path(model_dir) / CONFIG
-        if not config.exists():
-            raise configuration.ConfigurationError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
-        files.insert(0, str(config))
+        files.insert(0, str(_configuration_in(model_dir)))
         bindings.append(f"MODEL_DIR = {model_dir!r}")
-    paths = [path for path in options.gin_search_paths.split(",") if path]
-    configuration.parse([*files, *extra_files], bindings, paths, options.gin_module)
+    configuration.parse([*files, *extra_files], bindings, search_paths(options), options.gin_module)
 
 
 def join(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,14 +68,13 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
         sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
     else:
-        paths = [path for path in options.gin_search_paths.split(",") if path]
-        sweep = reading.read(configuration.find(target, configuration.search_paths(paths)), options.directory)
+        paths = configuration.search_paths(command_runs.search_paths(options))
+        sweep = reading.read(configuration.find(target, paths), options.directory)
     return sweep.with_bindings(options.gin_bindings)
 
 
 def _status(options: argparse.Namespace) -> int:
-
-    from distill.experiments.sweep import plan, search, status
+    from distill.experiments.sweep import plan, status
 
     target = _only_target(options.sweep[1:])
     found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
@@ -85,15 +83,15 @@ def _status(options: argparse.Namespace) -> int:
     console.print(status.line(found), highlight=False)
     sweep = None if found.source is None else read(options, str(found.directory))
     if sweep is not None and sweep.search is not None:
+        from distill.experiments.sweep import search
+
         console.print(search.summary(found.directory, sweep.search), highlight=False)
     return exit_codes.SOME_FAILED if status.counts(found)["failed"] else exit_codes.DONE
 
 
 def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
     """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
-    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
-    if not options.verbose:
-        tensorflow_log.import_quietly()
+    command_runs.load_tensorflow(options)
     command_runs.join(options)
     compilation_cache.enable(sweep.directory / CACHE)
 
@@ -191,7 +189,7 @@ def _start(plan: "Plan", options: argparse.Namespace) -> None:
         if lease is None:
             time.sleep(_POLL_S)
             continue
-        with contextlib.closing(_Releasing(lease)):
+        with lease:
             if not run.done:
                 for error in experiments.train_group([run], False, options).values():
                     raise ValueError(f"{run.name}, which all runs start from, failed: {error}")
@@ -200,11 +198,6 @@ def _start(plan: "Plan", options: argparse.Namespace) -> None:
 def _is_one_of_several(options: argparse.Namespace) -> bool:
     """Whether this process is one of several that train a run together; the lock of the model directory is theirs."""
     return options.multiprocess or options.coordinator_address is not None
-
-
-class _Releasing:
-    def __init__(self, lease: Any):
-        self.close = lease.release
 
 
 def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -237,7 +230,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
             lease = leases.claim(made.directory, outcomes.lease_name(group))
             if lease is None:
                 raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
-            stack.callback(lease.release)
+            stack.enter_context(lease)
         if options.leased:
             waiting = [run for run in runs if not run.done and outcomes.pruned(run) is None]
         else:
@@ -329,7 +322,6 @@ def _say(options: argparse.Namespace) -> Any:
 
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
-
     from distill.cli import sweep_checks
     from distill.experiments.sweep import estimates, plan, remarks
 
@@ -337,8 +329,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
-    print(f"distill {options.command}: loading TensorFlow and JAX", file=sys.stderr, flush=True)
-    tensorflow_log.import_quietly()
+    command_runs.load_tensorflow(options)
     configurations, console = _configurations(sweep, options), terminal.output()
     _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices

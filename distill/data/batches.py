@@ -22,6 +22,7 @@ from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fin
 from distill.data.packing import Layout, Planner, Sequences, fill
 from distill.data.stream import Batch
 from distill.tasks import registration
+from distill.tasks.feeding import RecordDataSource
 
 _BLOCK = 4096  # mixture draws, or examples in order, computed at a time
 
@@ -171,6 +172,10 @@ class BatchStream:
     @functools.cached_property
     def _fingerprints(self) -> dict[str, str]:
         """A hash of each task's examples: the rows where they are the project's records, and the lengths in order."""
+        sources = {id(task.source): task.source for task in self._tasks.values()}
+        for source in sources.values():  # one, if the tasks are forms of a data set
+            if isinstance(source, RecordDataSource):
+                source.rows_sha256(self._split, fresh=True)
         return {name: fingerprint(self._tasks[name], self._split, s.examples) for name, s in self._sources.items()}
 
     def restore(self, position: Mapping[str, Any]) -> None:

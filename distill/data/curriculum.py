@@ -17,8 +17,8 @@ class Curriculum:
     rank by difficulty and ``u`` its rank in the shuffled order, both in [0, 1). Every epoch has every example once.
 
     Attributes:
-      by: the measure of difficulty. ``targets``: tokens of the longest target, that is of the rationale. ``inputs``: tokens
-        of the longest input. ``row``: the place in the data; sort the file by any other measure.
+      by: the measure of difficulty. ``targets``: tokens of the longest target, of label and rationale if an example has
+        both. ``inputs``: tokens of the longest input. ``row``: the place in the data; sort the file by any other measure.
       epochs: the number of ordered epochs; the first is strictly sorted.
       hardest_first: whether the order is from hard to easy.
 

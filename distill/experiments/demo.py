@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import atomic_files
 from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.tasks import demo_world
@@ -26,9 +27,7 @@ def write_vocabulary(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         texts = list(demo_world.vocabulary_texts())
         model = vocabulary.train(texts, demo_world.VOCABULARY_SIZE, model_type="word", exact_size=False)
-        part = path.with_suffix(".part")
-        part.write_bytes(model)
-        part.rename(path)
+        atomic_files.replace(path, model)
     return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distill import atomic_files
 from distill.tasks import demo_world
 from distill.tasks.demo_world import Question
 
@@ -95,9 +96,7 @@ def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Itera
     for name, content in contents.items():
         path = directory / name
         if name not in same:
-            part = path.with_name(f"{name}.part")
-            part.write_bytes(content)
-            part.replace(path)
+            atomic_files.replace(path, content)
         what = f"{content.count(10):,} rows" if path.suffix == ".jsonl" else f"{len(content):,} bytes"
         yield f"{'kept' if name in same else 'wrote'} {path}: {what}"
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import atomic_files
+
 FORMAT, VERSION = "distill-answers", 1
 STDOUT = "-"
 """The output path of :class:`Stream`."""
@@ -105,7 +107,7 @@ def _spelled(name: str) -> str:
 
 
 class Answers:
-    """The output file, opened to continue it.
+    """The output file, to be continued. Nothing is written before :meth:`begin` or the first :meth:`write`.
 
     Args:
       path: of the JSON lines.
@@ -120,7 +122,6 @@ class Answers:
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False):
         self.path = Path(path)
         self.record_path = self.path.with_name(self.path.name + ".run.json")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = Record(json.loads(json.dumps(settings)))
         found = None if overwrite else self._found()
         if found is not None and found.answered:
@@ -128,9 +129,17 @@ class Answers:
         # If all lines are errors, nothing is kept: all rows are answered again, with the present settings.
         self.record = found if found is not None and found.answered else fresh
         self.found = dataclasses.replace(self.record, reasons=Counter(self.record.reasons))
+        self._begun = False
+
+    def begin(self) -> None:
+        """Writes the record, and removes what the file holds beyond the recorded lines; a second call does nothing."""
+        if self._begun:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._save()
         with self.path.open("ab") as file:
             file.truncate(self.record.bytes)
+        self._begun = True
 
     def _found(self) -> Record | None:
         if not self.path.exists():
@@ -181,6 +190,7 @@ class Answers:
           inputs: of the lines, one each.
           reasons: of those lines that hold an error.
         """
+        self.begin()
         data = "".join(lines).encode("utf-8")
         with self.path.open("ab") as file:
             file.write(data)
@@ -194,11 +204,9 @@ class Answers:
         self._save()
 
     def _save(self) -> None:
-        part = self.record_path.with_name(self.record_path.name + ".part")
         values = {**vars(self.record), "reasons": dict(self.record.reasons)}
         text = json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(self.record_path)
+        atomic_files.replace(self.record_path, text + "\n")
 
 
 class Stream:
@@ -206,6 +214,9 @@ class Stream:
 
     def __init__(self) -> None:
         self.record, self.found = Record({}), Record({})
+
+    def begin(self) -> None:
+        """Nothing."""
 
     def write(self, lines: Sequence[str], inputs: Sequence[Any], reasons: Sequence[str]) -> None:
         """Prints lines at once, in UTF-8; counts them."""

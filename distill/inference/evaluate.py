@@ -42,11 +42,7 @@ class Evaluator:
         if registration.shares_input(task_name):
             alone = f"'{task_name}_label' or '{task_name}_rationale'"
             raise ValueError(f"{task_name!r} has two targets per input and cannot be evaluated; take {alone}")
-        if split not in self.task.splits:
-            raise ValueError(
-                f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(self.task.splits))} "
-                "(a training run without a test split needs TEST_SPLIT=None)"
-            )
+        check_split(self.task, split)
         dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
         if max_examples is not None:
             dataset = dataset.take(max_examples)
@@ -62,13 +58,17 @@ class Evaluator:
 
     def check_metric(self, name: str) -> None:
         """Raises ValueError, which lists the task's metrics, if ``name`` is not one of them; decodes nothing."""
-        two = list(zip(self._targets, self._examples))[:2]
-        answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
-        names = sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
+        names = self._metrics()
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {names}{hint}")
+
+    def _metrics(self) -> list[str]:
+        """The names of the task's metrics."""
+        two = list(zip(self._targets, self._examples))[:2]
+        answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
+        return sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
 
     def check_lengths(self, max_decode_len: int) -> str | None:
         """Compares the lengths of the split's targets, EOS included, with the maximum decoded length.
@@ -153,6 +153,15 @@ class Evaluator:
         if not kinds or not isinstance(target, metrics.Answer):
             return None
         return metrics.same_answer(kinds[0], target.text, answer, target.choices)
+
+
+def check_split(task: seqio.Task, split: str) -> None:
+    """Raises ValueError, which lists the task's splits, if ``split`` is not one of them."""
+    if split not in task.splits:
+        raise ValueError(
+            f"task {task.name!r} has no split {split!r}; it has {', '.join(sorted(task.splits))} "
+            "(a training run without a test split needs TEST_SPLIT=None)"
+        )
 
 
 def evaluate(

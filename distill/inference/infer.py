@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from distill import locking
 from distill.checkpoints.manager import BEST, LATEST, restore_student
-from distill.inference import answering, answers
+from distill.inference import answering, answers, model_directory
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
@@ -135,7 +135,7 @@ def infer(
     if os.fspath(output_path) == answers.STDOUT:
         return _answer(job, rows, None, model_dir, overwrite, progress, None)
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
-    with lock as held:
+    with model_directory.undone_on_failure(epath.Path(output_path).parent), lock as held:
         return _answer(job, rows, output_path, model_dir, overwrite, progress, held)
 
 
@@ -173,6 +173,7 @@ def _answer(
     first = list(itertools.islice(rows, 1))
     rows = itertools.chain(first, rows)
     if not first:
+        out.begin()
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
 
     device_mesh = mesh_here(student.mesh, progress).build()

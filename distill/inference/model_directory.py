@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from distill import atomic_files
 from distill.inference import run_settings
 from distill.inference import student as students
 from distill.inference.student import Student
@@ -86,13 +87,10 @@ def begin(
             (root / RESULT).replace(kept)
             remarks.append(f"the earlier result is kept as {kept.name}")
         if before is None or (changed and (not finished or more_steps)):
-            part = root / f"{CONFIG}.part"
-            part.write_text(text)
-            part.replace(root / CONFIG)
+            atomic_files.replace(root / CONFIG, text)
         if before is None or (changed and (not finished or more_steps)) or not (root / PLAIN_CONFIG).exists():
-            part = root / f"{PLAIN_CONFIG}.part"
-            part.write_text(json.dumps(plain(after), indent=1, ensure_ascii=False, default=str) + "\n")
-            part.replace(root / PLAIN_CONFIG)
+            settings = json.dumps(plain(after), indent=1, ensure_ascii=False, default=str) + "\n"
+            atomic_files.replace(root / PLAIN_CONFIG, settings)
         if student is not None and (not finished or more_steps or not (root / students.FILE).exists()):
             students.write(root, student, vocabulary_model)
         elif student is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from distill import validation
+from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
 from distill.model.config import T5Config
 from distill.sharding.partitioning import MeshConfig
@@ -214,12 +214,9 @@ def with_vocabulary(student: Student, model: bytes | None) -> Student:
 
 
 def _replace(path: epath.Path, data: bytes) -> None:
-    """Writes a file atomically."""
-    if path.exists() and path.read_bytes() == data:
-        return
-    temporary = path.parent / f"{path.name}.part"
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    """Writes a file atomically, unless it has the same content."""
+    if not path.exists() or path.read_bytes() != data:
+        atomic_files.replace(path, data)
 
 
 def _built(kind: type, fields: Any, where: str) -> Any:

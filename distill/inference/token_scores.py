@@ -1,6 +1,5 @@
 """Scoring of target tokens given the target tokens before them: validation of pretraining, where nothing is decoded."""
 
-import difflib
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 
 from distill import stuck
 from distill.inference.decoder import Decoder
-from distill.inference.evaluate import Evaluation, Evaluator
+from distill.inference.evaluate import Evaluation, Evaluator, check_split
 from distill.model.network import ModelInputs, Transformer
 from distill.model.parameters import Params, output_kernel
 from distill.sharding import partitioning
@@ -41,11 +40,7 @@ class TokenEvaluator(Evaluator):
 
     def __init__(self, task_name: str, split: str, decoder: Any, *, max_examples: int | None = None):
         task = seqio.TaskRegistry.get(task_name)
-        if split not in task.splits:
-            raise ValueError(
-                f"task {task_name!r} has no split {split!r}; it has {', '.join(sorted(task.splits))} "
-                "(a training run without a test split needs TEST_SPLIT=None)"
-            )
+        check_split(task, split)
         self.task, self.split, self._decoder = task, split, decoder
         dataset = task.get_dataset(
             sequence_length=None, split=split, shuffle=False, seed=_SEED, trim_output_features=False
@@ -68,12 +63,8 @@ class TokenEvaluator(Evaluator):
     def __len__(self) -> int:
         return len(self._target_tokens)
 
-    def check_metric(self, name: str) -> None:
-        """Raises ValueError, which lists the metrics, if ``name`` is not one of them."""
-        if name not in METRICS:
-            near = difflib.get_close_matches(name, METRICS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {list(METRICS)}{hint}")
+    def _metrics(self) -> list[str]:
+        return list(METRICS)
 
     def check_lengths(self, max_decode_len: int) -> str | None:
         """Returns None: nothing is decoded."""

@@ -196,7 +196,7 @@ def _initial_state(
 
 
 class _Stacked:
-    """Students on one device with a leading axis of seeds; see :class:`distill.training.loop.Students`."""
+    """Students on one device with a leading axis of seeds; see :class:`distill.training.lanes.Students`."""
 
     def __init__(self, state: TrainState, step: jax.stages.Wrapped, rngs: jax.Array):
         self._state, self._step, self._rngs = state, step, rngs

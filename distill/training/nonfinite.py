@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from distill.data.stream import Batch
+from distill.inference.model_directory import CONFIG
 from distill.training.config import LoopConfig
 from distill.training.step import SKIPPED, Fetchable
 
@@ -57,8 +58,8 @@ class Watch:
     """Watches the updates of a loop, a few steps later than they were dispatched.
 
     Args:
-      read: from pending metrics of the devices to metrics per lane and step, see
-        :meth:`distill.training.loop.Students.metrics`.
+      read: from pending metrics of the devices to metrics per lane and step on the host, see
+        :meth:`distill.training.lanes.Students.metrics`.
       in_flight: number of newest updates that :meth:`found` does not read unless all are wanted.
     """
 
@@ -81,7 +82,7 @@ class Watch:
             return []
         result = []
         for lane, steps in enumerate(self._read([update.metrics for update in updates])):
-            for update, metrics in zip(updates, jax.device_get(steps)):
+            for update, metrics in zip(updates, steps):
                 numbers = {name: _ratio(*metrics[name]) for name in metrics}
                 skipped = numbers.pop(SKIPPED, 0.0) > 0.0
                 bad = [name for name in ("loss", "grad_norm") if not math.isfinite(numbers[name])]
@@ -117,7 +118,7 @@ def write(directory: epath.Path, found: Found, seed: int, rows: slice, loop: Loo
     (folder / f"step_{found.step}{part}.npz").write_bytes(held.getvalue())
     path = folder / f"step_{found.step}.json"
     if jax.process_index() == 0:
-        configuration = directory / "config.gin"
+        configuration = directory / CONFIG
         text = configuration.read_bytes() if configuration.exists() else b""
         described = {
             "step": found.step,
@@ -130,7 +131,7 @@ def write(directory: epath.Path, found: Found, seed: int, rows: slice, loop: Loo
             "position_after": found.batch.position,
             "num_microbatches": loop.num_microbatches,
             "on_nonfinite": loop.on_nonfinite,
-            "configuration": {"file": "config.gin", "sha256": hashlib.sha256(text).hexdigest()} if text else None,
+            "configuration": {"file": CONFIG, "sha256": hashlib.sha256(text).hexdigest()} if text else None,
         }
         path.write_text(json.dumps(described, indent=2) + "\n")
     return path

@@ -24,6 +24,7 @@ from etils import epath
 import distill
 from distill.data.stream import Stream
 from distill.data.token_batches import TokenBatches
+from distill.inference.model_directory import PLAIN_CONFIG
 from distill.training import record
 from distill.training.config import DataConfig, TokenBatchesConfig, TrainResult, ValidationConfig
 from distill.training.record import Code, Environment, SplitData
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # they import SeqIO, which a run on token windows does not ne
     from distill.data.batches import BatchStream
     from distill.inference.evaluate import Evaluator
 
-CONFIGURATION = "config.json"
 _LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow", "tensorflow-text", "gin-config",
 )  # fmt: skip
@@ -126,6 +126,7 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
 
     provider = registration.get(mixture_or_task_name)
     tasks: Sequence[seqio.Task] = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    examples = stream.position()["data"]  # hashes the rows as they are now; their sources keep the hashes
     found: dict[str, Any] = {}
     rows = 0
     for task in tasks:
@@ -134,7 +135,7 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
             found[task.source.dataset.name] = [task.source.rows_sha256(split), registration.settings_of(task.name)]
             rows = max(rows, task.source.num_input_examples(split))
         else:
-            found[task.name] = stream.position()["data"][task.name]
+            found[task.name] = examples[task.name]
             rows += stream.size(task.name)
     return SplitData(_hash(found), rows, split)
 
@@ -202,7 +203,7 @@ def environment(devices: int) -> Environment:
     """
     return Environment(
         host=socket.gethostname(),
-        processor=_processor(),
+        processor=processor(),
         device_kind=jax.local_devices()[0].device_kind,
         devices=devices,
         processes=jax.process_count(),
@@ -211,7 +212,8 @@ def environment(devices: int) -> Environment:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -222,5 +224,5 @@ def _processor() -> str:
 
 def configuration(directory: epath.Path) -> Mapping[str, Any]:
     """The macros and bindings of the run from ``config.json``, which is written with ``config.gin``; empty without it."""
-    path = directory / CONFIGURATION
+    path = directory / PLAIN_CONFIG
     return json.loads(path.read_text()) if path.exists() else {}

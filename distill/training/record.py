@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from distill.training.files import replace_text
+from distill import atomic_files
 
 FILE = "record.json"
 FORMAT = 1
@@ -187,7 +187,7 @@ class Record:
 def write(directory: epath.PathLike, record: Record) -> None:
     """Writes ``record.json`` into the model directory, atomically. Call it on process 0 only."""
     text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_text(epath.Path(directory) / FILE, text)
+    atomic_files.replace(epath.Path(directory) / FILE, text)
 
 
 def read(directory: epath.PathLike) -> Record:

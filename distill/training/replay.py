@@ -135,12 +135,12 @@ def replay(
         # Dropout and schedules of the loss's weights depend on the step.
         state = state.replace(step=jax.device_put(np.int32(step - 1), state.step.sharding))
         batch = partitioning.to_global(arrays, device_mesh)
-        gradients, metrics = _gradients(model, loss, loop, state, batch, rng)
+        gradients, more, metrics = _gradients(model, loss, optimizer, loop, state, batch, rng)
         measured = {
             "parameters": _measured(state.params),
             "activations": _activations(model, loop.num_microbatches, state, batch, rng),
             "gradients": _measured(gradients),
-            "updates": _measured(_updates(optimizer, gradients, state)),
+            "updates": _measured(_updates(optimizer, gradients, state, more)),
         }
     exact = since == 0 or exact
     report = Report(step, origin, exact, _first(measured, metrics), _plain(metrics), measured)
@@ -159,29 +159,39 @@ def _check_same(written: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray
 
 
 def _gradients(
-    model: T5Config, loss: TwoTaskLoss, loop: LoopConfig, state: TrainState, batch: Any, rng: jax.Array
-) -> tuple[Params, dict[str, float]]:
-    """The gradients and metrics of the run's own step, with its micro-batches and collectives."""
+    model: T5Config,
+    loss: TwoTaskLoss,
+    optimizer: Optimizer,
+    loop: LoopConfig,
+    state: TrainState,
+    batch: Any,
+    rng: jax.Array,
+) -> tuple[Params, dict[str, Any], dict[str, float]]:
+    """The gradients of the run's own step, the other arguments that its optimizer gets, and its metrics.
 
-    def noted(gradients: Any, before: Any, params: Any = None) -> tuple[Any, Any]:
+    With the run's micro-batches and collectives, and the weights of the tasks that the optimizer has learned.
+    """
+
+    def noted(gradients: Any, before: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
         del before, params
-        return jax.tree.map(jnp.zeros_like, gradients), gradients
+        return jax.tree.map(jnp.zeros_like, gradients), (gradients, more)
 
-    probe = Optimizer(optax.GradientTransformation(lambda params: params, noted), lambda _: jnp.float32(0.0))
+    transform = optax.GradientTransformationExtraArgs(lambda params: params, noted)
+    probe = dataclasses.replace(optimizer, transform=transform, learning_rate=lambda _: jnp.float32(0.0))
     options = loop.step_options() | {"ema_decay": None, "skip_nonfinite": False}
     step = jax.jit(make_train_step(model, loss, probe, **options))
-    after, metrics = step(TrainState(state.step, state.params, state.params), batch, rng)
+    after, metrics = step(TrainState(state.step, state.params, state.opt_state), batch, rng)
     values = summarize([metrics])
     values.pop("learning_rate", None)
-    return after.opt_state, values
+    return *after.opt_state, values
 
 
-def _updates(optimizer: Optimizer, gradients: Params, state: TrainState) -> Params:
-    def update(gradients: Params, opt_state: Any, params: Params) -> Params:
+def _updates(optimizer: Optimizer, gradients: Params, state: TrainState, more: dict[str, Any]) -> Params:
+    def update(gradients: Params, opt_state: Any, params: Params, more: dict[str, Any]) -> Params:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return optimizer.transform.update(gradients, opt_state, params)[0]
+            return optimizer.transform.update(gradients, opt_state, params, **more)[0]
 
-    return jax.jit(update)(gradients, state.opt_state, state.params)
+    return jax.jit(update)(gradients, state.opt_state, state.params, more)
 
 
 def _activations(

@@ -11,10 +11,10 @@ import jax
 from etils import epath
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from distill import atomic_files
 from distill.inference.evaluation import Evaluation
 from distill.terminal import Terminal
 from distill.training import curves, event_files
-from distill.training.files import replace_text
 from distill.training.tracking import Trackers
 
 RESULT = "result.json"
@@ -226,7 +226,7 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
         if keep:
             kept.append(line + "\n")
     if "".join(kept) != text:
-        replace_text(path, "".join(kept))
+        atomic_files.replace(path, "".join(kept))
 
 
 def draw_curves(directory: epath.Path, validation_split: str | None, metric: str | None) -> None:
@@ -245,7 +245,7 @@ def write_result(directory: epath.Path, result: dict[str, Any]) -> None:
         return
     if isinstance(result.get("best"), float) and not math.isfinite(result["best"]):
         result = {**result, "best": None}
-    replace_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
+    atomic_files.replace(directory / RESULT, json.dumps(result, indent=2) + "\n")
     logging.info("wrote %s", directory / RESULT)
 
 

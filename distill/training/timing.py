@@ -19,8 +19,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from distill import atomic_files
 from distill.training.config import Progress
-from distill.training.files import replace_text
 
 ATTEMPTS = "attempts.json"
 PHASES = ("step", "data", "evaluation", "checkpoint", "compile", "other")
@@ -270,7 +270,7 @@ class Attempts:
         if self._writes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps([dataclasses.asdict(each) for each in self.all], indent=1) + "\n"
-            replace_text(self._path, text)
+            atomic_files.replace(self._path, text)
 
     @property
     def wall_seconds(self) -> float:

@@ -22,9 +22,8 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from distill import validation
+from distill import atomic_files, validation
 from distill.terminal import Terminal
-from distill.training.files import replace_text
 
 IDS = "trackers.json"
 PROJECT = "distill"
@@ -257,7 +256,7 @@ def open_trackers(
 
     def save() -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(ids, indent=1) + "\n")
+        atomic_files.replace(path, json.dumps(ids, indent=1) + "\n")
 
     services: dict[str, Service] = {}
     if "wandb" in names:

@@ -219,7 +219,7 @@ def _agree_on_best(saver: Checkpoints, state: TrainState, progress: Progress, te
 
 
 class _Student:
-    """One student, sharded over a mesh; see :class:`distill.training.loop.Students`."""
+    """One student, sharded over a mesh; see :class:`distill.training.lanes.Students`."""
 
     def __init__(self, state: TrainState, step: jax.stages.Wrapped, rng: jax.Array, mesh: Mesh):
         self._state, self._step, self._rng, self._mesh = state, step, rng, mesh

@@ -52,13 +52,13 @@ def test_rows_that_end_early_are_not_timed():
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [("--cases=label", "takes names of cqa_label"), ("--threads=0", "≥ 1"), ("--batch_sizes=a", "whole numbers")],
 )
-def test_flags_are_checked(flag, said, capsys):
+def test_flags_are_checked(flag, message, capsys):
     with pytest.raises(SystemExit):
         decode.arguments([flag])
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_inputs_have_the_requested_lengths():

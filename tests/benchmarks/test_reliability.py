@@ -45,11 +45,11 @@ def test_equal_states(reference, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [({"change": 1e-6}, "'w'"), ({"step": 4}, "steps 3 and 4"), ({"draws": 32}, "position: ")],
 )
-def test_other_states(reference, tmp_path, changes, told):
-    assert told in states.difference(reference, saved(tmp_path / "other", **changes))
+def test_other_states(reference, tmp_path, changes, expected):
+    assert expected in states.difference(reference, saved(tmp_path / "other", **changes))
 
 
 def test_states_within_a_tolerance(reference, tmp_path):

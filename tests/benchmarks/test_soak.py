@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import soak
+from benchmarks.soak import __main__ as command_line
+from benchmarks.soak import sampling, train, verdict
 
 _CHILD = """
 import subprocess, sys, threading
@@ -28,8 +29,8 @@ def test_usage_is_of_the_whole_tree():
     process = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        assert len(soak.tree(process.pid)) == 2
-        found = soak.usage(process.pid)
+        assert len(sampling.tree(process.pid)) == 2
+        found = sampling.usage(process.pid)
         assert 120 < found["anonymous_mb"] < 220
         assert found["rss_mb"] >= found["anonymous_mb"]
         assert found["threads"] == 3
@@ -38,7 +39,7 @@ def test_usage_is_of_the_whole_tree():
         process.communicate(b"\n")
     assert process.returncode == 0
     with pytest.raises(ProcessLookupError):
-        soak.usage(process.pid)
+        sampling.usage(process.pid)
 
 
 def samples(leg, *, attempts=1, memory=0.0, files=0, slower=0.0):
@@ -71,8 +72,8 @@ ENDED = [{"seconds": 3600.0, "attempt": 0, "exit_code": 75, "expected": 75, "ok"
 @pytest.mark.parametrize(("leg", "attempts"), [("train", 15), ("infer", 1)])
 def test_the_verdict(leg, attempts):
     def failed(ends=ENDED, **faults):
-        found = soak.verdict(leg, samples(leg, attempts=attempts, **faults), ends)
-        assert ("FAILED" in soak.table(found)) is not found["passed"]
+        found = verdict.verdict(leg, samples(leg, attempts=attempts, **faults), ends)
+        assert ("FAILED" in verdict.table(found)) is not found["passed"]
         return [name for name, passed in found["checks"].items() if not passed]
 
     assert failed() == []
@@ -85,20 +86,20 @@ def test_the_verdict(leg, attempts):
 
 
 def test_the_drift_has_an_interval_that_covers_it():
-    found = soak.drift([0, 1, 2, 3], [10.0, 11.0, 12.0, 13.0])
+    found = verdict.drift([0, 1, 2, 3], [10.0, 11.0, 12.0, 13.0])
     assert found.mean == 11.5
     assert found.share == pytest.approx(3 / 11.5)
     assert found.low == pytest.approx(found.share)
-    noisy = soak.drift([0, 1, 2, 3], [10.0, 12.0, 11.0, 13.0])
+    noisy = verdict.drift([0, 1, 2, 3], [10.0, 12.0, 11.0, 13.0])
     assert noisy.low < noisy.share < noisy.high
     with pytest.raises(ValueError, match="at least two blocks"):
-        soak.drift([1.0], [2.0])
+        verdict.drift([1.0], [2.0])
 
 
 def test_report_reads_the_files_of_a_running_leg_and_draws_them(tmp_path, capsys):
     lines = [json.dumps(row) for row in samples("infer")]
     (tmp_path / "infer.jsonl").write_text("\n".join(lines) + '\n{"seconds": 3600, "att')  # torn
-    assert not soak.report(tmp_path)  # no exit code yet
+    assert not command_line.report(tmp_path)  # no exit code yet
     assert "infer: 59.8 min" in capsys.readouterr().out
     assert json.loads((tmp_path / "verdict.json").read_text())[0]["checks"]["memory"]
     assert (tmp_path / "soak.png").stat().st_size > 10_000
@@ -108,4 +109,4 @@ def test_the_newest_step_of_a_log(tmp_path):
     (tmp_path / "log").write_text(
         "compiling\n" + "step 10/100  loss 1\n" * 2000 + "step 20/100  loss 1\nstep 20  validation: 1\n"
     )
-    assert soak.last_step(tmp_path / "log") == 20
+    assert train.last_step(tmp_path / "log") == 20

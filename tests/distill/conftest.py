@@ -1,8 +1,9 @@
-"""A tiny data set and a tiny student, shared by the tests of the training loop and of the code around it."""
+"""Fixtures for several folders: a tiny data set, a tiny student, the command that trains one, and a small vocabulary."""
 
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from distill.checkpoints import conversion
 from distill.checkpoints.manager import CheckpointConfig
@@ -13,11 +14,11 @@ from distill.inference.student import Student
 from distill.model.network import T5Config
 from distill.model.parameters import init_params
 from distill.sharding import partitioning
-from distill.tasks import jsonl, registration
+from distill.tasks import jsonl, registration, vocabularies
 from distill.training import optimizers
 from distill.training.losses import TwoTaskLoss
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
-from tests_support import write_rows
+from tests_support import QUESTIONS, write_rows
 
 TINY = T5Config(
     vocab_size=384,
@@ -74,3 +75,38 @@ def model_dir(tmp_path):
     mesh = partitioning.MeshConfig(1, 1, 1)
     students.write(tmp_path / "run", Student(ANSWERING, "bytes", 125, dataset="sums", decode=decode, mesh=mesh), None)
     return str(tmp_path / "run")
+
+
+@pytest.fixture
+def train_command(tmp_path):
+    """``distill train`` of a tiny student, with a checkpoint every four steps."""
+    write_rows(tmp_path / "train.jsonl", 40)
+    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
+    given = {
+        "FILES": files, "FIELDS": {"input": "question", "rationale": "why", "label": "answer"}, "VOCABULARY_PATH": "bytes",
+        "VOCAB_SIZE": 384, "TRAIN_STEPS": 2000, "EVAL_PERIOD": 2000, "CHECKPOINT_PERIOD": 4, "LOG_PERIOD": 4,
+        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "BATCH_SIZE": 4, "MODEL_DIR": "run",
+        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
+        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
+        "TEST_SPLIT": None,
+    }  # fmt: skip
+    names = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
+    return [
+        "train",
+        *(f"--gin_file=gin/{name}.gin" for name in names),
+        *(f"--gin.{key}={value!r}" for key, value in given.items()),
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary(tmp_path_factory):
+    """A unigram SentencePiece model with T5's special ids."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    lines = [f"[label] {text} because they are {i} in all." for i, text in enumerate(QUESTIONS)] * 4
+    (folder / "text").write_text("\n".join(lines))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "m"), vocab_size=120, model_type="unigram", pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    return vocabularies.load(str(folder / "m.model"))

@@ -31,6 +31,15 @@ def test_what_a_silent_terminal_prints(capsys, arguments, expected):
     assert capsys.readouterr().err == expected
 
 
+def test_lines_and_warnings_are_reworded_inside_a_block(capsys):
+    out = Terminal()
+    with terminal.worded(str.upper):
+        out.say("one")
+        out.warn("two")
+    out.say("three")
+    assert capsys.readouterr().err == "ONE\nWARNING TWO\nthree\n"
+
+
 def test_a_long_line_is_not_wrapped(capsys):
     Terminal().say("word " * 100)
     assert capsys.readouterr().err.count("\n") == 1

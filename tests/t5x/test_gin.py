@@ -116,8 +116,8 @@ def test_exact_restart_and_its_cache(restart, paper_data, t5_vocabulary_path):
     assert got["get_dataset_fn"].__name__ == wanted.__name__
     assert got["checkpoint_cfg"].save.save_dataset is restart
     assert got["train_dataset_cfg"].seed == (0 if restart else None)
-    told = "/nowhere/cache holds no finished cache" if restart else "CACHE_DIR = '/nowhere/cache'. Add --gin_file"
-    with pytest.raises(ValueError, match=told):
+    message = "/nowhere/cache holds no finished cache" if restart else "CACHE_DIR = '/nowhere/cache'. Add --gin_file"
+    with pytest.raises(ValueError, match=message):
         got["get_dataset_fn"](got["train_dataset_cfg"], 0, 1, TwoTaskFeatureConverter)
 
 

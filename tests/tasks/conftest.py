@@ -6,6 +6,8 @@ import types
 
 import pytest
 
+from tests_support import write_lines
+
 CQA_ROWS = [
     {
         "id": f"row{number}",
@@ -40,14 +42,6 @@ NLI_ROWS = [
     {"premise": f"Man {n} sits.", "hypothesis": "A man stands.", "label": n % 3, "explanation_1": f"why {n}"}
     for n in range(4)
 ]
-
-
-def write_lines(path: pathlib.Path, rows) -> pathlib.Path:
-    """Writes JSON lines; strings are written as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def write_array(path: pathlib.Path, values) -> pathlib.Path:

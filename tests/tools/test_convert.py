@@ -54,7 +54,7 @@ def test_fields_that_shapes_do_not_tell(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--from=./nowhere", "--to=x"], "no checkpoint at ./nowhere"),
         (["--set=mlp_activation=relu"], "did you mean mlp_activations?"),
@@ -66,13 +66,13 @@ def test_fields_that_shapes_do_not_tell(source, tmp_path):
         (["--to=NEW", "--to_format=t5x", "--step=-1"], "step must be"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, told, source, tmp_path, capsys):
+def test_mistakes_end_in_one_line(arguments, message, source, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     arguments = [a.replace("FULL", str(tmp_path / "full")).replace("NEW", str(tmp_path / "new")) for a in arguments]
     assert convert.main([f"--from={source[0]}", *arguments]) == exit_codes.MISTAKE
     said = capsys.readouterr().err
-    assert said.startswith("distill convert: ") and told in said
+    assert said.startswith("distill convert: ") and message in said
 
 
 def test_the_flags_offer_what_can_be_converted():

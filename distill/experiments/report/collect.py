@@ -211,18 +211,3 @@ def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = 
                 rows.append(row)
     judged = bool(correct) and all(isinstance(value, bool) for value in correct)
     return Predictions(tuple(ids), np.array(correct, bool) if judged else None, tuple(rows))
-
-
-def read_evaluations(directory: Path) -> list[dict[str, Any]]:
-    """Reads ``evaluations.jsonl``: ``split``, ``step`` and metrics of each evaluation. Broken lines are left out."""
-    path = directory / reporting.VALIDATION
-    if not path.is_file():
-        return []
-    out = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
-        except (ValueError, TypeError, KeyError):
-            continue
-    return out

@@ -10,7 +10,8 @@ import numpy as np
 from distill.experiments.report import statistics
 from distill.experiments.report.collect import ReportError, Run
 from distill.experiments.report.evidence import Evidence
-from distill.experiments.report.settings import RATE, Cell, is_ratio, level_number
+from distill.experiments.report.settings import RATE, Cell
+from distill.experiments.sweep.levels import is_ratio, number_of
 
 _WEIGHTS = ("LAMBDA", "NORMALIZER", RATE)
 ALL_PAIRS = 15
@@ -94,7 +95,7 @@ def reference(evidence: Evidence) -> Cell | None:
 
     def distance(cell: Cell) -> tuple[int, float, float]:
         others = sum(cell.values[axis] != best.values[axis] for axis in axes if axis not in studied)
-        ratios = [level_number(level) for level in cell.values.values() if is_ratio(level)]
+        ratios = [number_of(level) for level in cell.values.values() if is_ratio(level)]
         return others, sum(abs(math.log(ratio)) for ratio in ratios if ratio), abs(cell.training("lambda") - 1)
 
     return min(near, key=distance) if near else None

@@ -1,7 +1,6 @@
 """Training curves, the students before distillation, differences between configurations, and provenance."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from distill.experiments.report import statistics
-from distill.experiments.report.collect import Run, read_evaluations
+from distill.experiments.report.collect import Run
 from distill.experiments.report.evidence import Evidence
-from distill.experiments.report.settings import Cell, Part
+from distill.experiments.report.settings import Cell, Part, plain
+from distill.experiments.sweep.files import read_evaluations
 from distill.training import event_files, reporting
-
-MOST_LINES = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +95,11 @@ def differences(part: Part) -> tuple[list[str], list[tuple[str, list[str]]]]:
     names = sorted({name for each in configurations for name in each}, key=lambda name: ("." in name, name))
     rows: list[tuple[str, list[str]]] = []
     for name in names:
-        values = [_plain(each[name]) if name in each else "–" for each in configurations]
+        values = [plain(each[name]) if name in each else "–" for each in configurations]
         repeated = "." in name and any(values == known for _, known in rows)  # a binding that a macro sets
         if len(set(values)) > 1 and not repeated:
             rows.append((name, values))
     return [cell.label for cell in part.cells], rows
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def provenance(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report.evidence import Evidence
-from distill.experiments.report.settings import RATE, Cell, Part, is_ratio, level_number
+from distill.experiments.report.settings import RATE, Cell, Part
+from distill.experiments.sweep.levels import is_ratio, number_of
 
 _SAME = 1.02  # ratio up to which a quantity counts as constant
 
@@ -120,7 +120,7 @@ def lines(part: Part, of: Quantity) -> list[Line]:
     for key, found in groups.items():
         found.sort(key=of.of)
         named = [
-            level if level_number(level) is None or is_ratio(level) else f"{axis} {level}"
+            level if number_of(level) is None or is_ratio(level) else f"{axis} {level}"
             for axis, level in zip(others, key)
         ]
         name = ", ".join(named) or "all settings"
@@ -145,9 +145,4 @@ def _axis_along(part: Part, cells: Sequence[Cell], of: Quantity) -> str | None:
 
 
 def _is_numeric(part: Part, axis: str) -> bool:
-    return axis == RATE or all(level_number(level) is not None for level in part.axes[axis])
-
-
-def share_of_data(evidence: Evidence, cell: Cell) -> float:
-    """Training rows as a share of the largest number in the part."""
-    return train_rows(cell) / max(train_rows(each) for each in evidence.part.cells)
+    return axis == RATE or all(number_of(level) is not None for level in part.axes[axis])

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.experiments.report.collect import Collection, ReportError, Run
 from distill.experiments.sweep import SEED
+from distill.experiments.sweep.levels import number_of
 
 RATE = "LABEL_RATE:RATIONALE_RATE"
 METHODS = ("method", "FORM")
@@ -150,14 +149,13 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
     names = list(dict.fromkeys(axis for run in runs for axis in run.axes if axis != SEED))
     macros = [_macros(run) for run in runs]
     keys = [
-        tuple((axis, run.axes.get(axis, _plain(own.get(axis, "–")))) for axis in names)
-        for run, own in zip(runs, macros)
+        tuple((axis, run.axes.get(axis, plain(own.get(axis, "–")))) for axis in names) for run, own in zip(runs, macros)
     ]
     # Runs that no axis of a sweep distinguishes are split by the macros in which they differ.
     every = {name for own in macros for name in own}
     order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
     for macro in sorted(every, key=lambda name: (order[name], name)):
-        values = [_plain(own.get(macro)) for own in macros]
+        values = [plain(own.get(macro)) for own in macros]
         if macro not in names and _splits(keys, values):
             keys = [(*key, (macro, value)) for key, value in zip(keys, values)]
     data = [str(run.fingerprint("train"))[:8] for run in runs]
@@ -208,43 +206,20 @@ def _other_data(keys: Sequence[Any], data: Sequence[str], runs: Sequence[Run]) -
     return False
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """The value of a macro as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _named(axis: str, level: str) -> str:
     """``standard`` for a method, ``LAMBDA 0.5`` for a level that its axis has to explain."""
     return (
-        level
-        if axis in METHODS or (level_number(level) is None and level not in ("true", "false"))
-        else f"{axis} {level}"
+        level if axis in METHODS or (number_of(level) is None and level not in ("true", "false")) else f"{axis} {level}"
     )
 
 
-_RATIO = re.compile(r"^\s*([0-9.]+)\s*:\s*([0-9.]+)\s*$")
-
-
-def level_number(level: str) -> float | None:
-    """The number that a level names: ``0.5``, or the ratio ``1:4``; None for other text.
-
-    >>> level_number("1:4"), level_number("1e-3"), level_number("standard")
-    (0.25, 0.001, None)
-    """
-    ratio = _RATIO.match(level)
-    try:
-        value = float(ratio[1]) / float(ratio[2]) if ratio else float(level)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def is_ratio(level: str) -> bool:
-    """Whether a level is a ratio of rates, such as ``1:4``."""
-    return _RATIO.match(level) is not None
-
-
 def _level_order(levels: Mapping[str, None]) -> Any:
-    numbers = {level: level_number(level) for level in levels}
+    numbers = {level: number_of(level) for level in levels}
     if all(number is not None for number in numbers.values()):
         return lambda level: numbers[level]
     order = list(levels)

@@ -32,13 +32,17 @@ class Interval:
         return not (math.isnan(self.low) or math.isnan(self.high))
 
 
+def half_width(scores: Sequence[float]) -> float:
+    """Returns half of the 95 % interval of the mean over seeds (Student's t); nan for one seed."""
+    values = np.asarray(scores, np.float64)
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+
+
 def mean_interval(scores: Sequence[float]) -> Interval:
     """Returns the mean over seeds with Student's 95 % interval; no interval for one seed."""
-    values = np.asarray(scores, np.float64)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean)
-    half = float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    mean, half = float(np.mean(scores)), half_width(scores)
     return Interval(mean, mean - half, mean + half)
 
 

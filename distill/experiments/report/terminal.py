@@ -11,9 +11,9 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from distill import terminal
+from distill.experiments.report import statistics
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.experiments.sweep import failures as sweep_failures
 from distill.training import reporting
@@ -49,8 +49,7 @@ class Cell:
     @property
     def half_width(self) -> float:
         """Half of the 95 % interval of the mean over seeds (Student's t); nan for one seed."""
-        n = len(self.scores)
-        return float(stats.t.ppf(0.975, n - 1)) * self.deviation / math.sqrt(n) if n > 1 else math.nan
+        return statistics.half_width(self.scores)
 
 
 def cells(sweep: Sweep) -> list[Cell]:

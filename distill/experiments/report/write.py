@@ -5,14 +5,12 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from etils import epath
-
+from distill import atomic_files
 from distill.experiments.report import figure, html, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
 from distill.experiments.report.collect import Collection, ReportError, collect
 from distill.experiments.report.text import one_line
-from distill.training import reporting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +73,7 @@ def write(paths: Sequence[str | Path], output: str | Path, options: Options = Op
 
     def put(suffix: str, content: str) -> None:
         path = output.with_suffix(suffix)
-        reporting.replace_text(epath.Path(path), content)
+        atomic_files.replace(path, content)
         files.append(path)
 
     picture = figure.png(document)
@@ -84,8 +82,6 @@ def write(paths: Sequence[str | Path], output: str | Path, options: Options = Op
     put(".csv", table.csv_text([analysis.part for analysis in analyses], collection.unfinished))
     if picture:
         path = output.with_suffix(".png")
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(picture)
-        part.replace(path)
+        atomic_files.replace(path, picture)
         files.append(path)
     return Written(document, analyses, tuple(files))

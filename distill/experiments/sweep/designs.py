@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from distill.experiments.sweep.levels import SEED, Level, is_active
 from distill.experiments.sweep.runs import Sweep
@@ -35,6 +34,8 @@ class Design:
         generator = np.random.default_rng(self.seed)
         if self.kind == "random":
             return generator.random((self.points, dimensions))
+        from scipy.stats import qmc  # takes a second to import; most sweeps draw nothing
+
         sampler: Any = qmc.Sobol if self.kind == "sobol" else qmc.LatinHypercube
         # SciPy 1.15 renamed the argument.
         name = "rng" if "rng" in inspect.signature(sampler).parameters else "seed"

@@ -60,20 +60,28 @@ def read(path: Path) -> tuple[Any, Lines]:
     try:
         text = path.read_text(encoding="utf-8")
         if kind == "JSON":
-            json.loads(text)
-        node = yaml.compose(text.expandtabs(1) if kind == "JSON" else text, Loader=_Loader)
-        value = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else yaml.load(text, Loader=_Loader)  # noqa: S506 — a SafeLoader
+            value, node = json.loads(text, object_pairs_hook=_once), _composed(text.expandtabs(1))
+        else:
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            value = None if node is None else loader.construct_document(node)
     except RecursionError:
         raise SweepError(f"{path} is not {kind} that can be read: it is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise SweepError(f"{path} is not {kind}: {error}") from None
     except yaml.YAMLError as error:
-        if kind == "JSON":  # JSON that YAML does not read: no lines
-            return json.loads(text, object_pairs_hook=_once), {}
         raise SweepError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     lines: dict[tuple[str, ...], int] = {}
     _note(node, (), lines)
     return value, lines
+
+
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of JSON, for their lines; None for JSON that YAML does not read."""
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def train(
             lease = leases.claim(plan.directory, outcomes.lease_name(group))
             if lease is None:
                 continue
-            try:
+            with lease:
                 waiting = open_runs(group, retries)
                 if waiting:
                     number += 1
@@ -67,8 +67,6 @@ def train(
                     say(f"[{number}/{number - 1 + len(groups)}] {names}")
                     _train(waiting, train_group, plan.joint_seeds, say)
                 progress = True
-            finally:
-                lease.release()
             if not any(outcomes.failure(run) for run in open_runs(group, retries)):
                 groups.remove(group)  # done, or ended without a result, which is not repeated for ever
         groups = [group for group in groups if open_runs(group, retries)]

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distill import atomic_files
+
 RESULT = "result.json"  # distill.training.reporting.RESULT
 EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
 
@@ -11,9 +13,23 @@ EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file atomically, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    atomic_files.replace(path, text)
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """Returns ``split``, ``step`` and metrics of each evaluation of a run; a line that is being written is left out."""
+    try:
+        text = (directory / EVALUATIONS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    out = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return out
 
 
 def read_result(directory: Path) -> dict[str, Any]:

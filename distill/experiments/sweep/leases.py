@@ -27,10 +27,16 @@ def is_held(directory: Path, name: str) -> bool:
 
 
 class Lease:
-    """A lease that this process holds until :meth:`release`."""
+    """A lease that this process holds until :meth:`release`, or to the end of a ``with`` block."""
 
     def __init__(self, name: str, stack: contextlib.ExitStack):
         self.name, self._stack = name, stack
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Gives the lease back; a second call does nothing."""

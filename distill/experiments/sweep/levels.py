@@ -1,7 +1,8 @@
 """Levels of an axis: the gin files and bindings that a level adds to a run, and the number that it has on the axis."""
 
 import dataclasses
-import fractions
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,9 +133,23 @@ def is_active(axis: str, when: Mapping[str, Mapping[str, tuple[str, ...]]], poin
     )
 
 
+_RATIO = re.compile(r"^\s*([0-9.]+)\s*:\s*([0-9.]+)\s*$")
+
+
 def number_of(text: str) -> float | None:
-    """Returns the number that a level's name spells, a ratio ``3:1`` included; None for other names."""
+    """Returns the finite number that a level's name spells, a ratio such as ``1:4`` included; None for other names.
+
+    >>> number_of("1:4"), number_of("1e-3"), number_of("standard")
+    (0.25, 0.001, None)
+    """
+    ratio = _RATIO.match(text)
     try:
-        return float(fractions.Fraction(text.replace(":", "/"))) if ":" in text else float(text)
+        value = float(ratio[1]) / float(ratio[2]) if ratio else float(text)
     except (ValueError, ZeroDivisionError):
         return None
+    return value if math.isfinite(value) else None
+
+
+def is_ratio(text: str) -> bool:
+    """Returns whether a level's name is a ratio, such as ``1:4``."""
+    return _RATIO.match(text) is not None

@@ -10,7 +10,6 @@ the other trials at the same step (``MedianPruner``). A pruned trial's runs end 
 """
 
 import importlib.util
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -261,23 +260,13 @@ def _best(run: Run) -> float:
 
 
 def validation_scores(directory: Path, split: str, metric: str) -> list[tuple[int, float]]:
-    """Returns step and score of each validation that a run has made, from ``evaluations.jsonl``.
-
-    A line that is being written is left out, as are other splits; the test split is never read.
-    """
-    try:
-        text = (directory / files.EVALUATIONS).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    out = []
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry.get("split") == split and isinstance(entry.get(metric), int | float):
-            out.append((int(entry["step"]), float(entry[metric])))
-    return out
+    """Returns step and score of each validation that a run has made; the scores of the test split are not used."""
+    entries = files.read_evaluations(directory)
+    return [
+        (entry["step"], float(entry[metric]))
+        for entry in entries
+        if entry["split"] == split and isinstance(entry.get(metric), int | float)
+    ]
 
 
 def summary(directory: Path, search: Search) -> str:

@@ -168,13 +168,18 @@ def reason(code: int, log: Path) -> str:
 
 def last_line(log: Path) -> str:
     """Returns the last line of a log that is not empty."""
+    lines = _tail(log, 4096).splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _tail(log: Path, length: int) -> str:
+    """The end of a log, at most ``length`` bytes; empty if it cannot be read."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 _STEP = re.compile(r"step (\d+)/(\d+)")
@@ -182,12 +187,7 @@ _STEP = re.compile(r"step (\d+)/(\d+)")
 
 def last_step(log: Path) -> str:
     """Returns the newest ``step N/M`` of a log; empty before the first one."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
-            found = _STEP.findall(file.read().decode(errors="replace"))
-    except OSError:
-        return ""
+    found = _STEP.findall(_tail(log, 16384))
     return "step {}/{}".format(*found[-1]) if found else ""
 
 

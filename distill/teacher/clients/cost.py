@@ -79,11 +79,6 @@ class Budget:
         """Reserves ``amount`` for a request that starts."""
         self.reserved += amount
 
-    def settle(self, amount: float, actual: float) -> None:
-        """Replaces a reservation of ``amount`` by the actual cost."""
-        self.reserved -= amount
-        self.spent += actual
-
     def lost(self, amount: float) -> None:
         """Records a failed attempt that the server may have charged."""
         self.reserved -= amount

@@ -1,5 +1,8 @@
 """``~`` in paths that no shell has read."""
 
+import pwd
+import types
+
 import pytest
 
 from distill.api.paths import expand_home
@@ -20,12 +23,17 @@ def home(monkeypatch):
         ("gs://bucket/~/a", "gs://bucket/~/a"),
         ({"train": "~/a", "n": 3}, {"train": "/home/someone/a", "n": 3}),
         (["~/a", ("~/b", None)], ["/home/someone/a", ("/home/someone/b", None)]),
-        ("~root/a", "/root/a"),
         (2.5, 2.5),
     ],
 )
 def test_home_folders(value, expected):
     assert expand_home(value) == expected
+
+
+def test_the_home_folder_of_a_named_user(monkeypatch):
+    users = {"someone": "/home/someone", "other": "/elsewhere/other"}
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: types.SimpleNamespace(pw_dir=users[name]))
+    assert expand_home("~other/a") == "/elsewhere/other/a"
 
 
 def test_an_unknown_user_is_an_error():

@@ -1,5 +1,7 @@
 """Errors of the Python interface name arguments and no flags; their types stay."""
 
+import logging
+
 import pytest
 
 from distill.api import remedies
@@ -48,3 +50,17 @@ def test_types_and_other_exceptions_stay(tmp_path):
     with pytest.raises(OSError, match="file") as raised, remedies.speaking_python(remedies.ARGUMENTS, "settings"):
         evaluate._check_writable(evaluate.epath.Path(tmp_path / "file" / "folder"))
     assert raised.value.errno is not None
+
+
+def test_logged_messages_of_this_package_name_arguments_until_the_block_ends(caplog):
+    def log(logger, module):
+        record = logger.makeRecord("x", logging.WARNING, module.__file__, 1, "raise %s", ("TRAIN_STEPS",), None)
+        logger.handle(record)
+        return caplog.messages[-1]
+
+    loggers = logging.getLogger(), logging.getLogger("absl")
+    for logger in loggers:
+        with remedies.speaking_python(remedies.ARGUMENTS, "settings"):
+            assert log(logger, evaluate) == "raise steps"
+            assert log(logger, pytest) == "raise TRAIN_STEPS"
+        assert log(logger, evaluate) == "raise TRAIN_STEPS"

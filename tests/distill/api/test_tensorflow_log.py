@@ -45,3 +45,22 @@ def test_the_users_level_is_kept_and_stderr_is_restored(capfd, monkeypatch):
     tensorflow_log.import_quietly()
     os.write(2, b"heard")
     assert capfd.readouterr().err == "heard"
+
+
+def test_a_signal_right_after_stderr_is_silenced_leaves_it_restored(capfd, monkeypatch):
+    from distill.api import tensorflow_log
+
+    replace = os.dup2
+
+    def interrupted(source, target):
+        replace(source, target)
+        monkeypatch.setattr(os, "dup2", replace)
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.delitem(sys.modules, "seqio", raising=False)
+    monkeypatch.setattr(os, "dup2", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tensorflow_log.import_quietly()
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

@@ -1,5 +1,6 @@
 """``distill.train``: the directory of the command, runs that are repeated or continued, and mistakes."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,7 +9,8 @@ import pytest
 
 import distill
 from distill.cli import main
-from tests.distill.api.written import FIELDS, arguments, sums
+from distill.training import train as training_loop
+from tests.distill.api.written import FIELDS, TINY, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -48,6 +50,23 @@ def test_a_finished_run_is_loaded_and_another_is_refused(restored):
         distill.train(sums(24), **splits, **again, seed=1)
     more = distill.train(sums(24), **splits, **{**again, "steps": 5})
     assert more.result["step"] == 5
+
+
+def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
+    def end(*_, **__):
+        raise ValueError("BATCH_SIZE")
+
+    monkeypatch.setattr(training_loop, "make_state", end)
+    given = arguments(tmp_path / "run", max_answer_length=2, quiet=False) | {
+        "model": dataclasses.replace(TINY, vocab_size=1024)
+    }
+    with pytest.raises(ValueError, match=r"^batch_size$"):
+        distill.train(sums(48), validation=sums(12, 24), **given)
+    printed = capsys.readouterr().err
+    assert "targets (8.3%)" in printed and "are longer than max_answer_length = 2" in printed
+    assert "max_answer_length=3 fits all" in printed and "settings={'VOCAB_SIZE': 384} saves" in printed
+    assert "lengths counts bytes, now 64 for inputs" in printed
+    assert "MAX_DECODE_LEN" not in printed and "--gin" not in printed
 
 
 @pytest.mark.parametrize(

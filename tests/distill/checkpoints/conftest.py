@@ -3,10 +3,8 @@
 import pytest
 
 from distill.checkpoints import t5x as t5x_checkpoints
-from tests.distill.checkpoints.t5x.written import (
-    PLAIN,
-    random_params,
-)
+from tests.distill.checkpoints.t5x.written import PLAIN
+from tests.distill.checkpoints.written import random_params
 
 
 @pytest.fixture(scope="module")

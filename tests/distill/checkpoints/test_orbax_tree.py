@@ -10,10 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.checkpoints import orbax_tree
-from tests.distill.checkpoints.t5x.written import (
-    loads_or_refuses,
-    refused,
-)
+from tests.distill.checkpoints.t5x.written import loads_or_refuses, refused
 
 TREE = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}, "step": np.int32(7)}
 
@@ -86,7 +83,7 @@ def test_an_array_that_is_not_in_the_database_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ("[]", "JSON object"),
@@ -107,10 +104,10 @@ def test_an_array_that_is_not_in_the_database_is_named(tmp_path):
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_orbax_metadata_that_is_not_believed(content, told, orbax, tmp_path):
+def test_orbax_metadata_that_is_not_believed(content, message, orbax, tmp_path):
     shutil.copytree(orbax, tmp_path / "copy")
     (tmp_path / "copy" / "state" / orbax_tree.METADATA_FILE).write_text(content)
-    refused(tmp_path / "copy", told)
+    refused(tmp_path / "copy", message)
 
 
 def test_damaged_orbax_databases(orbax, tmp_path):

@@ -1,9 +1,15 @@
 """Faults of the storage and the machine are recognised in the exceptions of every library that reads or writes."""
 
 import errno
+import logging
+import types
 
 import pytest
+from absl import logging as absl_logging
+from orbax.checkpoint._src.futures.future import CommitFuture
+from orbax.checkpoint._src.path import storage_backend
 
+from distill.checkpoints import manager, storage_errors
 from distill.checkpoints.storage_errors import of_machine
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a")
@@ -59,3 +65,35 @@ def test_errors_of_tensorflow():
 
     assert of_machine(tf.errors.UnavailableError(None, None, "try later")) is not None
     assert of_machine(tf.errors.NotFoundError(None, None, "gs://b/c")) is None
+
+
+REFUSED = PermissionError(errno.EACCES, "Permission denied", "gs://bucket/checkpoints/10")
+
+
+@pytest.mark.parametrize(
+    ("error", "verbose", "logged"),
+    [(REFUSED, False, 0), (REFUSED, True, 1), (ValueError("DATA_LOSS: corrupt"), False, 1)],
+)
+def test_a_fault_in_a_thread_of_orbax_is_raised_and_not_logged_as_well(error, verbose, logged, caplog):
+    async def refuse():
+        raise error
+
+    assert storage_errors.one_line in absl_logging.get_absl_logger().filters, manager
+    with caplog.at_level(logging.INFO if verbose else logging.WARNING), pytest.raises(type(error)):
+        CommitFuture(refuse(), name="test").result()
+    shown = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(shown) == logged and all(record.exc_info for record in shown)
+
+
+def test_a_fault_that_orbax_only_logs_is_one_line(caplog, monkeypatch):
+    def refuse(self):
+        raise REFUSED
+
+    monkeypatch.setattr(storage_backend.epath, "Path", lambda path: types.SimpleNamespace(rmtree=lambda: refuse(path)))
+    backend = storage_backend.LocalStorageBackend()
+    backend.delete_checkpoint("gs://bucket/checkpoints/10")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "Failed to remove checkpoint (gs://bucket/checkpoints/10): [Errno 13] Permission"
+    )
+    assert record.exc_info is None and "\n" not in caplog.text.strip()

@@ -287,6 +287,7 @@ def test_quiet_shows_results_and_errors_only(capsys, monkeypatch):
 
 def test_the_home_folder_in_flags(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs" / "a").mkdir(parents=True)
     seen = {}
     monkeypatch.setattr(main, "command_function", lambda name: lambda options: seen.update(vars(options)) or 0)
     given = ["infer", "--model_dir=~/runs/a", "--input=~/in.jsonl", "--output", "~/out.jsonl"]

@@ -6,14 +6,13 @@ import signal
 import pytest
 
 from distill import exit_codes
-from distill.cli import main
+from distill.cli import main, runs
 
 
 def test_every_command_has_a_function():
     for command in main.COMMANDS:
         assert callable(main.command_function(command)), command
-    groups = (*main.COMPILING, *main.WITH_TENSORFLOW, *main.ANNOUNCED)
-    assert set(groups) <= set(main.COMMANDS)
+    assert set(main.COMPILING) <= set(main.WITH_TENSORFLOW) <= set(main.COMMANDS)
 
 
 def test_a_mistake_is_one_line_with_code_2(tmp_path, capsys):
@@ -21,6 +20,25 @@ def test_a_mistake_is_one_line_with_code_2(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("distill infer: ") and captured.err.count("\n") == 1
+
+
+MISSING = {
+    "eval": ["--model_dir={path}"],
+    "infer": ["--model_dir={path}", "--input=a.jsonl", "--output=b.jsonl"],
+    "export": ["--model_dir={path}", "--output=x", "--format=hf"],
+    "replay": ["{path}"],
+    "profile": ["{path}"],
+    "report": ["{path}"],
+}
+
+
+@pytest.mark.parametrize("command", MISSING)
+def test_a_directory_that_is_missing_is_an_error_before_anything_slow(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
+    monkeypatch.setattr(main, "command_function", lambda command: pytest.fail("the command is imported first"))
+    path = tmp_path / "none"
+    assert main.main([command, *(word.format(path=path) for word in MISSING[command])]) == exit_codes.MISTAKE
+    assert capsys.readouterr().err.startswith(f"distill {command}: {path} does not exist; expected ")
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"]])

@@ -58,8 +58,11 @@ def test_a_model_directory_is_configured_as_it_was_trained(tmp_path):
 
 
 def test_a_folder_that_was_not_trained_is_refused(tmp_path):
-    with pytest.raises(configuration.ConfigurationError, match=r"holds no config\.gin; is it a trained model's"):
-        runs.parse_configuration(options(model_dir=str(tmp_path)))
+    given = options(model_dir=str(tmp_path), command="eval")
+    for refuse in (runs.check_directories, runs.parse_configuration):
+        with pytest.raises(ValueError, match=r"holds no config\.gin; is it a trained model's"):
+            refuse(given)
+    runs.check_directories(options(model_dir=str(tmp_path), command="infer"))  # infer reads student.json
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,16 @@ import pytest
 from distill.cli import main, serving
 from distill.inference.student import Student
 from distill.model.config import T5Config
+from tests_support import read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STUDENT = Student(T5Config(384, 16, 2, 8, 32, 1, 1), "bytes", 125)
 
 
-@pytest.fixture
-def student(model_dir):
-    """What :func:`infer` wants to know about it."""
-    return {"model_dir": model_dir}
-
-
-def write(path, rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_answers_on_standard_output(tmp_path, student, capfd):
+def test_answers_on_standard_output(tmp_path, model_dir, capfd):
     """JSON lines alone on standard output, all else on standard error; no file is written."""
-    write(tmp_path / "in.jsonl", [{"input": "1 and 2?"}, {"x": 1}, {"input": "übrig?"}])
-    words = [f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?"}, {"x": 1}, {"input": "übrig?"}])
+    words = [f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}"]
     before = sorted(tmp_path.iterdir())
     assert main.main(["infer", *words, "--output=-"]) == 0
     captured = capfd.readouterr()
@@ -38,12 +25,12 @@ def test_answers_on_standard_output(tmp_path, student, capfd):
     assert "3 rows: 2 answered, 1 not; written to standard output" in captured.err
     assert sorted(tmp_path.iterdir()) == before
     assert main.main(["infer", *words, f"--output={tmp_path / 'out.jsonl'}"]) == 0
-    assert printed == read(tmp_path / "out.jsonl")
+    assert printed == read_lines(tmp_path / "out.jsonl")
 
 
-def test_the_command_reports_and_its_exit_code_tells(tmp_path, student, capsys):
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"q": "2"}])
-    command = ["infer", f"--model_dir={student['model_dir']}", f"--input={tmp_path / 'in.jsonl'}"]
+def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"q": "2"}])
+    command = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}"]
     assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
     told = capsys.readouterr().err
     assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told

@@ -6,32 +6,10 @@ from distill import exit_codes, locking
 from distill.api.run import Run
 from distill.cli import main, training
 from distill.training.config import TrainResult
-from tests_support import write_rows
 
 
-@pytest.fixture
-def command(tmp_path):
-    """``distill train`` of a tiny student."""
-    write_rows(tmp_path / "train.jsonl", 40)
-    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
-    given = {
-        "FILES": files, "FIELDS": {"input": "question", "rationale": "why", "label": "answer"}, "VOCABULARY_PATH": "bytes",
-        "VOCAB_SIZE": 384, "TRAIN_STEPS": 2000, "EVAL_PERIOD": 2000, "CHECKPOINT_PERIOD": 4, "LOG_PERIOD": 4,
-        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "BATCH_SIZE": 4, "MODEL_DIR": "run",
-        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
-        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
-        "TEST_SPLIT": None,
-    }  # fmt: skip
-    names = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
-    return [
-        "train",
-        *(f"--gin_file=gin/{name}.gin" for name in names),
-        *(f"--gin.{key}={value!r}" for key, value in given.items()),
-    ]
-
-
-def test_two_caches_of_one_output(tmp_path, command, capsys):
-    given = ["cache", *(argument for argument in command[1:] if "MODEL_DIR" not in argument), "--output"]
+def test_two_caches_of_one_output(tmp_path, train_command, capsys):
+    given = ["cache", *(argument for argument in train_command[1:] if "MODEL_DIR" not in argument), "--output"]
     output = tmp_path / "cached"
     with locking.held(locking.of_output(output), "cached"):
         assert main.main([*given, str(output)]) == 2
@@ -42,8 +20,8 @@ def test_two_caches_of_one_output(tmp_path, command, capsys):
     assert not list(tmp_path.glob("*.lock*"))
 
 
-def test_the_resolved_configuration_is_printed_and_configures_the_same_run(command, tmp_path, capsys):
-    assert main.main(["config", *command[1:]]) == 0
+def test_the_resolved_configuration_is_printed_and_configures_the_same_run(train_command, tmp_path, capsys):
+    assert main.main(["config", *train_command[1:]]) == 0
     text = capsys.readouterr().out
     assert "TRAIN_STEPS = 2000\n" in text and "network.T5Config.embed_dim = 16\n" in text
     (tmp_path / "whole.gin").write_text(text)
@@ -52,8 +30,8 @@ def test_the_resolved_configuration_is_printed_and_configures_the_same_run(comma
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_macro_is_named_by_config_and_train(command, capsys):
-    given = [word for word in command[1:] if not word.startswith("--gin.MODEL_DIR")]
+def test_a_missing_macro_is_named_by_config_and_train(train_command, capsys):
+    given = [word for word in train_command[1:] if not word.startswith("--gin.MODEL_DIR")]
     for name in ("config", "train"):
         assert main.main([name, *given]) == exit_codes.MISTAKE
         assert "MODEL_DIR is used by gin/runs/train.gin" in capsys.readouterr().err
@@ -67,10 +45,10 @@ def test_a_missing_macro_is_named_by_config_and_train(command, capsys):
         ("SIGTERM", exit_codes.STOPPED, "", f"stopped by SIGTERM at step 8; {exit_codes.CONTINUE}\n"),
     ],
 )
-def test_the_end_of_a_run_as_output_and_exit_code(command, monkeypatch, capsys, stopped, code, out, err):
+def test_the_end_of_a_run_as_output_and_exit_code(train_command, monkeypatch, capsys, stopped, code, out, err):
     result = TrainResult(8, stopped, 8, 0.5, {"accuracy": 0.5}, 1.0)
     monkeypatch.setattr(Run, "run", lambda self, **given: result)
-    assert main.main(command) == code
+    assert main.main(train_command) == code
     said = capsys.readouterr()
     assert said.out == out and said.err.endswith(err)
 

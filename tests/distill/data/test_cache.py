@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -18,7 +17,7 @@ from distill.data.cache import read as cache_read
 from distill.data.packing import Layout, Sequences, TokenPair
 from distill.tasks import jsonl, registration
 from distill.training.train import DataConfig
-from tests_support import write_rows
+from tests_support import files_of, write_rows
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
 
@@ -52,12 +51,6 @@ def built(rows, tmp_path_factory):
 @pytest.fixture
 def names(rows):
     return registration.register(dataset(rows), "bytes")
-
-
-def files_of(folder):
-    """All files of a folder: path → bytes."""
-    folder = pathlib.Path(folder)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same(got, wanted):

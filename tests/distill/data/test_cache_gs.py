@@ -12,7 +12,7 @@ import pytest
 import fake_gcs
 import gs_client
 from distill.data import cache
-from tests_support import write_rows
+from tests_support import files_of, write_rows
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the server's certificate")
 
@@ -85,12 +85,6 @@ def local(rows, tmp_path_factory):
     """The same cache in a local folder."""
     names = gs_client.register(rows)
     return cache.build((names.label, names.paired), tmp_path_factory.mktemp("local") / "cache", shards=3).directory
-
-
-def files_of(folder):
-    """All files of a folder: path → bytes."""
-    folder = pathlib.Path(folder)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

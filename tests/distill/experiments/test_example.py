@@ -11,10 +11,7 @@ from distill.api import configuration
 from distill.cli import main
 from distill.experiments import example
 from distill.tasks import demo_world
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests_support import read_lines
 
 
 def test_the_files(tmp_path, capsys):
@@ -28,12 +25,12 @@ def test_the_files(tmp_path, capsys):
     assert printed[4].startswith(f"wrote {out}/vocabulary.model: ")
     assert printed[5].startswith("next: distill train --gin_file=gin/recipes/quickstart.gin ")
     assert len(printed) == 6
-    assert rows(out / "new.jsonl") == [
+    assert read_lines(out / "new.jsonl") == [
         {"id": 1, "question": "what can rattle and whistle ? organs sweaters ducks trams"},
         {"id": 2, "question": "what can rust and break ? ferries lorries guitars scissors chestnuts"},
         {"id": 3, "question": "what can dive and nest ? owls scarves rafts poplars tuna"},
     ]
-    assert rows(out / "train.jsonl")[0] == {
+    assert read_lines(out / "train.jsonl")[0] == {
         "question": "what can rust and hum ? pike buses ships saws clarinets",
         "why": "fish include pike . tools include saws . vehicles include buses . boats include ships . "
         "instruments include clarinets . vehicles can rust and hum .",

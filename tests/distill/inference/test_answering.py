@@ -1,6 +1,5 @@
 """Answers in memory: forms and prefixes, rationales, long inputs, and no heavy imports."""
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -14,37 +13,24 @@ from distill.inference.student import Student
 from distill.model.config import T5Config
 from distill.sharding import partitioning
 from distill.tasks import plain_vocabularies
+from tests_support import read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def student(model_dir):
-    """What :func:`infer` wants to know about it."""
-    return {"model_dir": model_dir}
-
-
-def write(path, rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_answering_imports_neither_tensorflow_nor_seqio(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+def test_answering_imports_neither_tensorflow_nor_seqio(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
     code = (
         "import sys; from distill.cli import main; "
-        f"rc = main.main(['infer', '--model_dir={student['model_dir']}', '--input={tmp_path / 'in.jsonl'}', "
+        f"rc = main.main(['infer', '--model_dir={model_dir}', '--input={tmp_path / 'in.jsonl'}', "
         f"'--output={tmp_path / 'out.jsonl'}']); "
         "heavy = ('tensorflow', 'tensorflow_text', 'seqio', 'tensorflow_datasets', 'clu'); "
         "print(rc, [m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "0 []"
-    assert read(tmp_path / "out.jsonl")[0]["line"] == 1
+    assert read_lines(tmp_path / "out.jsonl")[0]["line"] == 1
 
 
 class Echo:

@@ -37,6 +37,8 @@ def test_what_a_kill_left_after_the_last_record_is_cut_off(tmp_path):
     complete = path.read_bytes()
     path.write_bytes(complete + b'{"n": 2}\n{"n"')
     again = Answers(path, SETTINGS)
+    assert path.read_bytes() != complete  # nothing is written yet
+    again.begin()
     assert path.read_bytes() == complete
     assert (again.found.rows, again.found.answered) == (2, 2)
     again.check_inputs(answers.chained(hashlib.sha256(b"").hexdigest(), ["q0", "q1"]))
@@ -63,6 +65,7 @@ def test_every_other_setting_is_listed(tmp_path):
 def test_overwrite_begins_again(tmp_path):
     filled(tmp_path / "a.jsonl")
     out = Answers(tmp_path / "a.jsonl", {"model": "n"}, overwrite=True)
+    out.begin()
     assert (tmp_path / "a.jsonl").read_bytes() == b""
     assert (out.record.rows, out.record.settings) == (0, {"model": "n"})
 
@@ -70,7 +73,9 @@ def test_overwrite_begins_again(tmp_path):
 def test_a_file_of_errors_alone_is_made_again_with_any_settings(tmp_path):
     path = tmp_path / "a.jsonl"
     Answers(path, SETTINGS).write([answers.line({"error": "no"})], ["q"], ["no"])
-    assert Answers(path, {"model": "n"}).record.rows == 0
+    again = Answers(path, {"model": "n"})
+    assert again.record.rows == 0
+    again.begin()
     assert path.read_bytes() == b""
 
 

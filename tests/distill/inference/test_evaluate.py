@@ -13,12 +13,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
 
 
-@pytest.fixture
-def student(model_dir):
-    """What :func:`infer` wants to know about it."""
-    return {"model_dir": model_dir}
-
-
 def test_evaluation_of_a_trained_student(tmp_path, arguments, sums):
     model_dir = str(tmp_path / "run")
     train.train(model_dir, **arguments)

@@ -8,19 +8,18 @@ import runpy
 import jax
 import numpy as np
 import pytest
-import sentencepiece
 import seqio
 
 from distill.checkpoints import conversion
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.inference import export as exporting
-from distill.inference import model_card
 from distill.inference.evaluate import DecodeConfig, Decoder
 from distill.model.network import T5Config
 from distill.model.parameters import init_params
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import preprocessors, vocabularies
+from tests_support import QUESTIONS
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 transformers = pytest.importorskip("transformers")
@@ -31,7 +30,6 @@ transformers.utils.logging.set_verbosity_error()
 DECODE = DecodeConfig(max_decode_len=8, max_input_len=64, batch_size=16)
 CONFIG = T5Config(384, 32, 4, 8, 48, 2, 2)
 LABEL, RATIONALE = "[label] ", "[rationale] "
-QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
 GIN = """from __gin__ import dynamic_registration
 ALPHA = None
 DATASET = @svamp.dataset()
@@ -93,20 +91,6 @@ def ct2_labels(folder, compute_type="default"):
     )
     ids = [[i for i in tokenizer.convert_tokens_to_ids(r.hypotheses[0]) if i > 1] for r in results]
     return ids, [r.scores[0] for r in results]
-
-
-@pytest.fixture(scope="module")
-def small_vocabulary(tmp_path_factory):
-    """A unigram SentencePiece model with T5's special ids."""
-    folder = tmp_path_factory.mktemp("vocabulary")
-    lines = [f"{LABEL}{text} because they are {i} in all." for i, text in enumerate(QUESTIONS)] * 4
-    (folder / "text").write_text("\n".join(lines))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"), model_prefix=str(folder / "m"), vocab_size=120, model_type="unigram", pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    return vocabularies.load(str(folder / "m.model"))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pieces", "tied", "stacked"])
@@ -203,9 +187,9 @@ def test_the_card_tells_how_the_student_was_made(tmp_path):
     run = model_dir(tmp_path / "run", CONFIG, random_params(CONFIG))
     exporting.export(run, str(tmp_path / "hf"), "hf", vocabulary=vocabularies.load("bytes"), decode=DECODE)
     card = (tmp_path / "hf" / "README.md").read_text()
-    for told in ("svamp", "λ = 0.5", "0.6000 (95% interval 0.5000 to 0.7000)", "0.6250 (step 50)", "the teacher's", "0.25",
+    for text in ("svamp", "λ = 0.5", "0.6000 (95% interval 0.5000 to 0.7000)", "0.6250 (step 50)", "the teacher's", "0.25",
                  "google/t5-v1_1-small", '"[label] "', "distill train --gin_file=config.gin", "| step | 50 |"):  # fmt: skip
-        assert told in card, told
+        assert text in card, text
     assert (tmp_path / "hf" / "config.gin").read_text() == GIN
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     compile(code, "card", "exec")
@@ -221,37 +205,9 @@ def test_the_cards_example_runs(tmp_path, monkeypatch, capsys):
         code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)[1]
         monkeypatch.chdir(out)
         (tmp_path / "example.py").write_text(code)
-        import runpy
-
         runpy.run_path(str(tmp_path / "example.py"))
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first == second
-
-
-@pytest.mark.parametrize(
-    ("macros", "told"),
-    [
-        ({}, "label + 1 · rationale (λ = 1)"),
-        ({"LAMBDA": "0.3", "ALPHA": "None"}, "label + 0.3 · rationale (λ = 0.3)"),
-        ({"ALPHA": "0.8"}, "0.8 · label + 0.2 · rationale (λ = 0.25)"),
-        ({"ALPHA": "0"}, "0 · label + 1 · rationale"),
-        ({"LAMBDA": "@schedule()"}, "label + 1 · rationale (λ = 1)"),
-    ],
-)
-def test_weights(macros, told):
-    assert model_card.weights_told(macros) == told
-
-
-@pytest.mark.parametrize("config", [None, "", "nonsense (((", "FORM = 'pa|red'\nALPHA = __import__('os')"])
-@pytest.mark.parametrize("result", [None, "{", "[]", '{"best": null, "test": 3}', '{"test": {"accuracy": "high"}}'])
-def test_cards_of_damaged_runs(config, result, tmp_path):
-    for name, text in ((model_card.CONFIG, config), (model_card.RESULT, result)):
-        if text is not None:
-            (tmp_path / name).write_text(text)
-    model_card.write(
-        tmp_path / "README.md", tmp_path, parameters=1, step=None, usage="", prefixes={"label": "`"}, library="x"
-    )
-    assert "| parameters | 1 |" in (tmp_path / "README.md").read_text()
 
 
 def test_what_cannot_be_exported(tmp_path):

@@ -12,32 +12,19 @@ from distill.inference import student as students
 from distill.inference.infer import infer
 from distill.tasks import jsonl
 from distill.tasks.records import RowError, SourceError
+from tests_support import files_of, read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HOSTILE = ROOT.parent / "shared" / "cases" / "hostile"
 
 
-@pytest.fixture
-def student(model_dir):
-    """What :func:`infer` wants to know about it."""
-    return {"model_dir": model_dir}
-
-
-def write(path, rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_one_line_out_for_every_line_in(tmp_path, student):
+def test_one_line_out_for_every_line_in(tmp_path, model_dir):
     rows = [{"id": f"r{i}", "input": "1 and 2?" * (1 + i % 3)} for i in range(19)]
     rows[3:3] = ["garbage", "[1]", {"id": "x", "text": "no input"}, ""]
-    write(tmp_path / "in.jsonl", rows)
-    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **student)
-    out = read(tmp_path / "out.jsonl")
+    write_lines(tmp_path / "in.jsonl", rows)
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, model_dir=model_dir)
+    out = read_lines(tmp_path / "out.jsonl")
     assert (report.answered, report.found, report.failed) == (19, 0, 4)
     assert [row["line"] for row in out] == list(range(1, 24))
     assert [row.get("id") for row in out] == [row.get("id") if isinstance(row, dict) else None for row in rows]
@@ -51,28 +38,44 @@ def test_one_line_out_for_every_line_in(tmp_path, student):
     assert all(row["score"] < 0 and isinstance(row["rationale"], str) for row in out if "label" in row)
 
 
-def test_a_row_is_answered_the_same_in_any_company(tmp_path, student):
+def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
     texts = ["1 and 2?", "3 and 4 and 5 and 6?", "0 and 0?"]
-    write(tmp_path / "all.jsonl", [{"input": text} for text in texts])
-    infer(str(tmp_path / "all.jsonl"), str(tmp_path / "all.out"), **student)
+    write_lines(tmp_path / "all.jsonl", [{"input": text} for text in texts])
+    infer(str(tmp_path / "all.jsonl"), str(tmp_path / "all.out"), model_dir=model_dir)
     for number, text in enumerate(texts):
-        write(tmp_path / f"{number}.jsonl", [{"input": text}])
-        infer(str(tmp_path / f"{number}.jsonl"), str(tmp_path / f"{number}.out"), **student)
-        alone, together = read(tmp_path / f"{number}.out")[0], read(tmp_path / "all.out")[number]
+        write_lines(tmp_path / f"{number}.jsonl", [{"input": text}])
+        infer(str(tmp_path / f"{number}.jsonl"), str(tmp_path / f"{number}.out"), model_dir=model_dir)
+        alone, together = read_lines(tmp_path / f"{number}.out")[0], read_lines(tmp_path / "all.out")[number]
         assert alone["label"] == together["label"]
         assert alone["score"] == pytest.approx(together["score"], abs=1e-4)
 
 
-def test_an_input_that_is_missing_leaves_no_folder(tmp_path, student):
+def test_an_input_that_is_missing_leaves_no_folder(tmp_path, model_dir):
     with pytest.raises(FileNotFoundError):
-        infer(tmp_path / "none.jsonl", tmp_path / "new" / "out.jsonl", **student)
+        infer(tmp_path / "none.jsonl", tmp_path / "new" / "out.jsonl", model_dir=model_dir)
     assert not (tmp_path / "new").exists()
 
 
-def test_an_unfinished_output_is_continued(tmp_path, student):
+def test_a_damaged_checkpoint_leaves_no_output_and_keeps_earlier_answers(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir)
+    before = files_of(tmp_path)
+    files = [path for path in pathlib.Path(model_dir).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    before[largest.relative_to(tmp_path).as_posix()] = largest.read_bytes()
+    with pytest.raises(ValueError, match="checkpoint"):
+        infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir, overwrite=True)
+    with pytest.raises(ValueError, match="checkpoint"):
+        infer(tmp_path / "in.jsonl", tmp_path / "new" / "folder" / "out.jsonl", model_dir=model_dir)
+    assert files_of(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unfinished_output_is_continued(tmp_path, model_dir):
     """A process killed between two chunks: recorded lines are kept, later ones are written again."""
-    write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(12)])
-    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "whole.jsonl"), chunk=4, **student)
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(12)])
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "whole.jsonl"), chunk=4, model_dir=model_dir)
     whole = (tmp_path / "whole.jsonl").read_text()
     lines = whole.splitlines(keepends=True)
     killed = answers.Answers(
@@ -83,73 +86,73 @@ def test_an_unfinished_output_is_continued(tmp_path, student):
     killed.write(lines[:4], rows, ["no text in field 'input'"])
     with (tmp_path / "part.jsonl").open("a") as file:
         file.write(lines[4] + lines[5][:7])
-    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, model_dir=model_dir)
     assert (report.answered, report.found, report.failed) == (8, 4, 0)
     assert report.reasons == {"no text in field 'input'": 1}
     assert (tmp_path / "part.jsonl").read_text() == whole
-    again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, model_dir=model_dir)
     assert (again.answered, again.found) == (0, 12)
-    write(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(14)])
-    longer = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, **student)
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 1?"} if i != 2 else {"x": 1} for i in range(14)])
+    longer = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "part.jsonl"), chunk=4, model_dir=model_dir)
     assert (longer.answered, longer.found) == (2, 12)
     assert (tmp_path / "part.jsonl").read_text().startswith(whole)
 
 
-def test_an_output_of_something_else_is_not_touched(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
-    write(tmp_path / "out.jsonl", [{"precious": True}])
+def test_an_output_of_something_else_is_not_touched(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    write_lines(tmp_path / "out.jsonl", [{"precious": True}])
     given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
     with pytest.raises(ValueError, match=r"out.jsonl exists, and out.jsonl.run.json, .* does not: move the file away"):
-        infer(*given, **student)
-    assert read(tmp_path / "out.jsonl") == [{"precious": True}]
-    assert infer(*given, overwrite=True, **student).answered == 1
+        infer(*given, model_dir=model_dir)
+    assert read_lines(tmp_path / "out.jsonl") == [{"precious": True}]
+    assert infer(*given, overwrite=True, model_dir=model_dir).answered == 1
     (tmp_path / "out.jsonl.run.json").write_text('{"format": "distill-answers", "version": 1, "rows": "x"}')
     with pytest.raises(ValueError, match=r"out.jsonl.run.json is damaged or was not written by `distill infer`"):
-        infer(*given, **student)
+        infer(*given, model_dir=model_dir)
 
 
-def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path, student):
+def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path, model_dir):
     given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?", "q": "2 and 2?"}, {"input": "3 and 1?", "q": "4"}])
-    infer(*given, **student)
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?", "q": "2 and 2?"}, {"input": "3 and 1?", "q": "4"}])
+    infer(*given, model_dir=model_dir)
     before = (tmp_path / "out.jsonl").read_text()
     with pytest.raises(answers.AnotherRun, match=r"2 answers of another run: --input_field was 'input' and is now 'q'"):
-        infer(*given, input_field="q", **student)
+        infer(*given, input_field="q", model_dir=model_dir)
     with pytest.raises(answers.AnotherRun, match=r"another run: --rationale was False and is now True\. Name"):
-        infer(*given, rationale=True, **student)
-    described = students.read(student["model_dir"])
+        infer(*given, rationale=True, model_dir=model_dir)
+    described = students.read(model_dir)
     longer = dataclasses.replace(described, decode=dataclasses.replace(described.decode, max_decode_len=5))
     with pytest.raises(answers.AnotherRun, match=r"another run: MAX_DECODE_LEN was 4 and is now 5\. Name"):
-        infer(*given, student=longer, **student)
+        infer(*given, student=longer, model_dir=model_dir)
     wider = dataclasses.replace(described, decode=dataclasses.replace(described.decode, batch_size=4))
-    assert infer(*given, student=wider, **student).found == 2  # how many are decoded together is no matter
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"input": "other"}])
+    assert infer(*given, student=wider, model_dir=model_dir).found == 2  # how many are decoded together is no matter
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"input": "other"}])
     with pytest.raises(answers.AnotherRun, match="its first 2 rows are not those of the input now given"):
-        infer(*given, **student)
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+        infer(*given, model_dir=model_dir)
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
     with pytest.raises(answers.AnotherRun, match="has 2 lines, and the input 1 rows"):
-        infer(*given, **student)
+        infer(*given, model_dir=model_dir)
     assert (tmp_path / "out.jsonl").read_text() == before
 
 
-def test_one_process_at_a_time_writes_an_output(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+def test_one_process_at_a_time_writes_an_output(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
     given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
     with locking.held(locking.of_output(tmp_path / "out.jsonl"), "it"):
         with pytest.raises(locking.Locked, match=r"the output .*out.jsonl is in use by .* or name another --output"):
-            infer(*given, **student)
+            infer(*given, model_dir=model_dir)
         assert not (tmp_path / "out.jsonl").exists()
-    assert infer(*given, **student).answered == 1
+    assert infer(*given, model_dir=model_dir).answered == 1
     assert not list(tmp_path.glob("*.lock*"))
 
 
-def test_lines_that_hold_only_errors_are_made_again(tmp_path, student):
+def test_lines_that_hold_only_errors_are_made_again(tmp_path, model_dir):
     given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
-    write(tmp_path / "in.jsonl", [{"q": "1 and 1?"}, {"q": "2 and 1?"}])
-    assert infer(*given, **student).failed == 2
-    report = infer(*given, input_field="q", **student)
+    write_lines(tmp_path / "in.jsonl", [{"q": "1 and 1?"}, {"q": "2 and 1?"}])
+    assert infer(*given, model_dir=model_dir).failed == 2
+    report = infer(*given, input_field="q", model_dir=model_dir)
     assert (report.answered, report.found, report.failed) == (2, 0, 0)
-    assert [set(row) for row in read(tmp_path / "out.jsonl")] == [{"line", "label", "score"}] * 2
+    assert [set(row) for row in read_lines(tmp_path / "out.jsonl")] == [{"line", "label", "score"}] * 2
 
 
 def strictly(text):
@@ -157,7 +160,7 @@ def strictly(text):
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, student):
+def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, model_dir):
     """Row by row: what another program might write, and what an attacker would."""
     bad = [
         ('{"id": 1, "input": "x", "n": ' + "9" * 5000 + "}", "a number of more than 4,300 digits"),
@@ -175,7 +178,7 @@ def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, student):
     for row, _ in bad:
         lines += [row, '{"id": NaN, "input": "1 and 2?"}']
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
-    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), **student)
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), model_dir=model_dir)
     out = [strictly(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["line"] for row in out] == list(range(1, len(lines) + 1))
     assert (report.answered, report.failed) == (len(bad) + 1, len(bad))
@@ -186,34 +189,36 @@ def test_rows_that_cannot_be_used_have_a_line_each(tmp_path, student):
 
 
 @pytest.mark.parametrize("name", ["bigint", "deep", "deepobj", "surrogate_id", "surrogate_input"])
-def test_hostile_files(name, tmp_path, student):
+def test_hostile_files(name, tmp_path, model_dir):
     path = HOSTILE / f"infer_{name}.jsonl"
     if not path.exists():
         pytest.skip(f"no hostile rows at {HOSTILE}")
-    report = infer(str(path), str(tmp_path / "out.jsonl"), input_field="question", **student)
+    report = infer(str(path), str(tmp_path / "out.jsonl"), input_field="question", model_dir=model_dir)
     out = [strictly(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (report.answered, report.failed, len(out)) == (2, 1, 3)
     assert ["error" in row for row in out] == [False, True, False]
 
 
-def test_files_as_windows_and_other_programs_write_them(tmp_path, student):
+def test_files_as_windows_and_other_programs_write_them(tmp_path, model_dir):
     (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"input": "1 and 2?"}\r\n{"input": "3 and 1?"}')
     (tmp_path / "array.json").write_text('[\n {"input": "1 and 2?"},\n 3,\n {"input": "3 and 1?"}\n]\n')
     (tmp_path / "cut.json").write_text('[{"input": "1 and 2?"}, {"input": "3 an')
-    assert infer(str(tmp_path / "bom.jsonl"), str(tmp_path / "bom.out"), **student).answered == 2
-    report = infer(str(tmp_path / "array.json"), str(tmp_path / "array.out"), **student)
+    assert infer(str(tmp_path / "bom.jsonl"), str(tmp_path / "bom.out"), model_dir=model_dir).answered == 2
+    report = infer(str(tmp_path / "array.json"), str(tmp_path / "array.out"), model_dir=model_dir)
     assert (report.answered, report.failed) == (2, 1)
-    labels = [row["label"] for row in read(tmp_path / "bom.out")]
-    assert [row.get("label") for row in read(tmp_path / "array.out")] == [labels[0], None, labels[1]]
+    labels = [row["label"] for row in read_lines(tmp_path / "bom.out")]
+    assert [row.get("label") for row in read_lines(tmp_path / "array.out")] == [labels[0], None, labels[1]]
     with pytest.raises(SourceError, match="the file ends too early, within the array's element 2"):
-        infer(str(tmp_path / "cut.json"), str(tmp_path / "cut.out"), **student)
-    assert [row["label"] for row in read(tmp_path / "cut.out")] == labels[:1]
+        infer(str(tmp_path / "cut.json"), str(tmp_path / "cut.out"), model_dir=model_dir)
+    assert [row["label"] for row in read_lines(tmp_path / "cut.out")] == labels[:1]
 
 
-def test_inputs_can_be_templates(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"a": "1", "b": 2}, {"a": "1"}, {"a": "1", "b": {}}, {"a": "1", "b": ["x", "y"]}])
-    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), input_field="{a} and {b}?", **student)
-    out = read(tmp_path / "out.jsonl")
+def test_inputs_can_be_templates(tmp_path, model_dir):
+    write_lines(
+        tmp_path / "in.jsonl", [{"a": "1", "b": 2}, {"a": "1"}, {"a": "1", "b": {}}, {"a": "1", "b": ["x", "y"]}]
+    )
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), input_field="{a} and {b}?", model_dir=model_dir)
+    out = read_lines(tmp_path / "out.jsonl")
     assert "label" in out[0]
     assert out[1]["error"] == "no text in field 'b'; the row has ['a']"
     assert out[2]["error"] == "field 'b' is not text but dict"
@@ -224,8 +229,8 @@ def test_inputs_can_be_templates(tmp_path, student):
     assert jsonl.text_of({"a": "1", "b": ["x", "y"]}, "{a}? {b}") == "1? (a) x\n(b) y"  # as in training
 
 
-def test_no_student(tmp_path, student):
-    write(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+def test_no_student(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
     given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
     with pytest.raises(FileNotFoundError, match=r"no does not exist; expected a directory that `distill train` wrote"):
         infer(*given, model_dir=str(tmp_path / "no"))
@@ -238,4 +243,4 @@ def test_no_student(tmp_path, student):
     ):
         infer(*given, model_dir=str(tmp_path / "no"))
     with pytest.raises(FileNotFoundError, match="no student was trained there"):
-        infer(*given, model_dir=str(tmp_path / "no"), student=students.read(student["model_dir"]))
+        infer(*given, model_dir=str(tmp_path / "no"), student=students.read(model_dir))

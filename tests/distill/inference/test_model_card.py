@@ -13,7 +13,10 @@ from distill.inference import model_card
         ({}, "label + 1 · rationale (λ = 1)"),
         ({"LAMBDA": "0.5"}, "label + 0.5 · rationale (λ = 0.5)"),
         ({"ALPHA": "0.25", "LAMBDA": "9"}, "0.25 · label + 0.75 · rationale (λ = 3)"),
+        ({"LAMBDA": "0.3", "ALPHA": "None"}, "label + 0.3 · rationale (λ = 0.3)"),
+        ({"ALPHA": "0.8"}, "0.8 · label + 0.2 · rationale (λ = 0.25)"),
         ({"ALPHA": "0"}, "0 · label + 1 · rationale"),
+        ({"LAMBDA": "@schedule()"}, "label + 1 · rationale (λ = 1)"),
         ({"ALPHA": "None", "LAMBDA": "@schedule()"}, "label + 1 · rationale (λ = 1)"),
     ],
 )
@@ -67,3 +70,15 @@ def test_a_folder_without_a_run_is_not_described(tmp_path):
     assert "| data | mine |" in text
     assert "The prefix is part of the target" in text
     assert "| loss |" not in text and "config.gin" not in text
+
+
+@pytest.mark.parametrize("config", [None, "", "nonsense (((", "FORM = 'pa|red'\nALPHA = __import__('os')"])
+@pytest.mark.parametrize("result", [None, "{", "[]", '{"best": null, "test": 3}', '{"test": {"accuracy": "high"}}'])
+def test_cards_of_damaged_runs(config, result, tmp_path):
+    for name, text in ((model_card.CONFIG, config), (model_card.RESULT, result)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    model_card.write(
+        tmp_path / "README.md", tmp_path, parameters=1, step=None, usage="", prefixes={"label": "`"}, library="x"
+    )
+    assert "| parameters | 1 |" in (tmp_path / "README.md").read_text()

@@ -27,7 +27,7 @@ def test_a_student_is_written_and_read():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": "x"}, "does not describe a student: expected an object with 'format': 'distill-student'"),
         ({"version": 2}, "is of version 2; this program reads version 1"),
@@ -49,9 +49,9 @@ def test_a_student_is_written_and_read():
         ({"rows": {"label_names": [3]}}, "rows: label_names must be tuple"),
     ],
 )
-def test_a_damaged_description_is_one_line(change, told):
+def test_a_damaged_description_is_one_line(change, message):
     raw = json.loads(STUDENT.to_json()) | change
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         students.from_json(json.dumps(raw), "runs/x/student.json")
     assert str(caught.value).startswith("runs/x/student.json") and "\n" not in str(caught.value)
 

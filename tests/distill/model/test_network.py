@@ -18,46 +18,7 @@ from distill.model.network import ModelInputs, T5Config, Transformer
 from distill.sharding import partitioning
 from distill.sharding.embedding import LOOKUP_BATCH
 from tests.distill import hf_models
-
-SMALL = T5Config(
-    vocab_size=hf_models.VOCAB,
-    embed_dim=32,
-    num_heads=4,
-    head_dim=6,
-    mlp_dim=48,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-)
-
-
-@functools.cache
-def params_of(config: T5Config, seed: int = 0):
-    """Random parameters, including those of norms, drawn by NumPy so that nothing is compiled."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key == "scale":
-            return (1.0 + 0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
-        width = leaf.shape[0] if path[-1].key == "kernel" else 1.0
-        return (rng.normal(size=leaf.shape) * width**-0.5).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, parameters.param_shapes(config))
-
-
-def tokens_of(batch: int, length: int, seed: int, lengths=None) -> np.ndarray:
-    tokens = np.random.default_rng(seed).integers(2, hf_models.VOCAB, (batch, length)).astype(np.int32)
-    for row, kept in enumerate(lengths or []):
-        tokens[row, kept:] = 0
-    return tokens
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(config, method, params, *args):
-    return Transformer(config).apply({"params": params}, ModelInputs(*args), method=method)
-
-
-def logits_of(config, params, *args) -> np.ndarray:
-    return np.asarray(_apply(config, Transformer.__call__, params, *args))
+from tests.distill.model.small_network import SMALL, apply_method, gradients_of, logits_of, params_of, tokens_of
 
 
 @pytest.mark.parametrize("family", hf_models.FAMILIES)
@@ -164,20 +125,6 @@ def test_later_targets_change_nothing_earlier():
     assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
 
-@functools.cache
-def gradients_of(config, seed=None):
-    params = params_of(dataclasses.replace(config, remat_policy="none", dtype="float32"))
-    inputs, targets = tokens_of(2, 7, 0), tokens_of(2, 6, 1)
-    rngs = {} if seed is None else {"dropout": jax.random.key(seed, impl="unsafe_rbg")}
-
-    def loss(params):
-        network_ = Transformer(config)
-        logits = network_.apply({"params": params}, ModelInputs(inputs, targets), deterministic=seed is None, rngs=rngs)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
-
-    return jax.jit(jax.value_and_grad(loss))(params)
-
-
 def test_bfloat16_is_close_and_parameters_stay_float32():
     config = dataclasses.replace(SMALL, dtype="bfloat16")
     params = params_of(SMALL)
@@ -200,7 +147,7 @@ def test_output_kernel_turns_hidden_into_logits(tied):
     config = dataclasses.replace(SMALL, logits_via_embedding=tied)
     params = params_of(config)
     inputs, targets = tokens_of(2, 9, 0), tokens_of(2, 8, 1)
-    hidden = np.asarray(_apply(config, Transformer.hidden, params, inputs, targets))
+    hidden = np.asarray(apply_method(config, Transformer.hidden, params, inputs, targets))
     kernel = np.asarray(parameters.output_kernel(params, config))
     assert kernel.shape == (config.embed_dim, config.vocab_size)
     np.testing.assert_allclose(hidden @ kernel, logits_of(config, params, inputs, targets), rtol=1e-5, atol=1e-5)
@@ -438,7 +385,7 @@ def test_names_cover_the_whole_tree(per_layer, tied):
 def test_segment_ids_come_in_pairs():
     tokens = jnp.ones((1, 3), jnp.int32)
     with pytest.raises(ValueError, match="encoder_segment_ids given, decoder_segment_ids absent"):
-        _apply.eval_shape(SMALL, Transformer.__call__, params_of(SMALL), tokens, tokens, tokens)
+        apply_method.eval_shape(SMALL, Transformer.__call__, params_of(SMALL), tokens, tokens, tokens)
 
 
 def test_a_scanned_network_does_not_decode_step_by_step():

@@ -13,7 +13,7 @@ from distill.data.packing import Layout
 from distill.precompile import costs, estimates, report, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
 from distill.sharding import partitioning
-from tests.distill.precompile.tiny_run import RUN, TINY, step
+from tests.distill.precompile.tiny_run import RUN, TINY, needs_libtpu, step
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,6 @@ def test_model_flops_are_those_of_the_compiled_step():
     found = costs.analyse(lowered.compile().as_text())
     assert not found.unknown_loops
     assert found.matmul_flops == pytest.approx(3 * estimates.forward_flops(TINY, RUN.layout), rel=0.03)
-
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
-)
 
 
 @needs_libtpu

@@ -1,7 +1,6 @@
 """Steps compiled for TPU topologies, and the memory that a compiler's refusal names."""
 
 import dataclasses
-import importlib.util
 
 import jax
 import pytest
@@ -12,7 +11,7 @@ from distill.precompile import estimates, steps, topology
 from distill.precompile.chips import GIB
 from distill.sharding import partitioning
 from distill.training.train import train
-from tests.distill.precompile.tiny_run import RUN
+from tests.distill.precompile.tiny_run import RUN, needs_libtpu
 
 
 @pytest.mark.parametrize(
@@ -29,11 +28,6 @@ def test_out_of_memory_messages_are_parsed(message, needed):
 def test_unknown_compiler_errors_are_shown():
     with pytest.raises(ValueError, match=r"cannot read the needed memory.*: no more"):
         steps.needed_of("no more", 0)
-
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
-)
 
 
 @needs_libtpu

@@ -1,4 +1,8 @@
-"""A tiny run and a step with round numbers, for the tests of this folder."""
+"""A tiny run, a step with round numbers, and the mark of tests that compile for TPUs, for the tests of this folder."""
+
+import importlib.util
+
+import pytest
 
 from distill.data.packing import Layout
 from distill.inference.evaluate import DecodeConfig
@@ -26,6 +30,10 @@ RUN = steps.Run(
     loop=LoopConfig(train_steps=3600),
     layout=Layout(8, 64, 32),
     decode=DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8),
+)
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
 )
 
 

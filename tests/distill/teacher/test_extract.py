@@ -32,6 +32,7 @@ from distill.teacher import (
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job.progress import Logged, Silent, State
 from tests.distill.teacher.stub_server import serving
+from tests_support import read_lines
 
 TEAMS = ("billing", "technical", "sales")
 
@@ -55,17 +56,13 @@ def run(tmp_path, records, *teachers, **changes):
     return extract(config, progress=Silent())
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def one(tmp_path, replies, label="billing", **changes):
     """Extracts a single row with these replies; returns the report and the row, or None."""
     teacher = recorded(tmp_path / "t.jsonl", ("r", replies))
     report = run(
         tmp_path, [Record(id="r", input="I paid twice.", label=label)], teacher, samples=len(replies), **changes
     )
-    written = rows(tmp_path / "out.jsonl")
+    written = read_lines(tmp_path / "out.jsonl")
     return report, written[0] if written else None
 
 
@@ -91,7 +88,7 @@ def test_votes_compare_answers_not_spellings(tmp_path):
         ("r", ["Seven. The answer is (3 + 4).", "Nine. The answer is (3 * 3).", "Also. The answer is (10 - 3)."]),
     )
     run(tmp_path, [Record(id="r", input="x", label="( 4.0 + 3.0 )")], teacher, prompt="svamp", samples=3)
-    (row,) = rows(tmp_path / "out.jsonl")
+    (row,) = read_lines(tmp_path / "out.jsonl")
     assert (row["llm_label"], row["rationales"], row["weight"]) == (
         "(3 + 4)",
         ["Seven.", "Also."],
@@ -189,7 +186,7 @@ def test_rationalisation_explains_the_gold_label_where_the_teacher_erred(tmp_pat
     )
     rules = Rules(on_disagreement="drop_rationale", leakage="drop")
     report = run(tmp_path, records, teacher, rationalise="wrong", rules=rules)
-    got = rows(tmp_path / "out.jsonl")
+    got = read_lines(tmp_path / "out.jsonl")
     assert [row["rationales"] for row in got] == [["They paid."], ["They paid twice, hence money."], [], []]
     assert [row["llm_label"] for row in got] == ["billing", "technical", "technical", "technical"]
     assert [row["provenance"].get("rationalised", False) for row in got] == [False, True, False, False]
@@ -224,8 +221,8 @@ def test_labels_outside_the_gold_ones_are_undecided(tmp_path):
     records = [Record(id=f"r{n}", input=f"message {n}", label=TEAMS[n % 2]) for n in range(6)]
     replies = [(f"r{n}", [say(f"Reason {n}.", "the billing desk" if n == 5 else TEAMS[n % 3])]) for n in range(6)]
     report = run(tmp_path, records, recorded(tmp_path / "t.jsonl", *replies))
-    assert [row.get("llm_label") for row in rows(tmp_path / "out.jsonl")] == [*TEAMS, *TEAMS[:2], None]
-    assert rows(tmp_path / "out.jsonl")[5]["rationales"] == ["Reason 5."], "its reasons stay"
+    assert [row.get("llm_label") for row in read_lines(tmp_path / "out.jsonl")] == [*TEAMS, *TEAMS[:2], None]
+    assert read_lines(tmp_path / "out.jsonl")[5]["rationales"] == ["Reason 5."], "its reasons stay"
     assert report.failures == {"the answer is none of the labels": 1}
 
 
@@ -255,16 +252,16 @@ def test_two_teachers_vote_together_or_apart(tmp_path):
     of_bob = (("r0", [say("Bob a b.", "billing")]), ("r1", [say("Bob c d.", "sales")]))
     bob = recorded(tmp_path / "bob.jsonl", *of_bob, name="bob/x y", prefix="[bob] ")
     run(tmp_path, records, ann, bob)
-    together = rows(tmp_path / "out.jsonl")
+    together = read_lines(tmp_path / "out.jsonl")
     assert [row["rationales"] for row in together] == [["Ann a b.", "Bob a b."], ["Ann c d."]]
     assert together[1]["weight"] == 0.5 and "prefix" not in together[0]
     assert together[0]["provenance"]["rationales_by"] == [["ann", 0], ["bob/x y", 0]]
 
     report = run(tmp_path, records, ann, bob, combine="separate")
     assert report.outputs["records of bob/x y"].endswith("out.bob_x_y.jsonl")
-    apart = rows(tmp_path / "out.bob_x_y.jsonl")
+    apart = read_lines(tmp_path / "out.bob_x_y.jsonl")
     assert [(row["rationales"], row["prefix"]) for row in apart] == [(["Bob a b."], "[bob] "), (["Bob c d."], "[bob] ")]
-    assert [row["llm_label"] for row in rows(tmp_path / "out.ann.jsonl")] == ["billing", "billing"]
+    assert [row["llm_label"] for row in read_lines(tmp_path / "out.ann.jsonl")] == ["billing", "billing"]
     assert report.written == 4
 
 
@@ -321,7 +318,7 @@ def test_provenance_travels_with_each_record_and_into_the_model_card(tmp_path):
         report = run(
             tmp_path, RECORDS, server(stub, name="stubby", sampling=Sampling(temperature=0.3)), keep_replies=True
         )
-    row = rows(tmp_path / "out.jsonl")[3]["provenance"]
+    row = read_lines(tmp_path / "out.jsonl")[3]["provenance"]
     (asked,) = row["teachers"]
     assert (row["prompt"], row["prompt_hash"]) == ("template", report.prompt_hash[:16])
     assert (asked["teacher"], asked["model"], asked["settings"]) == (
@@ -443,7 +440,7 @@ def test_any_source_of_records_will_do(tmp_path, paper_data):
         ExtractConfig(inputs=str(path), fields={"input": "q", "label": "team"}, **settings), progress=Silent()
     )
     assert (report.read, sum(report.rejected.values()), report.labelled) == (2, 2, 2)
-    assert rows(tmp_path / "out.jsonl")[1]["provenance"]["line"] == 4
+    assert read_lines(tmp_path / "out.jsonl")[1]["provenance"]["line"] == 4
 
     dataset = Dataset("mine", PlainSource(lambda split: iter([Record("x", "text", label="billing")])))
     report = extract(ExtractConfig(dataset=dataset, split="test", **settings), progress=Silent())
@@ -459,7 +456,7 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
     teacher = recorded(tmp_path / "t.jsonl", ("r0", ["May be.\nAnswer: neutral"]))
     report = run(tmp_path, records, teacher, prompt="esnli")
     assert report.failures == {"the input does not fit the prompt": 1}
-    assert [row["rationales"] for row in rows(tmp_path / "out.jsonl")] == [["May be."], []]
+    assert [row["rationales"] for row in read_lines(tmp_path / "out.jsonl")] == [["May be."], []]
 
 
 @pytest.mark.parametrize(

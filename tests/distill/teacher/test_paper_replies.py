@@ -41,8 +41,8 @@ def test_replayed_replies_give_the_records_of_the_paper_layout(paper_data, tmp_p
     assert sum(report.failures.values()) == len(expected_report.failed) + len(expected_report.undecided)
     with (tmp_path / f"{name}.failures.jsonl").open() as file:
         failures = [json.loads(line) for line in file]
-    told = {(problem.id, problem.reason) for problem in (*expected_report.failed, *expected_report.undecided)}
-    assert {(failure["id"], failure["reason"]) for failure in failures} == told
+    problems = {(problem.id, problem.reason) for problem in (*expected_report.failed, *expected_report.undecided)}
+    assert {(failure["id"], failure["reason"]) for failure in failures} == problems
     agreed = sum(
         record.llm_label is not None and from_paper.same_answer(record, record.llm_label) for record in expected
     )

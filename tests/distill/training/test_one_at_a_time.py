@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-from tests_support import write_rows
-
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PATIENCE_S = 300
 # `distill`, whose checkpoints cannot be written once there is one.
@@ -29,33 +27,12 @@ sys.exit(main.main())
 
 
 @pytest.fixture
-def command(tmp_path):
-    """``distill train`` of a tiny student for 40 steps, with a checkpoint every four."""
-    write_rows(tmp_path / "train.jsonl", 40)
-    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "train.jsonl")}
-    given = {
-        "FILES": files, "FIELDS": {"input": "question", "rationale": "why", "label": "answer"}, "VOCABULARY_PATH": "bytes",
-        "VOCAB_SIZE": 384, "TRAIN_STEPS": 2000, "EVAL_PERIOD": 2000, "CHECKPOINT_PERIOD": 4, "LOG_PERIOD": 4,
-        "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "BATCH_SIZE": 4, "MODEL_DIR": "run",
-        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
-        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
-        "TEST_SPLIT": None,
-    }  # fmt: skip
-    names = ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
-    return [
-        "train",
-        *(f"--gin_file=gin/{name}.gin" for name in names),
-        *(f"--gin.{key}={value!r}" for key, value in given.items()),
-    ]
-
-
-@pytest.fixture
-def start(tmp_path, command):
+def start(tmp_path, train_command):
     started = []
 
     def go(name, program=("-m", "distill.cli.main"), **more):
         log = (tmp_path / name).open("w")
-        arguments = [*command, *(f"--gin.{key}={value!r}" for key, value in more.items())]
+        arguments = [*train_command, *(f"--gin.{key}={value!r}" for key, value in more.items())]
         environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(
             [sys.executable, *program, *arguments], cwd=tmp_path, env=environment, stdout=log, stderr=log

@@ -8,7 +8,7 @@ import jax
 from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.inference.evaluate import Evaluator
-from distill.tasks import jsonl, registration
+from distill.tasks import feeding, jsonl, registration
 from distill.training import provenance
 from tests_support import write_rows
 
@@ -45,6 +45,16 @@ def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
     prefixed = registered(tmp_path / "a", label_prefix="answer: ")
     assert trained(prefixed.paired).fingerprint != train.fingerprint  # other texts are learned
     assert scored(prefixed.label) == test
+
+
+def test_the_rows_are_hashed_once_for_the_record_and_the_position(tmp_path, monkeypatch):
+    name = registered(tmp_path / "a").mixed  # two tasks of one source
+    stream = BatchStream(name, Layout(4, 48, 48))
+    reads, rows = [], feeding.rows
+    monkeypatch.setattr(feeding, "rows", lambda *args: reads.append(args[1]) or rows(*args))
+    provenance.of_training_data(stream, name, "train")
+    next(stream)
+    assert reads == ["train"]
 
 
 def test_other_rows_another_order_and_a_part_have_other_fingerprints(tmp_path):

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from distill.checkpoints.manager import CheckpointConfig
-from distill.training import optimizers, replay, train
+from distill.training import optimizers, replay, train, uncertainty
+from distill.training.losses import TwoTaskLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -76,6 +77,19 @@ def test_a_replay_finds_the_first_array_that_is_not_finite(diverged):
     table = exact.lines()
     assert table[:2] == [f"step 6, run from {exact.state}", f"first non-finite: {exact.first_nonfinite}"]
     assert any(line.startswith("activations ") and line.endswith("non-finite") for line in table)
+
+
+def test_learned_weights_of_the_tasks_are_those_of_the_run(tmp_path, arguments):
+    optimizer = uncertainty.learned(overflowing(5), 0.5)
+    arguments |= {"optimizer": optimizer, "loss": TwoTaskLoss(), "validation": None}
+    arguments |= {"checkpoints": CheckpointConfig(period=5)}
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 6"):
+        train.train(str(tmp_path), **arguments)
+    found = replay.replay(str(tmp_path), exact=True, **arguments)
+    written = json.loads((tmp_path / "replay" / "step_6.json").read_text())
+    assert written["metrics"]["effective_lambda"] != pytest.approx(1.0, abs=0.01)
+    assert found.metrics["effective_lambda"] == pytest.approx(written["metrics"]["effective_lambda"], rel=1e-5)
+    assert list(found.arrays) == ["parameters", "activations", "gradients", "updates"]
 
 
 def shapes(arguments):

@@ -19,22 +19,12 @@ from distill.checkpoints import conversion, huggingface, initial
 from distill.checkpoints.huggingface import weights_folder
 from distill.checkpoints.huggingface.config import config_from_hf
 from distill.model import network, parameters
-from distill.model.config import T5Config
 from distill.model.network import ModelInputs
 from distill.sharding import partitioning
 from tests.distill import hf_models
+from tests.distill.checkpoints.written import random_params, same
 
 FAMILIES = list(hf_models.FAMILIES)
-
-
-def random_params(config: T5Config, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parameters.param_shapes(config))
-
-
-def assert_trees_equal(got, wanted):
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
 def rewrite(folder: pathlib.Path, change) -> None:
@@ -54,13 +44,13 @@ def test_to_transformers_and_back(family, scan, tmp_path):
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params) == shapes
     if scan:
         unscanned = huggingface.load_pretrained(source)
-        assert_trees_equal(parameters.unstack_layers(params, config)[0], unscanned[1])
+        same(parameters.unstack_layers(params, config)[0], unscanned[1])
 
     model_type = hf_models.fields(family)["model_type"]
     huggingface.save_pretrained_folder(params, config, tmp_path / "back", model_type=model_type)
     again_config, again = huggingface.load_pretrained(tmp_path / "back", scan_layers=scan)
     assert again_config == config
-    assert_trees_equal(again, params)
+    same(again, params)
 
     loaded, report = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -88,7 +78,7 @@ def test_folders_written_by_transformers(family, tmp_path):
     model = hf_models.build(family)
     hub = hf_models.save(model, family, tmp_path / "hub")
     type(model).from_pretrained(hub).save_pretrained(tmp_path / "saved")
-    assert_trees_equal(huggingface.load_pretrained(tmp_path / "saved"), huggingface.load_pretrained(hub))
+    same(huggingface.load_pretrained(tmp_path / "saved"), huggingface.load_pretrained(hub))
 
 
 def test_shards(tmp_path):
@@ -100,7 +90,7 @@ def test_shards(tmp_path):
     assert len(shards) > 3
     assert sorted(set(index["weight_map"].values())) == shards
     assert index["metadata"]["total_size"] == 4 * parameters.param_count(config)
-    assert_trees_equal(huggingface.load_params(tmp_path, config), params)
+    same(huggingface.load_params(tmp_path, config), params)
     model = transformers.UMT5ForConditionalGeneration.from_pretrained(tmp_path)
     table = params["token_embedder"]["embedding"]
     np.testing.assert_array_equal(model.shared.weight.detach().numpy(), table)
@@ -113,7 +103,7 @@ def test_shards(tmp_path):
     assert weights == ["model.safetensors"]
     huggingface.save_pretrained_folder(params, config, tmp_path, max_shard_bytes=20_000)
     assert not (tmp_path / "model.safetensors").exists()
-    assert_trees_equal(huggingface.load_params(tmp_path, config), params)
+    same(huggingface.load_params(tmp_path, config), params)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -145,7 +135,7 @@ def test_copies_of_the_table_are_passed_over(tmp_path):
         tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = np.ones((32, 4), np.float32)
 
     rewrite(folder, copy)
-    assert_trees_equal(huggingface.load_pretrained(folder), wanted)
+    same(huggingface.load_pretrained(folder), wanted)
     rewrite(folder, lambda tensors: tensors["decoder.embed_tokens.weight"].__setitem__((3, 3), 7.0))
     with pytest.raises(ValueError, match=r"decoder.embed_tokens.weight: checkpoint has one that is not shared.weight"):
         huggingface.load_pretrained(folder)
@@ -160,9 +150,9 @@ def test_parameters_are_placed_as_they_are_read(folder):
     placed = huggingface.load_params(folder, config, shardings=shardings)
     jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(str(leaf.sharding)), placed, shardings)
     plain = huggingface.load_params(folder, config)
-    assert_trees_equal(jax.device_get(placed), plain)
+    same(jax.device_get(placed), plain)
     huggingface.save_pretrained_folder(placed, config, folder)
-    assert_trees_equal(huggingface.load_params(folder, config), plain)
+    same(huggingface.load_params(folder, config), plain)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -175,7 +165,7 @@ def test_no_second_copy_in_memory(scan, tmp_path):
     loaded = huggingface.load_params(tmp_path, config)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert_trees_equal(loaded, params)
+    same(loaded, params)
     assert size < peak < 1.2 * size
 
 
@@ -196,7 +186,7 @@ def cached_repository(name: str, source: pathlib.Path, cache: pathlib.Path, revi
 def test_hub_names_offline(name, folder, tmp_path, monkeypatch):
     cached_repository(name, folder, tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    assert_trees_equal(huggingface.load_pretrained(name), huggingface.load_pretrained(folder))
+    same(huggingface.load_pretrained(name), huggingface.load_pretrained(folder))
 
 
 def test_a_revision_of_a_hub_name(folder, tmp_path, monkeypatch):
@@ -204,12 +194,12 @@ def test_a_revision_of_a_hub_name(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     name = "google/flan-t5-tiny@refs/pr/6"
     config, params = huggingface.load_pretrained(folder)
-    assert_trees_equal(huggingface.load_pretrained(name), (config, params))
+    same(huggingface.load_pretrained(name), (config, params))
     assert conversion.kind_of(name) == conversion.HUGGING_FACE
     with conversion.open_source(name) as source:
         assert source.found().startswith(f"Hugging Face checkpoint {name}: vocabulary {config.vocab_size}")
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), params)
-    assert_trees_equal((config, initial.load(name, config, shardings)), (config, params))
+    same((config, initial.load(name, config, shardings)), (config, params))
     with pytest.raises(FileNotFoundError, match="'google/flan-t5-tiny' is neither a folder nor"):
         huggingface.load_pretrained("google/flan-t5-tiny")  # its default branch is not there
     with pytest.raises(ValueError, match="names the revision 'refs/pr/6', and 'main' is given beside it"):
@@ -298,8 +288,8 @@ def test_integers_are_no_weights(folder):
         ValueError, match=r"shared.weight: checkpoint I64, wanted one of \('F64', 'F32', 'BF16', 'F16'\)"
     ):
         huggingface.load_pretrained(folder)
-    said = r"shared.weight must be one of .*; got I64"
-    with weights_folder.WeightsFolder(folder) as weights, pytest.raises(ValueError, match=said):
+    message = r"shared.weight must be one of .*; got I64"
+    with weights_folder.WeightsFolder(folder) as weights, pytest.raises(ValueError, match=message):
         weights.read("shared.weight")
 
 

@@ -8,24 +8,10 @@ import seqio
 
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.tasks import preprocessors, vocabularies
+from tests_support import QUESTIONS
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
-QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
-
-
-@pytest.fixture(scope="module")
-def small_vocabulary(tmp_path_factory):
-    """A unigram SentencePiece model with T5's special ids."""
-    folder = tmp_path_factory.mktemp("vocabulary")
-    lines = [f"[label] {text} because they are {i} in all." for i, text in enumerate(QUESTIONS)] * 4
-    (folder / "text").write_text("\n".join(lines))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"), model_prefix=str(folder / "m"), vocab_size=120, model_type="unigram", pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    return vocabularies.load(str(folder / "m.model"))
 
 
 TEXTS = [

@@ -4,22 +4,14 @@ import json
 import random
 import struct
 
-import jax
-import numpy as np
 import pytest
 import torch
 
 from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import weights_folder
 from distill.checkpoints.huggingface.config import config_from_hf
-from distill.model import parameters
-from distill.model.config import T5Config
 from tests.distill import hf_models
-
-
-def random_params(config: T5Config, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parameters.param_shapes(config))
+from tests.distill.checkpoints.written import random_params
 
 
 @pytest.mark.parametrize("pickled", [False, True])
@@ -27,8 +19,10 @@ def test_pickles_are_refused(pickled, folder):
     (folder / "model.safetensors").unlink()
     if pickled:
         torch.save({"shared.weight": torch.zeros(2)}, folder / "pytorch_model.bin")
-    said = "only pytorch_model.bin, a pickle, and not" if pickled else "neither"
-    with pytest.raises(FileNotFoundError, match=rf"has {said} model.safetensors.*runs whatever code.*save_pretrained"):
+    message = "only pytorch_model.bin, a pickle, and not" if pickled else "neither"
+    with pytest.raises(
+        FileNotFoundError, match=rf"has {message} model.safetensors.*runs whatever code.*save_pretrained"
+    ):
         huggingface.load_pretrained(folder)
 
 

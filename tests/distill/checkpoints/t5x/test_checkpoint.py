@@ -12,14 +12,8 @@ from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
-from tests.distill.checkpoints.t5x.written import (
-    PLAIN,
-    in_layout,
-    random_params,
-    refused,
-    same,
-    write_by_hand,
-)
+from tests.distill.checkpoints.t5x.written import PLAIN, in_layout, refused, write_by_hand
+from tests.distill.checkpoints.written import random_params, same
 
 
 @pytest.mark.parametrize("compressor", [{"id": "gzip", "level": 1}, {"id": "zlib", "level": 1}, None])
@@ -86,7 +80,7 @@ def test_partial_reads_are_the_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         (
             {"vocab_size": 24},
@@ -119,12 +113,12 @@ def test_partial_reads_are_the_parts(tmp_path):
         ),
     ],
 )
-def test_every_difference_is_listed_with_both_shapes(changes, told, tmp_path):
+def test_every_difference_is_listed_with_both_shapes(changes, expected, tmp_path):
     t5x_checkpoints.save(random_params(PLAIN), PLAIN, tmp_path, 0)
     for scan in (False, True):  # the file's names are used, whichever layout is wanted
         with pytest.raises(ValueError) as error:
             t5x_checkpoints.load_params(tmp_path, dataclasses.replace(PLAIN, scan_layers=scan, **changes))
-        for text in told:
+        for text in expected:
             assert text in str(error.value)
 
 

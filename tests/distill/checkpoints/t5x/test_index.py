@@ -14,15 +14,8 @@ from distill.checkpoints import arrays, weights
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.t5x import index as t5x_index
 from distill.checkpoints.weights import flatten
-from tests.distill.checkpoints.t5x.written import (
-    FUZZ,
-    PLAIN,
-    loads_or_refuses,
-    random_params,
-    refused,
-    same,
-    write_by_hand,
-)
+from tests.distill.checkpoints.t5x.written import FUZZ, PLAIN, loads_or_refuses, refused, write_by_hand
+from tests.distill.checkpoints.written import random_params, same
 
 
 def test_an_array_whose_own_description_was_lost_is_read_by_the_index(tmp_path):
@@ -34,7 +27,7 @@ def test_an_array_whose_own_description_was_lost_is_read_by_the_index(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "no T5X index"),
         (b"PK\x03\x04 not msgpack", "must hold a msgpack map|no T5X index"),
@@ -58,9 +51,9 @@ def test_an_array_whose_own_description_was_lost_is_read_by_the_index(tmp_path):
         (msgpack.packb({"target": {"__msgpack_chunked_array__": True, "shape": 3}}), "no T5X index"),
     ],
 )
-def test_indices_that_are_none(content, told, tmp_path):
+def test_indices_that_are_none(content, message, tmp_path):
     (tmp_path / "checkpoint").write_bytes(content)
-    refused(tmp_path, told)
+    refused(tmp_path, message)
 
 
 def test_an_index_has_a_largest_size(native, tmp_path):
@@ -103,7 +96,7 @@ def test_an_index_cannot_point_out_of_its_folder(path, native, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("driver", "n5", "expected a zarr array"),
         ("driver", "json", "expected a zarr array"),
@@ -123,15 +116,15 @@ def test_an_index_cannot_point_out_of_its_folder(path, native, tmp_path):
         ("metadata", {"shape": [40, 8]}, "does not fit"),
     ],
 )
-def test_descriptions_that_are_not_believed(field, value, told, native, tmp_path):
-    refused(change_spec(native, tmp_path, lambda spec: spec.__setitem__(field, value)), told)
+def test_descriptions_that_are_not_believed(field, value, message, native, tmp_path):
+    refused(change_spec(native, tmp_path, lambda spec: spec.__setitem__(field, value)), message)
 
 
 def test_an_array_that_is_not_what_the_index_says(native, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(native, folder)
     described = folder / "target.token_embedder.embedding" / ".zarray"
-    for changes, told in (
+    for changes, message in (
         ({"shape": [40, 8]}, "the index gives float32 .20, 8., but the array is float32 .40, 8."),
         ({"dtype": "<i4"}, "but the array is int32"),
         ({"shape": [2**60, 2**60]}, "cannot be opened|elements"),
@@ -140,7 +133,7 @@ def test_an_array_that_is_not_what_the_index_says(native, tmp_path):
     ):
         content = json.loads((native / "target.token_embedder.embedding" / ".zarray").read_text())
         described.write_text(json.dumps(content | changes))
-        refused(folder, told)
+        refused(folder, message)
     described.write_text("{")
     refused(folder, "cannot be opened")
 

@@ -11,12 +11,8 @@ from distill.checkpoints import arrays, streamed_orbax, weights
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.weights import flatten
 from distill.model.parameters import init_params
-from tests.distill.checkpoints.t5x.written import (
-    PLAIN,
-    in_layout,
-    random_params,
-    same,
-)
+from tests.distill.checkpoints.t5x.written import PLAIN, in_layout
+from tests.distill.checkpoints.written import random_params, same
 
 
 @pytest.mark.parametrize("format", ["native", "orbax"])
@@ -77,12 +73,12 @@ def test_what_cannot_be_saved(tmp_path):
     params = random_params(PLAIN)
     with pytest.raises(ValueError, match=r"token_embedder/embedding.*configuration"):
         t5x_checkpoints.save(params, dataclasses.replace(PLAIN, vocab_size=21), tmp_path, 0)
-    for arguments, told in (
+    for arguments, message in (
         ({"format": "zip"}, "format must be"),
         ({"layout": "t5x"}, "layout must be"),
         ({"compression": "xz"}, "compression must be"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             t5x_checkpoints.save(params, PLAIN, tmp_path, 0, **arguments)
     with pytest.raises(ValueError, match="step must be"):
         t5x_checkpoints.save(params, PLAIN, tmp_path, -1)

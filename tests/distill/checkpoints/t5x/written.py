@@ -10,22 +10,12 @@ from hypothesis import HealthCheck, settings
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints import weights
 from distill.model.network import T5Config
-from distill.model.parameters import param_shapes, stack_layers, unstack_layers
+from distill.model.parameters import stack_layers, unstack_layers
 
 PLAIN = T5Config(20, 8, 2, 4, 12, 2, 3)
 
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def random_params(config, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))
-
-
-def same(got, wanted):
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    jax.tree.map(np.testing.assert_array_equal, got, wanted)
 
 
 def in_layout(params, config, scan):

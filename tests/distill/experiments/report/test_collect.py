@@ -74,11 +74,3 @@ def test_predictions(tmp_path):
     path.write_text('{"id": "a", "correct": true}\nnothing\n')
     with pytest.raises(ReportError, match=r"test.jsonl:2 is no prediction"):
         collect.read_predictions(directory)
-
-
-def test_broken_evaluations_are_left_out(tmp_path):
-    directory = run(tmp_path / "a", before=0.25)
-    with (directory / "evaluations.jsonl").open("a") as file:
-        file.write('{"split": "test"\n[]\n')
-    steps = [entry["step"] for entry in collect.read_evaluations(directory)]
-    assert steps == [0, 100, 200, 300, 400, 300]

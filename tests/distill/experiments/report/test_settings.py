@@ -86,14 +86,3 @@ def test_a_run_of_one_update_is_the_student_before_distillation(tmp_path):
     base = {"FORM": "label"}
     (part,) = settings.parts(folder(tmp_path, (base, {}), (base | {"TRAIN_STEPS": 1}, {"training": {"steps": 1}})))
     assert [run.name for run in part.before] == ["r1"] and [run.name for run in part.runs] == ["r0"]
-
-
-def test_levels():
-    assert [settings.level_number(level) for level in ("10", "4:1", "nan", "1:0", "a:b")] == [
-        10.0,
-        4.0,
-        None,
-        None,
-        None,
-    ]
-    assert settings.is_ratio("1:4") and not settings.is_ratio("0.25")

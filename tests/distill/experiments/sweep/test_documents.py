@@ -21,10 +21,17 @@ def test_lines_of_json(tmp_path):
     assert (lines[("a",)], lines[("a", "b")], lines[("a", "b", "1")]) == (2, 3, 4)
 
 
+def test_json_that_yaml_does_not_read_has_no_lines(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "\x7f"}')
+    assert documents.read(path) == ({"a": "\x7f"}, {})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.json", '{"a": 1, "a": 2}', "'a' is given twice"),
+        ("a.json", '{"a": 1, "a": "\x7f"}', "is not JSON: 'a' is given twice"),
         ("a.json", "[" * 100_000, "nested too deeply"),
         ("a.json", "{a: 1}", "is not JSON: "),
         ("a.yaml", "a: &x !!python/object:os.system {}", "is not YAML: "),

@@ -4,6 +4,7 @@ import pytest
 
 from distill.experiments.sweep import files
 from distill.training import reporting
+from tests.distill.experiments.report import synthetic
 
 
 def test_the_names_are_those_of_training():
@@ -17,3 +18,14 @@ def test_a_file_is_replaced_whole(tmp_path):
     (tmp_path / "result.json").write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object; got list"):
         files.read_result(tmp_path)
+
+
+def test_broken_evaluations_are_left_out(tmp_path):
+    directory = synthetic.write_run(
+        tmp_path / "a", [True, False, True, True], configuration={"FORM": "label", "RANDOM_SEED": 3}, before=0.25
+    )
+    with (directory / "evaluations.jsonl").open("a") as file:
+        file.write('{"split": "test"\n[]\n')
+    steps = [entry["step"] for entry in files.read_evaluations(directory)]
+    assert steps == [0, 100, 200, 300, 400, 300]
+    assert files.read_evaluations(tmp_path) == []

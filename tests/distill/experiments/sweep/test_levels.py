@@ -51,3 +51,5 @@ def test_conditions_follow_each_other():
 
 def test_numbers_of_names():
     assert [levels.number_of(text) for text in ("3:1", "1:4", "0.5", "base", "1:0")] == [3.0, 0.25, 0.5, None, None]
+    assert [levels.number_of(text) for text in ("10", "4:1", "nan", "a:b")] == [10.0, 4.0, None, None]
+    assert levels.is_ratio("1:4") and not levels.is_ratio("0.25")

@@ -1,0 +1,16 @@
+"""Atomic replacement of small files, on local disks and on ``gs://``."""
+
+from etils import epath
+
+
+def replace(path: epath.PathLike, content: str | bytes) -> None:
+    """Replaces a file: a reader, or a restart after this process was killed, sees the old or the new content.
+
+    Args:
+      path: in an existing folder.
+      content: text is written in UTF-8.
+    """
+    target = epath.Path(path)
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.replace(target)
