@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.accelerator import cases, gpu_lock
+from benchmarks.accelerator import cases, timing
 from distill.data.packing import Layout
 from distill.model import attention
 from distill.model.attention import Attention, PositionBias, Segments, by_position
@@ -63,9 +63,11 @@ TILES = {
 def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Any, Any]:
     """The layer's loss and gradients, projections included, lowered for ``inputs``; and its parameters."""
     layer = Attention(shape.heads, 64, shape.heads * 64, 0.1, jnp.bfloat16, kernel.split("/")[0])
-    x, attended, bias, query, key = inputs
+    x, query = inputs[0], inputs[3]
 
-    def output(params: Any, x: jax.Array, attended: jax.Array, bias: Any, query: jax.Array, key: jax.Array) -> jax.Array:
+    def output(
+        params: Any, x: jax.Array, attended: jax.Array, bias: Any, query: jax.Array, key: jax.Array
+    ) -> jax.Array:
         both = None
         if bias is not None:
             both = PositionBias(by_position(bias, query.shape[1], key.shape[1])[None], bias[None])
@@ -117,38 +119,34 @@ def main() -> None:
             work.append((shape, kernel, inputs, program(shape, kernel, inputs)))
 
     def compiled(item: tuple[Shape, str, Inputs, Any]) -> Any:
-        return item[3][0].compile()
-
-    def caught(item: tuple[Shape, str, Inputs, Any]) -> Any:
         try:
-            return compiled(item)
+            return item[3][0].compile()
         except Exception as error:
             return error
 
     with ThreadPoolExecutor(8) as pool:
-        executables = list(pool.map(caught, work))
+        executables = list(pool.map(compiled, work))
     plain: dict[Shape, Any] = {}
-    with gpu_lock.exclusive(options.out):
-        for (shape, kernel, inputs, (_, params)), executable in zip(work, executables):
-            row: dict[str, Any] = {**dataclasses.asdict(shape), "kernel": kernel}
-            try:
-                if isinstance(executable, Exception):
-                    raise executable
-                found = jax.block_until_ready(executable(params, *inputs))
-                plain.setdefault(shape, found)
-                pairs = zip(jax.tree.leaves(found[1]), jax.tree.leaves(plain[shape][1]), strict=True)
-                row["gradients_against_first"] = [
-                    float(jnp.linalg.norm((a - b).astype(jnp.float32)) / jnp.linalg.norm(b.astype(jnp.float32)))
-                    for a, b in pairs
-                ]
-                seconds = gpu_lock.rounds(
-                    lambda: executable(params, *inputs), jax.block_until_ready, options.rounds, options.calls
-                )
-                row["milliseconds"] = gpu_lock.summary(seconds)
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:600]
-            results.append(row)
-            print(json.dumps(row), flush=True)
+    for (shape, kernel, inputs, (_, params)), executable in zip(work, executables):
+        row: dict[str, Any] = {**dataclasses.asdict(shape), "kernel": kernel}
+        try:
+            if isinstance(executable, Exception):
+                raise executable
+            call = functools.partial(executable, params, *inputs)
+            found = jax.block_until_ready(call())
+            plain.setdefault(shape, found)
+            pairs = zip(jax.tree.leaves(found[1]), jax.tree.leaves(plain[shape][1]), strict=True)
+            row["gradients_against_first"] = [
+                float(jnp.linalg.norm((a - b).astype(jnp.float32)) / jnp.linalg.norm(b.astype(jnp.float32)))
+                for a, b in pairs
+            ]
+            row["milliseconds"] = timing.summary(
+                timing.rounds(call, jax.block_until_ready, options.rounds, options.calls)
+            )
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {error}"[:600]
+        results.append(row)
+        print(json.dumps(row), flush=True)
     (options.out / "attention.json").write_text(json.dumps(results, indent=1) + "\n")
     raise SystemExit(any("error" in row for row in results))
 

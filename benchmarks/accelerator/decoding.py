@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import sides
-from benchmarks.accelerator import cases, gpu_lock
+from benchmarks.accelerator import cases, timing
 
 # Name, new tokens per row, rows per batch, batches per call. Labels of SVAMP have about 10 tokens, of CommonsenseQA 3.
 CASES = (
@@ -28,7 +28,6 @@ CASES = (
 )
 _CHECKED_ROWS = 64
 TOKENS = "student_tokens.json"  # written by ours, after the exported student
-_EXPORT_S = 120
 # A row whose two best logits differ by rounding alone may continue differently.
 _EQUAL_ROWS = 0.95
 
@@ -38,33 +37,31 @@ def inputs(rows: int) -> list[np.ndarray]:
     return sides.input_rows(rows, 56, 32000)
 
 
-def timed(decode: Callable[[int, int, list[np.ndarray]], Any], out: Path, side: str, rounds: int, scale: int) -> list[dict[str, Any]]:
+def timed(
+    decode: Callable[[int, int, list[np.ndarray]], Any], side: str, rounds: int, scale: int
+) -> list[dict[str, Any]]:
     """Times ``decode(tokens, batch, rows)`` for every case."""
     results: list[dict[str, Any]] = []
-    work = [(name, tokens, max(1, batch // scale), batches) for name, tokens, batch, batches in CASES]
-    started = time.perf_counter()
-    for _, tokens, batch, batches in work:
-        decode(tokens, batch, inputs(batch * batches))
-    warm_up = time.perf_counter() - started
-    with gpu_lock.exclusive(out):
-        for name, tokens, batch, batches in work:
-            rows = inputs(batch * batches)
-            seconds = gpu_lock.rounds(
-                lambda tokens=tokens, batch=batch, rows=rows: decode(tokens, batch, rows), lambda _: None, rounds, 1
-            )
-            median = sorted(seconds)[len(seconds) // 2]
-            row = {
-                "case": name,
-                "side": side,
-                "batch": batch,
-                "rows": len(rows),
-                "milliseconds": gpu_lock.summary(seconds),
-                "rows_per_second": round(len(rows) / median, 1),
-                "tokens_per_second": round(len(rows) * tokens / median),
-                "warm_up_seconds": round(warm_up, 1),
-            }
-            results.append(row)
-            print(json.dumps(row), flush=True)
+    for name, tokens, batch, batches in CASES:
+        size = max(1, batch // scale)
+        call = functools.partial(decode, tokens, size, inputs(size * batches))
+        started = time.perf_counter()
+        call()
+        first = time.perf_counter() - started
+        seconds = timing.rounds(call, lambda _: None, rounds, 1)
+        median, rows = sorted(seconds)[len(seconds) // 2], size * batches
+        row = {
+            "case": name,
+            "side": side,
+            "batch": size,
+            "rows": rows,
+            "milliseconds": timing.summary(seconds),
+            "rows_per_second": round(rows / median, 1),
+            "tokens_per_second": round(rows * tokens / median),
+            "first_call_seconds": round(first, 1),
+        }
+        results.append(row)
+        print(json.dumps(row), flush=True)
     return results
 
 
@@ -100,7 +97,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
-    rows = timed(lambda *given: decoded(params, device, fast, *given), options.out, "ours", options.rounds, options.scale)
+    rows = timed(
+        lambda *given: decoded(params, device, fast, *given), options.out, "ours", options.rounds, options.scale
+    )
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {"results": rows, "peak_gib": round(peak / 2**30, 2)}
 
@@ -111,11 +110,8 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    waited = time.monotonic()
-    while not (options.out / TOKENS).exists():
-        if time.monotonic() - waited > _EXPORT_S:
-            raise SystemExit(f"{options.out / TOKENS} is missing after {_EXPORT_S} s: run --side=ours first")
-        time.sleep(0.2)
+    if not (options.out / TOKENS).exists():
+        raise SystemExit(f"{options.out / TOKENS} is missing: run --side=ours first")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(options.out / "student").eval().to(device)
 
@@ -140,7 +136,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    rows = timed(decoded, options.out, "theirs", options.rounds, options.scale)
+    rows = timed(decoded, "theirs", options.rounds, options.scale)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     result = {"results": rows, "peak_gib": round(peak, 2), "rows_equal_to_ours_in_float32": equal}
     if equal < _EQUAL_ROWS:

@@ -1,34 +1,36 @@
-"""Measures an accelerator: is the training step right, how fast is it, and against PyTorch; one command, one JSON, one PNG.
+"""Measures an accelerator: is the training step right, how fast is it, and against PyTorch; JSON and PNG.
 
-    python -m benchmarks.accelerator.measure --data=FOLDER --out=FOLDER [--train=FOLDER] [--size=tiny]
+    python -m benchmarks.accelerator.measure --data=FOLDER --out=FOLDER [--train=FOLDER] [--parts=…] [--seconds=540]
 
 ``--data`` is the folder of :mod:`benchmarks.accelerator.prepare`, ``--train`` that of
-:mod:`benchmarks.accelerator.prepare_training`; without it, nothing is trained end to end. The command needs JAX, Flax, Optax,
-and for the other side PyTorch and transformers; no TensorFlow. The parts of a phase are processes that compile at the same
-time. None is timed before all have compiled, and then only one at a time. A part that fails or exceeds its time has its error
-in the result, and the exit code is 1. It takes about six minutes on an H100 with 16 cores.
+:mod:`benchmarks.accelerator.prepare_training`; without it, nothing is trained end to end. The command needs JAX, Flax,
+Optax, and for the other side PyTorch and transformers; no TensorFlow. The parts are processes that run one after the
+other, those that decide most first, so that nothing disturbs a timing. A part that fails or exceeds its limit has its
+error in the result, and the exit code is 1. A part is not started if less than its limit is left of ``--seconds``; the
+result says so. ``results.json`` and ``results.png`` are written again after every part.
 """
 
 import argparse
+import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accelerator import gpu_lock
+from benchmarks.accelerator import plot
 
-_MODULE = "benchmarks.accelerator."
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Part:
-    """A process: its name, the module's arguments, the seconds it may take, and the JSON file that it writes."""
+    """A process: its name, the module and its arguments, the seconds it may take, and the JSON file that it writes."""
 
     name: str
     arguments: Sequence[str]
@@ -36,110 +38,99 @@ class Part:
     result: str
 
 
-def phases(size: str | None, data: Path, train: Path | None, out: Path) -> list[list[Part]]:
-    """The parts to run, phase by phase."""
-    both, scale = [f"--data={data}", f"--out={out}"], 6 if size else 1  # a CPU compiles the parts one after the other
+def all_parts(size: str | None, data: Path, train: Path | None, out: Path, peak: float | None) -> list[Part]:
+    """The parts, those that decide most first.
 
-    def part(name: str, limit: float, module: str, *arguments: str, result: str | None = None) -> Part:
-        return Part(name, [module, *arguments], limit * scale, result or f"{name}.json")
+    Args:
+      size: measure this size only; None measures T5 1.1 Base and Large.
+      data, train: folders with the rows and with the training data.
+      out: folder for results, logs and parameters.
+      peak: the device's peak, operations per second, or None.
+    """
+    both, scale = [f"--data={data}", f"--out={out}"], 3 if size else 1
+    parts: list[Part] = []
 
-    def training(module: str, group: str, limit: float) -> Part:
+    def add(name: str, limit: float, module: str, *arguments: str, result: str | None = None) -> None:
+        parts.append(Part(name, [module, *arguments], limit * scale, result or f"{name}.json"))
+
+    def training(module: str, group: str, limit: float) -> None:
         flags = [f"--size={size}", "--rounds=2"] if size else [f"--group={group}"]
-        deadline = [f"--deadline={130 * scale}"] if module == "ours" else []
-        return part(f"{module}_{size or group}", limit, module, *both, *flags, *deadline)
-
-    def end_to_end(name: str, limit: float) -> Part:
-        folder = out / f"end_to_end_{name}"
-        flags = [f"--size={size or 'base'}", f"--seconds={8 if size else 30}", f"--parts={name}"]
-        flags += [] if size else ["--checkpoint_period=100"]
-        result = f"end_to_end_{name}/end_to_end.json"
-        return part(f"end_to_end_{name}", limit, "end_to_end", f"--data={train}", f"--out={folder}", *flags, result=result)
-
-    def decoding(side: str) -> Part:
-        flags = [f"--size={size}", "--scale=16", "--rounds=2"] if size else []
-        return part(f"decoding_{side}", 110, "decoding", f"--out={out}", f"--side={side}", *flags)
+        if module == "theirs" and peak is not None:
+            flags.append(f"--peak={peak}")
+        add(f"{module}_{size or group}", limit, module, *both, *flags)
 
     small = [f"--size={size}", "--windows=2"] if size else []
+    few = [f"--size={size}", "--scale=16", "--rounds=2"] if size else []
     alone = ["--rows=2", "--heads=2", "--rounds=1", "--calls=1"] if size else ["--tiles"]
-    groups = [("ours", "both", 280)]
-    groups += [("theirs", name, 275) for name in (["base"] if size else ["base", "large", "compiled"])]
-    whole = [("demo", 150.0), ("kill", 200.0)] if train else []
-    return [
-        [*(training(*group) for group in groups), *(end_to_end(*each) for each in whole)],
-        [
-            part("right", 100, "right", *both, *small),
-            part("attention", 100, "attention", *both, *alone),
-            decoding("ours"),
-            decoding("theirs"),
-        ],
-    ]
+    for group in ("base",) if size else ("base", "large"):
+        training("ours", group, 150)
+        training("theirs", group, 90)
+    add("decoding_ours", 90, "decoding", f"--out={out}", "--side=ours", *few)
+    add("decoding_theirs", 60, "decoding", f"--out={out}", "--side=theirs", *few)
+    add("right", 120, "right", *both, *small)
+    if train is not None:
+        folder = out / "end_to_end"
+        flags = (
+            [f"--size={size}", "--seconds=8"] if size else ["--size=base", "--seconds=60", "--checkpoint_period=100"]
+        )
+        given = [f"--data={train}", f"--out={folder}", "--parts=kill,demo", *flags]
+        add("end_to_end", 300, "end_to_end", *given, result="end_to_end/end_to_end.json")
+    add("attention", 100, "attention", *both, *alone)
+    if not size:
+        training("theirs", "compiled", 300)
+        training("ours", "attention", 150)
+        training("ours", "more", 200)
+    return parts
 
 
-def run_phase(parts: list[Part], out: Path, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Runs the parts of a phase side by side; returns what they wrote, and how they ended."""
-    environment = {
-        **os.environ,
-        "BENCHMARK_PARTS": " ".join(part.name for part in parts),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": ".80",
-        "TOKENIZERS_PARALLELISM": "false",
+def run(part: Part, out: Path) -> dict[str, Any]:
+    """Runs a part; returns its exit code, its seconds, what it wrote, and the end of its output if it failed."""
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false"}
+    module, *arguments = part.arguments
+    log, started = out / f"{part.name}.log", time.monotonic()
+    with log.open("w") as file:
+        command = [sys.executable, "-m", f"benchmarks.accelerator.{module}", *arguments]
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            process.wait(part.limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    path = out / part.result
+    ended: dict[str, Any] = {
+        "exit_code": process.returncode,
+        "seconds": round(time.monotonic() - started, 1),
+        "result": json.loads(path.read_text()) if path.exists() else None,
     }
-    started, running = time.monotonic(), {}
-    for part in parts:
-        with open(out / f"{part.name}.log", "w") as log:
-            running[part.name] = subprocess.Popen(
-                [sys.executable, "-m", _MODULE + part.arguments[0], *part.arguments[1:]],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment | {"BENCHMARK_PART": part.name},
-            )
-    ended: dict[str, Any] = {}
-    while len(ended) < len(parts):
-        time.sleep(0.2)
-        for part in parts:
-            process, seconds = running[part.name], time.monotonic() - started
-            if part.name in ended or (process.poll() is None and seconds < part.limit):
-                continue
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            gpu_lock.ready(out, part.name)
-            path = out / part.result
-            ended[part.name] = {
-                "exit_code": process.returncode,
-                "seconds": round(seconds, 1),
-                "result": json.loads(path.read_text()) if path.exists() else None,
-            }
-            report(ended)
-            if process.returncode:
-                ended[part.name]["log"] = (out / f"{part.name}.log").read_text()[-3000:]
-            print(f"{part.name}: exit code {process.returncode} after {seconds:.0f} s", flush=True)
+    if process.returncode:
+        ended["log"] = log.read_text(errors="replace")[-3000:]
     return ended
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on."""
-    versions = {}
-    for name in ("jax", "jaxlib", "flax", "optax", "torch", "transformers"):
+    """What is measured on: date, device, cores, and versions of libraries (None: not installed)."""
+    versions: dict[str, str | None] = {}
+    for name in _LIBRARIES:
         try:
-            versions[name] = __import__("importlib.metadata", fromlist=["version"]).version(name)
-        except Exception:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    gpu = None
+    query = "--query-gpu=name,memory.total,driver_version,clocks.max.sm,power.limit"
     try:
-        query = "--query-gpu=name,memory.total,driver_version,clocks.sm,clocks.max.sm,power.limit"
-        gpu = subprocess.run(
+        found = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20
-        ).stdout.strip()
+        )
+        gpu: str | None = found.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        pass
-    return {"date": time.strftime("%Y-%m-%d"), "gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version()} | versions
+        gpu = None
+    here = {"date": time.strftime("%Y-%m-%d"), "gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version()}
+    return here | versions
 
 
 def device_peak() -> float | None:
-    """The bfloat16 peak of the device, looked up in a process of its own, which then frees the device."""
+    """The bfloat16 peak of the device, looked up in a separate process, which then frees the device."""
     code = "import jax; from distill.precompile import chips; print(chips.peak_flops(jax.devices()[0].device_kind))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.split()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.split()
     return float(found[-1]) if found and found[-1] != "None" else None
 
 
@@ -147,31 +138,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--work", type=Path, help="folder for logs, profiles and parameters; by default OUT/work")
     parser.add_argument("--train", type=Path)
-    parser.add_argument("--size", help="run everything at this size, to test the benchmark itself on a CPU")
+    parser.add_argument("--work", type=Path, help="folder for logs, profiles and parameters; by default OUT/work")
+    parser.add_argument("--parts", help="comma-separated names; by default all")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="start no part that could end later")
+    parser.add_argument("--size", help="measure this size only, for example tiny to test the benchmark on a CPU")
     options = parser.parse_args()
     work = options.work or options.out / "work"
     for folder in (work, options.out):
         folder.mkdir(parents=True, exist_ok=True)
-    for old in work.glob("ready_*"):
-        old.unlink()
-    started = time.monotonic()
-    result: dict[str, Any] = {"machine": machine(), "parts": {}}
+    started, result = time.monotonic(), {"machine": machine(), "parts": {}}
     print(json.dumps(result["machine"]), flush=True)
-    peak = device_peak()
-    for parts in phases(options.size, options.data, options.train, work):
-        for part in parts:
-            if part.arguments[0] == "theirs" and peak is not None:
-                part.arguments = [*part.arguments, f"--peak={peak}"]
-
-        def report(ended: dict[str, Any]) -> None:
-            result["parts"] |= ended
-            result["seconds"] = round(time.monotonic() - started, 1)
-            (options.out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-
-        report(run_phase(parts, work, report))
-    raise SystemExit(any(part["exit_code"] for part in result["parts"].values()))
+    parts = all_parts(options.size, options.data, options.train, work, device_peak())
+    names = [part.name for part in parts]
+    wanted = options.parts.split(",") if options.parts else names
+    if unknown := sorted(set(wanted) - set(names)):
+        parser.error(f"--parts takes names of {', '.join(names)}; got {', '.join(unknown)}")
+    for part in parts:
+        left = options.seconds - (time.monotonic() - started)
+        if part.name not in wanted:
+            continue
+        if left < part.limit:
+            result["parts"][part.name] = {"exit_code": None, "skipped": f"{left:.0f} s are left of {part.limit:.0f} s"}
+        else:
+            result["parts"][part.name] = run(part, work)
+        ended = result["parts"][part.name]
+        how = ended.get("skipped") or f"exit code {ended['exit_code']}, {ended['seconds']} s"
+        print(f"{part.name}: {how}", flush=True)
+        result["seconds"] = round(time.monotonic() - started, 1)
+        (options.out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+        plot.draw(result, options.out / "results.png")
+    raise SystemExit(any(part["exit_code"] != 0 for part in result["parts"].values()))
 
 
 if __name__ == "__main__":

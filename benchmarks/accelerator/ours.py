@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accelerator import cases, gpu_lock
+from benchmarks.accelerator import cases, timing
 from distill.data.packing import Layout
 from distill.model.parameters import init_params
 from distill.precompile import chips
@@ -46,7 +46,7 @@ class Program:
     size: str
     name: str
     windows: int
-    attention: str = "xla"
+    attention: str = "auto"
     chunk_tokens: int = 4096
     remat: str = "none"
     scan: bool = False
@@ -89,7 +89,7 @@ def new_state(program: Program) -> Any:
     leaves, tree = jax.tree.flatten(shapes)
 
     def made(number: int, shape: tuple[int, ...]) -> jax.Array:
-        if len(shape) == 1 or 1 < len(shape) and min(shape) < 32:  # norms, also stacked ones, and position biases
+        if min(shape) < 32 or len(shape) == 1:  # norms, also stacked ones, and position biases
             return jnp.ones(shape)
         return jax.random.normal(jax.random.key(number), shape) / (1.0 if max(shape) > 30000 else shape[0] ** 0.5)
 
@@ -127,7 +127,7 @@ def measured(
 
     for _ in range(len(batches)):
         jax.block_until_ready(step())
-    seconds = gpu_lock.rounds(step, jax.block_until_ready, rounds, calls)
+    seconds = timing.rounds(step, jax.block_until_ready, rounds, calls)
     median = sorted(seconds)[len(seconds) // 2]
     examples, tokens = (sum(getattr(one, key) for one in batches) / len(batches) for key in ("examples", "tokens"))
     flops = cases.step_flops(program.config, program.windows, *cases.LENGTHS[program.name])
@@ -138,7 +138,7 @@ def measured(
                 jax.block_until_ready(step())
     memory = executable.memory_analysis()
     result = {
-        "milliseconds": gpu_lock.summary(seconds),
+        "milliseconds": timing.summary(seconds),
         "examples_per_step": round(examples, 1),
         "examples_per_second": round(examples / median, 1),
         "tokens_per_second": round(tokens / median),
@@ -153,7 +153,9 @@ def measured(
     return result
 
 
-def run(programs: list[Program], data: Path, out: Path, name: str, rounds: int, calls: int, deadline: float) -> list[dict[str, Any]]:
+def run(
+    programs: list[Program], data: Path, out: Path, name: str, rounds: int, calls: int, deadline: float
+) -> list[dict[str, Any]]:
     """Compiles all programs at once, then times one after the other; a program that fails has its error as its result."""
     feeds = {}
     for program in programs:
@@ -171,43 +173,44 @@ def run(programs: list[Program], data: Path, out: Path, name: str, rounds: int, 
             futures.append(error)
     waiting = [future for future in futures if not isinstance(future, Exception)]
     wait(waiting, max(1.0, deadline - (time.perf_counter() - started)))
-    with gpu_lock.exclusive(out):
-        for program, future in zip(programs, futures):
-            row: dict[str, Any] = {"label": program.label, **dataclasses.asdict(program)}
-            try:
-                if isinstance(future, Exception):
-                    raise future
-                if not future.done():
-                    raise TimeoutError(f"the program did not compile within {deadline:.0f} s")
-                executable, row["compile_seconds"] = future.result()
-                traced = out / "profile" / program.label.replace(" ", "_") if program in PROFILED else None
-                row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls, traced)
-                del executable
-            except Exception as error:
-                row["error"] = f"{type(error).__name__}: {error}"[:600]
-            results.append(row)
-            print(json.dumps(row), flush=True)
-            (out / f"ours_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    for program, future in zip(programs, futures):
+        row: dict[str, Any] = {"label": program.label, **dataclasses.asdict(program)}
+        try:
+            if isinstance(future, Exception):
+                raise future
+            if not future.done():
+                raise TimeoutError(f"the program did not compile within {deadline:.0f} s")
+            executable, row["compile_seconds"] = future.result()
+            traced = out / "profile" / program.label.replace(" ", "_") if program in PROFILED else None
+            row |= measured(program, executable, feeds[program.name, program.windows], rounds, calls, traced)
+            del executable
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {error}"[:600]
+        results.append(row)
+        print(json.dumps(row), flush=True)
+        (out / f"ours_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
 def groups(size: str | None = None) -> dict[str, list[Program]]:
     """The measured programs. The groups run as separate processes, which trace and compile side by side."""
     if size is not None:
-        return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "auto"), Program(size, "svamp", 4, scan=True)]}
+        return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "xla"), Program(size, "svamp", 4, scan=True)]}
+    both = ("svamp", "cqa")
     return {
-        "both": [
-            Program("large", "svamp", 64, "triton"),
-            Program("base", "svamp", 96, "triton"),
-            Program("large", "cqa", 64, "triton"),
-            Program("base", "cqa", 96, "triton"),
-            Program("base", "svamp", 24, "triton"),
-            Program("base", "svamp", 96, "xla"),
+        "base": [*(Program("base", name, 96) for name in both), Program("base", "svamp", 24)],
+        "large": [Program("large", name, 64) for name in both],
+        "attention": [Program("base", "svamp", 96, attention) for attention in ("xla", "cudnn")],
+        "more": [
+            Program("base", "nli", 96),
+            Program("base", "svamp", 96, chunk_tokens=0),
+            Program("base", "svamp", 96, dropout=0.0),
+            Program("base", "svamp", 96, scan=True),
         ],
     }
 
 
-PROFILED = (Program("base", "svamp", 96, "triton"), Program("large", "svamp", 64, "triton"))
+PROFILED = (Program("base", "svamp", 96), Program("large", "svamp", 64))
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def loss_and_gradients(config: T5Config, params: Any, arrays: dict[str, Any], se
 class Run:
     """A run of :func:`loss_and_gradients`: lowered at once, compiled in a thread, executed when its result is read.
 
-    Nothing executes while another program compiles: XLA tries kernels on the device then, and both would disturb each other.
+    Nothing executes while another program compiles: XLA tries kernels on the device then, and disturbs what executes.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ def worst(found: Any, reference: Any) -> float:
     return max(error(a, b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True))
 
 
-def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: list[str], path: Path) -> list[dict[str, Any]]:
+def checks(
+    data: Path, device: jax.Device, size: str, windows: int, attentions: list[str], path: Path
+) -> list[dict[str, Any]]:
     """Runs all checks; returns a row for each one."""
     cpu = jax.devices("cpu")[0]
     rows = cases.read_rows(data / "rows.npz", "svamp")
@@ -99,9 +101,7 @@ def checks(data: Path, device: jax.Device, size: str, windows: int, attentions: 
     short = list(itertools.islice(rows, batch.examples))
     longest = [max(len(row[index]) for row in short) for index in range(4)]
     # One sequence per row: lengths are rounded up to multiples of 32, which all implementations accept.
-    layout = Layout(
-        2 * len(short), *(-(-max(longest[i], longest[i + 2]) // 32) * 32 for i in (0, 1)), packed=False
-    )
+    layout = Layout(2 * len(short), *(-(-max(longest[i], longest[i + 2]) // 32) * 32 for i in (0, 1)), packed=False)
     unpacked = next(cases.batches([*short, short[0]], layout))
     shape = cases.SIZES[size]
     layers = {name: min(4, getattr(shape, name)) for name in ("num_encoder_layers", "num_decoder_layers")}

@@ -1,9 +1,10 @@
 """Times the published PyTorch step on the same rows: transformers' T5 in bfloat16 autocast.
 
-``published`` does what the paper's code does: per batch a forward pass of the label task and one of the rationale task, each
-padded to its longest row, and one backward pass of 0.5 · label + 0.5 · rationale. ``joined`` is the strongest form without
-packing: rows of similar length in a batch, and both tasks in one forward pass. ``compiled`` is ``published`` under
-``torch.compile``. All use AdamW's fused kernel and clip gradients at norm 1. Run by :mod:`benchmarks.accelerator.measure`.
+``published`` does what the paper's code does: per batch a forward pass of the label task and one of the rationale task,
+each padded to its longest row, and one backward pass of 0.5 · label + 0.5 · rationale. ``joined`` is the strongest form
+without packing: rows of similar length in a batch, and both tasks in one forward pass. ``compiled`` is ``published``
+under ``torch.compile``. All use AdamW's fused kernel and clip gradients at norm 1. Run by
+:mod:`benchmarks.accelerator.measure`.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.accelerator import cases, gpu_lock
+from benchmarks.accelerator import cases, timing
 
 _STARTED = time.perf_counter()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,12 +128,12 @@ def measured(case: Case, batches: list[list[cases.Row]], peak: float | None, rou
     step, turn = step_of(case), itertools.cycle(batches)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = gpu_lock.rounds(lambda: step(next(turn)), wait, rounds, len(batches))
+    seconds = timing.rounds(lambda: step(next(turn)), wait, rounds, len(batches))
     median = sorted(seconds)[len(seconds) // 2]
     flops = sum(positions_flops(case, batch) for batch in batches) / len(batches)
     tokens = sum(row.tokens for batch in batches for row in batch) / len(batches)
     return {
-        "milliseconds": gpu_lock.summary(seconds),
+        "milliseconds": timing.summary(seconds),
         "examples_per_second": round(case.rows / median, 1),
         "tokens_per_second": round(tokens / median),
         "tflops": round(flops / median / 1e12, 1),
@@ -142,34 +143,25 @@ def measured(case: Case, batches: list[list[cases.Row]], peak: float | None, rou
 
 
 def run(cases_: list[Case], data: Path, out: Path, name: str, peak: float | None, rounds: int) -> list[dict[str, Any]]:
-    """Warms up every case, then times one after the other; a case that fails has its error as its result."""
+    """Warms up and times one case after the other; a case that fails has its error as its result."""
     results: list[dict[str, Any]] = []
-    feeds = {case: groups_of(cases.read_rows(data / "rows.npz", case.name), case) for case in cases_}
     for case in cases_:
         row: dict[str, Any] = {"label": case.label, **dataclasses.asdict(case)}
-        started = time.perf_counter()
+        batches, started = groups_of(cases.read_rows(data / "rows.npz", case.name), case), time.perf_counter()
         try:
             step = step_of(case)
-            for number, batch in enumerate(feeds[case]):
+            for number, batch in enumerate(batches):
                 step(batch)
                 wait()
                 if number == 0 and not results:
                     row["process_to_first_step_seconds"] = round(time.perf_counter() - _STARTED, 1)
             row["warm_up_seconds"] = round(time.perf_counter() - started, 1)
+            row |= measured(case, batches, peak, rounds)
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {error}"[:600]
         results.append(row)
-    if DEVICE == "cuda":
-        torch.cuda.empty_cache()
-    with gpu_lock.exclusive(out):
-        for case, row in zip(cases_, results):
-            if "error" not in row:
-                try:
-                    row |= measured(case, feeds[case], peak, rounds)
-                except Exception as error:
-                    row["error"] = f"{type(error).__name__}: {error}"[:600]
-            print(json.dumps(row), flush=True)
-            (out / f"theirs_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+        (out / f"theirs_{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 

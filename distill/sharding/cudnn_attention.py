@@ -1,10 +1,12 @@
 """Attention for NVIDIA GPUs by cuDNN's fused kernels: no float32 logits or probabilities in the GPU's memory.
 
 cuDNN adds one array to the logits. It holds the position bias, and a large negative number where query and key have
-different segments. All layers of a stack have the same array, so the compiler makes it once per step. Dropout has one draw
-per key for all queries, so scaling the values by it is exact, and cuDNN needs no dropout. The gradient of the bias is cuDNN's,
-in the dtype of the queries.
+different segments. All layers of a stack have the same array, so the compiler makes it once per step. Dropout has one
+draw per key for all queries, so scaling the values by it is exact, and cuDNN needs no dropout. cuDNN computes the
+gradient of the bias in the dtype of the queries.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ from distill.array_types import AnyArray
 _DTYPES = (jnp.bfloat16, jnp.float16)
 
 
-def why_not(query_length: int, key_length: int, head_dim: int, dtype: jax.typing.DTypeLike, platform: str) -> str | None:
+def why_not(
+    query_length: int, key_length: int, head_dim: int, dtype: jax.typing.DTypeLike, platform: str
+) -> str | None:
     """Returns why :func:`cudnn_attention` cannot compute these shapes on ``platform``, or None if it can.
 
     Args:
@@ -44,7 +48,7 @@ def cudnn_attention(
     key_segments: Int[AnyArray, "batch key"],
     *,
     causal: bool,
-    implementation: str = "cudnn",
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "batch query heads kv"]:
     """Returns ``softmax(query · keyᵀ + bias) · value`` within segments, without the factor 1/√kv.
 
