@@ -97,9 +97,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
-    rows = timed(
-        lambda *given: decoded(params, device, fast, *given), options.out, "ours", options.rounds, options.scale
-    )
+    rows = timed(lambda *given: decoded(params, device, fast, *given), "ours", options.rounds, options.scale)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {"results": rows, "peak_gib": round(peak / 2**30, 2)}
 

@@ -12,10 +12,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     found = {name: part.get("result") or [] for name, part in result["parts"].items()}
-    training = [row for name, rows in found.items() if name.startswith(("ours_", "theirs_")) for row in rows]
+    training = [
+        (f"{side}: {row['label']}", row.get("examples_per_second"))
+        for name, rows in found.items()
+        if (side := name.split("_")[0]) in ("ours", "theirs")
+        for row in rows
+    ]
     decoding = [row for name, rows in found.items() if name.startswith("decoding_") and rows for row in rows["results"]]
     panels = (
-        ("training", "examples/s", [(row["label"], row.get("examples_per_second")) for row in training]),
+        ("training", "examples/s", training),
         (
             "decoding",
             "rows/s",
@@ -41,7 +46,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             continue
         labels, values = zip(*known)
         bars = axis.barh(
-            range(len(known)), values, color=["C0" if "theirs" in label or "pub" in label else "C1" for label in labels]
+            range(len(known)), values, color=["C0" if label.startswith("theirs") else "C1" for label in labels]
         )
         axis.bar_label(bars, fmt="%.3g", fontsize=7)
         axis.set_yticks(range(len(known)), labels, fontsize=7)
