@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def timed(
         call()
         first = time.perf_counter() - started
         seconds = timing.rounds(call, lambda _: None, rounds, 1)
-        median, rows = sorted(seconds)[len(seconds) // 2], size * batches
+        median, rows = statistics.median(seconds), size * batches
         row = {
             "case": name,
             "side": side,
@@ -97,9 +98,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
-    rows = timed(
-        lambda *given: decoded(params, device, fast, *given), options.out, "ours", options.rounds, options.scale
-    )
+    rows = timed(lambda *given: decoded(params, device, fast, *given), "ours", options.rounds, options.scale)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {"results": rows, "peak_gib": round(peak / 2**30, 2)}
 
