@@ -9,6 +9,7 @@ import numpy as np
 
 from distill.data.packing import Layout, Packer, TokenPair
 from distill.model.config import T5Config
+from distill.tasks import task_ids
 
 SIZES = {
     "tiny": T5Config(32128, 64, 2, 32, 128, 2, 2),
@@ -20,7 +21,6 @@ SIZES = {
 LENGTHS = {"svamp": (256, 160), "cqa": (256, 96), "nli": (256, 64)}
 SETS = tuple(LENGTHS)
 PARTS = ("label_inputs", "label_targets", "rationale_inputs", "rationale_targets")
-_LABEL, _RATIONALE = 0, 1
 
 
 class Row(NamedTuple):
@@ -37,8 +37,8 @@ class Row(NamedTuple):
         return [
             TokenPair(inputs, targets, np.full(len(targets), task, np.int32), np.ones(len(targets), np.float32))
             for inputs, targets, task in (
-                (self.label_inputs, self.label_targets, _LABEL),
-                (self.rationale_inputs, self.rationale_targets, _RATIONALE),
+                (self.label_inputs, self.label_targets, task_ids.LABEL),
+                (self.rationale_inputs, self.rationale_targets, task_ids.RATIONALE),
             )
         ]
 

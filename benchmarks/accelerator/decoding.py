@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def timed(
         call()
         first = time.perf_counter() - started
         seconds = timing.rounds(call, lambda _: None, rounds, 1)
-        median, rows = sorted(seconds)[len(seconds) // 2], size * batches
+        median, rows = statistics.median(seconds), size * batches
         row = {
             "case": name,
             "side": side,

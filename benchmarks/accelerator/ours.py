@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import os
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -128,7 +129,7 @@ def measured(
     for _ in range(len(batches)):
         jax.block_until_ready(step())
     seconds = timing.rounds(step, jax.block_until_ready, rounds, calls)
-    median = sorted(seconds)[len(seconds) // 2]
+    median = statistics.median(seconds)
     examples, tokens = (sum(getattr(one, key) for one in batches) / len(batches) for key in ("examples", "tokens"))
     flops = cases.step_flops(program.config, program.windows, *cases.LENGTHS[program.name])
     peak = chips.peak_flops(jax.local_devices()[0].device_kind)

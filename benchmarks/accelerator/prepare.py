@@ -58,10 +58,16 @@ def real_rows(name: str, options: argparse.Namespace) -> list[cases.Row]:
 
 
 def random_rows(number: int) -> list[cases.Row]:
-    """Rows of random tokens with log-normal lengths."""
+    """Rows of random tokens with log-normal lengths. A sequence longer than the windows of ``nli`` is truncated to them."""
+    inputs, targets = cases.LENGTHS["nli"]
     parts = [
-        sides.input_rows(number, mean, 32000, seed=seed, spread=spread)
-        for seed, (mean, spread) in enumerate(((110, 0.4), (3, 0.0), (112, 0.4), (30, 0.5)))
+        [
+            np.append(piece[:-1][: longest - 1], piece[-1:])
+            for piece in sides.input_rows(number, mean, 32000, seed, spread)
+        ]
+        for seed, (mean, spread, longest) in enumerate(
+            ((110, 0.4, inputs), (3, 0.0, targets), (112, 0.4, inputs), (30, 0.5, targets))
+        )
     ]
     return [cases.Row(*pieces) for pieces in zip(*parts, strict=True)]
 

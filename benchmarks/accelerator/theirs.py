@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def measured(case: Case, batches: list[list[cases.Row]], peak: float | None, rou
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = timing.rounds(lambda: step(next(turn)), wait, rounds, len(batches))
-    median = sorted(seconds)[len(seconds) // 2]
+    median = statistics.median(seconds)
     flops = sum(positions_flops(case, batch) for batch in batches) / len(batches)
     tokens = sum(row.tokens for batch in batches for row in batch) / len(batches)
     return {

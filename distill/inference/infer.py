@@ -1,6 +1,7 @@
 """Answers for rows of JSON: one line out for every line in, in order, and restartable."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -21,6 +22,7 @@ from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import Student
+from distill.model.decoding import in_compute_dtype
 from distill.model.parameters import param_count
 from distill.sharding import partitioning
 from distill.tasks import jsonl, sources
@@ -185,6 +187,7 @@ def _answer(
             f"{jax.default_backend()} device(s); the input is field {field!r}"
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
+        params = _to_read(params, student)
         answer_batch = Answering(
             student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode
         )
@@ -223,6 +226,14 @@ def _answer(
         dict(out.record.reasons.most_common()),
         cut,
     )
+
+
+def _to_read(params: Any, student: Student) -> Any:
+    """The parameters as decoding reads them, cast once: half of the memory in bfloat16, and the same answers."""
+    if student.model.dtype == "float32":
+        return params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(functools.partial(in_compute_dtype, config=student.model), out_shardings=shardings)(params)
 
 
 def _skip(rows: Iterator[_Row], out: answers.Answers) -> int:

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import pytest
 
 from distill import locking
 from distill.inference import answers
+from distill.inference import infer as infer_module
 from distill.inference import student as students
+from distill.inference.answering import Answering
 from distill.inference.infer import infer
 from distill.tasks import jsonl
 from distill.tasks.records import RowError, SourceError
@@ -48,6 +51,25 @@ def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
         alone, together = read_lines(tmp_path / f"{number}.out")[0], read_lines(tmp_path / "all.out")[number]
         assert alone["label"] == together["label"]
         assert alone["score"] == pytest.approx(together["score"], abs=1e-4)
+
+
+def test_a_bfloat16_student_is_cast_once_and_answers_as_with_float32_parameters(tmp_path, model_dir, monkeypatch):
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 2?"} for i in range(9)])
+    student = students.read(model_dir)
+    student = dataclasses.replace(student, model=dataclasses.replace(student.model, dtype="bfloat16"))
+    dtypes = []
+
+    def answering(student, vocabulary, params, *args, **options):
+        dtypes.append({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+        return Answering(student, vocabulary, params, *args, **options)
+
+    monkeypatch.setattr(infer_module, "Answering", answering)
+    options = {"model_dir": model_dir, "student": student, "rationale": True}
+    infer(tmp_path / "in.jsonl", tmp_path / "cast.jsonl", **options)
+    monkeypatch.setattr(infer_module, "in_compute_dtype", lambda params, config: params)
+    infer(tmp_path / "in.jsonl", tmp_path / "float32.jsonl", **options)
+    assert dtypes == [{"bfloat16", "float32"}, {"float32"}]  # position biases stay float32
+    assert read_lines(tmp_path / "cast.jsonl") == read_lines(tmp_path / "float32.jsonl")
 
 
 def test_an_input_that_is_missing_leaves_no_folder(tmp_path, model_dir):

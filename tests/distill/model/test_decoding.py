@@ -386,6 +386,19 @@ def test_bfloat16():
     np.testing.assert_allclose(got.log_probs, wanted, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_parameters_cast_once_decode_the_same_bit_by_bit(method):
+    config = dataclasses.replace(TINY, dtype="bfloat16")
+    params = params_of(config)
+    cast = decoding.in_compute_dtype(params, config)
+    dtypes = {str(path[-1].key): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(cast)}
+    assert dtypes.pop("rel_embedding") == jnp.float32 and set(dtypes.values()) == {jnp.dtype("bfloat16")}
+    settings = {"max_decode_len": 5, "method": method, "num_beams": 3}
+    wanted, got = (generate(config, one, INPUTS, **settings) for one in (params, cast))
+    np.testing.assert_array_equal(got.tokens, wanted.tokens)
+    np.testing.assert_array_equal(got.log_probs, wanted.log_probs)
+
+
 def test_segment_ids_mark_padding():
     params = params_of(TINY)
     shown = generate(

@@ -36,6 +36,8 @@ def test_a_tiny_run_compiles_for_a_tpu():
     target = topology.open_topology("v5e:2x2")
     assert (len(target.devices), target.chip.name) == (4, "v5e")
     run = dataclasses.replace(RUN, mesh=partitioning.MeshConfig(1, 2, 2))
+    with jax.set_mesh(target.mesh(run.mesh)):
+        assert partitioning.platform() == "tpu"  # so the program is that of TPUs, on this machine too
     found = steps.compile_step("decode", run, target)
     report_of = estimates.estimate(found, run, target.chip, 4)
     assert report_of["fits"] and report_of["flops"] > 0

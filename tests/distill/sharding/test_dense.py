@@ -1,6 +1,7 @@
 """Dense layers and their gradients against plain einsums, on one device and on meshes."""
 
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -132,12 +133,31 @@ def test_the_backward_pass_saves_kernels_not_their_stack():
     assert sorted(kept) == sorted([x.shape, *(kernel.shape for kernel in kernels)])
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_only_training_stacks_kernels(together):
-    x = array("bld", 0)
-    params = Two(together=together).init(jax.random.key(0), x)
-    program = str(jax.make_jaxpr(lambda x: Two(together=together).apply(params, x))(x))
-    assert (f"[2,{INPUTS},{FEATURES}]" in program) == together
+@pytest.mark.parametrize(
+    ("training", "platform", "stacked"),
+    [(True, "tpu", True), (False, "tpu", False), (True, "gpu", False), (True, "cpu", False), (False, "cpu", False)],
+)
+def test_only_training_on_tpus_stacks_kernels(training, platform, stacked, monkeypatch):
+    monkeypatch.setattr(partitioning, "platform", lambda: platform)
+    x, module = array("bld", 0), Two(together=training)
+    params = module.init(jax.random.key(0), x)
+    program = str(jax.make_jaxpr(lambda x: module.apply(params, x))(x))
+    assert (f"[2,{INPUTS},{FEATURES}]" in program) == stacked
+    assert program.count("dot_general") == (1 if stacked else 2)
+    out = module.apply(params, x)
+    assert isinstance(out, tuple) != stacked
+    assert [part.shape for part in out] == [(ROWS, LENGTH, FEATURES)] * 2
+
+
+def test_a_mesh_of_tpus_stacks_kernels_on_any_machine():
+    """The programs that ``distill precompile`` compiles on a machine without a TPU are those of TPUs."""
+    tpu = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), partitioning.MESH_AXES, abstract_device=tpu)
+    x, module = array("bld", 0), Two(together=True)
+    params = nn.meta.unbox(module.init(jax.random.key(0), x))
+    assert f"[2,{INPUTS},{FEATURES}]" not in str(jax.make_jaxpr(module.apply)(params, x))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert f"[2,{INPUTS},{FEATURES}]" in str(jax.make_jaxpr(module.apply)(params, x))
 
 
 def test_rows_that_the_mesh_does_not_divide_are_summed():
@@ -161,16 +181,22 @@ class Two(nn.Module):
         return jointly(pair, copies_by_shard(x, FEATURES) if self.together else x, training=self.together)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
-def test_joint_products_equal_separate_products(mesh):
+@pytest.mark.parametrize(
+    ("mesh", "platform"), [((1, 1, 1), "tpu"), ((2, 2, 2), "tpu"), ((1, 1, 1), "gpu"), ((2, 2, 2), "gpu")]
+)
+def test_joint_products_equal_separate_products(mesh, platform, monkeypatch):
+    monkeypatch.setattr(partitioning, "platform", lambda: platform)
     x = array("bld", 0)
+
+    def loss(params, module):
+        return sum(jnp.sum(part**2) for part in module.apply(params, x))
+
     params = Two(together=False).init(jax.random.key(0), x)
     together = jax.tree.map(jnp.shape, nn.meta.unbox(Two(together=True).init(jax.random.key(0), x)))
     assert together == jax.tree.map(jnp.shape, nn.meta.unbox(params))
     params = nn.meta.unbox(params)
     with jax.set_mesh(partitioning.MeshConfig(*mesh).build()), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
         apart, joined = (
-            jax.jit(jax.value_and_grad(lambda p, m=Two(together=t): jnp.sum(m.apply(p, x) ** 2)))(params)
-            for t in (False, True)
+            jax.jit(jax.value_and_grad(functools.partial(loss, module=Two(together=t))))(params) for t in (False, True)
         )
     jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-4), joined, apart)

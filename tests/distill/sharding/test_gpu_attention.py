@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distill.model import attention
 from distill.model.network import ModelInputs, T5Config, Transformer
 from distill.model.parameters import init_params
-from distill.sharding import gpu_attention, partitioning
+from distill.sharding import attention_choice, gpu_attention, partitioning
 from distill.sharding.attention_kernels import MASKED
 from distill.sharding.gpu_attention import Tiles, why_not
 from distill.sharding.gpu_attention_kernels import Tile
@@ -227,7 +227,7 @@ def test_the_network_uses_the_kernels_and_rematerialises_none(monkeypatch):
 def test_the_attention_layer_has_the_same_gradients_with_the_kernels(monkeypatch):
     """With dropout and causal; every query sees a key."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(gpu_attention, "gpu_attention", interpreted)
+    monkeypatch.setattr(attention, "gpu_attention", interpreted)
     (x, _, _, bias), (ids, _) = problem(2, 32, 32)
     x = x.reshape(2, 32, HEADS * DIM)
 
@@ -247,9 +247,9 @@ def test_the_attention_layer_has_the_same_gradients_with_the_kernels(monkeypatch
 
 
 def test_without_a_gpu_the_network_uses_plain_attention_and_reports_it(caplog):
-    attention._tell_once.cache_clear()
+    attention_choice._log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         program = str(jax.make_jaxpr(functools.partial(gradients, NETWORK))(*network()))
     assert "pallas_call" not in program
     told = [record.getMessage() for record in caplog.records if "Triton" in record.getMessage()]
-    assert told == ["attention runs without the Triton kernels: the devices are of 'cpu', not 'gpu'"]
+    assert told == ["attention runs without the Triton kernels: they run on NVIDIA GPUs, not on cpu"]

@@ -83,3 +83,19 @@ def test_optimizer_state_is_sharded_like_its_parameters(make):
 
 def test_a_single_process_has_all_rows():
     assert partitioning.local_rows(16, MeshConfig(4, 2, 1).build()) == slice(0, 16)
+
+
+def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_devices(monkeypatch):
+    tpu = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), partitioning.MESH_AXES, abstract_device=tpu)
+    assert partitioning.platform() == "cpu"
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert partitioning.platform() == "tpu"
+    with jax.set_mesh(MeshConfig(1, 1, 1).build()):
+        assert partitioning.platform() == "cpu"
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        assert partitioning.platform() == "cpu"  # the mesh decides
+        seen = []
+        jax.jit(lambda x: seen.append(partitioning.platform()) or x)(jnp.zeros(()))
+        assert seen == ["cpu"]
+    assert partitioning.platform() == "gpu"
