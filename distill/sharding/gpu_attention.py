@@ -13,7 +13,9 @@ The gradient of the bias is a sum over the batch. Its kernel recomputes the logi
 time over the rows that see the tile. So it needs no atomic addition and its result is deterministic.
 """
 
+import contextlib
 import functools
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,13 +24,16 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from distill.sharding import gpu_attention_kernels as kernels
 from distill.sharding import partitioning
 from distill.sharding.gpu_attention_kernels import Tile
+
+plgpu: Any = None
+with contextlib.suppress(ImportError):  # JAX 0.11 announces that a later version will not have this backend
+    plgpu = importlib.import_module("jax.experimental.pallas.triton")
 
 # Triton's matrix products need 16 positions, and its arrays a power of two of elements.
 _MIN_BLOCK = 16
@@ -70,6 +75,8 @@ def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head
       num_heads: heads over all devices.
       head_dim: width of one head.
     """
+    if plgpu is None:
+        return f"JAX {jax.__version__} has no Triton backend for Pallas"
     if num_heads % partitioning.ways(_HEADS) or batch % partitioning.ways(_ROWS):
         return f"{batch} rows or {num_heads} heads cannot be sharded evenly over the mesh"
     if head_dim not in (16, 32, 64, 128):

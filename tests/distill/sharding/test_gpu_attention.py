@@ -151,6 +151,14 @@ def test_unsupported_shapes_have_a_reason(shape, reason):
     assert why_not(128, 512, 96, 12, 64) is None
 
 
+def test_a_jax_without_the_triton_backend_is_a_reason(monkeypatch):
+    monkeypatch.setattr(gpu_attention, "plgpu", None)
+    assert why_not(128, 512, 96, 12, 64) == f"JAX {jax.__version__} has no Triton backend for Pallas"
+    with pytest.raises(ValueError, match="no Triton backend"):
+        (query, key, value, bias), ids = problem(2, 32, 32)
+        gpu_attention.gpu_attention(query, key, value, bias, *ids, causal=False)
+
+
 def test_an_unsupported_shape_raises_its_reason():
     arrays, segments = problem(1, 24, 32)
     with pytest.raises(ValueError, match="lengths 24 and 32"):
