@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.experiments.report import comparisons, quantities, statistics
+from distill.experiments.report import comparisons, optimum, quantities, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.optimum import Optimum
+from distill.experiments.report.quantities import Line
 from distill.experiments.report.settings import Cell, Part
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 
@@ -52,6 +53,7 @@ def sentences(analysis: Analysis) -> list[str]:
         if comparison is not None:
             out.append(verdict(analysis, comparison, f"{one_line(head.a.label)}", one_line(head.name)))
     out += [optimum_sentence(analysis, each) for each in analysis.optima]
+    out += [narrow_sentence(line) for line in optimum.narrow_lines(analysis.evidence)]
     out += [share_sentence(analysis, each) for each in analysis.shares]
     out += [smallest_sentence(each) for each in analysis.smallest]
     out += _teacher_and_before(analysis)
@@ -73,6 +75,14 @@ def _selected(analysis: Analysis) -> str:
         f"Of {len(analysis.part.cells)} settings, validation selected {one_line(cell.label)}{tie}: test {evidence.metric} "
         f"{spread(analysis, interval)}, {number_of}."
     )
+
+
+def narrow_sentence(line: Line) -> str:
+    """Why a line of settings has no best λ."""
+    name = f" ({one_line(line.name)})" if line.name else ""
+    low, high = number(min(line.values), 2), number(max(line.values), 2)
+    between = low if low == high else f"between {low} and {high}"
+    return f"The best effective λ{name} is not estimated: λ is {between} in all {len(line.cells)} settings."
 
 
 def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:

@@ -16,6 +16,7 @@ from distill.experiments.report.text import number
 NEXT_RUNS = 5
 _PRIOR_FREEDOM = 1.0  # how many seeds' worth a setting's variance is drawn towards the median of all settings
 _POOR = 0.01
+_APART = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def argmax(of: Fit, coefficients: Float[np.ndarray, "draws 3"]) -> Float[np.ndar
 
 
 def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) -> list[Optimum]:
-    """The best effective λ of each line with at least three values of λ, from validation scores.
+    """The best effective λ of each line with at least three values of λ that are apart, from validation scores.
 
     Args:
       evidence: the settings.
@@ -150,10 +151,32 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
     """
     out = []
     for line in quantities.lines(evidence.part, quantities.quantity("effective")):
-        if len({round(math.log(value), 3) for value in line.values}) >= 3:
+        if apart(line.values) >= 3:
             found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed)
             out += [found] if found is not None else []
     return out
+
+
+def apart(values: Sequence[float]) -> int:
+    """Counts values > 0 that differ by at least 10 % from the next smaller one that is counted.
+
+    Random draws alone move the effective λ of two settings apart by a few per cent. A parabola through three such values
+    says nothing.
+
+    >>> apart([0.841, 0.998, 1.0, 1.001]), apart([0.4, 1.6, 6.3])
+    (2, 3)
+    """
+    counted: list[float] = []
+    for value in sorted(values):
+        if not counted or value >= counted[-1] * _APART:
+            counted.append(value)
+    return len(counted)
+
+
+def narrow_lines(evidence: Evidence) -> list[Line]:
+    """Lines of at least three settings whose values of the effective λ are too close together for :func:`optima`."""
+    lines = quantities.lines(evidence.part, quantities.quantity("effective"))
+    return [line for line in lines if len(line.cells) >= 3 and apart(line.values) < 3]
 
 
 def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:

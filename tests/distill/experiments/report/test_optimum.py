@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from distill.experiments.report import optimum, statistics
+from distill.experiments.report import findings, optimum, statistics
 from distill.experiments.report.optimum import argmax, fit, optima
 
 LAM = [0.1, 0.3, 1.0, 3.0, 10.0]
@@ -91,3 +91,14 @@ def test_suggestions_say_which_rates_give_their_lambda(rates_analysis):
     assert all(text.startswith("LABEL_RATE : RATIONALE_RATE about ") for text in found.settings)
     lam = found.next_runs[0].lam
     assert float(found.settings[0].split()[4]) == pytest.approx(2.4 / lam, rel=0.1)
+
+
+def test_settings_whose_lambda_hardly_differs_have_no_fit_but_a_sentence(rates_analysis, monkeypatch):
+    analysis = rates_analysis[1]
+    assert optimum.narrow_lines(analysis.evidence) == []
+    monkeypatch.setattr(optimum, "_APART", 1e6)
+    assert optima(analysis.evidence) == []
+    (line,) = optimum.narrow_lines(analysis.evidence)
+    sentence = findings.narrow_sentence(line)
+    assert sentence.startswith("The best effective λ") and f"in all {len(line.cells)} settings." in sentence
+    assert sentence in findings.sentences(analysis)
