@@ -9,6 +9,7 @@ also times the digests themselves, written to the saved step: SHA-256 alone as i
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import statistics
@@ -66,7 +67,7 @@ def main() -> None:
         names = list(CHECKS)
         for number in range(options.rounds + 1):
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                times = timed(lambda: jax.block_until_ready(restored(folder, config, like, CHECKS[name], options.state)))
+                times = timed(functools.partial(restored, folder, config, like, CHECKS[name], options.state))
                 if number:  # the first round warms the page cache
                     rows[name].append(times)
         for name, measured in rows.items():
@@ -82,7 +83,7 @@ def main() -> None:
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
     """Wall and processor time of a call, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
-    call()
+    jax.block_until_ready(call())
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

@@ -2,9 +2,10 @@
 
 Orbax stores no digest of array data: a flipped bit is restored as another number. ``digests.json`` in the step's folder
 lists every other file with its size, SHA-256 and BLAKE3. A restore compares the BLAKE3, which costs about a quarter of the
-processor time; the SHA-256 is for other tools, and for a check that needs it. The list is written into Orbax's temporary folder, after all other files and
-before the commit (the rename of the folder, or the commit file of an object store), so that a committed step always has
-its digests. Only steps of earlier versions, and steps saved with ``verify=False``, have none.
+processor time; the SHA-256 is for other tools, and for runs that choose it. The list is written into Orbax's temporary
+folder, after all other files and before the commit (the rename of the folder, or the commit file of an object store), so
+that a committed step always has its digests. Only steps of earlier versions, and steps saved with ``verify=False``, have
+none.
 """
 
 import asyncio
@@ -48,7 +49,8 @@ def chosen(verify: bool | str) -> str | None:
         return file_digests.BLAKE3 if verify else None
     if verify != file_digests.SHA256:
         raise ValueError(
-            f"the check of digests (verify, CHECKPOINT_DIGESTS) must be True (BLAKE3), 'sha256' or False (none); got {verify!r}"
+            "the check of digests (verify, CHECKPOINT_DIGESTS) must be True (BLAKE3), 'sha256' or False (none); "
+            f"got {verify!r}"
         )
     return verify
 

@@ -203,7 +203,9 @@ def test_digests_that_disagree_with_the_file(run, wrong):
     rewritten(run / "checkpoints" / "8", lambda entry: entry | other)
     for verify, name, label in ((True, "blake3", "BLAKE3"), ("sha256", "sha256", "SHA-256")):
         if name in other:
-            with pytest.raises(digests.Damaged, match=rf"does not have the {label} 000000000000… that digests\.json lists"):
+            with pytest.raises(
+                digests.Damaged, match=rf"does not have the {label} 000000000000… that digests\.json lists"
+            ):
                 integrity.check_step(step, verify)
         else:
             integrity.check_step(step, verify)

@@ -193,7 +193,9 @@ def test_two_processes_cover_the_files_of_both_and_restore_the_same_intact_step(
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with contextlib.ExitStack() as stack:
-        both = [stack.enter_context(running(TOGETHER, address, str(number), tmp_path, str(verify))) for number in range(2)]
+        both = [
+            stack.enter_context(running(TOGETHER, address, str(number), tmp_path, str(verify))) for number in range(2)
+        ]
         for process in both:
             lines_until(process, "saved")
         newest = tmp_path / "run" / "checkpoints" / "2"
