@@ -4,7 +4,7 @@ Command: ``python -m benchmarks.restore_digests --size=base``. It writes the par
 ``--state`` a whole training state with Adafactor's, to a temporary folder. It restores them without a check, with that of
 BLAKE3 and with that of SHA-256, in turn, each first, second and third equally often. It prints medians and ranges of wall
 and processor time as JSON lines, with the ratio to the restore without a check in the same round. With ``--write`` it
-also times the digests themselves, written to the saved step: SHA-256 alone as in earlier versions, and both.
+also times the digests themselves, reading included: each alone, and both, written to the saved step.
 """
 
 import argparse
@@ -88,15 +88,16 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 
 def written(folder: epath.Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and processor times of hashing the step below ``folder`` with SHA-256 alone, and of writing all its digests."""
+    """Wall and processor times of hashing the step below ``folder`` with one digest, and of writing both."""
     step = next(path for kind in ("best", "checkpoints") for path in (folder / kind).glob("[0-9]*"))
     files = [path for path in Path(step).rglob("*") if path.is_file()]
 
-    def alone() -> None:
+    def alone(name: str) -> None:
         with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
-            list(pool.map(file_digests.of_file, files))
+            list(pool.map(lambda path: file_digests.several_of_file(path, (name,)), files))
 
-    kinds = {"sha256": alone, "both": lambda: digests.write(step)}
+    kinds = {name: functools.partial(alone, name) for name in ("sha256", "blake3")}
+    kinds["both"] = functools.partial(digests.write, step)
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for number in range(rounds):
         for name in sorted(kinds, reverse=bool(number % 2)):
