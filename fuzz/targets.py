@@ -576,16 +576,22 @@ def _config() -> Any:
     return T5Config(384, 64, 4, 16, 128, 2, 2)
 
 
-@target("json", "files", "sha256", "../", "params/array", "version")
+@target("json", "files", "sha256", "blake3", "bytes", "../", "params/array", "version")
 def digests() -> Ready:
     """``distill.checkpoints.digests``: ``digests.json`` of a step; its own digest is also corrected after the damage."""
     from distill.checkpoints import digests as module
 
-    files = {
-        "params/array": (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-        "progress/metadata": (0, "0"),
-    }
-    seed = json.dumps(module._described(files)).encode()
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    blake3 = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+    files = {"params/array": {"bytes": 3, "sha256": sha256, "blake3": blake3}}
+    files["progress/metadata"] = {"bytes": 0, "sha256": "0", "blake3": "0"}
+    pairs = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
+    seeds = tuple(
+        json.dumps(
+            {"format": module.FORMAT, "version": version, "files": listed, "sha256": module._own_digest(listed)}
+        ).encode()
+        for version, listed in ((module.VERSION, files), (1, pairs))
+    )
 
     def run(data: bytes, folder: Path) -> None:
         _written(folder, "params/array", b"abc")
@@ -598,13 +604,14 @@ def digests() -> Ready:
             pass
         for variant in variants:
             _written(folder, module.FILE, variant)
-            try:
-                module.check(folder)
-            except module.Damaged as error:
-                if "\n" in str(error):
-                    raise Finding(f"not one line: {error!s:.200}") from error
+            for kind in ("blake3", "sha256"):
+                try:
+                    module.check(folder, kind)
+                except module.Damaged as error:
+                    if "\n" in str(error):
+                        raise Finding(f"not one line: {error!s:.200}") from error
 
-    return Ready(run, (module.Damaged,), (seed,))
+    return Ready(run, (module.Damaged,), seeds)
 
 
 @target("json", "tasks", "settings", "index", "shards", "sha256", "bytes", "file", "../../x", "train", "set_label")

@@ -20,14 +20,14 @@ _ITEMS = {LATEST: ("state", "position", "progress", "model"), BEST: ("params", "
 _TEXT_BYTES = 4096
 
 
-def check_step(folder: epath.Path, verify: bool = True) -> None:
+def check_step(folder: epath.Path, verify: bool | str = True) -> None:
     """Raises :class:`Damaged`, with the file and the reason, unless a step is intact; see :func:`reading`."""
     with _begun(folder, verify, threads=8):
         pass
 
 
 @contextlib.contextmanager
-def reading(folder: epath.Path, config: T5Config, verify: bool = True) -> Iterator[None]:
+def reading(folder: epath.Path, config: T5Config, verify: bool | str = True) -> Iterator[None]:
     """Checks a step while the ``with`` block restores it. What was restored may be used after the block.
 
     Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
@@ -39,7 +39,8 @@ def reading(folder: epath.Path, config: T5Config, verify: bool = True) -> Iterat
     Args:
       folder: of the step, in ``checkpoints`` or ``best``.
       config: the student's; compared with the step's.
-      verify: False checks the JSON and the list of arrays only.
+      verify: True compares BLAKE3 digests, or SHA-256 if the step lists no others; ``"sha256"`` compares SHA-256;
+        False checks the JSON and the list of arrays only.
 
     Raises:
       Damaged: the step is damaged; names the file and the reason.
@@ -57,11 +58,11 @@ def reading(folder: epath.Path, config: T5Config, verify: bool = True) -> Iterat
         yield
 
 
-def _begun(folder: epath.Path, verify: bool, threads: int | None = None) -> Any:
+def _begun(folder: epath.Path, verify: bool | str, threads: int | None = None) -> Any:
     """A context manager that checks the large files of a step; the rest is checked here."""
     check: Any = contextlib.nullcontext()
-    if verify:
-        check = digests.Check(folder, threads=threads)
+    if (digest := digests.chosen(verify)) is not None:
+        check = digests.Check(folder, digest, threads=threads)
         if not check.has_digests:
             logging.warning("checkpoint %s has no %s: damage of its arrays cannot be detected", folder, digests.FILE)
     kind = BEST if folder.parent.name == BEST else LATEST
@@ -77,13 +78,13 @@ def _begun(folder: epath.Path, verify: bool, threads: int | None = None) -> Any:
     return check
 
 
-def _check_together(folder: epath.Path, verify: bool) -> None:
+def _check_together(folder: epath.Path, verify: bool | str) -> None:
     fault, number, count = "", jax.process_index(), jax.process_count()
     try:
         if number == 0:
             _begun(folder, verify)
-        if verify:
-            digests.check(folder, share=slice(number, None, count))
+        if (digest := digests.chosen(verify)) is not None:
+            digests.check(folder, digest, share=slice(number, None, count))
     except Damaged as error:
         fault = str(error)
     fault = next((text for text in everyones(fault) if text), "")

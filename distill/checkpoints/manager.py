@@ -1,6 +1,6 @@
 """Checkpoints: one Orbax step holds the training state, the data position and the model's configuration.
 
-Every step has SHA-256 digests of its files, checked when the step is restored (:mod:`distill.checkpoints.digests`).
+Every step has digests of its files, checked when the step is restored (:mod:`distill.checkpoints.digests`).
 """
 
 import dataclasses
@@ -57,19 +57,20 @@ class CheckpointConfig:
       keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
       keep_best: also keep this number of checkpoints with the best validation scores, of those saved at a step that was
         validated; None keeps no others.
-      verify: whether SHA-256 digests of all files are written with a checkpoint and checked when it is restored.
+      verify: True or "sha256": digests of all files are written, and the BLAKE3 or the SHA-256 checked at a restore.
 
     Raises:
-      ValueError: a number below 1.
+      ValueError: a number below 1, or another ``verify``.
     """
 
     period: int = 1000
     keep: int = 2
     keep_every: int | None = None
     keep_best: int | None = None
-    verify: bool = True
+    verify: bool | str = True
 
     def __post_init__(self) -> None:
+        digests.chosen(self.verify)
         for name in ("period", "keep", "keep_every", "keep_best"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -95,7 +96,7 @@ class Checkpoints:
         *,
         keep_every: int | None = None,
         keep_best: int | None = None,
-        verify: bool = True,
+        verify: bool | str = True,
         clean: bool = False,
     ):
         self.model_dir = epath.Path(model_dir)
@@ -351,7 +352,7 @@ def restore_student(
     config: T5Config,
     mesh: jax.sharding.Mesh,
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
-    verify: bool = True,
+    verify: bool | str = True,
 ) -> tuple[int, Any]:
     """Restores a student for evaluation: the best parameters on validation, or else those of the newest checkpoint.
 
@@ -360,7 +361,7 @@ def restore_student(
       config: the student's configuration; must be that of the training run.
       mesh: the mesh to shard parameters over.
       rules: logical axis → mesh axis.
-      verify: whether the digests of all files are checked first.
+      verify: which digests of all files are checked, see :class:`CheckpointConfig`.
 
     Returns:
       The step, and the float32 parameters (the moving average if there is one).
@@ -376,7 +377,7 @@ def restore_student(
     return restore_like(model_dir, config, like, verify)
 
 
-def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: bool = True) -> tuple[int, Any]:
+def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: bool | str = True) -> tuple[int, Any]:
     """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs; same errors."""
     if not (epath.Path(model_dir) / LATEST).exists():
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")

@@ -7,6 +7,7 @@ import pathlib
 import random
 import re
 import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from distill.training.state import abstract_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-STRIKES = 240
+STRIKES = 160
 # Orbax writes it at the commit, after the digests, and nothing reads its content; its absence on a local disk, where the
 # rename of the folder is the commit, changes nothing either.
 NOT_READ = {digests.COMMIT_FILE}
@@ -64,10 +65,10 @@ def files_of(step: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in step.rglob("*") if path.is_file())
 
 
-def restored(run, arguments):
+def restored(run, arguments, verify: bool | str = True):
     mesh = partitioning.MeshConfig(1, 1, 1).build()
     like = abstract_state(arguments["model"], arguments["optimizer"], mesh, partitioning.DEFAULT_RULES, ema=False)
-    saver = Checkpoints(run, arguments["model"])
+    saver = Checkpoints(run, arguments["model"], verify=verify)
     try:
         return saver.restore(like)
     finally:
@@ -93,10 +94,12 @@ def test_digests_list_every_file_of_every_step(run):
         assert held - listed == {digests.FILE, digests.COMMIT_FILE}
         assert listed < held
         assert digests.METADATA_FILE in listed
-        assert digests.check(step)
+        for digest in ("blake3", "sha256"):
+            assert digests.check(step, digest)
 
 
-def test_no_damage_is_silent(run, caplog):
+@pytest.mark.parametrize("verify", [True, "sha256"])
+def test_no_damage_is_silent(run, caplog, verify):
     rng = random.Random(0)
     places = [(step, path) for step in steps_of(run) for path in files_of(step) if path.stat().st_size]
     silent, struck = [], 0
@@ -108,7 +111,7 @@ def test_no_damage_is_silent(run, caplog):
         struck += 1
         caplog.clear()
         try:
-            integrity.check_step(epath.Path(step))
+            integrity.check_step(epath.Path(step), verify)
             told = " ".join(record.getMessage() for record in caplog.records)
         except digests.Damaged as error:
             told = str(error)
@@ -130,7 +133,7 @@ def test_a_restart_continues_from_the_newest_intact_checkpoint(run, arguments, t
     largest = max(files_of(newest / "state"), key=lambda path: path.stat().st_size)
     damage(largest, "flip", random.Random(1))
     results = [train.train(str(folder), **arguments) for folder in (run, without)]
-    assert f"checkpoint {newest} is damaged: {largest} does not have the SHA-256" in caplog.text
+    assert f"checkpoint {newest} is damaged: {largest} does not have the BLAKE3" in caplog.text
     assert (run / "damaged" / "checkpoints" / "8" / digests.FILE).exists()
     same = {"seconds": 0, "performance": {}}  # times differ
     assert dataclasses.replace(results[0], **same) == dataclasses.replace(results[1], **same)
@@ -162,6 +165,102 @@ def test_damaged_best_parameters_are_refused_by_evaluation_and_export(run, argum
         with pytest.raises(digests.Damaged, match=rf"{best} is damaged: {best}/params/\S+ does not have") as caught:
             attempt()
         assert "\n" not in str(caught.value)
+
+
+def rewritten(step: pathlib.Path, change, version: int | None = None) -> None:
+    """Changes the entries of ``digests.json``, and completes it as one that was written so: with its own digest."""
+    raw = json.loads((step / digests.FILE).read_text())
+    raw["files"] = {name: change(entry) for name, entry in raw["files"].items()}
+    raw |= {"version": version or raw["version"], "sha256": digests._own_digest(raw["files"])}
+    (step / digests.FILE).write_text(json.dumps(raw))
+
+
+def largest_of(step: pathlib.Path) -> pathlib.Path:
+    return max(files_of(step / "state"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("verify", [True, "sha256", False])
+def test_a_step_whose_list_has_no_blake3_is_checked_by_its_sha256(run, arguments, verify):
+    """Steps of version 1 list a size and a SHA-256."""
+    step = run / "checkpoints" / "8"
+    rewritten(step, lambda entry: [entry["bytes"], entry["sha256"]], version=1)
+    assert digests.check(step)
+    damage(largest_of(step), "flip", random.Random(1))
+    if verify:
+        with pytest.raises(digests.Damaged, match=rf"{largest_of(step)} does not have the SHA-256"):
+            integrity.check_step(epath.Path(step), verify)
+    else:
+        integrity.check_step(epath.Path(step), verify)
+    state, _, _ = restored(run, arguments, verify or "sha256")
+    assert int(state.step) == 4
+
+
+@pytest.mark.parametrize("wrong", ["blake3", "sha256", "both"])
+def test_digests_that_disagree_with_the_file(run, wrong):
+    """Each check compares its own digest, whatever the other one is."""
+    step = epath.Path(run / "checkpoints" / "8")
+    other = {name: "0" * 64 for name in ("blake3", "sha256") if wrong in (name, "both")}
+    rewritten(run / "checkpoints" / "8", lambda entry: entry | other)
+    for verify, name, label in ((True, "blake3", "BLAKE3"), ("sha256", "sha256", "SHA-256")):
+        if name in other:
+            with pytest.raises(
+                digests.Damaged, match=rf"does not have the {label} 000000000000… that digests\.json lists"
+            ):
+                integrity.check_step(step, verify)
+        else:
+            integrity.check_step(step, verify)
+    integrity.check_step(step, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "version", "expected"),
+    [
+        (lambda entry: {"bytes": entry["bytes"], "sha256": entry["sha256"]}, 2, "expected bytes, sha256, blake3 of"),
+        (lambda entry: entry | {"md5": ""}, 2, "expected bytes, sha256, blake3 of"),
+        (lambda entry: entry | {"bytes": True}, 2, "expected bytes, sha256, blake3 of"),
+        (lambda entry: entry | {"blake3": None}, 2, "expected digests in hexadecimal of"),
+        (lambda entry: [entry["bytes"], entry["sha256"]], 2, "expected bytes, sha256, blake3 of"),
+        (lambda entry: [entry["bytes"], 5], 1, "expected digests in hexadecimal of"),
+        (lambda entry: [entry["bytes"]], 1, "not enough values"),
+        (lambda entry: entry, 3, "it is of version 3, expected 1 or 2"),
+    ],
+)
+def test_a_list_of_another_form_is_refused(run, change, version, expected):
+    step = run / "checkpoints" / "8"
+    rewritten(step, change, version)
+    for verify in (True, "sha256"):
+        with pytest.raises(digests.Damaged, match=rf"{step / digests.FILE} is not a list of digests \(.*{expected}"):
+            integrity.check_step(epath.Path(step), verify)
+
+
+@pytest.mark.parametrize("verify", [True, "sha256"])
+def test_damage_is_found_by_either_check_at_a_restore(run, arguments, verify, caplog):
+    path = largest_of(run / "checkpoints" / "8")
+    damage(path, "flip", random.Random(3))
+    state, _, _ = restored(run, arguments, verify)
+    assert int(state.step) == 4
+    assert f"{path} does not have the {'BLAKE3' if verify is True else 'SHA-256'}" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum of coreutils compares the digests")
+def test_sha256sum_compares_the_listed_digests(run):
+    step = run / "checkpoints" / "8"
+    files = json.loads((step / digests.FILE).read_text())["files"]
+    lines = "".join(f"{entry['sha256']}  {name}\n" for name, entry in files.items())
+
+    def compared() -> int:
+        command = ["sha256sum", "--check", "--strict", "--quiet"]
+        return subprocess.run(command, input=lines, text=True, cwd=step, capture_output=True).returncode
+
+    assert compared() == 0
+    damage(largest_of(step), "flip", random.Random(4))
+    assert compared() == 1
+
+
+@pytest.mark.parametrize("verify", ["md5", "blake3", None, 1])
+def test_other_values_of_the_setting_are_refused(verify):
+    with pytest.raises(ValueError, match=rf"must be True \(BLAKE3\), 'sha256' or False \(none\); got {verify!r}"):
+        digests.chosen(verify)
 
 
 @pytest.mark.parametrize(

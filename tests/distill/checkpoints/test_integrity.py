@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ CONFIG = T5Config(
     vocab_size=16, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
 )
 
+CHECKS = [(True, "BLAKE3"), ("sha256", "SHA-256")]
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # One of two processes: saves steps 1 and 2, waits until the file of argument 3 exists, and restores.
 TOGETHER = """
@@ -43,7 +45,7 @@ def state(step):
     number = jax.make_array_from_callback((), copied, lambda _: np.int32(step))
     return TrainState(number, params, {})
 directory = pathlib.Path(sys.argv[3])
-saver = Checkpoints(directory / "run", config)
+saver = Checkpoints(directory / "run", config, verify={"True": True}.get(sys.argv[4], sys.argv[4]))
 for step in (1, 2):
     saver.save(state(step), {"seed": 0, "draws": 0, "consumed": {}}, {"best_step": 0})
 saver.wait()
@@ -56,7 +58,7 @@ wanted = np.asarray(state(1).params["w"].addressable_shards[0].data)
 print("restored", int(restored.step), np.array_equal(mine, wanted), flush=True)
 saver.close()
 """
-# Writes a step to gs://, and checks it each time a line arrives.
+# Writes a step to gs://, and checks it by the digest that each line names.
 OBJECTS = """
 import sys
 from etils import epath
@@ -67,9 +69,9 @@ for name, data in (("state/_METADATA", b"{}"), ("state/d/array", bytes(2**20 + 1
     (folder / name).write_bytes(data)
 digests.write(folder)
 print("written", flush=True)
-for _ in sys.stdin:
+for line in sys.stdin:
     try:
-        print("intact", digests.check(folder), flush=True)
+        print("intact", digests.check(folder, line.strip()), flush=True)
     except digests.Damaged as error:
         print(error, flush=True)
 """
@@ -95,30 +97,32 @@ def test_an_intact_step(step):
     integrity.check_step(step)
 
 
-def test_a_damaged_array_is_reported_at_the_end_and_replaces_errors_of_the_reader(step):
+@pytest.mark.parametrize(("verify", "digest"), CHECKS)
+def test_a_damaged_array_is_reported_at_the_end_and_replaces_errors_of_the_reader(step, verify, digest):
     path = step / "params" / "d" / "data"
     path.write_bytes(bytes(2**20) + b"\1")
     entered = False
-    with pytest.raises(Damaged, match=rf"{path} does not have the SHA-256"), integrity.reading(step, CONFIG):
+    with pytest.raises(Damaged, match=rf"{path} does not have the {digest}"), integrity.reading(step, CONFIG, verify):
         entered = True
     assert entered  # the restore runs while the file is hashed
-    with pytest.raises(Damaged, match=rf"{path} does not have the SHA-256"), integrity.reading(step, CONFIG):
+    with pytest.raises(Damaged, match=rf"{path} does not have the {digest}"), integrity.reading(step, CONFIG, verify):
         raise KeyError("an error of the reader, caused by the damage")
 
 
-def test_small_files_and_sizes_are_checked_before_anything_is_read(step):
+@pytest.mark.parametrize(("verify", "digest"), CHECKS)
+def test_small_files_and_sizes_are_checked_before_anything_is_read(step, verify, digest):
     path = step / "params" / "_METADATA"
     before = path.read_text()
     path.write_text(before.replace(":", " "))
-    with pytest.raises(Damaged, match="_METADATA does not have"), integrity.reading(step, CONFIG):
+    with pytest.raises(Damaged, match=f"_METADATA does not have the {digest}"), integrity.reading(step, CONFIG, verify):
         pytest.fail("the reader got a damaged index")
     path.write_text(before)
     path = step / "params" / "d" / "data"
     path.write_bytes(bytes(2**20))
-    with pytest.raises(Damaged, match="holds 1048576 bytes, expected 1048577"), integrity.reading(step, CONFIG):
+    with pytest.raises(Damaged, match="holds 1048576 bytes, expected 1048577"), integrity.reading(step, CONFIG, verify):
         pytest.fail("the reader got a truncated file")
     path.unlink()
-    with pytest.raises(Damaged, match=f"{path} is missing"), integrity.reading(step, CONFIG):
+    with pytest.raises(Damaged, match=f"{path} is missing"), integrity.reading(step, CONFIG, verify):
         pytest.fail("the reader found no file")
 
 
@@ -136,12 +140,13 @@ def test_a_step_of_another_model_is_refused_before_it_is_read(step):
             pytest.fail("it was read")
 
 
-def test_shares_of_processes_cover_all_files(step):
+@pytest.mark.parametrize("digest", ["blake3", "sha256"])
+def test_shares_of_processes_cover_all_files(step, digest):
     (step / "params" / "d" / "data").write_bytes(bytes(2**20) + b"\1")
     found = []
     for number in range(4):
         try:
-            digests.check(step, share=slice(number, None, 4))
+            digests.check(step, digest, share=slice(number, None, 4))
         except Damaged as error:
             found.append(str(error))
     assert len(found) == 1 and "params/d/data" in found[0]
@@ -182,19 +187,22 @@ def lines_until(process, start):
     raise AssertionError("\n".join(lines))
 
 
-def test_two_processes_cover_the_files_of_both_and_restore_the_same_intact_step(tmp_path):
+@pytest.mark.parametrize(("verify", "digest"), CHECKS)
+def test_two_processes_cover_the_files_of_both_and_restore_the_same_intact_step(tmp_path, verify, digest):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
     with contextlib.ExitStack() as stack:
-        both = [stack.enter_context(running(TOGETHER, address, str(number), tmp_path)) for number in range(2)]
+        both = [
+            stack.enter_context(running(TOGETHER, address, str(number), tmp_path, str(verify))) for number in range(2)
+        ]
         for process in both:
             lines_until(process, "saved")
         newest = tmp_path / "run" / "checkpoints" / "2"
         listed = json.loads((newest / digests.FILE).read_text())["files"]
         held = {path.relative_to(newest).as_posix() for path in newest.rglob("*") if path.is_file()}
         assert held - listed.keys() <= {digests.FILE, digests.COMMIT_FILE}
-        large = [name for name, (size, _) in listed.items() if size > 2**20]
+        large = [name for name, entry in listed.items() if entry["bytes"] > 2**20]
         assert len(large) == 2  # each process wrote its half of the array
         path = newest / large[1]
         data = bytearray(path.read_bytes())
@@ -203,7 +211,7 @@ def test_two_processes_cover_the_files_of_both_and_restore_the_same_intact_step(
         (tmp_path / "damaged").touch()
         told = [lines_until(process, "restored") for process in both]
     assert [lines[-1] for lines in told] == ["restored 1 True"] * 2
-    assert any(f"{path} does not have the SHA-256" in line for line in told[0])
+    assert any(f"{path} does not have the {digest}" in line for line in told[0])
     assert (tmp_path / "run" / "damaged" / "checkpoints" / "2").is_dir()
 
 
@@ -213,16 +221,20 @@ def test_digests_on_an_object_store(tmp_path):
         lines_until(process, "written")
         name = "bucket/run/checkpoints/4/state/d/array"
         intact = storage.objects[name]
-        for data, expected in (
-            (intact, "intact True"),
-            (intact[:-1] + b"\1", "does not have the SHA-256"),
-            (intact[:-1], "holds 1048576 bytes, expected 1048577"),
-            (None, "is missing"),
+        for digest, (data, expected) in itertools.product(
+            ("blake3", "sha256"),
+            (
+                (intact, "intact True"),
+                (intact[:-1] + b"\1", "does not have the {}"),
+                (intact[:-1], "holds 1048576 bytes, expected 1048577"),
+                (None, "is missing"),
+            ),
         ):
             storage.objects.pop(name)
             storage.objects |= {name: data} if data is not None else {}
-            process.stdin.write("check\n")
+            process.stdin.write(f"{digest}\n")
             process.stdin.flush()
             (*_, line) = lines_until(process, "intact" if data == intact else "checkpoint")
-            assert expected in line and ("gs://bucket/run/checkpoints/4/state/d/array" in line or data == intact)
+            assert expected.format(dict(CHECKS)["sha256" if digest == "sha256" else True]) in line
+            assert "gs://bucket/run/checkpoints/4/state/d/array" in line or data == intact
             storage.objects[name] = intact
