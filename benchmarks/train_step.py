@@ -2,17 +2,22 @@
 
 The other side does what the published code does: `transformers`' T5, two forward passes (label, rationale) with dynamic
 padding, α · label + (1 - α) · rationale, AdamW. Our side is the packed, fixed-shape step of `distill train` at the same
-dims and precision. The steps of the two sides alternate; examples/s counts rows of the data (both tasks of each).
+dims and precision, with the window lengths of gin/tasks and the batch of gin/hardware/cpu.gin. The steps of the two
+sides alternate. Rates count rows of the data (both tasks of each) per second, and per second of processor time, which
+other processes on the machine affect less.
 
     python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--rows=16] [--pairs=3]
-    [--threads=1]
+    [--threads=1] [--isa=avx2]
 """
 
 import argparse
+import ast
 import importlib
 import json
+import re
 import statistics
 import time
+from pathlib import Path
 
 from benchmarks import sides
 
@@ -23,11 +28,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", default="svamp", choices=["svamp", "cqa"])
     parser.add_argument("--vocabulary", default="t5", help="t5, bytes or the path of a SentencePiece model")
     parser.add_argument("--rows", type=int, default=16, help="rows of the data per PyTorch batch")
-    parser.add_argument("--windows", type=int, default=16, help="windows per batch on our side")
-    parser.add_argument("--inputs", type=int, default=128)
-    parser.add_argument("--targets", type=int, default=128)
+    parser.add_argument("--windows", type=int, default=8, help="windows per batch on our side")
+    parser.add_argument("--inputs", type=int, help="encoder tokens per window; default: the data set's in gin/tasks")
+    parser.add_argument("--targets", type=int, help="decoder tokens per window; default: the data set's in gin/tasks")
     parser.add_argument("--pairs", type=int, default=3, help="timed steps of each side")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--isa", choices=sorted(sides.ISAS), help="limit both sides to an instruction set")
     parser.add_argument("--layers", type=int, default=8, help="8 with the other dims is T5 1.1 Small, 77M parameters")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--chunk_tokens", type=int, default=2048)
@@ -35,9 +41,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def shipped_lengths(name: str) -> dict[str, int]:
+    """Returns ``TASK_FEATURE_LENGTHS`` of a data set's gin file."""
+    text = (Path(__file__).parents[1] / "gin" / "tasks" / f"{name}.gin").read_text(encoding="utf-8")
+    lengths = re.search(r"^TASK_FEATURE_LENGTHS = (.*)$", text, re.MULTILINE)
+    if lengths is None:
+        raise ValueError(f"gin/tasks/{name}.gin sets no TASK_FEATURE_LENGTHS on a line of its own")
+    return ast.literal_eval(lengths[1])
+
+
 def main() -> None:
     options = arguments()
-    sides.use_threads(options.threads)
+    sides.use_threads(options.threads, options.isa)
 
     import jax
     import numpy as np
@@ -104,7 +119,9 @@ def main() -> None:
         num_encoder_layers=dims["layers"], num_decoder_layers=dims["layers"], dropout_rate=0.1,
     )  # fmt: skip
     optimizer = optimizers.adamw(5e-5)
-    stream = BatchStream(names.paired, Layout(options.windows, options.inputs, options.targets), seed=0)
+    lengths = shipped_lengths(options.set)
+    layout = Layout(options.windows, options.inputs or lengths["inputs"], options.targets or lengths["targets"])
+    stream = BatchStream(names.paired, layout, seed=0)
     state = jax.jit(lambda key: init_state(init_params(ours, key), optimizer))(jax.random.key(0))
     step_fn = jax.jit(
         make_train_step(ours, TwoTaskLoss(alpha=0.5), optimizer, chunk_tokens=options.chunk_tokens), donate_argnums=0
@@ -122,10 +139,15 @@ def main() -> None:
         return batch.examples, tokens
 
     def timed(step) -> dict[str, float]:
-        started = time.perf_counter()
-        rows, tokens = step()
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "examples_per_second": rows / seconds, "tokens_per_second": tokens / seconds}
+        timing = sides.timed(step)
+        rows, tokens = timing.result
+        return {
+            "seconds": timing.seconds,
+            "cpu_seconds": timing.cpu_seconds,
+            "examples_per_second": rows / timing.seconds,
+            "tokens_per_second": tokens / timing.seconds,
+            "examples_per_cpu_second": rows / timing.cpu_seconds,
+        }
 
     started = time.perf_counter()
     our_step()
@@ -135,19 +157,21 @@ def main() -> None:
     result = {
         "set": options.set,
         "rows": options.rows,
-        "layout": [options.windows, options.inputs, options.targets],
+        "layout": [layout.windows, layout.encoder_length, layout.decoder_length],
         "threads": options.threads,
+        "isa": options.isa,
         "compile_seconds": round(compile_seconds, 1),
         "jax": jax.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    for key in ("seconds", "examples_per_second", "tokens_per_second"):
+    rates = ("examples_per_second", "tokens_per_second", "examples_per_cpu_second")
+    for key in ("seconds", "cpu_seconds", *rates):
         result[key] = {
             "ours": round(statistics.median(a[key] for a, _ in pairs), 2),
             "theirs": round(statistics.median(b[key] for _, b in pairs), 2),
         }
-        if key != "seconds":
+        if key in rates:
             ratios = sorted(a[key] / b[key] for a, b in pairs)
             result[key]["ratio"] = round(statistics.median(ratios), 2)
             result[key]["ratios"] = [round(ratio, 2) for ratio in ratios]
@@ -155,11 +179,15 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(
-        f"{options.set}, {options.rows} rows, {options.threads} thread(s); medians of {options.pairs} steps each, in turn"
+        f"{options.set}, {options.rows} rows, windows {result['layout']}, {options.threads} thread(s), "
+        f"{options.isa or 'all instructions'}; medians of {options.pairs} steps each, in turn"
     )
-    for key in ("examples_per_second", "tokens_per_second"):
-        values = result[key]
-        print(f"  {key:20} ours {values['ours']:9.2f}   PyTorch {values['theirs']:9.2f}   ratio {values['ratio']:.2f}×")
+    for key in rates:
+        values, ratios = result[key], result[key]["ratios"]
+        print(
+            f"  {key:24} ours {values['ours']:9.2f}   PyTorch {values['theirs']:9.2f}   ratio {values['ratio']:.2f}× "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
 
 
 if __name__ == "__main__":

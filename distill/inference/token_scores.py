@@ -100,7 +100,7 @@ class TokenEvaluator(Evaluator):
         hidden = Transformer(config).apply({"params": params}, ModelInputs.of(batch), method=Transformer.hidden)
         weights = (targets > 0).astype(jnp.float32)
         kernel = output_kernel(params, config)
-        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, 0.0, 0.0, _CHUNK_TOKENS)
+        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, 0.0, 0.0, _CHUNK_TOKENS, targets > 0)
         return loss, jnp.sum(stats.correct & (targets > 0), dtype=jnp.float32)
 
 

@@ -19,6 +19,7 @@ from distill.array_types import AnyArray
 from distill.model.attention import KeyValue
 from distill.model.network import PAD_ID, T5Config, Transformer
 from distill.model.parameters import Params, unstack_layers
+from distill.sharding import partitioning
 
 METHODS = ("greedy", "sample", "beam")
 BEAM_RULES = ("huggingface", "t5x")
@@ -213,6 +214,15 @@ def _prepare(
     return step, first, caches
 
 
+def _first_maximum(values: Float[Array, "rows vocab"]) -> Int[Array, " rows"]:
+    """``argmax`` over the last axis, int32; on CPUs as two passes, which XLA vectorises there."""
+    if partitioning.platform() != "cpu":
+        return jnp.argmax(values, axis=-1).astype(jnp.int32)
+    is_maximum = (values == values.max(axis=-1, keepdims=True)) | jnp.isnan(values)
+    numbers = jnp.arange(values.shape[-1], dtype=jnp.int32)[None, :]
+    return jnp.min(jnp.where(is_maximum, numbers, values.shape[-1]), axis=-1)
+
+
 class _Rows(NamedTuple):
     position: Int[Array, ""]
     last: Int[Array, " rows"]
@@ -244,7 +254,7 @@ def _one_by_one(
 
     def choose(log_probs: Float[Array, "rows vocab"], position: Int[Array, ""]) -> Int[Array, " rows"]:
         if rng is None:
-            return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+            return _first_maximum(log_probs)
         scaled = log_probs / temperature
         if top_k:
             least = jax.lax.top_k(scaled, top_k)[0][:, -1:]

@@ -12,6 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill.sharding import partitioning
 
+# Positions per piece of the loop over counted positions: pieces of the first size, and the rest in pieces of the second.
+_PIECES = (256, 64)
+
 # Of hidden states, kernel and weights.
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -28,7 +31,22 @@ class TokenStats(NamedTuple):
     correct: Bool[Array, "batch length"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _weighted_cross_entropy(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    counted: jax.Array | None,
+    z_loss: float,
+    label_smoothing: float,
+    chunk_tokens: int,
+) -> tuple[jax.Array, TokenStats]:
+    arrays = (hidden, kernel, targets, weights, counted)
+    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=False)
+    return loss, stats
+
+
 def weighted_cross_entropy(
     hidden: Float[Array, "batch length embed"],
     kernel: Float[Array, "embed vocab"],
@@ -37,6 +55,7 @@ def weighted_cross_entropy(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     chunk_tokens: int = 0,
+    counted: Bool[Array, "batch length"] | None = None,
 ) -> tuple[Float[Array, ""], TokenStats]:
     """``Σ weights · (CE + z_loss · log²Z)`` from hidden states, without the [batch, length, vocab] logits.
 
@@ -54,12 +73,14 @@ def weighted_cross_entropy(
       label_smoothing: as in :class:`distill.training.losses.TwoTaskLoss`.
       chunk_tokens: each device materialises logits for at most this many target positions (rows × length); 0 does not
         chunk.
+      counted: positions whose statistics are needed. All others must have weight 0; their statistics are undefined. On
+        one CPU, no logits are computed for them. None counts all positions.
 
     Returns:
       The loss, a float32 scalar, and :class:`TokenStats`.
     """
-    loss, stats, _ = _chunked(hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, False)
-    return loss, stats
+    arrays = (hidden, kernel, targets, weights, counted)
+    return _weighted_cross_entropy(*arrays, z_loss, label_smoothing, chunk_tokens)
 
 
 def _forward(
@@ -67,13 +88,13 @@ def _forward(
     kernel: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
+    counted: jax.Array | None,
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
 ) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
-    loss, stats, gradients = _chunked(
-        hidden, kernel, targets, weights, z_loss, label_smoothing, chunk_tokens, with_gradients=True
-    )
+    arrays = (hidden, kernel, targets, weights, counted)
+    loss, stats, gradients = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=True)
     return (loss, stats), gradients
 
 
@@ -83,14 +104,15 @@ def _backward(
     chunk_tokens: int,
     gradients: Gradients,
     cotangents: tuple[jax.Array, TokenStats],
-) -> tuple[jax.Array, jax.Array, None, jax.Array]:
+) -> tuple[jax.Array, jax.Array, None, jax.Array, None]:
     del z_loss, label_smoothing, chunk_tokens
     scale = cotangents[0]
     d_hidden, d_kernel, d_weights = gradients
-    return (d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale.astype(d_kernel.dtype), None, d_weights * scale)
+    d_hidden, d_kernel = d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale.astype(d_kernel.dtype)
+    return d_hidden, d_kernel, None, d_weights * scale, None
 
 
-weighted_cross_entropy.defvjp(_forward, _backward)
+_weighted_cross_entropy.defvjp(_forward, _backward)
 
 
 def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
@@ -108,6 +130,7 @@ def _chunked(
     kernel: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
+    counted: jax.Array | None,
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
@@ -121,7 +144,7 @@ def _chunked(
     chunk.) If the kernel is sharded over devices with different rows, and those rows are few compared with the
     vocabulary, each device instead computes the logits of all their rows for a shard of the vocabulary. That exchanges
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
-    compiler.
+    compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
     run = functools.partial(
         _local_chunks,
@@ -131,6 +154,12 @@ def _chunked(
         with_gradients=with_gradients,
     )
     batch = partitioning.axes_of("batch")
+    if counted is not None and partitioning.is_one_cpu():
+        return _counted_pieces(
+            hidden, kernel, targets, weights, counted, chunk_tokens,
+            functools.partial(_one_chunk, z_loss=z_loss, label_smoothing=label_smoothing, exchanged=(), held=()),
+            with_gradients,
+        )  # fmt: skip
     if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
         return run(hidden, kernel, targets, weights)
     sizes = jax.sharding.get_abstract_mesh().shape
@@ -229,6 +258,61 @@ def _local_chunks(
     if not with_gradients:
         return loss, stats, None
     return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
+
+
+def _counted_pieces(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    counted: jax.Array,
+    chunk_tokens: int,
+    one_chunk: Callable[..., tuple[jax.Array, TokenStats, Any, Any, Any]],
+    with_gradients: bool,
+) -> tuple[jax.Array, TokenStats, Gradients | None]:
+    """Loss, stats and gradients, for the counted positions alone; all others get zeros.
+
+    Counted positions are gathered, piece by piece, in loops whose trip counts depend on the batch. Nothing is
+    differentiated through a loop: a piece computes its gradients while its logits exist.
+    """
+    positions = counted.size
+    sizes = [min(size, chunk_tokens or size, positions) for size in _PIECES]
+    order = jnp.nonzero(counted.reshape(-1), size=positions + sizes[0], fill_value=positions)[0]
+    number = jnp.sum(counted, dtype=jnp.int32)
+    flat = [x.reshape(positions, *x.shape[2:]) for x in (hidden, targets, weights)]
+    like = functools.partial(jnp.zeros, (positions,))
+    stats = TokenStats(like(jnp.float32), like(bool))
+    gradients = (jnp.zeros_like(flat[0]), jnp.zeros(kernel.shape, jnp.float32), like(jnp.float32))
+    total = (jnp.float32(0.0), stats, gradients if with_gradients else None)
+
+    def add(size: int, first: jax.Array, piece: jax.Array, total: Any) -> Any:
+        loss, stats, gradients = total
+        places = jax.lax.dynamic_slice_in_dim(order, first + piece * size, size)
+        rows = (jnp.take(x, places, axis=0, mode="fill", fill_value=0)[None] for x in flat)
+        part, part_stats, d_hidden, d_kernel, d_weights = one_chunk(*rows, kernel=kernel, with_gradients=with_gradients)
+
+        def put(x: jax.Array, new: jax.Array) -> jax.Array:
+            return x.at[places].set(new[0], mode="drop")
+
+        stats = TokenStats(*map(put, stats, part_stats))
+        if with_gradients:
+            gradients = (put(gradients[0], d_hidden), gradients[1] + d_kernel, put(gradients[2], d_weights))
+        return loss + part, stats, gradients
+
+    many = number // sizes[0]
+    done = many * sizes[0]
+    total = jax.lax.fori_loop(0, many, functools.partial(add, sizes[0], jnp.int32(0)), total)
+    few = -(-(number - done) // sizes[1])
+    loss, stats, gradients = jax.lax.fori_loop(0, few, functools.partial(add, sizes[1], done), total)
+    stats = TokenStats(*(x.reshape(counted.shape) for x in stats))
+    if gradients is None:
+        return loss, stats, None
+    d_hidden, d_kernel, d_weights = gradients
+    return (
+        loss,
+        stats,
+        (d_hidden.reshape(hidden.shape), d_kernel.astype(kernel.dtype), d_weights.reshape(counted.shape)),
+    )
 
 
 def _one_chunk(

@@ -24,6 +24,8 @@ from distill.sharding.memory_layout import row_major
 # Checkpoint name of the outputs of dense layers: ``remat_policy="minimal"`` saves these for the backward pass. JAX's
 # own policies that save matmul outputs do not see inside functions with a custom VJP.
 PRODUCT = "product"
+# Inputs of fewer elements stay in the processor's cache, where strided reads are fast.
+_SMALL = 1 << 16
 
 _fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -60,9 +62,14 @@ class Dense(nn.Module):
         self, x: Float[Array, "batch length inputs"], out_dtype: jax.typing.DTypeLike | None = None
     ) -> Float[Array, "batch length features"]:
         """Returns the product in ``out_dtype`` (None: ``dtype``), accumulated in at least that precision."""
-        kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
         if out_dtype is not None:
+            kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
             return jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
+        return self.of_written(written(x.astype(self.dtype)))
+
+    def of_written(self, x: Float[Array, "batch length inputs"]) -> Float[Array, "batch length features"]:
+        """Returns the product of an ``x`` that has passed through :func:`written`, in ``dtype``."""
+        kernel = self.matrix(x.shape[-1])
         return checkpoint_name(product("bld,df->blf", self.kernel_axes, x, (kernel,)), PRODUCT)
 
 
@@ -80,7 +87,8 @@ def jointly(
     few rows, so reading the kernels dominates.
     """
     if not training or (x.ndim == 3 and partitioning.platform() != "tpu"):
-        return tuple(dense(x) for dense in denses)
+        x = written(x.astype(denses[0].dtype))
+        return tuple(dense.of_written(x) for dense in denses)
     kernels = [dense.matrix(x.shape[-1]) for dense in denses]
     x = x.astype(kernels[0].dtype)
     inputs, features = denses[0].kernel_axes
@@ -109,6 +117,33 @@ def copies_by_shard(
         return x
     copies = jnp.broadcast_to(x, (shards, *x.shape))
     return nn.with_logical_constraint(copies, ("joined_kv", "batch", "length", "embed"))
+
+
+def written(x: Float[Array, "batch length inputs"]) -> Float[Array, "batch length inputs"]:
+    """Returns ``x``. If it is differentiated on one CPU, ``x`` is written to memory before its first use.
+
+    The gradient of a kernel needs the transpose of the layer's input. XLA's CPU compiler computes the operations before
+    the layer a second time, in transposed order, and the strided reads take as long as the matmul itself. It removes
+    ``jax.lax.optimization_barrier`` before it fuses operations. It does not fuse across a loop, so ``x`` passes through
+    a loop that never runs, and the transpose is a plain copy. A batch that is sharded is left to the compiler.
+    """
+    return _written(x) if partitioning.is_one_cpu() and x.size >= _SMALL else x
+
+
+@jax.custom_vjp
+def _written(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _through_a_loop(x: jax.Array) -> tuple[jax.Array, None]:
+    def never(x: jax.Array) -> jax.Array:
+        one = x[(0,) * x.ndim].astype(jnp.float32)
+        return one > one + 1.0  # False for every number, nan included; the compiler does not know
+
+    return jax.lax.while_loop(never, jnp.negative, x), None
+
+
+_written.defvjp(_through_a_loop, lambda _, d_x: (d_x,))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

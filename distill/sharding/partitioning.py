@@ -208,6 +208,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def is_one_cpu() -> bool:
+    """Whether the program runs on one CPU device: no mesh or a mesh of one device, on the platform ``cpu``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
 def ways(name: str) -> int:
     """Returns the number of shards of a logical axis under the current mesh and rules."""
     shape = jax.sharding.get_abstract_mesh().shape

@@ -134,6 +134,7 @@ class TwoTaskModel(models.EncoderDecoderModel):
             self.loss.z_loss,
             self.loss.label_smoothing,
             self.chunk_tokens,
+            batch["decoder_loss_weights"] > 0.0,
         )
         metrics = token_metrics(batch, stats)
         metrics["effective_lambda"] = effective_lambda(batch[TOKEN_WEIGHTS], batch["decoder_task_ids"])

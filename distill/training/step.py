@@ -107,6 +107,7 @@ def make_train_step(
                 loss.z_loss,
                 loss.label_smoothing,
                 chunk_tokens,
+                cut["decoder_loss_weights"] > 0.0,
             )
             metrics = token_metrics(cut, stats)
             if beta is not None:

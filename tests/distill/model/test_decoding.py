@@ -461,3 +461,11 @@ def test_bad_shape():
     with pytest.raises(ValueError, match=r"must be \[batch, inputs\]; got shape \(5,\)"):
         # Without the check of its annotations, which tests add.
         inspect.unwrap(generate)(TINY, params_of(TINY), INPUTS[0], max_decode_len=4)
+
+
+def test_the_first_maximum_is_that_of_argmax():
+    values = np.random.default_rng(0).integers(-3, 4, (200, 30)).astype(np.float32)  # with ties
+    values[0, 7] = values[0, 20] = np.nan
+    values[1] = -np.inf
+    values[2, 5] = np.inf
+    np.testing.assert_array_equal(decoding._first_maximum(jnp.asarray(values)), np.argmax(values, axis=-1))

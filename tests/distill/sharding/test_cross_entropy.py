@@ -113,3 +113,48 @@ def test_a_token_of_weight_0_has_no_gradient(inputs):
 )
 def test_number_of_chunks(batch, length, chunk_tokens, expected):
     assert _number_of_chunks(batch, length, chunk_tokens) == expected
+
+
+@pytest.mark.parametrize("number", [0, 1, 63, 64, 257, 400])
+@pytest.mark.parametrize("chunk_tokens", [0, 32])
+def test_positions_that_do_not_count_are_skipped_exactly(number, chunk_tokens):
+    rng = np.random.default_rng(number)
+    shape = (8, 50)
+    counted = rng.permutation(np.arange(400) < number).reshape(shape)
+    hidden = jnp.asarray(rng.normal(size=(*shape, EMBED)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(EMBED, VOCAB)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, VOCAB, shape), jnp.int32)
+    # Some counted positions have weight 0, as the rationales' have for λ = 0; their statistics are needed all the same.
+    weights = jnp.asarray(np.where(counted & (rng.random(shape) < 0.8), rng.random(shape), 0.0), jnp.float32)
+
+    def run(counted):
+        def loss(hidden, kernel, weights):
+            return weighted_cross_entropy(hidden, kernel, targets, weights, 0.01, 0.1, chunk_tokens, counted)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(hidden, kernel, weights)
+
+    (loss, stats), gradients = run(jnp.asarray(counted))
+    (expected_loss, expected_stats), expected_gradients = run(None)
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    np.testing.assert_allclose(
+        stats.cross_entropy[counted], expected_stats.cross_entropy[counted], rtol=1e-5, atol=1e-6
+    )
+    assert (stats.correct[counted] == expected_stats.correct[counted]).all()
+    for one, other in zip(gradients[:2], expected_gradients[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(gradients[2][counted], expected_gradients[2][counted], rtol=2e-5, atol=1e-6)
+
+
+def test_logits_are_computed_for_counted_positions_alone():
+    """A nan in the hidden state of a position that does not count reaches nothing."""
+    counted = jnp.arange(6) < 4
+    hidden = jnp.where(counted[:, None], 1.0, jnp.nan)[None] * jnp.ones((1, 6, EMBED))
+    kernel, targets = jnp.ones((EMBED, VOCAB)), jnp.zeros((1, 6), jnp.int32)
+    weights = counted[None].astype(jnp.float32)
+
+    def loss(kernel):
+        return weighted_cross_entropy(hidden, kernel, targets, weights, counted=counted[None])[0]
+
+    value, gradient = jax.value_and_grad(loss)(kernel)
+    assert float(value) == pytest.approx(4 * np.log(VOCAB), rel=1e-6)
+    assert np.isfinite(gradient).all()

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from distill.sharding import partitioning
-from distill.sharding.dense import Dense, copies_by_shard, jointly, product, sum_over_rows
+from distill.sharding.dense import Dense, copies_by_shard, jointly, product, sum_over_rows, written
 
 ROWS, LENGTH, INPUTS, FEATURES = 16, 6, 24, 32
 # Subscripts of x, of the kernel and of the product, and the kernel's logical axes.
@@ -200,3 +200,20 @@ def test_joint_products_equal_separate_products(mesh, platform, monkeypatch):
             jax.jit(jax.value_and_grad(functools.partial(loss, module=Two(together=t))))(params) for t in (False, True)
         )
     jax.tree.map(lambda have, want: np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-4), joined, apart)
+
+
+def test_an_input_is_written_once_and_its_values_and_gradients_stay():
+    """On one CPU, a loop that never runs separates a layer's input from the transpose that its gradient needs."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 64, 256)), jnp.float32).at[0, 0, 0].set(jnp.nan)
+    weights = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
+
+    def run(through):
+        return jax.jit(jax.value_and_grad(lambda x: jnp.sum(jnp.nan_to_num(through(jnp.tanh(x))) * weights)))
+
+    for one, other in zip(run(written)(x), run(lambda x: x)(x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert " while(" in run(written).lower(x).compile().as_text()
+    assert "while" not in jax.jit(written).lower(x).as_text()  # not differentiated
+    mesh = partitioning.MeshConfig(2).build(jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        assert "while" not in jax.jit(jax.grad(lambda x: written(x).sum())).lower(x).as_text()
