@@ -125,7 +125,10 @@ def check(parts: Sequence[tuple[str, str]]) -> None:
 def _header(task_names: Sequence[str], shards: int, tfrecord: bool) -> dict[str, Any]:
     """The identity of a cache: the fields of its manifest that are known before anything is written."""
     source = registration.get(task_names[0]).source
-    rows = {split: source.rows_sha256(split) for split in source.splits} if isinstance(source, RecordDataSource) else {}
+    rows: dict[str, str] = {}
+    for split in source.splits if isinstance(source, RecordDataSource) else ():
+        source.num_input_examples(split)  # counts and hashes the rows in one pass
+        rows[split] = source.rows_sha256(split)
     return {
         "format": manifest.FORMAT,
         "task_names": list(task_names),

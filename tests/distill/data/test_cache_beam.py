@@ -5,13 +5,13 @@ pyarrow, pillow, python-dateutil and beartype differ from constraints.txt (docs/
 """
 
 import importlib.util
-import json
 import os
 import pathlib
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -208,7 +208,6 @@ import os, pathlib, signal, sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from distill.data import cache
 from distill.data.cache import pipeline, ranges
-from distill.data import cache as _
 import importlib.util
 spec = importlib.util.spec_from_file_location("test_cache_beam", {here!r})
 tests = importlib.util.module_from_spec(spec)
@@ -217,7 +216,7 @@ names = tests.register(pathlib.Path({rows!r}))
 write = ranges.write_json
 def killed_at_the_second_shard(path, value):
     write(path, value)
-    if "shards" in path.parts and len(list(path.parent.parent.rglob("*.json"))) == 2:
+    if "shards" in path.parts and len(list(pathlib.Path(path.parent.parent).rglob("*.json"))) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 ranges.write_json = killed_at_the_second_shard
 cache.build(tests.tasks(names), {output!r}, shards=3, tfrecord=True, beam=pipeline.Settings(rows_per_range=15))
@@ -251,7 +250,8 @@ def described(capsys, monkeypatch, rows, *flags):
     files = {split: str(rows / f"{split}.jsonl") for split in ("train", "test")}
     given = [
         "cache", "--gin_file=gin/models/t5_1_1_tiny.gin", "--gin_file=gin/tasks/jsonl.gin",
-        "--gin_file=gin/runs/distill.gin", f"--gin.FILES={files!r}", f"--gin.FIELDS={FIELDS!r}",
+        "--gin_file=gin/runs/distill.gin", "--gin_file=gin/hardware/cpu.gin",
+        f"--gin.FILES={files!r}", f"--gin.FIELDS={FIELDS!r}",
         "--gin.VOCABULARY='bytes'", "--shards=1000", "--dry_run", *flags,
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["distill", *given])
@@ -306,12 +306,12 @@ def test_options_are_checked_without_a_network(rows, capsys, monkeypatch, flags,
     code, out, err = described(capsys, monkeypatch, rows, *flags)
     assert code != 0 and not out
     assert message in err
-    assert len(err.strip().splitlines()) == 1
+    assert len([line for line in err.splitlines() if "loading TensorFlow" not in line]) == 1
 
 
 @needs_beam
 def test_a_data_set_that_cannot_be_pickled(rows, tmp_path):
-    with open(rows / "train.jsonl") as held:
-        names = register(rows, label_metrics=[lambda targets, predictions: {"held": held.fileno()}])
-        with pytest.raises(ValueError, match="cannot be sent to workers, since a part of it cannot be pickled"):
-            cache.build(tasks(names), tmp_path / "cache", beam=pipeline.Settings())
+    held = threading.Lock()
+    names = register(rows, label_metrics=[lambda targets, predictions: {"locked": float(held.locked())}])
+    with pytest.raises(ValueError, match="cannot be sent to workers, since a part of it cannot be pickled"):
+        cache.build(tasks(names), tmp_path / "cache", beam=pipeline.Settings())
