@@ -67,9 +67,10 @@ def cache_command(options: argparse.Namespace) -> int:
 
 
 def _describe_pipeline(beam: "pipeline.Settings", options: argparse.Namespace, tasks: Sequence[str]) -> int:
-    from distill.data.cache import build, pipeline
+    from distill.data.cache import pipeline
+    from distill.data.cache.build import parts_of
 
-    parts = build.parts_of(tasks)
+    parts = parts_of(tasks)
     for line in pipeline.describe(beam, options.output, parts, options.shards):
         print(line)
     rest = [text for text in sys.argv[1:] if text != "--dry_run"]

@@ -10,6 +10,7 @@ Apache Beam is imported only when a pipeline is made: the extra ``beam`` install
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import io
 import logging
@@ -223,6 +224,10 @@ def describe(settings: Settings, output: epath.PathLike, parts: Sequence[tuple[s
     ]
 
 
+def _tell(on_progress: OnProgress, name: str, split: str, records: int, number: int) -> None:
+    on_progress(name, split, number, records)
+
+
 def write(
     settings: Settings,
     stage: epath.Path,
@@ -263,7 +268,7 @@ def write(
                 split,
                 rows,
                 settings.rows_per_range,
-                lambda number, name=name, split=split, records=records: on_progress(name, split, number, records),
+                functools.partial(_tell, on_progress, name, split, records),
             )
         number, files = written[split]
         size = writing.per_shard(records, shards)

@@ -197,12 +197,13 @@ def tokenise(element: tuple[int, int], plan: Plan) -> Range:
         return number, place, saved["examples"]
     found = list(writing.records_of(_task(plan, part, place), part.split))
     index = np.stack([row for _, row in found]) if found else np.zeros((0, 0, len(manifest.INDEX_COLUMNS)), np.int32)
-    records = {
-        "records": np.frombuffer(b"".join(record for record, _ in found), np.uint8),
-        "lengths": np.array([len(record) for record, _ in found], np.int64),
-    }
+    records = np.frombuffer(b"".join(record for record, _ in found), np.uint8)
+    lengths = np.array([len(record) for record, _ in found], np.int64)
     files = []
-    for suffix, save in (("npz", lambda to: np.savez(to, **records)), ("npy", lambda to: np.save(to, index))):
+    for suffix, save in (
+        ("npz", lambda to: np.savez(to, records=records, lengths=lengths)),
+        ("npy", lambda to: np.save(to, index)),
+    ):
         path = token_file(root, part, place, suffix)
         content = io.BytesIO()  # zip files need a file that can be sought in, which remote ones cannot
         save(content)
