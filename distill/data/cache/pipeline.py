@@ -213,11 +213,11 @@ def describe(settings: Settings, output: epath.PathLike, parts: Sequence[tuple[s
     )
     with _quiet():
         made = pipeline(plan, options).to_runner_api()
-        given = options.get_all_options(drop_default=True)
-    steps = {step.unique_name.partition("/")[0] for step in made.components.transforms.values()} - {""}
+    names = {step.unique_name.partition("/")[0] for step in made.components.transforms.values()}
+    steps = {name for name in names if name and not name.startswith("ref_")}  # Beam's root has such a name
     return [
         f"runner: {RUNNERS[settings.runner]}",
-        f"options: {', '.join(f'{name}={value}' for name, value in sorted(given.items()) if name != 'runner') or 'none'}",
+        f"options: {', '.join(settings.options) or 'none'}",
         f"steps: {', '.join(sorted(steps))}",
         f"ranges: one per {settings.rows_per_range:,} rows of each task and split",
         f"shards: at most {shards:,} of each of {len(parts)} splits, {shards * len(parts):,} in all",
