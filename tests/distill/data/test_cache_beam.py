@@ -279,7 +279,7 @@ def test_a_dry_run_checks_and_describes_the_pipeline(rows, capsys, monkeypatch, 
     for line in lines:
         assert line in out
     assert "steps: distribute ranges, distribute shards, ranges, shards, tokenise, write shards" in out
-    assert "shards: at most 1,000 of each of 12 splits, 12,000 in all" in out
+    assert "shards: at most 1,000 of each of 15 splits, 15,000 in all" in out
     (command,) = [line for line in out.splitlines() if line.startswith("command: ")]
     assert command.startswith("command: distill cache --gin_file=")
     assert "--dry_run" not in command and flags[-1] in command
