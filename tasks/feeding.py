@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -125,9 +125,14 @@ class RecordDataSource(seqio.FunctionDataSource):
             return self._hashes[split]
         digest = hashlib.sha256()
         for row in rows(self.dataset, split, self.selection):
-            digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")
+            digest.update(row_bytes(row))
         self._hashes[split] = digest.hexdigest()
         return self._hashes[split]
+
+    @property
+    def spec(self) -> dict[str, tf.TensorSpec]:
+        """The fields of its rows: :data:`ROW_SPEC`, and with variants :data:`VARIANT_SPEC`."""
+        return dict(self._spec)
 
     def _load(self, split: str) -> None:
         if split in self._sizes:
@@ -135,11 +140,13 @@ class RecordDataSource(seqio.FunctionDataSource):
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in self._spec}
         size, several, explained = 0, False, 0
+        digest = hashlib.sha256()
         for number, row in enumerate(rows(self.dataset, split, self.selection, report), 1):
             again = row.get("is_variant", False)  # of the record before, which is counted once
             size += not again
             explained += bool(row["rationales"]) and not again
             several = several or len(row["rationales"]) > 1
+            digest.update(row_bytes(row))
             if number > _IN_MEMORY:
                 table = None
             if table is not None:
@@ -149,6 +156,7 @@ class RecordDataSource(seqio.FunctionDataSource):
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
         self._tables[split], self._reports[split], self._several[split] = table, report, several
         self._explained[split] = explained
+        self._hashes.setdefault(split, digest.hexdigest())
         self._sizes[split] = size
 
     def _dataset(self, split: str) -> tf.data.Dataset:
@@ -159,11 +167,26 @@ class RecordDataSource(seqio.FunctionDataSource):
                 lambda: ({name: row[name] for name in self._spec} for row in rows(self.dataset, split, self.selection)),
                 output_signature=self._spec,
             )
-        columns = {}
-        for name, spec in self._spec.items():
-            if name in _LISTS:
-                columns[name] = tf.ragged.constant(table[name], dtype=spec.dtype, ragged_rank=1)
-            else:
-                columns[name] = tf.constant(table[name], dtype=spec.dtype, shape=[len(table[name])])
-        dense = lambda row: {name: tf.ensure_shape(value, self._spec[name].shape) for name, value in row.items()}  # noqa: E731
-        return tf.data.Dataset.from_tensor_slices(columns).map(dense)
+        return tensors(table, self._spec)
+
+
+def row_bytes(row: Mapping[str, Any]) -> bytes:
+    """Returns a row of :func:`rows` as one line of JSON; ``json.loads`` gives the row again."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def tensors(table: Mapping[str, Sequence[Any]], spec: Mapping[str, tf.TensorSpec]) -> tf.data.Dataset:
+    """Returns the rows of a table, in order, as the preprocessors get them.
+
+    Args:
+      table: the values of each field of ``spec``, one per row.
+      spec: as :attr:`RecordDataSource.spec`.
+    """
+    columns = {}
+    for name, field in spec.items():
+        if name in _LISTS:
+            columns[name] = tf.ragged.constant(table[name], dtype=field.dtype, ragged_rank=1)
+        else:
+            columns[name] = tf.constant(table[name], dtype=field.dtype, shape=[len(table[name])])
+    dense = lambda row: {name: tf.ensure_shape(value, spec[name].shape) for name, value in row.items()}  # noqa: E731
+    return tf.data.Dataset.from_tensor_slices(columns).map(dense)

@@ -30,6 +30,7 @@ PASSED_THROUGH = ("targets_task_ids", "targets_weights")
 
 _SETTINGS: dict[str, dict[str, Any]] = {}  # the settings of each task registered here
 _PROMPTS: dict[str, str] = {}  # the prefix of the targets of each task registered here
+_CALLS: dict[str, Callable[[], "Registered"]] = {}  # the call that registered each task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,7 @@ def register(
       TypeError: not a data set.
       ValueError: an argument is out of its range.
     """
+    call = functools.partial(register, **locals())
     if not isinstance(dataset, Dataset):
         raise TypeError(f"expected a tasks.dataset.Dataset, as tasks.jsonl.dataset(…) makes them; got {dataset!r}")
     if rationales not in (None, "auto", "first", "draw", "all"):
@@ -215,6 +217,7 @@ def register(
         )
         _SETTINGS[name] = described
         _PROMPTS[name] = target_prefix
+        _CALLS[name] = call
 
     seqio.MixtureRegistry.remove(names.mixed)
     tokenize = preprocessors.tokenize(dataset.separator, key_tokens=keys)
@@ -393,6 +396,17 @@ def report(task_name: str, split: str) -> Report:
     if not isinstance(source, RecordDataSource):
         raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
     return source.report(split)
+
+
+def call_of(task_name: str) -> Callable[[], Registered]:
+    """The call that registered a task, to repeat it in another process. It can be pickled if its arguments can.
+
+    Raises:
+      ValueError: the task was not registered here.
+    """
+    if task_name not in _CALLS or not isinstance(get(task_name), seqio.Task):
+        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
+    return _CALLS[task_name]
 
 
 def settings_of(task_name: str) -> dict[str, Any]:

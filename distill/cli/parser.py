@@ -112,6 +112,13 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     cache.add_argument("--output", required=True, help="a new or empty folder, local or gs://")
     cache.add_argument("--shards", type=int, default=1, help="files per split, at most; default: 1")
     cache.add_argument("--tfrecord", action="store_true", help="also write TFRecords, for tfds.load")
+    cache.add_argument("--beam_runner", metavar="NAME", help="build on Apache Beam: direct, dataflow or flink")
+    cache.add_argument(
+        "--beam_pipeline_options", metavar="K=V,…", help="options of Apache Beam; runner=NAME may be one"
+    )
+    cache.add_argument(
+        "--dry_run", action="store_true", help="check and print the pipeline of Apache Beam; run nothing"
+    )
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):

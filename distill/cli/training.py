@@ -1,11 +1,17 @@
 """``distill train``, ``cache`` and ``config``."""
 
 import argparse
+import shlex
 import sys
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distill import exit_codes
 from distill.cli import runs
+
+if TYPE_CHECKING:
+    from distill.data.cache import pipeline
 
 
 def train_command(options: argparse.Namespace) -> int:
@@ -23,6 +29,11 @@ def train_command(options: argparse.Namespace) -> int:
 
 
 def cache_command(options: argparse.Namespace) -> int:
+    from distill.data.cache import pipeline
+
+    beam = pipeline.Settings.of(options.beam_runner, options.beam_pipeline_options)
+    if options.dry_run and beam is None:
+        raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
     options.gin_bindings.insert(0, "MODEL_DIR = 'unused'")  # caching needs no model directory
     runs.parse_configuration(options)
     from distill import locking
@@ -37,19 +48,33 @@ def cache_command(options: argparse.Namespace) -> int:
         tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable
     if names.spans is not None:
         tasks = [names.spans]
+    if options.dry_run and beam is not None:
+        return _describe_pipeline(beam, options, tasks)
     on_progress = _CacheProgress(quiet=runs.is_quiet(options))
     with (
         model_directory.undone_on_failure(options.output),
         locking.held(locking.of_output(options.output), options.output, "choose another --output"),
     ):
         built = cache.build(
-            tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, on_progress=on_progress
+            tasks, options.output, shards=options.shards, tfrecord=options.tfrecord, beam=beam, on_progress=on_progress
         )
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])
             print(f"{name} {split}: {entry['examples']:,} examples, {len(entry['shards'])} shards, {size:,} bytes")
     print(f"{'wrote' if built.new else 'is complete already:'} {built.directory}")
+    return 0
+
+
+def _describe_pipeline(beam: "pipeline.Settings", options: argparse.Namespace, tasks: Sequence[str]) -> int:
+    from distill.data.cache import pipeline
+    from distill.data.cache.build import parts_of
+
+    parts = parts_of(tasks)
+    for line in pipeline.describe(beam, options.output, parts, options.shards):
+        print(line)
+    rest = [text for text in sys.argv[1:] if text != "--dry_run"]
+    print(f"command: {shlex.join(['distill', *rest])}")
     return 0
 
 
