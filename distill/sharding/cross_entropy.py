@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from distill.array_types import AnyArray
 from distill.sharding import partitioning
 
 # Positions per piece of the loop over counted positions: pieces of the first size, and the rest in pieces of the second.
@@ -49,7 +50,7 @@ def _weighted_cross_entropy(
 
 def weighted_cross_entropy(
     hidden: Float[Array, "batch length embed"],
-    kernel: Float[Array, "embed vocab"],
+    kernel: Float[AnyArray, "embed vocab"],
     targets: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
     z_loss: float = 0.0,
