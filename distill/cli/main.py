@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 
 from distill import exit_codes
@@ -51,7 +52,10 @@ class _Interrupted(BaseException):
 
 @contextlib.contextmanager
 def _signals_raise(*, last: bool) -> Iterator[list[str]]:
-    """SIGTERM ends a command as SIGINT does, by an exception, so that clean-up code runs.
+    """SIGTERM and SIGINT end a command by an exception, so that clean-up code runs.
+
+    In the middle of an import they end the process at once, with the same line and exit code: an exception there can
+    crash the start of a native module, or come back as the library's ImportError.
 
     Args:
       last: whether the process ends after the block. SIGTERM is ignored then: the exit code is decided.
@@ -62,18 +66,43 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
     """
     received: list[str] = []
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
         received.append(signal.Signals(number).name)
-        raise _Interrupted(received[-1])
+        if _imports(frame):
+            if terminal is not None:
+                os.write(terminal, f"stopped by {received[-1]}; {exit_codes.CONTINUE}\n".encode())
+            os._exit(exit_codes.STOPPED)
+        raise _Interrupted(received[-1]) if number == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
+    terminal = None
+    with contextlib.suppress(OSError):  # the process has no file descriptor 2
+        terminal = os.dup(2)  # while TensorFlow is imported, descriptor 2 leads nowhere
     previous = signal.signal(signal.SIGTERM, interrupt)
+    by_default = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )  # not where a caller ignores or handles it
+    if by_default:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield received
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)
+        if by_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminal is not None:
+            os.close(terminal)
+
+
+def _imports(frame: types.FrameType | None) -> bool:
+    """Whether a frame, or one of its callers, belongs to Python's import system."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

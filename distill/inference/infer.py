@@ -121,8 +121,8 @@ def infer(
     Raises:
       FileNotFoundError: no input file, or no student.
       distill.locking.Locked: another process writes this output.
-      ValueError: a student that gives no labels, an output that holds answers of another run or input or that another
-        program wrote, or damaged files.
+      ValueError: a student that gives no labels, damaged files, or an output that is the input, that holds answers of
+        another run or input, or that another program wrote.
     """
     progress = progress or Silent()
     student = students.read(model_dir) if student is None else student
@@ -136,6 +136,11 @@ def infer(
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
         return _answer(job, rows, None, model_dir, overwrite, progress, None)
+    if os.path.exists(output_path) and os.path.samefile(input_path, output_path):
+        raise ValueError(
+            f"the output {os.fspath(output_path)} is the input {os.fspath(input_path)}: answers would replace the "
+            "questions. Name another output"
+        )
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
     with model_directory.undone_on_failure(epath.Path(output_path).parent), lock as held:
         return _answer(job, rows, output_path, model_dir, overwrite, progress, held)
@@ -175,7 +180,8 @@ def _answer(
     first = list(itertools.islice(rows, 1))
     rows = itertools.chain(first, rows)
     if not first:
-        out.begin()
+        if out.found.rows:  # an input without rows leaves no output
+            out.begin()
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
 
     device_mesh = mesh_here(student.mesh, progress).build()

@@ -209,18 +209,20 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
     assert "run the same command again to continue" in err.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.7, 2.0])
-def test_sigterm_while_libraries_are_imported(tmp_path, seconds):
-    """From the first line on: an import may convert the exception that ends it."""
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("SIGTERM", 0.0), ("SIGTERM", 0.7), ("SIGTERM", 2.0), ("SIGINT", 0.4), ("SIGINT", 0.6)]
+)
+def test_a_signal_while_libraries_are_imported(tmp_path, name, seconds):
+    """From the first line on: an exception in an import can come back as another one, or crash a native module."""
     process = subprocess.Popen(
         [sys.executable, "-m", "distill", "train", *TINY], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr.readline() == "distill train: loading TensorFlow and JAX\n"
     time.sleep(seconds)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=300)
     assert process.returncode == exit_codes.STOPPED, err
-    assert err.strip().splitlines()[-1] == "stopped by SIGTERM; run the same command again to continue"
+    assert err.strip().splitlines()[-1] == f"stopped by {name}; run the same command again to continue"
     assert "Traceback" not in err
 
 
@@ -235,6 +237,27 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
     monkeypatch.setattr(main, "command_function", lambda name: imports)
     assert main.main(["completion", "bash"]) == exit_codes.STOPPED
     assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to continue\n"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_in_an_import_ends_the_process_without_an_exception(tmp_path, name):
+    (tmp_path / "slow_module.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        "    time.sleep(30)\n"
+        "except BaseException as error:\n"
+        "    print('raised', repr(error), flush=True)\n"
+    )
+    program = (
+        "import sys\nfrom distill.cli import main\n"
+        "main.command_function = lambda name: lambda options: __import__('slow_module')\n"
+        "sys.exit(main.main(['completion', 'bash']))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (exit_codes.STOPPED, "")
+    assert done.stderr == f"stopped by {name}; run the same command again to continue\n"
 
 
 def test_a_signal_after_the_command_changes_no_exit_code():

@@ -42,6 +42,7 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     (tmp_path / "in.jsonl").write_text("")
     assert main.main([*command, f"--output={tmp_path / 'empty.jsonl'}"]) == 2
     assert "holds no rows; nothing was answered" in capsys.readouterr().err
+    assert not list(tmp_path.glob("empty.jsonl*"))
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.MAX_DECODE_LEM=3"]) == 2
     assert "--gin.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN?" in capsys.readouterr().err
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.method=beem"]) == 2

@@ -78,6 +78,19 @@ def test_an_input_that_is_missing_leaves_no_folder(tmp_path, model_dir):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_answers_never_replace_their_questions(tmp_path, model_dir, linked):
+    questions, output = tmp_path / "in.jsonl", tmp_path / ("out.jsonl" if linked else "in.jsonl")
+    write_lines(questions, [{"input": "1 and 1?"}])
+    if linked:
+        output.symlink_to(questions)
+    before = questions.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"is the input .* Name another output"):
+            infer(questions, output, model_dir=model_dir, overwrite=overwrite)
+    assert questions.read_bytes() == before
+
+
 def test_a_damaged_checkpoint_leaves_no_output_and_keeps_earlier_answers(tmp_path, model_dir):
     write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
     infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir)
