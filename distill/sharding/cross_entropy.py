@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from distill.array_types import AnyArray
 from distill.sharding import partitioning
 
-# Positions per piece of the loop over counted positions: pieces of the first size, and the rest in pieces of the second.
-_PIECES = (256, 64)
+# Positions per piece of the loop over counted positions.
+_PIECE = 256
 
 # Of hidden states, kernel and weights.
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
@@ -273,12 +273,12 @@ def _counted_pieces(
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
     """Loss, stats and gradients, for the counted positions alone; all others get zeros.
 
-    Counted positions are gathered, piece by piece, in loops whose trip counts depend on the batch. Nothing is
-    differentiated through a loop: a piece computes its gradients while its logits exist.
+    Counted positions are gathered, piece by piece, in a loop whose trip count depends on the batch. Nothing is
+    differentiated through the loop: a piece computes its gradients while its logits exist.
     """
     positions = counted.size
-    sizes = [min(size, chunk_tokens or size, positions) for size in _PIECES]
-    order = jnp.nonzero(counted.reshape(-1), size=positions + sizes[0], fill_value=positions)[0]
+    size = min(_PIECE, chunk_tokens or _PIECE, positions)
+    order = jnp.nonzero(counted.reshape(-1), size=positions + size, fill_value=positions)[0]
     number = jnp.sum(counted, dtype=jnp.int32)
     flat = [x.reshape(positions, *x.shape[2:]) for x in (hidden, targets, weights)]
     like = functools.partial(jnp.zeros, (positions,))
@@ -286,9 +286,9 @@ def _counted_pieces(
     gradients = (jnp.zeros_like(flat[0]), jnp.zeros(kernel.shape, jnp.float32), like(jnp.float32))
     total = (jnp.float32(0.0), stats, gradients if with_gradients else None)
 
-    def add(size: int, first: jax.Array, piece: jax.Array, total: Any) -> Any:
-        loss, stats, gradients = total
-        places = jax.lax.dynamic_slice_in_dim(order, first + piece * size, size)
+    def add(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        piece, (loss, stats, gradients) = state
+        places = jax.lax.dynamic_slice_in_dim(order, piece * size, size)
         rows = (jnp.take(x, places, axis=0, mode="fill", fill_value=0)[None] for x in flat)
         part, part_stats, d_hidden, d_kernel, d_weights = one_chunk(*rows, kernel=kernel, with_gradients=with_gradients)
 
@@ -298,13 +298,13 @@ def _counted_pieces(
         stats = TokenStats(*map(put, stats, part_stats))
         if with_gradients:
             gradients = (put(gradients[0], d_hidden), gradients[1] + d_kernel, put(gradients[2], d_weights))
-        return loss + part, stats, gradients
+        return piece + 1, (loss + part, stats, gradients)
 
-    many = number // sizes[0]
-    done = many * sizes[0]
-    total = jax.lax.fori_loop(0, many, functools.partial(add, sizes[0], jnp.int32(0)), total)
-    few = -(-(number - done) // sizes[1])
-    loss, stats, gradients = jax.lax.fori_loop(0, few, functools.partial(add, sizes[1], done), total)
+    # The constant bound changes nothing; an analysis of the program reads from it how often the loop runs at most.
+    most, times = -(-positions // size), -(-number // size)
+    _, (loss, stats, gradients) = jax.lax.while_loop(
+        lambda state: (state[0] < most) & (state[0] < times), add, (jnp.int32(0), total)
+    )
     stats = TokenStats(*(x.reshape(counted.shape) for x in stats))
     if gradients is None:
         return loss, stats, None

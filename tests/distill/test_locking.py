@@ -73,7 +73,7 @@ def hold():
 
 def said(process):
     """The next line of a process, without those of Gloo, which several processes print as they connect."""
-    while (line := process.stdout.readline()).startswith("[Gloo]"):
+    while "[Gloo]" in (line := process.stdout.readline()) or "peer ranks" in line:
         pass
     return line.strip()
 
