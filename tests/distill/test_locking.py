@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -72,10 +73,11 @@ def hold():
 
 
 def said(process):
-    """The next line of a process, without those of Gloo, which several processes print as they connect."""
-    while "[Gloo]" in (line := process.stdout.readline()) or "peer ranks" in line:
-        pass
-    return line.strip()
+    """The next message of a process. Gloo prints lines of several processes as they connect, also in the middle of one."""
+    while line := process.stdout.readline():
+        if message := re.search(r"held|\S+ is in use .*", line):
+            return message[0].strip()
+    return ""
 
 
 def release(process):
