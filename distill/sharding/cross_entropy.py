@@ -283,8 +283,9 @@ def _counted_pieces(
     flat = [x.reshape(positions, *x.shape[2:]) for x in (hidden, targets, weights)]
     like = functools.partial(jnp.zeros, (positions,))
     stats = TokenStats(like(jnp.float32), like(bool))
-    gradients = (jnp.zeros_like(flat[0]), jnp.zeros(kernel.shape, jnp.float32), like(jnp.float32))
-    total = (jnp.float32(0.0), stats, gradients if with_gradients else None)
+    gradients: Gradients | None = None
+    if with_gradients:
+        gradients = (jnp.zeros_like(flat[0]), jnp.zeros(kernel.shape, jnp.float32), like(jnp.float32))
 
     def add(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         piece, (loss, stats, gradients) = state
@@ -303,7 +304,7 @@ def _counted_pieces(
     # The constant bound changes nothing; an analysis of the program reads from it how often the loop runs at most.
     most, times = -(-positions // size), -(-number // size)
     _, (loss, stats, gradients) = jax.lax.while_loop(
-        lambda state: (state[0] < most) & (state[0] < times), add, (jnp.int32(0), total)
+        lambda state: (state[0] < most) & (state[0] < times), add, (jnp.int32(0), (jnp.float32(0.0), stats, gradients))
     )
     stats = TokenStats(*(x.reshape(counted.shape) for x in stats))
     if gradients is None:
