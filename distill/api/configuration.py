@@ -157,6 +157,7 @@ def parse(
     bindings = [readable(binding) for binding in bindings]
     scan = check(gin_files, bindings, paths, allowed)
     gin.clear_config()
+    exchange_names()
     try:
         with _reading_only(scan.texts):
             gin.parse_config_files_and_bindings(gin_files, [*scan.import_lines(), *bindings], finalize_config=False)
@@ -167,6 +168,27 @@ def parse(
     problems = list(_type_problems(scan))
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def exchange_names(names: Sequence[Any] = ()) -> list[Any]:
+    """Drops the names under which configurations registered functions and classes, and registers ``names`` instead.
+
+    gin keeps the first name for good: one configuration that says ``train.T5Config`` would rename ``network.T5Config`` in
+    the text of every later one. What modules register themselves stays.
+
+    Returns:
+      What was dropped, as gin's records.
+    """
+    registry, inverse = gin.config._REGISTRY, gin.config._INVERSE_REGISTRY
+    dropped = [configurable for _, configurable in registry.items() if configurable.import_source is not None]
+    for configurable in dropped:
+        registry.pop(configurable.selector)
+        if inverse.get(configurable.wrapped) is configurable:
+            del inverse[configurable.wrapped]
+    for configurable in names:
+        registry[configurable.selector] = configurable
+        inverse[configurable.wrapped] = configurable
+    return dropped
 
 
 class _Text(io.StringIO):

@@ -314,6 +314,7 @@ def _own_gin() -> Iterator[None]:
     """Lets gin's global configuration be replaced, and puts back the caller's."""
     state = [getattr(gin.config, name) for name in ("_CONFIG", "_SINGLETONS", "_IMPORTS", "_OPERATIVE_CONFIG")]
     saved = [container.copy() for container in state]
+    names = configuration.exchange_names()
     locked = gin.config_is_locked()
     try:
         yield
@@ -321,4 +322,5 @@ def _own_gin() -> Iterator[None]:
         for container, contents in zip(state, saved):
             container.clear()
             container.update(contents)
+        configuration.exchange_names(names)
         gin.config._set_config_is_locked(locked)
