@@ -1,6 +1,6 @@
 """Scoring of target tokens given the target tokens before them: validation of pretraining, where nothing is decoded."""
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +97,7 @@ class TokenEvaluator(Evaluator):
         """The sums over target tokens of the cross-entropy and of right predictions."""
         config = self._decoder.model
         targets = batch["decoder_target_tokens"]
-        inputs = ModelInputs.of(batch)
-        hidden = cast(jax.Array, Transformer(config).apply({"params": params}, inputs, method=Transformer.hidden))
+        hidden = Transformer(config).apply({"params": params}, ModelInputs.of(batch), method=Transformer.hidden)
         weights = (targets > 0).astype(jnp.float32)
         kernel = output_kernel(params, config)
         loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, 0.0, 0.0, _CHUNK_TOKENS, targets > 0)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from distill.array_types import AnyArray
 from distill.sharding import partitioning
 
 # Positions per piece of the loop over counted positions.
@@ -32,25 +31,10 @@ class TokenStats(NamedTuple):
     correct: Bool[Array, "batch length"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _weighted_cross_entropy(
-    hidden: jax.Array,
-    kernel: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    counted: jax.Array | None,
-    z_loss: float,
-    label_smoothing: float,
-    chunk_tokens: int,
-) -> tuple[jax.Array, TokenStats]:
-    arrays = (hidden, kernel, targets, weights, counted)
-    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=False)
-    return loss, stats
-
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def weighted_cross_entropy(
     hidden: Float[Array, "batch length embed"],
-    kernel: Float[AnyArray, "embed vocab"],
+    kernel: Float[Array, "embed vocab"],
     targets: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
     z_loss: float = 0.0,
@@ -81,7 +65,8 @@ def weighted_cross_entropy(
       The loss, a float32 scalar, and :class:`TokenStats`.
     """
     arrays = (hidden, kernel, targets, weights, counted)
-    return _weighted_cross_entropy(*arrays, z_loss, label_smoothing, chunk_tokens)
+    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=False)
+    return loss, stats
 
 
 def _forward(
@@ -89,10 +74,10 @@ def _forward(
     kernel: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
-    counted: jax.Array | None,
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
+    counted: jax.Array | None,
 ) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
     arrays = (hidden, kernel, targets, weights, counted)
     loss, stats, gradients = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=True)
@@ -113,7 +98,7 @@ def _backward(
     return d_hidden, d_kernel, None, d_weights * scale, None
 
 
-_weighted_cross_entropy.defvjp(_forward, _backward)
+weighted_cross_entropy.defvjp(_forward, _backward)
 
 
 def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:

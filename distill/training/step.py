@@ -1,7 +1,7 @@
 """The training step: a pure function from state and batch to state and metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,15 +92,12 @@ def make_train_step(
 
         def loss_fn(params: Params, cut: Arrays, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
             with nn.logical_axis_rules(partitioning.sequence_parallel(rules) if sequence_parallel else rules):
-                hidden = cast(
-                    jax.Array,
-                    model.apply(
-                        {"params": params},
-                        ModelInputs.of(cut),
-                        deterministic=False,
-                        rngs=rngs,
-                        method=Transformer.hidden,
-                    ),
+                hidden = model.apply(
+                    {"params": params},
+                    ModelInputs.of(cut),
+                    deterministic=False,
+                    rngs=rngs,
+                    method=Transformer.hidden,
                 )
             value, stats = weighted_cross_entropy(
                 hidden,
