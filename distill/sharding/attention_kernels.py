@@ -16,7 +16,7 @@ _QUERY_CHUNK = 256
 
 
 @runtime_checkable
-class _Ref(Protocol):
+class Ref(Protocol):
     """A Pallas reference, or a view of one; Pallas exports no type of both."""
 
     @property
@@ -55,8 +55,8 @@ def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
 
 
 def _split(
-    settings: Settings, refs: Sequence[_Ref]
-) -> tuple[_Ref, _Ref, _Ref, _Ref, _Ref, _Ref | None, _Ref | None, list[_Ref]]:
+    settings: Settings, refs: Sequence[Ref]
+) -> tuple[Ref, Ref, Ref, Ref, Ref, Ref | None, Ref | None, list[Ref]]:
     """Splits the references into the inputs that every kernel has (None if absent) and the rest."""
     (query, key, value), refs = _take_projections(refs)
     query_segments, key_segments, *rest = refs
@@ -65,14 +65,14 @@ def _split(
     return query, key, value, query_segments, key_segments, bias, keep, rest
 
 
-def _take_projections(refs: Sequence[_Ref]) -> tuple[list[_Ref], list[_Ref]]:
+def _take_projections(refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
     """Query, key and value, [1, length, lanes] each, from the first one or two references, and the other references."""
     first, *rest = refs
     arrays = [first] if first.shape[0] == 3 else [first, rest.pop(0)]
     return [array.at[index] for array in arrays for index in range(array.shape[0])], rest
 
 
-def _lay_out(by_distance: _Ref, by_position: _Ref) -> None:
+def _lay_out(by_distance: Ref, by_position: Ref) -> None:
     """Writes ``by_position[head, q, k] = by_distance[head, 0, k - q + queries - 1]``, tile by tile."""
     heads, queries, keys = by_position.shape
     width = queries + keys
@@ -89,7 +89,7 @@ def _lay_out(by_distance: _Ref, by_position: _Ref) -> None:
         jax.lax.fori_loop(0, queries // SUBLANES, write, 0)
 
 
-def _fold(by_position: _Ref, by_distance: _Ref) -> None:
+def _fold(by_position: Ref, by_distance: Ref) -> None:
     """The transpose of :func:`_lay_out`: ``by_distance[head, 0, d]`` is the sum of ``by_position`` over distance d."""
     heads, queries, keys = by_position.shape
     width = queries + keys
@@ -114,7 +114,7 @@ def _sheared(tile: jax.Array, step: int) -> jax.Array:
     return tile
 
 
-def _visible(settings: Settings, query_segments: _Ref, key_segments: _Ref, start: int, rows: int) -> jax.Array:
+def _visible(settings: Settings, query_segments: Ref, key_segments: Ref, start: int, rows: int) -> jax.Array:
     visible = query_segments[0, start : start + rows, :] == key_segments[0]
     if settings.causal:
         query_at = start + jax.lax.broadcasted_iota(jnp.int32, visible.shape, 0)
@@ -123,7 +123,7 @@ def _visible(settings: Settings, query_segments: _Ref, key_segments: _Ref, start
 
 
 def _probabilities(
-    settings: Settings, head: int, query: _Ref, keys: jax.Array, bias: _Ref | None, here: slice, visible: jax.Array
+    settings: Settings, head: int, query: Ref, keys: jax.Array, bias: Ref | None, here: slice, visible: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The lane mask of one head, its queries with all other lanes 0, and its probabilities, float32.
 
@@ -154,7 +154,7 @@ def _chunks(length: int) -> list[tuple[int, int]]:
     return [(start, rows) for start in range(0, length, rows)]
 
 
-def forward_kernel(settings: Settings, *refs: _Ref) -> None:
+def forward_kernel(settings: Settings, *refs: Ref) -> None:
     """Writes the weighted values of one row and head group, [1, query, lanes], from the inputs in the order of `_split`."""
     query, key, value, query_segments, key_segments, by_distance, keep, (mixed, *scratch) = _split(settings, refs)
     keys, values = key[0], value[0]
@@ -177,7 +177,7 @@ def forward_kernel(settings: Settings, *refs: _Ref) -> None:
         mixed[0, here, :] = total.astype(mixed.dtype)
 
 
-def backward_kernel(settings: Settings, *refs: _Ref) -> None:
+def backward_kernel(settings: Settings, *refs: Ref) -> None:
     """Writes the gradients of the projections, and of the bias by distance after a device's last row.
 
     Its inputs are those of :func:`forward_kernel` and the gradient of the weighted values.

@@ -46,8 +46,8 @@ def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head
       head_dim: width of one head.
     """
     heads = num_heads // partitioning.ways("heads")
-    if num_heads % partitioning.ways("heads") or batch % partitioning.ways("batch"):
-        return f"{batch} rows or {num_heads} heads cannot be sharded evenly over the mesh"
+    if (reason := partitioning.why_uneven(batch, num_heads)) is not None:
+        return reason
     if LANES % head_dim or heads % (LANES // head_dim):
         return f"{heads} heads of {head_dim} per device do not fill {LANES} lanes"
     if query_length % LANES or key_length % LANES:

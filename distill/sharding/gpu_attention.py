@@ -77,8 +77,8 @@ def why_not(batch: int, query_length: int, key_length: int, num_heads: int, head
     """
     if plgpu is None:
         return f"JAX {jax.__version__} has no Triton backend for Pallas"
-    if num_heads % partitioning.ways(_HEADS) or batch % partitioning.ways(_ROWS):
-        return f"{batch} rows or {num_heads} heads cannot be sharded evenly over the mesh"
+    if (reason := partitioning.why_uneven(batch, num_heads)) is not None:
+        return reason
     if head_dim not in (16, 32, 64, 128):
         return f"heads of {head_dim} are not of 16, 32, 64 or 128"
     if query_length % _MIN_BLOCK or key_length % _MIN_BLOCK:

@@ -6,32 +6,17 @@ over the rows of the batch. Logits are in units of log 2, so that ``exp2`` repla
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from distill.sharding.attention_kernels import MASKED
+from distill.sharding.attention_kernels import MASKED, Ref
 
 _LOG2_E = math.log2(math.e)
 # A largest logit below this bound belongs to a query without any visible key.
 _INVISIBLE = 0.5 * MASKED * _LOG2_E
-
-
-@runtime_checkable
-class _Ref(Protocol):
-    """A Pallas reference; Pallas exports no type of it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> jnp.dtype: ...
-
-    def __getitem__(self, index: Any, /) -> jax.Array: ...
-
-    def __setitem__(self, index: Any, value: jax.Array, /) -> None: ...
 
 
 class Tile(NamedTuple):
@@ -92,11 +77,11 @@ def _distance(
     return at_query[None, :] - at_key[:, None] if by_key else at_query[:, None] - at_key[None, :]
 
 
-def _optional(has: bool, refs: Sequence[_Ref]) -> tuple[_Ref | None, Sequence[_Ref]]:
+def _optional(has: bool, refs: Sequence[Ref]) -> tuple[Ref | None, Sequence[Ref]]:
     return (refs[0], refs[1:]) if has else (None, refs)
 
 
-def forward_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> None:
+def forward_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: Ref) -> None:
     """One block of queries: the weighted values and the log-sum-exp, by online softmax.
 
     References: query [query, kv], key and value [keys, kv], segments [query] and [keys], range [2] of key blocks, bias
@@ -133,7 +118,7 @@ def forward_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> Non
     lse_ref[...] = jnp.where(is_blind, 0.0, largest + jnp.log2(total))
 
 
-def d_query_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> None:
+def d_query_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: Ref) -> None:
     """The gradient of one block of queries.
 
     References: those of :func:`forward_kernel`, with d_mixed [query, kv], lse [query] and delta [query] after the bias;
@@ -159,7 +144,7 @@ def d_query_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> Non
     d_query_ref[...] = d_query.astype(d_query_ref.dtype)
 
 
-def d_key_value_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) -> None:
+def d_key_value_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: Ref) -> None:
     """The gradients of one block of keys and values. Logits are transposed, [key, query], so that no dot needs to be.
 
     References: query [queries, kv], key and value [key, kv], segments [queries] and [key], range [2] of query blocks,
@@ -188,7 +173,7 @@ def d_key_value_kernel(tile: Tile, causal: bool, has_bias: bool, *refs: _Ref) ->
     d_value_ref[...] = d_value.astype(d_value_ref.dtype)
 
 
-def d_bias_kernel(tile: Tile, causal: bool, chunks: int, *refs: _Ref) -> None:
+def d_bias_kernel(tile: Tile, causal: bool, chunks: int, *refs: Ref) -> None:
     """The gradient of one tile of the bias, summed over every ``chunks``-th of the rows that see the tile.
 
     References, each with the whole batch first: query [query, kv], key and value [key, kv], segments [query] and [key];

@@ -208,6 +208,18 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def why_uneven(batch: int, num_heads: int) -> str | None:
+    """Returns why the current mesh cannot shard rows and heads evenly, for a kernel that needs it, or None if it can.
+
+    Args:
+      batch: rows of the global batch.
+      num_heads: heads over all devices.
+    """
+    if num_heads % ways("heads") or batch % ways("batch"):
+        return f"{batch} rows or {num_heads} heads cannot be sharded evenly over the mesh"
+    return None
+
+
 def is_one_cpu() -> bool:
     """Whether the program runs on one CPU device: no mesh or a mesh of one device, on the platform ``cpu``."""
     mesh = jax.sharding.get_abstract_mesh()
