@@ -10,6 +10,7 @@ float64 [windows]: the rows of the data that a window counts for.
 
 import dataclasses
 import functools
+import hashlib
 import io
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from distill import file_digests
+from distill import atomic_files
 from distill.data.counts import Counts
 from distill.data.packing import Layout
 from distill.data.stream import Batch, Stream
@@ -45,8 +46,12 @@ def read_arrays(path: epath.PathLike, what: str) -> dict[str, np.ndarray]:
       ValueError: the file is no ``.npz``, is damaged, or holds Python objects.
       OSError: the file cannot be read.
     """
+    return _arrays(epath.Path(path).read_bytes(), path, what)
+
+
+def _arrays(content: bytes, path: epath.PathLike, what: str) -> dict[str, np.ndarray]:
     try:
-        with epath.Path(path).open("rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
             SyntaxError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
@@ -59,9 +64,7 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None
     path, held = epath.Path(path), io.BytesIO()
     np.savez_compressed(held, **dict(arrays))  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(held.getvalue())
-    part.replace(path)
+    atomic_files.replace(path, held.getvalue())
 
 
 def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> int:
@@ -122,14 +125,15 @@ class Windows:
           ValueError: names, shapes, dtypes or values are not those of token windows.
           OSError: the file cannot be read.
         """
-        arrays = read_arrays(path, "token windows")
+        content = epath.Path(path).read_bytes()
+        arrays = _arrays(content, path, "token windows")
         problem = _problem(arrays)
         if problem is not None:
             raise ValueError(
                 f"{path} holds no token windows: {problem}; write it with distill.data.token_batches.write"
             )
         examples = arrays.pop(EXAMPLES)
-        return cls(str(path), arrays, examples, file_digests.of_file(path)[1])
+        return cls(str(path), arrays, examples, hashlib.sha256(content).hexdigest())
 
     def __len__(self) -> int:
         return len(self.examples)

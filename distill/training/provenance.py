@@ -23,7 +23,6 @@ from etils import epath
 
 import distill
 from distill.data.stream import Stream
-from distill.data.token_batches import TokenBatches
 from distill.inference.model_directory import PLAIN_CONFIG
 from distill.training import record
 from distill.training.config import DataConfig, TokenBatchesConfig, TrainResult, ValidationConfig
@@ -74,12 +73,10 @@ class Origin:
           devices: number of devices, over all processes.
           started: when the attempt began, seconds since 1970; None: now.
         """
-        if isinstance(stream, TokenBatches):
-            rows = {"train": SplitData(stream.windows.fingerprint, stream.examples, "train")}
+        if isinstance(data, TokenBatchesConfig):
+            rows = {"train": SplitData(data.windows.fingerprint, stream.examples, "train")}
         else:
-            registered = cast("DataConfig", data)
-            examples = cast("BatchStream", stream)
-            rows = {"train": of_training_data(examples, registered.mixture_or_task_name, registered.split)}
+            rows = {"train": of_training_data(cast("BatchStream", stream), data.mixture_or_task_name, data.split)}
         roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
         rows |= {role: of_evaluation_data(evaluators[split]) for role, split in roles.items() if split is not None}
         begun = time.time() if started is None else started
