@@ -92,10 +92,8 @@ def _logged(rewrite: Callable[[str], str]) -> Iterator[None]:
             record.msg, record.args = rewrite(record.getMessage()), None
         return True
 
-    loggers = (
-        logging.getLogger(),
-        absl_logging.get_absl_logger(),
-    )  # filters of a logger do not see its children's records
+    # A filter of a logger does not see the records of its children.
+    loggers = (logging.getLogger(), absl_logging.get_absl_logger())
     for logger in loggers:
         logger.addFilter(reword)
     try:

@@ -70,7 +70,7 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         if _imports(frame):
             if terminal is not None:
-                os.write(terminal, f"stopped by {received[-1]}; {exit_codes.CONTINUE}\n".encode())
+                os.write(terminal, _stop_line(received[-1]).encode())
             os._exit(exit_codes.STOPPED)
         raise _Interrupted(received[-1]) if number == signal.SIGTERM else KeyboardInterrupt
 
@@ -81,9 +81,8 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
     with contextlib.suppress(OSError):  # the process has no file descriptor 2
         terminal = os.dup(2)  # while TensorFlow is imported, descriptor 2 leads nowhere
     previous = signal.signal(signal.SIGTERM, interrupt)
-    by_default = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # not where a caller ignores or handles it
+    # Not where a caller ignores or handles it.
+    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_default:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -94,6 +93,10 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if terminal is not None:
             os.close(terminal)
+
+
+def _stop_line(name: str) -> str:
+    return f"stopped by {name}; {exit_codes.CONTINUE}\n"
 
 
 def _imports(frame: types.FrameType | None) -> bool:
@@ -154,7 +157,7 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
 def _stopped(name: str) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing; SIGINT and SIGKILL still end it
-    print(f"stopped by {name}; {exit_codes.CONTINUE}", file=sys.stderr)
+    print(_stop_line(name), end="", file=sys.stderr)
     if runs.joined:  # at its end, JAX would wait for the other processes, which may wait for this one
         from distill.checkpoints import watchdog
 

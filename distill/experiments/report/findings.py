@@ -79,10 +79,15 @@ def _selected(analysis: Analysis) -> str:
 
 def narrow_sentence(line: Line) -> str:
     """Why a line of settings has no best λ."""
-    name = f" ({one_line(line.name)})" if line.name else ""
     low, high = number(min(line.values), 2), number(max(line.values), 2)
     between = low if low == high else f"between {low} and {high}"
-    return f"The best effective λ{name} is not estimated: λ is {between} in all {len(line.cells)} settings."
+    return (
+        f"The best effective λ{_of_line(line.name)} is not estimated: λ is {between} in all {len(line.cells)} settings."
+    )
+
+
+def _of_line(name: str) -> str:
+    return "" if name == "all settings" else f" ({one_line(name)})"
 
 
 def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
@@ -121,7 +126,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
 
 def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
     """One sentence about the best effective λ of a line."""
-    of = "" if optimum.line == "all settings" else f" ({one_line(optimum.line)})"
+    of = _of_line(optimum.line)
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
     scope = f"between {number(low, 2)} and {number(high, 2)}"
     if not optimum.bounded:

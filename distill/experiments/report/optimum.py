@@ -150,11 +150,16 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
       seed: of the draws.
     """
     out = []
-    for line in quantities.lines(evidence.part, quantities.quantity("effective")):
+    for line in effective_lines(evidence):
         if apart(line.values) >= 3:
             found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed)
             out += [found] if found is not None else []
     return out
+
+
+def effective_lines(evidence: Evidence) -> list[Line]:
+    """The lines of settings over the effective λ."""
+    return quantities.lines(evidence.part, quantities.quantity("effective"))
 
 
 def apart(values: Sequence[float]) -> int:
@@ -175,8 +180,7 @@ def apart(values: Sequence[float]) -> int:
 
 def narrow_lines(evidence: Evidence) -> list[Line]:
     """Lines of at least three settings whose values of the effective λ are too close together for :func:`optima`."""
-    lines = quantities.lines(evidence.part, quantities.quantity("effective"))
-    return [line for line in lines if len(line.cells) >= 3 and apart(line.values) < 3]
+    return [line for line in effective_lines(evidence) if len(line.cells) >= 3 and apart(line.values) < 3]
 
 
 def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:

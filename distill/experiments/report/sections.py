@@ -20,7 +20,7 @@ from distill.experiments.report.blocks import (
     Tiles,
 )
 from distill.experiments.report.collect import Unfinished
-from distill.experiments.report.optimum import Optimum, validation_scores
+from distill.experiments.report.optimum import Optimum, effective_lines, validation_scores
 from distill.experiments.report.settings import Cell as Setting
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 
@@ -200,9 +200,7 @@ def _answers(analysis: Analysis) -> list[Block]:
 
 
 def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
-    line = next(
-        each for each in quantities.lines(analysis.part, quantities.quantity("effective")) if each.name == found.line
-    )
+    line = next(each for each in effective_lines(analysis.evidence) if each.name == found.line)
     points = []
     for value, scores, cell in zip(line.values, validation_scores(analysis.evidence, line), line.cells):
         interval = statistics.mean_interval(scores)
