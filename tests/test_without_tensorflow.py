@@ -16,6 +16,7 @@ MODULES = (
     "distill.data.token_batches",
     "distill.inference.decoder",
     "distill.inference.exact_match",
+    "distill.precompile.estimates",
     "distill.precompile.step_costs",
     *(f"distill.model.{module.name}" for module in pkgutil.iter_modules(distill.model.__path__)),
 )

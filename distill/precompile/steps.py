@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from distill.data.packing import Layout, Packer
-from distill.inference.evaluate import DecodeConfig, Decoder
+from distill.inference.decoder import DecodeConfig, Decoder
 from distill.model.network import T5Config
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
