@@ -133,11 +133,11 @@ def transformers_generate(model: Any, ids: "np.ndarray", **options: Any) -> "np.
         return model.generate(batch, attention_mask=(batch != 0).long(), do_sample=False, **options)[:, 1:].numpy()
 
 
-def padded(rows: Sequence["np.ndarray"]) -> "np.ndarray":
-    """Pads the rows with 0 to the longest one; returns one int32 array."""
+def padded(rows: Sequence["np.ndarray"], fill: int = 0, dtype: str = "int32") -> "np.ndarray":
+    """Pads the rows with ``fill`` to the longest one; returns one array of ``dtype``."""
     import numpy as np
 
-    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    out = np.full((len(rows), max(map(len, rows))), fill, dtype)
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
     return out

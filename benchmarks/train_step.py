@@ -91,10 +91,7 @@ def main() -> None:
     order = np.random.default_rng(0).permutation(len(examples))
 
     def padded(rows, fill):
-        out = np.full((len(rows), max(map(len, rows))), fill, np.int64)
-        for number, row in enumerate(rows):
-            out[number, : len(row)] = row
-        return torch.tensor(out)
+        return torch.from_numpy(sides.padded(rows, fill, "int64"))
 
     def torch_step(step: int) -> tuple[int, int]:
         rows = [examples[i] for i in order[step * options.rows : (step + 1) * options.rows]]

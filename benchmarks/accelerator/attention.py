@@ -1,6 +1,5 @@
 """Times every implementation of attention, forward and backward, alone. Run by :mod:`benchmarks.accelerator.measure`."""
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -96,9 +95,7 @@ def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
+    parser = cases.parser(__doc__)
     parser.add_argument("--kernels", default="xla,cudnn,triton")
     parser.add_argument("--tiles", action="store_true", help="other tiles of the Triton kernels, too")
     parser.add_argument("--rows", type=int, default=96)

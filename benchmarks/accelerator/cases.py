@@ -1,7 +1,8 @@
 """What the accelerator benchmark measures: sizes, sets of rows, batches, and the operations that a step must do."""
 
+import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from distill.model.config import T5Config
 from distill.tasks import task_ids
 
 SIZES = {
-    "tiny": T5Config(32128, 64, 2, 32, 128, 2, 2),
+    "nano": T5Config(32128, 16, 2, 8, 32, 1, 1),  # for tests of these programs
+    "tiny": T5Config(32128, 64, 4, 16, 128, 2, 2),
     "small": T5Config(32128, 512, 6, 64, 1024, 8, 8),
     "base": T5Config(32128, 768, 12, 64, 2048, 12, 12),
     "large": T5Config(32128, 1024, 16, 64, 2816, 24, 24),
@@ -63,6 +65,17 @@ class Batch:
     tokens: int
 
 
+def parser(description: str | None, groups: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """The flags of a part that reads ``--data`` and writes to ``--out``, and runs all of its groups or one of them."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", required=True, type=Path)
+    made.add_argument("--out", required=True, type=Path)
+    if groups:
+        made.add_argument("--group", choices=groups, help="measure this group only")
+        made.add_argument("--size", choices=SIZES, help="instead of all groups, a few measurements of this size")
+    return made
+
+
 def write_rows(path: Path, sets: dict[str, list[Row]]) -> None:
     """Writes sets of rows to a compressed ``.npz``: per set and part, all tokens and the ends of the rows."""
     arrays: dict[str, Any] = {}
@@ -98,30 +111,16 @@ def batches(rows: list[Row], layout: Layout) -> Iterator[Batch]:
             return
 
 
-def padded(pieces: list[np.ndarray], fill: int) -> np.ndarray:
-    """int64 [rows, longest], filled up with ``fill``."""
-    out = np.full((len(pieces), max(map(len, pieces))), fill, np.int64)
-    for number, piece in enumerate(pieces):
-        out[number, : len(piece)] = piece
-    return out
-
-
 def step_flops(config: T5Config, sequences: int, inputs: int, targets: int) -> float:
     """Operations of the matrix products of one update (forward and backward), recomputation not included.
 
-    A product of parameters has 2 operations per parameter and position, attention has ``4 · keys · heads · kv`` per query;
-    the backward pass has twice the operations of the forward pass. Every position counts, padding too.
+    The backward pass has twice the operations of the forward pass. Every position counts, padding too.
 
     Args:
       config: the network.
       sequences: rows of the batch.
       inputs, targets: positions per row.
     """
-    width, joined, inner = config.embed_dim, config.num_heads * config.head_dim, config.mlp_dim
-    feed_forward = (len(config.mlp_activations) + 1) * width * inner
-    encoder = 2 * (4 * width * joined + feed_forward) + 4 * inputs * joined
-    per_target = 2 * (6 * width * joined + feed_forward) + 4 * (targets + inputs) * joined
-    per_input = 2 * 2 * width * joined  # keys and values of the attention to the encoder
-    forward = inputs * (config.num_encoder_layers * encoder + config.num_decoder_layers * per_input)
-    forward += targets * (config.num_decoder_layers * per_target + 2 * width * config.vocab_size)
-    return 3.0 * sequences * forward
+    from distill.precompile import estimates  # imports JAX, which the PyTorch side needs for this alone
+
+    return 3.0 * estimates.forward_flops(config, Layout(sequences, inputs, targets))

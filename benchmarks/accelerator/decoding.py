@@ -93,8 +93,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     with jax.default_device(cpu):  # the device's peak memory is that of decoding alone
         params = sides.endless_params(config)
         found = decoded(params, cpu, config, 10, _CHECKED_ROWS, inputs(_CHECKED_ROWS))
-        params = jax.device_put(params, cpu)
-        huggingface.save_pretrained_folder(jax.device_get(params), config, options.out / "student")
+        huggingface.save_pretrained_folder(params, config, options.out / "student")
         (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
@@ -120,7 +119,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
         with torch.inference_mode():
             for start in range(0, len(order), batch):
                 chosen = order[start : start + batch]
-                ids = torch.from_numpy(cases.padded([rows[index] for index in chosen], 0)).to(device)
+                ids = torch.from_numpy(sides.padded([rows[index] for index in chosen], 0, "int64")).to(device)
                 answers = model.generate(
                     ids, attention_mask=(ids != 0).long(), do_sample=False, num_beams=1, max_new_tokens=tokens
                 )

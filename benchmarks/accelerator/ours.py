@@ -3,7 +3,6 @@
 All programs compile at once in threads. Then each is timed alone. Run by :mod:`benchmarks.accelerator.measure`.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -41,6 +40,8 @@ class Program:
       chunk_tokens: of the loss.
       remat: ``T5Config.remat_policy``.
       scan: ``T5Config.scan_layers``.
+      dropout: ``T5Config.dropout_rate``.
+      dtype: ``T5Config.dtype``.
       options: compiler options.
     """
 
@@ -194,7 +195,7 @@ def run(
 
 
 def groups(size: str | None = None) -> dict[str, list[Program]]:
-    """The measured programs. The groups run as separate processes, which trace and compile side by side."""
+    """The measured programs. Each group runs as a separate process."""
     if size is not None:
         return {size: [Program(size, "svamp", 4), Program(size, "cqa", 4, "xla"), Program(size, "svamp", 4, scan=True)]}
     both = ("svamp", "cqa")
@@ -215,11 +216,7 @@ PROFILED = (Program("base", "svamp", 96), Program("large", "svamp", 64))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--group", choices=groups(), help="measure this group only")
-    parser.add_argument("--size", choices=cases.SIZES, help="instead of all groups, a few programs of this size")
+    parser = cases.parser(__doc__, groups())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=4)
     parser.add_argument("--deadline", type=float, default=600.0, help="seconds after which no program is waited for")

@@ -16,12 +16,8 @@ MAX_BYTES = 8 * 2**20  # the files travel with the program
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data", help="holds svamp/ in the paper's layout")
-    parser.add_argument(
-        "--vocabulary",
-        default="../shared/data/vocab/cc_all.32000.100extra.model",
-        help="t5, bytes or the path of a SentencePiece model",
-    )
+    parser.add_argument("--data_dir", required=True, help="holds svamp/ in the paper's layout")
+    parser.add_argument("--vocabulary", default="t5", help="t5, bytes or the path of a SentencePiece model")
     parser.add_argument("--out", required=True)
     parser.add_argument("--windows", type=int, default=64, help="windows that are packed together")
     parser.add_argument("--inputs", type=int, default=512)
@@ -33,7 +29,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    from distill.api import tensorflow_log  # noqa: F401 - silences TensorFlow before it is imported
     from distill.data import token_batches
     from distill.data.batches import BatchStream
     from distill.data.packing import Layout

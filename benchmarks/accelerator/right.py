@@ -3,7 +3,6 @@
 Run by :mod:`benchmarks.accelerator.measure`. Every check has a bound; one that exceeds it fails the run.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -149,9 +148,7 @@ def checks(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
+    parser = cases.parser(__doc__)
     parser.add_argument("--size", default="small", choices=cases.SIZES)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--attentions", default="cudnn,triton")

@@ -7,7 +7,6 @@ under ``torch.compile``. All use AdamW's fused kernel and clip gradients at norm
 :mod:`benchmarks.accelerator.measure`.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import sides
 from benchmarks.accelerator import cases, timing
 
 _STARTED = time.perf_counter()
@@ -79,8 +79,8 @@ def step_of(case: Case) -> Callable[[list[cases.Row]], Any]:
     called = compiled_model(case.size) if case.form == "compiled" else model
 
     def forward(inputs: list[np.ndarray], targets: list[np.ndarray]) -> Any:
-        ids = torch.from_numpy(cases.padded(inputs, 0)).to(DEVICE, non_blocking=True)
-        labels = torch.from_numpy(cases.padded(targets, -100)).to(DEVICE, non_blocking=True)
+        ids = torch.from_numpy(sides.padded(inputs, 0, "int64")).to(DEVICE, non_blocking=True)
+        labels = torch.from_numpy(sides.padded(targets, -100, "int64")).to(DEVICE, non_blocking=True)
         return called(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels), labels
 
     def loss_of(rows: list[cases.Row]) -> Any:
@@ -167,7 +167,7 @@ def run(cases_: list[Case], data: Path, out: Path, name: str, peak: float | None
 
 
 def groups(size: str | None = None) -> dict[str, list[Case]]:
-    """The measured cases. The groups run as separate processes; ``torch.compile`` has a group for itself."""
+    """The measured cases. Each group runs as a separate process; ``torch.compile`` has a group for itself."""
     if size is not None:
         return {size: [Case(size, "svamp", 4, "published"), Case(size, "cqa", 4, "joined")]}
     both = ("svamp", "cqa")
@@ -182,11 +182,7 @@ def groups(size: str | None = None) -> dict[str, list[Case]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--group", choices=groups(), help="measure this group only")
-    parser.add_argument("--size", choices=cases.SIZES, help="instead of all groups, a few cases of this size")
+    parser = cases.parser(__doc__, groups())
     parser.add_argument("--peak", type=float, help="peak of the device, operations per second")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

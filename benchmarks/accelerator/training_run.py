@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
+from benchmarks.accelerator import cases
 from distill.checkpoints.manager import CheckpointConfig, restore_student
-from distill.data.packing import Layout
 from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.exact_match import ExactMatch
 from distill.model.config import T5Config
@@ -30,14 +30,6 @@ from distill.training.callbacks import Callback
 from distill.training.losses import TwoTaskLoss
 from distill.training.train import LoopConfig, TokenBatchesConfig, train
 
-# gin/models/t5_1_1_base.gin, t5_1_1_small.gin, t5_1_1_tiny.gin: width, heads, width of a head, inner width, layers.
-# nano is for tests of this program.
-DIMS = {
-    "base": (768, 12, 64, 2048, 12),
-    "small": (512, 6, 64, 1024, 8),
-    "tiny": (64, 4, 16, 128, 2),
-    "nano": (16, 2, 8, 32, 1),
-}
 _COMMIT_S = 120.0
 
 
@@ -48,7 +40,7 @@ class Spec:
     Attributes:
       model_dir: of the run.
       data: token windows, a file.
-      size: a name of :data:`DIMS`.
+      size: a name of :data:`cases.SIZES`.
       vocab_size: of the student.
       steps: of the run.
       batch_size: windows per update.
@@ -77,7 +69,9 @@ class Losses(Callback):
 
     def __init__(self, spec: Spec):
         self._spec, self._path = spec, pathlib.Path(f"{spec.model_dir}.losses.jsonl")
-        self._flops = model_flops(student(spec), TokenBatchesConfig(spec.data, spec.batch_size).layout)
+        layout = TokenBatchesConfig(spec.data, spec.batch_size).layout
+        # The run itself counts the operations of the compiled step; that count may lack the library calls of a GPU.
+        self._flops = cases.step_flops(student(spec), layout.windows, layout.encoder_length, layout.decoder_length)
         self._peak = chips.peak_flops(jax.devices()[0].device_kind)
         self.compiled_s: float | None = None
 
@@ -112,34 +106,7 @@ def complete_checkpoints(model_dir: str) -> list[int]:
 
 def student(spec: Spec) -> T5Config:
     """T5 1.1 of a size, with dropout."""
-    width, heads, head, inner, layers = DIMS[spec.size]
-    return T5Config(
-        vocab_size=spec.vocab_size,
-        embed_dim=width,
-        num_heads=heads,
-        head_dim=head,
-        mlp_dim=inner,
-        num_encoder_layers=layers,
-        num_decoder_layers=layers,
-        dropout_rate=0.1,
-        dtype=spec.dtype,
-        attention="auto",
-    )
-
-
-def model_flops(config: T5Config, layout: Layout) -> float:
-    """Operations of the matrix products of one update, counted from the shapes: forward, and twice that backward.
-
-    The run itself counts those of the compiled step. The two agree where XLA's count includes the library calls of a GPU.
-    """
-    width, heads, inner = config.embed_dim, config.num_heads * config.head_dim, config.mlp_dim
-    inputs, targets = layout.encoder_length, layout.decoder_length
-    mlp = (len(config.mlp_activations) + 1) * width * inner
-    encoder = inputs * (4 * width * heads + mlp + 2 * inputs * heads)
-    decoder = targets * (6 * width * heads + mlp + 2 * (targets + inputs) * heads) + inputs * 2 * width * heads
-    logits = targets * width * config.vocab_size
-    forward = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder + logits
-    return 3.0 * 2.0 * layout.windows * forward
+    return dataclasses.replace(cases.SIZES[spec.size], vocab_size=spec.vocab_size, dtype=spec.dtype, attention="auto")
 
 
 def run(spec: Spec) -> None:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import sides
 from benchmarks.accelerator import cases, measure, ours, plot, prepare, timing
 from distill.data.packing import Layout
 from distill.model.config import T5Config
@@ -62,7 +63,7 @@ def test_batches_hold_every_row_once_per_pass():
 
 
 def test_padded():
-    got = cases.padded([np.array([4, 5]), np.array([6, 7, 8])], -100)
+    got = sides.padded([np.array([4, 5]), np.array([6, 7, 8])], -100, "int64")
     np.testing.assert_array_equal(got, [[4, 5, -100], [6, 7, 8]])
     assert got.dtype == np.int64
 
