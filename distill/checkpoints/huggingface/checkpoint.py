@@ -1,11 +1,13 @@
-"""Hugging Face checkpoints of the T5 family, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5.
+"""Hugging Face checkpoints, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5, T5Gemma and T5Gemma 2.
 
 Weights are safetensors, copied one tensor at a time: no second copy of the parameters exists in memory.
 """
 
 import contextlib
 import dataclasses
+import difflib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -16,8 +18,11 @@ import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from distill.checkpoints.arrays import Tensor, TensorInfo
-from distill.checkpoints.huggingface.config import config_from_hf, config_to_hf, scales_decoder_output
-from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
+from distill.checkpoints.huggingface import config as t5_config
+from distill.checkpoints.huggingface import gemma_config, gemma_names
+from distill.checkpoints.huggingface import names as t5_names
+from distill.checkpoints.huggingface.config import scales_decoder_output
+from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry
 from distill.checkpoints.huggingface.safetensors_stream import SafetensorsWriter
 from distill.checkpoints.huggingface.weights_folder import (
     FLOAT_DTYPES,
@@ -28,6 +33,8 @@ from distill.checkpoints.huggingface.weights_folder import (
 )
 from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
 from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig, family
+from distill.model.t5gemma_config import T5GemmaConfig
 
 Params = dict[str, Any]
 Source = str | os.PathLike[str]
@@ -94,8 +101,57 @@ def is_hub_name(text: str) -> bool:
     return "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
 
 
-def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> T5Config:
-    """The :class:`T5Config` of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
+def entries(config: NetworkConfig) -> list[Entry]:
+    """Every parameter of ``config``, with the tensor it is read from and written to."""
+    return list(t5_names.entries(config) if isinstance(config, T5Config) else gemma_names.entries(config))
+
+
+def config_from_hf(fields: Mapping[str, Any], where: str = CONFIG_FILE, **overrides: Any) -> NetworkConfig:
+    """The configuration of a parsed ``config.json`` of any family.
+
+    Raises:
+      ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
+    """
+    known = (*t5_config.MODEL_TYPES, *gemma_config.MODEL_TYPES)
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        near = difflib.get_close_matches(str(model_type)[:80], known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
+    if fields.get("quantization_config") is not None:
+        raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
+    if fields.get("is_encoder_decoder", True) is not True:
+        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
+    of_gemma = model_type in gemma_config.MODEL_TYPES
+    fields_here = {field.name for field in dataclasses.fields(T5GemmaConfig if of_gemma else T5Config)}
+    for name in overrides.keys() - fields_here:
+        near = difflib.get_close_matches(name, fields_here, n=1)
+        kind = "T5GemmaConfig" if of_gemma else "T5Config"
+        raise ValueError(f"{kind} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    read = gemma_config.config_from_hf if of_gemma else t5_config.config_from_hf
+    return read(fields, where, **overrides)
+
+
+def config_to_hf(config: NetworkConfig, model_type: str | None = None) -> dict[str, Any]:
+    """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`.
+
+    Args:
+      config: the configuration to describe.
+      model_type: as for :func:`distill.checkpoints.huggingface.config.config_to_hf`; None for T5Gemma.
+
+    Raises:
+      ValueError: no such model has this configuration.
+    """
+    if isinstance(config, T5Config):
+        return t5_config.config_to_hf(config, model_type)
+    settings = gemma_config.config_to_hf(config)
+    if model_type not in (None, settings["model_type"]):
+        raise ValueError(f"model_type of a {family(config)} must be {settings['model_type']!r}; got {model_type!r}")
+    return settings
+
+
+def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> NetworkConfig:
+    """The configuration of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -105,7 +161,7 @@ def read_config(source: Source, *, revision: str | None = None, **overrides: Any
     return config_from_hf(read_json(path), where=str(path), **overrides)
 
 
-def load_params(source: Source, config: T5Config, *, revision: str | None = None, shardings: Any = None) -> Params:
+def load_params(source: Source, config: NetworkConfig, *, revision: str | None = None, shardings: Any = None) -> Params:
     """The parameters of a checkpoint, for the network of ``config``.
 
     Args:
@@ -129,15 +185,17 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
 
 def load_pretrained(
     source: Source, *, revision: str | None = None, shardings: Any = None, **overrides: Any
-) -> tuple[T5Config, Params]:
+) -> tuple[NetworkConfig, Params]:
     """:func:`read_config`, and :func:`load_params` with it."""
     folder = resolve(source, revision)
     config = read_config(folder, **overrides)
     return config, load_params(folder, config, shardings=shardings)
 
 
-def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
+def as_checkpoint(weights: WeightsFolder, config: NetworkConfig, where: Source | None = None) -> Checkpoint:
     """The parameters in an opened folder under this project's names; ``where`` is its name in errors."""
+    if isinstance(config, T5GemmaConfig):
+        return _gemma_checkpoint(weights, config, where)
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}
     for name, entry in wanted.items():
@@ -148,7 +206,27 @@ def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None
             tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
     for name, info in weights.tensors.items():
         if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
-            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
+            tensors[name] = _unread(info.shape, info.dtype)
+    return Checkpoint(str(where or weights.folder), tensors)
+
+
+def _unread(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """A tensor that no parameter corresponds to."""
+    return Tensor(TensorInfo(shape, _DTYPES.get(dtype, dtype)), lambda _: np.empty(0))
+
+
+def _gemma_checkpoint(weights: WeightsFolder, config: T5GemmaConfig, where: Source | None) -> Checkpoint:
+    held, tensors, read = weights.tensors, {}, set()
+    for entry in entries(config):
+        names = gemma_names.held_names(config, entry.name, held)
+        read |= set(names)
+        if names:
+            tensors["/".join(entry.path)] = _entry_tensor(weights, names[0], entry)
+    skipped = [name for name in held if gemma_names.is_vision(name)]
+    if skipped:
+        logging.warning("%s: %d tensors of images are not read: students are text only", weights.folder, len(skipped))
+    for name in held.keys() - read - set(skipped):
+        tensors[name] = _unread(held[name].shape, held[name].dtype)
     return Checkpoint(str(where or weights.folder), tensors)
 
 
@@ -169,17 +247,60 @@ def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
     return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
 
 
-def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -> None:
-    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
-    wanted = {entry.name: entry for entry in entries(config)}
+def _setting_problems(folder: pathlib.Path, config: NetworkConfig) -> list[str]:
+    """The settings in which the folder's ``config.json``, if it has one, and ``config`` differ."""
+    if not (folder / CONFIG_FILE).is_file():
+        return []
+    theirs = read_config(folder)
+    if family(theirs) != family(config):
+        raise ValueError(
+            f"{folder} is a {family(theirs)} network, the configuration is a {family(config)}; take a model file of "
+            f"{family(theirs)} (gin/models)"
+        )
     problems = []
+    for name in config.__dataclass_fields__:
+        got, expected = getattr(theirs, name), getattr(config, name)
+        if name not in _FREE_FIELDS and got != expected:
+            problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
+    return problems
+
+
+def _check_gemma_fit(folder: pathlib.Path, config: T5GemmaConfig, weights: WeightsFolder) -> None:
+    held, problems, read = weights.tensors, _setting_problems(folder, config), set()
+    for entry in entries(config):
+        names = gemma_names.held_names(config, entry.name, held)
+        read |= set(names)
+        if not names:
+            problems.append(f"{entry.name}: checkpoint has none, configuration {shape_text(entry.shape)}")
+        for name in names:
+            info = held[name]
+            if info.shape != entry.shape:
+                problems.append(f"{name}: checkpoint {shape_text(info.shape)}, configuration {shape_text(entry.shape)}")
+            elif info.dtype not in FLOAT_DTYPES:
+                problems.append(f"{name}: checkpoint {info.dtype}, wanted one of {FLOAT_DTYPES}")
+            elif name != names[0] and not np.array_equal(weights.read(name), weights.read(names[0])):
+                problems.append(f"{name}: checkpoint has one that is not {names[0]}, configuration uses that one table")
+    problems += [
+        f"{name}: checkpoint {shape_text(info.shape)}, configuration has none"
+        for name, info in held.items()
+        if name not in read and not gemma_names.is_vision(name)
+    ]
+    _raise_problems(folder, problems)
+
+
+def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
+    if problems:
+        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
+        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+
+
+def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFolder) -> None:
+    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
+    if isinstance(config, T5GemmaConfig):
+        return _check_gemma_fit(folder, config, weights)
+    wanted = {entry.name: entry for entry in entries(config)}
+    problems = _setting_problems(folder, config)
     scaled = _is_scaled(folder)
-    if scaled is not None:
-        theirs = read_config(folder)
-        for name in config.__dataclass_fields__:
-            got, expected = getattr(theirs, name), getattr(config, name)
-            if name not in _FREE_FIELDS and got != expected:
-                problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
     held = weights.tensors
     for name, entry in wanted.items():
         if name in held:
@@ -202,12 +323,10 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -
         for name in copies:
             if held[name].shape != table.shape or not np.array_equal(weights.read(name), table):
                 problems.append(f"{name}: checkpoint has one that is not {SHARED}, configuration uses that one table")
-    if problems:
-        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
-        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+    return _raise_problems(folder, problems)
 
 
-def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **options: Any) -> None:
+def save_pretrained_folder(params: Params, config: NetworkConfig, folder: Source, **options: Any) -> None:
     """:func:`write` for parameters in memory.
 
     Args:
@@ -226,7 +345,7 @@ def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **o
 
 def write(
     read: Callable[[str], np.ndarray],
-    config: T5Config,
+    config: NetworkConfig,
     folder: Source,
     *,
     model_type: str | None = None,
@@ -234,13 +353,14 @@ def write(
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a folder that ``transformers``' ``T5ForConditionalGeneration.from_pretrained`` (MT5…, UMT5…) loads.
+    """Writes a folder that ``from_pretrained`` of ``transformers``' ``T5ForConditionalGeneration`` loads, or its MT5…, UMT5…,
+    T5Gemma… and T5Gemma2….
 
     Args:
       read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; called in reading order.
       config: of the network.
       folder: the output, created if needed. Existing weights in it are replaced.
-      model_type: as for :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
+      model_type: as for :func:`config_to_hf`.
       fields: further fields of ``config.json``, such as ``task_specific_params``.
       generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
       max_shard_bytes: larger weights are written to several files with an index.
@@ -252,7 +372,7 @@ def write(
     settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    plan = list(entries(config))
+    plan = entries(config)
     shards = _shards(plan, max_shard_bytes)
     place = {tensor: file for file, shard in shards.items() for tensor in shard}
     with contextlib.ExitStack() as stack:
@@ -268,7 +388,8 @@ def write(
         total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
         _write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": place})
     _write_json(root / CONFIG_FILE, settings)
-    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    start = settings.get("decoder_start_token_id", settings.get("bos_token_id"))
+    ids = {name: settings[name] for name in ("eos_token_id", "pad_token_id")} | {"decoder_start_token_id": start}
     _write_json(root / GENERATION_FILE, {**ids, **(generation or {})})
 
 
