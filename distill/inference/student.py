@@ -17,7 +17,7 @@ from etils import epath
 
 from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
-from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import plain_vocabularies
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
@@ -91,7 +91,7 @@ class Student:
       trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
     """
 
-    model: T5Config
+    model: NetworkConfig
     vocabulary: str
     vocabulary_extra_ids: int = 0
     vocabulary_sha256: str = ""
@@ -242,6 +242,13 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _fitting(options: Collection[Any], value: Mapping[str, Any]) -> type:
+    """The dataclass of ``options`` that has all keys of ``value``, else the first."""
+    kinds = [option for option in options if dataclasses.is_dataclass(option)]
+    fitting = (kind for kind in kinds if value.keys() <= {field.name for field in dataclasses.fields(kind)})
+    return typing.cast(type, next(fitting, kinds[0]))
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _built(typing.cast(type, hint), value, where)
@@ -251,7 +258,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         kind = typing.get_origin(option) or option
         if dataclasses.is_dataclass(option):
             if isinstance(value, Mapping):
-                return _built(typing.cast(type, option), value, where)
+                return _built(_fitting(options, value), value, where)
         elif kind is tuple:
             if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
                 return tuple(value)

@@ -131,7 +131,7 @@ def attend(
 
 def attend_cached(
     query: Float[Array, "hypotheses heads kv"],
-    parts: Sequence[tuple[KeyValue, Bool[AnyArray, "rows key"]]],
+    parts: Sequence[tuple[KeyValue, Bool[AnyArray, "_ _"]]],
     *,
     scale: float,
     cap: float | None = None,

@@ -25,7 +25,7 @@ def _init_boxed(config: NetworkConfig, rng: jax.Array) -> Params:
 
 
 def init_params(config: NetworkConfig, rng: jax.Array) -> Params:
-    """Returns random float32 parameters, for T5 by T5X's initialisers, as plain arrays. A pure function: the caller jits it."""
+    """Returns random float32 parameters as plain arrays, for T5 by T5X's initialisers. A pure function: jit it."""
     return nn.unbox(_init_boxed(config, rng))
 
 

@@ -157,7 +157,7 @@ class GroupedAttention(nn.Module):
         self,
         x: Float[Array, "hypotheses 1 embed"],
         by: Rotation | None,
-        *parts: tuple[KeyValue, Bool[AnyArray, "rows key"]],
+        *parts: tuple[KeyValue, Bool[AnyArray, "_ _"]],
     ) -> Float[Array, "hypotheses 1 embed"]:
         """Attends from one position to all ``parts``, see :func:`attend_cached`."""
         query = self.queries(x, by)[:, 0]

@@ -31,7 +31,7 @@ class TokenStats(NamedTuple):
     correct: Bool[Array, "batch length"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 8))
 def weighted_cross_entropy(
     hidden: Float[Array, "batch length embed"],
     kernel: Float[Array, "embed vocab"],
@@ -41,6 +41,7 @@ def weighted_cross_entropy(
     label_smoothing: float = 0.0,
     chunk_tokens: int = 0,
     counted: Bool[Array, "batch length"] | None = None,
+    logit_cap: float | None = None,
 ) -> tuple[Float[Array, ""], TokenStats]:
     """``Σ weights · (CE + z_loss · log²Z)`` from hidden states, without the [batch, length, vocab] logits.
 
@@ -60,12 +61,13 @@ def weighted_cross_entropy(
         chunk.
       counted: positions whose statistics are needed. All others must have weight 0; their statistics are undefined. On
         one CPU, no logits are computed for them. None counts all positions.
+      logit_cap: logits are ``logit_cap · tanh(hidden @ kernel / logit_cap)``; None leaves them uncapped.
 
     Returns:
       The loss, a float32 scalar, and :class:`TokenStats`.
     """
     arrays = (hidden, kernel, targets, weights, counted)
-    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=False)
+    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=False)
     return loss, stats
 
 
@@ -78,9 +80,10 @@ def _forward(
     label_smoothing: float,
     chunk_tokens: int,
     counted: jax.Array | None,
+    logit_cap: float | None,
 ) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
     arrays = (hidden, kernel, targets, weights, counted)
-    loss, stats, gradients = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=True)
+    loss, stats, gradients = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=True)
     return (loss, stats), gradients
 
 
@@ -88,10 +91,11 @@ def _backward(
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
+    logit_cap: float | None,
     gradients: Gradients,
     cotangents: tuple[jax.Array, TokenStats],
 ) -> tuple[jax.Array, jax.Array, None, jax.Array, None]:
-    del z_loss, label_smoothing, chunk_tokens
+    del z_loss, label_smoothing, chunk_tokens, logit_cap
     scale = cotangents[0]
     d_hidden, d_kernel, d_weights = gradients
     d_hidden, d_kernel = d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale.astype(d_kernel.dtype)
@@ -120,6 +124,7 @@ def _chunked(
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
+    logit_cap: float | None,
     with_gradients: bool,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
     """Loss, stats and gradients. Each device materialises the logits of its local rows, chunk by chunk.
@@ -132,10 +137,10 @@ def _chunked(
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
     compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
+    terms = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
     run = functools.partial(
         _local_chunks,
-        z_loss=z_loss,
-        label_smoothing=label_smoothing,
+        **terms,
         chunk_tokens=chunk_tokens,
         with_gradients=with_gradients,
     )
@@ -143,7 +148,7 @@ def _chunked(
     if counted is not None and partitioning.is_one_cpu():
         return _counted_pieces(
             hidden, kernel, targets, weights, counted, chunk_tokens,
-            functools.partial(_one_chunk, z_loss=z_loss, label_smoothing=label_smoothing, exchanged=(), held=()),
+            functools.partial(_one_chunk, **terms, exchanged=(), held=()),
             with_gradients,
         )  # fmt: skip
     if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
@@ -202,6 +207,7 @@ def _local_chunks(
     *,
     z_loss: float,
     label_smoothing: float,
+    logit_cap: float | None,
     chunk_tokens: int,
     with_gradients: bool,
     exchanged: tuple[str, ...] = (),
@@ -214,6 +220,7 @@ def _local_chunks(
         kernel=kernel,
         z_loss=z_loss,
         label_smoothing=label_smoothing,
+        logit_cap=logit_cap,
         with_gradients=with_gradients,
         exchanged=exchanged,
         held=held,
@@ -310,6 +317,7 @@ def _one_chunk(
     kernel: jax.Array,
     z_loss: float,
     label_smoothing: float,
+    logit_cap: float | None,
     with_gradients: bool,
     exchanged: tuple[str, ...],
     held: tuple[str, ...],
@@ -328,6 +336,8 @@ def _one_chunk(
     vocab = columns * math.prod(jax.lax.axis_size(axis) for axis in over)
     targets = targets - jax.lax.axis_index(over) * columns if over else targets
     logits = jnp.einsum("bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if logit_cap is not None:
+        logits = jnp.tanh(logits / logit_cap) * logit_cap
     maximum = logits.max(axis=-1, keepdims=True)
     maximum = jax.lax.stop_gradient(jax.lax.pmax(maximum, over) if over else maximum)
     exponentials = jnp.exp(logits - maximum)
@@ -353,6 +363,8 @@ def _one_chunk(
     is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
     wanted = jnp.where(is_target, on, off) if label_smoothing else is_target.astype(jnp.float32)
     d_logits = exponentials * (scale / total) - weights[..., None] * wanted
+    if logit_cap is not None:
+        d_logits = d_logits * (1.0 - jnp.square(logits / logit_cap))
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
     if held:

@@ -5,9 +5,7 @@ Weights are safetensors, copied one tensor at a time: no second copy of the para
 
 import contextlib
 import dataclasses
-import difflib
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -17,11 +15,11 @@ import huggingface_hub
 import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from distill.checkpoints.arrays import Tensor, TensorInfo
-from distill.checkpoints.huggingface import config as t5_config
-from distill.checkpoints.huggingface import gemma_config, gemma_names
-from distill.checkpoints.huggingface import names as t5_names
+from distill.checkpoints.arrays import Tensor
+from distill.checkpoints.huggingface import gemma_weights
+from distill.checkpoints.huggingface import tensors as tensors_of
 from distill.checkpoints.huggingface.config import scales_decoder_output
+from distill.checkpoints.huggingface.families import config_from_hf, config_to_hf, entries
 from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry
 from distill.checkpoints.huggingface.safetensors_stream import SafetensorsWriter
 from distill.checkpoints.huggingface.weights_folder import (
@@ -32,7 +30,6 @@ from distill.checkpoints.huggingface.weights_folder import (
     read_json,
 )
 from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
-from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig, family
 from distill.model.t5gemma_config import T5GemmaConfig
 
@@ -41,7 +38,6 @@ Source = str | os.PathLike[str]
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Settings of computation, which a file does not determine.
 _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 
@@ -101,55 +97,6 @@ def is_hub_name(text: str) -> bool:
     return "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
 
 
-def entries(config: NetworkConfig) -> list[Entry]:
-    """Every parameter of ``config``, with the tensor it is read from and written to."""
-    return list(t5_names.entries(config) if isinstance(config, T5Config) else gemma_names.entries(config))
-
-
-def config_from_hf(fields: Mapping[str, Any], where: str = CONFIG_FILE, **overrides: Any) -> NetworkConfig:
-    """The configuration of a parsed ``config.json`` of any family.
-
-    Raises:
-      ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
-    """
-    known = (*t5_config.MODEL_TYPES, *gemma_config.MODEL_TYPES)
-    model_type = fields.get("model_type")
-    if not isinstance(model_type, str) or model_type not in known:
-        near = difflib.get_close_matches(str(model_type)[:80], known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
-    if fields.get("quantization_config") is not None:
-        raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
-    if fields.get("is_encoder_decoder", True) is not True:
-        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
-    of_gemma = model_type in gemma_config.MODEL_TYPES
-    fields_here = {field.name for field in dataclasses.fields(T5GemmaConfig if of_gemma else T5Config)}
-    for name in overrides.keys() - fields_here:
-        near = difflib.get_close_matches(name, fields_here, n=1)
-        kind = "T5GemmaConfig" if of_gemma else "T5Config"
-        raise ValueError(f"{kind} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    read = gemma_config.config_from_hf if of_gemma else t5_config.config_from_hf
-    return read(fields, where, **overrides)
-
-
-def config_to_hf(config: NetworkConfig, model_type: str | None = None) -> dict[str, Any]:
-    """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`.
-
-    Args:
-      config: the configuration to describe.
-      model_type: as for :func:`distill.checkpoints.huggingface.config.config_to_hf`; None for T5Gemma.
-
-    Raises:
-      ValueError: no such model has this configuration.
-    """
-    if isinstance(config, T5Config):
-        return t5_config.config_to_hf(config, model_type)
-    settings = gemma_config.config_to_hf(config)
-    if model_type not in (None, settings["model_type"]):
-        raise ValueError(f"model_type of a {family(config)} must be {settings['model_type']!r}; got {model_type!r}")
-    return settings
-
-
 def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> NetworkConfig:
     """The configuration of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
 
@@ -195,7 +142,7 @@ def load_pretrained(
 def as_checkpoint(weights: WeightsFolder, config: NetworkConfig, where: Source | None = None) -> Checkpoint:
     """The parameters in an opened folder under this project's names; ``where`` is its name in errors."""
     if isinstance(config, T5GemmaConfig):
-        return _gemma_checkpoint(weights, config, where)
+        return Checkpoint(str(where or weights.folder), gemma_weights.tensors(weights, config))
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}
     for name, entry in wanted.items():
@@ -203,30 +150,10 @@ def as_checkpoint(weights: WeightsFolder, config: NetworkConfig, where: Source |
         shared = name == LM_HEAD and name not in weights.tensors and _is_scaled(weights.folder) is False
         source = SHARED if shared else name
         if source in weights.tensors:
-            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
+            tensors["/".join(entry.path)] = tensors_of.entry_tensor(weights, source, entry)
     for name, info in weights.tensors.items():
         if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
-            tensors[name] = _unread(info.shape, info.dtype)
-    return Checkpoint(str(where or weights.folder), tensors)
-
-
-def _unread(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """A tensor that no parameter corresponds to."""
-    return Tensor(TensorInfo(shape, _DTYPES.get(dtype, dtype)), lambda _: np.empty(0))
-
-
-def _gemma_checkpoint(weights: WeightsFolder, config: T5GemmaConfig, where: Source | None) -> Checkpoint:
-    held, tensors, read = weights.tensors, {}, set()
-    for entry in entries(config):
-        names = gemma_names.held_names(config, entry.name, held)
-        read |= set(names)
-        if names:
-            tensors["/".join(entry.path)] = _entry_tensor(weights, names[0], entry)
-    skipped = [name for name in held if gemma_names.is_vision(name)]
-    if skipped:
-        logging.warning("%s: %d tensors of images are not read: students are text only", weights.folder, len(skipped))
-    for name in held.keys() - read - set(skipped):
-        tensors[name] = _unread(held[name].shape, held[name].dtype)
+            tensors[name] = tensors_of.unread(info.shape, info.dtype)
     return Checkpoint(str(where or weights.folder), tensors)
 
 
@@ -234,17 +161,6 @@ def _is_scaled(folder: pathlib.Path) -> bool | None:
     """Whether the decoder's output is scaled; None without a ``config.json``."""
     path = folder / CONFIG_FILE
     return scales_decoder_output(read_json(path)) if path.is_file() else None
-
-
-def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
-    info = weights.tensors[name]
-    shape = info.shape[::-1] if entry.transposed else info.shape
-
-    def load(index: Any) -> np.ndarray:
-        array = weights.read(name)
-        return (array.T if entry.transposed else array)[index]
-
-    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
 
 
 def _setting_problems(folder: pathlib.Path, config: NetworkConfig) -> list[str]:
@@ -265,29 +181,6 @@ def _setting_problems(folder: pathlib.Path, config: NetworkConfig) -> list[str]:
     return problems
 
 
-def _check_gemma_fit(folder: pathlib.Path, config: T5GemmaConfig, weights: WeightsFolder) -> None:
-    held, problems, read = weights.tensors, _setting_problems(folder, config), set()
-    for entry in entries(config):
-        names = gemma_names.held_names(config, entry.name, held)
-        read |= set(names)
-        if not names:
-            problems.append(f"{entry.name}: checkpoint has none, configuration {shape_text(entry.shape)}")
-        for name in names:
-            info = held[name]
-            if info.shape != entry.shape:
-                problems.append(f"{name}: checkpoint {shape_text(info.shape)}, configuration {shape_text(entry.shape)}")
-            elif info.dtype not in FLOAT_DTYPES:
-                problems.append(f"{name}: checkpoint {info.dtype}, wanted one of {FLOAT_DTYPES}")
-            elif name != names[0] and not np.array_equal(weights.read(name), weights.read(names[0])):
-                problems.append(f"{name}: checkpoint has one that is not {names[0]}, configuration uses that one table")
-    problems += [
-        f"{name}: checkpoint {shape_text(info.shape)}, configuration has none"
-        for name, info in held.items()
-        if name not in read and not gemma_names.is_vision(name)
-    ]
-    _raise_problems(folder, problems)
-
-
 def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
     if problems:
         counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
@@ -296,10 +189,10 @@ def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
 
 def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFolder) -> None:
     """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
-    if isinstance(config, T5GemmaConfig):
-        return _check_gemma_fit(folder, config, weights)
-    wanted = {entry.name: entry for entry in entries(config)}
     problems = _setting_problems(folder, config)
+    if isinstance(config, T5GemmaConfig):
+        return _raise_problems(folder, [*problems, *gemma_weights.problems(weights, config)])
+    wanted = {entry.name: entry for entry in entries(config)}
     scaled = _is_scaled(folder)
     held = weights.tensors
     for name, entry in wanted.items():
@@ -353,8 +246,7 @@ def write(
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a folder that ``from_pretrained`` of ``transformers``' ``T5ForConditionalGeneration`` loads, or its MT5…, UMT5…,
-    T5Gemma… and T5Gemma2….
+    """Writes a folder that ``transformers``' ``AutoModelForSeq2SeqLM.from_pretrained`` loads.
 
     Args:
       read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; called in reading order.
