@@ -19,8 +19,8 @@ from distill.checkpoints.arrays import Tensor
 from distill.checkpoints.huggingface import gemma_weights
 from distill.checkpoints.huggingface import tensors as tensors_of
 from distill.checkpoints.huggingface.config import scales_decoder_output
-from distill.checkpoints.huggingface.families import config_from_hf, config_to_hf, entries
-from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry
+from distill.checkpoints.huggingface.families import config_from_hf, config_to_hf, entries, zeros
+from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES
 from distill.checkpoints.huggingface.safetensors_stream import SafetensorsWriter
 from distill.checkpoints.huggingface.weights_folder import (
     FLOAT_DTYPES,
@@ -265,7 +265,9 @@ def write(
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     plan = entries(config)
-    shards = _shards(plan, max_shard_bytes)
+    constant = zeros(config)
+    shapes = {entry.name: entry.shape for entry in plan} | constant
+    shards = _shards(shapes, max_shard_bytes)
     place = {tensor: file for file, shard in shards.items() for tensor in shard}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in shards.items()}
@@ -273,11 +275,13 @@ def write(
             array = read("/".join(entry.path))
             files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
             del array
+        for name, shape in constant.items():
+            files[place[name]].write(name, np.zeros(shape, np.float32))
     for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
         if stale.name not in shards:
             stale.unlink(missing_ok=True)
     if len(shards) > 1:
-        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
+        total = sum(4 * int(np.prod(shape)) for shape in shapes.values())
         _write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": place})
     _write_json(root / CONFIG_FILE, settings)
     start = settings.get("decoder_start_token_id", settings.get("bos_token_id"))
@@ -285,17 +289,17 @@ def write(
     _write_json(root / GENERATION_FILE, {**ids, **(generation or {})})
 
 
-def _shards(plan: list[Entry], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
+def _shards(shapes: Mapping[str, tuple[int, ...]], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of the tensors of each file, by the file's name."""
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
-    for entry in plan:
-        entry_bytes = 4 * int(np.prod(entry.shape))
-        if shards[-1] and size + entry_bytes > max_shard_bytes:
+    for name, shape in shapes.items():
+        tensor_bytes = 4 * int(np.prod(shape))
+        if shards[-1] and size + tensor_bytes > max_shard_bytes:
             shards.append({})
             size = 0
-        shards[-1][entry.name] = entry.shape
-        size += entry_bytes
+        shards[-1][name] = shape
+        size += tensor_bytes
     if len(shards) == 1:
         return {SINGLE_FILE: shards[0]}
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, start=1)}

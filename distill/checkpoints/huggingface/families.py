@@ -1,6 +1,5 @@
 """Hugging Face's configuration files and tensor names for every family of networks."""
 
-import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +10,16 @@ from distill.checkpoints.huggingface import names as t5_names
 from distill.checkpoints.huggingface.names import Entry
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig, family
-from distill.model.t5gemma_config import T5GemmaConfig
 
 
 def entries(config: NetworkConfig) -> list[Entry]:
     """Every parameter of ``config``, with the tensor it is read from and written to."""
     return list(t5_names.entries(config) if isinstance(config, T5Config) else gemma_names.entries(config))
+
+
+def zeros(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors of zeros that ``transformers`` expects beside the parameters, by name."""
+    return {} if isinstance(config, T5Config) else gemma_names.zeros(config)
 
 
 def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **overrides: Any) -> NetworkConfig:
@@ -31,17 +34,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
         near = difflib.get_close_matches(str(model_type)[:80], known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
-    if fields.get("quantization_config") is not None:
-        raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
-    if fields.get("is_encoder_decoder", True) is not True:
-        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
-    of_gemma = model_type in gemma_config.MODEL_TYPES
-    fields_here = {field.name for field in dataclasses.fields(T5GemmaConfig if of_gemma else T5Config)}
-    for name in overrides.keys() - fields_here:
-        near = difflib.get_close_matches(name, fields_here, n=1)
-        kind = "T5GemmaConfig" if of_gemma else "T5Config"
-        raise ValueError(f"{kind} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    read = gemma_config.config_from_hf if of_gemma else t5_config.config_from_hf
+    read = gemma_config.config_from_hf if model_type in gemma_config.MODEL_TYPES else t5_config.config_from_hf
     return read(fields, where, **overrides)
 
 

@@ -6,6 +6,7 @@ The reference is ``transformers``' own modules ``t5gemma`` and ``t5gemma2``; def
 from collections.abc import Mapping
 from typing import Any
 
+from distill.checkpoints.huggingface.config import check_fields, check_trainable
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 
 MODEL_TYPES = {"t5gemma": "T5GemmaForConditionalGeneration", "t5gemma2": "T5Gemma2ForConditionalGeneration"}
@@ -41,6 +42,8 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     Raises:
       ValueError: a field of the wrong type or size, or a setting with no counterpart; names it.
     """
+    check_trainable(fields, where)
+    check_fields(T5GemmaConfig, overrides)
     version = 1 if fields["model_type"] == "t5gemma" else 2
     encoder, decoder = _section(fields, "encoder", where), _section(fields, "decoder", where)
     prefix = "encoder"

@@ -45,6 +45,14 @@ def held_names(config: T5GemmaConfig, name: str, held: Collection[str]) -> tuple
     return tuple(one for one in (name, *other_names(config, name)) if one in held)
 
 
+def zeros(config: T5GemmaConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors of zeros that ``transformers`` expects beside the parameters, by name.
+
+    Without the embedding of the token that ends an image, it reports a checkpoint as corrupted.
+    """
+    return {f"model.encoder.embed_tokens{_VISION_ENDING}": (config.embed_dim,)} if config.version == 2 else {}
+
+
 def is_vision(name: str) -> bool:
     """Whether a tensor belongs to images, which students do not read."""
     return name.startswith(_VISION_PREFIXES) or name.endswith(_VISION_ENDING)
