@@ -119,6 +119,7 @@ def export(
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
             prompted=prompted,
+            family=family(source.config),
         )
     return folder
 
