@@ -1,8 +1,9 @@
-"""Trains a SentencePiece vocabulary with T5's special ids: padding 0, EOS 1, unknown 2.
+"""Trains a SentencePiece vocabulary with T5's special ids: padding 0, EOS 1, unknown 2; or Gemma's, with BOS 2.
 
 distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model
 distill vocabulary --input=text.txt --input=more.txt --size=8000 --model_type=bpe
 distill vocabulary --input=books.txt.gz --size=4000 --extra_ids=96
+distill vocabulary --input=rows.jsonl --size=4000 --model_type=bpe --bos
 distill vocabulary --set=svamp --data_dir=DIR --size=2000
 """
 
@@ -80,18 +81,20 @@ def train(
     character_coverage: float = 1.0,
     exact_size: bool = False,
     extra_ids: int = 0,
+    bos: bool = False,
 ) -> bytes:
     """A SentencePiece model.
 
     Args:
       texts: the training texts.
-      size: pieces, the three special ones included.
+      size: pieces, the special ones included.
       model_type: ``unigram``, ``bpe``, ``word`` or ``char``.
       symbols: texts that always are one piece.
       split_digits: whether every digit is a separate piece, which helps with arithmetic.
       character_coverage: the share of characters that must have pieces; the others are unknown.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
       extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
+      bos: whether there is a BOS, as T5Gemma needs it: it has id 2, and unknown id 3, as in Gemma's files.
 
     Returns:
       The serialized model: the contents of a ``.model`` file.
@@ -105,8 +108,9 @@ def train(
 
     if model_type not in MODEL_TYPES:
         raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
-    if size < 4:
-        raise ValueError(f"size must be at least 4 (three special pieces and one more); got {size}")
+    special = 4 if bos else 3
+    if size <= special:
+        raise ValueError(f"size must be at least {special + 1} ({special} special pieces and one more); got {size}")
     if extra_ids < 0:
         raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
     # SentencePiece reads lines, and treats a text with a line break as two.
@@ -122,8 +126,8 @@ def train(
             model_type=model_type,
             pad_id=0,
             eos_id=1,
-            unk_id=2,
-            bos_id=-1,
+            unk_id=3 if bos else 2,
+            bos_id=2 if bos else -1,
             user_defined_symbols=list(symbols),
             split_digits=split_digits,
             character_coverage=character_coverage,
@@ -173,6 +177,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--extra_ids", type=int, default=0, help="sentinels to append, which pretraining needs: 100 in T5; default: 0"
     )
+    command.add_argument("--bos", action="store_true", help="add a BOS with id 2, which T5Gemma students need")
     command.add_argument("--exact_size", action="store_true", help="fail if the text gives fewer pieces than --size")
 
 
@@ -213,6 +218,7 @@ def run(options: argparse.Namespace) -> int:
         character_coverage=options.character_coverage,
         exact_size=options.exact_size,
         extra_ids=options.extra_ids,
+        bos=options.bos,
     )
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
-from distill.model.configs import NetworkConfig
+from distill.model.configs import NetworkConfig, family
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning, xla_options
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
@@ -114,10 +115,20 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
 
 
 def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:
-    """Raises ValueError if the task's vocabulary has more ids than the model has rows."""
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or not the BOS that it starts with."""
     from distill.tasks import registration
 
-    size = registration.get(mixture_or_task_name).output_features["targets"].vocabulary.vocab_size
+    vocabulary = registration.get(mixture_or_task_name).output_features["targets"].vocabulary
+    if isinstance(model, T5GemmaConfig):
+        tokenizer = getattr(vocabulary, "tokenizer", None)
+        bos = None if tokenizer is None or tokenizer.bos_id() < 0 else tokenizer.bos_id()
+        if bos != model.decoder_start_id:
+            raise ValueError(
+                f"the vocabulary of {mixture_or_task_name!r} has {'no BOS' if bos is None else f'BOS id {bos}'}, and a "
+                f"{family(model)} starts every target with BOS id {model.decoder_start_id}: set VOCABULARY_PATH to Gemma's "
+                "tokenizer.model, or train a vocabulary with `distill vocabulary --bos`"
+            )
+    size = vocabulary.vocab_size
     if size > model.vocab_size:
         raise ValueError(
             f"the vocabulary of {mixture_or_task_name!r} has {size} ids, but the model's vocab_size is {model.vocab_size}"

@@ -25,6 +25,14 @@ def test_special_ids_are_t5s(model_type):
     assert vocabulary.train(LINES, 50, model_type=model_type) == vocabulary.train(LINES, 50, model_type=model_type)
 
 
+@pytest.mark.parametrize("model_type", ["unigram", "bpe", "word"])
+def test_special_ids_with_bos_are_gemmas(model_type):
+    model = _load(vocabulary.train(LINES, 50, model_type=model_type, bos=True))
+    assert (model.pad_id(), model.eos_id(), model.bos_id(), model.unk_id()) == (0, 1, 2, 3)
+    with pytest.raises(ValueError, match=r"size must be at least 5 \(4 special pieces and one more\); got 4"):
+        vocabulary.train(LINES, 4, bos=True)
+
+
 def test_extra_ids_follow_the_pieces_as_in_t5s_file():
     plain, model = (_load(vocabulary.train(LINES, 50, extra_ids=number)) for number in (0, 3))
     pieces = plain.get_piece_size()

@@ -11,6 +11,7 @@ from distill.api import configuration
 from distill.data.curriculum import Curriculum
 from distill.experiments import demo, sweep
 from distill.model import network, parameters
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.tasks import registration
 from distill.training import checks, train
 from distill.training.losses import TwoTaskLoss
@@ -37,7 +38,7 @@ def build(model="t5_1_1_tiny", task="svamp", run="distill", hardware="cpu", extr
     return configuration.arguments_of(train.train)
 
 
-FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
+FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5", "t5gemma", "t5gemma2")
 # Parameter counts of Hugging Face's models of the same names (torch's numel over parameters, tied ones once).
 KNOWN = {
     "t5_1_1_small": 76_961_152,
@@ -48,6 +49,7 @@ KNOWN = {
     "t5_1_0_small": 60_506_624,
     "t5_1_0_base": 222_903_552,
     "mt5_small": 300_176_768,
+    "t5gemma_b": 591_490_560,
 }
 
 
@@ -59,7 +61,7 @@ def data_dir(tmp_path):
 def test_model(model, tmp_path):
     given = build(model=model, extra=[data_dir(tmp_path)])
     config = given["model"]
-    assert isinstance(config, network.T5Config)
+    assert isinstance(config, T5GemmaConfig if model.startswith("t5gemma") else network.T5Config)
     assert config.vocab_size % 128 == 0
     if model in KNOWN:
         assert parameters.param_count(config) == KNOWN[model]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from distill.data import token_batches
+from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
 from distill.training import checks
 from distill.training.config import TokenBatchesConfig
@@ -55,6 +56,15 @@ def test_rows_and_vocabulary(arguments, sums):
     checks.check_vocabulary(sums.paired, arguments["model"])
     with pytest.raises(ValueError, match=rf"'{sums.paired}' has no split 'dev'"):
         checks.check_rows(sums.paired, "dev")
+
+
+def test_a_t5gemma_needs_a_vocabulary_with_its_bos(sums):
+    stack = StackConfig(1, 8, 8, 1, 1, 8, 8.0, 4, 1)
+    message = (
+        rf"'{sums.paired}' has no BOS, and a T5Gemma 2 starts every target with BOS id 2: .*distill vocabulary --bos"
+    )
+    with pytest.raises(ValueError, match=message):
+        checks.check_vocabulary(sums.paired, T5GemmaConfig(2, 300, stack, stack))
 
 
 def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_task(arguments, tmp_path):
