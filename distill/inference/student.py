@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -262,23 +262,23 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _fitting(options: Collection[Any], value: Mapping[str, Any]) -> type:
-    """The dataclass of ``options`` that has all keys of ``value``, else the first."""
-    kinds = [option for option in options if dataclasses.is_dataclass(option)]
-    fitting = (kind for kind in kinds if value.keys() <= {field.name for field in dataclasses.fields(kind)})
+def _fitting(kinds: Sequence[Any], value: Any) -> type:
+    """The dataclass of ``kinds`` that has all keys of ``value``, else the first."""
+    keys = value.keys() if isinstance(value, Mapping) else set()
+    fitting = (kind for kind in kinds if keys <= {field.name for field in dataclasses.fields(kind)})
     return typing.cast(type, next(fitting, kinds[0]))
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _built(typing.cast(type, hint), value, where)
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if is_union else (hint,)
+    if all(map(dataclasses.is_dataclass, options)):
+        return _built(_fitting(options, value), value, where)
     for option in options:
         kind = typing.get_origin(option) or option
         if dataclasses.is_dataclass(option):
             if isinstance(value, Mapping):
-                return _built(_fitting(options, value), value, where)
+                return _built(typing.cast(type, option), value, where)
         elif kind is tuple:
             if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
                 return tuple(value)
