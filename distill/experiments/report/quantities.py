@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from distill.experiments.report import statistics
 from distill.experiments.report.settings import RATE, Cell, Part
 from distill.experiments.sweep.levels import is_ratio, number_of
 
@@ -51,6 +52,22 @@ def chip_hours(cell: Cell) -> float:
     return cell.training("chip_seconds") / 3600
 
 
+def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
+    """The mean over seeds of a time of the record, with Student's interval.
+
+    Seeds that were trained together (``joint_seeds``) share one measured time: equal times give no interval.
+
+    Args:
+      cell: the setting.
+      name: ``seconds`` or ``chip_seconds``.
+      unit: in seconds.
+    """
+    times = [run.training(name) / unit for run in cell.runs]
+    if len(set(times)) < len(times):
+        return statistics.Interval(statistics.mean_interval(times).value)
+    return statistics.mean_interval(times)
+
+
 QUANTITIES = (
     Quantity("data", "training rows", "Accuracy against the amount of data", train_rows),
     Quantity("size", "parameters", "Accuracy against the student's size", lambda cell: cell.training("parameters")),
@@ -88,12 +105,27 @@ def quantity(key: str) -> Quantity:
 
 
 def varying(part: Part) -> list[Quantity]:
-    """Returns the quantities that differ between settings. Chip-hours vary with the machine: they must differ by half."""
+    """Returns the quantities that differ between settings.
+
+    Chip-hours vary with the load of the machine: they must differ by half, and by more than the same setting's runs do.
+    """
     return [
         each
         for each in QUANTITIES
-        if _ratio([each.of(cell) for cell in part.cells]) > (1.5 if each.key == "chip_hours" else _SAME)
+        if (
+            _ratio([each.of(cell) for cell in part.cells]) > 1.5 and _times_differ(part)
+            if each.key == "chip_hours"
+            else _ratio([each.of(cell) for cell in part.cells]) > _SAME
+        )
     ]
+
+
+def _times_differ(part: Part) -> bool:
+    """Whether two settings' intervals of chip-hours are disjoint; where none is known, whether their operations differ."""
+    known = [each for each in (time(cell, "chip_seconds") for cell in part.cells) if each.known]
+    if known:
+        return max(each.low for each in known) > min(each.high for each in known)
+    return _ratio([cell.training("flops") for cell in part.cells]) > 1.5
 
 
 def lines(part: Part, of: Quantity) -> list[Line]:
