@@ -186,7 +186,7 @@ def test_a_signal_outside_of_the_loop(name):
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == exit_codes.STOPPED == 75
-    assert err.strip() == f"stopped by {name}; run the same command again to continue"
+    assert err.strip() == f"stopped by {name}; run the same command again to start over"
 
 
 def test_sigterm_while_a_run_is_setting_up(tmp_path):
@@ -236,7 +236,31 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
 
     monkeypatch.setattr(main, "command_function", lambda name: imports)
     assert main.main(["completion", "bash"]) == exit_codes.STOPPED
-    assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to continue\n"
+    assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to start over\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["report", "."], "start over"),
+        (["eval", "--model_dir=."], "start over"),
+        (["data", "--set=svamp"], "start over"),
+        (["train", *TINY], "continue"),
+        (["sweep", "grid.json"], "continue"),
+        (["extract", "--inputs=a.jsonl", "--output=b.jsonl", "--prompt=p.json"], "continue"),
+    ],
+)
+def test_only_commands_that_keep_their_progress_are_continued(words, advice, tmp_path, capsys, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "command_function", lambda name: stopped)
+    monkeypatch.setattr(main.runs, "load_tensorflow", lambda options: None)
+    monkeypatch.setattr(main.runs, "check_directories", lambda options: None)
+    monkeypatch.setattr("distill.cli.compilation_cache.enable", lambda: None)
+    assert main.main(words) == exit_codes.STOPPED
+    assert capsys.readouterr().err == f"stopped by SIGINT; run the same command again to {advice}\n"
+    assert words[0] in main.COMMANDS and set(main.CONTINUING) <= {*main.COMMANDS, "launch"}
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -257,7 +281,7 @@ def test_a_signal_in_an_import_ends_the_process_without_an_exception(tmp_path, n
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (exit_codes.STOPPED, "")
-    assert done.stderr == f"stopped by {name}; run the same command again to continue\n"
+    assert done.stderr == f"stopped by {name}; run the same command again to start over\n"
 
 
 def test_a_signal_after_the_command_changes_no_exit_code():
