@@ -584,9 +584,7 @@ def digests() -> Ready:
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     files = {"params/array": {"bytes": 3, "sha256": sha256, "xxh3_128": "06b05ab6733a618578af5f94892f3950"}}
     files["progress/metadata"] = {"bytes": 0, "sha256": "0", "xxh3_128": "0"}
-    second = {
-        name: {"bytes": each["bytes"], "sha256": each["sha256"], "blake3": "0"} for name, each in files.items()
-    }
+    second = {name: {"bytes": each["bytes"], "sha256": each["sha256"], "blake3": "0"} for name, each in files.items()}
     pairs = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
     seeds = tuple(
         json.dumps(

@@ -24,7 +24,7 @@ def test_size_and_digest(tmp_path, size):
 
 
 def test_a_published_vector_of_xxh3(tmp_path):
-    """XXH3 with 128 bits and seed 0 of no bytes, from the sanity checks of the xxHash reference; what ``xxh128sum`` prints."""
+    """XXH3 with 128 bits and seed 0 of no bytes, from the sanity checks of the xxHash reference."""
     (tmp_path / "file").write_bytes(b"")
     expected = "99aa06d3014798d86001c324468d497f"
     assert file_digests.several_of_file(tmp_path / "file", ["xxh3_128"]) == (0, {"xxh3_128": expected})
