@@ -34,6 +34,7 @@ _KEYS = {
 METADATA_FILE = "_CHECKPOINT_METADATA"
 # Written by Orbax at the commit, after the digests; nothing reads its content.
 COMMIT_FILE = "commit_success.txt"
+_NO_ARRAYS = frozenset({"_sharding", COMMIT_FILE})
 
 _THREADS = 8
 _SMALL_BYTES = 2**20
@@ -170,6 +171,35 @@ def check(folder: epath.PathLike, digest: str = file_digests.XXH3, *, share: sli
     with Check(folder, digest, share=share, threads=_THREADS) as done:
         pass
     return done.has_digests
+
+
+def of_item(folder: epath.PathLike, item: str) -> str:
+    """Hashes the arrays of one item of a step, as they are stored: SHA-256, in hexadecimal.
+
+    It is of the names and contents of the item's files, without those that hold neither arrays nor their tree: the devices
+    that saved them, and Orbax's commit file. The contents are not read if ``digests.json`` lists their SHA-256.
+
+    Args:
+      folder: of the step.
+      item: its folder, such as ``"params"``.
+
+    Raises:
+      Damaged: ``digests.json`` is damaged.
+      OSError: a file cannot be read.
+    """
+    folder = epath.Path(folder)
+    if (folder / FILE).exists():
+        held = {name: entry.digest for name, entry in _read(folder, file_digests.SHA256).items()}
+    else:
+        names = _files(folder / item, f"{item}/")
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            held = dict(zip(names, pool.map(lambda name: file_digests.of_file(folder / name)[1], names)))
+    counted = [
+        (name, digest)
+        for name, digest in sorted(held.items())
+        if name.startswith(f"{item}/") and name.rpartition("/")[2] not in _NO_ARRAYS
+    ]
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()
 
 
 def _own_digest(files: Any) -> str:
