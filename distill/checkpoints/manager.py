@@ -57,7 +57,7 @@ class CheckpointConfig:
       keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
       keep_best: also keep this number of checkpoints with the best validation scores, of those saved at a step that was
         validated; None keeps no others.
-      verify: True or "sha256": digests of all files are written, and the BLAKE3 or the SHA-256 checked at a restore.
+      verify: True or "sha256": digests of all files are written, and the XXH3 or the SHA-256 checked at a restore.
 
     Raises:
       ValueError: a number below 1, or another ``verify``.
