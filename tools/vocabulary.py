@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill import exit_codes
+from distill import atomic_files, exit_codes
 
 if TYPE_CHECKING:
     from etils import epath
@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> int:
     )
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(model)
+    atomic_files.replace(output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     print(f"{output}: {pieces} pieces ({options.model_type})")
     return 0

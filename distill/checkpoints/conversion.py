@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import huggingface, integrity, orbax_tree, streamed_orbax
+from distill.checkpoints import huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
@@ -162,6 +162,8 @@ def convert(
 ) -> Source:
     """Converts a checkpoint, one array in memory at a time.
 
+    An error, such as a full disk, removes what was written, so that the same conversion can be made again.
+
     Args:
       source: any checkpoint, see :func:`open_source`.
       to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
@@ -185,10 +187,12 @@ def convert(
         config = dataclasses.replace(opened.config, scan_layers=stacked and to_format != "hf")
         weights = Weights(opened.checkpoint, config)
         number = step if step is not None else opened.checkpoint.step or 0
-        if to_format == "hf":
-            huggingface.write(weights.read, config, to, model_type=model_type)
-        elif to_format == "distill":
-            write_model_dir(weights.read, config, to, number)
+        if to_format in ("hf", "distill"):
+            with leftovers.removed_on_failure(to):
+                if to_format == "hf":
+                    huggingface.write(weights.read, config, to, model_type=model_type)
+                else:
+                    write_model_dir(weights.read, config, to, number)
         else:
             form = "orbax" if to_format == "t5x_orbax" else "native"
             t5x_checkpoints.write(weights.read, config, to, number, format=form, layout=layout)

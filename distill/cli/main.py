@@ -126,8 +126,9 @@ def command_function(command: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _run(options: argparse.Namespace, received: list[str]) -> int:
-    """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
-    try:
+    """Runs a command that the parser knows; see :func:`_ended`."""
+
+    def run() -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
@@ -138,9 +139,17 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
                 from distill.cli import compilation_cache
 
                 compilation_cache.enable()
-            code = command_function(options.command)(options)
-            sys.stdout.flush()  # reports a full disk now, and not when Python ends
-            return code
+            return command_function(options.command)(options)
+
+    return _ended(run, options.command, received, verbose=options.verbose)
+
+
+def _ended(run: Callable[[], int], name: str, received: list[str], *, verbose: bool = False) -> int:
+    """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
+    try:
+        code = run()
+        sys.stdout.flush()  # reports a full disk now, and not when Python ends
+        return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
         return _stopped(str(stopped) or "SIGINT", options.command)
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
@@ -150,10 +159,10 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
         if received:
             return _stopped(received[0], options.command)
         explained = errors.explain(error)
-        if explained is None or options.verbose:
+        if explained is None or verbose:
             raise
         code, message = explained
-        print(f"distill {options.command}: {message}", file=sys.stderr)
+        print(f"distill {name}: {message}", file=sys.stderr)
         return code
 
 
@@ -188,7 +197,7 @@ def _main(words: Sequence[str], received: list[str]) -> int:
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch
 
-        return launch.launch_command(words[1:])
+        return _ended(lambda: launch.launch_command(words[1:]), "launch", received)
     given = command_line.split_arguments(words)
     options = command_line.parser(_command(given)).parse_args(given)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING

@@ -12,6 +12,7 @@ import optax
 from etils import epath
 from flax import linen as nn
 
+from distill import atomic_files
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.model.network import ModelInputs, T5Config, Transformer
 from distill.model.parameters import Params, unstack_layers
@@ -145,7 +146,7 @@ def replay(
     exact = since == 0 or exact
     report = Report(step, origin, exact, _first(measured, metrics), _plain(metrics), measured)
     path = directory / nonfinite.FOLDER / f"step_{step}.report.json"
-    path.write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    atomic_files.replace(path, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return report
 
 
