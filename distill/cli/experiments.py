@@ -64,7 +64,7 @@ def demo_command(options: argparse.Namespace) -> int:
             print(demo.INTRODUCTION)
             for error in train_group([start], False, options).values():
                 raise ValueError(f"the pretraining of all runs failed: {error}")
-        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
+        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more), start=None)  # the start above, with bindings
         failures = _run_sweep(grid, options)
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))

@@ -8,7 +8,7 @@ import numpy as np
 
 from distill.experiments.report import statistics
 from distill.experiments.report.settings import RATE, Cell, Part
-from distill.experiments.sweep.levels import is_ratio, number_of
+from distill.experiments.sweep.levels import number_of
 
 _SAME = 1.02  # ratio up to which a quantity counts as constant
 
@@ -151,13 +151,17 @@ def lines(part: Part, of: Quantity) -> list[Line]:
     out = []
     for key, found in groups.items():
         found.sort(key=of.of)
-        named = [
-            level if number_of(level) is None or is_ratio(level) else f"{axis} {level}"
-            for axis, level in zip(others, key)
-        ]
+        named = [_level_name(axis, level) for axis, level in zip(others, key)]
         name = ", ".join(named) or "all settings"
         out.append(Line(name, tuple(found), tuple(of.of(cell) for cell in found), along is not None))
     return out
+
+
+def _level_name(axis: str, level: str) -> str:
+    """A level in the name of a line: with its axis if it is a number or a ratio."""
+    if number_of(level) is None:
+        return level
+    return f"rates {level}" if axis == RATE else f"{axis} {level}"
 
 
 def _axis_along(part: Part, cells: Sequence[Cell], of: Quantity) -> str | None:

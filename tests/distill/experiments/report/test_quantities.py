@@ -52,3 +52,18 @@ def test_the_spread_of_a_time(methods_analysis):
     cell = methods_analysis[1].part.cells[0]
     found = quantities.time(cell, "chip_seconds", 3600)
     assert found.value == quantities.chip_hours(cell) and found.low < found.value < found.high
+
+
+def test_lines_of_rates_name_the_axis(tmp_path):
+    """Rates × LAMBDA with task_tokens: one line along λ for each rate."""
+    for labels in (1, 4):
+        for lam in (0.5, 2.0):
+            name = synthetic.name(rates=f"{labels}:1", LAMBDA=lam)
+            synthetic.write_run(
+                tmp_path / name, [True, labels > 1, lam > 1], training={"lambda": lam},
+                configuration={"FORM": "mixed", "LABEL_RATE": labels, "RATIONALE_RATE": 1, "LAMBDA": lam},
+            )  # fmt: skip
+    synthetic.write_sweep(tmp_path, [path.name for path in tmp_path.iterdir()])
+    found = names(analysed(tmp_path)[1])
+    assert sorted(found["effective"]) == ["rates 1:1", "rates 4:1"]
+    assert sorted(found["rate"]) == ["LAMBDA 0.5", "LAMBDA 2.0"]
