@@ -5,8 +5,8 @@
 For every number of processes, the kills are spread over paired, mixed and unpacked data. Half of the runs restart with
 the same number of processes, and must end with the state of a run that was never killed, bit by bit. The other half
 restart with other numbers of processes for the same devices (relative tolerance 1e-5, since sums over processes are taken
-in another order). Every run crosses epochs. With ``--minutes``, no kill is begun after that time, for each number of
-processes; a run that was killed is completed and compared all the same.
+in another order). Every run crosses epochs. With ``--minutes``, no kill is begun after that time; a run that was killed is
+completed and compared all the same, and the comparison of two runs that were not killed is left out.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def run(
       cache: a folder of compiled programs of earlier runs.
       forms: the data, of ``FORMS``.
       others: the numbers of processes to restart with where the number changes; those that are smaller are taken.
-      minutes: after which no kill is begun, for each number of processes.
+      minutes: of kills, for each number of processes.
     """
     rows = []
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
@@ -142,11 +142,11 @@ def _row(
     references: dict[str, tuple[pathlib.Path, float]] = {}
     kinds: list[str] = []
     plan = list(_plan(kills, forms))
-    for part, (form, same, share) in enumerate(plan, 1):
+    for form, same, share in plan:
         if form not in references:
             reference = folder / f"reference_{len(references)}"
             duration = trainings.complete(reference, count, FORMS[form])
-            if form == next(iter(FORMS)):
+            if form == next(iter(FORMS)) and minutes == math.inf:
                 again = folder / "again"
                 duration = trainings.complete(again, count, FORMS[form])
                 if found := states.difference(reference, again):
@@ -157,7 +157,7 @@ def _row(
         numbers = [count] if same else [count, *(n for n in others if n < count)]
         name = f"victim_{form.replace(', ', '_')}_{'same' if same else 'other'}"
         before, complete = row.tried, 0
-        until = started + 60.0 * minutes * part / len(plan)
+        until = time.monotonic() + 60.0 * minutes / len(plan)
         for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot, until):
             complete += 1
             if found := states.difference(reference, victim, 0.0 if same else RTOL):
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument(
         "--others", default="1,2,4", help="numbers of processes to restart with where the number changes"
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no kill later, for each number")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of kills, for each number")
     parser.add_argument("--cache", type=pathlib.Path, help="a folder of compiled programs, to share between calls")
     options = parser.parse_args()
     numbers = [int(number) for number in options.processes.split(",")]
