@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from benchmarks.reliability import teacher_kills
 from benchmarks.reliability.nursery import Nursery
 from benchmarks.reliability.rows import Row, finish
-from benchmarks.reliability.small_run import ROOT, SmallRun, environment
+from benchmarks.reliability.small_run import FILES, ROOT, SmallRun, environment
 
 ROOMS = (0, 4096, 16384, 65536, 262144)
 _SIZE = 48 * 2**20
@@ -47,7 +47,7 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
             if name != "MODEL_DIR"
         }
         | {"TRAIN_STEPS": 4, "EVAL_PERIOD": 4},
-        "axes": {"seed": {"values": [0, 1], "bindings": {"RANDOM_SEED": "{value}"}}},
+        "axes": {"seed": {"values": [0, 1], "macro": "RANDOM_SEED"}},
     }
     (safe / "sweep.json").write_text(json.dumps(sweep))
     export = ["export", f"--model_dir={model}", f"--output={disk / 'exported'}"]
@@ -121,7 +121,9 @@ TO_STDOUT = {
     "replay": ["replay", "SAFE/diverged", "--json"],
     "data": ["data", "--file=train=SAFE/rows/train.jsonl", "--field=input=question", "--vocabulary=bytes"],
     "completion": ["completion", "bash"],
-    "config": ["config", "--gin_file=gin/models/t5_1_1_tiny.gin"],
+    "config": ["config", *(f"--gin_file=gin/{name}.gin" for name in FILES), "--gin.MODEL_DIR=x",
+               "--gin.FILES={'train': 'SAFE/rows/train.jsonl', 'test': 'SAFE/rows/test.jsonl'}",
+               "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}"],
     "launch": ["launch", "hosts", "--host=localhost", "--dry-run", "--", "train", "--gin.MODEL_DIR=x"],
 }  # fmt: skip
 """Commands that write to standard output, which is ``/dev/full``."""
@@ -227,7 +229,7 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         if not names or set(names) - {"train", "cache", "sweep", "replay", "demo"}:
             code, output = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))])
             assert code == 0, output
-        if not names or "replay" in names:
+        if not names or {"replay", "stdout", "stdout:replay"} & set(names):
             code, output = trial.run(["train", *rows.arguments(safe / "diverged", **DIVERGES)])
             assert code == 2, output
         for name, argv in commands(safe, disk, teacher.url).items():
@@ -237,7 +239,9 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
                 trial.full(name, argv, room, row)
                 trial.clear()
             print(f"{time.strftime('%H:%M:%S')} {name}: exit codes {dict(trial.ends)}, {row.lost} lost", flush=True)
-        for name, argv in TO_STDOUT.items() if not names or "stdout" in names else ():
+        for name, argv in TO_STDOUT.items():
+            if names and not {"stdout", f"stdout:{name}"} & set(names):
+                continue
             if importlib.util.find_spec(_NEEDS.get(name, "distill")) is None:
                 continue
             _to_full_device(name, [argument.replace("SAFE", str(safe)) for argument in argv], row)
@@ -273,7 +277,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", default=",".join(map(str, ROOMS)), help="bytes left on the disk")
-    parser.add_argument("--commands", default="", help="only these trials, comma-separated; stdout: those to /dev/full")
+    parser.add_argument(
+        "--commands", default="", help="only these trials, comma-separated; stdout or stdout:NAME: to /dev/full"
+    )
     parser.add_argument("--inside", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     rooms = [int(room) for room in options.rooms.split(",")]
