@@ -130,7 +130,9 @@ def _chunked(
     with_gradients: bool,
     of_kernel: bool = True,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
-    """Loss, stats and gradients (the kernel's only if ``of_kernel``). Each device materialises the logits of its local rows, chunk by chunk.
+    """Loss, stats and gradients. Each device materialises the logits of its local rows, chunk by chunk.
+
+    The kernel's gradient is computed only if ``of_kernel``.
 
     There are two ways to shard the logits. By default, a device computes the logits of its local rows with the whole
     kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last

@@ -42,7 +42,9 @@ def parameter(
 
 
 class Adapter(NamedTuple):
-    """The low-rank adapter of a kernel (Hu et al. 2021, arXiv 2106.09685): ``x @ kernel`` becomes ``x @ kernel + x @ a @ b``.
+    """The low-rank adapter of a kernel: ``x @ kernel`` becomes ``x @ kernel + x @ a @ b``.
+
+    From Hu et al. 2021, arXiv 2106.09685.
 
     Attributes:
       a: [inputs, rank], in the compute dtype.

@@ -177,7 +177,15 @@ def train_seeds(
         stop = stack.enter_context(StopRequest(will="stopping after this step; joint seeds save no training state"))
         stack.enter_context(stuck.watching(loop.stuck_after_s, lanes[0].directory))
         results = Loop(
-            lanes, students, loop, validation, None, stop, terminal, summary.lines, cost_model=cost_model,
+            lanes,
+            students,
+            loop,
+            validation,
+            None,
+            stop,
+            terminal,
+            summary.lines,
+            cost_model=cost_model,
             trained_parameters=trained_parameters,
         ).train()
     for seed, result in zip(seeds, results):

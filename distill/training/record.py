@@ -105,7 +105,7 @@ class Training:
       tokens_per_second_per_device: tokens / seconds of updates and data / devices.
       mfu: operations per second and device / the chip's bfloat16 peak; None if either is not known.
       host_peak_memory_bytes: of the process; None where the system does not report it.
-      trained_parameters: number of trained parameters, adapters included; None in records of earlier versions, which trained
+      trained_parameters: number of trained parameters, adapters included; None in records of earlier versions, where it was
         all.
     """
 

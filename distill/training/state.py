@@ -37,9 +37,7 @@ class TrainState(struct.PyTreeNode):
         return lora.merged(self.params if self.ema_params is None else joined(self.params, self.ema_params))
 
 
-def init_state(
-    params: Params, optimizer: Optimizer, *, ema: bool = False, rng: jax.Array | None = None
-) -> TrainState:
+def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False, rng: jax.Array | None = None) -> TrainState:
     """Returns a state at step 0.
 
     Args:
