@@ -170,7 +170,7 @@ def scaled(params: Params) -> Params:
         return params
     rest = {name: part for name, part in params.items() if name != SCALE}
 
-    def times(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def times(path: tuple[Any, ...], leaf: AnyArray) -> AnyArray:
         return (leaf.astype(jnp.float32) * params[SCALE]).astype(leaf.dtype) if path[-1].key == LORA_B else leaf
 
     return jax.tree_util.tree_map_with_path(times, rest)
@@ -191,7 +191,7 @@ def merged(params: Params) -> Params:
     """
     if not is_adapted(params) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         return without(params)
-    shardings = {path: leaf.sharding for path, leaf in flatten(without(params)).items()}
+    shardings = {path: getattr(leaf, "sharding", None) for path, leaf in flatten(without(params)).items()}
     merge = _jitted_merge(tuple(shardings.items()))
     pairs = {path: (params_of, *adapter) for path, params_of, *adapter in _adapted_leaves(params)}
     kernels = merge(pairs, params[SCALE])
