@@ -132,7 +132,7 @@ def make_train_step(
             return result, jax.tree.map(partitioning.split, gradients, part(axes)) if gathers else gradients
 
         def part(tree: Params) -> Params:
-            return tree if trainable is None else trainable.part(tree, state.params)
+            return tree if trainable is None else trainable.part(tree)
 
         axes = lora.logical_axes(param_logical_axes(config), state.params) if gathers else {}
         all_params = compute_params(state.params, config)

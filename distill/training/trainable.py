@@ -51,7 +51,7 @@ class Trainable:
         return params if self.lora is None else adapters.with_adapters(params, self.lora, rng)
 
     def names(self, params: Mapping[str, Any]) -> frozenset[str]:
-        """Returns the '/'-joined paths of the trained ones of ``params``, which hold the adapters."""
+        """Returns the '/'-joined paths of the trained ones of ``params``, which hold the adapters. Only paths count."""
         paths = list(flatten(params))
         base = [path for path in paths if path != adapters.SCALE and not adapters.is_adapter(path)]
         trained = {path for path in paths if adapters.is_adapter(path)}
@@ -61,14 +61,9 @@ class Trainable:
         still |= set() if self.lora is None else set(self.lora.kernels(base))
         return frozenset(trained | (set(base) - still))
 
-    def part(self, tree: Params, params: Mapping[str, Any] | None = None) -> Params:
-        """Returns the subtree of the trained parameters.
-
-        Args:
-          tree: parameters, or anything with their structure.
-          params: the parameters, if ``tree`` has leaves that are no arrays, such as logical axes.
-        """
-        names = self.names(tree if params is None else params)
+    def part(self, tree: Params) -> Params:
+        """Returns the subtree of the trained ones of parameters with adapters, or of anything with their structure."""
+        names = self.names(tree)
         return unflatten({path: leaf for path, leaf in flatten(tree).items() if path in names})
 
 
@@ -94,6 +89,7 @@ def described(trainable: Trainable | None, params: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _check(trainable: Trainable, config: T5Config) -> None:
-    shapes = jax.eval_shape(trainable.prepared, param_shapes(config), jax.random.key(0))
+    # The key is made inside the trace: the mesh in use may be of a topology that executes nothing.
+    shapes = jax.eval_shape(lambda base: trainable.prepared(base, jax.random.key(0)), param_shapes(config))
     if not trainable.names(shapes):
         raise ValueError(f"FROZEN={trainable.frozen} matches every parameter; nothing would be trained: leave some out")
