@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import huggingface, integrity, leftovers, orbax_tree, streamed_orbax
+from distill.checkpoints import adapters, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
@@ -105,7 +105,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
 
 def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
     """The parameters that validated best, else those of the newest checkpoint (their moving average if there is one)."""
-    for folder, places in ((integrity.BEST, (("params", ()),)), (integrity.LATEST, _STATES)):
+    for folder in (integrity.BEST, integrity.LATEST):
         root = epath.Path(path) / folder
         steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
         if not steps:
@@ -113,17 +113,12 @@ def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
         step = max(steps)
         integrity.check_step(root / str(step))
         config = _saved_config(root / str(step) / "model" / "metadata", overrides)
-        for item, under in places:
-            tree = orbax_tree.tensors(root / str(step) / item, under)
-            if tree:
-                start = len("/".join([*under, ""]))
-                below = {name[start:]: tensor for name, tensor in tree.items()}
-                return Source(DISTILL, Checkpoint(str(path), below, step), config)
+        is_best = folder == integrity.BEST
+        tree = orbax_tree.tensors(root / str(step) / "params") if is_best else adapters.tensors(root / str(step))
+        if tree:
+            return Source(DISTILL, Checkpoint(str(path), tree, step), config)
         raise ValueError(f"{root / str(step)} holds no parameters")
     raise FileNotFoundError(f"{path} holds no complete checkpoint")
-
-
-_STATES = (("state", ("ema_params",)), ("state", ("params",)))
 
 
 def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> T5Config:
