@@ -191,6 +191,7 @@ class Run:
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""
+        from distill.model import configs
         from distill.tasks import vocabularies
 
         model, given = self.arguments["model"], self.registration.get("vocabulary", "t5")
@@ -198,7 +199,7 @@ class Run:
         size = -(-vocabulary.vocab_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         if self.arguments.get("initial_checkpoint_path") is not None or model.vocab_size < 2 * size:
             return []
-        fewer = (model.vocab_size - size) * model.embed_dim * (1 if model.logits_via_embedding else 2)
+        fewer = (model.vocab_size - size) * configs.parameters_per_id(model)
         lines = [
             f"the vocabulary has {vocabulary.vocab_size:,} ids and the student's table {model.vocab_size:,} rows: "
             f"--gin.VOCAB_SIZE={size} saves {fewer:,} parameters"

@@ -17,7 +17,7 @@ from distill import atomic_files
 from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
 from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
@@ -168,7 +168,7 @@ def check_split(task: seqio.Task, split: str) -> None:
 def evaluate(
     model_dir: str,
     *,
-    model: T5Config,
+    model: NetworkConfig,
     task_name: str,
     split: str = "test",
     decode: DecodeConfig = DecodeConfig(),

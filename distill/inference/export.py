@@ -17,6 +17,8 @@ from distill.checkpoints.weights import Weights
 from distill.inference import model_card
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import FORMS
+from distill.model.config import T5Config
+from distill.model.configs import family
 from distill.model.parameters import param_count
 from distill.tasks import texts
 from distill.tasks.texts import Vocabulary
@@ -94,6 +96,7 @@ def export(
                 f"{source.config.vocab_size}"
             )
         if format == "t5x":
+            conversion.check_t5x(source.config)
             read = Weights(source.checkpoint, source.config).read
             t5x_checkpoints.write(read, source.config, output, source.checkpoint.step or 0, layout=layout)
             return folder
@@ -107,12 +110,13 @@ def export(
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
             shutil.copyfile(run / model_card.CONFIG, folder / model_card.CONFIG)
+        start = 0 if isinstance(source.config, T5Config) else source.config.decoder_start_id
         model_card.write(
             folder / "README.md",
             run,
             parameters=param_count(source.config),
             step=source.checkpoint.step,
-            usage=_USAGE[format, prompted].format(**_usage(prefixes, fields, decode)),
+            usage=_USAGE[format, prompted].format(start=start, **_usage(prefixes, fields, decode)),
             prefixes=prefixes,
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
@@ -156,7 +160,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained(".")
-prompt = torch.tensor([[0, *{prompt}]])  # the start token, and {prefix}
+prompt = torch.tensor([[{start}, *{prompt}]])  # the start token, and {prefix}
 inputs = tokenizer("the question", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt)[0, prompt.shape[1] :], skip_special_tokens=True))
 """
@@ -213,6 +217,8 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
         from ctranslate2.specs import model_spec
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; `pip install '.[serve]'` installs what format 'ct2' needs") from error
+    if not isinstance(source.config, T5Config):
+        raise ValueError(f"format 'ct2' is for T5; a {family(source.config)} is exported as 'hf'")
     if source.config.relative_bias_per_layer:
         raise ValueError(
             "CTranslate2 runs no network with a position bias in every layer (umT5); format 'hf' can be served"

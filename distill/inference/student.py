@@ -10,14 +10,14 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
-from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import plain_vocabularies
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
@@ -91,7 +91,7 @@ class Student:
       trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
     """
 
-    model: T5Config
+    model: NetworkConfig
     vocabulary: str
     vocabulary_extra_ids: int = 0
     vocabulary_sha256: str = ""
@@ -242,11 +242,18 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _fitting(kinds: Sequence[Any], value: Any) -> type:
+    """The dataclass of ``kinds`` that has all keys of ``value``, else the first."""
+    keys = value.keys() if isinstance(value, Mapping) else set()
+    fitting = (kind for kind in kinds if keys <= {field.name for field in dataclasses.fields(kind)})
+    return typing.cast(type, next(fitting, kinds[0]))
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _built(typing.cast(type, hint), value, where)
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if is_union else (hint,)
+    if all(map(dataclasses.is_dataclass, options)):
+        return _built(_fitting(options, value), value, where)
     for option in options:
         kind = typing.get_origin(option) or option
         if dataclasses.is_dataclass(option):

@@ -6,6 +6,8 @@ from typing import Any
 
 from distill.data.packing import Layout
 from distill.model.config import REMAT_POLICIES, T5Config
+from distill.model.configs import NetworkConfig
+from distill.model.t5gemma_config import StackConfig
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
@@ -14,13 +16,23 @@ from distill.precompile.steps import CompiledStep, Run
 from distill.precompile.topology import ROOMIEST
 
 
-def forward_flops(model: T5Config, layout: Layout) -> float:
+def forward_flops(model: NetworkConfig, layout: Layout) -> float:
     """Operations of all matmuls of one forward pass over a whole batch, without recomputation.
 
     All positions of a window count, including padding. Causal attention counts in full. The dense program computes
-    both.
+    both. So does attention of local layers outside of their windows.
     """
     inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.windows
+    if not isinstance(model, T5Config):
+        encoder, decoder = model.encoder, model.decoder
+        cross = 2 * inputs * encoder.embed_dim * 2 * decoder.num_kv_heads * decoder.head_dim  # keys and values
+        if not model.merged:
+            cross += 4 * targets * decoder.embed_dim * decoder.num_heads * decoder.head_dim  # queries and output
+        cross += 4 * inputs * targets * decoder.num_heads * decoder.head_dim
+        logits = 2 * targets * decoder.embed_dim * model.vocab_size
+        layers = encoder.num_layers * _layer_flops(encoder, inputs)
+        layers += decoder.num_layers * (_layer_flops(decoder, targets) + cross)
+        return float(rows * (layers + logits))
     width, joined = model.embed_dim, model.num_heads * model.head_dim
     projection = 2 * width * joined
     mlp = 2 * width * model.mlp_dim * (len(model.mlp_activations) + 1)
@@ -29,6 +41,13 @@ def forward_flops(model: T5Config, layout: Layout) -> float:
     cross = 2 * targets * projection + 2 * inputs * projection + 4 * inputs * targets * joined
     logits = 2 * targets * width * model.vocab_size
     return float(rows * (model.num_encoder_layers * encoder + model.num_decoder_layers * (own + cross) + logits))
+
+
+def _layer_flops(shape: StackConfig, length: int) -> int:
+    """Operations of self-attention and feed-forward of one T5Gemma layer on one row."""
+    queries, keys = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_kv_heads))
+    projections = 4 * shape.embed_dim * (queries + keys)
+    return length * (projections + 6 * shape.embed_dim * shape.mlp_dim) + 4 * length**2 * queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +244,7 @@ def _filled_by(module: hlo.Module, name: str, made: str, leaf: hlo.Shape) -> str
 def _source(op_name: str) -> str:
     """An operation's path in the model, without the names of JAX transformations around it."""
     text = re.sub(r"jit\(\w+\)/|closed_call/|while/body/|/while$", "", op_name)
-    text = text.replace("jvp(Transformer.hidden)/", "").replace("transpose(", "backward of ", 1)
+    text = re.sub(r"jvp\(\w*Transformer\.hidden\)/", "", text).replace("transpose(", "backward of ", 1)
     return text.strip("/")
 
 

@@ -256,8 +256,8 @@ def _outermost(param: jax.Array, axes: Sequence[str | None], without: frozenset[
     return place(memory_layout.outermost(placed, list(axes).index("layers"))) if "layers" in axes else placed
 
 
-def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
-    """Casts FSDP-sharded ``params`` to ``dtype`` and all-gathers them once, under jit; use it for repeated reads."""
+def whole_copies(params: Any, logical_axes: Any, dtype: str | None) -> Any:
+    """Casts FSDP-sharded ``params`` to ``dtype`` (None: not) and all-gathers them once, under jit; for repeated reads."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return params
@@ -265,7 +265,7 @@ def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
     def copy(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
         spec = spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
         is_split = any("fsdp" in mesh_axes(target) for target in spec)
-        return gathered(param.astype(dtype), axes) if is_split else param
+        return gathered(param if dtype is None else param.astype(dtype), axes) if is_split else param
 
     return jax.tree.map(copy, params, logical_axes)
 
