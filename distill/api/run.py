@@ -102,6 +102,7 @@ class Run:
             label_prefix=given.get("label_prefix", registration.LABEL_PREFIX),
             rationale_prefix=given.get("rationale_prefix", registration.RATIONALE_PREFIX),
             separator=dataset.separator,
+            encoder_bos=given.get("encoder_bos", False),
             input_field=getattr(dataset.source, "input_field", "input"),
             rows=RowFormat.of(dataset.source),
             dataset=dataset.name,

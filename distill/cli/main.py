@@ -151,13 +151,13 @@ def _ended(run: Callable[[], int], name: str, received: list[str], *, verbose: b
         sys.stdout.flush()  # reports a full disk now, and not when Python ends
         return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
-        return _stopped(str(stopped) or "SIGINT", options.command)
+        return _stopped(str(stopped) or "SIGINT", name)
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.MACHINE
     except Exception as error:
         if received:
-            return _stopped(received[0], options.command)
+            return _stopped(received[0], name)
         explained = errors.explain(error)
         if explained is None or verbose:
             raise

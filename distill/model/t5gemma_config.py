@@ -1,13 +1,14 @@
 """The configuration of a T5Gemma or T5Gemma 2 network: the shapes of its two stacks and how it is computed."""
 
 import dataclasses
+import functools
+import logging
 from typing import NamedTuple
 
 from distill import validation
 from distill.model.config import ATTENTIONS, DTYPES, REMAT_POLICIES
 
 VERSIONS = (1, 2)
-_ATTENTIONS = ("auto", "xla")
 
 
 class Window(NamedTuple):
@@ -94,9 +95,10 @@ class T5GemmaConfig:
       layer_norm_epsilon: ε of the RMS norms.
       dropout_rate: the dropout rate, in [0, 1), of all dropout layers.
       dtype: compute dtype of activations, ``float32`` or ``bfloat16``; parameters are always float32.
-      scan_layers: must be False: local and global layers differ, so they are not stacked.
+      scan_layers: a setting of T5 that hardware files share: local and global layers differ and are not stacked, so True
+        becomes False, with a warning.
       remat_policy: what the backward pass recomputes, see :class:`distill.model.config.T5Config`.
-      attention: ``xla``, or ``auto``, which chooses ``xla``.
+      attention: one of :data:`distill.model.config.ATTENTIONS`. All compute with XLA; a kernel's name gives a warning.
 
     Raises:
       ValueError: a value out of range, an unknown name, or a combination that does not exist.
@@ -131,15 +133,14 @@ class T5GemmaConfig:
         validation.check("T5GemmaConfig.dtype", self.dtype, DTYPES)
         validation.check("T5GemmaConfig.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5GemmaConfig.attention", self.attention, ATTENTIONS)
-        if self.attention not in _ATTENTIONS:
-            raise ValueError(
-                f"T5GemmaConfig.attention must be one of {_ATTENTIONS}: the kernel of {self.attention!r} has no sliding "
-                "windows, soft caps and grouped heads"
+        if self.attention not in ("auto", "xla"):
+            _warn_once(
+                f"a T5Gemma's attention runs with XLA: the kernel of ATTENTION={self.attention!r} has no sliding windows, "
+                "soft caps and grouped heads"
             )
         if self.scan_layers:
-            raise ValueError(
-                "T5GemmaConfig.scan_layers must be False: local and global layers cannot be stacked; got True"
-            )
+            _warn_once("a T5Gemma's layers are not stacked (SCAN_LAYERS): local and global layers differ")
+            object.__setattr__(self, "scan_layers", False)
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5GemmaConfig.dropout_rate must be in [0, 1); got {self.dropout_rate}")
         for name in (
@@ -215,6 +216,11 @@ class T5GemmaConfig:
         if stack == "decoder":
             return Window(width - 1, 0)
         return Window(width, width) if self.version == 1 else Window((width + 1) // 2 - 1, width // 2)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.warning("%s", message)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
+from distill.inference import student
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
 from distill.training import callbacks as user_callbacks
@@ -115,11 +116,8 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
 
 
 def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:
-    """Raises ValueError if the task's vocabulary has more ids than the model has rows."""
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or not the BOS that it starts with."""
     from distill.tasks import registration
 
-    size = registration.get(mixture_or_task_name).output_features["targets"].vocabulary.vocab_size
-    if size > model.vocab_size:
-        raise ValueError(
-            f"the vocabulary of {mixture_or_task_name!r} has {size} ids, but the model's vocab_size is {model.vocab_size}"
-        )
+    vocabulary = registration.get(mixture_or_task_name).output_features["targets"].vocabulary
+    student.check_vocabulary(vocabulary, model, f"the vocabulary of {mixture_or_task_name!r}")
