@@ -102,6 +102,7 @@ class Run:
             label_prefix=given.get("label_prefix", registration.LABEL_PREFIX),
             rationale_prefix=given.get("rationale_prefix", registration.RATIONALE_PREFIX),
             separator=dataset.separator,
+            encoder_bos=given.get("encoder_bos", False),
             input_field=getattr(dataset.source, "input_field", "input"),
             rows=RowFormat.of(dataset.source),
             dataset=dataset.name,
@@ -181,6 +182,7 @@ class Run:
             _naming_example(self.bindings.get("DATASET_NAME")),
             model_directory.undone_on_failure(self.directory, writes=first),
             train.lock_directory(epath.Path(self.directory)) as lock,
+            model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
             for line in (*self.begin(writes=first), *self.advice()):
                 terminal.say(line)

@@ -16,7 +16,7 @@ from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.weights import Weights
 from distill.inference import model_card
 from distill.inference.decoder import DecodeConfig
-from distill.inference.student import FORMS
+from distill.inference.student import FORMS, check_vocabulary
 from distill.model.config import T5Config
 from distill.model.configs import family
 from distill.model.parameters import param_count
@@ -36,6 +36,7 @@ def export(
     label_prefix: str = "[label] ",
     rationale_prefix: str = "[rationale] ",
     form: str = "label",
+    encoder_bos: bool = False,
     decode: DecodeConfig = DecodeConfig(),
     dataset: str | None = None,
     quantization: str | None = None,
@@ -53,6 +54,7 @@ def export(
       label_prefix, rationale_prefix: the student's; recorded in the card and in ``task_specific_params``.
       form: ``label``; ``single`` for a student that gives rationale and label in one target (which has no prefix); or
         ``shared_label`` for one whose targets, not inputs, begin with the prefixes.
+      encoder_bos: whether BOS precedes the tokens of an input: the exported tokenizer puts it there.
       decode: how labels are decoded: the defaults for ``generate``.
       dataset: the data set's name, for the card.
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
@@ -90,11 +92,7 @@ def export(
         conversion.open_source(model_dir, scan_layers=False) as source,
         leftovers.removed_on_failure(folder),
     ):
-        if vocabulary.vocab_size > source.config.vocab_size:
-            raise ValueError(
-                f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is "
-                f"{source.config.vocab_size}"
-            )
+        check_vocabulary(vocabulary, source.config)
         if format == "t5x":
             conversion.check_t5x(source.config)
             read = Weights(source.checkpoint, source.config).read
@@ -102,10 +100,10 @@ def export(
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":
-            _write_hf(folder, source, vocabulary, fields, decode, model_type)
+            _write_hf(folder, source, vocabulary, fields, decode, model_type, encoder_bos)
         else:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type)
+                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type, encoder_bos)
                 _write_ct2(Path(scratch), folder, source, quantization)
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
@@ -121,6 +119,7 @@ def export(
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
             prompted=prompted,
+            family=family(source.config),
         )
     return folder
 
@@ -194,6 +193,7 @@ def _write_hf(
     fields: Mapping[str, Mapping[str, Any]],
     decode: DecodeConfig,
     model_type: str | None,
+    encoder_bos: bool,
 ) -> None:
     generation: dict[str, Any] = {"max_new_tokens": decode.max_decode_len, "do_sample": decode.method == "sample"}
     if decode.method == "beam":
@@ -208,7 +208,7 @@ def _write_hf(
         fields={"task_specific_params": fields},
         generation=generation,
     )
-    tokenizer_files.write(folder, vocabulary)
+    tokenizer_files.write(folder, vocabulary, encoder_bos=encoder_bos)
 
 
 def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str | None) -> None:

@@ -18,8 +18,9 @@ from etils import epath
 from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
 from distill.model.configs import NetworkConfig
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
-from distill.tasks import plain_vocabularies
+from distill.tasks import plain_vocabularies, texts
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
 
 FILE = "student.json"
@@ -82,6 +83,7 @@ class Student:
       form: one of :data:`FORMS`, or a form of the data set's tasks that holds no label.
       label_prefix, rationale_prefix: the prefix of the input, or with ``shared_label`` of the target, in each task.
       separator: text in the input that represents EOS; None: none.
+      encoder_bos: whether the vocabulary's BOS precedes the tokens of an input.
       input_field: the field of a row that holds the input, or a template of fields.
       rows: how rows are read; None: the data set is not of JSON lines.
       dataset: the data set's name.
@@ -99,6 +101,7 @@ class Student:
     label_prefix: str = "[label] "
     rationale_prefix: str = "[rationale] "
     separator: str | None = None
+    encoder_bos: bool = False
     input_field: str = "input"
     rows: RowFormat | None = None
     dataset: str = ""
@@ -206,6 +209,23 @@ def write(model_dir: str | epath.PathLike, student: Student, vocabulary_model: b
     if vocabulary_model is not None:
         _replace(directory / VOCABULARY_FILE, vocabulary_model)
     _replace(directory / FILE, with_vocabulary(student, vocabulary_model).to_json().encode())
+
+
+def check_vocabulary(vocabulary: texts.Vocabulary, model: NetworkConfig, whose: str = "the vocabulary") -> None:
+    """Checks that a vocabulary fits a network.
+
+    Args:
+      vocabulary: SeqIO's or one of :mod:`distill.tasks.plain_vocabularies`.
+      model: the network's configuration.
+      whose: names the vocabulary in errors.
+
+    Raises:
+      ValueError: it has more ids than the network, or, of a T5Gemma network, another BOS than its first decoder input.
+    """
+    if vocabulary.vocab_size > model.vocab_size:
+        raise ValueError(f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}")
+    if isinstance(model, T5GemmaConfig):
+        texts.check_start(vocabulary, model.decoder_start_id, whose)
 
 
 def with_vocabulary(student: Student, model: bytes | None) -> Student:

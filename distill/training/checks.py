@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
-from distill.model.configs import NetworkConfig, family
-from distill.model.t5gemma_config import T5GemmaConfig
+from distill.inference import student
+from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.step import make_train_step
 
 
@@ -49,7 +49,8 @@ def check(
     tracking.check(trackers)
     check_tasks(data, validation, model)
     if loss is not None and optimizer is not None:
-        make_train_step(model, loss, optimizer, **loop.step_options())  # checks its arguments, and traces nothing
+        # Checks its arguments, and traces no step.
+        make_train_step(model, loss, restricted(optimizer, loop.trainable), **loop.step_options())
         check_loss(loss, data)
     wanted = set() if isinstance(data, TokenBatchesConfig) else {(data.mixture_or_task_name, data.split)}
     if validation is not None:
@@ -115,21 +116,8 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
 
 
 def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:
-    """Raises ValueError if the vocabulary has more ids than the model has rows, or not the BOS that the model needs."""
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or not the BOS that it starts with."""
     from distill.tasks import registration
 
     vocabulary = registration.get(mixture_or_task_name).output_features["targets"].vocabulary
-    if isinstance(model, T5GemmaConfig):
-        tokenizer = getattr(vocabulary, "tokenizer", None)
-        bos = None if tokenizer is None or tokenizer.bos_id() < 0 else tokenizer.bos_id()
-        if bos != model.decoder_start_id:
-            raise ValueError(
-                f"the vocabulary of {mixture_or_task_name!r} has {'no BOS' if bos is None else f'BOS id {bos}'}, and a "
-                f"{family(model)} starts every target with BOS id {model.decoder_start_id}: set VOCABULARY_PATH to Gemma's "
-                "tokenizer.model, or train a vocabulary with `distill vocabulary --bos`"
-            )
-    size = vocabulary.vocab_size
-    if size > model.vocab_size:
-        raise ValueError(
-            f"the vocabulary of {mixture_or_task_name!r} has {size} ids, but the model's vocab_size is {model.vocab_size}"
-        )
+    student.check_vocabulary(vocabulary, model, f"the vocabulary of {mixture_or_task_name!r}")

@@ -58,13 +58,13 @@ def test_rows_and_vocabulary(arguments, sums):
         checks.check_rows(sums.paired, "dev")
 
 
-def test_a_t5gemma_needs_a_vocabulary_with_its_bos(sums):
-    stack = StackConfig(1, 8, 8, 1, 1, 8, 8.0, 4, 1)
-    message = (
-        rf"'{sums.paired}' has no BOS, and a T5Gemma 2 starts every target with BOS id 2: .*distill vocabulary --bos"
-    )
-    with pytest.raises(ValueError, match=message):
-        checks.check_vocabulary(sums.paired, T5GemmaConfig(2, 300, stack, stack))
+def test_a_t5gemma_network_needs_the_bos_that_it_starts_with(arguments, sums):
+    stack = StackConfig(1, 16, 16, 2, 1, 8, 8, 4, 2)
+    model = T5GemmaConfig(2, 384, stack, stack)
+    with pytest.raises(
+        ValueError, match=rf"the vocabulary of '{sums.paired}': expected BOS with id 2, .*it has none: set"
+    ):
+        checks.check_vocabulary(sums.paired, model)
 
 
 def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_task(arguments, tmp_path):
