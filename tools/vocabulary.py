@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes, validation
+from distill import atomic_files, exit_codes, validation
 
 if TYPE_CHECKING:
     from etils import epath
@@ -185,7 +185,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--size", type=int, required=True, help="number of pieces")
     command.add_argument("--output", default="vocabulary.model", help="file to write; default: vocabulary.model")
     command.add_argument(
-        "--model_type", choices=MODEL_TYPES, help="algorithm of SentencePiece; default: unigram, with --special=gemma bpe"
+        "--model_type",
+        choices=MODEL_TYPES,
+        help="algorithm of SentencePiece; default: unigram, with --special=gemma bpe",
     )
     command.add_argument(
         "--special",
@@ -245,7 +247,7 @@ def run(options: argparse.Namespace) -> int:
     )
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(model)
+    atomic_files.replace(output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     kind = options.model_type or ("bpe" if options.special == "gemma" else "unigram")
     print(f"{output}: {pieces} pieces ({kind})")

@@ -182,6 +182,7 @@ class Run:
             _naming_example(self.bindings.get("DATASET_NAME")),
             model_directory.undone_on_failure(self.directory, writes=first),
             train.lock_directory(epath.Path(self.directory)) as lock,
+            model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
             for line in (*self.begin(writes=first), *self.advice()):
                 terminal.say(line)

@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import huggingface, integrity, orbax_tree, streamed_orbax
+from distill.checkpoints import adapters, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
@@ -107,7 +107,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
 
 def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
     """The parameters that validated best, else those of the newest checkpoint (their moving average if there is one)."""
-    for folder, places in ((integrity.BEST, (("params", ()),)), (integrity.LATEST, _STATES)):
+    for folder in (integrity.BEST, integrity.LATEST):
         root = epath.Path(path) / folder
         steps = ocp.utils.checkpoint_steps(root) if root.exists() else []
         if not steps:
@@ -115,17 +115,12 @@ def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
         step = max(steps)
         integrity.check_step(root / str(step))
         config = _saved_config(root / str(step) / "model" / "metadata", overrides)
-        for item, under in places:
-            tree = orbax_tree.tensors(root / str(step) / item, under)
-            if tree:
-                start = len("/".join([*under, ""]))
-                below = {name[start:]: tensor for name, tensor in tree.items()}
-                return Source(DISTILL, Checkpoint(str(path), below, step), config)
+        is_best = folder == integrity.BEST
+        tree = orbax_tree.tensors(root / str(step) / "params") if is_best else adapters.tensors(root / str(step))
+        if tree:
+            return Source(DISTILL, Checkpoint(str(path), tree, step), config)
         raise ValueError(f"{root / str(step)} holds no parameters")
     raise FileNotFoundError(f"{path} holds no complete checkpoint")
-
-
-_STATES = (("state", ("ema_params",)), ("state", ("params",)))
 
 
 def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> NetworkConfig:
@@ -151,10 +146,11 @@ def write_model_dir(read: Read, config: NetworkConfig, directory: Path, step: in
     (root / integrity.LATEST).mkdir()  # identifies a model directory
 
 
-def check_t5x(config: NetworkConfig) -> None:
-    """Raises ValueError unless a T5X checkpoint can hold a network of ``config``."""
+def t5_only(config: NetworkConfig) -> T5Config:
+    """Returns ``config``. Raises ValueError unless a T5X checkpoint can hold its network."""
     if not isinstance(config, T5Config):
         raise ValueError(f"T5X has no {configs.family(config)}; write it as 'hf' or 'distill'")
+    return config
 
 
 def convert(
@@ -169,6 +165,8 @@ def convert(
     overrides: Mapping[str, Any] | None = None,
 ) -> Source:
     """Converts a checkpoint, one array in memory at a time.
+
+    An error, such as a full disk, removes what was written, so that the same conversion can be made again.
 
     Args:
       source: any checkpoint, see :func:`open_source`.
@@ -190,17 +188,19 @@ def convert(
         raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
     with open_source(source, **(overrides or {})) as opened:
         if to_format.startswith("t5x"):
-            check_t5x(opened.config)
+            t5_only(opened.config)
         stacked = opened.checkpoint.scanned if scan_layers is None else scan_layers
         config = dataclasses.replace(opened.config, scan_layers=stacked and to_format != "hf")
         weights = Weights(opened.checkpoint, config)
         number = step if step is not None else opened.checkpoint.step or 0
-        if to_format == "hf":
-            huggingface.write(weights.read, config, to, model_type=model_type)
-        elif to_format == "distill":
-            write_model_dir(weights.read, config, to, number)
+        if to_format in ("hf", "distill"):
+            with leftovers.removed_on_failure(to):
+                if to_format == "hf":
+                    huggingface.write(weights.read, config, to, model_type=model_type)
+                else:
+                    write_model_dir(weights.read, config, to, number)
         else:
             form = "orbax" if to_format == "t5x_orbax" else "native"
-            t5x_checkpoints.write(weights.read, config, to, number, format=form, layout=layout)
+            t5x_checkpoints.write(weights.read, t5_only(config), to, number, format=form, layout=layout)
         weights.release()
         return opened

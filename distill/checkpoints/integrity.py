@@ -39,7 +39,7 @@ def reading(folder: epath.Path, config: NetworkConfig, verify: bool | str = True
     Args:
       folder: of the step, in ``checkpoints`` or ``best``.
       config: the student's; compared with the step's.
-      verify: True compares BLAKE3 digests, or SHA-256 if the step lists no others; ``"sha256"`` compares SHA-256;
+      verify: True compares XXH3 digests, or SHA-256 if the step lists no others; ``"sha256"`` compares SHA-256;
         False checks the JSON and the list of arrays only.
 
     Raises:

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
-from distill.checkpoints import digests, integrity, keeping, object_store, schemas, storage_errors
+from distill.checkpoints import adapters, digests, integrity, keeping, object_store, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.checkpoints.watchdog import SaveError, saving
@@ -57,7 +57,7 @@ class CheckpointConfig:
       keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
       keep_best: also keep this number of checkpoints with the best validation scores, of those saved at a step that was
         validated; None keeps no others.
-      verify: True or "sha256": digests of all files are written, and the BLAKE3 or the SHA-256 checked at a restore.
+      verify: True or "sha256": digests of all files are written, and the XXH3 or the SHA-256 checked at a restore.
 
     Raises:
       ValueError: a number below 1, or another ``verify``.
@@ -198,7 +198,8 @@ class Checkpoints:
         Raises:
           FileNotFoundError: there is no checkpoint.
           Damaged: there are checkpoints, and all are damaged.
-          ValueError: the checkpoint is of another model; the message lists every differing setting.
+          ValueError: the checkpoint is of another model, and the message lists every differing setting; or its state has
+            other arrays than ``like``.
         """
         last: Damaged | None = None
         while (step := self._latest.latest_step()) is not None:
@@ -216,6 +217,7 @@ class Checkpoints:
 
     def _restored(self, step: int, like: State) -> tuple[State, dict[str, Any], dict[str, Any]]:
         folder = self._latest.directory / str(step)
+        adapters.check_same_arrays(folder, like)
         with integrity.reading(folder, self.config, self.verify):
             position, progress = schemas.read_json(folder, "position"), schemas.read_json(folder, "progress")
             restored = self._latest.restore(
@@ -304,7 +306,7 @@ class Checkpoints:
         return self._best.latest_step()
 
     def restore_params(self, like: Any) -> tuple[int, Any]:
-        """Restores the newest checkpoint's step and evaluation parameters, without its optimizer state.
+        """Restores the newest checkpoint's step and evaluation parameters, without its optimizer state; merges adapters.
 
         Raises FileNotFoundError if there is no checkpoint, Damaged if it is damaged, ValueError if it is of another model
         or has no parameters.
@@ -320,15 +322,14 @@ class Checkpoints:
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
         ):
             saved = reader.metadata(folder / "state").item_metadata
-            name = next((name for name in ("ema_params", "params") if saved.get(name) is not None), None)
-            if name is not None:
-                wanted = {name: abstract}
+            if any(saved.get(name) for name in (adapters.PARAMS, adapters.AVERAGES)):
+                wanted = adapters.wanted(saved, abstract)
                 # Without restore args, Orbax restores arrays onto the devices that saved them.
                 onto = ocp.checkpoint_utils.construct_restore_args(wanted)
                 item = ocp.args.PyTreeRestore(wanted, restore_args=onto, partial_restore=True)
                 restored = reader.restore(folder / "state", args=item)
-        if name is not None:
-            return step, restored[name]
+        if restored:
+            return step, adapters.evaluated(restored)
         raise ValueError(f"checkpoint {step} under {self.model_dir / LATEST} holds no parameters")
 
     def saving_in_progress(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
 from distill.model.configs import NetworkConfig
 from distill.model.network import T5Config
-from distill.model.parameters import param_shapes
+from distill.model.parameters import flatten, param_shapes, unflatten
 
 STACKS = ("encoder", "decoder")
 _MAX_LAYERS = 2**10
@@ -30,24 +30,6 @@ def flat_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=16)
 def _flat_shapes(config: NetworkConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, leaf.shape) for name, leaf in flatten(param_shapes(config)).items())
-
-
-def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by their '/'-joined names."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(part.key for part in path): leaf for path, leaf in leaves}
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of parameters that :func:`flatten` flattened."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *path, last = name.split("/")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
 
 
 def stacked_name(name: str) -> tuple[str, int] | None:

@@ -13,6 +13,7 @@ import seqio
 from etils import epath
 from flax import linen as nn
 
+from distill import atomic_files
 from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
@@ -218,7 +219,7 @@ def evaluate(
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = folder / f"{task_name}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
-        epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+        atomic_files.replace(f"{stem}.metrics.json", json.dumps(evaluation.metrics, indent=2) + "\n")
     return evaluation
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +48,24 @@ def param_logical_axes(config: NetworkConfig) -> Params:
 def param_count(config: NetworkConfig) -> int:
     """Returns the number of parameters of a network; nothing is computed."""
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by their '/'-joined names."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(part.key for part in path): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Params:
+    """The tree of parameters that :func:`flatten` flattened."""
+    tree: Params = {}
+    for name, leaf in leaves.items():
+        *path, last = name.split("/")
+        node = tree
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
 
 
 def output_kernel(params: Params, config: NetworkConfig) -> Float[AnyArray, "embed vocab"]:

@@ -22,7 +22,7 @@ from distill.model.grouped_attention import (
 )
 from distill.model.layers import dropout
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig, Window
-from distill.sharding import attention_choice, partitioning
+from distill.sharding import partitioning
 from distill.sharding.dense import Dense, jointly
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -69,7 +69,6 @@ class GroupedAttention(nn.Module):
         self, x: Float[Array, "batch length embed"], by: Rotation | None
     ) -> Float[Array, "batch length heads kv"]:
         """Returns the queries of ``x``: projected, normalised in version 2, and rotated if ``by`` is given."""
-        attention_choice.only_xla(self.config.attention, "it has no windows, soft caps and grouped heads")
         query = self._heads(checkpoint_name(self.query(x), KEPT), self.shape.num_heads)
         query = self.query_norm(query) if self.config.version == 2 else query
         return query if by is None else rotated(query, by)

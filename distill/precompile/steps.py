@@ -21,7 +21,7 @@ from distill.precompile.chips import CHIPS
 from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced, uncached
 from distill.sharding import partitioning, xla_options
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.state import TrainState, abstract_state, shardings_of
 from distill.training.step import jit_step, make_train_step
 from distill.training.train import LoopConfig
@@ -54,6 +54,7 @@ class Run:
         validation = given.get("validation")
         chosen = {name: given[name] for name in ("mesh", "rules") if name in given}
         shared = {name: given[name] for name in ("model", "loss", "optimizer", "loop")}
+        shared["optimizer"] = restricted(shared["optimizer"], shared["loop"].trainable)
         decode = None if validation is None else validation.decode
         return cls(**shared, layout=given["data"].layout, decode=decode, **chosen)
 

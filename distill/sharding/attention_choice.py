@@ -59,14 +59,6 @@ def choose(wanted: str, shapes: Shapes) -> str:
     return "xla"
 
 
-def only_xla(wanted: str, reason: str) -> None:
-    """Logs once that ``xla`` computes an attention that no kernel can, with the reason if ``wanted`` names a kernel."""
-    if wanted == "auto":
-        _log_once(logging.INFO, f'attention="auto" chose xla on {partitioning.platform()}')
-    elif wanted != "xla":
-        _log_once(logging.WARNING, f"attention runs without {_NAMES[wanted]}: {reason}")
-
-
 _NAMES = {"pallas": "the Pallas kernel", "cudnn": "cuDNN", "triton": "the Triton kernels"}
 
 

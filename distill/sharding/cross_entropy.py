@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,8 +16,8 @@ from distill.sharding import partitioning
 # Positions per piece of the loop over counted positions.
 _PIECE = 256
 
-# Of hidden states, kernel and weights.
-Gradients = tuple[jax.Array, jax.Array, jax.Array]
+# Of hidden states, kernel (None if it is frozen) and weights.
+Gradients = tuple[jax.Array, jax.Array | None, jax.Array]
 
 
 class TokenStats(NamedTuple):
@@ -52,7 +53,7 @@ def weighted_cross_entropy(
     Args:
       hidden: decoder output. The matmul's inputs have its dtype; accumulation is float32.
       kernel: the output projection. Its gradient is accumulated in float32 on each device and reduced across devices in
-        the dtype of ``hidden``.
+        the dtype of ``hidden``. A kernel that is not differentiated, because it is frozen, has none.
       targets: target ids in [0, vocab).
       weights: token weights, float32; 0 ignores a token.
       z_loss: coefficient of ``log²Z``.
@@ -72,18 +73,21 @@ def weighted_cross_entropy(
 
 
 def _forward(
-    hidden: jax.Array,
-    kernel: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    hidden: CustomVJPPrimal,
+    kernel: CustomVJPPrimal,
+    targets: CustomVJPPrimal,
+    weights: CustomVJPPrimal,
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
-    counted: jax.Array | None,
+    counted: CustomVJPPrimal | None,
     logit_cap: float | None,
 ) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
-    arrays = (hidden, kernel, targets, weights, counted)
-    loss, stats, gradients = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=True)
+    arrays = (hidden.value, kernel.value, targets.value, weights.value, None if counted is None else counted.value)
+    is_trained = kernel.perturbed
+    loss, stats, gradients = _chunked(
+        *arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=True, of_kernel=is_trained
+    )
     return (loss, stats), gradients
 
 
@@ -93,16 +97,19 @@ def _backward(
     chunk_tokens: int,
     logit_cap: float | None,
     gradients: Gradients,
-    cotangents: tuple[jax.Array, TokenStats],
-) -> tuple[jax.Array, jax.Array, None, jax.Array, None]:
+    cotangents: tuple[jax.Array | SymbolicZero, TokenStats],
+) -> tuple[jax.Array | None, jax.Array | None, None, jax.Array | None, None]:
     del z_loss, label_smoothing, chunk_tokens, logit_cap
     scale = cotangents[0]
+    if isinstance(scale, SymbolicZero):  # only the statistics are differentiated, which have no gradient
+        return None, None, None, None, None
     d_hidden, d_kernel, d_weights = gradients
-    d_hidden, d_kernel = d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale.astype(d_kernel.dtype)
+    d_hidden = d_hidden * scale.astype(d_hidden.dtype)
+    d_kernel = None if d_kernel is None else d_kernel * scale.astype(d_kernel.dtype)
     return d_hidden, d_kernel, None, d_weights * scale, None
 
 
-weighted_cross_entropy.defvjp(_forward, _backward)
+weighted_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _number_of_chunks(batch: int, length: int, chunk_tokens: int) -> int:
@@ -126,8 +133,11 @@ def _chunked(
     chunk_tokens: int,
     logit_cap: float | None,
     with_gradients: bool,
+    of_kernel: bool = True,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
     """Loss, stats and gradients. Each device materialises the logits of its local rows, chunk by chunk.
+
+    The kernel's gradient is computed only if ``of_kernel``.
 
     There are two ways to shard the logits. By default, a device computes the logits of its local rows with the whole
     kernel (or with its shard of ``vocab``). The kernel's gradient is then reduced across devices once, after the last
@@ -137,19 +147,25 @@ def _chunked(
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
     compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
-    terms = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
     run = functools.partial(
         _local_chunks,
-        **terms,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        logit_cap=logit_cap,
         chunk_tokens=chunk_tokens,
         with_gradients=with_gradients,
+        of_kernel=of_kernel,
     )
     batch = partitioning.axes_of("batch")
     if counted is not None and partitioning.is_one_cpu():
         return _counted_pieces(
             hidden, kernel, targets, weights, counted, chunk_tokens,
-            functools.partial(_one_chunk, **terms, exchanged=(), held=()),
+            functools.partial(
+                _one_chunk, z_loss=z_loss, label_smoothing=label_smoothing, logit_cap=logit_cap, of_kernel=of_kernel,
+                exchanged=(), held=(),
+            ),
             with_gradients,
+            of_kernel,
         )  # fmt: skip
     if partitioning.ways("batch") == 1 or hidden.shape[0] % partitioning.ways("batch"):
         return run(hidden, kernel, targets, weights)
@@ -172,6 +188,8 @@ def _chunked(
         if gradients is None:
             return loss, stats, None
         d_hidden, d_kernel, d_weights = gradients
+        if d_kernel is None:
+            return loss, stats, (d_hidden, None, d_weights)
         if scatter:
             d_kernel = jax.lax.psum_scatter(d_kernel, scatter, scatter_dimension=0, tiled=True)
         d_kernel = jax.lax.psum(d_kernel, tuple(axis for axis in batch if axis not in (*over, *scatter)))
@@ -179,7 +197,8 @@ def _chunked(
 
     rows, columns = PartitionSpec(batch), (*over, *held) or None
     stats_specs: Any = TokenStats(rows, rows)  # type: ignore[arg-type]
-    gradient_specs = (rows, PartitionSpec(scatter or None, columns), rows) if with_gradients else None
+    of_columns = PartitionSpec(scatter or None, columns) if of_kernel else None
+    gradient_specs = (rows, of_columns, rows) if with_gradients else None
     return jax.shard_map(
         local,
         in_specs=(rows, PartitionSpec(None, columns), rows, rows),
@@ -210,6 +229,7 @@ def _local_chunks(
     logit_cap: float | None,
     chunk_tokens: int,
     with_gradients: bool,
+    of_kernel: bool,
     exchanged: tuple[str, ...] = (),
     held: tuple[str, ...] = (),
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
@@ -222,12 +242,13 @@ def _local_chunks(
         label_smoothing=label_smoothing,
         logit_cap=logit_cap,
         with_gradients=with_gradients,
+        of_kernel=of_kernel,
         exchanged=exchanged,
         held=held,
     )
     if chunks == 1:
         loss, stats, d_hidden, d_kernel, d_weights = one_chunk(hidden, targets, weights)
-        return loss, stats, (d_hidden, d_kernel.astype(kernel.dtype), d_weights) if with_gradients else None
+        return loss, stats, (d_hidden, _cast(d_kernel, kernel.dtype), d_weights) if with_gradients else None
 
     def cut(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(batch, chunks, length // chunks, *x.shape[2:]), 1, 0)
@@ -236,21 +257,25 @@ def _local_chunks(
         return jnp.moveaxis(x, 0, 1).reshape(batch, length, *x.shape[3:])
 
     def body(
-        carry: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[TokenStats, jax.Array | None, jax.Array | None]]:
+        carry: tuple[jax.Array, jax.Array | None], xs: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array | None], tuple[TokenStats, jax.Array | None, jax.Array | None]]:
         loss, d_kernel = carry
         part, stats, d_hidden, d_kernel_part, d_weights = one_chunk(*xs)
-        d_kernel = d_kernel + d_kernel_part if with_gradients else d_kernel
+        d_kernel = None if d_kernel is None else d_kernel + d_kernel_part
         return (loss + part, d_kernel), (stats, d_hidden, d_weights)
 
-    zero = jnp.zeros(kernel.shape if with_gradients else (), jnp.float32)
+    zero = jnp.zeros(kernel.shape, jnp.float32) if with_gradients and of_kernel else None
     (loss, d_kernel), (stats, d_hidden, d_weights) = jax.lax.scan(
         body, (jnp.float32(0.0), zero), (cut(hidden), cut(targets), cut(weights))
     )
     stats = jax.tree.map(join, stats)
     if not with_gradients:
         return loss, stats, None
-    return loss, stats, (join(d_hidden), d_kernel.astype(kernel.dtype), join(d_weights))
+    return loss, stats, (join(d_hidden), _cast(d_kernel, kernel.dtype), join(d_weights))
+
+
+def _cast(array: jax.Array | None, dtype: jax.typing.DTypeLike) -> jax.Array | None:
+    return None if array is None else array.astype(dtype)
 
 
 def _counted_pieces(
@@ -262,6 +287,7 @@ def _counted_pieces(
     chunk_tokens: int,
     one_chunk: Callable[..., tuple[jax.Array, TokenStats, Any, Any, Any]],
     with_gradients: bool,
+    of_kernel: bool,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
     """Loss, stats and gradients, for the counted positions alone; all others get zeros.
 
@@ -277,7 +303,8 @@ def _counted_pieces(
     stats = TokenStats(like(jnp.float32), like(bool))
     gradients: Gradients | None = None
     if with_gradients:
-        gradients = (jnp.zeros_like(flat[0]), jnp.zeros(kernel.shape, jnp.float32), like(jnp.float32))
+        of_hidden = jnp.zeros_like(flat[0])
+        gradients = (of_hidden, jnp.zeros(kernel.shape, jnp.float32) if of_kernel else None, like(jnp.float32))
 
     def add(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         piece, (loss, stats, gradients) = state
@@ -290,7 +317,12 @@ def _counted_pieces(
 
         stats = TokenStats(*map(put, stats, part_stats))
         if with_gradients:
-            gradients = (put(gradients[0], d_hidden), gradients[1] + d_kernel, put(gradients[2], d_weights))
+            of_hidden, total, of_weights = gradients
+            gradients = (
+                put(of_hidden, d_hidden),
+                None if total is None else total + d_kernel,
+                put(of_weights, d_weights),
+            )
         return piece + 1, (loss + part, stats, gradients)
 
     # The constant bound changes nothing; an analysis of the program reads from it how often the loop runs at most.
@@ -305,7 +337,7 @@ def _counted_pieces(
     return (
         loss,
         stats,
-        (d_hidden.reshape(hidden.shape), d_kernel.astype(kernel.dtype), d_weights.reshape(counted.shape)),
+        (d_hidden.reshape(hidden.shape), _cast(d_kernel, kernel.dtype), d_weights.reshape(counted.shape)),
     )
 
 
@@ -319,6 +351,7 @@ def _one_chunk(
     label_smoothing: float,
     logit_cap: float | None,
     with_gradients: bool,
+    of_kernel: bool,
     exchanged: tuple[str, ...],
     held: tuple[str, ...],
 ) -> tuple[jax.Array, TokenStats, Any, Any, Any]:
@@ -371,7 +404,9 @@ def _one_chunk(
         d_hidden = jax.lax.psum(d_hidden, held)
     if exchanged:
         d_hidden = jax.lax.psum_scatter(d_hidden, exchanged, scatter_dimension=0, tiled=True)
-    d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
+    d_kernel = None
+    if of_kernel:
+        d_kernel = jnp.einsum("bld,blv->dv", hidden, d_logits, preferred_element_type=jnp.float32)
     return loss, stats, d_hidden, d_kernel, own(token_loss)
 
 

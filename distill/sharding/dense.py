@@ -9,11 +9,13 @@ per piece. The logits have their own implementation in :mod:`distill.sharding.cr
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import CustomVJPPrimal
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -24,6 +26,8 @@ from distill.sharding.memory_layout import row_major
 # Checkpoint name of the outputs of dense layers: ``remat_policy="minimal"`` saves these for the backward pass. JAX's
 # own policies that save matmul outputs do not see inside functions with a custom VJP.
 PRODUCT = "product"
+# Names of a low-rank adapter's two matrices, beside the "kernel" that they adapt.
+LORA_A, LORA_B = "lora_a", "lora_b"
 # Inputs of fewer elements stay in the processor's cache, where strided reads are fast.
 _SMALL = 1 << 16
 
@@ -37,8 +41,25 @@ def parameter(
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)  # type: ignore[return-value]
 
 
+class Adapter(NamedTuple):
+    """The low-rank adapter of a kernel: ``x @ kernel`` becomes ``x @ kernel + x @ a @ b``.
+
+    From Hu et al. 2021, arXiv 2106.09685.
+
+    Attributes:
+      a: [inputs, rank], in the compute dtype.
+      b: [rank, features], in the compute dtype, already multiplied by α / rank.
+    """
+
+    a: Float[AnyArray, "inputs rank"]
+    b: Float[AnyArray, "rank features"]
+
+
 class Dense(nn.Module):
     """``x @ kernel`` over the last axis. The kernel is float32 [inputs, features] and is cast to ``dtype``.
+
+    If the parameters hold ``lora_a`` and ``lora_b`` beside ``kernel``, their product is added: see :class:`Adapter`. No
+    initialiser makes them; :mod:`distill.model.lora` adds them to a tree of parameters.
 
     Attributes:
       features: size of the output's last axis.
@@ -58,19 +79,35 @@ class Dense(nn.Module):
         shape = (inputs, self.features)
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)
 
+    def adapter(self) -> Adapter | None:
+        """Returns the kernel's adapter cast to ``dtype``, or None if the parameters hold none."""
+        if not self.has_variable("params", LORA_A):
+            return None
+        return Adapter(*(self.get_variable("params", name).astype(self.dtype) for name in (LORA_A, LORA_B)))
+
     def __call__(
         self, x: Float[Array, "batch length inputs"], out_dtype: jax.typing.DTypeLike | None = None
     ) -> Float[Array, "batch length features"]:
         """Returns the product in ``out_dtype`` (None: ``dtype``), accumulated in at least that precision."""
         if out_dtype is not None:
             kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
-            return jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
+            out = jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
+            return _adapted(out, x, self.adapter())
         return self.of_written(written(x.astype(self.dtype)))
 
     def of_written(self, x: Float[Array, "batch length inputs"]) -> Float[Array, "batch length features"]:
         """Returns the product of an ``x`` that has passed through :func:`written`, in ``dtype``."""
         kernel = self.matrix(x.shape[-1])
-        return checkpoint_name(product("bld,df->blf", self.kernel_axes, x, (kernel,)), PRODUCT)
+        out = product("bld,df->blf", self.kernel_axes, x, (kernel,))
+        return checkpoint_name(_adapted(out, x, self.adapter()), PRODUCT)
+
+
+def _adapted(out: jax.Array, x: jax.Array, adapter: Adapter | None) -> jax.Array:
+    """``out`` plus the adapter's product, in the dtype of ``out``."""
+    if adapter is None:
+        return out
+    inner = checkpoint_name(jnp.einsum("bld,dr->blr", x, adapter.a), PRODUCT)
+    return out + jnp.einsum("blr,rf->blf", inner, adapter.b, preferred_element_type=out.dtype)
 
 
 def jointly(
@@ -98,10 +135,26 @@ def jointly(
         parts = tuple(kernel.reshape(kernel.shape[0], x.shape[0], -1) for kernel in kernels)
         out = product("sbld,ndsf->nblsf", (None, inputs, features, None), x, parts)
         out = out.reshape(*out.shape[:3], -1)
+    adapters = [dense.adapter() for dense in denses]
+    if any(adapter is not None for adapter in adapters):
+        out = out + _jointly_adapted(adapters, x)
     # Without this constraint, the TPU compiler may lay out features before positions and insert transposing copies.
     axes = (None, "batch", "length", features)
     out = nn.with_logical_constraint(row_major(nn.with_logical_constraint(out, axes)), axes)
     return checkpoint_name(out, PRODUCT)
+
+
+def _jointly_adapted(adapters: Sequence[Adapter | None], x: jax.Array) -> jax.Array:
+    """The stacked products [denses, batch, length, features] of the adapters; zero where there is none."""
+    like = next(adapter for adapter in adapters if adapter is not None)
+    filled = [Adapter(*map(jnp.zeros_like, like)) if adapter is None else adapter for adapter in adapters]
+    a, b = (jnp.stack(matrices) for matrices in zip(*filled))
+    if x.ndim == 3:
+        return jnp.einsum("nblr,nrf->nblf", checkpoint_name(jnp.einsum("bld,ndr->nblr", x, a), PRODUCT), b)
+    inner = checkpoint_name(jnp.einsum("sbld,ndr->nsblr", x, a), PRODUCT)
+    inner = nn.with_logical_constraint(inner, (None, "joined_kv", "batch", "length", None))
+    out = jnp.einsum("nsblr,nrsf->nblsf", inner, b.reshape(*b.shape[:2], x.shape[0], -1))
+    return out.reshape(*out.shape[:3], -1)
 
 
 def copies_by_shard(
@@ -152,6 +205,8 @@ def product(
 ) -> Float[Array, "..."]:
     """Returns ``jnp.einsum(subscripts, x, kernel)``. Its VJP sums the kernel's gradient by :func:`sum_over_rows`.
 
+    If no kernel is differentiated, because all are frozen, their gradient is not computed and ``x`` is not saved for it.
+
     Args:
       subscripts: for example ``"bld,df->blf"``; ``b`` names the rows of ``x``.
       axes: logical axes of the kernel.
@@ -172,26 +227,30 @@ def _kernel(subscripts: str, kernels: tuple[AnyArray, ...]) -> AnyArray:
 
 
 def _forward(
-    subscripts: str, axes: tuple[str | None, ...], x: jax.Array, kernels: tuple[AnyArray, ...]
-) -> tuple[jax.Array, tuple[jax.Array, tuple[AnyArray, ...]]]:
-    return product(subscripts, axes, x, kernels), (x, kernels)
+    subscripts: str, axes: tuple[str | None, ...], x: CustomVJPPrimal, kernels: tuple[CustomVJPPrimal, ...]
+) -> tuple[jax.Array, tuple[jax.Array | None, tuple[AnyArray, ...]]]:
+    values = tuple(kernel.value for kernel in kernels)
+    is_trained = any(kernel.perturbed for kernel in kernels)
+    return product(subscripts, axes, x.value, values), (x.value if is_trained else None, values)
 
 
 def _backward(
     subscripts: str,
     axes: tuple[str | None, ...],
-    inputs: tuple[jax.Array, tuple[AnyArray, ...]],
+    inputs: tuple[jax.Array | None, tuple[AnyArray, ...]],
     d_out: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
     x, kernels = inputs
     kernel = _kernel(subscripts, kernels)
     of_x, of_kernel, of_out = subscripts.replace("->", ",").split(",")
     d_x = jnp.einsum(f"{of_out},{of_kernel}->{of_x}", d_out, kernel)
+    if x is None:
+        return d_x, None
     d_kernel = sum_over_rows(f"{of_x},{of_out}->{of_kernel}", axes, x, d_out)
     return d_x, tuple(d_kernel) if _is_stacked(subscripts) else (d_kernel,)
 
 
-product.defvjp(_forward, _backward)
+product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def sum_over_rows(

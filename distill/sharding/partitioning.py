@@ -205,7 +205,11 @@ def axes_of(name: str) -> tuple[str, ...]:
 def platform() -> str:
     """Returns the platform of the mesh in use, or of JAX's default devices if there is no mesh."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return jax.default_backend() if device is None else device.platform
+    if device is None:
+        return jax.default_backend()
+    kind = device.device_kind.lower()  # "cpu", "TPU v5e", "NVIDIA H100 80GB HBM3": all that JAX before 0.10.1 gives
+    by_kind = kind if kind == "cpu" else "tpu" if kind.startswith("tpu") else "gpu"
+    return getattr(device, "platform", by_kind)
 
 
 def why_uneven(batch: int, num_heads: int) -> str | None:

@@ -51,6 +51,7 @@ def training(
     *,
     steps: int,
     parameters: int,
+    trained_parameters: int | None = None,
     lanes: int,
     devices: int,
     costs: timing.StepCosts,
@@ -61,7 +62,8 @@ def training(
     Args:
       progress: of the run.
       steps: updates that count.
-      parameters: number of parameters.
+      parameters: number of parameters, without adapters.
+      trained_parameters: number of those that are trained, adapters included; None: all.
       lanes: runs that shared the steps; 1 except for joint seeds.
       devices: number of devices.
       costs: of one update of this run.
@@ -88,6 +90,7 @@ def training(
         chip_seconds=progress.chip_seconds,
         peak_memory_bytes=progress.peak_memory_bytes,
         parameters=parameters,
+        trained_parameters=parameters if trained_parameters is None else trained_parameters,
         attempts=len(attempts.all),
         phases=dict(progress.phases),
         wall_seconds=attempts.wall_seconds,

@@ -10,7 +10,7 @@ from distill.training import callbacks as user_callbacks
 from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.step import make_train_step
 
 
@@ -49,7 +49,8 @@ def check(
     tracking.check(trackers)
     check_tasks(data, validation, model)
     if loss is not None and optimizer is not None:
-        make_train_step(model, loss, optimizer, **loop.step_options())  # checks its arguments, and traces nothing
+        # Checks its arguments, and traces no step.
+        make_train_step(model, loss, restricted(optimizer, loop.trainable), **loop.step_options())
         check_loss(loss, data)
     wanted = set() if isinstance(data, TokenBatchesConfig) else {(data.mixture_or_task_name, data.split)}
     if validation is not None:

@@ -12,7 +12,9 @@ from distill.data.packing import Layout
 from distill.data.stream import Stream
 from distill.data.token_batches import TokenBatches, Windows
 from distill.inference.decoder import DecodeConfig
+from distill.model.lora import Lora
 from distill.sharding import partitioning, xla_options
+from distill.training.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +168,10 @@ class LoopConfig:
       max_skipped: updates that ``skip`` may skip in the whole run; one more ends it with an error.
       profile_steps: ``(first, last)``: these updates, both included, are traced; None traces none. See
         :mod:`distill.training.profiling`.
+      lora_rank: rank of low-rank adapters, which are then trained instead of their kernels; None: there are none.
+      lora_alpha, lora_targets: see :class:`distill.model.lora.Lora`; None: its defaults.
+      frozen: patterns of parameters that are not trained, see :class:`distill.training.trainable.Trainable`. None freezes
+        nothing or, with adapters, everything else.
     """
 
     train_steps: int
@@ -181,8 +187,13 @@ class LoopConfig:
     on_nonfinite: str = "stop"
     max_skipped: int = 10
     profile_steps: tuple[int, int] | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: tuple[str, ...] | None = None
+    frozen: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        self.trainable  # noqa: B018 - checks its settings
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("LoopConfig.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         for name in ("train_steps", "log_period", "num_microbatches", "max_skipped"):
@@ -199,6 +210,20 @@ class LoopConfig:
                     f"PROFILE_STEPS must be (first, last) with 1 ≤ first ≤ last ≤ TRAIN_STEPS = {self.train_steps}; got "
                     f"{self.profile_steps}"
                 )
+
+    @property
+    def trainable(self) -> Trainable | None:
+        """Which parameters are trained; None: all."""
+        adapters = None
+        if self.lora_rank is not None:
+            given = {"alpha": self.lora_alpha, "targets": self.lora_targets}
+            adapters = Lora(self.lora_rank, **{name: value for name, value in given.items() if value is not None})
+        elif self.lora_alpha is not None or self.lora_targets is not None:
+            raise ValueError(
+                f"LORA_ALPHA and LORA_TARGETS need LORA_RANK; got LORA_RANK=None, LORA_ALPHA={self.lora_alpha}, "
+                f"LORA_TARGETS={self.lora_targets}: set LORA_RANK, for example to 8, or leave them out"
+            )
+        return Trainable(adapters, self.frozen) if adapters or self.frozen else None
 
     def step_options(self) -> dict[str, Any]:
         """Returns the arguments of :func:`distill.training.step.make_train_step` that this configuration holds."""

@@ -35,11 +35,12 @@ from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, init_state, random_state
 from distill.training.step import Fetchable, Metrics, make_train_step
+from distill.training.trainable import trained_count
 
 if TYPE_CHECKING:
     from distill.inference.evaluate import Evaluator
@@ -129,6 +130,7 @@ def train_seeds(
       the same. ``seconds`` is the joint time divided by the number of seeds. After a signal, ``stopped`` is its name.
     """
     compiler_options = xla_options.accepted(loop.compiler_options)
+    optimizer = restricted(optimizer, loop.trainable)
     # One device holds everything: it shards and gathers nothing.
     options = {**loop.step_options(), "param_gather": "layer", "sequence_parallel": False}
     step = jax.jit(
@@ -139,6 +141,7 @@ def train_seeds(
     ema = loop.ema_decay is not None
     state = _initial_state(model, optimizer, [seed.seed for seed in seeds], initial_checkpoint_path, ema=ema)
     students = _Stacked(state, step, jnp.stack([jax.random.key(seed.seed + 1) for seed in seeds]))
+    trained_parameters = trained_count(optimizer.trainable, state.params) // len(seeds)
     del state
     lanes = []
     for number, seed in enumerate(seeds):
@@ -174,7 +177,16 @@ def train_seeds(
         stop = stack.enter_context(StopRequest(will="stopping after this step; joint seeds save no training state"))
         stack.enter_context(stuck.watching(loop.stuck_after_s, lanes[0].directory))
         results = Loop(
-            lanes, students, loop, validation, None, stop, terminal, summary.lines, cost_model=cost_model
+            lanes,
+            students,
+            loop,
+            validation,
+            None,
+            stop,
+            terminal,
+            summary.lines,
+            cost_model=cost_model,
+            trained_parameters=trained_parameters,
         ).train()
     for seed, result in zip(seeds, results):
         if isinstance(result, FloatingPointError):
@@ -191,8 +203,9 @@ def _initial_state(
         return jax.jit(jax.vmap(lambda key: random_state(model, optimizer, key, ema=ema)))(keys)
     here = SingleDeviceSharding(jax.devices()[0])
     params = initial.load(initial_checkpoint_path, model, jax.tree.map(lambda _: here, param_shapes(model)))
-    one = jax.jit(lambda params: init_state(params, optimizer, ema=ema))(params)
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), one)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    one = jax.vmap(lambda params, key: init_state(params, optimizer, ema=ema, rng=key), in_axes=(None, 0))
+    return jax.jit(one)(params, keys)
 
 
 class _Stacked:

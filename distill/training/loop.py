@@ -16,6 +16,7 @@ from distill import stuck
 from distill.checkpoints.manager import CheckpointConfig
 from distill.data.stream import Batch, Prefetch
 from distill.inference.evaluation import Evaluation
+from distill.model import lora
 from distill.terminal import Terminal
 from distill.training import accounting, finite, nonfinite, profiling, provenance, record, reporting, timing
 from distill.training.config import LoopConfig, TrainResult, ValidationConfig
@@ -42,6 +43,7 @@ class Loop:
       opening: lines about the data, made from the first batch.
       devices: number of devices, over all processes.
       cost_model: counts the operations of the compiled step; None counts none.
+      trained_parameters: number of parameters of a student that are trained, adapters included; None: all.
     """
 
     lanes: Sequence[Lane]
@@ -54,6 +56,7 @@ class Loop:
     opening: Any
     devices: int = 1
     cost_model: timing.CostModel | None = None
+    trained_parameters: int | None = None
 
     def train(self) -> list[TrainResult | FloatingPointError]:
         """Trains, tests, and writes the result of every lane that is complete.
@@ -112,6 +115,8 @@ class Loop:
                 for lane, batch in zip(self.lanes, batches):
                     if lane.active:
                         lane.step, lane.progress.examples = step, lane.progress.examples + batch.examples
+                for attempts, lane in zip(self._attempts, self.lanes):
+                    attempts.made(lane.step)
                 pending = self._after_update(step, batches, pending, clock)
                 self.lanes[0].reporter.alive(step, metrics)
                 if step == self.config.train_steps or not self._active():
@@ -299,11 +304,13 @@ class Loop:
         test = self._test(number, lane) if lane.complete else {}
         progress, attempts = lane.progress, self._attempts[number]
         attempts.seen(lane.step, complete=lane.complete, now=True)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.students.state(number).params))
+        student = lora.without(self.students.state(number).params)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(student))
         training = accounting.training(
             progress,
             steps=lane.step,
             parameters=parameters,
+            trained_parameters=parameters if self.trained_parameters is None else self.trained_parameters,
             lanes=len(self.lanes),
             devices=self.devices,
             costs=self._costs,
@@ -342,7 +349,7 @@ class Loop:
         best, split = lane.best_evaluation, self.validation.test_split
         measured = best is not None and best[0] == best_step  # in this attempt
         if not measured or split is not None:
-            step, params = lane.saver.restore_best(self.students.state(number).params)
+            step, params = lane.saver.restore_best(lora.without(self.students.state(number).params))
             if step != best_step:
                 raise ValueError(f"step {best_step} validated best, but {lane.directory}/best holds step {step}")
         if best is None or not measured:

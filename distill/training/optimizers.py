@@ -1,10 +1,14 @@
 """Optimizers and learning-rate schedules: Optax with the settings of T5 and of the paper."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from distill.sharding.dense import LORA_A, LORA_B
+from distill.training.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,15 +16,22 @@ class Optimizer:
     """A gradient transformation and its learning-rate schedule, which is kept so that it can be logged.
 
     Attributes:
-      transform: applied to the summed gradients.
+      transform: applied to the summed gradients of the trained parameters.
       learning_rate: maps the step (int32 scalar) to the learning rate.
+      trainable: which parameters are trained; None: all.
     """
 
     transform: optax.GradientTransformation
     learning_rate: optax.Schedule
+    trainable: Trainable | None = None
 
 
 LearningRate = float | optax.Schedule
+
+
+def restricted(optimizer: Optimizer, trainable: Trainable | None) -> Optimizer:
+    """Returns ``optimizer`` with the choice of the trained parameters; with None, as given."""
+    return optimizer if trainable is None else dataclasses.replace(optimizer, trainable=trainable)
 
 
 def _schedule(learning_rate: LearningRate) -> optax.Schedule:
@@ -80,6 +91,8 @@ def adafactor(
 def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransformation:
     """Multiplies each array's update by the root mean square of the parameter, at least ``min_scale``.
 
+    The update of an adapter's ``B``, which starts at 0, is multiplied by the root mean square of its ``A``.
+
     The result equals that of ``optax.scale_by_param_block_rms``. Optax's version is differentiable at 0, for which it
     sums the squares of every parameter twice. No one differentiates the optimizer here, so this version sums them once.
     """
@@ -90,10 +103,14 @@ def scale_by_param_block_rms(min_scale: float = 1e-3) -> optax.GradientTransform
         if params is None:
             raise ValueError("scale_by_param_block_rms requires the parameters: call update(updates, state, params)")
 
-        def scaled(one: jax.Array, param: jax.Array) -> jax.Array:
+        by_name = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+        def scaled(path: tuple[Any, ...], one: jax.Array, param: jax.Array) -> jax.Array:
+            name = jax.tree_util.keystr(path)
+            param = by_name[name.replace(LORA_B, LORA_A)] if LORA_B in name else param
             return one * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(param))), min_scale)
 
-        return jax.tree.map(scaled, updates, params), state
+        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

@@ -96,7 +96,7 @@ class Training:
       seconds: training time, with evaluation, checkpoints and compilation, without the final test.
       chip_seconds: the sum over attempts of seconds × devices.
       peak_memory_bytes: of the fullest device; None if the backend does not report it.
-      parameters: number of parameters.
+      parameters: number of parameters, without adapters.
       attempts: starts of the run, restarts included.
       phases: phase → seconds; their sum is ``seconds``.
       wall_seconds: since the first start, including lost work and the time between attempts.
@@ -105,6 +105,8 @@ class Training:
       tokens_per_second_per_device: tokens / seconds of updates and data / devices.
       mfu: operations per second and device / the chip's bfloat16 peak; None if either is not known.
       host_peak_memory_bytes: of the process; None where the system does not report it.
+      trained_parameters: number of trained parameters, adapters included; None in records of earlier versions, where it was
+        all.
     """
 
     steps: int
@@ -127,6 +129,7 @@ class Training:
     tokens_per_second_per_device: float | None = None
     mfu: float | None = None
     host_peak_memory_bytes: int | None = None
+    trained_parameters: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by their name in the file; numbers that are not finite become None."""

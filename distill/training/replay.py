@@ -12,7 +12,9 @@ import optax
 from etils import epath
 from flax import linen as nn
 
+from distill import atomic_files
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
+from distill.model import lora
 from distill.model.configs import NetworkConfig
 from distill.model.network import ModelInputs
 from distill.model.networks import network_of
@@ -21,7 +23,7 @@ from distill.sharding import partitioning
 from distill.training import nonfinite
 from distill.training.config import DataConfig, LoopConfig
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.state import TrainState, abstract_state, make_state, shardings_of
 from distill.training.step import compute_params, jit_step, make_train_step, summarize
 
@@ -109,6 +111,7 @@ def replay(
         step = written[-1]
     arrays, described = nonfinite.read(directory, step)
     device_mesh = mesh.build()
+    optimizer = restricted(optimizer, loop.trainable)
     rng = jax.random.key(described["dropout_rng"]["key"])
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         like = abstract_state(model, optimizer, device_mesh, rules, ema=loop.ema_decay is not None)
@@ -147,7 +150,7 @@ def replay(
     exact = since == 0 or exact
     report = Report(step, origin, exact, _first(measured, metrics), _plain(metrics), measured)
     path = directory / nonfinite.FOLDER / f"step_{step}.report.json"
-    path.write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    atomic_files.replace(path, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return report
 
 
@@ -193,7 +196,8 @@ def _updates(optimizer: Optimizer, gradients: Params, state: TrainState, more: d
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return optimizer.transform.update(gradients, opt_state, params, **more)[0]
 
-    return jax.jit(update)(gradients, state.opt_state, state.params, more)
+    trained = state.params if optimizer.trainable is None else optimizer.trainable.part(state.params)
+    return jax.jit(update)(gradients, state.opt_state, trained, more)
 
 
 def _activations(
@@ -223,7 +227,7 @@ def _activations(
 
         with nn.intercept_methods(watch):
             model.apply(
-                {"params": compute_params(params, plain)},
+                {"params": lora.scaled(compute_params(params, plain))},
                 ModelInputs.of(cut),
                 deterministic=False,
                 rngs={"dropout": rng},

@@ -8,10 +8,12 @@ from flax import struct
 from jax.sharding import Mesh
 
 from distill.checkpoints import initial
+from distill.model import lora
 from distill.model.configs import NetworkConfig
 from distill.model.parameters import Params, init_params, param_logical_axes
 from distill.sharding import partitioning
 from distill.training.optimizers import Optimizer
+from distill.training.trainable import joined
 
 
 class TrainState(struct.PyTreeNode):
@@ -19,9 +21,9 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, the number of updates made.
-      params: the student's parameters, float32.
-      opt_state: the state of the optimizer.
-      ema_params: an exponential moving average of ``params``, float32, or None if disabled.
+      params: the student's parameters, float32, and its low-rank adapters, if it has any.
+      opt_state: the state of the optimizer, of the trained parameters alone.
+      ema_params: an exponential moving average of the trained parameters, float32, or None if disabled.
     """
 
     step: Any  # not Int[Array, ""]: trees of shapes and of shardings have the same form
@@ -31,29 +33,34 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_params(self) -> Params:
-        """The averaged parameters if there are any, else ``params``."""
-        return self.params if self.ema_params is None else self.ema_params
+        """The averaged parameters if there are any, else ``params``; adapters are merged into their kernels."""
+        return lora.merged(self.params if self.ema_params is None else joined(self.params, self.ema_params))
 
 
-def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False) -> TrainState:
+def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False, rng: jax.Array | None = None) -> TrainState:
     """Returns a state at step 0.
 
     Args:
-      params: the initial parameters, float32.
-      optimizer: initialises its state from ``params``.
-      ema: whether to keep a moving average of the parameters.
+      params: the initial parameters, float32, without adapters.
+      optimizer: initialises its state from the parameters that it trains, and says which have adapters.
+      ema: whether to keep a moving average of the trained parameters.
+      rng: key of the adapters; None: key 0.
     """
+    trained = params
+    if optimizer.trainable is not None:
+        params = optimizer.trainable.prepared(params, jax.random.key(0) if rng is None else rng)
+        trained = optimizer.trainable.part(params)
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        opt_state=optimizer.transform.init(params),
-        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        opt_state=optimizer.transform.init(trained),
+        ema_params=jax.tree.map(jnp.copy, trained) if ema else None,
     )
 
 
 def random_state(model: NetworkConfig, optimizer: Optimizer, rng: jax.Array, *, ema: bool = False) -> TrainState:
     """Returns a state at step 0 with random parameters. A pure function: the caller jits it."""
-    return init_state(init_params(model, rng), optimizer, ema=ema)
+    return init_state(init_params(model, rng), optimizer, ema=ema, rng=rng)
 
 
 def abstract_state(
@@ -69,12 +76,16 @@ def abstract_state(
       ema: whether to keep a moving average of the parameters.
     """
     shapes = jax.eval_shape(lambda: random_state(model, optimizer, jax.random.key(0), ema=ema))
-    params = partitioning.param_shardings(shapes.params, param_logical_axes(model), mesh, rules)
+    axes = lora.logical_axes(param_logical_axes(model), shapes.params)
+    params = partitioning.param_shardings(shapes.params, axes, mesh, rules)
+    trained = (shapes.params, params)
+    if optimizer.trainable is not None:
+        trained = (optimizer.trainable.part(shapes.params), optimizer.trainable.part(params))
     shardings = TrainState(
         step=partitioning.replicated(mesh),  # type: ignore[arg-type]
         params=params,
-        opt_state=partitioning.optimizer_shardings(optimizer.transform, shapes.opt_state, shapes.params, params, mesh),
-        ema_params=params if ema else None,
+        opt_state=partitioning.optimizer_shardings(optimizer.transform, shapes.opt_state, *trained, mesh),
+        ema_params=trained[1] if ema else None,
     )
     return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
 
@@ -98,14 +109,15 @@ def make_state(
 
     Args:
       model, optimizer, mesh, rules, ema: see :func:`abstract_state`.
-      seed: seed of the random parameters.
+      seed: seed of the random parameters and adapters.
       initial_checkpoint_path: a checkpoint in any format that :func:`distill.checkpoints.initial.load` reads; None
         initialises at random.
     """
     shardings = shardings_of(abstract_state(model, optimizer, mesh, rules, ema=ema))
+    rng = jax.random.key(seed)
     if initial_checkpoint_path is None:
         fresh = jax.jit(lambda rng: random_state(model, optimizer, rng, ema=ema), out_shardings=shardings)
-        return fresh(jax.random.key(seed))
-    loaded = initial.load(initial_checkpoint_path, model, shardings.params)
-    start = jax.jit(lambda p: init_state(p, optimizer, ema=ema), out_shardings=shardings, donate_argnums=0)
+        return fresh(rng)
+    loaded = initial.load(initial_checkpoint_path, model, lora.without(shardings.params))
+    start = jax.jit(lambda p: init_state(p, optimizer, ema=ema, rng=rng), out_shardings=shardings, donate_argnums=0)
     return start(loaded)

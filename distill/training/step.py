@@ -11,17 +11,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from distill import validation
+from distill.model import lora
 from distill.model.configs import NetworkConfig
 from distill.model.network import ModelInputs
 from distill.model.networks import final_logit_cap, network_of
 from distill.model.parameters import Params, output_kernel, param_logical_axes
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import TokenStats, weighted_cross_entropy
+from distill.sharding.dense import LORA_A, LORA_B
 from distill.tasks import task_ids
 from distill.training import mutual_information, uncertainty
 from distill.training.losses import TwoTaskLoss, task_token_weights
 from distill.training.optimizers import Optimizer
 from distill.training.state import TrainState
+from distill.training.trainable import joined
 
 Arrays = Mapping[str, jax.Array]
 # A metric is (sum, count), both float32 scalars, so means can be merged over steps, micro-batches and devices.
@@ -50,7 +53,8 @@ def make_train_step(
       config: configuration of the student.
       loss: weights of the two tasks, computed from the whole batch before it is cut into micro-batches.
       optimizer: transforms the gradient, summed over rows, devices and micro-batches, into an update. One of
-        :func:`distill.training.uncertainty.learned` also gives the weights of the two tasks.
+        :func:`distill.training.uncertainty.learned` also gives the weights of the two tasks. Only the parameters that it
+        trains (:class:`distill.training.trainable.Trainable`) have gradients.
       num_microbatches: number of cuts of the batch whose gradients are accumulated one after the other.
       ema_decay: decay of the moving average of the parameters, or None.
       chunk_tokens: see :func:`distill.sharding.cross_entropy.weighted_cross_entropy`.
@@ -65,7 +69,7 @@ def make_train_step(
         :func:`skipped_if`. If False, the compiled program has no trace of it.
 
     Raises:
-      ValueError: an unknown ``param_gather``, or λ and learned weights.
+      ValueError: an unknown ``param_gather``, λ and learned weights, or patterns of trained parameters that do not fit.
     """
     weighing = isinstance(optimizer, uncertainty.WeighingOptimizer)
     if weighing and (loss.lam is not None or loss.alpha is not None):
@@ -77,7 +81,10 @@ def make_train_step(
     validation.check("param_gather", param_gather, partitioning.PARAM_GATHERS)
     model = network_of(config)
     logit_cap = final_logit_cap(config)
-    axes = None if param_gather == "layer" else param_logical_axes(config)
+    gathers = param_gather != "layer"
+    trainable = optimizer.trainable
+    if trainable is not None:
+        trainable.check(config)
 
     def step(state: TrainState, batch: Arrays, rng: jax.Array) -> tuple[TrainState, Metrics]:
         coefficients = uncertainty.coefficients(state.opt_state) if weighing else loss.coefficients(state.step)
@@ -93,7 +100,8 @@ def make_train_step(
 
         rules = nn.get_logical_axis_rules()
 
-        def loss_fn(params: Params, cut: Arrays, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+        def loss_fn(trained: Params, cut: Arrays, rngs: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+            params = trained if trainable is None else lora.scaled(joined(all_params, trained))
             with nn.logical_axis_rules(partitioning.sequence_parallel(rules) if sequence_parallel else rules):
                 hidden = model.apply(
                     {"params": params},
@@ -125,15 +133,19 @@ def make_train_step(
 
         def value_and_gradients(*args: Any) -> tuple[tuple[jax.Array, Metrics], Params]:
             result, gradients = jax.value_and_grad(loss_fn, has_aux=True)(*args)
-            return result, jax.tree.map(partitioning.split, gradients, axes) if axes else gradients
+            return result, jax.tree.map(partitioning.split, gradients, part(axes)) if gathers else gradients
 
-        params = compute_params(state.params, config)
-        if axes:
-            params = gathered_params(params, axes, param_gather)
+        def part(tree: Params) -> Params:
+            return tree if trainable is None else trainable.part(tree)
+
+        axes = lora.logical_axes(param_logical_axes(config), state.params) if gathers else {}
+        all_params = compute_params(state.params, config)
+        if gathers:
+            all_params = gathered_params(all_params, axes, param_gather)
         dropout = jax.random.fold_in(rng, state.step)
         (value, metrics), gradients = _accumulate(
             value_and_gradients,
-            params,
+            part(all_params),
             {**batch, "token_weights": weights, **pair_weights},
             dropout,
             num_microbatches,
@@ -142,12 +154,15 @@ def make_train_step(
         more = {"task_losses": metrics.pop(_TASK_LOSSES)[0]} if weighing else {}
         # Optax mixes int32 counts with floats, which a caller's stricter promotion settings would forbid.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            updates, opt_state = optimizer.transform.update(gradients, state.opt_state, state.params, **more)
+            before = part(state.params)
+            updates, opt_state = optimizer.transform.update(gradients, state.opt_state, before, **more)
             learning_rate = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(before, updates)
         ema_params = state.ema_params
         if ema_decay is not None:
             ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+        if trainable is not None:
+            params = joined(state.params, params)
         one = jnp.float32(1.0)
         metrics["loss"] = (value, one)
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
@@ -214,16 +229,18 @@ def compute_params(params: Params, config: NetworkConfig) -> Params:
 
     The layers would cast the kernels anyway. Casting once, before the layers, halves the bytes that all-gathers of
     kernels and reductions of their gradients send, and the bytes that gradients take. The token table, biases and norms
-    stay float32. In stacked layers, the layer axis is outermost: see
+    stay float32. Adapters are cast as their kernels are. In stacked layers, the layer axis is outermost: see
     :func:`distill.sharding.partitioning.layers_outermost`.
     """
     if config.dtype == "float32":
         return params
 
     def cast(path: tuple[Any, ...], leaf: jax.Array, axes: Any) -> jax.Array:
-        return partitioning.layers_outermost(leaf.astype(config.dtype), axes) if path[-1].key == "kernel" else leaf
+        if path[-1].key not in ("kernel", LORA_A, LORA_B):
+            return leaf
+        return partitioning.layers_outermost(leaf.astype(config.dtype), axes)
 
-    return jax.tree_util.tree_map_with_path(cast, params, param_logical_axes(config))
+    return jax.tree_util.tree_map_with_path(cast, params, lora.logical_axes(param_logical_axes(config), params))
 
 
 def gathered_params(params: Params, logical_axes: Params, param_gather: str) -> Params:

@@ -18,6 +18,7 @@ from distill.data import fullness
 from distill.data.stream import Batch
 from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
+from distill.model.parameters import param_count
 from distill.sharding import partitioning, xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
@@ -34,11 +35,12 @@ from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
 from distill.training.losses import TwoTaskLoss
-from distill.training.optimizers import Optimizer
+from distill.training.optimizers import Optimizer, restricted
 from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
+from distill.training.trainable import described, trained_count
 
 __all__ = [
     "DataConfig",
@@ -112,6 +114,7 @@ def train(
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     compiler_options = xla_options.accepted(loop.compiler_options, device_mesh)
+    optimizer = restricted(optimizer, loop.trainable)
     user_callbacks.check(callbacks)
     tracking.check(trackers)
     checks.check_tasks(data, validation, model)
@@ -153,7 +156,7 @@ def train(
         devices = f"{device_mesh.size} {device_mesh.devices.flat[0].platform} device{'s' * (device_mesh.size > 1)}"
         terminal.say(
             f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
-            f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {model.dtype}, on {devices}"
+            f"{param_count(model):,} parameters, {described(optimizer.trainable, state.params)}{model.dtype}, on {devices}"
         )
         origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
         reporter = reporting.Reporter(
@@ -181,6 +184,7 @@ def train(
             progress,
             step=int(state.step),
         )
+        trained_parameters = trained_count(optimizer.trainable, state.params)
         del state  # the student holds it, and its first update donates its buffers
         (result,) = Loop(
             [lane],
@@ -193,6 +197,7 @@ def train(
             summary.lines,
             devices=device_mesh.size,
             cost_model=cost_model,
+            trained_parameters=trained_parameters,
         ).train()
     if isinstance(result, FloatingPointError):
         raise result

@@ -47,7 +47,9 @@ def test_other_special_ids_are_refused(tmp_path):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    with pytest.raises(ValueError, match="expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2 .-1: it has none.\\."):
+    with pytest.raises(
+        ValueError, match="expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2 .-1: it has none.\\."
+    ):
         vocabularies.load(prefix + ".model")
 
 
@@ -102,7 +104,9 @@ def test_both_encoders_put_the_same_bos_before_a_text(gemma_vocabulary, text, bo
 def test_which_vocabularies_have_bos(gemma_vocabulary, models):
     assert texts.bos_id(gemma_vocabulary) == 2
     assert texts.check_start(gemma_vocabulary, 2) is None
-    with pytest.raises(ValueError, match=r"expected BOS with id 3, the first decoder input of a T5Gemma .*; got 2: set"):
+    with pytest.raises(
+        ValueError, match=r"expected BOS with id 3, the first decoder input of a T5Gemma .*; got 2: set"
+    ):
         texts.check_start(gemma_vocabulary, 3)
     small = plain_vocabularies.read(models["unigram"])
     for other in (small, vocabularies.load("bytes"), plain_vocabularies.Bytes(), seqio.PassThroughVocabulary(8)):

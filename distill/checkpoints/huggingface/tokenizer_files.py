@@ -63,7 +63,9 @@ def puts_bos(folder: pathlib.Path) -> bool:
     try:
         first = json.loads(path.read_bytes())["post_processor"]["single"][0]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise ValueError(f"{path} is no tokenizer that `distill export --format=hf` wrote: it has no template") from None
+        raise ValueError(
+            f"{path} is no tokenizer that `distill export --format=hf` wrote: it has no template"
+        ) from None
     return "SpecialToken" in first
 
 

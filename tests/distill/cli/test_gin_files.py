@@ -238,7 +238,7 @@ def test_recipe(recipe, tmp_path):
 
 
 def levels():
-    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.json", "out").runs()}
+    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.yaml", "out").runs()}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ SMALLER = {
 def words(tmp_path_factory):
     """A vocabulary with Gemma's special pieces, of the rows' texts."""
     path = tmp_path_factory.mktemp("words") / "words.model"
-    texts = [text for row in sums(40) for text in ("[label] " + row["question"], "[rationale] " + row["why"], row["answer"])]
+    texts = [
+        text for row in sums(40) for text in ("[label] " + row["question"], "[rationale] " + row["why"], row["answer"])
+    ]
     path.write_bytes(vocabulary_tool.train(texts, 300, special="gemma"))
     return path
 

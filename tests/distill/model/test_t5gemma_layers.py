@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,17 @@ from distill.model.networks import network_of
 from distill.model.parameters import init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 from distill.model.t5gemma import T5GemmaTransformer
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
-from distill.sharding import attention_choice
 
 STACK = StackConfig(2, 16, 24, 4, 1, 6, 8.0, 4, 2)
 CONFIG = T5GemmaConfig(2, 40, STACK, STACK, rope_base_global=1e4)
 FIRST = T5GemmaConfig(1, 40, dataclasses.replace(STACK, embed_dim=12), STACK, attention_logit_cap=5.0)
 TOKENS = np.random.default_rng(0).integers(3, 40, (2, 9)).astype(np.int32)
 INPUTS = ModelInputs(TOKENS, np.pad(TOKENS[:, :-1], ((0, 0), (1, 0))))
+
+
+@functools.cache
+def params_of(config):
+    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
 
 
 def test_parameters_and_their_axes():
@@ -59,20 +62,6 @@ def test_scanned_layers_give_the_same_logits(config):
 def test_a_step_needs_separate_layers():
     with pytest.raises(ValueError, match="requires scan_layers=False; pass the parameters through unstack_layers"):
         T5GemmaTransformer(dataclasses.replace(CONFIG, scan_layers=True)).cross_key_values(jnp.zeros((1, 1, 16)))
-
-
-def test_a_named_kernel_is_replaced_with_a_warning(caplog):
-    attention_choice._log_once.cache_clear()
-    network = network_of(dataclasses.replace(CONFIG, attention="pallas"))
-    with caplog.at_level(logging.WARNING):
-        jax.eval_shape(lambda: network.apply({"params": params_of(CONFIG)}, INPUTS))
-    wanted = "attention runs without the Pallas kernel: it has no windows, soft caps and grouped heads"
-    assert [record.getMessage() for record in caplog.records if "attention" in record.getMessage()] == [wanted]
-
-
-@functools.cache
-def params_of(config):
-    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
 
 
 def test_dropout_changes_the_output_only_in_training():

@@ -61,7 +61,9 @@ def test_rows_and_vocabulary(arguments, sums):
 def test_a_t5gemma_network_needs_the_bos_that_it_starts_with(arguments, sums):
     stack = StackConfig(1, 16, 16, 2, 1, 8, 8, 4, 2)
     model = T5GemmaConfig(2, 384, stack, stack)
-    with pytest.raises(ValueError, match=rf"the vocabulary of '{sums.paired}': expected BOS with id 2, .*it has none: set"):
+    with pytest.raises(
+        ValueError, match=rf"the vocabulary of '{sums.paired}': expected BOS with id 2, .*it has none: set"
+    ):
         checks.check_vocabulary(sums.paired, model)
 
 

@@ -92,3 +92,12 @@ def test_gradients_are_clipped_first():
         with jax.numpy_dtype_promotion("standard"):  # as the training step calls it
             updates, _ = transform.update({"w": jnp.array(gradient)}, transform.init(params), params)
         np.testing.assert_allclose(updates["w"], [-g / (g + 1.0) for g in clipped], rtol=1e-5)
+
+
+def test_steps_of_an_adapters_second_matrix_are_relative_to_its_first():
+    """``B`` starts at 0; a step relative to itself would not move it."""
+    params = {"mlp": {"kernel": jnp.full((2, 3), 5.0), "lora_a": jnp.full((2, 1), 0.5), "lora_b": jnp.zeros((1, 3))}}
+    transform = optimizers.scale_by_param_block_rms()
+    updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params)
+    got = {name: float(leaf.ravel()[0]) for name, leaf in updates["mlp"].items()}
+    np.testing.assert_allclose([got["kernel"], got["lora_a"], got["lora_b"]], [5.0, 0.5, 0.5], rtol=1e-6)
