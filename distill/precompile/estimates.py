@@ -6,6 +6,7 @@ from typing import Any
 
 from distill.data.packing import Layout
 from distill.model.config import REMAT_POLICIES, T5Config
+from distill.model.parameters import flatten, param_shapes
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
@@ -29,6 +30,23 @@ def forward_flops(model: T5Config, layout: Layout) -> float:
     cross = 2 * targets * projection + 2 * inputs * projection + 4 * inputs * targets * joined
     logits = 2 * targets * width * model.vocab_size
     return float(rows * (model.num_encoder_layers * encoder + model.num_decoder_layers * (own + cross) + logits))
+
+
+def step_flops(run: Run) -> float:
+    """Operations of all matmuls of a training step: three forward passes, less the gradients of frozen kernels.
+
+    Products of low-rank adapters do not count.
+    """
+    layout, trainable = run.layout, run.optimizer.trainable
+    total = 3 * forward_flops(run.model, layout)
+    if trainable is None:
+        return total
+    kernels = {path: leaf.size for path, leaf in flatten(param_shapes(run.model)).items() if path.endswith("/kernel")}
+    for path in kernels.keys() - trainable.names(param_shapes(run.model)):
+        of_inputs = path.startswith("encoder/") or re.search("encoder_decoder_attention/(key|value)/", path)
+        positions = layout.encoder_length if of_inputs else layout.decoder_length
+        total -= 2.0 * layout.windows * positions * kernels[path]
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +159,7 @@ def estimate(
 
 def _throughput(seconds: float, run: Run, chip: Chip, devices: int, data: Data, price: float | None) -> dict[str, Any]:
     layout, steps = run.layout, run.loop.train_steps
-    model_flops = 3 * forward_flops(run.model, layout) / devices
+    model_flops = step_flops(run) / devices
     hours = seconds * steps / 3600
     out = {
         "model_flops": model_flops,

@@ -15,7 +15,6 @@ from distill.model import lora as adapters
 from distill.model.lora import Lora
 from distill.model.network import T5Config
 from distill.model.parameters import Params, flatten, param_shapes, unflatten
-from distill.sharding.dense import LORA_A
 
 __all__ = ["Lora", "Trainable", "described", "joined", "trained_count"]
 
@@ -82,8 +81,7 @@ def described(trainable: Trainable | None, params: Mapping[str, Any]) -> str:
     """Returns the part of a log line that gives the number of trained parameters; empty if all are trained."""
     if trainable is None:
         return ""
-    kernels = sum(path.endswith(LORA_A) for path in flatten(params))
-    of = "" if trainable.lora is None else f" (LoRA of rank {trainable.lora.rank} in {kernels} kernels)"
+    of = "" if trainable.lora is None else f" (LoRA of rank {trainable.lora.rank})"
     return f"{trained_count(trainable, params):,} trained{of}, "
 
 

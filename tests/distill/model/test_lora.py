@@ -32,20 +32,26 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 
 def test_a_text_in_place_of_a_tuple_is_refused():
-    with pytest.raises(ValueError, match=r"LORA_TARGETS must be a tuple of patterns; got the text 'wo': write \('wo',\)"):
+    with pytest.raises(
+        ValueError, match=r"LORA_TARGETS must be a tuple of patterns; got the text 'wo': write \('wo',\)"
+    ):
         lora.patterns("LORA_TARGETS", "wo")
 
 
 def test_by_default_every_kernel_of_attention_and_feed_forward_has_an_adapter():
     names = list(flatten(param_shapes(SMALL)))
     kernels = Lora(2).kernels(names)
-    assert set(names) - set(kernels) == {name for name in names if "embed" in name or "norm" in name or "logits" in name}
+    assert set(names) - set(kernels) == {
+        name for name in names if "embed" in name or "norm" in name or "logits" in name
+    }
     assert len(kernels) == 4 + 3 + 4 + 4 + 3
 
 
 @pytest.mark.parametrize("config", [SMALL, STACKED])
 def test_shapes_and_axes_are_those_of_the_kernel(config):
-    adapted = jax.eval_shape(lambda p, key: lora.with_adapters(p, Lora(5), key), param_shapes(config), jax.random.key(0))
+    adapted = jax.eval_shape(
+        lambda p, key: lora.with_adapters(p, Lora(5), key), param_shapes(config), jax.random.key(0)
+    )
     axes = flatten(lora.logical_axes(param_logical_axes(config), adapted))
     shapes = {name: leaf.shape for name, leaf in flatten(adapted).items()}
     assert set(axes) == set(shapes)
@@ -86,7 +92,11 @@ def test_a_matrix_depends_on_seed_and_kernel_alone():
     def drawn(lora_, seed=0):
         return flatten(lora.with_adapters(params, lora_, jax.random.key(seed)))
 
-    some, few, other = drawn(Lora(8, targets=("mlp/",))), drawn(Lora(8, targets=("wo/",))), drawn(Lora(8, targets=("wo/",)), 1)
+    some, few, other = (
+        drawn(Lora(8, targets=("mlp/",))),
+        drawn(Lora(8, targets=("wo/",))),
+        drawn(Lora(8, targets=("wo/",)), 1),
+    )
     name = "encoder/layers_0/mlp/wo/lora_a"
     np.testing.assert_array_equal(some[name], few[name])
     assert not np.array_equal(few[name], other[name])
