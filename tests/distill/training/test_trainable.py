@@ -31,7 +31,7 @@ from distill.training.config import LoopConfig
 from distill.training.losses import TwoTaskLoss
 from distill.training.state import TrainState, abstract_state, init_state, random_state, shardings_of
 from distill.training.step import jit_step, make_train_step
-from distill.training.trainable import Trainable, described, joined, trained_count
+from distill.training.trainable import Trainable, described, joined, remark, trained_count
 from tests.distill.training.test_step import SGD, batch_of, pairs
 
 CONFIG = T5Config(
@@ -282,6 +282,9 @@ def test_a_run_with_adapters_continues_exactly(tmp_path, arguments, capsys):
     result = train.train(str(whole), **arguments)
     log = capsys.readouterr()
     assert "1,344 trained (LoRA of rank 2)" in log.out + log.err
+    assert "LORA_RANK leaves random parameters untrained: INITIAL_CHECKPOINT_PATH" in log.out + log.err
+    assert remark(loop.trainable, "somewhere") is None and remark(None, None) is None
+    assert "FROZEN leaves random" in (remark(TABLE, None) or "")
     counts = result.performance
     assert (counts["parameters"], counts["trained_parameters"]) == (param_count(arguments["model"]), 1344)
 
