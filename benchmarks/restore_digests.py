@@ -2,7 +2,7 @@
 
 Command: ``python -m benchmarks.restore_digests --size=base``. It writes the parameters of a T5 1.1 model, or with
 ``--state`` a whole training state with Adafactor's, to a temporary folder. It restores them without a check, with that of
-BLAKE3 and with that of SHA-256, in turn, each first, second and third equally often. It prints medians and ranges of wall
+XXH3 and with that of SHA-256, in turn, each first, second and third equally often. It prints medians and ranges of wall
 and processor time as JSON lines, with the ratio to the restore without a check in the same round. With ``--write`` it
 also times the digests themselves, reading included: each alone, and both, written to the saved step.
 """
@@ -37,7 +37,7 @@ SIZES = {
     "small": T5Config(32128, 512, 6, 64, 1024, num_encoder_layers=8, num_decoder_layers=8),
     "base": T5Config(32128, 768, 12, 64, 2048, num_encoder_layers=12, num_decoder_layers=12),
 }
-CHECKS: dict[str, bool | str] = {"none": False, "blake3": True, "sha256": "sha256"}
+CHECKS: dict[str, bool | str] = {"none": False, "xxh3": True, "sha256": "sha256"}
 POSITION = {"seed": 0, "draws": 0, "consumed": {}}
 
 
@@ -96,7 +96,7 @@ def written(folder: epath.Path, rounds: int) -> dict[str, list[tuple[float, floa
         with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
             list(pool.map(lambda path: file_digests.several_of_file(path, (name,)), files))
 
-    kinds = {name: functools.partial(alone, name) for name in ("sha256", "blake3")}
+    kinds = {name: functools.partial(alone, name) for name in (file_digests.SHA256, file_digests.XXH3)}
     kinds["both"] = functools.partial(digests.write, step)
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for number in range(rounds):

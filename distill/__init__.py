@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distill.api.student import Answer, Student, load
     from distill.api.training import train
     from distill.model.config import T5Config
+    from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
     from distill.tasks.records import Record
     from distill.training import losses, optimizers
 
@@ -26,8 +27,10 @@ _PUBLIC: dict[str, str] = {
     "Answer": "distill.api.student:Answer",
     "Record": "distill.tasks.records:Record",
     "Run": "distill.api.run:Run",
+    "StackConfig": "distill.model.t5gemma_config:StackConfig",
     "Student": "distill.api.student:Student",
     "T5Config": "distill.model.config:T5Config",
+    "T5GemmaConfig": "distill.model.t5gemma_config:T5GemmaConfig",
     "evaluate": "distill.api.evaluation:evaluate",
     "from_gin": "distill.api.run:from_gin",
     "load": "distill.api.student:load",
@@ -42,8 +45,10 @@ __all__ = [
     "Answer",
     "Record",
     "Run",
+    "StackConfig",
     "Student",
     "T5Config",
+    "T5GemmaConfig",
     "__version__",
     "evaluate",
     "from_gin",

@@ -1,10 +1,14 @@
 """Atomic replacement of small files, on local disks and on ``gs://``."""
 
+import contextlib
+
 from etils import epath
 
 
 def replace(path: epath.PathLike, content: str | bytes) -> None:
     """Replaces a file: a reader, or a restart after this process was killed, sees the old or the new content.
+
+    An error, such as a full disk, leaves the old file, and no part of the new one.
 
     Args:
       path: in an existing folder.
@@ -12,5 +16,10 @@ def replace(path: epath.PathLike, content: str | bytes) -> None:
     """
     target = epath.Path(path)
     part = target.with_name(target.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(target)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise

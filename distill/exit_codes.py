@@ -12,12 +12,14 @@ SOME_FAILED = 4
 MACHINE = 74
 """EX_IOERR: an error of the machine, not of the command: a full disk, no permission, no network, no memory."""
 STOPPED = 75
-"""EX_TEMPFAIL: stopped early, by a signal or because the process was stuck; the same command continues."""
+"""EX_TEMPFAIL: stopped early, by a signal or because the process was stuck; the same command continues or starts over."""
 INTERRUPTED = 130
 """128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost."""
 
 CONTINUE = "run the same command again to continue"
-"""What a user does after :data:`STOPPED`; every message uses these words."""
+"""What a user does after :data:`STOPPED` of a command that keeps its progress; every message uses these words."""
+START_OVER = "run the same command again to start over"
+"""The same for a command that keeps no progress."""
 
 
 class Stopped(Exception):

@@ -576,21 +576,21 @@ def _config() -> Any:
     return T5Config(384, 64, 4, 16, 128, 2, 2)
 
 
-@target("json", "files", "sha256", "blake3", "bytes", "../", "params/array", "version")
+@target("json", "files", "sha256", "xxh3_128", "bytes", "../", "params/array", "version")
 def digests() -> Ready:
     """``distill.checkpoints.digests``: ``digests.json`` of a step; its own digest is also corrected after the damage."""
     from distill.checkpoints import digests as module
 
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    blake3 = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
-    files = {"params/array": {"bytes": 3, "sha256": sha256, "blake3": blake3}}
-    files["progress/metadata"] = {"bytes": 0, "sha256": "0", "blake3": "0"}
+    files = {"params/array": {"bytes": 3, "sha256": sha256, "xxh3_128": "06b05ab6733a618578af5f94892f3950"}}
+    files["progress/metadata"] = {"bytes": 0, "sha256": "0", "xxh3_128": "0"}
+    second = {name: {"bytes": each["bytes"], "sha256": each["sha256"], "blake3": "0"} for name, each in files.items()}
     pairs = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
     seeds = tuple(
         json.dumps(
             {"format": module.FORMAT, "version": version, "files": listed, "sha256": module._own_digest(listed)}
         ).encode()
-        for version, listed in ((module.VERSION, files), (1, pairs))
+        for version, listed in ((module.VERSION, files), (2, second), (1, pairs))
     )
 
     def run(data: bytes, folder: Path) -> None:
@@ -604,7 +604,7 @@ def digests() -> Ready:
             pass
         for variant in variants:
             _written(folder, module.FILE, variant)
-            for kind in ("blake3", "sha256"):
+            for kind in ("xxh3_128", "sha256"):
                 try:
                     module.check(folder, kind)
                 except module.Damaged as error:

@@ -20,6 +20,7 @@ class Bytes:
     extra_ids: int = 125
     eos_id: int = dataclasses.field(default=1, init=False)
     unk_id: int = dataclasses.field(default=2, init=False)
+    bos_id: int | None = dataclasses.field(default=None, init=False)
     pad_id: int = dataclasses.field(default=0, init=False)
 
     @property
@@ -63,7 +64,7 @@ class SentencePiece:
             raise damaged(name, error) from None
         self.sp_model = model
         self.pad_id, self.eos_id = self._tokenizer.pad_id(), self._tokenizer.eos_id()
-        self.unk_id = self._tokenizer.unk_id()
+        self.unk_id, self.bos_id = self._tokenizer.unk_id(), self._tokenizer.bos_id()
         check_ids(self.pad_id, self.eos_id, name)
 
     @property
@@ -113,8 +114,8 @@ def check_ids(pad_id: int, eos_id: int | None, name: str) -> None:
     """Raises ValueError unless padding is 0 and EOS is 1, as everything here expects."""
     if pad_id != 0 or eos_id != 1:
         raise ValueError(
-            f"{name}: expected padding id 0 and EOS id 1, as T5 has them; got {pad_id} and {eos_id}. "
-            "`distill vocabulary` trains models that fit."
+            f"{name}: expected padding id 0 and EOS id 1, as T5 has them; got {pad_id} and {eos_id}"
+            f"{' (-1: it has none)' if -1 in (pad_id, eos_id) else ''}. `distill vocabulary` trains models that fit."
         )
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from distill.tasks import task_ids
 from distill.tasks.key_tokens import KeyTokens
-from distill.tasks.texts import EXPLANATION_MARKER, SINGLE_MARKER, answer_of, encode, prompt
+from distill.tasks.texts import EXPLANATION_MARKER, SINGLE_MARKER, answer_of, encode, prompt, required_bos
 
 __all__ = [
     "EXPLANATION_MARKER", "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale",
@@ -250,7 +250,9 @@ def _with_eos(vocabulary: seqio.Vocabulary, ids: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.cast(ids, tf.int32), tf.constant([vocabulary.eos_id], tf.int32)], axis=0)
 
 
-def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | None = None) -> tf.Tensor:
+def encode_tf(
+    vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | None = None, *, bos: bool = False
+) -> tf.Tensor:
     """Token ids of ``text``, ending in EOS; none at all for an empty text.
 
     Args:
@@ -259,9 +261,13 @@ def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | No
       separator: text that represents EOS. Hugging Face's tokenizers read "</s>" within a text as the EOS token, and so the
         published code's ``"</s>".join([premise, hypothesis])`` becomes one; SeqIO's vocabularies would spell it out in
         characters. So the text is split there, the pieces are encoded separately, and EOS is inserted between them.
+      bos: whether BOS precedes the tokens.
 
     Returns:
       int32[length].
+
+    Raises:
+      ValueError: ``bos`` with a vocabulary without BOS.
     """
     if separator is None:
         ids = _with_eos(vocabulary, vocabulary.encode_tf(text))
@@ -273,6 +279,8 @@ def encode_tf(vocabulary: seqio.Vocabulary, text: tf.Tensor, separator: str | No
             fn_output_signature=tf.RaggedTensorSpec([None], tf.int32, ragged_rank=0),
         )
         ids = encoded.flat_values
+    if bos:
+        ids = tf.concat([tf.constant([required_bos(vocabulary)], tf.int32), ids], axis=0)
     return ids[: tf.where(tf.strings.length(text) > 0, tf.size(ids), 0)]
 
 
@@ -282,6 +290,7 @@ def tokenize(
     key_tokens: KeyTokens | None = None,
     of_rationales: bool = False,
     label_first: bool = False,
+    encoder_bos: bool = False,
 ) -> Preprocessor:
     """Turns texts into the features of the task; the texts stay, as ``*_pretokenized``.
 
@@ -290,6 +299,7 @@ def tokenize(
       key_tokens: multiplies the weights of the rationales' tokens; needs the rows' ``key_phrases``.
       of_rationales: whether ``targets`` are rationales; ``rationale_targets`` always are.
       label_first: the order of the parts of :func:`single_texts`.
+      encoder_bos: whether BOS precedes the tokens of inputs.
     """
 
     def fill(like: tf.Tensor, value: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -334,8 +344,9 @@ def tokenize(
             result = {name: row[name] for name in (*EXTRAS, "rationale_prompt") if name in row or name in EXTRAS}
             for name, feature in output_features.items():
                 result[f"{name}_pretokenized"] = row[name]
-                cut = separator if name.endswith("inputs") else None
-                result[name] = encode_tf(feature.vocabulary, row[name], cut)
+                of_input = name.endswith("inputs")
+                cut = separator if of_input else None
+                result[name] = encode_tf(feature.vocabulary, row[name], cut, bos=encoder_bos and of_input)
             if "label_part" in row:
                 return result | of_parts(row, vocabulary)
             weights = fill(result["targets"], row["weight"], tf.float32)

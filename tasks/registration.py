@@ -79,6 +79,7 @@ def register(
     single_prefix: str = "",
     single_marker: str = preprocessors.SINGLE_MARKER,
     single_explanation: str = preprocessors.EXPLANATION_MARKER,
+    encoder_bos: bool = False,
     label_source: LabelSource = "gold",
     on_disagreement: OnDisagreement = "keep",
     disagreement_weight: float = 0.5,
@@ -111,6 +112,8 @@ def register(
       label_prefix, rationale_prefix, single_prefix: the prefix of the input in each task.
       single_marker: text before the label in the single task.
       single_explanation: text before a rationale that follows the label.
+      encoder_bos: whether the vocabulary's BOS precedes the tokens of every input. It does in no published use of T5, mT5,
+        T5Gemma or T5Gemma 2, whose decoders alone start with it.
       label_source, on_disagreement, disagreement_weight, subsample, subsample_seed, subsample_validation: see
         :class:`distill.tasks.selection.Selection`.
       rationales: ``draw`` one per row and epoch, take the ``first``, train on ``all`` in every epoch, or ``auto`` (as
@@ -197,6 +200,9 @@ def register(
     if label_first:
         described |= {"single_order": single_order, "single_explanation": single_explanation}
 
+    if encoder_bos:
+        described |= {"encoder_bos": True}
+
     def add(
         name: str,
         features: Sequence[str],
@@ -220,9 +226,10 @@ def register(
         _CALLS[name] = call
 
     seqio.MixtureRegistry.remove(names.mixed)
-    tokenize = preprocessors.tokenize(dataset.separator, key_tokens=keys)
-    tokenize_rationales = preprocessors.tokenize(dataset.separator, key_tokens=keys, of_rationales=True)
-    tokenize_parts = preprocessors.tokenize(dataset.separator, key_tokens=keys, label_first=label_first)
+    how_tokenized: dict[str, Any] = {"key_tokens": keys, "encoder_bos": encoder_bos}
+    tokenize = preprocessors.tokenize(dataset.separator, **how_tokenized)
+    tokenize_rationales = preprocessors.tokenize(dataset.separator, of_rationales=True, **how_tokenized)
+    tokenize_parts = preprocessors.tokenize(dataset.separator, label_first=label_first, **how_tokenized)
     not_single = [
         preprocessors.refused(f"{name} has no effect on FORM=single, whose target holds one label and has no {what}")
         for name, given, what in (
@@ -298,7 +305,10 @@ def register(
     )
     seqio.TaskRegistry.remove(f"{dataset.name}_spans")
     if isinstance(dataset, Corpus):
-        add(f"{dataset.name}_spans", both, [span_corruption.corrupt_spans(vocabulary, dataset.spans)], None, [])
+        no_bos = "ENCODER_BOS=True has no effect on FORM=spans, whose inputs are windows of text; set ENCODER_BOS=False"
+        corrupted = span_corruption.corrupt_spans(vocabulary, dataset.spans)
+        steps = [preprocessors.refused(no_bos), corrupted] if encoder_bos else [corrupted]
+        add(f"{dataset.name}_spans", both, steps, None, [])
     seqio.MixtureRegistry.add(
         names.mixed,
         [(names.label, label_rate), (names.rationale, rationale_rate)],

@@ -30,18 +30,55 @@ class Vocabulary(Protocol):
         ...
 
 
-def encode(vocabulary: Vocabulary, text: str, separator: str | None = None) -> list[int]:
+def encode(vocabulary: Vocabulary, text: str, separator: str | None = None, *, bos: bool = False) -> list[int]:
     """Token ids ending in EOS, none for an empty text; :func:`distill.tasks.preprocessors.encode_tf` in plain Python.
 
     Args:
       vocabulary: encodes.
       text: the text.
       separator: text that represents EOS, see :func:`distill.tasks.preprocessors.encode_tf`.
+      bos: whether BOS precedes the tokens.
+
+    Raises:
+      ValueError: ``bos`` with a vocabulary without BOS.
     """
     if not text:
         return []
     pieces = text.split(separator) if separator else [text]
-    return [token for piece in pieces for token in [*vocabulary.encode(piece), vocabulary.eos_id or 1]]
+    ids = [token for piece in pieces for token in [*vocabulary.encode(piece), vocabulary.eos_id or 1]]
+    return [required_bos(vocabulary), *ids] if bos else ids
+
+
+def bos_id(vocabulary: Vocabulary) -> int | None:
+    """The id of BOS; None if the vocabulary has none, as T5's."""
+    try:
+        found = getattr(vocabulary, "bos_id", None)
+    except NotImplementedError:  # SeqIO's base class
+        return None
+    return None if found is None or found < 0 else int(found)
+
+
+def required_bos(vocabulary: Vocabulary, name: str = "the vocabulary") -> int:
+    """The id of BOS. Raises ValueError if the vocabulary has none."""
+    found = bos_id(vocabulary)
+    if found is None:
+        raise ValueError(
+            f"{name} has no BOS, which ENCODER_BOS=True puts before every input; set VOCABULARY_PATH to Gemma's "
+            "tokenizer.model or to a model of `distill vocabulary --special=gemma`, or ENCODER_BOS=False"
+        )
+    return found
+
+
+def check_start(vocabulary: Vocabulary, start_id: int, name: str = "the vocabulary") -> None:
+    """Raises ValueError unless the vocabulary's BOS is ``start_id``, the first decoder input of a T5Gemma network."""
+    found = bos_id(vocabulary)
+    if found != start_id:
+        got = "it has none" if found is None else f"got {found}"
+        raise ValueError(
+            f"{name}: expected BOS with id {start_id}, the first decoder input of a T5Gemma network "
+            f"(T5GemmaConfig.decoder_start_id); {got}: set VOCABULARY_PATH to Gemma's tokenizer.model or to a model of "
+            "`distill vocabulary --special=gemma`"
+        )
 
 
 def prompt(vocabulary: Vocabulary, prefix: str) -> list[int]:

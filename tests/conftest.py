@@ -19,6 +19,8 @@ import jax
 import jaxtyping
 import pytest
 
+from tests_support import QUESTIONS
+
 # Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ANNOTATED = sorted(
@@ -70,3 +72,15 @@ def t5_vocabulary_path() -> str:
     if not path.exists():
         pytest.skip(f"T5's SentencePiece model is not at {path}")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def gemma_vocabulary(tmp_path_factory):
+    """A small vocabulary with Gemma's special pieces, and runs of spaces and line breaks as pieces, as Gemma's has."""
+    from distill.tasks import vocabularies
+    from distill.tools import vocabulary
+
+    path = tmp_path_factory.mktemp("gemma") / "tokenizer.model"
+    lines = [*QUESTIONS, "[label] [rationale] 3 plus 4 is 7. So the answer is 7"]
+    path.write_bytes(vocabulary.train(lines, 500, special="gemma", symbols=["▁▁", "▁▁▁", "\n\n", "[label]"]))
+    return vocabularies.load(str(path))

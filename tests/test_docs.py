@@ -10,7 +10,8 @@ import shlex
 
 import pytest
 
-from distill.cli import launch
+import tests_support
+from distill.cli import launch, main
 from distill.cli import parser as command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -258,3 +259,32 @@ def test_the_checks_notice(tmp_path, macros):
             test_commands_and_flags(page)
     assert takes("evaluate.DecodeConfig", "method")
     assert not takes("evaluate.DecodeConfig", "methd")
+
+
+def own_rows_sweep():
+    """README's sweep file for a user's own rows."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [block for language, block in FENCE.findall(text) if language == "yaml"]
+    return block
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_the_sweep_file_for_own_rows_dry_runs(tmp_path, monkeypatch, capfd):
+    """As a user copies it, in a folder with nothing but the rows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.yaml").write_text(own_rows_sweep(), encoding="utf-8")
+    tests_support.write_rows(tmp_path / "train.jsonl", 40)
+    tests_support.write_rows(tmp_path / "test.jsonl", 10, start=50)
+    assert main.main(["sweep", "rates.yaml", "--dry_run"]) == 0
+    shown = capfd.readouterr()
+    assert "45 runs to do" in shown.out and "WARNING" not in shown.out, shown.out
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "lists the 45 runs" in text and "distill report sweeps/rates --output=rates.html" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rates.yaml", "test.jsonl", "train.jsonl"]
+
+
+def test_the_results_table_of_the_readme_is_that_of_the_report():
+    report = (ROOT / "docs" / "demo_rates.md").read_text(encoding="utf-8")
+    start = report.index("| setting |", report.index("### Settings by effective λ"))
+    table = report[start : report.index("\n\n", start)]
+    assert table.count("\n") == 11 and f"\n\n{table}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
       ValueError: arguments that exclude each other, a source that cannot be read, or a target that is not empty.
       FileNotFoundError: there is no such source.
     """
-    from distill.checkpoints import conversion
+    from distill.checkpoints import conversion, leftovers
     from distill.checkpoints.huggingface import tokenizer_files
     from distill.tasks import vocabularies
 
@@ -93,18 +93,19 @@ def run(options: argparse.Namespace) -> int:
     to = Path(options.to)
     if "://" not in options.to and to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"{options.to} is not an empty folder; name another")
-    source = conversion.convert(
-        options.source,
-        options.to,
-        options.to_format,
-        scan_layers=None if options.scan_layers is None else options.scan_layers == "true",
-        layout=options.layout,
-        step=options.step,
-        model_type=options.model_type,
-        overrides=overrides,
-    )
-    if options.vocabulary:
-        tokenizer_files.write(to, vocabularies.load(options.vocabulary))
+    with leftovers.removed_on_failure(options.to):
+        source = conversion.convert(
+            options.source,
+            options.to,
+            options.to_format,
+            scan_layers=None if options.scan_layers is None else options.scan_layers == "true",
+            layout=options.layout,
+            step=options.step,
+            model_type=options.model_type,
+            overrides=overrides,
+        )
+        if options.vocabulary:
+            tokenizer_files.write(to, vocabularies.load(options.vocabulary))
     print(source.found())
     print(f"written to {options.to} ({options.to_format})")
     return 0

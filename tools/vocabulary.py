@@ -1,9 +1,10 @@
-"""Trains a SentencePiece vocabulary with T5's special ids: padding 0, EOS 1, unknown 2.
+"""Trains a SentencePiece vocabulary with the special ids of T5 (padding 0, EOS 1, unknown 2) or Gemma (BOS 2, unknown 3).
 
 distill vocabulary --input=rows.jsonl --fields=question,why,answer --size=4000 --output=rows.model
 distill vocabulary --input=text.txt --input=more.txt --size=8000 --model_type=bpe
 distill vocabulary --input=books.txt.gz --size=4000 --extra_ids=96
 distill vocabulary --set=svamp --data_dir=DIR --size=2000
+distill vocabulary --input=rows.jsonl --size=4000 --special=gemma
 """
 
 import argparse
@@ -12,9 +13,9 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes
+from distill import atomic_files, exit_codes, validation
 
 if TYPE_CHECKING:
     from etils import epath
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = ("unigram", "bpe", "word", "char")
 PREFIXES = ("[label] ", "[rationale] ", "So the answer is")
+SPECIALS = ("t5", "gemma")
+# Options of SentencePiece's trainer. Gemma's: the ids, pieces and normalisation of its public files, as `transformers`'
+# GemmaTokenizer has them.
+_TRAINER: dict[str, dict[str, Any]] = {
+    "t5": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    "gemma": {
+        "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "pad_piece": "<pad>", "eos_piece": "<eos>",
+        "bos_piece": "<bos>", "unk_piece": "<unk>", "byte_fallback": True, "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False, "normalization_rule_name": "identity",
+    },
+}  # fmt: skip
+_GEMMA_SYMBOLS = ("<mask>", "<start_of_turn>", "<end_of_turn>")
+# Special pieces, and one more; Gemma's has one piece per byte, too.
+_SMALLEST = {"t5": 4, "gemma": 4 + len(_GEMMA_SYMBOLS) + 256 + 1}
 
 
 def text_lines(path: "epath.PathLike") -> Iterator[str]:
@@ -74,7 +89,8 @@ def train(
     texts: Iterable[str],
     size: int,
     *,
-    model_type: str = "unigram",
+    model_type: str | None = None,
+    special: str = "t5",
     symbols: Sequence[str] = (),
     split_digits: bool = False,
     character_coverage: float = 1.0,
@@ -85,10 +101,13 @@ def train(
 
     Args:
       texts: the training texts.
-      size: pieces, the three special ones included.
-      model_type: ``unigram``, ``bpe``, ``word`` or ``char``.
+      size: pieces, the special ones included.
+      model_type: ``unigram``, ``bpe``, ``word`` or ``char``; None: ``unigram``, or ``bpe`` with ``special="gemma"``.
+      special: whose special pieces and treatment of spaces: ``t5``, or ``gemma``, which students of the T5Gemma families
+        need: ``<pad>`` 0, ``<eos>`` 1, ``<bos>`` 2, ``<unk>`` 3, ``<mask>``, ``<start_of_turn>``, ``<end_of_turn>``, a piece
+        per byte, digits split, and spaces kept as they are.
       symbols: texts that always are one piece.
-      split_digits: whether every digit is a separate piece, which helps with arithmetic.
+      split_digits: whether every digit is a separate piece, which helps with arithmetic; always with ``gemma``.
       character_coverage: the share of characters that must have pieces; the others are unknown.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
       extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
@@ -103,10 +122,16 @@ def train(
 
     from distill.tasks import plain_vocabularies
 
+    validation.check("special", special, SPECIALS)
+    gemma = special == "gemma"
+    model_type = model_type or ("bpe" if gemma else "unigram")
     if model_type not in MODEL_TYPES:
         raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
-    if size < 4:
-        raise ValueError(f"size must be at least 4 (three special pieces and one more); got {size}")
+    if gemma and model_type != "bpe":
+        raise ValueError(f"model_type must be 'bpe' with special='gemma', as Gemma's is; got {model_type!r}")
+    if size < _SMALLEST[special]:
+        reason = "its special pieces, 256 bytes and one more" if gemma else "three special pieces and one more"
+        raise ValueError(f"size must be at least {_SMALLEST[special]} ({reason}); got {size}")
     if extra_ids < 0:
         raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
     # SentencePiece reads lines, and treats a text with a line break as two.
@@ -120,16 +145,13 @@ def train(
             model_writer=model,
             vocab_size=size,
             model_type=model_type,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            user_defined_symbols=list(symbols),
-            split_digits=split_digits,
+            user_defined_symbols=[*(_GEMMA_SYMBOLS if gemma else ()), *symbols],
+            split_digits=split_digits or gemma,
             character_coverage=character_coverage,
             hard_vocab_limit=exact_size and model_type not in ("word", "char"),
             use_all_vocab=False,
             minloglevel=2,
+            **_TRAINER[special],
         )
     except RuntimeError as error:
         raise ValueError(_why(str(error), size, model_type)) from error
@@ -163,7 +185,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--size", type=int, required=True, help="number of pieces")
     command.add_argument("--output", default="vocabulary.model", help="file to write; default: vocabulary.model")
     command.add_argument(
-        "--model_type", default="unigram", choices=MODEL_TYPES, help="algorithm of SentencePiece; default: unigram"
+        "--model_type",
+        choices=MODEL_TYPES,
+        help="algorithm of SentencePiece; default: unigram, with --special=gemma bpe",
+    )
+    command.add_argument(
+        "--special",
+        default="t5",
+        choices=SPECIALS,
+        help="special pieces: t5, or gemma, which T5Gemma students need (BOS 2, bytes, spaces kept); default: t5",
     )
     command.add_argument("--symbols", default="", help="texts that are always one piece, comma-separated")
     command.add_argument("--split_digits", action="store_true", help="make every digit a separate piece")
@@ -208,6 +238,7 @@ def run(options: argparse.Namespace) -> int:
         _texts(options),
         options.size,
         model_type=options.model_type,
+        special=options.special,
         symbols=[symbol for symbol in options.symbols.split(",") if symbol],
         split_digits=options.split_digits,
         character_coverage=options.character_coverage,
@@ -216,9 +247,10 @@ def run(options: argparse.Namespace) -> int:
     )
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(model)
+    atomic_files.replace(output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    print(f"{output}: {pieces} pieces ({options.model_type})")
+    kind = options.model_type or ("bpe" if options.special == "gemma" else "unigram")
+    print(f"{output}: {pieces} pieces ({kind})")
     return 0
 
 

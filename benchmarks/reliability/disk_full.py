@@ -3,15 +3,18 @@
     python -m benchmarks.reliability.disk_full [--rooms=0,4096,40000]
 
 The disk is a tmpfs of a few megabytes in a mount namespace of this program, filled up to some bytes. For every amount of
-room, a command either succeeds or ends with one line and exit code 74; files that were there before keep their bytes.
-Then room is made, and the same command must succeed.
+room, a command either succeeds or ends with one line and exit code 74; files that were there before, an older output of
+the same name included, keep their bytes. Then room is made, and the same command must succeed. ``precompile`` is tried
+where libtpu is installed, ``export --format=ct2`` where CTranslate2 is.
 """
 
 import argparse
 import ast
 import collections
 import hashlib
+import importlib.util
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -23,7 +26,7 @@ from collections.abc import Sequence
 from benchmarks.reliability import teacher_kills
 from benchmarks.reliability.nursery import Nursery
 from benchmarks.reliability.rows import Row, finish
-from benchmarks.reliability.small_run import ROOT, SmallRun, environment
+from benchmarks.reliability.small_run import FILES, ROOT, SmallRun, environment
 
 ROOMS = (0, 4096, 16384, 65536, 262144)
 _SIZE = 48 * 2**20
@@ -31,7 +34,7 @@ _ENDS_S = 900.0
 
 
 def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list[str]]:
-    """The command lines by name; ``safe`` holds their inputs, and all output goes to ``disk``."""
+    """The command lines by name of the trial; ``safe`` holds their inputs, and all output goes to ``disk``."""
     rows, model = SmallRun(safe / "rows"), safe / "trained"
     train = rows.arguments(disk / "run", TRAIN_STEPS=10)
     data = ["--field=input=question", "--field=rationale=why", "--field=label=answer"]
@@ -44,40 +47,85 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
             if name != "MODEL_DIR"
         }
         | {"TRAIN_STEPS": 4, "EVAL_PERIOD": 4},
-        "axes": {"seed": {"values": [0, 1], "bindings": {"RANDOM_SEED": "{value}"}}},
+        "axes": {"seed": {"values": [0, 1], "macro": "RANDOM_SEED"}},
     }
     (safe / "sweep.json").write_text(json.dumps(sweep))
-    return {
+    export = ["export", f"--model_dir={model}", f"--output={disk / 'exported'}"]
+    convert = ["convert", f"--from={model}", f"--to={disk / 'converted'}"]
+    extract = ["extract", f"--inputs={safe / 'rows' / 'test.jsonl'}", *data, f"--output={disk / 'extracted.jsonl'}",
+               "--prompt=template", "--model=stub", f"--base_url={url}"]  # fmt: skip
+    precompile = ["precompile", *rows.arguments("unused"), "--topology=v5e:2x2", "--steps=train"]
+    found = {
         "train": ["train", *train],
+        "train_profile": ["train", *rows.arguments(disk / "run", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))],
+        "train_more_steps": ["train", *rows.arguments(disk / "trained", TRAIN_STEPS=8, PROFILE_STEPS=(2, 4))],
+        "eval_in_place": ["eval", f"--model_dir={disk / 'trained'}"],
         "eval": ["eval", f"--model_dir={model}", f"--output={disk / 'eval'}"],
         "infer": ["infer", f"--model_dir={model}", f"--input={safe / 'inputs.jsonl'}", f"--output={disk / 'out.jsonl'}"],
-        "export": ["export", f"--model_dir={model}", f"--output={disk / 'exported'}", "--format=t5x"],
-        "convert": ["convert", f"--from={model}", f"--to={disk / 'converted'}", "--to_format=t5x"],
+        "export": [*export, "--format=t5x"],
+        "export_hf": [*export, "--format=hf"],
+        "export_ct2": [*export, "--format=ct2"],
+        "convert": [*convert, "--to_format=t5x"],
+        "convert_hf": [*convert, "--to_format=hf"],
+        "convert_distill": [*convert, "--to_format=distill"],
+        "convert_orbax": [*convert, "--to_format=t5x_orbax"],
         "cache": ["cache", *rows.arguments("unused"), f"--output={disk / 'cache'}"],
         "vocabulary": ["vocabulary", f"--input={safe / 'text.txt'}", "--size=64", f"--output={disk / 'sp.model'}"],
         "example": ["example", f"--output={disk / 'example'}"],
         "inspect": ["inspect", f"--inputs={safe / 'rows' / 'train.jsonl'}", *data, f"--output={disk / 'page.html'}"],
-        "extract": ["extract", f"--inputs={safe / 'rows' / 'test.jsonl'}", *data, f"--output={disk / 'extracted.jsonl'}",
-                    "--prompt=template", "--model=stub", f"--base_url={url}", f"--store={disk / 'replies.sqlite'}"],
+        "extract": [*extract, f"--store={disk / 'replies.sqlite'}"],
+        "extract_record": [*extract, f"--store={safe / 'replies.sqlite'}", f"--record_to={disk / 'recorded.jsonl'}"],
         "sweep": ["sweep", f"{safe / 'sweep.json'}"],
         "report": ["report", f"{model}", f"--output={disk / 'report.html'}"],
         "replay": ["replay", f"{disk / 'diverged'}"],
+        "precompile": [*precompile, f"--hlo_dir={disk / 'hlo'}"],
+        "precompile_search": [*precompile, "--search", f"--search_results={disk / 'found.jsonl'}", "--max_compiles=1",
+                              "--search_batch_sizes=8", "--search_remat_policies=none"],
+        "launch": ["launch", "skypilot", "--accelerators=A100:1", f"--task_file={disk / 'task.yaml'}", "--", "train",
+                   "--gin.MODEL_DIR=gs://bucket/x"],
         "demo": ["demo", f"--directory={disk / 'demo'}"],
     }  # fmt: skip
+    lacks = {name for name, package in _NEEDS.items() if importlib.util.find_spec(package) is None}
+    return {name: argv for name, argv in found.items() if name not in lacks}
 
 
+_NEEDS = {"export_ct2": "ctranslate2", "precompile": "libtpu", "precompile_search": "libtpu"}
+COPIES = {"train_more_steps": "trained", "eval_in_place": "trained", "replay": "diverged"}
+"""Trials on a copy of a model directory."""
+OLDER = {
+    "vocabulary": ("sp.model",),
+    "inspect": ("page.html",),
+    "report": ("report.html", "report.md", "report.csv", "report.png"),
+    "launch": ("task.yaml",),
+    "eval": ("eval/jsonl_label_test.jsonl", "eval/jsonl_label_test.metrics.json"),
+}
+"""Files of an earlier call, which the command replaces."""
 ONLY_FULL = ("demo",)
 """Commands whose continuation takes minutes: only their end on a full disk is tried."""
 DIVERGES = {"LEARNING_RATE": 1e30, "train.train.validation": None, "TEST_SPLIT": None}
 """What makes a run end with an update to replay."""
 TO_STDOUT = {
+    "infer": ["infer", "--model_dir=SAFE/trained", "--input=SAFE/inputs.jsonl", "--output=-"],
+    "eval": ["eval", "--model_dir=SAFE/trained", "--output=SAFE/eval"],
+    "report": ["report", "SAFE/trained", "--output=SAFE/report.html"],
+    "convert": ["convert", "--from=SAFE/trained"],
+    "vocabulary": ["vocabulary", "--input=SAFE/text.txt", "--size=64", "--output=SAFE/sp.model"],
+    "inspect": ["inspect", "--inputs=SAFE/rows/train.jsonl", "--field=input=question", "--field=rationale=why",
+                "--field=label=answer", "--output=SAFE/page.html"],
+    "sweep": ["sweep", "SAFE/sweep.json", "--dry_run"],
+    "data_json": ["data", "--file=train=SAFE/rows/train.jsonl", "--field=input=question", "--vocabulary=bytes", "--json"],
+    "precompile": ["precompile", "--gin_file=gin/models/t5_1_1_tiny.gin", "--gin_file=gin/tasks/svamp.gin",
+                   "--gin_file=gin/runs/distill.gin", "--gin_file=gin/hardware/tpu_v5e_16.gin", "--topology=v5e:4x4",
+                   "--steps=train", "--json"],
     "profile": ["profile", "SAFE/trained"],
     "replay": ["replay", "SAFE/diverged", "--json"],
     "data": ["data", "--file=train=SAFE/rows/train.jsonl", "--field=input=question", "--vocabulary=bytes"],
     "completion": ["completion", "bash"],
-    "config": ["config", "--gin_file=gin/models/t5_1_1_tiny.gin"],
+    "config": ["config", *(f"--gin_file=gin/{name}.gin" for name in FILES), "--gin.MODEL_DIR=x",
+               "--gin.FILES={'train': 'SAFE/rows/train.jsonl', 'test': 'SAFE/rows/test.jsonl'}",
+               "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}"],
     "launch": ["launch", "hosts", "--host=localhost", "--dry-run", "--", "train", "--gin.MODEL_DIR=x"],
-}
+}  # fmt: skip
 """Commands that write to standard output, which is ``/dev/full``."""
 
 
@@ -118,8 +166,11 @@ class _Trial:
         """One command with ``room`` bytes free, and again with more room."""
         kept = self.disk / "kept.txt"
         kept.write_text("written before\n")
-        if name == "replay":
-            shutil.copytree(self._folder / "safe" / "diverged", self.disk / "diverged")
+        if name in COPIES:
+            shutil.copytree(self._folder / "safe" / COPIES[name], self.disk / COPIES[name])
+        for older in OLDER.get(name, ()):
+            (self.disk / older).parent.mkdir(exist_ok=True)
+            (self.disk / older).write_text("of an earlier call\n")
         before = _digests(self.disk)
         ballast = _fill(self.disk, room)
         row.tried += 1
@@ -130,11 +181,12 @@ class _Trial:
             row.lose(f"{where}: exit code {code}: {output[-1500:]}")
         elif "Traceback (most recent call last)" in output:
             row.lose(f"{where}: a traceback: {output[-1500:]}")
-        elif code == 74 and not any(line.startswith(f"distill {name}: ") for line in output.splitlines()):
+        elif code == 74 and not any(line.startswith(f"distill {argv[0]}: ") for line in output.splitlines()):
             row.lose(f"{where}: no line of error: {output[-600:]}")
         ballast.unlink()
         after = _digests(self.disk)
-        changed = [file for file, digest in before.items() if after.get(file) != digest]
+        replaced = OLDER.get(name, ()) if code == 0 else ()
+        changed = [file for file, digest in before.items() if after.get(file) != digest and file not in replaced]
         if changed:
             row.lose(f"{where}: files changed: {changed}")
         if code == 0 or name in ONLY_FULL:
@@ -171,13 +223,13 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
     (safe / "text.txt").write_text("".join(f"the sum of {n} and {n * 7} is {n * 8}\n" for n in range(500)))
     with (
         teacher_kills.serving() as teacher,
-        Nursery(environment(folder / "compiled") | {"TMPDIR": str(safe)}) as nursery,
+        Nursery(environment(folder / "compiled") | _surroundings(safe)) as nursery,
     ):
         trial = _Trial(nursery, folder, disk)
-        if not names or {"eval", "infer", "export", "convert", "report"} & set(names):
+        if not names or set(names) - {"train", "cache", "sweep", "replay", "demo"}:
             code, output = trial.run(["train", *rows.arguments(safe / "trained", TRAIN_STEPS=5, PROFILE_STEPS=(2, 4))])
             assert code == 0, output
-        if not names or "replay" in names:
+        if not names or {"replay", "stdout", "stdout:replay"} & set(names):
             code, output = trial.run(["train", *rows.arguments(safe / "diverged", **DIVERGES)])
             assert code == 2, output
         for name, argv in commands(safe, disk, teacher.url).items():
@@ -187,13 +239,28 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
                 trial.full(name, argv, room, row)
                 trial.clear()
             print(f"{time.strftime('%H:%M:%S')} {name}: exit codes {dict(trial.ends)}, {row.lost} lost", flush=True)
-        for name, argv in TO_STDOUT.items() if not names else ():
+        for name, argv in TO_STDOUT.items():
+            if names and not {"stdout", f"stdout:{name}"} & set(names):
+                continue
+            if importlib.util.find_spec(_NEEDS.get(name, "distill")) is None:
+                continue
             _to_full_device(name, [argument.replace("SAFE", str(safe)) for argument in argv], row)
         printed = row.tried - trial.ends.total()
         row.how += f" ({trial.ends[74]} of {trial.ends.total()} trials ended with 74, the others had room)"
         row.how += f"; {printed} to /dev/full"
     row.seconds = time.monotonic() - started
     return row
+
+
+def _surroundings(safe: pathlib.Path) -> dict[str, str]:
+    """Variables of the commands: temporary files off the full disk, and a ``sky`` that launches nothing."""
+    programs = safe / "bin"
+    programs.mkdir()
+    (programs / "sky").write_text("#!/bin/sh\n")
+    (programs / "sky").chmod(0o755)
+    path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
+    modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {"TMPDIR": str(safe), "PATH": path, "PYTHONPATH": modules}
 
 
 def _to_full_device(name: str, argv: Sequence[str], row: Row) -> None:
@@ -210,7 +277,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", default=",".join(map(str, ROOMS)), help="bytes left on the disk")
-    parser.add_argument("--commands", default="", help="only these, comma-separated")
+    parser.add_argument(
+        "--commands", default="", help="only these trials, comma-separated; stdout or stdout:NAME: to /dev/full"
+    )
     parser.add_argument("--inside", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     rooms = [int(room) for room in options.rooms.split(",")]

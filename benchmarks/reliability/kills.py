@@ -5,11 +5,13 @@
 For every number of processes, the kills are spread over paired, mixed and unpacked data. Half of the runs restart with
 the same number of processes, and must end with the state of a run that was never killed, bit by bit. The other half
 restart with other numbers of processes for the same devices (relative tolerance 1e-5, since sums over processes are taken
-in another order). Every run crosses epochs.
+in another order). Every run crosses epochs. With ``--minutes``, no kill is begun after that time; a run that was killed is
+completed and compared all the same, and the comparison of two runs that were not killed is left out.
 """
 
 import argparse
 import itertools
+import math
 import pathlib
 import random
 import socket
@@ -97,9 +99,21 @@ def _plan(kills: int, forms: Sequence[str]) -> Iterator[tuple[str, bool, int]]:
 
 def run(
     processes: Sequence[int] = (2, 4), kills: int = 20, seed: int = 0, steps: int = 60,
-    cache: pathlib.Path | None = None, forms: Sequence[str] = tuple(FORMS),
+    cache: pathlib.Path | None = None, forms: Sequence[str] = tuple(FORMS), others: Sequence[int] = (1, 2, 4),
+    minutes: float = math.inf,
 ) -> list[Row]:  # fmt: skip
-    """One row for each number of processes; ``cache`` holds compiled programs of earlier runs, ``forms`` the data."""
+    """One row for each number of processes.
+
+    Args:
+      processes: the numbers of processes.
+      kills: for each number.
+      seed: of the moments.
+      steps: updates of a run.
+      cache: a folder of compiled programs of earlier runs.
+      forms: the data, of ``FORMS``.
+      others: the numbers of processes to restart with where the number changes; those that are smaller are taken.
+      minutes: of kills, for each number of processes.
+    """
     rows = []
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
         folder = pathlib.Path(temporary)
@@ -107,12 +121,19 @@ def run(
         with Nursery(environment(cache or folder / "compiled")) as nursery:
             for count in processes:
                 trainings = Trainings(nursery, small, folder / "logs", count, steps)
-                rows.append(_row(trainings, folder / f"{count}", kills, random.Random(f"{seed} {count}"), forms))
+                rows.append(
+                    _row(
+                        trainings, folder / f"{count}", kills, random.Random(f"{seed} {count}"), forms, others, minutes
+                    )
+                )
                 print(markdown(rows[-1:]), *rows[-1].faults, sep="\n", flush=True)
     return rows
 
 
-def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Random, forms: Sequence[str]) -> Row:
+def _row(
+    trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Random, forms: Sequence[str],
+    others: Sequence[int], minutes: float,
+) -> Row:  # fmt: skip
     count, started = trainings.devices, time.monotonic()
     row = Row(
         f"training in {count} processes ends as if it was never killed",
@@ -120,11 +141,12 @@ def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Ran
     )
     references: dict[str, tuple[pathlib.Path, float]] = {}
     kinds: list[str] = []
-    for form, same, share in _plan(kills, forms):
+    plan = list(_plan(kills, forms))
+    for form, same, share in plan:
         if form not in references:
             reference = folder / f"reference_{len(references)}"
             duration = trainings.complete(reference, count, FORMS[form])
-            if form == next(iter(FORMS)):
+            if form == next(iter(FORMS)) and minutes == math.inf:
                 again = folder / "again"
                 duration = trainings.complete(again, count, FORMS[form])
                 if found := states.difference(reference, again):
@@ -132,10 +154,11 @@ def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Ran
             references[form] = reference, duration
         reference, duration = references[form]
         _report(f"{count} processes, {form}: an attempt that is not killed takes {duration:.0f} s")
-        numbers = [count] if same else [count, *(n for n in (1, 2, 4) if n < count)]
+        numbers = [count] if same else [count, *(n for n in others if n < count)]
         name = f"victim_{form.replace(', ', '_')}_{'same' if same else 'other'}"
         before, complete = row.tried, 0
-        for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot):
+        until = time.monotonic() + 60.0 * minutes / len(plan)
+        for victim in _victims(trainings, folder / name, share, duration, numbers, form, row, lot, until):
             complete += 1
             if found := states.difference(reference, victim, 0.0 if same else RTOL):
                 row.lose(f"{victim.name}: {found}")
@@ -149,7 +172,7 @@ def _row(trainings: Trainings, folder: pathlib.Path, kills: int, lot: random.Ran
 
 def _victims(
     trainings: Trainings, folder: pathlib.Path, kills: int, duration: float, numbers: Sequence[int], form: str,
-    row: Row, lot: random.Random,
+    row: Row, lot: random.Random, until: float = math.inf,
 ) -> Iterator[pathlib.Path]:  # fmt: skip
     """Kills attempts until ``kills`` processes died while they ran; yields the runs, which are complete then.
 
@@ -158,7 +181,7 @@ def _victims(
     done = 0
     for number in itertools.count():
         victim, turns = folder.with_name(f"{folder.name}_{number}"), itertools.cycle(numbers)
-        while done < kills and not (victim / "result.json").exists():
+        while done < kills and time.monotonic() < until and not (victim / "result.json").exists():
             begun, fresh = time.monotonic(), not victim.exists()
             children = trainings.start(victim, next(turns), FORMS[form])
             killed = _kill_one(children, lot.uniform(0.1, 0.9) * duration, lot)
@@ -168,6 +191,8 @@ def _victims(
             _report(
                 f"{victim.name}: {len(children)} processes, {'killed' if killed else 'complete'}, {done} of {kills} kills"
             )
+        if not victim.exists():
+            return
         if not (victim / "result.json").exists():
             try:
                 trainings.complete(victim, next(turns), FORMS[form])
@@ -175,7 +200,7 @@ def _victims(
                 row.lose(str(error))
                 return
         yield victim
-        if done == kills:
+        if done == kills or time.monotonic() >= until:
             return
 
 
@@ -191,10 +216,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="updates of a run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--forms", default=";".join(FORMS), help="the data, separated by semicolons")
+    parser.add_argument(
+        "--others", default="1,2,4", help="numbers of processes to restart with where the number changes"
+    )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of kills, for each number")
     parser.add_argument("--cache", type=pathlib.Path, help="a folder of compiled programs, to share between calls")
     options = parser.parse_args()
     numbers = [int(number) for number in options.processes.split(",")]
-    finish(run(numbers, options.kills, options.seed, options.steps, options.cache, options.forms.split(";")))
+    others = [int(number) for number in options.others.split(",")]
+    forms = options.forms.split(";")
+    finish(run(numbers, options.kills, options.seed, options.steps, options.cache, forms, others, options.minutes))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class Run:
             label_prefix=given.get("label_prefix", registration.LABEL_PREFIX),
             rationale_prefix=given.get("rationale_prefix", registration.RATIONALE_PREFIX),
             separator=dataset.separator,
+            encoder_bos=given.get("encoder_bos", False),
             input_field=getattr(dataset.source, "input_field", "input"),
             rows=RowFormat.of(dataset.source),
             dataset=dataset.name,
@@ -181,6 +182,7 @@ class Run:
             _naming_example(self.bindings.get("DATASET_NAME")),
             model_directory.undone_on_failure(self.directory, writes=first),
             train.lock_directory(epath.Path(self.directory)) as lock,
+            model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
             for line in (*self.begin(writes=first), *self.advice()):
                 terminal.say(line)
@@ -190,6 +192,7 @@ class Run:
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""
+        from distill.model import configs
         from distill.tasks import vocabularies
 
         model, given = self.arguments["model"], self.registration.get("vocabulary", "t5")
@@ -197,7 +200,7 @@ class Run:
         size = -(-vocabulary.vocab_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
         if self.arguments.get("initial_checkpoint_path") is not None or model.vocab_size < 2 * size:
             return []
-        fewer = (model.vocab_size - size) * model.embed_dim * (1 if model.logits_via_embedding else 2)
+        fewer = (model.vocab_size - size) * configs.parameters_per_id(model)
         lines = [
             f"the vocabulary has {vocabulary.vocab_size:,} ids and the student's table {model.vocab_size:,} rows: "
             f"--gin.VOCAB_SIZE={size} saves {fewer:,} parameters"

@@ -18,16 +18,17 @@ from distill.api.student import Student
 from distill.inference import model_directory
 from distill.inference import student as students
 from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
 
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
-_MODEL_BASE = "gin/models/t5_1_1.gin"
 
 
 def train(
     rows: Rows,
     *,
-    model: str | T5Config,
+    model: str | NetworkConfig,
     directory: str | os.PathLike,
     fields: Mapping[str, str] | None = None,
     validation: Rows | None = None,
@@ -61,8 +62,8 @@ def train(
     Args:
       rows: training rows: the path of a JSON-lines file (or several paths), or an iterable of dicts or
         :class:`distill.Record` objects.
-      model: the name of a file of ``gin/models`` (``"t5_1_1_small"``), the path of a gin file, or a
-        :class:`distill.T5Config`.
+      model: the name of a file of ``gin/models`` (``"t5_1_1_small"``, ``"t5gemma2_270m"``), the path of a gin file, a
+        :class:`distill.T5Config` or a :class:`distill.T5GemmaConfig`.
       directory: the model directory, local or ``gs://``.
       fields: field of a record (``input``, ``label``, ``rationale``, ``llm_label``, ``choices`` …) → field of the rows;
         None: the rows use the record's names.
@@ -73,8 +74,9 @@ def train(
         starts at random.
       vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
         model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
-        for ``t5_…``, bytes for ``byt5_…``). A :class:`distill.T5Config` from random parameters has none and needs this
-        argument. No vocabulary is replaced by another one if it cannot be read.
+        for ``t5_…``, bytes for ``byt5_…``). A configuration from random parameters has none and needs this argument, as do
+        the files ``t5gemma…``: Gemma's ``tokenizer.model`` has a licence to accept. No vocabulary is replaced by another one
+        if it cannot be read.
       method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
         labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
       steps: updates in all; may be raised to continue a finished run.
@@ -129,11 +131,11 @@ def train(
             "EVAL_PERIOD": eval_period,
         }
         bindings |= {name: value for name, value in optional.items() if value is not None}
-        if isinstance(model, T5Config):
-            model_file = _MODEL_BASE
-            bindings |= {f"network.T5Config.{name}": value for name, value in dataclasses.asdict(model).items()}
-        else:
+        if isinstance(model, str):
             model_file = model if model.endswith(".gin") else f"gin/models/{model}.gin"
+        else:
+            model_file, fields_of_model = _configured(model)
+            bindings |= fields_of_model
         if mesh is not None:
             bindings |= {f"partitioning.MeshConfig.{name}": value for name, value in dataclasses.asdict(mesh).items()}
         gin_files = [
@@ -150,7 +152,19 @@ def train(
             return run.train(quiet=quiet, **overrides)
 
 
-def _vocabulary(vocabulary: Any, initial: Any, model: str | T5Config) -> dict[str, Any]:
+def _configured(model: NetworkConfig) -> tuple[str, dict[str, Any]]:
+    """The model file of a configuration's family, and the bindings of its fields."""
+    values = dataclasses.asdict(model)
+    if isinstance(model, T5Config):
+        return "gin/models/t5_1_1.gin", {f"network.T5Config.{name}": value for name, value in values.items()}
+    stacks = {stack: values.pop(stack) for stack in ("encoder", "decoder")}
+    bindings = {f"t5gemma_config.T5GemmaConfig.{name}": value for name, value in values.items()}
+    for stack, fields in stacks.items():
+        bindings |= {f"{stack}/t5gemma_config.StackConfig.{name}": value for name, value in fields.items()}
+    return f"gin/models/t5gemma{2 if model.version == 2 else ''}.gin", bindings
+
+
+def _vocabulary(vocabulary: Any, initial: Any, model: str | NetworkConfig) -> dict[str, Any]:
     """The bindings that choose the vocabulary; none to keep that of the model's file."""
     if vocabulary is not None:
         return {"VOCABULARY_PATH": expand_home(os.fspath(vocabulary))}
@@ -164,6 +178,11 @@ def _vocabulary(vocabulary: Any, initial: Any, model: str | T5Config) -> dict[st
         raise ValueError(
             "vocabulary is missing: a T5Config names none; give vocabulary='t5', 'mt5', 'bytes' or the path of a "
             "SentencePiece model"
+        )
+    if isinstance(model, T5GemmaConfig):
+        raise ValueError(
+            "vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's tokenizer.model, or of a model of "
+            "`distill vocabulary --special=gemma`"
         )
     return {}
 

@@ -12,11 +12,13 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import adapters, huggingface, integrity, orbax_tree, streamed_orbax
+from distill.checkpoints import adapters, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
-from distill.model.network import T5Config
+from distill.model import configs
+from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
 
 DISTILL, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
 TO_FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
@@ -63,7 +65,7 @@ class Source:
 
     kind: str
     checkpoint: Checkpoint
-    config: T5Config
+    config: NetworkConfig
 
     def found(self) -> str:
         """A description in one line."""
@@ -84,7 +86,7 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
 
     Args:
       path: local, ``gs://`` or the name of a model on the Hugging Face hub, also as ``name@revision``.
-      **overrides: T5Config fields that its files do not determine, or that override them.
+      **overrides: fields of the configuration that its files do not determine, or that override them.
 
     Raises:
       FileNotFoundError: ``path`` does not exist.
@@ -121,14 +123,14 @@ def _open_model_dir(path: Path, overrides: Mapping[str, Any]) -> Source:
     raise FileNotFoundError(f"{path} holds no complete checkpoint")
 
 
-def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> T5Config:
+def _saved_config(path: epath.Path, overrides: Mapping[str, Any]) -> NetworkConfig:
     try:
-        return T5Config(**{**json.loads(path.read_text()), **overrides})
+        return configs.from_json(json.loads(path.read_text()), **overrides)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a network of this program: {error}") from error
 
 
-def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0) -> None:
+def write_model_dir(read: Read, config: NetworkConfig, directory: Path, step: int = 0) -> None:
     """Writes a model directory that ``INITIAL_CHECKPOINT_PATH`` starts from: its best parameters, at ``step``.
 
     Raises ValueError if there is one already.
@@ -144,6 +146,12 @@ def write_model_dir(read: Read, config: T5Config, directory: Path, step: int = 0
     (root / integrity.LATEST).mkdir()  # identifies a model directory
 
 
+def check_t5x(config: NetworkConfig) -> None:
+    """Raises ValueError unless a T5X checkpoint can hold a network of ``config``."""
+    if not isinstance(config, T5Config):
+        raise ValueError(f"T5X has no {configs.family(config)}; write it as 'hf' or 'distill'")
+
+
 def convert(
     source: Path,
     to: Path,
@@ -157,6 +165,8 @@ def convert(
 ) -> Source:
     """Converts a checkpoint, one array in memory at a time.
 
+    An error, such as a full disk, removes what was written, so that the same conversion can be made again.
+
     Args:
       source: any checkpoint, see :func:`open_source`.
       to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
@@ -165,7 +175,7 @@ def convert(
       layout: of T5X, see :func:`distill.checkpoints.t5x.checkpoint.write`.
       step: of the checkpoint written; None: the source's, or 0.
       model_type: of Hugging Face, see :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
-      overrides: T5Config fields that the source does not determine, such as a T5X checkpoint's activations.
+      overrides: fields of the configuration that the source does not determine, such as a T5X checkpoint's activations.
 
     Returns:
       The source.
@@ -176,14 +186,18 @@ def convert(
     if to_format not in TO_FORMATS:
         raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
     with open_source(source, **(overrides or {})) as opened:
+        if to_format.startswith("t5x"):
+            check_t5x(opened.config)
         stacked = opened.checkpoint.scanned if scan_layers is None else scan_layers
         config = dataclasses.replace(opened.config, scan_layers=stacked and to_format != "hf")
         weights = Weights(opened.checkpoint, config)
         number = step if step is not None else opened.checkpoint.step or 0
-        if to_format == "hf":
-            huggingface.write(weights.read, config, to, model_type=model_type)
-        elif to_format == "distill":
-            write_model_dir(weights.read, config, to, number)
+        if to_format in ("hf", "distill"):
+            with leftovers.removed_on_failure(to):
+                if to_format == "hf":
+                    huggingface.write(weights.read, config, to, model_type=model_type)
+                else:
+                    write_model_dir(weights.read, config, to, number)
         else:
             form = "orbax" if to_format == "t5x_orbax" else "native"
             t5x_checkpoints.write(weights.read, config, to, number, format=form, layout=layout)

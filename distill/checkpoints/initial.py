@@ -9,14 +9,14 @@ from distill.checkpoints import conversion, huggingface
 from distill.checkpoints.conversion import kind_of
 from distill.checkpoints.integrity import check_same_model
 from distill.checkpoints.weights import Weights
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig, family
 
 OURS, HUGGING_FACE, T5X = conversion.DISTILL, conversion.HUGGING_FACE, conversion.T5X
 
 __all__ = ["HUGGING_FACE", "OURS", "T5X", "kind_of", "load"]
 
 
-def load(path: str, config: T5Config, shardings: Any) -> Any:
+def load(path: str, config: NetworkConfig, shardings: Any) -> Any:
     """Parameters for ``config`` from ``path``, placed on ``shardings``; logs a description of the checkpoint.
 
     Args:
@@ -30,6 +30,11 @@ def load(path: str, config: T5Config, shardings: Any) -> Any:
       ValueError: an unknown format, or a model of another shape; every difference is listed.
     """
     with conversion.open_source(path) as source:
+        if family(source.config) != family(config):
+            raise ValueError(
+                f"{path} is a {family(source.config)} network, the student is a {family(config)}: take a model file of "
+                f"{family(source.config)} (gin/models), or a checkpoint of {family(config)}"
+            )
         logging.warning("starting from the %s", source.found())
         if source.kind == HUGGING_FACE:
             return huggingface.load_params(path, config, shardings=shardings)

@@ -13,7 +13,7 @@ from etils import epath
 
 from distill.checkpoints import digests, orbax_tree, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
-from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig, flat
 
 LATEST, BEST, DAMAGED = "checkpoints", "best", "damaged"
 _ITEMS = {LATEST: ("state", "position", "progress", "model"), BEST: ("params", "metrics", "model")}
@@ -27,7 +27,7 @@ def check_step(folder: epath.Path, verify: bool | str = True) -> None:
 
 
 @contextlib.contextmanager
-def reading(folder: epath.Path, config: T5Config, verify: bool | str = True) -> Iterator[None]:
+def reading(folder: epath.Path, config: NetworkConfig, verify: bool | str = True) -> Iterator[None]:
     """Checks a step while the ``with`` block restores it. What was restored may be used after the block.
 
     Digests are compared if the step has them. Steps of earlier versions, and those saved with ``verify=False``, have none:
@@ -39,7 +39,7 @@ def reading(folder: epath.Path, config: T5Config, verify: bool | str = True) -> 
     Args:
       folder: of the step, in ``checkpoints`` or ``best``.
       config: the student's; compared with the step's.
-      verify: True compares BLAKE3 digests, or SHA-256 if the step lists no others; ``"sha256"`` compares SHA-256;
+      verify: True compares XXH3 digests, or SHA-256 if the step lists no others; ``"sha256"`` compares SHA-256;
         False checks the JSON and the list of arrays only.
 
     Raises:
@@ -157,9 +157,9 @@ def damage_named(folder: epath.Path) -> Iterator[None]:
 _NOT_THE_MODEL = frozenset({"dropout_rate", "dtype", "remat_policy", "attention"})
 
 
-def check_same_model(saved: Mapping[str, Any], config: T5Config, where: str) -> None:
+def check_same_model(saved: Mapping[str, Any], config: NetworkConfig, where: str) -> None:
     """Raises ValueError, listing all settings that differ, unless ``saved`` (JSON dict) is the model of ``config``."""
-    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    mine, saved = flat(json.loads(json.dumps(dataclasses.asdict(config)))), flat(saved)
     names = sorted((set(saved) | set(mine)) - _NOT_THE_MODEL)
     differ = [f"{n}: {saved.get(n)!r} there, {mine.get(n)!r} here" for n in names if saved.get(n) != mine.get(n)]
     if differ:

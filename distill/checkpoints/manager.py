@@ -18,7 +18,7 @@ from distill.checkpoints import adapters, digests, integrity, keeping, object_st
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
 from distill.checkpoints.watchdog import SaveError, saving
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import param_logical_axes, param_shapes
 from distill.sharding import partitioning
 
@@ -57,7 +57,7 @@ class CheckpointConfig:
       keep_every: also keep every checkpoint whose step is a multiple of this number; None keeps no others.
       keep_best: also keep this number of checkpoints with the best validation scores, of those saved at a step that was
         validated; None keeps no others.
-      verify: True or "sha256": digests of all files are written, and the BLAKE3 or the SHA-256 checked at a restore.
+      verify: True or "sha256": digests of all files are written, and the XXH3 or the SHA-256 checked at a restore.
 
     Raises:
       ValueError: a number below 1, or another ``verify``.
@@ -91,7 +91,7 @@ class Checkpoints:
     def __init__(
         self,
         model_dir: str | Path,
-        config: T5Config,
+        config: NetworkConfig,
         keep: int = 2,
         *,
         keep_every: int | None = None,
@@ -112,7 +112,7 @@ class Checkpoints:
         self._naming: int | None = None  # the one that the checkpoint being written names
 
     @classmethod
-    def of_run(cls, model_dir: str | Path, config: T5Config, settings: CheckpointConfig) -> "Checkpoints":
+    def of_run(cls, model_dir: str | Path, config: NetworkConfig, settings: CheckpointConfig) -> "Checkpoints":
         """Opens the directory of a run that holds its lock, and removes what killed runs left unfinished."""
         keep = {"keep_every": settings.keep_every, "keep_best": settings.keep_best}
         return cls(model_dir, config, settings.keep, **keep, verify=settings.verify, clean=True)
@@ -350,7 +350,7 @@ class Checkpoints:
 
 def restore_student(
     model_dir: str | Path,
-    config: T5Config,
+    config: NetworkConfig,
     mesh: jax.sharding.Mesh,
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
     verify: bool | str = True,
@@ -378,7 +378,7 @@ def restore_student(
     return restore_like(model_dir, config, like, verify)
 
 
-def restore_like(model_dir: str | Path, config: T5Config, like: Any, verify: bool | str = True) -> tuple[int, Any]:
+def restore_like(model_dir: str | Path, config: NetworkConfig, like: Any, verify: bool | str = True) -> tuple[int, Any]:
     """:func:`restore_student` onto the shardings of ``like``, a tree of ShapeDtypeStructs; same errors."""
     if not (epath.Path(model_dir) / LATEST).exists():
         raise FileNotFoundError(f"{model_dir} holds no {LATEST} folder: no student was trained there")

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from distill.checkpoints.digests import Damaged
+from distill.model.configs import flat
 
 _MAX_BYTES = 64 * 2**20
 
@@ -70,15 +71,22 @@ def _progress(value: Mapping[str, Any], where: str) -> None:
 
 
 def _model(value: Mapping[str, Any], where: str) -> None:
-    for name, setting in value.items():
+    plain = dict(value)
+    sizes = ["vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim"]
+    if "encoder" in value:  # T5Gemma
+        stacks = {name: _object(plain.pop(name, None), f"{where}: {name}") for name in ("encoder", "decoder")}
+        plain |= flat(stacks)
+        inner = ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+        sizes = ["vocab_size", "version", *(f"{stack}.{name}" for stack in stacks for name in inner)]
+    for name, setting in plain.items():
         if isinstance(setting, list) and all(isinstance(one, str) for one in setting):
             continue
         if not isinstance(setting, bool | int | float | str | None):
             raise Damaged(f"{where}: {name} must be a plain setting; got {setting!r:.80}")
-    for name in ("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim"):
-        if name not in value:
+    for name in sizes:
+        if name not in plain:
             raise Damaged(f"{where}: {name} is missing")
-        _count(value[name], f"{where}: {name}")
+        _count(plain[name], f"{where}: {name}")
 
 
 def _metrics(value: Mapping[str, Any], where: str) -> None:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
+from distill.model.configs import NetworkConfig
 from distill.model.network import T5Config
 from distill.model.parameters import flatten, param_shapes, unflatten
 
@@ -21,13 +22,13 @@ _MAX_LAYERS = 2**10
 _ATTENTIONS = ("attention", "self_attention", "encoder_decoder_attention")
 
 
-def flat_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+def flat_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter of ``config`` by its '/'-joined name."""
     return dict(_flat_shapes(config))
 
 
 @functools.lru_cache(maxsize=16)
-def _flat_shapes(config: T5Config) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _flat_shapes(config: NetworkConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, leaf.shape) for name, leaf in flatten(param_shapes(config)).items())
 
 
@@ -137,7 +138,7 @@ def from_leaves(leaves: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint("the parameters", {name: tensor(leaf) for name, leaf in leaves.items()})
 
 
-def as_leaves(params: Mapping[str, Any], config: T5Config) -> dict[str, Any]:
+def as_leaves(params: Mapping[str, Any], config: NetworkConfig) -> dict[str, Any]:
     """Parameters by name. Raises ValueError, naming every difference, unless they are those of ``config``."""
     leaves, wanted = flatten(params), flat_shapes(config)
     problems = []
@@ -171,7 +172,7 @@ class Weights:
       ValueError: it does not fit; every differing array is listed, with both shapes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: T5Config):
+    def __init__(self, checkpoint: Checkpoint, config: NetworkConfig):
         self.config, self.checkpoint = config, checkpoint
         self.shapes = flat_shapes(config)
         check_fit(checkpoint, config)
@@ -237,7 +238,7 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
-def check_fit(checkpoint: Checkpoint, config: T5Config) -> None:
+def check_fit(checkpoint: Checkpoint, config: NetworkConfig) -> None:
     """Raises one ValueError that lists every array in which a checkpoint and ``config`` differ, with both shapes."""
     held = checkpoint.shapes()
     wanted = flat_shapes(dataclasses.replace(config, scan_layers=checkpoint.scanned))

@@ -64,7 +64,7 @@ def demo_command(options: argparse.Namespace) -> int:
             print(demo.INTRODUCTION)
             for error in train_group([start], False, options).values():
                 raise ValueError(f"the pretraining of all runs failed: {error}")
-        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more))
+        grid = dataclasses.replace(grid, bindings=(*grid.bindings, *more), start=None)  # the start above, with bindings
         failures = _run_sweep(grid, options)
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))
@@ -107,7 +107,7 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
             return _train_jointly(runs, options)
         for run in runs:
             given = configure_run(run, options)
-            with train.lock_directory(run.directory) as lock:
+            with train.lock_directory(run.directory) as lock, _undone(run):
                 command_runs.write_configuration()
                 quiet = command_runs.is_quiet(options)
                 stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.measure).stopped
@@ -123,6 +123,12 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
         logging.info("a run failed", exc_info=error)
         failed = {run.name: one_line(error) for run in runs}
     return failed
+
+
+def _undone(run: "Run") -> contextlib.AbstractContextManager[None]:
+    from distill.inference import model_directory
+
+    return model_directory.start_undone_on_failure(run.directory, writes=command_runs.is_first())
 
 
 def one_line(error: Exception) -> str:
@@ -150,6 +156,7 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
         for run in runs:
             given = configure_run(run, options)
             lock = stack.enter_context(train.lock_directory(run.directory))
+            stack.enter_context(_undone(run))
             command_runs.write_configuration()
             if decoder is None and given.get("validation") is not None:
                 # Joint seeds share one device; the mesh of the runs is for students that need several.

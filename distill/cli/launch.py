@@ -97,7 +97,11 @@ def _points(arguments: Sequence[str]) -> int:
 
 
 def launch_command(argv: Sequence[str]) -> int:
-    """Prints or executes a plan; returns the exit code. A mistake gives one message and code 2."""
+    """Prints or executes a plan; returns the exit code. A mistake gives one message and code 2.
+
+    Raises:
+      OSError: a file of the plan cannot be written.
+    """
     given = list(argv)
     split = given.index("--") if "--" in given else len(given)
     options, arguments = launch_parser().parse_args(given[:split]), given[split + 1 :]

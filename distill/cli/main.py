@@ -40,6 +40,8 @@ COMMANDS = {
     "vocabulary": ("tools", "vocabulary_command"),
     "completion": ("completion", "completion_command"),
 }
+# What the same command continues after a signal; the others start over.
+CONTINUING = ("extract", "train", "cache", "infer", "sweep", "demo", "launch")
 # `sweep` loads TensorFlow and enables the compilation cache where it trains, not in its scheduler.
 WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "report", "precompile", "config")
 # `infer` enables the compilation cache after its first line.
@@ -51,13 +53,14 @@ class _Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def _signals_raise(*, last: bool) -> Iterator[list[str]]:
+def _signals_raise(command: str, *, last: bool) -> Iterator[list[str]]:
     """SIGTERM and SIGINT end a command by an exception, so that clean-up code runs.
 
     In the middle of an import they end the process at once, with the same line and exit code: an exception there can
     crash the start of a native module, or come back as the library's ImportError.
 
     Args:
+      command: the subcommand, which decides the advice in the line.
       last: whether the process ends after the block. SIGTERM is ignored then: the exit code is decided.
 
     Yields:
@@ -70,7 +73,7 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         if _imports(frame):
             if terminal is not None:
-                os.write(terminal, _stop_line(received[-1]).encode())
+                os.write(terminal, _stop_line(received[-1], command).encode())
             os._exit(exit_codes.STOPPED)
         raise _Interrupted(received[-1]) if number == signal.SIGTERM else KeyboardInterrupt
 
@@ -95,8 +98,8 @@ def _signals_raise(*, last: bool) -> Iterator[list[str]]:
             os.close(terminal)
 
 
-def _stop_line(name: str) -> str:
-    return f"stopped by {name}; {exit_codes.CONTINUE}\n"
+def _stop_line(name: str, command: str) -> str:
+    return f"stopped by {name}; {exit_codes.CONTINUE if command in CONTINUING else exit_codes.START_OVER}\n"
 
 
 def _imports(frame: types.FrameType | None) -> bool:
@@ -123,8 +126,9 @@ def command_function(command: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _run(options: argparse.Namespace, received: list[str]) -> int:
-    """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
-    try:
+    """Runs a command that the parser knows; see :func:`_ended`."""
+
+    def run() -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
@@ -135,29 +139,37 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
                 from distill.cli import compilation_cache
 
                 compilation_cache.enable()
-            code = command_function(options.command)(options)
-            sys.stdout.flush()  # reports a full disk now, and not when Python ends
-            return code
+            return command_function(options.command)(options)
+
+    return _ended(run, options.command, received, verbose=options.verbose)
+
+
+def _ended(run: Callable[[], int], name: str, received: list[str], *, verbose: bool = False) -> int:
+    """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
+    try:
+        code = run()
+        sys.stdout.flush()  # reports a full disk now, and not when Python ends
+        return code
     except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
-        return _stopped(str(stopped) or "SIGINT")
+        return _stopped(str(stopped) or "SIGINT", name)
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.MACHINE
     except Exception as error:
         if received:
-            return _stopped(received[0])
+            return _stopped(received[0], name)
         explained = errors.explain(error)
-        if explained is None or options.verbose:
+        if explained is None or verbose:
             raise
         code, message = explained
-        print(f"distill {options.command}: {message}", file=sys.stderr)
+        print(f"distill {name}: {message}", file=sys.stderr)
         return code
 
 
-def _stopped(name: str) -> int:
+def _stopped(name: str, command: str) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing; SIGINT and SIGKILL still end it
-    print(_stop_line(name), end="", file=sys.stderr)
+    print(_stop_line(name, command), end="", file=sys.stderr)
     if runs.joined:  # at its end, JAX would wait for the other processes, which may wait for this one
         from distill.checkpoints import watchdog
 
@@ -167,21 +179,27 @@ def _stopped(name: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
-    with interrupts.second_ends(), _signals_raise(last=arguments is None) as received:
-        try:
-            return _main(arguments, received)
-        except _Interrupted as stopped:  # before or after the command itself
-            return _stopped(str(stopped))
-
-
-def _main(arguments: Sequence[str] | None, received: list[str]) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
+    command = _command(words)
+    with interrupts.second_ends(), _signals_raise(command, last=arguments is None) as received:
+        try:
+            return _main(words, received)
+        except _Interrupted as stopped:  # before or after the command itself
+            return _stopped(str(stopped), command)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The subcommand of a command line; empty without one."""
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _main(words: Sequence[str], received: list[str]) -> int:
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch
 
-        return launch.launch_command(words[1:])
+        return _ended(lambda: launch.launch_command(words[1:]), "launch", received)
     given = command_line.split_arguments(words)
-    options = command_line.parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
+    options = command_line.parser(_command(given)).parse_args(given)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     return _run(options, received)

@@ -29,7 +29,7 @@ EXAMPLES = {
     "export": "distill export --model_dir=runs/svamp --output=exported --format=hf",
     "data": "distill data --file=train=rows.jsonl --field=input=question --vocabulary=bytes",
     "profile": "distill profile runs/svamp",
-    "sweep": "distill sweep gin/sweeps/demo.json --directory=sweeps/demo",
+    "sweep": "distill sweep gin/sweeps/demo.yaml --directory=sweeps/demo",
     "demo": "distill demo --directory=demo_output",
     "report": "distill report sweeps/rates --output=report.html",
     "precompile": f"distill precompile {_RUN_FILES} \\\n  --gin_file=gin/hardware/tpu_v5e_16.gin --topology=v5e:4x4",
@@ -206,7 +206,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)
     demo.add_argument("--directory", default="demo_output", help="folder for all output; default: demo_output")
     demo.add_argument(
-        "--sweep", default="gin/sweeps/demo.json", help="another grid over the same task; default: gin/sweeps/demo.json"
+        "--sweep", default="gin/sweeps/demo.yaml", help="another grid over the same task; default: gin/sweeps/demo.yaml"
     )
     demo.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     demo.set_defaults(gin_search_paths="", gin_module=[], retry_failed=True)

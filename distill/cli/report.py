@@ -21,7 +21,7 @@ def report_command(options: argparse.Namespace) -> int:
     )
     written = write.write([Path(path) for path in options.runs], options.output, chosen)
     for analysis in written.analyses:
-        for sentence in findings.sentences(analysis):
+        for sentence in (*findings.sentences(analysis), *findings.next_sentences(analysis)):
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
         for warning in findings.warnings(analysis):
             print(f"warning: {warning}", file=sys.stderr)

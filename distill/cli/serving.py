@@ -82,6 +82,7 @@ def export_command(options: argparse.Namespace) -> int:
         label_prefix=student.label_prefix,
         rationale_prefix=student.rationale_prefix,
         form=student.form,
+        encoder_bos=student.encoder_bos,
         decode=student.decode,
         dataset=student.dataset or None,
         quantization=options.quantization,

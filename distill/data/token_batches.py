@@ -11,16 +11,13 @@ float64 [windows]: the rows of the data that a window counts for.
 import dataclasses
 import functools
 import hashlib
-import io
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from distill import atomic_files
+from distill import array_files
 from distill.data.counts import Counts
 from distill.data.packing import Layout
 from distill.data.stream import Batch, Stream
@@ -33,38 +30,6 @@ _PACKED = ("encoder_segment_ids", "encoder_positions", "decoder_segment_ids", "d
 _SHARED = ("decoder_cross_segment_ids",)
 _NAME = "token windows"  # in the data position, where other streams have the names of tasks
 _ORDER = 0x746F6B  # keeps the permutations apart from other draws with the same seed
-
-
-def read_arrays(path: epath.PathLike, what: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of an ``.npz`` file, without pickle.
-
-    Args:
-      path: the file.
-      what: its content, for the error.
-
-    Raises:
-      ValueError: the file is no ``.npz``, is damaged, or holds Python objects.
-      OSError: the file cannot be read.
-    """
-    return _arrays(epath.Path(path).read_bytes(), path, what)
-
-
-def _arrays(content: bytes, path: epath.PathLike, what: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
-            SyntaxError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} holds no {what}: {reason}; write the file again") from None
-
-
-def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays to a compressed ``.npz`` file, which replaces an older one once it is complete."""
-    path, held = epath.Path(path), io.BytesIO()
-    np.savez_compressed(held, **dict(arrays))  # type: ignore[arg-type]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_files.replace(path, held.getvalue())
 
 
 def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> int:
@@ -97,7 +62,7 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
         if len(parts) == batches or (batches is None and stream.epoch() >= 1.0):
             break
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    write_arrays(path, joined)
+    array_files.write(path, joined)
     return len(joined[EXAMPLES])
 
 
@@ -126,7 +91,7 @@ class Windows:
           OSError: the file cannot be read.
         """
         content = epath.Path(path).read_bytes()
-        arrays = _arrays(content, path, "token windows")
+        arrays = array_files.parse(content, path, "token windows")
         problem = _problem(arrays)
         if problem is not None:
             raise ValueError(

@@ -41,12 +41,13 @@ def pretraining_run(directory: Path, bindings: Sequence[str]) -> Run:
 def json_line(sweep: Sweep, found: Sequence[Cell]) -> str:
     """Returns the outcome of the demo as one line of JSON.
 
-    Its keys are ``task``, ``seeds``, and ``methods``: per method and size, accuracy, steps and seconds.
+    Its keys are ``task``, ``seeds``, and ``methods``: per method and size, accuracy, steps and seconds. The size of a
+    method without one, such as the students before distillation, is ``any``.
     """
     methods: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in found:
         others = " ".join(value for axis, value in cell.values.items() if axis != SIZE)
-        methods.setdefault(others, {})[cell.values[SIZE]] = {
+        methods.setdefault(others, {})[cell.values.get(SIZE, "any")] = {
             "accuracy": round(cell.mean, 4),
             "accuracies": [round(score, 4) for score in cell.scores],
             "steps": cell.steps[0],

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from distill import validation
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction
-from distill.inference.student import FORMS, Student
+from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
 from distill.tasks import texts
 from distill.tasks.plain_vocabularies import Plain
@@ -97,7 +97,8 @@ class Answering:
 
     def _encoded(self, prefix: str, inputs: Sequence[str]) -> list[list[int]]:
         before = "" if self.student.form == "shared_label" else prefix
-        return [texts.encode(self.vocabulary, before + text, self.student.separator) for text in inputs]
+        separator, bos = self.student.separator, self.student.encoder_bos
+        return [texts.encode(self.vocabulary, before + text, separator, bos=bos) for text in inputs]
 
     def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
         prompt = texts.prompt(self.vocabulary, prefix) if self.student.form == "shared_label" else ()
@@ -110,9 +111,8 @@ class Answering:
 
 
 def check(student: Student, vocabulary: Plain) -> None:
-    """Raises ValueError if the student gives no labels, or its vocabulary has more ids than its network."""
+    """Raises ValueError if the student gives no labels, or its vocabulary does not fit its network."""
     validation.check("form", student.form, FORMS)
-    if vocabulary.vocab_size > student.model.vocab_size:
-        raise ValueError(
-            f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is {student.model.vocab_size}"
-        )
+    check_vocabulary(vocabulary, student.model)
+    if student.encoder_bos:
+        texts.required_bos(vocabulary)

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from distill import stuck, validation
 from distill.data.trimming import EOS_ID, cut
 from distill.model import decoding
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import Params, param_logical_axes
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
 
 
@@ -87,7 +88,7 @@ class Decoder:
       config: how to decode.
     """
 
-    def __init__(self, model: T5Config, mesh: Mesh, config: DecodeConfig):
+    def __init__(self, model: NetworkConfig, mesh: Mesh, config: DecodeConfig):
         self.model, self.config, self.mesh = model, config, mesh
         shards = partitioning.batch_shards(mesh)
         self._rows = math.ceil(config.batch_size / shards) * shards
@@ -95,7 +96,10 @@ class Decoder:
 
         def run(params: Params, tokens: jax.Array, rng: jax.Array, prompt: tuple[int, ...]) -> decoding.Decoded:
             if config.param_gather != "layer":
-                params = partitioning.whole_copies(params, param_logical_axes(model), model.dtype)
+                dtype: str | None = model.dtype
+                if isinstance(model, T5GemmaConfig):  # whose norms stay float32
+                    params, dtype = decoding.in_compute_dtype(params, model), None
+                params = partitioning.whole_copies(params, param_logical_axes(model), dtype)
             return decoding.generate(
                 model,
                 params,

@@ -13,10 +13,11 @@ import seqio
 from etils import epath
 from flax import linen as nn
 
+from distill import atomic_files
 from distill.checkpoints.manager import restore_student
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
 from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
@@ -167,7 +168,7 @@ def check_split(task: seqio.Task, split: str) -> None:
 def evaluate(
     model_dir: str,
     *,
-    model: T5Config,
+    model: NetworkConfig,
     task_name: str,
     split: str = "test",
     decode: DecodeConfig = DecodeConfig(),
@@ -218,7 +219,7 @@ def evaluate(
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = folder / f"{task_name}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
-        epath.Path(f"{stem}.metrics.json").write_text(json.dumps(evaluation.metrics, indent=2) + "\n")
+        atomic_files.replace(f"{stem}.metrics.json", json.dumps(evaluation.metrics, indent=2) + "\n")
     return evaluation
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from etils import epath
 
+from distill import atomic_files
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -25,4 +27,4 @@ class Evaluation:
         """Writes the rows as JSON lines."""
         path = epath.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+        atomic_files.replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from distill.data.token_batches import read_arrays, write_arrays
+from distill import array_files
 from distill.data.trimming import EOS_ID
 from distill.inference.decoder import Decoder
 
@@ -20,7 +20,7 @@ def write_rows(path: epath.PathLike, inputs: list[np.ndarray], targets: list[np.
       inputs: int32 ids of each row, EOS included, as the student is trained on them (with the task's prefix).
       targets: int32 ids of each row's label, EOS included.
     """
-    write_arrays(path, {"inputs": _padded(inputs), "targets": _padded(targets)})
+    array_files.write(path, {"inputs": _padded(inputs), "targets": _padded(targets)})
 
 
 class ExactMatch:
@@ -37,7 +37,7 @@ class ExactMatch:
     """
 
     def __init__(self, path: epath.PathLike, decoder: Decoder):
-        arrays = read_arrays(path, "rows of inputs and targets")
+        arrays = array_files.read(path, "rows of inputs and targets")
         problem = _problem(arrays, decoder)
         if problem is not None:
             raise ValueError(f"{path} holds no rows to score: {problem}; write it with distill.inference.exact_match")

@@ -16,7 +16,9 @@ from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.weights import Weights
 from distill.inference import model_card
 from distill.inference.decoder import DecodeConfig
-from distill.inference.student import FORMS
+from distill.inference.student import FORMS, check_vocabulary
+from distill.model.config import T5Config
+from distill.model.configs import family
 from distill.model.parameters import param_count
 from distill.tasks import texts
 from distill.tasks.texts import Vocabulary
@@ -34,6 +36,7 @@ def export(
     label_prefix: str = "[label] ",
     rationale_prefix: str = "[rationale] ",
     form: str = "label",
+    encoder_bos: bool = False,
     decode: DecodeConfig = DecodeConfig(),
     dataset: str | None = None,
     quantization: str | None = None,
@@ -51,6 +54,7 @@ def export(
       label_prefix, rationale_prefix: the student's; recorded in the card and in ``task_specific_params``.
       form: ``label``; ``single`` for a student that gives rationale and label in one target (which has no prefix); or
         ``shared_label`` for one whose targets, not inputs, begin with the prefixes.
+      encoder_bos: whether BOS precedes the tokens of an input: the exported tokenizer puts it there.
       decode: how labels are decoded: the defaults for ``generate``.
       dataset: the data set's name, for the card.
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
@@ -88,35 +92,34 @@ def export(
         conversion.open_source(model_dir, scan_layers=False) as source,
         leftovers.removed_on_failure(folder),
     ):
-        if vocabulary.vocab_size > source.config.vocab_size:
-            raise ValueError(
-                f"the vocabulary has {vocabulary.vocab_size} ids, but the student's vocab_size is "
-                f"{source.config.vocab_size}"
-            )
+        check_vocabulary(vocabulary, source.config)
         if format == "t5x":
+            conversion.check_t5x(source.config)
             read = Weights(source.checkpoint, source.config).read
             t5x_checkpoints.write(read, source.config, output, source.checkpoint.step or 0, layout=layout)
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":
-            _write_hf(folder, source, vocabulary, fields, decode, model_type)
+            _write_hf(folder, source, vocabulary, fields, decode, model_type, encoder_bos)
         else:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type)
+                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type, encoder_bos)
                 _write_ct2(Path(scratch), folder, source, quantization)
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
             shutil.copyfile(run / model_card.CONFIG, folder / model_card.CONFIG)
+        start = 0 if isinstance(source.config, T5Config) else source.config.decoder_start_id
         model_card.write(
             folder / "README.md",
             run,
             parameters=param_count(source.config),
             step=source.checkpoint.step,
-            usage=_USAGE[format, prompted].format(**_usage(prefixes, fields, decode)),
+            usage=_USAGE[format, prompted].format(start=start, **_usage(prefixes, fields, decode)),
             prefixes=prefixes,
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
             prompted=prompted,
+            family=family(source.config),
         )
     return folder
 
@@ -156,7 +159,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained(".")
-prompt = torch.tensor([[0, *{prompt}]])  # the start token, and {prefix}
+prompt = torch.tensor([[{start}, *{prompt}]])  # the start token, and {prefix}
 inputs = tokenizer("the question", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt)[0, prompt.shape[1] :], skip_special_tokens=True))
 """
@@ -190,6 +193,7 @@ def _write_hf(
     fields: Mapping[str, Mapping[str, Any]],
     decode: DecodeConfig,
     model_type: str | None,
+    encoder_bos: bool,
 ) -> None:
     generation: dict[str, Any] = {"max_new_tokens": decode.max_decode_len, "do_sample": decode.method == "sample"}
     if decode.method == "beam":
@@ -204,7 +208,7 @@ def _write_hf(
         fields={"task_specific_params": fields},
         generation=generation,
     )
-    tokenizer_files.write(folder, vocabulary)
+    tokenizer_files.write(folder, vocabulary, encoder_bos=encoder_bos)
 
 
 def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str | None) -> None:
@@ -213,6 +217,8 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
         from ctranslate2.specs import model_spec
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; `pip install '.[serve]'` installs what format 'ct2' needs") from error
+    if not isinstance(source.config, T5Config):
+        raise ValueError(f"format 'ct2' is for T5; a {family(source.config)} is exported as 'hf'")
     if source.config.relative_bias_per_layer:
         raise ValueError(
             "CTranslate2 runs no network with a position bias in every layer (umT5); format 'hf' can be served"

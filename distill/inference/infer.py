@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 import os
@@ -16,6 +15,7 @@ from etils import epath
 from flax import linen as nn
 
 from distill import locking
+from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.inference import answering, answers, model_directory
 from distill.inference import student as students
@@ -274,20 +274,19 @@ def reason_of(error: str) -> str:
 
 
 def fingerprint(model_dir: str | os.PathLike[str]) -> str:
-    """Names the parameters that a model directory answers with: step, and a hash of the small files of the checkpoint.
+    """A hash that names the parameters a model directory answers with, or ``"none"``.
 
-    Orbax's small files hold the versions and hashes of the large ones, so another training gives another fingerprint.
+    It is of the names and contents of the files that hold them. Where the directory is, and what its other files hold,
+    such as metrics and times, does not count.
+
+    Raises:
+      distill.checkpoints.digests.Damaged: the list of digests is damaged.
     """
-    for folder in (BEST, LATEST):
+    for folder, item in ((BEST, "params"), (LATEST, "state")):
         root = epath.Path(model_dir) / folder
-        steps = sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal()) if root.exists() else []
+        steps = [int(path.name) for path in root.iterdir() if path.name.isdecimal()] if root.exists() else []
         if steps:
-            digest = hashlib.sha256()
-            base = Path(root / str(steps[-1]))  # of a folder in a bucket: no files, and so the step alone
-            for path in sorted(base.rglob("*")):
-                if path.is_file() and path.stat().st_size <= 2**16:
-                    digest.update(f"{path.relative_to(base)}\0".encode() + path.read_bytes())
-            return f"{folder}/{steps[-1]} {digest.hexdigest()[:16]}"
+            return digests.of_item(root / str(max(steps)), item)[:16]
     return "none"
 
 
@@ -302,6 +301,7 @@ def _settings(
 
     settings = {"input_field": field, "rationale": rationale, "form": student.form}
     settings |= {"label_prefix": student.label_prefix, "student": fingerprint(model_dir)}
+    settings |= {"vocabulary": student.vocabulary_sha256, "dtype": student.model.dtype}
     settings |= {f"decode.{name}": value for name, value in decode(student.decode).items()}
     if rationale:
         settings["rationale_prefix"] = student.rationale_prefix

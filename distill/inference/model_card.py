@@ -18,6 +18,10 @@ _METHODS = {
     "single": "one target that reasons first and then answers",
     "label": "fine-tuning on labels alone",
 }
+_TERMS = (
+    "models trained from Google's weights are under the Gemma Terms of Use (https://ai.google.dev/gemma/terms). Pass them on "
+    "with the model."
+)
 _TWO_TASKS = ("paired", "mixed", "shared", "single")
 
 
@@ -88,6 +92,7 @@ def write(
     library: str,
     dataset: str | None = None,
     prompted: bool = False,
+    family: str = "T5",
 ) -> None:
     """Writes the card.
 
@@ -101,6 +106,7 @@ def write(
       prompted: whether the prefixes start the targets instead of the inputs.
       library: Hugging Face's name of the library that loads the export.
       dataset: name of the data set, if the configuration does not give it.
+      family: the network's, see :func:`distill.model.configs.family`; a T5Gemma's card names the terms of its weights.
     """
     try:
         macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
@@ -124,8 +130,11 @@ def write(
         "---",
         f"library_name: {library}",
         "pipeline_tag: text2text-generation",
-        "tags: [distilling-step-by-step, t5]",
+        f"tags: [distilling-step-by-step, {family.lower().replace(' ', '')}]",
     ]
+    started = _plain(macros.get("INITIAL_CHECKPOINT_PATH"))
+    if family != "T5" and started:
+        lines.append("license: gemma")
     lines += ["---", "", f"# A student distilled step by step: {data}", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in facts if value is not None]
@@ -139,6 +148,8 @@ def write(
     ]
     lines += [f"- {name}: `{json.dumps(prefix, ensure_ascii=False)}`" for name, prefix in prefixes.items()]
     lines += ["", "```python", usage.strip(), "```", ""]
+    if family != "T5" and started:
+        lines += ["## Licence", "", f"The student was trained from {started}, a {family}: {_TERMS}", ""]
     if macros:
         lines += ["## Training it again", "", f"`{CONFIG}` in this folder is the run's whole configuration:", ""]
         lines += ["```sh", f"distill train --gin_file={CONFIG} --gin.MODEL_DIR=\"'a new directory'\"", "```", ""]

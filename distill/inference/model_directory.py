@@ -15,12 +15,13 @@ from distill.inference import student as students
 from distill.inference.student import Student
 
 CONFIG, RESULT, PLAIN_CONFIG = "config.gin", "result.json", "config.json"
+KEPT_RESULT = "result.before-{}-steps.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"
 # The files of a start.
 _START = frozenset({
     CONFIG, f"{CONFIG}.part", PLAIN_CONFIG, f"{PLAIN_CONFIG}.part", students.FILE, f"{students.FILE}.part",
-    students.VOCABULARY_FILE, _ROWS, "attempts.json",
+    students.VOCABULARY_FILE, _ROWS, "attempts.json", "attempts.step",
 })  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def begin(
     if writes:
         root.mkdir(parents=True, exist_ok=True)
         if more_steps:
-            kept = root / f"result.before-{steps.after}-steps.json"
+            kept = root / KEPT_RESULT.format(steps.after)
             (root / RESULT).replace(kept)
             remarks.append(f"the earlier result is kept as {kept.name}")
         if before is None or (changed and (not finished or more_steps)):
@@ -125,6 +126,45 @@ def undone_on_failure(directory: epath.PathLike, *, writes: bool = True) -> Iter
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def start_undone_on_failure(directory: epath.PathLike, *, writes: bool = True) -> Iterator[None]:
+    """An error inside, before a later step was saved, leaves the files of an earlier start as :func:`begin` found them.
+
+    A finished run stays finished, with its ``result.json``; its configuration and ``student.json`` are those of its
+    training. Call it with the directory's lock held.
+
+    Args:
+      directory: the model directory.
+      writes: whether this process writes.
+    """
+    root = epath.Path(directory)
+    before: dict[str, bytes] = {}
+    if writes and has_trained(root):
+        names = (RESULT, CONFIG, PLAIN_CONFIG, students.FILE, students.VOCABULARY_FILE)
+        before = {name: (root / name).read_bytes() for name in names if (root / name).exists()}
+    steps = _newest_steps(root) if before else []
+    try:
+        yield
+    except Exception:
+        # A damaged step is set aside, so that the newest may be an older one.
+        if before and all(now <= then for now, then in zip(_newest_steps(root), steps)):
+            _restore(root, before)
+        raise
+
+
+def _restore(root: epath.Path, before: Mapping[str, bytes]) -> None:
+    try:
+        # The kept result is renamed back, which needs no space on the disk.
+        for kept in root.glob(KEPT_RESULT.format("*")) if RESULT in before else ():
+            if not (root / RESULT).exists() and kept.read_bytes() == before[RESULT]:
+                kept.replace(root / RESULT)
+        for name, content in before.items():
+            if not (root / name).exists() or (root / name).read_bytes() != content:
+                atomic_files.replace(root / name, content)
+    except OSError as error:
+        logging.warning("%s could not be left as it was before this start: %s", root, error)
 
 
 def _belongs_to_start(path: epath.Path) -> bool:
@@ -170,6 +210,13 @@ def _may_change(one: run_settings.Difference, finished: bool) -> bool:
 
 def _has_steps(folder: epath.Path) -> bool:
     return folder.exists() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def _newest_steps(root: epath.Path) -> list[int]:
+    """The newest saved step per folder, 0 where there is none."""
+    found = [[int(path.name) for path in (root / name).iterdir() if path.name.isdecimal()] if (root / name).exists() else []
+             for name in _STEPS]  # fmt: skip
+    return [max(steps, default=0) for steps in found]
 
 
 def _other_vocabulary(root: epath.Path, student: Student | None, model: bytes | None) -> list[run_settings.Difference]:

@@ -10,16 +10,17 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
-from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
-from distill.tasks import plain_vocabularies
+from distill.tasks import plain_vocabularies, texts
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
 
 FILE = "student.json"
@@ -82,6 +83,7 @@ class Student:
       form: one of :data:`FORMS`, or a form of the data set's tasks that holds no label.
       label_prefix, rationale_prefix: the prefix of the input, or with ``shared_label`` of the target, in each task.
       separator: text in the input that represents EOS; None: none.
+      encoder_bos: whether the vocabulary's BOS precedes the tokens of an input.
       input_field: the field of a row that holds the input, or a template of fields.
       rows: how rows are read; None: the data set is not of JSON lines.
       dataset: the data set's name.
@@ -91,7 +93,7 @@ class Student:
       trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
     """
 
-    model: T5Config
+    model: NetworkConfig
     vocabulary: str
     vocabulary_extra_ids: int = 0
     vocabulary_sha256: str = ""
@@ -99,6 +101,7 @@ class Student:
     label_prefix: str = "[label] "
     rationale_prefix: str = "[rationale] "
     separator: str | None = None
+    encoder_bos: bool = False
     input_field: str = "input"
     rows: RowFormat | None = None
     dataset: str = ""
@@ -208,6 +211,23 @@ def write(model_dir: str | epath.PathLike, student: Student, vocabulary_model: b
     _replace(directory / FILE, with_vocabulary(student, vocabulary_model).to_json().encode())
 
 
+def check_vocabulary(vocabulary: texts.Vocabulary, model: NetworkConfig, whose: str = "the vocabulary") -> None:
+    """Checks that a vocabulary fits a network.
+
+    Args:
+      vocabulary: SeqIO's or one of :mod:`distill.tasks.plain_vocabularies`.
+      model: the network's configuration.
+      whose: names the vocabulary in errors.
+
+    Raises:
+      ValueError: it has more ids than the network, or, of a T5Gemma network, another BOS than its first decoder input.
+    """
+    if vocabulary.vocab_size > model.vocab_size:
+        raise ValueError(f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}")
+    if isinstance(model, T5GemmaConfig):
+        texts.check_start(vocabulary, model.decoder_start_id, whose)
+
+
 def with_vocabulary(student: Student, model: bytes | None) -> Student:
     """The student with the hash of its vocabulary's file."""
     return dataclasses.replace(student, vocabulary_sha256="" if model is None else hashlib.sha256(model).hexdigest())
@@ -242,11 +262,18 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _fitting(kinds: Sequence[Any], value: Any) -> type:
+    """The dataclass of ``kinds`` that has all keys of ``value``, else the first."""
+    keys = value.keys() if isinstance(value, Mapping) else set()
+    fitting = (kind for kind in kinds if keys <= {field.name for field in dataclasses.fields(kind)})
+    return typing.cast(type, next(fitting, kinds[0]))
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _built(typing.cast(type, hint), value, where)
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if is_union else (hint,)
+    if all(map(dataclasses.is_dataclass, options)):
+        return _built(_fitting(options, value), value, where)
     for option in options:
         kind = typing.get_origin(option) or option
         if dataclasses.is_dataclass(option):

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from distill import stuck
 from distill.inference.decoder import Decoder
 from distill.inference.evaluate import Evaluation, Evaluator, check_split
-from distill.model.network import ModelInputs, Transformer
+from distill.model.network import ModelInputs
+from distill.model.networks import final_logit_cap, network_of
 from distill.model.parameters import Params, output_kernel
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import weighted_cross_entropy
@@ -97,10 +98,11 @@ class TokenEvaluator(Evaluator):
         """The sums over target tokens of the cross-entropy and of right predictions."""
         config = self._decoder.model
         targets = batch["decoder_target_tokens"]
-        hidden = Transformer(config).apply({"params": params}, ModelInputs.of(batch), method=Transformer.hidden)
+        hidden = network_of(config).apply({"params": params}, ModelInputs.of(batch), method="hidden")
         weights = (targets > 0).astype(jnp.float32)
         kernel = output_kernel(params, config)
-        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, 0.0, 0.0, _CHUNK_TOKENS, targets > 0)
+        rest = (0.0, 0.0, _CHUNK_TOKENS, targets > 0, final_logit_cap(config))
+        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, *rest)
         return loss, jnp.sum(stats.correct & (targets > 0), dtype=jnp.float32)
 
 

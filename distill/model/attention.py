@@ -109,15 +109,23 @@ class RMSNorm(nn.Module):
 
 
 class TokenEmbedder(nn.Module):
-    """The token table, float32 [vocab_size, embed_dim]. Its gradient is accumulated in float32 for any ``dtype``."""
+    """The token table, float32 [vocab_size, embed_dim]. Its gradient is accumulated in float32 for any ``dtype``.
+
+    Attributes:
+      vocab_size: rows of the table.
+      embed_dim: width of a row.
+      dtype: dtype of the embeddings.
+      stddev: standard deviation of the initial table.
+    """
 
     vocab_size: int
     embed_dim: int
     dtype: jnp.dtype
+    stddev: float = 1.0
 
     def setup(self) -> None:
         shape = (self.vocab_size, self.embed_dim)
-        self.embedding = parameter(self, "embedding", nn.initializers.normal(1.0), shape, ("vocab", "embed"))
+        self.embedding = parameter(self, "embedding", nn.initializers.normal(self.stddev), shape, ("vocab", "embed"))
 
     def __call__(self, tokens: Int[AnyArray, "batch length"]) -> Float[Array, "batch length embed"]:
         """Returns the embeddings of ``tokens`` in ``dtype``. An id outside [0, vocab_size) yields NaN."""

@@ -17,8 +17,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from distill import validation
 from distill.array_types import AnyArray
 from distill.model.attention import KeyValue
-from distill.model.network import PAD_ID, T5Config, Transformer
+from distill.model.configs import NetworkConfig
+from distill.model.network import PAD_ID
+from distill.model.networks import decoding_cache_shapes, network_of
 from distill.model.parameters import Params, unstack_layers
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
 
 METHODS = ("greedy", "sample", "beam")
@@ -42,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 def generate(
-    config: T5Config,
+    config: NetworkConfig,
     params: Params,
     encoder_input_tokens: Int[AnyArray, "batch inputs"],
     *,
@@ -125,7 +128,7 @@ def generate(
 
 
 def _check(
-    config: T5Config,
+    config: NetworkConfig,
     max_decode_len: int,
     method: str,
     temperature: float,
@@ -160,19 +163,21 @@ def _check(
 Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, tuple[KeyValue, ...]]]
 
 
-def in_compute_dtype(params: Params, config: T5Config) -> Params:
-    """Casts once what the layers would cast at every step. Position biases stay float32, as the layers use them.
+def in_compute_dtype(params: Params, config: NetworkConfig) -> Params:
+    """Casts once what the layers would cast at every step. Position biases and T5Gemma's norms stay float32, as the
+    layers use them.
 
     A program that only decodes may keep the result instead of ``params``: the answers are the same, bit by bit.
     """
     dtype = jnp.dtype(config.dtype)
+    kept = "scale" if isinstance(config, T5GemmaConfig) else "rel_embedding"
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if "rel_embedding" in jax.tree_util.keystr(path) else leaf.astype(dtype), params
+        lambda path, leaf: leaf if path[-1].key == kept else leaf.astype(dtype), params
     )
 
 
 def _prepare(
-    config: T5Config,
+    config: NetworkConfig,
     params: Params,
     tokens: jax.Array,
     segment_ids: jax.Array,
@@ -187,31 +192,37 @@ def _prepare(
     """
     params, config = unstack_layers(params, config)
     params, dtype = in_compute_dtype(params, config), jnp.dtype(config.dtype)
-    network = Transformer(config)
+    network = network_of(config)
 
-    def call(method: Callable[..., Any], *args: Any) -> Any:
+    def call(method: str, *args: Any) -> Any:
         return network.apply({"params": params}, *args, method=method)
 
-    crosses = call(Transformer.cross_key_values, call(Transformer.encode, tokens, segment_ids))
+    crosses = call("cross_key_values", call("encode", tokens, segment_ids))
     visible = segment_ids != 0
     rows = tokens.shape[0] * hypotheses
-    shape = (rows, config.num_heads, len(prompt) + length, config.head_dim)
-    empty = nn.with_logical_constraint(jnp.zeros(shape, dtype), ("batch", "heads", None, "kv"))
-    caches = tuple(KeyValue(empty, empty) for _ in range(config.num_decoder_layers))
+    shapes = decoding_cache_shapes(config, rows, len(prompt) + length)
+    empty = {shape: _empty_cache(shape, dtype, evenly=isinstance(config, T5GemmaConfig)) for shape in shapes}
+    caches = tuple(KeyValue(empty[shape], empty[shape]) for shape in shapes)
     *given, first = (PAD_ID, *prompt)
     for position, token in enumerate(given):
         last = jnp.full((rows,), token, jnp.int32)
-        _, caches = call(Transformer.decode_step, last, jnp.int32(position), caches, crosses, visible)
+        _, caches = call("decode_step", last, jnp.int32(position), caches, crosses, visible)
 
     def step(
         last: jax.Array, position: jax.Array, caches: tuple[KeyValue, ...]
     ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
         at = position + len(prompt)
-        hidden, caches = call(Transformer.decode_step, last, at, caches, crosses, visible)
-        logits = call(Transformer.logits, hidden)[:, 0]
+        hidden, caches = call("decode_step", last, at, caches, crosses, visible)
+        logits = call("logits", hidden)[:, 0]
         return jax.nn.log_softmax(logits, axis=-1), caches
 
     return step, first, caches
+
+
+def _empty_cache(shape: tuple[int, int, int, int], dtype: jnp.dtype, evenly: bool) -> jax.Array:
+    """Zeros, with heads sharded; with ``evenly``, only if the devices divide them, as few key heads may be fewer."""
+    heads = None if evenly and shape[1] % partitioning.ways("heads") else "heads"
+    return nn.with_logical_constraint(jnp.zeros(shape, dtype), ("batch", heads, None, "kv"))
 
 
 def _first_maximum(values: Float[Array, "rows vocab"]) -> Int[Array, " rows"]:
@@ -240,7 +251,7 @@ def _one_by_one(
     rng: jax.Array | None,
     temperature: Float[Array, ""],
     *,
-    config: T5Config,
+    config: NetworkConfig,
     max_decode_len: int,
     num_return: int,
     eos_id: int,
@@ -327,7 +338,7 @@ def _beam_search(
     segment_ids: Int[Array, "batch inputs"],
     length_penalty: Float[Array, ""],
     *,
-    config: T5Config,
+    config: NetworkConfig,
     max_decode_len: int,
     num_return: int,
     eos_id: int,

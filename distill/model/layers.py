@@ -21,6 +21,7 @@ from distill.model.attention import (
     residual,
 )
 from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
 from distill.sharding.dense import PRODUCT
 
 
@@ -60,7 +61,7 @@ def relative_bias(config: T5Config, bidirectional: bool) -> RelativeBias:
     )
 
 
-def dropout(config: T5Config) -> nn.Dropout:
+def dropout(config: NetworkConfig) -> nn.Dropout:
     """Dropout with one mask for all positions of a row, as in the original T5."""
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
@@ -171,7 +172,7 @@ class DecoderLayer(nn.Module):
         return self.encoder_decoder_attention.key_value(encoded)
 
 
-def rematerialised(layer: type[nn.Module], config: T5Config, num_arguments: int) -> Callable[..., nn.Module]:
+def rematerialised(layer: type[nn.Module], config: NetworkConfig, num_arguments: int) -> Callable[..., nn.Module]:
     """``layer`` with the configured rematerialisation; its last argument, ``deterministic``, is static."""
     if config.remat_policy == "none":
         return layer

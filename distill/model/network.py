@@ -22,7 +22,7 @@ from distill.model.config import T5Config
 from distill.model.layers import DecoderLayer, EncoderLayer, dropout, norm, relative_bias, rematerialised, scanned
 from distill.sharding.dense import Dense, copies_by_shard
 
-__all__ = ["PAD_ID", "ModelInputs", "T5Config", "Transformer"]
+__all__ = ["PAD_ID", "ModelInputs", "T5Config", "Transformer", "decoder_segments", "encoder_segments"]
 
 PAD_ID = 0
 
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "batch inputs embed"]:
         """Returns the encoder's output in the compute dtype. Values at padding positions are undefined."""
-        segments = _encoder_segments(encoder_input_tokens, encoder_segment_ids)
+        segments = encoder_segments(encoder_input_tokens, encoder_segment_ids)
         return self.encoder(self.token_embedder(encoder_input_tokens), segments, deterministic)
 
     def decode_hidden(
@@ -190,17 +190,17 @@ class Transformer(nn.Module):
         Raises:
           ValueError: only one of encoder and decoder segment ids is given, or cross segment ids without them.
         """
-        segments = _decoder_segments(inputs)
+        segments = decoder_segments(inputs)
         embedded = self.token_embedder(inputs.decoder_input_tokens)
         return self._scaled(self.decoder(embedded, encoded, *segments, deterministic))
 
     def hidden(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets embed"]:
         """:meth:`encode`, then :meth:`decode_hidden`, with one lookup for all tokens and so one table gradient."""
-        seen = _decoder_segments(inputs)
+        seen = decoder_segments(inputs)
         encoder_tokens = inputs.encoder_input_tokens
         tokens = jnp.concatenate([encoder_tokens, inputs.decoder_input_tokens], axis=1)
         sources, targets = jnp.split(self.token_embedder(tokens), [encoder_tokens.shape[1]], axis=1)
-        encoded = self.encoder(sources, _encoder_segments(encoder_tokens, inputs.encoder_segment_ids), deterministic)
+        encoded = self.encoder(sources, encoder_segments(encoder_tokens, inputs.encoder_segment_ids), deterministic)
         return self._scaled(self.decoder(targets, encoded, *seen, deterministic))
 
     def __call__(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets vocab"]:
@@ -255,15 +255,19 @@ def _given(value: AnyArray | None) -> str:
     return "absent" if value is None else "given"
 
 
-def _encoder_segments(
+def encoder_segments(
     tokens: Int[AnyArray, "batch inputs"], segment_ids: Int[AnyArray, "batch inputs"] | None
 ) -> Segments:
-    """The segment ids that mask the encoder's self-attention."""
+    """Returns the segment ids that mask the encoder's self-attention."""
     return _everywhere(tokens.shape[1], tokens) if segment_ids is None else Segments(segment_ids, segment_ids)
 
 
-def _decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
-    """The segment ids that mask the decoder's self-attention, and those that mask its cross-attention."""
+def decoder_segments(inputs: ModelInputs) -> tuple[Segments, Segments]:
+    """Returns the segment ids that mask the decoder's self-attention, and those that mask its cross-attention.
+
+    Raises:
+      ValueError: only one of encoder and decoder segment ids is given, or cross segment ids without them.
+    """
     encoder, decoder = inputs.encoder_segment_ids, inputs.decoder_segment_ids
     cross = inputs.decoder_cross_segment_ids
     if encoder is not None and decoder is not None:

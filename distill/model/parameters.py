@@ -11,29 +11,32 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from distill.array_types import AnyArray
-from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
+from distill.model.network import ModelInputs
+from distill.model.networks import network_of
 
 Params = dict[str, Any]
 
 
-def _init_boxed(config: T5Config, rng: jax.Array) -> Params:
+def _init_boxed(config: NetworkConfig, rng: jax.Array) -> Params:
     tokens = jnp.ones((1, 2), jnp.int32)
     # Parameters do not depend on the attention kernel, and two tokens are too few for the Pallas kernel.
-    return Transformer(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
+    return network_of(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
 
 
-def init_params(config: T5Config, rng: jax.Array) -> Params:
-    """Returns random float32 parameters by T5X's initialisers, as plain arrays. A pure function: the caller jits it."""
+def init_params(config: NetworkConfig, rng: jax.Array) -> Params:
+    """Returns random float32 parameters as plain arrays, for T5 by T5X's initialisers. A pure function: jit it."""
     return nn.unbox(_init_boxed(config, rng))
 
 
-def param_shapes(config: T5Config) -> Params:
+def param_shapes(config: NetworkConfig) -> Params:
     """Returns the parameter tree of ``jax.ShapeDtypeStruct``; nothing is computed."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 @functools.cache
-def param_logical_axes(config: T5Config) -> Params:
+def param_logical_axes(config: NetworkConfig) -> Params:
     """Returns the parameter tree with a ``PartitionSpec`` of logical axis names per leaf; nothing is computed.
 
     Tracing a deep network takes seconds, so the result is cached per configuration: do not modify it.
@@ -43,7 +46,7 @@ def param_logical_axes(config: T5Config) -> Params:
     return nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
 
 
-def param_count(config: T5Config) -> int:
+def param_count(config: NetworkConfig) -> int:
     """Returns the number of parameters of a network; nothing is computed."""
     return sum(leaf.size for leaf in jax.tree.leaves(param_shapes(config)))
 
@@ -66,14 +69,15 @@ def unflatten(leaves: Mapping[str, Any]) -> Params:
     return tree
 
 
-def output_kernel(params: Params, config: T5Config) -> Float[AnyArray, "embed vocab"]:
-    """Returns the float32 matrix that maps the output of :meth:`Transformer.hidden` to logits."""
+def output_kernel(params: Params, config: NetworkConfig) -> Float[AnyArray, "embed vocab"]:
+    """Returns the float32 matrix that maps the output of :meth:`Transformer.hidden` to logits, before any soft cap."""
     if config.logits_via_embedding:
-        return params["token_embedder"]["embedding"].T
+        own = "decoder_token_embedder"
+        return params[own if own in params else "token_embedder"]["embedding"].T
     return params["decoder"]["logits_dense"]["kernel"]
 
 
-def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
+def unstack_layers(params: Params, config: NetworkConfig) -> tuple[Params, NetworkConfig]:
     """Returns the same network with ``scan_layers=False``; unscanned parameters are returned unchanged."""
     if not config.scan_layers:
         return params, config
@@ -87,10 +91,16 @@ def unstack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
     return unstacked, dataclasses.replace(config, scan_layers=False)
 
 
-def stack_layers(params: Params, config: T5Config) -> tuple[Params, T5Config]:
-    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`."""
+def stack_layers(params: Params, config: NetworkConfig) -> tuple[Params, NetworkConfig]:
+    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`.
+
+    Raises:
+      ValueError: a T5Gemma network; its local and global layers cannot be stacked.
+    """
     if config.scan_layers:
         return params, config
+    if not isinstance(config, T5Config):
+        return params, dataclasses.replace(config, scan_layers=True)
     stacked = dict(params)
     for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         rest = dict(params[stack])

@@ -6,7 +6,9 @@ from typing import Any
 
 from distill.data.packing import Layout
 from distill.model.config import REMAT_POLICIES, T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import flatten, param_shapes
+from distill.model.t5gemma_config import StackConfig
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
@@ -15,13 +17,23 @@ from distill.precompile.steps import CompiledStep, Run
 from distill.precompile.topology import ROOMIEST
 
 
-def forward_flops(model: T5Config, layout: Layout) -> float:
+def forward_flops(model: NetworkConfig, layout: Layout) -> float:
     """Operations of all matmuls of one forward pass over a whole batch, without recomputation.
 
     All positions of a window count, including padding. Causal attention counts in full. The dense program computes
-    both.
+    both. So does attention of local layers outside of their windows.
     """
     inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.windows
+    if not isinstance(model, T5Config):
+        encoder, decoder = model.encoder, model.decoder
+        cross = 2 * inputs * encoder.embed_dim * 2 * decoder.num_kv_heads * decoder.head_dim  # keys and values
+        if not model.merged:
+            cross += 4 * targets * decoder.embed_dim * decoder.num_heads * decoder.head_dim  # queries and output
+        cross += 4 * inputs * targets * decoder.num_heads * decoder.head_dim
+        logits = 2 * targets * decoder.embed_dim * model.vocab_size
+        layers = encoder.num_layers * _layer_flops(encoder, inputs)
+        layers += decoder.num_layers * (_layer_flops(decoder, targets) + cross)
+        return float(rows * (layers + logits))
     width, joined = model.embed_dim, model.num_heads * model.head_dim
     projection = 2 * width * joined
     mlp = 2 * width * model.mlp_dim * (len(model.mlp_activations) + 1)
@@ -37,16 +49,34 @@ def step_flops(run: Run) -> float:
 
     Products of low-rank adapters do not count.
     """
-    layout, trainable = run.layout, run.optimizer.trainable
-    total = 3 * forward_flops(run.model, layout)
+    total, trainable = 3 * forward_flops(run.model, run.layout), run.optimizer.trainable
     if trainable is None:
         return total
-    kernels = {path: leaf.size for path, leaf in flatten(param_shapes(run.model)).items() if path.endswith("/kernel")}
-    for path in kernels.keys() - trainable.names(param_shapes(run.model)):
-        of_inputs = path.startswith("encoder/") or re.search("encoder_decoder_attention/(key|value)/", path)
-        positions = layout.encoder_length if of_inputs else layout.decoder_length
-        total -= 2.0 * layout.windows * positions * kernels[path]
+    shapes = param_shapes(run.model)
+    sizes = {path: leaf.size for path, leaf in flatten(shapes).items()}
+    kernels = {path for path in sizes if path.endswith("/kernel")}
+    if not any("/logits_dense/" in path for path in kernels):  # the table computes the logits
+        tables = ("decoder_token_embedder/embedding", "token_embedder/embedding")
+        kernels.add(next(path for path in tables if path in sizes))
+    for path in kernels - trainable.names(shapes):
+        total -= 2.0 * run.layout.windows * _positions(path, run) * sizes[path]
     return total
+
+
+def _positions(path: str, run: Run) -> int:
+    """The positions of a window that the kernel at ``path`` is applied to."""
+    inputs, targets = run.layout.encoder_length, run.layout.decoder_length
+    if path.startswith("encoder/") or re.search("encoder_decoder_attention/(key|value)/", path):
+        return inputs
+    merged = not isinstance(run.model, T5Config) and run.model.merged
+    return inputs + targets if merged and re.search("self_attention/(key|value)/", path) else targets
+
+
+def _layer_flops(shape: StackConfig, length: int) -> int:
+    """Operations of self-attention and feed-forward of one T5Gemma layer on one row."""
+    queries, keys = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_kv_heads))
+    projections = 4 * shape.embed_dim * (queries + keys)
+    return length * (projections + 6 * shape.embed_dim * shape.mlp_dim) + 4 * length**2 * queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +273,7 @@ def _filled_by(module: hlo.Module, name: str, made: str, leaf: hlo.Shape) -> str
 def _source(op_name: str) -> str:
     """An operation's path in the model, without the names of JAX transformations around it."""
     text = re.sub(r"jit\(\w+\)/|closed_call/|while/body/|/while$", "", op_name)
-    text = text.replace("jvp(Transformer.hidden)/", "").replace("transpose(", "backward of ", 1)
+    text = re.sub(r"jvp\(\w*Transformer\.hidden\)/", "", text).replace("transpose(", "backward of ", 1)
     return text.strip("/")
 
 

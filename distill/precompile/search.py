@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from distill.model.config import REMAT_POLICIES
+from distill.model.configs import tensor_parallel_sizes
 from distill.precompile.estimates import estimate, forward_flops
 from distill.precompile.steps import CompiledStep, Run, compile_step
 from distill.precompile.topology import Topology
@@ -56,7 +57,7 @@ def meshes(devices: int, run: Run) -> list[tuple[int, int, int]]:
     """Returns every (data, fsdp, model) of ``devices`` devices that divides the model's heads, MLP and vocabulary."""
     out = []
     for model in range(1, devices + 1):
-        whole = (run.model.num_heads, run.model.mlp_dim, run.model.vocab_size, devices)
+        whole = (*tensor_parallel_sizes(run.model), devices)
         if any(size % model for size in whole):
             continue
         rest = devices // model

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from distill.data.packing import Layout, Packer
 from distill.inference.decoder import DecodeConfig, Decoder
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.precompile import costs
 from distill.precompile.chips import CHIPS
 from distill.precompile.topology import ROOMIEST, Topology, open_topology, roomiest, silenced, uncached
@@ -39,7 +39,7 @@ class Run:
       decode: how validation decodes; None if the run does not validate.
     """
 
-    model: T5Config
+    model: NetworkConfig
     loss: TwoTaskLoss
     optimizer: Optimizer
     loop: LoopConfig

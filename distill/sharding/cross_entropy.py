@@ -32,7 +32,7 @@ class TokenStats(NamedTuple):
     correct: Bool[Array, "batch length"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 8))
 def weighted_cross_entropy(
     hidden: Float[Array, "batch length embed"],
     kernel: Float[Array, "embed vocab"],
@@ -42,6 +42,7 @@ def weighted_cross_entropy(
     label_smoothing: float = 0.0,
     chunk_tokens: int = 0,
     counted: Bool[Array, "batch length"] | None = None,
+    logit_cap: float | None = None,
 ) -> tuple[Float[Array, ""], TokenStats]:
     """``Σ weights · (CE + z_loss · log²Z)`` from hidden states, without the [batch, length, vocab] logits.
 
@@ -61,12 +62,13 @@ def weighted_cross_entropy(
         chunk.
       counted: positions whose statistics are needed. All others must have weight 0; their statistics are undefined. On
         one CPU, no logits are computed for them. None counts all positions.
+      logit_cap: logits are ``logit_cap · tanh(hidden @ kernel / logit_cap)``; None leaves them uncapped.
 
     Returns:
       The loss, a float32 scalar, and :class:`TokenStats`.
     """
     arrays = (hidden, kernel, targets, weights, counted)
-    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=False)
+    loss, stats, _ = _chunked(*arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=False)
     return loss, stats
 
 
@@ -79,11 +81,12 @@ def _forward(
     label_smoothing: float,
     chunk_tokens: int,
     counted: CustomVJPPrimal | None,
+    logit_cap: float | None,
 ) -> tuple[tuple[jax.Array, TokenStats], Gradients | None]:
     arrays = (hidden.value, kernel.value, targets.value, weights.value, None if counted is None else counted.value)
     is_trained = kernel.perturbed
     loss, stats, gradients = _chunked(
-        *arrays, z_loss, label_smoothing, chunk_tokens, with_gradients=True, of_kernel=is_trained
+        *arrays, z_loss, label_smoothing, chunk_tokens, logit_cap, with_gradients=True, of_kernel=is_trained
     )
     return (loss, stats), gradients
 
@@ -92,10 +95,11 @@ def _backward(
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
+    logit_cap: float | None,
     gradients: Gradients,
     cotangents: tuple[jax.Array | SymbolicZero, TokenStats],
 ) -> tuple[jax.Array | None, jax.Array | None, None, jax.Array | None, None]:
-    del z_loss, label_smoothing, chunk_tokens
+    del z_loss, label_smoothing, chunk_tokens, logit_cap
     scale = cotangents[0]
     if isinstance(scale, SymbolicZero):  # only the statistics are differentiated, which have no gradient
         return None, None, None, None, None
@@ -127,6 +131,7 @@ def _chunked(
     z_loss: float,
     label_smoothing: float,
     chunk_tokens: int,
+    logit_cap: float | None,
     with_gradients: bool,
     of_kernel: bool = True,
 ) -> tuple[jax.Array, TokenStats, Gradients | None]:
@@ -142,10 +147,10 @@ def _chunked(
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
     compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
+    terms = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
     run = functools.partial(
         _local_chunks,
-        z_loss=z_loss,
-        label_smoothing=label_smoothing,
+        **terms,
         chunk_tokens=chunk_tokens,
         with_gradients=with_gradients,
         of_kernel=of_kernel,
@@ -154,9 +159,7 @@ def _chunked(
     if counted is not None and partitioning.is_one_cpu():
         return _counted_pieces(
             hidden, kernel, targets, weights, counted, chunk_tokens,
-            functools.partial(
-                _one_chunk, z_loss=z_loss, label_smoothing=label_smoothing, of_kernel=of_kernel, exchanged=(), held=()
-            ),
+            functools.partial(_one_chunk, **terms, of_kernel=of_kernel, exchanged=(), held=()),
             with_gradients,
             of_kernel,
         )  # fmt: skip
@@ -219,6 +222,7 @@ def _local_chunks(
     *,
     z_loss: float,
     label_smoothing: float,
+    logit_cap: float | None,
     chunk_tokens: int,
     with_gradients: bool,
     of_kernel: bool,
@@ -232,6 +236,7 @@ def _local_chunks(
         kernel=kernel,
         z_loss=z_loss,
         label_smoothing=label_smoothing,
+        logit_cap=logit_cap,
         with_gradients=with_gradients,
         of_kernel=of_kernel,
         exchanged=exchanged,
@@ -340,6 +345,7 @@ def _one_chunk(
     kernel: jax.Array,
     z_loss: float,
     label_smoothing: float,
+    logit_cap: float | None,
     with_gradients: bool,
     of_kernel: bool,
     exchanged: tuple[str, ...],
@@ -359,6 +365,8 @@ def _one_chunk(
     vocab = columns * math.prod(jax.lax.axis_size(axis) for axis in over)
     targets = targets - jax.lax.axis_index(over) * columns if over else targets
     logits = jnp.einsum("bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if logit_cap is not None:
+        logits = jnp.tanh(logits / logit_cap) * logit_cap
     maximum = logits.max(axis=-1, keepdims=True)
     maximum = jax.lax.stop_gradient(jax.lax.pmax(maximum, over) if over else maximum)
     exponentials = jnp.exp(logits - maximum)
@@ -384,6 +392,8 @@ def _one_chunk(
     is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
     wanted = jnp.where(is_target, on, off) if label_smoothing else is_target.astype(jnp.float32)
     d_logits = exponentials * (scale / total) - weights[..., None] * wanted
+    if logit_cap is not None:
+        d_logits = d_logits * (1.0 - jnp.square(logits / logit_cap))
     d_logits = d_logits.astype(hidden.dtype)
     d_hidden = jnp.einsum("blv,dv->bld", d_logits, kernel.astype(hidden.dtype))
     if held:

@@ -205,7 +205,11 @@ def axes_of(name: str) -> tuple[str, ...]:
 def platform() -> str:
     """Returns the platform of the mesh in use, or of JAX's default devices if there is no mesh."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    return jax.default_backend() if device is None else device.platform
+    if device is None:
+        return jax.default_backend()
+    kind = device.device_kind.lower()  # "cpu", "TPU v5e", "NVIDIA H100 80GB HBM3": all that JAX before 0.10.1 gives
+    by_kind = kind if kind == "cpu" else "tpu" if kind.startswith("tpu") else "gpu"
+    return getattr(device, "platform", by_kind)
 
 
 def why_uneven(batch: int, num_heads: int) -> str | None:
@@ -252,8 +256,8 @@ def _outermost(param: jax.Array, axes: Sequence[str | None], without: frozenset[
     return place(memory_layout.outermost(placed, list(axes).index("layers"))) if "layers" in axes else placed
 
 
-def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
-    """Casts FSDP-sharded ``params`` to ``dtype`` and all-gathers them once, under jit; use it for repeated reads."""
+def whole_copies(params: Any, logical_axes: Any, dtype: str | None) -> Any:
+    """Casts FSDP-sharded ``params`` to ``dtype`` (None: not) and all-gathers them once, under jit; for repeated reads."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return params
@@ -261,7 +265,7 @@ def whole_copies(params: Any, logical_axes: Any, dtype: str) -> Any:
     def copy(param: jax.Array, axes: Sequence[str | None]) -> jax.Array:
         spec = spec_for(axes, param.shape, mesh, nn.get_logical_axis_rules())
         is_split = any("fsdp" in mesh_axes(target) for target in spec)
-        return gathered(param.astype(dtype), axes) if is_split else param
+        return gathered(param if dtype is None else param.astype(dtype), axes) if is_split else param
 
     return jax.tree.map(copy, params, logical_axes)
 

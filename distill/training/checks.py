@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from distill.checkpoints import initial
-from distill.model.network import T5Config
+from distill.inference import student
+from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
@@ -15,7 +16,7 @@ from distill.training.step import make_train_step
 
 def check(
     *,
-    model: T5Config,
+    model: NetworkConfig,
     data: DataConfig | TokenBatchesConfig,
     loop: LoopConfig,
     validation: ValidationConfig | None = None,
@@ -66,7 +67,9 @@ def check(
         initial.kind_of(initial_checkpoint_path)
 
 
-def check_tasks(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None, model: T5Config) -> None:
+def check_tasks(
+    data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None, model: NetworkConfig
+) -> None:
     """Raises ValueError if the vocabulary exceeds the model's, or training and validation tasks differ in prompts.
 
     A file of token windows has no task, so no validation task can be compared with it: validation is refused.
@@ -112,12 +115,9 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
         raise ValueError(f"{mixture_or_task_name!r} has no row in split {split!r}")
 
 
-def check_vocabulary(mixture_or_task_name: str, model: T5Config) -> None:
-    """Raises ValueError if the task's vocabulary has more ids than the model has rows."""
+def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or not the BOS that it starts with."""
     from distill.tasks import registration
 
-    size = registration.get(mixture_or_task_name).output_features["targets"].vocabulary.vocab_size
-    if size > model.vocab_size:
-        raise ValueError(
-            f"the vocabulary of {mixture_or_task_name!r} has {size} ids, but the model's vocab_size is {model.vocab_size}"
-        )
+    vocabulary = registration.get(mixture_or_task_name).output_features["targets"].vocabulary
+    student.check_vocabulary(vocabulary, model, f"the vocabulary of {mixture_or_task_name!r}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from distill import atomic_files
 from distill.training import event_files
 
 FILE = "curves.png"
@@ -26,7 +27,7 @@ def draw(model_dir: epath.PathLike, validation_split: str | None, metric: str | 
     """
     scalars = event_files.read(epath.Path(model_dir) / "logs")
     path = epath.Path(model_dir) / FILE
-    path.write_bytes(_figure(scalars, validation_split, metric))
+    atomic_files.replace(path, _figure(scalars, validation_split, metric))
     return path
 
 

@@ -24,7 +24,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.stream import Batch, Stream
 from distill.inference.decoder import Decoder
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import param_shapes
 from distill.sharding import xla_options
 from distill.terminal import Terminal
@@ -75,7 +75,7 @@ class Seed:
         cls,
         directory: str,
         *,
-        model: T5Config,
+        model: NetworkConfig,
         data: DataConfig,
         loop: LoopConfig,
         validation: ValidationConfig | None,
@@ -106,7 +106,7 @@ class Seed:
 def train_seeds(
     seeds: Sequence[Seed],
     *,
-    model: T5Config,
+    model: NetworkConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,
     loop: LoopConfig,
@@ -197,7 +197,7 @@ def train_seeds(
 
 
 def _initial_state(
-    model: T5Config, optimizer: Optimizer, seeds: Sequence[int], initial_checkpoint_path: str | None, *, ema: bool
+    model: NetworkConfig, optimizer: Optimizer, seeds: Sequence[int], initial_checkpoint_path: str | None, *, ema: bool
 ) -> TrainState:
     """Returns the states at step 0, stacked: every array has a leading axis of ``len(seeds)``."""
     if initial_checkpoint_path is None:

@@ -115,6 +115,8 @@ class Loop:
                 for lane, batch in zip(self.lanes, batches):
                     if lane.active:
                         lane.step, lane.progress.examples = step, lane.progress.examples + batch.examples
+                for attempts, lane in zip(self._attempts, self.lanes):
+                    attempts.made(lane.step)
                 pending = self._after_update(step, batches, pending, clock)
                 self.lanes[0].reporter.alive(step, metrics)
                 if step == self.config.train_steps or not self._active():

@@ -46,6 +46,7 @@ def mutual_information(
     kernel: Any,
     batch: Mapping[str, jax.Array],
     weights: Float[Array, "batch pairs"],
+    logit_cap: float | None = None,
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
     """Returns ``Σ weight · CE``, and the unweighted (sum, count) over the examples with both tasks.
 
@@ -57,8 +58,11 @@ def mutual_information(
       kernel: the output projection, [embed, vocab].
       batch: features of these rows.
       weights: of these rows, from :func:`pair_weights` of the global batch.
+      logit_cap: the soft cap of the logits, see :func:`distill.sharding.cross_entropy.weighted_cross_entropy`.
     """
     logits = jnp.einsum("bld,dv->blv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if logit_cap is not None:
+        logits = jnp.tanh(logits / logit_cap) * logit_cap
     probabilities = jax.nn.softmax(logits, axis=-1)
     label = jax.lax.stop_gradient(_largest(probabilities, batch, task_ids.LABEL))
     rationale = _largest(probabilities, batch, task_ids.RATIONALE)

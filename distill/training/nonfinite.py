@@ -6,7 +6,6 @@ nothing waits for them, and the step of the default policy is compiled without a
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from distill import array_files, atomic_files
 from distill.data.stream import Batch
 from distill.inference.model_directory import CONFIG
 from distill.training.config import LoopConfig
@@ -113,9 +113,7 @@ def write(directory: epath.Path, found: Found, seed: int, rows: slice, loop: Loo
     first = rows.start or 0
     bounds = np.array([first, first + len(next(iter(arrays.values())))], np.int64)
     part = "" if jax.process_count() == 1 else f".rows_{first}"
-    held = io.BytesIO()
-    np.savez_compressed(held, **{_ROWS: bounds, **arrays})  # type: ignore[arg-type]
-    (folder / f"step_{found.step}{part}.npz").write_bytes(held.getvalue())
+    array_files.write(folder / f"step_{found.step}{part}.npz", {_ROWS: bounds, **arrays})
     path = folder / f"step_{found.step}.json"
     if jax.process_index() == 0:
         configuration = directory / CONFIG
@@ -133,7 +131,7 @@ def write(directory: epath.Path, found: Found, seed: int, rows: slice, loop: Loo
             "on_nonfinite": loop.on_nonfinite,
             "configuration": {"file": CONFIG, "sha256": hashlib.sha256(text).hexdigest()} if text else None,
         }
-        path.write_text(json.dumps(described, indent=2) + "\n")
+        atomic_files.replace(path, json.dumps(described, indent=2) + "\n")
     return path
 
 
@@ -150,7 +148,8 @@ def read(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict[
 
     Raises:
       FileNotFoundError: no batch of this step was written; lists the steps.
-      ValueError: a file is damaged, or rows of the batch are missing.
+      ValueError: a file is damaged, or rows of the batch are missing; one line, with the file.
+      OSError: a file cannot be read.
     """
     folder = directory / FOLDER
     path = folder / f"step_{step}.json"
@@ -159,11 +158,14 @@ def read(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict[
         raise FileNotFoundError(f"{directory} holds no batch of step {step} in {FOLDER}/ (steps there: {there})")
     try:
         described = json.loads(path.read_text())
+        if problem := _problem(described):
+            raise ValueError(problem)
         parts = {}
         for file in sorted(folder.iterdir(), key=str):
             if file.name.endswith(".npz") and file.name.split(".")[0] == f"step_{step}":
-                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                    held = {name: arrays[name] for name in arrays.files}
+                held = array_files.read(file, "rows of a batch", "train again to write the batch")
+                if _ROWS not in held:
+                    raise ValueError(f"{file} has no array {_ROWS!r}; train again to write the batch")
                 parts[tuple(held.pop(_ROWS).tolist())] = held
         end, pieces = 0, []
         for (first, last), held in sorted(parts.items(), key=lambda item: item[0]):
@@ -174,5 +176,15 @@ def read(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict[
         if not pieces:
             raise ValueError("the batch is missing")
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}, described
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} and the .npz files beside it hold no batch: {error}") from None
+
+
+def _problem(described: Any) -> str | None:
+    """In which way a parsed JSON file is no description of an update, or None."""
+    if not isinstance(described, dict):
+        return "it is no JSON object"
+    rng = described.get("dropout_rng")
+    if not isinstance(rng, dict) or any(type(rng.get(name)) is not int for name in ("key", "fold_in")):
+        return "dropout_rng must hold the integers key and fold_in"
+    return None if isinstance(described.get("reason"), str) else "reason must be a text"

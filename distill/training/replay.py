@@ -12,9 +12,12 @@ import optax
 from etils import epath
 from flax import linen as nn
 
+from distill import atomic_files
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.model import lora
-from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.model.configs import NetworkConfig
+from distill.model.network import ModelInputs
+from distill.model.networks import network_of
 from distill.model.parameters import Params, unstack_layers
 from distill.sharding import partitioning
 from distill.training import nonfinite
@@ -70,7 +73,7 @@ def replay(
     step: int | None = None,
     *,
     exact: bool = False,
-    model: T5Config,
+    model: NetworkConfig,
     data: DataConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,
@@ -147,7 +150,7 @@ def replay(
     exact = since == 0 or exact
     report = Report(step, origin, exact, _first(measured, metrics), _plain(metrics), measured)
     path = directory / nonfinite.FOLDER / f"step_{step}.report.json"
-    path.write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    atomic_files.replace(path, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     return report
 
 
@@ -161,7 +164,7 @@ def _check_same(written: Mapping[str, np.ndarray], read: Mapping[str, np.ndarray
 
 
 def _gradients(
-    model: T5Config,
+    model: NetworkConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,
     loop: LoopConfig,
@@ -198,14 +201,14 @@ def _updates(optimizer: Optimizer, gradients: Params, state: TrainState, more: d
 
 
 def _activations(
-    config: T5Config, num_microbatches: int, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array
+    config: NetworkConfig, num_microbatches: int, state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array
 ) -> dict[str, dict[str, float]]:
     """Measures the output of every layer, in the order of computation, over all micro-batches.
 
     Stacked layers are unstacked, so that each is measured; their dropout masks then differ from those of training.
     """
     params, plain = unstack_layers(state.params, config)
-    model = Transformer(dataclasses.replace(plain, remat_policy="none"))
+    model = network_of(dataclasses.replace(plain, remat_policy="none"))
     names: list[str] = []
 
     @jax.jit
@@ -228,7 +231,7 @@ def _activations(
                 ModelInputs.of(cut),
                 deterministic=False,
                 rngs={"dropout": rng},
-                method=Transformer.hidden,
+                method="hidden",
             )
         return stats
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from distill.checkpoints import initial
 from distill.model import lora
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import Params, init_params, param_logical_axes
 from distill.sharding import partitioning
 from distill.training.optimizers import Optimizer
@@ -58,13 +58,13 @@ def init_state(params: Params, optimizer: Optimizer, *, ema: bool = False, rng: 
     )
 
 
-def random_state(model: T5Config, optimizer: Optimizer, rng: jax.Array, *, ema: bool = False) -> TrainState:
+def random_state(model: NetworkConfig, optimizer: Optimizer, rng: jax.Array, *, ema: bool = False) -> TrainState:
     """Returns a state at step 0 with random parameters. A pure function: the caller jits it."""
     return init_state(init_params(model, rng), optimizer, ema=ema, rng=rng)
 
 
 def abstract_state(
-    model: T5Config, optimizer: Optimizer, mesh: Mesh, rules: partitioning.Rules, *, ema: bool = False
+    model: NetworkConfig, optimizer: Optimizer, mesh: Mesh, rules: partitioning.Rules, *, ema: bool = False
 ) -> TrainState:
     """Returns the state of ``ShapeDtypeStruct`` with their shardings; nothing is computed.
 
@@ -96,7 +96,7 @@ def shardings_of(tree: Any) -> Any:
 
 
 def make_state(
-    model: T5Config,
+    model: NetworkConfig,
     optimizer: Optimizer,
     mesh: Mesh,
     rules: partitioning.Rules,

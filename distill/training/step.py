@@ -12,7 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill import validation
 from distill.model import lora
-from distill.model.network import ModelInputs, T5Config, Transformer
+from distill.model.configs import NetworkConfig
+from distill.model.network import ModelInputs
+from distill.model.networks import final_logit_cap, network_of
 from distill.model.parameters import Params, output_kernel, param_logical_axes
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import TokenStats, weighted_cross_entropy
@@ -34,7 +36,7 @@ _TASK_LOSSES = "task losses"  # passed from micro-batches to the optimizer; not 
 
 
 def make_train_step(
-    config: T5Config,
+    config: NetworkConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,
     *,
@@ -77,7 +79,8 @@ def make_train_step(
         )
     beta = loss.mutual_information
     validation.check("param_gather", param_gather, partitioning.PARAM_GATHERS)
-    model = Transformer(config)
+    model = network_of(config)
+    logit_cap = final_logit_cap(config)
     gathers = param_gather != "layer"
     trainable = optimizer.trainable
     if trainable is not None:
@@ -105,7 +108,7 @@ def make_train_step(
                     ModelInputs.of(cut),
                     deterministic=False,
                     rngs=rngs,
-                    method=Transformer.hidden,
+                    method="hidden",
                 )
             value, stats = weighted_cross_entropy(
                 hidden,
@@ -116,11 +119,12 @@ def make_train_step(
                 loss.label_smoothing,
                 chunk_tokens,
                 cut["decoder_loss_weights"] > 0.0,
+                logit_cap,
             )
             metrics = token_metrics(cut, stats)
             if beta is not None:
                 kernel = output_kernel(params, config)
-                term, pairs = mutual_information.mutual_information(hidden, kernel, cut, cut["pair_weights"])
+                term, pairs = mutual_information.mutual_information(hidden, kernel, cut, cut["pair_weights"], logit_cap)
                 value, metrics["loss/mutual_information"] = value + beta * term, pairs
             if weighing:
                 sums = uncertainty.weighted_losses(cut["token_weights"], cut["decoder_task_ids"], stats.cross_entropy)
@@ -220,7 +224,7 @@ def jit_step(
     )
 
 
-def compute_params(params: Params, config: T5Config) -> Params:
+def compute_params(params: Params, config: NetworkConfig) -> Params:
     """Returns ``params`` with kernels cast to the compute dtype; a step differentiates with respect to these.
 
     The layers would cast the kernels anyway. Casting once, before the layers, halves the bytes that all-gathers of

@@ -9,8 +9,10 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from distill import atomic_files
 from distill.training.config import Progress
 
 ATTEMPTS = "attempts.json"
+_REACHED = "attempts.step"  # attempt and step, rewritten in place at every step
 PHASES = ("step", "data", "evaluation", "checkpoint", "compile", "other")
 _HOST = ("data", "other")  # phases of the host alone, in which one process can delay all others
 _SEEN_S = 20.0  # seconds between two notes of the step that the run has reached
@@ -247,6 +250,10 @@ class Attempt:
 class Attempts:
     """The starts of a run, in ``attempts.json``: what a kill loses is in no checkpoint.
 
+    On a local disk, the step that the newest attempt has reached is also in ``attempts.step``, one line that is rewritten
+    in place at every step and survives a kill. On an object store, a kill hides the steps since ``attempts.json`` was
+    written.
+
     Args:
       directory: the model directory.
       step: the step that this attempt continues from.
@@ -258,6 +265,16 @@ class Attempts:
         self._path, self._writes = directory / ATTEMPTS, writes
         self.all = [*read_attempts(directory), Attempt(started, step, time.time(), step)]
         self._write()
+        self._reached: int | None = None
+        if writes and "://" not in str(directory):
+            self._reached = os.open(directory / _REACHED, os.O_RDWR | os.O_CREAT, 0o644)
+            weakref.finalize(self, os.close, self._reached)
+            self.made(step)
+
+    def made(self, step: int) -> None:
+        """Notes in ``attempts.step`` that the update of ``step`` was begun; takes microseconds, for every step."""
+        if self._reached is not None:
+            os.pwrite(self._reached, f"{len(self.all):10d} {step:20d}\n".encode(), 0)
 
     def seen(self, step: int, *, complete: bool = False, now: bool = False) -> None:
         """Notes that ``step`` was reached; writes it at most every ``_SEEN_S`` seconds, or ``now``."""
@@ -283,20 +300,34 @@ class Attempts:
 
     @property
     def lost_steps(self) -> int:
-        """Updates that were made again because a kill had undone them, as far as attempts were seen."""
+        """Updates that were begun again because a kill or an error had undone them, as far as attempts were seen."""
         return sum(max(0, before.step - after.first_step) for before, after in zip(self.all, self.all[1:]))
 
 
 def read_attempts(directory: epath.Path) -> list[Attempt]:
-    """The attempts so far; none, with a warning, if the file is damaged."""
+    """The attempts so far, the newest one as far as it was seen; none, with a warning, if the file is damaged."""
     path = directory / ATTEMPTS
     if not path.exists():
         return []
     try:
-        return [Attempt(**each) for each in json.loads(path.read_text())]
+        return _as_far_as_seen([Attempt(**each) for each in json.loads(path.read_text())], directory / _REACHED)
     except (ValueError, TypeError) as error:
         logging.warning("%s is no list of attempts; goodput and attempts are counted from now: %s", path, error)
         return []
+
+
+def _as_far_as_seen(attempts: list[Attempt], path: epath.Path) -> list[Attempt]:
+    """Replaces the newest attempt's step and time by those of ``attempts.step``, if they are later and of this attempt."""
+    if not attempts or not path.exists():
+        return attempts
+    try:
+        number, step = map(int, path.read_text().split())
+    except ValueError:
+        logging.warning("%s does not hold an attempt and a step; lost steps are counted from %s alone", path, ATTEMPTS)
+        return attempts
+    if number == len(attempts) and step > (last := attempts[-1]).step:
+        attempts[-1] = dataclasses.replace(last, step=step, seen=max(last.seen, float(path.stat().mtime)))
+    return attempts
 
 
 def log_values(window: Mapping[str, float], attempts: Attempts, progress: Progress, lanes: int) -> dict[str, float]:

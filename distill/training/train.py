@@ -17,7 +17,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.stream import Batch
 from distill.inference.decoder import Decoder
-from distill.model.network import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.parameters import param_count
 from distill.sharding import partitioning, xla_options
 from distill.terminal import Terminal
@@ -57,7 +57,7 @@ __all__ = [
 def train(
     model_dir: str,
     *,
-    model: T5Config,
+    model: NetworkConfig,
     data: DataConfig | TokenBatchesConfig,
     loss: TwoTaskLoss,
     optimizer: Optimizer,

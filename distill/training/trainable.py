@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from distill.model import lora as adapters
+from distill.model.configs import NetworkConfig
 from distill.model.lora import Lora
-from distill.model.network import T5Config
 from distill.model.parameters import Params, flatten, param_shapes, unflatten
 
 __all__ = ["Lora", "Trainable", "described", "joined", "remark", "trained_count"]
@@ -41,7 +41,7 @@ class Trainable:
         if self.lora is None and not self.frozen:
             raise ValueError("Trainable needs lora or frozen patterns; without both, every parameter is trained")
 
-    def check(self, config: T5Config) -> None:
+    def check(self, config: NetworkConfig) -> None:
         """Raises ValueError unless every pattern matches parameters of the network and some parameter is trained."""
         _check(self, config)
 
@@ -94,7 +94,7 @@ def remark(trainable: Trainable | None, initial_checkpoint_path: str | None) -> 
 
 
 @functools.lru_cache(maxsize=32)
-def _check(trainable: Trainable, config: T5Config) -> None:
+def _check(trainable: Trainable, config: NetworkConfig) -> None:
     # The key is made inside the trace: the mesh in use may be of a topology that executes nothing.
     shapes = jax.eval_shape(lambda base: trainable.prepared(base, jax.random.key(0)), param_shapes(config))
     if not trainable.names(shapes):

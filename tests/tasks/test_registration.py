@@ -5,7 +5,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from distill.tasks import cqa, esnli, feeding, jsonl, metrics, registration, svamp, task_ids
+from distill.tasks import corpus, cqa, esnli, feeding, jsonl, metrics, registration, svamp, task_ids
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
 from distill.tasks.registration import register
@@ -130,6 +130,29 @@ def test_the_mixture_keeps_task_ids_and_draws_at_its_rates():
     assert abs(share - 0.75) < 0.05
     kept = mixture.get_dataset(None, split="train", shuffle=False, num_epochs=1, passthrough_features=["id"])
     assert "id" in kept.element_spec
+
+
+def test_bos_precedes_every_input_and_no_target(gemma_vocabulary):
+    plain = register(_dataset("plain", ROWS), gemma_vocabulary)
+    names = register(_dataset("rows", ROWS), gemma_vocabulary, encoder_bos=True)
+    for form in ("label", "rationale", "single", "paired", "shared", "shared_label"):
+        for example, without in zip(_examples(getattr(names, form)), _examples(getattr(plain, form)), strict=True):
+            for feature in ("inputs", "targets", "rationale_inputs", "rationale_targets"):
+                if feature in example:
+                    start = [2] if feature.endswith("inputs") and len(without[feature]) else []
+                    assert example[feature].tolist() == [*start, *without[feature].tolist()], (form, feature)
+                    assert example[feature].size == 0 or example[feature][-1] == 1
+    settings = registration.settings_of(names.label)
+    assert settings["encoder_bos"] is True and "encoder_bos" not in registration.settings_of(plain.label)
+    with pytest.raises(ValueError, match="the vocabulary has no BOS, which ENCODER_BOS=True"):
+        _examples(register(_dataset("rows", ROWS), BYTES, encoder_bos=True).label)
+
+
+def test_spans_have_no_bos(tmp_path):
+    (tmp_path / "text.txt").write_text("some words\n")
+    names = register(corpus.dataset({"train": str(tmp_path / "text.txt")}), BYTES, encoder_bos=True)
+    with pytest.raises(ValueError, match="ENCODER_BOS=True has no effect on FORM=spans"):
+        _examples(names.spans)
 
 
 def test_prefixes_are_a_choice():

@@ -47,7 +47,9 @@ def test_other_special_ids_are_refused(tmp_path):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    with pytest.raises(ValueError, match="expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2"):
+    with pytest.raises(
+        ValueError, match="expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2 .-1: it has none.\\."
+    ):
         vocabularies.load(prefix + ".model")
 
 
@@ -85,6 +87,34 @@ def test_both_encoders_agree(pieces, separated):
     assert preprocessors.encode_tf(vocabulary, tf.constant(text), separator).numpy().tolist() == ids
     if text:
         assert ids.count(1) == (len(text.split("</s>")) if separated else 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.text(max_size=20), st.booleans())
+def test_both_encoders_put_the_same_bos_before_a_text(gemma_vocabulary, text, bos):
+    import tensorflow as tf
+
+    plain = plain_vocabularies.SentencePiece(gemma_vocabulary.sp_model)
+    ids = texts.encode(plain, text, "</s>", bos=bos)
+    assert preprocessors.encode_tf(gemma_vocabulary, tf.constant(text), "</s>", bos=bos).numpy().tolist() == ids
+    assert ids[:1] == ([2] if bos else texts.encode(plain, text, "</s>")[:1]) or not text
+    assert bool(ids) == bool(text) and 2 not in ids[1:]
+
+
+def test_which_vocabularies_have_bos(gemma_vocabulary, models):
+    assert texts.bos_id(gemma_vocabulary) == 2
+    assert texts.check_start(gemma_vocabulary, 2) is None
+    with pytest.raises(
+        ValueError, match=r"expected BOS with id 3, the first decoder input of a T5Gemma .*; got 2: set"
+    ):
+        texts.check_start(gemma_vocabulary, 3)
+    small = plain_vocabularies.read(models["unigram"])
+    for other in (small, vocabularies.load("bytes"), plain_vocabularies.Bytes(), seqio.PassThroughVocabulary(8)):
+        assert texts.bos_id(other) is None
+        with pytest.raises(ValueError, match=r"mine: expected BOS with id 2, .*; it has none: set VOCABULARY_PATH to"):
+            texts.check_start(other, 2, "mine")
+        with pytest.raises(ValueError, match="mine has no BOS, which ENCODER_BOS=True puts before every input"):
+            texts.required_bos(other, "mine")
 
 
 # Vocabularies without TensorFlow give SeqIO's ids.

@@ -25,6 +25,29 @@ def test_special_ids_are_t5s(model_type):
     assert vocabulary.train(LINES, 50, model_type=model_type) == vocabulary.train(LINES, 50, model_type=model_type)
 
 
+def test_special_ids_are_gemmas():
+    """Ids, pieces and spaces are those of transformers' GemmaTokenizer and of Gemma's public files."""
+    written = vocabulary.train(LINES, 340, special="gemma", symbols=["[label]"])
+    model = _load(written)
+    assert (model.pad_id(), model.eos_id(), model.bos_id(), model.unk_id()) == (0, 1, 2, 3)
+    first = [model.id_to_piece(number) for number in range(8)]
+    assert first == ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "[label]"]
+    text = "<start_of_turn>[label] Two  spaces,\n345 naïve 😀 <end_of_turn>"
+    pieces = model.encode(text, out_type=str)
+    assert pieces[:2] == ["<start_of_turn>", "[label]"] and pieces[-1] == "<end_of_turn>"
+    assert model.decode(model.encode(text)) == text
+    assert model.unk_id() not in model.encode(text)
+    assert [piece for piece in model.encode("345", out_type=str) if piece != "▁"] == ["3", "4", "5"]
+    # Control pieces are no text: an input cannot contain BOS or EOS.
+    assert not {0, 1, 2} & set(model.encode("<pad><eos><bos>"))
+    with pytest.raises(ValueError, match="model_type must be 'bpe' with special='gemma', as Gemma's is; got 'unigram'"):
+        vocabulary.train(LINES, 340, special="gemma", model_type="unigram")
+    with pytest.raises(ValueError, match=r"size must be at least 264 \(its special pieces, 256 bytes and one more\)"):
+        vocabulary.train(LINES, 100, special="gemma")
+    with pytest.raises(ValueError, match=r"special.*'gema'; did you mean 'gemma'"):
+        vocabulary.train(LINES, 340, special="gema")
+
+
 def test_extra_ids_follow_the_pieces_as_in_t5s_file():
     plain, model = (_load(vocabulary.train(LINES, 50, extra_ids=number)) for number in (0, 3))
     pieces = plain.get_piece_size()
@@ -88,6 +111,9 @@ def test_the_command_reads_text_and_json(tmp_path, capsys):
     assert "(word)" in capsys.readouterr().out
     pieces = _load(output.read_bytes()).encode("zebra", out_type=str)
     assert pieces == ["▁zebra"]
+    assert vocabulary.main([f"--input={text}", "--size=300", f"--output={output}", "--special=gemma"]) == 0
+    assert "pieces (bpe)" in capsys.readouterr().out
+    assert _load(output.read_bytes()).bos_id() == 2
 
 
 def test_the_command_explains_its_errors(tmp_path, capsys):

@@ -1,11 +1,13 @@
 """From an empty folder, an installed wheel trains, evaluates, answers and exports; the demo and a shipped sweep run."""
 
 import json
+import pathlib
 
 import pytest
 
 from tests_support import write_rows
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = [f"--gin_file=gin/{name}.gin" for name in ("models/demo", "tasks/jsonl", "runs/distill", "hardware/cpu")]
 TINY = [f"--gin.network.T5Config.{size}" for size in ("embed_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=16")]
 TINY += [f"--gin.network.T5Config.num_{part}_layers=1" for part in ("encoder", "decoder")]
@@ -31,14 +33,15 @@ def walked(installed, tmp_path_factory):
     (folder / "grid.json").write_text(json.dumps(DEMO_GRID))
     model, asked = "--model_dir=runs/a", ["--input=test.jsonl", "--input_field=question"]
     start = "--gin.optimizers.linear_decay.warmup_steps=1"
-    vocabulary = "--gin.VOCABULARY_PATH=demo_output/vocabulary.model"
+    shipped = (ROOT / "gin/sweeps/demo.yaml").read_text(encoding="utf-8")
+    (folder / "demo.yaml").write_text(shipped.replace("start: demo\n", "start: demo_vocabulary\n"))  # not pretrained
     commands = {
         "train": ["train", *FILES, *TINY, *SHORT, *ROWS, "--gin.MODEL_DIR=runs/a"],
         "eval": ["eval", model],
         "infer": ["infer", model, *asked, "--output=answers.jsonl"],
         "export": ["export", model, "--output=exported"],
         "demo": ["demo", "--sweep=grid.json", *TINY, *SHORT, start],
-        "sweep": ["sweep", "gin/sweeps/demo.json", "--directory=grid", *TINY, *SHORT, vocabulary],
+        "sweep": ["sweep", "demo.yaml", "--directory=grid", *TINY, *SHORT],
         "report": ["report", "grid", "--output=page.html"],
     }
     done = installed.walk(list(commands.values()), folder)
@@ -61,7 +64,7 @@ def test_what_they_leave_behind(walked):
     assert (folder / "exported" / "model.safetensors").stat().st_size > 1000
     assert json.loads(done["demo"]["out"].strip().splitlines()[-1])["task"] == "demo_world"
     rows = (folder / "grid" / "results.csv").read_text().splitlines()
-    assert len(list((folder / "grid").glob("*/result.json"))) == 12
+    assert len(list((folder / "grid").glob("*/result.json"))) == 15
     assert len(rows) > 1
     for page in (folder / "page.html", folder / "grid" / "report.html"):
         assert "What the data show" in page.read_text(encoding="utf-8"), "the wheel has the page's template and style"

@@ -24,6 +24,10 @@ MODEL, TASK, RUN, CPU = (
 )
 WANTED = {"MODEL_DIR": "'runs/x'", "VOCABULARY_PATH": "'bytes'", "DATA_DIR": "'data'", "FILES": "{'train': 'a.jsonl'}"}
 FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
+STACK = ("num_layers=2", "embed_dim=64", "mlp_dim=128", "num_heads=4", "num_kv_heads=1", "head_dim=16")
+STACK += ("query_pre_attn_scalar=16.0", "sliding_window=64")
+SIZES_OF = {family: [f"network.T5Config.{size}" for size in SIZES] for family in FAMILIES}
+SIZES_OF |= {family: [f"t5gemma_config.StackConfig.{size}" for size in STACK] for family in ("t5gemma", "t5gemma2")}
 DATA = "gin/runs/data.gin"  # configures no training, but `distill data`
 COMMANDS_OWN = {"eval": ["SPLIT='test'"], "infer": [], "export": []}  # read after a run's file
 
@@ -43,8 +47,7 @@ def command(name):
     """The command that resolves one shipped gin file, completed by others where it is a part of a run."""
     folder, stem = pathlib.Path(name).parent.name, pathlib.Path(name).stem
     if folder == "models":
-        sizes = [f"network.T5Config.{size}" for size in SIZES] if stem in FAMILIES else []
-        return config(name, TASK, RUN, CPU, bindings=sizes)
+        return config(name, TASK, RUN, CPU, bindings=SIZES_OF.get(stem, []))
     if folder == "tasks":
         return config(MODEL, name, RUN, CPU)
     if folder == "hardware":

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from distill import atomic_files
 from distill.exit_codes import SOME_FAILED
 from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES
@@ -89,7 +89,7 @@ def run(plan: Plan) -> int:
     for step in plan.steps:
         for item in step:
             if isinstance(item, File):
-                Path(item.path).write_text(item.text, encoding="utf-8")
+                atomic_files.replace(item.path, item.text)
                 print(f"wrote {item.path}", file=sys.stderr)
         codes = _run_together([item for item in step if isinstance(item, Command)])
         failed = [code for code in codes if code != 0]

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of the T5 family, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5.
+"""Hugging Face checkpoints, read and written: T5, T5 1.1, Flan-T5, mT5, umT5, ByT5, T5Gemma and T5Gemma 2.
 
 Weights are safetensors, copied one tensor at a time: no second copy of the parameters exists in memory.
 """
@@ -15,9 +15,12 @@ import huggingface_hub
 import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from distill.checkpoints.arrays import Tensor, TensorInfo
-from distill.checkpoints.huggingface.config import config_from_hf, config_to_hf, scales_decoder_output
-from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES, Entry, entries
+from distill.checkpoints.arrays import Tensor
+from distill.checkpoints.huggingface import gemma_weights
+from distill.checkpoints.huggingface import tensors as tensors_of
+from distill.checkpoints.huggingface.config import scales_decoder_output
+from distill.checkpoints.huggingface.families import config_from_hf, config_to_hf, entries, zeros
+from distill.checkpoints.huggingface.names import IGNORED, LM_HEAD, SHARED, TABLE_COPIES
 from distill.checkpoints.huggingface.safetensors_stream import SafetensorsWriter
 from distill.checkpoints.huggingface.weights_folder import (
     FLOAT_DTYPES,
@@ -27,14 +30,14 @@ from distill.checkpoints.huggingface.weights_folder import (
     read_json,
 )
 from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
-from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig, family
+from distill.model.t5gemma_config import T5GemmaConfig
 
 Params = dict[str, Any]
 Source = str | os.PathLike[str]
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Settings of computation, which a file does not determine.
 _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
 
@@ -94,8 +97,8 @@ def is_hub_name(text: str) -> bool:
     return "://" not in text and text.count("/") <= 1 and not text.startswith((".", "/", "~"))
 
 
-def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> T5Config:
-    """The :class:`T5Config` of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
+def read_config(source: Source, *, revision: str | None = None, **overrides: Any) -> NetworkConfig:
+    """The configuration of a checkpoint; ``overrides`` set fields, such as ``scan_layers=True``.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -105,7 +108,7 @@ def read_config(source: Source, *, revision: str | None = None, **overrides: Any
     return config_from_hf(read_json(path), where=str(path), **overrides)
 
 
-def load_params(source: Source, config: T5Config, *, revision: str | None = None, shardings: Any = None) -> Params:
+def load_params(source: Source, config: NetworkConfig, *, revision: str | None = None, shardings: Any = None) -> Params:
     """The parameters of a checkpoint, for the network of ``config``.
 
     Args:
@@ -129,15 +132,17 @@ def load_params(source: Source, config: T5Config, *, revision: str | None = None
 
 def load_pretrained(
     source: Source, *, revision: str | None = None, shardings: Any = None, **overrides: Any
-) -> tuple[T5Config, Params]:
+) -> tuple[NetworkConfig, Params]:
     """:func:`read_config`, and :func:`load_params` with it."""
     folder = resolve(source, revision)
     config = read_config(folder, **overrides)
     return config, load_params(folder, config, shardings=shardings)
 
 
-def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None = None) -> Checkpoint:
+def as_checkpoint(weights: WeightsFolder, config: NetworkConfig, where: Source | None = None) -> Checkpoint:
     """The parameters in an opened folder under this project's names; ``where`` is its name in errors."""
+    if isinstance(config, T5GemmaConfig):
+        return Checkpoint(str(where or weights.folder), gemma_weights.tensors(weights, config))
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}
     for name, entry in wanted.items():
@@ -145,10 +150,10 @@ def as_checkpoint(weights: WeightsFolder, config: T5Config, where: Source | None
         shared = name == LM_HEAD and name not in weights.tensors and _is_scaled(weights.folder) is False
         source = SHARED if shared else name
         if source in weights.tensors:
-            tensors["/".join(entry.path)] = _entry_tensor(weights, source, entry)
+            tensors["/".join(entry.path)] = tensors_of.entry_tensor(weights, source, entry)
     for name, info in weights.tensors.items():
         if name not in wanted and name not in (*TABLE_COPIES, LM_HEAD, *IGNORED):
-            tensors[name] = Tensor(TensorInfo(info.shape, _DTYPES.get(info.dtype, info.dtype)), lambda _: np.empty(0))
+            tensors[name] = tensors_of.unread(info.shape, info.dtype)
     return Checkpoint(str(where or weights.folder), tensors)
 
 
@@ -158,28 +163,37 @@ def _is_scaled(folder: pathlib.Path) -> bool | None:
     return scales_decoder_output(read_json(path)) if path.is_file() else None
 
 
-def _entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
-    info = weights.tensors[name]
-    shape = info.shape[::-1] if entry.transposed else info.shape
-
-    def load(index: Any) -> np.ndarray:
-        array = weights.read(name)
-        return (array.T if entry.transposed else array)[index]
-
-    return Tensor(TensorInfo(shape, _DTYPES.get(info.dtype, info.dtype)), load)
-
-
-def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -> None:
-    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
-    wanted = {entry.name: entry for entry in entries(config)}
+def _setting_problems(folder: pathlib.Path, config: NetworkConfig) -> list[str]:
+    """The settings in which the folder's ``config.json``, if it has one, and ``config`` differ."""
+    if not (folder / CONFIG_FILE).is_file():
+        return []
+    theirs = read_config(folder)
+    if family(theirs) != family(config):
+        raise ValueError(
+            f"{folder} is a {family(theirs)} network, the configuration is a {family(config)}; take a model file of "
+            f"{family(theirs)} (gin/models)"
+        )
     problems = []
+    for name in config.__dataclass_fields__:
+        got, expected = getattr(theirs, name), getattr(config, name)
+        if name not in _FREE_FIELDS and got != expected:
+            problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
+    return problems
+
+
+def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
+    if problems:
+        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
+        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+
+
+def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFolder) -> None:
+    """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
+    problems = _setting_problems(folder, config)
+    if isinstance(config, T5GemmaConfig):
+        return _raise_problems(folder, [*problems, *gemma_weights.problems(weights, config)])
+    wanted = {entry.name: entry for entry in entries(config)}
     scaled = _is_scaled(folder)
-    if scaled is not None:
-        theirs = read_config(folder)
-        for name in config.__dataclass_fields__:
-            got, expected = getattr(theirs, name), getattr(config, name)
-            if name not in _FREE_FIELDS and got != expected:
-                problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
     held = weights.tensors
     for name, entry in wanted.items():
         if name in held:
@@ -202,12 +216,10 @@ def _check_fit(folder: pathlib.Path, config: T5Config, weights: WeightsFolder) -
         for name in copies:
             if held[name].shape != table.shape or not np.array_equal(weights.read(name), table):
                 problems.append(f"{name}: checkpoint has one that is not {SHARED}, configuration uses that one table")
-    if problems:
-        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
-        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+    return _raise_problems(folder, problems)
 
 
-def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **options: Any) -> None:
+def save_pretrained_folder(params: Params, config: NetworkConfig, folder: Source, **options: Any) -> None:
     """:func:`write` for parameters in memory.
 
     Args:
@@ -226,7 +238,7 @@ def save_pretrained_folder(params: Params, config: T5Config, folder: Source, **o
 
 def write(
     read: Callable[[str], np.ndarray],
-    config: T5Config,
+    config: NetworkConfig,
     folder: Source,
     *,
     model_type: str | None = None,
@@ -234,13 +246,13 @@ def write(
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a folder that ``transformers``' ``T5ForConditionalGeneration.from_pretrained`` (MT5…, UMT5…) loads.
+    """Writes a folder that ``transformers``' ``AutoModelForSeq2SeqLM.from_pretrained`` loads.
 
     Args:
       read: returns a parameter of ``config`` (unstacked) by its '/'-joined name; called in reading order.
       config: of the network.
       folder: the output, created if needed. Existing weights in it are replaced.
-      model_type: as for :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
+      model_type: as for :func:`config_to_hf`.
       fields: further fields of ``config.json``, such as ``task_specific_params``.
       generation: defaults for ``generate``, such as ``{"num_beams": 4, "max_new_tokens": 64}``.
       max_shard_bytes: larger weights are written to several files with an index.
@@ -252,8 +264,10 @@ def write(
     settings = {**config_to_hf(config, model_type), "dtype": "float32", **(fields or {})}
     root = pathlib.Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    plan = list(entries(config))
-    shards = _shards(plan, max_shard_bytes)
+    plan = entries(config)
+    constant = zeros(config)
+    shapes = {entry.name: entry.shape for entry in plan} | constant
+    shards = _shards(shapes, max_shard_bytes)
     place = {tensor: file for file, shard in shards.items() for tensor in shard}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context(SafetensorsWriter(root / name, shard)) for name, shard in shards.items()}
@@ -261,28 +275,31 @@ def write(
             array = read("/".join(entry.path))
             files[place[entry.name]].write(entry.name, array.T if entry.transposed else array)
             del array
+        for name, shape in constant.items():
+            files[place[name]].write(name, np.zeros(shape, np.float32))
     for stale in [root / SINGLE_FILE, *root.glob("model-*-of-*.safetensors"), root / INDEX_FILE]:
         if stale.name not in shards:
             stale.unlink(missing_ok=True)
     if len(shards) > 1:
-        total = sum(4 * int(np.prod(entry.shape)) for entry in plan)
+        total = sum(4 * int(np.prod(shape)) for shape in shapes.values())
         _write_json(root / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": place})
     _write_json(root / CONFIG_FILE, settings)
-    ids = {name: settings[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    start = settings.get("decoder_start_token_id", settings.get("bos_token_id"))
+    ids = {name: settings[name] for name in ("eos_token_id", "pad_token_id")} | {"decoder_start_token_id": start}
     _write_json(root / GENERATION_FILE, {**ids, **(generation or {})})
 
 
-def _shards(plan: list[Entry], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
+def _shards(shapes: Mapping[str, tuple[int, ...]], max_shard_bytes: int) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shapes of the tensors of each file, by the file's name."""
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
-    for entry in plan:
-        entry_bytes = 4 * int(np.prod(entry.shape))
-        if shards[-1] and size + entry_bytes > max_shard_bytes:
+    for name, shape in shapes.items():
+        tensor_bytes = 4 * int(np.prod(shape))
+        if shards[-1] and size + tensor_bytes > max_shard_bytes:
             shards.append({})
             size = 0
-        shards[-1][entry.name] = entry.shape
-        size += entry_bytes
+        shards[-1][name] = shape
+        size += tensor_bytes
     if len(shards) == 1:
         return {SINGLE_FILE: shards[0]}
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, start=1)}

@@ -55,10 +55,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
         near = difflib.get_close_matches(str(model_type)[:80], MODEL_TYPES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {model_type!r:.80}{hint}")
-    if fields.get("quantization_config") is not None:
-        raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
-    if fields.get("is_encoder_decoder", True) is not True:
-        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
+    check_trainable(fields, where)
     for name, wanted in _IDS.items():
         if fields.get(name) not in (None, wanted):
             raise ValueError(f"{where}: {name} must be {wanted} here; got {fields[name]!r:.80}")
@@ -83,14 +80,27 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     values["logits_via_embedding"] = scales_decoder_output(fields, where)
     values["relative_bias_per_layer"] = model_type == "umt5"
 
-    known = {field.name for field in dataclasses.fields(T5Config)}
-    for name in overrides.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"T5Config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    check_fields(T5Config, overrides)
     try:
         return T5Config(**{**values, **overrides})
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def check_trainable(fields: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if a ``config.json`` describes quantized weights or no encoder-decoder."""
+    if fields.get("quantization_config") is not None:
+        raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
+    if fields.get("is_encoder_decoder", True) is not True:
+        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
+
+
+def check_fields(kind: type, overrides: Mapping[str, Any]) -> None:
+    """Raises ValueError, with the nearest field, unless all ``overrides`` are fields of the dataclass ``kind``."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in overrides.keys() - known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ValueError(f"{kind.__name__} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _integer(fields: Mapping[str, Any], name: str, default: int | None, largest: int, where: str) -> int:

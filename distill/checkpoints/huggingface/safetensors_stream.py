@@ -49,13 +49,15 @@ class SafetensorsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
         absent = self._places.keys() - self._written
-        if kind is None and not absent:
-            os.replace(self._unfinished, self._path)
-            return
-        with contextlib.suppress(OSError):
-            self._unfinished.unlink()
+        try:
+            self._file.close()  # writes what is buffered
+            if kind is None and not absent:
+                os.replace(self._unfinished, self._path)
+                return
+        finally:
+            with contextlib.suppress(OSError):
+                self._unfinished.unlink()
         if kind is None:
             raise ValueError(f"{self._path}: {len(absent)} tensors were not written, such as {min(absent)}")
 

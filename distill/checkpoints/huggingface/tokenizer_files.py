@@ -1,7 +1,8 @@
 """A vocabulary as the files of a Hugging Face tokenizer that gives the same ids.
 
 ``transformers``' own T5 tokenizer assumes that the unknown piece has id 2, which is not true of every SentencePiece model.
-So the whole tokenizer is written as ``tokenizer.json``, from the model's own tables.
+So the whole tokenizer is written as ``tokenizer.json``, from the model's own tables: unigram models as T5's, and BPE models
+as Gemma's.
 """
 
 import base64
@@ -11,25 +12,28 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from distill.tasks import vocabularies
+from distill.tasks import texts, vocabularies
 from distill.tasks.texts import Vocabulary
 
 MODEL_FILE = "spiece.model"
-_UNIGRAM = 1  # of trainer_spec.model_type
-_UNKNOWN = 2  # of piece.type
+_TOKENIZER_FILE = "tokenizer.json"
+_UNIGRAM, _BPE = 1, 2  # of trainer_spec.model_type
+_NORMAL, _UNKNOWN, _USER_DEFINED = 1, 2, 4  # of piece.type
 _SPACE = "▁"
 
 
-def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
+def write(folder: pathlib.Path, vocabulary: Vocabulary, *, encoder_bos: bool = False) -> None:
     """Writes the tokenizer of ``vocabulary`` to ``folder``; ``AutoTokenizer.from_pretrained`` loads it.
 
     Args:
       folder: the output.
       vocabulary: a byte vocabulary (ByT5's tokenizer) or a SentencePiece vocabulary, SeqIO's or plain.
+      encoder_bos: whether the tokenizer puts BOS before the tokens of an input. EOS always ends them.
 
     Raises:
-      ValueError: a vocabulary of another kind, or one that such a tokenizer cannot reproduce.
+      ValueError: a vocabulary of another kind, one that such a tokenizer cannot reproduce, or one that lacks BOS.
     """
+    bos = texts.required_bos(vocabulary) if encoder_bos else texts.bos_id(vocabulary)
     sp_model = vocabularies.model_bytes(vocabulary)
     if sp_model is None:
         config: dict[str, Any] = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.vocab_size - 259}
@@ -39,65 +43,139 @@ def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
         (folder / MODEL_FILE).write_bytes(sp_model)
         # Not trainer_spec.unk_id: files to which pieces were added after the training have another.
         unknown = next(number for number, piece in enumerate(model.pieces) if piece.type == _UNKNOWN)
-        named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown}
+        named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown} | ({} if bos is None else {"bos_token": bos})
         names = {role: model.pieces[number].piece for role, number in named.items()}
-        _write_json(folder / "tokenizer.json", _tokenizer(model, unknown))
+        special = list(dict.fromkeys(named.values()))
+        _write_json(folder / _TOKENIZER_FILE, _tokenizer(model, unknown, special, bos if encoder_bos else None))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def _tokenizer(model: Any, unknown: int) -> dict[str, Any]:
-    """The contents of ``tokenizer.json`` for a SentencePiece model."""
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    if trainer.model_type != _UNIGRAM:
-        raise ValueError("only unigram SentencePiece models, T5's kind, can be exported; this one is of another kind")
-    if not (normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces and normalizer.escape_whitespaces):
+def puts_bos(folder: pathlib.Path) -> bool:
+    """Whether the tokenizer that :func:`write` wrote to ``folder`` puts BOS before the tokens of an input."""
+    path = folder / _TOKENIZER_FILE
+    if not path.exists():
+        return False
+    try:
+        first = json.loads(path.read_bytes())["post_processor"]["single"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
         raise ValueError(
-            "only SentencePiece models that treat spaces as T5's does (add_dummy_prefix, remove_extra_whitespaces) can be "
-            f"exported; got add_dummy_prefix={normalizer.add_dummy_prefix}, "
-            f"remove_extra_whitespaces={normalizer.remove_extra_whitespaces}"
-        )
-    special = dict.fromkeys([0, 1, unknown])
-    end = model.pieces[1].piece
-    charsmap = base64.b64encode(normalizer.precompiled_charsmap).decode("ascii")
-    metaspace = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
+            f"{path} is no tokenizer that `distill export --format=hf` wrote: it has no template"
+        ) from None
+    return "SpecialToken" in first
 
-    def piece(name: str, number: int) -> dict[str, Any]:
-        return {name: {"id": "A" if number == 0 else "B", "type_id": 0}}
 
-    ending = {"SpecialToken": {"id": end, "type_id": 0}}
+def _tokenizer(model: Any, unknown: int, special: list[int], bos: int | None) -> dict[str, Any]:
+    """The contents of ``tokenizer.json`` for a SentencePiece model; ``bos`` is put before inputs unless it is None."""
+    kind = model.trainer_spec.model_type
+    written = {_UNIGRAM: _unigram, _BPE: _bpe}.get(kind)
+    if written is None:
+        raise ValueError(f"only unigram and BPE SentencePiece models can be exported; this one is of kind {kind}")
+    ends = {1: model.pieces[1].piece} | ({} if bos is None else {bos: model.pieces[bos].piece})
+
+    def piece(name: str, id_: str, number: int) -> dict[str, Any]:
+        return {name: {"id": id_, "type_id": number}}
+
+    start = [] if bos is None else [piece("SpecialToken", ends[bos], 0)]
+    ending = piece("SpecialToken", ends[1], 0)
+    first = [*start, piece("Sequence", "A", 0), ending]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": number,
-                "content": model.pieces[number].piece,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for number in special
-        ],
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "added_tokens": [_added(number, model.pieces[number].piece, special=True) for number in special],
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [piece("Sequence", 0), ending],
-            "pair": [piece("Sequence", 0), ending, piece("Sequence", 1), ending],
-            "special_tokens": {end: {"id": end, "ids": [1], "tokens": [end]}},
+            "single": first,
+            "pair": [*first, piece("Sequence", "B", 0), ending],
+            "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]} for number, text in ends.items()},
         },
+    } | written(model, unknown, special)
+
+
+def _added(number: int, content: str, *, special: bool) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special, "special": special}
+    return {"id": number, "content": content, **flags}
+
+
+def _unigram(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
+    """Normaliser, model and decoder of a unigram model that treats spaces as T5's does."""
+    normalizer = model.normalizer_spec
+    if not (normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces and normalizer.escape_whitespaces):
+        raise ValueError(
+            "only unigram SentencePiece models that treat spaces as T5's does (add_dummy_prefix, "
+            f"remove_extra_whitespaces) can be exported; got add_dummy_prefix={normalizer.add_dummy_prefix}, "
+            f"remove_extra_whitespaces={normalizer.remove_extra_whitespaces}"
+        )
+    charsmap = base64.b64encode(normalizer.precompiled_charsmap).decode("ascii")
+    metaspace = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
+    return {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
         "decoder": metaspace,
         "model": {
             "type": "Unigram",
             "unk_id": unknown,
             "vocab": [[entry.piece, entry.score] for entry in model.pieces],
-            "byte_fallback": bool(trainer.byte_fallback),
+            "byte_fallback": bool(model.trainer_spec.byte_fallback),
         },
     }
+
+
+def _bpe(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
+    """Normaliser, model and decoder of a BPE model that keeps spaces, as Gemma's does; see ``GemmaTokenizer``."""
+    normalizer = model.normalizer_spec
+    kept = not (normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces or normalizer.precompiled_charsmap)
+    if not (kept and normalizer.escape_whitespaces):
+        raise ValueError(
+            "only unigram SentencePiece models, T5's kind, and BPE models without normalisation that keep spaces, Gemma's "
+            f"kind, can be exported; got BPE with normalisation {normalizer.name!r}, "
+            f"add_dummy_prefix={normalizer.add_dummy_prefix}, "
+            f"remove_extra_whitespaces={normalizer.remove_extra_whitespaces}"
+        )
+    vocab = {entry.piece: number for number, entry in enumerate(model.pieces)}
+    symbols = [number for number, entry in enumerate(model.pieces) if entry.type == _USER_DEFINED]
+    added = [_added(number, model.pieces[number].piece, special=True) for number in special]
+    added += [_added(number, model.pieces[number].piece, special=False) for number in symbols if number not in special]
+    return {
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": model.pieces[unknown].piece,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": bool(model.trainer_spec.byte_fallback),
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": _merges(model),
+        },
+    }
+
+
+def _merges(model: Any) -> list[list[str]]:
+    """The merges of a BPE model, first to last: every split of a piece into two pieces, by the piece's score.
+
+    SentencePiece merges the pair of neighbours whose joined piece has the highest score.
+    """
+    normal = {entry.piece: number for number, entry in enumerate(model.pieces) if entry.type == _NORMAL}
+    found = []
+    for piece in sorted(normal, key=lambda piece: -model.pieces[normal[piece]].score):
+        splits = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        known = [pair for pair in splits if pair[0] in normal and pair[1] in normal]
+        found += [list(pair) for pair in sorted(known, key=lambda pair: (normal[pair[0]], normal[pair[1]]))]
+    return found
 
 
 def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:

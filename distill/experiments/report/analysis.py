@@ -44,6 +44,7 @@ class Analysis:
       teacher: the teacher's answers.
       smallest: the smallest models that beat the teacher.
       optima: the best effective λ of each line.
+      unfitted: lines along λ whose best value is not estimated.
       costs: of each setting.
       before: the students before distillation.
       changes: rows that change most in each headline.
@@ -57,7 +58,8 @@ class Analysis:
     teacher: answers.Teacher | None
     smallest: tuple[answers.SmallestModel, ...]
     optima: tuple[optimum.Optimum, ...]
-    costs: tuple[cost.Cost, ...]
+    unfitted: tuple[optimum.Unfitted, ...]
+    costs: cost.Costs
     before: history.Before | None
     changes: tuple[examples.Changes, ...]
 
@@ -87,7 +89,8 @@ def analyse(part: Part, options: Options) -> Analysis:
         teacher,
         tuple(answers.smallest_models(found, teacher)) if teacher else (),
         tuple(optimum.optima(found, seed=options.seed)),
-        tuple(cost.costs(found, options.price_per_chip_hour)),
+        tuple(optimum.unfitted(found)),
+        cost.costs(found, options.price_per_chip_hour),
         history.before(found),
         tuple(each for each in changed if each is not None),
     )

@@ -1,6 +1,7 @@
 """The contents of a report, independent of its form: sections of paragraphs, tables, charts and examples."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,7 +56,10 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A point of a chart: its mean, the interval (equal to the mean without one), and the single runs."""
+    """A point of a chart: its mean, the interval (equal to the mean without one), and the single runs.
+
+    ``left`` and ``right`` are the interval of ``x``; nan without one.
+    """
 
     x: float
     y: float
@@ -63,6 +67,8 @@ class Point:
     high: float
     runs: tuple[float, ...] = ()
     name: str = ""
+    left: float = math.nan
+    right: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Settings as points of charts, and the levels that charts compare them with."""
 
-from distill.experiments.report import findings
+import math
+
+from distill.experiments.report import findings, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.blocks import Point
 from distill.experiments.report.settings import Cell as Setting
@@ -11,12 +13,14 @@ def metric_name(analysis: Analysis) -> str:
     return f"test {analysis.evidence.metric}{', %' if analysis.evidence.scale == 100 else ''}"
 
 
-def point(analysis: Analysis, cell: Setting, x: float) -> Point:
-    """A setting's mean, interval and runs as a point of a chart."""
+def point(
+    analysis: Analysis, cell: Setting, x: float, x_interval: statistics.Interval = statistics.Interval(math.nan)
+) -> Point:
+    """A setting's mean, interval and runs as a point of a chart; ``x_interval`` is that of ``x``, if it is known."""
     interval = analysis.evidence.cell_interval(cell)
     low, high = (interval.low, interval.high) if interval.known else (interval.value, interval.value)
     runs = tuple(analysis.evidence.run_score(run) for run in cell.runs) if len(cell.runs) > 1 else ()
-    return Point(x, interval.value, low, high, runs, cell.label)
+    return Point(x, interval.value, low, high, runs, cell.label, x_interval.low, x_interval.high)
 
 
 def levels(analysis: Analysis) -> tuple[tuple[str, float], ...]:

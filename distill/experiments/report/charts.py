@@ -162,6 +162,9 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
                 if clip(value) == y(value)
             )
             parts.append(f'<path class="bar c{colour}" d="M{at:.1f} {low:.1f}V{high:.1f}{caps}"/>')
+        if point.right > point.left:
+            left, right = (min(max(x(max(end, x.low)), _LEFT), WIDTH - _RIGHT) for end in (point.left, point.right))
+            parts.append(f'<path class="bar c{colour}" d="M{left:.1f} {y(point.y):.1f}H{right:.1f}"/>')
         parts += [
             f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs
         ]

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from distill.experiments.sweep import PLAN, SEED, read_directory
 from distill.training import record, reporting
 
 _NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
+_UNNAMED = ("jsonl", "rows", "text")  # DATASET_NAME of rows that no one has named
+_REFERENCE = re.compile(r"@(?:\w+/)*(\w+)\.dataset\(\)")  # of gin, to a data set's function
 
 
 class ReportError(ValueError):
@@ -60,6 +63,19 @@ class Run:
         """The fingerprint of the rows of a split; None if the run did not read it."""
         entry = self.record["data"].get(split)
         return None if entry is None else str(entry["fingerprint"])
+
+    def data_name(self, split: str = "test") -> str:
+        """The name of its data set: as configured, else the files of the split; empty if the configuration has neither."""
+        own = self.record["configuration"]
+        name = own.get("DATASET_NAME")
+        if isinstance(name, str) and name not in _UNNAMED:
+            return name
+        files = own.get("FILES")
+        if isinstance(files, dict) and files:
+            found = files.get(split) or files.get("train") or next(iter(files.values()))
+            return ", ".join(PurePath(str(path)).name for path in ([found] if isinstance(found, str) else found))
+        reference = _REFERENCE.fullmatch(str(own.get("DATASET", "")))
+        return reference[1] if reference else ""
 
     def score(self, metric: str, split: str = "test") -> float:
         """A metric of the parameters that validation selected; nan if the run has no such metric."""
@@ -155,7 +171,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     """Reads ``record.json`` of a complete run, as plain values.
 
     Raises:
-      ReportError: it is absent, another version wrote it, or validation selected nothing in this run.
+      ReportError: it is absent, another version wrote it, validation selected nothing in this run, or it has no test rows.
     """
     try:
         found = record.read(directory).to_json()
@@ -170,6 +186,11 @@ def read_record(directory: Path) -> dict[str, Any]:
         raise ReportError(
             f"{directory} was trained without validation, so nothing selected its parameters or setting; train it with a "
             "validation split, or leave it out"
+        )
+    if found["data"].get("test") is None:
+        raise ReportError(
+            f"{directory} was trained without test rows, so it has no score to report on; train it with a test split "
+            "(FILES with 'test' and TEST_SPLIT, test= in Python), or leave it out"
         )
     return found
 

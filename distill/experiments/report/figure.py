@@ -46,6 +46,8 @@ def png(document: Document) -> bytes | None:
                 errors = [[p.y - p.low for p in points], [p.high - p.y for p in points]]
                 axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, capsize=3, linewidth=1)
             for p in points:
+                if p.right > p.left:
+                    axes.hlines(p.y, p.left, p.right, color=colour, linewidth=1)
                 axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=8, alpha=0.5, linewidths=0)
         for curve in chart.curves:
             axes.plot(*zip(*curve.points), color=COLOURS[curve.colour % len(COLOURS)], linewidth=1, linestyle=":")

@@ -1,21 +1,22 @@
 """Findings as sentences that fixed rules generate from the numbers, and warnings about their limits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report import comparisons, optimum, quantities, statistics
+from distill.experiments.report import comparisons, quantities, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.collect import Unfinished
-from distill.experiments.report.optimum import Optimum
-from distill.experiments.report.quantities import Line
+from distill.experiments.report.cost import Cost, Costs
+from distill.experiments.report.next_runs import Proposal
+from distill.experiments.report.optimum import Optimum, Unfitted
 from distill.experiments.report.settings import Cell, Part
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 
-SAME_COST = 1.1
-"""Settings whose chip-hours differ by less than this factor count as equally expensive."""
+SAME_TIME = 1.1
+"""Settings whose chip-hours differ by less than this factor count as equally fast."""
 _MOST_SLICES = 3
 
 
@@ -53,12 +54,19 @@ def sentences(analysis: Analysis) -> list[str]:
         if comparison is not None:
             out.append(verdict(analysis, comparison, f"{one_line(head.a.label)}", one_line(head.name)))
     out += [optimum_sentence(analysis, each) for each in analysis.optima]
-    out += [narrow_sentence(line) for line in optimum.narrow_lines(analysis.evidence)]
+    out += [unfitted_sentence(each) for each in analysis.unfitted]
     out += [share_sentence(analysis, each) for each in analysis.shares]
     out += [smallest_sentence(each) for each in analysis.smallest]
     out += _teacher_and_before(analysis)
     out += _cost(analysis)
     return out
+
+
+def next_sentences(analysis: Analysis) -> list[str]:
+    """What to run next for each line along λ."""
+    known = [(each.line, each.proposal) for each in analysis.optima]
+    known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]
+    return [proposal_text(proposal).replace("Next:", f"Next{_of_line(name)}:", 1) for name, proposal in known]
 
 
 def _selected(analysis: Analysis) -> str:
@@ -77,13 +85,9 @@ def _selected(analysis: Analysis) -> str:
     )
 
 
-def narrow_sentence(line: Line) -> str:
+def unfitted_sentence(found: Unfitted) -> str:
     """Why a line of settings has no best λ."""
-    low, high = number(min(line.values), 2), number(max(line.values), 2)
-    between = low if low == high else f"between {low} and {high}"
-    return (
-        f"The best effective λ{_of_line(line.name)} is not estimated: λ is {between} in all {len(line.cells)} settings."
-    )
+    return f"The best effective λ{_of_line(found.line.name)} is not estimated: {found.reason}."
 
 
 def _of_line(name: str) -> str:
@@ -125,7 +129,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
 
 
 def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
-    """One sentence about the best effective λ of a line."""
+    """The best effective λ of a line, what sets it, and why the estimate cannot be trusted, if it cannot."""
     of = _of_line(optimum.line)
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
     scope = f"between {number(low, 2)} and {number(high, 2)}"
@@ -133,12 +137,39 @@ def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
         end = f"below {number(low, 2)}" if optimum.lam.value == 0 else f"above {number(high, 2)}"
         text = f"Best effective λ{of}: not bounded by these runs; the fit still rises towards values {end}."
     else:
-        text = f"Best effective λ{of}: {lam_interval(optimum)}, fitted to validation scores at λ {scope}"
+        text = f"Best effective λ{of}: {lam_interval(optimum)}{knob_text(optimum)}"
+        text += f", fitted to validation scores at λ {scope}"
         text += f"; {gap(analysis, optimum.gain)} against λ = 1 by the fit." if optimum.gain else "."
-    if optimum.poor:
-        p = p_value(optimum.fit.residual_p)
-        text += f" A parabola describes the points badly (χ² test: p = {p}); trust the points."
-    return text.replace("= <", "<")
+    return (text + _weak_text(optimum)).replace("= <", "<")
+
+
+def _weak_text(optimum: Optimum) -> str:
+    weak, best = optimum.weaknesses, optimum.best
+    parts = []
+    if weak.misfit:
+        parts.append(f"a parabola describes the points badly (χ² test: p = {p_value(optimum.fit.residual_p)})")
+    if weak.few:
+        parts.append(f"{weak.few} different λ fix a parabola exactly, so nothing tests its form")
+    if weak.flat:
+        parts.append("its curvature cannot be distinguished from 0")
+    if optimum.bounded and (weak.below or weak.above) and not weak.misfit:
+        parts.append("the interval does not end within the range of λ")
+    if not parts:
+        return ""
+    at = number(best.training("lambda"), 2)
+    return f" The fit is poor: {'; '.join(parts)}. The best trained λ on validation is {at} ({one_line(best.label)})."
+
+
+def knob_text(optimum: Optimum) -> str:
+    """The rates, or ``LAMBDA``, at the best λ with its interval; empty where nothing is known to set λ."""
+    knob, lam = optimum.knob, optimum.lam
+    if knob is None:
+        return ""
+    low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
+    ends = [
+        f"{'beyond ' * (end in (0, math.inf))}{knob.level(min(max(end, low), high))}" for end in (lam.low, lam.high)
+    ]
+    return f", at {knob.name} {knob.level(lam.value)} ({ends[0]} to {ends[1]})"
 
 
 def lam_interval(optimum: Optimum) -> str:
@@ -149,23 +180,20 @@ def lam_interval(optimum: Optimum) -> str:
     return f"{number(lam.value, 2)} (95 % interval {low} to {high})"
 
 
-def next_runs_text(optimum: Optimum) -> str:
-    """What to run next, and what it is worth."""
-    if not optimum.next_runs:
-        end = "smaller" if optimum.lam.value == 0 else "larger"
-        return f"Next: a few runs at {end} effective λ than any so far; the maximum is not enclosed yet."
-    steps = []
-    for place, step in enumerate(optimum.next_runs):
-        at = f"λ = {number(step.lam, 2)}"
-        if optimum.settings:
-            at += f" ({optimum.settings[place]})"
-        steps.append(f"{step.runs} × {at}")
-    width = optimum.next_runs[0].width
-    total = sum(step.runs for step in optimum.next_runs)
-    return (
-        f"Next: {total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
-        f"{100 * width:.0f} % of now."
-    )
+def proposal_text(proposal: Proposal) -> str:
+    """What to run next, why, and what it is worth."""
+    steps = [
+        f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({step.setting})" if step.setting else "")
+        for step in proposal.runs
+    ]
+    if proposal.kind == "narrow":
+        text = (
+            f"Next: {proposal.total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
+            f"{100 * proposal.width:.0f} % of now."
+        )
+    else:
+        text = f"Next: {proposal.total} runs, {', '.join(steps)}, because {proposal.reason}."
+    return f"{text} As an axis of the sweep file: {proposal.axis}" if proposal.axis else text
 
 
 def share_text(found: EqualShare) -> str:
@@ -222,19 +250,42 @@ def _teacher_and_before(analysis: Analysis) -> list[str]:
 
 
 def _cost(analysis: Analysis) -> list[str]:
-    on_front = [each for each in analysis.costs if each.on_front]
-    hours = [each.chip_hours for each in analysis.costs]
-    if len(hours) < 2 or min(hours) <= 0 or max(hours) / min(hours) < SAME_COST:
+    costs = analysis.costs
+    if len(costs.settings) < 2:
         return []
-    cheapest, best = on_front[0], on_front[-1]
-    text = f"{len(on_front)} of {len(analysis.costs)} settings are on the front of accuracy against chip-hours"
-    if cheapest is best:
-        return [f"{one_line(best.cell.label)} is both the cheapest setting and the one with the best test score."]
-    return [
-        f"{text}: from {one_line(cheapest.cell.label)} ({number(cheapest.chip_hours, 2)} chip-hours, "
-        f"{score(analysis, cheapest.accuracy.value)}) to {one_line(best.cell.label)} ({number(best.chip_hours, 2)}, "
-        f"{score(analysis, best.accuracy.value)})."
-    ]
+    out = []
+    if costs.work_varies:
+        out.append(_front_text(analysis, costs.front, costs.unit, lambda each: large(each.work)))
+    elif costs.unit:
+        out.append(f"All settings do the same work, {large(costs.settings[0].work)} {costs.unit} per run.")
+    if costs.time_front is not None:
+        out.append(_front_text(analysis, costs.time_front, "chip-hours", lambda each: number(each.chip_hours.value, 2)))
+    elif _times(costs) > SAME_TIME:
+        out.append(f"Times do not rank the settings: {time_reason(costs)}.")
+    return out
+
+
+def _times(costs: Costs) -> float:
+    hours = [each.chip_hours.value for each in costs.settings]
+    return max(hours) / min(hours) if min(hours) > 0 else 1.0
+
+
+def time_reason(costs: Costs) -> str:
+    """Why there is no front of accuracy against chip-hours."""
+    if not all(each.chip_hours.known for each in costs.settings):
+        return "seeds that were trained together, or a single seed, give one time, whose spread is not known"
+    return "the intervals of their chip-hours overlap"
+
+
+def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount: Callable[[Cost], str]) -> str:
+    def named(each: Cost) -> str:
+        return f"{one_line(each.cell.label)} ({amount(each)} {unit}, {score(analysis, each.accuracy.value)})"
+
+    if len(on_front) == 1:
+        return f"{named(on_front[0])} needs the fewest {unit} and has the best mean test score."
+    total = len(analysis.costs.settings)
+    ends = f"from {named(on_front[0])} to {named(on_front[-1])}"
+    return f"{len(on_front)} of {total} settings are on the front of mean accuracy against {unit}: {ends}."
 
 
 def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:

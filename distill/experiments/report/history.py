@@ -142,4 +142,8 @@ def _revision(run: Run) -> str | None:
 
 def _rows(run: Run, split: str) -> str | None:
     entry = run.record["data"].get(split)
-    return None if entry is None else f"{entry.get('rows', '?')} ({str(entry['fingerprint'])[:12]})"
+    if entry is None:
+        return None
+    return (
+        f"{entry.get('rows', '?')} ({' '.join(filter(None, (run.data_name(split), str(entry['fingerprint'])[:12])))})"
+    )

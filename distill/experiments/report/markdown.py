@@ -60,13 +60,16 @@ def _chart(chart: Chart) -> str:
     """A chart as the table of its points; long curves, such as losses, are only in the picture."""
     if sum(len(series.points) for series in chart.series) > 60:
         return f"### {escape(chart.title)}\n\nIn the picture."
+    named = any(point.name not in ("", series.name) for series in chart.series for point in series.points)
     rows = []
     for series in chart.series:
         for point in series.points:
             interval = f"{number(point.low, 4)} – {number(point.high, 4)}" if point.high > point.low else "–"
-            rows.append([series.name, number(point.x), number(point.y, 4), interval])
+            setting = [point.name] if named else []
+            rows.append([series.name, *setting, number(point.x), number(point.y, 4), interval])
     levels = "".join(f"\n\n{escape(name)}" for name, _ in chart.levels)
-    return f"### {escape(chart.title)}\n\n" + _table(["line", chart.x, chart.y, "95 % interval"], rows) + levels
+    headers = ["line", *["setting"] * named, chart.x, chart.y, "95 % interval"]
+    return f"### {escape(chart.title)}\n\n" + _table(headers, rows) + levels
 
 
 def _examples(block: Examples) -> str:

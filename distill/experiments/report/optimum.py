@@ -1,4 +1,4 @@
-"""The best effective λ: a weighted quadratic fit of accuracy over log λ, its interval, and runs that would narrow it."""
+"""The best effective λ: a parabola of accuracy over log λ, the interval of its maximum, and whether it can be trusted."""
 
 import dataclasses
 import math
@@ -6,53 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
-from distill.experiments.report import quantities, statistics
+from distill.experiments.report import next_runs, parabola, quantities, statistics
 from distill.experiments.report.evidence import Evidence
+from distill.experiments.report.next_runs import Knob, Proposal
+from distill.experiments.report.parabola import Fit
 from distill.experiments.report.quantities import Line
+from distill.experiments.report.settings import Cell
 from distill.experiments.report.text import number
 
-NEXT_RUNS = 5
-_PRIOR_FREEDOM = 1.0  # how many seeds' worth a setting's variance is drawn towards the median of all settings
 _POOR = 0.01
-_APART = 1.1
+_CHECKED = 4  # different λ from which a parabola leaves a degree of freedom that tests it
+_WITHIN_NOISE = 2.0  # standard errors
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-    """Accuracy as a quadratic function of ``ln λ``.
+class Weaknesses:
+    """Why a fit cannot be trusted.
 
     Attributes:
-      coefficients: of 1, ``ln λ`` (centred) and its square.
-      covariance: of the coefficients.
-      centre: mean of ``ln λ`` that was subtracted.
-      low, high: the range of ``ln λ`` that was trained.
-      residual: χ² per degree of freedom; nan if no degree is left.
-      residual_p: the probability of a larger χ² if the curve were quadratic; nan if no degree is left.
+      few: the number of different λ, if it is too small to test the form of the curve; else 0.
+      flat: the curvature cannot be distinguished from 0: in more than 2.5 % of the bootstrap draws it is not negative.
+      misfit: the means scatter around the parabola more than seeds explain (χ² test, p < 0.01).
+      below, above: the maximum may be at or beyond the smallest or the largest trained λ.
     """
 
-    coefficients: Float[np.ndarray, "3"]
-    covariance: Float[np.ndarray, "3 3"]
-    centre: float
-    low: float
-    high: float
-    residual: float
-    residual_p: float
+    few: int = 0
+    flat: bool = False
+    misfit: bool = False
+    below: bool = False
+    above: bool = False
 
-    def __call__(self, lam: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-        """Values of the fit at effective λ."""
-        x = np.log(lam) - self.centre
-        return self.coefficients[0] + self.coefficients[1] * x + self.coefficients[2] * x**2
-
-
-@dataclasses.dataclass(frozen=True)
-class NextRun:
-    """A suggestion: ``runs`` more seeds at ``lam``; the interval's width afterwards as a share of the width now."""
-
-    lam: float
-    runs: int
-    width: float
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self.few or self.flat or self.misfit or self.below or self.above)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +53,10 @@ class Optimum:
       lam: the optimum, with interval; an end of 0 or infinity means that the trained range does not bound it.
       bounded: whether the fit has a maximum within the range.
       gain: accuracy at the optimum minus that at λ = 1, with interval; None if 1 is out of range.
-      next_runs: what would narrow the interval most.
-      settings: what sets each suggested λ, as text; empty if neither rates nor ``LAMBDA`` do along this line.
+      weaknesses: why the fit cannot be trusted.
+      best: the setting with the best mean on validation.
+      knob: what sets λ along the line; None if neither rates nor ``LAMBDA`` do.
+      proposal: what to run next.
     """
 
     line: str
@@ -74,75 +64,23 @@ class Optimum:
     lam: statistics.Interval
     bounded: bool
     gain: statistics.Interval | None
-    next_runs: tuple[NextRun, ...]
-    settings: tuple[str, ...] = ()
-
-    @property
-    def poor(self) -> bool:
-        """Whether a quadratic does not describe the means."""
-        return self.fit.residual_p < _POOR
+    weaknesses: Weaknesses
+    best: Cell
+    knob: Knob | None
+    proposal: Proposal
 
 
-def shrunk_variances(variances: Sequence[float], numbers: Sequence[int]) -> Float[np.ndarray, " settings"]:
-    """Variances of single seeds, drawn slightly towards their median, since few seeds estimate them badly.
+@dataclasses.dataclass(frozen=True)
+class Unfitted:
+    """A line whose best λ is not estimated: its settings, the reason, and what to run next, if that is known."""
 
-    ``(d₀·median + (n − 1)·s²) / (d₀ + n − 1)`` with ``d₀ = 1`` (Smyth, G. K. (2004), Statistical Applications in Genetics
-    and Molecular Biology 3). A setting with one seed gets the median.
-
-    >>> shrunk_variances([1.0, 100.0, 1.0], [5, 5, 5])
-    array([ 1. , 80.2,  1. ])
-    """
-    freedom = np.maximum(np.asarray(numbers) - 1, 0)
-    given = np.where(freedom > 0, np.nan_to_num(np.asarray(variances, np.float64)), 0.0)
-    known = given[freedom > 0]
-    middle = float(np.median(known)) if known.size else math.nan
-    if known.size and middle == 0:
-        middle = float(known.mean())
-    return (_PRIOR_FREEDOM * middle + freedom * given) / (_PRIOR_FREEDOM + freedom)
-
-
-def fit(lam: Sequence[float], means: Sequence[float] | np.ndarray, variances: Sequence[float] | np.ndarray) -> Fit:
-    """Weighted least squares of a quadratic in ``ln λ``.
-
-    Weights are the inverse variances of the means. If the means scatter more than their variances explain, the covariance
-    is multiplied by χ² per degree of freedom (Birge, R. T. (1932), Physical Review 40).
-
-    Args:
-      lam: at least three different positive numbers.
-      means: accuracy at each.
-      variances: of each mean, positive.
-    """
-    logs = np.log(np.asarray(lam, np.float64))
-    centre = float(logs.mean())
-    x = logs - centre
-    design = np.stack([np.ones_like(x), x, x**2], axis=1)
-    weights = 1 / np.asarray(variances, np.float64)
-    covariance = np.linalg.inv(design.T @ (weights[:, None] * design))
-    y = np.asarray(means, np.float64)
-    coefficients = covariance @ (design.T @ (weights * y))
-    freedom = len(x) - 3
-    square = float((weights * (y - design @ coefficients) ** 2).sum())
-    residual = square / freedom if freedom > 0 else math.nan
-    p = float(stats.chi2.sf(square, freedom)) if freedom > 0 else math.nan
-    scale = max(1.0, residual) if freedom > 0 else 1.0
-    return Fit(coefficients, covariance * scale, centre, float(logs.min()), float(logs.max()), residual, p)
-
-
-def argmax(of: Fit, coefficients: Float[np.ndarray, "draws 3"]) -> Float[np.ndarray, " draws"]:
-    """``ln λ`` of the maximum within the range that was trained; ``∓∞`` where the maximum is at or beyond an end."""
-    _, slope, bend = coefficients.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        place = of.centre - slope / (2 * bend)
-    ends = np.array([of.low, of.high]) - of.centre
-    values = slope[:, None] * ends + bend[:, None] * ends**2
-    at_end = np.where(values[:, 0] > values[:, 1], -np.inf, np.inf)
-    inside = (bend < 0) & (place > of.low) & (place < of.high)
-    beyond = np.where(place <= of.low, -np.inf, np.inf)
-    return np.where(inside, place, np.where(bend < 0, beyond, at_end))
+    line: Line
+    reason: str
+    proposal: Proposal | None
 
 
 def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) -> list[Optimum]:
-    """The best effective λ of each line with at least three values of λ that are apart, from validation scores.
+    """The best effective λ of each line with at least three different values of λ, from validation scores.
 
     Args:
       evidence: the settings.
@@ -151,10 +89,49 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
     """
     out = []
     for line in effective_lines(evidence):
-        if apart(line.values) >= 3:
+        if next_runs.distinct(line.values) >= 3:
             found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed)
             out += [found] if found is not None else []
     return out
+
+
+def unfitted(evidence: Evidence) -> list[Unfitted]:
+    """The lines that vary what weighs the tasks, and for which :func:`optima` estimates nothing."""
+    out = []
+    for line in effective_lines(evidence):
+        scores, values = validation_scores(evidence, line), next_runs.distinct(line.values)
+        studied = len({(str(c.macro("LAMBDA")), quantities.rate(c), c.macro("NORMALIZER")) for c in line.cells}) > 1
+        if len(line.cells) < 2 or not (studied or len(line.cells) >= 3):
+            continue
+        if values >= 3 and estimate(line, scores, draws=2, seed=0) is None:
+            seeds = max(map(len, scores))
+            reason = (
+                "no setting has two seeds, so the noise is not known"
+                if seeds < 2
+                else "the seeds of each setting have the same score, or a score is not finite"
+            )
+            out.append(Unfitted(line, reason, None))
+        elif values < 3:
+            best = _best_value(line, scores)
+            proposal = None
+            if studied and all(math.isfinite(score) for each in scores for score in each):
+                gap = max(line.values) / min(line.values)
+                proposal = next_runs.explore(
+                    line, best, below=True, above=True, between=gap > next_runs.APART**4,
+                    reason=f"a maximum needs at least three different λ, better five, and there {_are(values)}",
+                )  # fmt: skip
+            out.append(Unfitted(line, _values_text(line), proposal))
+    return out
+
+
+def _are(number: int) -> str:
+    return "is one" if number == 1 else f"are {number}"
+
+
+def _values_text(line: Line) -> str:
+    low, high = number(min(line.values), 2), number(max(line.values), 2)
+    between = low if low == high else f"between {low} and {high}"
+    return f"λ is {between} in all {len(line.cells)} settings"
 
 
 def effective_lines(evidence: Evidence) -> list[Line]:
@@ -162,31 +139,14 @@ def effective_lines(evidence: Evidence) -> list[Line]:
     return quantities.lines(evidence.part, quantities.quantity("effective"))
 
 
-def apart(values: Sequence[float]) -> int:
-    """Counts values > 0 that differ by at least 10 % from the next smaller one that is counted.
-
-    Random draws alone move the effective λ of two settings apart by a few per cent. A parabola through three such values
-    says nothing.
-
-    >>> apart([0.841, 0.998, 1.0, 1.001]), apart([0.4, 1.6, 6.3])
-    (2, 3)
-    """
-    counted: list[float] = []
-    for value in sorted(values):
-        if not counted or value >= counted[-1] * _APART:
-            counted.append(value)
-    return len(counted)
-
-
-def narrow_lines(evidence: Evidence) -> list[Line]:
-    """Lines of at least three settings whose values of the effective λ are too close together for :func:`optima`."""
-    return [line for line in effective_lines(evidence) if len(line.cells) >= 3 and apart(line.values) < 3]
-
-
 def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:
     """Validation scores of each setting of a line, as shown: of the metric that selects."""
     metric = str(line.cells[0].runs[0].record["selection"]["metric"])
     return [[evidence.scale * score for score in cell.scores(metric, "validation")] for cell in line.cells]
+
+
+def _best_value(line: Line, scores: Sequence[Sequence[float]]) -> float:
+    return line.values[int(np.argmax([float(np.mean(each)) for each in scores]))]
 
 
 def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed: int) -> Optimum | None:
@@ -200,39 +160,93 @@ def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed:
     numbers = [len(each) for each in scores]
     if not all(math.isfinite(score) for each in scores for score in each) or max(numbers) < 2:
         return None
-    single = shrunk_variances([float(np.var(each, ddof=1)) if len(each) > 1 else 0.0 for each in scores], numbers)
+    known = [float(np.var(each, ddof=1)) if len(each) > 1 else 0.0 for each in scores]
+    single = parabola.shrunk_variances(known, numbers)
     if not (single > 0).all():
         return None
     variances = single / np.array(numbers)
     means = np.array([float(np.mean(each)) for each in scores])
-    curve = fit(line.values, means, variances)
+    curve = parabola.fit(line.values, means, variances)
     random = np.random.default_rng(seed)
     # As many degrees of freedom as seeds and prior give; one extra degree keeps the variance of t finite.
-    freedom = np.maximum(np.array(numbers) - 1 + _PRIOR_FREEDOM, 3.0)
+    freedom = np.maximum(np.array(numbers) - 1 + parabola.PRIOR_FREEDOM, 3.0)
     scale = math.sqrt(max(1.0, curve.residual)) if math.isfinite(curve.residual) else 1.0
     drawn = means + scale * np.sqrt(variances) * random.standard_t(freedom, size=(draws, len(means)))
-    coefficients = _coefficients(line.values, drawn, variances, curve.centre)
-    places = argmax(curve, coefficients)
-    best = float(argmax(curve, curve.coefficients[None])[0])
+    coefficients = parabola.coefficients(line.values, drawn, variances, curve.centre)
+    places = parabola.argmax(curve, coefficients)
+    best = float(parabola.argmax(curve, curve.coefficients[None])[0])
+    bounded = math.isfinite(best)
     with np.errstate(over="ignore"):
         interval = statistics.percentile_interval(float(np.exp(best)), np.exp(places))
-    gain = None
-    if curve.low <= 0 <= curve.high and math.isfinite(best):
-        gain = _gain(curve, best, coefficients, places)
-    steps = next_runs(curve, line.values, single, numbers, interval) if math.isfinite(best) else ()
-    return Optimum(line.name, curve, interval, math.isfinite(best), gain, steps, _settings(line, steps))
+    gain = _gain(curve, best, coefficients, places) if curve.low <= 0 <= curve.high and bounded else None
+    weak = weaknesses(line.values, means, variances, curve, interval, float(np.mean(coefficients[:, 2] >= 0)))
+    top = line.cells[int(means.argmax())]
+    proposal = (
+        next_runs.explore(
+            line, _best_value(line, scores), below=weak.below, above=weak.above,
+            between=bool(weak.few or weak.misfit) or not (weak.below or weak.above),
+            reason=reason(weak, curve),
+        )
+        if weak.any
+        else next_runs.narrow(curve, line, single, numbers)
+    )  # fmt: skip
+    return Optimum(line.name, curve, interval, bounded, gain, weak, top, next_runs.knob(line), proposal)
 
 
-def _coefficients(
+def weaknesses(
     lam: Sequence[float],
-    drawn: Float[np.ndarray, "draws settings"],
+    means: Float[np.ndarray, " settings"],
     variances: Float[np.ndarray, " settings"],
-    centre: float,
-) -> Float[np.ndarray, "draws 3"]:
-    x = np.log(np.asarray(lam)) - centre
-    design = np.stack([np.ones_like(x), x, x**2], axis=1)
-    weighted = design / variances[:, None]
-    return drawn @ np.linalg.solve(design.T @ weighted, weighted.T).T
+    curve: Fit,
+    interval: statistics.Interval,
+    not_bent: float,
+) -> Weaknesses:
+    """Judges a fit.
+
+    Where the parabola misfits, the means decide whether the maximum may be at an end: the score there is within two
+    standard errors of the best. Else the interval of the maximum decides.
+
+    Args:
+      lam, means, variances: the settings.
+      curve: the fit.
+      interval: of its maximum.
+      not_bent: the share of bootstrap draws whose curvature is not negative.
+    """
+    few = next_runs.distinct(lam)
+    misfit = curve.residual_p < _POOR
+    if misfit:
+        top = int(means.argmax())
+        ends = [int(np.argmin(lam)), int(np.argmax(lam))]
+        errors = [math.sqrt(variances[top] + variances[end]) for end in ends]
+        near = [bool(end == top or means[top] - means[end] < _WITHIN_NOISE * error) for end, error in zip(ends, errors)]
+        below, above = near
+    else:
+        below, above = interval.low == 0 or interval.value == 0, math.isinf(interval.high) or math.isinf(interval.value)
+    return Weaknesses(few if few < _CHECKED else 0, not_bent > statistics.ALPHA / 2, misfit, below, above)
+
+
+def reason(weak: Weaknesses, curve: Fit) -> str:
+    """Why runs elsewhere are worth more than runs that narrow the fitted maximum, as a clause."""
+    low, high = (number(math.exp(end), 2) for end in (curve.low, curve.high))
+    parts = []
+    if weak.misfit:
+        parts.append(
+            "a parabola does not describe the scores, so more values near the best one show where the maximum is"
+        )
+    if weak.few:
+        parts.append(f"{weak.few} different λ determine a parabola exactly, and nothing tests it")
+    if weak.below or weak.above:
+        ends = (
+            f"below {low} or above {high}"
+            if weak.below and weak.above
+            else f"below {low}"
+            if weak.below
+            else f"above {high}"
+        )
+        parts.append(f"the maximum may be at λ {ends}")
+    elif weak.flat:
+        parts.append(f"the curvature between λ = {low} and {high} cannot be distinguished from 0")
+    return ", and ".join(parts)
 
 
 def _gain(
@@ -244,61 +258,3 @@ def _gain(
 
     value = float(over_one(curve.coefficients[None], np.array([best]))[0])
     return statistics.percentile_interval(value, over_one(coefficients, places))
-
-
-def next_runs(
-    curve: Fit,
-    lam: Sequence[float],
-    single: Float[np.ndarray, " settings"],
-    numbers: Sequence[int],
-    interval: statistics.Interval,
-) -> tuple[NextRun, ...]:
-    """The settings of ``NEXT_RUNS`` more runs, chosen one after another, that make the optimum's variance smallest.
-
-    The variance of ``−b/2c`` to first order, ``g'Cov g`` with ``g = (0, −1/2c, b/2c²)``: a c-optimal design for the turning
-    point (Chaloner, K. (1989), Journal of Statistical Planning and Inference 21). Noise between trained λ is interpolated.
-    Where the interval has an open end, candidates extend by a factor of 2 beyond the trained range.
-    """
-    _, slope, bend = curve.coefficients
-    if bend >= 0:
-        return ()
-    gradient = np.array([0.0, -1 / (2 * bend), slope / (2 * bend**2)])
-    logs = np.log(np.asarray(lam))
-    order = np.argsort(logs)
-    beyond = math.log(2)
-    low = curve.low - (beyond if interval.low == 0 else 0)
-    high = curve.high + (beyond if math.isinf(interval.high) else 0)
-    grid = np.linspace(low, high, 41)
-    noise = np.exp(np.interp(grid, logs[order], np.log(single[order])))
-
-    def rows(x: np.ndarray) -> np.ndarray:
-        centred = x - curve.centre
-        return np.stack([np.ones_like(centred), centred, centred**2], axis=-1)
-
-    design = rows(logs)
-    information = design.T @ ((np.asarray(numbers) / single)[:, None] * design)
-    now = gradient @ np.linalg.inv(information) @ gradient
-    candidates = rows(grid)
-    gains = candidates[:, :, None] * candidates[:, None, :] / noise[:, None, None]
-    chosen: dict[int, int] = {}
-    for _ in range(NEXT_RUNS):
-        after = np.linalg.inv(information + gains)
-        best = int(np.argmin(np.einsum("i,nij,j->n", gradient, after, gradient)))
-        information = information + gains[best]
-        chosen[best] = chosen.get(best, 0) + 1
-    width = math.sqrt(gradient @ np.linalg.inv(information) @ gradient / now)
-    return tuple(NextRun(float(np.exp(grid[at])), number, width) for at, number in sorted(chosen.items()))
-
-
-def _settings(line: Line, steps: Sequence[NextRun]) -> tuple[str, ...]:
-    """The rates, or else ``LAMBDA``, that give each suggested λ, by a straight line through logarithms."""
-    forms = (
-        (quantities.rate, "LABEL_RATE : RATIONALE_RATE about {} : 1"),
-        (quantities.quantity("lambda").of, "LAMBDA about {}"),
-    )
-    for of, text in forms:
-        values = [of(cell) for cell in line.cells]
-        if all(math.isfinite(value) and value > 0 for value in values) and max(values) / min(values) > 1.02:
-            slope, offset = np.polyfit(np.log(line.values), np.log(values), 1)
-            return tuple(text.format(number(float(np.exp(offset + slope * math.log(step.lam))), 2)) for step in steps)
-    return ()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from distill.experiments.report import statistics
 from distill.experiments.report.settings import RATE, Cell, Part
-from distill.experiments.sweep.levels import is_ratio, number_of
+from distill.experiments.sweep.levels import number_of
 
 _SAME = 1.02  # ratio up to which a quantity counts as constant
 
@@ -51,6 +52,22 @@ def chip_hours(cell: Cell) -> float:
     return cell.training("chip_seconds") / 3600
 
 
+def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
+    """The mean over seeds of a time of the record, with Student's interval.
+
+    Seeds that were trained together (``joint_seeds``) share one measured time: equal times give no interval.
+
+    Args:
+      cell: the setting.
+      name: ``seconds`` or ``chip_seconds``.
+      unit: in seconds.
+    """
+    times = [run.training(name) / unit for run in cell.runs]
+    if len(set(times)) < len(times):
+        return statistics.Interval(statistics.mean_interval(times).value)
+    return statistics.mean_interval(times)
+
+
 QUANTITIES = (
     Quantity("data", "training rows", "Accuracy against the amount of data", train_rows),
     Quantity("size", "parameters", "Accuracy against the student's size", lambda cell: cell.training("parameters")),
@@ -88,12 +105,27 @@ def quantity(key: str) -> Quantity:
 
 
 def varying(part: Part) -> list[Quantity]:
-    """Returns the quantities that differ between settings. Chip-hours vary with the machine: they must differ by half."""
+    """Returns the quantities that differ between settings.
+
+    Chip-hours vary with the load of the machine: they must differ by half, and by more than the same setting's runs do.
+    """
     return [
         each
         for each in QUANTITIES
-        if _ratio([each.of(cell) for cell in part.cells]) > (1.5 if each.key == "chip_hours" else _SAME)
+        if (
+            _ratio([each.of(cell) for cell in part.cells]) > 1.5 and _times_differ(part)
+            if each.key == "chip_hours"
+            else _ratio([each.of(cell) for cell in part.cells]) > _SAME
+        )
     ]
+
+
+def _times_differ(part: Part) -> bool:
+    """Whether two settings' intervals of chip-hours are disjoint; where none is known, whether their operations differ."""
+    known = [each for each in (time(cell, "chip_seconds") for cell in part.cells) if each.known]
+    if known:
+        return max(each.low for each in known) > min(each.high for each in known)
+    return _ratio([cell.training("flops") for cell in part.cells]) > 1.5
 
 
 def lines(part: Part, of: Quantity) -> list[Line]:
@@ -119,13 +151,17 @@ def lines(part: Part, of: Quantity) -> list[Line]:
     out = []
     for key, found in groups.items():
         found.sort(key=of.of)
-        named = [
-            level if number_of(level) is None or is_ratio(level) else f"{axis} {level}"
-            for axis, level in zip(others, key)
-        ]
+        named = [_level_name(axis, level) for axis, level in zip(others, key)]
         name = ", ".join(named) or "all settings"
         out.append(Line(name, tuple(found), tuple(of.of(cell) for cell in found), along is not None))
     return out
+
+
+def _level_name(axis: str, level: str) -> str:
+    """A level in the name of a line: with its axis if it is a number or a ratio."""
+    if number_of(level) is None:
+        return level
+    return f"rates {level}" if axis == RATE else f"{axis} {level}"
 
 
 def _axis_along(part: Part, cells: Sequence[Cell], of: Quantity) -> str | None:

@@ -1,10 +1,21 @@
 """Sections that are mostly tables: comparisons, cost, rows that change, configuration, provenance."""
 
 import math
+from collections.abc import Callable, Sequence
 
-from distill.experiments.report import charted, comparisons, findings, history, statistics
+from distill.experiments.report import (
+    charted,
+    comparisons,
+    findings,
+    history,
+    next_runs,
+    quantities,
+    settings,
+    statistics,
+)
 from distill.experiments.report.analysis import Analysis
-from distill.experiments.report.blocks import Block, Cell, Chart, Examples, Series, Table, Text
+from distill.experiments.report.blocks import Block, Cell, Chart, Examples, Point, Series, Table, Text
+from distill.experiments.report.cost import Cost
 from distill.experiments.report.text import large, number, one_line, p_value
 
 _MOST_COLUMNS = 8  # settings beside each other in the table of differences
@@ -92,69 +103,126 @@ def _short_need(each: comparisons.Comparison) -> str:
     return " or ".join(filter(None, (seeds, rows))) or "more of both"
 
 
-def cost_blocks(analysis: Analysis) -> list[Block]:
-    """Chip-hours, prices and the Pareto front; empty if no time was recorded."""
-    costs = analysis.costs
-    priced = not math.isnan(costs[0].price)
-    if all(each.chip_hours <= 0 for each in costs):
+def weight_blocks(analysis: Analysis) -> list[Block]:
+    """What weighs the tasks in each setting: rates, normaliser, ``LAMBDA`` and the effective λ; empty if nothing varies."""
+    cells = [cell for cell in analysis.part.cells if cell.training("lambda") > 0]
+    varied = {(_rates(cell), str(cell.macro("NORMALIZER")), _lambda(cell)) for cell in cells}
+    if len(varied) < 2:
         return []
+    metric = str(cells[0].runs[0].record["selection"]["metric"])
     rows = []
-    for each in costs:
-        name = Cell(one_line(each.cell.label), "best" if each.on_front else "")
-        price = (number(each.price),) if priced else ()
+    for cell in sorted(cells, key=lambda cell: cell.training("lambda")):
+        validation = statistics.mean_interval(
+            [analysis.evidence.scale * score for score in cell.scores(metric, "validation")]
+        )
+        chosen = cell is analysis.selected
         rows.append(
             (
-                name,
-                findings.spread(analysis, each.accuracy),
-                number(each.chip_hours),
-                *price,
-                large(each.flops),
-                number(each.cell.training("seconds")),
-                "yes" if each.on_front else "",
+                Cell(one_line(cell.label), "best" if chosen else ""),
+                _rates(cell),
+                one_line(cell.macro("NORMALIZER") or "–"),
+                _lambda(cell),
+                number(cell.training("lambda")),
+                findings.spread(analysis, validation),
+                findings.spread(analysis, analysis.evidence.cell_interval(cell)),
             )
         )
+    unit = ", %" if analysis.evidence.scale == 100 else ""
     headers = (
         "setting",
+        settings.RATE,
+        "NORMALIZER",
+        "LAMBDA",
+        "effective λ",
+        f"validation {metric}{unit}",
         charted.metric_name(analysis),
-        "chip-hours",
-        *(("price",) if priced else ()),
-        "FLOPs",
-        "seconds",
-        "on the front",
     )
+    note = (
+        "By effective λ: the mean over updates of rationale weight / label weight. Bold: selected on validation. A dash: "
+        "the form draws no mixture, or λ has a schedule."
+    )
+    return [Table(headers, tuple(rows), "Settings by effective λ", note, (4,))]
+
+
+def _rates(cell: settings.Cell) -> str:
+    """The mixture rates of a setting as a ratio, as in a sweep file."""
+    labels, rationales = cell.macro("LABEL_RATE"), cell.macro("RATIONALE_RATE")
+    return f"{labels:g}:{rationales:g}" if math.isfinite(quantities.rate(cell)) else "–"
+
+
+def _lambda(cell: settings.Cell) -> str:
+    return number(next_runs.lambda_of(cell))
+
+
+def cost_blocks(analysis: Analysis) -> list[Block]:
+    """Work, chip-hours with their spread, prices, and the Pareto fronts; empty if neither work nor time was recorded."""
+    costs = analysis.costs
+    timed = any(each.chip_hours.value > 0 for each in costs.settings)
+    if not timed and not costs.unit:
+        return []
     blocks: list[Block] = []
-    hours = [each.chip_hours for each in costs if each.chip_hours > 0]
-    if len(costs) > 1 and max(hours) / min(hours) >= findings.SAME_COST:
-        front = [each for each in costs if each.on_front]
-        rest = [each for each in costs if not each.on_front]
-        series = [
-            Series(
-                "on the front", tuple(charted.point(analysis, e.cell, e.chip_hours) for e in front), len(front) > 1, 0
-            )
-        ]
-        if rest:
-            series.append(
-                Series("other settings", tuple(charted.point(analysis, e.cell, e.chip_hours) for e in rest), False, 6)
-            )
-        blocks.append(
-            Chart(
-                "Accuracy against chip-hours, with the Pareto front",
-                "chip-hours of a run",
-                charted.metric_name(analysis),
-                tuple(series),
-                max(hours) / min(hours) > 2.5,
-                charted.levels(analysis),
-            )
-        )
-    total = sum(each.chip_hours * len(each.cell.runs) for each in costs)
-    note = f"Per run, mean over seeds. All runs together: {number(total)} chip-hours"
-    note += (
-        f", price {number(sum(each.price * len(each.cell.runs) for each in costs))}."
-        if priced
-        else "; --price_per_chip_hour adds prices."
+    if len(costs.settings) > 1 and costs.work_varies:
+        blocks.append(_front_chart(analysis, costs.front, costs.unit, f"{costs.unit} of a run"))
+    if costs.time_front is not None:
+        blocks.append(_front_chart(analysis, costs.time_front, "chip-hours", "chip-hours of a run"))
+    return [*blocks, _cost_table(analysis)]
+
+
+def _front_chart(analysis: Analysis, front: Sequence[Cost], unit: str, axis: str) -> Chart:
+    def point(each: Cost) -> Point:
+        if unit == "chip-hours":
+            return charted.point(analysis, each.cell, each.chip_hours.value, each.chip_hours)
+        return charted.point(analysis, each.cell, each.work)
+
+    on, rest = list(front), [each for each in analysis.costs.settings if each not in front]
+    series = [Series("on the front", tuple(map(point, on)), len(on) > 1, 0)]
+    if rest:
+        series.append(Series("other settings", tuple(map(point, rest)), False, 6))
+    values = [each.x for one in series for each in one.points]
+    return Chart(
+        f"Accuracy against {unit}, with the Pareto front",
+        axis,
+        charted.metric_name(analysis),
+        tuple(series),
+        max(values) / min(values) > 2.5,
+        charted.levels(analysis),
+        note="The front is that of the means; the comparisons show which differences are significant.",
     )
-    blocks.append(Table(headers, tuple(rows), "", note, tuple(range(1, len(headers) - 1))))
-    return blocks
+
+
+def _cost_table(analysis: Analysis) -> Table:
+    costs = analysis.costs
+    priced = not math.isnan(costs.settings[0].price)
+    columns: dict[str, Callable[[Cost], Cell | str]] = {
+        "setting": lambda each: Cell(one_line(each.cell.label), "best" if costs.work_varies and each.on_front else ""),
+        charted.metric_name(analysis): lambda each: findings.spread(analysis, each.accuracy),
+    }
+    if costs.unit != "tokens":
+        columns["FLOPs"] = lambda each: large(each.cell.training("flops"))
+    columns["tokens"] = lambda each: large(each.cell.training("tokens"))
+    if costs.work_varies:
+        columns[f"on the front by {costs.unit}"] = lambda each: "yes" if each.on_front else ""
+    columns["chip-hours"] = lambda each: _with_spread(each.chip_hours)
+    columns["seconds"] = lambda each: _with_spread(each.seconds)
+    if priced:
+        columns["price"] = lambda each: number(each.price)
+    rows = tuple(tuple(of(each) for of in columns.values()) for each in costs.settings)
+    total = sum(each.chip_hours.value * len(each.cell.runs) for each in costs.settings)
+    note = f"Per run, mean over seeds; times with their 95 % interval. All runs together: {number(total)} chip-hours"
+    if priced:
+        note += f", price {number(sum(each.price * len(each.cell.runs) for each in costs.settings))}."
+    else:
+        note += "; --price_per_chip_hour adds prices."
+    if len(costs.settings) > 1 and costs.time_front is None:
+        note += f" No front by chip-hours is given: {findings.time_reason(costs)}."
+    if len(costs.settings) > 1 and not costs.work_varies and costs.unit:
+        note += f" All settings do the same work in {costs.unit}, so no front by {costs.unit} is given."
+    return Table(tuple(columns), rows, "", note, tuple(range(1, len(columns))))
+
+
+def _with_spread(interval: statistics.Interval) -> str:
+    text = number(interval.value)
+    return f"{text} ({number(interval.low)} – {number(interval.high)})" if interval.known else text
 
 
 def rows_blocks(analysis: Analysis, prefix: str) -> list[Block]:

@@ -75,7 +75,10 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     if bounded:
         best = min(bounded, key=lambda each: each.lam.high / max(each.lam.low, 1e-9))
         interval_text = findings.lam_interval(best).split("interval ")[-1].rstrip(")")
-        tiles.append((f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval_text}{_line_name(best)}"))
+        poor = "; poor fit" if best.weaknesses.any else ""
+        tiles.append(
+            (f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval_text}{_line_name(best)}{poor}")
+        )
     elif analysis.shares:
         tiles.append(
             (
@@ -116,7 +119,7 @@ def _curves(analysis: Analysis) -> list[Block]:
         series = tuple(
             Series(
                 line.name,
-                tuple(charted.point(analysis, c, v) for c, v in zip(line.cells, line.values)),
+                tuple(charted.point(analysis, c, v, _spread_of(each, c)) for c, v in zip(line.cells, line.values)),
                 line.varies and line.connected,
                 place,
             )
@@ -147,6 +150,11 @@ def _curves(analysis: Analysis) -> list[Block]:
                 Text("The teacher's accuracy is not drawn: the test rows do not contain its answers.", "note")
             )
     return blocks
+
+
+def _spread_of(of: quantities.Quantity, cell: Setting) -> statistics.Interval:
+    """The interval of a time over seeds; none for quantities that the setting determines."""
+    return quantities.time(cell, "chip_seconds", 3600) if of.key == "chip_hours" else statistics.Interval(math.nan)
 
 
 def _answers(analysis: Analysis) -> list[Block]:
@@ -195,7 +203,14 @@ def _answers(analysis: Analysis) -> list[Block]:
         )
     for each in analysis.optima:
         blocks.append(_fit_chart(analysis, each))
-        blocks.append(Text(f"{findings.optimum_sentence(analysis, each)}\n\n{findings.next_runs_text(each)}", "beside"))
+        text = f"{findings.optimum_sentence(analysis, each)}\n\n{findings.proposal_text(each.proposal)}"
+        blocks.append(Text(text, "beside"))
+    for each in analysis.unfitted:
+        text = findings.unfitted_sentence(each)
+        if each.proposal is not None:
+            text += f"\n\n{findings.proposal_text(each.proposal)}"
+        blocks.append(Text(text, "plain"))
+    blocks += section_tables.weight_blocks(analysis)
     return blocks
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.experiments.report.collect import Collection, ReportError, Run
+from distill.experiments.report.text import one_line
 from distill.experiments.sweep import SEED
 from distill.experiments.sweep.levels import number_of
 
@@ -14,6 +15,7 @@ METHODS = ("method", "FORM")
 # Macros that name an axis best, in this order, when several change together.
 _FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABEL_SOURCE")
 _TRAIN_DATA = "training data"
+_MOST_NAMES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +80,11 @@ class Part:
         """All runs."""
         return [run for cell in self.cells for run in cell.runs]
 
+    @property
+    def data_name(self) -> str:
+        """Its test rows in words, with the beginning of their fingerprint."""
+        return named(self.runs, self.fingerprint)
+
     def method_axis(self) -> str | None:
         """The axis that names methods, if there is one."""
         return next((axis for axis in METHODS if axis in self.axes), None)
@@ -106,7 +113,10 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
                 f"no run has test rows with a fingerprint that begins with {data!r}; see {_found(collection)}"
             )
     if len(groups) > 1 and data != "all":
-        listed = "; ".join(f"{key[:12]} ({len(runs)} runs, e.g. {runs[0].name})" for key, runs in groups.items())
+        listed = "; ".join(
+            f"{named(runs, key)} ({len(runs)} run{'s' * (len(runs) > 1)}, e.g. {runs[0].name})"
+            for key, runs in groups.items()
+        )
         raise ReportError(
             f"the runs were scored on {len(groups)} different sets of test rows, which are never pooled: {listed}; "
             "--data=FINGERPRINT reports on one of them, --data=all on each of them separately"
@@ -117,6 +127,13 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
         kept = trained or runs
         out.append(_part(key, kept, key not in per_seed, tuple(run for run in runs if run not in kept)))
     return out
+
+
+def named(runs: Sequence[Run], fingerprint: str) -> str:
+    """Test rows in words: the name of their data set or their files, if there is one, and the fingerprint's beginning."""
+    names = list(dict.fromkeys(name for run in runs if (name := run.data_name())))
+    text = " or ".join(one_line(name, 60) for name in names[:_MOST_NAMES]) + " …" * (len(names) > _MOST_NAMES)
+    return f"{text} {fingerprint[:12]}".strip()
 
 
 def _found(collection: Collection) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from distill import terminal
+from distill import atomic_files, terminal
 from distill.experiments.report import statistics
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.experiments.sweep import failures as sweep_failures
@@ -85,21 +86,20 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
     axes = sorted(sweep.axes, key=lambda name: name == SEED)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    held = io.StringIO(newline="")
+    writer = csv.writer(held)
+    writer.writerow([*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"])
+    for run, result in done:
         writer.writerow(
-            [*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"]
+            _levels(run.values, axes)
+            + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
+            + [result["test"].get(name, "") for name in metrics]
+            + [""]
         )
-        for run, result in done:
-            writer.writerow(
-                _levels(run.values, axes)
-                + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
-                + [result["test"].get(name, "") for name in metrics]
-                + [""]
-            )
-        for run in sweep.runs():
-            if run.name in failures:
-                writer.writerow([*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]])
+    for run in sweep.runs():
+        if run.name in failures:
+            writer.writerow([*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]])
+    atomic_files.replace(path, held.getvalue())
 
 
 def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -> list[str]:
@@ -209,7 +209,9 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         axes.set_title(title)
-    figure.savefig(path, dpi=150)
+    held = io.BytesIO()
+    figure.savefig(held, dpi=150, format="png")
+    atomic_files.replace(path, held.getvalue())
     plt.close(figure)
 
 

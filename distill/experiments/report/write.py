@@ -39,13 +39,13 @@ def build(collection: Collection, options: Options, source: str) -> tuple[Docume
     made = []
     for place, analysis in enumerate(analyses):
         several = len(analyses) > 1
-        suffix = f" · test data {analysis.part.fingerprint[:12]}" if several else ""
+        suffix = f" · test data {analysis.part.data_name}" if several else ""
         made += sections.of(analysis, collection.unfinished, f"data{place}-" if several else "", suffix)
     rest = sections.unfinished_section(collection.unfinished)
     made += [rest] if rest else []
     dates = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     count = f"{len(kept)} runs" if len(kept) != 1 else "one run"
-    data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].fingerprint[:12]}"
+    data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].data_name}"
     title = one_line(options.title or f"Report on {source}", 120)
     return Document(title, f"{count}{data} · written {dates} by distill report", tuple(made)), analyses
 

@@ -38,13 +38,15 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
       settings: name of a run → its setting.
     """
     out = []
-    for axis in sweep.axes:
-        macros = {_macro(text) for level in sweep.axes[axis] for text in level.bindings}
-        if axis in sweep.ranges:
-            macros |= set(sweep.ranges[axis][1].macros)
+    sets = {axis: _macros(sweep, axis) for axis in sweep.axes}
+    weigh = [axis for axis, macros in sets.items() if macros & set(_RATIONALE_WEIGHT)]
+    for axis, macros in sets.items():
         there = [settings[run.name] for run in runs if axis in run.values and run.name in settings]
         if macros & set(RATES):
-            out += _rates(axis, there)
+            unweighed = [run for run in runs if not any(other in run.values for other in weigh)]
+            out += _rates(
+                axis, there, [settings[run.name] for run in unweighed if run.name in settings and axis in run.values]
+            )
         if macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}:
             idle = [one for one in there if one.form in ("label", "single")]
             if idle:
@@ -61,7 +63,14 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
     return out
 
 
-def _rates(axis: str, there: Sequence[Setting]) -> list[str]:
+def _macros(sweep: Sweep, axis: str) -> set[str]:
+    """The macros that an axis sets."""
+    macros = {_macro(text) for level in sweep.axes[axis] for text in level.bindings}
+    return macros | set(sweep.ranges[axis][1].macros) if axis in sweep.ranges else macros
+
+
+def _rates(axis: str, there: Sequence[Setting], unweighed: Sequence[Setting]) -> list[str]:
+    """Problems of an axis of rates; ``unweighed``: of runs whose weights no other axis sets."""
     out = []
     idle = [one for one in there if one.form != "mixed"]
     if idle:
@@ -69,7 +78,7 @@ def _rates(axis: str, there: Sequence[Setting]) -> list[str]:
             f"axis {axis!r} changes nothing in {len(idle)} of {len(there)} runs: {idle[0].task} draws no mixture; set "
             "FORM=mixed, or give the axis a condition ('when')"
         )
-    fixed = [one for one in there if one.form == "mixed" and one.normalizer == "task_tokens"]
+    fixed = [one for one in unweighed if one.form == "mixed" and one.normalizer == "task_tokens"]
     if fixed:
         out.append(
             f"axis {axis!r} does not change the weight of the tasks in {len(fixed)} of {len(there)} runs: with NORMALIZER="

@@ -213,7 +213,7 @@ def probes(sweep: Sweep) -> list[Run]:
             while wanted := distributions(sweep, point):
                 point.update({name: next(_ends(sweep, name)) for name in wanted})
             point = {name: point[name] for name in sweep.axes if is_active(name, sweep.when, point) and name in point}
-            run = _runs_at(sweep, point, "probe")[0]
+            run = _runs_at(sweep, point, f"probe{len(out)}")[0]  # names are keys of costs and settings
             out.setdefault(repr(run.configuration()), run)
     return list(out.values())
 

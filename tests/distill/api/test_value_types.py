@@ -116,13 +116,13 @@ def test_the_home_folder(monkeypatch, tmp_path):
 
 def test_shipped_files_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = configuration.find("gin/sweeps/demo.json")
+    found = configuration.find("gin/sweeps/demo.yaml")
     assert pathlib.Path(found).is_file()
-    assert configuration.find("sweeps/demo.json") == found
+    assert configuration.find("sweeps/demo.yaml") == found
     with pytest.raises(
-        ConfigurationError, match=r"no json file 'gin/sweeps/dmeo.json'; did you mean 'gin/sweeps/demo.json'"
+        ConfigurationError, match=r"no yaml file 'gin/sweeps/dmeo.yaml'; did you mean 'gin/sweeps/demo.yaml'"
     ):
-        configuration.find("gin/sweeps/dmeo.json")
+        configuration.find("gin/sweeps/dmeo.yaml")
     (tmp_path / "gin" / "models").mkdir(parents=True)
     (tmp_path / "gin" / "models" / "t5_1_1.gin").write_text("# mine\nMINE = 1\nTHEIRS = %MINE\nTHEIRS2 = %THEIRS\n")
     with pytest.raises(ConfigurationError, match="nothing uses THEIRS2"):

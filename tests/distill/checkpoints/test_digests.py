@@ -94,7 +94,7 @@ def test_digests_list_every_file_of_every_step(run):
         assert held - listed == {digests.FILE, digests.COMMIT_FILE}
         assert listed < held
         assert digests.METADATA_FILE in listed
-        for digest in ("blake3", "sha256"):
+        for digest in ("xxh3_128", "sha256"):
             assert digests.check(step, digest)
 
 
@@ -133,7 +133,7 @@ def test_a_restart_continues_from_the_newest_intact_checkpoint(run, arguments, t
     largest = max(files_of(newest / "state"), key=lambda path: path.stat().st_size)
     damage(largest, "flip", random.Random(1))
     results = [train.train(str(folder), **arguments) for folder in (run, without)]
-    assert f"checkpoint {newest} is damaged: {largest} does not have the BLAKE3" in caplog.text
+    assert f"checkpoint {newest} is damaged: {largest} does not have the XXH3" in caplog.text
     assert (run / "damaged" / "checkpoints" / "8" / digests.FILE).exists()
     same = {"seconds": 0, "performance": {}}  # times differ
     assert dataclasses.replace(results[0], **same) == dataclasses.replace(results[1], **same)
@@ -179,11 +179,17 @@ def largest_of(step: pathlib.Path) -> pathlib.Path:
     return max(files_of(step / "state"), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("verify", [True, "sha256", False])
-def test_a_step_whose_list_has_no_blake3_is_checked_by_its_sha256(run, arguments, verify):
-    """Steps of version 1 list a size and a SHA-256."""
+# How versions 1 and 2 listed a file. This BLAKE3 is that of no file: it is not compared.
+EARLIER = {
+    1: lambda entry: [entry["bytes"], entry["sha256"]],
+    2: lambda entry: {"bytes": entry["bytes"], "sha256": entry["sha256"], "blake3": "0" * 64},
+}
+
+
+@pytest.mark.parametrize(("version", "verify"), [(1, True), (1, False), (2, True), (2, "sha256")])
+def test_a_step_whose_list_has_no_xxh3_is_checked_by_its_sha256(run, arguments, version, verify):
     step = run / "checkpoints" / "8"
-    rewritten(step, lambda entry: [entry["bytes"], entry["sha256"]], version=1)
+    rewritten(step, EARLIER[version], version)
     assert digests.check(step)
     damage(largest_of(step), "flip", random.Random(1))
     if verify:
@@ -195,13 +201,13 @@ def test_a_step_whose_list_has_no_blake3_is_checked_by_its_sha256(run, arguments
     assert int(state.step) == 4
 
 
-@pytest.mark.parametrize("wrong", ["blake3", "sha256", "both"])
+@pytest.mark.parametrize("wrong", ["xxh3_128", "sha256", "both"])
 def test_digests_that_disagree_with_the_file(run, wrong):
     """Each check compares its own digest, whatever the other one is."""
     step = epath.Path(run / "checkpoints" / "8")
-    other = {name: "0" * 64 for name in ("blake3", "sha256") if wrong in (name, "both")}
+    other = {name: "0" * 64 for name in ("xxh3_128", "sha256") if wrong in (name, "both")}
     rewritten(run / "checkpoints" / "8", lambda entry: entry | other)
-    for verify, name, label in ((True, "blake3", "BLAKE3"), ("sha256", "sha256", "SHA-256")):
+    for verify, name, label in ((True, "xxh3_128", "XXH3"), ("sha256", "sha256", "SHA-256")):
         if name in other:
             with pytest.raises(
                 digests.Damaged, match=rf"does not have the {label} 000000000000… that digests\.json lists"
@@ -215,14 +221,15 @@ def test_digests_that_disagree_with_the_file(run, wrong):
 @pytest.mark.parametrize(
     ("change", "version", "expected"),
     [
-        (lambda entry: {"bytes": entry["bytes"], "sha256": entry["sha256"]}, 2, "expected bytes, sha256, blake3 of"),
-        (lambda entry: entry | {"md5": ""}, 2, "expected bytes, sha256, blake3 of"),
-        (lambda entry: entry | {"bytes": True}, 2, "expected bytes, sha256, blake3 of"),
-        (lambda entry: entry | {"blake3": None}, 2, "expected digests in hexadecimal of"),
-        (lambda entry: [entry["bytes"], entry["sha256"]], 2, "expected bytes, sha256, blake3 of"),
+        (lambda entry: {"bytes": entry["bytes"], "sha256": entry["sha256"]}, 3, "expected bytes, sha256, xxh3_128 of"),
+        (lambda entry: entry | {"md5": ""}, 3, "expected bytes, sha256, xxh3_128 of"),
+        (lambda entry: entry | {"bytes": True}, 3, "expected bytes, sha256, xxh3_128 of"),
+        (lambda entry: entry | {"xxh3_128": None}, 3, "expected digests in hexadecimal of"),
+        (lambda entry: [entry["bytes"], entry["sha256"]], 3, "expected bytes, sha256, xxh3_128 of"),
+        (lambda entry: entry, 2, "expected bytes, sha256, blake3 of"),
         (lambda entry: [entry["bytes"], 5], 1, "expected digests in hexadecimal of"),
         (lambda entry: [entry["bytes"]], 1, "not enough values"),
-        (lambda entry: entry, 3, "it is of version 3, expected 1 or 2"),
+        (lambda entry: entry, 4, "it is of version 4, expected one of 1, 2, 3"),
     ],
 )
 def test_a_list_of_another_form_is_refused(run, change, version, expected):
@@ -239,7 +246,7 @@ def test_damage_is_found_by_either_check_at_a_restore(run, arguments, verify, ca
     damage(path, "flip", random.Random(3))
     state, _, _ = restored(run, arguments, verify)
     assert int(state.step) == 4
-    assert f"{path} does not have the {'BLAKE3' if verify is True else 'SHA-256'}" in caplog.text
+    assert f"{path} does not have the {'XXH3' if verify is True else 'SHA-256'}" in caplog.text
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum of coreutils compares the digests")
@@ -257,9 +264,9 @@ def test_sha256sum_compares_the_listed_digests(run):
     assert compared() == 1
 
 
-@pytest.mark.parametrize("verify", ["md5", "blake3", None, 1])
+@pytest.mark.parametrize("verify", ["md5", "xxh3_128", None, 1])
 def test_other_values_of_the_setting_are_refused(verify):
-    with pytest.raises(ValueError, match=rf"must be True \(BLAKE3\), 'sha256' or False \(none\); got {verify!r}"):
+    with pytest.raises(ValueError, match=rf"must be True \(XXH3\), 'sha256' or False \(none\); got {verify!r}"):
         digests.chosen(verify)
 
 

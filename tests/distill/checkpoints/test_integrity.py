@@ -23,7 +23,7 @@ CONFIG = T5Config(
     vocab_size=16, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
 )
 
-CHECKS = [(True, "BLAKE3"), ("sha256", "SHA-256")]
+CHECKS = [(True, "XXH3"), ("sha256", "SHA-256")]
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # One of two processes: saves steps 1 and 2, waits until the file of argument 3 exists, and restores.
 TOGETHER = """
@@ -140,7 +140,7 @@ def test_a_step_of_another_model_is_refused_before_it_is_read(step):
             pytest.fail("it was read")
 
 
-@pytest.mark.parametrize("digest", ["blake3", "sha256"])
+@pytest.mark.parametrize("digest", ["xxh3_128", "sha256"])
 def test_shares_of_processes_cover_all_files(step, digest):
     (step / "params" / "d" / "data").write_bytes(bytes(2**20) + b"\1")
     found = []
@@ -222,7 +222,7 @@ def test_digests_on_an_object_store(tmp_path):
         name = "bucket/run/checkpoints/4/state/d/array"
         intact = storage.objects[name]
         for digest, (data, expected) in itertools.product(
-            ("blake3", "sha256"),
+            ("xxh3_128", "sha256"),
             (
                 (intact, "intact True"),
                 (intact[:-1] + b"\1", "does not have the {}"),

@@ -1,11 +1,14 @@
 import errno
+import resource
+import signal
 
+import numpy as np
 import pytest
 from etils import epath
 
-from distill.checkpoints import leftovers
+from distill.checkpoints import conversion, leftovers
 from distill.checkpoints import t5x as t5x_checkpoints
-from distill.checkpoints.weights import flatten
+from distill.checkpoints.weights import Weights, flatten
 from tests.distill.checkpoints.written import CONFIG, random_params
 
 
@@ -25,6 +28,27 @@ def test_what_is_new_is_removed_and_nothing_else(tmp_path, error):
         (tmp_path / "new" / "x").write_text("c")
         raise error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("form", ["hf", "distill"])
+def test_a_full_disk_during_a_conversion(tmp_path, form, monkeypatch):
+    """By a limit on the size of files, in the middle of the arrays; the same conversion is made once there is room."""
+    flat = flatten(random_params(CONFIG))
+    conversion.write_model_dir(flat.__getitem__, CONFIG, tmp_path / "source")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises((OSError, ValueError), match="File too large"):
+            conversion.convert(tmp_path / "source", tmp_path / "out", form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out").exists()
+    conversion.convert(tmp_path / "source", tmp_path / "out", form)
+    with conversion.open_source(tmp_path / "out") as found:
+        weights = Weights(found.checkpoint, found.config)
+        for name, array in flat.items():
+            np.testing.assert_array_equal(weights.read(name), array)
 
 
 @pytest.mark.parametrize("form", ["native", "orbax"])

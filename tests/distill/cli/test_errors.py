@@ -143,13 +143,14 @@ def test_verbose_shows_the_traceback_of_a_mistake():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_full_disk():
-    program = [sys.executable, "-m", "distill.cli.main", "completion", "bash"]
+@pytest.mark.parametrize("line", ["completion bash", "launch hosts --host=a --dry-run -- train --gin.MODEL_DIR=x"])
+def test_a_full_disk(line):
+    program = [sys.executable, "-m", "distill.cli.main", *line.split()]
     with open("/dev/full", "w") as full:
         done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == exit_codes.MACHINE == 74
-    expected = "distill completion: No space left on device; free some space and run the same command again\n"
-    assert done.stderr == expected
+    reason = "No space left on device; free some space and run the same command again"
+    assert done.stderr == f"distill {line.split()[0]}: {reason}\n"
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
@@ -164,6 +165,30 @@ def test_a_file_that_cannot_be_written(tmp_path):
     assert done.returncode == exit_codes.MACHINE
     assert done.stderr.strip().splitlines()[-1].startswith("distill inspect: ")
     assert "File too large" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_plan_of_launch_that_cannot_be_written(tmp_path):
+    """The task file of an earlier launch stays, whole."""
+    (tmp_path / "sky").write_text("#!/bin/sh\ntouch launched\n")
+    (tmp_path / "sky").chmod(0o755)
+    (tmp_path / "task.yaml").write_text("of an earlier launch\n")
+    line = "launch skypilot --accelerators=A100:1 --task_file=task.yaml -- train --gin.MODEL_DIR=gs://bucket/x"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": os.fspath(pathlib.Path(__file__).resolve().parents[3]),
+    }
+    done = subprocess.run([sys.executable, "-m", "distill.cli.main", *line.split()], cwd=tmp_path, env=environment,
+                          preexec_fn=limit, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == exit_codes.MACHINE, done.stderr
+    assert done.stderr.startswith("distill launch: ") and "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "task.yaml").read_text() == "of an earlier launch\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sky", "task.yaml"]
 
 
 def test_nobody_reads_the_output(tmp_path):
@@ -186,7 +211,7 @@ def test_a_signal_outside_of_the_loop(name):
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == exit_codes.STOPPED == 75
-    assert err.strip() == f"stopped by {name}; run the same command again to continue"
+    assert err.strip() == f"stopped by {name}; run the same command again to start over"
 
 
 def test_sigterm_while_a_run_is_setting_up(tmp_path):
@@ -236,7 +261,31 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
 
     monkeypatch.setattr(main, "command_function", lambda name: imports)
     assert main.main(["completion", "bash"]) == exit_codes.STOPPED
-    assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to continue\n"
+    assert capsys.readouterr().err == "stopped by SIGTERM; run the same command again to start over\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["report", "."], "start over"),
+        (["eval", "--model_dir=."], "start over"),
+        (["data", "--set=svamp"], "start over"),
+        (["train", *TINY], "continue"),
+        (["sweep", "grid.json"], "continue"),
+        (["extract", "--inputs=a.jsonl", "--output=b.jsonl", "--prompt=p.json"], "continue"),
+    ],
+)
+def test_only_commands_that_keep_their_progress_are_continued(words, advice, tmp_path, capsys, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "command_function", lambda name: stopped)
+    monkeypatch.setattr(main.runs, "load_tensorflow", lambda options: None)
+    monkeypatch.setattr(main.runs, "check_directories", lambda options: None)
+    monkeypatch.setattr("distill.cli.compilation_cache.enable", lambda: None)
+    assert main.main(words) == exit_codes.STOPPED
+    assert capsys.readouterr().err == f"stopped by SIGINT; run the same command again to {advice}\n"
+    assert words[0] in main.COMMANDS and set(main.CONTINUING) <= {*main.COMMANDS, "launch"}
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -257,7 +306,7 @@ def test_a_signal_in_an_import_ends_the_process_without_an_exception(tmp_path, n
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (exit_codes.STOPPED, "")
-    assert done.stderr == f"stopped by {name}; run the same command again to continue\n"
+    assert done.stderr == f"stopped by {name}; run the same command again to start over\n"
 
 
 def test_a_signal_after_the_command_changes_no_exit_code():

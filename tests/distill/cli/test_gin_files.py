@@ -2,15 +2,18 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from distill.api import configuration
+from distill.checkpoints.huggingface import families
 from distill.data.curriculum import Curriculum
 from distill.experiments import demo, sweep
 from distill.model import network, parameters
+from distill.model.t5gemma_config import T5GemmaConfig
 from distill.tasks import registration
 from distill.training import checks, train
 from distill.training.losses import TwoTaskLoss
@@ -37,7 +40,7 @@ def build(model="t5_1_1_tiny", task="svamp", run="distill", hardware="cpu", extr
     return configuration.arguments_of(train.train)
 
 
-FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5")
+FAMILIES = ("t5_1_1", "t5_1_0", "mt5", "umt5", "byt5", "t5gemma", "t5gemma2")
 # Parameter counts of Hugging Face's models of the same names (torch's numel over parameters, tied ones once).
 KNOWN = {
     "t5_1_1_small": 76_961_152,
@@ -48,6 +51,24 @@ KNOWN = {
     "t5_1_0_small": 60_506_624,
     "t5_1_0_base": 222_903_552,
     "mt5_small": 300_176_768,
+    # Published by KerasHub for its conversions of the Hugging Face weights.
+    "t5gemma_s": 312_517_632,
+    "t5gemma_b": 591_490_560,
+}
+# Google's numbers of text-only parameters of T5Gemma 2 (blog of December 2025).
+ABOUT = {"t5gemma2_270m": 370e6, "t5gemma2_1b": 1.7e9, "t5gemma2_4b": 7e9}
+# Layers, width, feed-forward width, heads, heads of keys and values, head width, window.
+T5GEMMA_SIZES = {
+    "t5gemma_s": (8, 512, 1024, 8, 8, 64, 4096),
+    "t5gemma_b": (12, 768, 2048, 12, 12, 64, 4096),
+    "t5gemma_l": (24, 1024, 2816, 16, 16, 64, 4096),
+    "t5gemma_xl": (24, 2048, 5120, 32, 32, 64, 4096),
+    "t5gemma_ml": (26, 1152, 6912, 4, 4, 256, 4096),
+    "t5gemma_2b_2b": (26, 2304, 9216, 8, 4, 256, 4096),
+    "t5gemma_9b_9b": (42, 3584, 14336, 16, 8, 256, 4096),
+    "t5gemma2_270m": (18, 640, 2048, 4, 1, 256, 512),
+    "t5gemma2_1b": (26, 1152, 6912, 4, 1, 256, 512),
+    "t5gemma2_4b": (34, 2560, 10240, 8, 4, 256, 1024),
 }
 
 
@@ -59,10 +80,54 @@ def data_dir(tmp_path):
 def test_model(model, tmp_path):
     given = build(model=model, extra=[data_dir(tmp_path)])
     config = given["model"]
-    assert isinstance(config, network.T5Config)
+    assert isinstance(config, T5GemmaConfig if model.startswith("t5gemma") else network.T5Config)
     assert config.vocab_size % 128 == 0
-    if model in KNOWN:
+    if isinstance(config, T5GemmaConfig):
+        number = t5gemma_count(config)
+        written = re.search(r": ([\d.]+)([MB]) parameters", (ROOT / f"gin/models/{model}.gin").read_text())
+        assert number == pytest.approx(float(written[1]) * {"M": 1e6, "B": 1e9}[written[2]], rel=0.005)
+        assert number == pytest.approx(ABOUT.get(model, number), rel=0.02)
+        assert number == KNOWN.get(model, number)
+        assert model != "t5gemma2_tiny" or number == parameters.param_count(config)
+    elif model in KNOWN:
         assert parameters.param_count(config) == KNOWN[model]
+
+
+def t5gemma_count(config):
+    """The parameters of a T5Gemma, from three networks of one or two layers: all layers of a stack have the same number."""
+
+    def count(encoder, decoder):
+        layers = {"encoder": encoder, "decoder": decoder}
+        few = {name: dataclasses.replace(getattr(config, name), num_layers=number) for name, number in layers.items()}
+        return parameters.param_count(dataclasses.replace(config, **few))
+
+    one, encoder, decoder = count(1, 1), count(2, 1), count(1, 2)
+    more = (config.num_encoder_layers - 1) * (encoder - one) + (config.num_decoder_layers - 1) * (decoder - one)
+    return one + more
+
+
+@pytest.mark.parametrize("model", [*T5GEMMA_SIZES, "t5gemma_9b_2b"])
+def test_a_t5gemma_is_the_published_one(model, tmp_path):
+    """Every value of a T5Gemma, by the facts above and transformers' defaults, which are those of the 2B-2B."""
+    transformers = pytest.importorskip("transformers")
+    config = build(model=model, hardware="tpu_v5e_16", extra=[data_dir(tmp_path)])["model"]
+    assert (config.dtype, config.remat_policy, config.scan_layers) == ("bfloat16", "elementwise", False)
+    config = dataclasses.replace(config, dtype="float32", remat_policy="none", attention="xla")
+    kinds = {"t5gemma_9b_2b": ("t5gemma_9b_9b", "t5gemma_2b_2b")}.get(model, (model, model))
+    sizes = ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "sliding_window")
+    for stack, kind in zip((config.encoder, config.decoder), kinds, strict=True):
+        assert tuple(getattr(stack, name) for name in sizes) == T5GEMMA_SIZES[kind]
+        assert stack.query_pre_attn_scalar == stack.head_dim  # as in gemma/research/t5gemma and Gemma 3
+    if config.version == 1:
+        usual = families.config_from_hf(transformers.T5GemmaConfig(encoder={}, decoder={}).to_dict())
+        assert dataclasses.replace(usual, encoder=config.encoder, decoder=config.decoder) == config
+        assert model != "t5gemma_2b_2b" or usual == config
+    else:
+        usual = families.config_from_hf(transformers.T5Gemma2Config(encoder={}, decoder={}).to_dict())
+        stacks = {"encoder": config.encoder, "decoder": config.decoder}
+        published = {"vocab_size": 262_144, "rope_scale_global": 8.0}  # of google/t5gemma-2-270m-270m's config.json
+        assert dataclasses.replace(usual, **stacks, **published) == config
+    assert {stack.global_every for stack in (usual.encoder, usual.decoder)} == {config.encoder.global_every}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -173,7 +238,7 @@ def test_recipe(recipe, tmp_path):
 
 
 def levels():
-    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.json", "out").runs()}
+    return {run.values["switch"]: run for run in sweep.read(ROOT / "gin/sweeps/methods.yaml", "out").runs()}
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_what_the_parser_refuses_has_code_2(arguments, capsys):
 
 def test_a_signal_raises_and_the_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(main._Interrupted, match="SIGTERM"), main._signals_raise(last=False):
+    with pytest.raises(main._Interrupted, match="SIGTERM"), main._signals_raise("train", last=False):
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     assert signal.getsignal(signal.SIGTERM) is before

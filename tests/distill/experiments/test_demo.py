@@ -1,10 +1,16 @@
 """The demo from end to end, in a few steps: its files and its last line."""
 
 import json
+import pathlib
+import re
 
 import pytest
 
 from distill.cli import main
+from distill.experiments import sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BEFORE = {"FORM": "label", "BATCH_SIZE": 8, "TRAIN_STEPS": 1, "EVAL_PERIOD": 1, "LEARNING_RATE": 1e-9}
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -14,10 +20,11 @@ def test_the_demo(tmp_path, capsys):
         "gin_files": ["gin/recipes/demo_student.gin"],
         "axes": {
             "method": {
+                "before distillation": {"bindings": BEFORE},
                 "standard": {"bindings": {"FORM": "label", "BATCH_SIZE": 8}},
                 "step-by-step": {"bindings": {"FORM": "paired", "BATCH_SIZE": 8}},
             },
-            "TRAIN_ROWS": [20, 40],
+            "TRAIN_ROWS": {"values": [20, 40], "when": {"method": ["standard", "step-by-step"]}},
             "RANDOM_SEED": [0, 1],
         },
         "x": "TRAIN_ROWS",
@@ -31,7 +38,9 @@ def test_the_demo(tmp_path, capsys):
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last["task"] == "demo_world"
     assert last["seeds"] == [0, 1]
+    before = last["methods"].pop("before distillation")
     assert set(last["methods"]) == {"standard", "step-by-step"}
+    assert set(before) == {"any"} and before["any"]["steps"] == 1
     for by_size in last["methods"].values():
         assert set(by_size) == {"20", "40"}
         for found in by_size.values():
@@ -42,9 +51,26 @@ def test_the_demo(tmp_path, capsys):
     for name in ("results.png", "results.csv", "vocabulary.model"):
         assert (tmp_path / "out" / name).stat().st_size > 100
     assert (tmp_path / "out" / "pretraining" / "best").exists()
+    for suffix in ("html", "md", "csv", "png"):
+        assert (tmp_path / "out" / f"report.{suffix}").stat().st_size > 1000
+    page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert page.startswith("# Answers with and without the teacher's reasons")
+    start = 100 * before["any"]["accuracy"]
+    assert f"\nbefore distillation {start:.1f} %\n" in page and re.search(r"\nteacher \d+\.\d %\n", page)
+    assert "| standard | standard, TRAIN\\_ROWS 20 | 20 |" in page, "the table of accuracy against training rows"
 
     # Once more: everything is done already.
     assert main.main([*given, *small, *sizes]) == 0
     out = capsys.readouterr().out
-    assert "8 runs, 8 done already, 0 to do" in out
-    assert json.loads(out.strip().splitlines()[-1]) == last
+    assert "10 runs, 10 done already, 0 to do" in out
+    again = json.loads(out.strip().splitlines()[-1])
+    assert again["methods"].pop("before distillation") == before and again == last
+
+
+def test_the_shipped_demos_score_the_students_before_distillation():
+    for name in ("demo", "demo_published"):
+        grid = sweep.read(ROOT / f"gin/sweeps/{name}.yaml", "out")
+        runs = [run for run in grid.runs() if run.values["method"] == "before distillation"]
+        assert len(runs) == len(grid.seeds()), "one amount of data"
+        assert all({"TRAIN_STEPS = 1", "LEARNING_RATE = 1e-09"} <= set(run.bindings) for run in runs)
+        assert grid.start is not None and grid.start.demo

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill.data import token_batches
+from distill import array_files
 from distill.inference import exact_match
 from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.exact_match import ExactMatch
@@ -48,6 +48,6 @@ def test_the_share_of_rows_that_are_decoded_exactly(tmp_path, decoder):
     ],
 )
 def test_files_without_rows(tmp_path, decoder, arrays, message):
-    token_batches.write_arrays(tmp_path / "rows.npz", arrays)
+    array_files.write(tmp_path / "rows.npz", arrays)
     with pytest.raises(ValueError, match=message):
         ExactMatch(tmp_path / "rows.npz", decoder)

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import pytest
 
 from distill import locking
+from distill.checkpoints import digests
 from distill.inference import answers
 from distill.inference import infer as infer_module
 from distill.inference import student as students
@@ -168,6 +170,39 @@ def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path,
     with pytest.raises(answers.AnotherRun, match="has 2 lines, and the input 1 rows"):
         infer(*given, model_dir=model_dir)
     assert (tmp_path / "out.jsonl").read_text() == before
+
+
+def test_only_weights_and_settings_of_answers_are_a_student_s_identity(tmp_path, model_dir):
+    """Answers are continued in a copy, without files that hold no weights; not with other weights, or another dtype."""
+    given = (str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}, {"input": "3 and 1?"}])
+    infer(*given, model_dir=model_dir)
+    before, copy = infer_module.fingerprint(model_dir), tmp_path / "copy"
+    shutil.copytree(model_dir, copy)
+    (step,) = (copy / "best").iterdir()
+    without_weights = [step / "_CHECKPOINT_METADATA", *step.rglob("commit_success.txt"), *step.rglob("_sharding")]
+    assert len(without_weights) >= 3
+    for path in without_weights:
+        path.unlink()
+    (step / "metrics" / "metrics").write_text("{}")
+    (step / "seen.txt").touch()
+    assert infer_module.fingerprint(copy) == before
+    assert infer(*given, model_dir=copy).found == 2
+    (step / digests.FILE).unlink()  # as of a run with CHECKPOINT_DIGESTS = False
+    assert infer_module.fingerprint(copy) == before
+    names = [path for path in sorted((step / "params").rglob("*")) if path.is_file()]
+    for path in names:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert infer_module.fingerprint(copy) != before, path
+        with pytest.raises(answers.AnotherRun, match=f"student was '{before}' and is now '[0-9a-f]{{16}}'"):
+            infer(*given, model_dir=copy)
+        path.write_bytes(content)
+    described = students.read(model_dir)
+    half = dataclasses.replace(described, model=dataclasses.replace(described.model, dtype="bfloat16"))
+    with pytest.raises(answers.AnotherRun, match="another run: dtype was 'float32' and is now 'bfloat16'"):
+        infer(*given, student=half, model_dir=model_dir)
+    assert infer_module.fingerprint(tmp_path) == "none"
 
 
 def test_one_process_at_a_time_writes_an_output(tmp_path, model_dir):

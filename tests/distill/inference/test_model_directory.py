@@ -149,6 +149,30 @@ def test_more_steps_go_on_with_a_finished_run(run):
         begin(run, CONFIG)
 
 
+def test_a_start_is_undone_unless_a_step_was_saved(run, monkeypatch, caplog):
+    finish(run)
+    for saved in (False, True):
+        with pytest.raises(ValueError, match="bad"), model_directory.start_undone_on_failure(run):
+            begin(run, changed(TRAIN_STEPS=60))
+            if saved:
+                (run / "checkpoints" / "40").mkdir()
+            raise ValueError("bad")
+        assert (run / "result.json").exists() != saved
+        assert (run / "result.before-60-steps.json").exists() == saved
+        assert (run / "config.gin").read_text() == (changed(TRAIN_STEPS=60) if saved else CONFIG)
+    (run / "result.before-60-steps.json").replace(run / "result.json")
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match="bad"), model_directory.start_undone_on_failure(run):
+        begin(run, changed(TRAIN_STEPS=90))
+        monkeypatch.setattr(model_directory.atomic_files, "replace", full)
+        raise ValueError("bad")
+    assert (run / "result.json").exists()  # renamed back, which needs no space
+    assert f"{run} could not be left as it was before this start" in caplog.text
+
+
 def test_another_vocabulary_under_the_same_path_is_refused(run):
     with pytest.raises(ValueError, match=r"the vocabulary was \('bytes', 125, ''\) and is now \('bytes', 0, ''\)"):
         other = dataclasses.replace(STUDENT, vocabulary_extra_ids=0)
@@ -265,6 +289,17 @@ def test_train_again_in_a_finished_directory(trained, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "holds a finished run with other settings" in told and "LAMBDA was not set and is now 0.1" in told
     assert (trained / "runs/a/config.gin").read_text() == config
+    # A restart that fails leaves the run finished, with its result and configuration.
+    names = ("result.json", "config.gin", "config.json", "student.json", "vocabulary.model")
+    before = {name: (trained / "runs/a" / name).read_bytes() for name in names}
+    rows = (trained / "train.jsonl").read_text()
+    (trained / "train.jsonl").write_text(rows.replace("plus", "and", 1))
+    assert main.main(["train", *command("runs/a", "--gin.TRAIN_STEPS=4")]) == 2
+    assert "have changed since the checkpoint was saved" in capsys.readouterr().err
+    assert not list((trained / "runs/a").glob("result.before*"))
+    assert {name: (trained / "runs/a" / name).read_bytes() for name in names} == before
+    (trained / "train.jsonl").write_text(rows)
     assert main.main(["train", *command("runs/a", "--gin.TRAIN_STEPS=4")]) == 0
     assert "continuing a finished run: TRAIN_STEPS was 2 and is now 4" in capsys.readouterr().err
     assert json.loads((trained / "runs/a/result.json").read_text())["step"] == 4
+    assert json.loads((trained / "runs/a/result.before-4-steps.json").read_text())["step"] == 2

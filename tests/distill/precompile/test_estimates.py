@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
+from distill.checkpoints.huggingface import gemma_config
 from distill.data.packing import Layout
 from distill.precompile import costs, estimates, report, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
 from distill.sharding import partitioning
 from distill.training import optimizers
+from distill.training.config import LoopConfig
+from tests.distill import gemma_models
 from tests.distill.precompile.tiny_run import RUN, TINY, needs_libtpu, step
 
 
@@ -175,6 +178,22 @@ def test_model_flops_are_those_of_the_compiled_step(frozen):
     assert found.matmul_flops == pytest.approx(wanted, rel=0.03)
     whole = 3 * estimates.forward_flops(TINY, RUN.layout)
     assert wanted == whole if frozen is None else wanted < 0.92 * whole
+
+
+@pytest.mark.parametrize("family", ["t5", "t5 tied", *gemma_models.FAMILIES])
+def test_a_step_with_adapters_computes_no_gradient_of_any_kernel(family):
+    """Operations of kernels grow with the lengths and those of attention with their product, which separates the two."""
+    if family.startswith("t5gemma"):
+        model = gemma_config.config_from_hf(gemma_models.config(family).to_dict())
+    else:
+        model = dataclasses.replace(TINY, logits_via_embedding=family == "t5 tied")
+    optimizer = optimizers.restricted(RUN.optimizer, LoopConfig(1, lora_rank=2).trainable)
+    run = dataclasses.replace(RUN, model=model, optimizer=optimizer)
+    layout = run.layout
+    twice = Layout(layout.windows, 2 * layout.encoder_length, 2 * layout.decoder_length)
+    forward = estimates.forward_flops(model, layout)
+    of_kernels = 2 * forward - estimates.forward_flops(model, twice) / 2
+    assert estimates.step_flops(run) == 3 * forward - of_kernels
 
 
 @needs_libtpu

@@ -5,6 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import pytest
+from abstract_meshes import mesh_of
 
 from distill.model.config import ATTENTIONS
 from distill.sharding import attention_choice, partitioning
@@ -100,8 +101,7 @@ def test_every_value_of_the_configuration_is_known(monkeypatch):
 
 def test_the_mesh_decides_not_the_machine():
     """On this CPU, a program that is traced for a mesh of TPUs has the TPU's attention."""
-    tpu = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), partitioning.MESH_AXES, abstract_device=tpu)
+    mesh = mesh_of("tpu")
     assert choose("auto", GOOD) == "xla"
     with jax.sharding.use_abstract_mesh(mesh):
         assert choose("auto", GOOD) == "pallas"

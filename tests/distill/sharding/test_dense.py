@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from abstract_meshes import mesh_of
 from jax.sharding import NamedSharding
 
 from distill.sharding import partitioning
@@ -151,8 +152,7 @@ def test_only_training_on_tpus_stacks_kernels(training, platform, stacked, monke
 
 def test_a_mesh_of_tpus_stacks_kernels_on_any_machine():
     """The programs that ``distill precompile`` compiles on a machine without a TPU are those of TPUs."""
-    tpu = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), partitioning.MESH_AXES, abstract_device=tpu)
+    mesh = mesh_of("tpu")
     x, module = array("bld", 0), Two(together=True)
     params = nn.meta.unbox(module.init(jax.random.key(0), x))
     assert f"[2,{INPUTS},{FEATURES}]" not in str(jax.make_jaxpr(module.apply)(params, x))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from abstract_meshes import mesh_of
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,8 +168,7 @@ def test_an_unsupported_shape_raises_its_reason():
 
 def traced_for_cuda(function, *arguments):
     """The jaxpr of ``function`` and its StableHLO, lowered for a GPU; none is needed."""
-    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+    with jax.sharding.use_abstract_mesh(mesh_of("gpu")):
         traced = jax.jit(function).trace(*arguments)
         return traced.jaxpr.jaxpr, traced.lower(lowering_platforms=("cuda",)).as_text()
 

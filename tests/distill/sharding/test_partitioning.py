@@ -1,8 +1,11 @@
 """Meshes and rules: mesh sizes, shardings and errors."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
+from abstract_meshes import mesh_of
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
@@ -86,8 +89,7 @@ def test_a_single_process_has_all_rows():
 
 
 def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_devices(monkeypatch):
-    tpu = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), partitioning.MESH_AXES, abstract_device=tpu)
+    mesh = mesh_of("tpu")
     assert partitioning.platform() == "cpu"
     with jax.sharding.use_abstract_mesh(mesh):
         assert partitioning.platform() == "tpu"
@@ -99,3 +101,11 @@ def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_devices(monkey
         jax.jit(lambda x: seen.append(partitioning.platform()) or x)(jnp.zeros(()))
         assert seen == ["cpu"]
     assert partitioning.platform() == "gpu"
+
+
+@pytest.mark.parametrize(("kind", "platform"), [("cpu", "cpu"), ("TPU v5e", "tpu"), ("NVIDIA H100 80GB HBM3", "gpu")])
+def test_the_platform_of_a_device_of_which_only_the_kind_is_known(kind, platform, monkeypatch):
+    """JAX before 0.10.1 gives no platform of an abstract device."""
+    mesh = types.SimpleNamespace(abstract_device=types.SimpleNamespace(device_kind=kind))
+    monkeypatch.setattr(partitioning.jax.sharding, "get_abstract_mesh", lambda: mesh)
+    assert partitioning.platform() == platform

@@ -70,7 +70,6 @@ def test_a_run_that_was_killed_leaves_the_record_of_one_that_was_not(tmp_path, a
     arguments["loss"] = TwoTaskLoss(lam=0.5, normalizer="all_tokens")
     arguments["loop"] = dataclasses.replace(arguments["loop"], log_period=3)
     arguments["cost_model"] = lambda compiled, devices: timing.StepCosts(compiled.cost_analysis()["flops"] * devices)
-    monkeypatch.setattr(timing, "_SEEN_S", 0.0)
     result = train.train(str(tmp_path / "whole"), **arguments, quiet=True)
     whole, figures = kept(tmp_path / "whole")
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from distill.data import token_batches
+from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
 from distill.training import checks
 from distill.training.config import TokenBatchesConfig
@@ -55,6 +56,15 @@ def test_rows_and_vocabulary(arguments, sums):
     checks.check_vocabulary(sums.paired, arguments["model"])
     with pytest.raises(ValueError, match=rf"'{sums.paired}' has no split 'dev'"):
         checks.check_rows(sums.paired, "dev")
+
+
+def test_a_t5gemma_network_needs_the_bos_that_it_starts_with(arguments, sums):
+    stack = StackConfig(1, 16, 16, 2, 1, 8, 8, 4, 2)
+    model = T5GemmaConfig(2, 384, stack, stack)
+    with pytest.raises(
+        ValueError, match=rf"the vocabulary of '{sums.paired}': expected BOS with id 2, .*it has none: set"
+    ):
+        checks.check_vocabulary(sums.paired, model)
 
 
 def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_task(arguments, tmp_path):

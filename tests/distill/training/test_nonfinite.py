@@ -1,6 +1,7 @@
 """Runs that are made to diverge: they end with the batch written down, or skip the update and count it."""
 
 import dataclasses
+import io
 import json
 
 import jax
@@ -178,6 +179,46 @@ def test_rows_of_several_processes_become_one_batch(tmp_path, monkeypatch):
         nonfinite.read(epath.Path(tmp_path), 5)
     with pytest.raises(FileNotFoundError, match=r"no batch of step 6 in replay/ \(steps there: 5\)"):
         nonfinite.read(epath.Path(tmp_path), 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        (
+            "step_5.npz",
+            lambda data: data[: len(data) // 2],
+            r"step_5\.npz holds no rows of a batch: File is not a zip file",
+        ),
+        ("step_5.npz", lambda data: data[:60] + bytes(20) + data[80:], r"step_5\.npz holds no rows of a batch: "),
+        ("step_5.npz", lambda data: b"", r"step_5\.npz holds no rows of a batch: No data left in file"),
+        ("step_5.npz", lambda data: npz(tokens=np.zeros((6, 2), np.int32)), r"step_5\.npz has no array 'rows'"),
+        ("step_5.npz", lambda data: npz(rows=np.arange(3)), "too many values to unpack"),
+        ("step_5.json", lambda data: data[:-9], r"step_5\.json .* hold no batch: "),
+        ("step_5.json", lambda data: b"[" * 100_000, r"step_5\.json .* hold no batch: "),
+        (
+            "step_5.json",
+            lambda data: data.replace(b"fold_in", b"folded"),
+            "dropout_rng must hold the integers key and fold_in",
+        ),
+        ("step_5.json", lambda data: b"[1]", r"step_5\.json .* hold no batch: it is no JSON object"),
+    ],
+)
+def test_a_damaged_batch_is_one_line_that_names_the_file(tmp_path, name, change, expected):
+    batch = Batch({"tokens": np.arange(12, dtype=np.int32).reshape(6, 2)}, {"draws": 1}, 1, 0.0)
+    found = nonfinite.Found(0, 5, "the loss is nan", False, batch, {"loss": float("nan")})
+    nonfinite.write(epath.Path(tmp_path), found, 0, slice(None), LoopConfig(10))
+    file = tmp_path / "replay" / name
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match=expected) as caught:
+        nonfinite.read(epath.Path(tmp_path), 5)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "replay" / "step_5") in str(caught.value)
+
+
+def npz(**arrays):
+    held = io.BytesIO()
+    np.savez(held, **arrays)
+    return held.getvalue()
 
 
 def test_the_watch_reads_only_what_the_devices_have_finished():

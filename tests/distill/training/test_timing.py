@@ -1,6 +1,9 @@
 """Phases of the loop, speeds, stragglers, and goodput over attempts."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -87,6 +90,25 @@ def test_the_step_is_noted_seldom(tmp_path, now):
     assert (tmp_path / "attempts.json").read_text() == written
     attempts.seen(6, now=True)
     assert json.loads((tmp_path / "attempts.json").read_text())[0]["step"] == 6
+
+
+def test_the_step_that_a_killed_attempt_reached_is_in_a_file_of_its_disk(tmp_path, caplog):
+    """SIGKILL leaves no time for a note: the process writes the step at every update."""
+    code = (
+        "import os, signal, sys, time\nfrom etils import epath\nfrom distill.training import timing\n"
+        "attempts = timing.Attempts(epath.Path(sys.argv[1]), 4, started=time.time())\n"
+        "for step in range(5, 1208):\n    attempts.made(step)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    [seen] = timing.read_attempts(epath.Path(tmp_path))
+    assert (seen.first_step, seen.step) == (4, 1207)
+    after = timing.Attempts(epath.Path(tmp_path), 1200, started=time.time())
+    assert (after.lost_steps, [each.step for each in after.all]) == (7, [1207, 1200])
+    again = timing.Attempts(epath.Path(tmp_path), 1200, started=time.time())  # the second attempt made no step
+    assert (again.lost_steps, [each.step for each in again.all]) == (7, [1207, 1200, 1200])
+    (tmp_path / "attempts.step").write_text("")
+    assert timing.Attempts(epath.Path(tmp_path), 1200, started=time.time()).lost_steps == 7
+    assert "attempts.step does not hold an attempt and a step" in caplog.text
 
 
 def test_damaged_attempts_are_reported_and_counted_anew(tmp_path, caplog):

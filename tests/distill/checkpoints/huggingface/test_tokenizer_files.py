@@ -20,6 +20,33 @@ TEXTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("bos", [False, True])
+def test_tokenizers_of_gemmas_kind_give_our_ids(gemma_vocabulary, tmp_path, bos):
+    tokenizer_files.write(tmp_path, gemma_vocabulary, encoder_bos=bos)
+    assert tokenizer_files.puts_bos(tmp_path) == bos
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5gemma2"}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids_of = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id]
+    assert ids_of == [0, 1, 2, 3]
+    more = ["[label] two   spaces\n\n\nand <start_of_turn>user", "a▁b", "[label[label]]", "▁▁▁ ▁"]
+    longest = 0
+    for text in (*TEXTS, *more):
+        ids = preprocessors.encode(gemma_vocabulary, text, bos=bos) or ([2, 1] if bos else [1])
+        assert tokenizer(text).input_ids == ids, text
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text.replace("▁", " "), text
+        longest = max(longest, max(len(gemma_vocabulary.tokenizer.id_to_piece(one)) for one in ids))
+    assert longest > 8  # merges of merges were compared
+    pair = preprocessors.encode(gemma_vocabulary, "a premise</s>a hypothesis", "</s>", bos=bos)
+    assert tokenizer("a premise", "a hypothesis").input_ids == pair
+
+
+def test_bos_needs_a_vocabulary_with_bos(tmp_path, small_vocabulary):
+    with pytest.raises(ValueError, match=r"the vocabulary has no BOS, which ENCODER_BOS=True puts before every input"):
+        tokenizer_files.write(tmp_path, small_vocabulary, encoder_bos=True)
+    with pytest.raises(ValueError, match="has no BOS"):
+        tokenizer_files.write(tmp_path, vocabularies.load("bytes"), encoder_bos=True)
+
+
 @pytest.mark.parametrize("kind", ["small", "t5", "bytes"])
 def test_tokenizers_give_our_ids(kind, tmp_path, small_vocabulary, request):
     if kind == "t5":  # whose unknown piece is number 3

@@ -39,6 +39,7 @@ def test_runs_alone_in_a_folder_and_twice(tmp_path):
         (lambda d: (d / "result.json").unlink(), "no run is finished: 1 running"),
         (lambda d: change(d, lambda r: r.pop("training")), "training is missing"),
         (lambda d: change(d, lambda r: r.update(selection=None)), "trained without validation"),
+        (lambda d: change(d, lambda r: r["data"].pop("test")), "trained without test rows, .*TEST_SPLIT"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, spoil, message):
@@ -74,3 +75,21 @@ def test_predictions(tmp_path):
     path.write_text('{"id": "a", "correct": true}\nnothing\n')
     with pytest.raises(ReportError, match=r"test.jsonl:2 is no prediction"):
         collect.read_predictions(directory)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "name"),
+    [
+        ({"DATASET": "@demo_world.dataset()"}, "demo_world"),
+        ({"DATASET": "@a/b/svamp.dataset()"}, "svamp"),
+        ({"DATASET": "@jsonl.dataset()", "DATASET_NAME": "example", "FILES": {"test": "t.jsonl"}}, "example"),
+        ({"DATASET_NAME": "jsonl", "FILES": {"train": "a/b.jsonl", "test": "c/d.jsonl"}}, "d.jsonl"),
+        ({"DATASET_NAME": "rows", "FILES": {"train": ["r/x.jsonl", "r/y.jsonl"]}}, "x.jsonl, y.jsonl"),
+        ({"DATASET": "%OTHER"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_data_set_without_a_name_is_called_by_its_files(tmp_path, configuration, name):
+    directory = synthetic.write_run(tmp_path / "a", [True, False], configuration=configuration)
+    (found,) = collect.collect([directory]).runs
+    assert found.data_name() == name

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from distill.experiments.report import findings, statistics
+from distill.experiments.report import findings, next_runs, statistics
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 
@@ -28,7 +28,24 @@ def test_what_the_rates_show(rates_analysis):
         "rates does not change the effective λ where NORMALIZER is task_tokens: it is 1 at all levels."
     )
     assert warned[1] == "Not in these numbers: 1 failed, 1 waiting."
-    assert findings.next_runs_text(found.optima[0]).startswith("Next: 5 more runs, ")
+    first, second = findings.next_sentences(found)
+    assert first == (
+        "Next (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
+        "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. As an axis of the sweep file: "
+        'rates: {ratio: ["32:1", "16:1"]}'
+    ), "the interval of the best λ is open below"
+    assert second.startswith("Next (task_tokens): 20 runs, ") and "As an axis of the sweep file: LAMBDA: [" in second
+
+
+def test_the_best_rates_are_named_with_their_interval(rates_analysis):
+    best = rates_analysis[1].optima[0]
+    closed = dataclasses.replace(best, lam=statistics.Interval(1.2, 0.6, 4.8))
+    assert findings.knob_text(closed) == ", at LABEL_RATE:RATIONALE_RATE 2:1 (4:1 to 1:2)"
+    assert "(beyond 8:1 to " in findings.knob_text(best)
+    narrow = next_runs.Proposal("narrow", (next_runs.NextRun(2.0, 5),), width=0.7)
+    assert findings.proposal_text(narrow) == (
+        "Next: 5 more runs, 5 × λ = 2, narrow the interval most; its width becomes about 70 % of now."
+    )
 
 
 def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):

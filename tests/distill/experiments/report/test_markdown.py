@@ -24,3 +24,10 @@ def test_a_hostile_cell_stays_in_its_cell():
     table = Table(("a",), (("</td>\n| new | <script>`x`",),))
     (line,) = markdown.render(Document("t", "", (Section("s", "S", (table,)),))).splitlines()[-1:]
     assert line == "| \\</td\\> \\| new \\| \\<script\\>\\`x\\` |"
+
+
+def test_points_of_charts_name_their_setting():
+    series = Series("all_tokens", (Point(0.4, 68, 60, 70, (), "all_tokens, rates 32:1"),))
+    text = markdown.render(Document("t", "", (Section("s", "S", (Chart("c", "λ", "y", (series,)),)),)))
+    assert "| line | setting | λ | y | 95 % interval |" in text
+    assert "| all\\_tokens | all\\_tokens, rates 32:1 | 0.4 | 68 | 60 – 70 |" in text

@@ -1,40 +1,18 @@
-"""The fit against statsmodels, its interval against simulations, and the value of the next runs."""
+"""The interval of the optimum against simulations, and when a fit is not trusted."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 
-from distill.experiments.report import findings, optimum, statistics
-from distill.experiments.report.optimum import argmax, fit, optima
-
-LAM = [0.1, 0.3, 1.0, 3.0, 10.0]
+from distill.experiments.report import findings, next_runs, optimum, quantities
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
 
 
 def truth(lam, best=0.5):
     return 70 - 2.0 * np.log(np.asarray(lam) / best) ** 2
-
-
-def test_the_fit_is_weighted_least_squares():
-    random = np.random.default_rng(0)
-    variances = np.array([0.01, 0.04, 1.0, 0.2, 9.0])
-    means = truth(LAM) + random.normal(0, np.sqrt(variances))
-    found = fit(LAM, means, variances)
-    x = np.log(LAM) - np.mean(np.log(LAM))
-    expected = sm.WLS(means, np.stack([np.ones(5), x, x**2], axis=1), weights=1 / variances).fit()
-    assert found.coefficients == pytest.approx(expected.params)
-    assert found.residual == pytest.approx(expected.scale)
-    assert found.covariance == pytest.approx(expected.normalized_cov_params * max(1, expected.scale))
-    assert found(np.array(LAM)) == pytest.approx(expected.fittedvalues)
-
-
-def test_without_noise_the_optimum_is_exact_and_ends_are_named():
-    found = fit(LAM, truth(LAM), np.ones(5))
-    assert math.exp(argmax(found, found.coefficients[None])[0]) == pytest.approx(0.5)
-    rising = fit(LAM, np.log(LAM), np.ones(5))
-    assert argmax(rising, rising.coefficients[None])[0] == math.inf
-    assert argmax(found, np.array([[0.0, -1.0, 0.1]]))[0] == -math.inf
 
 
 def test_the_optimum_of_a_sweep_is_near_the_truth(rates_analysis):
@@ -48,9 +26,7 @@ def test_intervals_of_the_optimum_cover_it(rates_analysis):
     """Noise that differs by a factor of 100 between λ; five seeds."""
     random = np.random.default_rng(1)
     (line,) = [
-        line
-        for line in optimum.quantities.lines(rates_analysis[1].part, optimum.quantities.quantity("effective"))
-        if line.varies
+        line for line in quantities.lines(rates_analysis[1].part, quantities.quantity("effective")) if line.varies
     ]
     spread = np.array([0.3, 0.2, 0.5, 1.0, 3.0, 20.0])
     inside = 0
@@ -61,46 +37,77 @@ def test_intervals_of_the_optimum_cover_it(rates_analysis):
     assert 0.9 <= inside / 150 <= 1.0, inside / 150
 
 
-def test_variances_of_few_seeds_are_drawn_to_the_median():
-    assert optimum.shrunk_variances([4.0, 4.0, 0.0], [3, 3, 1]) == pytest.approx([4.0, 4.0, 4.0])
+@pytest.fixture(scope="module")
+def line(rates_analysis):
+    """Six settings with λ from 0.3 to 9.6, set by rates."""
+    (found,) = [line for line in optimum.effective_lines(rates_analysis[1].evidence) if line.varies]
+    return found
 
 
-def test_next_runs_narrow_the_optimum_as_much_as_they_promise(rates_analysis):
-    """The suggested runs, simulated many times, shrink the spread of the optimum by the promised factor."""
-    random = np.random.default_rng(2)
-    spread = np.full(5, 0.6)
-    numbers = [3] * 5
-    curve = fit(LAM, truth(LAM), spread**2 / 3)
-    steps = optimum.next_runs(curve, LAM, spread**2, numbers, statistics.Interval(0.5, 0.2, 1.0))
-    assert sum(step.runs for step in steps) == optimum.NEXT_RUNS and all(0.1 <= step.lam <= 10 for step in steps)
-
-    def place(lam, runs):
-        means = truth(lam) + random.normal(size=len(lam)) * 0.6 / np.sqrt(runs)
-        found = fit(lam, means, 0.36 / np.asarray(runs))
-        return argmax(found, found.coefficients[None])[0]
-
-    more = [*LAM, *(step.lam for step in steps)]
-    now = np.std([place(LAM, numbers) for _ in range(400)])
-    later = np.std([place(more, [*numbers, *(step.runs for step in steps)]) for _ in range(400)])
-    assert later / now == pytest.approx(steps[0].width, abs=0.12)
+def scores(line, mean, spread=0.5, seed=0):
+    random = np.random.default_rng(seed)
+    return [(mean(lam) + random.normal(size=5) * spread).tolist() for lam in line.values]
 
 
-def test_suggestions_say_which_rates_give_their_lambda(rates_analysis):
-    (found,) = optima(rates_analysis[1].evidence)
-    assert len(found.settings) == len(found.next_runs) > 0
-    assert all(text.startswith("LABEL_RATE : RATIONALE_RATE about ") for text in found.settings)
-    lam = found.next_runs[0].lam
-    assert float(found.settings[0].split()[4]) == pytest.approx(2.4 / lam, rel=0.1)
+def test_a_peak_inside_the_range_is_trusted(line):
+    found = optimum.estimate(line, scores(line, lambda lam: float(truth(lam, 1.5))), draws=500, seed=0)
+    assert not found.weaknesses.any and found.proposal.kind == "narrow" and 0 < found.proposal.width < 1
+    assert sum(run.runs for run in found.proposal.runs) == next_runs.NEXT_RUNS
+    assert found.best.training("lambda") in (pytest.approx(1.2, rel=0.01), pytest.approx(2.4, rel=0.01))
 
 
-def test_settings_whose_lambda_hardly_differs_have_no_fit_but_a_sentence(rates_analysis, monkeypatch):
+@pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
+def test_a_rising_score_widens_the_range_on_its_side(line, side, sign):
+    found = optimum.estimate(line, scores(line, lambda lam: 70 + sign * np.log(lam)), draws=500, seed=0)
+    weak = found.weaknesses
+    assert (weak.above, weak.below) == (side == "above", side == "below") and not found.bounded
+    lams = [run.lam for run in found.proposal.runs]
+    assert found.proposal.kind == "explore" and len(lams) == 2 and all(run.runs == 5 for run in found.proposal.runs)
+    assert min(lams) > 1.9 * max(line.values) if side == "above" else max(lams) < min(line.values) / 1.9
+    assert f"the maximum may be at λ {side} {'9.6' if side == 'above' else '0.3'}" in found.proposal.reason
+
+
+def test_a_flat_score_is_called_flat_and_a_curved_one_is_not(line):
+    flat = [optimum.estimate(line, scores(line, lambda lam: 70.0, seed=n), draws=400, seed=n) for n in range(60)]
+    assert np.mean([each.weaknesses.flat for each in flat]) > 0.9
+    assert all(each.proposal.kind == "explore" for each in flat if each.weaknesses.flat)
+    curved = [
+        optimum.estimate(line, scores(line, lambda lam: float(truth(lam, 1.7)), seed=n), draws=400, seed=n)
+        for n in range(60)
+    ]
+    assert not any(each.weaknesses.flat or each.weaknesses.below or each.weaknesses.above for each in curved)
+
+
+def test_a_peak_that_is_no_parabola_is_filled_beside_the_best_value(line):
+    found = optimum.estimate(
+        line, scores(line, lambda lam: 90 - 30 * abs(np.log(lam / 2.4)) ** 0.5, 0.2), draws=500, seed=0
+    )
+    assert found.weaknesses.misfit and not (found.weaknesses.above or found.weaknesses.below)
+    below, above = (run.lam for run in found.proposal.runs)
+    assert below == pytest.approx(math.sqrt(1.2 * 2.4), rel=0.01)
+    assert above == pytest.approx(math.sqrt(2.4 * 4.8), rel=0.01)
+    assert "a parabola does not describe the scores" in found.proposal.reason
+
+
+def test_three_values_are_too_few(line):
+    three = dataclasses.replace(line, cells=line.cells[1:6:2], values=line.values[1:6:2])
+    found = optimum.estimate(three, scores(three, lambda lam: float(truth(lam, 1.5)), 0.1), draws=300, seed=0)
+    assert found.weaknesses.few == 3 and found.proposal.kind == "explore"
+    assert "3 different λ determine a parabola exactly, and nothing tests it" in found.proposal.reason
+
+
+def test_lines_without_a_fit_have_a_reason_and_runs(rates_analysis, tmp_path):
     analysis = rates_analysis[1]
-    (narrow,) = optimum.narrow_lines(analysis.evidence)
-    assert [each.line for each in optima(analysis.evidence)] == ["all_tokens"]
-    sentence = findings.narrow_sentence(narrow)
-    assert sentence == "The best effective λ (task_tokens) is not estimated: λ is 1 in all 6 settings."
-    assert sentence in findings.sentences(analysis)
-    monkeypatch.setattr(optimum, "_APART", 1e6)
-    assert optima(analysis.evidence) == []
-    sentences = sorted(findings.narrow_sentence(line) for line in optimum.narrow_lines(analysis.evidence))
-    assert len(sentences) == 2 and "λ is between" in sentences[0]
+    (narrow,) = analysis.unfitted
+    assert [each.line for each in analysis.optima] == ["all_tokens"]
+    sentence = "The best effective λ (task_tokens) is not estimated: λ is 1 in all 6 settings."
+    assert findings.unfitted_sentence(narrow) == sentence and sentence in findings.sentences(analysis)
+    assert narrow.proposal.axis.startswith("LAMBDA: ["), "rates do not change λ with task_tokens"
+    assert "a maximum needs at least three different λ" in narrow.proposal.reason
+    for rate in (1, 4, 16):
+        synthetic.write_run(
+            tmp_path / str(rate), [True, False, rate > 1], training={"lambda": 2 / rate},
+            configuration={"FORM": "mixed", "LABEL_RATE": rate, "RATIONALE_RATE": 1, "NORMALIZER": "all_tokens"},
+        )  # fmt: skip
+    (one_seed,) = analysed(tmp_path)[1].unfitted
+    assert one_seed.reason == "no setting has two seeds, so the noise is not known" and one_seed.proposal is None

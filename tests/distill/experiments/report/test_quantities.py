@@ -1,6 +1,8 @@
 """What varies is drawn, and the axis that moves it runs along the lines."""
 
 from distill.experiments.report import quantities
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
 
 
 def names(analysis):
@@ -31,3 +33,37 @@ def test_values(methods_analysis):
     cell = found.part.cells[0]
     assert quantities.train_rows(cell) == 250
     assert quantities.chip_hours(cell) == (1100 + 2) / 3600
+
+
+def test_chip_hours_of_one_amount_of_work_are_no_curve(tmp_path):
+    """Times that differ only by the load of the machine."""
+    for place, name in enumerate(("label", "paired")):
+        for seed in range(2):
+            synthetic.write_run(
+                tmp_path / f"{name}{seed}", [True, False, seed > 0], configuration={"FORM": name, "RANDOM_SEED": seed},
+                training={"chip_seconds": 100.0 + 400 * place, "flops": 1e15},
+            )  # fmt: skip
+    part = analysed(tmp_path)[1].part
+    assert not quantities.time(part.cells[0], "chip_seconds").known, "trained together: one time"
+    assert "chip_hours" not in {each.key for each in quantities.varying(part)}
+
+
+def test_the_spread_of_a_time(methods_analysis):
+    cell = methods_analysis[1].part.cells[0]
+    found = quantities.time(cell, "chip_seconds", 3600)
+    assert found.value == quantities.chip_hours(cell) and found.low < found.value < found.high
+
+
+def test_lines_of_rates_name_the_axis(tmp_path):
+    """Rates × LAMBDA with task_tokens: one line along λ for each rate."""
+    for labels in (1, 4):
+        for lam in (0.5, 2.0):
+            name = synthetic.name(rates=f"{labels}:1", LAMBDA=lam)
+            synthetic.write_run(
+                tmp_path / name, [True, labels > 1, lam > 1], training={"lambda": lam},
+                configuration={"FORM": "mixed", "LABEL_RATE": labels, "RATIONALE_RATE": 1, "LAMBDA": lam},
+            )  # fmt: skip
+    synthetic.write_sweep(tmp_path, [path.name for path in tmp_path.iterdir()])
+    found = names(analysed(tmp_path)[1])
+    assert sorted(found["effective"]) == ["rates 1:1", "rates 4:1"]
+    assert sorted(found["rate"]) == ["LAMBDA 0.5", "LAMBDA 2.0"]

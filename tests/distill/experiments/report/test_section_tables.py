@@ -27,3 +27,17 @@ def test_the_rows_section_has_kinds_and_examples(methods_analysis):
     (table,) = section_tables.provenance_blocks(methods_analysis[1])
     assert ("jax", "0.8.1") in table.rows
     assert section_tables.cost_blocks(methods_analysis[1])
+
+
+def test_settings_by_effective_lambda_name_rates_and_normaliser(rates_analysis, methods_analysis):
+    (table,) = section_tables.weight_blocks(rates_analysis[1])
+    assert table.headers[:5] == ("setting", "LABEL_RATE:RATIONALE_RATE", "NORMALIZER", "LAMBDA", "effective λ")
+    assert len(table.rows) == 12
+    assert table.rows[0][1:5] == ("8:1", "all_tokens", "1", "0.3") and table.rows[-1][1:5] == (
+        "1:4",
+        "all_tokens",
+        "1",
+        "9.6",
+    )
+    assert sum(row[0].mark == "best" for row in table.rows) == 1
+    assert section_tables.weight_blocks(methods_analysis[1]) == [], "no setting differs in what weighs the tasks"

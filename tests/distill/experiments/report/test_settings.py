@@ -46,7 +46,7 @@ def test_other_test_rows_are_refused_or_separate(tmp_path):
     base = {"FORM": "label"}
     other = {"fingerprints": {"test": "other9"}}
     collection = folder(tmp_path, (base | {"RANDOM_SEED": 0}, {}), (base | {"RANDOM_SEED": 1}, other))
-    with pytest.raises(ReportError, match=r"2 different sets of test rows.*test0 \(1 runs.*other9.*--data=FINGERPRINT"):
+    with pytest.raises(ReportError, match=r"2 different sets of test rows.*test0 \(1 run,.*other9.*--data=FINGERPRINT"):
         settings.parts(collection)
     assert [[run.name for run in part.runs] for part in settings.parts(collection, "all")] == [["r0"], ["r1"]]
     (part,) = settings.parts(collection, "oth")
@@ -86,3 +86,15 @@ def test_a_run_of_one_update_is_the_student_before_distillation(tmp_path):
     base = {"FORM": "label"}
     (part,) = settings.parts(folder(tmp_path, (base, {}), (base | {"TRAIN_STEPS": 1}, {"training": {"steps": 1}})))
     assert [run.name for run in part.before] == ["r1"] and [run.name for run in part.runs] == ["r0"]
+
+
+def test_test_rows_are_called_by_name_and_fingerprint(tmp_path):
+    of_files = {"DATASET_NAME": "jsonl", "FILES": {"train": "rows/a.jsonl"}}
+    collection = folder(
+        tmp_path, (of_files, {}), ({"DATASET": "@svamp.dataset()"}, {"fingerprints": {"test": "x"}}), ({}, {})
+    )
+    words = [part.data_name for part in settings.parts(collection, "all")]
+    assert words == ["a.jsonl test0", "svamp x"] and "None" not in "".join(words)
+    with pytest.raises(ReportError, match=r"a.jsonl test0 \(2 runs, e.g. r0\); svamp x \(1 run, e.g. r1\)"):
+        settings.parts(collection)
+    assert settings.named([], "0123456789abcdef") == "0123456789ab"

@@ -22,6 +22,18 @@ def test_rates_without_a_mixture_or_with_a_fixed_weight(tmp_path):
     assert "axis 'rates' changes nothing in 6 of 6 runs: set_paired draws no mixture" in line
 
 
+def test_rates_beside_an_axis_of_weights_are_meant(tmp_path):
+    """How often a task is drawn, and how much it weighs, are two questions of one grid."""
+    both = "axes: {rates: {ratio: [1, 4]}, LAMBDA: [0.5, 2], RANDOM_SEED: [0, 1, 2]}"
+    assert said(tmp_path, both, "set_mixed", "task_tokens") == []
+    apart = (
+        "axes: {form: {mixed: {}, paired: {}}, rates: {ratio: [1, 4], when: {form: mixed}}, "
+        "LAMBDA: {values: [1, 2], when: {form: paired}}, RANDOM_SEED: [0, 1, 2]}"
+    )
+    (line,) = said(tmp_path, apart, lambda run: Setting(f"set_{run.values['form']}", "task_tokens"))
+    assert "axis 'rates' does not change the weight of the tasks in 6 of 6 runs" in line
+
+
 def test_a_weight_between_tasks_of_a_single_task(tmp_path):
     text = "axes: {form: {label: {}, paired: {}}, LAMBDA: [1, 2], RANDOM_SEED: [0, 1, 2]}"
     (line,) = said(tmp_path, text, lambda run: Setting(f"set_{run.values['form']}", "task_tokens"))

@@ -1,0 +1,56 @@
+"""Hugging Face's configuration files and tensor names for every family of networks."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from distill.checkpoints.huggingface import config as t5_config
+from distill.checkpoints.huggingface import gemma_config, gemma_names
+from distill.checkpoints.huggingface import names as t5_names
+from distill.checkpoints.huggingface.names import Entry
+from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig, family
+
+
+def entries(config: NetworkConfig) -> list[Entry]:
+    """Every parameter of ``config``, with the tensor it is read from and written to."""
+    return list(t5_names.entries(config) if isinstance(config, T5Config) else gemma_names.entries(config))
+
+
+def zeros(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors of zeros that ``transformers`` expects beside the parameters, by name."""
+    return {} if isinstance(config, T5Config) else gemma_names.zeros(config)
+
+
+def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **overrides: Any) -> NetworkConfig:
+    """The configuration of a parsed ``config.json`` of any family.
+
+    Raises:
+      ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
+    """
+    known = (*t5_config.MODEL_TYPES, *gemma_config.MODEL_TYPES)
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        near = difflib.get_close_matches(str(model_type)[:80], known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
+    read = gemma_config.config_from_hf if model_type in gemma_config.MODEL_TYPES else t5_config.config_from_hf
+    return read(fields, where, **overrides)
+
+
+def config_to_hf(config: NetworkConfig, model_type: str | None = None) -> dict[str, Any]:
+    """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`.
+
+    Args:
+      config: the configuration to describe.
+      model_type: as for :func:`distill.checkpoints.huggingface.config.config_to_hf`; None for T5Gemma.
+
+    Raises:
+      ValueError: no such model has this configuration.
+    """
+    if isinstance(config, T5Config):
+        return t5_config.config_to_hf(config, model_type)
+    settings = gemma_config.config_to_hf(config)
+    if model_type not in (None, settings["model_type"]):
+        raise ValueError(f"model_type of a {family(config)} must be {settings['model_type']!r}; got {model_type!r}")
+    return settings

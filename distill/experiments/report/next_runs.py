@@ -1,0 +1,232 @@
+"""Which runs to train next: those that narrow an optimum, or those that extend or fill the range of a poor fit."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from distill.experiments.report import quantities
+from distill.experiments.report.parabola import Fit
+from distill.experiments.report.quantities import Line
+from distill.experiments.report.settings import RATE, Cell
+
+NEXT_RUNS = 5
+"""Runs that narrow a good fit, all together."""
+APART = 1.1
+"""Ratio from which two values of λ count as different: random draws alone move it by a few per cent."""
+_MOST_STEP = 10.0
+_LEAST_STEP = 2.0
+_MOST_FILLS = 2
+_EXPLAINED = 0.9  # share of the variance of ln λ that what sets it must explain
+
+
+@dataclasses.dataclass(frozen=True)
+class NextRun:
+    """A suggestion: ``runs`` more runs, with different seeds, at effective λ ``lam``, which ``setting`` gives."""
+
+    lam: float
+    runs: int
+    setting: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """Runs to train next.
+
+    Attributes:
+      kind: ``narrow`` a good fit; ``explore`` beyond the range of λ or between its values, where the fit is poor.
+      runs: the suggestions, ordered by λ.
+      reason: why, as a clause that follows "because"; empty for ``narrow``.
+      width: the interval's width afterwards as a share of the width now; nan unless ``narrow``.
+      axis: a line for ``axes`` of a sweep file that adds these values of λ; empty if nothing is known to set them.
+    """
+
+    kind: Literal["narrow", "explore"]
+    runs: tuple[NextRun, ...]
+    reason: str = ""
+    width: float = math.nan
+    axis: str = ""
+
+    @property
+    def total(self) -> int:
+        """All runs together."""
+        return sum(step.runs for step in self.runs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """What sets the effective λ of a line: the mixture rate, or ``LAMBDA``.
+
+    Attributes:
+      name: ``LABEL_RATE:RATIONALE_RATE`` or ``LAMBDA``.
+      slope, offset: of the straight line from ``ln λ`` to the logarithm of the knob.
+    """
+
+    name: str
+    slope: float
+    offset: float
+
+    def value(self, lam: float) -> float:
+        """The knob's value at an effective λ: labels per rationale, or λ before normalisation."""
+        return math.exp(self.offset + self.slope * math.log(lam))
+
+    def level(self, lam: float) -> str:
+        """The value as a level of a sweep's axis: ``2:1`` or ``0.5``."""
+        return ratio_text(self.value(lam)) if self.name == RATE else f"{self.value(lam):.2g}"
+
+    def text(self, lam: float) -> str:
+        """The value with the knob's name."""
+        return f"{self.name} about {self.level(lam)}"
+
+    def axis(self, lam: Sequence[float]) -> str:
+        """An axis of a sweep file, in YAML, with these values."""
+        levels = list(dict.fromkeys(map(self.level, lam)))
+        if self.name == RATE:
+            return "rates: {ratio: [" + ", ".join(f'"{level}"' for level in levels) + "]}"
+        return f"LAMBDA: [{', '.join(levels)}]"
+
+
+def ratio_text(ratio: float) -> str:
+    """Labels per rationale as a level of a ratio axis, with two significant digits.
+
+    >>> ratio_text(7.68), ratio_text(0.48)
+    ('7.7:1', '1:2.1')
+    """
+    return f"{ratio:.2g}:1" if ratio >= 1 else f"1:{1 / ratio:.2g}"
+
+
+def lambda_of(cell: Cell) -> float:
+    """``LAMBDA`` of a setting, 1 where the configuration has neither ``LAMBDA`` nor ``ALPHA``; nan for a schedule."""
+    value, alpha = cell.macro("LAMBDA"), cell.macro("ALPHA")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if value is not None:
+        return math.nan
+    return 1.0 if alpha is None else (1 - float(alpha)) / float(alpha) if 0 < float(alpha) < 1 else math.nan
+
+
+def knob(line: Line) -> Knob | None:
+    """What sets the effective λ along a line; None if it is neither rates nor ``LAMBDA``.
+
+    Rates do with the normaliser ``all_tokens`` alone. ``LAMBDA`` does with every normaliser: the effective λ is
+    proportional to it. The one that varies together with λ along the line is taken, else ``LAMBDA``.
+    """
+    rates, lambdas = [quantities.rate(cell) for cell in line.cells], [lambda_of(cell) for cell in line.cells]
+    tried = {"LAMBDA": lambdas}
+    if all(cell.macro("NORMALIZER") == "all_tokens" for cell in line.cells):
+        tried = {RATE: rates, "LAMBDA": lambdas}
+    logs = np.log(line.values)
+    for name, values in tried.items():
+        if all(math.isfinite(v) and v > 0 for v in values) and max(values) / min(values) > APART:
+            y = np.log(values)
+            if np.ptp(logs) > 0 and np.corrcoef(logs, y)[0, 1] ** 2 > _EXPLAINED:
+                slope, offset = np.polyfit(logs, y, 1)
+                return Knob(name, float(slope), float(offset))
+    if all(math.isfinite(v) and v > 0 for v in lambdas):
+        return Knob("LAMBDA", 1.0, float(np.mean(np.log(lambdas) - logs)))
+    return None
+
+
+def distinct(values: Sequence[float]) -> int:
+    """Counts values > 0 that differ by at least 10 % from the next smaller one that is counted.
+
+    >>> distinct([0.841, 0.998, 1.0, 1.001]), distinct([0.4, 1.6, 6.3])
+    (2, 3)
+    """
+    return len(_groups(values))
+
+
+def _groups(values: Sequence[float]) -> list[float]:
+    counted: list[float] = []
+    for value in sorted(values):
+        if not counted or value >= counted[-1] * APART:
+            counted.append(value)
+    return counted
+
+
+def explore(
+    line: Line, best: float, *, below: bool = False, above: bool = False, between: bool = False, reason: str
+) -> Proposal:
+    """Runs that extend the range of λ, or fill the gaps beside the best trained value; each with as many seeds as before.
+
+    Args:
+      line: the settings.
+      best: the trained λ with the best validation score.
+      below, above: whether to add two values beyond this end, at the median ratio of the trained values (2 to 10; of one or
+        two values at least 3.2).
+      between: whether to add the geometric middle of the gaps beside ``best``.
+      reason: see :class:`Proposal`.
+    """
+    trained = _groups(line.values)
+    steps = [high / low for low, high in itertools.pairwise(trained)]
+    least = _LEAST_STEP if len(trained) >= 3 else math.sqrt(_MOST_STEP)
+    step = min(_MOST_STEP, max(least, float(np.median(steps)) if steps else least))
+    chosen: list[float] = []
+    if between:
+        at = max(n for n, value in enumerate(trained) if n == 0 or value <= best * 1.001)
+        gaps = [(trained[n], trained[n + 1]) for n in (at - 1, at) if 0 <= n < len(trained) - 1]
+        chosen += [math.sqrt(low * high) for low, high in gaps if high / low > APART**2][:_MOST_FILLS]
+    if below:
+        chosen += [trained[0] / step**2, trained[0] / step]
+    if above:
+        chosen += [trained[-1] * step, trained[-1] * step**2]
+    seeds = max(len(cell.runs) for cell in line.cells)
+    found = knob(line)
+    runs = tuple(NextRun(lam, max(seeds, 3), found.text(lam) if found else "") for lam in sorted(chosen))
+    return Proposal("explore", runs, reason, axis=found.axis([run.lam for run in runs]) if found and runs else "")
+
+
+def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbers: Sequence[int]) -> Proposal:
+    """The settings of ``NEXT_RUNS`` more runs, chosen one after another, that make the optimum's variance smallest.
+
+    The variance of ``−b/2c`` to first order, ``g'Cov g`` with ``g = (0, −1/2c, b/2c²)``: a c-optimal design for the turning
+    point (Chaloner, K. (1989), Journal of Statistical Planning and Inference 21). Noise between trained λ is interpolated.
+
+    Args:
+      curve: a parabola with a maximum.
+      line: its settings.
+      single: variance of one seed's score, per setting.
+      numbers: of seeds, per setting.
+    """
+    chosen, width = c_optimal(curve, line.values, single, numbers)
+    found = knob(line)
+    runs = tuple(NextRun(lam, count, found.text(lam) if found else "") for lam, count in chosen)
+    return Proposal("narrow", runs, width=width, axis=found.axis([run.lam for run in runs]) if found else "")
+
+
+def c_optimal(
+    curve: Fit, lam: Sequence[float], single: Float[np.ndarray, " settings"], numbers: Sequence[int]
+) -> tuple[list[tuple[float, int]], float]:
+    """See :func:`narrow`.
+
+    Returns:
+      Pairs of λ and number of runs, and the optimum's standard deviation afterwards as a share of that now.
+    """
+    _, slope, bend = curve.coefficients
+    gradient = np.array([0.0, -1 / (2 * bend), slope / (2 * bend**2)])
+    logs = np.log(np.asarray(lam))
+    order = np.argsort(logs)
+    grid = np.linspace(curve.low, curve.high, 41)
+    noise = np.exp(np.interp(grid, logs[order], np.log(single[order])))
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        centred = x - curve.centre
+        return np.stack([np.ones_like(centred), centred, centred**2], axis=-1)
+
+    design = rows(logs)
+    information = design.T @ ((np.asarray(numbers) / single)[:, None] * design)
+    now = gradient @ np.linalg.inv(information) @ gradient
+    candidates = rows(grid)
+    gains = candidates[:, :, None] * candidates[:, None, :] / noise[:, None, None]
+    chosen: dict[int, int] = {}
+    for _ in range(NEXT_RUNS):
+        after = np.linalg.inv(information + gains)
+        best = int(np.argmin(np.einsum("i,nij,j->n", gradient, after, gradient)))
+        information = information + gains[best]
+        chosen[best] = chosen.get(best, 0) + 1
+    width = math.sqrt(gradient @ np.linalg.inv(information) @ gradient / now)
+    return [(float(np.exp(grid[at])), count) for at, count in sorted(chosen.items())], width

@@ -1,0 +1,159 @@
+"""Attention of the Gemma family: grouped query heads, rotary positions, soft caps, sliding windows, merged keys.
+
+Positions restart in every segment of a packed row. In merged attention (T5Gemma 2) queries are rotated and encoder keys
+are not, so the result depends on the absolute position of a target in its own segment.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.array_types import AnyArray
+from distill.model.attention import KeyValue, Segments, residual
+from distill.model.t5gemma_config import Window
+from distill.sharding.attention_kernels import MASKED
+from distill.sharding.dense import parameter
+
+
+class CenteredRMSNorm(nn.Module):
+    """Gemma's norm ``x / sqrt(mean(x²) + ε) · (1 + scale)`` over the last axis, in float32.
+
+    Attributes:
+      epsilon: ε.
+      dtype: dtype of the result.
+      axis: logical axis name of the normalised axis.
+    """
+
+    epsilon: float
+    dtype: jnp.dtype
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length *heads width"]) -> Float[Array, "batch length *heads width"]:
+        """Returns the normalised ``x`` in ``dtype``."""
+        scale = parameter(self, "scale", nn.initializers.zeros, (x.shape[-1],), (self.axis,))
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        factor = jnp.expand_dims(1.0 + scale, tuple(range(x.ndim - 1)))
+        normed = (x * jax.lax.rsqrt(mean_square + self.epsilon) * factor).astype(self.dtype)
+        return residual(normed) if x.ndim == 3 else normed
+
+
+class Rotation(NamedTuple):
+    """The angles of rotary position embeddings (Su et al. 2021, arXiv 2104.09864), float32.
+
+    Attributes:
+      cos, sin: [batch, length, head_dim / 2], of position times frequency; batch is 1 if all rows have the same positions.
+    """
+
+    cos: Float[Array, "batch length half"]
+    sin: Float[Array, "batch length half"]
+
+
+def segment_positions(segment_ids: Int[AnyArray, "batch length"]) -> Int[Array, "batch length"]:
+    """Returns each token's position in its segment, from 0. Segment ids increase along a row; 0 is padding.
+
+    >>> segment_positions(np.array([[1, 1, 1, 2, 2, 0]])).tolist()
+    [[0, 1, 2, 0, 1, 2]]
+    """
+    ids = jnp.asarray(segment_ids, jnp.int32)
+    index = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None], ids.shape)
+    largest = jax.lax.cummax(ids, axis=1)
+    before = jnp.pad(largest[:, :-1], ((0, 0), (1, 0)))
+    return index - jax.lax.cummax(jnp.where(largest > before, index, 0), axis=1)
+
+
+def rotation(positions: Int[Array, "batch length"], head_dim: int, base: float, scale: float) -> Rotation:
+    """Returns the angles of ``positions / scale`` for frequencies ``base ** (-2i / head_dim)``."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = (np.float32(1.0) / np.float32(base) ** exponents / np.float32(scale)).astype(np.float32)
+    angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotated(x: Float[Array, "batch length heads kv"], by: Rotation) -> Float[Array, "batch length heads kv"]:
+    """Rotates the pairs (i, i + head_dim / 2) of every head, in float32; returns the dtype of ``x``."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = by.cos[:, :, None], by.sin[:, :, None]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def capped(logits: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    """``cap · tanh(logits / cap)``, or ``logits`` itself without a cap."""
+    return logits if cap is None else jnp.tanh(logits / cap) * cap
+
+
+def visible(
+    segments: Segments, *, causal: bool = False, window: Window | None = None
+) -> Bool[Array, "batch query key"]:
+    """Returns which keys each query attends to: its own segment's, within ``window`` and, if ``causal``, not later ones."""
+    mask = segments.query[:, :, None] == segments.key[:, None, :]
+    queries, keys = (jnp.arange(one.shape[1], dtype=jnp.int32) for one in segments)
+    distance = (queries[:, None] - keys[None, :])[None]
+    if causal:
+        mask = mask & (distance >= 0)
+    if window is not None:
+        mask = mask & (distance <= window.before)
+        mask = mask if causal else mask & (-distance <= window.after)
+    return jnp.asarray(mask)
+
+
+def attend(
+    query: Float[Array, "batch query heads kv"],
+    key: Float[Array, "batch key kv_heads kv"],
+    value: Float[Array, "batch key kv_heads kv"],
+    mask: Bool[Array, "batch query key"],
+    *,
+    scale: float,
+    cap: float | None = None,
+    keep: Float[Array, "batch kv_heads group 1 key"] | None = None,
+) -> Float[Array, "batch query joined"]:
+    """``softmax(capped(scale · query · keyᵀ))`` over the visible keys, times the values; logits and softmax are float32.
+
+    Query head h reads key head ``h // (heads / kv_heads)``. ``keep`` multiplies the probabilities (dropout).
+    """
+    batch, length, heads, width = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
+    logits = jnp.einsum("bqkgd,bskd->bkgqs", grouped, key, preferred_element_type=jnp.float32)
+    logits = capped(logits * scale, cap)
+    probabilities = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED), axis=-1).astype(value.dtype)
+    if keep is not None:
+        probabilities = probabilities * keep.astype(value.dtype)
+    mixed = jnp.einsum("bkgqs,bskd->bqkgd", probabilities, value)
+    return mixed.reshape(batch, length, heads * width)
+
+
+def attend_cached(
+    query: Float[Array, "hypotheses heads kv"],
+    parts: Sequence[tuple[KeyValue, Bool[AnyArray, "_ _"]]],
+    *,
+    scale: float,
+    cap: float | None = None,
+) -> Float[Array, "hypotheses joined"]:
+    """Attends from one position to the visible keys of all ``parts``, in one softmax.
+
+    A part has an entry per hypothesis, or one per row that all hypotheses of the row read; a mask has that many rows, or
+    one.
+    """
+    hypotheses, heads, width = query.shape
+    logits = []
+    for cached, mask in parts:
+        rows, kv_heads, length, _ = cached.key.shape
+        grouped = query.reshape(rows, hypotheses // rows, kv_heads, heads // kv_heads, width)
+        part = jnp.einsum("rhkgd,rksd->rhkgs", grouped, cached.key, preferred_element_type=jnp.float32)
+        part = jnp.where(jnp.asarray(mask)[:, None, None, None], capped(part * scale, cap), MASKED)
+        logits.append(part.reshape(hypotheses, heads, length))
+    whole = jax.nn.softmax(jnp.concatenate(logits, axis=-1), axis=-1).astype(parts[0][0].value.dtype)
+    total, start = jnp.zeros((hypotheses, heads * width), whole.dtype), 0
+    for cached, _ in parts:
+        rows, kv_heads, length, _ = cached.value.shape
+        part = whole[..., start : start + length].reshape(rows, hypotheses // rows, kv_heads, heads // kv_heads, length)
+        mixed = jnp.einsum("rhkgs,rksd->rhkgd", part, cached.value)
+        total, start = total + mixed.reshape(total.shape), start + length
+    return total

@@ -1,0 +1,288 @@
+"""Layers of the T5Gemma family: attention, and the layers of encoder and decoder with a norm before and after each part."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.array_types import AnyArray
+from distill.model.attention import KEPT, FeedForward, KeyValue, Segments, residual
+from distill.model.grouped_attention import (
+    CenteredRMSNorm,
+    Rotation,
+    attend,
+    attend_cached,
+    rotated,
+    visible,
+)
+from distill.model.layers import dropout
+from distill.model.t5gemma_config import StackConfig, T5GemmaConfig, Window
+from distill.sharding import partitioning
+from distill.sharding.dense import Dense, jointly
+
+_fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def norm(config: T5GemmaConfig) -> CenteredRMSNorm:
+    """The normalisation before and after every part of a layer, and after the last layer."""
+    return CenteredRMSNorm(config.layer_norm_epsilon, jnp.dtype(config.dtype))
+
+
+class GroupedAttention(nn.Module):
+    """Grouped-query attention of one layer.
+
+    Attributes:
+      config: of the network.
+      shape: of the layer's stack.
+      causal: whether a query attends only to keys at or before its own position.
+      window: which keys a query attends to; None for all.
+    """
+
+    config: T5GemmaConfig
+    shape: StackConfig
+    causal: bool = False
+    window: Window | None = None
+
+    def setup(self) -> None:
+        dtype, shape = jnp.dtype(self.config.dtype), self.shape
+
+        def into_heads(heads: int) -> Dense:
+            return Dense(heads * shape.head_dim, ("embed", "joined_kv"), dtype, _fan_in_normal)
+
+        self.query = into_heads(shape.num_heads)
+        self.key = into_heads(shape.num_kv_heads)
+        self.value = into_heads(shape.num_kv_heads)
+        self.out = Dense(shape.embed_dim, ("joined_kv", "embed"), dtype, _fan_in_normal)
+        if self.config.version == 2:
+            self.query_norm = CenteredRMSNorm(self.config.layer_norm_epsilon, dtype, "kv")
+            self.key_norm = CenteredRMSNorm(self.config.layer_norm_epsilon, dtype, "kv")
+
+    def _heads(self, x: Float[Array, "batch length joined"], heads: int) -> Float[Array, "batch length heads kv"]:
+        x = x.reshape(*x.shape[:2], heads, self.shape.head_dim)
+        axis = None if heads % partitioning.ways("heads") else "heads"
+        return nn.with_logical_constraint(x, ("batch", "length", axis, "kv"))
+
+    def queries(
+        self, x: Float[Array, "batch length embed"], by: Rotation | None
+    ) -> Float[Array, "batch length heads kv"]:
+        """Returns the queries of ``x``: projected, normalised in version 2, and rotated if ``by`` is given."""
+        query = self._heads(checkpoint_name(self.query(x), KEPT), self.shape.num_heads)
+        query = self.query_norm(query) if self.config.version == 2 else query
+        return query if by is None else rotated(query, by)
+
+    def keys_values(
+        self,
+        x: Float[Array, "batch length embed"] | Float[Array, "shards batch length embed"],
+        *,
+        training: bool,
+    ) -> tuple[Float[Array, "batch length heads kv"], Float[Array, "batch length heads kv"]]:
+        """Returns the keys of ``x``, normalised in version 2 and not rotated, and its values."""
+        key, value = checkpoint_name(jointly((self.key, self.value), x, training=training), KEPT)
+        key, value = self._heads(key, self.shape.num_kv_heads), self._heads(value, self.shape.num_kv_heads)
+        return self.key_norm(key) if self.config.version == 2 else key, value
+
+    def __call__(
+        self,
+        x: Float[Array, "batch query embed"],
+        by: Rotation,
+        segments: Segments,
+        encoded: Float[Array, "batch inputs embed"] | None = None,
+        cross_segments: Segments | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch query embed"]:
+        """Self-attention within ``segments``; merged attention if the encoder's output ``encoded`` is given too.
+
+        In merged attention, keys are those of ``x``, rotated, and those of ``encoded``, not rotated, visible within
+        ``cross_segments`` at any distance.
+        """
+        own, mask = x.shape[1], visible(segments, causal=self.causal, window=self.window)
+        attended = x
+        if encoded is not None and cross_segments is not None:
+            attended = jnp.concatenate([x, encoded], axis=1)
+            mask = jnp.concatenate([mask, visible(cross_segments)], axis=2)
+        key, value = self.keys_values(attended, training=not deterministic)
+        first = rotated(key[:, :own], by)
+        key = first if encoded is None else jnp.concatenate([first, key[:, own:]], axis=1)
+        return self._attended(self.queries(x, by), key, value, mask, deterministic)
+
+    def cross(
+        self,
+        x: Float[Array, "batch query embed"],
+        encoded: Float[Array, "batch inputs width"] | Float[Array, "shards batch inputs width"],
+        segments: Segments,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "batch query embed"]:
+        """Cross-attention of version 1, without positions, from ``x`` to the encoder's output within ``segments``."""
+        key, value = self.keys_values(encoded, training=not deterministic)
+        return self._attended(self.queries(x, None), key, value, visible(segments), deterministic)
+
+    def _attended(
+        self,
+        query: Float[Array, "batch query heads kv"],
+        key: Float[Array, "batch key kv_heads kv"],
+        value: Float[Array, "batch key kv_heads kv"],
+        mask: Bool[Array, "batch query key"],
+        deterministic: bool,
+    ) -> Float[Array, "batch query embed"]:
+        keep = None if deterministic or self.config.dropout_rate == 0.0 else self._keep(*key.shape[:2])
+        return self._output(
+            attend(query, key, value, mask, scale=self._scale, cap=self.config.attention_logit_cap, keep=keep)
+        )
+
+    @property
+    def _scale(self) -> float:
+        return self.shape.query_pre_attn_scalar**-0.5
+
+    def _keep(self, batch: int, keys: int) -> Float[Array, "batch kv_heads group 1 key"]:
+        # One draw for all queries, as in T5's attention.
+        rate = 1.0 - self.config.dropout_rate
+        groups = (self.shape.num_kv_heads, self.shape.num_heads // self.shape.num_kv_heads)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), rate, (batch, *groups, 1, keys))
+        return kept.astype(jnp.float32) / rate
+
+    def _output(self, mixed: Float[Array, "batch query joined"]) -> Float[Array, "batch query embed"]:
+        mixed = nn.with_logical_constraint(mixed, ("batch", "length", "joined_kv"))
+        return residual(self.out(checkpoint_name(mixed, KEPT)))
+
+    def cached(self, x: Float[Array, "batch length embed"], by: Rotation | None) -> KeyValue:
+        """Returns the keys and values of ``x`` in the layout of the decoding cache, keys rotated if ``by`` is given."""
+        key, value = self.keys_values(x, training=False)
+        key = key if by is None else rotated(key, by)
+        return KeyValue(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2))
+
+    def step(
+        self,
+        x: Float[Array, "hypotheses 1 embed"],
+        by: Rotation | None,
+        *parts: tuple[KeyValue, Bool[AnyArray, "_ _"]],
+    ) -> Float[Array, "hypotheses 1 embed"]:
+        """Attends from one position to all ``parts``, see :func:`attend_cached`."""
+        query = self.queries(x, by)[:, 0]
+        mixed = attend_cached(query, parts, scale=self._scale, cap=self.config.attention_logit_cap)
+        return self._output(mixed[:, None])
+
+
+def _feed_forward(config: T5GemmaConfig, shape: StackConfig) -> FeedForward:
+    return FeedForward(
+        mlp_dim=shape.mlp_dim,
+        embed_dim=shape.embed_dim,
+        activations=("gelu", "linear"),
+        dropout_rate=config.dropout_rate,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each with norms before and after it and a residual connection.
+
+    Attributes:
+      config: of the network.
+      index: number of the layer, from 0.
+    """
+
+    config: T5GemmaConfig
+    index: int
+
+    def setup(self) -> None:
+        config, shape = self.config, self.config.encoder
+        self.pre_attention_layer_norm, self.post_attention_layer_norm = norm(config), norm(config)
+        self.attention = GroupedAttention(config, shape, window=config.window("encoder", self.index))
+        self.pre_mlp_layer_norm, self.post_mlp_layer_norm = norm(config), norm(config)
+        self.mlp = _feed_forward(config, shape)
+        self.dropout = dropout(config)
+
+    def __call__(
+        self, x: Float[Array, "batch length embed"], segments: Segments, by: Rotation, deterministic: bool
+    ) -> Float[Array, "batch length embed"]:
+        """[batch, length, embed] → the same shape."""
+        y = self.attention(self.pre_attention_layer_norm(x), by, segments, deterministic=deterministic)
+        y = self.dropout(self.post_attention_layer_norm(y), deterministic=deterministic)
+        x = checkpoint_name(residual(x + y), KEPT)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention and cross-attention, or merged attention, and feed-forward, each between two norms.
+
+    Attributes:
+      config: of the network.
+      index: number of the layer, from 0.
+    """
+
+    config: T5GemmaConfig
+    index: int
+
+    def setup(self) -> None:
+        config, shape = self.config, self.config.decoder
+        self.pre_self_attention_layer_norm, self.post_self_attention_layer_norm = norm(config), norm(config)
+        window = config.window("decoder", self.index)
+        self.self_attention = GroupedAttention(config, shape, causal=True, window=window)
+        if not config.merged:
+            self.pre_cross_attention_layer_norm, self.post_cross_attention_layer_norm = norm(config), norm(config)
+            self.encoder_decoder_attention = GroupedAttention(config, shape)
+        self.pre_mlp_layer_norm, self.post_mlp_layer_norm = norm(config), norm(config)
+        self.mlp = _feed_forward(config, shape)
+        self.dropout = dropout(config)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        encoded: Float[Array, "batch inputs width"] | Float[Array, "shards batch inputs width"],
+        segments: Segments,
+        cross_segments: Segments,
+        by: Rotation,
+        deterministic: bool,
+    ) -> Float[Array, "batch length embed"]:
+        """[batch, length, embed] → the same shape."""
+        y = self.pre_self_attention_layer_norm(x)
+        merged = (encoded, cross_segments) if self.config.merged else ()
+        y = self.self_attention(y, by, segments, *merged, deterministic=deterministic)
+        y = self.dropout(self.post_self_attention_layer_norm(y), deterministic=deterministic)
+        x = checkpoint_name(residual(x + y), KEPT)
+        if not self.config.merged:
+            y = self.pre_cross_attention_layer_norm(x)
+            y = self.encoder_decoder_attention.cross(y, encoded, cross_segments, deterministic=deterministic)
+            y = self.dropout(self.post_cross_attention_layer_norm(y), deterministic=deterministic)
+            x = checkpoint_name(residual(x + y), KEPT)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic))
+
+    def step(
+        self,
+        x: Float[Array, "rows_times_hypotheses 1 embed"],
+        position: Int[Array, ""],
+        cached: KeyValue,
+        cross: KeyValue,
+        cross_mask: Bool[AnyArray, "rows inputs"],
+        by: Rotation,
+    ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], KeyValue]:
+        """Decodes one position. ``x`` is [rows · hypotheses, 1, embed]; ``cross`` has one entry per row.
+
+        The cache of a local layer has as many places as the window has tokens, if the target may be longer: a position
+        overwrites the one that has just left the window.
+
+        Returns:
+          The layer's output, and the cache with this position written.
+        """
+        places = cached.key.shape[2]
+        y = self.pre_self_attention_layer_norm(x)
+        new = self.self_attention.cached(y, by)
+        cached = KeyValue(
+            *(jax.lax.dynamic_update_slice_in_dim(old, one, position % places, axis=2) for old, one in zip(cached, new))
+        )
+        seen = (jnp.arange(places, dtype=jnp.int32) <= position)[None]
+        parts = ((cached, seen), (cross, cross_mask)) if self.config.merged else ((cached, seen),)
+        x = x + self.post_self_attention_layer_norm(self.self_attention.step(y, by, *parts))
+        if not self.config.merged:
+            y = self.encoder_decoder_attention.step(self.pre_cross_attention_layer_norm(x), None, (cross, cross_mask))
+            x = x + self.post_cross_attention_layer_norm(y)
+        return x + self.post_mlp_layer_norm(self.mlp(self.pre_mlp_layer_norm(x))), cached
+
+    def cross_key_value(self, encoded: Float[Array, "batch inputs width"]) -> KeyValue:
+        """Returns the keys and values of the encoder's output, which are the same for all decoding steps."""
+        attention = self.self_attention if self.config.merged else self.encoder_decoder_attention
+        return attention.cached(encoded, None)
