@@ -40,7 +40,7 @@ from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
-from distill.training.trainable import described, trained_count
+from distill.training.trainable import described, remark, trained_count
 
 __all__ = [
     "DataConfig",
@@ -148,6 +148,8 @@ def train(
             stream.restore(position)
             progress = Progress(**saved)
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
+        elif warning := remark(optimizer.trainable, initial_checkpoint_path):
+            terminal.warn(warning)
         _agree_on_best(saver, state, progress, terminal)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(

@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
+from distill.checkpoints.huggingface import gemma_config
 from distill.data.packing import Layout
 from distill.precompile import costs, estimates, report, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
 from distill.sharding import partitioning
+from distill.training import optimizers
+from distill.training.config import LoopConfig
+from tests.distill import gemma_models
 from tests.distill.precompile.tiny_run import RUN, TINY, needs_libtpu, step
 
 
@@ -153,19 +157,43 @@ def test_the_printed_report_names_every_part():
         assert part in printed, part
 
 
-def test_model_flops_are_those_of_the_compiled_step():
+@pytest.mark.parametrize(
+    "frozen", [None, ("mlp/", "(attention|self_attention)/query", "encoder_decoder_attention/key")]
+)
+def test_model_flops_are_those_of_the_compiled_step(frozen):
     """On one host device, the matmuls that XLA compiles for a training step are those that the formula counts."""
     from distill.data.packing import Packer
     from distill.model.parameters import init_params
     from distill.training.state import init_state
     from distill.training.step import make_train_step
 
-    state = init_state(init_params(TINY, jax.random.key(0)), RUN.optimizer)
+    loop = dataclasses.replace(RUN.loop, frozen=frozen)
+    run = dataclasses.replace(RUN, optimizer=optimizers.restricted(RUN.optimizer, loop.trainable))
+    state = init_state(init_params(TINY, jax.random.key(0)), run.optimizer)
     batch = Packer(RUN.layout).emit()
-    lowered = jax.jit(make_train_step(TINY, RUN.loss, RUN.optimizer)).lower(state, batch, jax.random.key(1))
+    lowered = jax.jit(make_train_step(TINY, run.loss, run.optimizer)).lower(state, batch, jax.random.key(1))
     found = costs.analyse(lowered.compile().as_text())
     assert not found.unknown_loops
-    assert found.matmul_flops == pytest.approx(3 * estimates.forward_flops(TINY, RUN.layout), rel=0.03)
+    wanted = estimates.step_flops(run)
+    assert found.matmul_flops == pytest.approx(wanted, rel=0.03)
+    whole = 3 * estimates.forward_flops(TINY, RUN.layout)
+    assert wanted == whole if frozen is None else wanted < 0.92 * whole
+
+
+@pytest.mark.parametrize("family", ["t5", "t5 tied", *gemma_models.FAMILIES])
+def test_a_step_with_adapters_computes_no_gradient_of_any_kernel(family):
+    """Operations of kernels grow with the lengths and those of attention with their product, which separates the two."""
+    if family.startswith("t5gemma"):
+        model = gemma_config.config_from_hf(gemma_models.config(family).to_dict())
+    else:
+        model = dataclasses.replace(TINY, logits_via_embedding=family == "t5 tied")
+    optimizer = optimizers.restricted(RUN.optimizer, LoopConfig(1, lora_rank=2).trainable)
+    run = dataclasses.replace(RUN, model=model, optimizer=optimizer)
+    layout = run.layout
+    twice = Layout(layout.windows, 2 * layout.encoder_length, 2 * layout.decoder_length)
+    forward = estimates.forward_flops(model, layout)
+    of_kernels = 2 * forward - estimates.forward_flops(model, twice) / 2
+    assert estimates.step_flops(run) == 3 * forward - of_kernels
 
 
 @needs_libtpu
