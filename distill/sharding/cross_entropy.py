@@ -147,7 +147,7 @@ def _chunked(
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
     compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
-    terms = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
+    terms: dict[str, Any] = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
     run = functools.partial(
         _local_chunks,
         **terms,
