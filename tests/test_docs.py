@@ -279,7 +279,8 @@ def test_the_sweep_file_for_own_rows_dry_runs(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr()
     assert "45 runs to do" in shown.out and "WARNING" not in shown.out, shown.out
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "lists the 45 runs" in text and "distill report sweeps/rates --output=rates.html" in text
+    assert "1.45e+15 floating-point operations" in shown.out and "lists the 45 runs, of 1.45e+15 operations" in text
+    assert "distill report sweeps/rates --output=rates.html" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rates.yaml", "test.jsonl", "train.jsonl"]
 
 

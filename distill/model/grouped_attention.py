@@ -44,6 +44,18 @@ class CenteredRMSNorm(nn.Module):
         return residual(normed) if x.ndim == 3 else normed
 
 
+class Reach(NamedTuple):
+    """The farthest keys that a query attends to: a :class:`Window` whose values may be traced.
+
+    Attributes:
+      before: the largest distance of a key before the query.
+      after: the largest distance of a key after the query.
+    """
+
+    before: int | Int[Array, ""]
+    after: int | Int[Array, ""]
+
+
 class Rotation(NamedTuple):
     """The angles of rotary position embeddings (Su et al. 2021, arXiv 2104.09864), float32.
 
@@ -89,7 +101,7 @@ def capped(logits: Float[Array, "..."], cap: float | None) -> Float[Array, "..."
 
 
 def visible(
-    segments: Segments, *, causal: bool = False, window: Window | None = None
+    segments: Segments, *, causal: bool = False, window: Window | Reach | None = None
 ) -> Bool[Array, "batch query key"]:
     """Returns which keys each query attends to: its own segment's, within ``window`` and, if ``causal``, not later ones."""
     mask = segments.query[:, :, None] == segments.key[:, None, :]

@@ -185,20 +185,23 @@ def rematerialised(layer: type[nn.Module], config: NetworkConfig, num_arguments:
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(num_arguments,))
 
 
-def scanned(layer: Callable[..., nn.Module], config: T5Config, length: int, num_broadcast: int) -> nn.Module:
+def scanned(
+    layer: Callable[..., nn.Module], config: NetworkConfig, length: int, num_broadcast: int, num_per_layer: int = 0
+) -> nn.Module:
     """``length`` layers as one scan; their parameters are stacked along axis 1.
 
     Args:
       layer: a class of layers, see :func:`rematerialised`.
       config: of the network.
       length: number of layers.
-      num_broadcast: number of arguments after the activations; every layer gets the same ones.
+      num_broadcast: number of the last arguments, which are the same for every layer.
+      num_per_layer: number of arguments between the activations and those, which have a leading axis of layers.
     """
     return nn.scan(
         layer,
         variable_axes={"params": 1},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(nn.broadcast,) * num_broadcast,
+        in_axes=(*(0,) * num_per_layer, *(nn.broadcast,) * num_broadcast),
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )(config)

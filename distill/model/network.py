@@ -19,10 +19,19 @@ from distill.model.attention import (
     TokenEmbedder,
 )
 from distill.model.config import T5Config
+from distill.model.configs import NetworkConfig
 from distill.model.layers import DecoderLayer, EncoderLayer, dropout, norm, relative_bias, rematerialised, scanned
 from distill.sharding.dense import Dense, copies_by_shard
 
-__all__ = ["PAD_ID", "ModelInputs", "T5Config", "Transformer", "decoder_segments", "encoder_segments"]
+__all__ = [
+    "PAD_ID",
+    "ModelInputs",
+    "T5Config",
+    "Transformer",
+    "check_unscanned",
+    "decoder_segments",
+    "encoder_segments",
+]
 
 PAD_ID = 0
 
@@ -217,7 +226,7 @@ class Transformer(nn.Module):
 
     def cross_key_values(self, encoded: Float[Array, "batch inputs embed"]) -> tuple[KeyValue, ...]:
         """Returns each decoder layer's keys and values of the encoder's output; ValueError if layers are scanned."""
-        self._check_unscanned()
+        check_unscanned(self.config)
         return self.decoder.cross_key_values(encoded)
 
     def decode_step(
@@ -236,7 +245,7 @@ class Transformer(nn.Module):
         Raises:
           ValueError: layers are scanned; use :func:`distill.model.parameters.unstack_layers`.
         """
-        self._check_unscanned()
+        check_unscanned(self.config)
         embedded = self.token_embedder(tokens[:, None])
         hidden, caches = self.decoder.step(embedded, position, caches, crosses, encoder_mask[:, None, None, :])
         return self._scaled(hidden), caches
@@ -244,11 +253,11 @@ class Transformer(nn.Module):
     def _scaled(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
         return hidden * self.config.embed_dim**-0.5 if self.config.logits_via_embedding else hidden
 
-    def _check_unscanned(self) -> None:
-        if self.config.scan_layers:
-            raise ValueError(
-                "step-by-step decoding requires scan_layers=False; pass the parameters through unstack_layers"
-            )
+
+def check_unscanned(config: NetworkConfig) -> None:
+    """Raises ValueError if layers are stacked, which a step of decoding cannot read."""
+    if config.scan_layers:
+        raise ValueError("step-by-step decoding requires scan_layers=False; pass the parameters through unstack_layers")
 
 
 def _given(value: AnyArray | None) -> str:

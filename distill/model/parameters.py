@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from distill.array_types import AnyArray
-from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
 from distill.model.network import ModelInputs
 from distill.model.networks import network_of
@@ -92,15 +91,9 @@ def unstack_layers(params: Params, config: NetworkConfig) -> tuple[Params, Netwo
 
 
 def stack_layers(params: Params, config: NetworkConfig) -> tuple[Params, NetworkConfig]:
-    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`.
-
-    Raises:
-      ValueError: a T5Gemma network; its local and global layers cannot be stacked.
-    """
+    """Returns the same network with ``scan_layers=True``: the inverse of :func:`unstack_layers`."""
     if config.scan_layers:
         return params, config
-    if not isinstance(config, T5Config):
-        return params, dataclasses.replace(config, scan_layers=True)
     stacked = dict(params)
     for stack, num_layers in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         rest = dict(params[stack])

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from distill.array_types import AnyArray
 from distill.model.attention import KeyValue, Segments, TokenEmbedder
-from distill.model.grouped_attention import Rotation, capped, rotation, segment_positions
-from distill.model.layers import dropout, rematerialised
-from distill.model.network import PAD_ID, ModelInputs, decoder_segments, encoder_segments
+from distill.model.grouped_attention import capped, rotation, segment_positions
+from distill.model.layers import dropout, rematerialised, scanned
+from distill.model.network import PAD_ID, ModelInputs, check_unscanned, decoder_segments, encoder_segments
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
-from distill.model.t5gemma_layers import DecoderLayer, EncoderLayer, norm
+from distill.model.t5gemma_layers import DecoderLayer, EncoderLayer, Rotations, norm
 from distill.sharding.dense import Dense, copies_by_shard
 
 __all__ = ["StackConfig", "T5GemmaConfig", "T5GemmaTransformer", "cache_shapes"]
@@ -27,19 +27,21 @@ def cache_shapes(config: T5GemmaConfig, rows: int, length: int) -> tuple[tuple[i
     A local layer has a place for each token of its window, a global layer one for each position.
     """
     shape = config.decoder
-    windows = (config.window("decoder", index) for index in range(shape.num_layers))
-    places = (length if window is None else min(length, window.before + 1) for window in windows)
+    kept = min(length, config.window("decoder").before + 1)
+    places = (kept if local else length for local in _locals(shape))
     return tuple((rows, shape.num_kv_heads, number, shape.head_dim) for number in places)
 
 
-def _rotations(
-    config: T5GemmaConfig, shape: StackConfig, positions: Int[Array, "batch length"]
-) -> tuple[Rotation, Rotation]:
-    """The rotations of local and of global layers."""
-    local = rotation(positions, shape.head_dim, config.rope_base_local, config.rope_scale_local)
+def _locals(shape: StackConfig) -> tuple[bool, ...]:
+    """Which layers of a stack are local."""
+    return tuple(shape.is_local(index) for index in range(shape.num_layers))
+
+
+def _rotations(config: T5GemmaConfig, shape: StackConfig, positions: Int[Array, "batch length"]) -> Rotations:
+    near = rotation(positions, shape.head_dim, config.rope_base_local, config.rope_scale_local)
     if config.version == 1:
-        return local, local
-    return local, rotation(positions, shape.head_dim, config.rope_base_global, config.rope_scale_global)
+        return Rotations(near, near)
+    return Rotations(near, rotation(positions, shape.head_dim, config.rope_base_global, config.rope_scale_global))
 
 
 def _positions(
@@ -57,8 +59,11 @@ class Encoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        layer = rematerialised(EncoderLayer, config, num_arguments=4)
-        self.layers = [layer(config, index) for index in range(config.encoder.num_layers)]
+        layer = rematerialised(EncoderLayer, config, num_arguments=5)
+        if config.scan_layers:
+            self.encoder = scanned(layer, config, config.encoder.num_layers, num_broadcast=3, num_per_layer=1)
+        else:
+            self.layers = [layer(config) for _ in range(config.encoder.num_layers)]
         self.encoder_norm = norm(config)
         self.dropout = dropout(config)
 
@@ -70,11 +75,13 @@ class Encoder(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "batch length embed"]:
         """[batch, length, embed] → the same shape."""
-        local, everywhere = _rotations(self.config, self.config.encoder, positions)
+        kinds, rotations = _locals(self.config.encoder), _rotations(self.config, self.config.encoder, positions)
         x = self.dropout(embedded, deterministic=deterministic)
-        for index, layer in enumerate(self.layers):
-            by = local if self.config.encoder.is_local(index) else everywhere
-            x = layer(x, segments, by, deterministic)
+        if self.config.scan_layers:
+            x, _ = self.encoder(x, jnp.asarray(kinds), segments, rotations, deterministic)
+        else:
+            for local, layer in zip(kinds, self.layers):
+                x, _ = layer(x, local, segments, rotations, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -85,8 +92,11 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        layer = rematerialised(DecoderLayer, config, num_arguments=6)
-        self.layers = [layer(config, index) for index in range(config.decoder.num_layers)]
+        layer = rematerialised(DecoderLayer, config, num_arguments=7)
+        if config.scan_layers:
+            self.decoder = scanned(layer, config, config.decoder.num_layers, num_broadcast=5, num_per_layer=1)
+        else:
+            self.layers = [layer(config) for _ in range(config.decoder.num_layers)]
         self.decoder_norm = norm(config)
         self.dropout = dropout(config)
         if not config.logits_via_embedding:
@@ -103,13 +113,15 @@ class Decoder(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """[batch, length, embed] → the same shape, after the final norm."""
         shape = self.config.decoder
-        local, everywhere = _rotations(self.config, shape, positions)
+        kinds, rotations = _locals(shape), _rotations(self.config, shape, positions)
         x = self.dropout(embedded, deterministic=deterministic)
         if not deterministic and not self.config.merged:
             encoded = copies_by_shard(encoded, shape.num_kv_heads * shape.head_dim)
-        for index, layer in enumerate(self.layers):
-            by = local if shape.is_local(index) else everywhere
-            x = layer(x, encoded, segments, cross_segments, by, deterministic)
+        if self.config.scan_layers:
+            x, _ = self.decoder(x, jnp.asarray(kinds), encoded, segments, cross_segments, rotations, deterministic)
+        else:
+            for local, layer in zip(kinds, self.layers):
+                x, _ = layer(x, local, encoded, segments, cross_segments, rotations, deterministic)
         return self.dropout(self.decoder_norm(x), deterministic=deterministic)
 
     def step(
@@ -121,11 +133,10 @@ class Decoder(nn.Module):
         cross_mask: Bool[AnyArray, "rows inputs"],
     ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], tuple[KeyValue, ...]]:
         """Decodes one position through all layers; ``caches`` and ``crosses`` hold one :class:`KeyValue` per layer."""
-        local, everywhere = _rotations(self.config, self.config.decoder, position[None, None])
+        rotations = _rotations(self.config, self.config.decoder, position[None, None])
         x, written = embedded, []
-        for index, (layer, cached, cross) in enumerate(zip(self.layers, caches, crosses)):
-            by = local if self.config.decoder.is_local(index) else everywhere
-            x, cached = layer.step(x, position, cached, cross, cross_mask, by)
+        for local, layer, cached, cross in zip(_locals(self.config.decoder), self.layers, caches, crosses):
+            x, cached = layer.step(x, position, cached, cross, cross_mask, rotations.of(local))
             written.append(cached)
         return self.decoder_norm(x), tuple(written)
 
@@ -204,7 +215,8 @@ class T5GemmaTransformer(nn.Module):
         return capped(logits, self.config.final_logit_cap)
 
     def cross_key_values(self, encoded: Float[Array, "batch inputs width"]) -> tuple[KeyValue, ...]:
-        """Returns each decoder layer's keys and values of the encoder's output."""
+        """Returns each decoder layer's keys and values of the encoder's output; ValueError if layers are scanned."""
+        check_unscanned(self.config)
         return self.decoder.cross_key_values(encoded)
 
     def decode_step(
@@ -219,7 +231,11 @@ class T5GemmaTransformer(nn.Module):
 
         A row may have several hypotheses (beams), which are adjacent in ``tokens`` and share the row's entry in
         ``crosses`` and ``encoder_mask``. Caches have the shapes of :func:`cache_shapes`.
+
+        Raises:
+          ValueError: layers are scanned; use :func:`distill.model.parameters.unstack_layers`.
         """
+        check_unscanned(self.config)
         embedded = _scaled(self._decoder_table(self._started(tokens[:, None])))
         return self.decoder.step(embedded, position, caches, crosses, encoder_mask)
 

@@ -95,8 +95,8 @@ class T5GemmaConfig:
       layer_norm_epsilon: ε of the RMS norms.
       dropout_rate: the dropout rate, in [0, 1), of all dropout layers.
       dtype: compute dtype of activations, ``float32`` or ``bfloat16``; parameters are always float32.
-      scan_layers: a setting of T5 that hardware files share: local and global layers differ and are not stacked, so True
-        becomes False, with a warning.
+      scan_layers: whether a stack's layers run as one ``lax.scan`` whose parameters are stacked along axis 1. Local and
+        global layers have the same parameters; which of the two a layer is, the scan passes to it.
       remat_policy: what the backward pass recomputes, see :class:`distill.model.config.T5Config`.
       attention: one of :data:`distill.model.config.ATTENTIONS`. All compute with XLA; a kernel's name gives a warning.
 
@@ -138,9 +138,6 @@ class T5GemmaConfig:
                 f"a T5Gemma's attention runs with XLA: the kernel of ATTENTION={self.attention!r} has no sliding windows, "
                 "soft caps and grouped heads"
             )
-        if self.scan_layers:
-            _warn_once("a T5Gemma's layers are not stacked (SCAN_LAYERS): local and global layers differ")
-            object.__setattr__(self, "scan_layers", False)
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5GemmaConfig.dropout_rate must be in [0, 1); got {self.dropout_rate}")
         for name in (
@@ -203,15 +200,13 @@ class T5GemmaConfig:
         """The number of decoder layers."""
         return self.decoder.num_layers
 
-    def window(self, stack: str, index: int) -> Window | None:
-        """Returns which keys layer ``index`` of ``encoder`` or ``decoder`` attends to; None in a global layer.
+    def window(self, stack: str) -> Window:
+        """Returns which keys a query of a local layer of ``encoder`` or ``decoder`` attends to.
 
         With ``sliding_window`` w, a query of the decoder attends to w keys up to its own. One of the encoder attends to
         keys at a distance of at most w on both sides in version 1, and to w keys in all in version 2.
         """
         shape: StackConfig = getattr(self, stack)
-        if not shape.is_local(index):
-            return None
         width = shape.sliding_window
         if stack == "decoder":
             return Window(width - 1, 0)

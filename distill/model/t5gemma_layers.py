@@ -1,8 +1,11 @@
 """Layers of the T5Gemma family: attention, and the layers of encoder and decoder with a norm before and after each part."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
@@ -10,6 +13,7 @@ from distill.array_types import AnyArray
 from distill.model.attention import KEPT, FeedForward, KeyValue, Segments, residual
 from distill.model.grouped_attention import (
     CenteredRMSNorm,
+    Reach,
     Rotation,
     attend,
     attend_cached,
@@ -36,13 +40,11 @@ class GroupedAttention(nn.Module):
       config: of the network.
       shape: of the layer's stack.
       causal: whether a query attends only to keys at or before its own position.
-      window: which keys a query attends to; None for all.
     """
 
     config: T5GemmaConfig
     shape: StackConfig
     causal: bool = False
-    window: Window | None = None
 
     def setup(self) -> None:
         dtype, shape = jnp.dtype(self.config.dtype), self.shape
@@ -86,18 +88,19 @@ class GroupedAttention(nn.Module):
         self,
         x: Float[Array, "batch query embed"],
         by: Rotation,
+        reach: Reach | None,
         segments: Segments,
         encoded: Float[Array, "batch inputs embed"] | None = None,
         cross_segments: Segments | None = None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch query embed"]:
-        """Self-attention within ``segments``; merged attention if the encoder's output ``encoded`` is given too.
+        """Self-attention within ``segments`` and ``reach``; merged attention if the encoder's output is given too.
 
         In merged attention, keys are those of ``x``, rotated, and those of ``encoded``, not rotated, visible within
         ``cross_segments`` at any distance.
         """
-        own, mask = x.shape[1], visible(segments, causal=self.causal, window=self.window)
+        own, mask = x.shape[1], visible(segments, causal=self.causal, window=reach)
         attended = x
         if encoded is not None and cross_segments is not None:
             attended = jnp.concatenate([x, encoded], axis=1)
@@ -175,52 +178,71 @@ def _feed_forward(config: T5GemmaConfig, shape: StackConfig) -> FeedForward:
     )
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with norms before and after it and a residual connection.
+# Farther than any key.
+_EVERYWHERE = np.int32(2**31 - 1)
+# Whether a layer is local: a number per layer if layers are scanned.
+Local = bool | Bool[AnyArray, ""]
 
-    Attributes:
-      config: of the network.
-      index: number of the layer, from 0.
-    """
+
+class Rotations(NamedTuple):
+    """The rotations of local and of global layers."""
+
+    near: Rotation
+    far: Rotation
+
+    def of(self, local: Local) -> Rotation:
+        """Returns that of a layer."""
+        if isinstance(local, bool):
+            return self.near if local else self.far
+        return jax.tree.map(lambda near, far: jnp.where(local, near, far), self.near, self.far)
+
+
+def reach(window: Window, local: Local) -> Reach | None:
+    """Returns the farthest keys of a layer that has ``window`` if it is local; None if it is known to be global."""
+    if isinstance(local, bool):
+        return Reach(*window) if local else None
+    return Reach(*(jnp.where(local, np.int32(distance), _EVERYWHERE) for distance in window))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each with norms before and after it and a residual connection."""
 
     config: T5GemmaConfig
-    index: int
 
     def setup(self) -> None:
         config, shape = self.config, self.config.encoder
         self.pre_attention_layer_norm, self.post_attention_layer_norm = norm(config), norm(config)
-        self.attention = GroupedAttention(config, shape, window=config.window("encoder", self.index))
+        self.attention = GroupedAttention(config, shape)
         self.pre_mlp_layer_norm, self.post_mlp_layer_norm = norm(config), norm(config)
         self.mlp = _feed_forward(config, shape)
         self.dropout = dropout(config)
 
     def __call__(
-        self, x: Float[Array, "batch length embed"], segments: Segments, by: Rotation, deterministic: bool
-    ) -> Float[Array, "batch length embed"]:
-        """[batch, length, embed] → the same shape."""
-        y = self.attention(self.pre_attention_layer_norm(x), by, segments, deterministic=deterministic)
+        self,
+        x: Float[Array, "batch length embed"],
+        local: Local,
+        segments: Segments,
+        rotations: Rotations,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "batch length embed"], None]:
+        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan)."""
+        where = (rotations.of(local), reach(self.config.window("encoder"), local))
+        y = self.attention(self.pre_attention_layer_norm(x), *where, segments, deterministic=deterministic)
         y = self.dropout(self.post_attention_layer_norm(y), deterministic=deterministic)
         x = checkpoint_name(residual(x + y), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic))
+        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic)), None
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention and cross-attention, or merged attention, and feed-forward, each between two norms.
-
-    Attributes:
-      config: of the network.
-      index: number of the layer, from 0.
-    """
+    """Self-attention and cross-attention, or merged attention, and feed-forward, each between two norms."""
 
     config: T5GemmaConfig
-    index: int
 
     def setup(self) -> None:
         config, shape = self.config, self.config.decoder
         self.pre_self_attention_layer_norm, self.post_self_attention_layer_norm = norm(config), norm(config)
-        window = config.window("decoder", self.index)
-        self.self_attention = GroupedAttention(config, shape, causal=True, window=window)
+        self.self_attention = GroupedAttention(config, shape, causal=True)
         if not config.merged:
             self.pre_cross_attention_layer_norm, self.post_cross_attention_layer_norm = norm(config), norm(config)
             self.encoder_decoder_attention = GroupedAttention(config, shape)
@@ -231,16 +253,18 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
+        local: Local,
         encoded: Float[Array, "batch inputs width"] | Float[Array, "shards batch inputs width"],
         segments: Segments,
         cross_segments: Segments,
-        by: Rotation,
+        rotations: Rotations,
         deterministic: bool,
-    ) -> Float[Array, "batch length embed"]:
-        """[batch, length, embed] → the same shape."""
+    ) -> tuple[Float[Array, "batch length embed"], None]:
+        """[batch, length, embed] → the same shape, and None (the per-layer output of a scan)."""
         y = self.pre_self_attention_layer_norm(x)
+        where = (rotations.of(local), reach(self.config.window("decoder"), local))
         merged = (encoded, cross_segments) if self.config.merged else ()
-        y = self.self_attention(y, by, segments, *merged, deterministic=deterministic)
+        y = self.self_attention(y, *where, segments, *merged, deterministic=deterministic)
         y = self.dropout(self.post_self_attention_layer_norm(y), deterministic=deterministic)
         x = checkpoint_name(residual(x + y), KEPT)
         if not self.config.merged:
@@ -249,7 +273,7 @@ class DecoderLayer(nn.Module):
             y = self.dropout(self.post_cross_attention_layer_norm(y), deterministic=deterministic)
             x = checkpoint_name(residual(x + y), KEPT)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic))
+        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic)), None
 
     def step(
         self,

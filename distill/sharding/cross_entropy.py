@@ -147,10 +147,11 @@ def _chunked(
     hidden states, and neither the kernel nor its gradient. A batch that is not sharded, or not evenly, is left to the
     compiler. On one CPU, :func:`_counted_pieces` skips positions that do not count.
     """
-    terms = {"z_loss": z_loss, "label_smoothing": label_smoothing, "logit_cap": logit_cap}
     run = functools.partial(
         _local_chunks,
-        **terms,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        logit_cap=logit_cap,
         chunk_tokens=chunk_tokens,
         with_gradients=with_gradients,
         of_kernel=of_kernel,
@@ -159,7 +160,10 @@ def _chunked(
     if counted is not None and partitioning.is_one_cpu():
         return _counted_pieces(
             hidden, kernel, targets, weights, counted, chunk_tokens,
-            functools.partial(_one_chunk, **terms, of_kernel=of_kernel, exchanged=(), held=()),
+            functools.partial(
+                _one_chunk, z_loss=z_loss, label_smoothing=label_smoothing, logit_cap=logit_cap, of_kernel=of_kernel,
+                exchanged=(), held=(),
+            ),
             with_gradients,
             of_kernel,
         )  # fmt: skip

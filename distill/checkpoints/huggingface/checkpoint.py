@@ -16,7 +16,7 @@ import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from distill.checkpoints.arrays import Tensor
-from distill.checkpoints.huggingface import gemma_weights
+from distill.checkpoints.huggingface import gemma_weights, hub
 from distill.checkpoints.huggingface import tensors as tensors_of
 from distill.checkpoints.huggingface.config import scales_decoder_output
 from distill.checkpoints.huggingface.families import config_from_hf, config_to_hf, entries, zeros
@@ -52,7 +52,7 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
       revision: a branch, tag, commit or ``refs/pr/…``; None: the one in ``source``, else the default branch.
 
     Raises:
-      FileNotFoundError: ``source`` is neither.
+      FileNotFoundError: ``source`` is neither, or the hub refuses it; see :func:`distill.checkpoints.huggingface.hub.refusal`.
       ValueError: two revisions are given.
     """
     path = pathlib.Path(source)
@@ -69,9 +69,13 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
         patterns = ["*.json", "model*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        refused = hub.refusal(name, error)
+        if refused is not None:
+            raise FileNotFoundError(refused) from error
         offline = " (HF_HUB_OFFLINE is set)" if huggingface_hub.constants.HF_HUB_OFFLINE else ""
         raise FileNotFoundError(
-            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository that can be reached{offline}: {error}"
+            f"{os.fspath(source)!r} is neither a folder nor a Hugging Face repository that can be reached{offline}: "
+            + " ".join(str(error).split())
         ) from error
 
 

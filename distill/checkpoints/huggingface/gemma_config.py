@@ -128,6 +128,10 @@ def _check_features(fields: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: hidden_activation must be {_ACTIVATION!r}; got {activation!r:.80}")
     if fields.get("attention_bias", False) is not False:
         raise ValueError(f"{where}: attention_bias must be false; got {fields['attention_bias']!r:.80}")
+    if fields.get("use_bidirectional_attention"):
+        raise ValueError(
+            f"{where}: use_bidirectional_attention must be false; got {fields['use_bidirectional_attention']!r:.80}"
+        )
     if fields.get("pad_token_id", 0) != 0:
         raise ValueError(f"{where}: pad_token_id must be 0 here; got {fields['pad_token_id']!r:.80}")
     ends = fields.get("eos_token_id", 1)

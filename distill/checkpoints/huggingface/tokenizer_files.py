@@ -20,6 +20,10 @@ _TOKENIZER_FILE = "tokenizer.json"
 _UNIGRAM, _BPE = 1, 2  # of trainer_spec.model_type
 _NORMAL, _UNKNOWN, _USER_DEFINED = 1, 2, 4  # of piece.type
 _SPACE = "▁"
+_METASPACE = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
+_WORDS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, _METASPACE]}
+# Whether a space is put before a text, other spaces are removed, and spaces become a piece's character.
+_AS_T5, _AS_GEMMA = (True, True, True), (False, False, True)
 
 
 def write(folder: pathlib.Path, vocabulary: Vocabulary, *, encoder_bos: bool = False) -> None:
@@ -100,19 +104,12 @@ def _added(number: int, content: str, *, special: bool) -> dict[str, Any]:
 
 def _unigram(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
     """Normaliser, model and decoder of a unigram model that treats spaces as T5's does."""
-    normalizer = model.normalizer_spec
-    if not (normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces and normalizer.escape_whitespaces):
-        raise ValueError(
-            "only unigram SentencePiece models that treat spaces as T5's does (add_dummy_prefix, "
-            f"remove_extra_whitespaces) can be exported; got add_dummy_prefix={normalizer.add_dummy_prefix}, "
-            f"remove_extra_whitespaces={normalizer.remove_extra_whitespaces}"
-        )
-    charsmap = base64.b64encode(normalizer.precompiled_charsmap).decode("ascii")
-    metaspace = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
+    if _spaces(model) != _AS_T5:
+        raise ValueError(_other_spaces(model, "only unigram SentencePiece models that treat spaces as T5's does"))
     return {
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
-        "decoder": metaspace,
+        "normalizer": _charsmap(model),
+        "pre_tokenizer": _WORDS,
+        "decoder": _METASPACE,
         "model": {
             "type": "Unigram",
             "unk_id": unknown,
@@ -123,45 +120,55 @@ def _unigram(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
 
 
 def _bpe(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
-    """Normaliser, model and decoder of a BPE model that keeps spaces, as Gemma's does; see ``GemmaTokenizer``."""
-    normalizer = model.normalizer_spec
-    kept = not (normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces or normalizer.precompiled_charsmap)
-    if not (kept and normalizer.escape_whitespaces):
-        raise ValueError(
-            "only unigram SentencePiece models, T5's kind, and BPE models without normalisation that keep spaces, Gemma's "
-            f"kind, can be exported; got BPE with normalisation {normalizer.name!r}, "
-            f"add_dummy_prefix={normalizer.add_dummy_prefix}, "
-            f"remove_extra_whitespaces={normalizer.remove_extra_whitespaces}"
-        )
-    vocab = {entry.piece: number for number, entry in enumerate(model.pieces)}
+    """Normaliser, model and decoder of a BPE model that treats spaces as Gemma's or as T5's does; see ``GemmaTokenizer``."""
+    spaces, charsmap = _spaces(model), _charsmap(model)
+    kept = spaces == _AS_GEMMA and charsmap is None
+    if not kept and spaces != _AS_T5:
+        what = "only BPE SentencePiece models that treat spaces as Gemma's does (neither, no normalisation) or as T5's does"
+        raise ValueError(_other_spaces(model, what))
     symbols = [number for number, entry in enumerate(model.pieces) if entry.type == _USER_DEFINED]
+    if symbols and not kept:
+        raise ValueError(
+            "a BPE SentencePiece model with symbols that are always one piece can be exported only without a dummy prefix, "
+            f"as Gemma's; this one has {model.pieces[symbols[0]].piece!r}"
+        )
     added = [_added(number, model.pieces[number].piece, special=True) for number in special]
     added += [_added(number, model.pieces[number].piece, special=False) for number in symbols if number not in special]
+    stripped = [] if kept else [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    spaced = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    escaped = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     return {
         "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-        "pre_tokenizer": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-            ],
-        },
+        "normalizer": escaped if kept else charsmap,
+        "pre_tokenizer": None if kept else _WORDS,
+        "decoder": {"type": "Sequence", "decoders": [spaced, {"type": "ByteFallback"}, {"type": "Fuse"}, *stripped]},
         "model": {
             "type": "BPE",
-            "dropout": None,
             "unk_token": model.pieces[unknown].piece,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
             "fuse_unk": True,
             "byte_fallback": bool(model.trainer_spec.byte_fallback),
-            "ignore_merges": False,
-            "vocab": vocab,
+            "vocab": {entry.piece: number for number, entry in enumerate(model.pieces)},
             "merges": _merges(model),
         },
     }
+
+
+def _spaces(model: Any) -> tuple[bool, bool, bool]:
+    normalizer = model.normalizer_spec
+    return normalizer.add_dummy_prefix, normalizer.remove_extra_whitespaces, normalizer.escape_whitespaces
+
+
+def _other_spaces(model: Any, what: str) -> str:
+    prefix, removed, _ = _spaces(model)
+    return (
+        f"{what} (add_dummy_prefix, remove_extra_whitespaces) can be exported; got add_dummy_prefix={prefix}, "
+        f"remove_extra_whitespaces={removed}, normalisation {model.normalizer_spec.name!r}"
+    )
+
+
+def _charsmap(model: Any) -> dict[str, Any] | None:
+    charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode("ascii")
+    return {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None
 
 
 def _merges(model: Any) -> list[list[str]]:

@@ -111,8 +111,8 @@ def test_a_t5gemma_is_the_published_one(model, tmp_path):
     """Every value of a T5Gemma, by the facts above and transformers' defaults, which are those of the 2B-2B."""
     transformers = pytest.importorskip("transformers")
     config = build(model=model, hardware="tpu_v5e_16", extra=[data_dir(tmp_path)])["model"]
-    assert (config.dtype, config.remat_policy, config.scan_layers) == ("bfloat16", "elementwise", False)
-    config = dataclasses.replace(config, dtype="float32", remat_policy="none", attention="xla")
+    assert (config.dtype, config.remat_policy, config.scan_layers) == ("bfloat16", "elementwise", True)
+    config = dataclasses.replace(config, dtype="float32", remat_policy="none", scan_layers=False, attention="xla")
     kinds = {"t5gemma_9b_2b": ("t5gemma_9b_9b", "t5gemma_2b_2b")}.get(model, (model, model))
     sizes = ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "sliding_window")
     for stack, kind in zip((config.encoder, config.decoder), kinds, strict=True):

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 import distill
+from distill.api.run import Run
 from distill.cli import main
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.tools import vocabulary as vocabulary_tool
@@ -59,27 +60,9 @@ def student(words, tmp_path_factory):
     return distill.train(sums(24), **arguments(tmp_path_factory.mktemp("t5gemma2") / "run", words))
 
 
-def test_it_continues_evaluates_and_serves(student, words, tmp_path, capsys):
-    directory = pathlib.Path(student.directory)
-    assert isinstance(student.description.model, T5GemmaConfig) and student.description.encoder_bos
-    assert student.result["step"] == 20
-    again = distill.train(sums(24), **arguments(directory, words, steps=22))
-    assert again.result["step"] == 22
-    attempts = json.loads((directory / "attempts.json").read_text())
-    assert len(attempts) >= 2
-    write_lines(tmp_path / "in.jsonl", sums(5))
-    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
-    assert main.main(["infer", f"--model_dir={directory}", *files, "--rationale"]) == 0, capsys.readouterr().err
-    answers = again.answer(QUESTIONS, rationale=True)
-    lines = read_lines(tmp_path / "out.jsonl")
-    assert [line["label"] for line in lines] == [answer.text for answer in answers]
-    assert [line["rationale"] for line in lines] == [answer.rationale for answer in answers]
-    assert distill.evaluate(again, sums(6, 28), fields=FIELDS) == again.result["test"]
-    assert main.main(["eval", f"--model_dir={directory}", "--split=test"]) == 0, capsys.readouterr().err
-
-
-def exported_is_the_student(student, folder, bos):
-    """Checks an exported folder against the student: ids of inputs, greedy answers and scores."""
+@pytest.mark.filterwarnings("ignore")
+def test_its_export_opens_in_transformers_and_answers_the_same(student, tmp_path):
+    folder = student.export(tmp_path / "hf")
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
@@ -87,34 +70,32 @@ def exported_is_the_student(student, folder, bos):
     for question, answer in zip(QUESTIONS, answers, strict=True):
         inputs = tokenizer("[label] " + question, return_tensors="pt")
         ids = inputs.input_ids[0].tolist()
-        assert (ids[0] == 2) == bos and ids[-1] == 1
+        assert ids[0] == 2 and ids[-1] == 1  # ENCODER_BOS
         decoded = model.generate(**inputs)[0].tolist()
         assert decoded[0] == 2  # the decoder starts with BOS
         assert student.vocabulary.decode(decoded[1:]).strip() == answer.text.strip()
     loaded = distill.load(folder)
-    assert loaded.description.encoder_bos == bos
+    assert loaded.description.encoder_bos
     for ours, theirs in zip(answers, loaded.answer(QUESTIONS), strict=True):
         assert ours.text == theirs.text and ours.score == pytest.approx(theirs.score, abs=1e-4)
-    return (folder / "README.md").read_text()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_its_export_opens_in_transformers_and_answers_the_same(student, tmp_path):
-    card = exported_is_the_student(student, student.export(tmp_path / "hf"), bos=True)
+    card = (folder / "README.md").read_text()
     assert "tags: [distilling-step-by-step, t5gemma2]" in card and "license: gemma" not in card
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_configuration_of_version_1_trains_and_exports(words, tmp_path):
+def test_a_configuration_becomes_the_runs_model(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "train", lambda run, **_: run)
     stack = StackConfig(1, 16, 32, 2, 1, 8, 8.0, 4, 2)
-    wider = dataclasses.replace(stack, embed_dim=24)
-    model = T5GemmaConfig(1, 384, wider, stack, attention_logit_cap=50.0, final_logit_cap=30.0)
-    given = arguments(tmp_path / "run", words, model=model, settings={}, steps=4, eval_period=4)
-    student = distill.train(sums(12), **given | {"test": None})
-    assert student.description.model == model and not student.description.encoder_bos
-    exported_is_the_student(student, student.export(tmp_path / "hf"), bos=False)
-    with pytest.raises(ValueError, match="vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's"):
-        distill.train(sums(12), **given | {"vocabulary": None, "directory": tmp_path / "other"})
+    wider = dataclasses.replace(stack, embed_dim=24, num_layers=2)
+    first = T5GemmaConfig(1, 384, wider, stack, attention_logit_cap=9.0, logits_via_embedding=False, decoder_start_id=2)
+    second = T5GemmaConfig(2, 384, stack, dataclasses.replace(stack, num_kv_heads=2), rope_base_global=1e6)
+    for model in (first, second):
+        given = arguments(tmp_path / "run", words, model=model, settings={})
+        run = distill.train(sums(12), **given)
+        assert run.arguments["model"] == model and not run.registration["encoder_bos"]
+        with pytest.raises(
+            ValueError, match="vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's"
+        ):
+            distill.train(sums(12), **given | {"vocabulary": None})
 
 
 @pytest.mark.parametrize("vocabulary", ["bytes", "t5s"])
@@ -125,3 +106,22 @@ def test_a_vocabulary_without_bos_is_refused_before_training(words, tmp_path, vo
     with pytest.raises(ValueError, match=r"expected BOS with id 2, .*it has none: set .*special=gemma") as raised:
         distill.train(sums(24), **given)
     assert "\n" not in str(raised.value) and not (tmp_path / "run" / "config.gin").exists()
+
+
+def test_it_continues_evaluates_and_serves(student, words, tmp_path, capsys):
+    """The last test here: it changes the student's directory."""
+    directory = pathlib.Path(student.directory)
+    assert isinstance(student.description.model, T5GemmaConfig) and student.description.encoder_bos
+    assert student.result["step"] == 20
+    again = distill.train(sums(24), **arguments(directory, words, steps=22))
+    assert again.result["step"] == 22
+    attempts = json.loads((directory / "attempts.json").read_text())
+    assert len(attempts) >= 2
+    write_lines(tmp_path / "in.jsonl", sums(5))
+    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    assert main.main(["infer", f"--model_dir={directory}", *files]) == 0, capsys.readouterr().err
+    lines = read_lines(tmp_path / "out.jsonl")
+    assert [line["label"] for line in lines] == [answer.text for answer in again.answer(QUESTIONS)]
+    assert main.main(["eval", f"--model_dir={directory}", "--split=test"]) == 0, capsys.readouterr().err
+    accuracy = again.result["test"]["accuracy"]
+    assert f"accuracy: {accuracy:.4f}" in capsys.readouterr().out

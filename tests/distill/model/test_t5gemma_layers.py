@@ -10,7 +10,8 @@ import pytest
 
 from distill.model.network import ModelInputs
 from distill.model.networks import network_of
-from distill.model.parameters import init_params, param_logical_axes, stack_layers, unstack_layers
+from distill.model.parameters import param_logical_axes, param_shapes, stack_layers, unstack_layers
+from distill.model.t5gemma import T5GemmaTransformer
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 
 STACK = StackConfig(2, 16, 24, 4, 1, 6, 8.0, 4, 2)
@@ -20,8 +21,13 @@ TOKENS = np.random.default_rng(0).integers(3, 40, (2, 9)).astype(np.int32)
 INPUTS = ModelInputs(TOKENS, np.pad(TOKENS[:, :-1], ((0, 0), (1, 0))))
 
 
+@functools.cache
+def params_of(config):
+    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+
+
 def test_parameters_and_their_axes():
-    params = params_of(FIRST)
+    params = param_shapes(FIRST)
     axes = param_logical_axes(FIRST)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     layer, names = params["decoder"]["layers_1"], axes["decoder"]["layers_1"]
@@ -32,41 +38,30 @@ def test_parameters_and_their_axes():
     assert tuple(names["self_attention"]["key"]["kernel"]) == ("embed", "joined_kv")
     assert tuple(names["self_attention"]["out"]["kernel"]) == ("joined_kv", "embed")
     assert tuple(axes["decoder_token_embedder"]["embedding"]) == ("vocab", "embed")
-    merged = params_of(CONFIG)["decoder"]["layers_0"]
+    merged = param_shapes(CONFIG)["decoder"]["layers_0"]
     assert "encoder_decoder_attention" not in merged
     assert merged["self_attention"]["query_norm"]["scale"].shape == (6,)
 
 
-def test_layers_are_not_stacked():
-    params = params_of(CONFIG)
-    assert unstack_layers(params, CONFIG) == (params, CONFIG)
-    with pytest.raises(ValueError, match="scan_layers must be False"):
-        stack_layers(params, CONFIG)
+@pytest.mark.parametrize("config", [FIRST, CONFIG], ids=["cross", "merged"])
+def test_scanned_layers_give_the_same_logits(config):
+    """Local and global layers in one loop, rematerialised."""
+    stacked, scanning = stack_layers(params_of(config), config)
+    assert stacked["encoder"]["encoder"]["attention"]["query"]["kernel"].shape[1] == 2
+    shapes = jax.tree.map(lambda leaf: leaf.shape, param_shapes(scanning))
+    assert jax.tree.map(lambda leaf: leaf.shape, stacked) == shapes
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(stacked, scanning)[0], params_of(config))
+    scanning = dataclasses.replace(scanning, remat_policy="elementwise")
+    got, wanted = (
+        jax.jit(network_of(one).apply)({"params": params}, INPUTS)
+        for one, params in ((scanning, stacked), (config, params_of(config)))
+    )
+    np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=0.0, atol=1e-5)
 
 
-@functools.cache
-def params_of(config):
-    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-
-
-def test_rematerialisation_changes_no_gradient():
-    config = dataclasses.replace(CONFIG, dropout_rate=0.1)
-    params, direction = params_of(CONFIG), jax.random.normal(jax.random.key(2), (2, 9, 16))
-
-    def gradient(policy):
-        network = network_of(dataclasses.replace(config, remat_policy=policy))
-
-        def loss(params):
-            out = network.apply(
-                {"params": params}, INPUTS, deterministic=False, rngs={"dropout": jax.random.key(1)}, method="hidden"
-            )
-            return jnp.sum(out * direction)
-
-        return jax.jit(jax.grad(loss))(params)
-
-    wanted, got = gradient("none"), gradient("minimal")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, wanted)
-    assert np.abs(wanted["encoder"]["layers_0"]["attention"]["key"]["kernel"]).max() > 1e-3
+def test_a_step_needs_separate_layers():
+    with pytest.raises(ValueError, match="requires scan_layers=False; pass the parameters through unstack_layers"):
+        T5GemmaTransformer(dataclasses.replace(CONFIG, scan_layers=True)).cross_key_values(jnp.zeros((1, 1, 16)))
 
 
 def test_dropout_changes_the_output_only_in_training():

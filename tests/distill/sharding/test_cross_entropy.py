@@ -81,6 +81,28 @@ def test_chunks_give_the_loss_and_gradients_of_the_whole(inputs, chunk_tokens):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("chunk_tokens, counted", [(0, None), (4, None), (4, "all")])
+def test_capped_logits_have_the_loss_and_gradients_of_the_formula(inputs, chunk_tokens, counted):
+    hidden, kernel, targets, weights = inputs
+    mask = None if counted is None else jnp.ones(targets.shape, bool)
+
+    def naive(hidden, kernel, weights):
+        logits = 2.0 * jnp.tanh(hidden @ kernel / 2.0)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return jnp.sum(weights * (cross_entropy + 0.1 * jnp.square(log_z)))
+
+    def ours(hidden, kernel, weights):
+        return weighted_cross_entropy(hidden, kernel, targets, weights, 0.1, 0.0, chunk_tokens, mask, 2.0)[0]
+
+    expected = jax.value_and_grad(naive, argnums=(0, 1, 2))(hidden, kernel, weights)
+    actual = jax.value_and_grad(ours, argnums=(0, 1, 2))(hidden, kernel, weights)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+    uncapped = weighted_cross_entropy(hidden, kernel, targets, weights, 0.1)[0]
+    assert abs(float(uncapped) - float(actual[0])) > 0.1
+
+
 def test_a_certain_prediction_costs_nothing_and_is_correct():
     kernel = 100.0 * jnp.eye(3, dtype=jnp.float32)
     hidden = jnp.eye(3, dtype=jnp.float32)[None]

@@ -91,6 +91,21 @@ def test_it_is_the_papers_code_over_trained_tokens(layout):
     np.testing.assert_allclose(gradients[1], d_kernel, rtol=1e-4, atol=1e-6)
 
 
+def test_a_cap_is_that_of_the_logits():
+    """The term of capped logits is the term of a kernel whose product is already capped."""
+    batch = batch_of(TOGETHER)
+    hidden = jax.nn.one_hot(
+        batch["decoder_target_tokens"], VOCAB, dtype=jnp.float32
+    )  # the kernel's rows are the logits
+    kernel = 3.0 * jax.random.normal(jax.random.key(0), (VOCAB, VOCAB))
+    weights = mutual_information.pair_weights(batch)
+    got, _ = mutual_information.mutual_information(hidden, kernel, batch, weights, 2.0)
+    wanted, _ = mutual_information.mutual_information(hidden, 2.0 * jnp.tanh(kernel / 2.0), batch, weights)
+    plain, _ = mutual_information.mutual_information(hidden, kernel, batch, weights)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert abs(float(got) - float(plain)) > 0.01
+
+
 def test_packing_and_microbatches_change_nothing():
     optimizer = optimizers.Optimizer(optax.sgd(1.0), lambda step: 1.0)
     params = init_params(CONFIG, jax.random.key(0))

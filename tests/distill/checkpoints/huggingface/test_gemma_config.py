@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 from distill.checkpoints.huggingface.gemma_config import config_from_hf, config_to_hf
+from distill.model.parameters import param_count
 from distill.model.t5gemma_config import StackConfig
 from tests.distill import gemma_models
 
@@ -33,6 +34,27 @@ def test_the_default_models_of_transformers():
     assert second.encoder == second.decoder == dataclasses.replace(stack, global_every=6)
     assert (second.rope_base_local, second.rope_base_global) == (10_000.0, 1_000_000.0)
     assert second.final_logit_cap is None and second.vocab_size == 262_208
+
+
+def test_the_published_270m():
+    """The settings of google/t5gemma-2-270m-270m as its config.json has them; positions of global layers are scaled."""
+    ropes = {
+        "full_attention": {"factor": 8.0, "rope_theta": 1000000, "rope_type": "linear"},
+        "sliding_attention": {"rope_theta": 10000, "rope_type": "default"},
+    }
+    text = {
+        "_sliding_window_pattern": 6, "attention_bias": False, "attn_logit_softcapping": None, "dtype": "bfloat16",
+        "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 640,
+        "intermediate_size": 2048, "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 3,
+        "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 18, "num_key_value_heads": 1,
+        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_parameters": ropes, "sliding_window": 512,
+        "use_bidirectional_attention": False, "vocab_size": 262144,
+    }  # fmt: skip
+    config = config_from_hf({"model_type": "t5gemma2", "encoder": {"text_config": text}, "decoder": text})
+    assert config.encoder == config.decoder == StackConfig(18, 640, 2048, 4, 1, 256, 256.0, 512, 6)
+    assert (config.rope_base_local, config.rope_base_global) == (10_000.0, 1_000_000.0)
+    assert (config.rope_scale_local, config.rope_scale_global) == (1.0, 8.0)
+    assert 368e6 < param_count(config) < 369e6
 
 
 def test_fields_of_older_files():
@@ -63,6 +85,7 @@ def test_fields_of_older_files():
         ("t5gemma", {"head_dim": "8"}, r"head_dim must be an integer in \[1, 16384\]; got '8'"),
         ("t5gemma", {"query_pre_attn_scalar": None}, "query_pre_attn_scalar must be a number; got None"),
         ("t5gemma", {"eos_token_id": 107}, "eos_token_id must be 1, or a list with 1, here; got 107"),
+        ("t5gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention must be false; got True"),
         ("t5gemma2", {"pad_token_id": 3}, "pad_token_id must be 0 here; got 3"),
         ("t5gemma", {"rope_parameters": 3}, "rope_parameters must be an object; got 3"),
     ],

@@ -66,13 +66,46 @@ def test_tokenizers_give_our_ids(kind, tmp_path, small_vocabulary, request):
     assert tokenizer("a premise", "a hypothesis").input_ids == pair
 
 
-def test_a_vocabulary_that_no_tokenizer_follows(tmp_path):
-    (tmp_path / "text").write_text("one two three four five six\n" * 20)
+GEMMAS = {
+    "add_dummy_prefix": False, "remove_extra_whitespaces": False, "normalization_rule_name": "identity",
+    "byte_fallback": True, "split_digits": True, "allow_whitespace_only_pieces": True,
+    "user_defined_symbols": ["<start_of_turn>", "▁▁", "▁▁▁"],
+    "pad_piece": "<pad>", "eos_piece": "<eos>", "bos_piece": "<bos>",
+}  # fmt: skip
+
+
+def trained(tmp_path, model_type, **options):
+    """A vocabulary with BOS on the questions, of another kind or with other settings than T5's."""
+    name = f"{model_type}-{len(options)}"  # SeqIO remembers files by their paths
+    (tmp_path / "text").write_text("\n".join([*QUESTIONS, "a  b", "line   three"] * 3))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "m"), vocab_size=40, model_type="bpe", pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False,
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / name), vocab_size=600, model_type=model_type, pad_id=0,
+        eos_id=1, unk_id=3, bos_id=2, minloglevel=2, hard_vocab_limit=False, **options,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="only unigram"):
-        tokenizer_files.write(tmp_path, vocabularies.load(str(tmp_path / "m.model")))
+    return vocabularies.load(str(tmp_path / f"{name}.model"))
+
+
+@pytest.mark.parametrize("options", [{}, GEMMAS], ids=["ours", "gemmas"])
+def test_bpe_tokenizers_give_our_ids_and_texts(options, tmp_path):
+    """With spaces as in T5's files, and as in Gemma's: kept, without a prefix, with symbols and byte pieces."""
+    vocabulary = trained(tmp_path, "bpe", **options)
+    tokenizer_files.write(tmp_path, vocabulary)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5gemma2"}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 1, 0)
+    for text in [*TEXTS, "<start_of_turn>user four    spaces"]:
+        ids = [*vocabulary.encode(text), 1]
+        assert tokenizer(text).input_ids == ids, text
+        if vocabulary.unk_id not in ids:
+            assert tokenizer.decode(ids, skip_special_tokens=True) == vocabulary.decode(ids).replace("<eos>", ""), text
+
+
+def test_a_vocabulary_that_no_tokenizer_follows(tmp_path):
+    with pytest.raises(ValueError, match="only unigram and BPE"):
+        tokenizer_files.write(tmp_path, trained(tmp_path, "word"))
+    with pytest.raises(ValueError, match=r"only unigram .* treat spaces as T5's does.*; got add_dummy_prefix=False"):
+        tokenizer_files.write(tmp_path, trained(tmp_path, "unigram", add_dummy_prefix=False))
+    with pytest.raises(ValueError, match="only without a dummy prefix, as Gemma's; this one has 'four'"):
+        tokenizer_files.write(tmp_path, trained(tmp_path, "bpe", user_defined_symbols=["four"]))
     with pytest.raises(ValueError, match="PassThroughVocabulary"):
         tokenizer_files.write(tmp_path, seqio.PassThroughVocabulary(8))
