@@ -26,7 +26,7 @@ from distill.model.parameters import (
     unstack_layers,
 )
 from distill.sharding import partitioning
-from distill.training import optimizers, train
+from distill.training import optimizers, train, uncertainty
 from distill.training.config import LoopConfig
 from distill.training.losses import TwoTaskLoss
 from distill.training.state import TrainState, abstract_state, init_state, random_state, shardings_of
@@ -260,6 +260,16 @@ def test_joint_seeds_train_their_adapters_as_single_seeds_do(params, batch):
         np.testing.assert_allclose(before[path][1] - there[path][1], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
     a = before["encoder/layers_0/mlp/wo/lora_a"]
     assert not np.allclose(a[0], a[1])
+
+
+def test_learned_task_weights_averages_and_skipped_updates_have_the_trained_parameters_only():
+    optimizer = optimizers.restricted(uncertainty.learned(optimizers.adafactor(1e-3)), ADAPTERS)
+    state = jax.eval_shape(lambda: random_state(CONFIG, optimizer, RNG, ema=True))
+    step = make_train_step(CONFIG, TwoTaskLoss(), optimizer, ema_decay=0.9, skip_nonfinite=True, num_microbatches=2)
+    after, metrics = jax.eval_shape(step, state, batch_of(pairs(1), LAYOUT), RNG)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert set(flatten(state.ema_params)) == ADAPTERS.names(state.params)
+    assert {"lambda", "skipped_updates"} <= set(metrics)
 
 
 def final_state(directory, arguments):
