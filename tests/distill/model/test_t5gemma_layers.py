@@ -10,7 +10,7 @@ import pytest
 
 from distill.model.network import ModelInputs
 from distill.model.networks import network_of
-from distill.model.parameters import param_logical_axes, param_shapes, stack_layers, unstack_layers
+from distill.model.parameters import init_params, param_logical_axes, param_shapes, stack_layers, unstack_layers
 from distill.model.t5gemma import T5GemmaTransformer
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 
