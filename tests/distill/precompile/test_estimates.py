@@ -11,6 +11,10 @@ import rich.console
 
 from distill.checkpoints.huggingface import gemma_config
 from distill.data.packing import Layout
+from distill.model.network import ModelInputs
+from distill.model.networks import network_of
+from distill.model.parameters import param_shapes
+from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.precompile import costs, estimates, report, topology
 from distill.precompile.chips import CHIPS, GIB, parse_topology
 from distill.sharding import partitioning
@@ -194,6 +198,18 @@ def test_a_step_with_adapters_computes_no_gradient_of_any_kernel(family):
     forward = estimates.forward_flops(model, layout)
     of_kernels = 2 * forward - estimates.forward_flops(model, twice) / 2
     assert estimates.step_flops(run) == 3 * forward - of_kernels
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_matmuls_of_a_t5gemma_are_those_of_its_program(version):
+    encoder = StackConfig(2, 24 if version == 1 else 32, 48, 4, 2, 8, 8.0, 16, 2)
+    model = T5GemmaConfig(version, 384, encoder, StackConfig(1, 32, 64, 4, 1, 16, 16.0, 16, 2))
+    layout = Layout(8, 64, 32)
+    shapes = (layout.encoder_length, layout.decoder_length, layout.encoder_length, layout.decoder_length)
+    inputs = ModelInputs(*(jax.ShapeDtypeStruct((layout.windows, length), jnp.int32) for length in shapes))
+    forward = jax.jit(lambda params, inputs: network_of(model).apply({"params": params}, inputs))
+    found = costs.analyse(forward.lower(param_shapes(model), inputs).compile().as_text())
+    assert found.matmul_flops == pytest.approx(estimates.forward_flops(model, layout), rel=0.01)
 
 
 @needs_libtpu
