@@ -1,9 +1,39 @@
-"""Rows and questions of several tests, JSON lines and folders written and read, and the settings of XLA."""
+"""Rows and questions of several tests, JSON lines and folders, the settings of XLA and the order of test files."""
 
 import importlib.util
 import json
 import mmap
 import pathlib
+
+# The files that take longest, longest first. Workers take whole files (--dist loadfile) in this order, and all others
+# after them, so that none is alone with a long file at the end. Keep it true: `make test` prints the slowest tests.
+LONGEST_FIRST = (
+    "tests/distill/training/test_multiprocess.py",
+    "tests/wheel/test_commands.py",
+    "tests/distill/training/test_step.py",
+    "tests/distill/training/test_train.py",
+    "tests/distill/model/test_decoding.py",
+    "tests/distill/experiments/sweep/test_execution.py",
+    "tests/distill/training/test_nonfinite.py",
+    "tests/distill/training/test_loop.py",
+    "tests/distill/model/test_network.py",
+    "tests/distill/api/test_training.py",
+    "tests/distill/inference/test_model_directory.py",
+    "tests/wheel/test_readme.py",
+    "tests/distill/sharding/test_fused_attention.py",
+    "tests/distill/checkpoints/test_object_store.py",
+    "tests/distill/training/test_shared_encoder.py",
+    "tests/distill/inference/test_token_scores.py",
+    "tests/distill/cli/test_teacher.py",
+    "tests/distill/inference/test_export.py",
+    "tests/distill/inference/test_infer.py",
+    "tests/distill/data/test_cache.py",
+    "tests/distill/cli/test_gin_files.py",
+    "tests/distill/checkpoints/test_digests.py",
+    "tests/distill/training/test_trajectory.py",
+    "tests/distill/training/test_losses.py",
+    "tests/distill/test_locking.py",
+)
 
 QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
 
