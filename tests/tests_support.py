@@ -1,5 +1,6 @@
 """Rows and questions of several tests, JSON lines and folders, the settings of XLA and the order of test files."""
 
+import functools
 import importlib.util
 import json
 import mmap
@@ -68,15 +69,16 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@functools.cache
 def xla_flags(devices: int) -> str:
     """Returns ``XLA_FLAGS`` for a number of host devices, with the code generator that compiles in a third of the time.
 
-    XLA ends a process that names a flag it does not know, so the flag is passed only where XLA's library contains it.
+    XLA ends a process that gives an unknown flag, so this one is given only where XLA's library contains its name.
     """
     quick = "xla_cpu_use_fusion_emitters"
     folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
     for library in folder.glob("*.so"):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(quick.encode()) >= 0:
+            if content.find(f"{quick}\0".encode()) >= 0:
                 return f"--xla_force_host_platform_device_count={devices} --{quick}=false"
     return f"--xla_force_host_platform_device_count={devices}"
