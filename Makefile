@@ -41,9 +41,10 @@ endif
 demo: $(VENV)/.core
 	JAX_PLATFORMS=cpu $(BIN)/distill demo
 
-# Lint, the direction of imports and types first: they are quick, and gate the rest.
+# Lint, the direction of imports and types first: they are quick, and gate the rest. The slowest
+# tests are printed at the end: a file among them belongs into LONGEST_FIRST of tests/tests_support.py, or can be made shorter.
 test: $(VENV)/.test lint imports types
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --durations=15
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from distill.experiments import example
+from tests_support import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -18,7 +19,7 @@ GUIDE = ROOT / "docs" / "python-api.md"
 
 
 def run(arguments, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
     )

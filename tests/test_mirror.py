@@ -4,6 +4,8 @@ import pathlib
 
 import pytest
 
+from tests_support import LONGEST_FIRST
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 PACKAGES = (
@@ -47,3 +49,7 @@ def test_no_test_is_defined_twice(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     names = [line.split("(")[0] for line in lines if line.startswith("def test_")]
     assert len(names) == len(set(names)), f"{path.relative_to(ROOT)} defines a test twice"
+
+
+def test_the_files_to_start_first_exist():
+    assert [name for name in LONGEST_FIRST if not (ROOT / name).is_file()] == []

@@ -1,7 +1,40 @@
-"""Rows and questions of several tests, and JSON lines and folders written and read."""
+"""Rows and questions of several tests, JSON lines and folders, the settings of XLA and the order of test files."""
 
+import functools
+import importlib.util
 import json
+import mmap
 import pathlib
+
+# The files that take longest, longest first. Workers take whole files (--dist loadfile) in this order, and all others
+# after them, so that none is alone with a long file at the end. Keep it true: `make test` prints the slowest tests.
+LONGEST_FIRST = (
+    "tests/distill/training/test_multiprocess.py",
+    "tests/wheel/test_commands.py",
+    "tests/distill/training/test_step.py",
+    "tests/distill/training/test_train.py",
+    "tests/distill/model/test_decoding.py",
+    "tests/distill/experiments/sweep/test_execution.py",
+    "tests/distill/training/test_nonfinite.py",
+    "tests/distill/training/test_loop.py",
+    "tests/distill/model/test_network.py",
+    "tests/distill/api/test_training.py",
+    "tests/distill/inference/test_model_directory.py",
+    "tests/wheel/test_readme.py",
+    "tests/distill/sharding/test_fused_attention.py",
+    "tests/distill/checkpoints/test_object_store.py",
+    "tests/distill/training/test_shared_encoder.py",
+    "tests/distill/inference/test_token_scores.py",
+    "tests/distill/cli/test_teacher.py",
+    "tests/distill/inference/test_export.py",
+    "tests/distill/inference/test_infer.py",
+    "tests/distill/data/test_cache.py",
+    "tests/distill/cli/test_gin_files.py",
+    "tests/distill/checkpoints/test_digests.py",
+    "tests/distill/training/test_trajectory.py",
+    "tests/distill/training/test_losses.py",
+    "tests/distill/test_locking.py",
+)
 
 QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
 
@@ -34,3 +67,18 @@ def files_of(folder):
     """All files of a folder: path → bytes."""
     folder = pathlib.Path(folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@functools.cache
+def xla_flags(devices: int) -> str:
+    """Returns ``XLA_FLAGS`` for a number of host devices, with the code generator that compiles in a third of the time.
+
+    XLA ends a process that gives an unknown flag, so this one is given only where XLA's library contains its name.
+    """
+    quick = "xla_cpu_use_fusion_emitters"
+    folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
+    for library in folder.glob("*.so"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(f"{quick}\0".encode()) >= 0:
+                return f"--xla_force_host_platform_device_count={devices} --{quick}=false"
+    return f"--xla_force_host_platform_device_count={devices}"

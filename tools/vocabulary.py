@@ -104,8 +104,8 @@ def train(
       size: pieces, the special ones included.
       model_type: ``unigram``, ``bpe``, ``word`` or ``char``; None: ``unigram``, or ``bpe`` with ``special="gemma"``.
       special: whose special pieces and treatment of spaces: ``t5``, or ``gemma``, which students of the T5Gemma families
-        need: ``<pad>`` 0, ``<eos>`` 1, ``<bos>`` 2, ``<unk>`` 3, ``<mask>``, ``<start_of_turn>``, ``<end_of_turn>``, a piece
-        per byte, digits split, and spaces kept as they are.
+        need: ``<pad>`` 0, ``<eos>`` 1, ``<bos>`` 2, ``<unk>`` 3, ``<mask>``, ``<start_of_turn>``, ``<end_of_turn>``, a
+        piece per byte, digits split, and spaces kept as they are.
       symbols: texts that always are one piece.
       split_digits: whether every digit is a separate piece, which helps with arithmetic; always with ``gemma``.
       character_coverage: the share of characters that must have pieces; the others are unknown.

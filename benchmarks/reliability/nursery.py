@@ -125,7 +125,7 @@ def _run(argv: Sequence[str], env: Mapping[str, str], log: str) -> int:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, file in enumerate((nothing, output, output)):
         os.dup2(file, number)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, buffering=1) for number, mode in enumerate("rww"))
     os.environ.update(env)
     sys.argv = ["distill", *argv]
     from distill.cli import main

@@ -7,6 +7,7 @@ state must be that of a run that was not stopped, bit by bit.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import random
@@ -32,8 +33,8 @@ def _start(arguments: list[str], cache: pathlib.Path, log: pathlib.Path) -> "sub
         )
 
 
-def run(moments: int = 20, seed: int = 0) -> list[Row]:
-    """One row."""
+def run(moments: int = 20, seed: int = 0, minutes: float = math.inf) -> list[Row]:
+    """One row; after ``minutes`` no signal is sent, and the last run is completed and compared."""
     row = Row("SIGTERM at any moment gives exit code 75 or a finished run", "a random moment from the first second on")
     started, lot = time.monotonic(), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="signals-") as temporary:
@@ -51,7 +52,8 @@ def run(moments: int = 20, seed: int = 0) -> list[Row]:
         assert attempt("reference").wait(_RUN_S) == 0, (folder / "reference.log").read_text()
         duration = time.monotonic() - begun
         number = 0
-        while row.tried < moments:
+        until = time.monotonic() + 60.0 * minutes
+        while row.tried < moments and time.monotonic() < until:
             name = f"victim_{number}"
             begun, fresh = time.monotonic(), not (folder / name).exists()
             process = attempt(name)
@@ -71,7 +73,8 @@ def run(moments: int = 20, seed: int = 0) -> list[Row]:
             if complete:
                 compare(name)
                 number += 1
-        if not (folder / f"victim_{number}" / "result.json").exists():
+        name = f"victim_{number}"
+        if (folder / name).exists() and not (folder / name / "result.json").exists():
             assert attempt(f"victim_{number}").wait(_RUN_S) == 0, (folder / f"victim_{number}.log").read_text()
             compare(f"victim_{number}")
     row.seconds = time.monotonic() - started
@@ -83,8 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="send no signal later")
     options = parser.parse_args()
-    finish(run(options.moments, options.seed))
+    finish(run(options.moments, options.seed, options.minutes))
 
 
 if __name__ == "__main__":

@@ -75,8 +75,8 @@ def train(
       vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
         model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
         for ``t5_…``, bytes for ``byt5_…``). A configuration from random parameters has none and needs this argument, as do
-        the files ``t5gemma…``: Gemma's ``tokenizer.model`` has a licence to accept. No vocabulary is replaced by another one
-        if it cannot be read.
+        the files ``t5gemma…``: Gemma's ``tokenizer.model`` has a licence to accept. No vocabulary is replaced by another
+        one if it cannot be read.
       method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
         labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
       steps: updates in all; may be raised to continue a finished run.

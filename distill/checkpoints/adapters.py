@@ -67,9 +67,9 @@ def tensors(step: epath.Path) -> dict[str, Tensor]:
         if _of_adapters(name):
             continue
         beside = name.rpartition("/")[0]
-        parts = [opened.get(f"{beside}/{matrix}") for matrix in (LORA_A, LORA_B)]
-        if name.endswith("/kernel") and all(parts):
-            tensor = Tensor(tensor.info, functools.partial(_read_merged, tensor, *parts, opened[lora.SCALE]))
+        a, b = (opened.get(f"{beside}/{matrix}") for matrix in (LORA_A, LORA_B))
+        if name.endswith("/kernel") and a is not None and b is not None:
+            tensor = Tensor(tensor.info, functools.partial(_read_merged, tensor, a, b, opened[lora.SCALE]))
         out[name] = tensor
     return out
 

@@ -159,6 +159,7 @@ def _ended(run: Callable[[], int], name: str, received: list[str], *, verbose: b
         if received:
             return _stopped(received[0], name)
         explained = errors.explain(error)
+        _leave_others(1 if explained is None else explained[0])
         if explained is None or verbose:
             raise
         code, message = explained
@@ -170,11 +171,16 @@ def _stopped(name: str, command: str) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing; SIGINT and SIGKILL still end it
     print(_stop_line(name, command), end="", file=sys.stderr)
-    if runs.joined:  # at its end, JAX would wait for the other processes, which may wait for this one
+    _leave_others(exit_codes.STOPPED)
+    return exit_codes.STOPPED
+
+
+def _leave_others(code: int) -> None:
+    """Ends this process of several soon: at its end, JAX would wait for the others, which may wait for this one."""
+    if runs.joined:
         from distill.checkpoints import watchdog
 
-        watchdog.do_not_outlive(code=exit_codes.STOPPED)
-    return exit_codes.STOPPED
+        watchdog.do_not_outlive(code=code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

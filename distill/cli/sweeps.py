@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,42 @@ CACHE = ".compiled"
 _POLL_S = 1.0
 
 
+class _Once(logging.Filter):
+    """Lets each message pass once: runs on the same rows have the same remarks about them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        text = record.getMessage()
+        new = text not in self._seen
+        self._seen.add(text)
+        return new
+
+
+@contextlib.contextmanager
+def _each_message_once() -> Iterator[None]:
+    added = [(handler, _Once()) for handler in logging.getLogger().handlers]
+    for handler, once in added:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in added:
+            handler.removeFilter(once)
+
+
 def sweep_command(options: argparse.Namespace) -> int:
     from distill.experiments.sweep import scheduler
 
     scheduler.stop_with_parent()
+    with _each_message_once():
+        return _command(options)
+
+
+def _command(options: argparse.Namespace) -> int:
     if options.sweep[0] == "status":
         return _status(options)
     sweep = read(options, _only_target(options.sweep))

@@ -18,7 +18,8 @@ def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Selects the per-token features of a task's examples, which :func:`to_group` reads."""
     names = [name for name in dataset.element_spec if name.startswith(("inputs", "targets", "rationale_"))]
     names = [name for name in names if dataset.element_spec[name].dtype in (tf.int32, tf.float32)]
-    return dataset.map(lambda example: {name: example[name] for name in names}, num_parallel_calls=tf.data.AUTOTUNE)
+    select = tf.autograph.experimental.do_not_convert(lambda example: {name: example[name] for name in names})
+    return dataset.map(select, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:

@@ -19,8 +19,8 @@ _METHODS = {
     "label": "fine-tuning on labels alone",
 }
 _TERMS = (
-    "models trained from Google's weights are under the Gemma Terms of Use (https://ai.google.dev/gemma/terms). Pass them on "
-    "with the model."
+    "models trained from Google's weights are under the Gemma Terms of Use (https://ai.google.dev/gemma/terms). Pass them "
+    "on with the model."
 )
 _TWO_TASKS = ("paired", "mixed", "shared", "single")
 

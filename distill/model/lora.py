@@ -229,7 +229,7 @@ def merged_kernel(
 ) -> Float[Array, "inputs *layers features"]:
     """Returns ``kernel + scale · a b`` of one kernel, or of stacked ones, in float32."""
     subscripts = "dlr,rlf->dlf" if kernel.ndim == 3 else "dr,rf->df"
-    return kernel + scale * jnp.einsum(subscripts, a, b, precision="highest")
+    return jnp.asarray(kernel) + scale * jnp.einsum(subscripts, a, b, precision="highest")
 
 
 def _beside(path: str, name: str) -> str:

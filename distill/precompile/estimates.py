@@ -7,6 +7,7 @@ from typing import Any
 from distill.data.packing import Layout
 from distill.model.config import REMAT_POLICIES, T5Config
 from distill.model.configs import NetworkConfig
+from distill.model.parameters import flatten, param_shapes
 from distill.model.t5gemma_config import StackConfig
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
@@ -41,6 +42,34 @@ def forward_flops(model: NetworkConfig, layout: Layout) -> float:
     cross = 2 * targets * projection + 2 * inputs * projection + 4 * inputs * targets * joined
     logits = 2 * targets * width * model.vocab_size
     return float(rows * (model.num_encoder_layers * reading + model.num_decoder_layers * (own + cross) + logits))
+
+
+def step_flops(run: Run) -> float:
+    """Operations of all matmuls of a training step: three forward passes, less the gradients of frozen kernels.
+
+    Products of low-rank adapters do not count.
+    """
+    total, trainable = 3 * forward_flops(run.model, run.layout), run.optimizer.trainable
+    if trainable is None:
+        return total
+    shapes = param_shapes(run.model)
+    sizes = {path: leaf.size for path, leaf in flatten(shapes).items()}
+    kernels = {path for path in sizes if path.endswith("/kernel")}
+    if not any("/logits_dense/" in path for path in kernels):  # the table computes the logits
+        tables = ("decoder_token_embedder/embedding", "token_embedder/embedding")
+        kernels.add(next(path for path in tables if path in sizes))
+    for path in kernels - trainable.names(shapes):
+        total -= 2.0 * run.layout.windows * _positions(path, run) * sizes[path]
+    return total
+
+
+def _positions(path: str, run: Run) -> int:
+    """The positions of a window that the kernel at ``path`` is applied to."""
+    inputs, targets = run.layout.encoder_length, run.layout.decoder_length
+    if path.startswith("encoder/") or re.search("encoder_decoder_attention/(key|value)/", path):
+        return inputs
+    merged = not isinstance(run.model, T5Config) and run.model.merged
+    return inputs + targets if merged and re.search("self_attention/(key|value)/", path) else targets
 
 
 def _layer_flops(shape: StackConfig, length: int) -> int:
@@ -160,7 +189,7 @@ def estimate(
 
 def _throughput(seconds: float, run: Run, chip: Chip, devices: int, data: Data, price: float | None) -> dict[str, Any]:
     layout, steps = run.layout, run.loop.train_steps
-    model_flops = 3 * forward_flops(run.model, layout) / devices
+    model_flops = step_flops(run) / devices
     hours = seconds * steps / 3600
     out = {
         "model_flops": model_flops,

@@ -116,7 +116,7 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
 
 
 def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:
-    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or not the BOS that it starts with."""
+    """Raises ValueError if the task's vocabulary has more ids than the model has rows, or lacks the decoder's BOS."""
     from distill.tasks import registration
 
     vocabulary = registration.get(mixture_or_task_name).output_features["targets"].vocabulary

@@ -216,8 +216,8 @@ class LoopConfig:
         """Which parameters are trained; None: all."""
         adapters = None
         if self.lora_rank is not None:
-            given = {"alpha": self.lora_alpha, "targets": self.lora_targets}
-            adapters = Lora(self.lora_rank, **{name: value for name, value in given.items() if value is not None})
+            alpha = Lora.alpha if self.lora_alpha is None else self.lora_alpha
+            adapters = Lora(self.lora_rank, alpha, Lora.targets if self.lora_targets is None else self.lora_targets)
         elif self.lora_alpha is not None or self.lora_targets is not None:
             raise ValueError(
                 f"LORA_ALPHA and LORA_TARGETS need LORA_RANK; got LORA_RANK=None, LORA_ALPHA={self.lora_alpha}, "

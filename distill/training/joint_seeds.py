@@ -40,7 +40,7 @@ from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, init_state, random_state
 from distill.training.step import Fetchable, Metrics, make_train_step
-from distill.training.trainable import trained_count
+from distill.training.trainable import remark, trained_count
 
 if TYPE_CHECKING:
     from distill.inference.evaluate import Evaluator
@@ -131,6 +131,8 @@ def train_seeds(
     """
     compiler_options = xla_options.accepted(loop.compiler_options)
     optimizer = restricted(optimizer, loop.trainable)
+    if warning := remark(optimizer.trainable, initial_checkpoint_path):
+        terminal.warn(warning)
     # One device holds everything: it shards and gathers nothing.
     options = {**loop.step_options(), "param_gather": "layer", "sequence_parallel": False}
     step = jax.jit(

@@ -11,6 +11,7 @@ import jax
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
+from orbax.checkpoint import multihost
 
 from distill import locking, stuck
 from distill.checkpoints.manager import CheckpointConfig, Checkpoints
@@ -40,7 +41,7 @@ from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
 from distill.training.state import TrainState, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
-from distill.training.trainable import described, trained_count
+from distill.training.trainable import described, remark, trained_count
 
 __all__ = [
     "DataConfig",
@@ -52,6 +53,8 @@ __all__ = [
     "lock_directory",
     "train",
 ]
+
+_COMPILED_MS = 30 * 60 * 1000  # how long a process waits for the others to compile the step
 
 
 def train(
@@ -148,6 +151,8 @@ def train(
             stream.restore(position)
             progress = Progress(**saved)
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
+        elif warning := remark(optimizer.trainable, initial_checkpoint_path):
+            terminal.warn(warning)
         _agree_on_best(saver, state, progress, terminal)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
@@ -244,4 +249,10 @@ class _Student:
     def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
         (batch,) = batches
         arrays = partitioning.to_global(batch.arrays, self._mesh)
-        return self._step.lower(self._state, arrays, self._rng).compile()  # the jitted call then finds it in its cache
+        compiled = self._step.lower(
+            self._state, arrays, self._rng
+        ).compile()  # the jitted call then finds it in its cache
+        # The first collective of two processes on CPUs fails if one is 30 s later than the other, and only process 0 reads
+        # the step from JAX's persistent cache. This barrier, of the coordination service, waits for longer.
+        multihost.get_barrier_sync_fn()(key="distill_compiled", timeout_ms=_COMPILED_MS)
+        return compiled

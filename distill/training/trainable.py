@@ -15,9 +15,8 @@ from distill.model import lora as adapters
 from distill.model.configs import NetworkConfig
 from distill.model.lora import Lora
 from distill.model.parameters import Params, flatten, param_shapes, unflatten
-from distill.sharding.dense import LORA_A
 
-__all__ = ["Lora", "Trainable", "described", "joined", "trained_count"]
+__all__ = ["Lora", "Trainable", "described", "joined", "remark", "trained_count"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +81,16 @@ def described(trainable: Trainable | None, params: Mapping[str, Any]) -> str:
     """Returns the part of a log line that gives the number of trained parameters; empty if all are trained."""
     if trainable is None:
         return ""
-    kernels = sum(path.endswith(LORA_A) for path in flatten(params))
-    of = "" if trainable.lora is None else f" (LoRA of rank {trainable.lora.rank} in {kernels} kernels)"
+    of = "" if trainable.lora is None else f" (LoRA of rank {trainable.lora.rank})"
     return f"{trained_count(trainable, params):,} trained{of}, "
+
+
+def remark(trainable: Trainable | None, initial_checkpoint_path: str | None) -> str | None:
+    """Returns a warning if a run trains only a part of parameters that are random; None if it does not."""
+    if trainable is None or initial_checkpoint_path is not None:
+        return None
+    setting = "FROZEN" if trainable.lora is None else "LORA_RANK"
+    return f"{setting} leaves random parameters untrained: INITIAL_CHECKPOINT_PATH=… starts from a trained student"
 
 
 @functools.lru_cache(maxsize=32)

@@ -15,7 +15,7 @@ from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.inference import exact_match
 from distill.tasks import jsonl, registration
-from tests_support import write_rows
+from tests_support import write_rows, xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ABSENT = ("array_record", "gin", "seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text")
@@ -48,7 +48,7 @@ def run(data, out, *flags):
     environment = os.environ | {
         "PYTHONPATH": f"{absent}{os.pathsep}{ROOT}",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags(1),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # both parts run the same step
     }

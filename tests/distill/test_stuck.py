@@ -11,6 +11,7 @@ import time
 import pytest
 
 from distill import exit_codes, stuck
+from tests_support import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 600
@@ -63,7 +64,7 @@ with stuck.watching(4.0, sys.argv[1]):
 
 
 def start(program, *arguments):
-    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles faster
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)

@@ -48,7 +48,7 @@ def test_other_special_ids_are_refused(tmp_path):
         minloglevel=2,
     )
     with pytest.raises(
-        ValueError, match="expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2 .-1: it has none.\\."
+        ValueError, match=r"expected padding id 0 and EOS id 1, as T5 has them; got -1 and 2 .-1: it has none.\."
     ):
         vocabularies.load(prefix + ".model")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests_support import xla_flags
 from wheel_sources import copy_sources, holders
 
 
@@ -30,10 +31,12 @@ class Installed:
     def __init__(self, folder: pathlib.Path, sdist: pathlib.Path, wheel: pathlib.Path):
         self.folder, self.sdist, self.wheel = folder, sdist, wheel
         self.package = next(folder.glob("lib/python*/site-packages")) / "distill"
-        kept = ("PATH", "HOME", "TMPDIR", "LANG", "HF_HUB_OFFLINE", "JAX_COMPILATION_CACHE_DIR")
+        kept = ("PATH", "HOME", "TMPDIR", "LANG", "HF_HUB_OFFLINE")
+        kept += ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
         self.environment = {name: value for name, value in os.environ.items() if name in kept}
         self.environment |= {
             "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": xla_flags(1),
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "HF_HUB_OFFLINE": "1",

@@ -52,7 +52,8 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
       revision: a branch, tag, commit or ``refs/pr/…``; None: the one in ``source``, else the default branch.
 
     Raises:
-      FileNotFoundError: ``source`` is neither, or the hub refuses it; see :func:`distill.checkpoints.huggingface.hub.refusal`.
+      FileNotFoundError: ``source`` is neither, or the hub refuses it, see
+        :func:`distill.checkpoints.huggingface.hub.refusal`.
       ValueError: two revisions are given.
     """
     path = pathlib.Path(source)

@@ -31,8 +31,8 @@ def refusal(name: str, error: Exception) -> str | None:
         )
     if isinstance(found, RepositoryNotFoundError):
         return (
-            f"the hub has no public repository {name!r}: check the name at {page}; if it is private, {_LOG_IN} of an account "
-            "that may read it"
+            f"the hub has no public repository {name!r}: check the name at {page}; if it is private, {_LOG_IN} of an "
+            "account that may read it"
         )
     status = found.response.status_code
     said = " ".join(str(found.server_message or "").split())

@@ -120,7 +120,7 @@ def _unigram(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
 
 
 def _bpe(model: Any, unknown: int, special: list[int]) -> dict[str, Any]:
-    """Normaliser, model and decoder of a BPE model that treats spaces as Gemma's or as T5's does; see ``GemmaTokenizer``."""
+    """Normaliser, model and decoder of a BPE model with Gemma's or T5's treatment of spaces; see ``GemmaTokenizer``."""
     spaces, charsmap = _spaces(model), _charsmap(model)
     kept = spaces == _AS_GEMMA and charsmap is None
     if not kept and spaces != _AS_T5:

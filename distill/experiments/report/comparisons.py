@@ -93,10 +93,12 @@ def reference(evidence: Evidence) -> Cell | None:
     best, axes = selected(evidence), evidence.part.axes
     studied = {axis for axis in axes if axis in _WEIGHTS or any(map(is_ratio, axes[axis]))}
 
-    def distance(cell: Cell) -> tuple[int, float, float]:
+    def distance(cell: Cell) -> tuple[int, float, int, float]:
         others = sum(cell.values[axis] != best.values[axis] for axis in axes if axis not in studied)
         ratios = [number_of(level) for level in cell.values.values() if is_ratio(level)]
-        return others, sum(abs(math.log(ratio)) for ratio in ratios if ratio), abs(cell.training("lambda") - 1)
+        far = sum(abs(math.log(ratio)) for ratio in ratios if ratio)
+        unlike = sum(cell.values[axis] != best.values[axis] for axis in studied)
+        return others, far, unlike, abs(cell.training("lambda") - 1)
 
     return min(near, key=distance) if near else None
 

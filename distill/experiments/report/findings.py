@@ -182,10 +182,10 @@ def lam_interval(optimum: Optimum) -> str:
 
 def proposal_text(proposal: Proposal) -> str:
     """What to run next, why, and what it is worth."""
-    steps = [
-        f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({step.setting})" if step.setting else "")
-        for step in proposal.runs
-    ]
+    steps = []
+    for step in proposal.runs:
+        how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
+        steps.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
     if proposal.kind == "narrow":
         text = (
             f"Next: {proposal.total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
@@ -333,7 +333,8 @@ def idle_axes(analysis: Analysis) -> list[str]:
             )
             continue
         still = [cells for cells in slices if _same_lambda(cells)]
-        if still:
+        # Where another axis sets LAMBDA, how often a task is drawn is a question for itself.
+        if still and len({str(cell.macro("LAMBDA")) for cells in still for cell in cells}) == 1:
             lam = number(still[0][0].training("lambda"))
             out.append(
                 f"{one_line(axis)} does not change the effective λ {_where(part, axis, still, slices)}: it is {lam} at all "

@@ -26,11 +26,15 @@ _EXPLAINED = 0.9  # share of the variance of ln λ that what sets it must explai
 
 @dataclasses.dataclass(frozen=True)
 class NextRun:
-    """A suggestion: ``runs`` more runs, with different seeds, at effective λ ``lam``, which ``setting`` gives."""
+    """A suggestion: ``runs`` more runs, with different seeds, at effective λ ``lam``, which ``setting`` gives.
+
+    ``trained``: runs at this λ exist, so new values of the seed suffice.
+    """
 
     lam: float
     runs: int
     setting: str = ""
+    trained: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +198,12 @@ def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbe
     """
     chosen, width = c_optimal(curve, line.values, single, numbers)
     found = knob(line)
-    runs = tuple(NextRun(lam, count, found.text(lam) if found else "") for lam, count in chosen)
-    return Proposal("narrow", runs, width=width, axis=found.axis([run.lam for run in runs]) if found else "")
+    runs = tuple(
+        NextRun(lam, count, found.text(lam) if found else "", distinct([lam, *line.values]) == distinct(line.values))
+        for lam, count in chosen
+    )
+    new = [run.lam for run in runs if not run.trained]
+    return Proposal("narrow", runs, width=width, axis=found.axis(new) if found and new else "")
 
 
 def c_optimal(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from distill.experiments.report import statistics
-from distill.experiments.report.settings import RATE, Cell, Part
+from distill.experiments.report.settings import ABSENT, RATE, Cell, Part
 from distill.experiments.sweep.levels import number_of
 
 _SAME = 1.02  # ratio up to which a quantity counts as constant
@@ -144,17 +144,25 @@ def lines(part: Part, of: Quantity) -> list[Line]:
             if found
         ]
     groups: dict[tuple[str, ...], list[Cell]] = {}
+    others = [axis for axis in part.axes if axis != along and not (along and _exclusive(part, cells, along, axis))]
     for cell in cells:
-        key = tuple(cell.values[axis] for axis in part.axes if axis != along) if along else ()
+        key = tuple(cell.values[axis] for axis in others) if along else ()
         groups.setdefault(key, []).append(cell)
-    others = [axis for axis in part.axes if axis != along]
     out = []
     for key, found in groups.items():
         found.sort(key=of.of)
-        named = [_level_name(axis, level) for axis, level in zip(others, key)]
+        named = [_level_name(axis, level) for axis, level in zip(others, key) if level != ABSENT]
         name = ", ".join(named) or "all settings"
         out.append(Line(name, tuple(found), tuple(of.of(cell) for cell in found), along is not None))
     return out
+
+
+def _exclusive(part: Part, cells: Sequence[Cell], along: str, axis: str) -> bool:
+    """Whether an axis of numbers applies only where ``along`` does not, such as rates of a mixture and λ of pairs."""
+    absent = any(cell.values[along] == ABSENT for cell in cells)
+    return (
+        absent and _is_numeric(part, axis) and all(ABSENT in (cell.values[along], cell.values[axis]) for cell in cells)
+    )
 
 
 def _level_name(axis: str, level: str) -> str:
@@ -181,4 +189,4 @@ def _axis_along(part: Part, cells: Sequence[Cell], of: Quantity) -> str | None:
 
 
 def _is_numeric(part: Part, axis: str) -> bool:
-    return axis == RATE or all(number_of(level) is not None for level in part.axes[axis])
+    return axis == RATE or all(level == ABSENT or number_of(level) is not None for level in part.axes[axis])

@@ -205,10 +205,10 @@ def _answers(analysis: Analysis) -> list[Block]:
         blocks.append(_fit_chart(analysis, each))
         text = f"{findings.optimum_sentence(analysis, each)}\n\n{findings.proposal_text(each.proposal)}"
         blocks.append(Text(text, "beside"))
-    for each in analysis.unfitted:
-        text = findings.unfitted_sentence(each)
-        if each.proposal is not None:
-            text += f"\n\n{findings.proposal_text(each.proposal)}"
+    for line in analysis.unfitted:
+        text = findings.unfitted_sentence(line)
+        if line.proposal is not None:
+            text += f"\n\n{findings.proposal_text(line.proposal)}"
         blocks.append(Text(text, "plain"))
     blocks += section_tables.weight_blocks(analysis)
     return blocks

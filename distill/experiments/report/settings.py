@@ -12,6 +12,8 @@ from distill.experiments.sweep.levels import number_of
 
 RATE = "LABEL_RATE:RATIONALE_RATE"
 METHODS = ("method", "FORM")
+ABSENT = "–"
+"""The level of a run on an axis that does not apply to it."""
 # Macros that name an axis best, in this order, when several change together.
 _FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABEL_SOURCE")
 _TRAIN_DATA = "training data"
@@ -165,9 +167,7 @@ def _by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], 
 def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
     names = list(dict.fromkeys(axis for run in runs for axis in run.axes if axis != SEED))
     macros = [_macros(run) for run in runs]
-    keys = [
-        tuple((axis, run.axes.get(axis, plain(own.get(axis, "–")))) for axis in names) for run, own in zip(runs, macros)
-    ]
+    keys = [tuple((axis, _level(run, own, axis)) for axis in names) for run, own in zip(runs, macros)]
     # Runs that no axis of a sweep distinguishes are split by the macros in which they differ.
     every = {name for own in macros for name in own}
     order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
@@ -188,12 +188,20 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
     vary = {axis: tuple(sorted(levels, key=_level_order(levels))) for axis, levels in axes.items() if len(levels) > 1}
     cells = []
     for key, found in grouped.items():
-        label = ", ".join(_named(axis, level) for axis, level in key if axis in vary) or "all runs"
+        label = ", ".join(_named(axis, level) for axis, level in key if axis in vary and level != ABSENT) or "all runs"
         ordered = tuple(sorted(found, key=lambda run: (len(run.seed), run.seed, run.name)))
         cells.append(Cell(dict(key), ordered, label))
     cells.sort(key=lambda cell: [vary[axis].index(cell.values[axis]) for axis in vary if axis in cell.values])
     entry = runs[0].record["data"].get("test") or {}
     return Part(fingerprint, tuple(cells), vary, crossed, int(entry.get("rows", 0)), before)
+
+
+def _level(run: Run, own: Mapping[str, Any], axis: str) -> str:
+    """A run's level of an axis: its sweep's, else the macro of this name; ``ABSENT`` where the axis does not apply."""
+    if axis in run.axes:
+        return run.axes[axis]
+    value = None if run.axes else own.get(axis)
+    return ABSENT if value is None else plain(value)
 
 
 def _macros(run: Run) -> dict[str, Any]:
@@ -236,8 +244,8 @@ def _named(axis: str, level: str) -> str:
 
 
 def _level_order(levels: Mapping[str, None]) -> Any:
-    numbers = {level: number_of(level) for level in levels}
+    numbers = {level: number_of(level) for level in levels if level != ABSENT}
     if all(number is not None for number in numbers.values()):
-        return lambda level: numbers[level]
+        return lambda level: (level == ABSENT, numbers.get(level, 0.0))
     order = list(levels)
     return order.index

@@ -56,10 +56,13 @@ def by_hand(state, config):
     return out
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
 @pytest.mark.parametrize(
-    ("name", "scan", "ema"),
-    [("adapters", True, True), ("adapters of some kernels", False, False), ("frozen", False, True)],
+    ("name", "scan", "ema", "mesh"),
+    [
+        ("adapters", True, True, (2, 2, 2)),
+        ("adapters of some kernels", False, False, (1, 1, 1)),
+        ("frozen", False, True, (1, 1, 1)),
+    ],
 )
 def test_every_reader_gives_plain_parameters(tmp_path, name, scan, ema, mesh):
     config = dataclasses.replace(PLAIN, scan_layers=scan)

@@ -18,6 +18,7 @@ import fake_gcs
 from distill.checkpoints import digests, integrity
 from distill.checkpoints.digests import Damaged
 from distill.model.config import T5Config
+from tests_support import xla_flags
 
 CONFIG = T5Config(
     vocab_size=16, embed_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1
@@ -165,7 +166,8 @@ def test_settings_that_are_no_part_of_the_model():
 @contextlib.contextmanager
 def running(script, *arguments, **environment):
     """A Python process with pipes, which does not outlive the context."""
-    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", **environment}
+    ours = {"PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
+    environment = {**os.environ, **ours, **environment}
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(os.fspath, arguments)], text=True, env=environment,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

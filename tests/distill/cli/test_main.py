@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -20,6 +22,17 @@ def test_a_mistake_is_one_line_with_code_2(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("distill infer: ") and captured.err.count("\n") == 1
+
+
+def test_a_process_of_several_that_fails_does_not_wait_for_the_others():
+    """At its end, JAX waits for processes that may wait for this one in a collective; here a function waits forever."""
+    script = (
+        "import atexit, sys, threading\nfrom distill.cli import main, runs\nruns.joined = True\n"
+        "atexit.register(threading.Event().wait)\nsys.exit(main.main(['infer', '--input=none', '--output=x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == exit_codes.MISTAKE, done.stderr
+    assert done.stderr.startswith("distill infer: ")
 
 
 MISSING = {

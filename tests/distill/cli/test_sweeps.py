@@ -1,12 +1,13 @@
 """``distill sweep``: dry runs, single points, status and workers, on a tiny student."""
 
 import json
+import logging
 import re
 
 import pytest
 
 from distill import exit_codes
-from distill.cli import main
+from distill.cli import main, sweeps
 from distill.experiments import sweep
 from tests_support import write_rows
 
@@ -111,3 +112,22 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
         "batch-large__budget-compute__RANDOM_SEED-0": "TRAIN_STEPS = 2",
     }
     assert all("LOG_PERIOD = 1" in entry["bindings"] for entry in runs.values())
+
+
+def test_a_remark_that_all_runs_share_is_shown_once():
+    shown = []
+
+    class Collect(logging.Handler):
+        def emit(self, record):
+            shown.append(record.getMessage())
+
+    handler = Collect()
+    logging.getLogger().addHandler(handler)
+    try:
+        with sweeps._each_message_once():
+            for text in ("train: 3 rows rejected", "train: 3 rows rejected", "test: 1 row rejected"):
+                logging.warning(text)
+        logging.warning("train: 3 rows rejected")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert shown == ["train: 3 rows rejected", "test: 1 row rejected", "train: 3 rows rejected"]

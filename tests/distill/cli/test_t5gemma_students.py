@@ -92,7 +92,9 @@ def test_a_configuration_becomes_the_runs_model(words, tmp_path, monkeypatch):
         given = arguments(tmp_path / "run", words, model=model, settings={})
         run = distill.train(sums(12), **given)
         assert run.arguments["model"] == model and not run.registration["encoder_bos"]
-        with pytest.raises(ValueError, match="vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's"):
+        with pytest.raises(
+            ValueError, match="vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's"
+        ):
             distill.train(sums(12), **given | {"vocabulary": None})
 
 

@@ -15,6 +15,7 @@ import pytest
 from distill import exit_codes
 from distill.cli import teacher as commands
 from tests.distill.teacher.stub_server import serving
+from tests_support import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[3]
 DOC = ROOT / "docs" / "bring-your-own-task.md"
@@ -75,7 +76,7 @@ def run_in_one_process(lines, folder):
         "    status = importlib.import_module(module).main(arguments)\n"
         "    if status: sys.exit(f'{module} {arguments}: exit code {status}')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(1)}
     command = [sys.executable, "-c", script, json.dumps(lines)]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"

@@ -88,7 +88,9 @@ def test_the_card_of_a_student_of_googles_weights_names_their_terms(tmp_path):
     (tmp_path / "config.gin").write_text("FORM = 'paired'\nINITIAL_CHECKPOINT_PATH = 'google/t5gemma-2-270m-270m'\n")
     text = card(tmp_path, family="T5Gemma 2")
     assert "tags: [distilling-step-by-step, t5gemma2]\nlicense: gemma\n---" in text
-    assert "trained from google/t5gemma-2-270m-270m, a T5Gemma 2:" in text and "https://ai.google.dev/gemma/terms" in text
+    assert (
+        "trained from google/t5gemma-2-270m-270m, a T5Gemma 2:" in text and "https://ai.google.dev/gemma/terms" in text
+    )
     (tmp_path / "config.gin").write_text("INITIAL_CHECKPOINT_PATH = None\n")
     assert "gemma/terms" not in card(tmp_path, family="T5Gemma 2")
     assert "tags: [distilling-step-by-step, t5]\n" in card(tmp_path)

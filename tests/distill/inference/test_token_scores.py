@@ -43,9 +43,9 @@ def test_scores_are_those_of_the_full_logits(names):
     targets, inputs = evaluator._target_tokens, evaluator._input_tokens
     shifted = np.concatenate([np.zeros((len(targets), 1), np.int32), targets[:, :-1]], axis=1)
     network = Transformer(MODEL)
-    params = nn.unbox(network.init(jax.random.key(0), ModelInputs(inputs, shifted))["params"])
+    params = nn.unbox(jax.jit(network.init)(jax.random.key(0), ModelInputs(inputs, shifted))["params"])
     with jax.set_mesh(mesh):
-        logits = np.asarray(network.apply({"params": params}, ModelInputs(inputs, shifted)), np.float64)
+        logits = np.asarray(jax.jit(network.apply)({"params": params}, ModelInputs(inputs, shifted)), np.float64)
         found = evaluator(params)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     chosen = np.take_along_axis(log_probs, targets[..., None], axis=-1)

@@ -10,7 +10,9 @@ from jax.sharding import PartitionSpec
 
 from distill.model import lora
 from distill.model.lora import Lora
+from distill.model.network import ModelInputs
 from distill.model.parameters import flatten, param_logical_axes, param_shapes, unflatten
+from tests.distill.model import test_t5gemma as t5gemma
 from tests.distill.model.small_network import SMALL, logits_of, params_of, tokens_of
 
 STACKED = dataclasses.replace(SMALL, scan_layers=True)
@@ -102,3 +104,18 @@ def test_a_matrix_depends_on_seed_and_kernel_alone():
     assert not np.array_equal(few[name], other[name])
     assert np.std(some[name]) == pytest.approx(48**-0.5, rel=0.2)
     assert not np.array_equal(some[name], some[name.replace("encoder", "decoder")])
+
+
+def test_merged_attention_of_t5gemma2_uses_the_adapters_for_both_kinds_of_keys():
+    _, config, params = t5gemma.pair("t5gemma2")
+    prepared = lora.with_adapters(params, Lora(3, alpha=6.0), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    drawn = {
+        name: jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32) if name.endswith("lora_b") else leaf
+        for name, leaf in flatten(prepared).items()
+    }
+    inputs = ModelInputs(t5gemma.tokens(0, 2, 11), t5gemma.started(t5gemma.tokens(1, 2, 9)))
+    plain = t5gemma.logits(config, params, inputs)
+    got = t5gemma.logits(config, lora.scaled(unflatten(drawn)), inputs)
+    np.testing.assert_allclose(got, t5gemma.logits(config, lora.merged(unflatten(drawn)), inputs), rtol=1e-4, atol=1e-4)
+    assert np.abs(got - plain).max() > 0.1

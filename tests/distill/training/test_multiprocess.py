@@ -4,16 +4,11 @@ Processes here have two host devices each and communicate over gloo. The one pro
 """
 
 import contextlib
-import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -22,102 +17,51 @@ import tensorflow as tf
 from jax.sharding import SingleDeviceSharding
 from tensorflow.core.util import event_pb2
 
+import warm_commands
 from distill import exit_codes
 from distill.api import configuration
 from distill.checkpoints.manager import Checkpoints
 from distill.cli import main
 from distill.model.parameters import param_shapes
 from distill.training import train
-from tests_support import write_rows
+from tests_support import write_rows, xla_flags
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-STEPS, HALF = 50, 25
-PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
+STEPS, HALF = 20, 10
 KILLED_S = 60  # for a process to notice that another was killed; heartbeats may be missing for 10 s
 
-# `distill`, which also prints the measurements of each process and the cache files it checked.
-TELLING = """
-import json, sys
-from distill.inference import evaluate; from distill.cli import main
-from distill.data.cache import manifest
-check_file = manifest.check_file
-def checked(path, entry):
-    print("CHECKED", entry["file"], flush=True)
-    return check_file(path, entry)
-manifest.check_file = checked
-measure = evaluate.Evaluator.__call__
-def told(self, params):
-    evaluation = measure(self, params)
-    print("MEASURED", json.dumps([evaluation.metrics, evaluation.rows]), flush=True)
-    return evaluation
-evaluate.Evaluator.__call__ = told
-sys.exit(main.main())
-"""
 
+@pytest.fixture(scope="module")
+def launched():
+    """Starts `distill train` in a number of processes that know of each other; none outlives the context."""
+    with warm_commands.starter() as starter:
 
-@dataclasses.dataclass
-class Process:
-    running: subprocess.Popen
-    log: pathlib.Path
+        @contextlib.contextmanager
+        def processes(folder, number, arguments):
+            folder.mkdir()
+            with socket.socket() as server:
+                server.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{server.getsockname()[1]}"
+            together = [f"--coordinator_address={address}", f"--num_processes={number}"]
+            started = []
+            try:
+                for index in range(number):
+                    given = ["train", *arguments, *together, f"--process_id={index}"]
+                    log = folder / f"process_{index}.txt"
+                    started.append(starter.start(given, log, {"XLA_FLAGS": xla_flags(2)}, wrapper="telling_command"))
+                yield started
+            finally:
+                for process in started:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
 
-    @property
-    def output(self):
-        return self.log.read_text()
-
-    @property
-    def measured(self):
-        """Metrics and rows of every evaluation, in the order they were made."""
-        return [json.loads(line[8:]) for line in self.output.splitlines() if line.startswith("MEASURED")]
-
-    @property
-    def checked(self):
-        """The files of a cache that this process checked, in order."""
-        return [line[8:] for line in self.output.splitlines() if line.startswith("CHECKED")]
-
-    def exit_code(self, timeout=PATIENCE_S):
-        return self.running.wait(timeout)
-
-    def wait_for(self, text):
-        """Returns once the process has said ``text``."""
-        until = time.monotonic() + PATIENCE_S
-        while text not in self.output:
-            assert self.running.poll() is None, self.output
-            assert time.monotonic() < until, f"no {text!r} in {PATIENCE_S} s:\n{self.output}"
-            time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def launched(folder, number, arguments):
-    """`distill train` in ``number`` processes that know of each other; none outlives the context."""
-    folder.mkdir()
-    environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    together = [f"--coordinator_address={address}", f"--num_processes={number}"]
-    started = []
-    try:
-        for index in range(number):
-            log = folder / f"process_{index}.txt"
-            with log.open("w") as output:
-                command = [sys.executable, "-c", TELLING, "train", *arguments, *together, f"--process_id={index}"]
-                running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-            started.append(Process(running, log))
-        yield started
-    finally:
-        for process in started:
-            process.running.kill()
-            process.running.wait()
+        yield processes
 
 
 def finish(processes, code=0):
     """Waits for all of them to exit with ``code``."""
-    codes = [process.exit_code() for process in processes]
+    codes = [process.wait() for process in processes]
     assert codes == [code] * len(processes), "\n".join(process.output for process in processes)
 
 
@@ -155,7 +99,7 @@ def cached(tmp_path_factory, arguments):
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory, arguments, cached):
+def four(tmp_path_factory, launched, arguments, cached):
     """The model directory of four processes that trained from a cache to the end, and the processes."""
     folder = tmp_path_factory.mktemp("four")
     with launched(folder / "output", 4, arguments(folder / "run", CACHE_DIR=str(cached))) as processes:
@@ -181,6 +125,11 @@ def losses(directory):
                 if value.tag == "train/loss":
                     out[event.step] = value.simple_value
     return out
+
+
+def measured(process):
+    """Metrics and rows of every evaluation, in the order they were made."""
+    return [json.loads(line) for line in process.lines("MEASURED")]
 
 
 def assert_same_losses(one, other, steps):
@@ -215,10 +164,15 @@ def test_four_processes_train_what_one_trains(one, four):
 def test_processes_check_a_cache_between_them(cached, four):
     shards = [f"jsonl_paired/1.0.0/jsonl_paired-train.array_record-{i:05d}-of-00004" for i in range(4)]
     index = "index/jsonl_paired-train.npy"
-    assert [process.checked for process in four[1]] == [[index, shards[3]], [shards[0]], [shards[1]], [shards[2]]]
+    assert [process.lines("CHECKED") for process in four[1]] == [
+        [index, shards[3]],
+        [shards[0]],
+        [shards[1]],
+        [shards[2]],
+    ]
 
 
-def test_what_one_process_finds_wrong_with_a_cache_ends_all(cached, tmp_path, arguments):
+def test_what_one_process_finds_wrong_with_a_cache_ends_all(launched, cached, tmp_path, arguments):
     copy = tmp_path / "cache"
     shutil.copytree(cached, copy)
     damaged = copy / "jsonl_paired" / "1.0.0" / "jsonl_paired-train.array_record-00002-of-00004"
@@ -230,7 +184,7 @@ def test_what_one_process_finds_wrong_with_a_cache_ends_all(cached, tmp_path, ar
     assert told[0] == told[1]
     (line,) = told[0]
     assert line.endswith("build it again (found by process 1 of 2)")
-    checked = [{pathlib.PurePath(file).name[-14:] for file in process.checked} for process in processes]
+    checked = [{pathlib.PurePath(file).name[-14:] for file in process.lines("CHECKED")} for process in processes]
     assert damaged.name[-14:] in checked[1] - checked[0]
 
 
@@ -241,9 +195,9 @@ def test_all_processes_measure_the_same_and_only_the_first_writes(four):
     assert len(evaluations) == 3
     predictions = [json.loads(line) for line in (directory / "predictions" / "test.jsonl").read_text().splitlines()]
     for process in processes:
-        assert [metrics for metrics, _ in process.measured] == evaluations
-        assert process.measured == processes[0].measured
-        assert process.measured[-1][1] == predictions
+        assert [metrics for metrics, _ in measured(process)] == evaluations
+        assert measured(process) == measured(processes[0])
+        assert measured(process)[-1][1] == predictions
     assert len(list((directory / "logs").glob("events*"))) == 1
     assert json.loads((directory / "result.json").read_text())["test"] == evaluations[-1]
     for text in (f"step {STEPS}/{STEPS}", "validation: accuracy", "test accuracy"):
@@ -264,12 +218,12 @@ def test_one_process_goes_on_where_four_were(one, four, tmp_path, arguments):
     assert_same_parameters(one, again)
 
 
-def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one, four, tmp_path, arguments):
+def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(launched, one, four, tmp_path, arguments):
     again = from_half(four[0], tmp_path / "run")
     given = arguments(again, TEST_SPLIT=None, TRAIN_STEPS=100_000, EVAL_PERIOD=100_000, CHECKPOINT_PERIOD=STEPS)
     with launched(tmp_path / "output", 2, given) as processes:
         processes[0].wait_for(f"step {STEPS + 1}/")
-        processes[1].running.send_signal(signal.SIGTERM)
+        processes[1].send_signal(signal.SIGTERM)
         finish(processes, exit_codes.STOPPED)
     stopped = [line for process in processes for line in process.output.splitlines() if "stopped by SIGTERM" in line]
     assert len(stopped) == 2
@@ -288,7 +242,7 @@ def test_two_processes_go_on_where_four_were_and_a_signal_to_one_stops_both(one,
     [{"FORM": "mixed"}, {"PACK": False, "FORM": "shared", "EVAL_FORM": "shared_label"}],
     ids=["mixed", "unpacked, one encoder pass"],
 )
-def test_two_processes_train_what_one_trains_and_stop_as_early(form, tmp_path, arguments):
+def test_two_processes_train_what_one_trains_and_stop_as_early(launched, form, tmp_path, arguments):
     changes = {**form, "TRAIN_STEPS": 100_000, "PATIENCE": 1}
     with launched(tmp_path / "output", 2, arguments(tmp_path / "two", **changes)) as processes:
         assert main.main(["train", *arguments(tmp_path / "one", **changes)]) == 0
@@ -299,19 +253,19 @@ def test_two_processes_train_what_one_trains_and_stop_as_early(form, tmp_path, a
     assert results[0] == results[1]
     assert results[0]["stopped"] == "early"
     assert results[0]["step"] >= STEPS
-    assert processes[0].measured == processes[1].measured
+    assert measured(processes[0]) == measured(processes[1])
     assert_same_losses(tmp_path / "one", tmp_path / "two", range(1, STEPS + 1))
     assert_same_parameters(tmp_path / "one", tmp_path / "two", results[0]["step"])
 
 
 @pytest.mark.parametrize("victim", [1, 0], ids=["the other", "the first"])
-def test_a_killed_process_ends_the_run_with_an_error(victim, tmp_path, arguments):
+def test_a_killed_process_ends_the_run_with_an_error(launched, victim, tmp_path, arguments):
     given = [*arguments(tmp_path / "run", TRAIN_STEPS=100_000, EVAL_PERIOD=100_000), "--heartbeat_timeout_seconds=10"]
     with launched(tmp_path / "output", 2, given) as processes:
         processes[0].wait_for("step 10/")
-        processes[victim].running.kill()
+        processes[victim].send_signal(signal.SIGKILL)
         survivor = processes[1 - victim]
-        assert survivor.exit_code(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
+        assert survivor.wait(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
     assert "another task died" in survivor.output
 
 

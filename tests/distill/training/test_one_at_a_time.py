@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from tests_support import xla_flags
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PATIENCE_S = 300
 # `distill`, whose checkpoints cannot be written once there is one.
@@ -33,7 +35,7 @@ def start(tmp_path, train_command):
     def go(name, program=("-m", "distill.cli.main"), **more):
         log = (tmp_path / name).open("w")
         arguments = [*train_command, *(f"--gin.{key}={value!r}" for key, value in more.items())]
-        environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": xla_flags(1), "JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(
             [sys.executable, *program, *arguments], cwd=tmp_path, env=environment, stdout=log, stderr=log
         )

@@ -33,7 +33,7 @@ def test_evaluation_takes_the_average_if_there_is_one(params):
     plain = state.init_state(params, OPTIMIZER)
     assert plain.ema_params is None and plain.eval_params is params
     average = {"w": jnp.zeros(2), "b": jnp.zeros(1)}
-    assert plain.replace(ema_params=average).eval_params is average
+    assert plain.replace(ema_params=average).eval_params == average  # of trees of the same arrays
 
 
 def test_the_abstract_state_is_the_shape_of_the_real_one():

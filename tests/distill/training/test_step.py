@@ -13,7 +13,7 @@ from flax import linen as nn
 from distill.data.features import pack_batches
 from distill.data.packing import Layout, TokenPair
 from distill.model.network import ModelInputs, T5Config, Transformer
-from distill.model.parameters import init_params, param_logical_axes, stack_layers
+from distill.model.parameters import init_params, param_logical_axes, param_shapes
 from distill.precompile import costs
 from distill.sharding import partitioning
 from distill.training import optimizers
@@ -27,10 +27,11 @@ CONFIG = T5Config(
     num_heads=4,
     head_dim=8,
     mlp_dim=48,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
     dropout_rate=0.0,
 )
+SCANNED = dataclasses.replace(CONFIG, num_encoder_layers=2, num_decoder_layers=2, scan_layers=True)
 RNG = jax.random.key(0)
 SGD = optimizers.Optimizer(__import__("optax").sgd(1.0), lambda step: jnp.float32(1.0))
 
@@ -63,9 +64,22 @@ def batch_of(groups, layout):
     return {name: jnp.asarray(value) for name, value in batches[0].items()}
 
 
+def parameters(config):
+    """Random parameters on the scale of the initialisers, from NumPy: nothing is compiled."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        if path[-1].key == "scale":
+            return np.ones(leaf.shape, np.float32)
+        fan_in = leaf.shape[0] if path[-1].key == "kernel" else 1
+        return (rng.normal(size=leaf.shape) / fan_in**0.5).astype(np.float32)
+
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, param_shapes(config)))
+
+
 @pytest.fixture(scope="module")
 def params():
-    return init_params(CONFIG, jax.random.key(1))
+    return parameters(CONFIG)
 
 
 def gradient_step(params, batch, loss, **kwargs):
@@ -164,11 +178,9 @@ def steps_on_mesh(config, params, batch, mesh_shape, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def on_one_device(params):
-    config = dataclasses.replace(CONFIG, scan_layers=True)
-    stacked, _ = stack_layers(params, CONFIG)
-    batch = batch_of(pairs(7), PACKED)
-    return (config, stacked, batch), steps_on_mesh(config, stacked, batch, (1, 1, 1))[:2]
+def on_one_device():
+    params, batch = parameters(SCANNED), batch_of(pairs(7), PACKED)
+    return (SCANNED, params, batch), steps_on_mesh(SCANNED, params, batch, (1, 1, 1))[:2]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +231,7 @@ def test_loss_equals_the_papers_two_forward_passes(params):
     values = []
     for task in (0, 1):
         batch = batch_of([[group[task]] for group in groups], Layout(8, 10, 8, packed=False))
-        logits = Transformer(CONFIG).apply({"params": params}, ModelInputs.of(batch))
+        logits = jax.jit(Transformer(CONFIG).apply)({"params": params}, ModelInputs.of(batch))
         targets = np.where(np.asarray(batch["decoder_task_ids"]) > 0, np.asarray(batch["decoder_target_tokens"]), -100)
         values.append(
             torch.nn.functional.cross_entropy(
@@ -241,8 +253,6 @@ def test_effective_lambda_says_what_the_normalizer_does(params):
 
 
 def test_dropout_differs_between_steps_and_not_between_runs(params):
-    import dataclasses
-
     config = dataclasses.replace(CONFIG, dropout_rate=0.3)
     step = jax.jit(make_train_step(config, TwoTaskLoss(), SGD))
     batch = batch_of(pairs(5), PACKED)

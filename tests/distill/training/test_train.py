@@ -39,6 +39,21 @@ def assert_equal_states(got, wanted, exact=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-4, atol=2e-5)
 
 
+def test_no_process_begins_the_first_step_while_another_compiles_it(tmp_path, arguments, monkeypatch):
+    """On CPUs, Gloo waits 30 s for the other process of the first collective; the barrier waits for longer."""
+    calls, update = [], train._Student.update
+
+    def updated(self, batches):
+        calls.append("update")
+        return update(self, batches)
+
+    monkeypatch.setattr(train._Student, "update", updated)
+    monkeypatch.setattr(train.multihost, "get_barrier_sync_fn", lambda: lambda **given: calls.append(given))
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=2)
+    train.train(str(tmp_path / "run"), **arguments | {"validation": None})
+    assert calls == [{"key": "distill_compiled", "timeout_ms": 1_800_000}, "update", "update"]
+
+
 def test_a_run_leaves_results_behind(tmp_path, arguments):
     result = train.train(str(tmp_path / "run"), **arguments)
     assert result.step == 8

@@ -26,12 +26,12 @@ from distill.model.parameters import (
     unstack_layers,
 )
 from distill.sharding import partitioning
-from distill.training import optimizers, train
+from distill.training import optimizers, train, uncertainty
 from distill.training.config import LoopConfig
 from distill.training.losses import TwoTaskLoss
 from distill.training.state import TrainState, abstract_state, init_state, random_state, shardings_of
 from distill.training.step import jit_step, make_train_step
-from distill.training.trainable import Trainable, described, joined, trained_count
+from distill.training.trainable import Trainable, described, joined, remark, trained_count
 from tests.distill.training.test_step import SGD, batch_of, pairs
 
 CONFIG = T5Config(
@@ -181,7 +181,8 @@ def test_the_program_has_no_gradient_and_no_moment_of_a_frozen_parameter():
     assert re.search(KERNELS["output"], half[0])
     trained = sum(leaf.size for leaf in jax.tree.leaves(adapted_shapes(ADAPTERS)))
     assert adapters[4] == 2 * 4 * trained + 8  # two moments, and two counts
-    assert adapters[1] < 0.82 * whole[1]  # operations: one of a kernel's three products is left out
+    # Operations: of three products per kernel one is left out; rank 3 of width 32 adds some.
+    assert adapters[1] < 0.82 * whole[1]
     assert adapters[2] < 0.5 * whole[2]  # bytes of arguments: three arrays per parameter, then one and a little
     assert adapters[3] < whole[3]
     for count in (1, 2, 4):
@@ -211,7 +212,7 @@ def test_adapters_with_trained_norms():
     shapes = jax.eval_shape(chosen.prepared, param_shapes(CONFIG), RNG)
     assert {path.rpartition("/")[2] for path in chosen.names(shapes)} == {"lora_a", "lora_b", "scale"}
     assert trained_count(chosen, shapes) == sum(leaf.size for leaf in jax.tree.leaves(chosen.part(shapes)))
-    assert described(chosen, shapes) == f"{trained_count(chosen, shapes):,} trained (LoRA of rank 2 in 3 kernels), "
+    assert described(chosen, shapes) == f"{trained_count(chosen, shapes):,} trained (LoRA of rank 2), "
     assert described(TABLE, shapes).endswith(" trained, ") and described(None, shapes) == ""
 
 
@@ -261,6 +262,16 @@ def test_joint_seeds_train_their_adapters_as_single_seeds_do(params, batch):
     assert not np.allclose(a[0], a[1])
 
 
+def test_learned_task_weights_averages_and_skipped_updates_have_the_trained_parameters_only():
+    optimizer = optimizers.restricted(uncertainty.learned(optimizers.adafactor(1e-3)), ADAPTERS)
+    state = jax.eval_shape(lambda: random_state(CONFIG, optimizer, RNG, ema=True))
+    step = make_train_step(CONFIG, TwoTaskLoss(), optimizer, ema_decay=0.9, skip_nonfinite=True, num_microbatches=2)
+    after, metrics = jax.eval_shape(step, state, batch_of(pairs(1), LAYOUT), RNG)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert set(flatten(state.ema_params)) == ADAPTERS.names(state.params)
+    assert {"lambda", "skipped_updates"} <= set(metrics)
+
+
 def final_state(directory, arguments):
     """The newest checkpoint of a run."""
     optimizer = optimizers.restricted(arguments["optimizer"], arguments["loop"].trainable)
@@ -273,13 +284,17 @@ def final_state(directory, arguments):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_run_with_adapters_continues_exactly(tmp_path, arguments, capsys):
+def test_a_run_with_adapters_continues_exactly_and_its_best_parameters_are_a_plain_student(tmp_path, arguments, capsys):
     loop = dataclasses.replace(arguments["loop"], lora_rank=2, ema_decay=0.9)
+    validation = dataclasses.replace(arguments["validation"], period=8)
     arguments |= {"validation": None, "loop": loop}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    result = train.train(str(whole), **arguments)
-    log = capsys.readouterr()
-    assert "trained (LoRA of rank 2 in 18 kernels)" in log.out + log.err
+    result = train.train(str(whole), **arguments | {"validation": validation})
+    log = capsys.readouterr().err
+    assert "1,344 trained (LoRA of rank 2)" in log
+    assert "LORA_RANK leaves random parameters untrained: INITIAL_CHECKPOINT_PATH" in log
+    assert remark(loop.trainable, "somewhere") is None and remark(None, None) is None
+    assert "FROZEN leaves random" in (remark(TABLE, None) or "")
     counts = result.performance
     assert (counts["parameters"], counts["trained_parameters"]) == (param_count(arguments["model"]), 1344)
 
@@ -290,26 +305,11 @@ def test_a_run_with_adapters_continues_exactly(tmp_path, arguments, capsys):
     for have, want in zip(jax.tree.leaves(other), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(np.asarray(have), np.asarray(want))
 
-    (whole / "result.json").unlink()
-    with pytest.raises(ValueError, match=r"has adapters of LORA_RANK=2; got LORA_RANK=4: continue with the settings"):
-        train.train(str(whole), **arguments | {"loop": dataclasses.replace(loop, train_steps=9, lora_rank=4)})
-    assert not (whole / "damaged").exists()
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_best_parameters_are_those_of_a_plain_student(tmp_path, arguments):
-    arguments["loop"] = dataclasses.replace(arguments["loop"], lora_rank=2, log_period=8)
-    arguments["validation"] = dataclasses.replace(arguments["validation"], period=8)
-    result = train.train(str(tmp_path / "run"), **arguments)
-    mesh = partitioning.MeshConfig(1, 1, 1)
-    step, params = restore_student(tmp_path / "run", arguments["model"], mesh.build())
-    assert step == result.best_step and set(flatten(params)) == set(flatten(param_shapes(arguments["model"])))
-    validation = arguments["validation"]
-    again = evaluate(
-        str(tmp_path / "run"),
-        model=arguments["model"],
-        task_name=validation.task_name,
-        decode=validation.decode,
-        mesh=mesh,
-    )
+    mesh, task, decode = partitioning.MeshConfig(1, 1, 1), validation.task_name, validation.decode
+    step, params = restore_student(whole, arguments["model"], mesh.build())
+    assert step == result.best_step == 8
+    assert set(flatten(params)) == set(flatten(param_shapes(arguments["model"])))
+    for path, leaf in flatten(state.eval_params).items():
+        np.testing.assert_array_equal(flatten(params)[path], leaf, err_msg=path)
+    again = evaluate(str(whole), model=arguments["model"], task_name=task, decode=decode, mesh=mesh)
     assert again.metrics == result.test

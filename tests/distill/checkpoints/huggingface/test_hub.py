@@ -104,6 +104,8 @@ def test_a_refusal_is_one_line_with_its_remedy(answering, case):
 
 def test_other_errors_are_not_refusals(answering):
     answering(500, {}, lists=False)
-    with pytest.raises(FileNotFoundError, match="is neither a folder nor a Hugging Face repository that can be reached"):
+    with pytest.raises(
+        FileNotFoundError, match="is neither a folder nor a Hugging Face repository that can be reached"
+    ):
         initial.load(NAME, T5Config(384, 16, 2, 8, 32, 1, 1), None)
     assert hub.refusal(NAME, OSError("no route to host")) is None

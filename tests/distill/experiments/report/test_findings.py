@@ -42,10 +42,32 @@ def test_the_best_rates_are_named_with_their_interval(rates_analysis):
     closed = dataclasses.replace(best, lam=statistics.Interval(1.2, 0.6, 4.8))
     assert findings.knob_text(closed) == ", at LABEL_RATE:RATIONALE_RATE 2:1 (4:1 to 1:2)"
     assert "(beyond 8:1 to " in findings.knob_text(best)
-    narrow = next_runs.Proposal("narrow", (next_runs.NextRun(2.0, 5),), width=0.7)
+    narrow = next_runs.Proposal("narrow", (next_runs.NextRun(2.0, 5, "LAMBDA about 2", True),), width=0.7)
     assert findings.proposal_text(narrow) == (
-        "Next: 5 more runs, 5 × λ = 2, narrow the interval most; its width becomes about 70 % of now."
+        "Next: 5 more runs, 5 × λ = 2 (LAMBDA about 2, new seeds), narrow the interval most; its width becomes about 70 % "
+        "of now."
     )
+
+
+def test_rates_beside_lambda_are_no_idle_axis_and_have_a_baseline_at_their_rate(tmp_path):
+    """README's grid: how often each task is drawn, and how much it weighs."""
+    random, names = np.random.default_rng(3), []
+    for labels, rationales in ((2, 1), (1, 2)):
+        for lam in (0.3, 1.0):
+            for seed in range(2):
+                names.append(synthetic.name(rates=f"{labels}:{rationales}", LAMBDA=lam, RANDOM_SEED=seed))
+                right = random.random(60) < (0.9 if labels == 2 and lam < 1 else 0.4)
+                synthetic.write_run(
+                    tmp_path / names[-1], right, training={"lambda": lam},
+                    configuration={
+                        "FORM": "mixed", "NORMALIZER": "task_tokens", "LABEL_RATE": labels, "RATIONALE_RATE": rationales,
+                        "LAMBDA": lam, "RANDOM_SEED": seed,
+                    },
+                )  # fmt: skip
+    synthetic.write_sweep(tmp_path, names)
+    found = analysed(tmp_path)[1]
+    assert not any("does not change the effective λ" in text for text in findings.warnings(found))
+    assert [head.name for head in found.headlines] == ["an effective λ of 1 (rates 2:1, LAMBDA 1.0)"]
 
 
 def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):

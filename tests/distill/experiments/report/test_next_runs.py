@@ -82,3 +82,14 @@ def test_exploring_widens_and_fills(lines):
     )
     at_the_end = next_runs.explore(line, 9.6, between=True, reason="r")
     assert [run.lam for run in at_the_end.runs] == pytest.approx([math.sqrt(4.8 * 9.6)], rel=0.01)
+
+
+def test_more_seeds_of_a_trained_value_need_no_new_level(lines):
+    line = lines["all_tokens"]
+    spread = np.full(6, 0.6)
+    curve = fit(line.values, truth(line.values, 1.5), spread**2 / 5)
+    found = next_runs.narrow(curve, line, spread**2, [5] * 6)
+    new = [run for run in found.runs if not run.trained]
+    assert found.total == next_runs.NEXT_RUNS and len(new) < len(found.runs)
+    assert found.axis == (next_runs.knob(line).axis([run.lam for run in new]) if new else "")
+    assert all(min(abs(math.log(run.lam / lam)) for lam in line.values) < 0.1 for run in found.runs if run.trained)

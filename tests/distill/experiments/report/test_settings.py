@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.experiments.report import collect, settings
+from distill.experiments.report import collect, quantities, settings
 from distill.experiments.report.collect import ReportError
 from tests.distill.experiments.report import synthetic
 
@@ -98,3 +98,26 @@ def test_test_rows_are_called_by_name_and_fingerprint(tmp_path):
     with pytest.raises(ReportError, match=r"a.jsonl test0 \(2 runs, e.g. r0\); svamp x \(1 run, e.g. r1\)"):
         settings.parts(collection)
     assert settings.named([], "0123456789abcdef") == "0123456789ab"
+
+
+def test_axes_that_do_not_apply_are_not_named(tmp_path):
+    """rates of a mixture and LAMBDA of paired examples, in one sweep."""
+    points = [{"form": "mixed", "rates": "4:1"}, {"form": "mixed", "rates": "1:1"}]
+    points += [{"form": "paired", "LAMBDA": lam} for lam in (0.5, 2.0)]
+    for point in points:
+        mixed, lam = point["form"] == "mixed", point.get("LAMBDA")
+        labels = float(point["rates"][0]) if mixed else 1.0
+        synthetic.write_run(
+            tmp_path / synthetic.name(**point), [True, mixed, False], training={"lambda": lam or 2 / labels},
+            configuration={
+                "FORM": point["form"], "LABEL_RATE": labels, "RATIONALE_RATE": 1.0, "LAMBDA": lam,
+                "NORMALIZER": "all_tokens" if mixed else "task_tokens",
+            },
+        )  # fmt: skip
+    synthetic.write_sweep(tmp_path, [synthetic.name(**point) for point in points])
+    (part,) = settings.parts(collect.collect([tmp_path]))
+    assert {cell.label for cell in part.cells} == {
+        "mixed, rates 4:1", "mixed, rates 1:1", "paired, LAMBDA 0.5", "paired, LAMBDA 2.0",
+    }  # fmt: skip
+    lines = quantities.lines(part, quantities.quantity("effective"))
+    assert {line.name: len(line.cells) for line in lines} == {"mixed": 2, "paired": 2}
