@@ -146,10 +146,11 @@ def write_model_dir(read: Read, config: NetworkConfig, directory: Path, step: in
     (root / integrity.LATEST).mkdir()  # identifies a model directory
 
 
-def check_t5x(config: NetworkConfig) -> None:
-    """Raises ValueError unless a T5X checkpoint can hold a network of ``config``."""
+def t5_only(config: NetworkConfig) -> T5Config:
+    """Returns ``config``. Raises ValueError unless a T5X checkpoint can hold its network."""
     if not isinstance(config, T5Config):
         raise ValueError(f"T5X has no {configs.family(config)}; write it as 'hf' or 'distill'")
+    return config
 
 
 def convert(
@@ -187,7 +188,7 @@ def convert(
         raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
     with open_source(source, **(overrides or {})) as opened:
         if to_format.startswith("t5x"):
-            check_t5x(opened.config)
+            t5_only(opened.config)
         stacked = opened.checkpoint.scanned if scan_layers is None else scan_layers
         config = dataclasses.replace(opened.config, scan_layers=stacked and to_format != "hf")
         weights = Weights(opened.checkpoint, config)
@@ -200,6 +201,6 @@ def convert(
                     write_model_dir(weights.read, config, to, number)
         else:
             form = "orbax" if to_format == "t5x_orbax" else "native"
-            t5x_checkpoints.write(weights.read, config, to, number, format=form, layout=layout)
+            t5x_checkpoints.write(weights.read, t5_only(config), to, number, format=form, layout=layout)
         weights.release()
         return opened

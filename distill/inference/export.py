@@ -94,9 +94,9 @@ def export(
     ):
         check_vocabulary(vocabulary, source.config)
         if format == "t5x":
-            conversion.check_t5x(source.config)
-            read = Weights(source.checkpoint, source.config).read
-            t5x_checkpoints.write(read, source.config, output, source.checkpoint.step or 0, layout=layout)
+            config = conversion.t5_only(source.config)
+            read = Weights(source.checkpoint, config).read
+            t5x_checkpoints.write(read, config, output, source.checkpoint.step or 0, layout=layout)
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":

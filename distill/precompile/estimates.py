@@ -37,11 +37,11 @@ def forward_flops(model: NetworkConfig, layout: Layout) -> float:
     width, joined = model.embed_dim, model.num_heads * model.head_dim
     projection = 2 * width * joined
     mlp = 2 * width * model.mlp_dim * (len(model.mlp_activations) + 1)
-    encoder = inputs * (4 * projection + mlp) + 4 * inputs**2 * joined
+    reading = inputs * (4 * projection + mlp) + 4 * inputs**2 * joined
     own = targets * (4 * projection + mlp) + 4 * targets**2 * joined
     cross = 2 * targets * projection + 2 * inputs * projection + 4 * inputs * targets * joined
     logits = 2 * targets * width * model.vocab_size
-    return float(rows * (model.num_encoder_layers * encoder + model.num_decoder_layers * (own + cross) + logits))
+    return float(rows * (model.num_encoder_layers * reading + model.num_decoder_layers * (own + cross) + logits))
 
 
 def step_flops(run: Run) -> float:

@@ -143,6 +143,8 @@ def _ropes(fields: Mapping[str, Any], version: int, where: str) -> tuple[tuple[f
     """Base and scale of the rotary embeddings of local and of global layers, from fields of new and old files."""
     given = fields.get("rope_parameters")
     local, everywhere = _ROPE_BASES[version]
+    far: Any
+    near: Any
     if given is None:
         local = fields.get("rope_local_base_freq", local) if version == 2 else fields.get("rope_theta", local)
         scaling = fields.get("rope_scaling")
