@@ -1,8 +1,6 @@
 """The configuration of a T5Gemma or T5Gemma 2 network: the shapes of its two stacks and how it is computed."""
 
 import dataclasses
-import functools
-import logging
 from typing import NamedTuple
 
 from distill import validation
@@ -98,7 +96,8 @@ class T5GemmaConfig:
       scan_layers: whether a stack's layers run as one ``lax.scan`` whose parameters are stacked along axis 1. Local and
         global layers have the same parameters; which of the two a layer is, the scan passes to it.
       remat_policy: what the backward pass recomputes, see :class:`distill.model.config.T5Config`.
-      attention: one of :data:`distill.model.config.ATTENTIONS`. All compute with XLA; a kernel's name gives a warning.
+      attention: as for T5. The kernels have no windows, soft caps and grouped heads yet: ``xla`` computes attention for
+        every choice, and a warning says so if a kernel is named.
 
     Raises:
       ValueError: a value out of range, an unknown name, or a combination that does not exist.
@@ -133,11 +132,6 @@ class T5GemmaConfig:
         validation.check("T5GemmaConfig.dtype", self.dtype, DTYPES)
         validation.check("T5GemmaConfig.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5GemmaConfig.attention", self.attention, ATTENTIONS)
-        if self.attention not in ("auto", "xla"):
-            _warn_once(
-                f"a T5Gemma's attention runs with XLA: the kernel of ATTENTION={self.attention!r} has no sliding windows, "
-                "soft caps and grouped heads"
-            )
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"T5GemmaConfig.dropout_rate must be in [0, 1); got {self.dropout_rate}")
         for name in (
@@ -211,11 +205,6 @@ class T5GemmaConfig:
         if stack == "decoder":
             return Window(width - 1, 0)
         return Window(width, width) if self.version == 1 else Window((width + 1) // 2 - 1, width // 2)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logging.warning("%s", message)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -187,6 +187,7 @@ def test_an_existing_cache_is_checked_and_reused(rows, names, built, tmp_path):
         ({"label_source": "teacher"}, "selection.label_source is 'gold' there and 'teacher' here"),
         ({"vocabulary": "nature.model"}, "vocabulary is 'ByteVocabulary' there and 'SentencePieceVocabulary' here"),
         ({"split_seed": 3}, "dataset.split_seed is 0 there and 3 here"),
+        ({"encoder_bos": True}, "encoder_bos is None there and True here"),
     ],
 )
 def test_other_settings_are_rejected_by_name(rows, built, tmp_path, changes, message):
