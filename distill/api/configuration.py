@@ -106,7 +106,9 @@ def _macro_problems(scan: Scan) -> list[str]:
             problems.append(f"nothing uses {name} (set in {places[-1]}){hint}")
     for name, places in scan.referenced.items():
         if name in unset:
-            problems.append(f"{name} is used by {places[0]} and nothing sets it; {_how_to_give(name)}")
+            of_model = any(place.startswith("gin/models/") for place in places)  # no other model's file sets its value
+            how = _how_to_give(name, ("hardware",) if of_model else tuple(FOLDERS_OF_CHOICES))
+            problems.append(f"{name} is used by {places[0]} and nothing sets it; {how}")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
     return problems
@@ -173,7 +175,7 @@ def parse(
 def exchange_names(names: Sequence[Any] = ()) -> list[Any]:
     """Drops the names under which configurations registered functions and classes, and registers ``names`` instead.
 
-    gin keeps the first name for good: one configuration that says ``train.T5Config`` would rename ``network.T5Config`` in
+    gin keeps the first name for good: one configuration that says ``config.T5Config`` would rename ``network.T5Config`` in
     the text of every later one. What modules register themselves stays.
 
     Returns:

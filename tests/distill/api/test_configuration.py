@@ -184,14 +184,14 @@ def test_no_files_at_all():
 
 
 def test_another_configuration_of_the_process_does_not_change_names(tmp_path):
-    """gin keeps the first name of a class: a configuration that says train.T5Config renamed network.T5Config in others."""
+    """gin keeps the first name of a class: a configuration that says config.T5Config renamed network.T5Config in others."""
     (tmp_path / "other.gin").write_text(
-        "from __gin__ import dynamic_registration\nfrom distill.training import train\ntrain.T5Config.embed_dim = 32\n"
+        "from __gin__ import dynamic_registration\nfrom distill.model import config\nconfig.T5Config.embed_dim = 32\n"
     )
     configuration.parse(FILES, GIVEN)
     text = configuration.resolved()
     configuration.exchange_names()
     configuration.parse([str(tmp_path / "other.gin"), *FILES], GIVEN)
-    assert "\ntrain.T5Config.embed_dim = " in configuration.resolved()
+    assert "\nconfig.T5Config.embed_dim = " in configuration.resolved()
     configuration.parse(FILES, GIVEN)
     assert configuration.resolved() == text

@@ -98,6 +98,14 @@ def test_a_configuration_becomes_the_runs_model(words, tmp_path, monkeypatch):
             distill.train(sums(12), **given | {"vocabulary": None})
 
 
+def test_the_shipped_files_name_no_vocabulary(tmp_path):
+    given = arguments(tmp_path / "run", None, model="t5gemma2_270m", settings={})
+    with pytest.raises(
+        ValueError, match=r"^vocabulary is used by gin/models/t5gemma2.gin:\d+ and nothing sets it; give it with"
+    ):
+        distill.train(sums(12), **given)
+
+
 @pytest.mark.parametrize("vocabulary", ["bytes", "t5s"])
 def test_a_vocabulary_without_bos_is_refused_before_training(words, tmp_path, vocabulary):
     path = tmp_path / "t5s.model"
