@@ -19,3 +19,9 @@ def test_topologies_that_are_refused(topology, message, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("distill precompile: ")
     assert message in last
+
+
+def test_a_t5gemma_needs_no_vocabulary(capsys):
+    files = [FILES[0].replace("t5_1_1_tiny", "t5gemma2_1b"), *FILES[1:]]
+    assert main.main(["precompile", *files, "--topology=v5:2x2"]) == exit_codes.MISTAKE
+    assert "unknown TPU generation 'v5'" in capsys.readouterr().err  # and not: nothing sets VOCABULARY_PATH
