@@ -23,7 +23,7 @@ PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
 IMPORTED = (
     "tensorflow", "tensorflow_datasets", "seqio", "clu.metric_writers", "orbax.checkpoint", "distill.cli.main",
     "distill.cli.training", "distill.api.configuration", "distill.training.train", "distill.inference.evaluate",
-    "distill.tasks.jsonl",
+    "distill.tasks.jsonl", "scipy.stats",
 )  # fmt: skip
 
 

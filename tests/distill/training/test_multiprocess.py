@@ -260,9 +260,10 @@ def test_two_processes_train_what_one_trains_and_stop_as_early(launched, form, t
 
 @pytest.mark.parametrize("victim", [1, 0], ids=["the other", "the first"])
 def test_a_killed_process_ends_the_run_with_an_error(launched, victim, tmp_path, arguments):
-    given = [*arguments(tmp_path / "run", TRAIN_STEPS=100_000, EVAL_PERIOD=100_000), "--heartbeat_timeout_seconds=10"]
+    never = dict.fromkeys(("TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD"), 100_000)
+    given = [*arguments(tmp_path / "run", TEST_SPLIT=None, **never), "--heartbeat_timeout_seconds=10"]
     with launched(tmp_path / "output", 2, given) as processes:
-        processes[0].wait_for("step 10/")
+        processes[0].wait_for("step 5/")
         processes[victim].send_signal(signal.SIGKILL)
         survivor = processes[1 - victim]
         assert survivor.wait(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
