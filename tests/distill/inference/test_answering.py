@@ -99,5 +99,5 @@ def test_students_that_cannot_answer_are_refused(answering_of):
     with pytest.raises(ValueError, match=r"form must be one of \('label', 'single', 'shared_label'\); got 'rationale'"):
         answering_of(form="rationale")
     small = Student(T5Config(300, 16, 2, 8, 32, 1, 1), "bytes", 125)
-    with pytest.raises(ValueError, match="the vocabulary has 384 ids, but the student's vocab_size is 300"):
+    with pytest.raises(ValueError, match="the vocabulary has 384 ids, but the model's vocab_size is 300"):
         answering.check(small, plain_vocabularies.Bytes(125))
