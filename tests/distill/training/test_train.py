@@ -48,6 +48,7 @@ def test_no_process_begins_the_first_step_while_another_compiles_it(tmp_path, ar
         return update(self, batches)
 
     monkeypatch.setattr(train._Student, "update", updated)
+
     def wait(*, key, timeout_ms):
         if key.startswith("distill"):  # Orbax waits by the same function
             calls.append((key, timeout_ms))
