@@ -18,10 +18,10 @@ def read(path: epath.PathLike, what: str, remedy: str = "write the file again") 
     Args:
       path: the file.
       what: its content, for the error.
-      remedy: what to do about a damaged file, for the error.
+      remedy: the remedy for a damaged file, for the error.
 
     Raises:
-      ValueError: the file is no ``.npz``, is damaged, or holds Python objects; one line, with the path and the reason.
+      ValueError: the file is not an ``.npz`` file, is damaged, or contains Python objects; one line, with path and reason.
       OSError: the file cannot be read.
     """
     return parse(epath.Path(path).read_bytes(), path, what, remedy)
@@ -30,7 +30,7 @@ def read(path: epath.PathLike, what: str, remedy: str = "write the file again") 
 def parse(
     content: bytes, path: epath.PathLike, what: str, remedy: str = "write the file again"
 ) -> dict[str, np.ndarray]:
-    """:func:`read` of content that was read from ``path``; raises the same ValueError."""
+    """As :func:`read`, for ``content`` that was read from ``path``; raises the same ValueError."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}

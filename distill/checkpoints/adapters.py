@@ -1,6 +1,6 @@
-"""Parameters of a training state that holds low-rank adapters, or an average of the trained parameters alone.
+"""Reads the parameters of a training state that has low-rank adapters, or averages of the trained parameters only.
 
-A state saves adapters beside their kernels, and averages only of trained parameters. Readers get plain parameters.
+A state saves adapters beside their kernels, and averages of trained parameters only. Readers get plain parameters.
 """
 
 import functools
@@ -23,10 +23,10 @@ PARAMS, AVERAGES = "params", "ema_params"
 
 
 def wanted(saved: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """Returns the arrays of a saved state that evaluation needs: ``ema_params``, and ``params`` that it lacks.
+    """Returns the arrays of a saved state that evaluation needs: ``ema_params``, and those ``params`` without an average.
 
     Args:
-      saved: the state's metadata, with ``shape`` and ``dtype`` per array.
+      saved: the state's metadata, with the ``shape`` and ``dtype`` of each array.
       like: the parameters of the network as ``ShapeDtypeStruct`` with shardings. Adapters are replicated.
     """
     params, averages = (flatten(saved.get(name) or {}) for name in (PARAMS, AVERAGES))
@@ -46,12 +46,12 @@ def wanted(saved: Mapping[str, Any], like: Any) -> dict[str, Any]:
 
 
 def evaluated(restored: Mapping[str, Any]) -> Any:
-    """Returns the parameters of what :func:`wanted` chose, adapters merged into their kernels."""
+    """Returns plain parameters from the arrays that :func:`wanted` chose: adapters are merged into their kernels."""
     return lora.merged(unflatten({name: leaf for part in restored.values() for name, leaf in flatten(part).items()}))
 
 
 def tensors(step: epath.Path) -> dict[str, Tensor]:
-    """Returns the parameters of a saved state by name, read on demand: averages where there are any, adapters merged."""
+    """Returns the parameters of a saved state by name, read on demand: averages if saved; adapters are merged."""
     state = step / "state"
     names = orbax_tree.paths(state)
     there = [item for item in (PARAMS, AVERAGES) if any(name.startswith(f"{item}/") for name in names)]
@@ -80,10 +80,10 @@ def _read_merged(kernel: Tensor, a: Tensor, b: Tensor, scale: Tensor, index: Any
 
 
 def check_same_arrays(step: epath.Path, like: Any) -> None:
-    """Raises ValueError, with the remedy, if a saved state has other arrays than ``like``, or another rank or α.
+    """Raises ValueError, with the remedy, if arrays, rank or α of a saved state differ from those of ``like``.
 
-    Without this check, Orbax's own error would look like damage. A step whose metadata cannot be read passes: its restore
-    reports it.
+    Without this check, Orbax's own error would look like damage. A step whose metadata cannot be read passes the check: its
+    restore reports the error.
     """
     try:
         there = set(orbax_tree.paths(step / "state"))

@@ -89,21 +89,21 @@ def rotation(positions: Int[Array, "batch length"], head_dim: int, base: float, 
 
 
 def rotated(x: Float[Array, "batch length heads kv"], by: Rotation) -> Float[Array, "batch length heads kv"]:
-    """Rotates the pairs (i, i + head_dim / 2) of every head, in float32; returns the dtype of ``x``."""
+    """Rotates the pairs (i, i + head_dim / 2) of every head in float32, and casts the result to the dtype of ``x``."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = by.cos[:, :, None], by.sin[:, :, None]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 def capped(logits: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
-    """``cap · tanh(logits / cap)``, or ``logits`` itself without a cap."""
+    """Returns ``cap · tanh(logits / cap)``, or ``logits`` unchanged if ``cap`` is None."""
     return logits if cap is None else jnp.tanh(logits / cap) * cap
 
 
 def visible(
     segments: Segments, *, causal: bool = False, window: Window | Reach | None = None
 ) -> Bool[Array, "batch query key"]:
-    """Returns which keys each query attends to: its own segment's, within ``window`` and, if ``causal``, not later ones."""
+    """Returns which keys each query attends to: keys of its segment, within ``window`` and, if ``causal``, not later."""
     mask = segments.query[:, :, None] == segments.key[:, None, :]
     queries, keys = (jnp.arange(one.shape[1], dtype=jnp.int32) for one in segments)
     distance = (queries[:, None] - keys[None, :])[None]
@@ -150,8 +150,8 @@ def attend_cached(
 ) -> Float[Array, "hypotheses joined"]:
     """Attends from one position to the visible keys of all ``parts``, in one softmax.
 
-    A part has an entry per hypothesis, or one per row that all hypotheses of the row read; a mask has that many rows, or
-    one.
+    A part has one entry per hypothesis, or one entry per row, which all hypotheses of the row read. A mask has as many
+    rows as its part, or one.
     """
     hypotheses, heads, width = query.shape
     logits = []

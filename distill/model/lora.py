@@ -1,12 +1,12 @@
 """Low-rank adapters of dense kernels: LoRA (Hu et al. 2021, arXiv 2106.09685).
 
 A kernel ``W`` [inputs, features] becomes ``W + α / rank · A B`` with ``A`` [inputs, rank] and ``B`` [rank, features]. ``A``
-is random and ``B`` zero at first, so the network is unchanged at step 0. :class:`distill.sharding.dense.Dense` computes
+is random and ``B`` is zero at first, so the network is unchanged at step 0. :class:`distill.sharding.dense.Dense` computes
 ``x W + (x A) B``, never the sum of the kernels.
 
 Adapters are arrays of the parameter tree: ``lora_a`` and ``lora_b`` beside ``kernel``, and one ``lora_scale``, α / rank, at
-the root. A tree describes its adapters, so a checkpoint needs no settings to be merged. In stacked layers, every matrix
-has the layer axis of its kernel, axis 1.
+the root. The tree alone describes its adapters, so merging the adapters of a checkpoint needs no settings. In stacked
+layers, every matrix has the layer axis of its kernel, axis 1.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from distill.sharding.dense import LORA_A, LORA_B
 SCALE = "lora_scale"
 # The kernels of attention and of feed-forward blocks.
 TARGETS = ("(attention|mlp)/[^/]+/kernel$",)
-# Computed without a Dense layer: the loss reads it in pieces.
+# Not a kernel of a Dense layer: the loss reads it in pieces.
 _OUTPUT_KERNEL = "decoder/logits_dense/kernel"
 
 
@@ -43,7 +43,7 @@ class Lora:
       targets: regular expressions; a kernel whose '/'-joined path contains a match has an adapter.
 
     Raises:
-      ValueError: a rank below 1, an ``alpha`` that is not positive, or no targets.
+      ValueError: ``rank`` is below 1, ``alpha`` is not positive, or ``targets`` is empty.
     """
 
     rank: int
@@ -70,7 +70,7 @@ class Lora:
         """Returns the paths of the kernels that have adapters, in order.
 
         Raises:
-          ValueError: a target is no regular expression, matches nothing, or matches an array that can have no adapter.
+          ValueError: a target is no regular expression, matches nothing, or matches an array that cannot have an adapter.
         """
         chosen = matched("LORA_TARGETS", self.targets, paths)
         for path in chosen:
@@ -83,7 +83,7 @@ class Lora:
 
 
 def patterns(setting: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Returns ``given`` as a tuple. Raises ValueError, which names ``setting``, if it is a text and not a sequence."""
+    """Returns ``given`` as a tuple. Raises ValueError, which names ``setting``, if it is a string."""
     if isinstance(given, str):
         raise ValueError(f"{setting} must be a tuple of patterns; got the text {given!r}: write ({given!r},)")
     return tuple(given)
@@ -93,7 +93,7 @@ def matched(setting: str, wanted: Sequence[str], paths: Sequence[str]) -> set[st
     """Returns the paths in which one of the regular expressions ``wanted`` is found.
 
     Raises:
-      ValueError: a pattern is no regular expression, or is found in no path; names ``setting``.
+      ValueError: a pattern is not a regular expression, or is found in no path; names ``setting``.
     """
     found: set[str] = set()
     for pattern in wanted:
@@ -177,7 +177,7 @@ def scaled(params: Params) -> Params:
 
 
 def without(tree: Params) -> Params:
-    """Returns a tree of parameters, or of anything with their structure, without adapters: the network before LoRA."""
+    """Returns a tree of parameters, or of the same structure, without adapters: the network before LoRA."""
     if not is_adapted(tree):
         return tree
     return unflatten({path: leaf for path, leaf in flatten(tree).items() if path != SCALE and not is_adapter(path)})
@@ -186,8 +186,8 @@ def without(tree: Params) -> Params:
 def merged(params: Params) -> Params:
     """Returns ``W + α / rank · A B`` as plain kernels, sharded as ``W``: the parameters of a network without adapters.
 
-    Computed in float32. Parameters without adapters are returned unchanged; of ``ShapeDtypeStruct``, the adapters are
-    left out.
+    Computed in float32. Parameters without adapters are returned unchanged. From a tree of ``ShapeDtypeStruct``, the
+    adapters are removed.
     """
     if not is_adapted(params) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         return without(params)
@@ -227,7 +227,7 @@ def merged_kernel(
     b: Float[AnyArray, "rank *layers features"],
     scale: Float[AnyArray, ""],
 ) -> Float[Array, "inputs *layers features"]:
-    """Returns ``kernel + scale · a b`` of one kernel, or of stacked ones, in float32."""
+    """Returns ``kernel + scale · a b`` for one kernel, or for stacked kernels, in float32."""
     subscripts = "dlr,rlf->dlf" if kernel.ndim == 3 else "dr,rf->df"
     return jnp.asarray(kernel) + scale * jnp.einsum(subscripts, a, b, precision="highest")
 

@@ -1,4 +1,4 @@
-"""The network of a configuration, whatever its family."""
+"""The network of a configuration, for every family."""
 
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
@@ -23,12 +23,12 @@ def decoding_cache_shapes(config: NetworkConfig, rows: int, length: int) -> tupl
     """Returns the shape of the keys and of the values that each decoder layer keeps while ``length`` tokens are decoded.
 
     Args:
-      config: the network's.
+      config: the configuration of the network.
       rows: rows times hypotheses.
-      length: positions.
+      length: number of positions.
 
     Returns:
-      [rows, heads of keys, positions kept, head_dim] per layer.
+      [rows, key heads, cached positions, head_dim] per layer.
     """
     if isinstance(config, T5Config):
         return ((rows, config.num_heads, length, config.head_dim),) * config.num_decoder_layers

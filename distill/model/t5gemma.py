@@ -1,4 +1,4 @@
-"""The T5Gemma family in Flax Linen: T5Gemma and T5Gemma 2 are values of one :class:`T5GemmaConfig`.
+"""The T5Gemma family in Flax Linen: one :class:`T5GemmaConfig` describes T5Gemma or T5Gemma 2.
 
 The interface is that of :class:`distill.model.network.Transformer`. Decoder inputs start with 0, as for T5; the network
 replaces id 0 by ``decoder_start_id``. Positions are derived from segment ids: they restart in every segment of a packed
@@ -22,9 +22,9 @@ __all__ = ["StackConfig", "T5GemmaConfig", "T5GemmaTransformer", "cache_shapes"]
 
 
 def cache_shapes(config: T5GemmaConfig, rows: int, length: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Returns the shape [rows, kv heads, places, head_dim] of every decoder layer's cache for ``length`` positions.
+    """Returns the shape [rows, kv heads, slots, head_dim] of every decoder layer's cache for ``length`` positions.
 
-    A local layer has a place for each token of its window, a global layer one for each position.
+    A local layer has one slot per token of its window, a global layer one per position.
     """
     shape = config.decoder
     kept = min(length, config.window("decoder").before + 1)
@@ -189,7 +189,7 @@ class T5GemmaTransformer(nn.Module):
         return self._decoded(embedded, encoded, inputs, deterministic)
 
     def hidden(self, inputs: ModelInputs, *, deterministic: bool = True) -> Float[Array, "batch targets embed"]:
-        """:meth:`encode`, then :meth:`decode_hidden`; with one lookup for all tokens where they share a table."""
+        """:meth:`encode`, then :meth:`decode_hidden`; one lookup for all tokens if both stacks share a token table."""
         decoder_segments(inputs)  # refuses incomplete segment ids before the encoder runs
         sources = inputs.encoder_input_tokens
         if self.config.version == 1:
@@ -269,5 +269,5 @@ class T5GemmaTransformer(nn.Module):
 
 
 def _scaled(embedded: Float[Array, "batch length embed"]) -> Float[Array, "batch length embed"]:
-    """Embeddings times √embed_dim, a factor rounded to the compute dtype, as the models were trained."""
+    """Embeddings times √embed_dim, rounded to the compute dtype as in pretraining."""
     return embedded * jnp.asarray(embedded.shape[-1] ** 0.5, embedded.dtype)

@@ -75,32 +75,32 @@ class T5GemmaConfig:
     """The shape of a T5Gemma network (Zhang et al. 2025, arXiv 2504.06225, 2512.14856) and how it is computed.
 
     Attributes:
-      version: 1 is T5Gemma: the decoder has self-attention and cross-attention, the encoder and the decoder have a token
-        table each. 2 is T5Gemma 2: one softmax over decoder and encoder keys (*merged* attention), normalised queries and
+      version: 1 is T5Gemma: the decoder has self-attention and cross-attention, and encoder and decoder each have a token
+        table. 2 is T5Gemma 2: one softmax over decoder and encoder keys (*merged* attention), normalised queries and
         keys, and one token table for encoder, decoder and logits.
       vocab_size: rows of a token table, including padding rows.
       encoder: shape of the encoder.
       decoder: shape of the decoder. In version 2, both have the same ``embed_dim``.
-      attention_logit_cap: attention logits become ``cap · tanh(logits / cap)``; None leaves them. Version 1 only.
+      attention_logit_cap: attention logits become ``cap · tanh(logits / cap)``; None: no cap. Version 1 only.
       final_logit_cap: the same for the logits of the vocabulary.
       rope_base_local: base of the rotary position embeddings in local layers.
       rope_base_global: base in global layers; in version 1 the same as ``rope_base_local``.
       rope_scale_local: positions of local layers are divided by it (linear scaling).
       rope_scale_global: the same for global layers.
       logits_via_embedding: whether the decoder's token table also computes the logits; always in version 2.
-      decoder_start_id: the first decoder input, the tokenizer's BOS. Decoder inputs hold 0 there, as for all students; the
+      decoder_start_id: the first decoder input, the tokenizer's BOS. The data contain 0 there, as for all students; the
         network replaces it.
       layer_norm_epsilon: ε of the RMS norms.
       dropout_rate: the dropout rate, in [0, 1), of all dropout layers.
       dtype: compute dtype of activations, ``float32`` or ``bfloat16``; parameters are always float32.
       scan_layers: whether a stack's layers run as one ``lax.scan`` whose parameters are stacked along axis 1. Local and
-        global layers have the same parameters; which of the two a layer is, the scan passes to it.
+        global layers have the same parameters; the scan passes each layer whether it is local.
       remat_policy: what the backward pass recomputes, see :class:`distill.model.config.T5Config`.
-      attention: as for T5. The kernels have no windows, soft caps and grouped heads yet: ``xla`` computes attention for
-        every choice, and a warning says so if a kernel is named.
+      attention: as for T5. The kernels do not support windows, soft caps and grouped heads: ``xla`` computes attention for
+        every value, and a warning is logged if a kernel is named.
 
     Raises:
-      ValueError: a value out of range, an unknown name, or a combination that does not exist.
+      ValueError: a value out of range, an unknown name, or an unsupported combination.
     """
 
     version: int

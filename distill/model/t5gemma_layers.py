@@ -1,4 +1,4 @@
-"""Layers of the T5Gemma family: attention, and the layers of encoder and decoder with a norm before and after each part."""
+"""Layers of the T5Gemma family: attention, and encoder and decoder layers with a norm before and after each part."""
 
 from typing import NamedTuple
 
@@ -95,9 +95,9 @@ class GroupedAttention(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "batch query embed"]:
-        """Self-attention within ``segments`` and ``reach``; merged attention if the encoder's output is given too.
+        """Self-attention within ``segments`` and ``reach``; merged attention if the encoder's output is also given.
 
-        In merged attention, keys are those of ``x``, rotated, and those of ``encoded``, not rotated, visible within
+        In merged attention, the keys of ``x`` are rotated. The keys of ``encoded`` are not rotated, and are visible within
         ``cross_segments`` at any distance.
         """
         own, mask = x.shape[1], visible(segments, causal=self.causal, window=reach)
@@ -180,7 +180,7 @@ def _feed_forward(config: T5GemmaConfig, shape: StackConfig) -> FeedForward:
 
 # Farther than any key.
 _EVERYWHERE = np.int32(2**31 - 1)
-# Whether a layer is local: a number per layer if layers are scanned.
+# Whether a layer is local; an array, traced by the scan, if layers are scanned.
 Local = bool | Bool[AnyArray, ""]
 
 
@@ -191,7 +191,7 @@ class Rotations(NamedTuple):
     far: Rotation
 
     def of(self, local: Local) -> Rotation:
-        """Returns that of a layer."""
+        """Returns the rotation of a layer."""
         if isinstance(local, bool):
             return self.near if local else self.far
         return jax.tree.map(lambda near, far: jnp.where(local, near, far), self.near, self.far)
@@ -286,8 +286,8 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Float[Array, "rows_times_hypotheses 1 embed"], KeyValue]:
         """Decodes one position. ``x`` is [rows · hypotheses, 1, embed]; ``cross`` has one entry per row.
 
-        The cache of a local layer has as many places as the window has tokens, if the target may be longer: a position
-        overwrites the one that has just left the window.
+        If the target may be longer than the window, the cache of a local layer has one slot per token of the window: a
+        position overwrites the one that has just left the window.
 
         Returns:
           The layer's output, and the cache with this position written.

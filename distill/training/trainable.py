@@ -1,7 +1,7 @@
-"""Which parameters a run trains: all, all but frozen ones, or low-rank adapters alone.
+"""Which parameters a run trains: all, all except frozen ones, or low-rank adapters alone.
 
-Gradients are taken with respect to trained parameters, and the optimizer has a state for these alone. A frozen parameter
-is a constant of the step.
+Gradients are taken with respect to the trained parameters, and only these have optimizer state. A frozen parameter is a
+constant in the step.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ __all__ = ["Lora", "Trainable", "described", "joined", "remark", "trained_count"
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-    """The choice of the parameters that are trained. At least one of its attributes is not None.
+    """The parameters that are trained. At least one attribute is not None.
 
     Attributes:
       lora: adapters to train; None: there are none.
       frozen: regular expressions; a parameter whose '/'-joined path contains a match is not trained. None: with ``lora``,
-        everything but the adapters. Adapters are trained in any case, and the kernels that they adapt never.
+        everything except the adapters. Adapters are always trained; the kernels that they adapt never are.
 
     Raises:
       ValueError: both are None, or ``frozen`` is empty without ``lora``.
@@ -50,7 +50,7 @@ class Trainable:
         return params if self.lora is None else adapters.with_adapters(params, self.lora, rng)
 
     def names(self, params: Mapping[str, Any]) -> frozenset[str]:
-        """Returns the '/'-joined paths of the trained ones of ``params``, which hold the adapters. Only paths count."""
+        """Returns the paths of the trained parameters in ``params``, which contain the adapters. Reads paths only."""
         paths = list(flatten(params))
         base = [path for path in paths if path != adapters.SCALE and not adapters.is_adapter(path)]
         trained = {path for path in paths if adapters.is_adapter(path)}
@@ -61,13 +61,13 @@ class Trainable:
         return frozenset(trained | (set(base) - still))
 
     def part(self, tree: Params) -> Params:
-        """Returns the subtree of the trained ones of parameters with adapters, or of anything with their structure."""
+        """Returns the subtree of the trained parameters. ``tree`` has the structure of parameters with adapters."""
         names = self.names(tree)
         return unflatten({path: leaf for path, leaf in flatten(tree).items() if path in names})
 
 
 def joined(params: Params, part: Params) -> Params:
-    """Returns ``params`` with the leaves of a subtree ``part`` in place of its own."""
+    """Returns ``params`` with its leaves replaced by those of the subtree ``part``."""
     return unflatten({**flatten(params), **flatten(part)})
 
 
@@ -86,7 +86,7 @@ def described(trainable: Trainable | None, params: Mapping[str, Any]) -> str:
 
 
 def remark(trainable: Trainable | None, initial_checkpoint_path: str | None) -> str | None:
-    """Returns a warning if a run trains only a part of parameters that are random; None if it does not."""
+    """Returns a warning if a run that starts from random parameters trains only a part of them; else None."""
     if trainable is None or initial_checkpoint_path is not None:
         return None
     setting = "FROZEN" if trainable.lora is None else "LORA_RANK"

@@ -18,15 +18,15 @@ def entries(config: NetworkConfig) -> list[Entry]:
 
 
 def zeros(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of tensors of zeros that ``transformers`` expects beside the parameters, by name."""
+    """Returns the shapes, by name, of tensors of zeros that ``transformers`` expects in addition to the parameters."""
     return {} if isinstance(config, T5Config) else gemma_names.zeros(config)
 
 
 def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **overrides: Any) -> NetworkConfig:
-    """The configuration of a parsed ``config.json`` of any family.
+    """Returns the configuration of a parsed ``config.json`` of any family.
 
     Raises:
-      ValueError: for a model of another family, a field of the wrong type or size, or a setting with no counterpart.
+      ValueError: a model of another family, a field of the wrong type or size, or a setting that is not supported.
     """
     known = (*t5_config.MODEL_TYPES, *gemma_config.MODEL_TYPES)
     model_type = fields.get("model_type")

@@ -1,6 +1,6 @@
 """Hugging Face's ``config.json`` of T5Gemma and T5Gemma 2 ↔ :class:`T5GemmaConfig`.
 
-The reference is ``transformers``' own modules ``t5gemma`` and ``t5gemma2``; defaults are theirs.
+The reference, also for defaults, is the modules ``t5gemma`` and ``t5gemma2`` of ``transformers``.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _ACTIVATION = "gelu_pytorch_tanh"
 _GLOBAL_EVERY = {1: 2, 2: 6}
 _ROPE_BASES = {1: (10_000.0, 10_000.0), 2: (10_000.0, 1_000_000.0)}
 _MAX_POSITIONS = {1: 8192, 2: 131_072}
-# The smallest vision tower that transformers builds: an exported model has one, with random weights, and never runs it.
+# The smallest vision tower that transformers builds. An exported model has one with random weights, and never runs it.
 _NO_VISION = {
     "model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 1, "image_size": 32, "patch_size": 8,
@@ -32,7 +32,7 @@ _NO_VISION = {
 
 
 def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **overrides: Any) -> T5GemmaConfig:
-    """The :class:`T5GemmaConfig` of a parsed ``config.json``.
+    """Returns the :class:`T5GemmaConfig` of a parsed ``config.json``.
 
     Args:
       fields: the parsed file, of model type ``t5gemma`` or ``t5gemma2``.
@@ -40,7 +40,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
       **overrides: fields of the configuration to set, such as ``dtype="bfloat16"``.
 
     Raises:
-      ValueError: a field of the wrong type or size, or a setting with no counterpart; names it.
+      ValueError: a field of the wrong type or size, or a setting that is not supported; names it.
     """
     check_trainable(fields, where)
     check_fields(T5GemmaConfig, overrides)
@@ -106,7 +106,7 @@ def _stack(fields: Mapping[str, Any], version: int, where: str) -> StackConfig:
 
 
 def _global_every(fields: Mapping[str, Any], num_layers: int, version: int, where: str) -> int:
-    """Every how many layers one is global."""
+    """Returns n if every n-th layer is global."""
     usual = _integer(
         {"sliding_window_pattern": _GLOBAL_EVERY[version], **fields}, "sliding_window_pattern", 2**10, where
     )
@@ -140,7 +140,7 @@ def _check_features(fields: Mapping[str, Any], where: str) -> None:
 
 
 def _ropes(fields: Mapping[str, Any], version: int, where: str) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Base and scale of the rotary embeddings of local and of global layers, from fields of new and old files."""
+    """Returns base and scale of the rotary embeddings of local and of global layers, from new or old field names."""
     given = fields.get("rope_parameters")
     local, everywhere = _ROPE_BASES[version]
     far: Any
@@ -168,7 +168,7 @@ def _ropes(fields: Mapping[str, Any], version: int, where: str) -> tuple[tuple[f
 
 
 def _same(both: Any, name: str, default: Any, where: str) -> Any:
-    """The value of a field that both stacks must have in common."""
+    """Returns the value of a field that must be equal in both stacks."""
     (first, _), (second, _) = both
     values = first.get(name, default), second.get(name, default)
     if values[0] != values[1]:
@@ -194,7 +194,7 @@ def _integer(fields: Mapping[str, Any], name: str, largest: int, where: str) -> 
 
 
 def config_to_hf(config: T5GemmaConfig) -> dict[str, Any]:
-    """The fields of a ``config.json`` for ``config``, the inverse of :func:`config_from_hf`."""
+    """Returns the fields of a ``config.json`` for ``config``: the inverse of :func:`config_from_hf`."""
     encoder, decoder = (_section_of(config, stack) for stack in ("encoder", "decoder"))
     model_type = "t5gemma" if config.version == 1 else "t5gemma2"
     if config.version == 2:
@@ -249,5 +249,5 @@ def _section_of(config: T5GemmaConfig, stack: str) -> dict[str, Any]:
 
 
 def _plain(number: float) -> int | float:
-    """An integer as one: the field's type there."""
+    """Returns a whole number as int, the field's type in ``transformers``."""
     return int(number) if number == int(number) else number

@@ -1,4 +1,4 @@
-"""Which Hugging Face tensor is which parameter here, for T5Gemma and T5Gemma 2."""
+"""Names of Hugging Face tensors and of the parameters that they correspond to, for T5Gemma and T5Gemma 2."""
 
 from collections.abc import Collection, Iterator
 
@@ -7,9 +7,9 @@ from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 
 ENCODER_TABLE, DECODER_TABLE = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
 LM_HEAD = "lm_head.out_proj.weight"
-# Older files of T5Gemma 2 have this part in the names of the encoder's tensors.
+# Older files of T5Gemma 2 have the second prefix in the names of the encoder's tensors.
 _TEXT_MODEL = ("model.encoder.", "model.encoder.text_model.")
-# Of T5Gemma 2's images: a tower, its projection, and the embedding of the token that ends an image.
+# Vision tensors of T5Gemma 2: a tower, its projection, and the embedding of the token that ends an image.
 _VISION_PREFIXES = ("model.encoder.vision_tower.", "model.encoder.multi_modal_projector.")
 _VISION_ENDING = ".eoi_embedding"
 
@@ -31,7 +31,7 @@ def entries(config: T5GemmaConfig) -> Iterator[Entry]:
 
 
 def other_names(config: T5GemmaConfig, name: str) -> tuple[str, ...]:
-    """Further names under which a file may hold the tensor ``name``, or equal copies of it."""
+    """Returns other names under which a file may contain the tensor ``name``, or equal copies of it."""
     tied = (LM_HEAD,) if config.logits_via_embedding else ()
     if config.version == 1:
         return tied if name == DECODER_TABLE else ()
@@ -41,20 +41,20 @@ def other_names(config: T5GemmaConfig, name: str) -> tuple[str, ...]:
 
 
 def held_names(config: T5GemmaConfig, name: str, held: Collection[str]) -> tuple[str, ...]:
-    """The names of ``held`` that hold the tensor ``name``."""
+    """Returns the names in ``held`` under which the tensor ``name`` is saved."""
     return tuple(one for one in (name, *other_names(config, name)) if one in held)
 
 
 def zeros(config: T5GemmaConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of tensors of zeros that ``transformers`` expects beside the parameters, by name.
+    """Returns the shapes, by name, of tensors of zeros that ``transformers`` expects in addition to the parameters.
 
-    Without the embedding of the token that ends an image, it reports a checkpoint as corrupted.
+    Without the embedding of the token that ends an image, ``transformers`` reports a checkpoint as corrupted.
     """
     return {f"model.encoder.embed_tokens{_VISION_ENDING}": (config.embed_dim,)} if config.version == 2 else {}
 
 
 def is_vision(name: str) -> bool:
-    """Whether a tensor belongs to images, which students do not read."""
+    """Whether a tensor is part of the vision tower, which students do not have."""
     return name.startswith(_VISION_PREFIXES) or name.endswith(_VISION_ENDING)
 
 

@@ -1,4 +1,4 @@
-"""Parameters of T5Gemma and T5Gemma 2 from an opened Hugging Face folder, and what does not fit."""
+"""Reads the parameters of T5Gemma and T5Gemma 2 from an opened Hugging Face folder, and lists what does not fit."""
 
 import logging
 
@@ -13,9 +13,9 @@ from distill.model.t5gemma_config import T5GemmaConfig
 
 
 def tensors(weights: WeightsFolder, config: T5GemmaConfig) -> dict[str, Tensor]:
-    """Returns the parameters in ``weights`` under this project's names, and tensors that are no parameter under theirs.
+    """Returns the parameters in ``weights`` under this project's names, and all other tensors under their own names.
 
-    Tensors of images are left out; a log line says how many.
+    Vision tensors are left out; their number is logged.
     """
     held, read = weights.tensors, set()
     found: dict[str, Tensor] = {}

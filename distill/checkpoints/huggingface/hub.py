@@ -1,4 +1,4 @@
-"""What the Hugging Face hub's refusals mean, in one line: a licence to accept, a log-in, a wrong name."""
+"""Explains refusals of the Hugging Face hub in one line: a licence to accept, a missing log-in, a wrong name."""
 
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -8,7 +8,7 @@ _UNAUTHORISED, _FORBIDDEN = 401, 403
 
 
 def refusal(name: str, error: Exception) -> str | None:
-    """What to do about a refusal of the hub; None for any other error.
+    """Returns the cause of a refusal by the hub, with its remedy; None for any other error.
 
     Args:
       name: the repository, ``owner/name``.
@@ -16,12 +16,12 @@ def refusal(name: str, error: Exception) -> str | None:
     """
     found: BaseException | None = error
     while found is not None and not isinstance(found, HfHubHTTPError):
-        found = found.__cause__  # a client without the files raises that they are not in its cache, from the refusal
+        found = found.__cause__  # the client may raise "not in the cache" from the refusal
     if found is None or found.response.status_code not in (_UNAUTHORISED, _FORBIDDEN):
         return None
     page = f"{huggingface_hub.constants.ENDPOINT}/{name}"
     if isinstance(found, GatedRepoError):
-        # 401: no token; 403: the token's account has not accepted the terms.
+        # 401: no token. 403: the account of the token has not accepted the terms.
         accept = f"accept its terms at {page}"
         if found.response.status_code == _UNAUTHORISED:
             return f"{name!r} has a licence to accept on the hub: {accept}, then {_LOG_IN}"

@@ -1,4 +1,4 @@
-"""Tensors of an opened folder of weights as parameters of this project."""
+"""Converts tensors of an opened weights folder into parameters of this project."""
 
 from typing import Any
 
@@ -24,5 +24,5 @@ def entry_tensor(weights: WeightsFolder, name: str, entry: Entry) -> Tensor:
 
 
 def unread(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Returns a tensor that no parameter corresponds to: its shape and its dtype, a name of safetensors."""
+    """Returns shape and dtype of a tensor without a corresponding parameter; ``dtype`` is safetensors' name."""
     return Tensor(TensorInfo(shape, _DTYPES.get(dtype, dtype)), lambda _: np.empty(0))

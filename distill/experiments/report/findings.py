@@ -161,7 +161,7 @@ def _weak_text(optimum: Optimum) -> str:
 
 
 def knob_text(optimum: Optimum) -> str:
-    """The rates, or ``LAMBDA``, at the best λ with its interval; empty where nothing is known to set λ."""
+    """The rates or ``LAMBDA`` at the best λ, with the interval; empty if no setting is known to determine λ."""
     knob, lam = optimum.knob, optimum.lam
     if knob is None:
         return ""
@@ -181,7 +181,7 @@ def lam_interval(optimum: Optimum) -> str:
 
 
 def proposal_text(proposal: Proposal) -> str:
-    """What to run next, why, and what it is worth."""
+    """The next runs, the reason for them, and how much they narrow the interval."""
     steps = []
     for step in proposal.runs:
         how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))

@@ -15,20 +15,20 @@ from distill.experiments.report.quantities import Line
 from distill.experiments.report.settings import RATE, Cell
 
 NEXT_RUNS = 5
-"""Runs that narrow a good fit, all together."""
+"""Total number of runs that narrow a good fit."""
 APART = 1.1
-"""Ratio from which two values of λ count as different: random draws alone move it by a few per cent."""
+"""Ratio from which two values of λ count as different: random sampling alone changes λ by a few per cent."""
 _MOST_STEP = 10.0
 _LEAST_STEP = 2.0
 _MOST_FILLS = 2
-_EXPLAINED = 0.9  # share of the variance of ln λ that what sets it must explain
+_EXPLAINED = 0.9  # share of the variance of ln λ that a knob must explain
 
 
 @dataclasses.dataclass(frozen=True)
 class NextRun:
-    """A suggestion: ``runs`` more runs, with different seeds, at effective λ ``lam``, which ``setting`` gives.
+    """A suggestion: ``runs`` more runs, with different seeds, at the effective λ ``lam``, which ``setting`` produces.
 
-    ``trained``: runs at this λ exist, so new values of the seed suffice.
+    ``trained``: runs at this λ exist, so only new seeds are needed.
     """
 
     lam: float
@@ -44,9 +44,9 @@ class Proposal:
     Attributes:
       kind: ``narrow`` a good fit; ``explore`` beyond the range of λ or between its values, where the fit is poor.
       runs: the suggestions, ordered by λ.
-      reason: why, as a clause that follows "because"; empty for ``narrow``.
-      width: the interval's width afterwards as a share of the width now; nan unless ``narrow``.
-      axis: a line for ``axes`` of a sweep file that adds these values of λ; empty if nothing is known to set them.
+      reason: a clause that follows "because"; empty for ``narrow``.
+      width: the expected width of the interval after these runs, as a share of the present width; nan unless ``narrow``.
+      axis: a line for ``axes`` of a sweep file that adds these values of λ; empty if no setting is known to produce them.
     """
 
     kind: Literal["narrow", "explore"]
@@ -57,13 +57,13 @@ class Proposal:
 
     @property
     def total(self) -> int:
-        """All runs together."""
+        """Total number of runs."""
         return sum(step.runs for step in self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """What sets the effective λ of a line: the mixture rate, or ``LAMBDA``.
+    """The setting that determines the effective λ of a line: the mixture rate, or ``LAMBDA``.
 
     Attributes:
       name: ``LABEL_RATE:RATIONALE_RATE`` or ``LAMBDA``.
@@ -114,10 +114,10 @@ def lambda_of(cell: Cell) -> float:
 
 
 def knob(line: Line) -> Knob | None:
-    """What sets the effective λ along a line; None if it is neither rates nor ``LAMBDA``.
+    """The setting that determines the effective λ along a line; None if it is neither the rates nor ``LAMBDA``.
 
-    Rates do with the normaliser ``all_tokens`` alone. ``LAMBDA`` does with every normaliser: the effective λ is
-    proportional to it. The one that varies together with λ along the line is taken, else ``LAMBDA``.
+    Rates determine it with the normaliser ``all_tokens`` only. ``LAMBDA`` does so with every normaliser: the effective λ is
+    proportional to it. Returns the setting that varies together with λ along the line, else ``LAMBDA``.
     """
     rates, lambdas = [quantities.rate(cell) for cell in line.cells], [lambda_of(cell) for cell in line.cells]
     tried = {"LAMBDA": lambdas}
@@ -160,9 +160,9 @@ def explore(
     Args:
       line: the settings.
       best: the trained λ with the best validation score.
-      below, above: whether to add two values beyond this end, at the median ratio of the trained values (2 to 10; of one or
-        two values at least 3.2).
-      between: whether to add the geometric middle of the gaps beside ``best``.
+      below, above: whether to add two values beyond this end, at the median ratio of the trained values (limited to 2 to
+        10; at least 3.2 if one or two values were trained).
+      between: whether to add the geometric mean of each gap beside ``best``.
       reason: see :class:`Proposal`.
     """
     trained = _groups(line.values)
@@ -185,16 +185,17 @@ def explore(
 
 
 def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbers: Sequence[int]) -> Proposal:
-    """The settings of ``NEXT_RUNS`` more runs, chosen one after another, that make the optimum's variance smallest.
+    """Chooses ``NEXT_RUNS`` more runs one after another, each to minimise the variance of the optimum.
 
-    The variance of ``−b/2c`` to first order, ``g'Cov g`` with ``g = (0, −1/2c, b/2c²)``: a c-optimal design for the turning
-    point (Chaloner, K. (1989), Journal of Statistical Planning and Inference 21). Noise between trained λ is interpolated.
+    It is the variance of ``−b/2c`` to first order, ``g'Cov g`` with ``g = (0, −1/2c, b/2c²)``: a c-optimal design for the
+    turning point (Chaloner, K. (1989), Journal of Statistical Planning and Inference 21). Noise between trained λ is
+    interpolated.
 
     Args:
       curve: a parabola with a maximum.
       line: its settings.
       single: variance of one seed's score, per setting.
-      numbers: of seeds, per setting.
+      numbers: number of seeds, per setting.
     """
     chosen, width = c_optimal(curve, line.values, single, numbers)
     found = knob(line)
@@ -212,7 +213,7 @@ def c_optimal(
     """See :func:`narrow`.
 
     Returns:
-      Pairs of λ and number of runs, and the optimum's standard deviation afterwards as a share of that now.
+      Pairs of λ and number of runs, and the optimum's standard deviation after these runs, as a share of the present one.
     """
     _, slope, bend = curve.coefficients
     gradient = np.array([0.0, -1 / (2 * bend), slope / (2 * bend**2)])

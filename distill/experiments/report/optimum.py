@@ -56,7 +56,7 @@ class Optimum:
       weaknesses: why the fit cannot be trusted.
       best: the setting with the best mean on validation.
       knob: what sets λ along the line; None if neither rates nor ``LAMBDA`` do.
-      proposal: what to run next.
+      proposal: the next runs.
     """
 
     line: str
@@ -72,7 +72,7 @@ class Optimum:
 
 @dataclasses.dataclass(frozen=True)
 class Unfitted:
-    """A line whose best λ is not estimated: its settings, the reason, and what to run next, if that is known."""
+    """A line whose best λ is not estimated: its settings, the reason, and the next runs, if they are known."""
 
     line: Line
     reason: str

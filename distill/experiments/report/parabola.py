@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 PRIOR_FREEDOM = 1.0
-"""How many seeds' worth a setting's variance is drawn towards the median of all settings."""
+"""Weight, in seeds, of the median variance of all settings in the variance of one setting."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Fit:
       coefficients: of 1, ``ln λ`` (centred) and its square.
       covariance: of the coefficients.
       centre: mean of ``ln λ`` that was subtracted.
-      low, high: the range of ``ln λ`` that was trained.
+      low, high: ends of the trained range of ``ln λ``.
       residual: χ² per degree of freedom; nan if no degree is left.
-      residual_p: the probability of a larger χ² if the curve were quadratic; nan if no degree is left.
+      residual_p: probability of a larger χ² if the curve is quadratic; nan if no degree is left.
     """
 
     coefficients: Float[np.ndarray, "3"]
@@ -34,13 +34,13 @@ class Fit:
     residual_p: float
 
     def __call__(self, lam: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-        """Values of the fit at effective λ."""
+        """Returns the fitted accuracy at each effective λ."""
         x = np.log(lam) - self.centre
         return self.coefficients[0] + self.coefficients[1] * x + self.coefficients[2] * x**2
 
 
 def shrunk_variances(variances: Sequence[float], numbers: Sequence[int]) -> Float[np.ndarray, " settings"]:
-    """Variances of single seeds, drawn slightly towards their median, since few seeds estimate them badly.
+    """Returns variances of single seeds, shrunk slightly towards their median: few seeds estimate them poorly.
 
     ``(d₀·median + (n − 1)·s²) / (d₀ + n − 1)`` with ``d₀ = 1`` (Smyth, G. K. (2004), Statistical Applications in Genetics
     and Molecular Biology 3). A setting with one seed gets the median.
@@ -58,7 +58,7 @@ def shrunk_variances(variances: Sequence[float], numbers: Sequence[int]) -> Floa
 
 
 def fit(lam: Sequence[float], means: Sequence[float] | np.ndarray, variances: Sequence[float] | np.ndarray) -> Fit:
-    """Weighted least squares of a quadratic in ``ln λ``.
+    """Fits a quadratic in ``ln λ`` by weighted least squares.
 
     Weights are the inverse variances of the means. If the means scatter more than their variances explain, the covariance
     is multiplied by χ² per degree of freedom (Birge, R. T. (1932), Physical Review 40).
@@ -90,11 +90,11 @@ def coefficients(
     variances: Float[np.ndarray, " settings"],
     centre: float,
 ) -> Float[np.ndarray, "draws 3"]:
-    """The coefficients of a :class:`Fit` for each draw of the means.
+    """Returns the coefficients of a :class:`Fit` for each draw of the means.
 
     Args:
       lam: positive numbers.
-      drawn: means at each, a row per draw.
+      drawn: means at each λ, one row per draw.
       variances: of each mean, positive.
       centre: of the fit.
     """
@@ -105,7 +105,7 @@ def coefficients(
 
 
 def argmax(of: Fit, coefficients: Float[np.ndarray, "draws 3"]) -> Float[np.ndarray, " draws"]:
-    """``ln λ`` of the maximum within the range that was trained; ``∓∞`` where the maximum is at or beyond an end."""
+    """Returns ``ln λ`` of the maximum within the trained range; ``∓∞`` if the maximum is at or beyond an end."""
     _, slope, bend = coefficients.T
     with np.errstate(divide="ignore", invalid="ignore"):
         place = of.centre - slope / (2 * bend)
