@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fuzz import guard
 
 Run = Callable[[bytes, Path], object]
@@ -491,8 +493,9 @@ def sweeps() -> Ready:
         found.groups()
         found.fingerprint()
 
-    shipped = Path(importlib.import_module("distill").__file__ or "").parent / "gin" / "sweeps" / "demo.json"
-    return Ready(run, (sweep.SweepError, OSError), (json.dumps(seed).encode(), shipped.read_bytes()))
+    shipped = Path(importlib.import_module("distill").__file__ or "").parent / "gin" / "sweeps" / "demo.yaml"
+    as_json = json.dumps(yaml.safe_load(shipped.read_bytes())).encode()
+    return Ready(run, (sweep.SweepError, OSError), (json.dumps(seed).encode(), as_json))
 
 
 @target(

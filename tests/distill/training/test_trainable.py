@@ -157,11 +157,12 @@ def program(trainable):
     config = dataclasses.replace(CONFIG, vocab_size=80)
     state = jax.eval_shape(lambda: random_state(config, optimizer, RNG))
     batch = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in batch_of(pairs(1), LAYOUT).items()}
-    compiled = jax.jit(make_train_step(config, LOSS, optimizer), donate_argnums=0).lower(state, batch, RNG).compile()
+    lowered = jax.jit(make_train_step(config, LOSS, optimizer), donate_argnums=0).lower(state, batch, RNG)
+    compiled = lowered.compile()
     memory = compiled.memory_analysis()
     counts = compiled.cost_analysis()["flops"], memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return (
-        compiled.as_text(),
+        lowered.as_text("hlo") + compiled.as_text(),
         *counts,
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
     )
