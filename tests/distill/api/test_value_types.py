@@ -27,8 +27,8 @@ GIVEN = ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "DATASET_NAME = 'd'", "
          "got 'abc' (str)"),
         ("train.LoopConfig.train_steps = '7'", "train.LoopConfig.train_steps (set in the command line): expected int; "
          "got '7' (str)"),
-        ("MODEL = @partitioning.MeshConfig()", "MODEL (set in the command line), as train.train.model: expected T5Config or T5GemmaConfig; "
-         "got MeshConfig"),
+        ("MODEL = @partitioning.MeshConfig()", "MODEL (set in the command line), as train.train.model: expected T5Config "
+         "or T5GemmaConfig; got MeshConfig"),
     ],
 )  # fmt: skip
 def test_one_line_for_each(binding, message):
