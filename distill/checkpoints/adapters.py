@@ -33,7 +33,7 @@ def wanted(saved: Mapping[str, Any], like: Any) -> dict[str, Any]:
     plain = flatten(like)
     one = next(iter(plain.values())).sharding
     replicated = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
-    names = [*plain, *(name for name in params if name not in plain and _of_adapters(name))]
+    names = [*plain, *(name for name in params if name not in plain and lora.of_adapters(name))]
     out: dict[str, dict[str, Any]] = {}
     for name in names:
         item, metadata = (AVERAGES, averages) if name in averages else (PARAMS, params)
@@ -64,7 +64,7 @@ def tensors(step: epath.Path) -> dict[str, Tensor]:
         return opened
     out = {}
     for name, tensor in opened.items():
-        if _of_adapters(name):
+        if lora.of_adapters(name):
             continue
         beside = name.rpartition("/")[0]
         a, b = (opened.get(f"{beside}/{matrix}") for matrix in (LORA_A, LORA_B))
@@ -119,10 +119,6 @@ def check_same_arrays(step: epath.Path, like: Any) -> None:
 
 def _below(names: list[str], item: str) -> set[str]:
     return {name.removeprefix(f"{item}/") for name in names if name.startswith(f"{item}/")}
-
-
-def _of_adapters(name: str) -> bool:
-    return name == lora.SCALE or lora.is_adapter(name)
 
 
 def _name(path: tuple[Any, ...]) -> str:

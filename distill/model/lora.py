@@ -121,6 +121,11 @@ def is_adapter(path: str) -> bool:
     return path.rpartition("/")[2] in (LORA_A, LORA_B)
 
 
+def of_adapters(path: str) -> bool:
+    """Whether a path is that of an adapter's matrix or of their scale, which a network without adapters does not have."""
+    return path == SCALE or is_adapter(path)
+
+
 def with_adapters(params: Params, lora: Lora, rng: jax.Array) -> Params:
     """Returns ``params`` with adapters. A pure function: the caller jits it.
 
@@ -180,7 +185,7 @@ def without(tree: Params) -> Params:
     """Returns a tree of parameters, or of the same structure, without adapters: the network before LoRA."""
     if not is_adapted(tree):
         return tree
-    return unflatten({path: leaf for path, leaf in flatten(tree).items() if path != SCALE and not is_adapter(path)})
+    return unflatten({path: leaf for path, leaf in flatten(tree).items() if not of_adapters(path)})
 
 
 def merged(params: Params) -> Params:
@@ -191,11 +196,11 @@ def merged(params: Params) -> Params:
     """
     if not is_adapted(params) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         return without(params)
-    shardings = {path: getattr(leaf, "sharding", None) for path, leaf in flatten(without(params)).items()}
+    plain = flatten(without(params))
+    shardings = {path: getattr(leaf, "sharding", None) for path, leaf in plain.items()}
     merge = _jitted_merge(tuple(shardings.items()))
     pairs = {path: (params_of, *adapter) for path, params_of, *adapter in _adapted_leaves(params)}
-    kernels = merge(pairs, params[SCALE])
-    return unflatten({**flatten(without(params)), **kernels})
+    return unflatten({**plain, **merge(pairs, params[SCALE])})
 
 
 @functools.lru_cache(maxsize=8)

@@ -52,7 +52,7 @@ class Trainable:
     def names(self, params: Mapping[str, Any]) -> frozenset[str]:
         """Returns the paths of the trained parameters in ``params``, which contain the adapters. Reads paths only."""
         paths = list(flatten(params))
-        base = [path for path in paths if path != adapters.SCALE and not adapters.is_adapter(path)]
+        base = [path for path in paths if not adapters.of_adapters(path)]
         trained = {path for path in paths if adapters.is_adapter(path)}
         if self.frozen is None:
             return frozenset(trained)
