@@ -204,6 +204,14 @@ def reach(window: Window, local: Local) -> Reach | None:
     return Reach(*(jnp.where(local, np.int32(distance), _EVERYWHERE) for distance in window))
 
 
+def _fed_forward(
+    layer: "EncoderLayer | DecoderLayer", x: Float[Array, "batch length embed"], deterministic: bool
+) -> Float[Array, "batch length embed"]:
+    """The feed-forward block of a layer between its norms, added to ``x``."""
+    y = layer.mlp(layer.pre_mlp_layer_norm(x), deterministic=deterministic)
+    return residual(x + layer.dropout(layer.post_mlp_layer_norm(y), deterministic=deterministic))
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each with norms before and after it and a residual connection."""
 
@@ -230,8 +238,7 @@ class EncoderLayer(nn.Module):
         y = self.attention(self.pre_attention_layer_norm(x), *where, segments, deterministic=deterministic)
         y = self.dropout(self.post_attention_layer_norm(y), deterministic=deterministic)
         x = checkpoint_name(residual(x + y), KEPT)
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic)), None
+        return _fed_forward(self, x, deterministic), None
 
 
 class DecoderLayer(nn.Module):
@@ -272,8 +279,7 @@ class DecoderLayer(nn.Module):
             y = self.encoder_decoder_attention.cross(y, encoded, cross_segments, deterministic=deterministic)
             y = self.dropout(self.post_cross_attention_layer_norm(y), deterministic=deterministic)
             x = checkpoint_name(residual(x + y), KEPT)
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-        return residual(x + self.dropout(self.post_mlp_layer_norm(y), deterministic=deterministic)), None
+        return _fed_forward(self, x, deterministic), None
 
     def step(
         self,
