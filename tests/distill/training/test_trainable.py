@@ -15,7 +15,6 @@ from distill.data.packing import Layout
 from distill.inference.evaluate import evaluate
 from distill.model import lora
 from distill.model.lora import Lora
-from distill.model.network import T5Config
 from distill.model.parameters import (
     flatten,
     init_params,
@@ -32,21 +31,10 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.state import TrainState, abstract_state, init_state, random_state, shardings_of
 from distill.training.step import jit_step, make_train_step
 from distill.training.trainable import Trainable, described, joined, remark, trained_count
-from tests.distill.training.test_step import SGD, batch_of, pairs
+from tests.distill.training.test_step import CONFIG, RNG, SGD, batch_of, pairs
 
-CONFIG = T5Config(
-    vocab_size=64,
-    embed_dim=32,
-    num_heads=4,
-    head_dim=8,
-    mlp_dim=48,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=0.0,
-)
 LAYOUT = Layout(8, 24, 24)
 LOSS = TwoTaskLoss(lam=0.6, z_loss=1e-3)
-RNG = jax.random.key(0)
 ADAPTERS = Trainable(Lora(3, alpha=5.0))
 TABLE = Trainable(frozen=("token_embedder", "mlp/"))
 
