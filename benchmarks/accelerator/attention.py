@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import unittest.mock
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,7 @@ import numpy as np
 
 from benchmarks.accelerator import cases, timing
 from distill.data.packing import Layout
-from distill.model import attention
 from distill.model.attention import Attention, PositionBias, Segments, by_position
-from distill.sharding import gpu_attention
-from distill.sharding.gpu_attention import Tile, Tiles
 
 Inputs = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, jax.Array]
 
@@ -48,15 +44,6 @@ class Shape:
         attended = x if self.kind != "cross" else random(self.rows, key.shape[1], width)
         bias = None if self.kind == "cross" else random(self.heads, query.shape[1] + key.shape[1], dtype=jnp.float32)
         return x, attended, bias, jnp.asarray(query), jnp.asarray(key)
-
-
-# Tiles of the Triton kernels besides the default: the forward kernel's, and those of the three gradients.
-TILES = {
-    "triton/tall": Tiles(forward=Tile(128, 64, 4, 3)),
-    "triton/wide": Tiles(Tile(128, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)),
-    "triton/short": Tiles(*[Tile(32, 64, 4, 2)] * 4),
-    "triton/narrow": Tiles(*[Tile(64, 32, 4, 3)] * 4),
-}
 
 
 def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Any, Any]:
@@ -89,15 +76,12 @@ def program(shape: Shape, kernel: str, inputs: Inputs) -> tuple[Any, Any]:
     params = nn.unbox(variables)["params"]
     wanted = (0, 1, 2) if shape.kind == "cross" else (0, 1, 3)
     call = jax.jit(jax.value_and_grad(output, argnums=wanted))
-    tiles = functools.partial(gpu_attention.gpu_attention, tiles=TILES.get(kernel, Tiles()))
-    with unittest.mock.patch.object(attention, "gpu_attention", tiles):
-        return call.lower(params, *inputs), params
+    return call.lower(params, *inputs), params
 
 
 def main() -> None:
     parser = cases.parser(__doc__)
     parser.add_argument("--kernels", default="xla,cudnn,triton")
-    parser.add_argument("--tiles", action="store_true", help="other tiles of the Triton kernels, too")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
@@ -112,7 +96,7 @@ def main() -> None:
     work: list[tuple[Shape, str, Inputs, Any]] = []
     for shape in shapes:
         inputs = shape.inputs(options.data)
-        for kernel in [*options.kernels.split(","), *(TILES if options.tiles and shape.name == "svamp" else ())]:
+        for kernel in options.kernels.split(","):
             work.append((shape, kernel, inputs, program(shape, kernel, inputs)))
 
     def compiled(item: tuple[Shape, str, Inputs, Any]) -> Any:

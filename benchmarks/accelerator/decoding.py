@@ -39,17 +39,18 @@ def inputs(rows: int) -> list[np.ndarray]:
 
 
 def timed(
-    decode: Callable[[int, int, list[np.ndarray]], Any], side: str, rounds: int, scale: int
+    decode: Callable[[int, int, list[np.ndarray]], Any], side: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Times ``decode(tokens, batch, rows)`` for every case."""
+    """Times ``decode(tokens, batch, rows)`` for every chosen case."""
     results: list[dict[str, Any]] = []
-    for name, tokens, batch, batches in CASES:
-        size = max(1, batch // scale)
+    chosen = range(len(CASES)) if options.cases is None else map(int, options.cases.split(","))
+    for name, tokens, batch, batches in (CASES[number] for number in chosen):
+        size = max(1, batch // options.scale)
         call = functools.partial(decode, tokens, size, inputs(size * batches))
         started = time.perf_counter()
         call()
         first = time.perf_counter() - started
-        seconds = timing.rounds(call, lambda _: None, rounds, 1)
+        seconds = timing.rounds(call, lambda _: None, options.rounds, 1)
         median, rows = statistics.median(seconds), size * batches
         row = {
             "case": name,
@@ -97,7 +98,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         (options.out / TOKENS).write_text(json.dumps(found))
         params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
-    rows = timed(lambda *given: decoded(params, device, fast, *given), "ours", options.rounds, options.scale)
+    rows = timed(lambda *given: decoded(params, device, fast, *given), "ours", options)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     return {"results": rows, "peak_gib": round(peak / 2**30, 2)}
 
@@ -134,7 +135,7 @@ def theirs(options: argparse.Namespace) -> dict[str, Any]:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    rows = timed(decoded, "theirs", options.rounds, options.scale)
+    rows = timed(decoded, "theirs", options)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
     result = {"results": rows, "peak_gib": round(peak, 2), "rows_equal_to_ours_in_float32": equal}
     if equal < _EQUAL_ROWS:
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--side", required=True, choices=["ours", "theirs"])
     parser.add_argument("--size", default="base", choices=cases.SIZES)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", help="comma-separated indices into CASES; by default all")
     parser.add_argument("--scale", type=int, default=1, help="divide all batches by this number")
     options = parser.parse_args()
     result = (ours if options.side == "ours" else theirs)(options)

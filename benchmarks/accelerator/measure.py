@@ -61,9 +61,9 @@ def all_parts(size: str | None, data: Path, train: Path | None, out: Path, peak:
 
     small = [f"--size={size}", "--windows=2"] if size else []
     few = [f"--size={size}", "--scale=16", "--rounds=2"] if size else []
-    alone = ["--rows=2", "--heads=2", "--rounds=1", "--calls=1"] if size else ["--tiles"]
+    alone = ["--rows=2", "--heads=2", "--rounds=1", "--calls=1"] if size else []
     for group in ("base",) if size else ("base", "large"):
-        training("ours", group, 150)
+        training("ours", group, 150 if group != "large" else 300)
         training("theirs", group, 90)
     add("decoding_ours", 90, "decoding", f"--out={out}", "--side=ours", *few)
     add("decoding_theirs", 60, "decoding", f"--out={out}", "--side=theirs", *few)
@@ -77,6 +77,7 @@ def all_parts(size: str | None, data: Path, train: Path | None, out: Path, peak:
         add("end_to_end", 300, "end_to_end", *given, result="end_to_end/end_to_end.json")
     add("attention", 100, "attention", *both, *alone)
     if not size:
+        add("tiles", 90, "tiles", *both)
         training("theirs", "compiled", 300)
         training("ours", "attention", 150)
         training("ours", "more", 200)

@@ -205,6 +205,7 @@ def groups(size: str | None = None) -> dict[str, list[Program]]:
         "attention": [Program("base", "svamp", 96, attention) for attention in ("xla", "cudnn")],
         "more": [
             Program("base", "nli", 96),
+            Program("base", "svamp", 96, options=(("xla_gpu_enable_triton_gemm", False),)),
             Program("base", "svamp", 96, chunk_tokens=0),
             Program("base", "svamp", 96, dropout=0.0),
             Program("base", "svamp", 96, scan=True),

@@ -95,6 +95,22 @@ def shardings_of(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
+def params_of_host(model: NetworkConfig, rng: jax.Array) -> Params:
+    """Random parameters, numpy arrays computed by the CPU.
+
+    For GPUs: their compiler needs minutes for the random bits of the arrays of T5 Base, and the CPU's needs seconds.
+
+    Args:
+      model: configuration of the student.
+      rng: key of the parameters.
+    """
+    device = jax.local_devices(backend="cpu")[0]
+    data = jax.device_get(jax.random.key_data(rng))
+    with jax.default_device(device), jax.set_mesh(partitioning.MeshConfig().build([device])):
+        made = jax.jit(lambda data: init_params(model, jax.random.wrap_key_data(data)))(data)
+        return jax.device_get(made)
+
+
 def make_state(
     model: NetworkConfig,
     optimizer: Optimizer,
@@ -115,9 +131,12 @@ def make_state(
     """
     shardings = shardings_of(abstract_state(model, optimizer, mesh, rules, ema=ema))
     rng = jax.random.key(seed)
-    if initial_checkpoint_path is None:
+    if initial_checkpoint_path is not None:
+        loaded = initial.load(initial_checkpoint_path, model, lora.without(shardings.params))
+    elif mesh.devices.flat[0].platform == "gpu":
+        loaded = jax.device_put(params_of_host(model, rng), lora.without(shardings.params))
+    else:
         fresh = jax.jit(lambda rng: random_state(model, optimizer, rng, ema=ema), out_shardings=shardings)
         return fresh(rng)
-    loaded = initial.load(initial_checkpoint_path, model, lora.without(shardings.params))
     start = jax.jit(lambda p: init_state(p, optimizer, ema=ema, rng=rng), out_shardings=shardings, donate_argnums=0)
     return start(loaded)

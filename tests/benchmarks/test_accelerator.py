@@ -1,6 +1,7 @@
 """The accelerator benchmark: rows, batches, counted operations, timings, the list of parts, and what it writes."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks import sides
-from benchmarks.accelerator import cases, measure, ours, plot, prepare, timing
+from benchmarks.accelerator import cases, measure, ours, plot, prepare, tiles, timing
 from distill.data.packing import Layout
 from distill.model.config import T5Config
+from distill.sharding.gpu_attention_kernels import Tile
 from distill.tasks import task_ids
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +212,38 @@ def test_the_plot_shows_what_there_is(tmp_path):
         plot.draw({"parts": chosen, "machine": machine}, path)
         assert path.stat().st_size > 5000
     assert (tmp_path / "0.png").read_bytes() != (tmp_path / "1.png").read_bytes()
+
+
+def gpu_profile(folder, *runs):
+    """A profile in the profiler's format: the kernels ``runs``, (name, microseconds) in their order, and a host's event."""
+    events = [
+        {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "pid": 7, "name": "process_name", "args": {"name": "/host:CPU"}},
+        {"ph": "X", "pid": 7, "ts": 0, "dur": 99, "name": "gpu_attention_forward"},
+        *({"ph": "X", "pid": 1, "ts": turn, "dur": time, "name": name} for turn, (name, time) in enumerate(runs)),
+    ]
+    path = folder / "plugins" / "profile" / "one" / "vm.trace.json.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(json.dumps({"traceEvents": events[::-1]}).encode()))
+    return folder
+
+
+def test_the_kernels_of_a_profile_belong_to_the_programs_in_their_order(tmp_path):
+    names = ("forward", "d_query", "d_key_value")
+    runs = [(f"gpu_attention_{name}__2", 10.0 * turn + call) for turn in (1, 2) for call in range(3) for name in names]
+    cross, other = tiles.Shape("svamp", 64, 32, "cross"), tiles.Shape("cqa", 64, 32, "cross")
+    small, large = Tile(16, 16, 4, 2), Tile(32, 32, 4, 2)
+    found = tiles.durations(gpu_profile(tmp_path, *runs))
+    rows = tiles.table([(cross, small), (cross, large)], found, 3)
+    assert [row["forward"] for row in rows] == [11.0, 21.0] and "d_bias" not in rows[0]
+    assert tiles.fastest(rows, cross, "d_query") == [(11.0, small), (21.0, large)]
+    assert tiles.fastest(rows, other, "d_query") == []
+
+
+@pytest.mark.parametrize("programs", [1, 3])
+def test_a_profile_of_other_programs_is_refused(tmp_path, programs):
+    runs = [(f"gpu_attention_{name}", 1.0) for name in ("forward", "d_query", "d_key_value")] * 2
+    found = tiles.durations(gpu_profile(tmp_path, *runs))
+    ran = [(tiles.Shape("svamp", 64, 32, "cross"), Tile(16, 16, 4, 2))] * programs
+    with pytest.raises(ValueError, match=r"more runs|of 1 runs of gpu_attention_forward"):
+        tiles.table(ran, found, 1)

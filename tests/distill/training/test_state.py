@@ -59,3 +59,12 @@ def test_parameters_do_not_depend_on_the_mesh_but_on_the_seed():
     assert len(sharded.sharding.device_set) == 4
     np.testing.assert_array_equal(one, sharded)
     assert not np.array_equal(one, table((1, 1, 1), 6))
+
+
+def test_a_gpu_gets_the_same_random_parameters_from_its_host():
+    mesh = partitioning.MeshConfig(1, 2, 2).build()
+    with jax.set_mesh(mesh):  # as the training loop, whose mesh has other devices than the host's
+        host = state.params_of_host(TINY, jax.random.key(5))
+    made = state.make_state(TINY, OPTIMIZER, mesh, RULES, seed=5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), host, made.params)
+    assert isinstance(host["token_embedder"]["embedding"], np.ndarray)
