@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
 from distill import locking, stuck
-from distill.checkpoints.manager import CheckpointConfig, Checkpoints
+from distill.checkpoints import lost_process
+from distill.checkpoints.manager import LATEST, CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.stream import Batch
 from distill.inference.decoder import Decoder
@@ -108,6 +109,7 @@ def train(
       distill.locking.Locked: another process trains in ``model_dir``.
       FloatingPointError: the loss, the state or a score is not finite; nothing of that step was saved.
       distill.checkpoints.manager.SaveError: a checkpoint could not be written.
+      distill.checkpoints.lost_process.LostProcess: another process of the run has ended or no longer answers.
     """
     started, directory = time.time(), epath.Path(model_dir)
     if (directory / reporting.RESULT).exists():
@@ -122,6 +124,7 @@ def train(
     tracking.check(trackers)
     checks.check_tasks(data, validation, model)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lost_process.naming_newest(directory / LATEST))
         if lock is None:
             lock = stack.enter_context(lock_directory(directory))
         with terminal.stage(f"reading {data.source}"):
