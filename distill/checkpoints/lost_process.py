@@ -61,21 +61,19 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error)[:8000].splitlines() if line.strip()), "")
 
 
-def message(error: BaseException, newest: str = "") -> str:
+def message(error: BaseException, remedy: str = "start all processes again") -> str:
     """One line about a lost process.
 
     Args:
       error: whose :func:`cause` is not None.
-      newest: what is known of the newest checkpoint, and the remedy; empty: the remedy alone.
+      remedy: the end of the line.
     """
     if isinstance(error, LostProcess):
         return str(error)
     found = cause(error)
     text = _first_line(found or error)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    return (
-        f"another process of the run has ended or no longer answers ({text}); {newest or 'start all processes again'}"
-    )
+    return f"another process of the run has ended or no longer answers ({text}); {remedy}"
 
 
 @contextlib.contextmanager
@@ -90,12 +88,14 @@ def naming_newest(folder: epath.PathLike) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, LostProcess) or cause(error) is None:
             raise
-        raise LostProcess(message(error, _newest(epath.Path(folder)))) from error
+        raise LostProcess(message(error, newest(folder))) from error
 
 
-def _newest(folder: epath.Path) -> str:
+def newest(folder: epath.PathLike) -> str:
+    """The newest complete step of a folder of steps, and the remedy for a lost process."""
     import orbax.checkpoint as ocp  # slow; the commands import this module for their messages
 
+    folder = epath.Path(folder)
     try:
         steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
     except Exception as error:  # the storage may be gone as well, which must not hide the lost process

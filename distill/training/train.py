@@ -1,6 +1,7 @@
 """``train``: one training run of a student."""
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -135,7 +136,8 @@ def train(
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
-        stack.enter_context(stuck.watching(loop.stuck_after_s, directory))
+        remedy = functools.partial(lost_process.newest, directory / LATEST)
+        stack.enter_context(stuck.watching(loop.stuck_after_s, directory, remedy))
         saver = Checkpoints.of_run(directory, model, checkpoints)
         with terminal.stage("making the parameters", announce=False):
             state = make_state(
