@@ -7,12 +7,13 @@ too long, :func:`watching` writes the stack of every thread and ends the process
 import contextlib
 import faulthandler
 import json
+import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from distill import exit_codes
 FOLDER = "stacks"
 _LONGEST_CHECK_S = 10.0  # seconds between two checks, and between two reports to the other processes
 _ANSWER_S = 5.0  # seconds that the coordinator and the file system have once the process is stuck
+_SILENT = 3  # reports that a process may miss before the others warn of it
 _KEY = "distill/alive"
 
 _watch: "_Watch | None" = None
@@ -46,22 +48,28 @@ def alive() -> None:
 
 
 @contextlib.contextmanager
-def watching(after_s: float | None, directory: epath.PathLike) -> Iterator[None]:
+def watching(
+    after_s: float | None, directory: epath.PathLike, remedy: Callable[[], str] = lambda: "start all processes again"
+) -> Iterator[None]:
     """Ends the process with exit code 75 if its block shows no sign of life for ``after_s`` seconds.
 
     Before that, the stacks of all threads go to standard error and to ``<directory>/stacks``, with a message that names
     what the process was in, its last step, and, of several processes, what each of them last reported. Locks of files are
     not released: they are those of a dead process.
 
+    In a run of several processes, one that stops reporting is named in a warning, with the remedy. JAX ends the others
+    at its heartbeat's timeout, which is longer, and cannot name either.
+
     Args:
       after_s: seconds, longer than the longest single operation (a compilation, a checkpoint); None watches nothing.
       directory: of the run.
+      remedy: makes the end of that warning.
     """
     global _watch
     if after_s is None:
         yield
         return
-    before, _watch = _watch, _Watch(after_s, directory)
+    before, _watch = _watch, _Watch(after_s, directory, remedy)
     _watch.start()
     try:
         yield
@@ -71,12 +79,15 @@ def watching(after_s: float | None, directory: epath.PathLike) -> Iterator[None]
 
 
 class _Watch:
-    def __init__(self, after_s: float, directory: epath.PathLike):
-        self.after_s, self._directory = after_s, epath.Path(directory)
+    def __init__(self, after_s: float, directory: epath.PathLike, remedy: Callable[[], str]):
+        self.after_s, self._directory, self._remedy = after_s, epath.Path(directory), remedy
         self.last = time.monotonic()
         self._what, self._step, self._stepped = "setting up", 0, self.last
         self._process, self._processes = jax.process_index(), jax.process_count()
-        self._every = min(_LONGEST_CHECK_S, after_s / 4)
+        self._every = min(_LONGEST_CHECK_S, after_s / 6)
+        self._reports: dict[
+            int, tuple[float, float]
+        ] = {}  # per other process, its newest report's time, and when it came
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._check, daemon=True, name="stuck")]
         if self._processes > 1:
@@ -89,6 +100,8 @@ class _Watch:
     def end(self) -> None:
         self._over.set()
         self._threads[0].join()
+        for thread in self._threads[1:]:
+            thread.join(_ANSWER_S)
         faulthandler.cancel_dump_traceback_later()
 
     def begin(self, what: str, step: int | None) -> None:
@@ -130,17 +143,32 @@ class _Watch:
         )
 
     def _report(self) -> None:
-        """Stores what this process does, for the message of the others."""
+        """Stores what this process does, for the message of the others, and warns of one that does so no longer."""
         while not self._over.wait(self._every):
             with contextlib.suppress(Exception):  # the others only lose a report; a lost coordinator ends the process
                 report = {"step": self._step, "what": self._what, "idle": self._idle(), "time": time.time()}
                 _client().key_value_set(f"{_KEY}/{self._process}", json.dumps(report), allow_overwrite=True)
+                for number, each in _stored_reports().items():
+                    self._warn_if_silent(number, each["time"])
+        with contextlib.suppress(Exception):  # it is not silent, but done
+            _client().key_value_delete(f"{_KEY}/{self._process}")
+
+    def _warn_if_silent(self, number: int, reported: float) -> None:
+        now = time.monotonic()
+        before, came = self._reports.get(number, (None, now))
+        if reported != before:
+            self._reports[number] = reported, now
+        elif now - came > _SILENT * self._every and number != self._process:
+            self._reports[number] = reported, math.inf  # once
+            _write_stderr(
+                f"distill: process {number} of {self._processes} has reported nothing for {now - came:.0f} s; if it has "
+                f"ended, this process ends, too, as soon as JAX notices; {self._remedy()}\n"
+            )
 
     def _others(self) -> str:
-        found = _within(lambda: _client().key_value_dir_get(_KEY))
-        if found is None:
+        reports = _within(_stored_reports)
+        if reports is None:
             return "process 0, which holds the reports of all, does not answer"
-        reports = {int(key.rpartition("/")[2]): json.loads(value) for key, value in found}
         lines = [
             self._line(number, reports.get(number)) for number in range(self._processes) if number != self._process
         ]
@@ -150,7 +178,7 @@ class _Watch:
         if report is None:
             return f"process {number} has reported nothing"
         ago = time.time() - report["time"]
-        silent = f", no report for {ago:.0f} s" if ago > 3 * self._every else ""
+        silent = f", no report for {ago:.0f} s" if ago > _SILENT * self._every else ""
         return f"process {number}: step {report['step']}, {report['what']} for {report['idle'] + ago:.0f} s{silent}"
 
 
@@ -159,6 +187,11 @@ def _client() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def _stored_reports() -> dict[int, dict[str, Any]]:
+    """The newest report of each process that is watched."""
+    return {int(key.rpartition("/")[2]): json.loads(value) for key, value in _client().key_value_dir_get(_KEY)}
 
 
 def _within(action: Any, seconds: float = _ANSWER_S) -> Any:

@@ -2,9 +2,12 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -73,3 +76,23 @@ def test_make_and_the_workflows_install_from_it():
     loose = [line.strip() for text in workflows.values() for line in text.splitlines()
              if "pip install" in line and "--require-hashes" not in line and "-c constraints.txt" not in line]  # fmt: skip
     assert not loose, f"installs without pins: {loose}"
+
+
+def test_the_audit_of_a_release_collects_the_dependencies_and_leaves_out_the_project(tmp_path):
+    """The workflow's own step, with this environment, up to the requests to the service."""
+    pytest.importorskip("pip_audit")
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]["build"]["steps"]
+    (audit,) = [step["run"] for step in steps if "pip_audit" in step.get("run", "")]
+    here = {
+        "/tmp/installed/bin/pip": f"{sys.executable} -m pip",
+        "/tmp/installed.txt": str(tmp_path / "installed.txt"),
+        "python -m pip_audit": f"{sys.executable} -m pip_audit --dry-run",
+    }
+    for there, path in here.items():
+        assert there in audit
+        audit = audit.replace(there, path)
+    done = subprocess.run(["bash", "-e", "-c", audit], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    listed = pins((tmp_path / "installed.txt").read_text())
+    assert "jax" in listed and canonicalize_name(PYPROJECT["name"]) not in listed
+    assert f"would have audited {len(listed)} packages" in done.stderr

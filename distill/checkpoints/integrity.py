@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill.checkpoints import digests, orbax_tree, schemas, storage_errors
+from distill.checkpoints import digests, lost_process, orbax_tree, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
 from distill.model.configs import NetworkConfig, flat
 
@@ -140,13 +140,16 @@ def everyones(text: str) -> list[str]:
 def damage_named(folder: epath.Path) -> Iterator[None]:
     """Converts errors of Orbax and TensorStore while they read arrays to :class:`Damaged`.
 
-    A fault of the storage, such as a server that answers 503, is no damage, and becomes an OSError.
+    A fault of the storage, such as a server that answers 503, is no damage, and becomes an OSError. Nor is a lost process,
+    whose error stays.
     """
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError, Damaged):
         raise
     except Exception as error:
+        if lost_process.cause(error) is not None:
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
         if storage_errors.of_machine(error):
             raise OSError(f"checkpoint {folder} cannot be read now: {reason}") from error

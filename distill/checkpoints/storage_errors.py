@@ -8,7 +8,8 @@ import errno
 import logging
 import re
 import sys
-from collections.abc import Iterator
+
+from distill.checkpoints import lost_process
 
 _OF_THE_PATH = (
     errno.ENOENT,
@@ -48,17 +49,22 @@ def of_machine(error: BaseException) -> BaseException | None:
     >>> of_machine(ValueError("batch_size must be positive")) is None
     True
     """
-    return next((one for one in _chain(error) if _is_of_machine(one)), None)
+    return next((one for one in lost_process.causes(error) if _is_of_machine(one)), None)
 
 
 def one_line(record: logging.LogRecord) -> bool:
     """A filter of Orbax's log, by which faults of the storage or the machine have no traceback; all have one with INFO.
 
     Orbax logs an exception in one of its threads and raises it in the caller, whose message is enough: the record is
-    dropped. Others, such as an old checkpoint that cannot be removed, become one line.
+    dropped, as is every record of a lost process. Others, such as an old checkpoint that cannot be removed, become one
+    line.
     """
     error = record.exc_info[1] if record.exc_info else None
-    if error is None or of_machine(error) is None or logging.getLogger().isEnabledFor(logging.INFO):
+    if error is None or logging.getLogger().isEnabledFor(logging.INFO):
+        return True
+    if lost_process.cause(error) is not None:
+        return False
+    if of_machine(error) is None:
         return True
     if record.funcName in _RAISED_LATER:
         return False
@@ -78,12 +84,3 @@ def _is_of_machine(error: BaseException) -> bool:
     # JAX's own errors with these words are about devices.
     of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     return not of_jax and bool(_WORDS.search(str(error)[:4000]))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)

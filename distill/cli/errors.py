@@ -7,7 +7,7 @@ import sys
 
 from distill import exit_codes
 from distill.api.gin_files import without_gin
-from distill.checkpoints import storage_errors
+from distill.checkpoints import lost_process, storage_errors
 
 _REMEDIES = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -26,12 +26,6 @@ _REMEDIES = {
 _MISTAKES = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY)
 _TENSORFLOW_MISTAKES = ("NotFoundError", "AlreadyExistsError", "InvalidArgumentError", "OutOfRangeError")
 
-_LOST_PEER = re.compile(
-    r"[Gg]loo\b|Connection (?:reset|closed|refused)|Broken pipe|task died|coordination service|barrier"
-    r"|^UNAVAILABLE|^DEADLINE_EXCEEDED"
-)
-
-
 _LONGEST = 8000  # characters of a message; a file may contain values of any length
 
 
@@ -44,6 +38,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
 
 
 def _explained(error: BaseException) -> tuple[int, str] | None:
+    if lost_process.cause(error) is not None:
+        return exit_codes.MACHINE, without_gin(lost_process.message(error))
     if isinstance(error, OSError):
         return _operating_system(error)
     if isinstance(error, MemoryError):
@@ -107,15 +103,11 @@ def _tensorflow(error: BaseException) -> tuple[int, str] | None:
 
 
 def _jax(error: BaseException) -> tuple[int, str] | None:
-    """Errors of a device whose memory is exhausted, and of a lost process; none if JAX is not loaded."""
+    """Errors of a device whose memory is exhausted; none if JAX is not loaded."""
     library = sys.modules.get("jax")
     if library is None or not isinstance(error, library.errors.JaxRuntimeError):
         return None
     text = _first_line(str(error))
-    if _LOST_PEER.search(text):
-        return exit_codes.MACHINE, (
-            f"another process of the run has ended or cannot be reached ({text}); run the same command again on all"
-        )
     if not text.startswith("RESOURCE_EXHAUSTED"):
         return None
     return exit_codes.MACHINE, (

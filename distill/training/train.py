@@ -1,6 +1,7 @@
 """``train``: one training run of a student."""
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -14,7 +15,8 @@ from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
 from distill import locking, stuck
-from distill.checkpoints.manager import CheckpointConfig, Checkpoints
+from distill.checkpoints import lost_process
+from distill.checkpoints.manager import LATEST, CheckpointConfig, Checkpoints
 from distill.data import fullness
 from distill.data.stream import Batch
 from distill.inference.decoder import Decoder
@@ -108,6 +110,7 @@ def train(
       distill.locking.Locked: another process trains in ``model_dir``.
       FloatingPointError: the loss, the state or a score is not finite; nothing of that step was saved.
       distill.checkpoints.manager.SaveError: a checkpoint could not be written.
+      distill.checkpoints.lost_process.LostProcess: another process of the run has ended or no longer answers.
     """
     started, directory = time.time(), epath.Path(model_dir)
     if (directory / reporting.RESULT).exists():
@@ -122,6 +125,7 @@ def train(
     tracking.check(trackers)
     checks.check_tasks(data, validation, model)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lost_process.naming_newest(directory / LATEST))
         if lock is None:
             lock = stack.enter_context(lock_directory(directory))
         with terminal.stage(f"reading {data.source}"):
@@ -132,7 +136,8 @@ def train(
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
-        stack.enter_context(stuck.watching(loop.stuck_after_s, directory))
+        remedy = functools.partial(lost_process.newest, directory / LATEST)
+        stack.enter_context(stuck.watching(loop.stuck_after_s, directory, remedy))
         saver = Checkpoints.of_run(directory, model, checkpoints)
         with terminal.stage("making the parameters", announce=False):
             state = make_state(

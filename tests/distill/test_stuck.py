@@ -54,7 +54,7 @@ jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]), heartbeat_timeout_s
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 from jax.experimental import multihost_utils
 from distill import stuck
-with stuck.watching(4.0, sys.argv[1]):
+with stuck.watching(4.0, sys.argv[1], lambda: "do this"):
     for step in range(10**9):
         stuck.doing("making a step", step)
         multihost_utils.process_allgather(np.int32(step))
@@ -107,6 +107,10 @@ def test_a_process_that_stops_ends_the_other(tmp_path):
     assert "process 0 of 2 is stuck" in message and "while making a step" in message
     assert "process 1: step " in message and "no report for " in message
     assert "process_allgather" in told
+    (warning,) = [
+        line for line in told.splitlines() if line.startswith("distill: process 1 of 2 has reported nothing for")
+    ]
+    assert warning.endswith("; do this") and told.index(warning) < told.index("process 0 of 2 is stuck")
 
 
 def test_signs_of_life_keep_a_process(tmp_path):

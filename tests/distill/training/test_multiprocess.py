@@ -38,7 +38,7 @@ def launched():
     with warm_commands.starter() as starter:
 
         @contextlib.contextmanager
-        def processes(folder, number, arguments):
+        def processes(folder, number, arguments, wrapper="telling_command", **environment):
             folder.mkdir()
             with socket.socket() as server:
                 server.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ def launched():
                 for index in range(number):
                     given = ["train", *arguments, *together, f"--process_id={index}"]
                     log = folder / f"process_{index}.txt"
-                    started.append(starter.start(given, log, {"XLA_FLAGS": xla_flags(2)}, wrapper="telling_command"))
+                    started.append(starter.start(given, log, {"XLA_FLAGS": xla_flags(2), **environment}, wrapper))
                 yield started
             finally:
                 for process in started:
@@ -268,6 +268,26 @@ def test_a_killed_process_ends_the_run_with_an_error(launched, victim, tmp_path,
         survivor = processes[1 - victim]
         assert survivor.wait(KILLED_S) not in (0, exit_codes.STOPPED), survivor.output
     assert "another task died" in survivor.output
+
+
+@pytest.mark.parametrize("method", ["restore", "save"])
+def test_a_process_that_is_killed_in_a_save_or_a_restore_damages_no_checkpoint(
+    launched, four, method, tmp_path, arguments
+):
+    again = from_half(four[0], tmp_path / "run")
+    given = [*arguments(again, TEST_SPLIT=None, EVAL_PERIOD=100_000), "--heartbeat_timeout_seconds=10"]
+    with launched(tmp_path / "output", 2, given, "dying_command", DIES=method) as processes:
+        survivor = processes[0]
+        assert survivor.wait(KILLED_S) == exit_codes.MACHINE, survivor.output
+    steps = again / "checkpoints"
+    line = [line for line in survivor.output.splitlines() if line.startswith("distill train: ")][-1]
+    assert line.startswith("distill train: another process of the run has ended or no longer answers (")
+    assert line.endswith(
+        f"step {HALF} is the newest complete checkpoint in {steps}: start all processes again, and the run continues from "
+        f"step {HALF}"
+    )
+    assert "Traceback" not in survivor.output
+    assert (steps / str(HALF)).is_dir() and not (again / "damaged").exists()
 
 
 @pytest.mark.parametrize("given", ["0", "-5", "1.5", "soon"])
