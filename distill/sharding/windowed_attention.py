@@ -27,8 +27,9 @@ from distill.sharding.attention_kernels import LANES, MASKED, Ref, dot, lanes_of
 _MAX_LOGITS = 512 * 1024
 # Query blocks, in the order of preference.
 _ROWS = (512, 384, 256, 128, 64, 32)
-# Bytes of VMEM that a grid step may take. A v4 core has 16 MiB; cores of later chips have at least 64 MiB.
-_VMEM_V4, _VMEM = 15 * 2**20, 60 * 2**20
+# Bytes of VMEM that the arrays of a grid step may take, and those that the compiler may take with its temporaries.
+# A v4 core has 16 MiB; cores of later chips have at least 64 MiB.
+_VMEM_V4, _VMEM = (15 * 2**20, 16 * 2**20), (44 * 2**20, 60 * 2**20)
 # Float32 arrays of logits that are in VMEM at once, at most, as compiled.
 _LOGITS_ARRAYS = 6
 
@@ -98,15 +99,14 @@ def _rows_of(query_length: int, key_length: int, queries: int, keys: int, dtype:
     # Inputs and outputs are double-buffered. The sums of the gradients of keys and values, and what is added, are float32;
     # products of float32 matrices take as much again.
     of_keys = 2 * 4 * key_length * keys * size + 3 * key_length * keys * 2 * size
-    limit = _vmem_bytes()
-    for rows in _ROWS:
-        if query_length % rows == 0 and rows * key_length <= _MAX_LOGITS:
-            if of_keys + 2 * 3 * rows * queries * size + _LOGITS_ARRAYS * rows * key_length * 4 <= limit:
-                return rows
+    for rows in (rows for rows in _ROWS if query_length % rows == 0 and rows * key_length <= _MAX_LOGITS):
+        of_queries = 2 * 3 * rows * queries * size
+        if of_keys + of_queries + _LOGITS_ARRAYS * rows * key_length * 4 <= _vmem_bytes()[0]:
+            return rows
     return 0
 
 
-def _vmem_bytes() -> int:
+def _vmem_bytes() -> tuple[int, int]:
     return _VMEM_V4 if "v4" in partitioning.device_kind().lower() else _VMEM
 
 
@@ -248,7 +248,7 @@ def _call(
             name=f"windowed_attention_{'backward' if backward else 'forward'}",
             interpret=interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_vmem_bytes()
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_vmem_bytes()[1]
             ),
             cost_estimate=pl.CostEstimate(
                 flops=2 * (5 if backward else 2) * logits * settings.head_dim,

@@ -35,7 +35,7 @@ def segments(length, seed, last=4):
 def values_and_gradients(arrays, ids, keep, window, *, kernel, own, cap, causal):
     """Of the kernel or of plain attention; ``ids`` are those of queries for own and merged keys, and of keys."""
     scale = 0.4
-    (_, length, heads, width), kv_heads = arrays[0].shape, arrays[1].shape[2]
+    (heads, width), kv_heads = arrays[0].shape[2:], arrays[1].shape[2]
 
     def fused(query, key, value):
         flat = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
@@ -182,33 +182,31 @@ def test_unsupported_shapes_have_a_reason(shape, reason):
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x1"])
-def test_attention_of_the_smallest_model_compiles_for_every_chip(name):
-    """Merged attention of T5Gemma 2 270M, forward and backward; no array of logits is in HBM."""
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("v4:2x2x1", 1920), ("v5e:1x1", 5760), ("v5p:2x2x1", 5760), ("v6e:1x1", 5760), ("tpu7x:2x2x1", 5760)],
+)
+def test_merged_attention_compiles_for_every_chip(name, most):
+    """That of T5Gemma 2 270M, forward and backward, to as many keys as fit; no array of logits is in HBM."""
     target = topology.open_topology(name)
     mesh = target.mesh(partitioning.MeshConfig(-1, 1, 1))
-    rows, queries, keys, width = 2 * len(target.devices), 256, 1280, 256
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows, queries, width = 2 * len(target.devices), 256, 256
 
     def of(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
 
-    arrays = [of(jnp.bfloat16, rows, n, heads * width) for n, heads in ((queries, 4), (keys, 1), (keys, 1))]
-    rest = of(jnp.int32, 2, rows, queries), of(jnp.int32, rows, keys), of(jnp.int32, 2)
+    arrays = [of(jnp.bfloat16, rows, n, heads * width) for n, heads in ((queries, 4), (most, 1), (most, 1))]
+    rest = of(jnp.int32, 2, rows, queries), of(jnp.int32, rows, most), of(jnp.int32, 2)
 
     def gradients(query, key, value, *rest):
-        settings = Settings(width, 4, queries, width**-0.5, None)
-        run = functools.partial(windowed_attention, settings=settings)
+        run = functools.partial(windowed_attention, settings=Settings(width, 4, queries, width**-0.5, None))
         mixed, pull = jax.vjp(lambda *arrays: run(*arrays, None, *rest), query, key, value)
         return mixed, pull(mixed)
 
-    with (
-        jax.set_mesh(mesh),
-        nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)),
-        topology.silenced(),
-        topology.uncached(),
-    ):
-        compiled = jax.jit(gradients).lower(*arrays, *rest).compile()
-    program = compiled.as_text()
+    placed = jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES))
+    with placed[0], placed[1], topology.silenced(), topology.uncached():
+        assert "fit in VMEM" in why_not(rows, queries, most + 128, 4, width, jnp.bfloat16, 1)
+        program = jax.jit(gradients).lower(*arrays, *rest).compile().as_text()
     assert all(f"windowed_attention_{way}" in program for way in ("forward", "backward"))
-    assert f"{queries},{keys}]" not in program
+    assert f"{queries},{most}]" not in program
