@@ -57,6 +57,7 @@ def data_command(options: argparse.Namespace) -> int:
         details=options.failures,
         label_prefix=plan.label_prefix,
         rationale_prefix=plan.rationale_prefix,
+        encoder_bos=plan.encoder_bos,
     )
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))

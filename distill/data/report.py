@@ -32,6 +32,7 @@ class Plan:
       lengths: planned ``inputs`` and ``targets`` lengths.
       max_decode_len: largest number of tokens of a label in evaluation.
       label_prefix, rationale_prefix: prefixes of the inputs of the two tasks.
+      encoder_bos: whether BOS precedes the tokens of an input.
     """
 
     vocabulary: str = "t5"
@@ -39,6 +40,7 @@ class Plan:
     max_decode_len: int | None = None
     label_prefix: str = LABEL_PREFIX
     rationale_prefix: str = RATIONALE_PREFIX
+    encoder_bos: bool = False
 
 
 def of_dataset(dataset: Dataset) -> Dataset:
@@ -134,6 +136,7 @@ def split_report(
     details: bool = False,
     label_prefix: str = LABEL_PREFIX,
     rationale_prefix: str = RATIONALE_PREFIX,
+    encoder_bos: bool = False,
 ) -> dict[str, Any]:
     """Returns the report of one split. Arguments and result as in :func:`report`."""
     lengths = lengths or {}
@@ -157,10 +160,10 @@ def split_report(
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
         if record.label is not None:
-            measured["label_inputs"].add(encode(label_prefix + record.input, dataset.separator))
+            measured["label_inputs"].add(encoder_bos + encode(label_prefix + record.input, dataset.separator))
             measured["label_targets"].add(encode(record.label))
         if record.rationales:
-            measured["rationale_inputs"].add(encode(rationale_prefix + record.input, dataset.separator))
+            measured["rationale_inputs"].add(encoder_bos + encode(rationale_prefix + record.input, dataset.separator))
         for text in record.rationales:
             measured["rationale_targets"].add(encode(text))
         strict, improved = _labels(record)
@@ -212,6 +215,7 @@ def report(
     details: bool = False,
     label_prefix: str = LABEL_PREFIX,
     rationale_prefix: str = RATIONALE_PREFIX,
+    encoder_bos: bool = False,
 ) -> dict[str, Any]:
     """Returns statistics of data sets.
 
@@ -225,6 +229,7 @@ def report(
       details: also list every row with a problem (``failures``) and every row that strict and improved mode read
         differently (``differing_rows``).
       label_prefix, rationale_prefix: prefixes of the inputs.
+      encoder_bos: whether BOS precedes the tokens of an input, and counts.
 
     A split whose file is missing, or that has no row, is ``{"missing": message}``, and the others are reported, unless
     all are missing or ``splits`` names it.
@@ -244,6 +249,7 @@ def report(
         "details": details,
         "label_prefix": label_prefix,
         "rationale_prefix": rationale_prefix,
+        "encoder_bos": encoder_bos,
     }
     sets: dict[str, dict[str, Any]] = {}
     for dataset in datasets:
@@ -261,7 +267,8 @@ def report(
                 missing = error
         if all("missing" in each for each in found.values()):
             raise missing
-    return {"vocabulary_size": _size(vocabulary), "lengths": dict(lengths or {}), "sets": sets}
+    size = _size(vocabulary)
+    return {"vocabulary_size": size, "lengths": dict(lengths or {}), "encoder_bos": encoder_bos, "sets": sets}
 
 
 def _size(vocabulary: Any) -> int:
@@ -318,8 +325,8 @@ def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
 
 
 def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
-    size = result["vocabulary_size"]
-    table = rich.table.Table(title=f"Lengths in tokens, EOS included (vocabulary of {size:,})")
+    size, special = result["vocabulary_size"], "EOS and the BOS of inputs" if result["encoder_bos"] else "EOS"
+    table = rich.table.Table(title=f"Lengths in tokens, {special} included (vocabulary of {size:,})")
     for name in ("set", "split", "sequence"):
         table.add_column(name)
     for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in PERCENTILES), "limit", "truncated"):

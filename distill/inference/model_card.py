@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.model.lora import Lora
+
 CONFIG, RESULT = "config.gin", "result.json"
 
 _MACRO = re.compile(r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+)$")
@@ -53,6 +55,27 @@ def weights_told(macros: Mapping[str, str]) -> str:
         return f"{alpha:g} · label + {1 - alpha:g} · rationale{ratio}"
     value = lam if isinstance(lam, int | float) else 1.0
     return f"label + {value:g} · rationale (λ = {value:g})"
+
+
+def adapters_told(macros: Mapping[str, str]) -> str | None:
+    """Describes the adapters that were trained and merged (LORA_RANK, LORA_ALPHA, LORA_TARGETS); None without any."""
+    rank, alpha = _plain(macros.get("LORA_RANK")), _plain(macros.get("LORA_ALPHA"))
+    if not isinstance(rank, int):
+        return None
+    targets = _patterns(macros.get("LORA_TARGETS")) or _patterns(repr(Lora.targets))
+    alpha = alpha if isinstance(alpha, int | float) else Lora.alpha
+    alone = "" if _patterns(macros.get("FROZEN")) else "; nothing else was trained"
+    return f"LoRA of rank {rank} with α = {alpha:g}, merged into the kernels that match {targets}{alone}"
+
+
+def _patterns(value: str | None) -> str | None:
+    """The patterns of a macro as code; the configuration's name if the macro continues on other lines."""
+    patterns = _plain(value)
+    if patterns is None or patterns == ():
+        return None
+    if isinstance(patterns, tuple | list) and all(isinstance(one, str) for one in patterns):
+        return ", ".join(f"`{one}`" for one in patterns)
+    return f"the patterns in `{CONFIG}`"
 
 
 def read_result(model_dir: Path) -> dict[str, Any]:
@@ -123,6 +146,8 @@ def write(
         ("loss", weights_told(macros) if form in _TWO_TASKS else None),
         ("normalizer", _plain(macros.get("NORMALIZER")) if form in _TWO_TASKS else None),
         ("started from", _plain(macros.get("INITIAL_CHECKPOINT_PATH")) or ("random parameters" if macros else None)),
+        ("adapters", adapters_told(macros)),
+        ("frozen", _patterns(macros.get("FROZEN"))),
         ("parameters", f"{parameters:,}"),
         ("step", step),
     ]

@@ -16,8 +16,13 @@ from jaxtyping import Array, Bool, Float, Int
 from distill.array_types import AnyArray
 from distill.model.attention import KeyValue, Segments, residual
 from distill.model.t5gemma_config import Window
+from distill.sharding import partitioning
 from distill.sharding.attention_kernels import MASKED
 from distill.sharding.dense import parameter
+from distill.sharding.windowed_attention import Settings, windowed_attention
+
+# Farther than any key.
+FARTHEST = np.int32(2**31 - 1)
 
 
 class CenteredRMSNorm(nn.Module):
@@ -113,6 +118,53 @@ def visible(
         mask = mask & (distance <= window.before)
         mask = mask if causal else mask & (-distance <= window.after)
     return jnp.asarray(mask)
+
+
+class Sight(NamedTuple):
+    """Which keys the queries of one attention layer see.
+
+    Attributes:
+      segments: of the queries and the first keys.
+      reach: the farthest of the first keys; None: any.
+      causal: whether a query sees no first key after its own position.
+      merged: segments of the queries and of the keys after the first, which are seen at any distance; None: no such keys.
+    """
+
+    segments: Segments
+    reach: Window | Reach | None = None
+    causal: bool = False
+    merged: Segments | None = None
+
+    def mask(self) -> Bool[Array, "batch query key"]:
+        """Returns which keys each query sees."""
+        own = visible(self.segments, causal=self.causal, window=self.reach)
+        return own if self.merged is None else jnp.concatenate([own, visible(self.merged)], axis=2)
+
+
+def attend_fused(
+    query: Float[Array, "batch query heads kv"],
+    key: Float[Array, "batch key kv_heads kv"],
+    value: Float[Array, "batch key kv_heads kv"],
+    sight: Sight,
+    *,
+    scale: float,
+    cap: float | None = None,
+    keep: Float[Array, "batch kv_heads group 1 key"] | None = None,
+) -> Float[Array, "batch query joined"]:
+    """:func:`attend` by the kernel of :mod:`distill.sharding.windowed_attention`, with the mask of ``sight``."""
+    first = sight.segments
+    seconds = Segments(first.query, first.key[:, :0]) if sight.merged is None else sight.merged
+    queries = jnp.stack([jnp.asarray(one.query, jnp.int32) for one in (first, seconds)])
+    keys = jnp.concatenate([jnp.asarray(one.key, jnp.int32) for one in (first, seconds)], axis=1)
+    before, after = (FARTHEST, FARTHEST) if sight.reach is None else sight.reach
+    reach = jnp.stack([jnp.asarray(one, jnp.int32) for one in (before, 0 if sight.causal else after)])
+    if (copies := partitioning.ways("heads") // key.shape[2]) > 1:  # a key head per device
+        key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
+    group = query.shape[2] // key.shape[2]
+    settings = Settings(query.shape[3], group, first.key.shape[1], scale, cap)
+    joined = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
+    dropped = None if keep is None else keep.reshape(keep.shape[0], query.shape[2], 1, keep.shape[-1])
+    return windowed_attention(*joined, dropped, queries, keys, reach, settings)
 
 
 def attend(

@@ -96,8 +96,8 @@ class T5GemmaConfig:
       scan_layers: whether a stack's layers run as one ``lax.scan`` whose parameters are stacked along axis 1. Local and
         global layers have the same parameters; the scan passes each layer whether it is local.
       remat_policy: what the backward pass recomputes, see :class:`distill.model.config.T5Config`.
-      attention: as for T5. The kernels do not support windows, soft caps and grouped heads: ``xla`` computes attention for
-        every value, and a warning is logged if a kernel is named.
+      attention: as for T5. ``pallas`` is the TPU kernel of :mod:`distill.sharding.windowed_attention`. ``cudnn`` and
+        ``triton`` do not support windows, soft caps and grouped heads: ``xla`` computes attention then, after a warning.
 
     Raises:
       ValueError: a value out of range, an unknown name, or an unsupported combination.

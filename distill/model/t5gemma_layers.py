@@ -12,17 +12,19 @@ from jaxtyping import Array, Bool, Float, Int
 from distill.array_types import AnyArray
 from distill.model.attention import KEPT, FeedForward, KeyValue, Segments, residual
 from distill.model.grouped_attention import (
+    FARTHEST,
     CenteredRMSNorm,
     Reach,
     Rotation,
+    Sight,
     attend,
     attend_cached,
+    attend_fused,
     rotated,
-    visible,
 )
 from distill.model.layers import dropout
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig, Window
-from distill.sharding import partitioning
+from distill.sharding import attention_choice, partitioning
 from distill.sharding.dense import Dense, jointly
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -100,15 +102,13 @@ class GroupedAttention(nn.Module):
         In merged attention, the keys of ``x`` are rotated. The keys of ``encoded`` are not rotated, and are visible within
         ``cross_segments`` at any distance.
         """
-        own, mask = x.shape[1], visible(segments, causal=self.causal, window=reach)
-        attended = x
-        if encoded is not None and cross_segments is not None:
-            attended = jnp.concatenate([x, encoded], axis=1)
-            mask = jnp.concatenate([mask, visible(cross_segments)], axis=2)
+        own = x.shape[1]
+        attended = x if encoded is None else jnp.concatenate([x, encoded], axis=1)
         key, value = self.keys_values(attended, training=not deterministic)
         first = rotated(key[:, :own], by)
         key = first if encoded is None else jnp.concatenate([first, key[:, own:]], axis=1)
-        return self._attended(self.queries(x, by), key, value, mask, deterministic)
+        sight = Sight(segments, reach, self.causal, cross_segments)
+        return self._attended(self.queries(x, by), key, value, sight, deterministic)
 
     def cross(
         self,
@@ -120,20 +120,23 @@ class GroupedAttention(nn.Module):
     ) -> Float[Array, "batch query embed"]:
         """Cross-attention of version 1, without positions, from ``x`` to the encoder's output within ``segments``."""
         key, value = self.keys_values(encoded, training=not deterministic)
-        return self._attended(self.queries(x, None), key, value, visible(segments), deterministic)
+        return self._attended(self.queries(x, None), key, value, Sight(segments), deterministic)
 
     def _attended(
         self,
         query: Float[Array, "batch query heads kv"],
         key: Float[Array, "batch key kv_heads kv"],
         value: Float[Array, "batch key kv_heads kv"],
-        mask: Bool[Array, "batch query key"],
+        sight: Sight,
         deterministic: bool,
     ) -> Float[Array, "batch query embed"]:
         keep = None if deterministic or self.config.dropout_rate == 0.0 else self._keep(*key.shape[:2])
-        return self._output(
-            attend(query, key, value, mask, scale=self._scale, cap=self.config.attention_logit_cap, keep=keep)
-        )
+        rest = {"scale": self._scale, "cap": self.config.attention_logit_cap, "keep": keep}
+        heads = (self.shape.num_heads, self.shape.head_dim, query.dtype, self.shape.num_kv_heads)
+        shapes = attention_choice.Shapes(*query.shape[:2], key.shape[1], *heads)
+        if attention_choice.choose(self.config.attention, shapes) == "pallas":
+            return self._output(attend_fused(query, key, value, sight, **rest))
+        return self._output(attend(query, key, value, sight.mask(), **rest))
 
     @property
     def _scale(self) -> float:
@@ -178,8 +181,6 @@ def _feed_forward(config: T5GemmaConfig, shape: StackConfig) -> FeedForward:
     )
 
 
-# Farther than any key.
-_EVERYWHERE = np.int32(2**31 - 1)
 # Whether a layer is local; an array, traced by the scan, if layers are scanned.
 Local = bool | Bool[AnyArray, ""]
 
@@ -201,7 +202,7 @@ def reach(window: Window, local: Local) -> Reach | None:
     """Returns the farthest keys of a layer that has ``window`` if it is local; None if it is known to be global."""
     if isinstance(local, bool):
         return Reach(*window) if local else None
-    return Reach(*(jnp.where(local, np.int32(distance), _EVERYWHERE) for distance in window))
+    return Reach(*(jnp.where(local, np.int32(distance), FARTHEST) for distance in window))
 
 
 def _fed_forward(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from distill.sharding import cudnn_attention, fused_attention, gpu_attention, partitioning
+from distill.sharding import cudnn_attention, fused_attention, gpu_attention, partitioning, windowed_attention
 
 # What ``auto`` tries on a platform, in this order, before ``xla``, which computes everything.
 _PREFERRED = {"tpu": ("pallas",), "gpu": ("triton", "cudnn"), "cuda": ("triton", "cudnn")}
@@ -21,6 +21,7 @@ class Shapes(NamedTuple):
       heads: number of heads.
       head_dim: width of one head.
       dtype: dtype of query, key and value.
+      kv_heads: heads of keys and values in the attention of the Gemma family; None for T5's attention.
     """
 
     batch: int
@@ -29,6 +30,7 @@ class Shapes(NamedTuple):
     heads: int
     head_dim: int
     dtype: jax.typing.DTypeLike
+    kv_heads: int | None = None
 
 
 def choose(wanted: str, shapes: Shapes) -> str:
@@ -63,11 +65,15 @@ _NAMES = {"pallas": "the Pallas kernel", "cudnn": "cuDNN", "triton": "the Triton
 
 
 def _why_not(kind: str, shapes: Shapes, device: str) -> str | None:
+    if shapes.kv_heads is not None:
+        if kind == "pallas":
+            return windowed_attention.why_not(*shapes[:-1], shapes.kv_heads)
+        return f"{'they have' if kind == 'triton' else 'it has'} no windows, soft caps and grouped heads"
     if kind == "pallas":
-        return fused_attention.why_not(*shapes[:-1])
+        return fused_attention.why_not(*shapes[:5])
     if kind == "triton":
         on_gpu = device in ("gpu", "cuda")
-        return gpu_attention.why_not(*shapes[:-1]) if on_gpu else f"they run on NVIDIA GPUs, not on {device}"
+        return gpu_attention.why_not(*shapes[:5]) if on_gpu else f"they run on NVIDIA GPUs, not on {device}"
     return cudnn_attention.why_not(shapes.query_length, shapes.key_length, shapes.head_dim, shapes.dtype, device)
 
 

@@ -50,7 +50,8 @@ class Settings(NamedTuple):
     has_keep: bool
 
 
-def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+def dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    """Returns the float32 product of two matrices over axis ``contract[0]`` of ``a`` and ``contract[1]`` of ``b``."""
     return jax.lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32)
 
 
@@ -129,9 +130,9 @@ def _probabilities(
 
     Contracting all 128 lanes is exact because the lanes of other heads are 0.
     """
-    lanes = _lanes_of(head, settings.head_dim)
+    lanes = lanes_of(head, settings.head_dim)
     queries = _only(lanes, query[0, here, :])
-    logits = _dot(queries, keys, (1, 1))
+    logits = dot(queries, keys, (1, 1))
     if bias is not None:
         logits = logits + bias[head, here, :]
     logits = jnp.where(visible, logits, MASKED)
@@ -139,7 +140,8 @@ def _probabilities(
     return lanes, queries, exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
 
 
-def _lanes_of(head: int, head_dim: int) -> jax.Array:
+def lanes_of(head: int | jax.Array, head_dim: int) -> jax.Array:
+    """Returns which of 128 lanes belong to head ``head`` of several heads side by side, [1, 128] bool."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     return (lane >= head * head_dim) & (lane < (head + 1) * head_dim)
 
@@ -173,7 +175,7 @@ def forward_kernel(settings: Settings, *refs: Ref) -> None:
             lanes, _, probabilities = _probabilities(settings, head, query, keys, bias, here, visible)
             if keep is not None:
                 probabilities = probabilities * keep[0, head]
-            total = total + _only(lanes, _dot(probabilities.astype(values.dtype), values, (1, 0)))
+            total = total + _only(lanes, dot(probabilities.astype(values.dtype), values, (1, 0)))
         mixed[0, here, :] = total.astype(mixed.dtype)
 
 
@@ -207,8 +209,8 @@ def backward_kernel(settings: Settings, *refs: Ref) -> None:
             lanes, queries, probabilities = _probabilities(settings, head, query, keys, bias, here, visible)
             d_out = _only(lanes, d_mixed[0, here, :])
             kept = probabilities if keep is None else probabilities * keep[0, head]
-            d_values = d_values + _dot(kept.astype(d_out.dtype), d_out, (0, 0))
-            d_probabilities = _dot(d_out, values, (1, 1))
+            d_values = d_values + dot(kept.astype(d_out.dtype), d_out, (0, 0))
+            d_probabilities = dot(d_out, values, (1, 1))
             if keep is not None:
                 d_probabilities = d_probabilities * keep[0, head]
             mean = jnp.sum(d_probabilities * probabilities, axis=1, keepdims=True)
@@ -216,8 +218,8 @@ def backward_kernel(settings: Settings, *refs: Ref) -> None:
             if d_bias is not None:
                 d_bias[head, here, :] += d_logits
             d_logits = d_logits.astype(queries.dtype)
-            d_queries = d_queries + _only(lanes, _dot(d_logits, keys, (1, 0)))
-            d_keys = d_keys + _dot(d_logits, queries, (0, 0))
+            d_queries = d_queries + _only(lanes, dot(d_logits, keys, (1, 0)))
+            d_keys = d_keys + dot(d_logits, queries, (0, 0))
         d_query[0, here, :] = d_queries.astype(d_query.dtype)
     d_key[0] = d_keys.astype(d_key.dtype)
     d_value[0] = d_values.astype(d_value.dtype)

@@ -212,6 +212,12 @@ def platform() -> str:
     return getattr(device, "platform", by_kind)
 
 
+def device_kind() -> str:
+    """Returns the kind of the devices of the mesh in use, such as ``TPU v4``, or of JAX's default devices."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 def why_uneven(batch: int, num_heads: int) -> str | None:
     """Returns why the current mesh cannot shard rows and heads evenly, for a kernel that needs it, or None if it can.
 

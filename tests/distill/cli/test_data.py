@@ -69,6 +69,10 @@ def test_a_configuration_gives_the_same(folder, capsys):
         "--gin.VOCABULARY_PATH=bytes",
     ]
     assert report(capsys, "--gin_file=gin/tasks/jsonl.gin", *bindings, "--json") == given
+    with_bos = report(capsys, "--gin_file=gin/tasks/jsonl.gin", *bindings, "--gin.ENCODER_BOS=True", "--json")
+    for split, found in with_bos["sets"]["jsonl"].items():
+        for name, values in given["sets"]["jsonl"][split]["lengths"].items():
+            assert found["lengths"][name]["p100"] == values["p100"] + name.endswith("inputs")
     whole = [
         f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")
     ]

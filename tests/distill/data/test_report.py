@@ -69,6 +69,11 @@ def test_lengths_count_prefix_and_eos_and_what_would_be_cut(dataset):
     assert found["lengths"]["rationale_inputs"]["truncated"] == 1.0
     targets = found["lengths"]["label_targets"]
     assert (targets["sequences"], targets["p100"], targets["truncated"]) == (4, 6, 0.25)
+    longer = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5}, encoder_bos=True)["sets"]["places"][
+        "train"
+    ]
+    assert longer["lengths"]["label_inputs"]["truncated"] == 1.0
+    assert longer["lengths"]["label_targets"] == targets
     without_limits = data_report.report([dataset], BYTES)["sets"]["places"]["train"]
     assert "truncated" not in without_limits["lengths"]["label_inputs"]
 

@@ -24,6 +24,33 @@ def test_weights(macros, expected):
     assert model_card.weights_told(macros) == expected
 
 
+@pytest.mark.parametrize(
+    ("macros", "adapters", "frozen"),
+    [
+        ("LORA_RANK = None\nFROZEN = ()\n", None, None),
+        (
+            "LORA_RANK = 8\nLORA_ALPHA = 4.0\n",
+            "rank 8 with α = 4, merged into the kernels that match `(attention",
+            None,
+        ),
+        (
+            "LORA_RANK = 2\nLORA_TARGETS = ('a|b', 'c')\nFROZEN = None\n",
+            "rank 2 with α = 16, merged into the kernels that match `a\\|b`, `c`; nothing else was trained |",
+            None,
+        ),
+        ("FROZEN = ('embedding$',)\n", None, "`embedding$`"),
+        ("FROZEN = \\\n    ('a',\n     'b')\n", None, "the patterns in `config.gin`"),
+    ],
+)
+def test_what_was_not_trained_whole_is_named(macros, adapters, frozen, tmp_path):
+    (tmp_path / "config.gin").write_text(macros)
+    text = card(tmp_path)
+    assert ("| adapters |" in text) == (adapters is not None)
+    assert adapters is None or f"| adapters | LoRA of {adapters}" in text
+    assert ("| frozen |" in text) == (frozen is not None)
+    assert frozen is None or f"| frozen | {frozen} |" in text
+
+
 def test_macros_are_text():
     text = "LAMBDA = 0.5\nmodule.f.x = 3\n# NAME = 1\nCODE = __import__('os').abort()\nlower = 1\n"
     assert model_card.read_macros(text) == {"LAMBDA": "0.5", "CODE": "__import__('os').abort()"}

@@ -1,7 +1,9 @@
 """A tiny run, a step with round numbers, and the mark of tests that compile for TPUs, for the tests of this folder."""
 
 import importlib.util
+import os
 
+import jax
 import pytest
 
 from distill.data.packing import Layout
@@ -31,6 +33,10 @@ RUN = steps.Run(
     layout=Layout(8, 64, 32),
     decode=DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8),
 )
+
+if importlib.util.find_spec("libtpu") is not None:
+    jax.devices()  # XLA for CPUs has now read its flags; libtpu ends a process that gives one it does not know
+    os.environ["XLA_FLAGS"] = " ".join(f for f in os.environ.get("XLA_FLAGS", "").split() if "--xla_cpu" not in f)
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"

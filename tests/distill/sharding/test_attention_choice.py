@@ -15,6 +15,10 @@ from distill.sharding.attention_choice import Shapes, choose
 GOOD = Shapes(8, 256, 256, 12, 64, jnp.bfloat16)
 
 
+# T5Gemma 2 270M: merged attention to 256 target and 1,024 input positions.
+GROUPED = Shapes(8, 256, 1280, 4, 256, jnp.bfloat16, 1)
+
+
 @pytest.fixture(autouse=True)
 def nothing_logged_yet(caplog):
     attention_choice._log_once.cache_clear()
@@ -32,6 +36,9 @@ def on(monkeypatch, platform):
     [
         ("tpu", GOOD, "pallas"),
         ("tpu", GOOD._replace(query_length=100), "xla"),
+        ("tpu", GROUPED, "pallas"),
+        ("tpu", GROUPED._replace(key_length=1300), "xla"),
+        ("gpu", GROUPED, "xla"),
         ("gpu", GOOD, "triton"),
         ("cuda", GOOD, "triton"),
         ("gpu", GOOD._replace(query_length=90), "cudnn"),  # no multiple of 16, but even
@@ -72,6 +79,14 @@ def test_what_is_given_is_used_without_a_message(wanted, platform, monkeypatch, 
         ("pallas", "tpu", GOOD._replace(key_length=100), "without the Pallas kernel: lengths 256 and 100 are no"),
         ("triton", "cpu", GOOD, "without the Triton kernels: they run on NVIDIA GPUs, not on cpu"),
         ("triton", "gpu", GOOD._replace(head_dim=48), "without the Triton kernels: heads of 48 are not of 16"),
+        (
+            "pallas",
+            "tpu",
+            GROUPED._replace(key_length=16384),
+            "without the Pallas kernel: 16384 keys per row do not fit",
+        ),
+        ("triton", "gpu", GROUPED, "without the Triton kernels: they have no windows, soft caps and grouped heads"),
+        ("cudnn", "gpu", GROUPED, "without cuDNN: it has no windows, soft caps and grouped heads"),
         ("cudnn", "tpu", GOOD, "without cuDNN: cuDNN runs on NVIDIA GPUs, not on tpu"),
         ("cudnn", "gpu", GOOD._replace(dtype=jnp.float32), "without cuDNN: cuDNN's attention computes in bfloat16"),
     ],

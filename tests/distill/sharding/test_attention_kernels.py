@@ -43,7 +43,7 @@ def test_folding_sums_over_all_positions_of_a_distance():
 
 @pytest.mark.parametrize("head_dim", [32, 64, 128])
 def test_the_heads_of_a_group_fill_the_lanes_without_overlap(head_dim):
-    masks = [np.asarray(kernels._lanes_of(head, head_dim)) for head in range(kernels.LANES // head_dim)]
+    masks = [np.asarray(kernels.lanes_of(head, head_dim)) for head in range(kernels.LANES // head_dim)]
     assert np.all(np.sum(masks, axis=0) == 1)
     assert np.flatnonzero(masks[-1])[0] == kernels.LANES - head_dim
     x = jnp.ones((3, kernels.LANES), jnp.bfloat16)

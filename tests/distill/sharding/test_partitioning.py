@@ -90,9 +90,9 @@ def test_a_single_process_has_all_rows():
 
 def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_devices(monkeypatch):
     mesh = mesh_of("tpu")
-    assert partitioning.platform() == "cpu"
+    assert (partitioning.platform(), partitioning.device_kind()) == ("cpu", "cpu")
     with jax.sharding.use_abstract_mesh(mesh):
-        assert partitioning.platform() == "tpu"
+        assert (partitioning.platform(), partitioning.device_kind()) == ("tpu", "TPU v5 lite")
     with jax.set_mesh(MeshConfig(1, 1, 1).build()):
         assert partitioning.platform() == "cpu"
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -1,0 +1,362 @@
+"""Attention of the Gemma family for TPUs as one Pallas kernel: grouped heads, windows, soft caps, merged keys.
+
+No [batch, heads, query, key] array reaches HBM, forward or backward. One grid step holds, in VMEM, all keys of one row
+and key head, and a block of its queries for all query heads that read this key head. The backward kernel recomputes the
+probabilities, as in :mod:`distill.sharding.fused_attention`, and sums the gradients of keys and values over query heads
+and query blocks in VMEM. Rotary embeddings and norms of queries and keys are applied before.
+
+The window is an input of the kernel, so local and global layers of a scan share one program. JAX's splash attention
+takes static windows and one segment id per query; with a shared encoder, merged attention needs two.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from distill.sharding import partitioning
+from distill.sharding.attention_kernels import LANES, MASKED, Ref, dot, lanes_of
+
+# Logits per head and grid step: more make programs that compile slowly.
+_MAX_LOGITS = 512 * 1024
+# Query blocks, in the order of preference.
+_ROWS = (512, 384, 256, 128, 64, 32)
+# Bytes of VMEM that the arrays of a grid step may take, and those that the compiler may take with its temporaries.
+# A v4 core has 16 MiB; cores of later chips have at least 64 MiB.
+_VMEM_V4, _VMEM = (15 * 2**20, 16 * 2**20), (44 * 2**20, 60 * 2**20)
+# Float32 arrays of logits that are in VMEM at once, at most, as compiled.
+_LOGITS_ARRAYS = 6
+
+# The arrays of :func:`windowed_attention`.
+_Inputs = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, Any, Any, Any]
+
+
+class Settings(NamedTuple):
+    """Static settings of the kernels.
+
+    Attributes:
+      head_dim: width of one head.
+      group: query heads per key head.
+      own: number of keys, from the first, that the window and ``query_segments[0]`` apply to; all keys after them are
+        visible at any distance within ``query_segments[1]``.
+      scale: factor of the logits.
+      cap: logits become ``cap · tanh(logits / cap)``; None: no cap.
+    """
+
+    head_dim: int
+    group: int
+    own: int
+    scale: float
+    cap: float | None
+
+
+def why_not(
+    batch: int,
+    query_length: int,
+    key_length: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: jax.typing.DTypeLike,
+    kv_heads: int,
+) -> str | None:
+    """Returns why :func:`windowed_attention` does not support these shapes on the current mesh, or None if it does.
+
+    Args:
+      batch: rows of the global batch.
+      query_length, key_length: positions per row; merged keys count.
+      num_heads: query heads over all devices.
+      head_dim: width of one head.
+      dtype: dtype of query, key and value.
+      kv_heads: heads of keys and values over all devices.
+    """
+    if (reason := partitioning.why_uneven(batch, num_heads)) is not None:
+        return reason
+    ways = partitioning.ways("heads")
+    if kv_heads % ways and ways % kv_heads:
+        return f"{kv_heads} key heads cannot be sharded evenly over {ways} devices"
+    if head_dim % LANES and (LANES % head_dim or kv_heads != num_heads or kv_heads // ways % (LANES // head_dim)):
+        return f"{num_heads} query and {kv_heads} key heads of {head_dim} on {ways} devices do not fill {LANES} lanes"
+    if query_length % LANES or key_length % LANES:
+        return f"lengths {query_length} and {key_length} are no multiples of {LANES}"
+    group = num_heads // max(kv_heads, ways)
+    if not _rows_of(query_length, key_length, group * max(head_dim, LANES), max(head_dim, LANES), dtype):
+        return f"{key_length} keys per row do not fit in VMEM"
+    return None
+
+
+def _rows_of(query_length: int, key_length: int, queries: int, keys: int, dtype: jax.typing.DTypeLike) -> int:
+    """The queries per grid step, whose arrays fit in VMEM; 0 if no number does.
+
+    ``queries`` and ``keys`` are the widths of the blocks of query and key heads.
+    """
+    size = jnp.dtype(dtype).itemsize
+    # Inputs and outputs are double-buffered. The sums of the gradients of keys and values, and what is added, are float32;
+    # products of float32 matrices take as much again.
+    of_keys = 2 * 4 * key_length * keys * size + 3 * key_length * keys * 2 * size
+    for rows in (rows for rows in _ROWS if query_length % rows == 0 and rows * key_length <= _MAX_LOGITS):
+        of_queries = 2 * 3 * rows * queries * size
+        if of_keys + of_queries + _LOGITS_ARRAYS * rows * key_length * 4 <= _vmem_bytes()[0]:
+            return rows
+    return 0
+
+
+def _vmem_bytes() -> tuple[int, int]:
+    return _VMEM_V4 if "v4" in partitioning.device_kind().lower() else _VMEM
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
+def windowed_attention(
+    query: Float[Array, "batch query joined"],
+    key: Float[Array, "batch key kv_joined"],
+    value: Float[Array, "batch key kv_joined"],
+    keep: Float[Array, "batch heads 1 key"] | None,
+    query_segments: Int[Array, "2 batch query"],
+    key_segments: Int[Array, "batch key"],
+    reach: Int[Array, "2"],
+    settings: Settings,
+) -> Float[Array, "batch query joined"]:
+    """Grouped attention within segments and a window: ``(softmax(capped(scale · q kᵀ)) · keep) v``.
+
+    On TPUs the kernel is compiled. On other platforms it is interpreted, which is slow and meant for tests. Rows are
+    sharded over the mesh axes of the logical axis ``batch`` and heads over those of ``heads``. Key heads that are fewer
+    than the devices of ``heads`` must be repeated before, one per device. No data crosses devices.
+
+    Args:
+      query: the query heads side by side in the last axis. Matmul inputs have its dtype; logits and softmax are float32.
+      key, value: likewise, ``group`` times fewer heads; query head h reads key head ``h // group``.
+      keep: float32 dropout factor per key, 0 or 1 / keep rate, equal for all queries. None applies no dropout.
+      query_segments: int32, for the first ``own`` keys and for the keys after them.
+      key_segments: int32; a query attends only to keys of the same segment.
+      reach: int32, the largest distance of one of the first ``own`` keys before and after a query. Distances are those of
+        positions in the row. Causal attention has 0 after.
+      settings: see there.
+
+    Returns:
+      The weighted values, in the dtype of ``value``. A query that sees no key gets the mean of all values.
+
+    Raises:
+      ValueError: shapes that are not supported; the message gives the reason from :func:`why_not`.
+    """
+    batch, query_length, joined = query.shape
+    reason = why_not(
+        batch,
+        query_length,
+        key.shape[1],
+        joined // settings.head_dim,
+        settings.head_dim,
+        query.dtype,
+        key.shape[2] // settings.head_dim,
+    )
+    if reason is not None:
+        raise ValueError(f"windowed attention does not support these shapes: {reason}")
+    (mixed,) = _sharded(False, settings, query, key, value, keep, query_segments, key_segments, reach)
+    return mixed
+
+
+def _forward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    keep: jax.Array | None,
+    query_segments: Any,
+    key_segments: Any,
+    reach: Any,
+    settings: Settings,
+) -> tuple[jax.Array, _Inputs]:
+    inputs = (query, key, value, keep, query_segments, key_segments, reach)
+    return windowed_attention(*inputs, settings), inputs
+
+
+def _backward(
+    settings: Settings, inputs: _Inputs, d_mixed: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, None, None, None]:
+    keep = inputs[3]
+    d_query, d_key, d_value = _sharded(True, settings, *inputs, d_mixed)
+    return d_query, d_key, d_value, None if keep is None else jnp.zeros_like(keep), None, None, None
+
+
+windowed_attention.defvjp(_forward, _backward)
+
+
+def _sharded(backward: bool, settings: Settings, *arguments: Any) -> Sequence[jax.Array]:
+    """Runs a kernel under ``shard_map`` on each device's rows and heads."""
+    run = functools.partial(_call, backward, settings)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return run(*arguments)
+    batch, heads = partitioning.axes_of("batch"), partitioning.axes_of("heads")
+    rows = PartitionSpec(batch, None, heads)
+    keep_spec = None if arguments[3] is None else PartitionSpec(batch, heads)
+    ids = (PartitionSpec(None, batch), PartitionSpec(batch), PartitionSpec())
+    in_specs = (rows, rows, rows, keep_spec, *ids, *(rows for _ in arguments[7:]))
+    out_specs = (rows, rows, rows) if backward else (rows,)
+    # pallas_call does not declare over which mesh axes its outputs vary, so the check is off.
+    return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arguments)
+
+
+def _call(
+    backward: bool,
+    settings: Settings,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    keep: jax.Array | None,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    reach: jax.Array,
+    *more: jax.Array,
+) -> Sequence[jax.Array]:
+    """``pallas_call`` over the grid (key heads, rows, query blocks) of one device."""
+    (batch, query_length, joined), key_length = query.shape, key.shape[1]
+    wide = max(LANES, settings.head_dim)
+    rows = _rows_of(query_length, key_length, settings.group * wide, wide, query.dtype)
+    heads = settings.group * wide // settings.head_dim
+    at_query = pl.BlockSpec((1, rows, settings.group * wide), lambda h, b, i: (b, i, h))
+    at_key = pl.BlockSpec((1, key_length, wide), lambda h, b, i: (b, 0, h))
+    inputs: list[tuple[jax.Array, pl.BlockSpec]] = [
+        (reach, pl.BlockSpec(memory_space=pltpu.SMEM)),
+        (query, at_query),
+        (key, at_key),
+        (value, at_key),
+        (query_segments[..., None], pl.BlockSpec((2, 1, rows, 1), lambda h, b, i: (0, b, i, 0))),
+        (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b, i: (b, 0, 0))),
+    ]
+    if keep is not None:
+        inputs.append((keep, pl.BlockSpec((1, heads, 1, key_length), lambda h, b, i: (b, h, 0, 0))))
+    inputs += [(array, at_query) for array in more]
+    results = (query, key, value) if backward else (query,)
+    out_shape = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in results]
+    logits = batch * (joined // settings.head_dim) * query_length * key_length
+    moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
+    moved += sum(array.size * array.dtype.itemsize for array in results)
+    kernel = _backward_kernel if backward else _forward_kernel
+
+    def call(interpret: bool) -> Callable[..., Sequence[jax.Array]]:
+        return pl.pallas_call(
+            functools.partial(kernel, settings, heads, keep is not None),
+            grid=(joined // (settings.group * wide), batch, query_length // rows),
+            in_specs=[spec for _, spec in inputs],
+            out_specs=[at_query, at_key, at_key] if backward else [at_query],
+            out_shape=out_shape,
+            scratch_shapes=[pltpu.VMEM((key_length, wide), jnp.float32)] * 2 if backward else [],
+            name=f"windowed_attention_{'backward' if backward else 'forward'}",
+            interpret=interpret,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_vmem_bytes()[1]
+            ),
+            cost_estimate=pl.CostEstimate(
+                flops=2 * (5 if backward else 2) * logits * settings.head_dim,
+                transcendentals=logits * (1 if settings.cap is None else 2),
+                bytes_accessed=moved,
+            ),
+        )
+
+    arrays = [array for array, _ in inputs]
+    return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
+
+
+def _lanes(settings: Settings, head: jax.Array) -> pl.Slice:
+    """The lanes of one head in a block of several heads side by side; all lanes if heads share the 128 lanes."""
+    width = settings.head_dim
+    return pl.ds(pl.multiple_of(head * width, LANES), width) if width % LANES == 0 else pl.ds(0, LANES)
+
+
+def _part(settings: Settings, head: jax.Array, block: Ref) -> jax.Array:
+    """One head of a block; if heads share its lanes, all lanes, with those of other heads 0."""
+    part = block[0, :, _lanes(settings, head)]
+    if settings.head_dim % LANES == 0:
+        return part
+    return jnp.where(lanes_of(head, settings.head_dim), part, jnp.zeros((), part.dtype))
+
+
+def _put(settings: Settings, head: jax.Array, block: Ref, value: jax.Array) -> None:
+    """Writes one head of a block, see :func:`_part`. Every head is written once."""
+    value = value.astype(block.dtype)
+    if settings.head_dim % LANES:
+        value = jnp.where(lanes_of(head, settings.head_dim), value, block[0])
+    block[0, :, _lanes(settings, head)] = value
+
+
+def _visible(settings: Settings, reach: Ref, query_segments: Ref, key_segments: Ref) -> jax.Array:
+    """Which keys the queries of this grid step attend to, [query, key]."""
+    rows, keys = query_segments.shape[2], key_segments.shape[2]
+    seen = query_segments[0, 0] == key_segments[0]
+    at_key = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 1)
+    distance = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 0) + pl.program_id(2) * rows - at_key
+    seen = seen & (distance <= reach[0]) & (-distance <= reach[1])
+    if settings.own == keys:
+        return seen
+    merged = query_segments[1, 0] == key_segments[0]
+    own = at_key < settings.own
+    return (own & seen) | (~own & merged)
+
+
+def _probabilities(
+    settings: Settings, queries: jax.Array, keys: jax.Array, visible: jax.Array
+) -> tuple[jax.Array, jax.Array | float]:
+    """The probabilities of one head, float32, and the derivative of its logits by the product of query and key."""
+    logits, slope = dot(queries, keys, (1, 1)) * settings.scale, settings.scale
+    if settings.cap is not None:
+        tangent = jnp.tanh(logits / settings.cap)
+        logits, slope = tangent * settings.cap, (1.0 - tangent * tangent) * settings.scale
+    logits = jnp.where(visible, logits, MASKED)
+    exponentials = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True), slope
+
+
+def _forward_kernel(settings: Settings, heads: int, has_keep: bool, *refs: Ref) -> None:
+    """Writes the weighted values of one row, key head and query block."""
+    reach, query, key, value, query_segments, key_segments, *rest = refs
+    keep = rest.pop(0) if has_keep else None
+    (mixed,) = rest
+    visible, keys, values = _visible(settings, reach, query_segments, key_segments), key[0], value[0]
+
+    def attend(head: jax.Array, _: jax.Array) -> int:
+        probabilities, _ = _probabilities(settings, _part(settings, head, query), keys, visible)
+        if keep is not None:
+            probabilities = probabilities * keep[0, head]
+        _put(settings, head, mixed, dot(probabilities.astype(values.dtype), values, (1, 0)))
+        return 0
+
+    jax.lax.fori_loop(0, heads, attend, 0)
+
+
+def _backward_kernel(settings: Settings, heads: int, has_keep: bool, *refs: Ref) -> None:
+    """Writes the gradients of queries, and of keys and values after the last query block of a row and key head."""
+    reach, query, key, value, query_segments, key_segments, *rest = refs
+    keep = rest.pop(0) if has_keep else None
+    d_mixed, d_query, d_key, d_value, d_keys, d_values = rest
+
+    @pl.when(pl.program_id(2) == 0)
+    def before_first_block() -> None:
+        d_keys[...] = jnp.zeros_like(d_keys)
+        d_values[...] = jnp.zeros_like(d_values)
+
+    visible, keys, values = _visible(settings, reach, query_segments, key_segments), key[0], value[0]
+
+    def attend(head: jax.Array, _: jax.Array) -> int:
+        queries, d_out = _part(settings, head, query), _part(settings, head, d_mixed)
+        probabilities, slope = _probabilities(settings, queries, keys, visible)
+        kept = probabilities if keep is None else probabilities * keep[0, head]
+        d_values[...] += dot(kept.astype(d_out.dtype), d_out, (0, 0))
+        d_probabilities = dot(d_out, values, (1, 1))
+        if keep is not None:
+            d_probabilities = d_probabilities * keep[0, head]
+        mean = jnp.sum(d_probabilities * probabilities, axis=1, keepdims=True)
+        d_logits = jnp.where(visible, probabilities * (d_probabilities - mean) * slope, 0.0).astype(queries.dtype)
+        _put(settings, head, d_query, dot(d_logits, keys, (1, 0)))
+        d_keys[...] += dot(d_logits, queries, (0, 0))
+        return 0
+
+    jax.lax.fori_loop(0, heads, attend, 0)
+
+    @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
+    def after_last_block() -> None:
+        d_key[0] = d_keys[...].astype(d_key.dtype)
+        d_value[0] = d_values[...].astype(d_value.dtype)
