@@ -111,8 +111,8 @@ def build(rows: int, work: Path, options: argparse.Namespace) -> None:
         raise RuntimeError(f"the build of {rows:,} rows ended with exit code {process.returncode}; its error is above")
     stopped = "" if found["written"] == rows else f" (stopped after --seconds={options.seconds:g})"
     print(
-        f"{found['written']:9,} of {rows:,} rows{stopped}: {source.stat().st_size / MIB:.1f} MiB of JSON, peak resident set "
-        f"{found['peak'] / MIB:.0f} MiB, {found['seconds']:.0f} s, {found['processor']:.0f} s of processor time",
+        f"{found['written']:9,} of {rows:,} rows{stopped}: {source.stat().st_size / MIB:.1f} MiB of JSON, peak resident "
+        f"set {found['peak'] / MIB:.0f} MiB, {found['seconds']:.0f} s, {found['processor']:.0f} s of processor time",
         flush=True,
     )
     for folder in work.glob("cache*"):

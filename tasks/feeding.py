@@ -188,7 +188,8 @@ def tensors(table: Mapping[str, Sequence[Any]], spec: Mapping[str, tf.TensorSpec
             columns[name] = tf.ragged.constant(table[name], dtype=field.dtype, ragged_rank=1)
         else:
             columns[name] = tf.constant(table[name], dtype=field.dtype, shape=[len(table[name])])
-    return tf.data.Dataset.from_tensor_slices(columns).map(_dense(spec))
+    dense = lambda row: {name: tf.ensure_shape(value, spec[name].shape) for name, value in row.items()}  # noqa: E731
+    return tf.data.Dataset.from_tensor_slices(columns).map(dense)
 
 
 def streamed(read: Callable[[], Iterable[Mapping[str, Any]]], spec: Mapping[str, tf.TensorSpec]) -> tf.data.Dataset:
@@ -200,8 +201,9 @@ def streamed(read: Callable[[], Iterable[Mapping[str, Any]]], spec: Mapping[str,
       read: starts to read the rows.
       spec: as :attr:`RecordDataSource.spec`.
     """
-    # A block holds one array per field; for a field with lists, all their entries and the length of each list.
-    lengths = {name: f"{name}/lengths" for name in spec if name in _LISTS}
+    # A block holds one array per field. That of a field with lists holds the entries of all rows, one list after the
+    # other; a second array holds where the list of each row ends.
+    ends = {name: f"{name}/ends" for name in spec if name in _LISTS}
 
     def blocks() -> Iterator[dict[str, np.ndarray]]:
         waiting = iter(read())
@@ -209,8 +211,8 @@ def streamed(read: Callable[[], Iterable[Mapping[str, Any]]], spec: Mapping[str,
             out = {}
             for name, field in spec.items():
                 column = [row[name] for row in block]
-                if name in lengths:
-                    out[lengths[name]] = np.array([len(entries) for entries in column], np.int64)
+                if name in ends:
+                    out[ends[name]] = np.cumsum([len(entries) for entries in column], dtype=np.int64)
                     column = [entry for entries in column for entry in entries]
                 if field.dtype == tf.string:
                     column = [text.encode("utf-8") for text in column]
@@ -218,19 +220,20 @@ def streamed(read: Callable[[], Iterable[Mapping[str, Any]]], spec: Mapping[str,
             yield out
 
     def table(block: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
-        columns = {
-            name: tf.RaggedTensor.from_row_lengths(block[name], block[lengths[name]], validate=False)
-            if name in lengths
-            else block[name]
-            for name in spec
-        }
-        return tf.data.Dataset.from_tensor_slices(columns)
+        def row(number: tf.Tensor) -> dict[str, tf.Tensor]:
+            out = {}
+            for name, field in spec.items():
+                if name in ends:
+                    stops = block[ends[name]]
+                    start = tf.where(number > 0, stops[tf.maximum(number - 1, 0)], 0)
+                    value = block[name][start : stops[number]]
+                else:
+                    value = block[name][number]
+                out[name] = tf.ensure_shape(value, field.shape)
+            return out
+
+        return tf.data.Dataset.range(tf.shape(block["id"], tf.int64)[0]).map(row)
 
     signature = {name: tf.TensorSpec([None], field.dtype) for name, field in spec.items()}
-    signature |= {name: tf.TensorSpec([None], tf.int64) for name in lengths.values()}
-    return tf.data.Dataset.from_generator(blocks, output_signature=signature).flat_map(table).map(_dense(spec))
-
-
-def _dense(spec: Mapping[str, tf.TensorSpec]) -> Callable[[Mapping[str, Any]], dict[str, tf.Tensor]]:
-    """Fixes the shapes of a row's fields; the lists of a row are whole, so they are dense."""
-    return lambda row: {name: tf.ensure_shape(value, spec[name].shape) for name, value in row.items()}
+    signature |= {name: tf.TensorSpec([None], tf.int64) for name in ends.values()}
+    return tf.data.Dataset.from_generator(blocks, output_signature=signature).flat_map(table)
