@@ -391,7 +391,9 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
     if failed:
-        console.print(f"{len(failed)} runs failed before and are skipped; --retry_failed repeats them", highlight=False)
+        console.print(
+            f"{estimates.counted(len(failed))} failed before; --retry_failed repeats failed runs", highlight=False
+        )
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)

@@ -55,7 +55,7 @@ class Forecast:
 
         Without a time, the text names the two ways to get one.
         """
-        out = [f"{self.runs} runs to do, {self.flops:.3g} floating-point operations in matrix products"]
+        out = [f"{counted(self.runs)} to do, {self.flops:.3g} floating-point operations in matrix products"]
         if self.seconds is None or self.chip_seconds is None:
             unknown = "the time is" if price_per_chip_hour is None else "time and cost are"
             return [*out, f"{unknown} unknown: no run is finished. {self.remedy}"]
@@ -112,7 +112,12 @@ def forecast(
     for run in waiting:
         cost, known = costs[run.name], same.get(without_seed(run))
         seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
-    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {len(finished)} finished runs")
+    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}")
+
+
+def counted(number: int, what: str = "run") -> str:
+    """Returns for instance ``1 run`` or ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _mean(values: Sequence[float]) -> float:

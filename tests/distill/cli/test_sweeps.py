@@ -70,7 +70,7 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     capfd.readouterr()
     assert main.main(["sweep", path, "--dry_run", "--price_per_chip_hour=2"]) == 0
     said = capfd.readouterr().out
-    assert "1 runs to do" in said and "(from 1 finished runs)" in said
+    assert "1 run to do" in said and "(from 1 finished run)" in said
     assert re.search(r"cost \d+\.\d\d at 2 per chip-hour", said)
 
     assert main.main(["sweep", path, "--workers=1"]) == 0
@@ -122,7 +122,7 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
     capsys.readouterr()
     assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--dry_run"]) == 0
     said = capsys.readouterr().out
-    assert "1 runs failed before and are skipped; --retry_failed repeats them" in said and "11 runs to do" in said
+    assert "1 run failed before; --retry_failed repeats failed runs" in said and "11 runs to do" in said
 
 
 def test_a_search_has_no_run_with_an_index(sweep_file, capsys):

@@ -29,7 +29,7 @@ def test_from_finished_runs(tmp_path):
     found = forecast(waiting, costs, finished)
     assert found.chip_seconds == pytest.approx(800)
     lines = "\n".join(found.lines(workers=2, price_per_chip_hour=9.0))
-    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished runs)" in lines
+    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished run)" in lines
     assert "cost 2.00 at 9 per chip-hour" in lines
 
 
