@@ -379,8 +379,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
-    failed = [] if options.retry_failed else [run for run in made.runs if outcomes.failure(run) is not None]
-    failed = [run for run in failed if not outcomes.is_open(run, options.retries)]
+    failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
     waiting = [run for run in made.runs if not run.done and run not in failed and outcomes.pruned(run) is None]
     if sweep.search is not None:
         ended = len(made.runs) - len(waiting)
@@ -391,9 +390,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
     if failed:
-        console.print(
-            f"{estimates.counted(len(failed))} failed before; --retry_failed repeats failed runs", highlight=False
-        )
+        count = estimates.counted(len(failed))
+        console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)
