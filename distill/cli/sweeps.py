@@ -252,6 +252,8 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
             raise SweepError(f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs")
         runs = [known[name] for name in options.run]
     else:
+        if sweep.search is not None:
+            raise SweepError("--index needs runs that are known before, and those of a search are not; give --workers")
         if not 0 <= options.index < len(made.groups()):
             raise SweepError(f"--index must be 0 to {len(made.groups()) - 1}; got {options.index}")
         runs = made.groups()[options.index]
@@ -356,7 +358,7 @@ def _say(options: argparse.Namespace) -> Any:
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
     from distill.cli import sweep_checks
-    from distill.experiments.sweep import estimates, plan, remarks
+    from distill.experiments.sweep import estimates, outcomes, plan, remarks
 
     if options.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -377,15 +379,20 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
-    waiting = [run for run in made.runs if not run.done]
+    failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
+    waiting = [run for run in made.runs if not run.done and run not in failed and outcomes.pruned(run) is None]
     if sweep.search is not None:
-        waiting = probes[:1] * (sweep.search.trials * max(1, len(sweep.seeds())) - len(finished))
+        ended = len(made.runs) - len(waiting)
+        waiting = probes[:1] * max(0, sweep.search.trials * max(1, len(sweep.seeds())) - ended)
     bounds = None
     if options.topology is not None:
         bounds = configurations.bounds(waiting, options.topology)
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
-    found = estimates.forecast(waiting, configurations.costs, finished, bounds)
+    if failed:
+        count = estimates.counted(len(failed))
+        console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
+    found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)
     too_large = bounds is not None and not all(bound.fits for bound in bounds.values())

@@ -338,6 +338,7 @@ def test_rows_beyond_memory_are_streamed(monkeypatch):
     rows = [*ROWS, Record(id="5", input="é", label="", rationales=())]
     held = _examples(register(_dataset("held", rows), BYTES).paired)
     monkeypatch.setattr(feeding, "_IN_MEMORY", 2)
+    monkeypatch.setattr(feeding, "_BLOCK", 2)
     names = register(_dataset("streamed", rows), BYTES)
     streamed = _examples(names.paired)
     assert registration.get(names.paired).num_input_examples("train") == 5

@@ -100,6 +100,11 @@ def equal_shares(evidence: Evidence) -> list[EqualShare]:
     return out
 
 
+def headline(shares: Sequence[EqualShare]) -> EqualShare:
+    """Returns the share that a reader wants first: of the line with the least data that reaches the highest goal."""
+    return min(shares, key=lambda each: (-each.goal, each.share.value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Teacher:
     """The teacher's answers on the test rows.

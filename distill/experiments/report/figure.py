@@ -65,7 +65,7 @@ def png(document: Document) -> bytes | None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(chart.series) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
     out = io.BytesIO()
     figure.savefig(out, dpi=110, format="png")
     return out.getvalue()

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.experiments.report import charted, comparisons, findings, history, quantities, section_tables, statistics
+from distill.experiments.report import (
+    answers,
+    charted,
+    comparisons,
+    findings,
+    history,
+    quantities,
+    section_tables,
+    statistics,
+)
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.blocks import (
     Block,
@@ -80,11 +89,12 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
             (f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval_text}{_line_name(best)}{poor}")
         )
     elif analysis.shares:
+        best_share = answers.headline(analysis.shares)
         tiles.append(
             (
-                findings.share_text(analysis.shares[0]).split(" (")[0],
-                "of the data is enough",
-                one_line(analysis.shares[0].line, 50),
+                findings.share_text(best_share).split(" (")[0],
+                f"of the data equals all of {one_line(best_share.standard, 50)}",
+                one_line(best_share.line, 50),
             )
         )
     seeds = sorted({len(each.runs) for each in part.cells})

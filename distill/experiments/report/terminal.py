@@ -204,7 +204,7 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
         axes.set_ylim(min(scores) - room, max(scores) + room)
         axes.set_xlabel(xlabel or x)
         axes.set_ylabel(f"test {sweep.metric}")
-        axes.legend(frameon=False)
+        axes.legend(framealpha=0.9, edgecolor="none")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if title:

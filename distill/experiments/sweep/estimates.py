@@ -8,6 +8,10 @@ from distill.experiments.sweep import files
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.runs import Run, without_seed
 
+_FIRST_RUN = "--index=0 trains the first run; --dry_run then estimates the others from it"
+_FIRST_TRIAL = "start the search; after its first run, --dry_run estimates the others from it"
+_BOUND = "for TPUs, --topology=v5e:4x4 gives the least time without training, by libtpu's compiler (extra `precompile`)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -36,6 +40,7 @@ class Forecast:
       seconds: training time of all of them, one after another; None without a finished run or a bound.
       chip_seconds: the same, times chips.
       source: where the time comes from.
+      remedy: how to get a time, if there is none.
     """
 
     runs: int
@@ -43,12 +48,17 @@ class Forecast:
     seconds: float | None
     chip_seconds: float | None
     source: str
+    remedy: str = ""
 
     def lines(self, workers: int = 1, price_per_chip_hour: float | None = None) -> list[str]:
-        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours and cost."""
-        out = [f"{self.runs} runs to do, {self.flops:.3g} floating-point operations in matrix products"]
+        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours and cost.
+
+        Without a time, the text names the two ways to get one.
+        """
+        out = [f"{counted(self.runs)} to do, {self.flops:.3g} floating-point operations in matrix products"]
         if self.seconds is None or self.chip_seconds is None:
-            return [*out, "no time: train one run first (--index=0), or name a TPU slice (--topology=v5e:4x4)"]
+            unknown = "the time is" if price_per_chip_hour is None else "time and cost are"
+            return [*out, f"{unknown} unknown: no run is finished. {self.remedy}"]
         hours, chip_hours = self.seconds / 3600, self.chip_seconds / 3600
         at_once = f", {hours / workers:.3g} h with {workers} workers" if workers > 1 else ""
         out.append(f"{hours:.3g} h one after another{at_once}, {chip_hours:.3g} chip-hours ({self.source})")
@@ -63,6 +73,8 @@ def forecast(
     costs: Mapping[str, Cost],
     finished: Sequence[Run] = (),
     bounds: Mapping[str, Bound] | None = None,
+    *,
+    is_search: bool = False,
 ) -> Forecast:
     """Returns the forecast of the waiting runs.
 
@@ -76,6 +88,7 @@ def forecast(
       costs: name → cost, of waiting and finished runs.
       finished: runs with a result.
       bounds: name → bound.
+      is_search: whether the runs are trials of a search, which are not known before.
     """
     flops = sum(costs[run.name].steps * costs[run.name].flops for run in waiting)
     if bounds is not None:
@@ -93,12 +106,18 @@ def forecast(
         rates.append(each_update / costs[run.name].flops)
         chips = max(chips, _chips(run))
     if not rates:
-        return Forecast(len(waiting), flops, None, None, "")
+        remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
+        return Forecast(len(waiting), flops, None, None, "", remedy)
     seconds = 0.0
     for run in waiting:
         cost, known = costs[run.name], same.get(without_seed(run))
         seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
-    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {len(finished)} finished runs")
+    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}")
+
+
+def counted(number: int, what: str = "run") -> str:
+    """Returns for instance ``1 run`` or ``2 runs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -100,7 +100,7 @@ def failures(plan: Plan) -> dict[str, str]:
 def opening(plan: Plan, retries: int = 0) -> str:
     """Returns the line that a sweep begins with: how many runs there are, are done, failed before and are to do."""
     waiting = sum(outcomes.is_open(run, retries) for run in plan.runs)
-    failed = sum(outcomes.failure(run) is not None and not outcomes.is_open(run, retries) for run in plan.runs)
+    failed = len(outcomes.given_up(plan.runs, retries))
     pruned = sum(outcomes.pruned(run) is not None for run in plan.runs)
     parts = [f"{len(plan.runs)} runs", f"{len(plan.runs) - waiting - failed - pruned} done already"]
     parts += [f"{failed} failed before (--retry_failed repeats them)"] if failed else []

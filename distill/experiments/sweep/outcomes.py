@@ -94,6 +94,11 @@ def is_open(run: Run, retries: int = 0) -> bool:
     return failed is None or failed.attempts <= retries
 
 
+def given_up(runs: Sequence[Run], retries: int = 0) -> list[Run]:
+    """Returns the runs that failed more than ``retries`` times: a sweep skips them, unless failed runs are repeated."""
+    return [run for run in runs if failure(run) is not None and not is_open(run, retries)]
+
+
 def is_running(directory: Path, group: Sequence[Run]) -> bool:
     """Returns whether a living worker trains the group: one holds its lease, or the lock of a model directory."""
     if leases.is_held(directory, lease_name(group)):

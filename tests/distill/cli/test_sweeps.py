@@ -9,6 +9,7 @@ import pytest
 from distill import exit_codes
 from distill.cli import main, sweeps
 from distill.experiments import sweep
+from distill.experiments.sweep import outcomes, plan
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -55,7 +56,11 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     path = sweep_file("axes: {rates: {ratio: [1, 4]}}")
     assert main.main(["sweep", path, "--dry_run"]) == 0
     said = capfd.readouterr().out
-    assert "2 runs to do" in said and "no time: train one run first (--index=0)" in said
+    assert (
+        "2 runs to do" in said
+        and "the time is unknown: no run is finished." in said
+        and "--index=0 trains the first run" in said
+    )
     assert "axis 'rates' changes nothing in 2 of 2 runs: jsonl_paired draws no mixture" in said.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
@@ -65,7 +70,7 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     capfd.readouterr()
     assert main.main(["sweep", path, "--dry_run", "--price_per_chip_hour=2"]) == 0
     said = capfd.readouterr().out
-    assert "1 runs to do" in said and "(from 1 finished runs)" in said
+    assert "1 run to do" in said and "(from 1 finished run)" in said
     assert re.search(r"cost \d+\.\d\d at 2 per chip-hour", said)
 
     assert main.main(["sweep", path, "--workers=1"]) == 0
@@ -112,6 +117,18 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
         "batch-large__budget-compute__RANDOM_SEED-0": "TRAIN_STEPS = 2",
     }
     assert all("LOG_PERIOD = 1" in entry["bindings"] for entry in runs.values())
+
+    outcomes.note_failure(plan.read_plan(tmp_path / "out").runs[0], "the loss is nan")
+    capsys.readouterr()
+    assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "1 run failed before; --retry_failed repeats failed runs" in said and "11 runs to do" in said
+
+
+def test_a_search_has_no_run_with_an_index(sweep_file, capsys):
+    path = sweep_file("axes: {LAMBDA: {low: 0.1, high: 10}}\ndesign: {kind: optuna, trials: 3, sampler: random}\n")
+    assert main.main(["sweep", path, "--index=0"]) == exit_codes.MISTAKE
+    assert "those of a search are not; give --workers" in capsys.readouterr().err
 
 
 def test_a_remark_that_all_runs_share_is_shown_once():

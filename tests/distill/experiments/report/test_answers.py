@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from distill.experiments.report import answers
+from distill.experiments.report import answers, statistics
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 
@@ -55,3 +55,12 @@ def test_the_smallest_model_that_beats_the_teacher(sizes):
     assert 0.7 < found.teacher.accuracy.value < 0.8
     assert smallest.parameters.value == 1e8 and smallest.parameters.low >= 1e7 and smallest.parameters.high <= 1e9
     assert smallest.certain == 1e8 and smallest.sizes == (1e6, 1e7, 1e8, 1e9)
+
+
+def test_the_headline_is_the_least_data_for_the_highest_goal():
+    def share(line, goal, value):
+        return answers.EqualShare(line, "standard", goal, 500, statistics.Interval(value, value, value), 0.25)
+
+    shares = [share("standard", 93.0, math.inf), share("a", 84.0, 0.4), share("a", 93.0, 0.5), share("b", 93.0, 0.9)]
+    assert answers.headline(shares) is shares[2]
+    assert answers.headline(shares[:1]) is shares[0]

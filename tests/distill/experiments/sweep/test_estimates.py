@@ -29,7 +29,7 @@ def test_from_finished_runs(tmp_path):
     found = forecast(waiting, costs, finished)
     assert found.chip_seconds == pytest.approx(800)
     lines = "\n".join(found.lines(workers=2, price_per_chip_hour=9.0))
-    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished runs)" in lines
+    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished run)" in lines
     assert "cost 2.00 at 9 per chip-hour" in lines
 
 
@@ -39,7 +39,14 @@ def test_from_bounds_for_tpus(tmp_path):
     assert (found.seconds, found.chip_seconds) == (500, 8000)
 
 
-def test_without_either(tmp_path):
-    found = forecast([run(tmp_path, "a1", "a", "1")], {"a1": Cost(1000, 5.0)})
-    assert found.seconds is None
-    assert "no time: train one run first (--index=0), or name a TPU slice" in found.lines()[-1]
+def test_without_either_it_is_unknown_and_the_text_names_what_makes_it_known(tmp_path):
+    waiting, costs = [run(tmp_path, "a1", "a", "1")], {"a1": Cost(1000, 5.0)}
+    found = forecast(waiting, costs)
+    assert found.seconds is None and found.chip_seconds is None
+    said = found.lines()[-1]
+    assert said.startswith("the time is unknown: no run is finished.")
+    assert "--index=0 trains the first run; --dry_run then estimates" in said and "--topology=v5e:4x4" in said
+    assert "extra `precompile`" in said
+    assert found.lines(price_per_chip_hour=2.0)[-1].startswith("time and cost are unknown: ")
+    said = forecast(waiting, costs, is_search=True).lines()[-1]
+    assert "start the search; after its first run" in said and "--index" not in said
