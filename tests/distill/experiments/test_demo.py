@@ -33,7 +33,11 @@ def test_the_demo(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text(json.dumps(grid))
     given = ["demo", "--directory", str(tmp_path / "out"), "--sweep", str(tmp_path / "sweep.json")]
     small = ["--gin.TRAIN_STEPS=4", "--gin.EVAL_PERIOD=4", "--gin.optimizers.linear_decay.warmup_steps=1"]
-    sizes = ["--gin.VALIDATION_EXAMPLES=20"]
+    sizes = [f"--gin.network.T5Config.{size}" for size in ("embed_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=16")]
+    sizes += [f"--gin.network.T5Config.num_{part}_layers=1" for part in ("encoder", "decoder")]
+    sizes += ["--gin.demo_world.dataset.validation_rows=20", "--gin.demo_world.dataset.test_rows=20"]
+    sizes += ["--gin.demo_world.pretraining.train_rows=200", "--gin.demo_world.pretraining.validation_rows=20"]
+    sizes += ["--gin.partitioning.MeshConfig.data=1", "--gin.EVAL_BATCH_SIZE=20"]
     assert main.main([*given, *small, *sizes]) == 0
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last["task"] == "demo_world"
