@@ -262,10 +262,10 @@ def test_the_checks_notice(tmp_path, macros):
 
 
 def own_rows_sweep():
-    """README's sweep file for a user's own rows."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = [block for language, block in FENCE.findall(text) if language == "yaml"]
-    return block
+    """The sweep file for a user's own rows."""
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    text = text[text.index("## Rates for your own rows") :]
+    return next(block for language, block in FENCE.findall(text) if language == "yaml")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -278,7 +278,7 @@ def test_the_sweep_file_for_own_rows_dry_runs(tmp_path, monkeypatch, capfd):
     assert main.main(["sweep", "rates.yaml", "--dry_run"]) == 0
     shown = capfd.readouterr()
     assert "45 runs to do" in shown.out and "WARNING" not in shown.out, shown.out
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     assert "1.45e+15 floating-point operations" in shown.out and "lists the 45 runs, of 1.45e+15 operations" in text
     assert "distill report sweeps/rates --output=rates.html" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rates.yaml", "test.jsonl", "train.jsonl"]
