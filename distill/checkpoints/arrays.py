@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
+from distill import validation
+
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40  # of one array; the largest of an 11-billion-parameter T5, all layers stacked, has 2**30
@@ -80,7 +82,7 @@ def check_dtype(name: Any, where: str) -> str:
 
 def check_component(name: Any, where: str) -> str:
     """A name that stays inside the folder it is looked up in. Raises ValueError for any other."""
-    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0") or len(name) > 1024:
+    if not validation.is_plain_name(name, 1024):  # in a database, names may be longer than those of files
         raise ValueError(f"{where}: expected a name inside the checkpoint's folder; got {_short(name)}")
     return name
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from orbax.checkpoint.path import atomicity
 
-from distill import atomic_files, file_digests
+from distill import atomic_files, file_digests, validation
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 3
@@ -228,8 +228,7 @@ def _read(folder: epath.Path, digest: str) -> dict[str, _Listed]:
 
 
 def _listed(name: str, entry: Any, version: int, digest: str) -> _Listed:
-    parts = name.split("/")
-    if not all(parts) or ".." in parts or "." in parts or "\\" in name or not name.isprintable():
+    if not all(validation.is_plain_name(part, 1024) for part in name.split("/")):
         raise ValueError(f"it names no file of a step: {name!r:.80}")
     expected = _KEYS[version]
     if version == 1:
