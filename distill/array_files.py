@@ -33,7 +33,12 @@ def parse(
     """As :func:`read`, for ``content`` that was read from ``path``; raises the same ValueError."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
+            if others := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(
+                    f"{others[0]!r:.80} is no array"
+                )  # NumPy returns the bytes of a file of another format
+            return found
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
             SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200] or type(error).__name__

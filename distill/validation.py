@@ -1,4 +1,4 @@
-"""A value that must be one of a few."""
+"""A value that must be one of a few, and names of files that foreign data gives."""
 
 import difflib
 from collections.abc import Collection
@@ -10,3 +10,18 @@ def check(name: str, value: object, choices: Collection[str]) -> None:
         near = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def is_plain_name(name: object, most: int = 255) -> bool:
+    """Whether ``name`` can name a file or folder in a given folder, and be shown in one line of a message.
+
+    It is a text of 1 to ``most`` bytes in UTF-8 (255 is the limit of common file systems), without separators, control
+    characters and surrogates, and neither ``.`` nor ``..``.
+    """
+    return (
+        isinstance(name, str)
+        and name.isprintable()  # surrogates are not
+        and 0 < len(name.encode()) <= most
+        and not set(name) & set("/\\")
+        and name not in (".", "..")
+    )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -292,7 +293,7 @@ def _written(name: str, value: Any) -> str:
     text = repr(value)
     try:
         same = gin.config_parser.ConfigParser(text, _Literal()).parse_value() == value  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, tokenize.TokenError):
         same = False
     if not same:
         raise configuration.ConfigurationError(

@@ -85,10 +85,11 @@ def scan_text(
     """Adds the statements of ``text`` to ``scan``; returns the text with public modules imported by their full names."""
     lines = text.split("\n")
     recorder = Recorder()
-    parser = config_parser.ConfigParser(text, recorder)
+    parser = None
     imports = trusted.Imports() if imports is None else imports
     while True:
         try:
+            parser = parser or config_parser.ConfigParser(text, recorder)  # reads the first token
             statement = next(parser)
         except StopIteration:
             return "\n".join(lines)

@@ -16,11 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
+from distill import validation
+
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40  # of one array; the largest of an 11-billion-parameter T5, all layers stacked, has 2**30
+MAX_CHUNKS = 10**6  # of one array; one of 2**30 numbers in the chunks of T5X has 64
 CHUNK_BYTES = 64 * 2**20  # of arrays that are written; T5X's own choice
 READ_BYTES = 64 * 2**20  # of chunks that are fetched at a time
+READ_CHUNKS = 1024  # fetched at a time; a missing one is found before the next are requested
 
 _GCS = re.compile(r"gs://(?P<bucket>[^/]+)/(?P<path>.+)", re.DOTALL)
 
@@ -78,7 +82,7 @@ def check_dtype(name: Any, where: str) -> str:
 
 def check_component(name: Any, where: str) -> str:
     """A name that stays inside the folder it is looked up in. Raises ValueError for any other."""
-    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0") or len(name) > 1024:
+    if not validation.is_plain_name(name, 1024):  # in a database, names may be longer than those of files
         raise ValueError(f"{where}: expected a name inside the checkpoint's folder; got {_short(name)}")
     return name
 
@@ -124,15 +128,21 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
     """
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
     try:
-        # Without the last setting, chunks that are missing would be read as zeros.
-        missing = {"fill_missing_data_reads": False} if spec["driver"] == "zarr" else {}
-        array = tensorstore.open({**spec, **missing, "open": True}, read=True, context=context).result()
+        # Chunks that are missing would be read as zeros.
+        strict = {"fill_missing_data_reads": False, "open": True}
+        array = tensorstore.open({**spec, **strict}, read=True, context=context).result()
         shape, name = tuple(array.shape), array.dtype.name
     except Exception as error:  # TensorStore raises many kinds; here all mean one thing
         raise ValueError(f"{where} cannot be opened: {error}") from error
     info = TensorInfo(check_shape(shape, where), check_dtype(name, where))
     if expected is not None and info != expected:
         raise ValueError(f"{where}: the index gives {_info_text(expected)}, but the array is {_info_text(info)}")
+    chunks = _chunks(array)
+    if (count := math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks))) > MAX_CHUNKS:
+        raise ValueError(
+            f"{where}: an array has at most {MAX_CHUNKS:,} chunks; got {count:,} of shape {_short(list(chunks))} for "
+            f"{_info_text(info)}; write the checkpoint with larger chunks"
+        )
 
     def load(index: Any) -> np.ndarray:
         try:
@@ -145,6 +155,12 @@ def open_array(spec: dict[str, Any], where: str, expected: TensorInfo | None = N
     return Tensor(info, load)
 
 
+def _chunks(array: tensorstore.TensorStore) -> tuple[int, ...]:
+    """The shape of the chunks that are read."""
+    read_shape = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
+    return tuple(chunk or max(size, 1) for chunk, size in zip(read_shape, array.shape))
+
+
 def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
     """All of an array, a few chunks at a time: TensorStore would fetch and hold all chunks at once."""
     try:
@@ -154,9 +170,8 @@ def _read_whole(array: tensorstore.TensorStore) -> np.ndarray:
         raise ValueError(
             f"its shape {_short(list(array.shape))} needs {size:,} bytes, more than can be allocated"
         ) from None
-    read_shape = array.chunk_layout.read_chunk.shape or ()  # None where the rank is 0
-    chunks = tuple(chunk or max(size, 1) for chunk, size in zip(read_shape, array.shape))
-    at_once = max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks)))
+    chunks = _chunks(array)
+    at_once = min(READ_CHUNKS, max(1, READ_BYTES // max(1, result.itemsize * math.prod(chunks))))
     places = blocks(tuple(array.shape), chunks)
     while group := list(itertools.islice(places, at_once)):
         reads = [array[place].read() for place in group]

@@ -13,6 +13,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from orbax.checkpoint.path import atomicity
 
-from distill import atomic_files, file_digests
+from distill import atomic_files, file_digests, validation
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 3
@@ -39,6 +40,7 @@ _NO_ARRAYS = frozenset({"_sharding", COMMIT_FILE})
 _THREADS = 8
 _SMALL_BYTES = 2**20
 _MAX_BYTES = 256 * 2**20
+_HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _NAMES = {file_digests.SHA256: "SHA-256", file_digests.XXH3: "XXH3"}
 
 
@@ -226,9 +228,8 @@ def _read(folder: epath.Path, digest: str) -> dict[str, _Listed]:
 
 
 def _listed(name: str, entry: Any, version: int, digest: str) -> _Listed:
-    parts = name.split("/")
-    if not all(parts) or ".." in parts or "." in parts or "\\" in name or "\0" in name:
-        raise ValueError(f"it names a file outside the step: {name!r:.80}")
+    if not all(validation.is_plain_name(part, 1024) for part in name.split("/")):
+        raise ValueError(f"it names no file of a step: {name!r:.80}")
     expected = _KEYS[version]
     if version == 1:
         size, sha256 = entry
@@ -237,7 +238,7 @@ def _listed(name: str, entry: Any, version: int, digest: str) -> _Listed:
         digest = file_digests.SHA256
     if set(entry) != set(expected) or type(entry["bytes"]) is not int:
         raise ValueError(f"expected {', '.join(expected)} of {name!r:.80}")
-    if not all(isinstance(entry[kind], str) for kind in expected[1:]):
+    if not all(isinstance(entry[kind], str) and _HEXADECIMAL.fullmatch(entry[kind]) for kind in expected[1:]):
         raise ValueError(f"expected digests in hexadecimal of {name!r:.80}")
     return _Listed(entry["bytes"], digest, entry[digest])
 

@@ -2,6 +2,7 @@
 
 import io
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -57,8 +58,13 @@ def test_no_damage_is_silent_or_another_error(file):
 def test_python_objects_and_other_formats_are_refused(file):
     held = io.BytesIO()
     np.savez(held, objects=np.array([{}], dtype=object))
+    mixed = io.BytesIO()
+    np.savez(mixed, **ARRAYS)
+    with zipfile.ZipFile(mixed, "a") as more:
+        more.writestr("targets.npy", b"not of NumPy")
     for content, reason in (
         (held.getvalue(), "Object arrays cannot be loaded"),
+        (mixed.getvalue(), "'targets' is no array"),
         (b"text", "pickled"),
         (b"", "No data"),
     ):

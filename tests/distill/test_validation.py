@@ -19,3 +19,19 @@ def test_nothing_near_gives_no_suggestion(value):
 
 def test_a_choice_is_accepted():
     assert validation.check("Config.mode", "red", ("green", "red")) is None
+
+
+@pytest.mark.parametrize("name", ["a", "train-00000-of-00001", "é" * 127, " ", "..."])
+def test_plain_names(name):
+    assert validation.is_plain_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", [None, 3, b"a", "", ".", "..", "a/b", "a\\b", "a\0", "a\n", "\ud800", "é" * 128, "a" * 256]
+)
+def test_names_that_are_not_plain(name):
+    assert not validation.is_plain_name(name)
+
+
+def test_another_limit_of_a_name():
+    assert validation.is_plain_name("a" * 1024, 1024) and not validation.is_plain_name("a" * 1025, 1024)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from distill import validation
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 FLOAT_DTYPES = ("F64", "F32", "BF16", "F16")
 _MAX_JSON_BYTES = 64 * 2**20
-_MAX_NAME_BYTES = 255  # of a file, on every common file system
 
 
 class TensorInfo(NamedTuple):
@@ -117,7 +118,7 @@ class WeightsFolder:
                 f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r:.80}"
             )
         for name, file in weight_map.items():
-            if not isinstance(file, str) or not file.endswith(".safetensors") or not _is_plain_name(file):
+            if not isinstance(file, str) or not file.endswith(".safetensors") or not validation.is_plain_name(file):
                 raise ValueError(
                     f"{index}: {name:.200} must be in a .safetensors file of the same folder, named without a path; "
                     f"got {file!r:.80}"
@@ -140,11 +141,3 @@ class WeightsFolder:
             f"{SINGLE_FILE}; on the Hugging Face hub, a pull request often holds the converted file already, and "
             "NAME@refs/pr/1 reads it"
         )
-
-
-def _is_plain_name(name: str) -> bool:
-    return (
-        0 < len(name.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES
-        and not set(name) & set("/\\\0")
-        and name not in (".", "..")
-    )

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from distill import file_digests
+from distill import file_digests, validation
 from distill.tasks import fingerprint
 
 FILE = "manifest.json"
@@ -83,6 +83,9 @@ def _problem(manifest: Mapping[str, Any]) -> str | None:
         if not isinstance(manifest.get(name), dict):
             return f"{name!r} must be an object; got {manifest.get(name)!r:.80}"
     for task, splits in manifest["tasks"].items():
+        for name in (task, *splits) if isinstance(splits, dict) else ():
+            if not name.isprintable():
+                return f"{name!r:.80} is no name of a task or a split"
         if not isinstance(splits, dict):
             return f"task {task!r:.80} must be an object of splits; got {splits!r:.80}"
         for split, part in splits.items():
@@ -101,7 +104,7 @@ def _entry_problem(part: Any) -> str | None:
     for name in ("shards", "tfrecords"):
         if not isinstance(part.get(name, [] if name == "tfrecords" else None), list):
             return f"{name!r} must be a list of files; got {part.get(name)!r:.80}"
-    if part["examples"] and not isinstance(part.get("index"), dict):
+    if "index" not in part or (part["examples"] and not isinstance(part["index"], dict)):
         return f"'index' must be a file; got {part.get('index')!r:.80}"
     given = [part["index"]] if part.get("index") is not None else []
     for file in (*given, *part["shards"], *part.get("tfrecords", ())):
@@ -109,10 +112,10 @@ def _entry_problem(part: Any) -> str | None:
             not isinstance(file, dict)
             or not isinstance(file.get("file"), str)
             or not isinstance(file.get("sha256"), str)
+            or not file["sha256"].isprintable()
         ):
             return f"expected a file with its name and SHA-256; got {file!r:.80}"
-        parts = file["file"].split("/")
-        if not all(parts) or {".", ".."} & set(parts) or set(file["file"]) & set("\\\0"):
+        if not all(validation.is_plain_name(part) for part in file["file"].split("/")):
             return f"{file['file']!r:.80} is not a file inside the folder"
         if not _is_count(file.get("bytes")):
             return f"'bytes' of {file['file']!r:.80} must be a whole number; got {file.get('bytes')!r:.80}"

@@ -52,6 +52,14 @@ def test_a_binding_needs_a_value():
         statements.readable("MODEL_DIR")
 
 
+@pytest.mark.parametrize("text", ["\\\n", "\\\n\\\n", "(", "'a"])
+def test_a_file_that_ends_in_a_statement_is_refused(text):
+    with pytest.raises(ConfigurationError, match=r"^runs/a\.gin: "):
+        statements.scan_text(text, "runs/a.gin", [], statements.Scan(), set())
+    with pytest.raises(ConfigurationError, match=r"^runs/a\.gin: "):
+        statements.bindings_of(text, "runs/a.gin")
+
+
 def test_bindings_of_a_resolved_configuration():
     found = statements.bindings_of("A = 1\ns/f.x = %A\nf.y = @g()\n")
     assert found == {"A": 1, "s/f.x": "%A", "f.y": "@g()"}

@@ -2,6 +2,7 @@
 
 import math
 import resource
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,31 @@ def test_a_missing_chunk_is_no_zeros(stored):
     with pytest.raises(ValueError, match=r"^w cannot be read"):
         found.read()
     assert found.read((slice(0, 2), slice(0, 3))).shape == (2, 3)
+
+
+def test_a_missing_chunk_of_zarr3_is_no_zeros(tmp_path):
+    spec = arrays.zarr_in_folder(tmp_path, "kernel", driver="zarr3")
+    layout = tensorstore.ChunkLayout(read_chunk_shape=[2, 2], write_chunk_shape=[2, 2])
+    opened = tensorstore.open({**spec, "create": True}, shape=[4, 4], dtype="float32", chunk_layout=layout).result()
+    opened[:2].write(1).result()
+    found = arrays.open_array(spec, "w")
+    with pytest.raises(ValueError, match=r"^w cannot be read"):
+        found.read()
+    assert found.read((slice(0, 2), slice(0, 3))).shape == (2, 3)
+
+
+def test_many_chunks_of_an_array_are_refused_or_read_a_few_at_a_time(tmp_path):
+    """Found by fuzzing: millions of reads of chunks that are not there were begun before the first one failed."""
+    begun = time.process_time()
+    for number, columns in enumerate((2**26, 2 * 900_000)):
+        spec = arrays.zarr_in_folder(tmp_path, f"kernel{number}")
+        metadata = {"shape": [2, columns], "chunks": [2, 2], "dtype": "<f4"}
+        tensorstore.open({**spec, "create": True, "metadata": metadata}).result()
+        with pytest.raises(
+            ValueError, match=r"^w: an array has at most 1,000,000 chunks; got 33,|^w cannot be read.*missing"
+        ):
+            arrays.open_array(spec, "w").read()
+    assert time.process_time() - begun < 5
 
 
 def test_a_missing_array_is_named(tmp_path):
@@ -119,7 +145,7 @@ def test_chunks_are_within_their_limit(shape, stacked, max_bytes, expected):
 def test_an_array_that_no_memory_holds_is_refused_by_name(tmp_path):
     """Found by fuzzing: the file's shape was allocated, and MemoryError named neither file nor shape."""
     spec = arrays.zarr_in_folder(tmp_path, "kernel")
-    metadata = {"shape": [2**19, 2**20], "chunks": [2, 3], "dtype": "<f8"}
+    metadata = {"shape": [2**19, 2**20], "chunks": [2**19, 2**10], "dtype": "<f8"}
     tensorstore.open({**spec, "create": True, "metadata": metadata}).result()
     tensor = arrays.open_array(spec, "the kernel")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

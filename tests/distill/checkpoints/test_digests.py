@@ -225,6 +225,7 @@ def test_digests_that_disagree_with_the_file(run, wrong):
         (lambda entry: entry | {"md5": ""}, 3, "expected bytes, sha256, xxh3_128 of"),
         (lambda entry: entry | {"bytes": True}, 3, "expected bytes, sha256, xxh3_128 of"),
         (lambda entry: entry | {"xxh3_128": None}, 3, "expected digests in hexadecimal of"),
+        (lambda entry: entry | {"sha256": "0\n"}, 3, "expected digests in hexadecimal of"),
         (lambda entry: [entry["bytes"], entry["sha256"]], 3, "expected bytes, sha256, xxh3_128 of"),
         (lambda entry: entry, 2, "expected bytes, sha256, blake3 of"),
         (lambda entry: [entry["bytes"], 5], 1, "expected digests in hexadecimal of"),

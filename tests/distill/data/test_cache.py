@@ -260,13 +260,16 @@ MANIFEST = {"format": 1, "settings": {}, "tasks": {"a_label": {"train": ENTRY}}}
     "changed",
     [
         b"[" * 100_000, b"\xff", b"[]", b'{"format": [1]}', b'{"format": true}', {"settings": None}, {"tasks": []},
+        {"tasks": {"a": {"train": {"examples": 0, "slots": 1, "shards": []}}}}, {"tasks": {"a\n": {}}},
         {"tasks": {"a": None}}, {"tasks": {"a": {"train": []}}},
         *({"tasks": {"a": {"train": ENTRY | part}}} for part in (
             {"examples": -1}, {"examples": "1"}, {"examples": True}, {"slots": 2**64}, {"index": None}, {"index": [1]},
             {"shards": None}, {"shards": [None]}, {"shards": [FILE]}, {"tfrecords": 3}, {"tfrecords": [{"file": "a"}]},
             {"index": FILE | {"bytes": "3"}}, {"index": FILE | {"bytes": None}}, {"index": FILE | {"sha256": 0}},
             {"index": FILE | {"file": "../a"}}, {"index": FILE | {"file": "/etc/passwd"}}, {"index": FILE | {"file": ""}},
-            {"index": FILE | {"file": "a/../../b"}}, {"index": FILE | {"file": "a\0"}}, {"index": FILE | {"file": ["a"]}},
+            {"index": FILE | {"file": "a/../../b"}}, {"index": FILE | {"file": "a\0"}},
+            {"index": FILE | {"file": "a\ud800"}}, {"index": FILE | {"file": "a" * 300}},
+            {"index": FILE | {"sha256": "0\n"}}, {"index": FILE | {"file": ["a"]}},
         )),
     ],
 )  # fmt: skip

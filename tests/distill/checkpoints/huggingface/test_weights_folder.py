@@ -104,6 +104,7 @@ def test_an_index_stays_in_its_folder(file, sharded):
         ('{"weight_map": []}', "must hold an object 'weight_map'"),
         ('{"weight_map": {"shared.weight": "absent.safetensors"}}', "names absent.safetensors, which does not exist"),
         ('{"weight_map": {"x": "' + "a" * 300 + '.safetensors"}}', "named without a path"),  # found by fuzzing: OSError
+        ('{"weight_map": {"x": "\\ud800.safetensors"}}', "named without a path"),
         ('{"weight_map": {"x": "model-00001-of-00002.safetensors"}}', "names|holds x; it does not"),
     ],
 )
