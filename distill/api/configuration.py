@@ -12,7 +12,7 @@ import gin
 import distill
 from distill.api import trusted, value_types
 from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
-from distill.api.paths import expand_home
+from distill.api.paths import expand_home, vocabulary_of
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
 
 __all__ = [
@@ -55,7 +55,7 @@ def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str
         everything.add(statement)
     scan_text("\n".join(bindings), COMMAND_LINE, paths, scan, set(), everything)
     scan.referenced.pop("gin.REQUIRED", None)
-    problems = _macro_problems(scan)
+    problems = _macro_problems(scan, bindings)
     outside = [
         f"{place} {problem}"
         for statement, place in scan.imports
@@ -80,7 +80,7 @@ def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths:
     """
     scan = _scanned(gin_files, bindings, extra_paths)
     scan.referenced.pop("gin.REQUIRED", None)
-    problems = _macro_problems(scan)
+    problems = _macro_problems(scan, bindings)
     if problems:
         raise ConfigurationError("\n".join(problems))
 
@@ -94,7 +94,7 @@ def _scanned(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Seq
     return scan
 
 
-def _macro_problems(scan: Scan) -> list[str]:
+def _macro_problems(scan: Scan, bindings: Sequence[str]) -> list[str]:
     """One line for each macro that nothing uses, that nothing sets, or that is required."""
     unset = {name for name in scan.referenced if name not in scan.defined}
     problems = []
@@ -108,10 +108,17 @@ def _macro_problems(scan: Scan) -> list[str]:
         if name in unset:
             of_model = any(place.startswith("gin/models/") for place in places)  # no other model's file sets its value
             how = _how_to_give(name, ("hardware",) if of_model else tuple(FOLDERS_OF_CHOICES))
+            if name == "VOCABULARY_PATH" and (file := vocabulary_of(_bound(bindings, "INITIAL_CHECKPOINT_PATH"))):
+                how = f"the initial checkpoint has a vocabulary, give it with --gin.{name}={file}"
             problems.append(f"{name} is used by {places[0]} and nothing sets it; {how}")
     for name, place in scan.required.items():
         problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
     return problems
+
+
+def _bound(bindings: Sequence[str], name: str) -> Any:
+    """The value of a macro that bindings set; None if they do not."""
+    return bindings_of("\n".join(readable(binding) for binding in bindings)).get(name)
 
 
 def _how_to_give(name: str, folders: Sequence[str] = tuple(FOLDERS_OF_CHOICES)) -> str:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -27,3 +28,11 @@ def expand_home(value: T) -> T:
     if isinstance(value, dict):
         return {key: expand_home(item) for key, item in value.items()}  # type: ignore[return-value]
     return value
+
+
+def vocabulary_of(initial: Any) -> str | None:
+    """The SentencePiece file of a Hugging Face folder on this machine that initial parameters come from, if it has one."""
+    if not isinstance(initial, str | os.PathLike):
+        return None
+    files = (Path(expand_home(os.fspath(initial))) / name for name in ("tokenizer.model", "spiece.model"))
+    return next((str(file) for file in files if file.is_file()), None)

@@ -11,7 +11,7 @@ from distill import atomic_files
 from distill import validation as checks
 from distill.api import remedies
 from distill.api import rows as row_files
-from distill.api.paths import expand_home
+from distill.api.paths import expand_home, vocabulary_of
 from distill.api.rows import Rows
 from distill.api.run import configured
 from distill.api.student import Student
@@ -180,9 +180,11 @@ def _vocabulary(vocabulary: Any, initial: Any, model: str | NetworkConfig) -> di
             "SentencePiece model"
         )
     if isinstance(model, T5GemmaConfig):
+        file = vocabulary_of(initial)
         raise ValueError(
             "vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's tokenizer.model, or of a model of "
             "`distill vocabulary --special=gemma`"
+            + (f"; initial has one, {file}" if (file := vocabulary_of(initial)) else "")
         )
     return {}
 

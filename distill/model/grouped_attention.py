@@ -153,9 +153,9 @@ def attend_fused(
 ) -> Float[Array, "batch query joined"]:
     """:func:`attend` by the kernel of :mod:`distill.sharding.windowed_attention`, with the mask of ``sight``."""
     first = sight.segments
-    seconds = Segments(first.query, first.key[:, :0]) if sight.merged is None else sight.merged
-    queries = jnp.stack([jnp.asarray(one.query, jnp.int32) for one in (first, seconds)])
-    keys = jnp.concatenate([jnp.asarray(one.key, jnp.int32) for one in (first, seconds)], axis=1)
+    ids = (first,) if sight.merged is None else (first, sight.merged)
+    queries = jnp.stack([jnp.asarray(one.query, jnp.int32) for one in ids])
+    keys = jnp.concatenate([jnp.asarray(one.key, jnp.int32) for one in ids], axis=1)
     before, after = (FARTHEST, FARTHEST) if sight.reach is None else sight.reach
     reach = jnp.stack([jnp.asarray(one, jnp.int32) for one in (before, 0 if sight.causal else after)])
     if (copies := partitioning.ways("heads") // key.shape[2]) > 1:  # a key head per device

@@ -131,12 +131,13 @@ class GroupedAttention(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "batch query embed"]:
         keep = None if deterministic or self.config.dropout_rate == 0.0 else self._keep(*key.shape[:2])
-        rest = {"scale": self._scale, "cap": self.config.attention_logit_cap, "keep": keep}
-        heads = (self.shape.num_heads, self.shape.head_dim, query.dtype, self.shape.num_kv_heads)
-        shapes = attention_choice.Shapes(*query.shape[:2], key.shape[1], *heads)
+        (batch, length), shape, cap = query.shape[:2], self.shape, self.config.attention_logit_cap
+        shapes = attention_choice.Shapes(
+            batch, length, key.shape[1], shape.num_heads, shape.head_dim, query.dtype, shape.num_kv_heads
+        )
         if attention_choice.choose(self.config.attention, shapes) == "pallas":
-            return self._output(attend_fused(query, key, value, sight, **rest))
-        return self._output(attend(query, key, value, sight.mask(), **rest))
+            return self._output(attend_fused(query, key, value, sight, scale=self._scale, cap=cap, keep=keep))
+        return self._output(attend(query, key, value, sight.mask(), scale=self._scale, cap=cap, keep=keep))
 
     @property
     def _scale(self) -> float:

@@ -116,7 +116,7 @@ def windowed_attention(
     key: Float[Array, "batch key kv_joined"],
     value: Float[Array, "batch key kv_joined"],
     keep: Float[Array, "batch heads 1 key"] | None,
-    query_segments: Int[Array, "2 batch query"],
+    query_segments: Int[Array, "one_or_two batch query"],
     key_segments: Int[Array, "batch key"],
     reach: Int[Array, "2"],
     settings: Settings,
@@ -131,7 +131,7 @@ def windowed_attention(
       query: the query heads side by side in the last axis. Matmul inputs have its dtype; logits and softmax are float32.
       key, value: likewise, ``group`` times fewer heads; query head h reads key head ``h // group``.
       keep: float32 dropout factor per key, 0 or 1 / keep rate, equal for all queries. None applies no dropout.
-      query_segments: int32, for the first ``own`` keys and for the keys after them.
+      query_segments: int32, for the first ``own`` keys and, if there are more, for the keys after them.
       key_segments: int32; a query attends only to keys of the same segment.
       reach: int32, the largest distance of one of the first ``own`` keys before and after a query. Distances are those of
         positions in the row. Causal attention has 0 after.
@@ -224,7 +224,7 @@ def _call(
         (query, at_query),
         (key, at_key),
         (value, at_key),
-        (query_segments[..., None], pl.BlockSpec((2, 1, rows, 1), lambda h, b, i: (0, b, i, 0))),
+        (query_segments[..., None], pl.BlockSpec((len(query_segments), 1, rows, 1), lambda h, b, i: (0, b, i, 0))),
         (key_segments[:, None, :], pl.BlockSpec((1, 1, key_length), lambda h, b, i: (b, 0, 0))),
     ]
     if keep is not None:
@@ -261,7 +261,7 @@ def _call(
     return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
 
 
-def _lanes(settings: Settings, head: jax.Array) -> pl.Slice:
+def _lanes(settings: Settings, head: jax.Array) -> Any:
     """The lanes of one head in a block of several heads side by side; all lanes if heads share the 128 lanes."""
     width = settings.head_dim
     return pl.ds(pl.multiple_of(head * width, LANES), width) if width % LANES == 0 else pl.ds(0, LANES)
@@ -301,7 +301,8 @@ def _probabilities(
     settings: Settings, queries: jax.Array, keys: jax.Array, visible: jax.Array
 ) -> tuple[jax.Array, jax.Array | float]:
     """The probabilities of one head, float32, and the derivative of its logits by the product of query and key."""
-    logits, slope = dot(queries, keys, (1, 1)) * settings.scale, settings.scale
+    logits = dot(queries, keys, (1, 1)) * settings.scale
+    slope: jax.Array | float = settings.scale
     if settings.cap is not None:
         tangent = jnp.tanh(logits / settings.cap)
         logits, slope = tangent * settings.cap, (1.0 - tangent * tangent) * settings.scale

@@ -61,6 +61,15 @@ def test_a_missing_macro_names_who_wants_it():
     assert message.endswith("and nothing sets it; give it with --gin.MODEL_DIR=…")
 
 
+def test_a_missing_vocabulary_is_that_of_the_initial_checkpoint_if_it_has_one(tmp_path):
+    given = ["DATA_DIR = 'd'", "MODEL_DIR = 'm'", f"INITIAL_CHECKPOINT_PATH = {str(tmp_path)!r}"]
+    files = [f"gin/{name}.gin" for name in ("models/t5gemma2_tiny", "tasks/svamp", "runs/distill", "hardware/cpu")]
+    assert error(files=files, given=given).endswith("give it with --gin.VOCABULARY_PATH=…")
+    (tmp_path / "tokenizer.model").touch()
+    wanted = f"the initial checkpoint has a vocabulary, give it with --gin.VOCABULARY_PATH={tmp_path}/tokenizer.model"
+    assert error(files=files, given=given).endswith(wanted)
+
+
 def test_macros_that_are_wanted_and_not_set():
     names = ("DATA_DIR", "MODEL_DIR", "TRAIN_STEPS", "NOBODYS")
     assert configuration.unset(names, FILES, []) == ["DATA_DIR", "MODEL_DIR"]

@@ -96,6 +96,10 @@ def test_a_configuration_becomes_the_runs_model(words, tmp_path, monkeypatch):
             ValueError, match="vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's"
         ):
             distill.train(sums(12), **given | {"vocabulary": None})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "spiece.model").touch()
+    with pytest.raises(ValueError, match=r"; initial has one, .*/folder/spiece\.model$"):
+        distill.train(sums(12), **given | {"vocabulary": None, "initial": tmp_path / "folder"})
 
 
 def test_the_shipped_files_name_no_vocabulary(tmp_path):
