@@ -123,7 +123,8 @@ def main() -> None:
     options = arguments()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if options.child:
-        child(*options.child, options)
+        source, output = options.child
+        child(source, output, options)
         return
     work = Path(tempfile.mkdtemp(prefix="cache-memory-", dir=options.directory))
     try:

@@ -232,7 +232,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--compare",
         default="",
         metavar="PAIRS",
-        help="the pairs: all, best (the selected setting against each other one), or an axis; default: all up to 15 pairs",
+        help="the pairs: all, best (the selected setting against each other one), AXIS (its levels), or AXIS=LEVEL (each "
+        "other level against this one); default: all up to 15 pairs",
     )
     report.add_argument(
         "--price_per_chip_hour", type=float, metavar="PRICE", help="price of a chip per hour; adds the costs"

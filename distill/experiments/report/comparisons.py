@@ -143,7 +143,8 @@ def compare(evidence: Evidence, choice: str = "") -> Family:
 
     Args:
       evidence: the scores.
-      choice: ``all``, ``best``, or an axis whose levels are compared with all else equal; empty chooses.
+      choice: ``all``, ``best``, an axis whose levels are compared with all else equal, or ``AXIS=LEVEL``, which compares
+        each other level of the axis with this one; empty chooses.
 
     Raises:
       ReportError: ``choice`` is none of these.
@@ -163,10 +164,15 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
     cells, axes = evidence.part.cells, evidence.part.axes
     every = list(itertools.combinations(cells, 2))
     method = evidence.part.method_axis()
-    if choice not in ("", "all", "best", *axes):
+    choice, given, level = choice.partition("=")
+    if choice not in ("", "all", "best", *axes) or (given and choice not in axes):
         raise ReportError(
-            f"--compare must be all, best or one of the axes {', '.join(axes) or '(none)'}; got {choice!r}"
+            "--compare must be all, best, AXIS or AXIS=LEVEL with one of the axes "
+            f"{', '.join(axes) or '(none)'}; got {choice + given + level!r}"
         )
+    levels = list(dict.fromkeys(cell.values[choice] for cell in cells)) if given else []
+    if given and level not in levels:
+        raise ReportError(f"--compare={choice}={level}: {choice} has the levels {', '.join(levels)}")
     if not choice:
         choice = "all" if len(every) <= ALL_PAIRS else method or "best"
     best = selected(evidence)
@@ -179,13 +185,13 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
         (a, b)
         for a, b in every
         if a.values[choice] != b.values[choice]
+        and (not given or level in (a.values[choice], b.values[choice]))
         and all(a.values[axis] == b.values[axis] for axis in axes if axis != choice)
     ]
     extra = [(each.a, each.b) for each in headlines(evidence)]
     extra = [(a, b) for a, b in extra if (a, b) not in alike and (b, a) not in alike]
-    return alike + extra, f"levels of {choice} with all other axes equal" + (
-        ", and the selected setting" if extra else ""
-    )
+    what = f"each level of {choice} against {level}," if given else f"levels of {choice}"
+    return alike + extra, f"{what} with all other axes equal" + (", and the selected setting" if extra else "")
 
 
 def paired(evidence: Evidence, a: Cell, b: Cell) -> tuple[list[Run], list[Run], bool]:

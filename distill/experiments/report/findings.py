@@ -291,6 +291,11 @@ def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount:
 def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
     """What limits the findings."""
     part, out = analysis.part, []
+    if analysis.evidence.metric == "accuracy" and not any(analysis.evidence.cell_interval(c).value for c in part.cells):
+        out.append(
+            "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
+            "for more steps, or check the rows with distill data."
+        )
     few = [cell for cell in part.cells if len(cell.runs) < statistics.FEW_SEEDS]
     if few:
         least = min(len(cell.runs) for cell in few)

@@ -37,7 +37,8 @@ def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
             [],
             "were scored on 2 different sets of test rows, which are never pooled",
         ),
-        (lambda d: None, ["--compare=x"], "--compare must be all, best or one of the axes FORM; got 'x'"),
+        (lambda d: None, ["--compare=x"], "or AXIS=LEVEL with one of the axes FORM; got 'x'"),
+        (lambda d: None, ["--compare=FORM=x"], "--compare=FORM=x: FORM has the levels "),
         (lambda d: None, ["--metric=f1"], "has no test metric 'f1'; it has accuracy"),
         (
             lambda d: None,

@@ -55,8 +55,20 @@ def test_choices_of_pairs(methods_analysis, rates_analysis):
     }
     assert len(comparisons.compare(found, "best").comparisons) == 5
     assert len(rates_analysis[1].family.comparisons) == 11, "66 pairs are too many: the selected one against each other"
-    with pytest.raises(ReportError, match="--compare must be all, best or one of the axes method, TRAIN_ROWS; got 'x'"):
-        comparisons.compare(found, "x")
+    for wrong in ("x", "best=x", "=250"):
+        with pytest.raises(ReportError, match=f"AXIS=LEVEL with one of the axes method, TRAIN_ROWS; got '{wrong}'"):
+            comparisons.compare(found, wrong)
+
+
+def test_each_level_against_one(methods_analysis):
+    found = methods_analysis[1].evidence
+    family = comparisons.compare(found, "TRAIN_ROWS=250")
+    sizes = sorted(tuple(sorted((c.a.values["TRAIN_ROWS"], c.b.values["TRAIN_ROWS"]))) for c in family.comparisons)
+    # Two methods, two other sizes each; and the headline, which compares the methods at the selected size.
+    assert sizes == [("1000", "1000"), ("1000", "250"), ("1000", "250"), ("250", "500"), ("250", "500")]
+    assert family.rule.startswith("each level of TRAIN_ROWS against 250, with all other axes equal")
+    with pytest.raises(ReportError, match="--compare=TRAIN_ROWS=7: TRAIN_ROWS has the levels "):
+        comparisons.compare(found, "TRAIN_ROWS=7")
 
 
 def test_equal_students_cannot_be_distinguished(tmp_path):

@@ -119,3 +119,15 @@ def test_other_machines_and_revisions_are_warned_of(tmp_path):
         and "2 revisions" in warned
         and "with changes" in warned
     )
+
+
+def test_students_that_learned_nothing_are_named_first(tmp_path):
+    for lam in (0.3, 1.0):
+        for seed in range(5):
+            synthetic.write_run(
+                tmp_path / synthetic.name(LAMBDA=lam, RANDOM_SEED=seed),
+                np.zeros(20, bool),
+                configuration={"FORM": "paired", "LAMBDA": lam, "RANDOM_SEED": seed},
+            )
+    warned = findings.warnings(analysed(tmp_path)[1])
+    assert warned[0].startswith("All settings score 0 on the test rows: no student has learned the task")
