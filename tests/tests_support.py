@@ -4,7 +4,9 @@ import functools
 import importlib.util
 import json
 import mmap
+import os
 import pathlib
+import shutil
 
 # The files that take longest, longest first. Workers take whole files (--dist loadfile) in this order, and all others
 # after them, so that none is alone with a long file at the end. Keep it true: `make test` prints the slowest tests.
@@ -67,6 +69,11 @@ def files_of(folder):
     """All files of a folder: path → bytes."""
     folder = pathlib.Path(folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ample(folder: pathlib.Path) -> bool:
+    """Whether a folder exists, can be written to and has 8 GB left."""
+    return folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 8e9
 
 
 @functools.cache
