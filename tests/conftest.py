@@ -38,6 +38,7 @@ import jax
 import jaxtyping
 import pytest
 
+import compiled_programs
 from tests_support import QUESTIONS
 
 # Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
@@ -52,6 +53,7 @@ CHECKED = importlib.util.find_spec("beartype") is not None
 if CHECKED:
     jaxtyping.install_import_hook(ANNOTATED, "annotation_checker.checked")
 
+compiled_programs.keep()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
