@@ -104,6 +104,7 @@ class Starter:
         """
         given = {"arguments": list(arguments), "log": str(log), "environment": dict(environment), "wrapper": wrapper}
         given["folder"] = str(folder)
+        log.touch()
         self._running.stdin.write(json.dumps(given) + "\n")
         self._running.stdin.flush()
         return Command(int(self._running.stdout.readline()), log)
