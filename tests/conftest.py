@@ -15,8 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DISTILL_COMPILATION_CACHE"] = "off"  # commands that tests start write nothing into the user's cache folder
 # Freed memory is kept: half of the time in the kernel was for pages that were returned and requested again.
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 29))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 29))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 28))
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 25))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(1 << 24))
 # Checkpoints are written with one fsync a file, which a disk takes milliseconds for: temporary folders are in memory where
 # it is ample. Those of tests that passed are removed (tmp_path_retention_policy).
