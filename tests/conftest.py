@@ -14,6 +14,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DISTILL_COMPILATION_CACHE"] = "off"  # commands that tests start write nothing into the user's cache folder
+# Freed memory is kept: half of the time in the kernel was for pages that were returned and requested again.
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 28))
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 25))
+os.environ.setdefault("MALLOC_TOP_PAD_", str(1 << 24))
+# Checkpoints are written with one fsync a file, which a disk takes milliseconds for: temporary folders are in memory where
+# it is ample. Those of tests that passed are removed (tmp_path_retention_policy).
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tests_support.ample(pathlib.Path("/dev/shm")):
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
 # Compiling takes most of the time here, and what is compiled runs for a moment. Commands that tests start inherit this.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests compile the same small programs. Workers of one session and the commands that they start share what is
@@ -30,6 +38,7 @@ import jax
 import jaxtyping
 import pytest
 
+import compiled_programs
 from tests_support import QUESTIONS
 
 # Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
@@ -44,6 +53,7 @@ CHECKED = importlib.util.find_spec("beartype") is not None
 if CHECKED:
     jaxtyping.install_import_hook(ANNOTATED, "annotation_checker.checked")
 
+compiled_programs.keep()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -73,6 +83,15 @@ def pytest_report_header() -> str:
     if CHECKED:
         return f"jaxtyping: the annotations of {len(ANNOTATED)} modules are checked by beartype"
     return "jaxtyping: annotations are NOT checked, since beartype is not installed (pip install '.[test]')"
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts commands that need not import what others imported already; see :mod:`warm_commands`."""
+    import warm_commands
+
+    with warm_commands.starter() as starter:
+        yield starter
 
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -4,36 +4,53 @@ import functools
 import importlib.util
 import json
 import mmap
+import os
 import pathlib
+import shutil
 
 # The files that take longest, longest first. Workers take whole files (--dist loadfile) in this order, and all others
 # after them, so that none is alone with a long file at the end. Keep it true: `make test` prints the slowest tests.
 LONGEST_FIRST = (
     "tests/distill/training/test_multiprocess.py",
     "tests/wheel/test_commands.py",
-    "tests/distill/training/test_step.py",
+    "tests/test_examples.py",
+    "tests/test_docs_build.py",
     "tests/distill/training/test_train.py",
+    "tests/distill/training/test_step.py",
     "tests/distill/model/test_decoding.py",
     "tests/distill/experiments/sweep/test_execution.py",
-    "tests/distill/training/test_nonfinite.py",
-    "tests/distill/training/test_loop.py",
-    "tests/distill/model/test_network.py",
-    "tests/distill/api/test_training.py",
-    "tests/distill/inference/test_model_directory.py",
+    "tests/distill/cli/test_sweeps.py",
     "tests/wheel/test_readme.py",
-    "tests/distill/sharding/test_fused_attention.py",
+    "tests/distill/experiments/test_demo.py",
+    "tests/distill/inference/test_model_directory.py",
+    "tests/distill/checkpoints/test_conversion.py",
     "tests/distill/checkpoints/test_object_store.py",
-    "tests/distill/training/test_shared_encoder.py",
-    "tests/distill/inference/test_token_scores.py",
-    "tests/distill/cli/test_teacher.py",
-    "tests/distill/inference/test_export.py",
+    "tests/distill/api/test_training.py",
+    "tests/distill/training/test_t5gemma_training.py",
+    "tests/distill/training/test_one_at_a_time.py",
+    "tests/distill/training/test_nonfinite.py",
+    "tests/distill/model/test_network.py",
+    "tests/distill/training/test_loop.py",
     "tests/distill/inference/test_infer.py",
-    "tests/distill/data/test_cache.py",
+    "tests/distill/inference/test_export.py",
+    "tests/benchmarks/test_accelerator_end_to_end.py",
+    "tests/distill/training/test_trainable.py",
     "tests/distill/cli/test_gin_files.py",
+    "tests/distill/sharding/test_fused_attention.py",
+    "tests/distill/test_locking.py",
+    "tests/distill/data/test_cache.py",
+    "tests/distill/training/test_shared_encoder.py",
+    "tests/distill/cli/test_teacher.py",
     "tests/distill/checkpoints/test_digests.py",
+    "tests/distill/cli/test_t5gemma_students.py",
+    "tests/distill/training/test_replay.py",
+    "tests/distill/training/test_joint_seeds.py",
+    "tests/distill/data/test_cache_gs.py",
+    "tests/distill/model/test_t5gemma.py",
+    "tests/distill/test_stuck.py",
+    "tests/distill/inference/test_token_scores.py",
     "tests/distill/training/test_trajectory.py",
     "tests/distill/training/test_losses.py",
-    "tests/distill/test_locking.py",
 )
 
 QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
@@ -67,6 +84,13 @@ def files_of(folder):
     """All files of a folder: path → bytes."""
     folder = pathlib.Path(folder)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ample(folder: pathlib.Path) -> bool:
+    """Whether a folder exists, can be written to, may hold programs and has 8 GB left."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False
+    return shutil.disk_usage(folder).free > 8e9
 
 
 @functools.cache

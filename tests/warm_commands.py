@@ -3,10 +3,11 @@
 Importing takes four seconds of processor time, which a test that needs several processes pays once. A fork has no JAX
 backend, no distributed runtime and no compiled program: what it runs, it sets up as any process does.
 
-As a program, reads one JSON object per line: the arguments, the log and the environment of a command.
+As a program, reads one JSON object per line: the arguments, log, environment, wrapper and folder of a command.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -85,7 +86,12 @@ class Starter:
         self._running = running
 
     def start(
-        self, arguments: Sequence[str], log: pathlib.Path, environment: Mapping[str, str], wrapper: str
+        self,
+        arguments: Sequence[str],
+        log: pathlib.Path,
+        environment: Mapping[str, str],
+        wrapper: str,
+        folder: pathlib.Path = ROOT,
     ) -> Command:
         """Runs ``distill`` with arguments.
 
@@ -94,8 +100,11 @@ class Starter:
           log: receives output and errors.
           environment: added to the environment before JAX reads it.
           wrapper: module whose function ``main`` is called instead of :func:`distill.cli.main.main`.
+          folder: the working directory.
         """
         given = {"arguments": list(arguments), "log": str(log), "environment": dict(environment), "wrapper": wrapper}
+        given["folder"] = str(folder)
+        log.touch()
         self._running.stdin.write(json.dumps(given) + "\n")
         self._running.stdin.flush()
         return Command(int(self._running.stdout.readline()), log)
@@ -120,11 +129,12 @@ def _exit_file(log: pathlib.Path) -> pathlib.Path:
     return log.with_name(f"{log.name}.exit")
 
 
-def _run(arguments: list[str], log: str, environment: dict[str, str], wrapper: str) -> None:
+def _run(arguments: list[str], log: str, environment: dict[str, str], wrapper: str, folder: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+    os.chdir(folder)
     os.environ.update(environment)
     sys.argv = ["distill", *arguments]
     sys.exit(importlib.import_module(wrapper).main())
@@ -133,6 +143,9 @@ def _run(arguments: list[str], log: str, environment: dict[str, str], wrapper: s
 def _serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # no fork's collector visits, and thereby copies, what was imported
+    gc.set_threshold(10_000, 20, 20)
     running: dict[int, pathlib.Path] = {}
     while True:
         ready, _, _ = select.select([0], [], [], 0.05)

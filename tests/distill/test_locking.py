@@ -14,6 +14,7 @@ import time
 import pytest
 
 import fake_gcs
+import warm_commands
 from distill import locking
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -224,28 +225,42 @@ def test_the_same_process_twice(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the server's certificate")
-def test_an_object_store(hold, tmp_path):
+def test_an_object_store(warm, tmp_path):
     with fake_gcs.serving(tmp_path) as (storage, environment):
-        path = "gs://bucket/run/.lock"
-        both = [hold(path, environment), hold(path, environment)]
-        outcomes = [said(process) for process in both]
+        path, release = "gs://bucket/run/.lock", tmp_path / "release"
+
+        def hold(name):
+            return warm.start([path, str(release)], tmp_path / name, environment, "holding_command")
+
+        def outcome(process):
+            deadline = time.monotonic() + warm_commands.PATIENCE_S
+            while not (found := re.search(r"^(held|\S+ is in use .*)\n", process.output, re.MULTILINE)):
+                assert process.poll() is None and time.monotonic() < deadline, process.output
+                time.sleep(0.02)
+            return found[1]
+
+        def kill(process):
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+
+        both = [hold("first"), hold("second")]
+        outcomes = [outcome(process) for process in both]
         assert sorted(outcome == "held" for outcome in outcomes) == [False, True]
         holder = both[outcomes.index("held")]
         refused = next(outcome for outcome in outcomes if outcome != "held")
         assert f"gs://bucket/run/.lock is in use by process {holder.pid} on" in refused
-        holder.kill()
-        holder.wait()
+        kill(holder)
         assert "bucket/run/.lock" in storage.objects
-        third = hold(path, environment)
-        assert said(third) == "held"  # of this machine, and dead
-        third.kill()
-        third.wait()
+        third = hold("third")
+        assert outcome(third) == "held"  # of this machine, and dead
+        kill(third)
         record = json.loads(storage.objects["bucket/run/.lock"]) | {
             "host": "node-17",
             "machine": "node-17 another boot",
         }
         storage.objects["bucket/run/.lock"] = json.dumps(record).encode()
-        fourth = hold(path, environment)
-        assert said(fourth) == "held"  # expired
-        release(fourth)
+        fourth = hold("fourth")
+        assert outcome(fourth) == "held"  # expired
+        release.touch()
+        assert fourth.wait(30) == 0
         assert "bucket/run/.lock" not in storage.objects

@@ -1,11 +1,7 @@
 """Real processes that hang: each ends in bounded time with exit code 75, and says where every thread is."""
 
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,7 +9,6 @@ import pytest
 from distill import exit_codes, stuck
 from tests_support import xla_flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 600
 # A training of a tiny student whose data thread blocks after some batches.
 BLOCKED = """
@@ -63,17 +58,29 @@ with stuck.watching(4.0, sys.argv[1], lambda: "do this"):
 """
 
 
-def start(program, *arguments):
-    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1)}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles faster
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
+@pytest.fixture
+def start(warm, tmp_path):
+    """Starts programs in new processes; none outlives the test."""
+    started = []
+
+    def go(program, *arguments):
+        script = tmp_path / f"program_{len(started)}.py"
+        script.write_text(program)
+        given = [str(script), *map(str, arguments)]
+        started.append(warm.start(given, script.with_suffix(".log"), {"XLA_FLAGS": xla_flags(1)}, "script_command"))
+        return started[-1]
+
+    yield go
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
 
-def test_a_data_thread_that_blocks(tmp_path):
+def test_a_data_thread_that_blocks(start, tmp_path):
     process = start(BLOCKED, tmp_path)
-    _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == exit_codes.STOPPED, told
+    code = process.wait(PATIENCE_S)
+    told = process.output
+    assert code == exit_codes.STOPPED, told
     message = told.strip().splitlines()[-1]
     assert "process is stuck: nothing has happened for" in message and "(STUCK_AFTER_S = 5)" in message
     assert "while waiting for a batch" in message and "after its last step, 7" in message
@@ -85,24 +92,20 @@ def test_a_data_thread_that_blocks(tmp_path):
     assert stacks in told
 
 
-def test_a_process_that_stops_ends_the_other(tmp_path):
+def test_a_process_that_stops_ends_the_other(start, tmp_path):
     """SIGSTOP to process 1 leaves its connection open; process 0 waits in a collective, and names it."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
     both = [start(TOGETHER, tmp_path, address, number) for number in range(2)]
-    try:
-        assert "running\n" in iter(both[0].stdout.readline, "")  # gloo prints lines, too
-        time.sleep(2)  # both have reported
-        both[1].send_signal(signal.SIGSTOP)
-        stopped = time.monotonic()
-        _, told = both[0].communicate(timeout=PATIENCE_S)
-        assert time.monotonic() - stopped < 30
-    finally:
-        for process in both:
-            process.kill()
-            process.wait()
-    assert both[0].returncode == exit_codes.STOPPED, told
+    both[0].wait_for("running\n")
+    time.sleep(2)  # both have reported
+    both[1].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    code = both[0].wait(PATIENCE_S)
+    assert time.monotonic() - stopped < 30
+    told = both[0].output
+    assert code == exit_codes.STOPPED, told
     message = told.strip().splitlines()[-1]
     assert "process 0 of 2 is stuck" in message and "while making a step" in message
     assert "process 1: step " in message and "no report for " in message

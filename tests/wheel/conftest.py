@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import filelock
 import pytest
 
 from tests_support import xla_flags
@@ -68,9 +69,23 @@ class Installed:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory) -> Installed:
-    """Builds the sdist and from it the wheel, without a network, and installs the wheel into a new environment."""
-    top = tmp_path_factory.mktemp("wheel")
+    """Builds the sdist and from it the wheel, without a network, and installs the wheel into a new environment.
+
+    The first worker that requests it does so for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    top = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
+    with filelock.FileLock(f"{top}.lock"):
+        if not (top / "ready").exists():
+            _build_and_install(top)
+            (top / "ready").touch()
+    (sdist,), (wheel,) = (top / "built").glob("*.tar.gz"), (top / "built").glob("*.whl")
+    return Installed(top / "environment", sdist, wheel)
+
+
+def _build_and_install(top: pathlib.Path) -> None:
     source, built, folder = top / "source", top / "built", top / "environment"
+    top.mkdir()
     copy_sources(source)
     built.mkdir()
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(built)!r})"
@@ -87,4 +102,3 @@ def installed(tmp_path_factory) -> Installed:
     (packages,) = folder.glob("lib/python*/site-packages")
     # A .pth file is not read for the .pth files in the folders that it names: this checkout's editable finder stays out.
     (packages / "dependencies.pth").write_text("\n".join(holders()) + "\n")
-    return Installed(folder, sdist, wheel)

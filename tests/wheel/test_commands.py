@@ -22,6 +22,7 @@ ROWS = [
     "--gin.VOCABULARY_PATH=bytes",
 ]
 FEW = ["--gin.demo_world.dataset.validation_rows=8", "--gin.demo_world.dataset.test_rows=8"]  # of each of 13 runs
+PRETRAINING = [f"--gin.demo_world.pretraining.{size}" for size in ("train_rows=200", "validation_rows=20")]
 DEMO_GRID = {"gin_files": ["gin/recipes/demo_student.gin"], "axes": {"TRAIN_ROWS": [20], "RANDOM_SEED": [0]}}
 
 
@@ -41,7 +42,7 @@ def walked(installed, tmp_path_factory):
         "eval": ["eval", model],
         "infer": ["infer", model, *asked, "--output=answers.jsonl"],
         "export": ["export", model, "--output=exported"],
-        "demo": ["demo", "--sweep=grid.json", *TINY, *SHORT, *FEW, start],
+        "demo": ["demo", "--sweep=grid.json", *TINY, *SHORT, *FEW, *PRETRAINING, start],
         "sweep": ["sweep", "demo.yaml", "--directory=grid", *TINY, *SHORT, *FEW],
         "report": ["report", "grid", "--output=page.html"],
     }

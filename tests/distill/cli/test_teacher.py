@@ -68,18 +68,19 @@ async def teacher(call_):
     return call_.reply("I do not know.")
 
 
-def run_in_one_process(lines, folder):
-    """Runs ``python -m`` lines one after the other in one process: what they import is imported once."""
-    script = (
-        "import importlib, json, sys\n"
-        "for module, *arguments in json.loads(sys.argv[1]):\n"
-        "    status = importlib.import_module(module).main(arguments)\n"
-        "    if status: sys.exit(f'{module} {arguments}: exit code {status}')\n"
+def run_in_one_process(warm, lines, folder):
+    """Runs ``distill`` lines one after the other in one new process."""
+    script = folder / "lines.py"
+    script.write_text(
+        "import json, sys\n"
+        "from distill.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    if status := main.main(arguments): sys.exit(f'{arguments}: exit code {status}')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(1)}
-    command = [sys.executable, "-c", script, json.dumps(lines)]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    environment = {"XLA_FLAGS": xla_flags(1)}
+    given = [str(script), json.dumps(lines)]
+    process = warm.start(given, folder / "lines.log", environment, "script_command", folder)
+    assert process.wait() == 0, process.output
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
+def test_every_command_of_the_page_runs(warm, place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     later: list[list[str]] = []
     with serving(teacher) as stub:
@@ -105,8 +106,8 @@ def test_every_command_of_the_page_runs(place, monkeypatch, capfd):
                 assert call({"extract": commands.run_extract, "inspect": commands.run_inspect}[name], flags) == 0
             else:
                 assert program == "distill", "the page needs nothing but the installed command"
-                later.append(["distill.cli.main", name, *flags])
-    run_in_one_process(later, place)
+                later.append([name, *flags])
+    run_in_one_process(warm, later, place)
     shown = capfd.readouterr().out
     assert "3 requests to send, 0 already answered" in shown and "3 of 3 rows written" in shown
     assert len(stub.calls) == 3, "the dry run and the replay ask nobody"

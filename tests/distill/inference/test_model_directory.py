@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -248,17 +249,13 @@ def test_a_directory_on_a_read_only_file_system(trained, tmp_path):
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("this machine does not allow mounts")
     (tmp_path / "x.jsonl").write_text('{"question": "2 and 3?"}\n')
-    infer = f"infer --model_dir={model_dir} --input={tmp_path}/x.jsonl --output={tmp_path}/y.jsonl"
-    score = f"eval --model_dir={model_dir}"
-    python = f"PYTHONPATH={ROOT} {sys.executable} -m distill.cli.main"
-    steps = (
-        mount,
-        f"! touch {model_dir}/x",
-        f"{python} {infer}",
-        f"{python} {score} --output={tmp_path}/p",
-        f"{python} {score}",
-    )
-    script = " && ".join(steps)
+    score = ["eval", f"--model_dir={model_dir}"]
+    infer = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path}/x.jsonl", f"--output={tmp_path}/y.jsonl"]
+    commands = [infer, [*score, f"--output={tmp_path}/p"], score]
+    # One process for the three, which imports everything once; its exit code is that of the first that fails.
+    program = f"import sys; from distill.cli.main import main; sys.exit(next(filter(None, map(main, {commands!r})), 0))"
+    python = f"PYTHONPATH={ROOT} {sys.executable} -c {shlex.quote(program)}"
+    script = f"{mount} && ! touch {model_dir}/x && {python}"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert set(json.loads((tmp_path / "y.jsonl").read_text())) == {"line", "label", "score"}
     assert (tmp_path / "p" / "jsonl_label_test.jsonl").exists() and "test accuracy: " in done.stdout

@@ -17,7 +17,6 @@ import tensorflow as tf
 from jax.sharding import SingleDeviceSharding
 from tensorflow.core.util import event_pb2
 
-import warm_commands
 from distill import exit_codes
 from distill.api import configuration
 from distill.checkpoints.manager import Checkpoints
@@ -33,30 +32,29 @@ KILLED_S = 60  # for a process to notice that another was killed; heartbeats may
 
 
 @pytest.fixture(scope="module")
-def launched():
+def launched(warm):
     """Starts `distill train` in a number of processes that know of each other; none outlives the context."""
-    with warm_commands.starter() as starter:
 
-        @contextlib.contextmanager
-        def processes(folder, number, arguments, wrapper="telling_command", **environment):
-            folder.mkdir()
-            with socket.socket() as server:
-                server.bind(("127.0.0.1", 0))
-                address = f"127.0.0.1:{server.getsockname()[1]}"
-            together = [f"--coordinator_address={address}", f"--num_processes={number}"]
-            started = []
-            try:
-                for index in range(number):
-                    given = ["train", *arguments, *together, f"--process_id={index}"]
-                    log = folder / f"process_{index}.txt"
-                    started.append(starter.start(given, log, {"XLA_FLAGS": xla_flags(2), **environment}, wrapper))
-                yield started
-            finally:
-                for process in started:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
+    @contextlib.contextmanager
+    def processes(folder, number, arguments, wrapper="telling_command", **environment):
+        folder.mkdir()
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        together = [f"--coordinator_address={address}", f"--num_processes={number}"]
+        started = []
+        try:
+            for index in range(number):
+                given = ["train", *arguments, *together, f"--process_id={index}"]
+                log = folder / f"process_{index}.txt"
+                started.append(warm.start(given, log, {"XLA_FLAGS": xla_flags(2), **environment}, wrapper))
+            yield started
+        finally:
+            for process in started:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
 
-        yield processes
+    return processes
 
 
 def finish(processes, code=0):

@@ -1,51 +1,30 @@
 """Real processes on one directory: two at once, the holder killed, and a checkpoint that cannot be written."""
 
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests_support import xla_flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 PATIENCE_S = 300
-# `distill`, whose checkpoints cannot be written once there is one.
-FULL_DISK = """
-import sys
-from etils.epath import gpath
-from distill.cli import main
-mkdir = gpath.PosixGPath.mkdir
-def full(self, *arguments, **named):
-    if "checkpoints/8.orbax" in str(self):
-        raise OSError(28, "No space left on device")
-    return mkdir(self, *arguments, **named)
-gpath.PosixGPath.mkdir = full
-sys.exit(main.main())
-"""
 
 
 @pytest.fixture
-def start(tmp_path, train_command):
+def start(warm, tmp_path, train_command):
     started = []
 
-    def go(name, program=("-m", "distill.cli.main"), **more):
-        log = (tmp_path / name).open("w")
+    def go(name, wrapper="distill.cli.main", **more):
         arguments = [*train_command, *(f"--gin.{key}={value!r}" for key, value in more.items())]
-        environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT), "XLA_FLAGS": xla_flags(1), "JAX_PLATFORMS": "cpu"}
-        process = subprocess.Popen(
-            [sys.executable, *program, *arguments], cwd=tmp_path, env=environment, stdout=log, stderr=log
-        )
-        log.close()
+        environment = {"XLA_FLAGS": xla_flags(1)}
+        process = warm.start(arguments, tmp_path / name, environment, wrapper, folder=tmp_path)
         started.append(process)
         return process
 
     yield go
     for process in started:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
 
 
@@ -79,7 +58,7 @@ def test_two_trainings_and_a_killed_one(start, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_process(start, tmp_path):
-    process = start("full.log", ("-c", FULL_DISK))
+    process = start("full.log", "full_disk_command")
     assert process.wait(PATIENCE_S) not in (0, None)
     told = (tmp_path / "full.log").read_text()
     assert "a checkpoint could not be written to " in told
