@@ -74,7 +74,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 
     from distill.checkpoints import huggingface
     from distill.inference.decoder import DecodeConfig, Decoder
-    from distill.model import decoding
+    from distill.model import parameters
     from distill.sharding import partitioning
 
     config = dataclasses.replace(cases.SIZES[options.size], dropout_rate=0.0)
@@ -96,7 +96,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         found = decoded(params, cpu, config, 10, _CHECKED_ROWS, inputs(_CHECKED_ROWS))
         huggingface.save_pretrained_folder(params, config, options.out / "student")
         (options.out / TOKENS).write_text(json.dumps(found))
-        params = jax.device_get(jax.jit(functools.partial(decoding.in_compute_dtype, config=fast))(params))
+        params = jax.device_get(jax.jit(functools.partial(parameters.in_compute_dtype, config=fast))(params))
     params = jax.device_put(params, device)
     rows = timed(lambda *given: decoded(params, device, fast, *given), "ours", options)
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)

@@ -20,6 +20,7 @@ from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import Student as Description
+from distill.model import int8
 from distill.model.parameters import param_count, param_logical_axes, param_shapes
 from distill.sharding import partitioning
 from distill.tasks import jsonl
@@ -63,6 +64,8 @@ class Student:
     ):
         self.directory, self.description, self.vocabulary = directory, description, vocabulary
         self.params, self.step = params, step
+        if description.decode.weights == "int8":
+            params = int8.placed(params, description.model, mesh, partitioning.DEFAULT_RULES)
         self._answering = Answering(description, vocabulary, params, mesh)
 
     def __repr__(self) -> str:

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from distill import stuck, validation
 from distill.data.trimming import EOS_ID, cut
-from distill.model import decoding
+from distill.model import decoding, int8
 from distill.model.configs import NetworkConfig
-from distill.model.parameters import Params, param_logical_axes
+from distill.model.parameters import Params, in_compute_dtype, param_logical_axes
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
 
@@ -33,6 +33,8 @@ class DecodeConfig:
       seed: of ``sample``.
       param_gather: ``layer`` all-gathers FSDP-sharded parameters in each layer, for every token; ``decoder`` and ``step``
         all-gather all of them once per batch, in the compute dtype.
+      weights: ``compute`` reads weights in the compute dtype; ``int8`` quantizes them first, see
+        :mod:`distill.model.int8`.
     """
 
     max_decode_len: int = 64
@@ -47,10 +49,12 @@ class DecodeConfig:
     bucket: int = 32
     seed: int = 0
     param_gather: str = "layer"
+    weights: str = "compute"
 
     def __post_init__(self) -> None:
         validation.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("DecodeConfig.method", self.method, decoding.METHODS)
+        validation.check("DecodeConfig.weights", self.weights, int8.WEIGHTS)
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             if getattr(self, name) < 1:
@@ -97,9 +101,12 @@ class Decoder:
         def run(params: Params, tokens: jax.Array, rng: jax.Array, prompt: tuple[int, ...]) -> decoding.Decoded:
             if config.param_gather != "layer":
                 dtype: str | None = model.dtype
-                if isinstance(model, T5GemmaConfig):  # whose norms stay float32
-                    params, dtype = decoding.in_compute_dtype(params, model), None
-                params = partitioning.whole_copies(params, param_logical_axes(model), dtype)
+                axes = param_logical_axes(model)
+                if config.weights == "int8":
+                    params, axes = int8.with_int8_weights(params, model), int8.int8_logical_axes(axes, model)
+                if config.weights == "int8" or isinstance(model, T5GemmaConfig):  # whose norms stay float32
+                    params, dtype = in_compute_dtype(params, model), None
+                params = partitioning.whole_copies(params, axes, dtype)
             return decoding.generate(
                 model,
                 params,
@@ -113,6 +120,7 @@ class Decoder:
                 beam_rule=config.beam_rule,
                 rng=rng,
                 prompt=prompt,
+                weights=config.weights,
             )
 
         self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)

@@ -22,8 +22,8 @@ from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import Student
-from distill.model.decoding import in_compute_dtype
-from distill.model.parameters import param_count
+from distill.model import int8
+from distill.model.parameters import in_compute_dtype, param_count
 from distill.sharding import partitioning
 from distill.tasks import jsonl, sources
 from distill.tasks.plain_vocabularies import Plain
@@ -193,7 +193,7 @@ def _answer(
             f"{jax.default_backend()} device(s); the input is field {field!r}"
             + (f"; {skipped:,} rows were answered before" if skipped else "")
         )
-        params = _to_read(params, student)
+        params = _to_read(params, job, device_mesh)
         answer_batch = Answering(
             student, vocabulary, params, device_mesh, rules=rules, rationale_decode=rationale_decode
         )
@@ -234,12 +234,15 @@ def _answer(
     )
 
 
-def _to_read(params: Any, student: Student) -> Any:
-    """The parameters as decoding reads them, cast once: half of the memory in bfloat16, and the same answers."""
-    if student.model.dtype == "float32":
+def _to_read(params: Any, job: "_Job", mesh: jax.sharding.Mesh) -> Any:
+    """The parameters as decoding reads them, cast or quantized once: half or a quarter of the memory, the same answers."""
+    model, decodes = job.student.model, (job.student.decode, job.rationale_decode)
+    if all(decode.weights == "int8" for decode in decodes):
+        return int8.placed(params, model, mesh, job.rules)
+    if model.dtype == "float32" or any(decode.weights == "int8" for decode in decodes):
         return params
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
-    return jax.jit(functools.partial(in_compute_dtype, config=student.model), out_shardings=shardings)(params)
+    return jax.jit(functools.partial(in_compute_dtype, config=model), out_shardings=shardings)(params)
 
 
 def _skip(rows: Iterator[_Row], out: answers.Answers) -> int:
@@ -297,6 +300,7 @@ def _settings(
 
     def decode(config: DecodeConfig) -> dict[str, Any]:
         unused = {"batch_size", "bucket", "param_gather"} if config.method != "sample" else {"param_gather"}
+        unused |= {"weights"} if config.weights == "compute" else set()  # outputs of earlier versions do not record it
         return {name: value for name, value in dataclasses.asdict(config).items() if name not in unused}
 
     settings = {"input_field": field, "rationale": rationale, "form": student.form}

@@ -22,7 +22,7 @@ from distill.array_types import AnyArray
 from distill.sharding import attention_choice, partitioning
 from distill.sharding.attention_kernels import MASKED
 from distill.sharding.cudnn_attention import cudnn_attention
-from distill.sharding.dense import Dense, jointly, parameter
+from distill.sharding.dense import INT8_SCALE, Dense, jointly, parameter
 from distill.sharding.embedding import lookup
 from distill.sharding.fused_attention import fused_attention
 from distill.sharding.gpu_attention import gpu_attention
@@ -129,13 +129,23 @@ class TokenEmbedder(nn.Module):
 
     def __call__(self, tokens: Int[AnyArray, "batch length"]) -> Float[Array, "batch length embed"]:
         """Returns the embeddings of ``tokens`` in ``dtype``. An id outside [0, vocab_size) yields NaN."""
-        return lookup(self.embedding, tokens, self.dtype)
+        rows, scale = lookup(self.embedding, tokens, self.dtype), self._int8_scale()
+        if scale is None:
+            return rows
+        scales = jnp.take(scale, jnp.where(tokens < 0, self.vocab_size, tokens), axis=0)  # NaN outside of the table
+        return (rows.astype(jnp.float32) * scales).astype(self.dtype)
 
     def attend(self, hidden: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
         """Returns float32 logits ``hidden @ embeddingᵀ``."""
-        return jnp.einsum(
+        logits = jnp.einsum(
             "bld,vd->blv", hidden, self.embedding.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
+        scale = self._int8_scale()
+        return logits if scale is None else logits * scale[None, None, :, 0]
+
+    def _int8_scale(self) -> Float[AnyArray, "vocab 1"] | None:
+        """The scales of the rows of an int8 table, see :mod:`distill.model.int8`; None if the table is not int8."""
+        return self.get_variable("params", INT8_SCALE) if self.has_variable("params", INT8_SCALE) else None
 
 
 def relative_position_bucket(

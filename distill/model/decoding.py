@@ -16,13 +16,15 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from distill import validation
 from distill.array_types import AnyArray
+from distill.model import int8
 from distill.model.attention import KeyValue
 from distill.model.configs import NetworkConfig
 from distill.model.network import PAD_ID
-from distill.model.networks import decoding_cache_shapes, network_of
-from distill.model.parameters import Params, unstack_layers
+from distill.model.networks import decoding_cache_shapes, final_logit_cap, network_of
+from distill.model.parameters import Params, in_compute_dtype, unstack_layers
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
+from distill.sharding.dense import stored
 
 METHODS = ("greedy", "sample", "beam")
 BEAM_RULES = ("huggingface", "t5x")
@@ -60,6 +62,7 @@ def generate(
     rng: jax.Array | None = None,
     eos_id: int = 1,
     prompt: tuple[int, ...] = (),
+    weights: str = "compute",
     encoder_segment_ids: Int[AnyArray, "batch inputs"] | None = None,
 ) -> Decoded:
     """Decodes each row of ``encoder_input_tokens``.
@@ -86,6 +89,8 @@ def generate(
       eos_id: the end token.
       prompt: token ids that start every target. They are fed to the decoder; they are not part of the result or of its
         log-probability.
+      weights: ``int8`` quantizes ``params`` first, see :mod:`distill.model.int8`; ``compute`` casts them to the compute
+        dtype, except those that are int8 already.
       encoder_segment_ids: if given, its zeros mark padding instead of those of the tokens. One example per row: packed
         rows are not supported.
 
@@ -95,6 +100,7 @@ def generate(
     Raises:
       ValueError: an argument is out of range, or one that the method needs is missing.
     """
+    validation.check("weights", weights, int8.WEIGHTS)
     _check(config, max_decode_len, method, temperature, top_k, num_beams, beam_rule, num_return, rng, eos_id)
     prompt = tuple(int(token) for token in prompt)
     if any(not 0 <= token < config.vocab_size for token in prompt):
@@ -109,6 +115,7 @@ def generate(
         "num_return": num_return,
         "eos_id": eos_id,
         "prompt": prompt,
+        "weights": weights,
     }
     inputs = (params, encoder_input_tokens, encoder_segment_ids)
     if method == "beam":
@@ -163,19 +170,6 @@ def _check(
 Step = Callable[[jax.Array, jax.Array, tuple[KeyValue, ...]], tuple[jax.Array, tuple[KeyValue, ...]]]
 
 
-def in_compute_dtype(params: Params, config: NetworkConfig) -> Params:
-    """Casts once what the layers would cast at every step. Position biases and T5Gemma's norms stay float32, as the
-    layers use them.
-
-    A program that only decodes may keep the result instead of ``params``: the answers are the same, bit by bit.
-    """
-    dtype = jnp.dtype(config.dtype)
-    kept = "scale" if isinstance(config, T5GemmaConfig) else "rel_embedding"
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if path[-1].key == kept else leaf.astype(dtype), params
-    )
-
-
 def _prepare(
     config: NetworkConfig,
     params: Params,
@@ -184,6 +178,7 @@ def _prepare(
     hypotheses: int,
     length: int,
     prompt: tuple[int, ...],
+    weights: str,
 ) -> tuple[Step, int, tuple[KeyValue, ...]]:
     """Runs the encoder, and the decoder over the prompt except its last token.
 
@@ -191,6 +186,8 @@ def _prepare(
       The decoding step, the first token to feed, and caches for ``length`` tokens of ``hypotheses`` per row.
     """
     params, config = unstack_layers(params, config)
+    if weights == "int8":
+        params = int8.with_int8_weights(params, config)
     params, dtype = in_compute_dtype(params, config), jnp.dtype(config.dtype)
     network = network_of(config)
 
@@ -208,12 +205,18 @@ def _prepare(
         last = jnp.full((rows,), token, jnp.int32)
         _, caches = call("decode_step", last, jnp.int32(position), caches, crosses, visible)
 
+    # XLA's CPU compiler computes such logits once per operation that reads them, and rounds them differently in those that
+    # subtract: no logit would then equal the maximum in _first_maximum.
+    ends_in_a_product = weights == "int8" or final_logit_cap(config) is not None
+
     def step(
         last: jax.Array, position: jax.Array, caches: tuple[KeyValue, ...]
     ) -> tuple[jax.Array, tuple[KeyValue, ...]]:
         at = position + len(prompt)
         hidden, caches = call("decode_step", last, at, caches, crosses, visible)
         logits = call("logits", hidden)[:, 0]
+        if ends_in_a_product and partitioning.platform() == "cpu":
+            logits = stored(logits)
         return jax.nn.log_softmax(logits, axis=-1), caches
 
     return step, first, caches
@@ -243,7 +246,10 @@ class _Rows(NamedTuple):
     caches: tuple[KeyValue, ...]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "top_k"))
+_STATIC = ("config", "max_decode_len", "num_return", "eos_id", "prompt", "weights")
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "top_k"))
 def _one_by_one(
     params: Params,
     inputs: Int[Array, "batch inputs"],
@@ -256,12 +262,13 @@ def _one_by_one(
     num_return: int,
     eos_id: int,
     prompt: tuple[int, ...],
+    weights: str,
     top_k: int,
 ) -> Decoded:
     """Greedy decoding (``rng`` is None) and sampling: hypotheses are independent."""
     batch = inputs.shape[0]
     rows = batch * num_return
-    step, first, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len, prompt)
+    step, first, caches = _prepare(config, params, inputs, segment_ids, num_return, max_decode_len, prompt, weights)
 
     def choose(log_probs: Float[Array, "rows vocab"], position: Int[Array, ""]) -> Int[Array, " rows"]:
         if rng is None:
@@ -329,9 +336,7 @@ class _Beams(NamedTuple):
     caches: tuple[KeyValue, ...]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "max_decode_len", "num_return", "eos_id", "prompt", "num_beams", "beam_rule")
-)
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "num_beams", "beam_rule"))
 def _beam_search(
     params: Params,
     inputs: Int[Array, "batch inputs"],
@@ -343,6 +348,7 @@ def _beam_search(
     num_return: int,
     eos_id: int,
     prompt: tuple[int, ...],
+    weights: str,
     num_beams: int,
     beam_rule: str,
 ) -> Decoded:
@@ -353,7 +359,7 @@ def _beam_search(
     later length. A settled row no longer changes.
     """
     batch, vocab = inputs.shape[0], config.vocab_size
-    step, first, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len, prompt)
+    step, first, caches = _prepare(config, params, inputs, segment_ids, num_beams, max_decode_len, prompt, weights)
     num_candidates = min(2 * num_beams, num_beams * vocab)
     by_t5x = beam_rule == "t5x"
 

@@ -14,6 +14,8 @@ from distill.array_types import AnyArray
 from distill.model.configs import NetworkConfig
 from distill.model.network import ModelInputs
 from distill.model.networks import network_of
+from distill.model.t5gemma_config import T5GemmaConfig
+from distill.sharding.dense import INT8_SCALE
 
 Params = dict[str, Any]
 
@@ -74,6 +76,19 @@ def output_kernel(params: Params, config: NetworkConfig) -> Float[AnyArray, "emb
         own = "decoder_token_embedder"
         return params[own if own in params else "token_embedder"]["embedding"].T
     return params["decoder"]["logits_dense"]["kernel"]
+
+
+def in_compute_dtype(params: Params, config: NetworkConfig) -> Params:
+    """Casts once what the layers would cast at every step. Position biases, T5Gemma's norms, int8 weights and their scales
+    stay as they are, because the layers use them so.
+
+    A program that only decodes may keep the result instead of ``params``: the answers are the same, bit by bit.
+    """
+    dtype = jnp.dtype(config.dtype)
+    kept = ("scale" if isinstance(config, T5GemmaConfig) else "rel_embedding", INT8_SCALE)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path[-1].key in kept or leaf.dtype == jnp.int8 else leaf.astype(dtype), params
+    )
 
 
 def unstack_layers(params: Params, config: NetworkConfig) -> tuple[Params, NetworkConfig]:

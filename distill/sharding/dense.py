@@ -28,6 +28,8 @@ from distill.sharding.memory_layout import row_major
 PRODUCT = "product"
 # Names of a low-rank adapter's two matrices, beside the "kernel" that they adapt.
 LORA_A, LORA_B = "lora_a", "lora_b"
+# Name of the scales of an int8 weight, beside that weight.
+INT8_SCALE = "int8_scale"
 # Inputs of fewer elements stay in the processor's cache, where strided reads are fast.
 _SMALL = 1 << 16
 
@@ -59,7 +61,8 @@ class Dense(nn.Module):
     """``x @ kernel`` over the last axis. The kernel is float32 [inputs, features] and is cast to ``dtype``.
 
     If the parameters hold ``lora_a`` and ``lora_b`` beside ``kernel``, their product is added: see :class:`Adapter`. No
-    initialiser makes them; :mod:`distill.model.lora` adds them to a tree of parameters.
+    initialiser makes them; :mod:`distill.model.lora` adds them to a tree of parameters. If they hold ``int8_scale``, the
+    kernel is int8 and its columns are multiplied by these scales: see :mod:`distill.model.int8`.
 
     Attributes:
       features: size of the output's last axis.
@@ -75,9 +78,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def matrix(self, inputs: int) -> Float[AnyArray, "inputs features"]:
-        """Returns the kernel cast to ``dtype``, for inputs whose last axis has size ``inputs``."""
+        """Returns the kernel cast to ``dtype``, for inputs whose last axis has size ``inputs``; int8 without its scale."""
         shape = (inputs, self.features)
         return parameter(self, "kernel", self.kernel_init, shape, self.kernel_axes).astype(self.dtype)
+
+    def int8_scale(self) -> Float[AnyArray, "1 features"] | None:
+        """Returns the float32 scales of an int8 kernel's columns, or None if the kernel is not int8."""
+        return self.get_variable("params", INT8_SCALE) if self.has_variable("params", INT8_SCALE) else None
 
     def adapter(self) -> Adapter | None:
         """Returns the kernel's adapter cast to ``dtype``, or None if the parameters hold none."""
@@ -91,15 +98,27 @@ class Dense(nn.Module):
         """Returns the product in ``out_dtype`` (None: ``dtype``), accumulated in at least that precision."""
         if out_dtype is not None:
             kernel, x = self.matrix(x.shape[-1]), x.astype(self.dtype)
-            out = jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
+            out = _scaled_product(x, kernel, self.int8_scale(), out_dtype)
             return _adapted(out, x, self.adapter())
         return self.of_written(written(x.astype(self.dtype)))
 
     def of_written(self, x: Float[Array, "batch length inputs"]) -> Float[Array, "batch length features"]:
         """Returns the product of an ``x`` that has passed through :func:`written`, in ``dtype``."""
-        kernel = self.matrix(x.shape[-1])
-        out = product("bld,df->blf", self.kernel_axes, x, (kernel,))
+        kernel, scale = self.matrix(x.shape[-1]), self.int8_scale()
+        if scale is None:
+            out = product("bld,df->blf", self.kernel_axes, x, (kernel,))
+        else:
+            out = _scaled_product(x, kernel, scale, self.dtype)
         return checkpoint_name(_adapted(out, x, self.adapter()), PRODUCT)
+
+
+def _scaled_product(
+    x: jax.Array, kernel: AnyArray, scale: AnyArray | None, out_dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """``x @ kernel`` in ``out_dtype``; with a scale, which float32 sums are multiplied by."""
+    if scale is None:
+        return jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=out_dtype)
+    return (jnp.einsum("bld,df->blf", x, kernel, preferred_element_type=jnp.float32) * scale[None]).astype(out_dtype)
 
 
 def _adapted(out: jax.Array, x: jax.Array, adapter: Adapter | None) -> jax.Array:
@@ -122,7 +141,12 @@ def jointly(
     one sum. ``x`` may then hold a copy per shard of the features: :func:`copies_by_shard`. Otherwise each layer is a
     matmul of its kernel: GPUs and CPUs would copy the kernels into the stack and transpose its output, and decoding has
     few rows, so reading the kernels dominates.
+
+    Raises:
+      ValueError: int8 kernels in training.
     """
+    if training and any(dense.int8_scale() is not None for dense in denses):
+        raise ValueError("int8 weights are for decoding; train with the float32 parameters that they were made from")
     if not training or (x.ndim == 3 and partitioning.platform() != "tpu"):
         x = written(x.astype(denses[0].dtype))
         return tuple(dense.of_written(x) for dense in denses)
@@ -189,11 +213,17 @@ def _written(x: jax.Array) -> jax.Array:
 
 
 def _through_a_loop(x: jax.Array) -> tuple[jax.Array, None]:
+    return stored(x), None
+
+
+def stored(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns ``x``, which XLA's CPU compiler writes to memory: it computes it once, however many operations read it."""
+
     def never(x: jax.Array) -> jax.Array:
         one = x[(0,) * x.ndim].astype(jnp.float32)
         return one > one + 1.0  # False for every number, nan included; the compiler does not know
 
-    return jax.lax.while_loop(never, jnp.negative, x), None
+    return jax.lax.while_loop(never, jnp.negative, x)
 
 
 _written.defvjp(_through_a_loop, lambda _, d_x: (d_x,))

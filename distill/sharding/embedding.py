@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from distill.array_types import AnyArray
 from distill.sharding import partitioning
@@ -24,7 +24,7 @@ _CHUNK = 4096
 
 
 def lookup(
-    table: Float[AnyArray, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
+    table: Real[AnyArray, "vocab embed"], tokens: Int[AnyArray, "batch length"], dtype: jnp.dtype
 ) -> Float[Array, "batch length embed"]:
     """Returns ``table[tokens]`` in ``dtype``. A token outside [0, vocab) yields NaN and contributes no gradient.
 

@@ -293,6 +293,7 @@ class ProjectNetworkModel(TwoTaskModel):
             "num_beams": max(decode.num_beams, number),
             "length_penalty": decode.length_penalty,
             "beam_rule": decode.beam_rule,
+            "weights": decode.weights,
             **(decoder_params or {}),
         }
         decoded = generate(

@@ -390,7 +390,7 @@ def test_bfloat16():
 def test_parameters_cast_once_decode_the_same_bit_by_bit(method):
     config = dataclasses.replace(TINY, dtype="bfloat16")
     params = params_of(config)
-    cast = decoding.in_compute_dtype(params, config)
+    cast = parameters.in_compute_dtype(params, config)
     dtypes = {str(path[-1].key): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(cast)}
     assert dtypes.pop("rel_embedding") == jnp.float32 and set(dtypes.values()) == {jnp.dtype("bfloat16")}
     settings = {"max_decode_len": 5, "method": method, "num_beams": 3}
