@@ -319,7 +319,7 @@ def _forward_kernel(settings: Settings, heads: int, has_keep: bool, *refs: Ref) 
     visible, keys, values = _visible(settings, reach, query_segments, key_segments), key[0], value[0]
 
     def attend(head: jax.Array, _: jax.Array) -> int:
-        probabilities, _ = _probabilities(settings, _part(settings, head, query), keys, visible)
+        probabilities = _probabilities(settings, _part(settings, head, query), keys, visible)[0]
         if keep is not None:
             probabilities = probabilities * keep[0, head]
         _put(settings, head, mixed, dot(probabilities.astype(values.dtype), values, (1, 0)))
