@@ -19,9 +19,9 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 28))
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 25))
 os.environ.setdefault("MALLOC_TOP_PAD_", str(1 << 24))
 # Checkpoints are written with one fsync a file, which a disk takes milliseconds for: temporary folders are in memory where
-# it is ample. Those of tests that passed are removed (tmp_path_retention_policy).
-if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tests_support.ample(pathlib.Path("/dev/shm")):
-    os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
+# it is ample. They are removed at the end, unless a test failed.
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tests_support.ample(pathlib.Path(tests_support.IN_MEMORY)):
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = tests_support.IN_MEMORY
 # Compiling takes most of the time here, and what is compiled runs for a moment. Commands that tests start inherit this.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests compile the same small programs. Workers of one session and the commands that they start share what is
@@ -76,6 +76,13 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Gives the memory of the temporary folders back; those of a session with a failure stay until the next session."""
+    first = "PYTEST_XDIST_WORKER" not in os.environ
+    if first and exitstatus == 0 and os.environ.get("PYTEST_DEBUG_TEMPROOT") == tests_support.IN_MEMORY:
+        shutil.rmtree(session.config._tmp_path_factory.getbasetemp(), ignore_errors=True)
 
 
 def pytest_report_header() -> str:

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import pathlib
+import re
 import shutil
 
 # The files that take longest, longest first. Workers take whole files (--dist loadfile) in this order, and all others
@@ -53,6 +54,7 @@ LONGEST_FIRST = (
     "tests/distill/training/test_losses.py",
 )
 
+IN_MEMORY = "/dev/shm"  # the folder of Linux whose files are in memory
 QUESTIONS = [f"{i} apples and {i * 7 % 11} pears{'?' * (i % 3)}, naïve café" for i in range(50)]
 
 
@@ -87,10 +89,11 @@ def files_of(folder):
 
 
 def ample(folder: pathlib.Path) -> bool:
-    """Whether a folder exists, can be written to, may hold programs and has 8 GB left."""
+    """Whether a folder in memory can be written to, may hold programs, and 8 GB of it and of memory are available."""
     if not folder.is_dir() or not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_NOEXEC:
         return False
-    return shutil.disk_usage(folder).free > 8e9
+    found = re.search(r"^MemAvailable: *([0-9]+) kB$", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return found is not None and min(shutil.disk_usage(folder).free, int(found[1]) * 1024) > 8e9
 
 
 @functools.cache
