@@ -1,5 +1,6 @@
 """From records to ``tf.data``: a SeqIO data source over any :class:`~distill.tasks.dataset.Dataset`."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -131,6 +132,16 @@ class RecordDataSource(seqio.FunctionDataSource):
             digest.update(row_bytes(row))
         self._hashes[split] = digest.hexdigest()
         return self._hashes[split]
+
+    def records_sha256(self, split: str) -> str:
+        """:meth:`rows_sha256` without variants: equal for selections that make other examples of the same rows."""
+        if self.selection.variants is None:
+            return self.rows_sha256(split)
+        plain = dataclasses.replace(self.selection, variants=None)
+        digest = hashlib.sha256()
+        for row in rows(self.dataset, split, plain):
+            digest.update(row_bytes(row))
+        return digest.hexdigest()
 
     @property
     def spec(self) -> dict[str, tf.TensorSpec]:

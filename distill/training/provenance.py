@@ -141,8 +141,8 @@ def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
     """The rows that an evaluator scores.
 
     The fingerprint covers every field of every row in order, the way answers are compared, and the number of rows that
-    are scored. It does not depend on the method, the form, the prefixes or the size of the training set, so the
-    predictions of two runs with the same fingerprint can be compared row by row.
+    are scored. It does not depend on the method, its switches, the form, the prefixes or the size of the training set, so
+    the predictions of two runs with the same fingerprint can be compared row by row.
 
     Args:
       evaluator: its task's rows have been read.
@@ -151,7 +151,7 @@ def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
 
     task, split = evaluator.task, evaluator.split
     if isinstance(task.source, RecordDataSource):
-        content: Any = [task.source.rows_sha256(split), task.source.dataset.answer]
+        content: Any = [task.source.records_sha256(split), task.source.dataset.answer]
     else:
         content = [[row[name] for name in ("id", "input", "target")] for row in evaluator.texts()]
     return SplitData(_hash([content, len(evaluator)]), len(evaluator), split)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from distill.data.batches import BatchStream
 from distill.data.packing import Layout
@@ -45,6 +46,23 @@ def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
     prefixed = registered(tmp_path / "a", label_prefix="answer: ")
     assert trained(prefixed.paired).fingerprint != train.fingerprint  # other texts are learned
     assert scored(prefixed.label) == test
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"rationales": "all"},
+        {"rationales": "all", "teacher_prefixes": {"long": "[rationale] ", "short": "___ "}},
+        {"key_tokens": "label"},
+        {"label_source": "teacher", "soft_labels": True},
+        {"label_source": "teacher", "confidence": "both"},
+        {"single_order": "label_first"},
+        {"label_source": "teacher", "on_disagreement": "drop_rationale"},
+    ],
+)
+def test_switches_of_the_method_are_scored_on_the_same_rows(tmp_path, switch):
+    plain = scored(registered(tmp_path / "a").label)
+    assert scored(registered(tmp_path / "a", **switch).label) == plain
 
 
 def test_the_rows_are_hashed_once_for_the_record_and_the_position(tmp_path, monkeypatch):
