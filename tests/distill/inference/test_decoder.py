@@ -48,6 +48,7 @@ def test_padding_is_at_most_half_of_a_row(shortest, longest):
         ({"method": "gready"}, r"DecodeConfig\.method .*did you mean 'greedy'"),
         ({"beam_rule": "t5"}, r"DecodeConfig\.beam_rule must be one of .*got 't5'"),
         ({"param_gather": "steps"}, r"DecodeConfig\.param_gather .*did you mean 'step'"),
+        ({"weights": "int4"}, r"DecodeConfig\.weights must be one of .*got 'int4'"),
         ({"max_decode_len": 0}, r"DecodeConfig\.max_decode_len must be ≥ 1; got 0"),
         ({"batch_size": -1}, r"DecodeConfig\.batch_size must be ≥ 1; got -1"),
         ({"num_beams": 0}, r"DecodeConfig\.num_beams must be ≥ 1; got 0"),
