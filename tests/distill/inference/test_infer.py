@@ -317,7 +317,7 @@ def test_no_student(tmp_path, model_dir):
 
 
 def test_the_outputs_of_all_shards_are_together_the_output_of_the_whole(tmp_path, model_dir):
-    """Each row once, in order, with line numbers and ids; bad lines are in their shard. A shard continues like any output."""
+    """Each row once, in order, with line numbers and ids; bad lines too. A shard continues like any output."""
     rows = [{"id": f"r{i}", "input": f"{i} and 1?"} if i % 5 else "garbage" for i in range(11)]
     write_lines(tmp_path / "in.jsonl", rows)
     given = {"model_dir": model_dir, "chunk": 2}
