@@ -50,6 +50,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """A flag's part of a whole, such as ``2/4``."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
+    return int(match[1]), int(match[2])
+
+
 def split_arguments(arguments: Sequence[str]) -> list[str]:
     """Rewrites T5X's ``--gin.NAME=value`` as ``--gin_bindings=NAME=value``, which a flag parser understands."""
     out = []
@@ -146,6 +154,12 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
     )
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
+    infer.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="answer only the I-th of N blocks of rows, on one of N machines; cat joins the N outputs",
+    )
     infer.add_argument("--overwrite", action="store_true", help="answer all rows again, and replace the output")
     evaluate.add_argument("--split", default="test", help="the split to score; default: test")
     evaluate.add_argument("--output", help="the folder for predictions and metrics; default: in the model directory")

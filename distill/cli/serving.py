@@ -51,6 +51,7 @@ def infer_command(options: argparse.Namespace) -> int:
             input_field=options.input_field,
             rationale=options.rationale,
             overwrite=options.overwrite,
+            shard=options.shard,
             progress=progress,
         )
     total, failed = report.found + report.answered + report.failed, sum(report.reasons.values())

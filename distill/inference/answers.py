@@ -79,10 +79,15 @@ def line(values: Mapping[str, Any]) -> str:
 _SPELLED = {
     "input_field": "--input_field",
     "rationale": "--rationale",
+    "shard": "--shard",
     "form": "EVAL_FORM",
     "decode.max_decode_len": "MAX_DECODE_LEN",
     "decode.max_input_len": "MAX_INPUT_LEN",
 }
+
+
+# Settings that are recorded only if they are not these.
+_UNRECORDED = {"decode.weights": "compute", "rationale_decode.weights": "compute"}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -90,6 +95,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
     Settings of the rationale follow from ``--rationale`` and from those of the label, and are left out where these differ.
     """
+    before, after = _UNRECORDED | dict(before), _UNRECORDED | dict(after)
     changed = [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
     if "rationale" in changed:
         changed = [name for name in changed if not name.startswith(("rationale_decode.", "rationale_prefix"))]

@@ -17,7 +17,7 @@ from flax import linen as nn
 from distill import locking
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
-from distill.inference import answering, answers, model_directory
+from distill.inference import answering, answers, model_directory, shards
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
@@ -97,6 +97,7 @@ def infer(
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
     chunk: int = 1024,
     overwrite: bool = False,
+    shard: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> InferReport:
     """Answers every row of ``input_path`` into ``output_path``.
@@ -116,13 +117,15 @@ def infer(
       rules: see :mod:`distill.sharding.partitioning`.
       chunk: rows answered before they are written.
       overwrite: answer all rows again and replace the output.
+      shard: ``(i, n)``, from ``(1, n)`` to ``(n, n)``: answers the i-th of n blocks of consecutive rows, whose sizes differ
+        by at most one. The outputs of all blocks, one after the other, are the output of the whole input.
       progress: called with the progress.
 
     Raises:
       FileNotFoundError: no input file, or no student.
       distill.locking.Locked: another process writes this output.
-      ValueError: a student that gives no labels, damaged files, or an output that is the input, that holds answers of
-        another run or input, or that another program wrote.
+      ValueError: a student that gives no labels, damaged files, more shards than rows, or an output that is the input,
+        that holds answers of another run or input, or that another program wrote.
     """
     progress = progress or Silent()
     student = students.read(model_dir) if student is None else student
@@ -130,8 +133,11 @@ def infer(
     answering.check(student, vocabulary)
     field = student.input_field if input_field is None else input_field
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
-    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk)
+    block = None if shard is None else shards.block_of(input_path, *shard)
+    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, block)
     rows = _read(Path(input_path), field)
+    if block is not None:
+        rows = itertools.islice(rows, block.first, block.end)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
@@ -157,6 +163,7 @@ class _Job:
     rationale_decode: DecodeConfig
     rules: partitioning.Rules
     chunk: int
+    block: shards.Block | None = None
 
 
 def _answer(
@@ -175,6 +182,7 @@ def _answer(
     skipped = 0
     if output_path is not None:
         settings = _settings(model_dir, student, field, rationale, rationale_decode)
+        settings |= {} if job.block is None else {"shard": job.block.name}
         out = answers.Answers(output_path, settings, overwrite=overwrite)
         skipped = _skip(rows, out)
     first = list(itertools.islice(rows, 1))

@@ -29,8 +29,8 @@ _LARGEST = 127
 
 
 def quantized(
-    weight: Float[AnyArray, "inputs *features"], axis: int = 0
-) -> tuple[Int8[Array, "inputs *features"], Float[Array, "..."]]:
+    weight: Float[AnyArray, "inputs ..."], axis: int = 0
+) -> tuple[Int8[Array, "inputs ..."], Float[Array, "..."]]:
     """Returns ``q`` and ``s`` with ``|weight - q · s| ≤ s / 2``.
 
     Args:

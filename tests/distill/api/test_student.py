@@ -1,5 +1,8 @@
 """A student in memory: exported, loaded and asked."""
 
+import dataclasses
+
+import jax
 import pytest
 
 import distill
@@ -18,6 +21,18 @@ def test_an_exported_folder_answers_the_same(trained, tmp_path):
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         distill.load(tmp_path / "absent")
+
+
+def test_int8_weights_answer_and_leave_the_parameters_as_they_are(trained):
+    decode = dataclasses.replace(trained.description.decode, weights="int8")
+    loaded = distill.load(trained.directory, decode=decode)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {"float32"}
+    assert {"int8", "float32"} <= {str(leaf.dtype) for leaf in jax.tree.leaves(loaded._answering._params)}
+    inputs = [row["question"] for row in sums(3)]
+    ours, theirs = trained.answer(inputs), loaded.answer(inputs)
+    assert [one.score for one in ours] != [one.score for one in theirs]
+    for one, other in zip(ours, theirs):
+        assert one.score == pytest.approx(other.score, rel=0.1)
 
 
 def test_inputs_are_checked(trained):

@@ -47,6 +47,24 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     assert "--gin.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN?" in capsys.readouterr().err
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.method=beem"]) == 2
     assert "did you mean 'beam'?" in capsys.readouterr().err
+    assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.weights=int9"]) == 2
+    assert "DecodeConfig.weights must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/2/3", "-1/2", "a/b", ""])
+def test_a_shard_that_is_none_of_all_is_refused_before_anything_is_read(tmp_path, text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["infer", "--model_dir=none", "--input=none", f"--output={tmp_path / 'out'}", f"--shard={text}"])
+    assert f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r}" in capsys.readouterr().err
+
+
+def test_two_shards_by_the_command_line(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{number} and 1?"} for number in range(3)])
+    command = ["infer", "--quiet", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}"]
+    for index in (1, 2):
+        assert main.main([*command, f"--output={tmp_path / str(index)}", f"--shard={index}/2"]) == 0
+    lines = [row["line"] for index in (1, 2) for row in read_lines(tmp_path / str(index))]
+    assert lines == [1, 2, 3]
 
 
 def test_settings_of_the_command_line_replace_the_students():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from distill.inference.decoder import DecodeConfig, Decoder, _prediction, bucket_lengths
+from distill.model import int8
 from distill.model.config import T5Config
 from distill.model.parameters import init_params, param_logical_axes
 from distill.precompile import costs
@@ -48,6 +50,7 @@ def test_padding_is_at_most_half_of_a_row(shortest, longest):
         ({"method": "gready"}, r"DecodeConfig\.method .*did you mean 'greedy'"),
         ({"beam_rule": "t5"}, r"DecodeConfig\.beam_rule must be one of .*got 't5'"),
         ({"param_gather": "steps"}, r"DecodeConfig\.param_gather .*did you mean 'step'"),
+        ({"weights": "int4"}, r"DecodeConfig\.weights must be one of .*got 'int4'"),
         ({"max_decode_len": 0}, r"DecodeConfig\.max_decode_len must be ≥ 1; got 0"),
         ({"batch_size": -1}, r"DecodeConfig\.batch_size must be ≥ 1; got -1"),
         ({"num_beams": 0}, r"DecodeConfig\.num_beams must be ≥ 1; got 0"),
@@ -121,3 +124,21 @@ def test_whole_copies_decode_as_split_parameters_do(arguments):
     split = [leaf for leaf in jax.tree.leaves(params) if "fsdp" in leaf.sharding.spec]
     ways = [mesh.shape["model"] if "model" in leaf.sharding.spec else 1 for leaf in split]
     assert gathered == {"layer": 0, "step": sum(leaf.nbytes / n for leaf, n in zip(split, ways))}
+
+
+def test_int8_weights_decode_the_same_on_one_device_and_sharded_or_gathered(arguments):
+    model = dataclasses.replace(arguments["model"], scan_layers=True, logits_via_embedding=True)
+    params = init_params(model, jax.random.key(0))
+    inputs = [np.arange(2, 2 + length, dtype=np.int32) for length in (3, 9, 16, 5)]
+    answers = {}
+    for shape, param_gather in (((1, 1, 1), "layer"), ((1, 4, 2), "layer"), ((1, 4, 2), "step")):
+        mesh = partitioning.MeshConfig(*shape).build(jax.devices()[: math.prod(shape)])
+        with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+            ready = int8.placed(params, model, mesh, partitioning.DEFAULT_RULES)
+            config = DecodeConfig(4, 16, 4, bucket=16, param_gather=param_gather, weights="int8")
+            answers[shape, param_gather] = Decoder(model, mesh, config)(ready, inputs)
+    wanted, *others = answers.values()
+    for found in others:
+        for one, other in zip(found, wanted):
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+            assert one.log_prob == pytest.approx(other.log_prob, rel=1e-4)

@@ -314,3 +314,54 @@ def test_no_student(tmp_path, model_dir):
         infer(*given, model_dir=str(tmp_path / "no"))
     with pytest.raises(FileNotFoundError, match="no student was trained there"):
         infer(*given, model_dir=str(tmp_path / "no"), student=students.read(model_dir))
+
+
+def test_the_outputs_of_all_shards_are_together_the_output_of_the_whole(tmp_path, model_dir):
+    """Each row once, in order, with line numbers and ids; bad lines too. A shard continues like any output."""
+    rows = [{"id": f"r{i}", "input": f"{i} and 1?"} if i % 5 else "garbage" for i in range(11)]
+    write_lines(tmp_path / "in.jsonl", rows)
+    given = {"model_dir": model_dir, "chunk": 2}
+    infer(tmp_path / "in.jsonl", tmp_path / "whole.jsonl", **given)
+    parts = [tmp_path / f"part{i}.jsonl" for i in (1, 2, 3)]
+    sizes = []
+    for index, part in enumerate(parts, 1):
+        report = infer(tmp_path / "in.jsonl", part, shard=(index, 3), **given)
+        sizes.append(report.answered + report.failed)
+    assert sum(sizes) == 11 and max(sizes) - min(sizes) <= 1
+    assert "".join(part.read_text() for part in parts) == (tmp_path / "whole.jsonl").read_text()
+    again = infer(tmp_path / "in.jsonl", parts[1], shard=(2, 3), **given)
+    assert (again.answered, again.found) == (0, sizes[1])
+    refused = r"--shard was '2/3 of 11 rows' and is now "
+    with pytest.raises(answers.AnotherRun, match=refused + "'3/3 of 11 rows'"):
+        infer(tmp_path / "in.jsonl", parts[1], shard=(3, 3), **given)
+    write_lines(tmp_path / "in.jsonl", [*rows, {"input": "1 and 1?"}])  # one more row moves the blocks
+    with pytest.raises(answers.AnotherRun, match=refused + "'2/3 of 12 rows'"):
+        infer(tmp_path / "in.jsonl", parts[1], shard=(2, 3), **given)
+    with pytest.raises(ValueError, match=r"--shard=1/13: .*in\.jsonl has 12 rows; use at most one shard per row"):
+        infer(tmp_path / "in.jsonl", tmp_path / "new.jsonl", shard=(1, 13), **given)
+    with pytest.raises(ValueError, match="--shard must be I/N with 1 ≤ I ≤ N; got 0/3"):
+        infer(tmp_path / "in.jsonl", tmp_path / "new.jsonl", shard=(0, 3), **given)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_weights_are_made_once_and_are_a_setting_of_the_output(tmp_path, model_dir, dtype, monkeypatch):
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 2?"} for i in range(9)])
+    plain = students.read(model_dir)
+    plain = dataclasses.replace(plain, model=dataclasses.replace(plain.model, dtype=dtype))
+    quantized = dataclasses.replace(plain, decode=dataclasses.replace(plain.decode, weights="int8"))
+    kept = []
+
+    def answering(student, vocabulary, params, *args, **options):
+        kept.append({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+        return Answering(student, vocabulary, params, *args, **options)
+
+    monkeypatch.setattr(infer_module, "Answering", answering)
+    for name, student in (("plain", plain), ("int8", quantized)):
+        infer(tmp_path / "in.jsonl", tmp_path / f"{name}.jsonl", model_dir=model_dir, student=student)
+    assert kept[1] == {"int8", "float32", dtype}
+    before, after = (read_lines(tmp_path / f"{name}.jsonl") for name in ("plain", "int8"))
+    assert [row["score"] for row in after] != [row["score"] for row in before]
+    for one, other in zip(before, after):
+        assert one["score"] == pytest.approx(other["score"], rel=0.1)
+    with pytest.raises(answers.AnotherRun, match=r"evaluate\.DecodeConfig\.weights was 'compute' and is now 'int8'"):
+        infer(tmp_path / "in.jsonl", tmp_path / "plain.jsonl", model_dir=model_dir, student=quantized)
