@@ -6,8 +6,9 @@ axis (Wu et al. 2020, arXiv 2004.09602, §3.1.2 and §3.2). Only weights are qua
 ``s``. The kernels of all dense layers are quantized, and the token table that logits are computed with. Norms, position
 biases, adapters and a table that is only looked up are not.
 
-Qwix and AQT quantize by replacing ``jnp.einsum`` and parameters while a module runs. Qwix 0.1.8 refuses this network,
-whose products have a custom VJP, and drops ``preferred_element_type``, which makes the logits float32.
+Qwix 0.1.8 was tried in its place. It replaces parameters and ``jnp.einsum`` while a module runs. It cannot cast a quantized
+kernel, which these layers do before their product, and its ``einsum`` drops ``preferred_element_type``, which makes the
+logits float32.
 """
 
 from collections.abc import Callable, Mapping
