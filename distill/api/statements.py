@@ -94,7 +94,7 @@ def scan_text(
         except StopIteration:
             return "\n".join(lines)
         except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-            raise ConfigurationError(f"{where}: {error}") from None
+            raise ConfigurationError(_unreadable(error, where, lines)) from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
         place = f"{where}:{line}" if where != COMMAND_LINE else where
         for macro in recorder.macros:
@@ -124,6 +124,14 @@ def scan_text(
             scan.imports.append((real, place))
         elif isinstance(statement, config_parser.IncludeStatement):
             scan_file(statement.filename, paths, scan, seen)
+
+
+def _unreadable(error: Exception, where: str, lines: Sequence[str]) -> str:
+    """The message for a statement that cannot be read; on the command line, with the binding instead of its line."""
+    number = error.lineno if isinstance(error, SyntaxError) else None
+    if where != COMMAND_LINE or number is None or not 0 < number <= len(lines):
+        return f"{where}: {error}"
+    return f"{where}: {lines[number - 1].strip()!r} has no gin value (a text needs quotes): {error.args[0]}"
 
 
 def scan_file(name: str, paths: Sequence[str], scan: Scan, seen: set[str]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import distill
 from distill import exit_codes
@@ -13,6 +13,10 @@ from distill.api.gin_files import close, did_you_mean
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage, and name the nearest command, flag or macro."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        # A shortened flag may become ambiguous with the next version.
+        super().__init__(*arguments, **{"allow_abbrev": False, **named})
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required"):

@@ -144,7 +144,7 @@ def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True)
     _write_vocabulary(sweep)
     if not check:
         return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
-    with terminal.stage("checking the runs", announce=False):
+    with terminal.stage("checking the runs"):
         probes = configurations.probes()
         for probe in probes:
             configurations.check(probe)
@@ -369,12 +369,13 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices
     probes = configurations.probes()
-    for probe in probes:
-        check(probe)
-    made = plan.prepare(
-        sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=False
-    )
-    configurations.describe([*made.runs, *probes])
+    with terminal.Terminal(quiet=command_runs.is_quiet(options)).stage("checking the runs"):
+        for probe in probes:
+            check(probe)
+        made = plan.prepare(
+            sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=False
+        )
+        configurations.describe([*made.runs, *probes])
     console.print(sweep_checks.table(made.runs or probes, configurations.costs))
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)

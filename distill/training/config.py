@@ -47,6 +47,11 @@ class DataConfig:
         if set(self.task_feature_lengths) != {"inputs", "targets"}:
             got = sorted(self.task_feature_lengths)
             raise ValueError(f"task_feature_lengths must name exactly 'inputs' and 'targets'; got {got}")
+        if self.batch_size < 1:
+            raise ValueError(f"DataConfig.batch_size must be ≥ 1; got {self.batch_size}")
+        for name, length in self.task_feature_lengths.items():
+            if length < 1:
+                raise ValueError(f"DataConfig.task_feature_lengths[{name!r}] must be ≥ 1; got {length}")
 
     @property
     def layout(self) -> Layout:

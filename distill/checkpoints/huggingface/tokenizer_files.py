@@ -17,7 +17,7 @@ from distill.tasks.texts import Vocabulary
 
 MODEL_FILE = "spiece.model"
 _TOKENIZER_FILE = "tokenizer.json"
-_UNIGRAM, _BPE = 1, 2  # of trainer_spec.model_type
+_UNIGRAM, _BPE, _WORD, _CHARACTER = 1, 2, 3, 4  # of trainer_spec.model_type
 _NORMAL, _UNKNOWN, _USER_DEFINED = 1, 2, 4  # of piece.type
 _SPACE = "▁"
 _METASPACE = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
@@ -74,7 +74,11 @@ def _tokenizer(model: Any, unknown: int, special: list[int], bos: int | None) ->
     kind = model.trainer_spec.model_type
     written = {_UNIGRAM: _unigram, _BPE: _bpe}.get(kind)
     if written is None:
-        raise ValueError(f"only unigram and BPE SentencePiece models can be exported; this one is of kind {kind}")
+        name = {_WORD: "of whole words", _CHARACTER: "of characters"}.get(kind, f"of SentencePiece's kind {kind}")
+        raise ValueError(
+            f"transformers has no tokenizer for the student's vocabulary, which is {name}: expected a unigram or BPE "
+            "model; export with --format=t5x, or train with VOCABULARY_PATH=bytes or a model of `distill vocabulary`"
+        )
     ends = {1: model.pieces[1].piece} | ({} if bos is None else {bos: model.pieces[bos].piece})
 
     def piece(name: str, id_: str, number: int) -> dict[str, Any]:

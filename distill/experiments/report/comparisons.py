@@ -177,7 +177,7 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
         choice = "all" if len(every) <= ALL_PAIRS else method or "best"
     best = selected(evidence)
     if choice == "all":
-        return every, f"all {len(every)} pairs of settings"
+        return every, "the pair of settings" if len(every) == 1 else f"all {len(every)} pairs of settings"
     against = [(best, cell) for cell in cells if cell is not best]
     if choice == "best":
         return against, f"the setting that validation selected ({best.label}) against each of the other {len(against)}"

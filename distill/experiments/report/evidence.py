@@ -40,8 +40,11 @@ class Evidence:
         return self.scale * run.score(self.metric)
 
     def cell_interval(self, cell: Cell) -> statistics.Interval:
-        """Mean over seeds with Student's interval, as shown."""
-        return statistics.mean_interval([self.run_score(run) for run in cell.runs])
+        """Mean over seeds with Student's interval, as shown; of shares, within 0 and 100 %."""
+        found = statistics.mean_interval([self.run_score(run) for run in cell.runs])
+        if self.scale == 1.0 or not found.known:
+            return found
+        return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, self.scale))
 
     def matrix(self, runs: Sequence[Run]) -> list[Float[np.ndarray, " _"]]:
         """For each run its rows' scores as shown; one number for a run without them."""

@@ -78,7 +78,7 @@ def _selected(analysis: Analysis) -> str:
     metric = str(cell.runs[0].record["selection"]["metric"])
     means = [float(np.mean(each.scores(metric, "validation"))) for each in analysis.part.cells]
     ties = sum(mean == float(np.mean(cell.scores(metric, "validation"))) for mean in means)
-    tie = f" (validation scores it like {ties - 1} other settings)" if ties > 1 else ""
+    tie = f" (validation scores it like {ties - 1} other setting{'s' if ties > 2 else ''})" if ties > 1 else ""
     return (
         f"Of {len(analysis.part.cells)} settings, validation selected {one_line(cell.label)}{tie}: test {evidence.metric} "
         f"{spread(analysis, interval)}, {number_of}."

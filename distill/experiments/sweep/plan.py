@@ -270,7 +270,8 @@ def _check_all(runs: Sequence[Run], skipped: set[str], check: Callable[[Run], No
         try:
             check(run)
         except (ValueError, OSError, FloatingPointError) as error:
-            problems.setdefault(str(error), []).append(run.name)
+            text = str(error).replace("(set in the command line)", "(set in the sweep's bindings)")
+            problems.setdefault(text, []).append(run.name)
     if problems:
         number = sum(len(names) for names in problems.values())
         problem = "; ".join(

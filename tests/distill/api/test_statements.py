@@ -52,6 +52,14 @@ def test_a_binding_needs_a_value():
         statements.readable("MODEL_DIR")
 
 
+def test_a_binding_that_cannot_be_read_is_shown():
+    text = "A = 1\nLABEL_RATE = 50%\nB = 2"
+    with pytest.raises(ConfigurationError, match=r"^the command line: 'LABEL_RATE = 50%' has no gin value .*quotes"):
+        scanned(text, statements.COMMAND_LINE)
+    with pytest.raises(ConfigurationError, match=r"^a\.gin: .*line 2"):
+        scanned(text, "a.gin")
+
+
 @pytest.mark.parametrize("text", ["\\\n", "\\\n\\\n", "(", "'a"])
 def test_a_file_that_ends_in_a_statement_is_refused(text):
     with pytest.raises(ConfigurationError, match=r"^runs/a\.gin: "):

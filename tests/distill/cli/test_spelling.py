@@ -24,6 +24,10 @@ from distill.cli import main, spelling
             "distill example: --gin.X=1 does not apply: distill example reads no gin files; "
             "distill example --help lists the flags",
         ),
+        (
+            "train --gin_fil=a.gin",
+            "there is no flag --gin_fil; did you mean '--gin_file' or '--gin_module'?",
+        ),
         ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
         ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),
     ],

@@ -15,6 +15,13 @@ def test_windows_name_inputs_and_targets(lengths):
         DataConfig("some_task", lengths, 4)
 
 
+def test_sizes_of_a_batch_are_at_least_1():
+    with pytest.raises(ValueError, match=r"DataConfig.batch_size must be ≥ 1; got 0"):
+        DataConfig("some_task", {"inputs": 8, "targets": 8}, 0)
+    with pytest.raises(ValueError, match=r"DataConfig.task_feature_lengths\['targets'\] must be ≥ 1; got -1"):
+        DataConfig("some_task", {"inputs": 8, "targets": -1}, 4)
+
+
 def test_the_layout_is_that_of_the_configuration():
     layout = DataConfig("some_task", {"targets": 8, "inputs": 32}, 4, packed=False).layout
     assert (layout.windows, layout.encoder_length, layout.decoder_length, layout.packed) == (4, 32, 8, False)

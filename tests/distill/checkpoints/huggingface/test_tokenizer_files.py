@@ -101,8 +101,11 @@ def test_bpe_tokenizers_give_our_ids_and_texts(options, tmp_path):
 
 
 def test_a_vocabulary_that_no_tokenizer_follows(tmp_path):
-    with pytest.raises(ValueError, match="only unigram and BPE"):
-        tokenizer_files.write(tmp_path, trained(tmp_path, "word"))
+    for kind, words in (("word", "of whole words"), ("char", "of characters")):
+        with pytest.raises(
+            ValueError, match=f"no tokenizer for the student's vocabulary, which is {words}.*--format=t5x"
+        ):
+            tokenizer_files.write(tmp_path, trained(tmp_path, kind))
     with pytest.raises(ValueError, match=r"only unigram .* treat spaces as T5's does.*; got add_dummy_prefix=False"):
         tokenizer_files.write(tmp_path, trained(tmp_path, "unigram", add_dummy_prefix=False))
     with pytest.raises(ValueError, match="only without a dummy prefix, as Gemma's; this one has 'four'"):

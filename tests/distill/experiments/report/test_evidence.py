@@ -34,6 +34,14 @@ def test_the_same_fingerprint_with_other_ids_is_refused(tmp_path):
         evidence.gather(part, "accuracy")
 
 
+def test_intervals_of_shares_end_at_0_and_100_percent(tmp_path):
+    for number, correct in enumerate(([True, False, False], [False, False, False])):
+        synthetic.write_run(tmp_path / str(number), correct, configuration={"RANDOM_SEED": number})
+    (part,) = settings.parts(collect.collect([tmp_path]))
+    interval = evidence.gather(part, "accuracy").cell_interval(part.cells[0])
+    assert interval.value == pytest.approx(100 / 6) and (interval.low, interval.high) == (0.0, 100.0)
+
+
 def test_a_metric_without_judged_rows_is_compared_by_seeds(tmp_path):
     for number in range(3):
         synthetic.write_run(
