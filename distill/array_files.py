@@ -34,10 +34,9 @@ def parse(
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
+            # NumPy returns the bytes of a file of another format.
             if others := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-                raise ValueError(
-                    f"{others[0]!r:.80} is no array"
-                )  # NumPy returns the bytes of a file of another format
+                raise ValueError(f"{others[0]!r:.80} is no array")
             return found
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError, RuntimeError,
             SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip

@@ -127,21 +127,14 @@ class RecordDataSource(seqio.FunctionDataSource):
         """
         if split in self._hashes and not fresh:
             return self._hashes[split]
-        digest = hashlib.sha256()
-        for row in rows(self.dataset, split, self.selection):
-            digest.update(row_bytes(row))
-        self._hashes[split] = digest.hexdigest()
+        self._hashes[split] = _sha256(rows(self.dataset, split, self.selection))
         return self._hashes[split]
 
     def records_sha256(self, split: str) -> str:
         """:meth:`rows_sha256` without variants: equal for selections that make other examples of the same rows."""
         if self.selection.variants is None:
             return self.rows_sha256(split)
-        plain = dataclasses.replace(self.selection, variants=None)
-        digest = hashlib.sha256()
-        for row in rows(self.dataset, split, plain):
-            digest.update(row_bytes(row))
-        return digest.hexdigest()
+        return _sha256(rows(self.dataset, split, dataclasses.replace(self.selection, variants=None)))
 
     @property
     def spec(self) -> dict[str, tf.TensorSpec]:
@@ -184,6 +177,14 @@ class RecordDataSource(seqio.FunctionDataSource):
 def row_bytes(row: Mapping[str, Any]) -> bytes:
     """Returns a row of :func:`rows` as one line of JSON; ``json.loads`` gives the row again."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _sha256(of: Iterable[Mapping[str, Any]]) -> str:
+    """A hash of rows in their order, with every field."""
+    digest = hashlib.sha256()
+    for row in of:
+        digest.update(row_bytes(row))
+    return digest.hexdigest()
 
 
 def tensors(table: Mapping[str, Sequence[Any]], spec: Mapping[str, tf.TensorSpec]) -> tf.data.Dataset:

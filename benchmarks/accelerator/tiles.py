@@ -2,8 +2,8 @@
 
     python -m benchmarks.accelerator.tiles --data=FOLDER --out=FOLDER
 
-A trace of the profiler holds all calls; the kernels are told apart by name, and the programs by their order. Run by
-:mod:`benchmarks.accelerator.measure`.
+The profiler records all calls in one trace. In the trace, a kernel is found by its name, and a program by its place in
+the order of the calls. Run by :mod:`benchmarks.accelerator.measure`.
 """
 
 import dataclasses

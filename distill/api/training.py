@@ -180,7 +180,6 @@ def _vocabulary(vocabulary: Any, initial: Any, model: str | NetworkConfig) -> di
             "SentencePiece model"
         )
     if isinstance(model, T5GemmaConfig):
-        file = vocabulary_of(initial)
         raise ValueError(
             "vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's tokenizer.model, or of a model of "
             "`distill vocabulary --special=gemma`"

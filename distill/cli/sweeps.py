@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distill.cli.sweep_checks import Configurations
     from distill.experiments.sweep import Sweep
     from distill.experiments.sweep.plan import Plan
+    from distill.experiments.sweep.runs import Run
 
 CACHE = ".compiled"
 """The folder of compiled steps in a sweep's directory, which runs with the same shapes share."""
@@ -138,25 +139,39 @@ def _configurations(sweep: "Sweep", options: argparse.Namespace) -> "Configurati
 def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
     """Checks all runs and prints the warnings, unless ``check`` is False, and writes the plan."""
     from distill.experiments.sweep import plan, remarks
-    from distill.terminal import Terminal
 
-    terminal, configurations = Terminal(quiet=command_runs.is_quiet(options)), _configurations(sweep, options)
+    shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), _configurations(sweep, options)
     _write_vocabulary(sweep)
     if not check:
         return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
-    with terminal.stage("checking the runs"):
-        probes = configurations.probes()
-        for probe in probes:
-            configurations.check(probe)
-        made = plan.prepare(
-            sweep, check=configurations.check, resolve=configurations.resolve, retry_failed=options.retry_failed
-        )
-        configurations.describe([*made.runs, *probes])
+    made, probes = _checked(sweep, options, configurations, shown, configurations.check)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
-        terminal.warn(text)
+        shown.warn(text)
     return made
+
+
+def _checked(
+    sweep: "Sweep",
+    options: argparse.Namespace,
+    configurations: "Configurations",
+    shown: terminal.Terminal,
+    check: Callable[["Run"], None],
+    write: bool = True,
+) -> tuple["Plan", list["Run"]]:
+    """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
+    from distill.experiments.sweep import plan
+
+    with shown.stage("checking the runs"):
+        probes = configurations.probes()
+        for probe in probes:
+            check(probe)
+        made = plan.prepare(
+            sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=write
+        )
+        configurations.describe([*made.runs, *probes])
+    return made, probes
 
 
 def _write_vocabulary(sweep: "Sweep") -> None:
@@ -358,7 +373,7 @@ def _say(options: argparse.Namespace) -> Any:
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
     from distill.cli import sweep_checks
-    from distill.experiments.sweep import estimates, outcomes, plan, remarks
+    from distill.experiments.sweep import estimates, outcomes, remarks
 
     if options.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -368,14 +383,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     configurations, console = _configurations(sweep, options), terminal.output()
     _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices
-    probes = configurations.probes()
-    with terminal.Terminal(quiet=command_runs.is_quiet(options)).stage("checking the runs"):
-        for probe in probes:
-            check(probe)
-        made = plan.prepare(
-            sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=False
-        )
-        configurations.describe([*made.runs, *probes])
+    shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
+    made, probes = _checked(sweep, options, configurations, shown, check, write=False)
     console.print(sweep_checks.table(made.runs or probes, configurations.costs))
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)

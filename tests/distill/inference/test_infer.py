@@ -55,22 +55,28 @@ def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
         assert alone["score"] == pytest.approx(together["score"], abs=1e-4)
 
 
-def test_a_bfloat16_student_is_cast_once_and_answers_as_with_float32_parameters(tmp_path, model_dir, monkeypatch):
-    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 2?"} for i in range(9)])
-    student = students.read(model_dir)
-    student = dataclasses.replace(student, model=dataclasses.replace(student.model, dtype="bfloat16"))
-    dtypes = []
+@pytest.fixture
+def kept(monkeypatch):
+    """The dtypes of the parameters that each inference keeps."""
+    found = []
 
     def answering(student, vocabulary, params, *args, **options):
-        dtypes.append({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
+        found.append({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
         return Answering(student, vocabulary, params, *args, **options)
 
     monkeypatch.setattr(infer_module, "Answering", answering)
+    return found
+
+
+def test_a_bfloat16_student_is_cast_once_and_answers_as_with_float32_parameters(tmp_path, model_dir, kept, monkeypatch):
+    write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 2?"} for i in range(9)])
+    student = students.read(model_dir)
+    student = dataclasses.replace(student, model=dataclasses.replace(student.model, dtype="bfloat16"))
     options = {"model_dir": model_dir, "student": student, "rationale": True}
     infer(tmp_path / "in.jsonl", tmp_path / "cast.jsonl", **options)
     monkeypatch.setattr(infer_module, "in_compute_dtype", lambda params, config: params)
     infer(tmp_path / "in.jsonl", tmp_path / "float32.jsonl", **options)
-    assert dtypes == [{"bfloat16", "float32"}, {"float32"}]  # position biases stay float32
+    assert kept == [{"bfloat16", "float32"}, {"float32"}]  # position biases stay float32
     assert read_lines(tmp_path / "cast.jsonl") == read_lines(tmp_path / "float32.jsonl")
 
 
@@ -344,18 +350,11 @@ def test_the_outputs_of_all_shards_are_together_the_output_of_the_whole(tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_int8_weights_are_made_once_and_are_a_setting_of_the_output(tmp_path, model_dir, dtype, monkeypatch):
+def test_int8_weights_are_made_once_and_are_a_setting_of_the_output(tmp_path, model_dir, dtype, kept):
     write_lines(tmp_path / "in.jsonl", [{"input": f"{i} and 2?"} for i in range(9)])
     plain = students.read(model_dir)
     plain = dataclasses.replace(plain, model=dataclasses.replace(plain.model, dtype=dtype))
     quantized = dataclasses.replace(plain, decode=dataclasses.replace(plain.decode, weights="int8"))
-    kept = []
-
-    def answering(student, vocabulary, params, *args, **options):
-        kept.append({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
-        return Answering(student, vocabulary, params, *args, **options)
-
-    monkeypatch.setattr(infer_module, "Answering", answering)
     for name, student in (("plain", plain), ("int8", quantized)):
         infer(tmp_path / "in.jsonl", tmp_path / f"{name}.jsonl", model_dir=model_dir, student=student)
     assert kept[1] == {"int8", "float32", dtype}
