@@ -2,17 +2,55 @@
 
 Reading a program from JAX's compilation cache links its object code anew, which takes an eighth of the time of a short
 training. A training of a tiny student requests the programs of the one before.
+
+The code of every program takes several memory mappings, and Linux ends a process that requests more than
+``vm.max_map_count``: LLVM does not check. A session compiles enough for that, so programs are dropped in between.
 """
 
 import collections
+import gc
 import inspect
+import pathlib
 from typing import Any
 
+import jax
 from jax._src import compilation_cache
 
 KEPT = 400  # programs, those requested last
+SHARE = 0.3  # of the mappings that Linux allows; one test file adds up to a tenth
 READ = ("cache_key", "compile_options", "backend")
 WRITE = ("cache_key", "module_name", "executable", "backend", "compile_time")
+
+kept: collections.OrderedDict[tuple[str, Any], tuple[Any, int]] = collections.OrderedDict()
+
+
+def mappings() -> tuple[int, int] | None:
+    """Counts this process's memory mappings.
+
+    Returns:
+      How many there are and how many Linux allows; None on systems that do not state them.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            present = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        return present, int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+    except OSError:
+        return None
+
+
+def drop_many() -> bool:
+    """Drops all compiled programs if they take more than ``SHARE`` of the mappings; JAX's files of them stay.
+
+    Returns:
+      Whether they were dropped.
+    """
+    counted = mappings()
+    if counted is None or counted[0] < SHARE * counted[1]:
+        return False
+    kept.clear()
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def keep() -> bool:
@@ -27,7 +65,6 @@ def keep() -> bool:
         return False
     if tuple(inspect.signature(read).parameters)[:3] != READ or tuple(inspect.signature(write).parameters) != WRITE:
         return False
-    kept: collections.OrderedDict[tuple[str, Any], tuple[Any, int]] = collections.OrderedDict()
 
     def remember(place: tuple[str, Any], executable: Any, seconds: int) -> None:
         kept[place] = executable, seconds

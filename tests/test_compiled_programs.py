@@ -1,0 +1,32 @@
+"""Compiled programs are kept, and dropped before they take all memory mappings that Linux allows."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import compiled_programs
+
+
+def test_programs_are_dropped_when_they_take_many_mappings(monkeypatch):
+    before = compiled_programs.mappings()
+    if before is None:
+        pytest.skip("this system does not state memory mappings")
+    traced = []
+
+    @jax.jit
+    def function(x):
+        traced.append(x.shape)
+        return x * 3 + jnp.sort(x)
+
+    function(jnp.ones(1001))
+    monkeypatch.setattr(compiled_programs, "SHARE", 1.0)
+    assert not compiled_programs.drop_many()
+    function(jnp.ones(1001))
+    assert traced == [(1001,)]
+    with_program = compiled_programs.mappings()[0]
+    monkeypatch.setattr(compiled_programs, "SHARE", 0.0)
+    assert compiled_programs.drop_many()
+    assert not compiled_programs.kept
+    assert compiled_programs.mappings()[0] < with_program
+    function(jnp.ones(1001))
+    assert traced == [(1001,), (1001,)]
