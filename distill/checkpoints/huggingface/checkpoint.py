@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import huggingface_hub
@@ -40,6 +40,8 @@ CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 # Settings of computation, which a file does not determine.
 _FREE_FIELDS = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "attention")
+# The modules by which gin/models names the classes.
+_GIN_MODULES = {"T5Config": "network", "T5GemmaConfig": "t5gemma_config", "StackConfig": "t5gemma_config"}
 
 
 def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
@@ -178,12 +180,22 @@ def _setting_problems(folder: pathlib.Path, config: NetworkConfig) -> list[str]:
             f"{folder} is a {family(theirs)} network, the configuration is a {family(config)}; take a model file of "
             f"{family(theirs)} (gin/models)"
         )
-    problems = []
-    for name in config.__dataclass_fields__:
-        got, expected = getattr(theirs, name), getattr(config, name)
-        if name not in _FREE_FIELDS and got != expected:
-            problems.append(f"setting {name}: checkpoint {got!r}, configuration {expected!r}")
-    return problems
+    return [
+        f"setting {name}: checkpoint {got!r}, configuration {expected!r} (--gin.{binding}={got!r})"
+        for name, binding, got, expected in _differences(theirs, config)
+    ]
+
+
+def _differences(theirs: Any, ours: Any, stack: str = "") -> Iterator[tuple[str, str, Any, Any]]:
+    """Yields name, gin parameter and both values of each setting that differs, those of a T5Gemma's two stacks included."""
+    module = _GIN_MODULES[type(ours).__name__]
+    for field in dataclasses.fields(ours):
+        got, expected = getattr(theirs, field.name), getattr(ours, field.name)
+        if dataclasses.is_dataclass(expected):
+            yield from _differences(got, expected, field.name)
+        elif field.name not in _FREE_FIELDS and got != expected:
+            scope, prefix = (f"{stack}/", f"{stack}.") if stack else ("", "")
+            yield f"{prefix}{field.name}", f"{scope}{module}.{type(ours).__name__}.{field.name}", got, expected
 
 
 def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:

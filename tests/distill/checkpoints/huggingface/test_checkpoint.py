@@ -248,11 +248,12 @@ def test_every_difference_is_in_one_error(folder):
     with pytest.raises(ValueError, match="does not fit the configuration") as caught:
         huggingface.load_params(folder, config)
     lines = [line.strip() for line in str(caught.value).splitlines()]
+    binding = "--gin.network.T5Config."
     for wanted in [
-        "setting vocab_size: checkpoint 101, configuration 128",
-        "setting num_decoder_layers: checkpoint 2, configuration 3",
-        "setting logits_via_embedding: checkpoint False, configuration True",
-        "setting layer_norm_epsilon: checkpoint 1e-06, configuration 1e-05",
+        f"setting vocab_size: checkpoint 101, configuration 128 ({binding}vocab_size=101)",
+        f"setting num_decoder_layers: checkpoint 2, configuration 3 ({binding}num_decoder_layers=2)",
+        f"setting logits_via_embedding: checkpoint False, configuration True ({binding}logits_via_embedding=False)",
+        f"setting layer_norm_epsilon: checkpoint 1e-06, configuration 1e-05 ({binding}layer_norm_epsilon=1e-06)",
         "shared.weight: checkpoint [101, 32], configuration [128, 32]",
         "lm_head.weight: checkpoint [101, 32], configuration has none",
         "encoder.block.1.layer.1.DenseReluDense.wi_0.weight: checkpoint [48, 32], configuration [40, 32]",

@@ -114,6 +114,18 @@ def test_a_folder_that_does_not_fit_names_every_difference(folders, tmp_path):
     other = dataclasses.replace(huggingface.read_config(folders("t5gemma")), final_logit_cap=None)
     with pytest.raises(ValueError, match=r"setting final_logit_cap: checkpoint 3\.0, configuration None"):
         huggingface.load_params(folders("t5gemma"), other)
+    settings = huggingface.read_config(folders("t5gemma2"))
+    encoder = dataclasses.replace(settings.encoder, sliding_window=7)
+    with pytest.raises(ValueError, match=r"\(2 differences\)") as error:
+        huggingface.load_params(
+            folders("t5gemma2"), dataclasses.replace(settings, encoder=encoder, rope_scale_global=8.0)
+        )
+    assert str(error.value).splitlines()[1:] == [
+        "  setting encoder.sliding_window: checkpoint 5, configuration 7 "
+        "(--gin.encoder/t5gemma_config.StackConfig.sliding_window=5)",
+        "  setting rope_scale_global: checkpoint 2.0, configuration 8.0 "
+        "(--gin.t5gemma_config.T5GemmaConfig.rope_scale_global=2.0)",
+    ]
 
 
 def test_a_checkpoint_of_another_family_names_its_own(folders, tmp_path):
