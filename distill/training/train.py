@@ -41,7 +41,7 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
-from distill.training.state import TrainState, make_state, shardings_of
+from distill.training.state import TrainState, abstract_state, make_state, shardings_of
 from distill.training.step import Fetchable, Metrics, jit_step, make_train_step
 from distill.training.trainable import described, remark, trained_count
 
@@ -139,29 +139,35 @@ def train(
         remedy = functools.partial(lost_process.newest, directory / LATEST)
         stack.enter_context(stuck.watching(loop.stuck_after_s, directory, remedy))
         saver = Checkpoints.of_run(directory, model, checkpoints)
-        with terminal.stage("making the parameters", announce=False):
-            state = make_state(
-                model,
-                optimizer,
-                device_mesh,
-                rules,
-                seed=loop.seed,
-                ema=loop.ema_decay is not None,
-                initial_checkpoint_path=initial_checkpoint_path,
-            )
-        shardings = shardings_of(state)
+        ema = loop.ema_decay is not None
+        like = abstract_state(model, optimizer, device_mesh, rules, ema=ema)
         progress = Progress()
         if saver.latest_step() is not None:
-            state, position, saved = saver.restore(state)
+            with terminal.stage("reading the newest checkpoint", announce=False):
+                state, position, saved = saver.restore(like)
             stream.restore(position)
             progress = Progress(**saved)
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
-        elif warning := remark(optimizer.trainable, initial_checkpoint_path):
-            terminal.warn(warning)
+        else:
+            with terminal.stage("making the parameters", announce=False):
+                state = make_state(
+                    model,
+                    optimizer,
+                    device_mesh,
+                    rules,
+                    seed=loop.seed,
+                    ema=ema,
+                    initial_checkpoint_path=initial_checkpoint_path,
+                )
+            if warning := remark(optimizer.trainable, initial_checkpoint_path):
+                terminal.warn(warning)
         _agree_on_best(saver, state, progress, terminal)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
-            state, jit_step(step, shardings, device_mesh, compiler_options), jax.random.key(loop.seed + 1), device_mesh
+            state,
+            jit_step(step, shardings_of(like), device_mesh, compiler_options),
+            jax.random.key(loop.seed + 1),
+            device_mesh,
         )
         devices = f"{device_mesh.size} {device_mesh.devices.flat[0].platform} device{'s' * (device_mesh.size > 1)}"
         terminal.say(

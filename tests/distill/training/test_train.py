@@ -169,6 +169,17 @@ def test_a_run_starts_from_another_runs_best_parameters(tmp_path, arguments):
     saver.close()
     assert_equal_states(state.params, best)
     assert int(state.step) == 0
+    # A run that continues reads its own checkpoint alone: neither time nor memory for the initial one.
+    second = str(tmp_path / "second")
+    train.train(second, initial_checkpoint_path=str(tmp_path / "first"), **arguments)
+    for path in (tmp_path / "first" / "best").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        train.train(str(tmp_path / "third"), initial_checkpoint_path=str(tmp_path / "first"), **arguments)
+    (tmp_path / "second" / reporting.RESULT).unlink()
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=2)
+    assert train.train(second, initial_checkpoint_path=str(tmp_path / "first"), **arguments).step == 2
 
 
 def test_more_ids_than_rows_is_refused(tmp_path, arguments):
