@@ -84,9 +84,7 @@ class Reporter:
                 self._writer.write_settings(self._directory.name, self._settings, self._columns())
         if not self._bar.disable:  # before rich 15, a disabled bar prints an empty line when it stops
             self._bar.start()
-        self._task = self._bar.add_task(
-            "training", total=self._train_steps, completed=self._step, speed="", left=""
-        )
+        self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="", left="")
         self._last = None
         return self
 

@@ -72,7 +72,10 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"model": "t5_1_1_smal"}, "^model must be one of .*, t5_1_1_base, .*got 't5_1_1_smal'; did you mean 't5_1_1_small'"),
+        (
+            {"model": "t5_1_1_smal"},
+            "^model must be one of .*, t5_1_1_base, .*got 't5_1_1_smal'; did you mean 't5_1_1_small'",
+        ),
         ({"model": "nope"}, "^model must be one of byt5_base, [^/]*, or the path of a .gin file; got 'nope'$"),
         ({"model": "nope.gin"}, "no gin file 'nope.gin'"),
         ({"method": "distil"}, "method must be one of .*'distil'; did you mean 'distill'"),
