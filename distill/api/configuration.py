@@ -38,7 +38,13 @@ __all__ = [
 FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
 
 
-def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], allowed: Sequence[str] = ()) -> Scan:
+def check(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    paths: Sequence[str],
+    allowed: Sequence[str] = (),
+    place: str = COMMAND_LINE,
+) -> Scan:
     """Finds mistakes that gin itself does not report, and names that no configuration may use; returns the statements.
 
     Trusted modules are imported to look names up, and no others.
@@ -47,13 +53,13 @@ def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str
       ConfigurationError: a macro that nothing uses (a misspelt one, most likely), one that is used and never defined,
         one that is required and not given, an import of a module that is not trusted, or a name outside of them.
     """
-    scan = Scan()
+    scan = Scan(place=place)
     for name in gin_files:
         scan_file(name, paths, scan, set())
     everything = trusted.Imports()
     for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
         everything.add(statement)
-    scan_text("\n".join(bindings), COMMAND_LINE, paths, scan, set(), everything)
+    scan_text("\n".join(bindings), scan.place, paths, scan, set(), everything)
     scan.referenced.pop("gin.REQUIRED", None)
     problems = _macro_problems(scan, bindings)
     outside = [
@@ -90,7 +96,7 @@ def _scanned(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Seq
     paths, scan = search_paths(extra_paths), Scan()
     for name in gin_files:
         scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    scan_text("\n".join(readable(binding) for binding in bindings), scan.place, paths, scan, set())
     return scan
 
 
@@ -145,7 +151,11 @@ def unset(
 
 
 def parse(
-    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), allowed: Sequence[str] = ()
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    extra_paths: Sequence[str] = (),
+    allowed: Sequence[str] = (),
+    place: str = COMMAND_LINE,
 ) -> None:
     """Checks and parses files and bindings into gin's global configuration, which is cleared first.
 
@@ -156,6 +166,7 @@ def parse(
       bindings: ``NAME = value`` and ``module.function.argument = value`` strings; they override the files.
       extra_paths: folders to look for gin files in.
       allowed: modules that files may import and name, in addition to ``distill.api.trusted.TRUSTED_MODULES``.
+      place: where the bindings were given, for errors: "… (set in the command line)".
 
     Raises:
       ConfigurationError: any mistake.
@@ -164,7 +175,7 @@ def parse(
         raise ConfigurationError("no gin file was given; start with --gin_file=gin/runs/distill.gin")
     paths = search_paths(extra_paths)
     bindings = [readable(binding) for binding in bindings]
-    scan = check(gin_files, bindings, paths, allowed)
+    scan = check(gin_files, bindings, paths, allowed, place)
     gin.clear_config()
     exchange_names()
     try:
@@ -236,10 +247,10 @@ def _type_problems(scan: Scan) -> Iterator[str]:
             if not problem:
                 continue
             if macro_name is not None:
-                places = scan.defined.get(macro_name, [COMMAND_LINE])
+                places = scan.defined.get(macro_name, [scan.place])
                 yield f"{macro_name} (set in {places[-1]}), as {short}.{name}: {problem}"
             else:
-                place = scan.bound.get(f"{short}.{name}", COMMAND_LINE)
+                place = scan.bound.get(f"{short}.{name}", scan.place)
                 yield f"{short}.{name} (set in {place}): {problem}"
 
 

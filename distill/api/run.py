@@ -254,7 +254,7 @@ def configured(
         bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
     tensorflow_log.import_quietly()
     with _own_gin():
-        configuration.parse(list(files), list(bindings), search_paths, allowed)
+        configuration.parse(list(files), list(bindings), search_paths, allowed, place="the arguments")
         return Run.current()
 
 

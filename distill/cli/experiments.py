@@ -77,7 +77,7 @@ def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     from distill.training import train
 
     paths = command_runs.search_paths(options)
-    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
+    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module, place="the sweep's bindings")
     configuration.configured(train.train)
     given = configuration.arguments_of(train.train)
     command_runs.register()

@@ -139,8 +139,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
     infer.epilog += (
-        " A row that cannot be answered gets a line with the reason; the last line counts such rows. The exit code is 0 if at "
-        "least one row has an answer, and 2 if none has."
+        " A row that cannot be answered gets a line with the reason; the last lines count such rows. The exit code is 0 if "
+        "at least one row has an answer, and 2 if none has."
     )
     export.add_argument("--output", required=True, help="a new or empty folder")
     export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="the format to write; default: hf")
