@@ -84,6 +84,14 @@ def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def configuration_text() -> str:
+    """The configuration that was parsed last, without seed and directory: runs with one text train the same student."""
+    from distill.api import configuration
+
+    bindings = configuration.bindings_of(configuration.resolved())
+    return repr([(name, value) for name, value in bindings.items() if name not in ("MODEL_DIR", "RANDOM_SEED")])
+
+
 def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
     """Raises ValueError or OSError if a run of a sweep cannot be trained, or does not have the metric."""
     from distill.training import checks

@@ -133,7 +133,7 @@ def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
 def _configurations(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
     from distill.cli.sweep_checks import Configurations
 
-    return Configurations(sweep, lambda run: experiments.configure_run(run, options))
+    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_text)
 
 
 def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
@@ -161,16 +161,18 @@ def _checked(
     write: bool = True,
 ) -> tuple["Plan", list["Run"]]:
     """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
-    from distill.experiments.sweep import plan
+    from distill.experiments.sweep import plan, remarks
 
     with shown.stage("checking the runs"):
         probes = configurations.probes()
         for probe in probes:
             check(probe)
-        made = plan.prepare(
-            sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=write
-        )
+        given = {"resolve": configurations.resolve, "retry_failed": options.retry_failed}
+        made = plan.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
+        remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
+        if write:
+            made = plan.prepare(sweep, **given)
     return made, probes
 
 
