@@ -82,7 +82,7 @@ def _points(arguments: Sequence[str]) -> int:
     Raises:
       ValueError: no sweep, a search, whose runs are not known before, or a file that is not on this machine.
     """
-    from distill.cli import sweeps
+    from distill.cli import sweep_files
     from distill.experiments.sweep.runs import grouped
 
     if arguments[:1] != ["sweep"]:
@@ -90,7 +90,7 @@ def _points(arguments: Sequence[str]) -> int:
     options = parser.parser("sweep").parse_args(parser.split_arguments(arguments))
     if options.run or options.index is not None or options.workers or len(options.sweep) != 1:
         raise ValueError("--split needs a sweep without --run, --index, --workers and status")
-    sweep = sweeps.read(options, options.sweep[0])
+    sweep = sweep_files.read(options, sweep_files.only_target(options.sweep))
     if sweep.search is not None:
         raise ValueError("the runs of a search are not known before; give --split=workers")
     return len(grouped(sweep.runs(), sweep.joint_seeds))

@@ -77,7 +77,9 @@ def _why_idle(sweep: Sweep, axis: str, there: Sequence[Setting]) -> str | None:
         return f"{there[0].task} draws no mixture; set FORM=mixed, or delete the axis"
     weighs = macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}
     if weighs and all(one.form in _ONE_TASK for one in there):
-        return f"{there[0].task} trains one task, which has no weight between tasks; set another FORM, or delete the axis"
+        return (
+            f"{there[0].task} trains one task, which has no weight between tasks; set another FORM, or delete the axis"
+        )
     return None
 
 

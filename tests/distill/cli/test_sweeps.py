@@ -103,7 +103,10 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
 
 def test_an_axis_without_an_effect_is_an_error_before_any_run(sweep_file, tmp_path, capsys):
     for axes, message in (
-        ("axes: {rates: {ratio: [1, 4]}}", "axis 'rates' (levels 1:1, 4:1) changes nothing in any run: jsonl_paired draws"),
+        (
+            "axes: {rates: {ratio: [1, 4]}}",
+            "axis 'rates' (levels 1:1, 4:1) changes nothing in any run: jsonl_paired draws",
+        ),
         (
             "axes: {size: {a: {bindings: {LAMBDA: 2}}, b: {bindings: {LAMBDA: 2}}}, RANDOM_SEED: [0, 1]}",
             "axis 'size' (levels a, b) changes nothing in any run: every level gives the same configuration",
