@@ -35,6 +35,8 @@ class Scan:
       imports: import statements and their places.
       uses: names of functions and classes.
       bound: "function.argument" → where it is bound.
+      arguments: every function or class with an argument that is bound, and the argument.
+      values: macro → its value where it was set last, if that refers to nothing.
       texts: file's name as given or included → its text, which is what gin parses afterwards.
       place: where the bindings were given that are in no file, in words.
     """
@@ -45,6 +47,8 @@ class Scan:
     imports: list[tuple[config_parser.ImportStatement, str]] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
     bound: dict[str, str] = dataclasses.field(default_factory=dict)
+    arguments: list[tuple[Use, str]] = dataclasses.field(default_factory=list)
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     place: str = COMMAND_LINE
 
@@ -102,11 +106,14 @@ def scan_text(
         for macro in recorder.macros:
             scan.referenced.setdefault(macro, []).append(place)
         scan.uses.extend(Use(selector, True, imports, place) for selector in recorder.selectors)
-        required = recorder.macros == ["gin.REQUIRED"]
+        required, literal = recorder.macros == ["gin.REQUIRED"], not (recorder.macros or recorder.selectors)
         recorder.macros, recorder.selectors = [], []
         if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
             name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
             scan.defined.setdefault(name, []).append(place)
+            scan.values.pop(name, None)
+            if literal:
+                scan.values[name] = statement.value
             if required:
                 scan.required[name] = place
             else:
@@ -114,6 +121,7 @@ def scan_text(
         elif isinstance(statement, (config_parser.BindingStatement, config_parser.BlockDeclaration)):
             scan.uses.append(Use(statement.selector, False, imports, place))
             if isinstance(statement, config_parser.BindingStatement):
+                scan.arguments.append((scan.uses[-1], statement.arg_name))
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):
             real = trusted.real_import(statement)

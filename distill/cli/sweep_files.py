@@ -63,6 +63,31 @@ def status(options: argparse.Namespace) -> int:
     return exit_codes.SOME_FAILED if states.counts(found)["failed"] else exit_codes.DONE
 
 
+def check(sweep: "Sweep", options: argparse.Namespace) -> None:
+    """Checks names of files, macros and arguments, before TensorFlow and JAX are imported: of enough runs for every level.
+
+    The runs of a search are not known yet and are checked later.
+
+    Raises:
+      SweepError: names the run, and what is wrong.
+    """
+    from distill.api import first_checks
+    from distill.api.gin_files import ConfigurationError
+    from distill.experiments.sweep import SEED, SweepError
+
+    seen: set[tuple[str, str]] = set()
+    for run in [*([start] if (start := sweep.start_run()) else []), *sweep.runs()]:
+        levels = {(axis, level) for axis, level in run.values.items() if axis != SEED}
+        if seen and levels <= seen:
+            continue
+        seen |= levels | {("", "")}
+        paths = command_runs.search_paths(options)
+        try:
+            first_checks.check(run.gin_files, run.bindings, paths, place="the sweep's bindings")
+        except ConfigurationError as error:
+            raise SweepError(f"{run.name}: {error}; no run was started") from None
+
+
 def show(options: argparse.Namespace) -> int:
     """``distill sweep --list`` and ``--print=NAME``; returns the exit code.
 

@@ -69,6 +69,8 @@ def _command(options: argparse.Namespace) -> int:
     sweep = sweep_files.read(options, sweep_files.only_target(options.sweep))
     if options.report_only:
         return _report_only(sweep)
+    if not options.leased:
+        sweep_files.check(sweep, options)
     if options.dry_run:
         return _dry_run(sweep, options)
     if options.prepare:
