@@ -72,6 +72,14 @@ def resolved(paths: Sequence[epath.Path], purpose: str) -> Iterator[epath.Path]:
         yield from found
 
 
+def check_exist(files: Files, split: str) -> None:
+    """Raises MissingFileError, a FileNotFoundError, if a local file of a split does not exist; opens none that does."""
+    purpose = f"rows of split {split}"
+    for path in resolved(paths_of(files, split), purpose):
+        if "://" not in str(path) and not path.exists():
+            sources.open_bytes(path, purpose)
+
+
 class JsonLines:
     """A source over JSON-lines files (or files that hold one array of objects).
 

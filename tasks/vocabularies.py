@@ -22,6 +22,17 @@ NAMES = {"t5": T5, "mt5": MT5}
 BYT5_EXTRA_IDS = 125
 
 
+def check_exists(name: str) -> None:
+    """Raises FileNotFoundError unless ``name`` is a short name, remote, or the path of a file."""
+    if name == "bytes" or "://" in NAMES.get(name, name) or epath.Path(name).exists():
+        return
+    near = difflib.get_close_matches(name, [*NAMES, "bytes"], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise FileNotFoundError(
+        f"no vocabulary at {name}{hint} (expected {', '.join(NAMES)}, bytes, or the path of a SentencePiece model)"
+    )
+
+
 def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary":
     """A vocabulary with padding 0 and EOS 1.
 
@@ -39,14 +50,9 @@ def load(name: str = "t5", *, extra_ids: int | None = None) -> "seqio.Vocabulary
 
     if name == "bytes":
         return seqio.ByteVocabulary(extra_ids=BYT5_EXTRA_IDS if extra_ids is None else extra_ids)
+    check_exists(name)
     path = NAMES.get(name, name)
     if "://" not in path:
-        if not epath.Path(path).exists():
-            near = difflib.get_close_matches(name, [*NAMES, "bytes"], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise FileNotFoundError(
-                f"no vocabulary at {path}{hint} (expected {', '.join(NAMES)}, bytes, or the path of a SentencePiece model)"
-            )
         plain_vocabularies.read(path)  # raises a one-line error for an invalid file
     return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids or 0)
 

@@ -163,6 +163,34 @@ def train(
     return plain_vocabularies.with_extra_ids(model.getvalue(), extra_ids, "the vocabulary")
 
 
+def of_words(texts: Iterable[str], size: int) -> bytes:
+    """A unigram SentencePiece model whose pieces are the words of ``texts``, and then their characters.
+
+    A known word is one piece, as in a model of the type ``word``, which `transformers` cannot represent. An unknown word
+    is spelt with a known beginning and characters.
+
+    Args:
+      texts: the training texts.
+      size: pieces at most, the special ones included.
+
+    Raises:
+      ValueError: there is no text, or words and characters need more pieces.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(train(texts, size, model_type="word"))  # type: ignore[attr-defined]
+    words = [entry for entry in model.pieces if entry.type == entry.NORMAL]
+    lowest = min(entry.score for entry in words) - 10.0  # a spelling never scores as high as a word
+    known = {entry.piece for entry in model.pieces}
+    for character in sorted({character for entry in words for character in entry.piece} - known):
+        model.pieces.add(piece=character, score=lowest)
+    if len(model.pieces) > size:
+        raise ValueError(f"size {size} is too small: the words and their characters need {len(model.pieces)} pieces")
+    model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model.SerializeToString()
+
+
 def _why(message: str, size: int, model_type: str) -> str:
     limit = re.search(r"value <= (\d+)", message)
     if limit:

@@ -10,7 +10,7 @@ from typing import Any
 import gin
 
 import distill
-from distill.api import trusted, value_types
+from distill.api import signatures, trusted, value_types
 from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home, vocabulary_of
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
@@ -22,7 +22,7 @@ __all__ = [
     "arguments_of",
     "bindings_of",
     "check",
-    "check_macros",
+    "check_statements",
     "configured",
     "find",
     "macro",
@@ -36,9 +36,16 @@ __all__ = [
 
 # Folders of gin files of which a run takes one each; errors about their macros suggest a file.
 FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
+_NO_FILE = "no gin file was given; start with --gin_file=gin/runs/distill.gin"
 
 
-def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], allowed: Sequence[str] = ()) -> Scan:
+def check(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    paths: Sequence[str],
+    allowed: Sequence[str] = (),
+    place: str = COMMAND_LINE,
+) -> Scan:
     """Finds mistakes that gin itself does not report, and names that no configuration may use; returns the statements.
 
     Trusted modules are imported to look names up, and no others.
@@ -47,15 +54,9 @@ def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str
       ConfigurationError: a macro that nothing uses (a misspelt one, most likely), one that is used and never defined,
         one that is required and not given, an import of a module that is not trusted, or a name outside of them.
     """
-    scan = Scan()
-    for name in gin_files:
-        scan_file(name, paths, scan, set())
-    everything = trusted.Imports()
-    for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
-        everything.add(statement)
-    scan_text("\n".join(bindings), COMMAND_LINE, paths, scan, set(), everything)
+    scan = _scanned(gin_files, bindings, paths, place)
     scan.referenced.pop("gin.REQUIRED", None)
-    problems = _macro_problems(scan, bindings)
+    problems = [*_macro_problems(scan, bindings), *signatures.problems(scan)]
     outside = [
         f"{place} {problem}"
         for statement, place in scan.imports
@@ -72,25 +73,37 @@ def check(gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str
     return scan
 
 
-def check_macros(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = ()) -> None:
-    """Finds misspelt, missing and required macros; imports and calls nothing. For a run on other machines.
+def check_statements(
+    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), place: str = COMMAND_LINE
+) -> Scan:
+    """Finds misspelt, missing and required macros, and misspelt arguments; imports and calls nothing.
+
+    For a run on other machines, and before TensorFlow is imported.
 
     Raises:
-      ConfigurationError: as :func:`check` for macros, or a file that does not exist or cannot be read.
+      ConfigurationError: as :func:`check` for macros and arguments; no file, or one that does not exist or cannot be read.
     """
-    scan = _scanned(gin_files, bindings, extra_paths)
+    if not gin_files:
+        raise ConfigurationError(_NO_FILE)
+    scan = _scanned(gin_files, bindings, search_paths(extra_paths), place)
     scan.referenced.pop("gin.REQUIRED", None)
-    problems = _macro_problems(scan, bindings)
+    problems = [*_macro_problems(scan, bindings), *signatures.problems(scan)]
     if problems:
         raise ConfigurationError("\n".join(problems))
+    return scan
 
 
-def _scanned(gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str]) -> Scan:
+def _scanned(
+    gin_files: Sequence[str], bindings: Sequence[str], paths: Sequence[str], place: str = COMMAND_LINE
+) -> Scan:
     """The statements of files and bindings, nothing imported."""
-    paths, scan = search_paths(extra_paths), Scan()
+    scan = Scan(place=place)
     for name in gin_files:
         scan_file(name, paths, scan, set())
-    scan_text("\n".join(readable(binding) for binding in bindings), COMMAND_LINE, paths, scan, set())
+    everything = trusted.Imports()
+    for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
+        everything.add(statement)
+    scan_text("\n".join(readable(binding) for binding in bindings), scan.place, paths, scan, set(), everything)
     return scan
 
 
@@ -140,12 +153,16 @@ def unset(
     Raises:
       ConfigurationError: a file that does not exist or cannot be read.
     """
-    scan = _scanned(gin_files, bindings, extra_paths)
+    scan = _scanned(gin_files, bindings, search_paths(extra_paths))
     return [name for name in names if name in scan.required or (name in scan.referenced and name not in scan.defined)]
 
 
 def parse(
-    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), allowed: Sequence[str] = ()
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    extra_paths: Sequence[str] = (),
+    allowed: Sequence[str] = (),
+    place: str = COMMAND_LINE,
 ) -> None:
     """Checks and parses files and bindings into gin's global configuration, which is cleared first.
 
@@ -156,15 +173,16 @@ def parse(
       bindings: ``NAME = value`` and ``module.function.argument = value`` strings; they override the files.
       extra_paths: folders to look for gin files in.
       allowed: modules that files may import and name, in addition to ``distill.api.trusted.TRUSTED_MODULES``.
+      place: where the bindings were given, for errors: "… (set in the command line)".
 
     Raises:
       ConfigurationError: any mistake.
     """
     if not gin_files:
-        raise ConfigurationError("no gin file was given; start with --gin_file=gin/runs/distill.gin")
+        raise ConfigurationError(_NO_FILE)
     paths = search_paths(extra_paths)
     bindings = [readable(binding) for binding in bindings]
-    scan = check(gin_files, bindings, paths, allowed)
+    scan = check(gin_files, bindings, paths, allowed, place)
     gin.clear_config()
     exchange_names()
     try:
@@ -236,10 +254,10 @@ def _type_problems(scan: Scan) -> Iterator[str]:
             if not problem:
                 continue
             if macro_name is not None:
-                places = scan.defined.get(macro_name, [COMMAND_LINE])
+                places = scan.defined.get(macro_name, [scan.place])
                 yield f"{macro_name} (set in {places[-1]}), as {short}.{name}: {problem}"
             else:
-                place = scan.bound.get(f"{short}.{name}", COMMAND_LINE)
+                place = scan.bound.get(f"{short}.{name}", scan.place)
                 yield f"{short}.{name} (set in {place}): {problem}"
 
 

@@ -51,6 +51,15 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
     )
 
 
+def shipped(folder: str) -> list[str]:
+    """The names of the shipped files of a folder of ``gin/``, without their suffix.
+
+    Files of ``models`` that only other files include ("not a model by itself") are left out.
+    """
+    files = sorted((Path(distill.__file__).parent / "gin" / folder).glob("*.gin"))
+    return [file.stem for file in files if "not a model by itself" not in file.read_text("utf-8")]
+
+
 def close(name: str, known: Iterable[str]) -> list[str]:
     """At most three of the names ``known`` that ``name`` is close to, the closest first."""
     return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)

@@ -58,7 +58,6 @@ def in_python(text: str, arguments: Mapping[str, str], others: str) -> str:
     text = re.sub(r"--gin\.(?P<name>[A-Za-z_](?:[\w.]*\w)?)(?:=(?P<value>[^\s;,)]*[^\s;,).]))?", flag, text)
     text = re.sub(r"--gin_file=gin/(?P<folder>\w+)/(?P<name>\w+)\.gin", file, text)
     text = re.sub(r"--gin_module=([\w.]+)", r"distill.from_gin(…, allowed=['\1'])", text)
-    text = text.replace("(set in the command line)", "(set in the arguments)")
     for name, argument in arguments.items():
         text = re.sub(rf"(?<![\w'\"/.]){name}(?![\w'\"])", argument, text)
     return re.sub(r"[;,] (\w+) sets \1\b", "", text)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import gin
 from etils import epath
 
-from distill.api import configuration, remedies, tensorflow_log
+from distill.api import configuration, first_checks, remedies, tensorflow_log
 from distill.api.gin_files import without_gin
-from distill.experiments import example
 from distill.inference import model_directory
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
@@ -58,7 +57,7 @@ class Run:
         from distill.training import train
 
         text = configuration.resolved()
-        with _naming_example(configuration.macro("DATASET_NAME")), _without_gin():
+        with first_checks.naming_example(configuration.macro("DATASET_NAME")), _without_gin():
             return cls(
                 text,
                 configuration.bindings_of(text),
@@ -180,7 +179,7 @@ class Run:
         first = jax.process_index() == 0
         terminal = Terminal(active=first, quiet=quiet)
         with (
-            _naming_example(self.bindings.get("DATASET_NAME")),
+            first_checks.naming_example(self.bindings.get("DATASET_NAME")),
             model_directory.undone_on_failure(self.directory, writes=first),
             train.lock_directory(epath.Path(self.directory)) as lock,
             model_directory.start_undone_on_failure(self.directory, writes=first),
@@ -254,21 +253,8 @@ def configured(
         bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
     tensorflow_log.import_quietly()
     with _own_gin():
-        configuration.parse(list(files), list(bindings), search_paths, allowed)
+        configuration.parse(list(files), list(bindings), search_paths, allowed, place="the arguments")
         return Run.current()
-
-
-@contextlib.contextmanager
-def _naming_example(dataset: Any) -> Iterator[None]:
-    """Files of ``gin/recipes/quickstart.gin`` that are missing raise an error that names the command that writes them."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        folder = example.RECIPE_DIRECTORY
-        if dataset != "example" or f"{folder}/" not in str(error) or os.path.isdir(folder):
-            raise
-        command = f"distill example --output={folder}"
-        raise FileNotFoundError(f"{error}; `{command}` writes the rows and the vocabulary of this recipe") from None
 
 
 @contextlib.contextmanager

@@ -35,7 +35,10 @@ class Scan:
       imports: import statements and their places.
       uses: names of functions and classes.
       bound: "function.argument" → where it is bound.
+      arguments: every function or class with an argument that is bound, and the argument.
+      values: macro → its value where it was set last, if that refers to nothing.
       texts: file's name as given or included → its text, which is what gin parses afterwards.
+      place: where the bindings were given that are in no file, in words.
     """
 
     defined: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -44,7 +47,10 @@ class Scan:
     imports: list[tuple[config_parser.ImportStatement, str]] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
     bound: dict[str, str] = dataclasses.field(default_factory=dict)
+    arguments: list[tuple[Use, str]] = dataclasses.field(default_factory=list)
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
+    place: str = COMMAND_LINE
 
     def import_lines(self) -> list[str]:
         """Every import of every file, once, as gin text: bindings of the command line may use the imported names."""
@@ -94,17 +100,20 @@ def scan_text(
         except StopIteration:
             return "\n".join(lines)
         except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-            raise ConfigurationError(_unreadable(error, where, lines)) from None
+            raise ConfigurationError(_unreadable(error, where, lines, numbered=where != scan.place)) from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
-        place = f"{where}:{line}" if where != COMMAND_LINE else where
+        place = f"{where}:{line}" if where != scan.place else where
         for macro in recorder.macros:
             scan.referenced.setdefault(macro, []).append(place)
         scan.uses.extend(Use(selector, True, imports, place) for selector in recorder.selectors)
-        required = recorder.macros == ["gin.REQUIRED"]
+        required, literal = recorder.macros == ["gin.REQUIRED"], not (recorder.macros or recorder.selectors)
         recorder.macros, recorder.selectors = [], []
         if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
             name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
             scan.defined.setdefault(name, []).append(place)
+            scan.values.pop(name, None)
+            if literal:
+                scan.values[name] = statement.value
             if required:
                 scan.required[name] = place
             else:
@@ -112,6 +121,7 @@ def scan_text(
         elif isinstance(statement, (config_parser.BindingStatement, config_parser.BlockDeclaration)):
             scan.uses.append(Use(statement.selector, False, imports, place))
             if isinstance(statement, config_parser.BindingStatement):
+                scan.arguments.append((scan.uses[-1], statement.arg_name))
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):
             real = trusted.real_import(statement)
@@ -126,10 +136,10 @@ def scan_text(
             scan_file(statement.filename, paths, scan, seen)
 
 
-def _unreadable(error: Exception, where: str, lines: Sequence[str]) -> str:
-    """The message for a statement that cannot be read; on the command line, with the binding instead of its line."""
+def _unreadable(error: Exception, where: str, lines: Sequence[str], *, numbered: bool) -> str:
+    """The message for a statement that cannot be read; of bindings that are in no file, with the binding."""
     number = error.lineno if isinstance(error, SyntaxError) else None
-    if where != COMMAND_LINE or number is None or not 0 < number <= len(lines):
+    if numbered or number is None or not 0 < number <= len(lines):
         return f"{where}: {error}"
     return f"{where}: {lines[number - 1].strip()!r} has no gin value (a text needs quotes): {error.args[0]}"
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from distill import atomic_files
 from distill import validation as checks
-from distill.api import remedies
+from distill.api import gin_files, remedies
 from distill.api import rows as row_files
 from distill.api.paths import expand_home, vocabulary_of
 from distill.api.rows import Rows
@@ -102,16 +102,20 @@ def train(
       KeyboardInterrupt, distill.exit_codes.Stopped: stopped by a signal after saving a checkpoint.
     """
     checks.check("method", method, METHODS)
+    if isinstance(model, str) and not model.endswith(".gin"):
+        _check_name("model", model, "models")
+    if hardware is not None:
+        _check_name("hardware", hardware.removesuffix(".gin"), "hardware")
     if lam is not None and alpha is not None:
         raise ValueError(f"give lam or alpha, not both; got lam={lam} and alpha={alpha}")
     with remedies.speaking_python(remedies.ARGUMENTS, "settings"):
         root = epath.Path(expand_home(os.fspath(directory)))
         bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
-        given = {"train": rows, "validation": validation, "test": test}
+        parts = {"train": rows, "validation": validation, "test": test}
         files: dict[str, list[str]] = {}
         contents: dict[str, bytes] = {}
         trained = model_directory.has_trained(root)
-        for split, part in given.items():
+        for split, part in parts.items():
             if part is not None:
                 path = root / "rows" / f"{split}.jsonl"
                 files[split], data = row_files.store(part, path, fields, trained=trained)
@@ -138,18 +142,29 @@ def train(
             bindings |= fields_of_model
         if mesh is not None:
             bindings |= {f"partitioning.MeshConfig.{name}": value for name, value in dataclasses.asdict(mesh).items()}
-        gin_files = [
+        configuration_files = [
             model_file,
             "gin/tasks/jsonl.gin",
             f"gin/runs/{method}.gin",
             f"gin/hardware/{_hardware(hardware)}.gin",
         ]
         with model_directory.undone_on_failure(root):
-            run = configured(gin_files, {**bindings, **(settings or {})})
+            run = configured(configuration_files, {**bindings, **(settings or {})})
             for file, data in contents.items():
                 _write(epath.Path(file), data)
             run = dataclasses.replace(run, spelling=remedies.ARGUMENTS)
             return run.train(quiet=quiet, **overrides)
+
+
+def _check_name(argument: str, name: str, folder: str) -> None:
+    """Raises ValueError, with the names of all files of ``gin/<folder>``, unless ``name`` is one of them."""
+    try:
+        gin_files.find(f"gin/{folder}/{name}.gin")
+    except gin_files.ConfigurationError:
+        names = gin_files.shipped(folder)
+        near = gin_files.did_you_mean(gin_files.close(name, names)[:1])
+        path = ", or the path of a .gin file" if argument == "model" else ""
+        raise ValueError(f"{argument} must be one of {', '.join(names)}{path}; got {name!r:.200}{near}") from None
 
 
 def _configured(model: NetworkConfig) -> tuple[str, dict[str, Any]]:

@@ -9,8 +9,6 @@ from distill.terminal import Terminal
 
 
 def eval_command(options: argparse.Namespace) -> int:
-    if not options.model_dir and not options.gin_file:
-        raise ValueError("eval needs --model_dir, the directory of a trained student, or --gin_file")
     runs.join(options)
     options.gin_bindings.append(f"SPLIT = {options.split!r}")
     if options.model_dir:

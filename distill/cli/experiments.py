@@ -77,11 +77,19 @@ def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     from distill.training import train
 
     paths = command_runs.search_paths(options)
-    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module)
+    configuration.parse(run.gin_files, run.bindings, paths, options.gin_module, place="the sweep's bindings")
     configuration.configured(train.train)
     given = configuration.arguments_of(train.train)
     command_runs.register()
     return given
+
+
+def configuration_text() -> str:
+    """The configuration that was parsed last, without seed and directory: runs with one text train the same student."""
+    from distill.api import configuration
+
+    bindings = configuration.bindings_of(configuration.resolved())
+    return repr([(name, value) for name, value in bindings.items() if name not in ("MODEL_DIR", "RANDOM_SEED")])
 
 
 def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:

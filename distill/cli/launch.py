@@ -24,12 +24,7 @@ BACKENDS: dict[str, tuple[Any, str]] = {
 _NO_FLAGS = ("arguments", "points")
 _HINTS = typing.get_type_hints(Job)
 
-# Command → the gin files and bindings that it adds to those of its command line.
-_CHECKED: dict[str, tuple[list[str], list[str]]] = {
-    "train": ([], []),
-    "config": ([], []),
-    "eval": (["gin/runs/eval.gin"], ["SPLIT = 'test'"]),
-}
+_CHECKED = ("train", "config", "eval")
 
 
 def launch_parser() -> argparse.ArgumentParser:
@@ -64,7 +59,7 @@ def _check(arguments: Sequence[str]) -> None:
     options = parser.parser(command).parse_args(parser.split_arguments(arguments))
     if getattr(options, "model_dir", None) or not getattr(options, "gin_file", None) or command not in _CHECKED:
         return
-    own_files, own_bindings = _CHECKED[command]
+    own_files, own_bindings = runs.ADDED[command]
     paths = runs.search_paths(options)
     found = configuration.search_paths(paths)
     for name in options.gin_file:
@@ -73,7 +68,7 @@ def _check(arguments: Sequence[str]) -> None:
         except configuration.ConfigurationError:
             print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
             return
-    configuration.check_macros([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
+    configuration.check_statements([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
 
 
 def _points(arguments: Sequence[str]) -> int:
@@ -82,7 +77,7 @@ def _points(arguments: Sequence[str]) -> int:
     Raises:
       ValueError: no sweep, a search, whose runs are not known before, or a file that is not on this machine.
     """
-    from distill.cli import sweeps
+    from distill.cli import sweep_files
     from distill.experiments.sweep.runs import grouped
 
     if arguments[:1] != ["sweep"]:
@@ -90,7 +85,7 @@ def _points(arguments: Sequence[str]) -> int:
     options = parser.parser("sweep").parse_args(parser.split_arguments(arguments))
     if options.run or options.index is not None or options.workers or len(options.sweep) != 1:
         raise ValueError("--split needs a sweep without --run, --index, --workers and status")
-    sweep = sweeps.read(options, options.sweep[0])
+    sweep = sweep_files.read(options, sweep_files.only_target(options.sweep))
     if sweep.search is not None:
         raise ValueError("the runs of a search are not known before; give --split=workers")
     return len(grouped(sweep.runs(), sweep.joint_seeds))

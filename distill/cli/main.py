@@ -133,6 +133,7 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
             runs.check_directories(options)
+            runs.check_configuration(options)
             if options.command in WITH_TENSORFLOW:
                 runs.load_tensorflow(options)
             if options.command in COMPILING:

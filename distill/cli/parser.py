@@ -68,7 +68,7 @@ def split_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def parser(wants: str = "") -> argparse.ArgumentParser:
-    """The parser; ``wants`` is the command to be run, because the flags of the teacher's commands need an import."""
+    """The parser; ``wants`` is the command to be run: the teacher's flags and the help of ``sweep`` need an import."""
     whole = Parser(
         prog="distill",
         description="Distilling step-by-step: train small T5 students on a teacher's answers and reasons.",
@@ -138,6 +138,10 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, or another setting "
             "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
+    infer.epilog += (
+        " A row that cannot be answered gets a line with the reason; the last lines count such rows. The exit code is 0 if "
+        "at least one row has an answer, and 2 if none has."
+    )
     export.add_argument("--output", required=True, help="a new or empty folder")
     export.add_argument("--format", choices=("hf", "ct2", "t5x"), default="hf", help="the format to write; default: hf")
     export.add_argument("--quantization", help="with ct2: int8 or another quantization of CTranslate2")
@@ -284,7 +288,12 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=_SHELLS, help="the shell")
     for name, command in commands.choices.items():
         if name in EXAMPLES:
-            command.epilog = "\n\n".join((*_filled(command.epilog), f"Example:\n  {EXAMPLES[name]}"))
+            parts = [*_filled(command.epilog), f"Example:\n  {EXAMPLES[name]}"]
+            if name == "sweep" and wants == "sweep":
+                from distill.experiments.sweep import schema
+
+                parts.append(schema.described())
+            command.epilog = "\n\n".join(parts)
             command.formatter_class = argparse.RawDescriptionHelpFormatter
     return whole
 
@@ -318,9 +327,13 @@ def _add_processes(command: argparse.ArgumentParser) -> None:
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
         "sweep",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="the sweep's YAML or JSON file, own or shipped, or a sweep's directory; `status FILE` lists the runs",
+    )
+    sweep.add_argument("--list", action="store_true", help="list the shipped sweep files")
+    sweep.add_argument(
+        "--print", dest="print_name", metavar="NAME", help="print a sweep file, such as demo_rates; > my.yaml copies it"
     )
     sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)

@@ -12,6 +12,9 @@ from distill.api import tensorflow_log
 CONFIG = "config.gin"
 CONFIGURED = ("eval", "replay")
 """The commands that read ``config.gin`` of ``--model_dir``."""
+STUDENT = "student.json"
+SERVING = ("infer", "export")
+"""The commands that read ``student.json`` of ``--model_dir``."""
 joined = False
 """Whether this process is one of several."""
 
@@ -27,10 +30,13 @@ def check_directories(options: argparse.Namespace) -> None:
     """Checks the local directories that a command reads: a misspelt path is an error before anything slow is imported.
 
     Raises:
-      FileNotFoundError: a directory of ``--model_dir`` or of ``report`` does not exist.
-      ValueError: ``eval`` or ``replay`` of a directory that holds no configuration.
+      FileNotFoundError: a directory of ``--model_dir`` or of ``report``, or the input of ``infer``, does not exist; or
+        ``infer`` or ``export`` of a directory that holds no student.
+      ValueError: ``eval`` or ``replay`` of a directory that holds no configuration, or ``eval`` of nothing.
     """
     model_dir = getattr(options, "model_dir", None)
+    if options.command == "eval" and not model_dir and not options.gin_file:
+        raise ValueError("eval needs --model_dir, the directory of a trained student, or --gin_file")
     read = [(model_dir, "a directory that `distill train` wrote")] if model_dir else []
     if options.command == "report":
         read += [(path, "the folder of a sweep or a model directory") for path in options.runs]
@@ -39,6 +45,17 @@ def check_directories(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{path} does not exist; expected {expected}")
     if model_dir and options.command in CONFIGURED:
         _configuration_in(model_dir)
+    if model_dir and options.command in SERVING and not _may_hold_student(model_dir):
+        raise FileNotFoundError(f"{model_dir} holds no {STUDENT}; is it a trained model's directory?")
+    if options.command == "infer" and "://" not in options.input and not Path(options.input).exists():
+        from distill.tasks import sources
+
+        sources.open_bytes(options.input, "rows to answer")  # raises the error, with a similar name in the folder
+
+
+def _may_hold_student(model_dir: str) -> bool:
+    """Whether a directory is remote, or holds a student, or a configuration: an earlier version wrote no student."""
+    return "://" in model_dir or any((Path(model_dir) / name).exists() for name in (STUDENT, CONFIG))
 
 
 def _configuration_in(model_dir: str) -> Path:
@@ -46,6 +63,55 @@ def _configuration_in(model_dir: str) -> Path:
     if not config.exists():
         raise ValueError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
     return config
+
+
+ADDED: dict[str, tuple[list[str], list[str]]] = {
+    "train": ([], []),
+    "config": ([], []),
+    "cache": ([], []),
+    "replay": ([], []),
+    "precompile": ([], []),
+    "eval": (["gin/runs/eval.gin"], ["SPLIT = 'test'"]),
+}
+"""Command → the gin files and bindings that it adds to those of its command line."""
+_PROVIDED = {
+    "cache": ("MODEL_DIR",),
+    "config": ("MODEL_DIR",),
+    "precompile": ("DATA_DIR", "MODEL_DIR", "VOCABULARY_PATH"),
+}
+"""Command → the macros that it sets itself if nothing else does."""
+
+
+def check_configuration(options: argparse.Namespace) -> None:
+    """Checks what can be checked of a configuration before TensorFlow and JAX are imported, which takes seconds.
+
+    Raises:
+      ConfigurationError: a misspelt file, macro or argument, or a missing macro.
+      FileNotFoundError: a local file that a new run needs does not exist.
+    """
+    if options.command not in ADDED:
+        return
+    from distill.api import first_checks
+
+    files, bindings = _given(options)
+    own_files, own_bindings = ADDED[options.command]
+    first_checks.check(
+        [*files, *own_files],
+        [*bindings, *own_bindings],
+        search_paths(options),
+        provided=_PROVIDED.get(options.command, ()),
+        trains=options.command == "train",
+    )
+
+
+def _given(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Gin files and bindings of a command line; those of ``--model_dir`` among them."""
+    files, bindings = list(options.gin_file), list(options.gin_bindings)
+    model_dir = getattr(options, "model_dir", None)
+    if model_dir:
+        files.insert(0, str(_configuration_in(model_dir)))
+        bindings.append(f"MODEL_DIR = {model_dir!r}")
+    return files, bindings
 
 
 def search_paths(options: argparse.Namespace) -> list[str]:
@@ -56,11 +122,7 @@ def search_paths(options: argparse.Namespace) -> list[str]:
 def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] = ()) -> None:
     from distill.api import configuration
 
-    files, bindings = list(options.gin_file), list(options.gin_bindings)
-    model_dir = getattr(options, "model_dir", None)
-    if model_dir:
-        files.insert(0, str(_configuration_in(model_dir)))
-        bindings.append(f"MODEL_DIR = {model_dir!r}")
+    files, bindings = _given(options)
     configuration.parse([*files, *extra_files], bindings, search_paths(options), options.gin_module)
 
 

@@ -26,6 +26,7 @@ _MACROS = {
     "ATTENTION": "model.attention",
 }
 _PERIOD = 10.0  # seconds between lines if stderr is not a terminal
+_EXPORT_PERIOD = 3.0  # seconds between lines of an export
 
 
 def infer_command(options: argparse.Namespace) -> int:
@@ -73,6 +74,8 @@ def export_command(options: argparse.Namespace) -> int:
     model_dir = _model_dir(options)
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     vocabulary = students.read_vocabulary(model_dir, student)
+    shown = ExportProgress(quiet=getattr(options, "quiet", False))
+    shown.note(f"{model_dir}: exporting a student of {student.dataset or 'an unnamed data set'} to {options.output}")
     from distill.inference import export
 
     folder = export.export(
@@ -87,6 +90,7 @@ def export_command(options: argparse.Namespace) -> int:
         decode=student.decode,
         dataset=student.dataset or None,
         quantization=options.quantization,
+        progress=shown,
     )
     print(folder)
     return 0
@@ -140,6 +144,25 @@ def _model_dir(options: argparse.Namespace) -> str:
         raise ValueError(f"{options.command} needs --model_dir, the directory of a trained student")
     text = options.model_dir
     return text if "://" in text else str(Path(text).expanduser())
+
+
+class ExportProgress:
+    """Lines on stderr: what is exported, how many of its parameters were read, at most every few seconds, and the last."""
+
+    def __init__(self, *, quiet: bool = False):
+        self._quiet, self._last = quiet, time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Prints a line."""
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Prints the progress if the last line is old enough, or if all parameters were read."""
+        if done < total and time.monotonic() - self._last < _EXPORT_PERIOD:
+            return
+        self._last = time.monotonic()
+        self.note(f"{done:,} of {total:,} parameters" + ("; finishing the files" if done == total else ""))
 
 
 class Progress:

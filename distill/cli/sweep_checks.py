@@ -20,10 +20,16 @@ class Configurations:
     Args:
       sweep: the sweep.
       configure: parses a run's configuration and registers its tasks; returns the arguments of ``train``.
+      identify: the configuration that was parsed last as a text, without seed and directory; None does not compare them.
     """
 
-    def __init__(self, sweep: Sweep, configure: Callable[[Run], Mapping[str, Any]]):
-        self._sweep, self._configure = sweep, configure
+    def __init__(
+        self,
+        sweep: Sweep,
+        configure: Callable[[Run], Mapping[str, Any]],
+        identify: Callable[[], str] | None = None,
+    ):
+        self._sweep, self._configure, self._identify = sweep, configure, identify
         self._known: dict[str, tuple[Cost, Setting]] = {}
         self._given: tuple[str, Mapping[str, Any]] | None = None
         self.costs: dict[str, Cost] = {}
@@ -71,8 +77,9 @@ class Configurations:
         key = json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
         if key not in self._known:
             given = self._arguments(run)
+            text = "" if self._identify is None else self._identify()
             cost = Cost(given["loop"].train_steps, flops_per_step(given))
-            self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer))
+            self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text))
         return self._known[key]
 
     def resolve(self, sweep: Sweep) -> list[Run]:

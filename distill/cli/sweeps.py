@@ -1,4 +1,4 @@
-"""``distill sweep``: reads the sweep, and trains, lists, checks or forecasts its runs."""
+"""``distill sweep``: trains, checks or forecasts the runs of a sweep."""
 
 import argparse
 import contextlib
@@ -7,13 +7,12 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
 from distill.api import tensorflow_log
-from distill.cli import compilation_cache, experiments
+from distill.cli import compilation_cache, experiments, sweep_files
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -63,11 +62,15 @@ def sweep_command(options: argparse.Namespace) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    if options.sweep[0] == "status":
-        return _status(options)
-    sweep = read(options, _only_target(options.sweep))
+    if options.list or options.print_name is not None:
+        return sweep_files.show(options)
+    if options.sweep[:1] == ["status"]:
+        return sweep_files.status(options)
+    sweep = sweep_files.read(options, sweep_files.only_target(options.sweep))
     if options.report_only:
         return _report_only(sweep)
+    if not options.leased:
+        sweep_files.check(sweep, options)
     if options.dry_run:
         return _dry_run(sweep, options)
     if options.prepare:
@@ -81,48 +84,6 @@ def _command(options: argparse.Namespace) -> int:
     return _in_this_process(sweep, options)
 
 
-def _only_target(words: Sequence[str]) -> str:
-    if len(words) != 1:
-        raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}")
-    return words[0]
-
-
-def read(options: argparse.Namespace, target: str) -> "Sweep":
-    """Reads the sweep of a file, or of a directory, with the bindings of the command line.
-
-    Raises:
-      SweepError: neither a sweep file nor a sweep directory.
-    """
-    from distill.api import configuration
-    from distill.experiments.sweep import SweepError, plan, reading
-
-    if Path(target).is_dir():
-        found = plan.read_plan(target)
-        if found.source is None:
-            raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
-        sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
-    else:
-        paths = configuration.search_paths(command_runs.search_paths(options))
-        sweep = reading.read(configuration.find(target, paths), options.directory)
-    return sweep.with_bindings(options.gin_bindings)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from distill.experiments.sweep import plan, status
-
-    target = _only_target(options.sweep[1:])
-    found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
-    console = terminal.output()
-    console.print(status.table(found))
-    console.print(status.line(found), highlight=False)
-    sweep = None if found.source is None else read(options, str(found.directory))
-    if sweep is not None and sweep.search is not None:
-        from distill.experiments.sweep import search
-
-        console.print(search.summary(found.directory, sweep.search), highlight=False)
-    return exit_codes.SOME_FAILED if status.counts(found)["failed"] else exit_codes.DONE
-
-
 def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
     """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
     command_runs.load_tensorflow(options)
@@ -133,7 +94,7 @@ def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
 def _configurations(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
     from distill.cli.sweep_checks import Configurations
 
-    return Configurations(sweep, lambda run: experiments.configure_run(run, options))
+    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_text)
 
 
 def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
@@ -161,16 +122,18 @@ def _checked(
     write: bool = True,
 ) -> tuple["Plan", list["Run"]]:
     """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
-    from distill.experiments.sweep import plan
+    from distill.experiments.sweep import plan, remarks
 
     with shown.stage("checking the runs"):
         probes = configurations.probes()
         for probe in probes:
             check(probe)
-        made = plan.prepare(
-            sweep, check=check, resolve=configurations.resolve, retry_failed=options.retry_failed, write=write
-        )
+        given = {"resolve": configurations.resolve, "retry_failed": options.retry_failed}
+        made = plan.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
+        remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
+        if write:
+            made = plan.prepare(sweep, **given)
     return made, probes
 
 

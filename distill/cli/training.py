@@ -13,6 +13,8 @@ from distill.cli import runs
 if TYPE_CHECKING:
     from distill.data.cache import pipeline
 
+_NO_DIRECTORY = "no directory"  # the value of MODEL_DIR while a configuration without it is checked; never printed
+
 
 def train_command(options: argparse.Namespace) -> int:
     runs.join(options)
@@ -95,11 +97,21 @@ class _CacheProgress:
 
 
 def config_command(options: argparse.Namespace) -> int:
-    runs.parse_configuration(options)
+    """Prints the resolved configuration; without ``MODEL_DIR``, which it need not have, as one that lacks it."""
     from distill.api import configuration
+
+    files, paths = options.gin_file, runs.search_paths(options)
+    lacks = bool(files) and bool(configuration.unset(["MODEL_DIR"], files, options.gin_bindings, paths))
+    if lacks:
+        options.gin_bindings.append(f"MODEL_DIR = {_NO_DIRECTORY!r}")
+    runs.parse_configuration(options)
     from distill.training import train
 
     if configuration.mentions(train.train):
         configuration.arguments_of(train.train)
-    print(configuration.resolved())
+    text = configuration.resolved()
+    if lacks:
+        text = text.replace(f"MODEL_DIR = {_NO_DIRECTORY!r}\n", "")
+        print("MODEL_DIR is not set; `distill train` needs it: --gin.MODEL_DIR=…", file=sys.stderr)
+    print(text)
     return 0

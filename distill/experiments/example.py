@@ -58,7 +58,7 @@ def questions(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, list[Que
 
 
 def files(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, bytes]:
-    """Returns contents by file name: four JSON-lines files and a SentencePiece model of whole words.
+    """Returns contents by file name: four JSON-lines files and a SentencePiece model of words.
 
     Raises:
       ValueError: as :func:`questions`.
@@ -75,8 +75,7 @@ def files(train_rows: int = TRAIN_ROWS, seed: int = 0) -> dict[str, bytes]:
     contents["new.jsonl"] = _json_lines(
         {"id": number, "question": each.text} for number, each in enumerate(splits["new"], 1)
     )
-    texts = list(demo_world.vocabulary_texts())
-    contents[VOCABULARY] = vocabulary.train(texts, demo_world.VOCABULARY_SIZE, model_type="word", exact_size=False)
+    contents[VOCABULARY] = vocabulary.of_words(demo_world.vocabulary_texts(), demo_world.VOCABULARY_SIZE)
     return contents
 
 

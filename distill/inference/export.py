@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from distill import validation
 from distill.checkpoints import conversion, huggingface, leftovers
@@ -42,6 +44,7 @@ def export(
     quantization: str | None = None,
     model_type: str | None = None,
     layout: str = "t5",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes the parameters that validated best (else the newest), with all files that inference needs.
 
@@ -60,6 +63,7 @@ def export(
       quantization: with ``ct2``: ``int8`` or another of CTranslate2's; None keeps float32.
       model_type: see :func:`~distill.checkpoints.huggingface.config.config_to_hf`.
       layout: of ``t5x``, see :func:`distill.checkpoints.t5x.checkpoint.write`.
+      progress: called with the number of parameters (scalars) read so far, and of all, after each array.
 
     Returns:
       ``output``.
@@ -95,15 +99,15 @@ def export(
         check_vocabulary(vocabulary, source.config)
         if format == "t5x":
             config = conversion.t5_only(source.config)
-            read = Weights(source.checkpoint, config).read
+            read = _counted(Weights(source.checkpoint, config).read, param_count(config), progress)
             t5x_checkpoints.write(read, config, output, source.checkpoint.step or 0, layout=layout)
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if format == "hf":
-            _write_hf(folder, source, vocabulary, fields, decode, model_type, encoder_bos)
+            _write_hf(folder, source, vocabulary, fields, decode, model_type, encoder_bos, progress)
         else:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type, encoder_bos)
+                _write_hf(Path(scratch), source, vocabulary, fields, decode, model_type, encoder_bos, progress)
                 _write_ct2(Path(scratch), folder, source, quantization)
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
@@ -122,6 +126,23 @@ def export(
             family=family(source.config),
         )
     return folder
+
+
+def _counted(
+    read: Callable[[str], np.ndarray], total: int, progress: Callable[[int, int], None] | None
+) -> Callable[[str], np.ndarray]:
+    """``read``, followed by a call of ``progress``."""
+    done = 0
+
+    def counted(name: str) -> np.ndarray:
+        nonlocal done
+        array = read(name)
+        done += array.size
+        if progress is not None:
+            progress(done, total)
+        return array
+
+    return counted
 
 
 def _usage(
@@ -194,6 +215,7 @@ def _write_hf(
     decode: DecodeConfig,
     model_type: str | None,
     encoder_bos: bool,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
     generation: dict[str, Any] = {"max_new_tokens": decode.max_decode_len, "do_sample": decode.method == "sample"}
     if decode.method == "beam":
@@ -201,7 +223,7 @@ def _write_hf(
     elif decode.method == "sample":
         generation |= {"temperature": decode.temperature, "top_k": decode.top_k}
     huggingface.write(
-        Weights(source.checkpoint, source.config).read,
+        _counted(Weights(source.checkpoint, source.config).read, param_count(source.config), progress),
         source.config,
         folder,
         model_type=model_type,

@@ -159,6 +159,7 @@ def train_seeds(
             ),
             settings=seed.origin.configuration or {"RANDOM_SEED": seed.seed},
             selection=(validation.split, validation.metric) if validation else None,
+            evaluation_period=validation.period if validation else None,
         )
         lanes.append(
             Lane(

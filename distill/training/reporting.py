@@ -9,19 +9,19 @@ from typing import Any
 
 import jax
 from etils import epath
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from distill import atomic_files
 from distill.inference.evaluation import Evaluation
 from distill.terminal import Terminal
-from distill.training import curves, event_files
+from distill.training import curves, event_files, remaining
 from distill.training.tracking import Trackers
 
 RESULT = "result.json"
 VALIDATION = "evaluations.jsonl"
 LOGS = "logs"
 SELECTED = "selected"  # tag of the validation metric at the best step
-COLUMNS = 100  # of the lines on the terminal; details that do not fit are in TensorBoard only
+COLUMNS = 110  # of the lines on the terminal; details that do not fit are in TensorBoard only
 _ALIVE_S = 30.0  # seconds without a line after which the current step is printed
 
 
@@ -40,6 +40,7 @@ class Reporter:
       trackers: services that receive the same values.
       settings: configuration of the run, for TensorBoard's HParams plugin; empty writes none.
       selection: the validation split and the metric that select the best parameters; None without validation.
+      evaluation_period: steps between validations, for the time that is left; None without validation.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reporter:
         trackers: Trackers | None = None,
         settings: Mapping[str, Any] | None = None,
         selection: tuple[str, str] | None = None,
+        evaluation_period: int | None = None,
     ):
         self._trackers, self._settings, self._selection = trackers or Trackers({}, terminal), settings or {}, selection
         self._complete = False
@@ -65,11 +67,12 @@ class Reporter:
             TaskProgressColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=terminal.console,
             disable=terminal.silent or not terminal.console.is_terminal,
         )
         self._train_steps, self._step = train_steps, step
+        self._left = remaining.Remaining(train_steps, step, evaluation_period)
         self._last: tuple[float, int, float] | None = None
 
     def __enter__(self) -> "Reporter":
@@ -81,7 +84,7 @@ class Reporter:
                 self._writer.write_settings(self._directory.name, self._settings, self._columns())
         if not self._bar.disable:  # before rich 15, a disabled bar prints an empty line when it stops
             self._bar.start()
-        self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="")
+        self._task = self._bar.add_task("training", total=self._train_steps, completed=self._step, speed="", left="")
         self._last = None
         return self
 
@@ -109,6 +112,8 @@ class Reporter:
     def train(self, step: int, values: dict[str, float]) -> None:
         """Writes training metrics of the steps since the last call; adds examples and steps per second to ``values``.
 
+        The printed line ends with the time that is left, once some updates were timed.
+
         Args:
           step: updates made.
           values: metrics by name. ``steps_per_second`` is kept if it is given, as :func:`distill.training.timing.rates`
@@ -122,6 +127,7 @@ class Reporter:
             values["steps_per_second"] = steps / seconds
             values["examples_per_second"] = (values["examples"] - self._last[2]) / seconds
         self._last = (now, step, values["examples"])
+        self._left.logged(step, now, values.get("steps_per_second"))
         if not self._active:
             return
         self._send(step, {f"train/{name}": value for name, value in values.items()})
@@ -134,11 +140,12 @@ class Reporter:
             shown.append(f"skipped {values['skipped_updates']:.0f}")
         shown.append(f"epoch {values['epoch']:.2f}")
         speed = f"{values['examples_per_second']:.1f} examples/s" if "examples_per_second" in values else ""
-        self._bar.update(self._task, completed=step, speed=speed)
+        left = self._time_left(step)
+        self._bar.update(self._task, completed=step, speed=speed, left=left)
         details = [f"MFU {values['mfu']:.0%}"] if "mfu" in values else []
         if values.get("data_wait_share", 0.0) >= 0.1:
             details.append(f"waits for data {values['data_wait_share']:.0%}")
-        self._terminal.say(fitted([*shown, speed], details if speed else []))
+        self._terminal.say(fitted([*shown, speed, left], details if speed else []))
 
     def alive(self, step: int, metrics: Any) -> None:
         """Prints the current step if no line was printed for ``_ALIVE_S`` seconds.
@@ -150,8 +157,12 @@ class Reporter:
         if self._terminal.silent or time.monotonic() - self._terminal.last < _ALIVE_S:
             return
         jax.block_until_ready(metrics)
-        self._bar.update(self._task, completed=step)
-        self._terminal.say(f"step {step}/{self._train_steps}")
+        left = self._time_left(step)
+        self._bar.update(self._task, completed=step, left=left)
+        self._terminal.say(fitted([f"step {step}/{self._train_steps}", left], []))
+
+    def _time_left(self, step: int) -> str:
+        return remaining.words(self._left.seconds(step)) if step < self._train_steps else ""
 
     def evaluation(self, split: str, step: int, evaluation: Evaluation, seconds: float = 0.0) -> None:
         """Writes the metrics of an evaluation to the logs, and as a JSON line.
@@ -160,6 +171,8 @@ class Reporter:
         """
         if self._last is not None:
             self._last = (self._last[0] + seconds, *self._last[1:])
+        if seconds:
+            self._left.evaluated(seconds)
         if not self._active:
             return
         self._send(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
@@ -168,7 +181,8 @@ class Reporter:
         with (self._directory / VALIDATION).open("a") as file:
             file.write(line + "\n")
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
-        self._terminal.say(f"step {step}  {split}: {metrics}")
+        best = " (parameters of the best step)" if split == self._test_split and self._selection is not None else ""
+        self._terminal.say(f"step {step}  {split}{best}: {metrics}")
 
     def say(self, line: str) -> None:
         """Prints a line on the first process, if this run's terminal is not silent."""

@@ -186,6 +186,7 @@ def train(
             ),
             settings=origin.configuration or {"RANDOM_SEED": loop.seed},
             selection=(validation.split, validation.metric) if validation else None,
+            evaluation_period=validation.period if validation else None,
         )
         lane = Lane(
             directory,

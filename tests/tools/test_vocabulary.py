@@ -2,6 +2,7 @@ import json
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from distill import exit_codes
 from distill.tasks import jsonl
@@ -139,3 +140,18 @@ def test_bad_files_are_errors_with_their_lines(tmp_path):
     rows.write_text('{"q": "x"}\n')
     with pytest.raises(SourceError, match="no row has the field 'why'"):
         list(vocabulary.json_texts(rows, ["q", "why"]))
+
+
+def test_a_vocabulary_of_words_gives_the_ids_of_the_type_word_and_spells_unknown_ones():
+    texts = ["[label] what can dogs do ?", "dogs bark and cats do not"]
+    words = _load(vocabulary.train(texts, 64, model_type="word"))
+    model = vocabulary.of_words(texts, 64)
+    pieces = _load(model)
+    for text in (*texts, "[label] cats and dogs ?"):
+        assert pieces.encode(text) == words.encode(text)
+    assert pieces.encode("dogs bad", out_type=str) == ["▁dogs", "▁", "b", "a", "d"]
+    assert pieces.decode(pieces.encode("dogs bad")) == "dogs bad"
+    assert sentencepiece_model_pb2.ModelProto.FromString(model).trainer_spec.model_type == 1  # unigram
+    needed = pieces.vocab_size()
+    with pytest.raises(ValueError, match=f"size {needed - 1} is too small: .* need {needed} pieces"):
+        vocabulary.of_words(texts, needed - 1)

@@ -9,8 +9,9 @@ import numpy as np
 
 from distill.experiments.sweep.levels import SEED, Level, is_active
 from distill.experiments.sweep.runs import Sweep
+from distill.experiments.sweep.schema import DESIGNS
 
-KINDS = ("random", "sobol", "latin_hypercube")
+KINDS = DESIGNS
 
 
 @dataclasses.dataclass(frozen=True)

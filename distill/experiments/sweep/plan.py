@@ -270,8 +270,7 @@ def _check_all(runs: Sequence[Run], skipped: set[str], check: Callable[[Run], No
         try:
             check(run)
         except (ValueError, OSError, FloatingPointError) as error:
-            text = str(error).replace("(set in the command line)", "(set in the sweep's bindings)")
-            problems.setdefault(text, []).append(run.name)
+            problems.setdefault(str(error), []).append(run.name)
     if problems:
         number = sum(len(names) for names in problems.values())
         problem = "; ".join(

@@ -8,54 +8,14 @@ from typing import Any
 from distill.experiments.sweep import designs, documents
 from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
 from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
+from distill.experiments.sweep.schema import AXIS, DESIGN, FILE, LEVEL, SAMPLERS, SEARCH, START, Key, Schema, type_names
 
 # The demo's vocabulary with its pretraining, or alone.
 DEMO_STARTS = {
     "demo": Start(("gin/recipes/demo_pretraining.gin",), demo=True),
     "demo_vocabulary": Start((), demo=True),
 }
-SAMPLERS = ("tpe", "gp", "random")
-
-# Key → its type, for the file and for its parts.
-FILE: dict[str, Any] = {
-    "gin_files": list,
-    "bindings": dict,
-    "axes": dict,
-    "design": (str, dict),
-    "start": (str, dict),
-    "metric": str,
-    "x": (str, type(None)),
-    "joint_seeds": bool,
-    "directory": str,
-}
-LEVEL: dict[str, Any] = {"gin_files": list, "bindings": dict, "number": (int, float)}
-AXIS: dict[str, Any] = {
-    "values": list,
-    "levels": dict,
-    "ratio": (list, dict),
-    "budget": list,
-    "reference": dict,
-    "macro": str,
-    "low": (int, float),
-    "high": (int, float),
-    "log": bool,
-    "int": bool,
-    "points": int,
-    "when": dict,
-}
-DESIGN: dict[str, Any] = {"kind": str, "points": int, "seed": int, "cross": list}
-SEARCH: dict[str, Any] = {"kind": str, "trials": int, "sampler": str, "seed": int, "prune": bool, "startup": int}
-START: dict[str, Any] = {"gin_files": list, "bindings": dict}
 _SOURCES = ("values", "levels", "ratio", "budget", "low")
-_NAMES = {
-    list: "a list",
-    dict: "an object",
-    str: "a string",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    type(None): "null",
-}
 
 
 class _Place:
@@ -93,7 +53,7 @@ class _Place:
             where = ", ".join(repr(key) for key in self.keys)
         return SweepError(f"{self.path}{line}: {where}{' ' if where else ''}{text}")
 
-    def check(self, schema: Mapping[str, Any], form: str) -> None:
+    def check(self, schema: Schema, form: str) -> None:
         """Raises SweepError unless the value is an object with keys of the schema, and values of its types."""
         if not isinstance(self.value, dict):
             raise self.error(f"must be {form}; got {self.value!r}")
@@ -103,7 +63,7 @@ class _Place:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise self.error(f"unknown key {unknown}; the keys are {sorted(schema)}{hint}")
         for key, inner in self.items():
-            inner.check_type(schema[key])
+            inner.check_type(schema[key].types)
 
     def check_type(self, wanted: Any) -> None:
         """Raises SweepError unless the value has one of the types; a list must hold strings where gin files are named."""
@@ -113,9 +73,8 @@ class _Place:
         if good and isinstance(self.value, list) and strings:
             good = all(isinstance(item, str) for item in self.value)
         if not good:
-            names = " or ".join(_NAMES[kind] for kind in types if not (kind is int and float in types))
             raise self._without_key().error(
-                f"{self.keys[-1]!r} must be {names}{' of strings' * strings}; got {self.value!r}"
+                f"{self.keys[-1]!r} must be {type_names(types)}{' of strings' * strings}; got {self.value!r}"
             )
 
     def _without_key(self) -> "_Place":
@@ -300,7 +259,7 @@ def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     if kind not in ("grid", "optuna", *designs.KINDS):
         raise place.error(f"must be one of grid, {', '.join(designs.KINDS)}, optuna; got {kind!r}")
     if kind == "grid":
-        place.check({"kind": str}, "an object")
+        place.check({"kind": Key(str, "")}, "an object")
         return kind, None
     place.check(SEARCH if kind == "optuna" else DESIGN, "an object")
     size = "trials" if kind == "optuna" else "points"

@@ -1,14 +1,15 @@
-"""Warnings about a sweep whose axes cannot matter, or that has too few seeds."""
+"""Errors and warnings about a sweep whose axes cannot matter, and warnings about too few seeds."""
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from distill.experiments.sweep.levels import RATES
+from distill.experiments.sweep.levels import RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 
 FEW_SEEDS = 3
 _RATIONALE_WEIGHT = ("LAMBDA", "ALPHA")
+_ONE_TASK = ("label", "single")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,68 @@ class Setting:
     Attributes:
       task: the task or mixture that it trains on, such as ``svamp_mixed``.
       normalizer: of the loss.
+      configuration: a text that runs share which differ at most in their seed and directory; empty if it is not known.
     """
 
     task: str
     normalizer: str
+    configuration: str = ""
 
     @property
     def form(self) -> str:
         """The form of the task: ``label``, ``paired``, ``mixed``, ``shared`` or ``single``."""
         return self.task.rpartition("_")[2]
+
+
+def refuse_idle_axes(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> None:
+    """Refuses a sweep with an axis that changes nothing in any run: its runs would only repeat each other.
+
+    Args:
+      sweep: the sweep.
+      runs: its runs, or of a search some of them.
+      settings: name of a run → its setting.
+
+    Raises:
+      SweepError: names each such axis and its levels.
+    """
+    problems = []
+    for axis in sweep.axes:
+        there = [run for run in runs if axis in run.values and run.name in settings]
+        levels = list(dict.fromkeys(run.values[axis] for run in there))
+        if axis == SEED or len(levels) < 2:
+            continue
+        why = _why_idle(sweep, axis, [settings[run.name] for run in there])
+        if why is None and _is_idle(axis, there, settings):
+            why = "every level gives the same configuration; give its levels different bindings, or delete the axis"
+        if why is not None:
+            problems.append(f"axis {axis!r} (levels {', '.join(levels)}) changes nothing in any run: {why}")
+    if problems:
+        raise SweepError("; ".join(problems))
+
+
+def _is_idle(axis: str, runs: Sequence[Run], settings: Mapping[str, Setting]) -> bool:
+    """Whether runs that differ in this axis alone have one configuration; False if no two runs do."""
+    groups: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        others = repr({name: value for name, value in run.values.items() if name not in (axis, SEED)})
+        found = groups.setdefault(others, {"levels": set(), "configurations": set()})
+        found["levels"].add(run.values[axis])
+        found["configurations"].add(settings[run.name].configuration)
+    compared = [found["configurations"] for found in groups.values() if len(found["levels"]) > 1]
+    return bool(compared) and all(len(texts) == 1 and texts != {""} for texts in compared)
+
+
+def _why_idle(sweep: Sweep, axis: str, there: Sequence[Setting]) -> str | None:
+    """Why an axis of rates or of the rationale's weight changes nothing in any of these runs; None if it does in one."""
+    macros = _macros(sweep, axis)
+    if macros and macros <= set(RATES) and all(one.form != "mixed" for one in there):
+        return f"{there[0].task} draws no mixture; set FORM=mixed, or delete the axis"
+    weighs = macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}
+    if weighs and all(one.form in _ONE_TASK for one in there):
+        return (
+            f"{there[0].task} trains one task, which has no weight between tasks; set another FORM, or delete the axis"
+        )
+    return None
 
 
 def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> list[str]:
@@ -48,7 +102,7 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
                 axis, there, [settings[run.name] for run in unweighed if run.name in settings and axis in run.values]
             )
         if macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}:
-            idle = [one for one in there if one.form in ("label", "single")]
+            idle = [one for one in there if one.form in _ONE_TASK]
             if idle:
                 out.append(
                     f"axis {axis!r} changes nothing in {len(idle)} of {len(there)} runs: {idle[0].task} trains one task, "

@@ -28,6 +28,18 @@ def test_a_misspelt_required_macro_is_one_line():
     assert "\n" not in message
 
 
+def test_the_place_of_the_bindings_is_named():
+    def told(*bindings):
+        return error(bindings, place="the arguments")
+
+    assert told("ALHPA = 0.9").startswith("nothing uses ALHPA (set in the arguments)")
+    assert told("BATCH_SIZE = 'x'").startswith("BATCH_SIZE (set in the arguments), as train.DataConfig.batch_size: ")
+    assert told("train.LoopConfig.train_steps = '7'").startswith(
+        "train.LoopConfig.train_steps (set in the arguments): "
+    )
+    assert told("LAMBDA = 50%").startswith("the arguments: 'LAMBDA = 50%' has no gin value")
+
+
 def test_a_macro_like_no_other_says_where_macros_are_listed():
     assert error(["QQQ = 1"]) == "nothing uses QQQ (set in the command line); `distill config` prints the macros"
 

@@ -35,3 +35,10 @@ def test_suggestions_are_the_nearest_first():
     assert gin_files.close("ALHPA", {"ALPHA", "LAMBDA"}) == ["ALPHA"]
     assert gin_files.did_you_mean(["a", "b"]) == "; did you mean 'a' or 'b'?"
     assert gin_files.did_you_mean([]) == ""
+
+
+def test_the_shipped_models_are_those_that_can_be_trained():
+    names = gin_files.shipped("models")
+    assert {"demo", "t5_1_1_small", "t5gemma2_270m", "umt5_base"} <= set(names)
+    assert not {"t5_1_0", "t5_1_1", "mt5", "umt5", "byt5", "t5gemma", "t5gemma2"} & set(names)
+    assert "cpu" in gin_files.shipped("hardware")

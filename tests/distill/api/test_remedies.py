@@ -15,7 +15,7 @@ from distill.inference import evaluate
         ("--gin.MAX_DECODE_LEN=12 fits all", "max_answer_length=12 fits all", "bindings={'MAX_DECODE_LEN': 12} fits all"),
         ("give it with --gin.EMA_DECAY=…", "give it with settings={'EMA_DECAY': …}",
          "give it with bindings={'EMA_DECAY': …}"),
-        ("BATCH_SIZE (set in the command line): no", "batch_size (set in the arguments): no",
+        ("BATCH_SIZE (set in the arguments): no", "batch_size (set in the arguments): no",
          "BATCH_SIZE (set in the arguments): no"),
         ("use --gin_file=gin/hardware/cpu.gin here", "use hardware='cpu' here", "use 'gin/hardware/cpu.gin' here"),
         ("imports os; allow it with --gin_module=os", "imports os; allow it with distill.from_gin(…, allowed=['os'])",

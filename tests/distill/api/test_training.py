@@ -72,12 +72,17 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"model": "t5_1_1_smal"}, "did you mean .*t5_1_1_small.gin"),
+        (
+            {"model": "t5_1_1_smal"},
+            "^model must be one of .*, t5_1_1_base, .*got 't5_1_1_smal'; did you mean 't5_1_1_small'",
+        ),
+        ({"model": "nope"}, "^model must be one of byt5_base, [^/]*, or the path of a .gin file; got 'nope'$"),
+        ({"model": "nope.gin"}, "no gin file 'nope.gin'"),
         ({"method": "distil"}, "method must be one of .*'distil'; did you mean 'distill'"),
         ({"lam": 1.0, "alpha": 0.5}, "give lam or alpha, not both"),
         ({"vocabulary": None}, "vocabulary is missing: a T5Config names none"),
         ({"vocabulary": "/absent/spiece.model"}, "no vocabulary at /absent/spiece.model"),
-        ({"hardware": "gpuu"}, "gin/hardware/gpuu.gin"),
+        ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
         ({"batch_size": "8"}, r"batch_size \(set in the arguments\).*expected int"),

@@ -41,6 +41,7 @@ def ends(capsys, *arguments):
                 'FILES={"train": 3}', 'FILES={"train": ["train.jsonl", 3]}'],
 )  # fmt: skip
 def test_wrong_types(binding, capsys):
+    pathlib.Path("train.jsonl").touch()
     code, line = ends(capsys, "train", *TINY, f"--gin.{binding}")
     assert code == 2
     assert line.startswith(f"distill train: {binding.partition('=')[0]} (set in the command line), as ")
@@ -239,6 +240,7 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
 )
 def test_a_signal_while_libraries_are_imported(tmp_path, name, seconds):
     """From the first line on: an exception in an import can come back as another one, or crash a native module."""
+    pathlib.Path("train.jsonl").touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "distill", "train", *TINY], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
@@ -282,6 +284,7 @@ def test_only_commands_that_keep_their_progress_are_continued(words, advice, tmp
     monkeypatch.setattr(main, "command_function", lambda name: stopped)
     monkeypatch.setattr(main.runs, "load_tensorflow", lambda options: None)
     monkeypatch.setattr(main.runs, "check_directories", lambda options: None)
+    monkeypatch.setattr(main.runs, "check_configuration", lambda options: None)
     monkeypatch.setattr("distill.cli.compilation_cache.enable", lambda: None)
     assert main.main(words) == exit_codes.STOPPED
     assert capsys.readouterr().err == f"stopped by SIGINT; run the same command again to {advice}\n"
@@ -360,6 +363,8 @@ def test_quiet_shows_results_and_errors_only(capsys, monkeypatch):
 def test_the_home_folder_in_flags(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "student.json").touch()
+    (tmp_path / "in.jsonl").touch()
     seen = {}
     monkeypatch.setattr(main, "command_function", lambda name: lambda options: seen.update(vars(options)) or 0)
     given = ["infer", "--model_dir=~/runs/a", "--input=~/in.jsonl", "--output", "~/out.jsonl"]

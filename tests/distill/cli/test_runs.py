@@ -10,6 +10,7 @@ import pytest
 
 from distill.api import configuration
 from distill.cli import runs
+from distill.inference import student
 from distill.training import train
 
 FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
@@ -62,7 +63,15 @@ def test_a_folder_that_was_not_trained_is_refused(tmp_path):
     for refuse in (runs.check_directories, runs.parse_configuration):
         with pytest.raises(ValueError, match=r"holds no config\.gin; is it a trained model's"):
             refuse(given)
-    runs.check_directories(options(model_dir=str(tmp_path), command="infer"))  # infer reads student.json
+    serving = options(model_dir=str(tmp_path), command="export")  # which reads student.json
+    with pytest.raises(FileNotFoundError, match=r"holds no student\.json; is it a trained model's directory"):
+        runs.check_directories(serving)
+    (tmp_path / runs.STUDENT).write_text("{}")
+    runs.check_directories(serving)
+    assert runs.STUDENT == student.FILE
+    given = options(model_dir=str(tmp_path), command="infer", input=str(tmp_path / "studnt.json"))
+    with pytest.raises(FileNotFoundError, match=r"studnt\.json is missing \(rows to answer\); student\.json is there"):
+        runs.check_directories(given)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -104,6 +105,30 @@ def test_settings_that_are_refused(binding, message):
 def test_a_student_must_be_named(command, capsys):
     assert main.main(command) == 2
     assert f"{command[0]} needs --model_dir, the directory of a trained student" in capsys.readouterr().err
+
+
+def test_an_export_says_what_it_does_before_it_reads_the_student(tmp_path, model_dir, capsys):
+    assert main.main(["export", f"--model_dir={model_dir}", f"--output={tmp_path / 'out'}", "--format=t5x"]) == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert lines[0].startswith(f"{model_dir}: exporting a student of ") and lines[0].endswith(f"to {tmp_path / 'out'}")
+    found = re.fullmatch(r"([\d,]+) of ([\d,]+) parameters; finishing the files", lines[-1])
+    assert found and found[1] == found[2]
+    assert out == f"{tmp_path / 'out'}\n"
+
+
+def test_progress_of_an_export_is_a_line_every_few_seconds(monkeypatch, capsys):
+    now = [50.0]
+    monkeypatch.setattr(serving.time, "monotonic", lambda: now[0])
+    progress, quiet = serving.ExportProgress(), serving.ExportProgress(quiet=True)
+    for at, done in ((51.0, 1000), (54.0, 2000), (55.0, 3000), (56.0, 4000)):
+        now[0] = at
+        progress(done, 4000)
+        quiet(done, 4000)
+    assert capsys.readouterr().err.splitlines() == [
+        "2,000 of 4,000 parameters",
+        "4,000 of 4,000 parameters; finishing the files",
+    ]
 
 
 def test_progress_in_a_pipe_is_a_line_every_ten_seconds(tmp_path, monkeypatch, capsys):

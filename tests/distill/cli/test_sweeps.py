@@ -54,6 +54,8 @@ def sweep_file(tmp_path):
 def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, capfd):
     """What a user does: look, train one point, look again, and let workers do the rest."""
     path = sweep_file("axes: {rates: {ratio: [1, 4]}}")
+    text = (tmp_path / "sweep.yaml").read_text()
+    (tmp_path / "sweep.yaml").write_text(text.replace("bindings:\n", "bindings:\n  FORM: mixed\n", 1))
     assert main.main(["sweep", path, "--dry_run"]) == 0
     said = capfd.readouterr().out
     assert (
@@ -61,7 +63,7 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
         and "the time is unknown: no run is finished." in said
         and "--index=0 trains the first run" in said
     )
-    assert "axis 'rates' changes nothing in 2 of 2 runs: jsonl_paired draws no mixture" in said.replace("\n", " ")
+    assert "axis 'rates' does not change the weight of the tasks in 2 of 2 runs" in said.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
     assert main.main(["sweep", path, "--index=0"]) == 0
@@ -97,6 +99,23 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
     assert main.main(["sweep", "status", str(tmp_path)]) == exit_codes.MISTAKE
     assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*/result.json"))
+
+
+def test_an_axis_without_an_effect_is_an_error_before_any_run(sweep_file, tmp_path, capsys):
+    for axes, message in (
+        (
+            "axes: {rates: {ratio: [1, 4]}}",
+            "axis 'rates' (levels 1:1, 4:1) changes nothing in any run: jsonl_paired draws",
+        ),
+        (
+            "axes: {size: {a: {bindings: {LAMBDA: 2}}, b: {bindings: {LAMBDA: 2}}}, RANDOM_SEED: [0, 1]}",
+            "axis 'size' (levels a, b) changes nothing in any run: every level gives the same configuration",
+        ),
+    ):
+        for given in ([], ["--dry_run"]):
+            assert main.main(["sweep", sweep_file(axes), *given]) == exit_codes.MISTAKE
+            assert message in capsys.readouterr().err
+        assert not (tmp_path / "out" / "sweep.json").exists()
 
 
 def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):

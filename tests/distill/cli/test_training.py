@@ -31,10 +31,25 @@ def test_the_resolved_configuration_is_printed_and_configures_the_same_run(train
 
 
 def test_a_missing_macro_is_named_by_config_and_train(train_command, capsys):
-    given = [word for word in train_command[1:] if not word.startswith("--gin.MODEL_DIR")]
+    given = [word for word in train_command[1:] if not word.startswith("--gin.TRAIN_STEPS")]
     for name in ("config", "train"):
-        assert main.main([name, *given]) == exit_codes.MISTAKE
-        assert "MODEL_DIR is used by gin/runs/train.gin" in capsys.readouterr().err
+        assert main.main([name, *given, "--gin.TRAIN_STEPS=%gin.REQUIRED"]) == exit_codes.MISTAKE
+        assert "TRAIN_STEPS is required by the command line" in capsys.readouterr().err
+
+
+def test_config_needs_no_model_directory_and_train_does(train_command, tmp_path, capsys):
+    given = [word for word in train_command[1:] if not word.startswith("--gin.MODEL_DIR")]
+    assert main.main(["train", *given]) == exit_codes.MISTAKE
+    assert "MODEL_DIR is used by gin/runs/train.gin" in capsys.readouterr().err
+    assert main.main(["config", *given]) == 0
+    lacking, said = capsys.readouterr()
+    assert "MODEL_DIR is not set; `distill train` needs it" in said
+    assert "MODEL_DIR = " not in lacking and "train.train.model_dir = %MODEL_DIR" in lacking.replace(" \\\n    ", " ")
+    (tmp_path / "whole.gin").write_text(lacking)
+    where = next(word for word in train_command if word.startswith("--gin.MODEL_DIR"))
+    assert main.main(["config", f"--gin_file={tmp_path / 'whole.gin'}", where]) == 0
+    whole = capsys.readouterr().out
+    assert [line for line in whole.splitlines() if not line.startswith("MODEL_DIR = ")] == lacking.splitlines()
 
 
 @pytest.mark.parametrize(

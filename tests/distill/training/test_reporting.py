@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints, and that a restart leaves each step in it once."""
 
 import json
+import re
 import time
 
 import pytest
@@ -152,9 +153,28 @@ def test_details_are_printed_where_they_fit(tmp_path, capsys):
         for step, more in ((10, {}), (20, {"mfu": 0.41}), (30, {"mfu": 0.41, "data_wait_share": 0.3})):
             reporter.train(step, {**values, "examples": step * 1.0, "steps_per_second": 2.0, **more})
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
-    assert lines[1].endswith("epoch 0.10  2.0 examples/s  MFU 41%")
-    assert lines[2].endswith("2.0 examples/s  MFU 41%") or lines[2].endswith("waits for data 30%")
+    assert re.search(r"epoch 0\.10  2\.0 examples/s  \d+ s left  MFU 41%$", lines[1])
+    assert lines[2].endswith("left  MFU 41%") or lines[2].endswith("waits for data 30%")
     assert max(map(len, lines)) <= reporting.COLUMNS
+
+
+def test_lines_in_a_pipe_say_how_much_longer_the_run_trains(tmp_path, capsys):
+    values = {"loss": 2.0, "effective_lambda": 1.0, "epoch": 0.1, "examples": 1.0}
+    selection, period = ("validation", "accuracy"), 400
+    given = {"test_split": "test", "selection": selection, "evaluation_period": period}
+    with reporting.Reporter(epath.Path(tmp_path), 800, Terminal(), **given) as reporter:
+        reporter.train(4, dict(values))  # too few updates for a speed without compilation
+        reporter.train(400, {**values, "steps_per_second": 0.5})
+        reporter.evaluation("validation", 400, Evaluation({"accuracy": 1.0}, []), 50.0)
+        reporter.train(800, {**values, "steps_per_second": 0.5})
+        reporter.evaluation("validation", 800, Evaluation({"accuracy": 0.5}, []), 50.0)
+        reporter.evaluation("test", 400, Evaluation({"accuracy": 0.75}, []))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("epoch 0.10")
+    assert re.search(r"examples/s  \d+ s left$", lines[1])
+    assert lines[2].startswith("step 400  validation: ")
+    assert "left" not in lines[3]  # nothing is left
+    assert lines[5] == "step 400  test (parameters of the best step): accuracy 0.7500"
 
 
 def test_a_stage_that_takes_long_is_heard_of(capsys, monkeypatch):

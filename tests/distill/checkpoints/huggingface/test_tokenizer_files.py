@@ -8,6 +8,7 @@ import seqio
 
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.tasks import preprocessors, vocabularies
+from distill.tools import vocabulary as train_vocabulary
 from tests_support import QUESTIONS
 
 transformers = pytest.importorskip("transformers")
@@ -47,10 +48,13 @@ def test_bos_needs_a_vocabulary_with_bos(tmp_path, small_vocabulary):
         tokenizer_files.write(tmp_path, vocabularies.load("bytes"), encoder_bos=True)
 
 
-@pytest.mark.parametrize("kind", ["small", "t5", "bytes"])
+@pytest.mark.parametrize("kind", ["small", "t5", "bytes", "words"])
 def test_tokenizers_give_our_ids(kind, tmp_path, small_vocabulary, request):
     if kind == "t5":  # whose unknown piece is number 3
         vocabulary = vocabularies.load(request.getfixturevalue("t5_vocabulary_path"))
+    elif kind == "words":
+        (tmp_path / "words.model").write_bytes(train_vocabulary.of_words(QUESTIONS, 800))
+        vocabulary = vocabularies.load(str(tmp_path / "words.model"))
     else:
         vocabulary = small_vocabulary if kind == "small" else vocabularies.load("bytes")
     tokenizer_files.write(tmp_path, vocabulary)

@@ -236,7 +236,7 @@ def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file,
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT"),
+        ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT (set in the sweep's bindings)"),
         ({"NORMALIZER": ["task_tokens", "task_token"]}, "1 of 2 runs cannot be trained, so none was started: NORMALIZER-"),
         ({"TRAIN_STEPS": [1, 0]}, "TRAIN_STEPS-0: LoopConfig.train_steps must be ≥ 1; got 0"),
         ({"FILES": [{"train": "nowhere.jsonl", "test": "nowhere.jsonl"}]}, "nowhere.jsonl is missing"),

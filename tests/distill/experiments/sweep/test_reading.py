@@ -117,5 +117,5 @@ def test_the_macros_of_a_shipped_sweep_are_used(path, tmp_path):
         bindings = [text for text in run.bindings if "dataset." not in text]
         wanted = configuration.unset(("DATA_DIR", "VOCABULARY_PATH"), run.gin_files, bindings)
         more = [text for text in given if text.partition(" = ")[0] in wanted]
-        configuration.check_macros(run.gin_files, [*more, *bindings])
+        configuration.check_statements(run.gin_files, [*more, *bindings])
     assert kinds or sweep.search is not None

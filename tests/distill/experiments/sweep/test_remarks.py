@@ -1,14 +1,20 @@
-"""Warnings about axes that cannot matter."""
+"""Errors and warnings about axes that cannot matter."""
 
-from distill.experiments.sweep import reading
-from distill.experiments.sweep.remarks import Setting, remarks
+import pytest
+
+from distill.experiments.sweep import SweepError, reading
+from distill.experiments.sweep.remarks import Setting, refuse_idle_axes, remarks
 
 
-def said(tmp_path, text, task, normalizer="all_tokens"):
+def described(tmp_path, text, task, normalizer="all_tokens"):
     (tmp_path / "s.yaml").write_text(text)
     sweep = reading.read(tmp_path / "s.yaml", "out")
     setting = task if callable(task) else lambda run: Setting(task, normalizer)
-    return remarks(sweep, sweep.runs(), {run.name: setting(run) for run in sweep.runs()})
+    return sweep, sweep.runs(), {run.name: setting(run) for run in sweep.runs()}
+
+
+def said(tmp_path, text, task, normalizer="all_tokens"):
+    return remarks(*described(tmp_path, text, task, normalizer))
 
 
 RATES = "axes: {rates: {ratio: [1, 4]}, RANDOM_SEED: [0, 1, 2]}"
@@ -47,3 +53,33 @@ def test_a_weight_between_tasks_of_a_single_task(tmp_path):
 def test_few_seeds(tmp_path):
     assert said(tmp_path, "axes: {LEARNING_RATE: [1]}", "set_label")[0].startswith("1 seed per setting")
     assert said(tmp_path, "axes: {RANDOM_SEED: [0, 1]}", "set_label")[0].startswith("2 seeds per setting")
+
+
+def test_an_axis_that_changes_nothing_in_any_run_is_refused(tmp_path):
+    with pytest.raises(SweepError) as caught:
+        refuse_idle_axes(*described(tmp_path, RATES, "set_paired"))
+    told = "axis 'rates' (levels 1:1, 4:1) changes nothing in any run: set_paired draws no mixture; set FORM=mixed, or "
+    assert str(caught.value).startswith(told)
+    refuse_idle_axes(*described(tmp_path, RATES, "set_mixed"))
+    text = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1, 2]}"
+    with pytest.raises(SweepError, match=r"^axis 'LAMBDA' \(levels 1, 2\) .*set_single trains one task"):
+        refuse_idle_axes(*described(tmp_path, text, "set_single"))
+
+
+def test_levels_with_the_same_configuration_are_refused(tmp_path):
+    text = "axes: {size: {a: {}, b: {}}, LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}"
+
+    def alike(run):
+        return Setting("set_paired", "task_tokens", run.values["LAMBDA"])
+
+    with pytest.raises(SweepError, match=r"^axis 'size' \(levels a, b\) changes nothing in any run: every level gives"):
+        refuse_idle_axes(*described(tmp_path, text, alike))
+    refuse_idle_axes(*described(tmp_path, text, lambda run: Setting("set_paired", "task_tokens", repr(run.values))))
+    refuse_idle_axes(*described(tmp_path, text, "set_paired"))  # nothing is known about their configurations
+
+    def alike_at_1(run):
+        return Setting("set_paired", "task_tokens", f"{run.values['size']}{run.values['LAMBDA']}".replace("b1", "a1"))
+
+    refuse_idle_axes(*described(tmp_path, text, alike_at_1))
+    alone = "axes: {size: {a: {}}, RANDOM_SEED: [0, 1]}"
+    refuse_idle_axes(*described(tmp_path, alone, lambda run: Setting("set_paired", "task_tokens", "x")))

@@ -1,0 +1,83 @@
+"""Mistakes of a configuration that are found in a second: before TensorFlow and JAX are imported.
+
+Names of files, macros and arguments are read from the gin files and from source files. Local files that macros name must
+exist. All other checks follow when the configuration is parsed.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.api import configuration
+from distill.api.paths import expand_home
+from distill.api.statements import COMMAND_LINE
+
+_CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
+
+
+def check(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    extra_paths: Sequence[str] = (),
+    *,
+    provided: Sequence[str] = (),
+    trains: bool = False,
+    place: str = COMMAND_LINE,
+) -> None:
+    """Checks the statements of files and bindings, and the files of a new run.
+
+    Args:
+      gin_files, bindings, extra_paths, place: as in :func:`distill.api.configuration.parse`.
+      provided: macros that the command itself sets if nothing else does.
+      trains: whether the command trains, and so reads the vocabulary, the training rows and the initial parameters.
+
+    Raises:
+      ConfigurationError: a mistake in the gin files or bindings; one line each.
+      FileNotFoundError: a local file that a new run needs does not exist.
+    """
+    names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
+    given = [*bindings, *(f"{name} = 'unused'" for name in names)]
+    scan = configuration.check_statements(gin_files, given, extra_paths, place)
+    if trains:
+        with naming_example(scan.values.get("DATASET_NAME")):
+            check_files({name: value for name, value in scan.values.items() if name in scan.referenced})
+
+
+def check_files(values: Mapping[str, Any]) -> None:
+    """Raises FileNotFoundError if a local file is missing that macros name; nothing is read.
+
+    Args:
+      values: macro → value, of macros that are used and whose values are literals. A run that has begun is not checked.
+    """
+    from distill.tasks import jsonl, vocabularies
+
+    values = expand_home(dict(values))
+    directory = values.get("MODEL_DIR")
+    if isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists()):
+        return
+    vocabulary, files, initial = (values.get(name) for name in ("VOCABULARY_PATH", "FILES", "INITIAL_CHECKPOINT_PATH"))
+    if isinstance(vocabulary, str):
+        vocabularies.check_exists(vocabulary)
+    train = files.get("train") if isinstance(files, dict) and values.get("CACHE_DIR") is None else None
+    named = [train] if isinstance(train, str) else train
+    if isinstance(named, list | tuple) and named and all(isinstance(file, str) for file in named):
+        jsonl.check_exist(named, "train")
+    if isinstance(initial, str) and initial.startswith(("/", "./", "../")) and not os.path.exists(initial):
+        raise FileNotFoundError(f"no checkpoint at {initial}")
+
+
+@contextlib.contextmanager
+def naming_example(dataset: Any) -> Iterator[None]:
+    """Files of ``gin/recipes/quickstart.gin`` that are missing raise an error that names the command that writes them."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        from distill.experiments import example
+
+        folder = example.RECIPE_DIRECTORY
+        if dataset != "example" or f"{folder}/" not in str(error) or os.path.isdir(folder):
+            raise
+        command = f"distill example --output={folder}"
+        raise FileNotFoundError(f"{error}; `{command}` writes the rows and the vocabulary of this recipe") from None

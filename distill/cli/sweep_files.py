@@ -1,0 +1,123 @@
+"""``distill sweep``: reads a sweep, lists and prints the shipped sweep files, and shows the state of a sweep's runs."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import distill
+from distill import exit_codes, terminal
+from distill.cli import runs as command_runs
+
+if TYPE_CHECKING:
+    from distill.experiments.sweep import Sweep
+
+_SHIPPED = "gin/sweeps"
+
+
+def only_target(words: Sequence[str]) -> str:
+    """The one file or directory on the command line. Raises ValueError for none or several."""
+    if not words:
+        raise ValueError("no sweep was given; expected a file or directory (--list lists the shipped files)")
+    if len(words) != 1:
+        raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}")
+    return words[0]
+
+
+def read(options: argparse.Namespace, target: str) -> "Sweep":
+    """Reads the sweep of a file, or of a directory, with the bindings of the command line.
+
+    Raises:
+      SweepError: neither a sweep file nor a sweep directory.
+    """
+    from distill.api import configuration
+    from distill.experiments.sweep import SweepError, plan, reading
+
+    if Path(target).is_dir():
+        found = plan.read_plan(target)
+        if found.source is None:
+            raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
+        sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
+    else:
+        paths = configuration.search_paths(command_runs.search_paths(options))
+        sweep = reading.read(configuration.find(target, paths), options.directory)
+    return sweep.with_bindings(options.gin_bindings)
+
+
+def status(options: argparse.Namespace) -> int:
+    """``distill sweep status``: prints the state of every run; returns the exit code."""
+    from distill.experiments.sweep import plan
+    from distill.experiments.sweep import status as states
+
+    target = only_target(options.sweep[1:])
+    found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
+    console = terminal.output()
+    console.print(states.table(found))
+    console.print(states.line(found), highlight=False)
+    sweep = None if found.source is None else read(options, str(found.directory))
+    if sweep is not None and sweep.search is not None:
+        from distill.experiments.sweep import search
+
+        console.print(search.summary(found.directory, sweep.search), highlight=False)
+    return exit_codes.SOME_FAILED if states.counts(found)["failed"] else exit_codes.DONE
+
+
+def check(sweep: "Sweep", options: argparse.Namespace) -> None:
+    """Checks names of files, macros and arguments, before TensorFlow and JAX are imported: of enough runs for every level.
+
+    The runs of a search are not known yet and are checked later.
+
+    Raises:
+      SweepError: names the run, and what is wrong.
+    """
+    from distill.api import first_checks
+    from distill.api.gin_files import ConfigurationError
+    from distill.experiments.sweep import SEED, SweepError
+
+    seen: set[tuple[str, str]] = set()
+    for run in [*([start] if (start := sweep.start_run()) else []), *sweep.runs()]:
+        levels = {(axis, level) for axis, level in run.values.items() if axis != SEED}
+        if seen and levels <= seen:
+            continue
+        seen |= levels | {("", "")}
+        paths = command_runs.search_paths(options)
+        try:
+            first_checks.check(run.gin_files, run.bindings, paths, place="the sweep's bindings")
+        except ConfigurationError as error:
+            raise SweepError(f"{run.name}: {error}; no run was started") from None
+
+
+def show(options: argparse.Namespace) -> int:
+    """``distill sweep --list`` and ``--print=NAME``; returns the exit code.
+
+    Raises:
+      ValueError: another file or flag is given, too.
+      distill.api.gin_files.ConfigurationError: there is no file of that name; names the nearest one.
+    """
+    if options.sweep or (options.list and options.print_name is not None):
+        flag = "--list" if options.list else "--print"
+        raise ValueError(f"{flag} takes no other file or flag; got {' '.join(options.sweep) or '--list and --print'}")
+    if options.list:
+        for name, text in shipped().items():
+            print(f"{name:22} {text}")
+        print("\ndistill sweep --print=NAME > my.yaml copies one; distill sweep --help explains its keys")
+        return exit_codes.DONE
+    from distill.api import gin_files
+
+    paths = gin_files.search_paths(command_runs.search_paths(options))
+    name = options.print_name if Path(options.print_name).suffix else f"{options.print_name}.yaml"
+    print(Path(gin_files.find(name if "/" in name else f"{_SHIPPED}/{name}", paths)).read_text("utf-8"), end="")
+    return exit_codes.DONE
+
+
+def shipped() -> dict[str, str]:
+    """The names of the shipped sweep files, and the first sentence of each."""
+    files = sorted((Path(distill.__file__).parent / _SHIPPED).glob("*.yaml"))
+    return {file.stem: _first_sentence(file.read_text("utf-8")) for file in files}
+
+
+def _first_sentence(text: str) -> str:
+    lines = re.match(r"(?:#[^\n]*\n)*", text)
+    comment = " ".join(line.removeprefix("#").strip() for line in (lines[0] if lines else "").split("\n"))
+    return re.split(r"(?<=[.?])\s", comment.strip(), maxsplit=1)[0].rstrip(".")

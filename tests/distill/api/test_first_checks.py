@@ -1,0 +1,99 @@
+"""Mistakes are found without TensorFlow and JAX, in the words of the commands that import them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from distill.api import configuration, first_checks
+from distill.api.gin_files import ConfigurationError
+
+FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+
+
+@pytest.fixture(autouse=True)
+def rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "words.model").touch()
+
+
+def check(*bindings, files=FILES, **more):
+    given = ["MODEL_DIR = 'runs/a'", "VOCABULARY_PATH = 'words.model'", "FILES = {'train': 'train.jsonl'}", *bindings]
+    first_checks.check(files, given, **{"trains": True} | more)
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("VOCABULARY_PATH = 'wrds.model'", "no vocabulary at wrds.model (expected t5, mt5, bytes, or the path of a"),
+        ("VOCABULARY_PATH = byte", "no vocabulary at byte; did you mean 'bytes'?"),
+        ("FILES = {'train': 'trian.jsonl'}", "trian.jsonl is missing (rows of split train); train.jsonl is there"),
+        ("FILES = {'train': ['train.jsonl', 'rows-*.jsonl']}", "no file matches rows-*.jsonl (rows of split train)"),
+        ("INITIAL_CHECKPOINT_PATH = '/nowhere/at/all'", "no checkpoint at /nowhere/at/all"),
+        ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
+        ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
+    ],
+)
+def test_a_mistake_is_one_line(binding, message):
+    with pytest.raises((ConfigurationError, FileNotFoundError)) as caught:
+        check(binding)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_right_or_is_checked_later_passes(tmp_path):
+    check()
+    check(
+        "FILES = {'train': 'tr*.jsonl'}", "VOCABULARY_PATH = 't5'", "INITIAL_CHECKPOINT_PATH = 'google/t5-v1_1-small'"
+    )
+    check("FILES = {'train': 3}", "LAMBDA = 'x'")  # wrong types are found when the configuration is parsed
+    check("FILES = {'train': 'gs://bucket/rows.jsonl'}", "VOCABULARY_PATH = gs://bucket/words.model")
+    check("FILES = {'train': 'none.jsonl'}", "CACHE_DIR = 'cached'")
+    check("FILES = {'train': 'none.jsonl'}", trains=False)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.gin").touch()
+    check("FILES = {'train': 'none.jsonl'}")  # a run that has begun says itself what it lacks
+
+
+def test_macros_that_the_command_provides_need_not_be_set():
+    with pytest.raises(ConfigurationError, match="MODEL_DIR is used by"):
+        first_checks.check(FILES, ["FILES = {}"])
+    first_checks.check(FILES, ["FILES = {}"], provided=("MODEL_DIR",))
+    with pytest.raises(ConfigurationError, match="no gin file was given"):
+        first_checks.check([], [], provided=("MODEL_DIR",))
+
+
+def test_files_of_the_quickstart_come_from_a_command():
+    with pytest.raises(FileNotFoundError, match="`distill example --output=rows` writes the rows"):
+        first_checks.check(["gin/recipes/quickstart.gin"], ["MODEL_DIR = 'runs/a'"], trains=True)
+
+
+def test_the_full_check_finds_the_same_arguments():
+    with pytest.raises(ConfigurationError, match=r"^train\.LoopConfig\.log_perod \(set in the command line\): "):
+        configuration.parse(FILES, ["MODEL_DIR = 'm'", "FILES = {'train': 'a'}", "train.LoopConfig.log_perod = 3"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--gin_file=gin/recipes/quickstrat.gin"],
+        ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a"],
+        ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a", "--gin.train.LoopConfig.lgo=1"],
+        ["config", "--gin_file=gin/recipes/quickstart.gin", "--gin.TRIAN_STEPS=1"],
+        ["sweep", "gin/sweeps/demo_rates.yaml", "--gin.TRIAN_STEPS=1"],
+        ["infer", "--model_dir=none", "--input=train.jsonl", "--output=b"],
+        ["export", "--model_dir=.", "--output=b"],
+        ["eval"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_neither_tensorflow_nor_jax_is_imported(words):
+    program = (
+        "import sys, time\nfrom distill.cli import main\ncode = main.main(sys.argv[1:])\n"
+        "print(code, time.process_time(), sorted({'jax', 'tensorflow', 'flax', 'seqio'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    code, seconds, modules = done.stdout.strip().split(" ", 2)
+    assert (code, modules) == ("2", "[]"), done.stderr
+    assert float(seconds) < 2.0
+    assert len(done.stderr.splitlines()) == 1

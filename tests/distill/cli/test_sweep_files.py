@@ -1,0 +1,55 @@
+"""Sweep files on the command line: the shipped ones are listed and printed, and the help names every key."""
+
+from pathlib import Path
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import main, sweep_files
+from distill.experiments.sweep import reading, schema
+
+SHIPPED = Path(__file__).parents[3] / "gin" / "sweeps"
+
+
+def test_the_list_names_every_shipped_file(capsys):
+    assert main.main(["sweep", "--list"]) == exit_codes.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-2]] == sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    assert "demo_lambda            The weight λ of the rationale task" in lines
+    assert all(len(line.split()) > 3 for line in lines[:-2])
+    assert "--print=NAME > my.yaml" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["demo_rates", "demo_rates.yaml", "gin/sweeps/demo_rates.yaml"])
+def test_a_printed_file_is_the_shipped_one_and_can_be_read(name, tmp_path, capsys):
+    assert main.main(["sweep", f"--print={name}"]) == exit_codes.DONE
+    text = capsys.readouterr().out
+    assert text == (SHIPPED / "demo_rates.yaml").read_text("utf-8")
+    (tmp_path / "my.yaml").write_text(text)
+    assert reading.read(tmp_path / "my.yaml").runs()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--print=demo_rats"], "no yaml file 'gin/sweeps/demo_rats.yaml'; did you mean 'gin/sweeps/demo_rates.yaml'"),
+        (["--list", "x"], "--list takes no other file or flag; got x"),
+        (["--list", "--print=demo"], "--list takes no other file or flag; got --list and --print"),
+        ([], "no sweep was given; expected a file or directory (--list lists the shipped files)"),
+        (["a", "b"], "distill sweep takes one file or directory; got a b"),
+        (["status"], "no sweep was given"),
+    ],
+)
+def test_mistakes(given, message, capsys):
+    assert main.main(["sweep", *given]) == exit_codes.MISTAKE
+    assert message in capsys.readouterr().err
+
+
+def test_the_help_has_every_key_of_a_sweep_file(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main.main(["sweep", "--help"])
+    told = capsys.readouterr().out
+    for part in (schema.FILE, schema.AXIS, schema.LEVEL, schema.DESIGN, schema.SEARCH):
+        for name, key in part.items():
+            assert f"  {name:11} {key.text} ({schema.type_names(key.types)})\n" in told + "\n"
+    assert sweep_files.shipped()["demo"].startswith("Standard training against step-by-step")
