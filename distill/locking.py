@@ -129,6 +129,16 @@ def held_together(path: epath.PathLike, what: str, remedy: str = "") -> Iterator
         yield lock
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when all processes of a multi-process JAX run have called this with the same ``what``."""
+    import jax
+
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
 def _broadcast(text: str, broadcast: Any) -> str:
     """Process 0's text, on every process."""
     import numpy as np

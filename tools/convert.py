@@ -1,8 +1,9 @@
-"""Converts checkpoints between this program, Hugging Face and T5X, one array in memory at a time.
+"""Converts checkpoints between this program, Hugging Face and T5X, and from T5Gemma's Flax files, one array at a time.
 
 distill convert --from=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 --to=t5_1_1_base
 distill convert --from=google/flan-t5-base --to=flan_t5_base --to_format=distill
 distill convert --from=google/mt5-small@refs/pr/6 --to=mt5_small --to_format=distill
+distill convert --from=t5gemma-b-b-ul2 --to=t5gemma_b  # Flax files of T5Gemma, from Kaggle
 distill convert --from=runs/svamp --to=svamp_t5x --to_format=t5x --layout=scalable_t5
 distill convert --from=runs/svamp                      # prints its format and shape
 """
@@ -29,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         required=True,
-        help="a model directory, a Hugging Face folder, name or name@revision, or a T5X checkpoint",
+        help="a model directory, a Hugging Face folder, name or name@revision, a T5X checkpoint, or T5Gemma's Flax files",
     )
     command.add_argument("--to", help="a new folder; without it, the source is only described")
     command.add_argument("--to_format", default="hf", choices=FORMATS, help="format to write; default: hf")

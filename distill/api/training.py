@@ -70,8 +70,8 @@ def train(
       validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
       test: rows that are scored once at the end; None scores none.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
-      initial: parameters to start from: a model directory, a Hugging Face folder or name, or a T5X checkpoint; None
-        starts at random.
+      initial: parameters to start from: a model directory, a Hugging Face folder or name, a T5X checkpoint, or
+        T5Gemma's Flax files; None starts at random.
       vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
         model. None takes the vocabulary of ``initial`` if that is a model directory, else that of the model's file (T5's
         for ``t5_…``, bytes for ``byt5_…``). A configuration from random parameters has none and needs this argument, as do

@@ -87,6 +87,13 @@ def check_component(name: Any, where: str) -> str:
     return name
 
 
+def check_path(name: Any, where: str) -> str:
+    """A name, or several joined by '/', that stay inside the folder. Raises ValueError for any other."""
+    for part in name.split("/") if isinstance(name, str) else [name]:
+        check_component(part, where)
+    return str(name)
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:120]}…"
@@ -106,12 +113,12 @@ def kvstore(path: str | os.PathLike[str]) -> dict[str, Any]:
 def zarr_in_folder(folder: str | os.PathLike[str], name: str, *, driver: str = "zarr") -> dict[str, Any]:
     """TensorStore's description of the array in the folder ``name`` of ``folder``."""
     store = kvstore(folder)
-    return {"driver": driver, "kvstore": {**store, "path": f"{store['path']}{check_component(name, str(folder))}/"}}
+    return {"driver": driver, "kvstore": {**store, "path": f"{store['path']}{check_path(name, str(folder))}/"}}
 
 
 def zarr_in_ocdbt(folder: str | os.PathLike[str], name: str, *, driver: str = "zarr") -> dict[str, Any]:
     """TensorStore's description of the array ``name`` in the OCDBT database that ``folder`` is."""
-    check_component(name, str(folder))
+    check_path(name, str(folder))
     return {"driver": driver, "kvstore": {"driver": "ocdbt", "base": kvstore(folder), "path": f"{name}/"}}
 
 

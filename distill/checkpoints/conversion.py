@@ -12,7 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill.checkpoints import adapters, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
+from distill.checkpoints import adapters, gemma_flax, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
 from distill.checkpoints.weights import Checkpoint, Weights, flat_shapes, infer_config, reading_order, unflatten
@@ -20,14 +20,15 @@ from distill.model import configs
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
 
-DISTILL, HUGGING_FACE, T5X = "distill", "Hugging Face", "T5X"
+DISTILL, HUGGING_FACE, T5X, GEMMA_FLAX = "distill", "Hugging Face", "T5X", "Gemma Flax"
 TO_FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
 Read = Callable[[str], Any]
 Path = str | os.PathLike[str]
 
 
 def kind_of(path: Path) -> str:
-    """The format of ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name) or ``T5X``.
+    """The format of ``path``: ``distill`` (a model directory), ``Hugging Face`` (a folder or hub name), ``Gemma Flax`` or
+    ``T5X``.
 
     Raises:
       FileNotFoundError: a path that does not exist and cannot be a hub name.
@@ -38,14 +39,16 @@ def kind_of(path: Path) -> str:
         return DISTILL
     if (where / huggingface.CONFIG_FILE).exists():
         return HUGGING_FACE
+    if gemma_flax.find(where) is not None:
+        return GEMMA_FLAX
     if where.exists():
         try:
             t5x_checkpoints.find(where)
         except FileNotFoundError:
             raise ValueError(
                 f"{path} is no checkpoint: expected a model directory of this program ({integrity.LATEST}/, "
-                f"{integrity.BEST}/), a Hugging Face folder (config.json) or a T5X checkpoint (a file 'checkpoint', "
-                "or Orbax's 'state')"
+                f"{integrity.BEST}/), a Hugging Face folder (config.json), T5Gemma's Flax files (_METADATA) or a T5X "
+                "checkpoint (a file 'checkpoint', or Orbax's 'state')"
             ) from None
         return T5X
     if huggingface.is_hub_name(huggingface.split_revision(text)[0]):
@@ -58,9 +61,9 @@ class Source:
     """An opened checkpoint of any format.
 
     Attributes:
-      kind: ``distill``, ``Hugging Face`` or ``T5X``.
+      kind: see :func:`kind_of`.
       checkpoint: its parameters, read on demand.
-      config: the network's; that of a T5X checkpoint is inferred from shapes.
+      config: the network's; that of a T5X or Gemma Flax checkpoint is inferred from shapes.
     """
 
     kind: str
@@ -96,6 +99,8 @@ def open_source(path: Path, **overrides: Any) -> Iterator[Source]:
     if kind == T5X:
         checkpoint = t5x_checkpoints.open_checkpoint(path)
         yield Source(kind, checkpoint, infer_config(checkpoint, **overrides))
+    elif kind == GEMMA_FLAX:
+        yield Source(kind, *gemma_flax.open_source(path, **overrides))
     elif kind == DISTILL:
         yield _open_model_dir(path, overrides)
     else:

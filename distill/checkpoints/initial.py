@@ -5,11 +5,12 @@ import json
 import logging
 from typing import Any
 
-from distill.checkpoints import conversion, huggingface
+from distill.checkpoints import conversion, gemma_flax, huggingface
 from distill.checkpoints.conversion import kind_of
 from distill.checkpoints.integrity import check_same_model
 from distill.checkpoints.weights import Weights
 from distill.model.configs import NetworkConfig, family
+from distill.model.t5gemma_config import T5GemmaConfig
 
 OURS, HUGGING_FACE, T5X = conversion.DISTILL, conversion.HUGGING_FACE, conversion.T5X
 
@@ -38,6 +39,8 @@ def load(path: str, config: NetworkConfig, shardings: Any) -> Any:
         logging.warning("starting from the %s", source.found())
         if source.kind == HUGGING_FACE:
             return huggingface.load_params(path, config, shardings=shardings)
+        if source.kind == conversion.GEMMA_FLAX and isinstance(config, T5GemmaConfig):
+            return gemma_flax.load_params(path, config, shardings=shardings)
         if source.kind == OURS:
             alike = dataclasses.replace(config, scan_layers=source.config.scan_layers)
             saved = json.loads(json.dumps(dataclasses.asdict(source.config)))

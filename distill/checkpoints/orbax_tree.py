@@ -91,5 +91,5 @@ def _entry(entry: Any, where: str) -> tuple[tuple[str, ...], bool]:
     if not keys:
         raise ValueError(f"{where}: an array without a name")
     for key in keys:
-        arrays.check_component(key, where)
+        arrays.check_path(key, where)  # flat trees have names with '/'
     return keys, kind in _ARRAY_TYPES

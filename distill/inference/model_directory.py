@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from distill import atomic_files
+from distill import atomic_files, locking
 from distill.inference import run_settings
 from distill.inference import student as students
 from distill.inference.student import Student
@@ -81,6 +81,7 @@ def begin(
         remarks.append(
             "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))
         )
+    locking.wait_for_all(f"{root}: checked")  # all processes see the directory as it was
     if writes:
         root.mkdir(parents=True, exist_ok=True)
         if more_steps:
@@ -98,6 +99,7 @@ def begin(
             logging.warning(
                 "the vocabulary is neither SentencePiece nor bytes; `distill infer` cannot serve this student"
             )
+    locking.wait_for_all(f"{root}: written")  # a process that found result.json would train nothing
     return remarks
 
 

@@ -19,7 +19,7 @@ from distill.model.t5gemma_config import Window
 from distill.sharding import partitioning
 from distill.sharding.attention_kernels import MASKED
 from distill.sharding.dense import parameter
-from distill.sharding.windowed_attention import Settings, windowed_attention
+from distill.sharding.windowed_attention import Near, Settings, windowed_attention
 
 # Farther than any key.
 FARTHEST = np.int32(2**31 - 1)
@@ -128,12 +128,14 @@ class Sight(NamedTuple):
       reach: the farthest of the first keys; None: any.
       causal: whether a query sees no first key after its own position.
       merged: segments of the queries and of the keys after the first, which are seen at any distance; None: no such keys.
+      near: the window of the stack's local layers, if this may be one; for the kernel, which then reads fewer keys.
     """
 
     segments: Segments
     reach: Window | Reach | None = None
     causal: bool = False
     merged: Segments | None = None
+    near: Near | None = None
 
     def mask(self) -> Bool[Array, "batch query key"]:
         """Returns which keys each query sees."""
@@ -161,7 +163,7 @@ def attend_fused(
     if (copies := partitioning.ways("heads") // key.shape[2]) > 1:  # a key head per device
         key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
     group = query.shape[2] // key.shape[2]
-    settings = Settings(query.shape[3], group, first.key.shape[1], scale, cap)
+    settings = Settings(query.shape[3], group, first.key.shape[1], scale, cap, sight.near)
     joined = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
     dropped = None if keep is None else keep.reshape(keep.shape[0], query.shape[2], 1, keep.shape[-1])
     return windowed_attention(*joined, dropped, queries, keys, reach, settings)

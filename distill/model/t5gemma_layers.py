@@ -26,6 +26,7 @@ from distill.model.layers import dropout
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig, Window
 from distill.sharding import attention_choice, partitioning
 from distill.sharding.dense import Dense, jointly
+from distill.sharding.windowed_attention import Near
 
 _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
@@ -107,7 +108,7 @@ class GroupedAttention(nn.Module):
         key, value = self.keys_values(attended, training=not deterministic)
         first = rotated(key[:, :own], by)
         key = first if encoded is None else jnp.concatenate([first, key[:, own:]], axis=1)
-        sight = Sight(segments, reach, self.causal, cross_segments)
+        sight = Sight(segments, reach, self.causal, cross_segments, self._near(reach))
         return self._attended(self.queries(x, by), key, value, sight, deterministic)
 
     def cross(
@@ -138,6 +139,14 @@ class GroupedAttention(nn.Module):
         if attention_choice.choose(self.config.attention, shapes) == "pallas":
             return self._output(attend_fused(query, key, value, sight, scale=self._scale, cap=cap, keep=keep))
         return self._output(attend(query, key, value, sight.mask(), scale=self._scale, cap=cap, keep=keep))
+
+    def _near(self, reach: Reach | None) -> Near | None:
+        """The window of the stack's local layers; None if this layer is known to be global."""
+        if reach is None:
+            return None
+        layers = range(self.shape.num_layers)
+        share = 1.0 if isinstance(reach.before, int) else sum(map(self.shape.is_local, layers)) / len(layers)
+        return Near(*self.config.window("decoder" if self.causal else "encoder"), share)
 
     @property
     def _scale(self) -> float:

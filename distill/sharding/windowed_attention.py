@@ -5,13 +5,14 @@ and key head, and a block of its queries for all query heads that read this key 
 probabilities, as in :mod:`distill.sharding.fused_attention`, and sums the gradients of keys and values over query heads
 and query blocks in VMEM. Rotary embeddings and norms of queries and keys are applied before.
 
-The window is an input of the kernel, so local and global layers of a scan share one program. JAX's splash attention
-takes static windows and one segment id per query; with a shared encoder, merged attention needs two.
+The window is an input of the kernel, so local and global layers of a scan share one program. In a local layer, a query
+block reads the keys of its window only. JAX's splash attention takes static windows and one segment id per query; with a
+shared encoder, merged attention needs two.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,10 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from distill.sharding import partitioning
-from distill.sharding.attention_kernels import LANES, MASKED, Ref, dot, lanes_of
+from distill.sharding.attention_kernels import LANES
+from distill.sharding.windowed_attention_kernels import Near, Settings, backward_kernel, forward_kernel, keys_read
+
+__all__ = ["Near", "Settings", "why_not", "windowed_attention"]
 
 # Logits per head and grid step: more make programs that compile slowly.
 _MAX_LOGITS = 512 * 1024
@@ -35,25 +39,6 @@ _LOGITS_ARRAYS = 6
 
 # The arrays of :func:`windowed_attention`.
 _Inputs = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, Any, Any, Any]
-
-
-class Settings(NamedTuple):
-    """Static settings of the kernels.
-
-    Attributes:
-      head_dim: width of one head.
-      group: query heads per key head.
-      own: number of keys, from the first, that the window and ``query_segments[0]`` apply to; all keys after them are
-        visible at any distance within ``query_segments[1]``.
-      scale: factor of the logits.
-      cap: logits become ``cap · tanh(logits / cap)``; None: no cap.
-    """
-
-    head_dim: int
-    group: int
-    own: int
-    scale: float
-    cap: float | None
 
 
 def why_not(
@@ -138,7 +123,8 @@ def windowed_attention(
       settings: see there.
 
     Returns:
-      The weighted values, in the dtype of ``value``. A query that sees no key gets the mean of all values.
+      The weighted values, in the dtype of ``value``. A query that sees no key gets the mean of the values
+      that are read.
 
     Raises:
       ValueError: shapes that are not supported; the message gives the reason from :func:`why_not`.
@@ -232,10 +218,10 @@ def _call(
     inputs += [(array, at_query) for array in more]
     results = (query, key, value) if backward else (query,)
     out_shape = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in results]
-    logits = batch * (joined // settings.head_dim) * query_length * key_length
+    logits = round(batch * (joined // settings.head_dim) * query_length * keys_read(settings, rows, key_length))
     moved = sum(array.size * array.dtype.itemsize for array, _ in inputs)
     moved += sum(array.size * array.dtype.itemsize for array in results)
-    kernel = _backward_kernel if backward else _forward_kernel
+    kernel = backward_kernel if backward else forward_kernel
 
     def call(interpret: bool) -> Callable[..., Sequence[jax.Array]]:
         return pl.pallas_call(
@@ -259,105 +245,3 @@ def _call(
 
     arrays = [array for array, _ in inputs]
     return jax.lax.platform_dependent(*arrays, tpu=call(interpret=False), default=call(interpret=True))
-
-
-def _lanes(settings: Settings, head: jax.Array) -> Any:
-    """The lanes of one head in a block of several heads side by side; all lanes if heads share the 128 lanes."""
-    width = settings.head_dim
-    return pl.ds(pl.multiple_of(head * width, LANES), width) if width % LANES == 0 else pl.ds(0, LANES)
-
-
-def _part(settings: Settings, head: jax.Array, block: Ref) -> jax.Array:
-    """One head of a block; if heads share its lanes, all lanes, with those of other heads 0."""
-    part = block[0, :, _lanes(settings, head)]
-    if settings.head_dim % LANES == 0:
-        return part
-    return jnp.where(lanes_of(head, settings.head_dim), part, jnp.zeros((), part.dtype))
-
-
-def _put(settings: Settings, head: jax.Array, block: Ref, value: jax.Array) -> None:
-    """Writes one head of a block, see :func:`_part`. Every head is written once."""
-    value = value.astype(block.dtype)
-    if settings.head_dim % LANES:
-        value = jnp.where(lanes_of(head, settings.head_dim), value, block[0])
-    block[0, :, _lanes(settings, head)] = value
-
-
-def _visible(settings: Settings, reach: Ref, query_segments: Ref, key_segments: Ref) -> jax.Array:
-    """Which keys the queries of this grid step attend to, [query, key]."""
-    rows, keys = query_segments.shape[2], key_segments.shape[2]
-    seen = query_segments[0, 0] == key_segments[0]
-    at_key = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 1)
-    distance = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 0) + pl.program_id(2) * rows - at_key
-    seen = seen & (distance <= reach[0]) & (-distance <= reach[1])
-    if settings.own == keys:
-        return seen
-    merged = query_segments[1, 0] == key_segments[0]
-    own = at_key < settings.own
-    return (own & seen) | (~own & merged)
-
-
-def _probabilities(
-    settings: Settings, queries: jax.Array, keys: jax.Array, visible: jax.Array
-) -> tuple[jax.Array, jax.Array | float]:
-    """The probabilities of one head, float32, and the derivative of its logits by the product of query and key."""
-    logits = dot(queries, keys, (1, 1)) * settings.scale
-    slope: jax.Array | float = settings.scale
-    if settings.cap is not None:
-        tangent = jnp.tanh(logits / settings.cap)
-        logits, slope = tangent * settings.cap, (1.0 - tangent * tangent) * settings.scale
-    logits = jnp.where(visible, logits, MASKED)
-    exponentials = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True), slope
-
-
-def _forward_kernel(settings: Settings, heads: int, has_keep: bool, *refs: Ref) -> None:
-    """Writes the weighted values of one row, key head and query block."""
-    reach, query, key, value, query_segments, key_segments, *rest = refs
-    keep = rest.pop(0) if has_keep else None
-    (mixed,) = rest
-    visible, keys, values = _visible(settings, reach, query_segments, key_segments), key[0], value[0]
-
-    def attend(head: jax.Array, _: jax.Array) -> int:
-        probabilities = _probabilities(settings, _part(settings, head, query), keys, visible)[0]
-        if keep is not None:
-            probabilities = probabilities * keep[0, head]
-        _put(settings, head, mixed, dot(probabilities.astype(values.dtype), values, (1, 0)))
-        return 0
-
-    jax.lax.fori_loop(0, heads, attend, 0)
-
-
-def _backward_kernel(settings: Settings, heads: int, has_keep: bool, *refs: Ref) -> None:
-    """Writes the gradients of queries, and of keys and values after the last query block of a row and key head."""
-    reach, query, key, value, query_segments, key_segments, *rest = refs
-    keep = rest.pop(0) if has_keep else None
-    d_mixed, d_query, d_key, d_value, d_keys, d_values = rest
-
-    @pl.when(pl.program_id(2) == 0)
-    def before_first_block() -> None:
-        d_keys[...] = jnp.zeros_like(d_keys)
-        d_values[...] = jnp.zeros_like(d_values)
-
-    visible, keys, values = _visible(settings, reach, query_segments, key_segments), key[0], value[0]
-
-    def attend(head: jax.Array, _: jax.Array) -> int:
-        queries, d_out = _part(settings, head, query), _part(settings, head, d_mixed)
-        probabilities, slope = _probabilities(settings, queries, keys, visible)
-        kept = probabilities if keep is None else probabilities * keep[0, head]
-        d_values[...] += dot(kept.astype(d_out.dtype), d_out, (0, 0))
-        d_probabilities = dot(d_out, values, (1, 1))
-        if keep is not None:
-            d_probabilities = d_probabilities * keep[0, head]
-        mean = jnp.sum(d_probabilities * probabilities, axis=1, keepdims=True)
-        d_logits = jnp.where(visible, probabilities * (d_probabilities - mean) * slope, 0.0).astype(queries.dtype)
-        _put(settings, head, d_query, dot(d_logits, keys, (1, 0)))
-        d_keys[...] += dot(d_logits, queries, (0, 0))
-        return 0
-
-    jax.lax.fori_loop(0, heads, attend, 0)
-
-    @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
-    def after_last_block() -> None:
-        d_key[0] = d_keys[...].astype(d_key.dtype)
-        d_value[0] = d_values[...].astype(d_value.dtype)

@@ -61,7 +61,9 @@ def entry(*names, kind="jax.Array"):
         (json.dumps({"tree_metadata": {"a": 3}}), "expected key_metadata and value_metadata"),
         (json.dumps({"tree_metadata": {"a": entry()}}), "an array without a name"),
         (json.dumps({"tree_metadata": {"a": entry("..")}}), "expected a name inside"),
-        (json.dumps({"tree_metadata": {"a": entry("b", "c/d")}}), "expected a name inside"),
+        (json.dumps({"tree_metadata": {"a": entry("b", "c/../d")}}), "expected a name inside"),
+        (json.dumps({"tree_metadata": {"a": entry("b", "/c")}}), "expected a name inside"),
+        (json.dumps({"tree_metadata": {"a": entry("b", "c//d")}}), "expected a name inside"),
     ],
 )
 def test_metadata_that_is_refused(tmp_path, content, message):

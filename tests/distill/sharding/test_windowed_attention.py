@@ -17,7 +17,7 @@ from distill.model.parameters import param_shapes
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.precompile import topology
 from distill.sharding import partitioning
-from distill.sharding.windowed_attention import Settings, why_not, windowed_attention
+from distill.sharding.windowed_attention import Near, Settings, why_not, windowed_attention
 from tests.distill.precompile.tiny_run import needs_libtpu
 
 BATCH, FAR = 2, 2**31 - 1
@@ -31,15 +31,15 @@ def segments(length, seed, last=4):
     return jnp.asarray(np.sort(np.random.default_rng(seed).integers(0, last, (BATCH, length))), jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "own", "cap", "causal"))
-def values_and_gradients(arrays, ids, keep, window, *, kernel, own, cap, causal):
+@functools.partial(jax.jit, static_argnames=("kernel", "own", "cap", "causal", "near"))
+def values_and_gradients(arrays, ids, keep, window, *, kernel, own, cap, causal, near=None):
     """Of the kernel or of plain attention; ``ids`` are those of queries for own and merged keys, and of keys."""
     scale = 0.4
     (heads, width), kv_heads = arrays[0].shape[2:], arrays[1].shape[2]
 
     def fused(query, key, value):
         flat = (x.reshape(*x.shape[:2], -1) for x in (query, key, value))
-        settings = Settings(width, heads // kv_heads, own, scale, cap)
+        settings = Settings(width, heads // kv_heads, own, scale, cap, near)
         dropped = None if keep is None else keep.reshape(BATCH, heads, 1, -1)
         reach = jnp.stack([window[0], jnp.int32(0) if causal else window[1]])
         return windowed_attention(*flat, dropped, jnp.stack(ids[:2]), ids[2], reach, settings)
@@ -99,6 +99,42 @@ def test_values_and_gradients_equal_plain_attention(name):
     """Also with dropout, in one case, and for queries that see no key."""
     run = check_case(name, with_keep="merged" in name)
     check_equal(run(kernel=True), run(kernel=False))
+
+
+# Windows that are smaller than a block of 128 keys, as large, and of more than one; merged keys after those of the window.
+NEAR_CASES = {
+    "smaller": (problem(512, 512, 2, 1, 128), (3, 4), {}),
+    "a block before, none after": (problem(512, 512, 2, 2, 64), (128, 0), {"cap": 2.0}),
+    "more than a block, causal": (problem(640, 640, 2, 1, 128), (130, 0), {"causal": True}),
+    "merged": (problem(512, 640, 2, 1, 128, own=512), (40, 0), {"causal": True}),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_CASES)
+def test_a_local_layer_reads_the_keys_of_its_window(name, monkeypatch):
+    """By both programs, that of a scan, which also computes global layers, and that of one layer."""
+    monkeypatch.setattr("distill.sharding.windowed_attention._ROWS", (128,))
+    (arrays, ids, own), window, rest = NEAR_CASES[name]
+    fixed = {"own": own, "cap": None, "causal": False} | rest
+    rng = np.random.default_rng(8)
+    keep = None
+    if name == "merged":
+        keep = jnp.asarray(rng.random((BATCH, 1, 2, 1, arrays[1].shape[1])) < 0.8, jnp.float32) / 0.8
+    reach = tuple(jnp.int32(distance) for distance in window)
+    scanned, alone = Near(*window, 0.5), Near(*window, 1.0)
+    run = functools.partial(values_and_gradients, arrays, ids, keep, **fixed)
+    wanted = run(reach, kernel=False)
+    check_equal(run(reach, kernel=True, near=scanned), wanted)
+    check_equal(run(reach, kernel=True, near=alone), wanted)
+    far = (jnp.int32(FAR), jnp.int32(FAR))
+    check_equal(run(far, kernel=True, near=scanned), run(far, kernel=False))
+
+    # Keys that no query of the last block can see are not read: they could be anything.
+    broken = tuple(array.at[:, :128].set(jnp.nan) for array in arrays[1:])
+    run = functools.partial(values_and_gradients, (arrays[0], *broken), ids, keep, **fixed)
+    for near, everything in ((scanned, reach), (alone, reach), (scanned, far)):
+        mixed = run(everything, kernel=True, near=near)[0][1]
+        assert np.isfinite(mixed[:, -128:]).all() == (everything is reach)
 
 
 def test_on_a_mesh_every_device_computes_its_own_rows_and_heads():

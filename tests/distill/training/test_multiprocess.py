@@ -19,15 +19,25 @@ from tensorflow.core.util import event_pb2
 
 from distill import exit_codes
 from distill.api import configuration
+from distill.checkpoints import conversion
 from distill.checkpoints.manager import Checkpoints
 from distill.cli import main
 from distill.model.parameters import param_shapes
+from distill.tools import vocabulary as vocabulary_tool
 from distill.training import train
-from tests_support import write_rows, xla_flags
+from tests.distill import gemma_models
+from tests.distill.checkpoints.gemma_flax.written import save, tree_of
+from tests_support import read_lines, write_rows, xla_flags
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 STEPS, HALF = 20, 10
+T5_SIZES = {"num_encoder_layers": 1, "num_decoder_layers": 1, "embed_dim": 16, "mlp_dim": 16, "num_heads": 2}
+# Those of gemma_models, with a window that is shorter than the inputs.
+GEMMA_SIZES = {
+    "num_layers": 2, "embed_dim": 32, "mlp_dim": 48, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8,
+    "query_pre_attn_scalar": 16.0, "sliding_window": 5, "global_every": 2,
+}  # fmt: skip
 KILLED_S = 60  # for a process to notice that another was killed; heartbeats may be missing for 10 s
 
 
@@ -74,15 +84,17 @@ def arguments(tmp_path_factory):
         "FIELDS": {"input": "question", "rationale": "why", "label": "answer"},
         "VOCABULARY_PATH": "bytes", "VOCAB_SIZE": 384, "TRAIN_STEPS": STEPS, "EVAL_PERIOD": HALF, "LOG_PERIOD": 1,
         "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "EVAL_BATCH_SIZE": 8,
-        "network.T5Config.num_encoder_layers": 1, "network.T5Config.num_decoder_layers": 1,
-        "network.T5Config.embed_dim": 16, "network.T5Config.mlp_dim": 16, "network.T5Config.num_heads": 2,
         "BATCH_SIZE": 8, "DROPOUT_RATE": 0.0, "partitioning.MeshConfig.fsdp": 2, "CHECKPOINT_PERIOD": HALF,
     }  # fmt: skip
-    files = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    others = ("tasks/jsonl", "runs/distill", "hardware/cpu")
 
-    def given(directory, **changes):
-        return [f"--gin_file={file}" for file in files] + [
-            f"--gin.{name}={value!r}" for name, value in {**bindings, "MODEL_DIR": str(directory), **changes}.items()
+    def given(directory, model="t5_1_1_tiny", **changes):
+        sizes = {f"network.T5Config.{name}": size for name, size in T5_SIZES.items()}
+        if "gemma" in model:
+            sizes = {f"t5gemma_config.StackConfig.{name}": size for name, size in GEMMA_SIZES.items()}
+        return [f"--gin_file=gin/{file}.gin" for file in (f"models/{model}", *others)] + [
+            f"--gin.{name}={value!r}"
+            for name, value in {**bindings, **sizes, "MODEL_DIR": str(directory), **changes}.items()
         ]
 
     return given
@@ -254,6 +266,45 @@ def test_two_processes_train_what_one_trains_and_stop_as_early(launched, form, t
     assert measured(processes[0]) == measured(processes[1])
     assert_same_losses(tmp_path / "one", tmp_path / "two", range(1, STEPS + 1))
     assert_same_parameters(tmp_path / "one", tmp_path / "two", results[0]["step"])
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A vocabulary with Gemma's special pieces, of the rows' texts."""
+    folder = tmp_path_factory.mktemp("words")
+    write_rows(folder / "rows.jsonl", 40)
+    texts = [text for row in read_lines(folder / "rows.jsonl") for text in row.values()]
+    (folder / "words.model").write_bytes(vocabulary_tool.train(texts, 300, special="gemma"))
+    return str(folder / "words.model")
+
+
+def test_two_processes_train_a_t5gemma_with_adapters_as_one_does_also_after_a_restart(
+    launched, words, tmp_path, arguments
+):
+    """Packed rows of both tasks. It starts from Flax files, of whose arrays each process reads its shards; adapters and
+    all parameters but a token table are trained."""
+    model = gemma_models.build("t5gemma", vocab_size=384, num_hidden_layers=1)
+    save(tree_of(model, ("decoder",)), tmp_path / "flax")
+    changes = {
+        "model": "t5gemma_s", "VOCABULARY_PATH": words, "LORA_RANK": 2,
+        "FROZEN": ("decoder_token_embedder",),
+        "INITIAL_CHECKPOINT_PATH": str(tmp_path / "flax"), "EVAL_PERIOD": 100_000, "TEST_SPLIT": None,
+        "t5gemma_config.StackConfig.num_layers": 1,
+    }  # fmt: skip
+    first = arguments(tmp_path / "two", **changes, TRAIN_STEPS=HALF)
+    with launched(tmp_path / "output", 2, first) as processes:
+        assert main.main(["train", *arguments(tmp_path / "one", **changes)]) == 0
+        finish(processes)
+    with launched(tmp_path / "again", 2, arguments(tmp_path / "two", **changes)) as processes:  # of a finished run
+        finish(processes)
+    assert "trained (LoRA of rank 2)" in processes[0].output
+    assert_same_losses(tmp_path / "one", tmp_path / "two", range(1, STEPS + 1))
+    assert_same_parameters(tmp_path / "one", tmp_path / "two")
+    table, query = "decoder_token_embedder/embedding", "decoder/layers_0/self_attention/query/kernel"
+    with conversion.open_source(tmp_path / "flax") as start, conversion.open_source(tmp_path / "two") as end:
+        before, after = ({name: one.checkpoint.tensors[name].read() for name in (table, query)} for one in (start, end))
+    np.testing.assert_array_equal(after[table], before[table])
+    assert np.abs(after[query] - before[query]).max() > 1e-3
 
 
 @pytest.mark.parametrize("victim", [1, 0], ids=["the other", "the first"])
