@@ -77,7 +77,7 @@ def analyse(part: Part, options: Options) -> Analysis:
     """
     metric = options.metric or str(part.runs[0].record["selection"]["metric"])
     found = evidence.gather(part, metric, seed=options.seed)
-    heads = comparisons.headlines(found)
+    heads = comparisons.headlines(found, options.compare)
     teacher = answers.teacher(part)
     changed = [examples.changes(found, head.a, head.b) for head in heads]
     return Analysis(

@@ -98,7 +98,12 @@ def reference(evidence: Evidence) -> Cell | None:
         ratios = [number_of(level) for level in cell.values.values() if is_ratio(level)]
         far = sum(abs(math.log(ratio)) for ratio in ratios if ratio)
         unlike = sum(cell.values[axis] != best.values[axis] for axis in studied)
-        return others, far, unlike, abs(cell.training("lambda") - 1)
+        return (
+            others,
+            far,
+            unlike,
+            round(abs(cell.training("lambda") - 1), 2),
+        )  # of equals, the first in the sweep's order
 
     return min(near, key=distance) if near else None
 
@@ -118,10 +123,14 @@ class Headline:
     name: str
 
 
-def headlines(evidence: Evidence) -> list[Headline]:
+def headlines(evidence: Evidence, choice: str = "") -> list[Headline]:
     """The selected setting against training without rationales and against an effective λ of 1, where they exist.
 
     If neither exists, or the selected setting is the only one of its kind, against the runner-up on validation.
+
+    Args:
+      evidence: the scores.
+      choice: see :func:`compare`; with ``AXIS=LEVEL``, the setting of this level takes the place of a λ of 1.
     """
     best, cells, axes = selected(evidence), evidence.part.cells, evidence.part.axes
     out = []
@@ -129,6 +138,11 @@ def headlines(evidence: Evidence) -> list[Headline]:
     if standard and best.macro("FORM") != "label":
         equal = max(standard, key=lambda cell: sum(cell.values[axis] == best.values[axis] for axis in axes))
         out.append(Headline(best, equal, f"training without rationales ({equal.label})"))
+    axis, given, level = choice.partition("=")
+    named = [cell for cell in cells if given and cell.values.get(axis) == level]
+    if named:
+        base = max(named, key=lambda cell: sum(cell.values[other] == best.values[other] for other in axes))
+        return out if base is best else [*out, Headline(best, base, base.label)]
     base = reference(evidence)
     if base is not None and base is not best and _weighted_differently(base, best):
         out.append(Headline(best, base, f"an effective λ of 1 ({base.label})"))
@@ -164,11 +178,12 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
     cells, axes = evidence.part.cells, evidence.part.axes
     every = list(itertools.combinations(cells, 2))
     method = evidence.part.method_axis()
+    asked = choice
     choice, given, level = choice.partition("=")
     if choice not in ("", "all", "best", *axes) or (given and choice not in axes):
         raise ReportError(
             "--compare must be all, best, AXIS or AXIS=LEVEL with one of the axes "
-            f"{', '.join(axes) or '(none)'}; got {choice + given + level!r}"
+            f"{', '.join(axes) or '(none)'}; got {asked!r}"
         )
     levels = list(dict.fromkeys(cell.values[choice] for cell in cells)) if given else []
     if given and level not in levels:
@@ -188,7 +203,7 @@ def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], st
         and (not given or level in (a.values[choice], b.values[choice]))
         and all(a.values[axis] == b.values[axis] for axis in axes if axis != choice)
     ]
-    extra = [(each.a, each.b) for each in headlines(evidence)]
+    extra = [(each.a, each.b) for each in headlines(evidence, asked)]
     extra = [(a, b) for a, b in extra if (a, b) not in alike and (b, a) not in alike]
     what = f"each level of {choice} against {level}," if given else f"levels of {choice}"
     return alike + extra, f"{what} with all other axes equal" + (", and the selected setting" if extra else "")

@@ -1,6 +1,7 @@
 """Pairs, their tests and the better one first; a comparison with itself finds nothing."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +23,29 @@ def test_the_reference_has_an_effective_lambda_and_rates_of_one(rates_analysis):
     assert comparisons.reference(rates_analysis[1].evidence).label == "task_tokens, rates 1:1"
     (head,) = comparisons.headlines(rates_analysis[1].evidence)
     assert head.name == "an effective λ of 1 (task_tokens, rates 1:1)"
+
+
+def test_a_named_level_is_the_headline(rates_analysis, methods_analysis):
+    found = rates_analysis[1].evidence
+    axis = next(iter(found.part.axes))
+    best = comparisons.selected(found)
+    other = next(level for level in found.part.axes[axis] if level != best.values[axis])
+    (head,) = comparisons.headlines(found, f"{axis}={other}")
+    assert head.a is best and head.name == head.b.label
+    assert head.b.values == best.values | {axis: other}
+    found = methods_analysis[1].evidence
+    names = [head.name for head in comparisons.headlines(found, "method=shuffled")]
+    assert names == ["training without rationales (standard, TRAIN_ROWS 1000)"]
+
+
+def test_of_settings_with_about_the_same_lambda_the_first_is_the_reference(monkeypatch):
+    cells = [
+        types.SimpleNamespace(values={"switch": name}, training=lambda _, lam=lam: lam)
+        for name, lam in (("none", 1.002), ("all rationales", 1.0001), ("single", 9.5))
+    ]
+    monkeypatch.setattr(comparisons, "selected", lambda evidence: cells[2])
+    part = types.SimpleNamespace(cells=cells, axes={"switch": ["none", "all rationales", "single"]})
+    assert comparisons.reference(types.SimpleNamespace(part=part)) is cells[0]
 
 
 def test_standard_training_with_all_else_equal_is_the_headline(methods_analysis):
