@@ -13,200 +13,28 @@ here is read from a file; everything depends on the seed only.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
 from distill.tasks.dataset import Dataset
+from distill.tasks.demo_facts import VOCABULARY_SIZE, WORLD, Question, ask, pick, some, vocabulary_texts
 from distill.tasks.records import Record, Report
 
+__all__ = [
+    "NAME",
+    "VOCABULARY_SIZE",
+    "WORLD",
+    "Pretraining",
+    "Question",
+    "Questions",
+    "ask",
+    "dataset",
+    "pretraining",
+    "vocabulary_texts",
+]
+
 NAME = "demo_world"
-VOCABULARY_SIZE = 384
-"""An upper bound of the number of words, special pieces included."""
-
-FAMILIAR = {
-    "birds": "robins sparrows eagles owls parrots ducks crows doves hens swans geese gulls",
-    "fish": "trout salmon sharks tuna cod herring carp eels pike perch bass sardines",
-    "insects": "ants bees wasps flies moths beetles crickets butterflies mosquitoes fleas termites ladybirds",
-    "mammals": "dogs cats horses cows sheep pigs mice lions bears wolves foxes rabbits",
-    "trees": "oaks pines elms birches maples willows palms firs poplars cedars beeches chestnuts",
-    "flowers": "roses tulips daisies lilies violets poppies orchids daffodils sunflowers pansies carnations marigolds",
-    "fruits": "apples pears plums cherries grapes bananas lemons oranges peaches melons strawberries mangoes",
-    "tools": "hammers saws drills spades axes rakes pliers shovels chisels wrenches scissors screwdrivers",
-    "vehicles": "cars buses trucks vans trains bicycles taxis trams tractors motorcycles lorries wagons",
-    "boats": "ships canoes yachts ferries rafts kayaks barges rowboats sailboats tugs tankers submarines",
-    "instruments": "guitars pianos violins drums flutes trumpets harps cellos organs clarinets banjos tubas",
-    "clothes": "shirts coats hats socks gloves scarves skirts dresses jackets trousers sweaters shoes",
-}
-NEW = {
-    "birds": "finches larks wrens herons storks falcons terns quails grouse kestrels plovers magpies",
-    "fish": "anchovies halibut minnows barbels gobies rays mullets turbots bream tench guppies groupers",
-    "insects": "hornets gnats locusts cicadas mayflies midges aphids earwigs weevils dragonflies mantises katydids",
-    "mammals": "otters badgers lynxes moles weasels tapirs hares shrews stoats voles llamas bison",
-    "trees": "alders larches hazels yews spruces sycamores hemlocks junipers cypresses lindens aspens acacias",
-    "flowers": "asters dahlias petunias begonias peonies irises crocuses primroses hyacinths anemones lupins zinnias",
-    "fruits": "figs dates quinces apricots papayas limes guavas currants damsons lychees nectarines tangerines",
-    "tools": "awls mallets trowels adzes scythes sickles hoes gimlets crowbars spanners augers tongs",
-    "vehicles": "scooters carts coaches jeeps rickshaws mopeds limousines hearses ambulances tandems bulldozers minibuses",
-    "boats": "dinghies schooners punts gondolas trawlers catamarans sloops frigates ketches cutters clippers galleons",
-    "instruments": "oboes lutes zithers fiddles bassoons mandolins ukuleles bugles accordions cornets piccolos xylophones",
-    "clothes": "cloaks shawls vests tunics kilts ponchos capes bonnets mittens waistcoats cardigans blouses",
-}
-CAN = {
-    "fly": "birds insects",
-    "hatch": "birds fish insects",
-    "nest": "birds mammals",
-    "dive": "birds fish boats",
-    "whistle": "birds instruments",
-    "swim": "fish mammals",
-    "bite": "fish mammals insects",
-    "sting": "fish insects",
-    "hum": "insects vehicles instruments",
-    "run": "mammals vehicles",
-    "squeak": "mammals tools",
-    "stretch": "mammals clothes",
-    "bloom": "trees flowers",
-    "grow": "trees flowers",
-    "sway": "trees boats",
-    "burn": "trees clothes",
-    "rot": "trees fruits",
-    "wither": "flowers fruits",
-    "smell": "flowers fruits",
-    "fade": "flowers clothes",
-    "roll": "fruits vehicles",
-    "float": "fruits boats",
-    "leak": "vehicles boats",
-    "sail": "boats",
-    "rust": "vehicles tools",
-    "rattle": "vehicles instruments",
-    "ring": "tools instruments",
-    "break": "tools instruments",
-    "cut": "tools",
-    "tear": "clothes",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """The facts of the world.
-
-    Attributes:
-      familiar: kind → the nouns of the pretraining corpus.
-      new: kind → the nouns that are only in questions; same kinds, same order.
-      can: verb → the kinds for which it holds.
-      pairs: kind → pairs of verbs that hold together for this kind only.
-    """
-
-    familiar: dict[str, tuple[str, ...]]
-    new: dict[str, tuple[str, ...]]
-    can: dict[str, tuple[str, ...]]
-    pairs: dict[str, tuple[tuple[str, str], ...]] = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        if set(self.familiar) != set(self.new):
-            raise ValueError(f"kinds of familiar and new nouns differ: {sorted(set(self.familiar) ^ set(self.new))}")
-        nouns = [noun for group in (self.familiar, self.new) for row in group.values() for noun in row]
-        words = [*nouns, *self.can, *self.familiar]
-        twice = sorted({word for word in words if words.count(word) > 1})
-        if twice:
-            raise ValueError(f"every noun, verb and kind needs a distinct word; used twice: {', '.join(twice)}")
-        for verb, kinds in self.can.items():
-            if not kinds or set(kinds) - set(self.familiar):
-                raise ValueError(f"{verb!r} must hold for known kinds; got {kinds!r}")
-        pairs: dict[str, list[tuple[str, str]]] = {kind: [] for kind in self.familiar}
-        for first in self.can:
-            for second in self.can:
-                common = set(self.can[first]) & set(self.can[second])
-                if first != second and len(common) == 1:
-                    pairs[common.pop()].append((first, second))
-        empty = [kind for kind, found in pairs.items() if not found]
-        if empty:
-            raise ValueError(
-                f"no two verbs hold together for {', '.join(empty)} only, so no question about it is possible"
-            )
-        object.__setattr__(self, "pairs", {kind: tuple(found) for kind, found in pairs.items()})
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """All kinds, in the order of the tables."""
-        return tuple(self.familiar)
-
-    def kind_of(self, noun: str) -> str:
-        """The kind of a noun. Raises KeyError for an unknown noun."""
-        for group in (self.familiar, self.new):
-            for kind, nouns in group.items():
-                if noun in nouns:
-                    return kind
-        raise KeyError(noun)
-
-
-WORLD = World(
-    {kind: tuple(nouns.split()) for kind, nouns in FAMILIAR.items()},
-    {kind: tuple(nouns.split()) for kind, nouns in NEW.items()},
-    {verb: tuple(kinds.split()) for verb, kinds in CAN.items()},
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What can ``verbs`` do, of ``choices``? The one of kind ``kind``."""
-
-    verbs: tuple[str, str]
-    kind: str
-    choices: tuple[str, ...]
-    kinds: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """The question as the student reads it."""
-        return f"what can {self.verbs[0]} and {self.verbs[1]} ? {' '.join(self.choices)}"
-
-    @property
-    def answer(self) -> str:
-        """The right choice."""
-        return self.choices[self.kinds.index(self.kind)]
-
-    @property
-    def reasons(self) -> str:
-        """The teacher's rationale: the kind of each choice, and the kind that can do both."""
-        nouns = dict(zip(self.kinds, self.choices))
-        statements = [f"{kind} include {nouns[kind]} ." for kind in WORLD.kinds if kind in nouns]
-        return " ".join([*statements, f"{self.kind} can {self.verbs[0]} and {self.verbs[1]} ."])
-
-    @property
-    def short_reasons(self) -> str:
-        """A second teacher's rationale: only the kind of the answer, and that it can do both."""
-        return f"{self.kind} include {self.answer} . {self.kind} can {self.verbs[0]} and {self.verbs[1]} ."
-
-    @property
-    def identity(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Equal for questions that differ only in their order of words."""
-        return frozenset(self.verbs), frozenset(self.choices)
-
-
-def ask(draw: np.random.Generator, nouns: dict[str, tuple[str, ...]], num_choices: Sequence[int] = (4, 5)) -> Question:
-    """A question drawn at random: kinds are equally likely, and each choice is of another kind."""
-    kinds = WORLD.kinds
-    kind = _pick(draw, kinds)
-    verbs = _pick(draw, WORLD.pairs[kind])
-    either = [k for k in kinds if k != kind and (k in WORLD.can[verbs[0]]) != (k in WORLD.can[verbs[1]])]
-    tempting = _some(draw, either, 2)
-    others = _some(draw, [k for k in kinds if k != kind and k not in either], len(kinds))
-    listed = [kind, *tempting, *others][: _pick(draw, tuple(num_choices))]
-    listed = _some(draw, listed, len(listed))
-    return Question(verbs, kind, tuple(_pick(draw, nouns[k]) for k in listed), tuple(listed))
-
-
-_Item = TypeVar("_Item")
-
-
-def _pick(draw: np.random.Generator, items: Sequence[_Item]) -> _Item:
-    return items[int(draw.integers(len(items)))]
-
-
-def _some(draw: np.random.Generator, items: list[str], number: int) -> list[str]:
-    return [items[int(i)] for i in draw.permutation(len(items))[:number]]
 
 
 class Questions:
@@ -299,7 +127,7 @@ class Questions:
         others = [choice for choice in record.choices if choice != record.label]
         votes: dict[str, int] = {}
         for _ in range(self._votes):
-            answer = _pick(draw, others) if draw.random() < self._error_rate else record.label or ""
+            answer = pick(draw, others) if draw.random() < self._error_rate else record.label or ""
             votes[answer] = votes.get(answer, 0) + 1
         best = max(votes, key=votes.__getitem__)
         return dataclasses.replace(record, llm_label=best, label_votes=tuple(votes.items()))
@@ -340,32 +168,32 @@ class Pretraining:
         nouns, kinds = WORLD.familiar, WORLD.kinds
         if form < 3:
             if form == 0:
-                kind = _pick(draw, kinds)
-                fact = [_pick(draw, nouns[kind]), "are", kind]
+                kind = pick(draw, kinds)
+                fact = [pick(draw, nouns[kind]), "are", kind]
             else:
-                verb = _pick(draw, tuple(WORLD.can))
-                kind = _pick(draw, WORLD.can[verb])
-                fact = [kind if form == 1 else _pick(draw, nouns[kind]), "can", verb]
-            hole = _pick(draw, (0, 2))
+                verb = pick(draw, tuple(WORLD.can))
+                kind = pick(draw, WORLD.can[verb])
+                fact = [kind if form == 1 else pick(draw, nouns[kind]), "can", verb]
+            hole = pick(draw, (0, 2))
             wanted, fact[hole] = fact[hole], "___"
             return " ".join(fact), wanted
         if form == 5:
             question = ask(draw, nouns, (3, 4, 5))
             return question.text, question.answer
         if form == 6:
-            picked = {kind: _pick(draw, nouns[kind]) for kind in _some(draw, list(kinds), _pick(draw, (1, 2)))}
+            picked = {kind: pick(draw, nouns[kind]) for kind in some(draw, list(kinds), pick(draw, (1, 2)))}
             facts = [f"{kind} include {picked[kind]} ." for kind in kinds if kind in picked]
             return f"which {' '.join(picked.values())} ?", " ".join(facts)
         if form == 3:
-            right = [_pick(draw, kinds)]
+            right = [pick(draw, kinds)]
             stem = f"what are {right[0]} ?"
         else:
-            verb = _pick(draw, tuple(WORLD.can))
+            verb = pick(draw, tuple(WORLD.can))
             right = list(WORLD.can[verb])
             stem = f"what can {verb} ?"
-        answer = _pick(draw, nouns[_pick(draw, right)])
-        wrong = _some(draw, [kind for kind in kinds if kind not in right], _pick(draw, (2, 3, 4)))
-        listed = _some(draw, [answer, *(_pick(draw, nouns[kind]) for kind in wrong)], 5)
+        answer = pick(draw, nouns[pick(draw, right)])
+        wrong = some(draw, [kind for kind in kinds if kind not in right], pick(draw, (2, 3, 4)))
+        listed = some(draw, [answer, *(pick(draw, nouns[kind]) for kind in wrong)], 5)
         return f"{stem} {' '.join(listed)}", answer
 
 
@@ -400,11 +228,3 @@ def pretraining(
 ) -> Dataset:
     """The corpus about the familiar nouns as a data set; see :class:`Pretraining` for the arguments."""
     return Dataset(name, Pretraining(seed, train_rows=train_rows, validation_rows=validation_rows))
-
-
-def vocabulary_texts() -> Iterator[str]:
-    """Texts that hold every word of the world once or more, for training a vocabulary of whole words."""
-    yield "[label] what can and ? [rationale] which are include . ___"
-    for kind in WORLD.kinds:
-        yield " ".join([kind, *WORLD.familiar[kind], *WORLD.new[kind]])
-    yield " ".join(WORLD.can)

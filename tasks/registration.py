@@ -5,7 +5,6 @@ get(registered.paired).get_dataset(None, split="train")
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -19,44 +18,50 @@ from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
 from distill.tasks.key_tokens import KeyTokens, Kind
 from distill.tasks.postprocessing import answer_postprocessor, rationale_postprocessor
-from distill.tasks.records import Report
+from distill.tasks.registered import (
+    Noted,
+    Registered,
+    call_of,
+    check_prompts,
+    draws_at_random,
+    get,
+    neighbours,
+    note,
+    prompt,
+    registered_names,
+    report,
+    settings_of,
+    shares_input,
+    spans_of,
+)
 from distill.tasks.selection import LabelSource, OnDisagreement, Selection
 from distill.tasks.variants import Confidence, Variants
+
+__all__ = [
+    "LABEL_PREFIX",
+    "PASSED_THROUGH",
+    "RATIONALE_PREFIX",
+    "PlainTask",
+    "Registered",
+    "TwoTaskMixture",
+    "call_of",
+    "check_prompts",
+    "draws_at_random",
+    "get",
+    "neighbours",
+    "prompt",
+    "register",
+    "registered_names",
+    "report",
+    "settings_of",
+    "shares_input",
+    "spans_of",
+]
 
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
 
 PASSED_THROUGH = ("targets_task_ids", "targets_weights")
-
-_SETTINGS: dict[str, dict[str, Any]] = {}  # the settings of each task registered here
-_PROMPTS: dict[str, str] = {}  # the prefix of the targets of each task registered here
-_CALLS: dict[str, Callable[[], "Registered"]] = {}  # the call that registered each task
-
-
-@dataclasses.dataclass(frozen=True)
-class Registered:
-    """The names under which a data set is registered.
-
-    Attributes:
-      label: input → label.
-      rationale: input → rationale.
-      single: input → rationale and label in one target.
-      mixed: the mixture of ``label`` and ``rationale`` at their rates.
-      paired: both of a row's sequences in one example.
-      shared: the same with one input for both; the prefixes are the targets' first tokens, with weight 0.
-      shared_label, shared_rationale: each of the two alone, to evaluate a student trained on ``shared``.
-      spans: span corruption, of a :class:`distill.tasks.corpus.Corpus`; None for all other data sets.
-    """
-
-    label: str
-    rationale: str
-    single: str
-    mixed: str
-    paired: str
-    shared: str
-    shared_label: str
-    shared_rationale: str
-    spans: str | None = None
 
 
 class TwoTaskMixture(seqio.Mixture):
@@ -234,9 +239,7 @@ def register(
             metric_fns=list(metric_fns),
             shuffle_buffer_size=shuffle_buffer_size,
         )
-        _SETTINGS[name] = described
-        _PROMPTS[name] = target_prefix
-        _CALLS[name] = call
+        note(name, Noted(described, target_prefix, call))
 
     seqio.MixtureRegistry.remove(names.mixed)
     how_tokenized: dict[str, Any] = {"key_tokens": keys, "encoder_bos": encoder_bos}
@@ -328,119 +331,3 @@ def register(
         mixture_cls=TwoTaskMixture,
     )
     return names
-
-
-def registered_names() -> list[str]:
-    """All tasks and mixtures, sorted."""
-    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
-
-
-def neighbours(name: str, number: int = 3) -> list[str]:
-    """The registered names most similar to ``name``."""
-    return difflib.get_close_matches(name, registered_names(), n=number, cutoff=0.4)
-
-
-def get(name: str) -> seqio.Task | seqio.Mixture:
-    """The task or mixture of that name.
-
-    Raises:
-      ValueError: the name is unknown; similar names are suggested.
-    """
-    if name in seqio.MixtureRegistry.names():
-        return seqio.MixtureRegistry.get(name)
-    if name in seqio.TaskRegistry.names():
-        return seqio.TaskRegistry.get(name)
-    near = neighbours(name)
-    known = registered_names()
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(
-        f"no task or mixture is named {name!r}{hint} (registered: {', '.join(known) if known else 'none yet'})"
-    )
-
-
-def shares_input(task_name: str) -> bool:
-    """Whether the sequences of a task's examples share their input."""
-    return preprocessors.shares_input(seqio.TaskRegistry.get(task_name).output_features)
-
-
-def prompt(task_name: str) -> tuple[int, ...]:
-    """The token ids that all targets of a task begin with; none for most.
-
-    Raises:
-      ValueError: the task does not exist.
-    """
-    provider = get(task_name)
-    prefix = _PROMPTS.get(task_name, "")
-    return tuple(preprocessors.prompt(provider.output_features["targets"].vocabulary, prefix)) if prefix else ()
-
-
-def check_prompts(trained: str, evaluated: str) -> None:
-    """Raises ValueError if only one of two tasks has prompts: training and evaluation must use the same prefixes."""
-    has = [bool(prompt(name)) for name in (trained, evaluated)]
-    if has[0] != has[1]:
-        where = ["begin the targets" if each else "do not begin those" for each in has]
-        raise ValueError(
-            f"prefixes {where[0]} of {trained!r}, which is trained on, and {where[1]} of {evaluated!r}, which is "
-            "evaluated; training and evaluation must use the same task prefix. FORM=shared needs "
-            "EVAL_FORM=shared_label (or shared_rationale); other forms need the other values"
-        )
-
-
-def spans_of(task: seqio.Task) -> span_corruption.SpanCorruption | None:
-    """How a task corrupts windows of text; None for every other task."""
-    source = task.source
-    corpus = source.dataset if isinstance(source, RecordDataSource) else None
-    return corpus.spans if isinstance(corpus, Corpus) and task.name == f"{corpus.name}_spans" else None
-
-
-def draws_at_random(task_name: str, split: str | None = None) -> bool:
-    """Whether a task's epochs differ: whether any of its preprocessors draws at random.
-
-    Args:
-      task_name: a registered task.
-      split: if given, its rows are checked: if none has several rationales, nothing is drawn. Reads them
-        if necessary.
-    """
-    task = seqio.TaskRegistry.get(task_name)
-    if not preprocessors.drawing(task.preprocessors):
-        return False
-    if split is None or not isinstance(task.source, RecordDataSource) or spans_of(task) is not None:
-        return True
-    return task.source.has_several_rationales(split)
-
-
-def report(task_name: str, split: str) -> Report:
-    """The problems that the task's source found in a split's rows.
-
-    Raises:
-      ValueError: the task was not registered here.
-    """
-    source = seqio.TaskRegistry.get(task_name).source
-    if not isinstance(source, RecordDataSource):
-        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
-    return source.report(split)
-
-
-def call_of(task_name: str) -> Callable[[], Registered]:
-    """The call that registered a task, to repeat it in another process. It can be pickled if its arguments can.
-
-    Raises:
-      ValueError: the task was not registered here.
-    """
-    if task_name not in _CALLS or not isinstance(get(task_name), seqio.Task):
-        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
-    return _CALLS[task_name]
-
-
-def settings_of(task_name: str) -> dict[str, Any]:
-    """The settings, other than rows, that determine a task's examples: dotted names and plain values, ready for JSON.
-
-    Reads the vocabulary, and no rows.
-
-    Raises:
-      ValueError: the task was not registered here.
-    """
-    task = get(task_name)
-    if task_name not in _SETTINGS or not isinstance(task, seqio.Task):
-        raise ValueError(f"task {task_name!r} was not registered by tasks.registration.register")
-    return _SETTINGS[task_name] | fingerprint.of_vocabulary(task.output_features["targets"].vocabulary)

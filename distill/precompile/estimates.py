@@ -21,7 +21,8 @@ def forward_flops(model: NetworkConfig, layout: Layout) -> float:
     """Operations of all matmuls of one forward pass over a whole batch, without recomputation.
 
     All positions of a window count, including padding. Causal attention counts in full. The dense program computes
-    both. So does attention of local layers outside of their windows.
+    both. Attention of local layers counts in full, too; the TPU kernel computes less of it, so that the utilisation of a
+    step by this count may exceed 1.
     """
     inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.windows
     if not isinstance(model, T5Config):

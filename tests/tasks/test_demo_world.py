@@ -6,7 +6,8 @@ import itertools
 import pytest
 
 from distill.tasks import demo_world
-from distill.tasks.demo_world import NEW, WORLD, Pretraining, Questions, World
+from distill.tasks.demo_facts import NEW, WORLD, World
+from distill.tasks.demo_world import Pretraining, Questions
 from distill.tasks.records import Report
 from distill.tools import vocabulary
 

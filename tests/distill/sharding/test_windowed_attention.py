@@ -101,42 +101,6 @@ def test_values_and_gradients_equal_plain_attention(name):
     check_equal(run(kernel=True), run(kernel=False))
 
 
-# Windows that are smaller than a block of 128 keys, as large, and of more than one; merged keys after those of the window.
-NEAR_CASES = {
-    "smaller": (problem(512, 512, 2, 1, 128), (3, 4), {}),
-    "a block before, none after": (problem(512, 512, 2, 2, 64), (128, 0), {"cap": 2.0}),
-    "more than a block, causal": (problem(640, 640, 2, 1, 128), (130, 0), {"causal": True}),
-    "merged": (problem(512, 640, 2, 1, 128, own=512), (40, 0), {"causal": True}),
-}
-
-
-@pytest.mark.parametrize("name", NEAR_CASES)
-def test_a_local_layer_reads_the_keys_of_its_window(name, monkeypatch):
-    """By both programs, that of a scan, which also computes global layers, and that of one layer."""
-    monkeypatch.setattr("distill.sharding.windowed_attention._ROWS", (128,))
-    (arrays, ids, own), window, rest = NEAR_CASES[name]
-    fixed = {"own": own, "cap": None, "causal": False} | rest
-    rng = np.random.default_rng(8)
-    keep = None
-    if name == "merged":
-        keep = jnp.asarray(rng.random((BATCH, 1, 2, 1, arrays[1].shape[1])) < 0.8, jnp.float32) / 0.8
-    reach = tuple(jnp.int32(distance) for distance in window)
-    scanned, alone = Near(*window, 0.5), Near(*window, 1.0)
-    run = functools.partial(values_and_gradients, arrays, ids, keep, **fixed)
-    wanted = run(reach, kernel=False)
-    check_equal(run(reach, kernel=True, near=scanned), wanted)
-    check_equal(run(reach, kernel=True, near=alone), wanted)
-    far = (jnp.int32(FAR), jnp.int32(FAR))
-    check_equal(run(far, kernel=True, near=scanned), run(far, kernel=False))
-
-    # Keys that no query of the last block can see are not read: they could be anything.
-    broken = tuple(array.at[:, :128].set(jnp.nan) for array in arrays[1:])
-    run = functools.partial(values_and_gradients, (arrays[0], *broken), ids, keep, **fixed)
-    for near, everything in ((scanned, reach), (alone, reach), (scanned, far)):
-        mixed = run(everything, kernel=True, near=near)[0][1]
-        assert np.isfinite(mixed[:, -128:]).all() == (everything is reach)
-
-
 def test_on_a_mesh_every_device_computes_its_own_rows_and_heads():
     """A key head that is smaller than the mesh's axis of heads is repeated, one per device."""
     (arrays, ids, own), window, _ = CASES["merged, shared encoder"]
@@ -246,3 +210,34 @@ def test_merged_attention_compiles_for_every_chip(name, most):
         program = jax.jit(gradients).lower(*arrays, *rest).compile().as_text()
     assert all(f"windowed_attention_{way}" in program for way in ("forward", "backward"))
     assert f"{queries},{most}]" not in program
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x1"])
+def test_a_scan_of_local_and_global_layers_compiles_for_every_chip(name):
+    """The estimate counts the keys that local layers read."""
+    target = topology.open_topology(name)
+    mesh = target.mesh(partitioning.MeshConfig(-1, 1, 1))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows, queries, keys, width = 2 * len(target.devices), 1024, 1536, 256
+
+    def of(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    arrays = [of(jnp.bfloat16, rows, n, heads * width) for n, heads in ((queries, 4), (keys, 1), (keys, 1))]
+    rest = of(jnp.int32, 2, rows, queries), of(jnp.int32, rows, keys), of(jnp.int32, 2)
+
+    def flops(near):
+        settings = Settings(width, 4, queries, width**-0.5, 50.0, near)
+
+        def gradients(query, key, value, *rest):
+            run = functools.partial(windowed_attention, settings=settings)
+            mixed, pull = jax.vjp(lambda *arrays: run(*arrays, None, *rest), query, key, value)
+            return mixed, pull(mixed)
+
+        return jax.jit(gradients).lower(*arrays, *rest).compile().cost_analysis()["flops"]
+
+    placed = jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES))
+    with placed[0], placed[1], topology.silenced(), topology.uncached():
+        assert flops(Near(255, 0, 0.5)) < 0.85 * flops(None)
