@@ -41,8 +41,8 @@ def problems(scan: Scan) -> Iterator[str]:
             continue
         arguments = arguments_of(module, name)
         if arguments is not None and argument not in arguments:
-            near = did_you_mean(close(argument, arguments))
-            yield f"{binding}: {use.selector} has no argument {argument!r}{near or '; it has ' + ', '.join(arguments)}"
+            hint = did_you_mean(close(argument, arguments)) or f"; it has {', '.join(arguments)}"
+            yield f"{binding}: {use.selector} has no argument {argument!r}{hint}"
 
 
 def arguments_of(module: str, name: str) -> tuple[str, ...] | None:

@@ -138,8 +138,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "--gin.NAME=VALUE sets MAX_DECODE_LEN, MAX_INPUT_LEN, EVAL_BATCH_SIZE, EVAL_FORM, DTYPE, or another setting "
             "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
-    infer.epilog += (
-        " A row that cannot be answered gets a line with the reason; the last lines count such rows. The exit code is 0 if "
+    infer.epilog = f"{infer.epilog} " + (
+        "A row that cannot be answered gets a line with the reason; the last lines count such rows. The exit code is 0 if "
         "at least one row has an answer, and 2 if none has."
     )
     export.add_argument("--output", required=True, help="a new or empty folder")
