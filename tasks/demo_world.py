@@ -46,8 +46,8 @@ class Questions:
         smaller training set is the beginning of a larger one.
       shuffled_rationales: gives every training row another row's reasons: true sentences about other questions.
       several_teachers: adds a second teacher, ``short``, to the first one, ``long``: fewer reasons for the same answer.
-      votes: answers that a fallible teacher gives per training row; ``llm_label`` is the most frequent one. 0: one answer,
-        which is right.
+      votes: answers that a fallible teacher gives per row, in every split; ``llm_label`` is the most frequent one. 0: one
+        answer, which is right.
       error_rate: the share of these answers that are another choice, drawn at random.
 
     Raises:
@@ -103,7 +103,8 @@ class Questions:
         if self._shuffled and split == "train":
             order = np.random.default_rng([self._seed, 1]).permutation(len(questions))
             sources[order] = np.roll(order, 1)
-        draw = np.random.default_rng([self._seed, 6])
+        # Each split has its own errors; those of training rows do not depend on the other splits.
+        draw = np.random.default_rng([self._seed, 6, *([] if split == "train" else [self.splits.index(split)])])
         for index, question in enumerate(questions):
             if report is not None:
                 report.rows += 1
@@ -120,7 +121,7 @@ class Questions:
             if self._several_teachers:
                 both = (explained.reasons, explained.short_reasons)
                 record = dataclasses.replace(record, rationales=both, rationale_teachers=("long", "short"))
-            yield self._voted(record, draw) if self._votes and split == "train" else record
+            yield self._voted(record, draw) if self._votes else record
 
     def _voted(self, record: Record, draw: np.random.Generator) -> Record:
         """The record with the answers of a fallible teacher."""

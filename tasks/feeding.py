@@ -130,11 +130,14 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._hashes[split] = _sha256(rows(self.dataset, split, self.selection))
         return self._hashes[split]
 
-    def records_sha256(self, split: str) -> str:
-        """:meth:`rows_sha256` without variants: equal for selections that make other examples of the same rows."""
-        if self.selection.variants is None:
-            return self.rows_sha256(split)
-        return _sha256(rows(self.dataset, split, dataclasses.replace(self.selection, variants=None)))
+    def scored_sha256(self, split: str, *, rationales: bool = False) -> str:
+        """A hash of what is scored, in order: ids, inputs, targets and choices, and on request rationales.
+
+        Two teachers of the same rows give the same hash, except where a row without a gold label has the teacher's.
+        """
+        names = ("id", "input", "target", "choices", *(["rationales"] if rationales else []))
+        plain = dataclasses.replace(self.selection, variants=None)
+        return _sha256({name: row[name] for name in names} for row in rows(self.dataset, split, plain))
 
     @property
     def spec(self) -> dict[str, tf.TensorSpec]:
@@ -180,7 +183,7 @@ def row_bytes(row: Mapping[str, Any]) -> bytes:
 
 
 def _sha256(of: Iterable[Mapping[str, Any]]) -> str:
-    """A hash of rows in their order, with every field."""
+    """A hash of rows in their order."""
     digest = hashlib.sha256()
     for row in of:
         digest.update(row_bytes(row))

@@ -140,9 +140,10 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
 def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
     """The rows that an evaluator scores.
 
-    The fingerprint covers every field of every row in order, the way answers are compared, and the number of rows that
-    are scored. It does not depend on the method, its switches, the form, the prefixes or the size of the training set, so
-    the predictions of two runs with the same fingerprint can be compared row by row.
+    The fingerprint covers id, input, target and choices of every row in order, the way answers are compared, and the
+    number of rows that are scored; for a task of rationales, the rationales too. It does not depend on the method, its
+    switches, the form, the prefixes, the teacher or the size of the training set, so the predictions of two runs with the
+    same fingerprint can be compared row by row.
 
     Args:
       evaluator: its task's rows have been read.
@@ -151,7 +152,8 @@ def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
 
     task, split = evaluator.task, evaluator.split
     if isinstance(task.source, RecordDataSource):
-        content: Any = [task.source.records_sha256(split), task.source.dataset.answer]
+        explained = task.name.endswith("_rationale")
+        content: Any = [task.source.scored_sha256(split, rationales=explained), task.source.dataset.answer]
     else:
         content = [[row[name] for name in ("id", "input", "target")] for row in evaluator.texts()]
     return SplitData(_hash([content, len(evaluator)]), len(evaluator), split)

@@ -216,3 +216,13 @@ def test_a_world_checks_itself():
 
 def test_the_tables_are_what_the_world_is_made_of():
     assert WORLD.new == {kind: tuple(nouns.split()) for kind, nouns in NEW.items()}
+
+
+def test_a_fallible_teacher_errs_on_every_split_and_its_rows_stay():
+    right, fallible = Questions(3), Questions(3, votes=1, error_rate=0.2)
+    for split in right.splits:
+        plain, voted = list(right(split)), list(fallible(split))
+        assert [(row.id, row.input, row.label) for row in plain] == [(row.id, row.input, row.label) for row in voted]
+        assert all(row.llm_label in row.choices for row in voted)
+        wrong = sum(row.llm_label != row.label for row in voted) / len(voted)
+        assert abs(wrong - 0.2) < 4 * (0.2 * 0.8 / len(voted)) ** 0.5

@@ -133,11 +133,17 @@ def teacher_is_right(row: Mapping[str, object]) -> float:
 
 
 def teacher(part: Part) -> Teacher | None:
-    """Reads the teacher's labels from the predictions of a part; None if no row has one. Rows of all data sets follow."""
-    by_data: dict[str | None, list[Run]] = {}
-    for run in part.runs:
-        by_data.setdefault(run.fingerprint("test"), []).append(run)
-    each = [rows for runs in by_data.values() if (rows := _teacher_rows(runs)) is not None]
+    """Reads the teacher's labels from the predictions of a part. Rows of all data sets follow.
+
+    None if no row has one, or if the settings have teachers that are right on different rows.
+    """
+    each = []
+    for data in {run.fingerprint("test"): None for run in part.runs}:
+        alike = ([run for run in cell.runs if run.fingerprint("test") == data] for cell in part.cells)
+        of_settings = [rows for runs in alike if (rows := _teacher_rows(runs)) is not None]
+        if any(not np.array_equal(of_settings[0], other, equal_nan=True) for other in of_settings[1:]):
+            return None
+        each += of_settings[:1]
     if not each:
         return None
     found = np.concatenate(each)

@@ -141,8 +141,8 @@ def headlines(evidence: Evidence, choice: str = "") -> list[Headline]:
     axis, given, level = choice.partition("=")
     named = [cell for cell in cells if given and cell.values.get(axis) == level]
     if named:
-        base = max(named, key=lambda cell: sum(cell.values[other] == best.values[other] for other in axes))
-        return out if base is best else [*out, Headline(best, base, base.label)]
+        other = max(named, key=lambda cell: sum(cell.values[axis] == best.values[axis] for axis in axes))
+        return out if other is best else [*out, Headline(best, other, other.label)]
     base = reference(evidence)
     if base is not None and base is not best and _weighted_differently(base, best):
         out.append(Headline(best, base, f"an effective λ of 1 ({base.label})"))

@@ -156,9 +156,8 @@ def _curves(analysis: Analysis) -> list[Block]:
         if analysis.before is None:
             blocks.append(Text(NO_START, "note"))
         if analysis.teacher is None:
-            blocks.append(
-                Text("The teacher's accuracy is not drawn: the test rows do not contain its answers.", "note")
-            )
+            why = "the test rows do not contain its answers, or the settings have teachers with different ones"
+            blocks.append(Text(f"The teacher's accuracy is not drawn: {why}.", "note"))
     return blocks
 
 

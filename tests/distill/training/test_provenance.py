@@ -11,7 +11,7 @@ from distill.data.packing import Layout
 from distill.inference.evaluate import Evaluator
 from distill.tasks import feeding, jsonl, registration
 from distill.training import provenance
-from tests_support import write_rows
+from tests_support import read_lines, write_lines, write_rows
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
 
@@ -63,6 +63,23 @@ def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
 def test_switches_of_the_method_are_scored_on_the_same_rows(tmp_path, switch):
     plain = scored(registered(tmp_path / "a").label)
     assert scored(registered(tmp_path / "a", **switch).label) == plain
+
+
+def test_runs_of_two_teachers_are_scored_on_the_same_rows(tmp_path):
+    names = registered(tmp_path / "a")
+    label, rationale = scored(names.label), scored(names.rationale)
+    lines = read_lines(tmp_path / "a/test.jsonl")
+    other = [row | {"why": "Because.", "teacher": "7"} for row in lines]
+    write_lines(tmp_path / "b/test.jsonl", other)
+    write_rows(tmp_path / "b/train.jsonl", 12)
+    files = {split: tmp_path / f"b/{split}.jsonl" for split in ("train", "test")}
+    fields = FIELDS | {"llm_label": "teacher"}
+    names = registration.register(jsonl.dataset(files, name="rows", fields=fields), "bytes")
+    assert scored(names.label) == label
+    assert scored(names.rationale) != rationale  # scored against other texts
+    unlabelled = {key: fields[key] for key in fields if key != "label"}  # the teacher's label is the target
+    names = registration.register(jsonl.dataset(files, name="rows", fields=unlabelled), "bytes", label_source="teacher")
+    assert scored(names.label) != label
 
 
 def test_the_rows_are_hashed_once_for_the_record_and_the_position(tmp_path, monkeypatch):

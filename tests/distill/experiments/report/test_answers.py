@@ -1,6 +1,7 @@
 """The share of data that is enough and the smallest model that beats the teacher, where the truth is known."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from distill.experiments.report import answers, statistics
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
+from tests_support import read_lines, write_lines
 
 
 def test_the_share_of_data_where_the_gain_is_known(methods_analysis):
@@ -33,6 +35,14 @@ def test_the_teachers_answers(methods_analysis):
     assert answers.teacher_is_right({"target": "( 8 - 3 )", "teacher": "5"}) == 1
     assert answers.teacher_is_right({"target": "yes", "teacher": "no"}) == 0
     assert math.isnan(answers.teacher_is_right({"target": "yes", "teacher": None}))
+
+
+def test_settings_with_different_teachers_have_no_common_one(methods, tmp_path):
+    folder = shutil.copytree(methods, tmp_path / "runs")
+    for run in folder.glob("*step-by-step*/predictions/test.jsonl"):
+        write_lines(run, [row | {"teacher": "another answer"} for row in read_lines(run)])
+    _, found = analysed(folder)
+    assert found.teacher is None and found.smallest == ()
 
 
 @pytest.fixture(scope="module")
