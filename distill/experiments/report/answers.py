@@ -135,30 +135,36 @@ def teacher_is_right(row: Mapping[str, object]) -> float:
 def teacher(part: Part) -> Teacher | None:
     """Reads the teacher's labels from the predictions of a part. Rows of all data sets follow.
 
-    None if no row has one, or if the settings have teachers that are right on different rows.
+    None if no row has one, or if the settings have teachers with different answers. The targets of the single-task form are
+    more than the label, so another form says whether an answer is right, where there is one.
     """
+    cells = sorted(part.cells, key=lambda cell: str(cell.macro("EVAL_FORM")) == "single")
     each = []
     for data in {run.fingerprint("test"): None for run in part.runs}:
-        alike = ([run for run in cell.runs if run.fingerprint("test") == data] for cell in part.cells)
-        of_settings = [rows for runs in alike if (rows := _teacher_rows(runs)) is not None]
-        if any(not np.array_equal(of_settings[0], other, equal_nan=True) for other in of_settings[1:]):
+        alike = ([run for run in cell.runs if run.fingerprint("test") == data] for cell in cells)
+        of_settings = [rows for runs in alike if (rows := _rows(runs))]
+        if any(_answers(rows) != _answers(of_settings[0]) for rows in of_settings[1:]):
             return None
-        each += of_settings[:1]
-    if not each:
-        return None
-    found = np.concatenate(each)
+        each += [np.array([teacher_is_right(row) for row in rows]) for rows in of_settings[:1]]
+    found = np.concatenate(each) if each else np.array([math.nan])
     known = found[~np.isnan(found)]
+    if not len(known):
+        return None
     low, high = metrics.wilson(int(known.sum()), len(known))
     return Teacher(found, statistics.Interval(float(known.mean()), low, high))
 
 
-def _teacher_rows(runs: Sequence[Run]) -> np.ndarray | None:
+def _rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
+    """The test rows of the first run that has its predictions."""
     for run in runs:
         predictions = read_predictions(run.directory, keep_rows=True)
         if predictions is not None:
-            right = np.array([teacher_is_right(row) for row in predictions.rows])
-            return right if np.isfinite(right).any() else None
-    return None
+            return predictions.rows
+    return []
+
+
+def _answers(rows: Sequence[Mapping[str, object]]) -> list[object]:
+    return [row.get("teacher") for row in rows]
 
 
 @dataclasses.dataclass(frozen=True)
