@@ -23,7 +23,7 @@ def report_command(options: argparse.Namespace) -> int:
     for analysis in written.analyses:
         for sentence in (*findings.sentences(analysis), *findings.next_sentences(analysis)):
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
-        for warning in findings.warnings(analysis):
+        for warning in findings.warnings(analysis, written.unfinished):
             print(f"warning: {warning}", file=sys.stderr)
     print("  ".join(map(str, written.files)))
     return 0

@@ -18,6 +18,7 @@ from distill.experiments.report.text import large, number, one_line, p_value, si
 SAME_TIME = 1.1
 """Settings whose chip-hours differ by less than this factor count as equally fast."""
 _MOST_SLICES = 3
+_MOSTLY = 0.75  # share of the runs that is worth a remark
 
 
 def score(analysis: Analysis, value: float) -> str:
@@ -291,6 +292,17 @@ def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount:
 def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
     """What limits the findings."""
     part, out = analysis.part, []
+    states = {
+        state: sum(each.state == state for each in unfinished) for state in ("running", "waiting", "failed", "pruned")
+    }
+    listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    if states["running"] or states["waiting"]:
+        out.append(
+            f"The sweep is not complete: {listed}. Missing settings can change which one is selected, and what it is "
+            "compared with."
+        )
+    elif listed:
+        out.append(f"Not in these numbers: {listed}.")
     if analysis.evidence.metric == "accuracy" and not any(analysis.evidence.cell_interval(c).value for c in part.cells):
         out.append(
             "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
@@ -302,6 +314,12 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         out.append(
             f"{len(few)} of {len(part.cells)} settings have fewer than {statistics.FEW_SEEDS} seeds (the least: {least}). "
             "Intervals over so few seeds are wide and depend on the assumption of normal scores."
+        )
+    last = [run for run in part.runs if run.record["selection"]["step"] == run.record["training"]["steps"]]
+    if len(last) > _MOSTLY * len(part.runs):
+        out.append(
+            f"In {len(last)} of {len(part.runs)} runs, validation was best at the last step: more steps can change these "
+            "results."
         )
     out += idle_axes(analysis)
     if analysis.evidence.metric == "accuracy" and len(analysis.evidence.correct) < len(part.runs):
@@ -317,12 +335,6 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")
     if any(run.record["code"].get("modified") for run in part.runs):
         out.append("Some runs come from a working tree with changes that its revision does not contain.")
-    states = {
-        state: sum(each.state == state for each in unfinished) for state in ("failed", "pruned", "running", "waiting")
-    }
-    listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    if listed:
-        out.append(f"Not in these numbers: {listed}.")
     return out
 
 

@@ -9,17 +9,18 @@ from distill import atomic_files
 from distill.experiments.report import figure, html, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
-from distill.experiments.report.collect import Collection, ReportError, collect
+from distill.experiments.report.collect import Collection, ReportError, Unfinished, collect
 from distill.experiments.report.text import one_line
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A report: its document, the analyses it shows, and the files that were written."""
+    """A report: its document, the analyses it shows, the files that were written, and the runs that it lacks."""
 
     document: Document
     analyses: tuple[Analysis, ...]
     files: tuple[Path, ...]
+    unfinished: tuple[Unfinished, ...] = ()
 
 
 def build(collection: Collection, options: Options, source: str) -> tuple[Document, tuple[Analysis, ...]]:
@@ -84,4 +85,4 @@ def write(paths: Sequence[str | Path], output: str | Path, options: Options = Op
         path = output.with_suffix(".png")
         atomic_files.replace(path, picture)
         files.append(path)
-    return Written(document, analyses, tuple(files))
+    return Written(document, analyses, tuple(files), collection.unfinished)

@@ -9,7 +9,7 @@ from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 
 
-def test_what_the_methods_show(methods_analysis):
+def test_what_the_methods_show(methods_analysis, monkeypatch):
     text = "\n".join(findings.sentences(methods_analysis[1]))
     assert "Of 6 settings, validation selected step-by-step, TRAIN_ROWS 1000: test accuracy " in text
     assert "is better than training without rationales (standard, TRAIN_ROWS 1000): +" in text
@@ -17,6 +17,11 @@ def test_what_the_methods_show(methods_analysis):
     assert "step-by-step equals standard with all 1,000 rows" in text
     assert "The teacher answers" in text and "Before distillation the student scores 31.0 % on validation rows." in text
     assert findings.warnings(methods_analysis[1]) == []
+    for number, run in enumerate(methods_analysis[1].part.runs):
+        if number:
+            monkeypatch.setitem(run.record["selection"], "step", run.record["training"]["steps"])
+    (warned,) = findings.warnings(methods_analysis[1])
+    assert warned == "In 29 of 30 runs, validation was best at the last step: more steps can change these results."
 
 
 def test_what_the_rates_show(rates_analysis):
@@ -24,10 +29,12 @@ def test_what_the_rates_show(rates_analysis):
     text = "\n".join(findings.sentences(found))
     assert "Best effective λ (all_tokens): " in text and "against λ = 1 by the fit" in text
     warned = findings.warnings(found, collection.unfinished)
-    assert warned[0].startswith(
+    assert warned[1].startswith(
         "rates does not change the effective λ where NORMALIZER is task_tokens: it is 1 at all levels."
     )
-    assert warned[1] == "Not in these numbers: 1 failed, 1 waiting."
+    assert warned[0].startswith("The sweep is not complete: 1 waiting, 1 failed. Missing settings can change which")
+    failed = [each for each in collection.unfinished if each.state == "failed"]
+    assert findings.warnings(found, failed)[0] == "Not in these numbers: 1 failed."
     first, second = findings.next_sentences(found)
     assert first == (
         "Next (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
