@@ -308,6 +308,13 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
             "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
             "for more steps, or check the rows with distill data."
         )
+    elif analysis.evidence.metric == "accuracy":
+        out += [
+            f"{one_line(cell.label)} scores 0 in all runs: look at its predictions before you compare it (MAX_DECODE_LEN, "
+            "words that the vocabulary lacks, too few steps)."
+            for cell in part.cells
+            if not any(cell.scores("accuracy", "test"))
+        ]
     few = [cell for cell in part.cells if len(cell.runs) < statistics.FEW_SEEDS]
     if few:
         least = min(len(cell.runs) for cell in few)

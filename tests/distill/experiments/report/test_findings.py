@@ -1,6 +1,7 @@
 """Sentences and warnings follow from the numbers."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 
@@ -138,3 +139,12 @@ def test_students_that_learned_nothing_are_named_first(tmp_path):
             )
     warned = findings.warnings(analysed(tmp_path)[1])
     assert warned[0].startswith("All settings score 0 on the test rows: no student has learned the task")
+    for seed in range(5):
+        shutil.rmtree(tmp_path / synthetic.name(LAMBDA=1.0, RANDOM_SEED=seed))
+        synthetic.write_run(
+            tmp_path / synthetic.name(LAMBDA=1.0, RANDOM_SEED=seed),
+            np.arange(20) % 2 == 0,
+            configuration={"FORM": "paired", "LAMBDA": 1.0, "RANDOM_SEED": seed},
+        )
+    warned = findings.warnings(analysed(tmp_path)[1])
+    assert warned[0].startswith("LAMBDA 0.3 scores 0 in all runs: look at its predictions")
