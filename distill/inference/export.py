@@ -195,7 +195,8 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained(".")
 prompt = torch.tensor([[{start}, *{prompt}]])  # the start token, and {prefix}
 inputs = tokenizer("the question", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt{more})[0, prompt.shape[1] :], skip_special_tokens=True))
+[answer] = model.generate(**inputs, decoder_input_ids=prompt{more})
+print(tokenizer.decode(answer[prompt.shape[1] :], skip_special_tokens=True))
 """
 
 _CT2_PROMPTED = """
