@@ -110,7 +110,7 @@ def _read_model(vocabulary: "seqio.SentencePieceVocabulary") -> bytes:
         return vocabulary.sp_model
     except (tf.errors.OpError, RuntimeError, OSError) as error:
         path = vocabulary.sentencepiece_model_file
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).partition(" when reading ")[0][:160]
         raise FileNotFoundError(
             f"the vocabulary {path} cannot be read ({reason}); without a network, give a copy of the file, or a vocabulary "
             "that needs no file: --gin.VOCABULARY_PATH=…/sentencepiece.model or --gin.VOCABULARY_PATH=bytes"

@@ -1,5 +1,6 @@
 """A trained student for serving: as a Hugging Face folder, for CTranslate2, or as a T5X checkpoint."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -112,13 +113,25 @@ def export(
         run = Path(os.fspath(model_dir))
         if (run / model_card.CONFIG).is_file():
             shutil.copyfile(run / model_card.CONFIG, folder / model_card.CONFIG)
+        longest = model_card.target_length(run)
         start = 0 if isinstance(source.config, T5Config) else source.config.decoder_start_id
         model_card.write(
             folder / "README.md",
             run,
             parameters=param_count(source.config),
             step=source.checkpoint.step,
-            usage=_USAGE[format, prompted].format(start=start, **_usage(prefixes, fields, decode)),
+            usage=_USAGE[format, prompted].format(start=start, more="", **_usage(prefixes, fields, decode)),
+            rationale_usage=_USAGE[format, prompted].format(
+                start=start,
+                more=f", max_new_tokens={longest}",
+                **_usage(
+                    {"rationale": rationale_prefix},
+                    {"rationale": fields["rationale"]},
+                    dataclasses.replace(decode, max_decode_len=longest),
+                ),
+            )
+            if "rationale" in fields
+            else None,
             prefixes=prefixes,
             library="transformers" if format == "hf" else "ctranslate2",
             dataset=dataset,
@@ -160,7 +173,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained(".")
 inputs = tokenizer({prefix} + "the question", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+print(tokenizer.decode(model.generate(**inputs{more})[0], skip_special_tokens=True))
 """
 
 _CT2_USAGE = """
@@ -182,7 +195,8 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForSeq2SeqLM.from_pretrained(".")
 prompt = torch.tensor([[{start}, *{prompt}]])  # the start token, and {prefix}
 inputs = tokenizer("the question", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, decoder_input_ids=prompt)[0, prompt.shape[1] :], skip_special_tokens=True))
+[answer] = model.generate(**inputs, decoder_input_ids=prompt{more})
+print(tokenizer.decode(answer[prompt.shape[1] :], skip_special_tokens=True))
 """
 
 _CT2_PROMPTED = """

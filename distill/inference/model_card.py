@@ -87,6 +87,17 @@ def read_result(model_dir: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def target_length(model_dir: Path) -> int:
+    """The target tokens that a run was trained for (TASK_FEATURE_LENGTHS); 256 if its configuration does not give them."""
+    try:
+        macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        macros = {}
+    lengths = _plain(macros.get("TASK_FEATURE_LENGTHS"))
+    length = lengths.get("targets") if isinstance(lengths, dict) else None
+    return length if isinstance(length, int) and length > 0 else 256
+
+
 def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     best, test = result.get("best"), result.get("test")
@@ -111,6 +122,7 @@ def write(
     parameters: int,
     step: int | None,
     usage: str,
+    rationale_usage: str | None = None,
     prefixes: Mapping[str, str],
     library: str,
     dataset: str | None = None,
@@ -125,6 +137,7 @@ def write(
       parameters: number of the student's parameters.
       step: training step of the parameters.
       usage: Python code that uses the student.
+      rationale_usage: Python code that decodes a rationale, with its own length; None: the student has no such task.
       prefixes: prefix of the input, or of the target if ``prompted``, by task.
       prompted: whether the prefixes start the targets instead of the inputs.
       library: Hugging Face's name of the library that loads the export.
@@ -173,6 +186,9 @@ def write(
     ]
     lines += [f"- {name}: `{json.dumps(prefix, ensure_ascii=False)}`" for name, prefix in prefixes.items()]
     lines += ["", "```python", usage.strip(), "```", ""]
+    if rationale_usage is not None:
+        lines += ["A rationale is longer than a label, whose length is the default. So it needs its own length:", ""]
+        lines += ["```python", rationale_usage.strip(), "```", ""]
     if family != "T5" and started:
         lines += ["## Licence", "", f"The student was trained from {started}, a {family}: {_TERMS}", ""]
     if macros:

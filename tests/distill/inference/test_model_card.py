@@ -121,3 +121,13 @@ def test_the_card_of_a_student_of_googles_weights_names_their_terms(tmp_path):
     (tmp_path / "config.gin").write_text("INITIAL_CHECKPOINT_PATH = None\n")
     assert "gemma/terms" not in card(tmp_path, family="T5Gemma 2")
     assert "tags: [distilling-step-by-step, t5]\n" in card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"), [("TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 32}\n", 32), ("", 256)]
+)
+def test_a_rationale_has_its_own_length(config, length, tmp_path):
+    (tmp_path / "config.gin").write_text(config)
+    assert model_card.target_length(tmp_path) == length
+    assert "needs its own length:\n\n```python\nprint(2)\n```" in card(tmp_path, rationale_usage="print(2)")
+    assert "own length" not in card(tmp_path)
