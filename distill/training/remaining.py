@@ -82,4 +82,5 @@ def words(seconds: float | None) -> str:
         return f"{minutes} min left"
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min left"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h left"
+    hours = -(-minutes // 60)
+    return f"{hours // 24} d {hours % 24} h left"
