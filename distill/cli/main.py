@@ -132,6 +132,7 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
         with _quiet(options.quiet):
+            runs.check_flags(options)
             runs.check_directories(options)
             runs.check_configuration(options)
             if options.command in WITH_TENSORFLOW:

@@ -26,23 +26,27 @@ def load_tensorflow(options: argparse.Namespace) -> None:
         tensorflow_log.import_quietly()
 
 
+def check_flags(options: argparse.Namespace) -> None:
+    """Raises ValueError if a flag is missing that the parser cannot require: it depends on others."""
+    command, needed = options.command, "--model_dir, the directory of a trained student"
+    if command == "eval" and not options.model_dir and not options.gin_file:
+        raise ValueError(f"eval needs {needed}, or --gin_file")
+    if command in SERVING and not options.model_dir:
+        raise ValueError(f"{command} needs {needed}")
+    if command == "cache" and options.dry_run and not options.beam_runner:
+        raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
+
+
 def check_directories(options: argparse.Namespace) -> None:
     """Checks the local directories that a command reads: a misspelt path is an error before anything slow is imported.
 
     Raises:
       FileNotFoundError: a directory of ``--model_dir`` or of ``report``, or the input of ``infer``, does not exist; or
         ``infer`` or ``export`` of a directory that holds no student.
-      ValueError: ``eval`` or ``replay`` of a directory that holds no configuration, or ``eval``, ``infer`` or ``export``
-        of nothing; ``cache --dry_run`` without a runner.
+      ValueError: ``eval`` or ``replay`` of a directory that holds no configuration.
     """
     model_dir = getattr(options, "model_dir", None)
-    if options.command == "eval" and not model_dir and not options.gin_file:
-        raise ValueError("eval needs --model_dir, the directory of a trained student, or --gin_file")
-    if options.command in SERVING and not model_dir:
-        raise ValueError(f"{options.command} needs --model_dir, the directory of a trained student")
     read = [(model_dir, "a directory that `distill train` wrote")] if model_dir else []
-    if options.command == "cache" and options.dry_run and not options.beam_runner:
-        raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
     if options.command == "report":
         read += [(path, "the folder of a sweep or a model directory") for path in options.runs]
     for path, expected in read:

@@ -32,7 +32,7 @@ _EXPORT_PERIOD = 3.0  # seconds between lines of an export
 def infer_command(options: argparse.Namespace) -> int:
     """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
     allocator.use_one_arena()
-    model_dir = _model_dir(options)
+    model_dir = options.model_dir
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))
     progress.note(f"{model_dir}: loading a student of {student.dataset or 'an unnamed data set'}")
@@ -71,7 +71,7 @@ def infer_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     """``distill export``."""
-    model_dir = _model_dir(options)
+    model_dir = options.model_dir
     student = with_bindings(students.read(model_dir), options.gin_bindings)
     vocabulary = students.read_vocabulary(model_dir, student)
     shown = ExportProgress(quiet=getattr(options, "quiet", False))
@@ -137,13 +137,6 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
             place = place[parent]
         place[last] = value
     return students.built(fields, "the command line") if bindings else student
-
-
-def _model_dir(options: argparse.Namespace) -> str:
-    if not options.model_dir:
-        raise ValueError(f"{options.command} needs --model_dir, the directory of a trained student")
-    text = options.model_dir
-    return text if "://" in text else str(Path(text).expanduser())
 
 
 class ExportProgress:

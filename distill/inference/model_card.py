@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill.inference.answering import RATIONALE_TOKENS
 from distill.model.lora import Lora
 
 CONFIG, RESULT = "config.gin", "result.json"
@@ -88,14 +89,17 @@ def read_result(model_dir: Path) -> dict[str, Any]:
 
 
 def target_length(model_dir: Path) -> int:
-    """The target tokens that a run was trained for (TASK_FEATURE_LENGTHS); 256 if its configuration does not give them."""
+    """The target tokens that a run was trained for (TASK_FEATURE_LENGTHS).
+
+    :data:`distill.inference.answering.RATIONALE_TOKENS`, as for rationales here, if its configuration does not give them.
+    """
     try:
         macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
     except OSError:
         macros = {}
     lengths = _plain(macros.get("TASK_FEATURE_LENGTHS"))
     length = lengths.get("targets") if isinstance(lengths, dict) else None
-    return length if isinstance(length, int) and length > 0 else 256
+    return length if isinstance(length, int) and length > 0 else RATIONALE_TOKENS
 
 
 def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
