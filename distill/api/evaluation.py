@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import logging
 
+from distill.api import keywords
 from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
@@ -12,6 +13,7 @@ from distill.tasks import metrics
 from distill.tasks.records import Record, SourceError
 
 
+@keywords.checked()
 def evaluate(
     student: Student,
     rows: Rows,

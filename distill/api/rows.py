@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from distill.api import tensorflow_log
+from distill.api import keywords, tensorflow_log
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, SourceError
@@ -25,6 +25,7 @@ _RECORD_FIELDS = (
 )  # fmt: skip
 
 
+@keywords.checked(("distill.tasks.jsonl", "dataset"))
 def read(
     rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report | None = None, **options: Any
 ) -> list[Record]:
@@ -60,6 +61,7 @@ def read(
     return found
 
 
+@keywords.checked(("distill.tasks.registration", "register"))
 def register(
     rows: Rows | Dataset,
     vocabulary: Any = "t5",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 from etils import epath
 
-from distill.api import configuration, first_checks, remedies, tensorflow_log
+from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log
 from distill.api.gin_files import without_gin
 from distill.inference import model_directory
 from distill.inference.decoder import DecodeConfig
@@ -132,6 +132,7 @@ class Run:
             self.directory, self.text, before, self.bindings, student, vocabulary, writes=writes
         )
 
+    @keywords.checked(("distill.training.train", "train"))
     def train(self, *, quiet: bool = False, **overrides: Any) -> "Student":
         """Trains, or continues an unfinished run, and returns the student.
 
@@ -214,6 +215,7 @@ class Run:
         return lines
 
 
+@keywords.checked()
 def from_gin(
     files: Sequence[str] | str,
     bindings: Sequence[str] | Mapping[str, Any] = (),

@@ -100,7 +100,7 @@ def scan_text(
         except StopIteration:
             return "\n".join(lines)
         except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-            raise ConfigurationError(_unreadable(error, where, lines, numbered=where != scan.place)) from None
+            raise ConfigurationError(unreadable(error, where, text, numbered=where != scan.place)) from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
         place = f"{where}:{line}" if where != scan.place else where
         for macro in recorder.macros:
@@ -136,12 +136,70 @@ def scan_text(
             scan_file(statement.filename, paths, scan, seen)
 
 
-def _unreadable(error: Exception, where: str, lines: Sequence[str], *, numbered: bool) -> str:
-    """The message for a statement that cannot be read; of bindings that are in no file, with the binding."""
-    number = error.lineno if isinstance(error, SyntaxError) else None
-    if numbered or number is None or not 0 < number <= len(lines):
-        return f"{where}: {error}"
-    return f"{where}: {lines[number - 1].strip()!r} has no gin value (a text needs quotes): {error.args[0]}"
+def unreadable(error: Exception, where: str, text: str, *, numbered: bool = True) -> str:
+    """The message for a statement that cannot be read: its place, its text, why, and the remedy."""
+    lines, found = text.split("\n"), _unbalanced(text)
+    number = found[0] if found else error.lineno if isinstance(error, SyntaxError) else None
+    if number is None or not 0 < number <= len(lines):
+        return f"{where}: {_first_line(error)}"
+    line = lines[number - 1].strip()
+    what = "has no gin value" if "=" in line else "is no gin statement"
+    why = found[1] if found else _why(error)
+    name = line.partition("=")[0].strip()
+    shell = f"; a shell needs quotes around the value: --gin.{name}='…'" if where == COMMAND_LINE and found else ""
+    return f"{where}{f':{number}' if numbered else ''}: {line!r:.200} {what}: {why}{shell}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else ""
+    return (text.splitlines() or [""])[0].strip() or type(error).__name__
+
+
+def _why(error: Exception) -> str:
+    """gin's reason in the words of a user."""
+    text = str(error.args[0]) if error.args else ""
+    if word := re.search(r"Failed to parse token '(.*)'", text):
+        return f"{word[1]} is no number and no name that gin knows; a text needs quotes: '{word[1]}'"
+    if text.startswith("Unable to parse value"):
+        return "expected a number, a text in quotes, a list, a dict, %MACRO or @function"
+    if text.startswith("Expected newline"):
+        return "something follows the value; expected one value, a text needs quotes"
+    return _first_line(error)
+
+
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+# Texts, comments, and what remains: brackets, quotes that no other one closes, ends of lines.
+_MARKS = re.compile(
+    r'"""(?:\\.|[^\\])*?"""'
+    r"|'''(?:\\.|[^\\])*?'''"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'(?:\\.|[^'\\\n])*'"
+    r"|#[^\n]*|[\"'\[\](){}\n]",
+    re.DOTALL,
+)
+
+
+def _unbalanced(text: str) -> tuple[int, str] | None:
+    """The line, from 1, of a bracket or quote without its partner, and what is wrong with it; None if all have one.
+
+    >>> _unbalanced("A = '[' # ("), _unbalanced("A = [1,")
+    (None, (1, "the bracket '[' is not closed"))
+    """
+    brackets: list[tuple[str, int]] = []
+    line = 1
+    for mark in (found[0] for found in _MARKS.finditer(text)):
+        if mark in ('"', "'"):
+            return line, f"the quote {mark} is not closed"
+        if mark in _CLOSING:
+            brackets.append((mark, line))
+        elif mark in _CLOSING.values():
+            if not brackets:
+                return line, f"the bracket {mark!r} closes nothing"
+            opened, at = brackets.pop()
+            if _CLOSING[opened] != mark:
+                return at, f"the bracket {opened!r} is closed by {mark!r}"
+        line += mark.count("\n")
+    return (brackets[0][1], f"the bracket {brackets[0][0]!r} is not closed") if brackets else None
 
 
 def scan_file(name: str, paths: Sequence[str], scan: Scan, seen: set[str]) -> None:
@@ -187,5 +245,5 @@ def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
                 argument = f".{statement.arg_name}" if statement.arg_name else ""
                 found[f"{scope}{statement.selector}{argument}"] = statement.value
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
-        raise ConfigurationError(f"{where}: {error}") from None
+        raise ConfigurationError(unreadable(error, where, text)) from None
     return found

@@ -11,6 +11,7 @@ import jax
 from etils import epath
 from flax import linen as nn
 
+from distill.api import keywords
 from distill.api.paths import expand_home
 from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import tokenizer_files
@@ -78,6 +79,7 @@ class Student:
         path = epath.Path(self.directory) / model_directory.RESULT
         return json.loads(path.read_text()) if path.exists() else {}
 
+    @keywords.checked()
     def answer(self, inputs: str | Sequence[str | Mapping[str, Any]], *, rationale: bool = False) -> list[Answer]:
         """Answers inputs in their order.
 
@@ -99,6 +101,7 @@ class Student:
                 )
         return [Answer(one.label, one.score, one.rationale) for one in found]
 
+    @keywords.checked()
     def rationales(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
         """The reasoning alone, in the order of the inputs."""
         return self._answering.rationales(self.texts_of(inputs))
@@ -116,6 +119,7 @@ class Student:
             texts.append(text)
         return texts
 
+    @keywords.checked()
     def export(self, output: str | os.PathLike, format: str = "hf", *, quantization: str | None = None) -> Path:
         """Writes the student for serving: ``hf`` (Hugging Face), ``ct2`` (CTranslate2) or ``t5x``.
 
@@ -148,6 +152,7 @@ class Student:
         )
 
 
+@keywords.checked()
 def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Student:
     """Loads a student: the parameters that validated best, else the newest.
 

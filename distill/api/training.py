@@ -9,7 +9,7 @@ from etils import epath
 
 from distill import atomic_files
 from distill import validation as checks
-from distill.api import gin_files, remedies
+from distill.api import gin_files, keywords, remedies
 from distill.api import rows as row_files
 from distill.api.paths import expand_home, vocabulary_of
 from distill.api.rows import Rows
@@ -25,6 +25,7 @@ from distill.sharding.partitioning import MeshConfig
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
 
 
+@keywords.checked(("distill.training.train", "train"), macros=remedies.ARGUMENTS, others="settings")
 def train(
     rows: Rows,
     *,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes
-from distill.cli import errors
+from distill.cli import errors, next_steps
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def demo_command(options: argparse.Namespace) -> int:
         failures = _run_sweep(grid, options)
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))
+    next_steps.show(next_steps.after_sweep(directory), quiet=command_runs.is_quiet(options))
     return exit_code(failures)
 
 

@@ -50,6 +50,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _not_negative(text: str) -> int:
+    """A flag's whole number of at least 0."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 0; got {text!r}")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     """A flag's part of a whole, such as ``2/4``."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
@@ -298,6 +305,12 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     return whole
 
 
+def of_command(name: str) -> argparse.ArgumentParser:
+    """The parser of one command, which has the defaults of its flags."""
+    commands = next(action for action in parser(name)._actions if isinstance(action, argparse._SubParsersAction))
+    return commands.choices[name]
+
+
 def _add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--multiprocess",
@@ -382,7 +395,11 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     )
     sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
     sweep.add_argument(
-        "--retries", type=int, default=0, metavar="N", help="repeat a run that fails up to N times; default: 0"
+        "--retries",
+        type=_not_negative,
+        default=0,
+        metavar="N",
+        help="repeat a run that fails up to N times; default: 0",
     )
     sweep.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     sweep.add_argument("--leased", action="store_true", help=argparse.SUPPRESS)

@@ -27,7 +27,7 @@ def load_tensorflow(options: argparse.Namespace) -> None:
 
 
 def check_flags(options: argparse.Namespace) -> None:
-    """Raises ValueError if a flag is missing that the parser cannot require: it depends on others."""
+    """Raises ValueError if a flag is missing that the parser cannot require, or has no effect: it depends on others."""
     command, needed = options.command, "--model_dir, the directory of a trained student"
     if command == "eval" and not options.model_dir and not options.gin_file:
         raise ValueError(f"eval needs {needed}, or --gin_file")
@@ -35,6 +35,9 @@ def check_flags(options: argparse.Namespace) -> None:
         raise ValueError(f"{command} needs {needed}")
     if command == "cache" and options.dry_run and not options.beam_runner:
         raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
+    from distill.cli import combinations, parser
+
+    combinations.check(options, parser.of_command(command))
 
 
 def check_directories(options: argparse.Namespace) -> None:

@@ -147,8 +147,8 @@ def flops_per_step(given: Mapping[str, Any]) -> float:
     return 3 * forward_flops(given["model"], given["data"].layout)
 
 
-def table(runs: Sequence[Run], costs: Mapping[str, Cost]) -> Table:
-    """Returns one row per run: its levels, its updates and their operations."""
+def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, int] = {}) -> Table:
+    """Returns one row per run: its number (of ``numbers``, else its position), levels, updates and their operations."""
     names = list(dict.fromkeys(axis for run in runs for axis in run.values))
     out = Table()
     for name in ("run", *names):
@@ -158,7 +158,9 @@ def table(runs: Sequence[Run], costs: Mapping[str, Cost]) -> Table:
     for number, run in enumerate(runs):
         cost = costs[run.name]
         levels = (run.values.get(name, "–") for name in names)
-        out.add_row(str(number), *levels, str(cost.steps), f"{cost.flops:.3g}", "yes" if run.done else "")
+        out.add_row(
+            str(numbers.get(run.name, number)), *levels, str(cost.steps), f"{cost.flops:.3g}", "yes" if run.done else ""
+        )
     return out
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distill.experiments.sweep import Sweep
 
 _SHIPPED = "gin/sweeps"
+_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def only_target(words: Sequence[str]) -> str:
@@ -40,18 +41,65 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
         sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
     else:
+        _check_exists(target)
         paths = configuration.search_paths(command_runs.search_paths(options))
         sweep = reading.read(configuration.find(target, paths), options.directory)
     return sweep.with_bindings(options.gin_bindings)
 
 
+def _check_exists(target: str) -> None:
+    """Raises FileNotFoundError for a name without the suffix of a sweep file that is no file, either."""
+    from distill.api import gin_files
+
+    path = Path(target)
+    if path.suffix in _SUFFIXES or path.is_file():
+        return
+    here = [str(path.with_name(one.name)) for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    files = {name: f"{_SHIPPED}/{name}.yaml" for name in shipped()}
+    near = gin_files.close(target, here) or [files[name] for name in gin_files.close(path.name, files)]
+    raise FileNotFoundError(
+        f"{target} does not exist; expected a sweep file ({', '.join(_SUFFIXES)}) or the directory of a sweep"
+        f"{gin_files.did_you_mean(near[:1])}"
+    )
+
+
+def check_index(sweep: "Sweep", index: int | None, number: int | None = None) -> None:
+    """Raises SweepError if ``--index`` names no run of a sweep.
+
+    Args:
+      sweep: the sweep.
+      index: the value of the flag; None checks nothing.
+      number: of the runs, or groups of seeds, if it is known.
+    """
+    from distill.experiments.sweep import SweepError
+    from distill.experiments.sweep.runs import grouped
+
+    if index is None:
+        return
+    if sweep.search is not None:
+        raise SweepError("--index needs runs that are known before, and those of a search are not; give --workers")
+    number = len(grouped(sweep.runs(), sweep.joint_seeds)) if number is None else number
+    if not 0 <= index < number:
+        raise SweepError(f"--index must be 0 to {number - 1}; got {index}")
+
+
 def status(options: argparse.Namespace) -> int:
     """``distill sweep status``: prints the state of every run; returns the exit code."""
-    from distill.experiments.sweep import plan
+    from distill import locking
+    from distill.experiments.sweep import leases, plan
     from distill.experiments.sweep import status as states
 
     target = only_target(options.sweep[1:])
-    found = plan.read_plan(target if Path(target).is_dir() else read(options, target).directory)
+    directory = Path(target) if Path(target).is_dir() else read(options, target).directory
+    if not (directory / plan.PLAN).exists():
+        holder = locking.holder(leases.path_of(directory, leases.PREPARING))
+        if holder is not None:
+            who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+            print(f"{directory} is being prepared: {who} checks its configurations before the first run starts")
+            return exit_codes.DONE
+        if not directory.exists():
+            raise FileNotFoundError(f"{directory} does not exist; `distill sweep {target}` starts the sweep")
+    found = plan.read_plan(directory)
     console = terminal.output()
     console.print(states.table(found))
     console.print(states.line(found), highlight=False)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
-from distill.api import tensorflow_log
-from distill.cli import compilation_cache, experiments, sweep_files
+from distill.api import gin_files, tensorflow_log
+from distill.cli import compilation_cache, experiments, next_steps, sweep_files
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def _command(options: argparse.Namespace) -> int:
         return _report_only(sweep)
     if not options.leased:
         sweep_files.check(sweep, options)
+        sweep_files.check_index(sweep, options.index)
     if options.dry_run:
         return _dry_run(sweep, options)
     if options.prepare:
@@ -145,23 +146,25 @@ def _write_vocabulary(sweep: "Sweep") -> None:
 
 
 def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
-    from distill.experiments.sweep import execution
+    from distill.experiments.sweep import execution, leases
 
-    _load(sweep, options)
-    plan = _prepare(sweep, options)
+    with leases.preparing(sweep.directory):
+        _load(sweep, options)
+        plan = _prepare(sweep, options)
     _start(plan, options)
     failures = execution.train(
         plan, lambda runs, joint: experiments.train_group(runs, joint, options), retries=options.retries
     )
-    return _report(sweep, plan, failures)
+    return _report(sweep, plan, failures, options)
 
 
-def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str]) -> int:
+def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: argparse.Namespace) -> int:
     from distill.experiments.report import terminal as sweep_report
     from distill.experiments.sweep import leases
 
     with leases.exclusively(plan.directory):
         sweep_report.write_all(dataclasses.replace(sweep, planned=tuple(plan.runs)))
+    next_steps.show(next_steps.after_sweep(plan.directory), quiet=command_runs.is_quiet(options))
     return experiments.exit_code(failures)
 
 
@@ -211,6 +214,25 @@ def _is_one_of_several(options: argparse.Namespace) -> bool:
     return options.multiprocess or options.coordinator_address is not None
 
 
+def _chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list["Run"]:
+    """The runs that ``--run`` or ``--index`` names; raises SweepError if there are none."""
+    from distill.experiments.sweep import SweepError
+
+    if options.run:
+        start = [] if made.start is None else [made.start]
+        known = {run.name: run for run in (*start, *made.runs)}
+        unknown = sorted(set(options.run) - set(known))
+        if unknown:
+            near = gin_files.did_you_mean(gin_files.close(unknown[0], known))
+            raise SweepError(
+                f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs{near}"
+            )
+        return [known[name] for name in options.run]
+    groups = made.groups()
+    sweep_files.check_index(sweep, options.index, len(groups))
+    return groups[options.index]
+
+
 def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Trains the runs that ``--run`` or ``--index`` names: a worker of a scheduler, or a job of a launcher.
 
@@ -223,18 +245,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     made = plan.read_plan(sweep.directory) if options.leased else _prepare(sweep, options, check=False)
     start = [] if made.start is None else [made.start]
     groups = [start, *made.groups()] if start else made.groups()
-    if options.run:
-        known = {run.name: run for group in groups for run in group}
-        unknown = sorted(set(options.run) - set(known))
-        if unknown:
-            raise SweepError(f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs")
-        runs = [known[name] for name in options.run]
-    else:
-        if sweep.search is not None:
-            raise SweepError("--index needs runs that are known before, and those of a search are not; give --workers")
-        if not 0 <= options.index < len(made.groups()):
-            raise SweepError(f"--index must be 0 to {len(made.groups()) - 1}; got {options.index}")
-        runs = made.groups()[options.index]
+    runs = _chosen(sweep, made, options)
     group = next(group for group in groups if runs[0] in group)
     if runs != start:
         _start(made, options)
@@ -261,7 +272,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
 
 def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Trains the runs in processes of this machine, or on a Ray cluster. This process imports no JAX."""
-    from distill.experiments.sweep import SweepError, execution, plan, scheduler, search, status, workers
+    from distill.experiments.sweep import SweepError, execution, leases, plan, scheduler, search, status, workers
 
     if sweep.search is not None:
         search.sampler(sweep.search, 0)  # whether it is installed, before anything else
@@ -270,17 +281,16 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     given = [f"--directory={options.directory}"] if options.directory else []
     given += [f"--gin_bindings={binding}" for binding in options.gin_bindings]
     retry = ["--retry_failed"] if options.retry_failed else []
-    code = subprocess.run(
-        workers.command(target, [*given, *_passed_on(options), *retry, "--prepare"]),
-        env={**os.environ, **shares[0].environment},
-        stdin=subprocess.DEVNULL,
-    ).returncode
+    with leases.preparing(sweep.directory):
+        code = subprocess.run(
+            workers.command(target, [*given, *_passed_on(options), *retry, "--prepare"]),
+            env={**os.environ, **shares[0].environment},
+            stdin=subprocess.DEVNULL,
+        ).returncode
     if code != 0:
         return code if code > 0 else exit_codes.STOPPED
     made = plan.read_plan(sweep.directory)
     command = workers.command(str(sweep.directory), [*_passed_on(options), "--leased"])
-    if options.retries < 0:
-        raise SweepError(f"--retries must be ≥ 0; got {options.retries}")
 
     def executor() -> scheduler.Executor:
         if options.executor == "ray":
@@ -315,7 +325,7 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
         _say(options)(search.summary(sweep.directory, sweep.search))
     if not options.verbose:
         tensorflow_log.import_quietly()
-    return _report(sweep, made, execution.failures(made))
+    return _report(sweep, made, execution.failures(made), options)
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
@@ -348,7 +358,11 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     check = configurations.check if options.topology is None else configurations.check_without_devices
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     made, probes = _checked(sweep, options, configurations, shown, check, write=False)
-    console.print(sweep_checks.table(made.runs or probes, configurations.costs))
+    numbers = {run.name: number for number, run in enumerate(made.runs)}
+    if options.run or options.index is not None:
+        made = dataclasses.replace(made, runs=_chosen(sweep, made, options))
+        configurations.describe(made.runs)
+    console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill import exit_codes
-from distill.cli import runs
+from distill.cli import next_steps, runs
 
 if TYPE_CHECKING:
     from distill.data.cache import pipeline
@@ -21,12 +21,15 @@ def train_command(options: argparse.Namespace) -> int:
     runs.parse_configuration(options)
     from distill.api.run import Run
 
-    result = Run.current().run(quiet=runs.is_quiet(options))
+    run = Run.current()
+    result = run.run(quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
         print(f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}", file=sys.stderr)
         return exit_codes.STOPPED
-    for name, value in result.test.items() if runs.is_first() else ():
-        print(f"test {name}: {value:.4f}")
+    if runs.is_first():
+        for name, value in result.test.items():
+            print(f"test {name}: {value:.4f}")
+        next_steps.show(next_steps.after_training(run), quiet=runs.is_quiet(options))
     return exit_codes.DONE
 
 

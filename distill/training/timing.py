@@ -357,12 +357,14 @@ def goodput(progress: Progress, attempts: Attempts, lanes: int) -> float:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The lines that a run ends with: where its time went, its speed and its goodput.
 
+    The one duration is that of the training loop, over all attempts: start-up and the test at the end are not in it.
+
     Args:
       summary: the ``training`` part of the record, as JSON values.
     """
     seconds = summary["seconds"] or math.inf
     shares = [f"{name} {summary['phases'].get(name, 0.0) / seconds:.0%}" for name in PHASES]
-    lines = [f"time: {summary['seconds']:.1f} s, {', '.join(shares)}"]
+    lines = [f"training loop: {summary['seconds']:.1f} s, {', '.join(shares)}"]
     speed = []
     if summary["tokens_per_second_per_device"] is not None:
         speed.append(f"{summary['tokens_per_second_per_device']:,.0f} tokens/s per device")
@@ -377,6 +379,5 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["goodput"] is not None:
         lost = f", {summary['lost_steps']} steps lost" if summary["lost_steps"] else ""
         attempts = f"{summary['attempts']} attempt{'s' * (summary['attempts'] != 1)}"
-        wall = summary["wall_seconds"]
-        lines.append(f"goodput: {summary['goodput']:.0%} of {wall:.1f} s since the first start, {attempts}{lost}")
+        lines.append(f"goodput: {summary['goodput']:.0%} of the time since the first start, {attempts}{lost}")
     return lines

@@ -33,7 +33,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = str(loader.construct_object(key_node, deep=True))
         if key in found:
-            raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice")
+            raise yaml.MarkedYAMLError(problem=f"{key!r} is given twice", problem_mark=key_node.start_mark)
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
@@ -70,10 +70,21 @@ def read(path: Path) -> tuple[Any, Lines]:
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise SweepError(f"{path} is not {kind}: {error}") from None
     except yaml.YAMLError as error:
-        raise SweepError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise SweepError(_unreadable(path, error)) from None
     lines: dict[tuple[str, ...], int] = {}
     _note(node, (), lines)
     return value, lines
+
+
+def _unreadable(path: Path, error: yaml.YAMLError) -> str:
+    """The message for a file that is not YAML: the line of the mistake, and of what it belongs to."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"{path} is not YAML: {' '.join(str(error).split())}"
+    line = error.problem_mark.line + 1
+    belongs = ""
+    if error.context and error.context_mark is not None:
+        belongs = f" {error.context} that begins in line {error.context_mark.line + 1}"
+    return f"{path}:{line} is not YAML: {error.problem}{belongs}"
 
 
 def _composed(text: str) -> yaml.Node | None:

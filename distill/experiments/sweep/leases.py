@@ -13,6 +13,8 @@ from pathlib import Path
 from distill import locking
 
 FOLDER = ".leases"
+PREPARING = "preparing"
+"""The lease of the process that checks the configurations of a sweep before its plan is written."""
 _WAIT_S = 600.0  # for the short sections that change the plan
 
 
@@ -75,3 +77,18 @@ def exclusively(directory: Path) -> Iterator[None]:
             time.sleep(0.2)
     with entered:
         yield
+
+
+@contextlib.contextmanager
+def preparing(directory: Path) -> Iterator[None]:
+    """Holds the lease ``PREPARING`` if no other worker does. Folders that it made and that are still empty are removed."""
+    made = [folder for folder in (directory / FOLDER, directory, *directory.parents) if not folder.exists()]
+    lease = claim(directory, PREPARING)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for folder in made:
+                folder.rmdir()

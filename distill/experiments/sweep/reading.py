@@ -1,7 +1,7 @@
 """Sweep files: checked against their schema, and read into a :class:`~distill.experiments.sweep.runs.Sweep`."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,17 @@ DEMO_STARTS = {
 _SOURCES = ("values", "levels", "ratio", "budget", "low")
 
 
+def _did_you_mean(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 class _Place:
     """A value of the file and the way to it, for error messages."""
 
     def __init__(self, path: Path | str, lines: documents.Lines, value: Any, keys: tuple[str, ...] = ()):
         self.path, self.lines, self.value, self.keys = path, lines, value, keys
+        self.line: int | None = None  # in errors; None: that of the keys
 
     def __getitem__(self, key: str | int) -> "_Place":
         return _Place(self.path, self.lines, self.value[key], (*self.keys, str(key)))
@@ -41,7 +47,8 @@ class _Place:
         keys = self.keys
         while keys and keys not in self.lines:
             keys = keys[:-1]
-        line = f":{self.lines[keys]}" if keys in self.lines and keys else ""
+        number = self.line if self.line is not None else self.lines.get(keys) if keys else None
+        line = "" if number is None else f":{number}"
         where = ""
         if self.keys[:1] == ("axes",) and len(self.keys) > 1:
             where = f"axis {self.keys[1]!r}"
@@ -59,9 +66,8 @@ class _Place:
             raise self.error(f"must be {form}; got {self.value!r}")
         unknown = sorted(set(self.value) - set(schema))
         if unknown:
-            near = difflib.get_close_matches(unknown[0], schema, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise self.error(f"unknown key {unknown}; the keys are {sorted(schema)}{hint}")
+            known = f"the keys are {', '.join(schema)}{_did_you_mean(unknown[0], schema)}"
+            raise self[unknown[0]]._without_key().error(f"unknown key {unknown[0]!r}; {known}")
         for key, inner in self.items():
             inner.check_type(schema[key].types)
 
@@ -78,9 +84,8 @@ class _Place:
             )
 
     def _without_key(self) -> "_Place":
-        place = _Place(self.path, {**self.lines}, self.value, self.keys[:-1])
-        if self.keys in self.lines:
-            place.lines = {**self.lines, self.keys[:-1]: self.lines[self.keys]}
+        place = _Place(self.path, self.lines, self.value, self.keys[:-1])
+        place.line = self.lines.get(self.keys)
         return place
 
 
@@ -103,15 +108,16 @@ def from_document(value: Any, lines: documents.Lines, path: str | Path, director
     """Returns the sweep that the contents of a file describe; see :func:`read`."""
     path = Path(path)
     file = _Place(path, lines, value)
-    if not isinstance(value, dict) or not isinstance(value.get("axes"), dict) or not value["axes"]:
-        raise SweepError(f"{path} must hold an object with 'axes', an object of at least one axis")
-    file.check(FILE, "an object")
+    file.check(FILE, "an object with 'axes', an object of at least one axis")
+    if not value.get("axes"):
+        place = file["axes"] if "axes" in value else file
+        raise place.error("must hold an object with 'axes', an object of at least one axis")
     where = str(directory or value.get("directory") or "")
     if not where:
         raise SweepError(f"{path} names no 'directory'; give one there or with --directory")
     if "://" in where:
-        raise SweepError(
-            f"{path}: the directory must be on a file system, where files can be locked; got {where!r}; mount the bucket"
+        raise (file if directory else file["directory"]).error(
+            f"the directory must be on a file system, where files can be locked; got {where!r}; mount the bucket"
         )
     axes = {name: _axis(name, place) for name, place in file["axes"].items()}
     kind, design = _design(file)
@@ -135,7 +141,8 @@ def from_document(value: Any, lines: documents.Lines, path: str | Path, director
         source=value,
     )
     if sweep.x is not None and sweep.x not in sweep.axes:
-        raise SweepError(f"{path}: x must be one of the axes {sorted(sweep.axes)}; got {sweep.x!r}")
+        known = f"must be one of the axes {', '.join(sweep.axes)}"
+        raise file["x"].error(f"{known}; got {sweep.x!r}{_did_you_mean(sweep.x, sweep.axes)}")
     if isinstance(design, designs.Design):
         sweep = designs.sampled(sweep, design)
     return sweep
@@ -214,6 +221,9 @@ def _made(place: _Place, make: Callable[[Any], Level]) -> tuple[Level, ...]:
 def _levels(place: _Place) -> tuple[Level, ...]:
     out = []
     for name, inner in place.items():
+        if not isinstance(inner.value, dict):
+            expected = "must be an object of 'gin_files' and 'bindings'"
+            raise inner.error(f"{expected}; got {inner.value!r}{_did_you_mean(name, AXIS)}")
         inner.check(LEVEL, "an object of 'gin_files' and 'bindings'")
         number = inner.get("number")
         number = number_of(name) if number is None else float(number)
@@ -257,7 +267,8 @@ def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     place = _Place(file.path, file.lines, raw, ("design",))
     kind = raw.get("kind")
     if kind not in ("grid", "optuna", *designs.KINDS):
-        raise place.error(f"must be one of grid, {', '.join(designs.KINDS)}, optuna; got {kind!r}")
+        kinds = ("grid", *designs.KINDS, "optuna")
+        raise place.error(f"must be one of {', '.join(kinds)}; got {kind!r}{_did_you_mean(kind, kinds)}")
     if kind == "grid":
         place.check({"kind": Key(str, "")}, "an object")
         return kind, None
@@ -268,12 +279,15 @@ def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     if kind == "optuna":
         sampler = raw.get("sampler", "tpe")
         if sampler not in SAMPLERS:
-            raise place["sampler"].error(f"must be one of {', '.join(SAMPLERS)}; got {sampler!r}")
+            near = _did_you_mean(sampler, SAMPLERS)
+            raise place["sampler"].error(f"must be one of {', '.join(SAMPLERS)}; got {sampler!r}{near}")
         prune, startup = bool(raw.get("prune", True)), raw.get("startup", 5)
         return kind, Search(raw["trials"], sampler, raw.get("seed", 0), prune, startup)
     unknown = sorted(set(raw.get("cross", ())) - set(file.value["axes"]))
     if unknown:
-        raise place["cross"].error(f"names no axis: {unknown}; the axes are {sorted(file.value['axes'])}")
+        known = ", ".join(file.value["axes"])
+        near = _did_you_mean(unknown[0], file.value["axes"])
+        raise place["cross"].error(f"names no axis: {unknown[0]!r}; the axes are {known}{near}")
     if kind == "sobol" and raw["points"] & (raw["points"] - 1):
         raise place["points"].error(f"must be a power of 2 for a Sobol design; got {raw['points']}")
     return kind, designs.Design(kind, raw["points"], raw.get("seed", 0), tuple(raw.get("cross", ())))
@@ -292,11 +306,15 @@ def _check_axis(place: _Place, name: str, axis: _Axis, axes: Mapping[str, _Axis]
     for key, needed in (("when", axis.when), ("reference", axis.budget.reference if axis.budget else {})):
         for other, names in needed.items():
             if other == name or other not in axes:
-                raise place[key].error(f"names {other!r}, which is not another axis; the axes are {sorted(axes)}")
+                known_axes = f"the axes are {', '.join(axes)}{_did_you_mean(other, axes)}"
+                raise place[key].error(f"names {other!r}, which is not another axis; {known_axes}")
             known = [level.name for level in axes[other].levels]
             unknown = sorted(set([names] if isinstance(names, str) else names) - set(known))
             if unknown:
-                raise place[key].error(f"names levels {unknown} of axis {other!r}; its levels are {known}")
+                near = _did_you_mean(unknown[0], known)
+                raise place[key].error(
+                    f"names the level {unknown[0]!r} of axis {other!r}; its levels are {', '.join(known)}{near}"
+                )
     if _in_circle(name, axes):
         raise place["when"].error("depends on itself through other axes")
 
@@ -320,7 +338,10 @@ def _start(file: _Place) -> Start | None:
     if isinstance(value, str):
         if value not in DEMO_STARTS:
             names = " or ".join(map(repr, DEMO_STARTS))
-            raise file["start"].error(f"must be {names}, or an object of 'gin_files' and 'bindings'; got {value!r}")
+            near = _did_you_mean(value, DEMO_STARTS)
+            raise file["start"].error(
+                f"must be {names}, or an object of 'gin_files' and 'bindings'; got {value!r}{near}"
+            )
         return DEMO_STARTS[value]
     place = file["start"]
     place.check(START, "an object of 'gin_files' and 'bindings'")

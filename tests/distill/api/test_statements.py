@@ -73,3 +73,24 @@ def test_bindings_of_a_resolved_configuration():
     assert found == {"A": 1, "s/f.x": "%A", "f.y": "@g()"}
     with pytest.raises(ConfigurationError, match=r"^here: "):
         statements.bindings_of("A = [", "here")
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("FILES = [1", "'FILES = [1' has no gin value: the bracket '[' is not closed; a shell needs quotes"),
+        ("FILES = {'a': (1}", "the bracket '(' is closed by '}'"),
+        ("FILES = 1)", "the bracket ')' closes nothing"),
+        ("FILES = 'x", "the quote ' is not closed"),
+        ("FILES = 1 2", "something follows the value; expected one value"),
+        ("FILES = [a]", "a is no number and no name that gin knows; a text needs quotes: 'a'"),
+    ],
+)
+def test_a_value_that_gin_cannot_read_is_one_line(tmp_path, binding, message):
+    with pytest.raises(ConfigurationError) as caught:
+        scanned(binding, statements.COMMAND_LINE)
+    assert str(caught.value).startswith("the command line: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        scanned(f"A = 1  # [\n{binding}\nB = 2\n")
+    assert str(caught.value).startswith("a.gin:2: ") and message.partition(";")[0] in str(caught.value)

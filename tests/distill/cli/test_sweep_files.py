@@ -1,12 +1,13 @@
 """Sweep files on the command line: the shipped ones are listed and printed, and the help names every key."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from distill import exit_codes
 from distill.cli import main, sweep_files
-from distill.experiments.sweep import reading, schema
+from distill.experiments.sweep import leases, reading, schema
 
 SHIPPED = Path(__file__).parents[3] / "gin" / "sweeps"
 
@@ -38,11 +39,30 @@ def test_a_printed_file_is_the_shipped_one_and_can_be_read(name, tmp_path, capsy
         ([], "no sweep was given; expected a file or directory (--list lists the shipped files)"),
         (["a", "b"], "distill sweep takes one file or directory; got a b"),
         (["status"], "no sweep was given"),
+        (
+            ["status", "nodir"],
+            "nodir does not exist; expected a sweep file (.yaml, .yml, .json) or the directory of a sweep",
+        ),
+        (["demo_rats"], "demo_rats does not exist"),
+        (["demo_rats"], "did you mean 'gin/sweeps/demo_rates.yaml'?"),
     ],
 )
 def test_mistakes(given, message, capsys):
     assert main.main(["sweep", *given]) == exit_codes.MISTAKE
     assert message in capsys.readouterr().err
+
+
+def test_the_status_of_a_sweep_that_has_no_plan_yet(tmp_path, capsys):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"axes: {{RANDOM_SEED: [0]}}\ndirectory: {tmp_path}/deep/out\n")
+    directory = tmp_path / "deep" / "out"
+    assert main.main(["sweep", "status", str(path)]) == exit_codes.MISTAKE
+    assert f"{directory} does not exist; `distill sweep {path}` starts the sweep" in capsys.readouterr().err
+    with leases.preparing(directory), leases.preparing(directory):  # a second worker prepares the same sweep
+        for target in (str(path), str(directory)):
+            assert main.main(["sweep", "status", target]) == exit_codes.DONE
+            assert f"{directory} is being prepared: process {os.getpid()} on " in capsys.readouterr().out
+    assert not (tmp_path / "deep").exists()
 
 
 def test_the_help_has_every_key_of_a_sweep_file(capsys):

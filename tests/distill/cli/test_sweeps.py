@@ -90,6 +90,8 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
     path = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}")
     for given, message in (
         (["--index=3"], "--index must be 0 to 2; got 3"),
+        (["--dry_run", "--index=99"], "--index must be 0 to 2; got 99"),
+        (["--dry_run", "--run=RANDOM_SEED-9"], "did you mean"),
         (["--run=x"], "has no run 'x'; `distill sweep status` lists its runs"),
         (["--dry_run", "--price_per_chip_hour=0"], "--price_per_chip_hour must be > 0; got 0.0"),
         (["more"], "distill sweep takes one file or directory"),
@@ -98,6 +100,9 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
         assert message in capsys.readouterr().err
     assert main.main(["sweep", "status", str(tmp_path)]) == exit_codes.MISTAKE
     assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
+    assert main.main(["sweep", path, "--dry_run", "--index=2"]) == exit_codes.DONE
+    said = capsys.readouterr().out
+    assert "1 run to do" in said and re.search(r"│ 2 +│", said) and not re.search(r"│ [01] +│", said)
     assert not list(tmp_path.glob("out/*/result.json"))
 
 

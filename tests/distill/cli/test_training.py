@@ -55,8 +55,8 @@ def test_config_needs_no_model_directory_and_train_does(train_command, tmp_path,
 @pytest.mark.parametrize(
     ("stopped", "code", "out", "err"),
     [
-        (None, exit_codes.DONE, "test accuracy: 0.5000\n", ""),
-        ("early", exit_codes.DONE, "test accuracy: 0.5000\n", ""),
+        (None, exit_codes.DONE, "test accuracy: 0.5000\n", "--split=validation\n"),
+        ("early", exit_codes.DONE, "test accuracy: 0.5000\n", "--split=validation\n"),
         ("SIGTERM", exit_codes.STOPPED, "", f"stopped by SIGTERM at step 8; {exit_codes.CONTINUE}\n"),
     ],
 )

@@ -155,7 +155,7 @@ def test_cells_gather_over_seeds(sweep_file, tmp_path):
         ('{"axes": {"A": [1]}, "directory": "x", "gin_files": "a"}', "'gin_files' must be a list of strings; got 'a'"),
         ('{"axes": {"A": [1]}, "directory": 3}', "'directory' must be a string; got 3"),
         ('{"axes": {"A": [1]}, "directory": "x", "bindings": []}', "'bindings' must be an object"),
-        ('{"axes": {"A": [1]}, "directory": "x", "x": "B"}', "x must be one of the axes"),
+        ('{"axes": {"A": [1]}, "directory": "x", "x": "B"}', "'x' must be one of the axes"),
     ],
 )  # fmt: skip
 def test_bad_sweep_files(tmp_path, content, message):

@@ -74,7 +74,7 @@ BAD = [
     ("axes:\n  A: {low: 0, high: 1, log: true}\n", ":2: axis 'A', 'low' must be > 0 with 'log'; got 0"),
     ("axes:\n  r:\n    ratio: [1, -1]\n", ":3: axis 'r', 'ratio', '1' must be a positive number or 'A:B'; got -1"),
     ("axes:\n  A: {values: [1], when: {B: x}}\n", "axis 'A', 'when' names 'B', which is not another axis"),
-    ("axes:\n  B: [1]\n  A: {values: [1], when: {B: 2}}\n", "names levels ['2'] of axis 'B'; its levels are ['1']"),
+    ("axes:\n  B: [1]\n  A: {values: [1], when: {B: 2}}\n", "names the level '2' of axis 'B'; its levels are 1"),
     (
         "axes:\n  A: {values: [1], when: {B: 1}}\n  B: {values: [1], when: {A: 1}}\n",
         "axis 'A', 'when' depends on itself",
@@ -84,7 +84,18 @@ BAD = [
     ("axes: {A: [1]}\ndesign: {kind: sobol, points: 6}\n", "'design', 'points' must be a power of 2"),
     ("axes: {A: [1]}\ndesign: {kind: optuna, trials: 3, sampler: tpo}\n", "must be one of tpe, gp, random; got 'tpo'"),
     ("axes: {A: [1]}\nstart: dmeo\n", ":2: 'start' must be 'demo' or 'demo_vocabulary', or an object"),
-    ("axes: {A: [1]}\nbindngs: {}\n", "unknown key ['bindngs']; the keys are "),
+    ("axes: {A: [1]}\nbindngs: {}\n", "unknown key 'bindngs'; the keys are "),
+    ("axes: {A: [1]}\nbindngs: {}\n", ":2: unknown key 'bindngs'"),
+    ("axes: {A: [1]}\nbindngs: {}\n", "did you mean 'bindings'?"),
+    ("axes:\n  A: {lo: 1, high: 2}\n", "did you mean 'low'?"),
+    (
+        "axes: {A: [1]}\ndesign: randm\n",
+        "sobol, latin_hypercube, optuna; got 'randm'; did you mean 'random'?",
+    ),
+    (
+        "axes: {A: [1, 2\nx: A\n",
+        ":2 is not YAML: expected ',' or ']', but got ':' while parsing a flow sequence that begins in line 1",
+    ),
     ("axes: {b: {budget: [steps]}}\n", "axis 'b' needs 'reference'"),
     ("axes: {RANDOM_SEED: {low: 0, high: 9, int: true}}\n", "axis 'RANDOM_SEED' must be a list"),
 ]

@@ -1,0 +1,83 @@
+"""The commands that follow a command, printed at its end with the paths and field names of the run, ready to be pasted."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.api.run import Run
+    from distill.inference.student import Student
+
+_SPLITS = ("test", "validation", "train")
+_NEW_ROWS = "new.jsonl"  # the name of a file that the user writes, where the run reads no JSON lines of this machine
+
+
+def after_training(run: "Run") -> list[str]:
+    """Lines that name the model directory, and the commands that score, serve and export its student.
+
+    Args:
+      run: the run, of which ``student.json`` has been written.
+    """
+    from distill.inference import student as students
+
+    directory = run.directory
+    validation = run.arguments.get("validation")
+    split = "test" if validation is None else validation.test_split or validation.split
+    commands = [["eval", f"--model_dir={directory}", f"--split={split}"]]
+    lines = [f"student: {directory}"]
+    if not _is_file(directory, students.FILE):  # its vocabulary cannot be served
+        return [*lines, *_listed(commands)]
+    rows = _rows_of(run.bindings.get("FILES"))
+    described = students.read(directory)
+    commands.append(["infer", f"--model_dir={directory}", f"--input={rows or _NEW_ROWS}", "--output=answers.jsonl"])
+    commands.append(["export", f"--model_dir={directory}", f"--output={_export_folder(directory)}"])
+    return [*lines, *_listed(commands, {1: _reads(described)})]
+
+
+def after_sweep(directory: Path) -> list[str]:
+    """The command that reports on the runs of a sweep."""
+    return _listed([["report", str(directory)]])
+
+
+def show(lines: Sequence[str], *, quiet: bool) -> None:
+    """Prints lines on standard error, after the results on standard output; nothing where ``quiet``."""
+    if not quiet:
+        sys.stdout.flush()
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _listed(commands: Sequence[Sequence[str]], remarks: Mapping[int, str] = {}) -> list[str]:
+    """One line per command, each after ``next:``, with the remarks of their numbers."""
+    lines = [f"next: {shlex.join(['distill', *words])}" for words in commands]
+    return [line + (f"  # {remarks[number]}" if number in remarks else "") for number, line in enumerate(lines)]
+
+
+def _reads(student: "Student") -> str:
+    """What ``infer`` reads of a row."""
+    kind = "template" if "{" in student.input_field else "field"
+    return f"reads the {kind} {student.input_field!r} of each row"
+
+
+def _is_file(directory: str, name: str) -> bool:
+    from etils import epath
+
+    return (epath.Path(directory) / name).exists()
+
+
+def _rows_of(files: Any) -> str | None:
+    """The first file of the run's rows that exists, of the test rows if it has some; None if it reads none."""
+    if not isinstance(files, Mapping):
+        return None
+    for split in _SPLITS:
+        given = files.get(split)
+        for name in [given] if isinstance(given, str) else given or ():
+            if isinstance(name, str) and Path(name).is_file():
+                return name
+    return None
+
+
+def _export_folder(directory: str) -> str:
+    """A folder beside the model directory, or in the current one for a directory of an object store."""
+    return f"{directory.rstrip('/').rpartition('/')[2] if '://' in directory else directory.rstrip('/')}-exported"

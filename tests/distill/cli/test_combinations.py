@@ -1,0 +1,39 @@
+"""Flags that would be ignored are errors: each rule names flags of its command, and holds."""
+
+import pytest
+
+from distill import exit_codes
+from distill.cli import combinations, main, parser
+
+
+@pytest.mark.parametrize("command", combinations._RULES)
+def test_every_rule_names_flags_of_its_command(command):
+    known = {action.dest for action in parser.of_command(command)._actions} | {"status", "print"}
+    for rule in combinations._RULES[command]:
+        assert {name.partition("=")[0] for name in (*rule.flags, *rule.others)} <= known
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("sweep x.yaml --topology=v5e:4x4", "--topology has an effect only with --dry_run"),
+        ("sweep x.yaml --gpus_per_run=1", "--gpus_per_run has an effect only with --executor=ray"),
+        ("sweep x.yaml --index=1 --run=a", "--index and --run exclude each other"),
+        ("sweep x.yaml --index=0 --workers=2", "--workers and --index exclude each other"),
+        ("sweep x.yaml --report_only --dry_run", "--report_only and --dry_run exclude each other; it trains nothing"),
+        ("sweep status x --workers=2", "status and --workers exclude each other"),
+        ("sweep --list --index=0", "--list and --index exclude each other"),
+        ("data --gin_file=gin/tasks/svamp.gin --data_dir=d --set=cqa", "--set and --gin_file exclude each other"),
+        ("data --data_dir=d --answer=choice", "--answer has an effect only with --file"),
+        ("data --file=train=a --set=cqa", "--set has an effect only with --data_dir"),
+        ("export --model_dir=. --output=o --quantization=int8", "--quantization has an effect only with --format=ct2"),
+    ],
+)
+def test_a_flag_without_an_effect(given, message, capsys):
+    assert main.main(given.split()) == exit_codes.MISTAKE
+    assert message in capsys.readouterr().err
+
+
+def test_a_default_that_is_given_is_no_mistake(capsys):
+    assert main.main(["sweep", "x.yaml", "--executor=processes", "--run=a"]) == exit_codes.MISTAKE
+    assert "exclude" not in capsys.readouterr().err

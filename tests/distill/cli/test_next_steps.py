@@ -1,0 +1,57 @@
+"""The commands at the end of ``train``, ``sweep`` and ``demo``: they parse, and name the run's paths and field."""
+
+import shlex
+from pathlib import Path
+
+from distill.api import run
+from distill.cli import next_steps, parser
+from distill.inference import student as students
+
+
+def commands(lines):
+    return [
+        shlex.split(line.removeprefix("next: ").partition("  # ")[0]) for line in lines if line.startswith("next: ")
+    ]
+
+
+def test_a_trained_student_is_scored_served_and_exported(tmp_path, train_command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [word.partition("=")[2] for word in train_command if word.startswith("--gin_file=")]
+    bindings = [word.removeprefix("--gin.") for word in train_command if word.startswith("--gin.")]
+    made = run.configured(given, bindings)
+    described, vocabulary = made.describe()
+    Path(made.directory).mkdir()
+    students.write(made.directory, described, vocabulary)
+    lines = next_steps.after_training(made)
+    assert lines[0] == f"student: {made.directory}"
+    found = commands(lines)
+    assert [words[:2] for words in found] == [["distill", "eval"], ["distill", "infer"], ["distill", "export"]]
+    parsed = [parser.parser(words[1]).parse_args(words[1:]) for words in found]
+    assert {options.model_dir for options in parsed} == {made.directory}
+    assert parsed[0].split == "validation"  # TEST_SPLIT is None
+    assert Path(parsed[1].input).is_file()
+    assert not Path(parsed[2].output).exists()
+    assert lines[2].endswith(f"# reads the field {described.input_field!r} of each row")
+
+
+def test_without_a_description_only_the_evaluation_follows(tmp_path):
+    made = run.Run("", {}, {"model_dir": str(tmp_path / "a b")}, {})
+    assert commands(next_steps.after_training(made)) == [
+        ["distill", "eval", f"--model_dir={tmp_path / 'a b'}", "--split=test"]
+    ]
+
+
+def test_a_sweep_is_reported_on_unless_quiet(capsys):
+    lines = next_steps.after_sweep(Path("sweeps/my rates"))
+    assert commands(lines) == [["distill", "report", "sweeps/my rates"]]
+    next_steps.show(lines, quiet=True)
+    next_steps.show(lines, quiet=False)
+    assert capsys.readouterr().err == "next: distill report 'sweeps/my rates'\n"
+
+
+def test_rows_are_files_that_exist(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    train = str(tmp_path / "a.jsonl")
+    assert next_steps._rows_of({"test": str(tmp_path / "*.jsonl"), "train": [train]}) == train
+    assert next_steps._rows_of({"train": None}) is None and next_steps._rows_of("x") is None
+    assert next_steps._export_folder("gs://b/runs/a/") == "a-exported"
