@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,25 @@ from rich.console import Console
 STILL_S = 20.0  # seconds between two lines of a stage that takes long
 _wording: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar("wording", default=str)
 _UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
+
+
+def notice(text: str) -> None:
+    """Logs a line that is no warning: commands print it without a level, unless ``--quiet``."""
+    logging.getLogger().warning("%s", text, extra=_NOTICE, stacklevel=2)
+
+
+class LogFormat(logging.Formatter):
+    """Lines of the log with their level, and those of :func:`notice` alone."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return record.getMessage() if getattr(record, "notice", False) else super().format(record)
+
+
+_NOTICE = {"notice": True}
 
 
 def output() -> Console:

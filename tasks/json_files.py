@@ -231,9 +231,18 @@ def read_rows(
             if line is None:
                 yield number, RowError(_TOO_LONG)
             elif line.strip():
-                yield number, parse_row(line)
+                yield number, _with_text(parse_row(line), line)
             elif keep_blank:
                 yield number, RowError(_BLANK)
+
+
+_EXCERPT = 800  # bytes of a row that is no object, for reports
+
+
+def _with_text(row: dict[str, Any] | RowError, line: bytes) -> dict[str, Any] | RowError:
+    if isinstance(row, RowError):
+        row.text = line[:_EXCERPT].decode("utf-8", "backslashreplace").strip()
+    return row
 
 
 _BLANK = "an empty line; expected a JSON object"
@@ -256,7 +265,7 @@ def _elements(source: _Input, path: epath.PathLike, purpose: str) -> Iterator[tu
             element = b"".join(parts)
             if not last or number or element.strip():
                 number += 1
-                yield number, parse_row(element) if size <= MAX_ROW_BYTES else RowError(_TOO_LONG)
+                yield number, _with_text(parse_row(element), element) if size <= MAX_ROW_BYTES else RowError(_TOO_LONG)
             parts, size, begin = [], 0, at + 1
             if last:
                 if data[at : at + 1] != b"]" or data[begin:].strip() or any(map(bytes.strip, iter(source.block, b""))):

@@ -25,6 +25,7 @@ from distill.tasks.row_fields import identity_of, text_of
 
 __all__ = ["FIELDS", "Files", "JsonLines", "dataset", "identity_of", "paths_of", "resolved", "text_of"]
 
+FIELDS_REMEDY = "FIELDS maps the fields of a record to those of the rows"
 FIELDS = (
     "id",
     "input",
@@ -204,7 +205,7 @@ class JsonLines:
             self._check_fields(seen, found, file)
             if seen and "input" not in self._fields and "input" not in seen:
                 raise SourceError(
-                    f"{file}: no row has the field 'input'; FIELDS maps the fields of a record to those of the rows "
+                    f"{file}: no row has the field 'input'; {FIELDS_REMEDY} "
                     f"(the rows have: {', '.join(row_fields.names(seen))})"
                 ) from None
             raise

@@ -14,7 +14,13 @@ class SourceError(ValueError):
 
 
 class RowError(ValueError):
-    """One row breaks the contract; sources catch it, count the row as rejected, and continue."""
+    """One row breaks the contract; sources catch it, count the row as rejected, and continue.
+
+    Attributes:
+      text: the row as it was read, for a row that is no object.
+    """
+
+    text = ""
 
 
 MAX_WEIGHT = 3.4e38

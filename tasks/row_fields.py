@@ -138,8 +138,19 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
         value = _at(row, wanted)
         values = value if isinstance(value, list) else [value]
         if all(each is None or (isinstance(each, str) and not each.strip()) for each in values):
-            raise RowError(f"no text in field {wanted!r}; the row has {names(row)}")
+            raise RowError(_nothing(row, wanted, value))
     return text(value_of(row, name), f"field {name!r}")
+
+
+def _nothing(row: Mapping[str, Any], field: str, value: Any) -> str:
+    """Why a field holds no text: it is absent, null or empty."""
+    if not has(row, field):
+        return f"field {field!r} is absent; the row has {', '.join(names(row)) or 'no field'}"
+    if isinstance(value, str):
+        return f"field {field!r} is empty; expected a text"
+    if value is None:
+        return f"field {field!r} is null; expected a text"
+    return f"field {field!r} is a list without a text"
 
 
 def identity_of(row: Mapping[str, Any], name: str = "id") -> str | int | float | bool | None:

@@ -81,7 +81,7 @@ def build(
         except RowError as error:
             rejected += 1
             first = first or f"line {line}: {error}"
-            report.add(ROW, str(error), file=file, line=line, text="" if isinstance(row, RowError) else str(row))
+            report.add(ROW, str(error), file=file, line=line, text=row.text if isinstance(row, RowError) else str(row))
             yield line, None
         else:
             kept += 1

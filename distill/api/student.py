@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from flax import linen as nn
 
@@ -81,7 +82,7 @@ class Student:
 
     @keywords.checked()
     def answer(self, inputs: str | Sequence[str | Mapping[str, Any]], *, rationale: bool = False) -> list[Answer]:
-        """Answers inputs in their order.
+        """Answers inputs in their order. Warns, once, how many of them are truncated or unknown to the vocabulary.
 
         Args:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
@@ -92,6 +93,7 @@ class Student:
           ValueError: an input is empty or no text, or the student's parameters are not finite.
         """
         texts = self.texts_of([inputs] if isinstance(inputs, str) else inputs)
+        self._remark(texts)
         found = self._answering(texts, rationale=rationale)
         for number, one in enumerate(found):
             if not abs(one.score) < float("inf"):
@@ -103,8 +105,16 @@ class Student:
 
     @keywords.checked()
     def rationales(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
-        """The reasoning alone, in the order of the inputs."""
-        return self._answering.rationales(self.texts_of(inputs))
+        """The reasoning alone, in the order of the inputs. Warns as :meth:`answer`."""
+        texts = self.texts_of(inputs)
+        self._remark(texts)
+        return self._answering.rationales(texts)
+
+    def _remark(self, texts: Sequence[str]) -> None:
+        """Logs how many inputs are truncated or unknown to the vocabulary; once for the inputs of a call."""
+        setting = "distill.load(…, decode=dataclasses.replace(student.description.decode, max_input_len={}))"
+        for text in self._answering.fit(texts).remarks(setting):
+            logging.warning("%s", text)
 
     def texts_of(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
         """The input texts of texts or rows. Raises ValueError for one that is empty or not a text."""

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import logging
 from typing import Any
 
+from distill import terminal
 from distill.checkpoints import conversion, gemma_flax, huggingface
 from distill.checkpoints.conversion import kind_of
 from distill.checkpoints.integrity import check_same_model
@@ -36,9 +36,10 @@ def load(path: str, config: NetworkConfig, shardings: Any) -> Any:
                 f"{path} is a {family(source.config)} network, the student is a {family(config)}: take a model file of "
                 f"{family(source.config)} (gin/models), or a checkpoint of {family(config)}"
             )
-        logging.warning("starting from the %s", source.found())
+        terminal.notice(f"starting from the {source.found()}")
         if source.kind == HUGGING_FACE:
-            return huggingface.load_params(path, config, shardings=shardings)
+            # The source has logged what is not read.
+            return huggingface.load_params(path, config, shardings=shardings, notes=False)
         if source.kind == conversion.GEMMA_FLAX and isinstance(config, T5GemmaConfig):
             return gemma_flax.load_params(path, config, shardings=shardings)
         if source.kind == OURS:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
+from distill.counting import counted
 from distill.model.configs import NetworkConfig
 from distill.model.network import T5Config
 from distill.model.parameters import flatten, param_shapes, unflatten
@@ -258,9 +259,9 @@ def check_fit(checkpoint: Checkpoint, config: NetworkConfig) -> None:
         if name not in wanted
     ]
     if problems:
-        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
+        number = counted(len(problems), "difference")
         raise ValueError(
-            f"{checkpoint.where} does not fit the configuration ({counted}{_hint(held, wanted)}):\n  "
+            f"{checkpoint.where} does not fit the configuration ({number}{_hint(held, wanted)}):\n  "
             + "\n  ".join(problems)
         )
 

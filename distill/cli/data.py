@@ -11,7 +11,9 @@ from distill import terminal
 from distill.api import tensorflow_log
 from distill.cli import runs
 from distill.data import report as data_report
+from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
+from distill.tasks.records import SourceError
 
 PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
 LENGTHS = {"inputs": 512, "targets": 256}
@@ -50,20 +52,33 @@ def data_command(options: argparse.Namespace) -> int:
     vocabulary = options.vocabulary or plan.vocabulary
     if vocabulary != "bytes" and not Path(vocabulary).is_file():
         tensorflow_log.import_quietly()
-    result = data_report.report(
-        datasets,
-        vocabulary,
-        lengths,
-        details=options.failures,
-        label_prefix=plan.label_prefix,
-        rationale_prefix=plan.rationale_prefix,
-        encoder_bos=plan.encoder_bos,
-    )
+    try:
+        result = data_report.report(
+            datasets,
+            vocabulary,
+            lengths,
+            details=options.failures,
+            label_prefix=plan.label_prefix,
+            rationale_prefix=plan.rationale_prefix,
+            encoder_bos=plan.encoder_bos,
+        )
+    except SourceError as error:
+        raise (type(error)(_with_flags(str(error))) if options.file else error) from None
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
         data_report.render(result, terminal.output())
     return 0
+
+
+def _with_flags(message: str) -> str:
+    """An error on the rows of ``--file`` with the flag in place of the macro ``FIELDS``.
+
+    >>> _with_flags("a: FIELDS maps the fields of a record to those of the rows (the rows have: q)")
+    'a: --field=input=FIELD maps it to a field of the rows (the rows have: q)'
+    """
+    message = message.replace(jsonl.FIELDS_REMEDY, "--field=input=FIELD maps it to a field of the rows")
+    return message.replace("FIELDS", "--field")
 
 
 def _pairs(texts: Sequence[str], flag: str, example: str) -> list[tuple[str, str]]:
@@ -75,8 +90,6 @@ def _pairs(texts: Sequence[str], flag: str, example: str) -> list[tuple[str, str
 
 
 def _files(options: argparse.Namespace) -> list[Dataset]:
-    from distill.tasks import jsonl
-
     files: dict[str, list[str]] = {}
     for split, path in _pairs(options.file, "file", "SPLIT=FILE, as train=rows.jsonl"):
         files.setdefault(split, []).append(path)

@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.api import paths, tensorflow_log
 from distill.cli import errors, interrupts, runs
 from distill.cli import parser as command_line
@@ -209,7 +209,9 @@ def _main(words: Sequence[str], received: list[str]) -> int:
     given = command_line.split_arguments(words)
     options = command_line.parser(_command(given)).parse_args(given)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(terminal.LogFormat())
+    logging.basicConfig(level=level, handlers=[handler])
     return _run(options, received)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.cli import allocator
+from distill.counting import counted
 from distill.inference import student as students
 from distill.inference.student import Student
 
@@ -61,10 +62,10 @@ def infer_command(options: argparse.Namespace) -> int:
     if failed == total:
         reasons = "; ".join(f"{number} × {reason}" for reason, number in list(report.reasons.items())[:3])
         field = options.input_field or student.input_field
-        raise ValueError(
-            f"none of the {total} rows of {options.input} could be answered: {reasons}. The input was expected in field "
-            f"{field!r}; --input_field names another. {shown} has a line for each row"
-        )
+        of_field = any(reason.startswith("field ") for reason in report.reasons)
+        hint = f". The input was expected in field {field!r}; --input_field names another" if of_field else ""
+        whole = f"{counted(total, 'row')} of {options.input}"
+        raise ValueError(f"none of {whole} could be answered: {reasons}{hint}. {shown} has a line for each row")
     progress.note(infer.summary(report, shown))
     return 0
 
@@ -207,7 +208,7 @@ class Progress:
             else:
                 self._first, self._started = done, now
             self._last = now
-            self.note(f"{done:,} {'row' if done == 1 else 'rows'} done, {failed:,} without an answer{speed}")
+            self.note(f"{counted(done, 'row')} done, {failed:,} without an answer{speed}")
 
     def _count(self) -> int | None:
         """The number of rows of a file of lines; None for an array, or if counting would take long."""

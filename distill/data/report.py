@@ -355,6 +355,7 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
         for split, found in of_set.items():
             if "missing" in found:
                 write(f"\n{name} {split}: left out: {found['missing']}")
+    listed: set[tuple[Any, ...]] = set()  # train+validation has the rows of its two parts
     for name, split, found in _there(result):
         for title, counts in (
             ("problems", found["problems"]),
@@ -365,7 +366,16 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
             for reason, number in counts.items():
                 write(f"  {number:6,}  {reason}")
         for problem in found.get("failures", ()):
-            write(f"  {problem['file']}:{problem['line']}  {problem['reason']} — {problem['text']!r}")
+            key = (name, problem["file"], problem["line"], problem["reason"])
+            if key in listed:
+                continue
+            listed.add(key)
+            excerpt = f" — {problem['text']!r}" if problem["text"] else ""
+            write(f"  {problem['file']}:{problem['line']}  {problem['reason']}{excerpt}")
         for row in found.get("differing_rows", ()):
+            key = (name, row["id"], row["line"])
+            if key in listed:
+                continue
+            listed.add(key)
             labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
             write(f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}")

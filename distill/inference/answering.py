@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from distill import validation
+from distill.counting import counted, form
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction
 from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
@@ -16,6 +17,8 @@ from distill.tasks import texts
 from distill.tasks.plain_vocabularies import Plain
 
 RATIONALE_TOKENS = 256
+MANY_UNKNOWN = 0.2
+"""The share of unknown tokens above which an input is counted."""
 
 
 class Answered(NamedTuple):
@@ -35,6 +38,48 @@ class Answered(NamedTuple):
 def rationale_config(decode: DecodeConfig) -> DecodeConfig:
     """How rationales are decoded by default: as labels, with up to 256 tokens."""
     return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How inputs fit a student.
+
+    Attributes:
+      cut: inputs that are truncated.
+      longest: tokens of the longest input.
+      unknown: inputs with more than :data:`MANY_UNKNOWN` unknown tokens.
+      limit: tokens that an input may have; 0: not known.
+    """
+
+    cut: int = 0
+    longest: int = 0
+    unknown: int = 0
+    limit: int = 0
+
+    def __add__(self, other: "Fit") -> "Fit":
+        longest, limit = max(self.longest, other.longest), max(self.limit, other.limit)
+        return Fit(self.cut + other.cut, longest, self.unknown + other.unknown, limit)
+
+    def remarks(self, setting: str) -> list[str]:
+        """Sentences for the user, with a remedy each.
+
+        Args:
+          setting: how a longer input length is given, with ``{}`` in place of the number.
+        """
+        lines = []
+        if self.cut:
+            limit = f"{self.limit:,} tokens" if self.limit else "MAX_INPUT_LEN"
+            lines.append(
+                f"{counted(self.cut, 'input')} longer than {limit} {form(self.cut, 'was', 'were')} truncated; the longest "
+                f"has {self.longest:,} tokens, {setting.format(self.longest)} keeps it whole"
+            )
+        if self.unknown:
+            verb = form(self.unknown, "consists", "consist")
+            lines.append(
+                f"{counted(self.unknown, 'input')} {verb} of unknown tokens to more than {MANY_UNKNOWN:.0%}: the "
+                "vocabulary has no pieces for them; check the field and the language, or train with another vocabulary"
+            )
+        return lines
 
 
 class Answering:
@@ -90,10 +135,17 @@ class Answering:
             return [self._text(p) for p in self._decode(self._labels, "", inputs)]
         return [self._text(p) for p in self._decode(self._rationales, self.student.rationale_prefix, inputs)]
 
-    def num_cut(self, inputs: Sequence[str]) -> int:
-        """The number of inputs longer than ``max_input_len``."""
+    def fit(self, inputs: Sequence[str]) -> "Fit":
+        """How many inputs are longer than ``max_input_len``, or have many tokens that the vocabulary does not know."""
         prefix = "" if self.student.form == "single" else self.student.label_prefix
-        return sum(len(ids) > self.student.decode.max_input_len for ids in self._encoded(prefix, inputs))
+        found, limit = self._encoded(prefix, inputs), self.student.decode.max_input_len
+        own = len(self.vocabulary.encode(prefix)) + 1 if prefix else 1  # of the prefix and EOS
+        return Fit(
+            sum(len(ids) > limit for ids in found),
+            max(map(len, found), default=0),
+            sum(ids.count(self.vocabulary.unk_id) > MANY_UNKNOWN * max(1, len(ids) - own) for ids in found),
+            limit,
+        )
 
     def _encoded(self, prefix: str, inputs: Sequence[str]) -> list[list[int]]:
         before = "" if self.student.form == "shared_label" else prefix

@@ -1,6 +1,7 @@
 """Answers for rows of JSON: one line out for every line in, in order, and restartable."""
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import math
@@ -17,6 +18,7 @@ from flax import linen as nn
 from distill import locking
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
+from distill.counting import counted
 from distill.inference import answering, answers, model_directory, shards
 from distill.inference import student as students
 from distill.inference.answering import Answering
@@ -25,9 +27,11 @@ from distill.inference.student import Student
 from distill.model import int8
 from distill.model.parameters import in_compute_dtype, param_count
 from distill.sharding import partitioning
-from distill.tasks import jsonl, sources
+from distill.tasks import jsonl, row_fields, sources
 from distill.tasks.plain_vocabularies import Plain
 from distill.tasks.records import RowError, SourceError
+
+_NAMED_ROWS = 100  # rows whose fields are named if none of all has the field of the input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class InferReport:
       failed: rows that could not be answered now.
       reasons: counts of the reasons why rows could not be answered, including rows of earlier calls.
       cut: inputs that this call truncated to ``max_input_len``.
+      longest: tokens of the longest input of this call.
+      unknown: inputs of this call of which the vocabulary does not know :data:`answering.MANY_UNKNOWN` of the tokens.
     """
 
     answered: int
@@ -47,6 +53,8 @@ class InferReport:
     failed: int
     reasons: Mapping[str, int]
     cut: int = 0
+    longest: int = 0
+    unknown: int = 0
 
 
 class Progress(Protocol):
@@ -124,8 +132,8 @@ def infer(
     Raises:
       FileNotFoundError: no input file, or no student.
       distill.locking.Locked: another process writes this output.
-      ValueError: a student that gives no labels, damaged files, more shards than rows, or an output that is the input,
-        that holds answers of another run or input, or that another program wrote.
+      ValueError: a student that gives no labels, damaged files, more shards than rows, rows none of which has the input's
+        field, or an output that is the input, that holds answers of another run or input, or that another program wrote.
     """
     progress = progress or Silent()
     student = students.read(model_dir) if student is None else student
@@ -138,6 +146,7 @@ def infer(
     rows = _read(Path(input_path), field)
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
+    _check_field(Path(input_path), field)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
@@ -193,13 +202,13 @@ def _answer(
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    cut = 0
+    fit = answering.Fit()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
-            f"{os.fspath(model_dir)}: step {step}, {param_count(student.model):,} parameters, on {device_mesh.size} "
-            f"{jax.default_backend()} device(s); the input is field {field!r}"
-            + (f"; {skipped:,} rows were answered before" if skipped else "")
+            f"{os.fspath(model_dir)}: step {step}, {param_count(student.model):,} parameters, on "
+            f"{counted(device_mesh.size, f'{jax.default_backend()} device')}; the input is field {field!r}"
+            + (f"; {counted(skipped, 'row')} answered before" if skipped else "")
         )
         params = _to_read(params, job, device_mesh)
         answer_batch = Answering(
@@ -208,7 +217,7 @@ def _answer(
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
-            cut += answer_batch.num_cut([row.text for row in readable])
+            fit += answer_batch.fit([row.text for row in readable])
             answered = iter(answer_batch([row.text for row in readable], rationale=rationale))
             lines, failures = [], []
             for row in part:
@@ -238,7 +247,9 @@ def _answer(
         out.found.rows,
         out.record.failed - out.found.failed,
         dict(out.record.reasons.most_common()),
-        cut,
+        fit.cut,
+        fit.longest,
+        fit.unknown,
     )
 
 
@@ -273,9 +284,8 @@ def mesh_here(config: partitioning.MeshConfig, progress: Progress) -> partitioni
     except ValueError:
         pass
     trained_mesh = " × ".join(f"{name}={size}" for name, size in zip(partitioning.MESH_AXES, config.sizes))
-    progress.note(
-        f"trained on mesh {trained_mesh}; this machine has {devices} device(s), over which rows are sharded instead"
-    )
+    here = counted(devices, "device")
+    progress.note(f"trained on mesh {trained_mesh}; this machine has {here}, over which rows are sharded instead")
     return partitioning.MeshConfig(-1, 1, 1)
 
 
@@ -367,23 +377,41 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def plural(number: int) -> str:
-    """``row`` or ``rows``."""
-    return "row" if number == 1 else "rows"
-
-
 def summary(report: InferReport, output: str) -> str:
     """The counts of answered and unanswered rows, in lines to print."""
     total = report.found + report.answered + report.failed
     failed = sum(report.reasons.values())
     lines = [
-        f"{total:,} {plural(total)}: {total - failed:,} answered, {failed:,} not"
+        f"{counted(total, 'row')}: {total - failed:,} answered, {failed:,} not"
         + (f" ({report.found:,} of all were done before)" if report.found else "")
         + f"; written to {output}"
     ]
     lines += [f"  {number:,} × {reason}" for reason, number in Counter(report.reasons).most_common(10)]
     if len(report.reasons) > 10:
-        lines.append(f"  and {len(report.reasons) - 10} more reasons")
-    if report.cut:
-        lines.append(f"  {report.cut:,} inputs were longer than MAX_INPUT_LEN and were truncated")
+        lines.append(f"  and {counted(len(report.reasons) - 10, 'more reason')}")
+    lines += [f"  {text}" for text in answering.Fit(report.cut, report.longest, report.unknown).remarks(_LIMIT)]
     return "\n".join(lines)
+
+
+_LIMIT = "--gin.MAX_INPUT_LEN={}"
+
+
+def _check_field(path: Path, field: str) -> None:
+    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has."""
+    wanted, seen, rows = row_fields.fields_in(field), set(), 0
+    for _, row in sources.read_rows(path, "rows to answer"):
+        if isinstance(row, RowError):
+            continue
+        if all(row_fields.has(row, name) for name in wanted):
+            return
+        rows += 1
+        seen.update(row_fields.names(row) if rows <= _NAMED_ROWS else ())
+    if not rows:
+        return
+    absent = next((name for name in wanted if name not in seen), wanted[0])
+    near = difflib.get_close_matches(absent, sorted(seen), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where the input was expected (the rows have: "
+        f"{', '.join(sorted(seen)) or 'no field'}); --input_field names another field{hint}"
+    )

@@ -4,7 +4,6 @@ The tree is nested, as ``gm.ckpts.save_params`` and the files on Kaggle have it;
 ``transformer``; or that of Kauldron's trainer, with the parameters below ``params``. Only parameters are read.
 """
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -13,11 +12,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from distill import terminal
 from distill.checkpoints import orbax_tree
 from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
 from distill.checkpoints.gemma_flax.names import PADDED_ROWS, ROWS, Entry, entries
 from distill.checkpoints.gemma_flax.shapes import check_family, infer_config, transposed_gates
 from distill.checkpoints.weights import Checkpoint, Weights, shape_text
+from distill.counting import counted
 from distill.model.t5gemma_config import T5GemmaConfig
 
 Path = str | os.PathLike[str]
@@ -105,10 +106,10 @@ def _as_checkpoint(where: str, held: Mapping[str, Tensor], config: T5GemmaConfig
     wanted = list(entries(config, transposed_gates(where, shapes)))
     problems = [*_problems(held, wanted), *_output_kernel(config)]
     if problems:
-        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
-        raise ValueError(f"{where} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+        number = counted(len(problems), "difference")
+        raise ValueError(f"{where} does not fit the configuration ({number}):\n  " + "\n  ".join(problems))
     if any(entry.is_table and shapes[entry.name][0] != entry.shape[0] for entry in wanted):
-        logging.warning("%s: %d padding rows of each token table are not read", where, PADDED_ROWS - ROWS)
+        terminal.notice(f"{where}: {PADDED_ROWS - ROWS} padding rows of each token table are not read")
     return Checkpoint(where, {entry.path: _tensor(held[entry.name], entry) for entry in wanted})
 
 

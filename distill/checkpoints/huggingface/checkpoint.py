@@ -30,6 +30,7 @@ from distill.checkpoints.huggingface.weights_folder import (
     read_json,
 )
 from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
+from distill.counting import counted
 from distill.model.configs import NetworkConfig, family
 from distill.model.t5gemma_config import T5GemmaConfig
 
@@ -115,7 +116,9 @@ def read_config(source: Source, *, revision: str | None = None, **overrides: Any
     return config_from_hf(read_json(path), where=str(path), **overrides)
 
 
-def load_params(source: Source, config: NetworkConfig, *, revision: str | None = None, shardings: Any = None) -> Params:
+def load_params(
+    source: Source, config: NetworkConfig, *, revision: str | None = None, shardings: Any = None, notes: bool = True
+) -> Params:
     """The parameters of a checkpoint, for the network of ``config``.
 
     Args:
@@ -123,6 +126,7 @@ def load_params(source: Source, config: NetworkConfig, *, revision: str | None =
       config: the network's; the parameters are stacked if ``scan_layers``.
       revision: a branch, tag, commit or ``refs/pr/…`` of the repository.
       shardings: as for :meth:`distill.checkpoints.weights.Weights.tree`.
+      notes: log what is not read.
 
     Returns:
       float32 parameters.
@@ -134,7 +138,7 @@ def load_params(source: Source, config: NetworkConfig, *, revision: str | None =
     folder = resolve(source, revision)
     with WeightsFolder(folder) as weights:
         _check_fit(folder, config, weights)
-        return Weights(as_checkpoint(weights, config), config).tree(shardings)
+        return Weights(as_checkpoint(weights, config, notes=notes), config).tree(shardings)
 
 
 def load_pretrained(
@@ -146,10 +150,19 @@ def load_pretrained(
     return config, load_params(folder, config, shardings=shardings)
 
 
-def as_checkpoint(weights: WeightsFolder, config: NetworkConfig, where: Source | None = None) -> Checkpoint:
-    """The parameters in an opened folder under this project's names; ``where`` is its name in errors."""
+def as_checkpoint(
+    weights: WeightsFolder, config: NetworkConfig, where: Source | None = None, *, notes: bool = True
+) -> Checkpoint:
+    """The parameters in an opened folder under this project's names.
+
+    Args:
+      weights: the folder.
+      config: the network's.
+      where: its name in errors.
+      notes: log what is not read.
+    """
     if isinstance(config, T5GemmaConfig):
-        return Checkpoint(str(where or weights.folder), gemma_weights.tensors(weights, config))
+        return Checkpoint(str(where or weights.folder), gemma_weights.tensors(weights, config, notes=notes))
     wanted = {entry.name: entry for entry in entries(config)}
     tensors: dict[str, Tensor] = {}
     for name, entry in wanted.items():
@@ -200,8 +213,8 @@ def _differences(theirs: Any, ours: Any, stack: str = "") -> Iterator[tuple[str,
 
 def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
     if problems:
-        counted = f"{len(problems)} difference" + ("s" if len(problems) > 1 else "")
-        raise ValueError(f"{folder} does not fit the configuration ({counted}):\n  " + "\n  ".join(problems))
+        number = counted(len(problems), "difference")
+        raise ValueError(f"{folder} does not fit the configuration ({number}):\n  " + "\n  ".join(problems))
 
 
 def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFolder) -> None:

@@ -1,21 +1,21 @@
 """Reads the parameters of T5Gemma and T5Gemma 2 from an opened Hugging Face folder, and lists what does not fit."""
 
-import logging
-
 import numpy as np
 
+from distill import terminal
 from distill.checkpoints.arrays import Tensor
 from distill.checkpoints.huggingface import gemma_names
 from distill.checkpoints.huggingface.tensors import entry_tensor, unread
 from distill.checkpoints.huggingface.weights_folder import FLOAT_DTYPES, WeightsFolder
 from distill.checkpoints.weights import shape_text
+from distill.counting import form
 from distill.model.t5gemma_config import T5GemmaConfig
 
 
-def tensors(weights: WeightsFolder, config: T5GemmaConfig) -> dict[str, Tensor]:
+def tensors(weights: WeightsFolder, config: T5GemmaConfig, *, notes: bool = True) -> dict[str, Tensor]:
     """Returns the parameters in ``weights`` under this project's names, and all other tensors under their own names.
 
-    Vision tensors are left out; their number is logged.
+    Vision tensors are left out; their number is logged if ``notes``.
     """
     held, read = weights.tensors, set()
     found: dict[str, Tensor] = {}
@@ -25,8 +25,9 @@ def tensors(weights: WeightsFolder, config: T5GemmaConfig) -> dict[str, Tensor]:
         if names:
             found["/".join(entry.path)] = entry_tensor(weights, names[0], entry)
     images = [name for name in held if gemma_names.is_vision(name)]
-    if images:
-        logging.warning("%s: %d tensors of images are not read: students are text only", weights.folder, len(images))
+    if images and notes:
+        text = form(len(images), "tensor of images is", "tensors of images are")
+        terminal.notice(f"{weights.folder}: {len(images):,} {text} not read: students are text only")
     rest = sorted(held.keys() - read - set(images))
     return found | {name: unread(held[name].shape, held[name].dtype) for name in rest}
 

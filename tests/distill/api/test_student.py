@@ -38,6 +38,6 @@ def test_int8_weights_answer_and_leave_the_parameters_as_they_are(trained):
 def test_inputs_are_checked(trained):
     with pytest.raises(ValueError, match=r"inputs\[1\] must be a text that is not empty; got ' '"):
         trained.answer(["1?", " "])
-    with pytest.raises(ValueError, match=r"inputs\[0\]: no text in field 'question'"):
+    with pytest.raises(ValueError, match=r"inputs\[0\]: field 'question' is absent"):
         trained.answer([{"text": "1?"}])
     assert trained.answer([]) == []

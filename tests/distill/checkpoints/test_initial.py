@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from distill import terminal
 from distill.checkpoints import initial
 from distill.model.parameters import param_logical_axes, param_shapes, unstack_layers
 from distill.sharding import partitioning
@@ -31,6 +32,7 @@ def test_what_a_run_starts_from_is_said_and_laid_out(tmp_path, caplog):
         same(unstack_layers(jax.tree.map(np.asarray, loaded), stacked)[0], params)
         told = caplog.records[-1].getMessage()
         assert f"starting from the {name} checkpoint" in told
+        assert terminal.LogFormat().format(caplog.records[-1]) == told  # no warning
         assert "vocabulary 20, width 8, 2 + 3 layers, separate output kernel, 4,056 parameters" in told
         caplog.clear()
 

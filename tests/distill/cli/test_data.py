@@ -44,6 +44,25 @@ def test_nothing_is_cut_in_a_pipe(folder, capsys, monkeypatch):
     assert max(map(len, printed.splitlines())) > 100
 
 
+def test_errors_on_files_name_the_flag(folder, capsys):
+    told = error(capsys, "--file=train=train.jsonl", "--vocabulary=bytes")
+    assert (
+        "no row has the field 'input'; --field=input=FIELD maps it to a field of the rows (the rows have: a, q, w)"
+        in told
+    )
+    assert "FIELDS" not in told
+    assert "did you mean 'input'?" in error(capsys, "--file=train=train.jsonl", "--field=inptu=q", "--vocabulary=bytes")
+
+
+def test_failures_are_listed_once_and_with_their_text(folder, capsys):
+    pathlib.Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS) + '{broken\n{"q": ""}\n')
+    given = [flag for flag in FLAGS if flag != "--json"]
+    assert main(["data", "--file=train=train.jsonl", *given, "--failures"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("train.jsonl:31  not valid JSON — '{broken'") == 1
+    assert printed.count("train.jsonl:32  ") == 1
+
+
 def test_files_on_the_command_line(folder, capsys):
     found = report(capsys, "--file=train=train.jsonl", "--file=test=test.json.gz", *FLAGS, "--targets=10")
     assert found["vocabulary_size"] == 384

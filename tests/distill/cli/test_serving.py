@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from distill import exit_codes
 from distill.cli import main, serving
 from distill.inference.student import Student
 from distill.model.config import T5Config
@@ -35,10 +36,11 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
     told = capsys.readouterr().err
     assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told
-    assert "  1 × no text in field 'input'" in told
+    assert "  1 × field 'input' is absent" in told
     assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=question"]) == 2
     told = capsys.readouterr().err
-    assert "none of the 2 rows of" in told and "2 × no text in field 'question'" in told and "--input_field" in told
+    assert "none of 2 rows has the field 'question', where the input was expected (the rows have: input, q);" in told
+    assert not list(tmp_path.glob("no.jsonl*"))
     assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=q"]) == 0
     (tmp_path / "in.jsonl").write_text("")
     assert main.main([*command, f"--output={tmp_path / 'empty.jsonl'}"]) == 2
@@ -50,6 +52,24 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     assert "did you mean 'beam'?" in capsys.readouterr().err
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.weights=int9"]) == 2
     assert "DecodeConfig.weights must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "reasons"),
+    [
+        (
+            '{"input": null}\n\n{"input": ""}\n',
+            "1 × field 'input' is null; 1 × an empty line; 1 × field 'input' is empty. The",
+        ),
+        ("\n\n", "2 × an empty line. "),
+    ],
+)
+def test_rows_without_an_answer_are_explained_by_their_reasons(tmp_path, model_dir, capsys, text, reasons):
+    (tmp_path / "in.jsonl").write_text(text)
+    given = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out'}"]
+    assert main.main(given) == exit_codes.MISTAKE
+    told = capsys.readouterr().err
+    assert reasons in told and ("--input_field names another" in told) == ("input" in text)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/2/3", "-1/2", "a/b", ""])

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -90,9 +91,32 @@ def test_prompts_of_the_target_are_no_part_of_the_input(answering_of):
 
 def test_inputs_that_are_cut_are_counted_with_their_prefix(answering_of):
     lengths = ["x" * 7, "x" * 8]  # and 8 bytes of prefix, and EOS
-    assert answering_of().num_cut(lengths) == 1
-    assert answering_of(form="single").num_cut(lengths) == 0
-    assert answering_of(form="shared_label").num_cut(lengths) == 0
+    found = answering_of().fit(lengths)
+    assert (found.cut, found.unknown) == (1, 0) and found.longest > found.limit
+    assert answering_of(form="single").fit(lengths).cut == 0
+    assert answering_of(form="shared_label").fit(lengths).cut == 0
+    assert answering_of().fit([]) + found == found
+
+
+def test_inputs_with_many_unknown_tokens_are_counted(answering_of):
+    ask = answering_of()
+    unknown = ask.vocabulary.unk_id
+    ids = {"a b": [5, 6, 1], "? b": [unknown, 6, 1], "a b c d ?": [5, 6, 7, 8, unknown, 1]}
+    ask._encoded = lambda prefix, inputs: [ids[text] for text in inputs]
+    ask.vocabulary = types.SimpleNamespace(encode=lambda text: [], unk_id=unknown)
+    assert ask.fit(list(ids)).unknown == 1  # a fifth is not more than a fifth
+
+
+def test_remarks_agree_with_their_numbers_and_name_the_remedy():
+    assert answering.Fit(limit=9, longest=8).remarks("{}") == []
+    (one,) = answering.Fit(1, 57, 0, 32).remarks("--gin.MAX_INPUT_LEN={}")
+    assert one == (
+        "1 input longer than 32 tokens was truncated; the longest has 57 tokens, --gin.MAX_INPUT_LEN=57 keeps it whole"
+    )
+    cut, unknown = answering.Fit(2, 57, 3).remarks("{}")
+    assert cut.startswith("2 inputs longer than MAX_INPUT_LEN were") and unknown.startswith(
+        "3 inputs consist of unknown"
+    )
 
 
 def test_students_that_cannot_answer_are_refused(answering_of):

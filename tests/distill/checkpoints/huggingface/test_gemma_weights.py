@@ -11,6 +11,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from distill import terminal
 from distill.checkpoints import conversion, huggingface, initial
 from tests.distill import gemma_models, hf_models
 from tests.distill.checkpoints.written import random_params, same
@@ -73,6 +74,15 @@ def test_tensors_of_images_are_left_out_with_one_line(folders, caplog):
         huggingface.load_pretrained(folders("t5gemma2"))
     (line,) = [record.getMessage() for record in caplog.records if "images" in record.getMessage()]
     assert "tensors of images are not read: students are text only" in line
+
+
+def test_a_run_that_starts_from_such_a_folder_has_the_line_once_and_as_no_warning(folders, caplog):
+    folder = str(folders("t5gemma2"))
+    with caplog.at_level(logging.WARNING):
+        initial.load(folder, huggingface.read_config(folder), None)
+    lines = [terminal.LogFormat().format(record) for record in caplog.records]
+    assert len([line for line in lines if "images" in line]) == 1
+    assert not [line for line in lines if "WARNING" in line]
 
 
 def test_other_names_of_the_same_tensors(folders, tmp_path):

@@ -1,0 +1,24 @@
+"""Numbers of things in messages: ``1 row``, ``2,000 rows``."""
+
+
+def counted(number: int, noun: str = "run", plural: str | None = None) -> str:
+    """The number and the noun in the form that agrees with it.
+
+    Args:
+      number: how many.
+      noun: for one.
+      plural: for other numbers; None: the noun with an s.
+
+    >>> counted(1, "row"), counted(2000, "row"), counted(0, "batch", "batches")
+    ('1 row', '2,000 rows', '0 batches')
+    """
+    return f"{number:,} {form(number, noun, plural)}"
+
+
+def form(number: int, one: str, several: str | None = None) -> str:
+    """The form of a word that agrees with a number.
+
+    >>> form(1, "is", "are"), form(2, "input")
+    ('is', 'inputs')
+    """
+    return one if number == 1 else several if several is not None else f"{one}s"
