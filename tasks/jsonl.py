@@ -74,11 +74,16 @@ def resolved(paths: Sequence[epath.Path], purpose: str) -> Iterator[epath.Path]:
 
 
 def check_exist(files: Files, split: str) -> None:
-    """Raises MissingFileError, a FileNotFoundError, if a local file of a split does not exist; opens none that does."""
+    """Reads the first row of every local file of a split.
+
+    Raises:
+      MissingFileError: a FileNotFoundError: there is no such file.
+      SourceError: it has no rows, or cannot be read.
+    """
     purpose = f"rows of split {split}"
     for path in resolved(paths_of(files, split), purpose):
-        if "://" not in str(path) and not path.exists():
-            sources.open_bytes(path, purpose)
+        if "://" not in str(path) and next(iter(sources.read_rows(path, purpose)), None) is None:
+            raise SourceError(f"{path}: it has no rows ({purpose})")
 
 
 class JsonLines:

@@ -1,7 +1,6 @@
 """The names of a data set's SeqIO tasks."""
 
-import difflib
-
+from distill import validation
 from distill.tasks.dataset import Dataset
 
 SHARED = "shared"
@@ -22,11 +21,7 @@ def task_name(dataset: Dataset | str, form: str) -> str:
     Raises:
       ValueError: an unknown form.
     """
-    if form not in FORMS:
-        near = difflib.get_close_matches(str(form), FORMS, n=1)
-        raise ValueError(
-            f"form must be one of {', '.join(FORMS)}; got {form!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+    validation.check("form", form, FORMS)
     return f"{dataset if isinstance(dataset, str) else dataset.name}_{form}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gin
 
 import distill
-from distill.api import signatures, trusted, value_types
+from distill.api import signatures, trusted, value_checks, value_types
 from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home, vocabulary_of
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
@@ -76,7 +76,7 @@ def check(
 def check_statements(
     gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), place: str = COMMAND_LINE
 ) -> Scan:
-    """Finds misspelt, missing and required macros, and misspelt arguments; imports and calls nothing.
+    """Finds misspelt, missing and required macros, misspelt arguments and mistyped values; imports and calls nothing.
 
     For a run on other machines, and before TensorFlow is imported.
 
@@ -88,7 +88,7 @@ def check_statements(
     scan = _scanned(gin_files, bindings, search_paths(extra_paths), place)
     scan.referenced.pop("gin.REQUIRED", None)
     problems = [*_macro_problems(scan, bindings), *signatures.problems(scan)]
-    if problems:
+    if problems or (problems := [*value_checks.problems(scan)]):
         raise ConfigurationError("\n".join(problems))
     return scan
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.api import configuration
+from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE
 
@@ -24,6 +25,7 @@ def check(
     *,
     provided: Sequence[str] = (),
     trains: bool = False,
+    evaluates: str | None = None,
     place: str = COMMAND_LINE,
 ) -> None:
     """Checks the statements of files and bindings, and the files of a new run.
@@ -31,22 +33,41 @@ def check(
     Args:
       gin_files, bindings, extra_paths, place: as in :func:`distill.api.configuration.parse`.
       provided: macros that the command itself sets if nothing else does.
+      evaluates: the split that the command scores.
       trains: whether the command trains, and so reads the vocabulary, the training rows and the initial parameters.
 
     Raises:
       ConfigurationError: a mistake in the gin files or bindings; one line each.
       FileNotFoundError: a local file that a new run needs does not exist.
+      distill.tasks.records.SourceError: such a file has no rows.
     """
     names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
     given = [*bindings, *(f"{name} = 'unused'" for name in names)]
     scan = configuration.check_statements(gin_files, given, extra_paths, place)
+    reads_files = scan.given.get(("", "jsonl.dataset", "files"))
+    if reads_files is not None and reads_files.macro == "FILES":
+        split = scan.values.get("TEST_SPLIT") if trains else evaluates
+        _check_split(scan.values.get("FILES"), split, "TEST_SPLIT" if trains else "--split")
     if trains:
         with naming_example(scan.values.get("DATASET_NAME")):
             check_files({name: value for name, value in scan.values.items() if name in scan.referenced})
 
 
+def _check_split(files: Any, split: Any, setting: str) -> None:
+    """Raises ConfigurationError if ``FILES`` has no file for a split, which is not cut from the training rows either."""
+    if not isinstance(files, dict) or not files or not isinstance(split, str):
+        return
+    has = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
+    if split not in has:
+        remedy = f"; --gin.{setting}=None scores none" if setting.isupper() else ""
+        near = did_you_mean(close(split, has))
+        raise ConfigurationError(
+            f"{setting}: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}{remedy}"
+        )
+
+
 def check_files(values: Mapping[str, Any]) -> None:
-    """Raises FileNotFoundError if a local file is missing that macros name; nothing is read.
+    """Raises FileNotFoundError if a local file is missing that macros name, SourceError if a file of rows has none.
 
     Args:
       values: macro → value, of macros that are used and whose values are literals. A run that has begun is not checked.
@@ -60,10 +81,11 @@ def check_files(values: Mapping[str, Any]) -> None:
     vocabulary, files, initial = (values.get(name) for name in ("VOCABULARY_PATH", "FILES", "INITIAL_CHECKPOINT_PATH"))
     if isinstance(vocabulary, str):
         vocabularies.check_exists(vocabulary)
-    train = files.get("train") if isinstance(files, dict) and values.get("CACHE_DIR") is None else None
-    named = [train] if isinstance(train, str) else train
-    if isinstance(named, list | tuple) and named and all(isinstance(file, str) for file in named):
-        jsonl.check_exist(named, "train")
+    for split in ("train", "validation", values.get("TEST_SPLIT")):
+        given = files.get(split) if isinstance(files, dict) and values.get("CACHE_DIR") is None else None
+        named = [given] if isinstance(given, str) else given
+        if isinstance(named, list | tuple) and named and all(isinstance(file, str) for file in named):
+            jsonl.check_exist(named, str(split))
     if isinstance(initial, str) and initial.startswith(("/", "./", "../")) and not os.path.exists(initial):
         raise FileNotFoundError(f"no checkpoint at {initial}")
 

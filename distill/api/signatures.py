@@ -32,7 +32,7 @@ def problems(scan: Scan) -> Iterator[str]:
         if first_part or len(attributes) != 1 or not module.startswith(f"{_PACKAGE}."):
             continue
         name = attributes[0]
-        if _definition(module, name) is None:
+        if definition(module, name) is None:
             defined = _top_level(module)
             if defined is not None and name not in defined:
                 known = sorted(one for one in defined if not one.startswith("_"))
@@ -51,7 +51,7 @@ def arguments_of(module: str, name: str) -> tuple[str, ...] | None:
     >>> arguments_of("distill.model.networks", "no such function") is None
     True
     """
-    found = _definition(module, name)
+    found = definition(module, name)
     if found is None:
         return None
     node, where = found
@@ -90,16 +90,21 @@ def _of_function(node: ast.FunctionDef) -> tuple[str, ...] | None:
     return tuple(one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
 
 
-def _definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef, str] | None:
-    """The definition of a name and its module, also where the name is imported from another module of the package."""
+def definition(module: str, name: str) -> tuple[ast.FunctionDef | ast.ClassDef, str] | None:
+    """The definition of a function or class and its module, also where another module of the package defines it."""
     defined = _top_level(module)
     node = None if defined is None else defined.get(name)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return node, module
     if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_PACKAGE}.") and not node.level:
         original = next((one.name for one in node.names if (one.asname or one.name) == name), name)
-        return _definition(node.module, original)
+        return definition(node.module, original)
     return None
+
+
+def bound(module: str, name: str) -> ast.stmt | None:
+    """The statement at a module's top level that binds a name; None if there is none, or no source file."""
+    return (_top_level(module) or {}).get(name)
 
 
 @functools.cache
@@ -127,6 +132,6 @@ def _imported(imports: Imports, selector: str) -> list[str]:
     """The imported modules that define what a selector names, and close names of modules, as selectors."""
     last = selector.rpartition(".")[2]
     modules = {symbol: module for symbol, (module, first) in imports.modules.items() if not first}
-    exact = [f"{symbol}.{last}" for symbol, module in modules.items() if _definition(module, last) is not None]
+    exact = [f"{symbol}.{last}" for symbol, module in modules.items() if definition(module, last) is not None]
     symbol, dot, rest = selector.partition(".")
     return exact[:3] or [f"{one}{dot}{rest}" for one in close(symbol, modules)]

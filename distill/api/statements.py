@@ -24,6 +24,15 @@ class Use(NamedTuple):
     place: str
 
 
+class Given(NamedTuple):
+    """A value that an argument is bound to: a literal, or a macro's name."""
+
+    use: Use
+    argument: str
+    value: Any
+    macro: str | None
+
+
 @dataclasses.dataclass
 class Scan:
     """The statements of the files, without importing or binding anything.
@@ -36,6 +45,7 @@ class Scan:
       uses: names of functions and classes.
       bound: "function.argument" → where it is bound.
       arguments: every function or class with an argument that is bound, and the argument.
+      given: (scope, function or class, argument) → the literal or the macro that it was bound to last.
       values: macro → its value where it was set last, if that refers to nothing.
       texts: file's name as given or included → its text, which is what gin parses afterwards.
       place: where the bindings were given that are in no file, in words.
@@ -48,6 +58,7 @@ class Scan:
     uses: list[Use] = dataclasses.field(default_factory=list)
     bound: dict[str, str] = dataclasses.field(default_factory=dict)
     arguments: list[tuple[Use, str]] = dataclasses.field(default_factory=list)
+    given: dict[tuple[str, str, str], Given] = dataclasses.field(default_factory=dict)
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     place: str = COMMAND_LINE
@@ -68,6 +79,21 @@ class _Spelling(config_parser.ParserDelegate):
         return f"%{macro_name}"
 
 
+class _Reference(str):
+    """The name of a function or class that a value refers to."""
+
+
+class _Macro(_Reference):
+    """The name of a macro that a value refers to."""
+
+
+def _refers(value: Any) -> bool:
+    """Whether there is a reference in a value, or in the lists, tuples and dicts that it consists of."""
+    if isinstance(value, dict):
+        return any(_refers(item) for pair in value.items() for item in pair)
+    return any(map(_refers, value)) if isinstance(value, list | tuple) else isinstance(value, _Reference)
+
+
 class Recorder(config_parser.ParserDelegate):
     """Notes each macro and each configurable that a value refers to."""
 
@@ -78,11 +104,11 @@ class Recorder(config_parser.ParserDelegate):
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
         del evaluate
         self.selectors.append(scoped_configurable_name.rsplit("/", 1)[-1])
-        return scoped_configurable_name
+        return _Reference(scoped_configurable_name)
 
     def macro(self, macro_name: str) -> str:
         self.macros.append(macro_name)
-        return macro_name
+        return _Macro(macro_name)
 
 
 def scan_text(
@@ -106,13 +132,13 @@ def scan_text(
         for macro in recorder.macros:
             scan.referenced.setdefault(macro, []).append(place)
         scan.uses.extend(Use(selector, True, imports, place) for selector in recorder.selectors)
-        required, literal = recorder.macros == ["gin.REQUIRED"], not (recorder.macros or recorder.selectors)
+        required = recorder.macros == ["gin.REQUIRED"]
         recorder.macros, recorder.selectors = [], []
         if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
             name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
             scan.defined.setdefault(name, []).append(place)
             scan.values.pop(name, None)
-            if literal:
+            if not _refers(statement.value):
                 scan.values[name] = statement.value
             if required:
                 scan.required[name] = place
@@ -122,6 +148,11 @@ def scan_text(
             scan.uses.append(Use(statement.selector, False, imports, place))
             if isinstance(statement, config_parser.BindingStatement):
                 scan.arguments.append((scan.uses[-1], statement.arg_name))
+                key = (statement.scope, statement.selector, statement.arg_name)
+                scan.given.pop(key, None)
+                macro = str(statement.value) if isinstance(statement.value, _Macro) else None
+                if macro is not None or not _refers(statement.value):
+                    scan.given[key] = Given(scan.uses[-1], statement.arg_name, statement.value, macro)
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):
             real = trusted.real_import(statement)

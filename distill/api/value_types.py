@@ -1,6 +1,7 @@
 """Checks the values of a configuration against the annotations of the functions that take them."""
 
 import collections.abc
+import difflib
 import inspect
 import logging
 import re
@@ -68,7 +69,10 @@ def mismatch(value: Any, hint: Any) -> str | None:
             )
         except typeguard.TypeCheckError:
             fits = False
-    return None if fits else f"expected {shown(hint)}; got {value!r} ({type(value).__name__}){_remedy(value, options)}"
+    if fits:
+        return None
+    hints = _remedy(value, options) + _nearest(value, options)
+    return f"expected {shown(hint)}; got {value!r} ({type(value).__name__}){hints}"
 
 
 def contains_unknown(value: Any) -> bool:
@@ -109,6 +113,16 @@ def _takes_text(options: Sequence[Any]) -> bool:
 def _is_other_class(origin: Any) -> bool:
     """Whether a text given for the class ``origin`` is a mistake: not text, not any object, not a Literal or the like."""
     return inspect.isclass(origin) and (origin in (Sequence, collections.abc.Iterable) or not issubclass(str, origin))
+
+
+def _nearest(value: Any, options: Sequence[Any]) -> str:
+    """The choice of a ``Literal`` that a text is close to, as the end of a message."""
+    choices = [
+        one for option in options if typing.get_origin(option) is typing.Literal for one in typing.get_args(option)
+    ]
+    texts = [one for one in choices if isinstance(one, str)]
+    near = difflib.get_close_matches(value, texts, n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _remedy(value: Any, options: Sequence[Any]) -> str:

@@ -107,12 +107,14 @@ def check_configuration(options: argparse.Namespace) -> None:
 
     files, bindings = _given(options)
     own_files, own_bindings = ADDED[options.command]
+    evaluates = options.split if options.command == "eval" else None
     first_checks.check(
         [*files, *own_files],
         [*bindings, *own_bindings],
         search_paths(options),
         provided=_PROVIDED.get(options.command, ()),
         trains=options.command == "train",
+        evaluates=evaluates,
     )
 
 

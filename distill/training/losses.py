@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from distill import validation
 from distill.tasks import task_ids
 from distill.training.schedules import Schedule, linear_lambda
 
@@ -59,8 +60,7 @@ class TwoTaskLoss:
             raise ValueError(f"TwoTaskLoss.alpha must be in [0, 1]; got {self.alpha}")
         if self.lam is not None and not callable(self.lam) and self.lam < 0.0:
             raise ValueError(f"TwoTaskLoss.lam must be ≥ 0; got {self.lam}")
-        if self.normalizer not in NORMALIZERS:
-            raise ValueError(f"TwoTaskLoss.normalizer must be one of {NORMALIZERS}; got {self.normalizer!r}")
+        validation.check("TwoTaskLoss.normalizer", self.normalizer, NORMALIZERS)
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"TwoTaskLoss.label_smoothing must be in [0, 1); got {self.label_smoothing}")
         if self.mutual_information is not None and not 0.0 <= self.mutual_information < float("inf"):

@@ -7,6 +7,7 @@ import pytest
 
 from distill.api import configuration, first_checks
 from distill.api.gin_files import ConfigurationError
+from distill.tasks.records import SourceError
 
 FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
 
@@ -14,12 +15,19 @@ FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "ru
 @pytest.fixture(autouse=True)
 def rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "none.jsonl").write_text("\n")
     (tmp_path / "words.model").touch()
 
 
 def check(*bindings, files=FILES, **more):
-    given = ["MODEL_DIR = 'runs/a'", "VOCABULARY_PATH = 'words.model'", "FILES = {'train': 'train.jsonl'}", *bindings]
+    given = [
+        "MODEL_DIR = 'runs/a'",
+        "TEST_SPLIT = None",
+        "VOCABULARY_PATH = 'words.model'",
+        "FILES = {'train': 'train.jsonl'}",
+        *bindings,
+    ]
     first_checks.check(files, given, **{"trains": True} | more)
 
 
@@ -30,13 +38,39 @@ def check(*bindings, files=FILES, **more):
         ("VOCABULARY_PATH = byte", "no vocabulary at byte; did you mean 'bytes'?"),
         ("FILES = {'train': 'trian.jsonl'}", "trian.jsonl is missing (rows of split train); train.jsonl is there"),
         ("FILES = {'train': ['train.jsonl', 'rows-*.jsonl']}", "no file matches rows-*.jsonl (rows of split train)"),
+        ("FILES = {'train': 'none.jsonl'}", "none.jsonl: it has no rows (rows of split train)"),
+        (
+            "FILES = {'train': 'train.jsonl', 'validation': 'vld.jsonl'}",
+            "vld.jsonl is missing (rows of split validation)",
+        ),
+        (
+            "TEST_SPLIT = 'test'",
+            "TEST_SPLIT: FILES has no split 'test'; it has train, validation; --gin.TEST_SPLIT=None scores",
+        ),
+        ("TEST_SPLIT = 'trian'", "did you mean 'train'?"),
+        (
+            "TRAIN_STEPS = abc",
+            "TRAIN_STEPS (set in the command line), as train.LoopConfig.train_steps: expected int; got 'abc'",
+        ),
+        ("FORM = piared", "FORM (set in the command line), as names.task_name.form: form must be one of ('label', "),
+        ("FORM = piared", "did you mean 'paired'?"),
+        ("NORMALIZER = all_token", "did you mean 'all_tokens'?"),
+        ("ON_NONFINITE = 'skp'", "on_nonfinite must be one of ('stop', 'skip'); got 'skp'; did you mean 'skip'?"),
+        ("PARAM_GATHER = 'stpe'", "did you mean 'step'?"),
+        ("LABEL_SOURCE = 'techer'", "expected one of 'gold', 'teacher'; got 'techer' (str); did you mean 'teacher'?"),
+        ("ANSWER = 'txt'", "did you mean 'text'?"),
+        ("DTYPE = 'float23'", "did you mean 'float32'?"),
+        (
+            "train.LoopConfig.log_period = 2.5",
+            "train.LoopConfig.log_period (set in the command line): expected int; got 2.5",
+        ),
         ("INITIAL_CHECKPOINT_PATH = '/nowhere/at/all'", "no checkpoint at /nowhere/at/all"),
         ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
         ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
     ],
 )
 def test_a_mistake_is_one_line(binding, message):
-    with pytest.raises((ConfigurationError, FileNotFoundError)) as caught:
+    with pytest.raises((ConfigurationError, FileNotFoundError, SourceError)) as caught:
         check(binding)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
@@ -46,13 +80,22 @@ def test_what_is_right_or_is_checked_later_passes(tmp_path):
     check(
         "FILES = {'train': 'tr*.jsonl'}", "VOCABULARY_PATH = 't5'", "INITIAL_CHECKPOINT_PATH = 'google/t5-v1_1-small'"
     )
-    check("FILES = {'train': 3}", "LAMBDA = 'x'")  # wrong types are found when the configuration is parsed
+    check("FILES = {'train': 3}", "MESH = 'x'")  # wrong types are found when the configuration is parsed
     check("FILES = {'train': 'gs://bucket/rows.jsonl'}", "VOCABULARY_PATH = gs://bucket/words.model")
-    check("FILES = {'train': 'none.jsonl'}", "CACHE_DIR = 'cached'")
-    check("FILES = {'train': 'none.jsonl'}", trains=False)
+    check("FILES = {'train': 'missing.jsonl'}", "CACHE_DIR = 'cached'")
+    check("FILES = {'train': 'missing.jsonl'}", trains=False)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "config.gin").touch()
-    check("FILES = {'train': 'none.jsonl'}")  # a run that has begun says itself what it lacks
+    check("FILES = {'train': 'missing.jsonl'}")  # a run that has begun says itself what it lacks
+
+
+def test_a_split_to_score_is_one_that_has_rows():
+    for split in ("train", "validation"):
+        check(trains=False, evaluates=split)
+    with pytest.raises(ConfigurationError, match=r"^--split: FILES has no split 'tset'; it has train, validation$"):
+        check(trains=False, evaluates="tset")
+    with pytest.raises(ConfigurationError, match="did you mean 'test'"):
+        check("FILES = {'test': 'train.jsonl'}", trains=False, evaluates="tset")
 
 
 def test_macros_that_the_command_provides_need_not_be_set():

@@ -65,9 +65,9 @@ def test_a_start_is_a_run_before_the_others(tmp_path):
 
 BAD = [
     ("axes: {A: [1, 2]\n", "is not YAML: "),
-    ("axes:\n  A: [1]\n  A: [2]\n", "line 3: 'A' is given twice"),
+    ("axes:\n  A: [1]\n  A: [2]\n", ":3 is not YAML: 'A' is given twice"),
     ("axes:\n  A: []\n", ":2: axis 'A' must be a list of values or an object of levels, not empty; got []"),
-    ("axes:\n  B: [1]\n  A:\n    low: 1\n    hgih: 2\n", r":3: axis 'A' unknown key ['hgih']"),
+    ("axes:\n  B: [1]\n  A:\n    low: 1\n    hgih: 2\n", r":5: axis 'A' unknown key 'hgih'"),
     ("axes:\n  A: {low: 1, high: x}\n", ":2: axis 'A' 'high' must be a number; got 'x'"),
     ("axes:\n  A: {low: 1, high: 2}\n", ":2: axis 'A' needs 'points' in a grid"),
     ("axes:\n  A: {low: 2, high: 1, points: 3}\n", ":2: axis 'A' needs low < high; got 2 and 1"),

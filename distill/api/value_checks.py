@@ -1,0 +1,137 @@
+"""Values of a configuration compared with the source of the functions that take them; nothing is imported.
+
+A mistyped value is found before TensorFlow and JAX are imported, which takes seconds. The rules are those of the
+functions: the annotations of their arguments, and their calls of :func:`distill.validation.check`. What cannot be read from
+the source, such as the annotation of another package's class, is checked when the configuration is parsed.
+"""
+
+import ast
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from distill import validation
+from distill.api import signatures, value_types
+from distill.api.statements import Scan
+
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
+_UNREADABLE = object()  # in place of a constant or type that the source alone does not give
+
+
+def problems(scan: Scan) -> Iterator[str]:
+    """One line for each value that does not have the type or is not among the choices of an argument that takes it."""
+    for given in scan.given.values():
+        value, place = given.value, given.use.place
+        if given.macro is not None:
+            if given.macro not in scan.values:
+                continue
+            value, place = scan.values[given.macro], scan.defined[given.macro][-1]
+        symbol, *attributes = given.use.selector.split(".")
+        imports = given.use.imports
+        if not imports.dynamic or symbol not in imports.modules or len(attributes) != 1:
+            continue
+        module, first_part = imports.modules[symbol]
+        found = None if first_part else signatures.definition(module, attributes[0])
+        problem = None if found is None else _problem(*found, given.argument, value)
+        if problem is not None:
+            name = f"{symbol}.{attributes[0]}.{given.argument}"
+            where = f"{given.macro} (set in {place}), as {name}" if given.macro else f"{name} (set in {place})"
+            yield f"{where}: {problem}"
+
+
+def _problem(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str, value: Any) -> str | None:
+    annotation = _annotation(node, argument)
+    hint = _UNREADABLE if annotation is None else _type(annotation, module)
+    if hint is not _UNREADABLE and (problem := value_types.mismatch(value, hint)):
+        return problem
+    choices = _choices(node, module, argument)
+    if choices is None or not isinstance(value, str):
+        return None
+    try:
+        validation.check(argument, value, choices)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _annotation(node: ast.FunctionDef | ast.ClassDef, argument: str) -> ast.expr | None:
+    if isinstance(node, ast.FunctionDef):
+        arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        return next((one.annotation for one in arguments if one.arg == argument), None)
+    for one in node.body:
+        if isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            return _annotation(one, argument)
+    fields = (one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name))
+    return next((one.annotation for one in fields if one.target.id == argument), None)  # type: ignore[union-attr]
+
+
+def _type(node: ast.expr, module: str) -> Any:
+    """The type of an annotation that consists of plain types, ``None``, ``|`` and ``Literal``, also by another name."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        left, right = _type(node.left, module), _type(node.right, module)
+        return _UNREADABLE if _UNREADABLE in (left, right) else typing.Union[left, right]  # noqa: UP007 - not constants
+    if isinstance(node, ast.Constant) and node.value is None:
+        return None
+    if isinstance(node, ast.Name) and node.id in _TYPES:
+        return _TYPES[node.id]
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("Literal", "typing.Literal"):
+        values = _constant(node.slice, module)
+        values = values if isinstance(values, tuple) else (values,)
+        return _UNREADABLE if _UNREADABLE in values else typing.Literal[values]
+    named = _named(node, module)
+    return _UNREADABLE if named is None else _type(*named)
+
+
+def _choices(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str) -> tuple[Any, ...] | None:
+    """The choices that a function, or a class's ``__post_init__``, checks an argument against."""
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "validation.check" or len(call.args) != 3:
+            continue
+        if ast.unparse(call.args[1]) not in (argument, f"self.{argument}"):
+            continue
+        found = _constant(call.args[2], module)
+        return found if isinstance(found, tuple) and _UNREADABLE not in found else None
+    return None
+
+
+def _constant(node: ast.expr, module: str) -> Any:
+    """The value of an expression of constants, tuples and names of constants."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Tuple | ast.List):
+        out: list[Any] = []
+        for item in node.elts:
+            inner = _constant(item.value if isinstance(item, ast.Starred) else item, module)
+            out += inner if isinstance(item, ast.Starred) and isinstance(inner, tuple) else [inner]
+        return tuple(out)
+    named = _named(node, module)
+    return _UNREADABLE if named is None else _constant(*named)
+
+
+def _named(node: ast.expr, module: str) -> tuple[ast.expr, str] | None:
+    """The expression that a name, or a name of an imported module of the package, is assigned, and its module."""
+    if isinstance(node, ast.Name):
+        found = signatures.bound(module, node.id)
+        if isinstance(found, ast.Assign):
+            return found.value, module
+        if isinstance(found, ast.ImportFrom) and found.module and not found.level:
+            original = next(one.name for one in found.names if (one.asname or one.name) == node.id)
+            inner = signatures.bound(found.module, original)
+            return (inner.value, found.module) if isinstance(inner, ast.Assign) else None
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        found = signatures.bound(module, node.value.id)
+        if isinstance(found, ast.ImportFrom) and found.module and not found.level:
+            original = next(one.name for one in found.names if (one.asname or one.name) == node.value.id)
+            inner = signatures.bound(f"{found.module}.{original}", node.attr)
+            return (inner.value, f"{found.module}.{original}") if isinstance(inner, ast.Assign) else None
+    return None
+
+
+def of_argument(module: str, name: str, argument: str) -> tuple[Any, ...]:
+    """The choices of an argument as this module reads them; empty if it reads none.
+
+    >>> of_argument("distill.training.losses", "TwoTaskLoss", "normalizer")
+    ('task_tokens', 'task_examples', 'all_tokens')
+    """
+    found = signatures.definition(module, name)
+    return (_choices(*found, argument) or ()) if found is not None else ()
