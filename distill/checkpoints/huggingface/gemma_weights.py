@@ -1,6 +1,8 @@
 """Reads the parameters of T5Gemma and T5Gemma 2 from an opened Hugging Face folder, and lists what does not fit."""
 
+import functools
 import logging
+import pathlib
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from distill.model.t5gemma_config import T5GemmaConfig
 def tensors(weights: WeightsFolder, config: T5GemmaConfig) -> dict[str, Tensor]:
     """Returns the parameters in ``weights`` under this project's names, and all other tensors under their own names.
 
-    Vision tensors are left out; their number is logged.
+    Vision tensors are left out; their number is logged once per folder.
     """
     held, read = weights.tensors, set()
     found: dict[str, Tensor] = {}
@@ -26,9 +28,15 @@ def tensors(weights: WeightsFolder, config: T5GemmaConfig) -> dict[str, Tensor]:
             found["/".join(entry.path)] = entry_tensor(weights, names[0], entry)
     images = [name for name in held if gemma_names.is_vision(name)]
     if images:
-        logging.warning("%s: %d tensors of images are not read: students are text only", weights.folder, len(images))
+        _log_images(weights.folder, len(images))
     rest = sorted(held.keys() - read - set(images))
     return found | {name: unread(held[name].shape, held[name].dtype) for name in rest}
+
+
+@functools.lru_cache(maxsize=32)
+def _log_images(folder: pathlib.Path, number: int) -> None:
+    # A run opens its folder several times.
+    logging.warning("%s: %d tensors of images are not read: students are text only", folder, number)
 
 
 def problems(weights: WeightsFolder, config: T5GemmaConfig) -> list[str]:
