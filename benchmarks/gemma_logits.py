@@ -58,9 +58,9 @@ def compare(name: str, length: int | None) -> None:
     length = length or (64 if config.version == 1 else config.encoder.sliding_window + 88)
     rng = np.random.default_rng(0)
 
-    def draw(path: Any, leaf: Any) -> "np.ndarray":
+    def draw(path: Any, leaf: Any) -> jax.Array:
         scale = {"scale": 0.3, "kernel": leaf.shape[0] ** -0.5, "embedding": 0.5 * leaf.shape[-1] ** -0.5}
-        return rng.standard_normal(leaf.shape, np.float32) * np.float32(scale[path[-1].key])
+        return jax.device_put(rng.standard_normal(leaf.shape, np.float32) * np.float32(scale[path[-1].key]))
 
     params = jax.tree_util.tree_map_with_path(draw, param_shapes(config))
     tokens = rng.integers(3, VOCAB, (2, length)).astype(np.int32)
