@@ -2,12 +2,13 @@
 
 The other side does what the published code does: `transformers`' T5, two forward passes (label, rationale) with dynamic
 padding, α · label + (1 - α) · rationale, AdamW. Our side is the packed, fixed-shape step of `distill train` at the same
-dims and precision, with the window lengths of gin/tasks and the batch of gin/hardware/cpu.gin. The steps of the two
-sides alternate. Rates count rows of the data (both tasks of each) per second, and per second of processor time, which
-other processes on the machine affect less.
+dims and precision, with the window lengths of gin/tasks and the batch of gin/hardware/cpu.gin. With
+`--family=t5gemma2`, both sides have a T5Gemma 2 of the same random weights: logits for a row are compared first. The
+steps of the two sides alternate. Rates count rows of the data (both tasks of each) per second, and per second of
+processor time, which other processes on the machine affect less.
 
-    python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--rows=16] [--pairs=3]
-    [--threads=1] [--isa=avx2]
+    python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--family=t5gemma2] [--rows=16]
+    [--pairs=3] [--threads=1] [--isa=avx2]
 """
 
 import argparse
@@ -16,16 +17,21 @@ import importlib
 import json
 import re
 import statistics
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import sides
+
+VOCAB, HEADS, DROPOUT = 32128, 6, 0.1
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--set", default="svamp", choices=["svamp", "cqa"])
+    parser.add_argument("--family", default="t5", choices=sorted(STUDENTS))
     parser.add_argument("--vocabulary", default="t5", help="t5, bytes or the path of a SentencePiece model")
     parser.add_argument("--rows", type=int, default=16, help="rows of the data per PyTorch batch")
     parser.add_argument("--windows", type=int, default=8, help="windows per batch on our side")
@@ -34,7 +40,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=3, help="timed steps of each side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--isa", choices=sorted(sides.ISAS), help="limit both sides to an instruction set")
-    parser.add_argument("--layers", type=int, default=8, help="8 with the other dims is T5 1.1 Small, 77M parameters")
+    parser.add_argument(
+        "--layers", type=int, default=8,
+        help="8 with the other dims is T5 1.1 Small, 77M parameters; a T5Gemma 2 of 52M parameters",
+    )  # fmt: skip
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--chunk_tokens", type=int, default=2048)
     parser.add_argument("--json", action="store_true")
@@ -50,6 +59,66 @@ def shipped_lengths(name: str) -> dict[str, int]:
     return ast.literal_eval(lengths[1])
 
 
+def t5_students(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Returns a T5 1.1 of transformers, our configuration of the same dims, and our random parameters."""
+    import jax
+    import torch
+    import transformers
+
+    from distill.model.network import T5Config
+    from distill.model.parameters import init_params
+
+    layers, width = options.layers, options.width
+    config = transformers.T5Config(
+        vocab_size=VOCAB, d_model=width, d_kv=64, d_ff=2 * width, num_layers=layers, num_decoder_layers=layers,
+        num_heads=HEADS, feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ours = T5Config(
+        vocab_size=VOCAB, embed_dim=width, num_heads=HEADS, head_dim=64, mlp_dim=2 * width,
+        num_encoder_layers=layers, num_decoder_layers=layers, dropout_rate=DROPOUT,
+    )  # fmt: skip
+    params = jax.jit(init_params, static_argnums=0)(ours, jax.random.key(0))
+    return transformers.T5ForConditionalGeneration(config), ours, params
+
+
+def t5gemma2_students(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Returns a T5Gemma 2 of transformers, our configuration, and our parameters, which both have.
+
+    Raises:
+      AssertionError: the two compute different logits.
+    """
+    import jax
+    import numpy as np
+    import torch
+    import transformers
+
+    from distill.checkpoints import huggingface
+    from distill.model.network import ModelInputs
+    from distill.model.networks import network_of
+    from distill.model.parameters import init_params
+    from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
+
+    # One key head for four query heads, a window of 512 tokens and a global layer in six: as the 270M model.
+    stack = StackConfig(options.layers, options.width, 2 * options.width, 4, 1, 128, 128.0, 512, 6)
+    ours = T5GemmaConfig(2, VOCAB, stack, stack, rope_base_global=1e6, rope_scale_global=8.0)
+    params = jax.jit(init_params, static_argnums=0)(ours, jax.random.key(0))
+    with tempfile.TemporaryDirectory() as folder:
+        huggingface.save_pretrained_folder(params, ours, folder)
+        theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (1, 40)).astype(np.int32)
+    tokens[:, 0] = ours.decoder_start_id
+    got = jax.jit(network_of(ours).apply)({"params": params}, ModelInputs(tokens, tokens))
+    with torch.no_grad():
+        ids = torch.from_numpy(tokens).long()
+        wanted = theirs(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits.numpy()
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=0.0, atol=1e-3)
+    return theirs, ours, params
+
+
+STUDENTS = {"t5": t5_students, "t5gemma2": t5gemma2_students}
+
+
 def main() -> None:
     options = arguments()
     sides.use_threads(options.threads, options.isa)
@@ -61,8 +130,6 @@ def main() -> None:
 
     from distill.data.batches import BatchStream
     from distill.data.packing import Layout
-    from distill.model.network import T5Config
-    from distill.model.parameters import init_params
     from distill.tasks import registration, vocabularies
     from distill.training import optimizers
     from distill.training.losses import TwoTaskLoss
@@ -72,16 +139,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     dataset = importlib.import_module(f"distill.tasks.{options.set}").dataset(options.data_dir)
     names = registration.register(dataset, vocabularies.load(options.vocabulary))
-    dims = {"vocab": 32128, "width": options.width, "heads": 6, "mlp": 2 * options.width, "layers": options.layers}
 
     # The paper's side.
-    config = transformers.T5Config(
-        vocab_size=dims["vocab"], d_model=dims["width"], d_kv=64, d_ff=dims["mlp"], num_layers=dims["layers"],
-        num_decoder_layers=dims["layers"], num_heads=dims["heads"], feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    theirs = transformers.T5ForConditionalGeneration(config).train()
+    theirs, ours, params = STUDENTS[options.family](options)
+    theirs.train()
     adamw = torch.optim.AdamW(theirs.parameters(), lr=5e-5, weight_decay=0.0)
     examples = list(
         registration.get(names.paired)
@@ -111,15 +172,11 @@ def main() -> None:
         return len(rows), tokens
 
     # Ours.
-    ours = T5Config(
-        vocab_size=dims["vocab"], embed_dim=dims["width"], num_heads=dims["heads"], head_dim=64, mlp_dim=dims["mlp"],
-        num_encoder_layers=dims["layers"], num_decoder_layers=dims["layers"], dropout_rate=0.1,
-    )  # fmt: skip
     optimizer = optimizers.adamw(5e-5)
     lengths = shipped_lengths(options.set)
     layout = Layout(options.windows, options.inputs or lengths["inputs"], options.targets or lengths["targets"])
     stream = BatchStream(names.paired, layout, seed=0)
-    state = jax.jit(lambda key: init_state(init_params(ours, key), optimizer))(jax.random.key(0))
+    state = jax.jit(lambda params: init_state(params, optimizer), donate_argnums=0)(params)
     step_fn = jax.jit(
         make_train_step(ours, TwoTaskLoss(alpha=0.5), optimizer, chunk_tokens=options.chunk_tokens), donate_argnums=0
     )
@@ -153,6 +210,7 @@ def main() -> None:
     pairs = [(timed(our_step), timed(lambda n=n: torch_step(n))) for n in range(1, options.pairs + 1)]
     result = {
         "set": options.set,
+        "family": options.family,
         "rows": options.rows,
         "layout": [layout.windows, layout.encoder_length, layout.decoder_length],
         "threads": options.threads,
@@ -176,7 +234,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(
-        f"{options.set}, {options.rows} rows, windows {result['layout']}, {options.threads} thread(s), "
+        f"{options.family}, {options.set}, {options.rows} rows, windows {result['layout']}, {options.threads} thread(s), "
         f"{options.isa or 'all instructions'}; medians of {options.pairs} steps each, in turn"
     )
     for key in rates:

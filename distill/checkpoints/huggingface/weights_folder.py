@@ -137,7 +137,7 @@ class WeightsFolder:
         return (
             f"{self.folder} has {held} {SINGLE_FILE} {'or' if pickled else 'nor'} {INDEX_FILE}. Reading a pickle runs "
             "whatever code it holds, so pickled weights (pytorch_model.bin) are refused. Convert them once, where you "
-            "trust them: transformers.T5ForConditionalGeneration.from_pretrained(NAME).save_pretrained(FOLDER) writes "
+            "trust them: transformers.AutoModelForSeq2SeqLM.from_pretrained(NAME).save_pretrained(FOLDER) writes "
             f"{SINGLE_FILE}; on the Hugging Face hub, a pull request often holds the converted file already, and "
             "NAME@refs/pr/1 reads it"
         )

@@ -138,9 +138,11 @@ def test_thirty_steps_follow_pytorch(family, students):
 @pytest.mark.parametrize(
     ("family", "mesh", "options"),
     [
-        ("t5gemma", None, {"chunk_tokens": 160}),
+        ("t5gemma", None, {"chunk_tokens": 80, "num_microbatches": 2}),
         ("t5gemma2", None, {"num_microbatches": 2}),
         ("t5gemma", (2, 2, 2), {"sequence_parallel": True, "scan_layers": True}),
+        ("t5gemma", (8, 1, 1), {"scan_layers": True}),
+        ("t5gemma", (1, 1, 8), {"scan_layers": True}),
         ("t5gemma2", (2, 2, 2), {"param_gather": "step", "sequence_parallel": True, "scan_layers": True}),
         ("t5gemma2", (8, 1, 1), {}),
         ("t5gemma2", (1, 1, 8), {}),

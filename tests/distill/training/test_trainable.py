@@ -24,6 +24,7 @@ from distill.model.parameters import (
     unflatten,
     unstack_layers,
 )
+from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
 from distill.training import optimizers, train, uncertainty
 from distill.training.config import LoopConfig
@@ -49,13 +50,17 @@ def params():
     return jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(1))
 
 
-@pytest.fixture(scope="module")
-def adapted(params):
+def with_random_adapters(params):
     """The parameters with adapters whose ``B`` is random."""
     prepared = jax.jit(ADAPTERS.prepared)(params, jax.random.key(2))
     rng = np.random.default_rng(3)
     drawn = {path: rng.normal(size=leaf.shape) for path, leaf in flatten(prepared).items() if path.endswith("lora_b")}
     return joined(prepared, unflatten({path: jnp.asarray(0.3 * b, jnp.float32) for path, b in drawn.items()}))
+
+
+@pytest.fixture(scope="module")
+def adapted(params):
+    return with_random_adapters(params)
 
 
 @functools.cache
@@ -79,9 +84,9 @@ def stepped(config, params, batch, trainable=None, mesh=(1, 1, 1), **options):
     return float(metrics["loss"][0]), moved
 
 
-@pytest.fixture(scope="module")
-def reference(adapted, batch):
-    """The loss and the gradients of ``A`` and ``B`` through ``W + α / rank · A B``, by a step that trains all kernels."""
+def dense_reference(config, adapted, batch):
+    """By a step that trains all parameters: the loss, the gradients of ``A`` and ``B`` through ``W + α / rank · A B``, and
+    those of all parameters."""
 
     def merged(matrices):
         leaves = flatten(joined(adapted, matrices))
@@ -98,9 +103,14 @@ def reference(adapted, batch):
 
     kernels, through = jax.vjp(merged, ADAPTERS.part(adapted))
     dense = joined(lora.without(adapted), unflatten(kernels))
-    loss, of_kernels = stepped(CONFIG, dense, batch)
+    loss, of_kernels = stepped(config, dense, batch)
     (gradients,) = through({path: jnp.asarray(of_kernels[path]) for path in kernels})
-    return loss, flatten(gradients)
+    return loss, flatten(gradients), of_kernels
+
+
+@pytest.fixture(scope="module")
+def reference(adapted, batch):
+    return dense_reference(CONFIG, adapted, batch)[:2]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,26 @@ def test_gradients_of_adapters_equal_those_through_the_sum_of_the_kernels(
             np.testing.assert_allclose(leaf, wanted[path], rtol=1e-5, atol=3e-6, err_msg=path)
         else:
             assert not leaf.any(), path
+
+
+def test_a_t5gemma_2_with_adapters_and_a_frozen_table_has_the_gradients_of_a_dense_one(batch):
+    """A local and a global layer with merged attention, in a scan on a mesh. Norms are trained beside the adapters, and the
+    table of encoder, decoder and logits is not."""
+    stack = StackConfig(2, 32, 48, 4, 2, 8, 8.0, 4, 2)
+    config = T5GemmaConfig(2, 64, stack, stack, rope_base_global=1e5)
+    config = dataclasses.replace(config, scan_layers=True, remat_policy="minimal")
+    adapted = with_random_adapters(jax.jit(init_params, static_argnums=0)(config, jax.random.key(1)))
+    chosen = dataclasses.replace(ADAPTERS, frozen=("kernel$", "embed"))
+    options = {"param_gather": "step", "num_microbatches": 2, "sequence_parallel": True}
+    loss, moved = stepped(config, adapted, batch, chosen, (2, 2, 2), **options)
+    wanted_loss, of_adapters, of_all = dense_reference(config, adapted, batch)
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+    trained = {path for path, leaf in moved.items() if leaf.any()}
+    assert trained == chosen.names(adapted) and not moved["token_embedder/embedding"].any()
+    assert {path.rpartition("/")[2] for path in trained} == {"lora_a", "lora_b", "scale"}
+    for path in trained:
+        wanted = of_adapters[path] if path in of_adapters else of_all[path]
+        np.testing.assert_allclose(moved[path], wanted, rtol=1e-4, atol=5e-6, err_msg=path)
 
 
 def test_the_first_step_is_that_of_the_network_without_adapters(params, batch):

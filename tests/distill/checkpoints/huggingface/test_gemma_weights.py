@@ -5,6 +5,8 @@ import functools
 import json
 import logging
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -13,6 +15,15 @@ import transformers
 
 from distill import terminal
 from distill.checkpoints import conversion, huggingface, initial
+from distill.checkpoints.manager import Checkpoints
+from distill.model import lora
+from distill.model.lora import Lora
+from distill.model.network import ModelInputs
+from distill.model.networks import network_of
+from distill.model.parameters import flatten, unflatten
+from distill.training import optimizers
+from distill.training.state import init_state
+from distill.training.trainable import Trainable, joined
 from tests.distill import gemma_models, hf_models
 from tests.distill.checkpoints.written import random_params, same
 
@@ -77,6 +88,7 @@ def test_tensors_of_images_are_left_out_with_one_line(folders, caplog):
 
 
 def test_a_run_that_starts_from_such_a_folder_has_the_line_once_and_as_no_warning(folders, caplog):
+    """A run opens its folder twice."""
     folder = str(folders("t5gemma2"))
     with caplog.at_level(logging.WARNING):
         initial.load(folder, huggingface.read_config(folder), None)
@@ -164,6 +176,31 @@ def test_a_model_directory_and_back(folders, tmp_path):
     wider = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, sliding_window=6))
     with pytest.raises(ValueError, match=r"is of another model: encoder\.sliding_window: 5 there, 6 here"):
         initial.load(str(tmp_path / "ours"), wider, None)
+
+
+@pytest.mark.parametrize("family", ["t5gemma", "t5gemma2"])
+def test_adapters_are_merged_into_an_export(family, folders, tmp_path):
+    """transformers computes with the exported kernels what the network computes with adapters."""
+    config, params = huggingface.load_pretrained(folders(family))
+    optimizer = optimizers.restricted(optimizers.adamw(1e-3), Trainable(Lora(3, alpha=6.0)))
+    state = init_state(jax.tree.map(jnp.asarray, params), optimizer)
+    rng = np.random.default_rng(0)
+    matrices = {name: leaf for name, leaf in flatten(state.params).items() if name.endswith("lora_b")}
+    drawn = {name: jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32) for name, leaf in matrices.items()}
+    state = state.replace(params=joined(state.params, unflatten(drawn)))
+    saver = Checkpoints(tmp_path / "run", config)
+    saver.save(state, {"seed": 0, "draws": 0, "consumed": {}}, {})
+    saver.close()
+    conversion.convert(tmp_path / "run", tmp_path / "hf", "hf")
+    tokens = np.arange(2, 20, dtype=np.int32)[None]
+    apply = jax.jit(network_of(config).apply)
+    got, before = (apply({"params": tree}, ModelInputs(tokens, tokens)) for tree in (lora.scaled(state.params), params))
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf", attn_implementation="eager").eval()
+    with torch.no_grad():
+        ids = torch.from_numpy(tokens).long()
+        wanted = model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits.numpy()
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=0.0, atol=1e-4)
+    assert np.abs(np.asarray(before) - wanted).max() > 0.1
 
 
 def test_random_parameters_of_a_configuration_are_exported(folders, tmp_path):
