@@ -336,6 +336,13 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--print", dest="print_name", metavar="NAME", help="print a sweep file, such as demo_rates; > my.yaml copies it"
     )
     sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
+    sweep.add_argument(
+        "--more",
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="also train these points: an object AXIS: value, or list of values; a new AXIS is a macro; may repeat",
+    )
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
     sweep.add_argument(

@@ -63,11 +63,14 @@ def sentences(analysis: Analysis) -> list[str]:
     return out
 
 
-def next_sentences(analysis: Analysis) -> list[str]:
-    """What to run next for each line along λ."""
+def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
+    """What to run next for each line along λ: a sentence, and :func:`recipe_text`."""
     known = [(each.line, each.proposal) for each in analysis.optima]
     known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]
-    return [proposal_text(proposal).replace("Next:", f"Next{_of_line(name)}:", 1) for name, proposal in known]
+    return [
+        (proposal_text(proposal).replace("Next:", f"Next{_of_line(name)}:", 1), recipe_text(proposal))
+        for name, proposal in known
+    ]
 
 
 def _selected(analysis: Analysis) -> str:
@@ -194,7 +197,25 @@ def proposal_text(proposal: Proposal) -> str:
         )
     else:
         text = f"Next: {proposal.total} runs, {', '.join(steps)}, because {proposal.reason}."
-    return f"{text} As an axis of the sweep file: {proposal.axis}" if proposal.axis else text
+    if proposal.recipe is None:
+        return text
+    if not proposal.recipe.keep:
+        return f"{text} All other settings stay as they are."
+    kept = ", ".join(f"{axis} {one_line(level, 60)}" for axis, level in proposal.recipe.keep.items())
+    return f"{text} All other settings stay: {kept}, and all that the settings share."
+
+
+def recipe_text(proposal: Proposal) -> tuple[str, str]:
+    """What trains the proposed runs: what it is, and a shell command or a sweep file, to copy; empty if none is known."""
+    found = proposal.recipe
+    if found is None:
+        return "", ""
+    if found.command:
+        return (
+            "The command that adds these runs to the sweep (--dry_run lists them and estimates their time):",
+            found.command,
+        )
+    return "A sweep file with these runs, from the configuration of the best setting, for distill sweep:", found.file
 
 
 def share_text(found: EqualShare) -> str:

@@ -29,6 +29,7 @@ from distill.experiments.report.blocks import (
     Tiles,
 )
 from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.next_runs import Proposal
 from distill.experiments.report.optimum import Optimum, effective_lines, validation_scores
 from distill.experiments.report.settings import Cell as Setting
 from distill.experiments.report.text import large, number, one_line, p_value, signed
@@ -214,13 +215,20 @@ def _answers(analysis: Analysis) -> list[Block]:
         blocks.append(_fit_chart(analysis, each))
         text = f"{findings.optimum_sentence(analysis, each)}\n\n{findings.proposal_text(each.proposal)}"
         blocks.append(Text(text, "beside"))
+        blocks += _recipe(each.proposal)
     for line in analysis.unfitted:
         text = findings.unfitted_sentence(line)
         if line.proposal is not None:
             text += f"\n\n{findings.proposal_text(line.proposal)}"
         blocks.append(Text(text, "plain"))
+        blocks += _recipe(line.proposal)
     blocks += section_tables.weight_blocks(analysis)
     return blocks
+
+
+def _recipe(proposal: Proposal | None) -> list[Block]:
+    what, code = ("", "") if proposal is None else findings.recipe_text(proposal)
+    return [Text(what, "plain"), Text(code, "code")] if code else []
 
 
 def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:

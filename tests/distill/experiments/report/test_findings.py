@@ -36,13 +36,13 @@ def test_what_the_rates_show(rates_analysis):
     assert warned[0].startswith("The sweep is not complete: 1 waiting, 1 failed. Missing settings can change which")
     failed = [each for each in collection.unfinished if each.state == "failed"]
     assert findings.warnings(found, failed)[0] == "Not in these numbers: 1 failed."
-    first, second = findings.next_sentences(found)
+    (first, _), (second, (_, file)) = findings.next_sentences(found)
     assert first == (
         "Next (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
-        "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. As an axis of the sweep file: "
-        'rates: {ratio: ["32:1", "16:1"]}'
+        "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. All other settings stay: "
+        "NORMALIZER all_tokens, and all that the settings share."
     ), "the interval of the best λ is open below"
-    assert second.startswith("Next (task_tokens): 20 runs, ") and "As an axis of the sweep file: LAMBDA: [" in second
+    assert second.startswith("Next (task_tokens): 20 runs, ") and "\n  LAMBDA: [" in file
 
 
 def test_the_best_rates_are_named_with_their_interval(rates_analysis):
