@@ -364,7 +364,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--price_per_chip_hour",
         type=float,
         metavar="PRICE",
-        help="with --dry_run: price of a chip per hour; adds the cost of the runs",
+        help="with --dry_run: price of a chip per hour, or of a core for runs on CPUs; adds the cost",
     )
     sweep.add_argument(
         "--workers",

@@ -281,7 +281,7 @@ def _cost(analysis: Analysis) -> list[str]:
     elif costs.unit:
         out.append(f"All settings do the same work, {large(costs.settings[0].work)} {costs.unit} per run.")
     if costs.time_front is not None:
-        out.append(_front_text(analysis, costs.time_front, "chip-hours", lambda each: number(each.chip_hours.value, 2)))
+        out.append(_front_text(analysis, costs.time_front, costs.hours, lambda each: number(each.chip_hours.value, 2)))
     elif _times(costs) > SAME_TIME:
         out.append(f"Times do not rank the settings: {time_reason(costs)}.")
     return out
@@ -296,7 +296,7 @@ def time_reason(costs: Costs) -> str:
     """Why there is no front of accuracy against chip-hours."""
     if not all(each.chip_hours.known for each in costs.settings):
         return "seeds that were trained together, or a single seed, give one time, whose spread is not known"
-    return "the intervals of their chip-hours overlap"
+    return f"the intervals of their {costs.hours} overlap"
 
 
 def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount: Callable[[Cost], str]) -> str:
@@ -357,7 +357,9 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         out.append("Each seed has its own data. Only runs of the same seed are compared, and intervals are over seeds.")
     devices = {str(run.record["environment"]["device_kind"]) for run in part.runs}
     if len(devices) > 1:
-        out.append(f"Runs used different devices ({', '.join(sorted(devices))}); their chip-hours are not comparable.")
+        out.append(
+            f"Runs used different devices ({', '.join(sorted(devices))}); their {analysis.costs.hours} are not comparable."
+        )
     revisions = {(run.record["code"].get("revision"), run.record["code"]["version"]) for run in part.runs}
     if len(revisions) > 1:
         out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")
