@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report import comparisons, quantities, statistics
+from distill.experiments.report import comparisons, next_runs, quantities, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.cost import Cost, Costs
-from distill.experiments.report.next_runs import Proposal
 from distill.experiments.report.optimum import Optimum, Unfitted
-from distill.experiments.report.settings import Cell, Part
+from distill.experiments.report.proposals import of_line
+from distill.experiments.report.settings import RATE, Cell, Part
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 
 SAME_TIME = 1.1
@@ -63,16 +63,6 @@ def sentences(analysis: Analysis) -> list[str]:
     return out
 
 
-def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
-    """What to run next for each line along λ: a sentence, and :func:`recipe_text`."""
-    known = [(each.line, each.proposal) for each in analysis.optima]
-    known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]
-    return [
-        (proposal_text(proposal).replace("Next:", f"Next{_of_line(name)}:", 1), recipe_text(proposal))
-        for name, proposal in known
-    ]
-
-
 def _selected(analysis: Analysis) -> str:
     cell, evidence = analysis.selected, analysis.evidence
     interval = evidence.cell_interval(cell)
@@ -91,11 +81,7 @@ def _selected(analysis: Analysis) -> str:
 
 def unfitted_sentence(found: Unfitted) -> str:
     """Why a line of settings has no best λ."""
-    return f"The best effective λ{_of_line(found.line.name)} is not estimated: {found.reason}."
-
-
-def _of_line(name: str) -> str:
-    return "" if name == "all settings" else f" ({one_line(name)})"
+    return f"The best effective λ{of_line(found.line.name)} is not estimated: {found.reason}."
 
 
 def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
@@ -134,7 +120,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
 
 def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
     """The best effective λ of a line, what sets it, and why the estimate cannot be trusted, if it cannot."""
-    of = _of_line(optimum.line)
+    of = of_line(optimum.line)
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
     scope = f"between {number(low, 2)} and {number(high, 2)}"
     if not optimum.bounded:
@@ -176,46 +162,22 @@ def knob_text(optimum: Optimum) -> str:
     return f", at {knob.name} {knob.level(lam.value)} ({ends[0]} to {ends[1]})"
 
 
+def shared_weight(line: quantities.Line, knob: str) -> str:
+    """What the settings of a line share of rates and ``LAMBDA``, apart from the one that sets λ: ``LAMBDA 1``, or empty."""
+    if knob == RATE:
+        values = {number(next_runs.lambda_of(cell)) for cell in line.cells}
+        return f"LAMBDA {values.pop()}" if len(values) == 1 else ""
+    rates = {quantities.rate(cell) for cell in line.cells}
+    known = len(rates) == 1 and math.isfinite(max(rates))
+    return f"{RATE} {next_runs.ratio_text(rates.pop())}" if known else ""
+
+
 def lam_interval(optimum: Optimum) -> str:
     """The best λ with its interval; an open end is named as such."""
     lam = optimum.lam
     low = number(lam.low, 2) if lam.low > 0 else f"< {number(math.exp(optimum.fit.low), 2)}"
     high = number(lam.high, 2) if math.isfinite(lam.high) else f"> {number(math.exp(optimum.fit.high), 2)}"
     return f"{number(lam.value, 2)} (95 % interval {low} to {high})"
-
-
-def proposal_text(proposal: Proposal) -> str:
-    """The next runs, the reason for them, and how much they narrow the interval."""
-    steps = []
-    for step in proposal.runs:
-        how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
-        steps.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
-    if proposal.kind == "narrow":
-        text = (
-            f"Next: {proposal.total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
-            f"{100 * proposal.width:.0f} % of now."
-        )
-    else:
-        text = f"Next: {proposal.total} runs, {', '.join(steps)}, because {proposal.reason}."
-    if proposal.recipe is None:
-        return text
-    if not proposal.recipe.keep:
-        return f"{text} All other settings stay as they are."
-    kept = ", ".join(f"{axis} {one_line(level, 60)}" for axis, level in proposal.recipe.keep.items())
-    return f"{text} All other settings stay: {kept}, and all that the settings share."
-
-
-def recipe_text(proposal: Proposal) -> tuple[str, str]:
-    """What trains the proposed runs: what it is, and a shell command or a sweep file, to copy; empty if none is known."""
-    found = proposal.recipe
-    if found is None:
-        return "", ""
-    if found.command:
-        return (
-            "The command that adds these runs to the sweep (--dry_run lists them and estimates their time):",
-            found.command,
-        )
-    return "A sweep file with these runs, from the configuration of the best setting, for distill sweep:", found.file
 
 
 def share_text(found: EqualShare) -> str:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from distill.cli import main
-from distill.experiments.report import collect, findings
+from distill.experiments.report import collect, proposals
 from distill.experiments.sweep import plan, reading
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -63,7 +63,7 @@ def sweep(tmp_path_factory):
 
 def test_the_commands_name_complete_settings_and_a_dry_run_accepts_them(sweep, capsys):
     analysis = analysed(sweep / "out")[1]
-    steps = findings.next_sentences(analysis)
+    steps = proposals.next_sentences(analysis)
     assert len(steps) == 2
     (rates_text, (_, by_rates)), (_, (_, by_lambda)) = steps
     assert "All other settings stay: NORMALIZER all_tokens, and all that the settings share." in rates_text
@@ -105,7 +105,7 @@ def test_runs_without_a_sweep_get_a_sweep_file_from_the_best_configuration(tmp_p
                 tmp_path / f"{lam}-{seed}", [n % 10 < 4 + 3 * lam + seed for n in range(40)], training={"lambda": lam},
                 configuration={"FORM": "paired", "LAMBDA": lam, "RANDOM_SEED": seed},
             )  # fmt: skip
-    ((_, (what, file)),) = findings.next_sentences(analysed(tmp_path)[1])
+    ((_, (what, file)),) = proposals.next_sentences(analysed(tmp_path)[1])
     assert what.startswith("A sweep file with these runs")
     content = yaml.safe_load(file)
     assert content["gin_files"] == [str(tmp_path / "2.0-0" / "config.gin")] and set(content["axes"]) == {
