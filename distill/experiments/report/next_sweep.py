@@ -127,7 +127,8 @@ def _grouped(values: Sequence[Any], seeds: Sequence[list[int]]) -> list[tuple[li
 def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence[list[int]]) -> Recipe:
     """A sweep file that starts from the configuration of the best setting's first run."""
     run, found = best.runs[0], knob(line)
-    keep = {axis: level for axis, level in best.values.items() if level != ABSENT and axis != name}
+    changed = {SEED, "rates", RATE} if name == RATE else {SEED, name}
+    keep = {axis: level for axis, level in best.values.items() if level != ABSENT and axis not in changed}
     levels = list(dict.fromkeys(found.level(each.lam) for each in proposal.runs)) if found else []
     axis: dict[str, Any] = (
         {"rates": {"ratio": levels}} if name == RATE else {name: [json.loads(each) for each in levels]}
@@ -138,4 +139,4 @@ def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence
         "axes": {**axis, SEED: max(seeds, key=len)},
     }
     text = yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1000)
-    return Recipe({axis: level for axis, level in keep.items() if axis not in ("rates", SEED)}, "", text)
+    return Recipe(keep, "", text)
