@@ -121,6 +121,6 @@ def step_flops(config: T5Config, sequences: int, inputs: int, targets: int) -> f
       sequences: rows of the batch.
       inputs, targets: positions per row.
     """
-    from distill.precompile import estimates  # imports JAX, which the PyTorch side needs for this alone
+    from distill.precompile import model_flops  # imports JAX, which the PyTorch side needs for this alone
 
-    return 3.0 * estimates.forward_flops(config, Layout(sequences, inputs, targets))
+    return 3.0 * model_flops.forward_flops(config, Layout(sequences, inputs, targets))

@@ -188,7 +188,7 @@ class Run:
             for line in (*self.begin(writes=first), *self.advice()):
                 terminal.say(line)
             self.register()
-            given = {"cost_model": step_costs.measure, **self.arguments, **overrides}
+            given = {"cost_model": step_costs.of_run({**self.arguments, **overrides}), **self.arguments, **overrides}
             return train.train(**given, lock=lock, quiet=quiet)
 
     def advice(self) -> list[str]:

@@ -119,7 +119,7 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
             with train.lock_directory(run.directory) as lock, _undone(run):
                 command_runs.write_configuration()
                 quiet = command_runs.is_quiet(options)
-                stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.measure).stopped
+                stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.of_run(given)).stopped
             if stopped not in (None, "early"):
                 raise exit_codes.Stopped(stopped)
     except (exit_codes.Stopped, locking.Locked, MemoryError):
@@ -175,8 +175,9 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
             settings = {name: given[name] for name in reads if name in given}
             seeds.append(Seed.read(given["model_dir"], **settings, decoder=decoder, lock=lock, terminal=terminal))
         shared = ("model", "loss", "optimizer", "loop", "validation", "checkpoints", "initial_checkpoint_path")
+        counted = step_costs.of_run(given)
         given = {name: given[name] for name in shared if name in given}
-        results = train_seeds(seeds, **given, terminal=terminal, cost_model=step_costs.measure)
+        results = train_seeds(seeds, **given, terminal=terminal, cost_model=counted)
     for result in results:
         if not isinstance(result, Exception) and result.stopped not in (None, "early"):
             raise exit_codes.Stopped(result.stopped)

@@ -349,6 +349,13 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--print", dest="print_name", metavar="NAME", help="print a sweep file, such as demo_rates; > my.yaml copies it"
     )
     sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
+    sweep.add_argument(
+        "--more",
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="also train these points: an object AXIS: value, or list of values; a new AXIS is a macro; may repeat",
+    )
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
     sweep.add_argument(
@@ -370,7 +377,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--price_per_chip_hour",
         type=float,
         metavar="PRICE",
-        help="with --dry_run: price of a chip per hour; adds the cost of the runs",
+        help="with --dry_run: price of a chip per hour, or of a core for runs on CPUs; adds the cost",
     )
     sweep.add_argument(
         "--workers",

@@ -73,12 +73,14 @@ class Configurations:
             self.costs[run.name], self.settings[run.name] = self._described(run)
 
     def _described(self, run: Run) -> tuple[Cost, Setting]:
+        from distill.precompile import step_costs
+
         files, bindings = run.configuration()
         key = json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
         if key not in self._known:
             given = self._arguments(run)
             text = "" if self._identify is None else self._identify()
-            cost = Cost(given["loop"].train_steps, flops_per_step(given))
+            cost = Cost(given["loop"].train_steps, step_costs.model_flops(given))
             self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text))
         return self._known[key]
 
@@ -135,16 +137,6 @@ def _fills(mesh: Any, target: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def flops_per_step(given: Mapping[str, Any]) -> float:
-    """Returns 3 × the operations of the matrix products of a forward pass: the backward pass has twice as many.
-
-    All positions of a batch's windows count, padding included; recomputation does not.
-    """
-    from distill.precompile.estimates import forward_flops
-
-    return 3 * forward_flops(given["model"], given["data"].layout)
 
 
 def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, int] = {}) -> Table:

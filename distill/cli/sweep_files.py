@@ -1,10 +1,11 @@
 """``distill sweep``: reads a sweep, lists and prints the shipped sweep files, and shows the state of a sweep's runs."""
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import distill
 from distill import exit_codes, terminal
@@ -33,18 +34,44 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
       SweepError: neither a sweep file nor a sweep directory.
     """
     from distill.api import configuration
-    from distill.experiments.sweep import SweepError, plan, reading
+    from distill.experiments.sweep import SweepError, documents, plan, reading
 
     if Path(target).is_dir():
         found = plan.read_plan(target)
         if found.source is None:
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
-        sweep = reading.from_document(found.source, {}, Path(target) / plan.PLAN, target).with_bindings(found.added)
+        source, lines, path, directory = found.source, {}, Path(target) / plan.PLAN, target
+        bindings = [*found.added, *options.gin_bindings]
     else:
         _check_exists(target)
         paths = configuration.search_paths(command_runs.search_paths(options))
-        sweep = reading.read(configuration.find(target, paths), options.directory)
-    return sweep.with_bindings(options.gin_bindings)
+        path, directory, bindings = configuration.find(target, paths), options.directory, options.gin_bindings
+        source, lines = documents.read(Path(path))
+    if isinstance(source, dict):
+        source = with_points(source, options.more, directory or source.get("directory"))
+    return reading.from_document(source, lines, path, directory).with_bindings(bindings)
+
+
+def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any) -> dict[str, Any]:
+    """The contents of a sweep file with the points of ``--more``, and with those that its directory already has.
+
+    Raises:
+      SweepError: a point is no JSON object, or the plan of the directory cannot be read.
+    """
+    from distill.experiments.sweep import SweepError, plan
+
+    added: list[Any] = list(source.get("more", []))
+    if directory and (Path(str(directory)) / plan.PLAN).exists():
+        before = plan.source(Path(str(directory))).get("more", [])
+        added += [point for point in before if point not in added]
+    for text in given:
+        try:
+            points = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SweepError(f"--more must be a JSON object of axes and values, or a list of them: {error}") from None
+        points = points if isinstance(points, list) else [points]
+        added += [point for point in points if point not in added]
+    return {**source, "more": added} if added else dict(source)
 
 
 def _check_exists(target: str) -> None:

@@ -280,6 +280,7 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     target = options.sweep[0]
     given = [f"--directory={options.directory}"] if options.directory else []
     given += [f"--gin_bindings={binding}" for binding in options.gin_bindings]
+    given += [f"--more={points}" for points in options.more]
     retry = ["--retry_failed"] if options.retry_failed else []
     with leases.preparing(sweep.directory):
         code = subprocess.run(
@@ -379,6 +380,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     if failed:
         count = estimates.counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
+    kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
+    console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)

@@ -4,80 +4,14 @@ import dataclasses
 import re
 from typing import Any
 
-from distill.data.packing import Layout
-from distill.model.config import REMAT_POLICIES, T5Config
-from distill.model.configs import NetworkConfig
-from distill.model.parameters import flatten, param_shapes
-from distill.model.t5gemma_config import StackConfig
+from distill.model.config import REMAT_POLICIES
 from distill.precompile import hlo
 from distill.precompile.chips import GIB, Chip
 from distill.precompile.costs import Costs
+from distill.precompile.model_flops import step_flops
 from distill.precompile.operations import result_of_start
 from distill.precompile.steps import CompiledStep, Run
 from distill.precompile.topology import ROOMIEST
-
-
-def forward_flops(model: NetworkConfig, layout: Layout) -> float:
-    """Operations of all matmuls of one forward pass over a whole batch, without recomputation.
-
-    All positions of a window count, including padding. Causal attention counts in full. The dense program computes
-    both. Attention of local layers counts in full, too; the TPU kernel computes less of it, so that the utilisation of a
-    step by this count may exceed 1.
-    """
-    inputs, targets, rows = layout.encoder_length, layout.decoder_length, layout.windows
-    if not isinstance(model, T5Config):
-        encoder, decoder = model.encoder, model.decoder
-        cross = 2 * inputs * encoder.embed_dim * 2 * decoder.num_kv_heads * decoder.head_dim  # keys and values
-        if not model.merged:
-            cross += 4 * targets * decoder.embed_dim * decoder.num_heads * decoder.head_dim  # queries and output
-        cross += 4 * inputs * targets * decoder.num_heads * decoder.head_dim
-        logits = 2 * targets * decoder.embed_dim * model.vocab_size
-        layers = encoder.num_layers * _layer_flops(encoder, inputs)
-        layers += decoder.num_layers * (_layer_flops(decoder, targets) + cross)
-        return float(rows * (layers + logits))
-    width, joined = model.embed_dim, model.num_heads * model.head_dim
-    projection = 2 * width * joined
-    mlp = 2 * width * model.mlp_dim * (len(model.mlp_activations) + 1)
-    reading = inputs * (4 * projection + mlp) + 4 * inputs**2 * joined
-    own = targets * (4 * projection + mlp) + 4 * targets**2 * joined
-    cross = 2 * targets * projection + 2 * inputs * projection + 4 * inputs * targets * joined
-    logits = 2 * targets * width * model.vocab_size
-    return float(rows * (model.num_encoder_layers * reading + model.num_decoder_layers * (own + cross) + logits))
-
-
-def step_flops(run: Run) -> float:
-    """Operations of all matmuls of a training step: three forward passes, less the gradients of frozen kernels.
-
-    Products of low-rank adapters do not count.
-    """
-    total, trainable = 3 * forward_flops(run.model, run.layout), run.optimizer.trainable
-    if trainable is None:
-        return total
-    shapes = param_shapes(run.model)
-    sizes = {path: leaf.size for path, leaf in flatten(shapes).items()}
-    kernels = {path for path in sizes if path.endswith("/kernel")}
-    if not any("/logits_dense/" in path for path in kernels):  # the table computes the logits
-        tables = ("decoder_token_embedder/embedding", "token_embedder/embedding")
-        kernels.add(next(path for path in tables if path in sizes))
-    for path in kernels - trainable.names(shapes):
-        total -= 2.0 * run.layout.windows * _positions(path, run) * sizes[path]
-    return total
-
-
-def _positions(path: str, run: Run) -> int:
-    """The positions of a window that the kernel at ``path`` is applied to."""
-    inputs, targets = run.layout.encoder_length, run.layout.decoder_length
-    if path.startswith("encoder/") or re.search("encoder_decoder_attention/(key|value)/", path):
-        return inputs
-    merged = not isinstance(run.model, T5Config) and run.model.merged
-    return inputs + targets if merged and re.search("self_attention/(key|value)/", path) else targets
-
-
-def _layer_flops(shape: StackConfig, length: int) -> int:
-    """Operations of self-attention and feed-forward of one T5Gemma layer on one row."""
-    queries, keys = (heads * shape.head_dim for heads in (shape.num_heads, shape.num_kv_heads))
-    projections = 4 * shape.embed_dim * (queries + keys)
-    return length * (projections + 6 * shape.embed_dim * shape.mlp_dim) + 4 * length**2 * queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +124,7 @@ def estimate(
 
 def _throughput(seconds: float, run: Run, chip: Chip, devices: int, data: Data, price: float | None) -> dict[str, Any]:
     layout, steps = run.layout, run.loop.train_steps
-    model_flops = step_flops(run) / devices
+    model_flops = step_flops(run.model, run.layout, run.optimizer.trainable) / devices
     hours = seconds * steps / 3600
     out = {
         "model_flops": model_flops,

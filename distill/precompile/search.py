@@ -16,7 +16,8 @@ import jax
 
 from distill.model.config import REMAT_POLICIES
 from distill.model.configs import tensor_parallel_sizes
-from distill.precompile.estimates import estimate, forward_flops
+from distill.precompile.estimates import estimate
+from distill.precompile.model_flops import forward_flops
 from distill.precompile.steps import CompiledStep, Run, compile_step
 from distill.precompile.topology import Topology
 from distill.sharding.partitioning import MeshConfig

@@ -1,38 +1,34 @@
-"""The operations of a run's compiled training step, and the peak of the chip that executes it.
+"""The costs of a run's training step: its model FLOPs, and the peak of the chip that executes it.
 
-Training may not import this package, whose modules compile training steps. The commands pass :func:`measure` to it.
+Training may not import this package, whose modules compile training steps. The commands pass :func:`of_run` to it.
 """
 
-import logging
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-from distill.precompile import chips, costs, hlo
-from distill.training.timing import StepCosts
+from distill.precompile import chips
+from distill.precompile.model_flops import step_flops
+from distill.training.timing import CostModel, StepCosts
 
 
-def measure(compiled: jax.stages.Compiled, devices: int) -> StepCosts:
-    """Counts the operations of a compiled step, and looks up the peak of its devices.
-
-    XLA's ``cost_analysis()`` of the compiled program is the count. It counts a loop body once, so it is multiplied by the
-    ratio of :func:`distill.precompile.costs.analyse` with and without trip counts; without loops the ratio is 1.
+def model_flops(arguments: Mapping[str, Any]) -> float:
+    """Operations of one update of a run on all devices, see :mod:`distill.precompile.model_flops`.
 
     Args:
-      compiled: the step for one device of the mesh.
-      devices: number of devices.
-
-    Returns:
-      The operations of one update on all devices, None with a logged warning if they cannot be counted; the peak of one
-      device, None for a CPU or a chip that :mod:`distill.precompile.chips` does not have.
+      arguments: the arguments of ``train``; ``model``, ``data`` and ``loop`` are read.
     """
-    return StepCosts(_flops(compiled, devices), chips.peak_flops(jax.local_devices()[0].device_kind))
+    return step_flops(arguments["model"], arguments["data"].layout, arguments["loop"].trainable)
 
 
-def _flops(compiled: jax.stages.Compiled, devices: int) -> float | None:
-    try:
-        counted, module = (compiled.cost_analysis() or {})["flops"], hlo.parse(compiled.as_text() or "")
-        once, every = (costs.analyse(module, count_trips=trips).flops for trips in (False, True))
-        return float(counted) * (every / once if once else 1.0) * devices
-    except Exception as error:  # a backend without cost analysis, or a program that cannot be parsed
-        logging.warning("the operations of the step are not counted: %s: %.200s", type(error).__name__, error)
-        return None
+def of_run(arguments: Mapping[str, Any]) -> CostModel:
+    """Returns the cost model of a run: its operations, and the peak of one of its devices.
+
+    The peak is None for a CPU and for a chip that :mod:`distill.precompile.chips` does not have.
+
+    Args:
+      arguments: see :func:`model_flops`.
+    """
+    flops = model_flops(arguments)
+    return lambda compiled, devices: StepCosts(flops, chips.peak_flops(jax.local_devices()[0].device_kind))

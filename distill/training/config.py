@@ -248,7 +248,7 @@ class Progress:
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
       skipped: updates that were skipped because they were not finite.
-      chip_seconds: the sum over attempts of ``seconds`` × devices.
+      chip_seconds: the sum over attempts of ``seconds`` × devices; on CPUs × the cores that the processes may use.
       phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
       totals: sums over all updates: tokens, positions, weights; see :mod:`distill.training.accounting`.
       peak_memory_bytes: of the fullest device; None if the backend does not report it.

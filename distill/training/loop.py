@@ -95,7 +95,7 @@ class Loop:
         if step >= self.config.train_steps or not self._active():
             return
         sources = [Prefetch(lane.stream) for lane in self.lanes]
-        clock = timing.Clock([lane.progress for lane in self.lanes], self.devices)
+        clock = timing.Clock([lane.progress for lane in self.lanes], timing.charged(self.devices))
         profiler = profiling.Profiler(self.lanes[0].directory, self.config.profile_steps)
         self._watch = nonfinite.Watch(self.students.metrics, _IN_FLIGHT)
         pending: list[Any] = []
@@ -145,7 +145,7 @@ class Loop:
         with self.terminal.stage(f"compiling the training step{seeds}"):
             compiled = self.students.compiled(batches)
             if self.cost_model is not None:  # reading a large program takes seconds, which the first steps hide
-                self._counting = timing.Counting(self.cost_model, compiled, self.devices, len(self.lanes))
+                self._counting = timing.Counting(self.cost_model, compiled, self.devices)
             return jax.block_until_ready(self.students.update(batches))
 
     def _after_update(self, step: int, batches: Sequence[Batch], pending: list[Any], clock: timing.Clock) -> list[Any]:

@@ -91,10 +91,10 @@ class Training:
         tokens. ``lambda`` in the file.
       lambda_of_totals: total rationale weight / total label weight; equal to ``lambda_`` where every update has the same
         label weight (normalisers ``task_tokens`` and ``task_examples``).
-      flops: operations of all updates on all devices; None if they could not be counted.
-      flops_per_step: operations of one update on all devices.
+      flops: model FLOPs of all updates on all devices (:mod:`distill.precompile.model_flops`); None if not known.
+      flops_per_step: those of one update.
       seconds: training time, with evaluation, checkpoints and compilation, without the final test.
-      chip_seconds: the sum over attempts of seconds × devices.
+      chip_seconds: the sum over attempts of seconds × devices; on CPUs × the cores that the processes may use.
       peak_memory_bytes: of the fullest device; None if the backend does not report it.
       parameters: number of parameters, without adapters.
       attempts: starts of the run, restarts included.
@@ -103,7 +103,7 @@ class Training:
       goodput: seconds of the updates that count / ``wall_seconds``.
       lost_steps: updates that were repeated because a kill had undone them, as far as log lines show.
       tokens_per_second_per_device: tokens / seconds of updates and data / devices.
-      mfu: operations per second and device / the chip's bfloat16 peak; None if either is not known.
+      mfu: model FLOPs per second and device / the chip's bfloat16 peak; None if either is not known.
       host_peak_memory_bytes: of the process; None where the system does not report it.
       trained_parameters: number of trained parameters, adapters included; None in records of earlier versions, where it was
         all.

@@ -33,10 +33,11 @@ _SEEN_S = 20.0  # seconds between two notes of the step that the run has reached
 
 @dataclasses.dataclass(frozen=True)
 class StepCosts:
-    """What the compiled training step does.
+    """What the training step does.
 
     Attributes:
-      flops: operations of one update on all devices; None if they could not be counted.
+      flops: model FLOPs of one update of a run on all devices, see :mod:`distill.precompile.model_flops`; None if not
+        known.
       peak_flops: the bfloat16 peak of one device, operations per second; None if the chip is not known, or a CPU.
     """
 
@@ -47,12 +48,8 @@ class StepCosts:
         """The costs of ``number`` runs that share the step."""
         return dataclasses.replace(self, flops=None if self.flops is None else self.flops * number)
 
-    def shared_by(self, number: int) -> "StepCosts":
-        """The costs of one of ``number`` runs that share the step."""
-        return self.times(1.0 / number)
 
-
-# Counts a compiled program for a number of devices. The commands pass distill.precompile.step_costs.measure.
+# Counts a step, given the compiled program and the number of devices: distill.precompile.step_costs.of_run.
 CostModel = Callable[[jax.stages.Compiled, int], StepCosts]
 
 
@@ -63,7 +60,6 @@ class Counting:
       cost_model: None counts nothing.
       compiled: the step; None counts nothing.
       devices: number of devices, over all processes.
-      lanes: runs that share the step.
     """
 
     def __init__(
@@ -71,14 +67,13 @@ class Counting:
         cost_model: CostModel | None = None,
         compiled: jax.stages.Compiled | None = None,
         devices: int = 1,
-        lanes: int = 1,
     ):
         self._found, self._thread = StepCosts(), None
         if cost_model is None or compiled is None:
             return
 
         def count() -> None:
-            self._found = cost_model(compiled, devices).shared_by(lanes)
+            self._found = cost_model(compiled, devices)
 
         self._thread = threading.Thread(target=count, daemon=True, name="count operations")
         self._thread.start()
@@ -91,6 +86,14 @@ class Counting:
         return self._found
 
 
+def charged(devices: int) -> int:
+    """What a second of the run costs in ``chip_seconds``: the devices; on CPUs the cores that its processes may use."""
+    if jax.default_backend() != "cpu":
+        return devices
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return own * jax.process_count()
+
+
 class Clock:
     """Assigns the time since its construction to phases, and adds it to the progress of the lanes.
 
@@ -98,11 +101,11 @@ class Clock:
 
     Args:
       progresses: one per lane.
-      devices: number of devices, over all processes.
+      chips: what is charged for a second, see :func:`charged`.
     """
 
-    def __init__(self, progresses: Sequence[Progress], devices: int):
-        self._progresses, self._devices = progresses, devices
+    def __init__(self, progresses: Sequence[Progress], chips: int):
+        self._progresses, self._chips = progresses, chips
         self._open = ["other"]
         self._last = time.monotonic()
         self._unread: dict[str, float] = {}
@@ -132,7 +135,7 @@ class Clock:
         seconds = sum(self._unread.values()) / len(self._progresses)
         for progress in self._progresses:
             progress.seconds += seconds
-            progress.chip_seconds += seconds * self._devices
+            progress.chip_seconds += seconds * self._chips
             for name, value in self._unread.items():
                 progress.phases[name] = progress.phases.get(name, 0.0) + value / len(self._progresses)
         self._unread = {}
@@ -156,7 +159,7 @@ def rates(window: Mapping[str, float], steps: int, tokens: float, devices: int, 
 
     Returns:
       ``steps_per_second``, ``tokens_per_second_per_device`` and, where the chip's peak is known, ``mfu``: operations per
-      second and device divided by the peak. Recomputed operations (``REMAT_POLICY``) count as operations.
+      second and device divided by the peak. Recomputed operations (``REMAT_POLICY``) do not count.
     """
     seconds = sum(window[name] for name in ("step", "data", "other"))
     if steps == 0 or seconds <= 0.0:

@@ -98,7 +98,7 @@ def train(
       quiet: print warnings only.
       lock: the lock of ``model_dir``, if the caller holds it; None takes it here.
       cost_model: counts the operations of the compiled step, for the record and for MFU; the commands pass
-        :func:`distill.precompile.step_costs.measure`. None counts none.
+        :func:`distill.precompile.step_costs.of_run`. None counts none.
 
     Returns:
       A :class:`TrainResult`. A run that is complete has it in ``<model_dir>/result.json``, too, and a

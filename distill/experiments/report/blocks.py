@@ -20,10 +20,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph, whose lines stay apart: ``finding``, ``warning``, ``note``, ``beside`` (next to a chart) or plain."""
+    """A paragraph, whose lines stay apart: ``finding``, ``warning``, ``note``, ``beside`` (next to a chart) or plain.
+
+    ``code`` is text to copy, shown unchanged.
+    """
 
     text: str
-    kind: Literal["plain", "finding", "warning", "note", "beside"] = "plain"
+    kind: Literal["plain", "finding", "warning", "note", "beside", "code"] = "plain"
 
 
 @dataclasses.dataclass(frozen=True)

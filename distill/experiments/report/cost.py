@@ -46,11 +46,13 @@ class Costs:
       unit: of ``work``: ``FLOPs`` or ``tokens``; empty if neither is known for all settings.
       time_front: the settings on the front of accuracy against chip-hours, fastest first; None if intervals of the times
         overlap, or are not known, where the front depends on their order.
+      hours: the unit of ``chip_hours``: ``core-hours`` for runs on CPUs.
     """
 
     settings: tuple[Cost, ...]
     unit: str
     time_front: tuple[Cost, ...] | None
+    hours: str = "chip-hours"
 
     @property
     def work_varies(self) -> bool:
@@ -106,7 +108,7 @@ def costs(evidence: Evidence, price_per_chip_hour: float | None = None) -> Costs
         hours, seconds = quantities.time(cell, "chip_seconds", 3600), quantities.time(cell, "seconds")
         found.append(Cost(cell, score, amount, hours, seconds, hours.value * price, flag))
     ordered = sorted(found, key=lambda each: (each.work if unit else 0.0, each.chip_hours.value))
-    return Costs(tuple(ordered), unit, time_front(ordered))
+    return Costs(tuple(ordered), unit, time_front(ordered), quantities.hours_unit(evidence.part))
 
 
 def time_front(found: Sequence[Cost]) -> tuple[Cost, ...] | None:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report import comparisons, quantities, statistics
+from distill.experiments.report import comparisons, next_runs, quantities, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.cost import Cost, Costs
-from distill.experiments.report.next_runs import Proposal
 from distill.experiments.report.optimum import Optimum, Unfitted
-from distill.experiments.report.settings import Cell, Part
+from distill.experiments.report.proposals import of_line
+from distill.experiments.report.settings import RATE, Cell, Part
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 
 SAME_TIME = 1.1
@@ -63,13 +63,6 @@ def sentences(analysis: Analysis) -> list[str]:
     return out
 
 
-def next_sentences(analysis: Analysis) -> list[str]:
-    """What to run next for each line along λ."""
-    known = [(each.line, each.proposal) for each in analysis.optima]
-    known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]
-    return [proposal_text(proposal).replace("Next:", f"Next{_of_line(name)}:", 1) for name, proposal in known]
-
-
 def _selected(analysis: Analysis) -> str:
     cell, evidence = analysis.selected, analysis.evidence
     interval = evidence.cell_interval(cell)
@@ -88,11 +81,7 @@ def _selected(analysis: Analysis) -> str:
 
 def unfitted_sentence(found: Unfitted) -> str:
     """Why a line of settings has no best λ."""
-    return f"The best effective λ{_of_line(found.line.name)} is not estimated: {found.reason}."
-
-
-def _of_line(name: str) -> str:
-    return "" if name == "all settings" else f" ({one_line(name)})"
+    return f"The best effective λ{of_line(found.line.name)} is not estimated: {found.reason}."
 
 
 def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
@@ -131,7 +120,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
 
 def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
     """The best effective λ of a line, what sets it, and why the estimate cannot be trusted, if it cannot."""
-    of = _of_line(optimum.line)
+    of = of_line(optimum.line)
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
     scope = f"between {number(low, 2)} and {number(high, 2)}"
     if not optimum.bounded:
@@ -173,28 +162,22 @@ def knob_text(optimum: Optimum) -> str:
     return f", at {knob.name} {knob.level(lam.value)} ({ends[0]} to {ends[1]})"
 
 
+def shared_weight(line: quantities.Line, knob: str) -> str:
+    """What the settings of a line share of rates and ``LAMBDA``, apart from the one that sets λ: ``LAMBDA 1``, or empty."""
+    if knob == RATE:
+        values = {number(next_runs.lambda_of(cell)) for cell in line.cells}
+        return f"LAMBDA {values.pop()}" if len(values) == 1 else ""
+    rates = {quantities.rate(cell) for cell in line.cells}
+    known = len(rates) == 1 and math.isfinite(max(rates))
+    return f"{RATE} {next_runs.ratio_text(rates.pop())}" if known else ""
+
+
 def lam_interval(optimum: Optimum) -> str:
     """The best λ with its interval; an open end is named as such."""
     lam = optimum.lam
     low = number(lam.low, 2) if lam.low > 0 else f"< {number(math.exp(optimum.fit.low), 2)}"
     high = number(lam.high, 2) if math.isfinite(lam.high) else f"> {number(math.exp(optimum.fit.high), 2)}"
     return f"{number(lam.value, 2)} (95 % interval {low} to {high})"
-
-
-def proposal_text(proposal: Proposal) -> str:
-    """The next runs, the reason for them, and how much they narrow the interval."""
-    steps = []
-    for step in proposal.runs:
-        how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
-        steps.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
-    if proposal.kind == "narrow":
-        text = (
-            f"Next: {proposal.total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
-            f"{100 * proposal.width:.0f} % of now."
-        )
-    else:
-        text = f"Next: {proposal.total} runs, {', '.join(steps)}, because {proposal.reason}."
-    return f"{text} As an axis of the sweep file: {proposal.axis}" if proposal.axis else text
 
 
 def share_text(found: EqualShare) -> str:
@@ -260,7 +243,7 @@ def _cost(analysis: Analysis) -> list[str]:
     elif costs.unit:
         out.append(f"All settings do the same work, {large(costs.settings[0].work)} {costs.unit} per run.")
     if costs.time_front is not None:
-        out.append(_front_text(analysis, costs.time_front, "chip-hours", lambda each: number(each.chip_hours.value, 2)))
+        out.append(_front_text(analysis, costs.time_front, costs.hours, lambda each: number(each.chip_hours.value, 2)))
     elif _times(costs) > SAME_TIME:
         out.append(f"Times do not rank the settings: {time_reason(costs)}.")
     return out
@@ -275,7 +258,7 @@ def time_reason(costs: Costs) -> str:
     """Why there is no front of accuracy against chip-hours."""
     if not all(each.chip_hours.known for each in costs.settings):
         return "seeds that were trained together, or a single seed, give one time, whose spread is not known"
-    return "the intervals of their chip-hours overlap"
+    return f"the intervals of their {costs.hours} overlap"
 
 
 def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount: Callable[[Cost], str]) -> str:
@@ -336,7 +319,9 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         out.append("Each seed has its own data. Only runs of the same seed are compared, and intervals are over seeds.")
     devices = {str(run.record["environment"]["device_kind"]) for run in part.runs}
     if len(devices) > 1:
-        out.append(f"Runs used different devices ({', '.join(sorted(devices))}); their chip-hours are not comparable.")
+        out.append(
+            f"Runs used different devices ({', '.join(sorted(devices))}); their {analysis.costs.hours} are not comparable."
+        )
     revisions = {(run.record["code"].get("revision"), run.record["code"]["version"]) for run in part.runs}
     if len(revisions) > 1:
         out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")

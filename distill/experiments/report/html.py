@@ -38,6 +38,7 @@ def render(document: Document) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = lambda value: text.shown(value, _LONG)
+    environment.filters["code"] = lambda value: text.shown(value, 10_000)
     environment.filters["one_line"] = text.one_line
     environment.filters["tied"] = lambda value: value.replace(" %", "\u00a0%")
     environment.filters["block_kind"] = _kind

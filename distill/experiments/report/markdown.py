@@ -1,9 +1,10 @@
 """The report as Markdown, for a repository or a merge request; the charts are in the PNG beside it."""
 
+import re
 from collections.abc import Sequence
 
 from distill.experiments.report.blocks import Block, Cell, Chart, Document, Examples, Table, Text, Tiles
-from distill.experiments.report.text import number, one_line
+from distill.experiments.report.text import number, one_line, shown
 
 _MOST_EXAMPLES = 10
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$&"})
@@ -31,6 +32,8 @@ def render(document: Document, picture: str | None = None) -> str:
 
 
 def _block(block: Block) -> str:
+    if isinstance(block, Text) and block.kind == "code":
+        return _code(block.text)
     if isinstance(block, Text):
         text = escape(block.text, 10_000)
         return f"> **Note:** {text}" if block.kind == "warning" else text
@@ -43,6 +46,12 @@ def _block(block: Block) -> str:
     if isinstance(block, Chart):
         return _chart(block)
     return _examples(block)
+
+
+def _code(text: str) -> str:
+    """A block of code; its fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{shown(text, 10_000).rstrip()}\n{fence}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,21 @@ class NextRun:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train proposed runs.
+
+    Attributes:
+      keep: axis → level of the complete setting, the axis that sets λ and the seed excepted.
+      command: adds the runs to their sweep; empty where ``file`` does.
+      file: a sweep file with the runs, for runs that no sweep with a known design has trained.
+    """
+
+    keep: Mapping[str, str]
+    command: str = ""
+    file: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Proposal:
     """Runs to train next.
 
@@ -46,14 +61,14 @@ class Proposal:
       runs: the suggestions, ordered by λ.
       reason: a clause that follows "because"; empty for ``narrow``.
       width: the expected width of the interval after these runs, as a share of the present width; nan unless ``narrow``.
-      axis: a line for ``axes`` of a sweep file that adds these values of λ; empty if no setting is known to produce them.
+      recipe: the complete setting and what trains it; None if no setting is known to determine λ.
     """
 
     kind: Literal["narrow", "explore"]
     runs: tuple[NextRun, ...]
     reason: str = ""
     width: float = math.nan
-    axis: str = ""
+    recipe: Recipe | None = None
 
     @property
     def total(self) -> int:
@@ -85,13 +100,6 @@ class Knob:
     def text(self, lam: float) -> str:
         """The value with the knob's name."""
         return f"{self.name} about {self.level(lam)}"
-
-    def axis(self, lam: Sequence[float]) -> str:
-        """An axis of a sweep file, in YAML, with these values."""
-        levels = list(dict.fromkeys(map(self.level, lam)))
-        if self.name == RATE:
-            return "rates: {ratio: [" + ", ".join(f'"{level}"' for level in levels) + "]}"
-        return f"LAMBDA: [{', '.join(levels)}]"
 
 
 def ratio_text(ratio: float) -> str:
@@ -181,7 +189,7 @@ def explore(
     seeds = max(len(cell.runs) for cell in line.cells)
     found = knob(line)
     runs = tuple(NextRun(lam, max(seeds, 3), found.text(lam) if found else "") for lam in sorted(chosen))
-    return Proposal("explore", runs, reason, axis=found.axis([run.lam for run in runs]) if found and runs else "")
+    return Proposal("explore", runs, reason)
 
 
 def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbers: Sequence[int]) -> Proposal:
@@ -203,8 +211,7 @@ def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbe
         NextRun(lam, count, found.text(lam) if found else "", distinct([lam, *line.values]) == distinct(line.values))
         for lam, count in chosen
     )
-    new = [run.lam for run in runs if not run.trained]
-    return Proposal("narrow", runs, width=width, axis=found.axis(new) if found and new else "")
+    return Proposal("narrow", runs, width=width)
 
 
 def c_optimal(

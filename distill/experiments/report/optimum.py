@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from distill.experiments.report import next_runs, parabola, quantities, statistics
+from distill.experiments.report import next_runs, next_sweep, parabola, quantities, statistics
 from distill.experiments.report.evidence import Evidence
 from distill.experiments.report.next_runs import Knob, Proposal
 from distill.experiments.report.parabola import Fit
@@ -120,7 +120,8 @@ def unfitted(evidence: Evidence) -> list[Unfitted]:
                     line, best, below=True, above=True, between=gap > next_runs.APART**4,
                     reason=f"a maximum needs at least three different λ, better five, and there {_are(values)}",
                 )  # fmt: skip
-            out.append(Unfitted(line, _values_text(line), proposal))
+            top = line.cells[line.values.index(best)]
+            out.append(Unfitted(line, _values_text(line), proposal and next_sweep.with_recipe(proposal, line, top)))
     return out
 
 
@@ -135,8 +136,22 @@ def _values_text(line: Line) -> str:
 
 
 def effective_lines(evidence: Evidence) -> list[Line]:
-    """The lines of settings over the effective λ."""
-    return quantities.lines(evidence.part, quantities.quantity("effective"))
+    """The lines of settings over the effective λ.
+
+    Different axes may set it: the rates with one normaliser, ``LAMBDA`` with another. So the settings that are on no line
+    of different λ along the first axis are divided once more, along the axis that changes λ most among them.
+    """
+    effective, part = quantities.quantity("effective"), evidence.part
+    found = quantities.lines(part, effective)
+    varied = {id(cell) for line in found if next_runs.distinct(line.values) > 1 for cell in line.cells}
+    rest = tuple(cell for cell in part.cells if id(cell) not in varied)
+    again = quantities.lines(dataclasses.replace(part, cells=rest), effective) if varied and rest else []
+    more = [line for line in again if next_runs.distinct(line.values) > 1]
+    if not more:
+        return found
+    used = {id(cell) for line in more for cell in line.cells}
+    kept = [line for line in found if len(line.cells) > 1 and not any(id(cell) in used for cell in line.cells)]
+    return [*kept, *more]
 
 
 def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:
@@ -190,7 +205,17 @@ def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed:
         if weak.any
         else next_runs.narrow(curve, line, single, numbers)
     )  # fmt: skip
-    return Optimum(line.name, curve, interval, bounded, gain, weak, top, next_runs.knob(line), proposal)
+    return Optimum(
+        line.name,
+        curve,
+        interval,
+        bounded,
+        gain,
+        weak,
+        top,
+        next_runs.knob(line),
+        next_sweep.with_recipe(proposal, line, top),
+    )
 
 
 def weaknesses(

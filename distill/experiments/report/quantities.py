@@ -47,8 +47,14 @@ def train_rows(cell: Cell) -> float:
     return float(entry.get("rows", math.nan))
 
 
+def hours_unit(part: Part) -> str:
+    """The unit of ``chip_seconds`` / 3600: ``core-hours`` if all runs were on CPUs, else ``chip-hours``."""
+    kinds = {str(run.record["environment"]["device_kind"]) for run in part.runs}
+    return "core-hours" if kinds == {"cpu"} else "chip-hours"
+
+
 def chip_hours(cell: Cell) -> float:
-    """Mean chip-hours of a run."""
+    """Mean chip-hours of a run; core-hours on a CPU."""
     return cell.training("chip_seconds") / 3600
 
 
@@ -109,9 +115,16 @@ def varying(part: Part) -> list[Quantity]:
 
     Chip-hours vary with the load of the machine: they must differ by half, and by more than the same setting's runs do.
     """
+    unit = hours_unit(part)
+    named = [
+        dataclasses.replace(each, name=f"{unit} of a run", heading=f"Accuracy against {unit}")
+        if each.key == "chip_hours"
+        else each
+        for each in QUANTITIES
+    ]
     return [
         each
-        for each in QUANTITIES
+        for each in named
         if (
             _ratio([each.of(cell) for cell in part.cells]) > 1.5 and _times_differ(part)
             if each.key == "chip_hours"

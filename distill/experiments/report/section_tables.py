@@ -164,13 +164,13 @@ def cost_blocks(analysis: Analysis) -> list[Block]:
     if len(costs.settings) > 1 and costs.work_varies:
         blocks.append(_front_chart(analysis, costs.front, costs.unit, f"{costs.unit} of a run"))
     if costs.time_front is not None:
-        blocks.append(_front_chart(analysis, costs.time_front, "chip-hours", "chip-hours of a run"))
+        blocks.append(_front_chart(analysis, costs.time_front, costs.hours, f"{costs.hours} of a run"))
     return [*blocks, _cost_table(analysis)]
 
 
 def _front_chart(analysis: Analysis, front: Sequence[Cost], unit: str, axis: str) -> Chart:
     def point(each: Cost) -> Point:
-        if unit == "chip-hours":
+        if unit == analysis.costs.hours:
             return charted.point(analysis, each.cell, each.chip_hours.value, each.chip_hours)
         return charted.point(analysis, each.cell, each.work)
 
@@ -202,19 +202,19 @@ def _cost_table(analysis: Analysis) -> Table:
     columns["tokens"] = lambda each: large(each.cell.training("tokens"))
     if costs.work_varies:
         columns[f"on the front by {costs.unit}"] = lambda each: "yes" if each.on_front else ""
-    columns["chip-hours"] = lambda each: _with_spread(each.chip_hours)
+    columns[costs.hours] = lambda each: _with_spread(each.chip_hours)
     columns["seconds"] = lambda each: _with_spread(each.seconds)
     if priced:
         columns["price"] = lambda each: number(each.price)
     rows = tuple(tuple(of(each) for of in columns.values()) for each in costs.settings)
     total = sum(each.chip_hours.value * len(each.cell.runs) for each in costs.settings)
-    note = f"Per run, mean over seeds; times with their 95 % interval. All runs together: {number(total)} chip-hours"
+    note = f"Per run, mean over seeds; times with their 95 % interval. All runs together: {number(total)} {costs.hours}"
     if priced:
         note += f", price {number(sum(each.price * len(each.cell.runs) for each in costs.settings))}."
     else:
         note += "; --price_per_chip_hour adds prices."
     if len(costs.settings) > 1 and costs.time_front is None:
-        note += f" No front by chip-hours is given: {findings.time_reason(costs)}."
+        note += f" No front by {costs.hours} is given: {findings.time_reason(costs)}."
     if len(costs.settings) > 1 and not costs.work_varies and costs.unit:
         note += f" All settings do the same work in {costs.unit}, so no front by {costs.unit} is given."
     return Table(tuple(columns), rows, "", note, tuple(range(1, len(columns))))

@@ -11,6 +11,7 @@ from distill.experiments.report import (
     comparisons,
     findings,
     history,
+    proposals,
     quantities,
     section_tables,
     statistics,
@@ -29,6 +30,7 @@ from distill.experiments.report.blocks import (
     Tiles,
 )
 from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.next_runs import Proposal
 from distill.experiments.report.optimum import Optimum, effective_lines, validation_scores
 from distill.experiments.report.settings import Cell as Setting
 from distill.experiments.report.text import large, number, one_line, p_value, signed
@@ -83,11 +85,7 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     bounded = [each for each in analysis.optima if each.bounded]
     if bounded:
         best = min(bounded, key=lambda each: each.lam.high / max(each.lam.low, 1e-9))
-        interval_text = findings.lam_interval(best).split("interval ")[-1].rstrip(")")
-        poor = "; poor fit" if best.weaknesses.any else ""
-        tiles.append(
-            (f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval_text}{_line_name(best)}{poor}")
-        )
+        tiles.append(_optimum_tile(analysis, best))
     elif analysis.shares:
         best_share = answers.headline(analysis.shares)
         tiles.append(
@@ -116,6 +114,22 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     )
     blocks += [Text(warning, "warning") for warning in findings.warnings(analysis, unfinished)]
     return blocks
+
+
+def _optimum_tile(analysis: Analysis, best: Optimum) -> tuple[str, str, str]:
+    """The best λ as it is configured, rates or ``LAMBDA``, with the other of the two, and the effective λ."""
+    interval = findings.lam_interval(best).split("interval ")[-1].rstrip(")")
+    rest = f"{_line_name(best)}{'; poor fit' if best.weaknesses.any else ''}"
+    if best.knob is None:
+        return f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval}{rest}"
+    line = next(each for each in effective_lines(analysis.evidence) if each.name == best.line)
+    other = findings.shared_weight(line, best.knob.name)
+    ends = findings.knob_text(best).rpartition("(")[2].rstrip(")")
+    return (
+        best.knob.level(best.lam.value),
+        f"best {best.knob.name} by the fit{f', with {other}' if other else ''}; effective λ = {number(best.lam.value, 2)}",
+        f"{ends}; effective λ {interval}{rest}",
+    )
 
 
 def _line_name(found: Optimum) -> str:
@@ -212,15 +226,22 @@ def _answers(analysis: Analysis) -> list[Block]:
         )
     for each in analysis.optima:
         blocks.append(_fit_chart(analysis, each))
-        text = f"{findings.optimum_sentence(analysis, each)}\n\n{findings.proposal_text(each.proposal)}"
+        text = f"{findings.optimum_sentence(analysis, each)}\n\n{proposals.proposal_text(each.proposal)}"
         blocks.append(Text(text, "beside"))
+        blocks += _recipe(each.proposal)
     for line in analysis.unfitted:
         text = findings.unfitted_sentence(line)
         if line.proposal is not None:
-            text += f"\n\n{findings.proposal_text(line.proposal)}"
+            text += f"\n\n{proposals.proposal_text(line.proposal)}"
         blocks.append(Text(text, "plain"))
+        blocks += _recipe(line.proposal)
     blocks += section_tables.weight_blocks(analysis)
     return blocks
+
+
+def _recipe(proposal: Proposal | None) -> list[Block]:
+    what, code = ("", "") if proposal is None else proposals.recipe_text(proposal)
+    return [Text(what, "plain"), Text(code, "code")] if code else []
 
 
 def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:

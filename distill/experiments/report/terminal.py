@@ -85,7 +85,7 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
-    axes = sorted(sweep.axes, key=lambda name: name == SEED)
+    axes = sorted(sweep.all_axes(), key=lambda name: name == SEED)
     held = io.StringIO(newline="")
     writer = csv.writer(held)
     writer.writerow([*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"])
@@ -109,7 +109,7 @@ def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -
 
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
     """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column."""
-    axes = [axis for axis in sweep.axes if axis != SEED]
+    axes = [axis for axis in sweep.all_axes() if axis != SEED]
     out = Table(title=f"test {sweep.metric}, mean over seeds ± half of its 95 % interval")
     for axis in axes:
         out.add_column(axis)
@@ -149,7 +149,7 @@ def numeric_axis(sweep: Sweep) -> str | None:
 def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
     """Level → its position on the axis; None for an axis with a level that is no number."""
     found = {}
-    for level in sweep.axes[axis]:
+    for level in sweep.all_axes()[axis]:
         try:
             found[level.name] = float(level.name) if level.number is None else level.number
         except ValueError:

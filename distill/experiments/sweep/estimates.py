@@ -39,6 +39,7 @@ class Forecast:
       flops: floating-point operations of all their updates.
       seconds: training time of all of them, one after another; None without a finished run or a bound.
       chip_seconds: the same, times chips.
+      unit: of ``chip_seconds`` / 3600: ``chip-hours``, or ``core-hours`` for runs on CPUs.
       source: where the time comes from.
       remedy: how to get a time, if there is none.
     """
@@ -49,9 +50,10 @@ class Forecast:
     chip_seconds: float | None
     source: str
     remedy: str = ""
+    unit: str = "chip-hours"
 
     def lines(self, workers: int = 1, price_per_chip_hour: float | None = None) -> list[str]:
-        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours and cost.
+        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours or core-hours, and cost.
 
         Without a time, the text names the two ways to get one.
         """
@@ -61,10 +63,10 @@ class Forecast:
             return [*out, f"{unknown} unknown: no run is finished. {self.remedy}"]
         hours, chip_hours = self.seconds / 3600, self.chip_seconds / 3600
         at_once = f", {hours / workers:.3g} h with {workers} workers" if workers > 1 else ""
-        out.append(f"{hours:.3g} h one after another{at_once}, {chip_hours:.3g} chip-hours ({self.source})")
+        out.append(f"{hours:.3g} h one after another{at_once}, {chip_hours:.3g} {self.unit} ({self.source})")
         if price_per_chip_hour is not None:
             price = chip_hours * price_per_chip_hour
-            out.append(f"cost {price:.2f} at {price_per_chip_hour:g} per chip-hour")
+            out.append(f"cost {price:.2f} at {price_per_chip_hour:g} per {self.unit.removesuffix('s')}")
         return out
 
 
@@ -98,13 +100,14 @@ def forecast(
         return Forecast(len(waiting), flops, total, chip_seconds, "least time by distill precompile; runs take longer")
     same: dict[str, list[float]] = {}
     rates: list[float] = []
-    chips = 1.0
+    chips, unit = 1.0, "chip-hours"
     for run in finished:
         result = files.read_result(run.directory)
         each_update = result["seconds"] / max(1, result["step"])
         same.setdefault(without_seed(run), []).append(each_update)
         rates.append(each_update / costs[run.name].flops)
-        chips = max(chips, _chips(run))
+        charge, here = _charge(run)
+        chips, unit = max(chips, charge), here
     if not rates:
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
         return Forecast(len(waiting), flops, None, None, "", remedy)
@@ -112,7 +115,9 @@ def forecast(
     for run in waiting:
         cost, known = costs[run.name], same.get(without_seed(run))
         seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
-    return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}")
+    return Forecast(
+        len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}", unit=unit
+    )
 
 
 def counted(number: int, what: str = "run") -> str:
@@ -124,10 +129,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _chips(run: Run) -> float:
-    """The devices of a finished run, from its record; 1 without a record."""
+def _charge(run: Run) -> tuple[float, str]:
+    """``chip_seconds`` per second of a finished run, and the unit of its hours; 1 device without a record."""
     try:
         record = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
-        return float(record["environment"]["devices"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1.0
+        training, kind = record["training"], record["environment"]["device_kind"]
+        return training["chip_seconds"] / training["seconds"], "core-hours" if kind == "cpu" else "chip-hours"
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return 1.0, "chip-hours"

@@ -142,6 +142,15 @@ def read_plan(directory: str | Path) -> Plan:
     )
 
 
+def source(directory: Path) -> Mapping[str, Any]:
+    """Returns the contents of the sweep file that a directory's plan was made from; empty without one.
+
+    Raises:
+      SweepError: the plan cannot be read.
+    """
+    return (_read(directory / PLAN) or {}).get("source") or {}
+
+
 def prepare(
     sweep: Sweep,
     *,
@@ -217,7 +226,7 @@ def planned(sweep: Sweep, runs: Sequence[Run]) -> Plan:
             "log": name in sweep.log_axes,
             "seed": name == SEED,
         }
-        for name, levels in sweep.axes.items()
+        for name, levels in sweep.all_axes().items()
     }
     return Plan(
         sweep.directory,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.experiments.sweep import designs, documents
+from distill.experiments.sweep import designs, documents, more
 from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
 from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
 from distill.experiments.sweep.schema import AXIS, DESIGN, FILE, LEVEL, SAMPLERS, SEARCH, START, Key, Schema, type_names
@@ -145,7 +145,14 @@ def from_document(value: Any, lines: documents.Lines, path: str | Path, director
         raise file["x"].error(f"{known}; got {sweep.x!r}{_did_you_mean(sweep.x, sweep.axes)}")
     if isinstance(design, designs.Design):
         sweep = designs.sampled(sweep, design)
-    return sweep
+    if "more" not in file:
+        return sweep
+    kinds = {name: axis.kind for name, axis in axes.items() if axis.kind.macros}
+    kinds |= {name: Kind((name,)) for name, value in value["axes"].items() if isinstance(value, list)}
+    try:
+        return more.added(sweep, value["more"], kinds)
+    except more.PointError as error:
+        raise file["more"].error(str(error)) from None
 
 
 class _Axis:
@@ -196,6 +203,8 @@ def _axis(name: str, place: _Place) -> _Axis:
             axis.log = True
     else:
         axis.range = _range(place)
+    if "levels" in value or "budget" in value:
+        axis.kind = Kind(())  # its levels are known by name only
     return axis
 
 

@@ -112,6 +112,7 @@ class Sweep:
       source: the contents of the sweep file.
       added: the bindings of the command line; they are contained in ``bindings``.
       planned: the runs of the directory's plan, which :meth:`runs` then returns.
+      more: points beside the design, with their seeds (:mod:`distill.experiments.sweep.more`).
     """
 
     directory: Path
@@ -131,6 +132,7 @@ class Sweep:
     source: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False)
     added: tuple[str, ...] = ()
     planned: tuple[Run, ...] | None = None
+    more: tuple[Point, ...] = ()
 
     def with_bindings(self, bindings: Sequence[str]) -> "Sweep":
         """Returns the sweep with bindings of the command line, which override all others but those of the axes."""
@@ -155,8 +157,34 @@ class Sweep:
             raise SweepError("two runs of the sweep have the same name; are two levels of an axis equal?")
         return out
 
+    def all_axes(self) -> dict[str, tuple[Level, ...]]:
+        """Returns the axes with the levels of ``more``: numbers in their order where each level has one."""
+        out = {name: {level.name: level for level in levels} for name, levels in self.axes.items()}
+        for point in self.more:
+            for name, level in point.items():
+                out.setdefault(name, {}).setdefault(level.name, level)
+        extended = {
+            name: sorted(levels.values(), key=lambda level: level.number or 0.0)
+            if all(level.number is not None for level in levels.values())
+            else levels.values()
+            for name, levels in out.items()
+        }
+        return {
+            name: self.axes[name] if len(levels) == len(self.axes.get(name, ())) else tuple(levels)
+            for name, levels in extended.items()
+        }
+
     def all_points(self) -> list[Point]:
-        """Returns the points of all runs, seeds innermost."""
+        """Returns the points of all runs, those of ``more`` last, seeds innermost."""
+        points = self._design_points()
+        known = {tuple((name, level.name) for name, level in point.items()) for point in points}
+        for point in self.more:
+            key = tuple((name, level.name) for name, level in point.items())
+            points += [] if key in known else [point]
+            known.add(key)
+        return points
+
+    def _design_points(self) -> list[Point]:
         names = sorted(self.axes, key=lambda name: name == SEED)
         if self.points is not None:
             seeds: list[Point] = [{SEED: level} for level in self.seeds()] or [{}]

@@ -26,6 +26,7 @@ FILE: Schema = {
     "bindings": Key(dict, "macro or module.function.argument: value, of every run"),
     "axes": Key(dict, "name: axis; required"),
     "design": Key((str, dict), "grid (default), or an object"),
+    "more": Key(list, "points beside the design, as --more adds them: axis: value, or a list of values"),
     "start": Key((str, dict), "a run that is trained first: gin_files and bindings"),
     "metric": Key(str, "test metric of the table and the plot; default: accuracy"),
     "x": Key((str, type(None)), "the axis that the plot is drawn over"),

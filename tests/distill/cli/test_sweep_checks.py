@@ -9,7 +9,7 @@ from distill.data.packing import Layout
 from distill.experiments.sweep import reading
 from distill.experiments.sweep.estimates import Bound
 from distill.model.network import T5Config
-from distill.precompile.estimates import forward_flops
+from distill.precompile.model_flops import forward_flops
 from distill.sharding.partitioning import MeshConfig
 
 SIZES = {"embed_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -19,7 +19,12 @@ MODEL = T5Config(vocab_size=64, **SIZES)
 def given(steps, task="set_paired"):
     data = types.SimpleNamespace(layout=Layout(4, 8, 8), mixture_or_task_name=task)
     loss = types.SimpleNamespace(normalizer="task_tokens")
-    return {"model": MODEL, "data": data, "loss": loss, "loop": types.SimpleNamespace(train_steps=steps)}
+    return {
+        "model": MODEL,
+        "data": data,
+        "loss": loss,
+        "loop": types.SimpleNamespace(train_steps=steps, trainable=None),
+    }
 
 
 def test_runs_that_differ_in_the_seed_are_configured_once(tmp_path):

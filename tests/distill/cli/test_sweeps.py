@@ -72,8 +72,12 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     capfd.readouterr()
     assert main.main(["sweep", path, "--dry_run", "--price_per_chip_hour=2"]) == 0
     said = capfd.readouterr().out
-    assert "1 run to do" in said and "(from 1 finished run)" in said
-    assert re.search(r"cost \d+\.\d\d at 2 per chip-hour", said)
+    assert "2 runs: 1 finished, which are kept, and 1 to do" in said
+    assert "1 run to do" in said and " core-hours (from 1 finished run)" in said
+    record = json.loads((tmp_path / "out" / "rates-1_1" / "record.json").read_text())
+    assert f"{record['training']['flops_per_step']:.3g}" in said, "forecast and record count alike"
+    assert record["training"]["flops"] == 2 * record["training"]["flops_per_step"]
+    assert re.search(r"cost \d+\.\d\d at 2 per core-hour", said)
 
     assert main.main(["sweep", path, "--workers=1"]) == 0
     said = capfd.readouterr().out

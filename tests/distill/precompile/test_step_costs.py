@@ -1,38 +1,34 @@
-"""Operations of a compiled program: XLA's own count, with the turns of loops."""
+"""The costs that training records: model FLOPs of the run, whatever its compiled program is."""
 
-import jax
-import jax.numpy as jnp
+import types
+
 import pytest
 
-from distill.precompile import step_costs
+from distill.data.packing import Layout
+from distill.precompile import chips, step_costs
+from distill.precompile.model_flops import forward_flops, step_flops
+from distill.training.config import LoopConfig
 from distill.training.timing import StepCosts
-
-X = jax.ShapeDtypeStruct((32, 64), jnp.float32)
-W = jax.ShapeDtypeStruct((64, 64), jnp.float32)
-PRODUCT = 2 * 32 * 64 * 64
+from tests.distill.precompile.tiny_run import TINY
 
 
-def compiled(function):
-    return jax.jit(function).lower(X, W).compile()
+def arguments(**loop):
+    data = types.SimpleNamespace(layout=Layout(4, 16, 8))
+    return {"model": TINY, "data": data, "loop": LoopConfig(1, **loop)}
 
 
-def test_a_loop_counts_every_turn():
-    once = compiled(lambda x, w: x @ w)
-    assert step_costs.measure(once, 1).flops == pytest.approx(PRODUCT, rel=0.01)
-    assert step_costs.measure(once, 1).flops == pytest.approx(once.cost_analysis()["flops"])
-    looped = compiled(lambda x, w: jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, length=9)[0])
-    assert looped.cost_analysis()["flops"] < 2 * PRODUCT  # XLA counts the body once
-    assert step_costs.measure(looped, 4).flops == pytest.approx(4 * 9 * PRODUCT, rel=0.05)
-    assert step_costs.measure(looped, 1).peak_flops is None  # a CPU
+def test_a_run_costs_three_forward_passes_over_its_windows_on_any_number_of_devices():
+    wanted = StepCosts(flops=3 * forward_flops(TINY, Layout(4, 16, 8)))  # a CPU has no peak
+    for devices in (1, 8):
+        assert step_costs.of_run(arguments())(None, devices) == wanted
 
 
-def test_a_program_that_cannot_be_counted_is_reported(caplog):
-    class Unreadable:
-        def cost_analysis(self):
-            return {"flops": 1.0}
+def test_gradients_of_frozen_kernels_do_not_count():
+    frozen = arguments(frozen=("mlp/",))
+    found = step_costs.model_flops(frozen)
+    assert found == step_flops(TINY, Layout(4, 16, 8), frozen["loop"].trainable) < step_costs.model_flops(arguments())
 
-        def as_text(self):
-            return "no HLO"
 
-    assert step_costs.measure(Unreadable(), 1) == StepCosts()
-    assert "the operations of the step are not counted" in caplog.text
+def test_the_peak_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(chips, "peak_flops", {"cpu": 5e12}.get)
+    assert step_costs.of_run(arguments())(None, 1).peak_flops == pytest.approx(5e12)

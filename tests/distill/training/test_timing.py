@@ -25,7 +25,7 @@ def now(monkeypatch):
 
 def test_every_second_belongs_to_the_innermost_phase(now):
     lanes = [Progress(seconds=5.0), Progress()]
-    clock = timing.Clock(lanes, devices=4)
+    clock = timing.Clock(lanes, chips=4)
     now[0] += 1.0
     with clock.phase("step"):
         now[0] += 2.0
@@ -123,8 +123,8 @@ def test_operations_are_counted_while_the_first_steps_run():
         time.sleep(0.05)
         return timing.StepCosts(flops=6.0 * devices, peak_flops=1.0)
 
-    counting = timing.Counting(slowly, object(), devices=2, lanes=3)
-    assert counting.result() == counting.result() == timing.StepCosts(flops=4.0, peak_flops=1.0)
+    counting = timing.Counting(slowly, object(), devices=2)
+    assert counting.result() == counting.result() == timing.StepCosts(flops=12.0, peak_flops=1.0)
     assert timing.Counting().result() == timing.StepCosts()
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from distill.experiments.report import cost, findings, section_tables
+from distill.experiments.report import cost, findings, quantities, section_tables
 from distill.experiments.report.blocks import Chart, Table
 from distill.experiments.report.statistics import Interval
 from tests.distill.experiments.report import synthetic
@@ -84,6 +84,23 @@ def test_times_that_differ_clearly_give_a_front(tmp_path):
     (chart,) = section_tables.cost_blocks(found)[1:2]
     (point, _) = chart.series[0].points
     assert point.left < point.x < point.right
+
+
+def test_runs_on_cpus_cost_core_hours(tmp_path, monkeypatch):
+    original = synthetic.record
+
+    def on_cpu(*given, **changes):
+        made = original(*given, **changes)
+        return made | {"environment": made["environment"] | {"device_kind": "cpu", "devices": 1}}
+
+    monkeypatch.setattr(synthetic, "record", on_cpu)
+    found = timed(tmp_path, {"label": (100.0, 101.0, 102.0), "paired": (300.0, 303.0, 306.0)})
+    titles, table = blocks(found)
+    assert titles[1] == "Accuracy against core-hours, with the Pareto front" and "core-hours" in table.headers
+    names = [each.name for each in quantities.varying(found.part) if each.key == "chip_hours"]
+    assert names == ["core-hours of a run"]
+    shown = "\n".join([*findings.sentences(found), table.note, *titles, *table.headers])
+    assert "core-hours" in shown and "chip-hours" not in shown
 
 
 def test_seeds_that_were_trained_together_have_no_spread_of_time(tmp_path):

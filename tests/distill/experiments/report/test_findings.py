@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 
-from distill.experiments.report import findings, next_runs, statistics
+from distill.experiments.report import findings, statistics
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 
@@ -36,13 +36,6 @@ def test_what_the_rates_show(rates_analysis):
     assert warned[0].startswith("The sweep is not complete: 1 waiting, 1 failed. Missing settings can change which")
     failed = [each for each in collection.unfinished if each.state == "failed"]
     assert findings.warnings(found, failed)[0] == "Not in these numbers: 1 failed."
-    first, second = findings.next_sentences(found)
-    assert first == (
-        "Next (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
-        "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. As an axis of the sweep file: "
-        'rates: {ratio: ["32:1", "16:1"]}'
-    ), "the interval of the best λ is open below"
-    assert second.startswith("Next (task_tokens): 20 runs, ") and "As an axis of the sweep file: LAMBDA: [" in second
 
 
 def test_the_best_rates_are_named_with_their_interval(rates_analysis):
@@ -50,11 +43,6 @@ def test_the_best_rates_are_named_with_their_interval(rates_analysis):
     closed = dataclasses.replace(best, lam=statistics.Interval(1.2, 0.6, 4.8))
     assert findings.knob_text(closed) == ", at LABEL_RATE:RATIONALE_RATE 2:1 (4:1 to 1:2)"
     assert "(beyond 8:1 to " in findings.knob_text(best)
-    narrow = next_runs.Proposal("narrow", (next_runs.NextRun(2.0, 5, "LAMBDA about 2", True),), width=0.7)
-    assert findings.proposal_text(narrow) == (
-        "Next: 5 more runs, 5 × λ = 2 (LAMBDA about 2, new seeds), narrow the interval most; its width becomes about 70 % "
-        "of now."
-    )
 
 
 def test_rates_beside_lambda_are_no_idle_axis_and_have_a_baseline_at_their_rate(tmp_path):

@@ -102,7 +102,7 @@ def test_lines_without_a_fit_have_a_reason_and_runs(rates_analysis, tmp_path):
     assert [each.line for each in analysis.optima] == ["all_tokens"]
     sentence = "The best effective λ (task_tokens) is not estimated: λ is 1 in all 6 settings."
     assert findings.unfitted_sentence(narrow) == sentence and sentence in findings.sentences(analysis)
-    assert narrow.proposal.axis.startswith("LAMBDA: ["), "rates do not change λ with task_tokens"
+    assert all(run.setting.startswith("LAMBDA about ") for run in narrow.proposal.runs), "rates do not change λ here"
     assert "a maximum needs at least three different λ" in narrow.proposal.reason
     for rate in (1, 4, 16):
         synthetic.write_run(
@@ -111,3 +111,26 @@ def test_lines_without_a_fit_have_a_reason_and_runs(rates_analysis, tmp_path):
         )  # fmt: skip
     (one_seed,) = analysed(tmp_path)[1].unfitted
     assert one_seed.reason == "no setting has two seeds, so the noise is not known" and one_seed.proposal is None
+
+
+def test_added_lambdas_of_one_normaliser_are_a_line_beside_the_rates_of_the_other(tmp_path):
+    """The runs that a report proposes for a line without different λ give that line its best λ."""
+    synthetic.rates(tmp_path, seeds=3, number=60)
+    random = np.random.default_rng(5)
+    for lam in (0.1, 0.3, 3.0, 10.0):
+        for seed in range(3):
+            right = random.random(60) < 0.7 - 0.08 * np.log(lam / 0.5) ** 2
+            synthetic.write_run(
+                tmp_path / synthetic.name(NORMALIZER="task_tokens", rates="2:1", LAMBDA=lam, RANDOM_SEED=seed),
+                right, table=synthetic.rows(60), training={"lambda": lam},
+                configuration={
+                    "FORM": "mixed", "NORMALIZER": "task_tokens", "LABEL_RATE": 2, "RATIONALE_RATE": 1, "LAMBDA": lam,
+                    "RANDOM_SEED": seed,
+                },
+            )  # fmt: skip
+    synthetic.write_sweep(tmp_path, [path.name for path in sorted(tmp_path.iterdir()) if (path / "result.json").exists()])
+    analysis = analysed(tmp_path)[1]
+    names = {each.line: each for each in analysis.optima}
+    assert set(names) == {"all_tokens", "task_tokens, rates 2:1"} and not analysis.unfitted
+    assert names["task_tokens, rates 2:1"].knob.name == "LAMBDA"
+    assert names["task_tokens, rates 2:1"].proposal.recipe.keep == {"NORMALIZER": "task_tokens", "rates": "2:1"}

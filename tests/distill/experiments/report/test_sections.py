@@ -37,3 +37,14 @@ def test_failed_runs_have_a_section(rates_analysis):
 def test_training_curves_of_many_settings_are_few(rates_analysis):
     cells = sections.shown_cells(rates_analysis[1])
     assert len(cells) == sections.MOST_CURVES and rates_analysis[1].selected in cells
+
+
+def test_the_tile_of_the_best_rate_names_rate_and_lambda_as_they_are_configured(rates_analysis):
+    found = rates_analysis[1]
+    (optimum,) = found.optima
+    value, what, more = sections._optimum_tile(found, optimum)
+    assert value == optimum.knob.level(optimum.lam.value) and ":1" in value
+    assert what.startswith("best LABEL_RATE:RATIONALE_RATE by the fit, with LAMBDA 1; effective λ = 0.")
+    assert " to " in more and "; effective λ " in more and "all_tokens" in more
+    tiles = next(section for section in sections.of(found, ()) if section.key == "findings").blocks[0].tiles
+    assert (value, what, more) in tiles

@@ -25,7 +25,11 @@ def test_from_finished_runs(tmp_path):
     # a1 as a0: 10 · 2 s; b0: 30 steps of three times the operations: 30 · 6 s.
     assert found.seconds == pytest.approx(20 + 180)
     assert found.flops == 10 * 100 + 30 * 300
-    (finished[0].directory / "record.json").write_text(json.dumps({"environment": {"devices": 4}}))
+    training = {"seconds": 20.0, "chip_seconds": 80.0}
+    for kind, unit in (("cpu", "core-hours"), ("TPU v5 lite", "chip-hours")):
+        record = {"environment": {"device_kind": kind}, "training": training}
+        (finished[0].directory / "record.json").write_text(json.dumps(record))
+        assert f"0.222 {unit} (from 1 finished run)" in forecast(waiting, costs, finished).lines()[1]
     found = forecast(waiting, costs, finished)
     assert found.chip_seconds == pytest.approx(800)
     lines = "\n".join(found.lines(workers=2, price_per_chip_hour=9.0))

@@ -1,0 +1,142 @@
+"""The complete settings of proposed runs, and what trains them: a command for their sweep, or a sweep file."""
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distill.experiments.report.next_runs import NextRun, Proposal, Recipe, knob
+from distill.experiments.report.quantities import Line
+from distill.experiments.report.settings import ABSENT, RATE, Cell
+from distill.experiments.sweep import SEED, SweepError, read_plan, reading
+from distill.experiments.sweep.levels import RATES
+from distill.experiments.sweep.runs import Sweep
+
+_BASE = "config.gin"  # of a model directory: the complete configuration of its run
+
+
+def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
+    """Returns the proposal with the levels that its runs keep and what trains them, where a setting is known to set λ.
+
+    Axes on which the settings of the line agree keep their level. The others, except the one that sets λ, keep that of the
+    best setting.
+
+    Args:
+      proposal: the runs.
+      line: the settings that they extend.
+      best: the setting with the best validation score.
+    """
+    found = knob(line)
+    if not proposal.runs or found is None:
+        return proposal
+    seeds = [_seeds(line, run) for run in proposal.runs]
+    directories = {run.sweep for cell in line.cells for run in cell.runs}
+    sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
+    setter = None if sweep is None else _setter(sweep, found.name)
+    if sweep is not None and (setter or found.name != RATE):
+        axis = setter or found.name
+        keep = {name: _kept(line, best, name) for name in sweep.axes if name not in (axis, SEED)}
+        keep = {name: level for name, level in keep.items() if level != ABSENT}
+        values = [_level(line, run, axis, found.level(run.lam)) for run in proposal.runs]
+        points = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(values, seeds)]
+        more = json.dumps(points[0] if len(points) == 1 else points, ensure_ascii=False)
+        command = f"distill sweep {shlex.quote(str(sweep.directory))} --more={shlex.quote(more)}"
+        if _accepted(sweep, points):
+            return dataclasses.replace(proposal, recipe=Recipe(keep, command))
+    return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
+
+
+def _sweep(directory: Path | None) -> Sweep | None:
+    """The sweep of a directory; None for runs without one, for a search, and for a plan that was made in Python."""
+    if directory is None:
+        return None
+    plan = read_plan(directory)
+    if plan.source is None:
+        return None
+    sweep = reading.from_document(plan.source, {}, directory, directory)
+    return sweep if sweep.search is None else None
+
+
+def _accepted(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> bool:
+    source = {**(sweep.source or {}), "more": [*(sweep.source or {}).get("more", []), *points]}
+    try:
+        reading.from_document(source, {}, sweep.directory, sweep.directory)
+    except SweepError:  # its levels set more than the rates or λ, so no value between them is known
+        return False
+    return True
+
+
+def _setter(sweep: Sweep, name: str) -> str | None:
+    """The axis that sets the rates or ``LAMBDA``, and nothing else."""
+    wanted = set(RATES) if name == RATE else {name}
+    for axis, levels in sweep.axes.items():
+        macros = [{text.partition(" = ")[0] for text in level.bindings} for level in levels]
+        if macros and all(each == wanted for each in macros) and not any(level.gin_files for level in levels):
+            return axis
+    return None
+
+
+def _kept(line: Line, best: Cell, axis: str) -> str:
+    levels = {cell.values.get(axis, ABSENT) for cell in line.cells}
+    return levels.pop() if len(levels) == 1 else best.values.get(axis, ABSENT)
+
+
+def _level(line: Line, run: NextRun, axis: str, level: str) -> Any:
+    """The level of the axis at a run's λ: the trained one, where only seeds are added."""
+    if run.trained:
+        nearest = min(zip(line.cells, line.values), key=lambda pair: abs(math.log(pair[1] / run.lam)))[0]
+        level = nearest.values.get(axis, level)
+    return level if ":" in level else json.loads(level) if _is_number(level) else level
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(json.loads(text)))
+    except (ValueError, TypeError):
+        return False
+
+
+def _seeds(line: Line, run: NextRun) -> list[int]:
+    """The seeds of a run: those of the settings, or new ones where its λ is trained already."""
+    known = sorted(
+        {int(seed) for cell in line.cells for seed in (r.seed for r in cell.runs) if seed.lstrip("-").isdigit()}
+    )
+    first = max(known, default=-1) + 1
+    if run.trained:
+        return list(range(first, first + run.runs))
+    return [*known, *range(first, first + run.runs)][: run.runs]
+
+
+def _grouped(values: Sequence[Any], seeds: Sequence[list[int]]) -> list[tuple[list[Any], list[int]]]:
+    """Values with the same seeds together."""
+    out: list[tuple[list[Any], list[int]]] = []
+    for value, each in zip(values, seeds):
+        same = next((found for found in out if found[1] == each), None)
+        if same is None:
+            out.append(([value], each))
+        elif value not in same[0]:
+            same[0].append(value)
+    return out
+
+
+def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence[list[int]]) -> Recipe:
+    """A sweep file that starts from the configuration of the best setting's first run."""
+    run, found = best.runs[0], knob(line)
+    changed = {SEED, "rates", RATE} if name == RATE else {SEED, name}
+    keep = {axis: level for axis, level in best.values.items() if level != ABSENT and axis not in changed}
+    levels = list(dict.fromkeys(found.level(each.lam) for each in proposal.runs)) if found else []
+    axis: dict[str, Any] = (
+        {"rates": {"ratio": levels}} if name == RATE else {name: [json.loads(each) for each in levels]}
+    )
+    content = {
+        "directory": f"{run.sweep or run.directory}_next",
+        "gin_files": [str(run.directory / _BASE)],
+        "axes": {**axis, SEED: max(seeds, key=len)},
+    }
+    text = yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1000)
+    return Recipe(keep, "", text)

@@ -1,0 +1,120 @@
+"""The next runs as something to paste: complete settings that `distill sweep --dry_run` accepts."""
+
+import json
+import shlex
+
+import pytest
+import yaml
+
+from distill.cli import main
+from distill.experiments.report import collect, proposals
+from distill.experiments.sweep import plan, reading
+from tests.distill.experiments.report import synthetic
+from tests.distill.experiments.report.conftest import analysed
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+FILE = """
+gin_files: [gin/models/t5_1_1_tiny.gin, gin/tasks/jsonl.gin, gin/runs/distill.gin, gin/hardware/cpu.gin]
+bindings:
+  FILES: {train: FOLDER/train.jsonl, test: FOLDER/test.jsonl}
+  FIELDS: {input: question, rationale: why, label: answer}
+  VOCABULARY_PATH: bytes
+  VOCAB_SIZE: 384
+  FORM: mixed
+  TRAIN_STEPS: 400
+  TASK_FEATURE_LENGTHS: {inputs: 48, targets: 48}
+  BATCH_SIZE: 4
+  partitioning.MeshConfig.data: 1
+axes:
+  NORMALIZER: [all_tokens, task_tokens]
+  rates: {ratio: ["1:4", "1:1", "4:1", "8:1"]}
+  RANDOM_SEED: [0, 1, 2]
+directory: FOLDER/out
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep over rates with its plan, and results as training leaves them."""
+    folder = tmp_path_factory.mktemp("next")
+    write_rows(folder / "train.jsonl", 40)
+    write_rows(folder / "test.jsonl", 10, start=50)
+    (folder / "rates.yaml").write_text(FILE.replace("FOLDER", str(folder)))
+    found = reading.read(folder / "rates.yaml")
+    made = plan.prepare(found)
+    table = synthetic.rows(60)
+    for place, run in enumerate(made.runs):
+        labels, rationales = map(float, run.values["rates"].split(":"))
+        weighed = run.values["NORMALIZER"] == "all_tokens"
+        lam = 2.4 * rationales / labels if weighed else 1.0
+        right = [(n * 7 + place) % 60 < 50 - 6 * abs(lam - 1) for n in range(60)]
+        synthetic.write_run(
+            run.directory, right, table=table, training={"lambda": lam},
+            validation=0.5 + 0.01 * (place % 3) - 0.02 * abs(lam - 1),
+            configuration={
+                "FORM": "mixed", "NORMALIZER": run.values["NORMALIZER"], "LABEL_RATE": labels, "RATIONALE_RATE": rationales,
+                "LAMBDA": 1.0, "RANDOM_SEED": int(run.values["RANDOM_SEED"]),
+            },
+        )  # fmt: skip
+    return folder
+
+
+def test_the_commands_name_complete_settings_and_a_dry_run_accepts_them(sweep, capsys):
+    analysis = analysed(sweep / "out")[1]
+    steps = proposals.next_sentences(analysis)
+    assert len(steps) == 2
+    (rates_text, (_, by_rates)), (_, (_, by_lambda)) = steps
+    assert "All other settings stay: NORMALIZER all_tokens, and all that the settings share." in rates_text
+    assert by_rates.startswith(f"distill sweep {sweep / 'out'} --more='") and '"NORMALIZER": "all_tokens"' in by_rates
+    assert '"NORMALIZER": "task_tokens"' in by_lambda and '"LAMBDA": [' in by_lambda, "no axis of the sweep sets it"
+    for command in (by_rates, by_lambda):
+        words = shlex.split(command)
+        points = json.loads(words[-1].removeprefix("--more="))
+        new = sum(
+            len(each.get("LAMBDA", each["rates"])) * len(each["RANDOM_SEED"])
+            for each in (points if isinstance(points, list) else [points])
+        )
+        assert main.main([*words[1:], "--dry_run"]) == 0
+        said = capsys.readouterr().out
+        assert f"{24 + new} runs: 24 finished, which are kept, and {new} to do" in said
+        assert "(from 24 finished runs)" in said
+    page = (sweep / "out" / "sweep.json").read_text()
+    assert '"more"' not in page, "a dry run changes nothing"
+
+
+def test_added_points_stay_in_the_directory_when_the_file_is_run_again(sweep, tmp_path):
+    """``--more`` is written into the plan, so that neither command nor report loses the runs."""
+    from distill.cli import parser, sweep_files
+
+    made = plan.prepare(reading.read(sweep / "rates.yaml", tmp_path / "other"), write=True)
+    point = {"NORMALIZER": "task_tokens", "rates": "1:1", "LAMBDA": [3.0], "RANDOM_SEED": [0, 1, 2]}
+    given = [str(sweep / "rates.yaml"), f"--directory={tmp_path / 'other'}"]
+    options = parser.parser("sweep").parse_args(["sweep", *given, f"--more={json.dumps(point)}"])
+    plan.prepare(sweep_files.read(options, given[0]))
+    again = sweep_files.read(parser.parser("sweep").parse_args(["sweep", *given]), given[0])
+    assert len(again.runs()) == len(made.runs) + 3
+    assert again.runs()[-1].values == {"NORMALIZER": "task_tokens", "rates": "1:1", "LAMBDA": "3.0", "RANDOM_SEED": "2"}
+
+
+def test_runs_without_a_sweep_get_a_sweep_file_from_the_best_configuration(tmp_path):
+    for lam in (0.25, 0.5, 1.0, 2.0):
+        for seed in range(2):
+            synthetic.write_run(
+                tmp_path / f"{lam}-{seed}", [n % 10 < 4 + 3 * lam + seed for n in range(40)], training={"lambda": lam},
+                configuration={"FORM": "paired", "LAMBDA": lam, "RANDOM_SEED": seed},
+            )  # fmt: skip
+    ((_, (what, file)),) = proposals.next_sentences(analysed(tmp_path)[1])
+    assert what.startswith("A sweep file with these runs")
+    content = yaml.safe_load(file)
+    assert content["gin_files"] == [str(tmp_path / "2.0-0" / "config.gin")] and set(content["axes"]) == {
+        "LAMBDA",
+        "RANDOM_SEED",
+    }
+    (tmp_path / "next.yaml").write_text(file)
+    found = reading.read(tmp_path / "next.yaml")
+    assert len(found.runs()) == len(content["axes"]["LAMBDA"]) * 3 and all(
+        run.numbers["LAMBDA"] > 2 for run in found.runs()
+    )
+    assert collect.collect([tmp_path]).runs, "the file is no run"
