@@ -50,15 +50,30 @@ def test_every_script_says_its_command_and_cost():
         assert "Cost: " in header and "Expect " in header, path.name
 
 
-def test_train_and_compare(run, folder):
+@pytest.fixture(scope="module")
+def guided(run, folder):
+    """A student of the same rows: all Python blocks of the guide ran in order, with few steps."""
+    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    text, number = re.subn(r"steps=\d+", "steps=2", "\n".join(blocks))
+    assert number
+    (folder / "guide.py").write_text(text, encoding="utf-8")
+    run(["guide.py"], folder)
+    return "runs/python"
+
+
+def test_the_guide_runs(guided, folder):
+    assert json.loads((folder / guided / "result.json").read_text())["step"] == 2
+
+
+def test_train_and_compare(run, folder, guided):
     train = ROOT / "examples" / "train_on_your_rows.py"
-    for name, steps in (("first", 4), ("second", 2)):
-        printed = run([train, "--rows=rows", f"--directory=runs/{name}", f"--steps={steps}"], folder)
-        assert re.search(r"^test accuracy: [01]\.\d{3}$", printed, re.MULTILINE), printed
-        assert "because" in printed
-        assert json.loads((folder / "runs" / name / "result.json").read_text())["step"] == steps
+    printed = run([train, "--rows=rows", "--directory=runs/first", "--steps=4"], folder)
+    assert re.search(r"^test accuracy: [01]\.\d{3}$", printed, re.MULTILINE), printed
+    assert "because" in printed
+    assert json.loads((folder / "runs" / "first" / "result.json").read_text())["step"] == 4
     compare = ROOT / "examples" / "compare_students.py"
-    printed = run([compare, "runs/first", "runs/second", "--rows=rows/test.jsonl"], folder)
+    printed = run([compare, "runs/first", guided, "--rows=rows/test.jsonl"], folder)
     assert len(re.findall(r"^runs/\w+: accuracy [01]\.\d{3} \(95 %: ", printed, re.MULTILINE)) == 2, printed
     assert re.search(r"p = [01]\.\d{3}$", printed.strip())
     same = run([compare, "runs/first", "runs/first", "--rows=rows/test.jsonl"], folder)
@@ -90,13 +105,3 @@ def test_notebook(run, path, tmp_path):
     accuracy = float(re.search(r"^accuracy: ([\d.]+)", printed, re.MULTILINE)[1])
     assert accuracy > 0.22  # better than guessing among five
     assert "rouge_l: " in printed and "bleu: " in printed
-
-
-def test_the_guide_runs(run, folder):
-    """All Python blocks of the guide in order, with few steps."""
-    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 5
-    text, number = re.subn(r"steps=\d+", "steps=2", "\n".join(blocks))
-    assert number
-    (folder / "guide.py").write_text(text, encoding="utf-8")
-    run(["guide.py"], folder)

@@ -32,12 +32,14 @@ def draw(model_dir: epath.PathLike, validation_split: str | None, metric: str | 
 
 
 def _figure(scalars: Mapping[str, Sequence[tuple[int, float]]], split: str | None, metric: str | None) -> bytes:
-    # pyplot would keep figures and a backend for the whole process.
+    # pyplot would keep figures and a backend for the whole process. savefig and a constrained layout lay the figure out
+    # three times, which takes two thirds of the time: margins are given, and the canvas draws once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.0, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(12.0, 3.6), dpi=120)
+    canvas = FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
     loss, weight, score = figure.subplots(1, 3)
     for colour, (tag, name) in zip(COLOURS, _LOSSES.items()):
         if points := scalars.get(tag):
@@ -62,7 +64,7 @@ def _figure(scalars: Mapping[str, Sequence[tuple[int, float]]], split: str | Non
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     out = io.BytesIO()
-    figure.savefig(out, dpi=120, format="png")
+    canvas.print_png(out)
     return out.getvalue()
 
 

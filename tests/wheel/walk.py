@@ -4,6 +4,7 @@ Not a test: ``tests/wheel/conftest.py`` has the Python of another environment ru
 """
 
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -31,5 +32,6 @@ if __name__ == "__main__":
     import distill
     from distill.cli import main
 
+    gc.set_threshold(100_000, 50, 50)  # by default, a tenth of the time goes into passes over what was imported
     done = [run(main.main, arguments) for arguments in json.load(sys.stdin)]
     print(json.dumps({"from": distill.__file__, "done": done}))
