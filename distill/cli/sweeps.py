@@ -14,6 +14,7 @@ from distill import exit_codes, terminal
 from distill.api import gin_files, tensorflow_log
 from distill.cli import compilation_cache, experiments, next_steps, sweep_files
 from distill.cli import runs as command_runs
+from distill.counting import counted
 
 if TYPE_CHECKING:
     from distill.cli.sweep_checks import Configurations
@@ -396,7 +397,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
     if failed:
-        count = estimates.counted(len(failed))
+        count = counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):

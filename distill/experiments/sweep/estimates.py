@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+from distill.counting import counted
 from distill.experiments.sweep import files
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.runs import Run, without_seed
@@ -113,11 +114,6 @@ def forecast(
         cost, known = costs[run.name], same.get(without_seed(run))
         seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
     return Forecast(len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}")
-
-
-def counted(number: int, what: str = "run") -> str:
-    """Returns for instance ``1 run`` or ``2 runs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _mean(values: Sequence[float]) -> float:
