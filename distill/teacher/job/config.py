@@ -195,7 +195,8 @@ class ExtractReport:
         lines = [
             written,
             f"{counted(self.requests, 'request')}: {self.finished:,} answered now, {self.cached:,} before, "
-            f"{self.failed:,} failed, {self.skipped:,} not sent; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
+            f"{self.failed:,} failed, {self.skipped:,} not sent; "
+            f"{tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
         if self.discarded:
