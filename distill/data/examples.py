@@ -100,7 +100,8 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
             }[what]
             raise ValueError(
                 f"task {task.name!r} trains on labels and rationales, but none of {counted(number, 'row')} of split "
-                f"{split!r} has a {what}. Is the field that it is read from named right (FIELDS), and not null in every row? {remedy}"
+                f"{split!r} has a {what}. Is the field that it is read from named right (FIELDS), and not null in "
+                f"every row? {remedy}"
             )
         if having < number:
             logging.warning(

@@ -96,8 +96,8 @@ class Evaluator:
             )
         return (
             f"{too_long} of {counted(len(lengths), 'target')} ({too_long / len(lengths):.1%}) of task {self.task.name!r}, "
-            f"split {self.split!r}, {form(too_long, 'is', 'are')} longer than MAX_DECODE_LEN = {max_decode_len} and cannot be "
-            f"predicted; {remedy}"
+            f"split {self.split!r}, {form(too_long, 'is', 'are')} longer than MAX_DECODE_LEN = {max_decode_len} and cannot "
+            f"be predicted; {remedy}"
         )
 
     def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
