@@ -76,8 +76,8 @@ class Fit:
         if self.unknown:
             have = form(self.unknown, "has", "have")
             lines.append(
-                f"{counted(self.unknown, 'input')} {have} more than {MANY_UNKNOWN:.0%} of tokens that the vocabulary does not "
-                "know; check the field and the language, or train with another vocabulary"
+                f"{counted(self.unknown, 'input')} {have} more than {MANY_UNKNOWN:.0%} of tokens that the vocabulary does "
+                "not know; check the field and the language, or train with another vocabulary"
             )
         return lines
 
