@@ -8,7 +8,7 @@ the source, such as the annotation of another package's class, is checked when t
 import ast
 import typing
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any
 
 from distill import validation
 from distill.api import signatures, value_types
@@ -116,23 +116,25 @@ def _named(node: ast.expr, module: str) -> tuple[ast.expr, str] | None:
     """The expression that a name, or a name of an imported module of the package, is assigned, and its module."""
     if isinstance(node, ast.Name):
         found = signatures.bound(module, node.id)
-        if _is_assigned(found):
-            return found.value, module
         if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            original = next(one.name for one in found.names if (one.asname or one.name) == node.id)
-            inner = signatures.bound(found.module, original)
-            return (inner.value, found.module) if _is_assigned(inner) else None
+            return _assigned(found.module, _original(found, node.id))
+        return _assigned(module, node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         found = signatures.bound(module, node.value.id)
         if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            original = next(one.name for one in found.names if (one.asname or one.name) == node.value.id)
-            inner = signatures.bound(f"{found.module}.{original}", node.attr)
-            return (inner.value, f"{found.module}.{original}") if _is_assigned(inner) else None
+            return _assigned(f"{found.module}.{_original(found, node.value.id)}", node.attr)
     return None
 
 
-def _is_assigned(node: ast.stmt | None) -> TypeGuard[ast.Assign | ast.AnnAssign]:
-    return isinstance(node, ast.Assign) or (isinstance(node, ast.AnnAssign) and node.value is not None)
+def _original(statement: ast.ImportFrom, name: str) -> str:
+    return next(one.name for one in statement.names if (one.asname or one.name) == name)
+
+
+def _assigned(module: str, name: str) -> tuple[ast.expr, str] | None:
+    found = signatures.bound(module, name)
+    if isinstance(found, ast.Assign | ast.AnnAssign) and found.value is not None:
+        return found.value, module
+    return None
 
 
 def of_argument(module: str, name: str, argument: str) -> tuple[Any, ...]:
