@@ -271,7 +271,7 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
     [
         (["report", "."], "start over"),
         (["eval", "--model_dir=."], "start over"),
-        (["data", "--set=svamp"], "start over"),
+        (["data", "--data_dir=.", "--set=svamp"], "start over"),
         (["train", *TINY], "continue"),
         (["sweep", "grid.json"], "continue"),
         (["extract", "--inputs=a.jsonl", "--output=b.jsonl", "--prompt=p.json"], "continue"),
