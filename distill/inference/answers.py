@@ -185,7 +185,8 @@ class Answers:
     def too_few_inputs(self, rows: int) -> AnotherRun:
         """The error for an input that has fewer rows than there are lines."""
         return AnotherRun(
-            f"{self.path} has {counted(self.found.rows, 'line')}, and the input {counted(rows, 'row')}: it belongs to another input. Name "
+            f"{self.path} has {counted(self.found.rows, 'line')}, and the input {counted(rows, 'row')}: it "
+            "belongs to another input. Name "
             "another output, or give --overwrite"
         )
 
