@@ -186,8 +186,7 @@ class Answers:
         """The error for an input that has fewer rows than there are lines."""
         return AnotherRun(
             f"{self.path} has {counted(self.found.rows, 'line')}, and the input {counted(rows, 'row')}: it "
-            "belongs to another input. Name "
-            "another output, or give --overwrite"
+            "belongs to another input. Name another output, or give --overwrite"
         )
 
     def write(self, lines: Sequence[str], inputs: Sequence[Any], reasons: Sequence[str]) -> None:
