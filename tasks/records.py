@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from distill.counting import counted
+
 
 class SourceError(ValueError):
     """A file that cannot be used. The message names the file, the place, the found and the expected content."""
@@ -233,7 +235,7 @@ class Report:
 
     def __str__(self) -> str:
         head = (
-            f"{self.rows} rows; {len(self.rejected)} rejected, {len(self.failed)} with a reply that failed, "
+            f"{counted(self.rows, 'row')}; {len(self.rejected)} rejected, {len(self.failed)} with a reply that failed, "
             f"{len(self.undecided)} with one that names no single answer"
         )
         first = {problem.reason: problem for problem in reversed(self.problems)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from distill.counting import counted
 from distill.tasks.json_files import MissingFileError, open_bytes, read_array, read_rows
 from distill.tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
 
@@ -87,7 +88,7 @@ def build(
             kept += 1
             yield line, record
     if not kept:
-        what = f"none of its {rejected} rows can be used; {first}" if rejected else "it has no rows"
+        what = f"none of its {counted(rejected, 'row')} can be used; {first}" if rejected else "it has no rows"
         raise SourceError(f"{file}: {what}")
 
 

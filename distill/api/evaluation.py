@@ -9,6 +9,7 @@ from distill.api import keywords
 from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
+from distill.counting import counted, form
 from distill.tasks import metrics
 from distill.tasks.records import Record, SourceError
 
@@ -51,9 +52,13 @@ def evaluate(
         raise
     labelled = [record for record in records if record.label is not None]
     if not labelled:
-        raise ValueError(f"none of the {len(records)} rows has a label to compare with; map it: fields={{'label': …}}")
+        raise ValueError(
+            f"none of {counted(len(records), 'row')} has a label to compare with; map it: fields={{'label': …}}"
+        )
     if len(labelled) < len(records):
-        logging.warning("%d of %d rows have no label and are not scored", len(records) - len(labelled), len(records))
+        without = len(records) - len(labelled)
+        verb = form(without, "has no label and is", "have no label and are")
+        logging.warning("%d of %s %s not scored", without, counted(len(records), "row"), verb)
     answers = student.answer([record.input for record in labelled])
     targets = [metrics.Answer(record.label or "", record.choices) for record in labelled]
     scores = metrics.ACCURACY[kind](targets, [one.text for one in answers])  # type: ignore[index]

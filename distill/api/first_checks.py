@@ -46,24 +46,20 @@ def check(
     scan = configuration.check_statements(gin_files, given, extra_paths, place)
     reads_files = scan.given.get(("", "jsonl.dataset", "files"))
     if reads_files is not None and reads_files.macro == "FILES":
-        split = scan.values.get("TEST_SPLIT") if trains else evaluates
-        _check_split(scan.values.get("FILES"), split, "TEST_SPLIT" if trains else "--split")
+        _check_split(scan.values.get("FILES"), evaluates)
     if trains:
         with naming_example(scan.values.get("DATASET_NAME")):
             check_files({name: value for name, value in scan.values.items() if name in scan.referenced})
 
 
-def _check_split(files: Any, split: Any, setting: str) -> None:
-    """Raises ConfigurationError if ``FILES`` has no file for a split, which is not cut from the training rows either."""
-    if not isinstance(files, dict) or not files or not isinstance(split, str):
+def _check_split(files: Any, split: str | None) -> None:
+    """Raises ConfigurationError if ``FILES`` has no rows for ``--split``; validation rows may be cut from training rows."""
+    if not isinstance(files, dict) or not files or split is None:
         return
     has = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
     if split not in has:
-        remedy = f"; --gin.{setting}=None scores none" if setting.isupper() else ""
         near = did_you_mean(close(split, has))
-        raise ConfigurationError(
-            f"{setting}: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}{remedy}"
-        )
+        raise ConfigurationError(f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}")
 
 
 def check_files(values: Mapping[str, Any]) -> None:

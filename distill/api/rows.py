@@ -1,11 +1,13 @@
 """Rows as users have them: files, lists of dicts, or records."""
 
+import collections
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -19,6 +21,7 @@ from distill.tasks.records import Record, Report, SourceError
 Rows = str | os.PathLike | Iterable[Any]
 """The path of a JSON-lines file (a pattern, or several paths), or an iterable of dicts or of ``Record`` objects."""
 
+_CHECKED = 10_000  # rows that are read before a run is configured
 _RECORD_FIELDS = (
     "id", "input", "label", "llm_label", "rationales", "choices", "weight", "rationale_teachers", "label_votes",
     "key_phrases",
@@ -45,20 +48,44 @@ def read(
     '2'
     """
     noted = Report() if report is None else report
-    with tempfile.TemporaryDirectory() as folder:
-        path = epath.Path(folder) / "rows.jsonl"
-        files = paths_of(rows)
-        if files is None:
-            values = as_dicts(rows, fields)
-            path.write_text(_lines(values))
-            files = [str(path)]
-        try:
-            found = list(jsonl.dataset({"test": files}, fields=fields, **options).records("test", noted))
-        except SourceError as error:
-            raise type(error)(str(error).replace(str(path), "the rows")) from None
+    files = paths_of(rows)
+    data = _lines(as_dicts(rows, fields)).encode("utf-8", "surrogatepass") if files is None else None
+    with _as_file(data) as path:
+        found = list(jsonl.dataset({"test": files or [str(path)]}, fields=fields, **options).records("test", noted))
     if report is None and noted.problems:
         logging.warning("%s", str(noted).replace(str(path), "row"))
     return found
+
+
+def check(files: Sequence[str], data: bytes | None, fields: Mapping[str, str] | None, answer: str) -> None:
+    """Reads the first rows as training will: a mistake is found before a vocabulary, a network or TensorFlow is loaded.
+
+    Args:
+      files: of the rows, as :func:`store` returns them.
+      data: the contents of the file, if it is not written yet.
+      fields, answer: see :func:`distill.train`.
+
+    Raises:
+      ValueError: an unknown field or kind of answer.
+      distill.tasks.records.SourceError: a file is missing or cannot be used, or no row at all.
+    """
+    with _as_file(data) as path:
+        named = list(files) if data is None else [str(path)]
+        source = jsonl.dataset({"test": named}, fields=fields, answer=answer)  # type: ignore[arg-type]
+        collections.deque(itertools.islice(source.records("test", Report()), _CHECKED), maxlen=0)
+
+
+@contextlib.contextmanager
+def _as_file(data: bytes | None) -> Iterator[epath.Path]:
+    """A temporary file of rows in memory, which errors call "the rows"; it is not written without ``data``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = epath.Path(folder) / "rows.jsonl"
+        if data is not None:
+            path.write_bytes(data)
+        try:
+            yield path
+        except SourceError as error:
+            raise type(error)(str(error).replace(str(path), "the rows")) from None
 
 
 @keywords.checked(("distill.tasks.registration", "register"))

@@ -185,11 +185,19 @@ class Run:
             train.lock_directory(epath.Path(self.directory)) as lock,
             model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
-            for line in (*self.begin(writes=first), *self.advice()):
+            for line in (*self.begin(writes=first), *self.advice(), *self.held_out()):
                 terminal.say(line)
             self.register()
             given = {"cost_model": step_costs.of_run({**self.arguments, **overrides}), **self.arguments, **overrides}
             return train.train(**given, lock=lock, quiet=quiet)
+
+    def held_out(self) -> list[str]:
+        """A line about the validation rows if they are taken from the training rows; none otherwise."""
+        dataset, validation = self.registration["dataset"], self.arguments.get("validation")
+        if validation is None or validation.split != "validation" or not getattr(dataset, "cuts_validation", False):
+            return []
+        share = f"{dataset.validation_fraction:.0%} of the training rows"
+        return [f"no validation rows are given: {share} are held out for validation and not trained on"]
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""

@@ -150,9 +150,9 @@ def scan_text(
                 scan.arguments.append((scan.uses[-1], statement.arg_name))
                 key = (statement.scope, statement.selector, statement.arg_name)
                 scan.given.pop(key, None)
-                macro = str(statement.value) if isinstance(statement.value, _Macro) else None
-                if macro is not None or not _refers(statement.value):
-                    scan.given[key] = Given(scan.uses[-1], statement.arg_name, statement.value, macro)
+                whole = str(statement.value) if isinstance(statement.value, _Macro) else None
+                if whole is not None or not _refers(statement.value):
+                    scan.given[key] = Given(scan.uses[-1], statement.arg_name, statement.value, whole)
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):
             real = trusted.real_import(statement)

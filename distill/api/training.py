@@ -120,6 +120,8 @@ def train(
             if part is not None:
                 path = root / "rows" / f"{split}.jsonl"
                 files[split], data = row_files.store(part, path, fields, trained=trained)
+                if not trained:
+                    row_files.check(files[split], data, fields, answer)
                 if data is not None:
                     contents[os.fspath(path)] = data
         bindings |= {"FILES": files, "FIELDS": dict(fields) if fields else None}

@@ -20,6 +20,7 @@ _UNREADABLE = object()  # in place of a constant or type that the source alone d
 
 def problems(scan: Scan) -> Iterator[str]:
     """One line for each value that does not have the type or is not among the choices of an argument that takes it."""
+    seen: set[tuple[str | None, str]] = set()  # a macro may be used more than once
     for given in scan.given.values():
         value, place = given.value, given.use.place
         if given.macro is not None:
@@ -33,7 +34,8 @@ def problems(scan: Scan) -> Iterator[str]:
         module, first_part = imports.modules[symbol]
         found = None if first_part else signatures.definition(module, attributes[0])
         problem = None if found is None else _problem(*found, given.argument, value)
-        if problem is not None:
+        if problem is not None and (given.macro is None or (given.macro, problem) not in seen):
+            seen.add((given.macro, problem))
             name = f"{symbol}.{attributes[0]}.{given.argument}"
             where = f"{given.macro} (set in {place}), as {name}" if given.macro else f"{name} (set in {place})"
             yield f"{where}: {problem}"
@@ -95,7 +97,7 @@ def _choices(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str) -
 
 
 def _constant(node: ast.expr, module: str) -> Any:
-    """The value of an expression of constants, tuples and names of constants."""
+    """The value of an expression of constants, tuples and names of constants; of a dict, its keys."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Tuple | ast.List):
@@ -104,6 +106,8 @@ def _constant(node: ast.expr, module: str) -> Any:
             inner = _constant(item.value if isinstance(item, ast.Starred) else item, module)
             out += inner if isinstance(item, ast.Starred) and isinstance(inner, tuple) else [inner]
         return tuple(out)
+    if isinstance(node, ast.Dict):
+        return tuple(_UNREADABLE if key is None else _constant(key, module) for key in node.keys)
     named = _named(node, module)
     return _UNREADABLE if named is None else _constant(*named)
 
@@ -112,18 +116,24 @@ def _named(node: ast.expr, module: str) -> tuple[ast.expr, str] | None:
     """The expression that a name, or a name of an imported module of the package, is assigned, and its module."""
     if isinstance(node, ast.Name):
         found = signatures.bound(module, node.id)
-        if isinstance(found, ast.Assign):
-            return found.value, module
         if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            original = next(one.name for one in found.names if (one.asname or one.name) == node.id)
-            inner = signatures.bound(found.module, original)
-            return (inner.value, found.module) if isinstance(inner, ast.Assign) else None
+            return _assigned(found.module, _original(found, node.id))
+        return _assigned(module, node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         found = signatures.bound(module, node.value.id)
         if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            original = next(one.name for one in found.names if (one.asname or one.name) == node.value.id)
-            inner = signatures.bound(f"{found.module}.{original}", node.attr)
-            return (inner.value, f"{found.module}.{original}") if isinstance(inner, ast.Assign) else None
+            return _assigned(f"{found.module}.{_original(found, node.value.id)}", node.attr)
+    return None
+
+
+def _original(statement: ast.ImportFrom, name: str) -> str:
+    return next(one.name for one in statement.names if (one.asname or one.name) == name)
+
+
+def _assigned(module: str, name: str) -> tuple[ast.expr, str] | None:
+    found = signatures.bound(module, name)
+    if isinstance(found, ast.Assign | ast.AnnAssign) and found.value is not None:
+        return found.value, module
     return None
 
 

@@ -11,10 +11,11 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 
-from distill import exit_codes, terminal
+from distill import exit_codes
 from distill.api import paths, tensorflow_log
 from distill.cli import errors, interrupts, runs
 from distill.cli import parser as command_line
+from distill.terminal import LogFormat
 
 tensorflow_log.set_level()
 
@@ -210,7 +211,7 @@ def _main(words: Sequence[str], received: list[str]) -> int:
     options = command_line.parser(_command(given)).parse_args(given)
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     handler = logging.StreamHandler()
-    handler.setFormatter(terminal.LogFormat())
+    handler.setFormatter(LogFormat())
     logging.basicConfig(level=level, handlers=[handler])
     return _run(options, received)
 

@@ -146,6 +146,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
             "of decoding or of the mesh (docs/evaluation-and-inference.md)."
         )
     infer.epilog = f"{infer.epilog} " + (
+        "Decoding with int8 weights needs less memory (docs/evaluation-and-inference.md#int8-weights). "
         "A row that cannot be answered gets a line with the reason; the last lines count such rows. The exit code is 0 if "
         "at least one row has an answer, and 2 if none has."
     )

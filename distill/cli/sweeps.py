@@ -14,6 +14,7 @@ from distill import exit_codes, terminal
 from distill.api import gin_files, tensorflow_log
 from distill.cli import compilation_cache, experiments, next_steps, sweep_files
 from distill.cli import runs as command_runs
+from distill.counting import counted
 
 if TYPE_CHECKING:
     from distill.cli.sweep_checks import Configurations
@@ -73,7 +74,8 @@ def _command(options: argparse.Namespace) -> int:
         sweep_files.check(sweep, options)
         sweep_files.check_index(sweep, options.index)
     if options.dry_run:
-        return _dry_run(sweep, options)
+        with _vocabulary_for_checks(sweep):
+            return _dry_run(sweep, options)
     if options.prepare:
         _load(sweep, options)
         _prepare(sweep, options)
@@ -143,6 +145,25 @@ def _write_vocabulary(sweep: "Sweep") -> None:
         from distill.experiments import demo
 
         demo.write_vocabulary(sweep.directory)
+
+
+@contextlib.contextmanager
+def _vocabulary_for_checks(sweep: "Sweep") -> Iterator[None]:
+    """The demo's vocabulary, which its checks read, for the block; a file and folders that were not there are removed."""
+    from distill.experiments import demo
+
+    path = sweep.directory / demo.VOCABULARY
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    existed = path.exists()
+    _write_vocabulary(sweep)
+    try:
+        yield
+    finally:
+        if not existed:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -345,7 +366,7 @@ def _say(options: argparse.Namespace) -> Any:
 
 
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
-    """Lists and checks the runs and estimates their time and cost; writes nothing but the demo's vocabulary."""
+    """Lists and checks the runs and estimates their time and cost; leaves no file."""
     from distill.cli import sweep_checks
     from distill.experiments.sweep import estimates, outcomes, remarks
 
@@ -355,7 +376,6 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
     command_runs.load_tensorflow(options)
     configurations, console = _configurations(sweep, options), terminal.output()
-    _write_vocabulary(sweep)
     check = configurations.check if options.topology is None else configurations.check_without_devices
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     made, probes = _checked(sweep, options, configurations, shown, check, write=False)
@@ -378,7 +398,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
     if failed:
-        count = estimates.counted(len(failed))
+        count = counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
     kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
     console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from distill import exit_codes
 from distill.cli import flags
+from distill.counting import counted
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.selection import Leakage, OnDisagreement, Rules
 from distill.teacher.clients.completion import Endpoint
@@ -261,7 +262,7 @@ def run_extract(
         print(f"{what}: {path}")
     if record_to:
         with ReplyStore(config.store_path) as replies:
-            print(f"{record(replies, record_to):,} replies recorded: {record_to}")
+            print(f"{counted(record(replies, record_to), 'reply', 'replies')} recorded: {record_to}")
     status, why = _outcome(report)
     if status:
         print(f"distill extract: {why}; see {rows.beside(output, 'failures.jsonl')}", file=sys.stderr)

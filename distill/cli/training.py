@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distill import exit_codes
 from distill.cli import next_steps, runs
+from distill.counting import counted
 
 if TYPE_CHECKING:
     from distill.data.cache import pipeline
@@ -64,7 +65,8 @@ def cache_command(options: argparse.Namespace) -> int:
     for name, splits in built.manifest["tasks"].items():
         for split, entry in splits.items():
             size = sum(shard["bytes"] for shard in entry["shards"])
-            print(f"{name} {split}: {entry['examples']:,} examples, {len(entry['shards'])} shards, {size:,} bytes")
+            parts = counted(entry["examples"], "example"), counted(len(entry["shards"]), "shard"), f"{size:,} bytes"
+            print(f"{name} {split}: {', '.join(parts)}")
     print(f"{'wrote' if built.new else 'is complete already:'} {built.directory}")
     return 0
 

@@ -13,6 +13,7 @@ import numpy as np
 import seqio
 from absl import logging
 
+from distill.counting import counted
 from distill.data import features
 from distill.data.packing import Layout, Sequences, TokenPair
 from distill.tasks import registration, task_ids
@@ -98,8 +99,9 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
                 "label": "LABEL_SOURCE=teacher takes the teacher's, llm_label",
             }[what]
             raise ValueError(
-                f"task {task.name!r} trains on labels and rationales, but none of the {number:,} rows of split {split!r} "
-                f"has a {what}. Is the field that it is read from named right (FIELDS), and not null in every row? {remedy}"
+                f"task {task.name!r} trains on labels and rationales, but none of {counted(number, 'row')} of split "
+                f"{split!r} has a {what}. Is the field that it is read from named right (FIELDS), and not null in "
+                f"every row? {remedy}"
             )
         if having < number:
             logging.warning(

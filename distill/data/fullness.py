@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from distill.counting import counted
 from distill.data.counts import Counts
 from distill.data.packing import Layout
 from distill.data.stream import Batch, Stream
@@ -40,7 +41,7 @@ class Summary:
         """Returns lines with examples, sequences, lengths, the padding of ``batch``, and truncated sequences."""
         number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
         tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
-        lines = [f"data: {self.examples:,} examples, {sum(number.values()):,} sequences ({tasks})"]
+        lines = [f"data: {counted(self.examples, 'example')}, {counted(sum(number.values()), 'sequence')} ({tasks})"]
         sides = (
             ("inputs", self.inputs, self.layout.encoder_length, batch.arrays["encoder_input_tokens"]),
             ("targets", self.targets, self.layout.decoder_length, batch.arrays["decoder_target_tokens"]),
@@ -57,8 +58,8 @@ class Summary:
         if share:
             lines.append(
                 f"{share:.2%} of the training sequences are longer than the window and were cut: "
-                f"{sum(self.counts.truncated_inputs.values())} inputs and {sum(self.counts.truncated_targets.values())} "
-                f"targets of {sum(self.counts.sequences.values())}"
+                f"{counted(sum(self.counts.truncated_inputs.values()), 'input')} and "
+                f"{counted(sum(self.counts.truncated_targets.values()), 'target')} of {sum(self.counts.sequences.values())}"
             )
         return lines
 

@@ -373,9 +373,9 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
             excerpt = f" — {problem['text']!r}" if problem["text"] else ""
             write(f"  {problem['file']}:{problem['line']}  {problem['reason']}{excerpt}")
         for row in found.get("differing_rows", ()):
-            key = (name, row["id"], row["line"])
-            if key in listed:
+            of_row = (name, row["id"], row["line"])
+            if of_row in listed:
                 continue
-            listed.add(key)
+            listed.add(of_row)
             labels = f"strict {row['strict']!r}, improved {row['improved']!r}, gold {row['gold']!r}"
             write(f"  line {row['line']}  {'; '.join(row['reasons'])}: {labels}")

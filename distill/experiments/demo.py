@@ -14,6 +14,7 @@ from distill.tools import vocabulary
 TITLE = "Answers with and without the teacher's reasons"
 XLABEL = "training questions"
 SIZE = "TRAIN_ROWS"
+VOCABULARY = "vocabulary.model"
 PRETRAINING_FILES = ("gin/recipes/demo_pretraining.gin",)
 INTRODUCTION = """\
 First a short pretraining on half of the world's nouns. Every student below starts from it, as T5's students start from
@@ -22,12 +23,10 @@ T5. Then the two methods, on questions about the other half."""
 
 def write_vocabulary(directory: Path) -> Path:
     """Trains the word vocabulary of the demo into ``directory`` unless the file exists; returns its path."""
-    path = directory / "vocabulary.model"
+    path = directory / VOCABULARY
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        texts = list(demo_world.vocabulary_texts())
-        model = vocabulary.train(texts, demo_world.VOCABULARY_SIZE, model_type="word", exact_size=False)
-        atomic_files.replace(path, model)
+        atomic_files.replace(path, vocabulary.of_words(demo_world.vocabulary_texts(), demo_world.VOCABULARY_SIZE))
     return path
 
 

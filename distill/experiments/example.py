@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distill import atomic_files
+from distill.counting import counted
 from distill.tasks import demo_world
 from distill.tasks.demo_world import Question
 
@@ -96,7 +97,7 @@ def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Itera
         path = directory / name
         if name not in same:
             atomic_files.replace(path, content)
-        what = f"{content.count(10):,} rows" if path.suffix == ".jsonl" else f"{len(content):,} bytes"
+        what = counted(content.count(10), "row") if path.suffix == ".jsonl" else f"{len(content):,} bytes"
         yield f"{'kept' if name in same else 'wrote'} {path}: {what}"
 
 

@@ -74,10 +74,10 @@ class Fit:
                 f"has {self.longest:,} tokens, {setting.format(self.longest)} keeps it whole"
             )
         if self.unknown:
-            verb = form(self.unknown, "consists", "consist")
+            have = form(self.unknown, "has", "have")
             lines.append(
-                f"{counted(self.unknown, 'input')} {verb} of unknown tokens to more than {MANY_UNKNOWN:.0%}: the "
-                "vocabulary has no pieces for them; check the field and the language, or train with another vocabulary"
+                f"{counted(self.unknown, 'input')} {have} more than {MANY_UNKNOWN:.0%} of tokens that the vocabulary does "
+                "not know; check the field and the language, or train with another vocabulary"
             )
         return lines
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import atomic_files
+from distill.counting import counted
 
 FORMAT, VERSION = "distill-answers", 1
 STDOUT = "-"
@@ -184,8 +185,8 @@ class Answers:
     def too_few_inputs(self, rows: int) -> AnotherRun:
         """The error for an input that has fewer rows than there are lines."""
         return AnotherRun(
-            f"{self.path} has {self.found.rows} lines, and the input {rows} rows: it belongs to another input. Name "
-            "another output, or give --overwrite"
+            f"{self.path} has {counted(self.found.rows, 'line')}, and the input {counted(rows, 'row')}: it "
+            "belongs to another input. Name another output, or give --overwrite"
         )
 
     def write(self, lines: Sequence[str], inputs: Sequence[Any], reasons: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from distill import atomic_files
 from distill.checkpoints.manager import restore_student
+from distill.counting import counted, form
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
@@ -94,8 +95,9 @@ class Evaluator:
                 f"predicted; {remedy}"
             )
         return (
-            f"{too_long} of {len(lengths)} targets ({too_long / len(lengths):.1%}) of task {self.task.name!r}, split "
-            f"{self.split!r}, are longer than MAX_DECODE_LEN = {max_decode_len} and cannot be predicted; {remedy}"
+            f"{too_long} of {counted(len(lengths), 'target')} ({too_long / len(lengths):.1%}) of task {self.task.name!r}, "
+            f"split {self.split!r}, {form(too_long, 'is', 'are')} longer than MAX_DECODE_LEN = {max_decode_len} and cannot "
+            f"be predicted; {remedy}"
         )
 
     def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
@@ -213,7 +215,7 @@ def evaluate(
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
         if warning := evaluator.check_lengths(decode.max_decode_len):
             logging.warning("%s", warning)
-        with terminal.stage(f"decoding {len(evaluator):,} examples"):
+        with terminal.stage(f"decoding {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"

@@ -398,7 +398,8 @@ _LIMIT = "--gin.MAX_INPUT_LEN={}"
 
 def _check_field(path: Path, field: str) -> None:
     """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has."""
-    wanted, seen, rows = row_fields.fields_in(field), set(), 0
+    wanted, rows = row_fields.fields_in(field), 0
+    seen: set[str] = set()
     for _, row in sources.read_rows(path, "rows to answer"):
         if isinstance(row, RowError):
             continue

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from distill.counting import counted
 from distill.tasks import sources
 
 
@@ -33,5 +34,7 @@ def block_of(path: str | os.PathLike[str], index: int, shards: int) -> Block:
         raise ValueError(f"--shard must be I/N with 1 ≤ I ≤ N; got {index}/{shards}")
     total = sum(1 for _ in sources.read_rows(Path(path), "rows to answer", keep_blank=True))
     if total < shards:
-        raise ValueError(f"--shard={index}/{shards}: {os.fspath(path)} has {total} rows; use at most one shard per row")
+        raise ValueError(
+            f"--shard={index}/{shards}: {os.fspath(path)} has {counted(total, 'row')}; use at most one shard per row"
+        )
     return Block(f"{index}/{shards} of {total} rows", total * (index - 1) // shards, total * index // shards)

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from distill.counting import counted
+
 if TYPE_CHECKING:
     from distill.precompile.estimates import Data
     from distill.precompile.steps import Run
@@ -85,7 +87,7 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
     shape = dict(zip(("data", "fsdp", "model"), topology.mesh_shape(run.mesh, len(target.devices), target.name)))
     layout = run.layout
     heading = (
-        f"{target.name}: {target.num_chips} chips, {len(target.devices)} devices; mesh "
+        f"{target.name}: {counted(target.num_chips, 'chip')}, {counted(len(target.devices), 'device')}; mesh "
         + " × ".join(f"{axis}={size}" for axis, size in shape.items())
         + f"; {layout.windows} windows of {layout.encoder_length} + {layout.decoder_length} tokens"
     )

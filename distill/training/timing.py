@@ -22,6 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from distill import atomic_files
+from distill.counting import counted
 from distill.training.config import Progress
 
 ATTEMPTS = "attempts.json"
@@ -380,7 +381,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         speed.append(f"memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB")
     lines.append("speed: " + ", ".join(speed))
     if summary["goodput"] is not None:
-        lost = f", {summary['lost_steps']} steps lost" if summary["lost_steps"] else ""
-        attempts = f"{summary['attempts']} attempt{'s' * (summary['attempts'] != 1)}"
+        lost = f", {counted(summary['lost_steps'], 'step')} lost" if summary["lost_steps"] else ""
+        attempts = counted(summary["attempts"], "attempt")
         lines.append(f"goodput: {summary['goodput']:.0%} of the time since the first start, {attempts}{lost}")
     return lines

@@ -17,6 +17,7 @@ from orbax.checkpoint import multihost
 from distill import locking, stuck
 from distill.checkpoints import lost_process
 from distill.checkpoints.manager import LATEST, CheckpointConfig, Checkpoints
+from distill.counting import counted
 from distill.data import fullness
 from distill.data.stream import Batch
 from distill.inference.decoder import Decoder
@@ -169,7 +170,7 @@ def train(
             jax.random.key(loop.seed + 1),
             device_mesh,
         )
-        devices = f"{device_mesh.size} {device_mesh.devices.flat[0].platform} device{'s' * (device_mesh.size > 1)}"
+        devices = counted(device_mesh.size, f"{device_mesh.devices.flat[0].platform} device")
         terminal.say(
             f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
             f"{param_count(model):,} parameters, {described(optimizer.trainable, state.params)}{model.dtype}, on {devices}"

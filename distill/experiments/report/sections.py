@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.counting import counted, form
 from distill.experiments.report import (
     answers,
     charted,
@@ -98,9 +99,10 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     seeds = sorted({len(each.runs) for each in part.cells})
     tiles.append(
         (
-            f"{len(part.runs)} runs",
-            f"{len(part.cells)} settings, {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds each",
-            f"{part.rows:,} test rows",
+            counted(len(part.runs)),
+            f"{counted(len(part.cells), 'setting')}, {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} "
+            f"{form(seeds[-1], 'seed')} each",
+            counted(part.rows, "test row"),
         )
     )
     blocks: list[Block] = [Tiles(tuple(tiles))]

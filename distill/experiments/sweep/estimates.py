@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+from distill.counting import counted
 from distill.experiments.sweep import files
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.runs import Run, without_seed
@@ -118,11 +119,6 @@ def forecast(
     return Forecast(
         len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}", unit=unit
     )
-
-
-def counted(number: int, what: str = "run") -> str:
-    """Returns for instance ``1 run`` or ``2 runs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from distill.counting import counted
 from distill.experiments.sweep import leases, outcomes
 from distill.experiments.sweep import plan as plans
 from distill.experiments.sweep.plan import Plan
@@ -72,7 +73,7 @@ def train(
         groups = [group for group in groups if open_runs(group, retries)]
         if groups and not progress:
             if not waited:
-                say(f"waiting for {len(groups)} runs of other workers; a dead worker's run is taken over")
+                say(f"waiting for {counted(len(groups))} of other workers; a dead worker's run is taken over")
                 waited = True
             time.sleep(_POLL_S)
     return failures(plan)
@@ -102,7 +103,7 @@ def opening(plan: Plan, retries: int = 0) -> str:
     waiting = sum(outcomes.is_open(run, retries) for run in plan.runs)
     failed = len(outcomes.given_up(plan.runs, retries))
     pruned = sum(outcomes.pruned(run) is not None for run in plan.runs)
-    parts = [f"{len(plan.runs)} runs", f"{len(plan.runs) - waiting - failed - pruned} done already"]
+    parts = [counted(len(plan.runs)), f"{len(plan.runs) - waiting - failed - pruned} done already"]
     parts += [f"{failed} failed before (--retry_failed repeats them)"] if failed else []
     parts += [f"{pruned} pruned before"] if pruned else []
     return ", ".join([*parts, f"{waiting} to do"])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.counting import counted
 from distill.experiments.sweep import files, leases, outcomes
 from distill.experiments.sweep.levels import SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep, grouped
@@ -286,7 +287,7 @@ def _check_all(runs: Sequence[Run], skipped: set[str], check: Callable[[Run], No
             f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {error}"
             for error, names in problems.items()
         )
-        raise SweepError(f"{number} of {len(runs)} runs cannot be trained, so none was started: {problem}")
+        raise SweepError(f"{number} of {counted(len(runs))} cannot be trained, so none was started: {problem}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distill import exit_codes
+from distill.counting import counted
 from distill.experiments.sweep import files, leases, outcomes, workers
 from distill.experiments.sweep.execution import open_runs
 from distill.experiments.sweep.plan import Plan
@@ -241,7 +242,7 @@ class Scheduler:
     def _stop(self, reason: str) -> None:
         """Stops all jobs, and waits until they have saved."""
         if self._active:
-            self._say(f"{reason}: stopping {len(self._active)} runs")
+            self._say(f"{reason}: stopping {counted(len(self._active))}")
         for active in self._active:
             active.job.stop()
         while self._active:

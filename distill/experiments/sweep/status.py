@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from distill import locking
+from distill.counting import counted
 from distill.experiments.sweep import leases, outcomes, workers
 from distill.experiments.sweep.plan import Plan
 
@@ -50,4 +51,4 @@ def counts(plan: Plan) -> dict[str, int]:
 def line(plan: Plan) -> str:
     """Returns the counts as one line, such as ``12 runs: 8 done, 1 failed, 2 running, 1 waiting``."""
     shown = ", ".join(f"{number} {state}" for state, number in counts(plan).items() if number)
-    return f"{len(plan.runs)} runs: {shown or 'none yet'}"
+    return f"{counted(len(plan.runs))}: {shown or 'none yet'}"

@@ -4,6 +4,7 @@ import contextvars
 import dataclasses
 from collections.abc import Awaitable, Callable
 
+from distill.counting import counted
 from distill.teacher.clients.replies import Request, Usage
 
 
@@ -183,7 +184,7 @@ class Estimate:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.requests:,} requests to send, {self.cached:,} already answered",
+            f"{counted(self.requests, 'request')} to send, {self.cached:,} already answered",
             f"about {self.prompt_tokens:,} tokens to read and {self.completion_tokens:,} to write "
             f"(at most {self.most_completion_tokens:,})",
         ]

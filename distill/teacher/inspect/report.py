@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill.counting import counted
 from distill.tasks import jsonl, metrics, sources
 from distill.tasks.dataset import Dataset
 from distill.tasks.lengths import ruler
@@ -76,8 +77,8 @@ class InspectReport:
         stats = self.statistics
         agreement = f", teacher agrees on {stats.agreed / stats.compared:.1%}" if stats.compared else ""
         return (
-            f"{self.path}: {stats.rows:,} rows, {stats.explained:,} with a rationale{agreement}, "
-            f"{sum(stats.failures.values()):,} failed replies ({self.size / 2**20:.1f} MiB)"
+            f"{self.path}: {counted(stats.rows, 'row')}, {stats.explained:,} with a rationale{agreement}, "
+            f"{counted(sum(stats.failures.values()), 'failed reply', 'failed replies')} ({self.size / 2**20:.1f} MiB)"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distill import validation
+from distill.counting import counted
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
@@ -187,14 +188,15 @@ class ExtractReport:
             return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())
 
         tokens = sum(self.usage.values(), Usage())
-        written = f"{self.read:,} rows, none written"
+        written = f"{counted(self.read, 'row')}, none written"
         if self.outputs:
-            written = f"{self.written:,} of {self.read:,} rows written, {self.explained:,} with a rationale, "
+            written = f"{self.written:,} of {counted(self.read, 'row')} written, {self.explained:,} with a rationale, "
             written += f"{self.labelled:,} with a teacher's label"
         lines = [
             written,
-            f"{self.requests:,} requests: {self.finished:,} answered now, {self.cached:,} before, {self.failed:,} failed, "
-            f"{self.skipped:,} not sent; {tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
+            f"{counted(self.requests, 'request')}: {self.finished:,} answered now, {self.cached:,} before, "
+            f"{self.failed:,} failed, {self.skipped:,} not sent; "
+            f"{tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
             + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
         ]
         if self.discarded:
@@ -204,10 +206,10 @@ class ExtractReport:
         if self.compared:
             share = self.agreed / self.compared
             lines.append(
-                f"teacher and gold agree on {self.agreed:,} of {self.compared:,} rows that have both ({share:.1%})"
+                f"teacher and gold agree on {self.agreed:,} of {counted(self.compared, 'row')} with both ({share:.1%})"
             )
         if self.rationalised:
-            lines.append(f"{self.rationalised:,} rows have a rationale written for the given answer")
+            lines.append(f"{counted(self.rationalised, 'row')} with a rationale written for the given answer")
         for head, counts in (
             ("rejected by the source", self.rejected),
             ("failures", self.failures),

@@ -18,7 +18,7 @@ def test_evaluate_gives_the_numbers_of_the_command(trained, tmp_path, capsys):
     assert distill.evaluate(trained, sums(6, 28), fields=FIELDS) == metrics == trained.result["test"]
     with_reasons = distill.evaluate(trained, sums(2), fields=FIELDS, rationale=True)
     assert with_reasons["rouge_l_low"] <= with_reasons["rouge_l"] <= with_reasons["rouge_l_high"]
-    with pytest.raises(ValueError, match="none of the 2 rows has a label"):
+    with pytest.raises(ValueError, match="none of 2 rows has a label"):
         distill.evaluate(trained, [{"input": "1?"}, {"input": "2?"}], fields={})
 
 

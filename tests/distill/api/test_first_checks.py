@@ -44,11 +44,6 @@ def check(*bindings, files=FILES, **more):
             "vld.jsonl is missing (rows of split validation)",
         ),
         (
-            "TEST_SPLIT = 'test'",
-            "TEST_SPLIT: FILES has no split 'test'; it has train, validation; --gin.TEST_SPLIT=None scores",
-        ),
-        ("TEST_SPLIT = 'trian'", "did you mean 'train'?"),
-        (
             "TRAIN_STEPS = abc",
             "TRAIN_STEPS (set in the command line), as train.LoopConfig.train_steps: expected int; got 'abc'",
         ),

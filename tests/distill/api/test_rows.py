@@ -27,7 +27,7 @@ def test_rows_are_read_from_files_dicts_and_records(tmp_path):
         distill.read(from_dicts, fields=FIELDS)
     with pytest.raises(SourceError, match=r"^the rows: no row has the field 'questoin'.*did you mean 'question'"):
         distill.read(sums(2), fields={"input": "questoin"})
-    with pytest.raises((SourceError, RowError), match="the rows: none of its 1 rows can be used"):
+    with pytest.raises((SourceError, RowError), match="the rows: none of its 1 row can be used"):
         distill.read([{"input": None}])
 
 

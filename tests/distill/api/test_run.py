@@ -19,6 +19,17 @@ def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
     assert distill.from_gin(files, given | {"INITIAL_CHECKPOINT_PATH": "runs/a"}).advice() == []
 
 
+def test_rows_that_are_held_out_are_announced():
+    given = {"MODEL_DIR": "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    (line,) = distill.from_gin(files, given).held_out()
+    assert line == (
+        "no validation rows are given: 10% of the training rows are held out for validation and not trained on"
+    )
+    given["FILES"] = {"train": "a.jsonl", "validation": "b.jsonl"}
+    assert distill.from_gin(files, given).held_out() == []
+
+
 def test_from_gin_is_the_run_of_the_command(tmp_path):
     with gin.unlock_config():
         gin.clear_config()

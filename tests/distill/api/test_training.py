@@ -89,6 +89,11 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"settings": {"FORM": "piared"}}, "settings={'FORM': …} sets form"),
         ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
         ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
+        (
+            {"fields": {"input": "question", "label": "anwser"}, "vocabulary": "/absent"},
+            "no row has the field 'anwser' that",
+        ),
+        ({"answer": "txt", "vocabulary": "/absent"}, "must be one of"),
         ({"max_answer_length": 1}, "max_answer_length=2 fits all"),
     ],
 )

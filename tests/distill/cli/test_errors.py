@@ -30,9 +30,8 @@ def ends(capsys, *arguments):
     """The exit code and the one line, which may follow lines of progress."""
     code = main.main(list(arguments))
     lines = capsys.readouterr().err.strip().splitlines()
-    assert all(re.fullmatch(r"distill \w+: loading .*|reading .*|the vocabulary .*", line) for line in lines[:-1]), (
-        lines
-    )
+    progress = r"distill \w+: loading .*|reading .*|the vocabulary .*|no validation rows are given: .*"
+    assert all(re.fullmatch(progress, line) for line in lines[:-1]), lines
     return code, lines[-1]
 
 
@@ -240,7 +239,7 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
 )
 def test_a_signal_while_libraries_are_imported(tmp_path, name, seconds):
     """From the first line on: an exception in an import can come back as another one, or crash a native module."""
-    pathlib.Path("train.jsonl").touch()
+    write_rows(tmp_path / "train.jsonl", 4)
     process = subprocess.Popen(
         [sys.executable, "-m", "distill", "train", *TINY], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
@@ -271,7 +270,7 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
     [
         (["report", "."], "start over"),
         (["eval", "--model_dir=."], "start over"),
-        (["data", "--set=svamp"], "start over"),
+        (["data", "--data_dir=.", "--set=svamp"], "start over"),
         (["train", *TINY], "continue"),
         (["sweep", "grid.json"], "continue"),
         (["extract", "--inputs=a.jsonl", "--output=b.jsonl", "--prompt=p.json"], "continue"),

@@ -120,7 +120,7 @@ def test_no_rationale_in_any_row_is_an_error_and_some_are_a_warning(tmp_path, fo
         dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="whyless", validation_fraction=0.0)
         return BatchStream(getattr(registration.register(dataset, "bytes"), form), layout)
 
-    with pytest.raises(ValueError, match=r"none of the 12 rows of split 'train' has a rationale.*FORM=label"):
+    with pytest.raises(ValueError, match=r"none of 12 rows of split 'train' has a rationale.*FORM=label"):
         stream([None] * 12)
     with caplog.at_level("WARNING", logger="absl"):
         stream(["why"] * 12)
@@ -128,7 +128,7 @@ def test_no_rationale_in_any_row_is_an_error_and_some_are_a_warning(tmp_path, fo
         stream(["why", None, " "] * 4)
     assert caplog.messages == [f"whyless_{form}, train: 8 of 12 rows have no rationale"]
     if form != "single":
-        with pytest.raises(ValueError, match=r"none of the 12 rows of split 'train' has a label.*LABEL_SOURCE=teacher"):
+        with pytest.raises(ValueError, match=r"none of 12 rows of split 'train' has a label.*LABEL_SOURCE=teacher"):
             stream(["why"] * 12, [" ", None])
 
 

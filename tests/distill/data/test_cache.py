@@ -347,7 +347,7 @@ def test_a_split_without_examples_for_a_task(tmp_path):
     names = registration.register(only_labels, "bytes")
     directory = cache.build(tasks(names), tmp_path / "cache").directory
     assert next(BatchStream(names.label, Layout(1, 64, 64, packed=False), cache_dir=directory)).examples == 1
-    with pytest.raises(ValueError, match=r"none of the 1 rows of split 'train' has a rationale"):
+    with pytest.raises(ValueError, match=r"none of 1 row of split 'train' has a rationale"):
         BatchStream(names.paired, Layout(1, 64, 64, packed=False), cache_dir=directory)
     with pytest.raises(ValueError, match="task 'labels_rationale' has no usable example in split 'train'"):
         BatchStream(names.rationale, Layout(1, 64, 64), cache_dir=directory)

@@ -78,7 +78,7 @@ def test_the_fingerprint_depends_on_the_content_of_the_rows(tmp_path):
 def test_a_task_without_any_rationale_is_refused(tmp_path):
     rows = [{"question": "a", "answer": "1", "why": None}, {"question": "b", "answer": "2", "why": None}]
     task = registration.get(register(tmp_path, rows, "no_reasons").paired)
-    with pytest.raises(ValueError, match=r"'no_reasons.*none of the 2 rows of split 'train' has a rationale"):
+    with pytest.raises(ValueError, match=r"'no_reasons.*none of 2 rows of split 'train' has a rationale"):
         examples.check_both_tasks(task, examples.SeqioExamples(task, "train", 0, LAYOUT), "train")
 
 

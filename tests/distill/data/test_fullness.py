@@ -58,7 +58,7 @@ def test_truncated_sequences_are_counted():
     lines = summary(counts).lines(batch(np.ones((2, 64), int), np.ones((2, 4), int)))
     assert lines[0].endswith("4 sequences (4 label)")
     assert lines[-1].startswith("75.00% ")
-    assert lines[-1].endswith("1 inputs and 2 targets of 4")
+    assert lines[-1].endswith("1 input and 2 targets of 4")
 
 
 def test_a_process_without_rows_states_no_padding():

@@ -4,10 +4,14 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
 from distill.cli import main
-from distill.experiments import sweep
+from distill.experiments import demo, sweep
+from distill.tasks import demo_world, plain_vocabularies
+from distill.tools import vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BEFORE = {"FORM": "label", "BATCH_SIZE": 8, "TRAIN_STEPS": 1, "EVAL_PERIOD": 1, "LEARNING_RATE": 1e-9}
@@ -78,3 +82,19 @@ def test_the_shipped_demos_score_the_students_before_distillation():
         assert len(runs) == len(grid.seeds()), "one amount of data"
         assert all({"TRAIN_STEPS = 1", "LEARNING_RATE = 1e-09"} <= set(run.bindings) for run in runs)
         assert grid.start is not None and grid.start.demo
+
+
+def test_the_vocabulary_can_be_exported_and_encodes_as_one_of_whole_words(tmp_path):
+    """transformers has no tokenizer for SentencePiece's models of the type ``word``, whose ids these are."""
+    texts = list(demo_world.vocabulary_texts())
+    words = vocabulary.train(texts, demo_world.VOCABULARY_SIZE, model_type="word", exact_size=False)
+    written = plain_vocabularies.read(demo.write_vocabulary(tmp_path))
+    model = sentencepiece_model_pb2.ModelProto.FromString(written.sp_model)
+    assert model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
+    whole = plain_vocabularies.SentencePiece(words)
+    draw = np.random.default_rng(0)
+    asked = [
+        demo_world.ask(draw, nouns) for nouns in (demo_world.WORLD.familiar, demo_world.WORLD.new) for _ in range(100)
+    ]
+    for text in (*texts, *(f"[label] {one.text}" for one in asked), *(one.answer for one in asked)):
+        assert written.encode(text) == whole.encode(text)

@@ -115,7 +115,7 @@ def test_remarks_agree_with_their_numbers_and_name_the_remedy():
     )
     cut, unknown = answering.Fit(2, 57, 3).remarks("{}")
     assert cut.startswith("2 inputs longer than MAX_INPUT_LEN were") and unknown.startswith(
-        "3 inputs consist of unknown"
+        "3 inputs have more than 20% of tokens"
     )
 
 

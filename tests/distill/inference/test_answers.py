@@ -85,7 +85,7 @@ def test_another_input_is_refused(tmp_path):
     with pytest.raises(AnotherRun, match="first 2 rows"):
         again.check_inputs(answers.chained(hashlib.sha256(b"").hexdigest(), ["q0", "other"]))
     again.check_inputs(out.record.digest)
-    assert "2 lines, and the input 1 rows" in str(again.too_few_inputs(1))
+    assert "2 lines, and the input 1 row" in str(again.too_few_inputs(1))
 
 
 def test_a_file_without_its_record_and_a_short_one_are_refused(tmp_path):

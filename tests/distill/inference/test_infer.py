@@ -173,7 +173,7 @@ def test_another_field_input_or_student_for_the_same_output_is_refused(tmp_path,
     with pytest.raises(answers.AnotherRun, match="its first 2 rows are not those of the input now given"):
         infer(*given, model_dir=model_dir)
     write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
-    with pytest.raises(answers.AnotherRun, match="has 2 lines, and the input 1 rows"):
+    with pytest.raises(answers.AnotherRun, match="has 2 lines, and the input 1 row"):
         infer(*given, model_dir=model_dir)
     assert (tmp_path / "out.jsonl").read_text() == before
 

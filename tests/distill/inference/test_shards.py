@@ -33,7 +33,7 @@ def test_a_shard_that_is_none_of_all(tmp_path, index, shards):
 def test_more_shards_than_rows_and_an_input_that_is_damaged(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"input": "1"}\n')
-    with pytest.raises(ValueError, match=r"--shard=2/2: .*in\.jsonl has 1 rows; use at most one shard per row"):
+    with pytest.raises(ValueError, match=r"--shard=2/2: .*in\.jsonl has 1 row; use at most one shard per row"):
         block_of(path, 2, 2)
     path.write_text('[{"input": "1"}, {"input"')
     with pytest.raises(SourceError):
