@@ -128,7 +128,9 @@ def test_added_lambdas_of_one_normaliser_are_a_line_beside_the_rates_of_the_othe
                     "RANDOM_SEED": seed,
                 },
             )  # fmt: skip
-    synthetic.write_sweep(tmp_path, [path.name for path in sorted(tmp_path.iterdir()) if (path / "result.json").exists()])
+    synthetic.write_sweep(
+        tmp_path, [path.name for path in sorted(tmp_path.iterdir()) if (path / "result.json").exists()]
+    )
     analysis = analysed(tmp_path)[1]
     names = {each.line: each for each in analysis.optima}
     assert set(names) == {"all_tokens", "task_tokens, rates 2:1"} and not analysis.unfitted
