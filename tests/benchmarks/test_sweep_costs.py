@@ -25,10 +25,11 @@ def test_the_header_has_command_and_cost(path, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(sweep_costs.FOLDER.glob("paper_*.yaml")), ids=lambda path: path.stem)
 def test_time_and_cost_on_a_slice_follow_from_each_other(path):
-    """``# TOPOLOGY: …`` of a form for TPUs, written from ``distill precompile``: 92 ms, 0.26 h and 4.92 are one estimate."""
+    """``# TOPOLOGY: …`` of a form for TPUs, from ``distill precompile``: 92 ms, 0.26 h and 4.92 are one estimate."""
     text = " ".join(line.removeprefix("#").strip() for line in path.read_text("utf-8").splitlines() if line[:1] == "#")
     found = re.search(
-        r"TOPOLOGY: (\S+)\. .*?≥ ([\d.]+) ms per step, ([\d.]+) GiB per chip, ≥ ([\d.]+) h for ([\d,]+) steps on (\d+) chips "
+        r"TOPOLOGY: (\S+)\. .*?≥ ([\d.]+) ms per step, ([\d.]+) GiB per chip, ≥ ([\d.]+) h for ([\d,]+) steps "
+        r"on (\d+) chips "
         r"\(a cost of ([\d.]+) at ([\d.]+) per chip-hour\), by `distill precompile`", text,
     )  # fmt: skip
     assert found, text
