@@ -18,6 +18,8 @@ from distill.experiments.sweep.runs import START, Run, Sweep, grouped
 
 PLAN = "sweep.json"
 FORMAT = 2
+_OWN = re.compile(rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$")
+_WHOLE = re.compile(r"^([\w./]+ = -?\d+)\.0$")
 _REMEDY = "delete it if its folder holds runs of this sweep alone"
 
 
@@ -200,6 +202,7 @@ def _prepared(
     there = _read(sweep.directory / PLAN) or {}
     if write:
         _convert_failures(sweep.directory, there)
+    sweep = sweep.respelled(there.get("axes", {}))
     before = {name: _movable(sweep, _configuration(entry)) for name, entry in there.get("runs", {}).items()}
     runs = list(resolve(sweep))
     if sweep.search is not None:
@@ -345,12 +348,12 @@ def _configuration(entry: Any) -> tuple[list[str], list[str]]:
 
 
 def _movable(sweep: Sweep, configuration: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
-    """The configuration without the folder of the sweep in the paths of a common start: a sweep directory may be moved."""
-    if sweep.start is None:
-        return configuration
+    """The configuration for comparisons: a sweep directory may be moved, and 16 and 16.0 are one value."""
     files, bindings = configuration
-    own = rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$"
-    return files, [re.sub(own, r"\1 = '\2'", text) for text in bindings]
+    bindings = [_WHOLE.sub(r"\1", text) for text in bindings]
+    if sweep.start is not None:
+        bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]
+    return files, bindings
 
 
 def _described(run: Run) -> dict[str, Any]:

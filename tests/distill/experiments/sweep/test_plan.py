@@ -110,3 +110,19 @@ def test_finished_runs_that_an_edited_file_leaves_out_are_known(tmp_path):
     edited = read(tmp_path, "axes: {A: [1, 2, 4]}")
     assert [run.name for run in plan.left_out(tmp_path / "out", edited.runs())] == ["A-3"]
     assert plan.left_out(tmp_path / "elsewhere", edited.runs()) == []
+
+
+def test_an_edited_range_keeps_the_finished_runs_of_equal_numbers(tmp_path):
+    """A range ends at the number as written, 16, and computes 16.0 between its ends; both are one setting."""
+    made = plan.prepare(read(tmp_path, "axes: {A: {low: 1, high: 16, points: 3, log: true}, RANDOM_SEED: [0]}"))
+    assert [run.name for run in made.runs][-1] == "A-16__RANDOM_SEED-0"
+    for run in made.runs:
+        run.directory.mkdir()
+        (run.directory / "result.json").write_text("{}")
+    edited = read(tmp_path, "axes: {A: {low: 1, high: 64, points: 4, log: true}, RANDOM_SEED: [0, 1]}")
+    again = plan.prepare(edited)
+    assert [run.name for run in again.runs if run.done] == [run.name for run in made.runs]
+    assert {run.values["A"] for run in again.runs} == {"1", "4.0", "16", "64"}
+    assert plan.left_out(tmp_path / "out", again.runs) == []
+    with pytest.raises(SweepError, match="holds runs of another configuration"):
+        plan.prepare(read(tmp_path, "axes: {A: [16], RANDOM_SEED: [0]}\nbindings: {B: 2}"))
