@@ -23,11 +23,12 @@ from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.exact_match import ExactMatch
 from distill.model.config import T5Config
 from distill.model.parameters import init_params
-from distill.precompile import chips, step_costs
+from distill.precompile import chips
 from distill.sharding.partitioning import MeshConfig
 from distill.training import optimizers
 from distill.training.callbacks import Callback
 from distill.training.losses import TwoTaskLoss
+from distill.training.timing import StepCosts
 from distill.training.train import LoopConfig, TokenBatchesConfig, train
 
 _COMMIT_S = 120.0
@@ -70,15 +71,14 @@ class Losses(Callback):
     def __init__(self, spec: Spec):
         self._spec, self._path = spec, pathlib.Path(f"{spec.model_dir}.losses.jsonl")
         layout = TokenBatchesConfig(spec.data, spec.batch_size).layout
-        # The run itself counts the operations of the compiled step; that count may lack the library calls of a GPU.
         self._flops = cases.step_flops(student(spec), layout.windows, layout.encoder_length, layout.decoder_length)
         self._peak = chips.peak_flops(jax.devices()[0].device_kind)
         self.compiled_s: float | None = None
 
     def costs(self, compiled: jax.stages.Compiled, devices: int) -> Any:
-        """Notes the time at which the step is compiled, and counts its operations."""
+        """Notes the time at which the step is compiled, and returns its model FLOPs."""
         self.compiled_s = time.time() - self._spec.spawned
-        return step_costs.measure(compiled, devices)
+        return StepCosts(self._flops, self._peak)
 
     def on_log(self, at: Any, metrics: Any) -> None:
         names = ("loss", "grad_norm", "steps_per_second", "tokens_per_second_per_device", "mfu")

@@ -36,17 +36,20 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
     from distill.api import configuration
     from distill.experiments.sweep import SweepError, documents, plan, reading
 
+    no_lines: documents.Lines = {}
     if Path(target).is_dir():
         found = plan.read_plan(target)
         if found.source is None:
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
-        source, lines, path, directory = found.source, {}, Path(target) / plan.PLAN, target
+        path, directory = Path(target) / plan.PLAN, target
+        source, lines = found.source, no_lines
         bindings = [*found.added, *options.gin_bindings]
     else:
         _check_exists(target)
         paths = configuration.search_paths(command_runs.search_paths(options))
-        path, directory, bindings = configuration.find(target, paths), options.directory, options.gin_bindings
-        source, lines = documents.read(Path(path))
+        path, directory = Path(configuration.find(target, paths)), options.directory
+        source, lines = documents.read(path)
+        bindings = options.gin_bindings
     if isinstance(source, dict):
         source = with_points(source, options.more, directory or source.get("directory"))
     return reading.from_document(source, lines, path, directory).with_bindings(bindings)

@@ -368,7 +368,7 @@ def _say(options: argparse.Namespace) -> Any:
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Lists and checks the runs and estimates their time and cost; leaves no file."""
     from distill.cli import sweep_checks
-    from distill.experiments.sweep import estimates, outcomes, remarks
+    from distill.experiments.sweep import estimates, outcomes, plan, remarks
 
     if options.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -402,7 +402,15 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
     kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
     console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
-    found = estimates.forecast(waiting, configurations.costs, finished, bounds, is_search=sweep.search is not None)
+    others = plan.left_out(sweep.directory, made.runs)
+    if others:
+        shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)
+        text = (
+            f"{estimates.counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
+        )
+        console.print(f"{text} used for the time below, left out of table and report", highlight=False, soft_wrap=True)
+    search = sweep.search is not None
+    found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)
     too_large = bounds is not None and not all(bound.fits for bound in bounds.values())

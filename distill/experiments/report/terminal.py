@@ -148,7 +148,7 @@ def numeric_axis(sweep: Sweep) -> str | None:
 
 def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
     """Level → its position on the axis; None for an axis with a level that is no number."""
-    found = {}
+    found = {run.values[axis]: run.numbers[axis] for run in sweep.runs() if axis in run.numbers}
     for level in sweep.all_axes()[axis]:
         try:
             found[level.name] = float(level.name) if level.number is None else level.number

@@ -77,6 +77,7 @@ def forecast(
     finished: Sequence[Run] = (),
     bounds: Mapping[str, Bound] | None = None,
     *,
+    others: Sequence[Run] = (),
     is_search: bool = False,
 ) -> Forecast:
     """Returns the forecast of the waiting runs.
@@ -91,6 +92,8 @@ def forecast(
       costs: name → cost, of waiting and finished runs.
       finished: runs with a result.
       bounds: name → bound.
+      others: finished runs of the directory that are not in the sweep; their seconds per operation count, from their
+        records.
       is_search: whether the runs are trials of a search, which are not known before.
     """
     flops = sum(costs[run.name].steps * costs[run.name].flops for run in waiting)
@@ -109,6 +112,12 @@ def forecast(
         rates.append(each_update / costs[run.name].flops)
         charge, here = _charge(run)
         chips, unit = max(chips, charge), here
+    for run in others:
+        found = _recorded_rate(run)
+        if found is not None:
+            rates.append(found)
+            charge, unit = _charge(run)
+            chips = max(chips, charge)
     if not rates:
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
         return Forecast(len(waiting), flops, None, None, "", remedy)
@@ -117,7 +126,7 @@ def forecast(
         cost, known = costs[run.name], same.get(without_seed(run))
         seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
     return Forecast(
-        len(waiting), flops, seconds, seconds * chips, f"from {counted(len(finished), 'finished run')}", unit=unit
+        len(waiting), flops, seconds, seconds * chips, f"from {counted(len(rates), 'finished run')}", unit=unit
     )
 
 
@@ -133,3 +142,12 @@ def _charge(run: Run) -> tuple[float, str]:
         return training["chip_seconds"] / training["seconds"], "core-hours" if kind == "cpu" else "chip-hours"
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return 1.0, "chip-hours"
+
+
+def _recorded_rate(run: Run) -> float | None:
+    """Seconds per operation of a finished run, from its record; None if the record has no operations."""
+    try:
+        training = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))["training"]
+        return float(training["seconds"]) / float(training["flops"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None

@@ -7,6 +7,7 @@ of the older format, which held ``runs`` and ``failed`` only, is converted when 
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from distill.counting import counted
 from distill.experiments.sweep import files, leases, outcomes
 from distill.experiments.sweep.levels import SEED, SweepError
-from distill.experiments.sweep.runs import Run, Sweep, grouped
+from distill.experiments.sweep.runs import START, Run, Sweep, grouped
 
 PLAN = "sweep.json"
 FORMAT = 2
+_OWN = re.compile(rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$")
+_WHOLE = re.compile(r"^([\w./]+ = -?\d+)\.0$")
 _REMEDY = "delete it if its folder holds runs of this sweep alone"
 
 
@@ -152,6 +155,15 @@ def source(directory: Path) -> Mapping[str, Any]:
     return (_read(directory / PLAN) or {}).get("source") or {}
 
 
+def left_out(directory: Path, runs: Sequence[Run]) -> list[Run]:
+    """Returns the finished runs of a directory that are not among ``runs``, such as those of a level that was deleted."""
+    names, there = {run.name for run in runs}, _read(directory / PLAN) or {}
+    if "format" not in there:
+        return []
+    before = [_run(directory, name, entry) for name, entry in there["runs"].items() if name not in names]
+    return [run for run in before if run.done]
+
+
 def prepare(
     sweep: Sweep,
     *,
@@ -191,14 +203,15 @@ def _prepared(
     there = _read(sweep.directory / PLAN) or {}
     if write:
         _convert_failures(sweep.directory, there)
-    before = {name: _configuration(entry) for name, entry in there.get("runs", {}).items()}
+    sweep = sweep.respelled(there.get("axes", {}))
+    before = {name: _movable(sweep, _configuration(entry)) for name, entry in there.get("runs", {}).items()}
     runs = list(resolve(sweep))
     if sweep.search is not None:
         _check_same_space(sweep, there)
         runs = [_run(sweep.directory, name, entry) for name, entry in there.get("runs", {}).items()]
     failed = {run.name for run in runs if outcomes.failure(run) is not None or run.name in there.get("failed", {})}
     failed -= {run.name for run in runs if run.done}
-    changed = [run for run in runs if before.get(run.name, run.configuration()) != run.configuration()]
+    changed = [run for run in runs if run.name in before and before[run.name] != _movable(sweep, run.configuration())]
     refused = [run.name for run in changed if run.name not in failed]
     if refused:
         raise SweepError(
@@ -333,6 +346,15 @@ def _is_texts(value: Any) -> bool:
 def _configuration(entry: Any) -> tuple[list[str], list[str]]:
     files, bindings = entry if isinstance(entry, list) else (entry["gin_files"], entry["bindings"])
     return list(files), [text for text in bindings if not text.startswith("MODEL_DIR = ")]
+
+
+def _movable(sweep: Sweep, configuration: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
+    """The configuration for comparisons: a sweep directory may be moved, and 16 and 16.0 are one value."""
+    files, bindings = configuration
+    bindings = [_WHOLE.sub(r"\1", text) for text in bindings]
+    if sweep.start is not None:
+        bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]
+    return files, bindings
 
 
 def _described(run: Run) -> dict[str, Any]:

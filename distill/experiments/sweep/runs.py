@@ -174,6 +174,31 @@ class Sweep:
             for name, levels in extended.items()
         }
 
+    def respelled(self, axes: Mapping[str, Mapping[str, Any]]) -> "Sweep":
+        """Returns the sweep with levels named as in a plan: ``16``, where an edited range has ``16.0``.
+
+        Args:
+          axes: those of the plan, as in ``sweep.json``.
+        """
+        names = {
+            axis: {number: name for name, number in found.get("levels", []) if number is not None}
+            for axis, found in axes.items()
+        }
+
+        def of(axis: str, level: Level) -> Level:
+            name = None if level.number is None else names.get(axis, {}).get(level.number)
+            return level if name is None else dataclasses.replace(level, name=name)
+
+        def points(given: Sequence[Point]) -> tuple[Point, ...]:
+            return tuple({axis: of(axis, level) for axis, level in point.items()} for point in given)
+
+        return dataclasses.replace(
+            self,
+            axes={axis: tuple(of(axis, level) for level in levels) for axis, levels in self.axes.items()},
+            points=None if self.points is None else points(self.points),
+            more=points(self.more),
+        )
+
     def all_points(self) -> list[Point]:
         """Returns the points of all runs, those of ``more`` last, seeds innermost."""
         points = self._design_points()

@@ -37,6 +37,19 @@ def test_from_finished_runs(tmp_path):
     assert "cost 2.00 at 9 per chip-hour" in lines
 
 
+def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path):
+    """A level was replaced: the runs of the old one still tell how fast the machine is."""
+    other = run(tmp_path, "c0", "c", "0", seconds=50.0)
+    record = {
+        "environment": {"device_kind": "cpu"},
+        "training": {"seconds": 50.0, "chip_seconds": 100.0, "flops": 500.0},
+    }
+    (other.directory / "record.json").write_text(json.dumps(record))
+    found = forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other])
+    assert found.seconds == pytest.approx(30 * 300 * 0.1) and found.chip_seconds == pytest.approx(1800)
+    assert found.lines()[-1].endswith("0.5 core-hours (from 1 finished run)")
+
+
 def test_from_bounds_for_tpus(tmp_path):
     waiting = [run(tmp_path, "a1", "a", "1")]
     found = forecast(waiting, {"a1": Cost(1000, 5.0)}, [], {"a1": Bound(0.5, 16, 1, True)})

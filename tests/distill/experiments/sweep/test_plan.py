@@ -88,3 +88,41 @@ def test_a_folder_without_a_plan_is_no_sweep(tmp_path):
 def test_a_dry_run_writes_nothing(tmp_path):
     plan.prepare(read(tmp_path), write=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_moved_directory_keeps_the_runs_of_a_common_start(tmp_path):
+    text = "axes: {A: [1, 2]}\nstart: demo\n"
+    plan.prepare(read(tmp_path, text))
+    os.rename(tmp_path / "out", tmp_path / "moved")
+    moved = reading.read(tmp_path / "s.yaml", tmp_path / "moved")
+    made = plan.prepare(moved)
+    assert f"INITIAL_CHECKPOINT_PATH = {str(tmp_path / 'moved' / 'pretraining')!r}" in made.runs[0].bindings
+    other = reading.read(tmp_path / "s.yaml", tmp_path / "moved").with_bindings(["INITIAL_CHECKPOINT_PATH = 'x/best'"])
+    with pytest.raises(SweepError, match="holds runs of another configuration"):
+        plan.prepare(other)
+
+
+def test_finished_runs_that_an_edited_file_leaves_out_are_known(tmp_path):
+    made = plan.prepare(read(tmp_path, "axes: {A: [1, 2, 3]}"))
+    for run in made.runs[1:]:
+        run.directory.mkdir()
+        (run.directory / "result.json").write_text("{}")
+    edited = read(tmp_path, "axes: {A: [1, 2, 4]}")
+    assert [run.name for run in plan.left_out(tmp_path / "out", edited.runs())] == ["A-3"]
+    assert plan.left_out(tmp_path / "elsewhere", edited.runs()) == []
+
+
+def test_an_edited_range_keeps_the_finished_runs_of_equal_numbers(tmp_path):
+    """A range ends at the number as written, 16, and computes 16.0 between its ends; both are one setting."""
+    made = plan.prepare(read(tmp_path, "axes: {A: {low: 1, high: 16, points: 3, log: true}, RANDOM_SEED: [0]}"))
+    assert [run.name for run in made.runs][-1] == "A-16__RANDOM_SEED-0"
+    for run in made.runs:
+        run.directory.mkdir()
+        (run.directory / "result.json").write_text("{}")
+    edited = read(tmp_path, "axes: {A: {low: 1, high: 64, points: 4, log: true}, RANDOM_SEED: [0, 1]}")
+    again = plan.prepare(edited)
+    assert [run.name for run in again.runs if run.done] == [run.name for run in made.runs]
+    assert {run.values["A"] for run in again.runs} == {"1", "4.0", "16", "64"}
+    assert plan.left_out(tmp_path / "out", again.runs) == []
+    with pytest.raises(SweepError, match="holds runs of another configuration"):
+        plan.prepare(read(tmp_path, "axes: {A: [16], RANDOM_SEED: [0]}\nbindings: {B: 2}"))
