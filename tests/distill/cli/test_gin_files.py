@@ -90,7 +90,9 @@ def test_model(model, tmp_path):
         assert number == KNOWN.get(model, number)
         assert model != "t5gemma2_tiny" or number == parameters.param_count(config)
     elif model in KNOWN:
-        assert parameters.param_count(config) == KNOWN[model]
+        # Of deep ones, with their layers stacked: one layer is traced instead of all.
+        stacked = dataclasses.replace(config, scan_layers=config.num_encoder_layers > 8)
+        assert parameters.param_count(stacked) == KNOWN[model]
 
 
 def t5gemma_count(config):

@@ -159,7 +159,7 @@ def assert_same_parameters(one, other, step=STEPS):
         saved, params = saver.restore_params(like)
         saver.close()
         assert saved == step
-        found.append(params)
+        found.append(jax.device_get(params))  # an operation of NumPy is not compiled for each shape
     largest = max(float(abs(leaf).max()) for leaf in jax.tree.leaves(found[0]))
     for wanted, got in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6 * largest)
