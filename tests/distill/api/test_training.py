@@ -63,7 +63,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"^batch_size$"):
         distill.train(sums(48), validation=sums(12, 24), **given)
     printed = capsys.readouterr().err
-    assert "targets (8.3%)" in printed and "are longer than max_answer_length = 2" in printed
+    assert "targets (8.3%)" in printed and "is longer than max_answer_length = 2" in printed
     assert "max_answer_length=3 fits all" in printed and "settings={'VOCAB_SIZE': 384} saves" in printed
     assert "lengths counts bytes, now 64 for inputs" in printed
     assert "MAX_DECODE_LEN" not in printed and "--gin" not in printed
