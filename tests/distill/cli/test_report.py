@@ -24,7 +24,7 @@ def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out.startswith("Of 2 settings, validation selected paired: test accuracy 70.0 %")
     assert shown.out.splitlines()[-1] == "  ".join(str(output.with_suffix(s)) for s in (".html", ".md", ".csv", ".png"))
-    assert "warning: 2 of 2 settings have fewer than 5 seeds" in shown.err
+    assert "warning: 2 of 2 settings have fewer than 3 seeds" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def test_cells_gather_over_seeds(sweep_file, tmp_path):
     found = sweep_report.cells(grid)
     assert len(found) == 4
     assert found[0].mean == pytest.approx(0.05)
-    assert found[0].half_width == pytest.approx(12.706 * 0.0707107 / 2**0.5, rel=1e-4)
+    assert found[0].interval.low == 0.0, "an accuracy is at least 0"
+    assert found[0].interval.high == pytest.approx(0.05 + 12.706 * 0.0707107 / 2**0.5, rel=1e-4)
     assert sweep_report.numeric_axis(grid) == "SUBSAMPLE"
 
 
