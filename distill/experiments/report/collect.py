@@ -106,6 +106,14 @@ class Collection:
     unfinished: tuple[Unfinished, ...]
 
 
+def check_output(output: Path) -> None:
+    """Raises ReportError if a report cannot be written to a file."""
+    if output.suffix != ".html":
+        raise ReportError(f"--output must end in .html; got {output}")
+    if not output.parent.is_dir():
+        raise ReportError(f"the folder of --output does not exist: {output.parent}")
+
+
 def collect(paths: Sequence[str | Path]) -> Collection:
     """Reads sweeps, single runs, and folders that contain runs.
 
