@@ -73,6 +73,7 @@ def _command(options: argparse.Namespace) -> int:
     if not options.leased:
         sweep_files.check(sweep, options)
         sweep_files.check_index(sweep, options.index)
+        sweep_files.check_runs(sweep, options.run)
     if options.dry_run:
         with _vocabulary_for_checks(sweep):
             return _dry_run(sweep, options)
