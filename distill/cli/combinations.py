@@ -36,7 +36,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             ("report_only",),
             ("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries"),
             False,
-            "it trains nothing",
+            "--report_only trains nothing",
         ),
         _Rule(("status", "list", "print"), _OF_RUNS, False, "it shows what there is, and trains nothing"),
     ),

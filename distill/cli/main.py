@@ -44,7 +44,7 @@ COMMANDS = {
 # What the same command continues after a signal; the others start over.
 CONTINUING = ("extract", "train", "cache", "infer", "sweep", "demo", "launch")
 # `sweep` loads TensorFlow and enables the compilation cache where it trains, not in its scheduler.
-WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "report", "precompile", "config")
+WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "precompile", "config")
 # `infer` enables the compilation cache after its first line.
 COMPILING = ("train", "replay", "eval", "demo")
 

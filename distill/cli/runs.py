@@ -54,7 +54,7 @@ def check_directories(options: argparse.Namespace) -> None:
         read += [(path, "the folder of a sweep or a model directory") for path in options.runs]
     for path, expected in read:
         if "://" not in path and not Path(path).exists():
-            raise FileNotFoundError(f"{path} does not exist; expected {expected}")
+            raise FileNotFoundError(f"{path} does not exist; expected {expected}{_near(path)}")
     if model_dir and options.command in CONFIGURED:
         _configuration_in(model_dir)
     if model_dir and options.command in SERVING and not _may_hold_student(model_dir):
@@ -63,6 +63,15 @@ def check_directories(options: argparse.Namespace) -> None:
         from distill.tasks import sources
 
         sources.open_bytes(options.input, "rows to answer")  # raises the error, with a similar name in the folder
+
+
+def _near(path: str) -> str:
+    """The end of an error that suggests the folder with the nearest name beside a path; empty if there is none."""
+    from distill.api import gin_files
+
+    place = Path(path)
+    folders = [str(one) for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+    return gin_files.did_you_mean(gin_files.close(str(place), folders)[:1])
 
 
 def _may_hold_student(model_dir: str) -> bool:

@@ -22,6 +22,12 @@ def only_target(words: Sequence[str]) -> str:
     """The one file or directory on the command line. Raises ValueError for none or several."""
     if not words:
         raise ValueError("no sweep was given; expected a file or directory (--list lists the shipped files)")
+    if len(words) == 2 and words[0] != "status" and not Path(words[0]).exists():
+        from distill.api import gin_files
+
+        near = gin_files.did_you_mean(gin_files.close(words[0], ["status"]))
+        if near:
+            raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}{near}")
     if len(words) != 1:
         raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}")
     return words[0]
@@ -47,12 +53,25 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
     else:
         _check_exists(target)
         paths = configuration.search_paths(command_runs.search_paths(options))
-        path, directory = Path(configuration.find(target, paths)), options.directory
+        path, directory = _found(target, paths), options.directory
         source, lines = documents.read(path)
         bindings = options.gin_bindings
     if isinstance(source, dict):
         source = with_points(source, options.more, directory or source.get("directory"))
     return reading.from_document(source, lines, path, directory).with_bindings(bindings)
+
+
+def _found(target: str, paths: Sequence[str]) -> Path:
+    """The path of a sweep file; raises FileNotFoundError where a file beside it differs in the suffix alone."""
+    from distill.api import gin_files
+
+    try:
+        return Path(gin_files.find(target, paths))
+    except gin_files.ConfigurationError:
+        near = [str(other) for suffix in _SUFFIXES if (other := Path(target).with_suffix(suffix)).is_file()]
+        if not near:
+            raise
+        raise FileNotFoundError(f"{target} does not exist{gin_files.did_you_mean(near[:1])}") from None
 
 
 def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any) -> dict[str, Any]:
@@ -163,7 +182,39 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
         try:
             first_checks.check(run.gin_files, run.bindings, paths, place="the sweep's bindings")
         except ConfigurationError as error:
-            raise SweepError(f"{run.name}: {error}; no run was started") from None
+            raise SweepError(f"{run.name}: {_with_place(sweep, options, str(error))}; no run was started") from None
+
+
+def _with_place(sweep: "Sweep", options: argparse.Namespace, text: str) -> str:
+    """The message of a mistake in a run's bindings, with the file, line and axis that set the macro it names."""
+    from distill.experiments.sweep import documents
+
+    path = Path(options.sweep[0])
+    lines = documents.read(path)[1] if path.is_file() else {}
+    for axis, levels in sweep.axes.items():
+        macros = {part.split(" = ")[0] for level in levels for part in level.bindings}
+        if any(re.search(rf"\bnothing uses {re.escape(macro)} ", text) for macro in macros):
+            line = lines.get(("axes", axis))
+            where = f"axis {axis!r} of {path}" + (f":{line}" if line else "")
+            return text.replace("the sweep's bindings", where)
+    return text
+
+
+def check_runs(sweep: "Sweep", names: Sequence[str]) -> None:
+    """Raises SweepError if ``--run`` names no run of a sweep whose runs are known before; suggests the nearest name."""
+    from distill.api import gin_files
+    from distill.experiments.sweep import SweepError
+
+    if not names or sweep.search is not None:
+        return
+    known = [run.name for run in (*filter(None, [sweep.start_run()]), *sweep.runs())]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        near = gin_files.did_you_mean(gin_files.close(unknown[0], known)[:1])
+        raise SweepError(
+            f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs, and --dry_run those of a "
+            f"sweep that has not begun{near}"
+        )
 
 
 def show(options: argparse.Namespace) -> int:

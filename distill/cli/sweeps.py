@@ -73,6 +73,7 @@ def _command(options: argparse.Namespace) -> int:
     if not options.leased:
         sweep_files.check(sweep, options)
         sweep_files.check_index(sweep, options.index)
+        sweep_files.check_runs(sweep, options.run)
     if options.dry_run:
         with _vocabulary_for_checks(sweep):
             return _dry_run(sweep, options)
@@ -400,8 +401,9 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     if failed:
         count = counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
-    kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
-    console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
+    if finished:  # else the forecast's line has the number
+        kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
+        console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
     others = plan.left_out(sweep.directory, made.runs)
     if others:
         shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import sys
 import time
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +70,15 @@ class ScalarWriter:
     def close(self) -> None:
         """Flushes and closes the file."""
         self._writer.close()
+
+
+def without_tensorflow() -> None:
+    """Lets TensorBoard read local files without TensorFlow, whose import takes seconds, unless it is imported already.
+
+    ``tensorboard.compat`` takes its own file system where a module of this name exists.
+    """
+    if "tensorflow" not in sys.modules:
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 
 def read(directory: epath.PathLike) -> dict[str, list[tuple[int, float]]]:

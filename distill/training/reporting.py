@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -23,6 +22,13 @@ LOGS = "logs"
 SELECTED = "selected"  # tag of the validation metric at the best step
 COLUMNS = 110  # of the lines on the terminal; details that do not fit are in TensorBoard only
 _ALIVE_S = 30.0  # seconds without a line after which the current step is printed
+
+
+def _is_first() -> bool:
+    """Whether this process writes the files. Imports JAX here: a report reads these files without it."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 class Reporter:
@@ -60,7 +66,7 @@ class Reporter:
         self._complete = False
         self._summary: dict[str, Any] = {}
         self._directory, self._terminal, self._test_split = directory, terminal, test_split
-        self._active = jax.process_index() == 0
+        self._active = _is_first()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -156,6 +162,8 @@ class Reporter:
         """
         if self._terminal.silent or time.monotonic() - self._terminal.last < _ALIVE_S:
             return
+        import jax
+
         jax.block_until_ready(metrics)
         left = self._time_left(step)
         self._bar.update(self._task, completed=step, left=left)
@@ -245,7 +253,7 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
 
 def draw_curves(directory: epath.Path, validation_split: str | None, metric: str | None) -> None:
     """Draws ``curves.png`` on the first process. A plot that fails is logged and does not end the run."""
-    if jax.process_index() != 0:
+    if not _is_first():
         return
     try:
         curves.draw(directory, validation_split, metric)
@@ -255,7 +263,7 @@ def draw_curves(directory: epath.Path, validation_split: str | None, metric: str
 
 def write_result(directory: epath.Path, result: dict[str, Any]) -> None:
     """Writes ``result.json``. The file exists if and only if the run is complete."""
-    if jax.process_index() != 0:
+    if not _is_first():
         return
     if isinstance(result.get("best"), float) and not math.isfinite(result["best"]):
         result = {**result, "best": None}

@@ -106,6 +106,14 @@ class Collection:
     unfinished: tuple[Unfinished, ...]
 
 
+def check_output(output: Path) -> None:
+    """Raises ReportError if a report cannot be written to a file."""
+    if output.suffix != ".html":
+        raise ReportError(f"--output must end in .html; got {output}")
+    if not output.parent.is_dir():
+        raise ReportError(f"the folder of --output does not exist: {output.parent}")
+
+
 def collect(paths: Sequence[str | Path]) -> Collection:
     """Reads sweeps, single runs, and folders that contain runs.
 
@@ -203,11 +211,13 @@ class Predictions:
       ids: of the rows, in their order.
       correct: ``[rows]`` bool; None where the metric has no right and wrong.
       rows: the lines of the file, if they were kept.
+      constant: the answer to all rows, if they are several and have one; else None.
     """
 
     ids: tuple[str, ...]
     correct: np.ndarray | None
     rows: tuple[dict[str, Any], ...] = ()
+    constant: str | None = None
 
 
 def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = False) -> Predictions | None:
@@ -220,6 +230,7 @@ def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = 
     if not path.is_file():
         return None
     ids, correct, rows = [], [], []
+    answers: set[str | None] = set()
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -228,7 +239,9 @@ def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = 
             except (ValueError, TypeError, KeyError, RecursionError):
                 raise ReportError(f"{path}:{number} is no prediction with an 'id': {line!r:.60}") from None
             correct.append(row.get("correct"))
+            answers.add(row["prediction"] if isinstance(row.get("prediction"), str) else None)
             if keep_rows:
                 rows.append(row)
     judged = bool(correct) and all(isinstance(value, bool) for value in correct)
-    return Predictions(tuple(ids), np.array(correct, bool) if judged else None, tuple(rows))
+    constant = answers.pop() if len(answers) == 1 and len(ids) > 1 else None
+    return Predictions(tuple(ids), np.array(correct, bool) if judged else None, tuple(rows), constant)

@@ -247,6 +247,7 @@ def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | N
     draws = statistics.widened(evidence.draws(ours, theirs), components)
     known = not math.isnan(components.variance)
     interval = statistics.percentile_interval(components.mean, draws) if known else statistics.Interval(components.mean)
+    interval = evidence.possible(interval)
     tables = [
         statistics.mcnemar(evidence.correct[x], evidence.correct[y])
         for x, y in zip(ours, theirs)

@@ -25,6 +25,7 @@ class Evidence:
       correct: for each run ``[rows]`` bool; empty if the metric does not judge single rows.
       row_draws: for each run ``[draws]``, the score on rows drawn with replacement; the same draw for all runs.
       seed_draws: ``[draws, most seeds]``, uniform numbers that choose a seed in the order of a setting's seeds.
+      constant: for each run that gives one answer to all of its rows, this answer.
     """
 
     part: Part
@@ -34,6 +35,7 @@ class Evidence:
     correct: Mapping[Run, np.ndarray]
     row_draws: Mapping[Run, Float[np.ndarray, " draws"]]
     seed_draws: Float[np.ndarray, "draws order"]
+    constant: Mapping[Run, str] = dataclasses.field(default_factory=dict)
 
     def run_score(self, run: Run) -> float:
         """The run's score as shown."""
@@ -41,10 +43,15 @@ class Evidence:
 
     def cell_interval(self, cell: Cell) -> statistics.Interval:
         """Mean over seeds with Student's interval, as shown; of shares, within 0 and 100 %."""
-        found = statistics.mean_interval([self.run_score(run) for run in cell.runs])
-        if self.scale == 1.0 or not found.known:
-            return found
-        return dataclasses.replace(found, low=max(found.low, 0.0), high=min(found.high, self.scale))
+        return self.mean_interval([self.run_score(run) for run in cell.runs])
+
+    def mean_interval(self, scores: Sequence[float]) -> statistics.Interval:
+        """Mean of scores as shown, one per seed, with Student's interval; of shares, within 0 and 100 %."""
+        return statistics.mean_interval(scores) if self.scale == 1.0 else statistics.share_interval(scores, self.scale)
+
+    def possible(self, difference: statistics.Interval) -> statistics.Interval:
+        """A difference as shown; of shares, its interval ends at -100 and 100 points."""
+        return difference if self.scale == 1.0 else statistics.within(difference, -self.scale, self.scale)
 
     def matrix(self, runs: Sequence[Run]) -> list[Float[np.ndarray, " _"]]:
         """For each run its rows' scores as shown; one number for a run without them."""
@@ -101,6 +108,7 @@ def gather(part: Part, metric: str, *, seed: int = 0, draws: int = statistics.DR
         raise ReportError(f"{missing.directory} has no test metric {metric!r}; it has {known}")
     ids: dict[Run, tuple[str, ...]] = {}
     correct: dict[Run, np.ndarray] = {}
+    constant: dict[Run, str] = {}
     first: dict[str, tuple[Run, tuple[str, ...]]] = {}
     for run in part.runs:
         found = read_predictions(run.directory)
@@ -114,13 +122,15 @@ def gather(part: Part, metric: str, *, seed: int = 0, draws: int = statistics.DR
                 "predictions/test.jsonl; evaluate both again"
             )
         ids[run] = names
+        if found.constant is not None:
+            constant[run] = found.constant
         if found.correct is not None and metric == "accuracy":
             correct[run] = found.correct
     random = np.random.default_rng(seed)
     seed_draws = random.random((draws, max(len(cell.runs) for cell in part.cells)))
     row_draws = _row_draws(part.runs, correct, scores, random, draws)
     scale = 100.0 if all(0 <= score <= 1 for score in scores.values()) else 1.0
-    return Evidence(part, metric, scale, ids, correct, row_draws, seed_draws)
+    return Evidence(part, metric, scale, ids, correct, row_draws, seed_draws, constant)
 
 
 def _row_draws(

@@ -14,7 +14,9 @@ from distill.experiments.report.optimum import Optimum, Unfitted
 from distill.experiments.report.proposals import of_line
 from distill.experiments.report.settings import RATE, Cell, Part
 from distill.experiments.report.text import large, number, one_line, p_value, signed
+from distill.experiments.sweep.levels import FEW_SEEDS
 
+TOO_FEW = "too few seeds for an interval"
 SAME_TIME = 1.1
 """Settings whose chip-hours differ by less than this factor count as equally fast."""
 _MOST_SLICES = 3
@@ -29,20 +31,25 @@ def score(analysis: Analysis, value: float) -> str:
 
 
 def spread(analysis: Analysis, interval: statistics.Interval) -> str:
-    """A score with its interval."""
+    """A score with its interval; where this holds all possible scores, the reason: too few seeds."""
     text = score(analysis, interval.value)
     if not interval.known or interval.low == interval.high:
         return text
-    digits = 1 if analysis.evidence.scale == 100 else 3
+    scale = analysis.evidence.scale
+    if scale == 100 and interval.low <= 0 and interval.high >= scale:
+        return f"{text} ({TOO_FEW})"
+    digits = 1 if scale == 100 else 3
     return f"{text} ({interval.low:.{digits}f} – {interval.high:.{digits}f})".replace("-", "−")
 
 
 def gap(analysis: Analysis, interval: statistics.Interval) -> str:
-    """A difference with its interval and unit."""
+    """A difference with its interval and unit; where this holds all possible differences, the reason: too few seeds."""
     percent = analysis.evidence.scale == 100
     digits, unit = (1, " points") if percent else (3, "")
     if not interval.known:
         return f"{signed(interval.value, digits)}{unit}"
+    if percent and interval.low <= -100 and interval.high >= 100:
+        return f"{signed(interval.value, digits)}{unit} ({TOO_FEW})"
     between = f"({signed(interval.low, digits)} to {signed(interval.high, digits)})".replace(" ", "\u00a0")
     return f"{signed(interval.value, digits)}{unit} {between}"
 
@@ -102,7 +109,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
     """The number of seeds or rows at which a difference of the observed size is detected."""
     need = comparison.needed
     if comparison.seeds < 2:
-        return "How much seeds differ is not known from one seed; train at least five."
+        return f"How much seeds differ is not known from one seed; train at least {FEW_SEEDS}."
     if need.difference == 0:
         return "The two have the same score; no number of seeds distinguishes them."
     of = f"A difference of {number(need.difference, 2)}{' points' if analysis.evidence.scale == 100 else ''}"
@@ -298,11 +305,12 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
             for cell in part.cells
             if not any(cell.scores("accuracy", "test"))
         ]
-    few = [cell for cell in part.cells if len(cell.runs) < statistics.FEW_SEEDS]
+    out += constant_answers(analysis)
+    few = [cell for cell in part.cells if len(cell.runs) < FEW_SEEDS]
     if few:
         least = min(len(cell.runs) for cell in few)
         out.append(
-            f"{len(few)} of {len(part.cells)} settings have fewer than {statistics.FEW_SEEDS} seeds (the least: {least}). "
+            f"{len(few)} of {len(part.cells)} settings have fewer than {FEW_SEEDS} seeds (the least: {least}). "
             "Intervals over so few seeds are wide and depend on the assumption of normal scores."
         )
     last = [run for run in part.runs if run.record["selection"]["step"] == run.record["training"]["steps"]]
@@ -328,6 +336,18 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
     if any(run.record["code"].get("modified") for run in part.runs):
         out.append("Some runs come from a working tree with changes that its revision does not contain.")
     return out
+
+
+def constant_answers(analysis: Analysis) -> list[str]:
+    """Students that give one answer to all test rows: their score is the frequency of this answer."""
+    found = analysis.evidence.constant
+    if not found:
+        return []
+    answers = ", ".join(repr(one_line(text, 40)) for text in list(dict.fromkeys(found.values()))[:_MOST_SLICES])
+    return [
+        f"{len(found)} of {len(analysis.part.runs)} runs give one answer to all test rows ({answers}): their score is the "
+        "frequency of this answer. Train for more steps, or check the rows with distill data."
+    ]
 
 
 def idle_axes(analysis: Analysis) -> list[str]:

@@ -33,7 +33,7 @@ def before(evidence: Evidence) -> Before | None:
     untrained = [run.score(evidence.metric) for run in evidence.part.before]
     untrained = [evidence.scale * score for score in untrained if math.isfinite(score)]
     if untrained:
-        return Before("test", statistics.mean_interval(untrained), len(untrained))
+        return Before("test", evidence.mean_interval(untrained), len(untrained))
     for split in ("test", "validation"):
         scores = []
         for run in evidence.part.runs:
@@ -43,7 +43,7 @@ def before(evidence: Evidence) -> Before | None:
             if isinstance(value, (int, float)) and math.isfinite(value):
                 scores.append(evidence.scale * float(value))
         if scores:
-            return Before(split, statistics.mean_interval(scores), len(scores))
+            return Before(split, evidence.mean_interval(scores), len(scores))
     return None
 
 

@@ -13,6 +13,7 @@ from distill.experiments.report import quantities
 from distill.experiments.report.parabola import Fit
 from distill.experiments.report.quantities import Line
 from distill.experiments.report.settings import RATE, Cell
+from distill.experiments.sweep.levels import FEW_SEEDS
 
 NEXT_RUNS = 5
 """Total number of runs that narrow a good fit."""
@@ -188,7 +189,7 @@ def explore(
         chosen += [trained[-1] * step, trained[-1] * step**2]
     seeds = max(len(cell.runs) for cell in line.cells)
     found = knob(line)
-    runs = tuple(NextRun(lam, max(seeds, 3), found.text(lam) if found else "") for lam in sorted(chosen))
+    runs = tuple(NextRun(lam, max(seeds, FEW_SEEDS), found.text(lam) if found else "") for lam in sorted(chosen))
     return Proposal("explore", runs, reason)
 
 

@@ -250,7 +250,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
     line = next(each for each in effective_lines(analysis.evidence) if each.name == found.line)
     points = []
     for value, scores, cell in zip(line.values, validation_scores(analysis.evidence, line), line.cells):
-        interval = statistics.mean_interval(scores)
+        interval = analysis.evidence.mean_interval(scores)
         low, high = (interval.low, interval.high) if interval.known else (interval.value, interval.value)
         points.append(Point(value, interval.value, low, high, tuple(scores), cell.label))
     grid = np.geomspace(min(line.values), max(line.values), 60)

@@ -15,7 +15,6 @@ from scipy import stats
 ALPHA = 0.05
 POWER = 0.8
 DRAWS = 2000
-FEW_SEEDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,24 @@ def mean_interval(scores: Sequence[float]) -> Interval:
     """Returns the mean over seeds with Student's 95 % interval; no interval for one seed."""
     mean, half = float(np.mean(scores)), half_width(scores)
     return Interval(mean, mean - half, mean + half)
+
+
+def within(interval: Interval, low: float, high: float) -> Interval:
+    """Returns the interval, cut to the values between ``low`` and ``high`` that a score or a difference can have."""
+    if not interval.known:
+        return interval
+    return dataclasses.replace(interval, low=max(interval.low, low), high=min(interval.high, high))
+
+
+def share_interval(scores: Sequence[float], whole: float = 1.0) -> Interval:
+    """Returns :func:`mean_interval`, cut to the possible values if all scores are shares.
+
+    Args:
+      scores: one per seed.
+      whole: the value of a share of 1: 1, or 100 for percentages.
+    """
+    found = mean_interval(scores)
+    return within(found, 0.0, whole) if all(0 <= score <= whole for score in scores) else found
 
 
 @dataclasses.dataclass(frozen=True)

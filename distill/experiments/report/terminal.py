@@ -17,6 +17,7 @@ from distill import atomic_files, terminal
 from distill.experiments.report import statistics
 from distill.experiments.sweep import SEED, Run, Sweep
 from distill.experiments.sweep import failures as sweep_failures
+from distill.experiments.sweep.levels import FEW_SEEDS
 from distill.training import reporting
 from distill.training.curves import COLOURS
 
@@ -48,9 +49,9 @@ class Cell:
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else math.nan
 
     @property
-    def half_width(self) -> float:
-        """Half of the 95 % interval of the mean over seeds (Student's t); nan for one seed."""
-        return statistics.half_width(self.scores)
+    def interval(self) -> statistics.Interval:
+        """The mean with its 95 % interval over seeds (Student's t); of shares, within 0 and 1; unknown for one seed."""
+        return statistics.share_interval(self.scores)
 
 
 def cells(sweep: Sweep) -> list[Cell]:
@@ -110,10 +111,10 @@ def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
     """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column."""
     axes = [axis for axis in sweep.all_axes() if axis != SEED]
-    out = Table(title=f"test {sweep.metric}, mean over seeds ± half of its 95 % interval")
+    out = Table(title=f"test {sweep.metric}, mean over seeds with its 95 % interval")
     for axis in axes:
         out.add_column(axis)
-    for heading in (sweep.metric, "std", "seeds", "steps", "s/run"):
+    for heading in (sweep.metric, "95 % interval", "std", "seeds", "steps", "s/run"):
         out.add_column(heading, justify="right")
     failed: dict[tuple[str, ...], int] = {}
     for run in sweep.runs():
@@ -123,11 +124,11 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
     if failed:
         out.add_column("failed", justify="right")
     for cell in found:
-        spread = f" ± {cell.half_width:.3f}" if len(cell.scores) > 1 else ""
         key = tuple(_levels(cell.values, axes, "–"))
         out.add_row(
             *key,
-            f"{cell.mean:.3f}{spread}",
+            f"{cell.mean:.3f}",
+            _interval_text(cell),
             f"{cell.deviation:.3f}" if len(cell.scores) > 1 else "–",
             str(len(cell.scores)),
             f"{np.mean(cell.steps):.0f}",
@@ -135,8 +136,15 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
             *([str(failed.pop(key, 0))] if failures else []),
         )
     for key, number in failed.items():
-        out.add_row(*key, "–", "–", "0", "–", "–", str(number))
+        out.add_row(*key, "–", "–", "–", "0", "–", "–", str(number))
     return out
+
+
+def _interval_text(cell: Cell) -> str:
+    found = cell.interval
+    if not found.known or ((found.low, found.high) == (0.0, 1.0) and len(cell.scores) < FEW_SEEDS):
+        return "too few seeds"
+    return f"{found.low:.3f} – {found.high:.3f}".replace("-", "−")
 
 
 def numeric_axis(sweep: Sweep) -> str | None:
@@ -172,7 +180,13 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     if x is None or numbers is None:
         names = [" ".join(cell.values.values()) or "all" for cell in found]
-        errors = [0.0 if math.isnan(cell.half_width) else cell.half_width for cell in found]
+        known = [
+            cell.interval if cell.interval.known else statistics.Interval(0, cell.mean, cell.mean) for cell in found
+        ]
+        errors = [
+            [cell.mean - one.low for cell, one in zip(found, known)],
+            [one.high - cell.mean for cell, one in zip(found, known)],
+        ]
         axes.barh(names, [cell.mean for cell in found], xerr=errors, color="#4477aa")
         axes.set_xlabel(f"test {sweep.metric}")
     else:
@@ -189,8 +203,8 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
             xs, means = [p[0] for p in points], [p[1].mean for p in points]
             axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
             if all(len(p[1].scores) > 1 for p in points):
-                low = [p[1].mean - p[1].half_width for p in points]
-                high = [p[1].mean + p[1].half_width for p in points]
+                low = [p[1].interval.low for p in points]
+                high = [p[1].interval.high for p in points]
                 axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
             for value, cell in points:
                 axes.scatter([value] * len(cell.scores), cell.scores, color=colour, s=9, alpha=0.5, linewidths=0)

@@ -9,7 +9,7 @@ from distill import atomic_files
 from distill.experiments.report import figure, html, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
-from distill.experiments.report.collect import Collection, ReportError, Unfinished, collect
+from distill.experiments.report.collect import Collection, Unfinished, check_output, collect
 from distill.experiments.report.text import one_line
 
 
@@ -51,23 +51,26 @@ def build(collection: Collection, options: Options, source: str) -> tuple[Docume
     return Document(title, f"{count}{data} · written {dates} by distill report", tuple(made)), analyses
 
 
-def write(paths: Sequence[str | Path], output: str | Path, options: Options = Options()) -> Written:
+def write(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: Options = Options(),
+    collection: Collection | None = None,
+) -> Written:
     """Reports on runs.
 
     Args:
       paths: folders of sweeps or runs.
       output: the HTML file; its twins have the same name with ``.md``, ``.csv`` and ``.png``.
       options: the user's choices.
+      collection: what :func:`~distill.experiments.report.collect.collect` returned for the paths; None reads them.
 
     Raises:
       ReportError: no report can be made of these runs; nothing is written.
     """
     output = Path(output)
-    if output.suffix != ".html":
-        raise ReportError(f"--output must end in .html; got {output}")
-    if not output.parent.is_dir():
-        raise ReportError(f"the folder of --output does not exist: {output.parent}")
-    collection = collect(paths)
+    check_output(output)
+    collection = collect(paths) if collection is None else collection
     names = ", ".join(Path(path).resolve().name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
     document, analyses = build(collection, options, names)
     files = []

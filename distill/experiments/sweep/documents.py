@@ -10,6 +10,8 @@ import yaml
 
 from distill.experiments.sweep.levels import SweepError
 
+SUFFIXES = (".yaml", ".yml", ".json")
+"""The suffixes of sweep files."""
 Lines = Mapping[tuple[str, ...], int]
 
 
@@ -84,7 +86,8 @@ def _unreadable(path: Path, error: yaml.YAMLError) -> str:
     belongs = ""
     if error.context and error.context_mark is not None:
         belongs = f" {error.context} that begins in line {error.context_mark.line + 1}"
-    return f"{path}:{line} is not YAML: {error.problem}{belongs}"
+    other = "" if path.suffix in SUFFIXES else f"; expected a sweep file ({', '.join(SUFFIXES)})"
+    return f"{path}:{line} is not YAML: {error.problem}{belongs}{other}"
 
 
 def _composed(text: str) -> yaml.Node | None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SEED = "RANDOM_SEED"
+FEW_SEEDS = 3
+"""Fewer seeds than this per setting give a warning, in a sweep and in a report; a report proposes at least as many."""
 DIGITS = 4  # significant digits of a sampled value, so that its name, its binding and its number agree
 
 

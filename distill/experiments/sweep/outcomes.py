@@ -86,6 +86,12 @@ def state(run: Run, held: bool) -> str:
     return "failed" if failure(run) is not None else "waiting"
 
 
+def has_checkpoint(directory: Path) -> bool:
+    """Returns whether a model directory holds a complete checkpoint: one that is being written has no number as name."""
+    folder = directory / "checkpoints"
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
 def is_open(run: Run, retries: int = 0) -> bool:
     """Returns whether a run is to be trained: it is neither done nor pruned, and failed at most ``retries`` times."""
     if run.done or pruned(run) is not None:

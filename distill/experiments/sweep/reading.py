@@ -120,6 +120,8 @@ def from_document(value: Any, lines: documents.Lines, path: str | Path, director
             f"the directory must be on a file system, where files can be locked; got {where!r}; mount the bucket"
         )
     axes = {name: _axis(name, place) for name, place in file["axes"].items()}
+    for name, axis in axes.items():
+        _check_distinct(file["axes"][name], axis)
     kind, design = _design(file)
     for name, axis in axes.items():
         _check_axis(file["axes"][name], name, axis, axes, kind)
@@ -170,7 +172,8 @@ class _Axis:
 def _axis(name: str, place: _Place) -> _Axis:
     axis, value = _Axis(), place.value
     if not isinstance(value, list | dict) or not value:
-        raise place.error(f"must be a list of values or an object of levels, not empty; got {value!r}")
+        remedy = "" if value is None or isinstance(value, list | dict) else f"; write [{value}]"
+        raise place.error(f"must be a list of values or an object of levels, not empty; got {value!r}{remedy}")
     if isinstance(value, list):
         axis.levels = tuple(Kind((name,)).level(item) for item in value)
         return axis
@@ -206,6 +209,23 @@ def _axis(name: str, place: _Place) -> _Axis:
     if "levels" in value or "budget" in value:
         axis.kind = Kind(())  # its levels are known by name only
     return axis
+
+
+def _check_distinct(place: _Place, axis: _Axis) -> None:
+    """Raises SweepError, with the line of the second one, if two levels of an axis have the same name."""
+    names = [level.name for level in axis.levels]
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is None:
+        return
+    key = (
+        next((key for key in ("values", "ratio") if key in place.value), None) if isinstance(place.value, dict) else ""
+    )
+    values = place if key == "" else None if key is None else place[key]
+    if values is not None and isinstance(values.value, list):
+        named = [axis.kind.level(value).name if axis.kind.macros else str(value) for value in values.value]
+        second = named.index(twice, named.index(twice) + 1)
+        place.line = place.lines.get((*values.keys, str(second)))
+    raise place.error(f"has the level {twice!r} twice; delete one, or give RANDOM_SEED more values to repeat a run")
 
 
 def _names(place: _Place) -> tuple[str, ...]:

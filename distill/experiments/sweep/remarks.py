@@ -4,10 +4,9 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from distill.experiments.sweep.levels import RATES, SEED, SweepError
+from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 
-FEW_SEEDS = 3
 _RATIONALE_WEIGHT = ("LAMBDA", "ALPHA")
 _ONE_TASK = ("label", "single")
 

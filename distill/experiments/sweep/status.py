@@ -33,8 +33,8 @@ def table(plan: Plan) -> Table:
 def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path) -> str:
     if state == "running":
         where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
-        return " ".join(filter(None, (workers.last_step(log / workers.LOG), where)))
-    if state == "waiting" and (directory / "checkpoints").exists():
+        return " ".join(filter(None, (workers.progress(log / workers.LOG), where)))
+    if state == "waiting" and outcomes.has_checkpoint(directory):
         return "continues from its checkpoint"
     return ""
 

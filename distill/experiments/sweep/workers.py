@@ -191,5 +191,10 @@ def last_step(log: Path) -> str:
     return "step {}/{}".format(*found[-1]) if found else ""
 
 
+def progress(log: Path) -> str:
+    """Returns :func:`last_step`; before the first one, what a run does until then."""
+    return last_step(log) or "loading and compiling"
+
+
 STOPPED_CODES = (exit_codes.STOPPED, 128 + signal.SIGTERM)
 """Exit codes of a worker that was stopped and can continue."""

@@ -20,7 +20,10 @@ def test_every_rule_names_flags_of_its_command(command):
         ("sweep x.yaml --gpus_per_run=1", "--gpus_per_run has an effect only with --executor=ray"),
         ("sweep x.yaml --index=1 --run=a", "--index and --run exclude each other"),
         ("sweep x.yaml --index=0 --workers=2", "--workers and --index exclude each other"),
-        ("sweep x.yaml --report_only --dry_run", "--report_only and --dry_run exclude each other; it trains nothing"),
+        (
+            "sweep x.yaml --report_only --dry_run",
+            "--report_only and --dry_run exclude each other; --report_only trains nothing",
+        ),
         ("sweep status x --workers=2", "status and --workers exclude each other"),
         ("sweep --list --index=0", "--list and --index exclude each other"),
         ("data --gin_file=gin/tasks/svamp.gin --data_dir=d --set=cqa", "--set and --gin_file exclude each other"),

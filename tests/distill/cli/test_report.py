@@ -1,9 +1,13 @@
 """``distill report`` as users run it: what it prints, and one line for each mistake."""
 
+import subprocess
+import sys
+
 import pytest
 
 from distill import exit_codes
 from distill.cli import main
+from distill.training import event_files
 from tests.distill.experiments.report import synthetic
 
 
@@ -24,7 +28,7 @@ def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out.startswith("Of 2 settings, validation selected paired: test accuracy 70.0 %")
     assert shown.out.splitlines()[-1] == "  ".join(str(output.with_suffix(s)) for s in (".html", ".md", ".csv", ".png"))
-    assert "warning: 2 of 2 settings have fewer than 5 seeds" in shown.err
+    assert "warning: 2 of 2 settings have fewer than 3 seeds" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -53,9 +57,31 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys, spoil, words, message):
     output = tmp_path / "page.html"
     assert main.main(["report", str(runs), f"--output={output}", *words]) == exit_codes.MISTAKE
     lines = capsys.readouterr().err.splitlines()
-    assert lines.pop(0) == "distill report: loading TensorFlow and JAX"
+    while lines[0].startswith(("distill report: reading ", "distill report: 4 runs; ")):
+        lines.pop(0)
     assert len(lines) == 1 and lines[0].startswith("distill report: ") and message in lines[0]
     assert not output.exists()
+
+
+def test_it_reads_records_and_curves_without_tensorflow_and_jax(runs, tmp_path):
+    writer = event_files.ScalarWriter(runs / "paired0" / "logs", 0)
+    for step in range(1, 4):
+        writer.write(step, {"train/loss": 1 / step})
+    writer.close()
+    code = (
+        "import sys; from distill.cli import main; code = main.main(sys.argv[1:]); "
+        "print(code, [name for name in ('jax', 'tensorflow') if name in sys.modules])"
+    )
+    words = ["report", str(runs), f"--output={tmp_path / 'page.html'}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert done.stderr.splitlines()[0] == f"distill report: reading {runs}"
+    assert "Training curves" in (tmp_path / "page.html").read_text()
+
+
+def test_a_misspelt_folder_gets_the_nearest_name(runs, capsys):
+    assert main.main(["report", f"{runs}s"]) == exit_codes.MISTAKE
+    assert f"did you mean '{runs}'?" in capsys.readouterr().err
 
 
 def other_data(directory):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill import exit_codes
-from distill.cli import main, sweep_files
+from distill.cli import main, runs, sweep_files
 from distill.experiments.sweep import leases, reading, schema
 
 SHIPPED = Path(__file__).parents[3] / "gin" / "sweeps"
@@ -49,6 +49,29 @@ def test_a_printed_file_is_the_shipped_one_and_can_be_read(name, tmp_path, capsy
 )
 def test_mistakes(given, message, capsys):
     assert main.main(["sweep", *given]) == exit_codes.MISTAKE
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sttaus", "grids"], "takes one file or directory; got sttaus grids; did you mean 'status'?"),
+        (["s.yml"], "s.yml does not exist; did you mean 's.yaml'?"),
+        (["rows.jsonl"], "rows.jsonl:2 is not YAML: "),
+        (["rows.jsonl"], "expected a sweep file (.yaml, .yml, .json)"),
+        (["s.yaml"], "nothing uses LAMDA (set in axis 'LAMDA' of s.yaml:3)"),
+        (["good.yaml", "--run=LAMBDA-7"], "has no run 'LAMBDA-7'; `distill sweep status` lists its runs"),
+        (["good.yaml", "--run=LAMBDA-7", "--dry_run"], "did you mean 'LAMBDA-2'?"),
+    ],
+)
+def test_mistakes_are_named_with_their_place_before_anything_is_loaded(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
+    text = "directory: out\naxes:\n  LAMDA: [1, 2]\ngin_files: [gin/recipes/demo_student.gin]\n"
+    Path("s.yaml").write_text(text)
+    Path("good.yaml").write_text(text.replace("LAMDA", "LAMBDA"))
+    Path("rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    assert main.main(["sweep", *words]) == exit_codes.MISTAKE
     assert message in capsys.readouterr().err
 
 

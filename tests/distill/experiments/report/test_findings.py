@@ -1,6 +1,7 @@
 """Sentences and warnings follow from the numbers."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):
         "corrected for 15 pairs)."
     )
     one = dataclasses.replace(pair, seeds=1)
-    assert "train at least five" in findings.verdict(found, one, "A", "B")
+    assert "train at least 3" in findings.verdict(found, one, "A", "B")
 
 
 def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
@@ -97,7 +98,7 @@ def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
     del random
     _, found = analysed(tmp_path)
     warned = findings.warnings(found)
-    assert warned[0].startswith("2 of 2 settings have fewer than 5 seeds (the least: 2).")
+    assert warned[0].startswith("2 of 2 settings have fewer than 3 seeds (the least: 2).")
     assert warned[1] == "LAMBDA changes nothing here: all levels predict the same."
 
 
@@ -136,3 +137,22 @@ def test_students_that_learned_nothing_are_named_first(tmp_path):
         )
     warned = findings.warnings(analysed(tmp_path)[1])
     assert warned[0].startswith("LAMBDA 0.3 scores 0 in all runs: look at its predictions")
+
+
+def test_two_seeds_give_no_interval_and_constant_answers_are_named(tmp_path):
+    for form, scores in (("label", ([False] * 5, [True] + [False] * 4)), ("paired", ([True] * 5, [False] * 5))):
+        for seed, correct in enumerate(scores):
+            synthetic.write_run(tmp_path / f"{form}{seed}", correct, configuration={"FORM": form, "RANDOM_SEED": seed})
+            file = tmp_path / f"{form}{seed}" / "predictions" / "test.jsonl"
+            rows = [{**json.loads(line), "prediction": "7"} for line in file.read_text().splitlines()]
+            if form == "paired":
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = analysed(tmp_path)[1]
+    paired = next(cell for cell in found.part.cells if cell.macro("FORM") == "paired")
+    assert findings.spread(found, found.evidence.cell_interval(paired)) == "50.0 % (too few seeds for an interval)"
+    (pair,) = found.family.comparisons
+    assert (pair.difference.low, pair.difference.high) == (-100.0, 100.0)
+    assert findings.gap(found, pair.difference) == "+40.0 points (too few seeds for an interval)"
+    assert any(
+        text.startswith("2 of 4 runs give one answer to all test rows ('7')") for text in findings.warnings(found)
+    )

@@ -152,3 +152,12 @@ def test_needed_rows_and_seeds_detect_the_difference_when_simulated():
     assert statistics.needed(few, 0.05).seeds is None
     assert statistics.needed(few, 0.05).rows > 1000
     assert statistics.needed(statistics.crossed(np.ones((1, 5)) * 0.1)).seeds is None
+
+
+def test_intervals_of_shares_end_at_possible_values():
+    assert statistics.share_interval([0.0, 0.385]) == statistics.Interval(0.1925, 0.0, 1.0)
+    assert statistics.share_interval([0.5, 3.0]).low < 0, "these are no shares"
+    assert statistics.within(statistics.Interval(19.2, -155.8, 265.4), -100, 100) == statistics.Interval(
+        19.2, -100, 100
+    )
+    assert not statistics.share_interval([0.5]).known

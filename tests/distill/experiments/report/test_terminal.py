@@ -33,9 +33,11 @@ def finish(sweep, scores):
 def test_mean_deviation_and_interval():
     cell = Cell({}, (1.0, 2.0, 3.0), (1, 1, 1), (1.0, 1.0, 1.0))
     assert (cell.mean, cell.deviation) == (2.0, 1.0)
-    assert cell.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t of 0.975 with 2 degrees of freedom
+    assert cell.interval.high - 2.0 == pytest.approx(
+        4.302653 / math.sqrt(3), rel=1e-6
+    )  # t of 0.975 with 2 degrees of freedom
     single = Cell({}, (5.0,), (1,), (1.0,))
-    assert single.mean == 5.0 and math.isnan(single.deviation) and math.isnan(single.half_width)
+    assert single.mean == 5.0 and math.isnan(single.deviation) and not single.interval.known
 
 
 def test_finished_runs_are_grouped_over_seeds(sweep):
@@ -70,10 +72,18 @@ def test_the_table_counts_failed_seeds(sweep):
     failures = {sweep.runs()[4].name: "a", sweep.runs()[5].name: "b"}
     table = report.table(sweep, report.cells(sweep), failures)
     columns = {str(column.header): list(column.cells) for column in table.columns}
-    assert columns["accuracy"] == ["20.000 ± 24.841", "–"]
+    assert columns["accuracy"] == ["20.000", "–"]
+    assert columns["95 % interval"] == ["−4.841 – 44.841", "–"]
     assert columns["std"] == ["10.000", "–"]
     assert columns["seeds"] == ["3", "0"]
     assert columns["failed"] == ["0", "2"]
+
+
+def test_the_interval_of_an_accuracy_holds_possible_values_only(sweep):
+    finish(sweep, [0.0, 0.385, 0.2, 0.9, 0.1])
+    table = report.table(sweep, report.cells(sweep))
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["95 % interval"] == ["0.000 – 0.673", "too few seeds"]
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def test_cells_gather_over_seeds(sweep_file, tmp_path):
     found = sweep_report.cells(grid)
     assert len(found) == 4
     assert found[0].mean == pytest.approx(0.05)
-    assert found[0].half_width == pytest.approx(12.706 * 0.0707107 / 2**0.5, rel=1e-4)
+    assert found[0].interval.low == 0.0, "an accuracy is at least 0"
+    assert found[0].interval.high == pytest.approx(0.05 + 12.706 * 0.0707107 / 2**0.5, rel=1e-4)
     assert sweep_report.numeric_axis(grid) == "SUBSAMPLE"
 
 
@@ -166,8 +167,8 @@ def test_bad_sweep_files(tmp_path, content, message):
 
 def test_equal_levels_are_refused(tmp_path):
     (tmp_path / "sweep.json").write_text('{"axes": {"A": [1, 1]}, "directory": "x"}')
-    with pytest.raises(SweepError, match="two runs of the sweep have the same name"):
-        sweep.read(tmp_path / "sweep.json").runs()
+    with pytest.raises(SweepError, match="axis 'A' has the level '1' twice"):
+        sweep.read(tmp_path / "sweep.json")
 
 
 def test_a_stopped_run_stops_the_sweep(sweep_file, tmp_path, monkeypatch, capsys):
@@ -236,7 +237,7 @@ def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file,
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT (set in the sweep's bindings)"),
+        ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT (set in axis 'LEARNING_RAT' of "),
         ({"NORMALIZER": ["task_tokens", "task_token"]}, "did you mean 'task_tokens'?; no run was started"),
         ({"TRAIN_STEPS": [1, 0]}, "TRAIN_STEPS-0: LoopConfig.train_steps must be ≥ 1; got 0"),
         ({"FILES": [{"train": "nowhere.jsonl", "test": "nowhere.jsonl"}]}, "nowhere.jsonl is missing"),

@@ -66,6 +66,13 @@ def test_a_start_is_a_run_before_the_others(tmp_path):
 BAD = [
     ("axes: {A: [1, 2]\n", "is not YAML: "),
     ("axes:\n  A: [1]\n  A: [2]\n", ":3 is not YAML: 'A' is given twice"),
+    ("axes:\n  A: [1, 2, 1]\n", ":2: axis 'A' has the level '1' twice; delete one"),
+    ("axes:\n  A:\n    values:\n    - 1\n    - 2\n    - 1\n", ":6: axis 'A' has the level '1' twice; delete one"),
+    ("axes:\n  r: {ratio: [2, '2:1']}\n", ":2: axis 'r' has the level '2:1' twice; delete one"),
+    (
+        "axes:\n  A: 0.3\n",
+        ":2: axis 'A' must be a list of values or an object of levels, not empty; got 0.3; write [0.3]",
+    ),
     ("axes:\n  A: []\n", ":2: axis 'A' must be a list of values or an object of levels, not empty; got []"),
     ("axes:\n  B: [1]\n  A:\n    low: 1\n    hgih: 2\n", r":5: axis 'A' unknown key 'hgih'"),
     ("axes:\n  A: {low: 1, high: x}\n", ":2: axis 'A' 'high' must be a number; got 'x'"),

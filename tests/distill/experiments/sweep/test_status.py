@@ -4,7 +4,7 @@ import pathlib
 
 from rich.console import Console
 
-from distill.experiments.sweep import leases, outcomes, plan, status
+from distill.experiments.sweep import execution, leases, outcomes, plan, status
 from distill.experiments.sweep.runs import Run
 
 
@@ -17,7 +17,7 @@ def test_the_table_and_the_line(tmp_path):
     outcomes.note_failure(runs[1], "the loss is nan")
     outcomes.note_failure(runs[1], "the loss is nan")
     (runs[2].directory / "sweep.log").write_text("step 40/400  loss 1.0\n")
-    (runs[3].directory / "checkpoints").mkdir()
+    (runs[3].directory / "checkpoints" / "20").mkdir(parents=True)
     lease = leases.claim(tmp_path, "three")
     console = Console(record=True, width=160)
     console.print(status.table(made))
@@ -27,5 +27,14 @@ def test_the_table_and_the_line(tmp_path):
     assert "running" in lines[2] and "step 40/400" in lines[2] and "process" in lines[2]
     assert "waiting" in lines[3] and "continues from its checkpoint" in lines[3]
     assert status.line(made) == "4 runs: 1 done, 1 failed, 1 running, 1 waiting"
+    assert execution.opening(
+        made
+    ) == "4 runs, 1 done already, 1 failed before (--retry_failed repeats them), 2 to do, " + (
+        "1 of them from a checkpoint"
+    )
+    (runs[2].directory / "sweep.log").write_text("loading\n")
+    assert "loading and compiling" in status._about(runs[2].directory, "running", None, runs[2].directory)
+    (runs[3].directory / "checkpoints" / "20").rename(runs[3].directory / "checkpoints" / "20.orbax-checkpoint-tmp")
+    assert status._about(runs[3].directory, "waiting", None, runs[3].directory) == "", "no step is complete"
     lease.release()
     assert status.line(made) == "4 runs: 1 done, 1 failed, 2 waiting"
