@@ -39,6 +39,7 @@ def check(
     Raises:
       ConfigurationError: a mistake in the gin files or bindings; one line each.
       FileNotFoundError: a local file that a new run needs does not exist.
+      ValueError: the model directory is a file, or holds files of another program and no run.
       distill.tasks.records.SourceError: such a file has no rows.
     """
     names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
@@ -68,12 +69,15 @@ def check_files(values: Mapping[str, Any]) -> None:
     Args:
       values: macro → value, of macros that are used and whose values are literals. A run that has begun is not checked.
     """
+    from distill.inference import own_files
     from distill.tasks import jsonl, vocabularies
 
     values = expand_home(dict(values))
     directory = values.get("MODEL_DIR")
     if isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists()):
         return
+    if isinstance(directory, str):
+        own_files.check(directory)
     vocabulary, files, initial = (values.get(name) for name in ("VOCABULARY_PATH", "FILES", "INITIAL_CHECKPOINT_PATH"))
     if isinstance(vocabulary, str):
         vocabularies.check_exists(vocabulary)

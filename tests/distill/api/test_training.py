@@ -52,6 +52,13 @@ def test_a_finished_run_is_loaded_and_another_is_refused(restored):
     assert more.result["step"] == 5
 
 
+def test_a_folder_of_another_program_is_left_as_it_was(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"^directory=.* holds no run, but notes\.txt, which .* such as directory="):
+        distill.train(sums(24), **arguments(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
     def end(*_, **__):
         raise ValueError("BATCH_SIZE")
@@ -63,7 +70,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"^batch_size$"):
         distill.train(sums(48), validation=sums(12, 24), **given)
     printed = capsys.readouterr().err
-    assert "targets (8.3%)" in printed and "are longer than max_answer_length = 2" in printed
+    assert "targets (8.3%)" in printed and "is longer than max_answer_length = 2" in printed
     assert "max_answer_length=3 fits all" in printed and "settings={'VOCAB_SIZE': 384} saves" in printed
     assert "lengths counts bytes, now 64 for inputs" in printed
     assert "MAX_DECODE_LEN" not in printed and "--gin" not in printed
