@@ -47,7 +47,7 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
             if name != "MODEL_DIR"
         }
         | {"TRAIN_STEPS": 4, "EVAL_PERIOD": 4},
-        "axes": {"seed": {"values": [0, 1], "macro": "RANDOM_SEED"}},
+        "axes": {"RANDOM_SEED": [0, 1]},
     }
     (safe / "sweep.json").write_text(json.dumps(sweep))
     export = ["export", f"--model_dir={model}", f"--output={disk / 'exported'}"]

@@ -71,8 +71,10 @@ def _is_idle(axis: str, runs: Sequence[Run], settings: Mapping[str, Setting]) ->
 
 
 def _why_idle(sweep: Sweep, axis: str, there: Sequence[Setting]) -> str | None:
-    """Why an axis of rates or of the rationale's weight changes nothing in any of these runs; None if it does in one."""
+    """Why an axis of the seed, rates or the rationale's weight changes nothing in these runs; None if it does in one."""
     macros = _macros(sweep, axis)
+    if macros == {SEED}:
+        return f"it sets the seed; name the axis {SEED}, so that its levels are repetitions of one setting"
     if macros and macros <= set(RATES) and all(one.form != "mixed" for one in there):
         return f"{there[0].task} draws no mixture; set FORM=mixed, or delete the axis"
     weighs = macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}

@@ -9,6 +9,7 @@ import pytest
 from distill import exit_codes, locking
 from distill.cli import experiments, main
 from distill.experiments.sweep import Run
+from distill.precompile import step_costs
 from distill.tasks.records import SourceError
 from distill.training import train
 
@@ -69,6 +70,7 @@ def test_a_run_that_a_signal_stopped_ends_the_sweep_and_is_unlocked(one, monkeyp
     monkeypatch.setattr(experiments, "configure_run", lambda run, options: {"model_dir": str(run.directory)})
     monkeypatch.setattr(experiments.command_runs, "write_configuration", lambda: None)
     monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(step_costs, "of_run", lambda given: None)
     with pytest.raises(exit_codes.Stopped, match="SIGTERM"):
         experiments.train_group([one], False, OPTIONS)
     assert given[0]["quiet"] and given[0]["model_dir"] == str(one.directory)

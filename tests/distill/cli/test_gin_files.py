@@ -170,7 +170,7 @@ def test_the_reader_sweep_pretrains_the_student_that_all_its_runs_start_from():
     assert 2e6 < parameters.param_count(pretraining["model"]) < 6e6
     assert pretraining["data"].mixture_or_task_name == "text_spans"
     assert {arguments["initial_checkpoint_path"] for arguments in given.values()} == {"out/pretraining"}
-    assert len(given) == 18
+    assert len(given) == 24  # four data sets, six methods
     shape = dataclasses.replace(pretraining["model"], dropout_rate=0.1)
     assert {arguments["model"] for arguments in given.values()} == {shape}
     vocabularies = {

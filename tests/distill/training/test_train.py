@@ -239,7 +239,7 @@ def test_targets_that_do_not_fit_are_told_before_training(tmp_path, arguments, c
     evaluator = Evaluator(arguments["validation"].task_name, "train", lambda *_: [])
     assert evaluator.check_lengths(3) is None
     assert evaluator.check_lengths(2) == (
-        "1 of 40 targets (2.5%) of task 'sums_label', split 'train', are longer than MAX_DECODE_LEN = 2 and cannot be "
+        "1 of 40 targets (2.5%) of task 'sums_label', split 'train', is longer than MAX_DECODE_LEN = 2 and cannot be "
         "predicted; --gin.MAX_DECODE_LEN=3 fits all"
     )
     arguments["validation"] = dataclasses.replace(arguments["validation"], split="train", test_split=None, period=1)

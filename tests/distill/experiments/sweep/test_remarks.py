@@ -66,6 +66,14 @@ def test_an_axis_that_changes_nothing_in_any_run_is_refused(tmp_path):
         refuse_idle_axes(*described(tmp_path, text, "set_single"))
 
 
+def test_an_axis_of_seeds_under_another_name_is_refused(tmp_path):
+    text = "axes: {seed: {values: [0, 1], macro: RANDOM_SEED}}"
+    with pytest.raises(
+        SweepError, match=r"^axis 'seed' \(levels 0, 1\) .*: it sets the seed; name the axis RANDOM_SEED"
+    ):
+        refuse_idle_axes(*described(tmp_path, text, "set_paired"))
+
+
 def test_levels_with_the_same_configuration_are_refused(tmp_path):
     text = "axes: {size: {a: {}, b: {}}, LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}"
 
