@@ -5,6 +5,7 @@ exist. All other checks follow when the configuration is parsed.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE
 
+_READ = 1000  # rows that are read where the configuration is refused in any case
 _CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
 
 
@@ -49,8 +51,59 @@ def check(
     if reads_files is not None and reads_files.macro == "FILES":
         _check_split(scan.values.get("FILES"), evaluates)
     if trains:
+        used = {name: value for name, value in scan.values.items() if name in scan.referenced}
         with naming_example(scan.values.get("DATASET_NAME")):
-            check_files({name: value for name, value in scan.values.items() if name in scan.referenced})
+            check_files(used)
+        validates = not any(
+            one.argument == "validation" and one.value is None and one.macro is None for one in scan.given.values()
+        )
+        if reads_files is not None and reads_files.macro == "FILES" and used.get("CACHE_DIR") is None:
+            _check_named(used, used.get("TEST_SPLIT") if validates else None)
+
+
+def _check_named(values: Mapping[str, Any], test_split: Any) -> None:
+    """Raises ConfigurationError if ``FILES`` of a new run names no rows to train on, or none of the split to test.
+
+    The rows are read first where the test split is missing: mistakes in them are to be corrected before.
+    """
+    files, directory = values.get("FILES"), values.get("MODEL_DIR")
+    if not isinstance(files, dict) or not files or not all(map(_is_files, files.values())):
+        return
+    if isinstance(directory, str) and ("://" in directory or (Path(expand_home(directory)) / _CONFIG).exists()):
+        return
+    if "train" not in files:
+        raise ConfigurationError(f"FILES has no split 'train', whose rows are trained on; {_remedy(files, 'train')}")
+    if not isinstance(test_split, str) or test_split in files or test_split == "validation":
+        return
+    _check_fields(files["train"], values.get("FIELDS"))
+    raise ConfigurationError(
+        f"FILES has no split {test_split!r}, which TEST_SPLIT scores at the end; {_remedy(files, test_split)}, or give "
+        "--gin.TEST_SPLIT=None to score none"
+    )
+
+
+def _is_files(value: Any) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(file, str) for file in several)  # other types are found when the configuration is parsed
+
+
+def _remedy(files: Mapping[str, Any], split: str) -> str:
+    others = [name for name in files if isinstance(name, str) and name not in ("train", "validation", "test")]
+    if near := close(split, others)[:1]:
+        return f"rename {near[0]!r} to {split!r} in FILES"
+    return f'it has {", ".join(map(str, files))}: add "{split}": "FILE.jsonl" to FILES'
+
+
+def _check_fields(file: Any, fields: Any) -> None:
+    """Raises SourceError if no row of a small local file can be used, or has a field that ``FIELDS`` names."""
+    from distill.tasks import jsonl
+
+    if not isinstance(file, str) or "://" in file or not (fields is None or isinstance(fields, dict)):
+        return
+    if fields is not None and "reply" in fields:  # it needs a parser, which is set elsewhere
+        return
+    for _ in itertools.islice(jsonl.JsonLines({"train": file}, fields)("train"), _READ):
+        pass
 
 
 def _check_split(files: Any, split: str | None) -> None:

@@ -18,7 +18,12 @@ from distill.cli import errors, main
 from tests_support import write_rows
 
 TINY = [f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
-TINY += ["--gin.VOCABULARY_PATH=bytes", "--gin.FILES={'train': 'train.jsonl'}", "--gin.MODEL_DIR=runs/a"]
+TINY += [
+    "--gin.VOCABULARY_PATH=bytes",
+    "--gin.FILES={'train': 'train.jsonl'}",
+    "--gin.MODEL_DIR=runs/a",
+    "--gin.TEST_SPLIT=None",
+]
 
 
 @pytest.fixture(autouse=True)
