@@ -113,7 +113,10 @@ def _check_split(files: Any, split: str | None) -> None:
     has = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
     if split not in has:
         near = did_you_mean(close(split, has))
-        raise ConfigurationError(f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}")
+        added = "" if near else f'; add "{split}": "FILE.jsonl" to FILES'
+        raise ConfigurationError(
+            f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}{added}"
+        )
 
 
 def check_files(values: Mapping[str, Any]) -> None:

@@ -114,7 +114,10 @@ def test_splits_that_files_lack_are_named_after_worse_mistakes(tmp_path, files, 
 def test_a_split_to_score_is_one_that_has_rows():
     for split in ("train", "validation"):
         check(trains=False, evaluates=split)
-    with pytest.raises(ConfigurationError, match=r"^--split: FILES has no split 'tset'; it has train, validation$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^--split: FILES has no split 'tset'; it has train, validation; add .tset.: .FILE.jsonl. to FILES$",
+    ):
         check(trains=False, evaluates="tset")
     with pytest.raises(ConfigurationError, match="did you mean 'test'"):
         check("FILES = {'test': 'train.jsonl'}", trains=False, evaluates="tset")
