@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from distill.counting import counted
 from distill.tasks import metrics, records, splits
 from distill.tasks.records import Record, Report, Source
 
@@ -96,8 +97,12 @@ class Dataset:
         passed.finish()
         if cut and not found:
             other = "train" if split == "validation" else "validation"
+            lost = raw.rejected
+            cause = (
+                f" ({counted(len(lost), 'row')} rejected, first: {lost[0].place()}: {lost[0].reason})" if lost else ""
+            )
             raise EmptySplitError(
-                f"data set {self.name!r}: no row is left for {split!r}; all usable training rows are in {other!r}. "
+                f"data set {self.name!r}: no row is left for {split!r}; all usable training rows are in {other!r}{cause}. "
                 "Give a file of validation rows, FILES={'train': …, 'validation': …}, or more training rows with "
                 f"different inputs (validation_fraction is {self.validation_fraction})"
             )

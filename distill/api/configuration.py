@@ -36,7 +36,7 @@ __all__ = [
 
 # Folders of gin files of which a run takes one each; errors about their macros suggest a file.
 FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
-_NO_FILE = "no gin file was given; start with --gin_file=gin/runs/distill.gin"
+_NO_FILE = "no gin file was given; start with --gin_file=gin/recipes/quickstart.gin"
 
 
 def check(

@@ -5,6 +5,7 @@ exist. All other checks follow when the configuration is parsed.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE
 
+_READ = 1000  # rows that are read where the configuration is refused in any case
 _CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
 
 
@@ -39,6 +41,7 @@ def check(
     Raises:
       ConfigurationError: a mistake in the gin files or bindings; one line each.
       FileNotFoundError: a local file that a new run needs does not exist.
+      ValueError: the model directory is a file, or holds files of another program and no run.
       distill.tasks.records.SourceError: such a file has no rows.
     """
     names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
@@ -48,8 +51,59 @@ def check(
     if reads_files is not None and reads_files.macro == "FILES":
         _check_split(scan.values.get("FILES"), evaluates)
     if trains:
+        used = {name: value for name, value in scan.values.items() if name in scan.referenced}
         with naming_example(scan.values.get("DATASET_NAME")):
-            check_files({name: value for name, value in scan.values.items() if name in scan.referenced})
+            check_files(used)
+        validates = not any(
+            one.argument == "validation" and one.value is None and one.macro is None for one in scan.given.values()
+        )
+        if reads_files is not None and reads_files.macro == "FILES" and used.get("CACHE_DIR") is None:
+            _check_named(used, used.get("TEST_SPLIT") if validates else None)
+
+
+def _check_named(values: Mapping[str, Any], test_split: Any) -> None:
+    """Raises ConfigurationError if ``FILES`` of a new run names no rows to train on, or none of the split to test.
+
+    The rows are read first where the test split is missing: mistakes in them are to be corrected before.
+    """
+    files, directory = values.get("FILES"), values.get("MODEL_DIR")
+    if not isinstance(files, dict) or not files or not all(map(_is_files, files.values())):
+        return
+    if isinstance(directory, str) and ("://" in directory or (Path(expand_home(directory)) / _CONFIG).exists()):
+        return
+    if "train" not in files:
+        raise ConfigurationError(f"FILES has no split 'train', whose rows are trained on; {_remedy(files, 'train')}")
+    if not isinstance(test_split, str) or test_split in files or test_split == "validation":
+        return
+    _check_fields(files["train"], values.get("FIELDS"))
+    raise ConfigurationError(
+        f"FILES has no split {test_split!r}, which TEST_SPLIT scores at the end; {_remedy(files, test_split)}, or give "
+        "--gin.TEST_SPLIT=None to score none"
+    )
+
+
+def _is_files(value: Any) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(file, str) for file in several)  # other types are found when the configuration is parsed
+
+
+def _remedy(files: Mapping[str, Any], split: str) -> str:
+    others = [name for name in files if isinstance(name, str) and name not in ("train", "validation", "test")]
+    if near := close(split, others)[:1]:
+        return f"rename {near[0]!r} to {split!r} in FILES"
+    return f'it has {", ".join(map(str, files))}: add "{split}": "FILE.jsonl" to FILES'
+
+
+def _check_fields(file: Any, fields: Any) -> None:
+    """Raises SourceError if no row of a small local file can be used, or has a field that ``FIELDS`` names."""
+    from distill.tasks import jsonl
+
+    if not isinstance(file, str) or "://" in file or not (fields is None or isinstance(fields, dict)):
+        return
+    if fields is not None and "reply" in fields:  # it needs a parser, which is set elsewhere
+        return
+    for _ in itertools.islice(jsonl.JsonLines({"train": file}, fields)("train"), _READ):
+        pass
 
 
 def _check_split(files: Any, split: str | None) -> None:
@@ -59,7 +113,10 @@ def _check_split(files: Any, split: str | None) -> None:
     has = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
     if split not in has:
         near = did_you_mean(close(split, has))
-        raise ConfigurationError(f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}")
+        added = "" if near else f'; add "{split}": "FILE.jsonl" to FILES'
+        raise ConfigurationError(
+            f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}{added}"
+        )
 
 
 def check_files(values: Mapping[str, Any]) -> None:
@@ -68,12 +125,15 @@ def check_files(values: Mapping[str, Any]) -> None:
     Args:
       values: macro → value, of macros that are used and whose values are literals. A run that has begun is not checked.
     """
+    from distill.inference import own_files
     from distill.tasks import jsonl, vocabularies
 
     values = expand_home(dict(values))
     directory = values.get("MODEL_DIR")
     if isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists()):
         return
+    if isinstance(directory, str):
+        own_files.check(directory)
     vocabulary, files, initial = (values.get(name) for name in ("VOCABULARY_PATH", "FILES", "INITIAL_CHECKPOINT_PATH"))
     if isinstance(vocabulary, str):
         vocabularies.check_exists(vocabulary)

@@ -12,7 +12,7 @@ from etils import epath
 
 from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log
 from distill.api.gin_files import without_gin
-from distill.inference import model_directory
+from distill.inference import model_directory, own_files
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
@@ -177,6 +177,7 @@ class Run:
         from distill.precompile import step_costs
         from distill.training import train
 
+        own_files.check(self.directory)
         first = jax.process_index() == 0
         terminal = Terminal(active=first, quiet=quiet)
         with (

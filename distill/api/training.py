@@ -15,7 +15,7 @@ from distill.api.paths import expand_home, vocabulary_of
 from distill.api.rows import Rows
 from distill.api.run import configured
 from distill.api.student import Student
-from distill.inference import model_directory
+from distill.inference import model_directory, own_files
 from distill.inference import student as students
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
@@ -111,6 +111,7 @@ def train(
         raise ValueError(f"give lam or alpha, not both; got lam={lam} and alpha={alpha}")
     with remedies.speaking_python(remedies.ARGUMENTS, "settings"):
         root = epath.Path(expand_home(os.fspath(directory)))
+        own_files.check(root)
         bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
         parts = {"train": rows, "validation": validation, "test": test}
         files: dict[str, list[str]] = {}

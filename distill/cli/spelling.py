@@ -20,7 +20,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("the following arguments are required"):
-            message += self._misspelt()
+            known = [option for action in self._actions for option in action.option_strings]
+            first = self._given[0].partition("=")[0] if self._given else ""
+            if self._commands() and first.startswith("-") and first not in known:  # the command is missing too
+                message = f"there is no flag {first}{did_you_mean(close(first, known)[:1])}"
+            else:
+                message += self._misspelt()
         if ";" not in message:
             message += f"; {self.prog} --help lists the {'commands' if self._commands() else 'flags'}"
         self.exit(exit_codes.MISTAKE, f"{self.prog}: {message}\n")

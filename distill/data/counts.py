@@ -11,7 +11,10 @@ class Counts:
 
     Attributes:
       sequences: number of sequences, by task id.
-      truncated_inputs, truncated_targets: number of sequences truncated to the window, by task id.
+      truncated_inputs, truncated_targets: number of sequences whose inputs, or targets, are truncated to the window, by
+        task id.
+      truncated: number of sequences that are truncated on at least one side, by task id.
+      longest_inputs, longest_targets: tokens that the longest sequence needs in a window, before it is truncated.
     """
 
     sequences: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
@@ -21,15 +24,19 @@ class Counts:
     truncated_targets: dict[int, int] = dataclasses.field(
         default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0}
     )
+    truncated: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
+    longest_inputs: int = 0
+    longest_targets: int = 0
 
     def add(self, other: "Counts") -> None:
         """Adds the counts of ``other`` in place."""
-        for field in dataclasses.fields(self):
-            mine = getattr(self, field.name)
-            for task, number in getattr(other, field.name).items():
+        for name in ("sequences", "truncated_inputs", "truncated_targets", "truncated"):
+            mine = getattr(self, name)
+            for task, number in getattr(other, name).items():
                 mine[task] += number
+        self.longest_inputs = max(self.longest_inputs, other.longest_inputs)
+        self.longest_targets = max(self.longest_targets, other.longest_targets)
 
     def share_truncated(self) -> float:
-        """Returns the share of truncated sequences; a sequence truncated on both sides counts twice."""
-        truncated = sum(self.truncated_inputs.values()) + sum(self.truncated_targets.values())
-        return truncated / max(1, sum(self.sequences.values()))
+        """Returns the share of truncated sequences, in [0, 1]; a sequence truncated on both sides counts once."""
+        return sum(self.truncated.values()) / max(1, sum(self.sequences.values()))

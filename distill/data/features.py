@@ -105,8 +105,14 @@ def count(lengths: np.ndarray, ids: np.ndarray, layout: Layout) -> Counts:
     for task in counts.sequences:
         mine = (ids == task) & (lengths[..., 1] > 0)
         counts.sequences[task] = int(mine.sum())
-        counts.truncated_inputs[task] = int((mine & (lengths[..., 0] > layout.encoder_length)).sum())
-        counts.truncated_targets[task] = int((mine & (lengths[..., 1] > room)).sum())
+        long_inputs, long_targets = mine & (lengths[..., 0] > layout.encoder_length), mine & (lengths[..., 1] > room)
+        counts.truncated_inputs[task], counts.truncated_targets[task] = int(long_inputs.sum()), int(long_targets.sum())
+        counts.truncated[task] = int((long_inputs | long_targets).sum())
+    present = lengths[..., 1] > 0
+    counts.longest_inputs = int((lengths[..., 0] * present).max(initial=0))
+    # With a shared encoder, the targets of an example follow one another in one window.
+    needed = lengths[..., 1].sum(axis=1) if layout.shared_encoder else lengths[..., 1]
+    counts.longest_targets = int(needed.max(initial=0))
     return counts
 
 

@@ -38,30 +38,46 @@ class Summary:
         return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
 
     def lines(self, batch: Batch) -> list[str]:
-        """Returns lines with examples, sequences, lengths, the padding of ``batch``, and truncated sequences."""
+        """Returns lines with examples, sequences, lengths, and the padding of ``batch``."""
         number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
         tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
         lines = [f"data: {counted(self.examples, 'example')}, {counted(sum(number.values()), 'sequence')} ({tasks})"]
         sides = (
-            ("inputs", self.inputs, self.layout.encoder_length, batch.arrays["encoder_input_tokens"]),
-            ("targets", self.targets, self.layout.decoder_length, batch.arrays["decoder_target_tokens"]),
+            ("inputs", self.inputs, self.counts.truncated_inputs, batch.arrays["encoder_input_tokens"]),
+            ("targets", self.targets, self.counts.truncated_targets, batch.arrays["decoder_target_tokens"]),
         )
-        for name, lengths, window, tokens in sides:
+        for name, lengths, truncated, tokens in sides:
             if not tokens.size:  # this process has no rows
                 continue
             p99, padding = math.ceil(np.percentile(lengths, 99)), 1.0 - float(np.mean(tokens != 0))
-            line = f"p99 of {name} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"
+            window = self.layout.encoder_length if name == "inputs" else self.layout.decoder_length
+            cut = ", cut to the window," if any(truncated.values()) else ""
+            line = f"p99 of {name}{cut} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"
             if (shorter := advised(p99, window, padding, self.layout.packed)) is not None:
                 line += f"; consider {shorter} in TASK_FEATURE_LENGTHS"
             lines.append(line)
-        share = self.counts.share_truncated()
-        if share:
-            lines.append(
-                f"{share:.2%} of the training sequences are longer than the window and were cut: "
-                f"{counted(sum(self.counts.truncated_inputs.values()), 'input')} and "
-                f"{counted(sum(self.counts.truncated_targets.values()), 'target')} of {sum(self.counts.sequences.values())}"
-            )
         return lines
+
+    def warnings(self) -> list[str]:
+        """Returns a line about the sequences that are truncated, with the remedy; none if all fit."""
+        counts = self.counts
+        if not any(counts.truncated.values()):
+            return []
+        sides = (
+            ("input", counts.truncated_inputs, self.layout.encoder_length, counts.longest_inputs),
+            ("target", counts.truncated_targets, self.layout.decoder_length, counts.longest_targets),
+        )
+        long = [(name, sum(cut.values()), window, most) for name, cut, window, most in sides if any(cut.values())]
+        found = " and ".join(
+            f"{counted(number, name)} (window {window}, the longest needs {most:,} tokens)"
+            for name, number, window, most in long
+        )
+        remedy = " and ".join(f"{name}s" for name, *_ in long)
+        sequences = counted(sum(counts.sequences.values()), "training sequence")
+        return [
+            f"{counts.share_truncated():.2%} of the {sequences} are longer than the window and "
+            f"were cut: {found}; raise {remedy} in TASK_FEATURE_LENGTHS to keep them whole"
+        ]
 
 
 def advised(p99: int, window: int, padding: float, packed: bool) -> int | None:

@@ -86,12 +86,20 @@ def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Itera
     All files are compared before the first is written, so a refusal leaves the folder as it was.
 
     Raises:
-      ValueError: as :func:`questions`; the output is a file; or it contains a file of the same name with other contents.
+      ValueError: as :func:`questions`; the output is a file; it contains a file of the same name with other contents; or it
+        contains files, and none of an earlier call.
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--output must be a folder; {directory} is a file")
     contents = files(train_rows, seed)
     same = {name for name in contents if _holds(directory / name, contents[name])}
+    others = sorted(path.name for path in directory.iterdir() if path.name[0] != ".") if directory.exists() else []
+    others = [name for name in others if not name.endswith(".part")]
+    if others and not same:
+        raise ValueError(
+            f"--output={directory} holds other files ({', '.join(others[:3])}{', …' if others[3:] else ''}); nothing was "
+            f"written. Give a new or an empty folder, such as --output={directory / RECIPE_DIRECTORY}"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         path = directory / name

@@ -123,12 +123,14 @@ class Answers:
 
     Raises:
       AnotherRun: the file holds answers made with other settings; every difference is listed.
-      ValueError: the file was not written by this command, or is shorter than its record states.
+      ValueError: the file was not written by this command, is shorter than its record states, or is a folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False):
         self.path = Path(path)
         self.record_path = self.path.with_name(self.path.name + ".run.json")
+        if self.path.is_dir():
+            raise ValueError(f"the output {path} is a folder; expected a file, such as {self.path / 'answers.jsonl'}")
         fresh = Record(json.loads(json.dumps(settings)))
         found = None if overwrite else self._found()
         if found is not None and found.answered:

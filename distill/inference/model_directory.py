@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from distill import atomic_files, locking
-from distill.inference import run_settings
+from distill.inference import own_files, run_settings
 from distill.inference import student as students
 from distill.inference.student import Student
 
@@ -54,9 +54,11 @@ def begin(
       Lines for the user.
 
     Raises:
-      ValueError: another configuration for a run that has trained; every difference is listed.
+      ValueError: another configuration for a run that has trained; every difference is listed. Or a folder that holds no
+        run, but files that no run writes.
     """
     root = epath.Path(directory)
+    own_files.check(root)
     finished = (root / RESULT).exists()
     trained = has_trained(root)
     remarks: list[str] = []

@@ -187,7 +187,7 @@ def train_seeds(
             None,
             stop,
             terminal,
-            summary.lines,
+            summary,
             cost_model=cost_model,
             trained_parameters=trained_parameters,
         ).train()

@@ -14,6 +14,7 @@ from etils import epath
 
 from distill import stuck
 from distill.checkpoints.manager import CheckpointConfig
+from distill.data import fullness
 from distill.data.stream import Batch, Prefetch
 from distill.inference.evaluation import Evaluation
 from distill.model import lora
@@ -40,7 +41,7 @@ class Loop:
       checkpoints: when to save the states; None saves none, only the best parameters.
       stop: the signals to obey.
       terminal: for lines about all lanes.
-      opening: lines about the data, made from the first batch.
+      summary: sizes and lengths of the data, for lines that precede the first step.
       devices: number of devices, over all processes.
       cost_model: counts the operations of the compiled step; None counts none.
       trained_parameters: number of parameters of a student that are trained, adapters included; None: all.
@@ -53,7 +54,7 @@ class Loop:
     checkpoints: CheckpointConfig | None
     stop: StopRequest
     terminal: Terminal
-    opening: Any
+    summary: fullness.Summary
     devices: int = 1
     cost_model: timing.CostModel | None = None
     trained_parameters: int | None = None
@@ -138,8 +139,10 @@ class Loop:
                 source.close()
 
     def _first_update(self, batches: Sequence[Batch]) -> Any:
-        for line in self.opening(batches[0]):
+        for line in self.summary.lines(batches[0]):
             self.terminal.say(line)
+        for line in self.summary.warnings():
+            self.terminal.warn(line)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
         stuck.doing("compiling and making the first step")
         with self.terminal.stage(f"compiling the training step{seeds}"):

@@ -212,7 +212,7 @@ def train(
             checkpoints,
             stop,
             terminal,
-            summary.lines,
+            summary,
             devices=device_mesh.size,
             cost_model=cost_model,
             trained_parameters=trained_parameters,

@@ -1,5 +1,6 @@
 import pytest
 
+from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import REPLY, PlainSource, Record, Report, RowError, SourceError
 
@@ -100,6 +101,13 @@ def test_one_row_cannot_be_both_and_the_remedy_is_named():
     assert len(list(dataset.records("train"))) == 1
     with pytest.raises(SourceError, match=r"no row is left for 'validation'.*FILES=\{'train': …, 'validation': …\}"):
         list(dataset.records("validation"))
+
+
+def test_a_split_without_rows_names_the_row_that_was_rejected(tmp_path):
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"input": "a", "label": "b"}\n{broken\n')
+    with pytest.raises(SourceError, match=r"\(1 row rejected, first: .*broken\.jsonl:2: not valid JSON"):
+        list(jsonl.dataset({"train": path}).records("validation"))
 
 
 def test_a_record_holds_what_can_be_encoded_and_seen():

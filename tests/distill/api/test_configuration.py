@@ -201,7 +201,7 @@ def test_a_function_that_the_configuration_does_not_mention():
 
 
 def test_no_files_at_all():
-    assert error(files=[], given=[]) == "no gin file was given; start with --gin_file=gin/runs/distill.gin"
+    assert error(files=[], given=[]) == "no gin file was given; start with --gin_file=gin/recipes/quickstart.gin"
 
 
 def test_another_configuration_of_the_process_does_not_change_names(tmp_path):

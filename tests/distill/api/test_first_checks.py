@@ -84,10 +84,40 @@ def test_what_is_right_or_is_checked_later_passes(tmp_path):
     check("FILES = {'train': 'missing.jsonl'}")  # a run that has begun says itself what it lacks
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"train": "rows.jsonl"},
+            "FILES has no split 'test', which TEST_SPLIT scores at the end; it has train: add \"test\": ",
+        ),
+        (
+            {"train": "rows.jsonl", "tset": "rows.jsonl"},
+            "rename 'tset' to 'test' in FILES, or give --gin.TEST_SPLIT=None",
+        ),
+        ({"test": "rows.jsonl"}, "FILES has no split 'train', whose rows are trained on; it has test: add \"train\": "),
+        ({"train": "rosw.jsonl"}, "rosw.jsonl is missing (rows of split train)"),
+        ({"train": "none.jsonl"}, "none.jsonl: it has no rows"),
+        ({"train": "other.jsonl"}, "other.jsonl: no row has the field 'input'"),
+    ],
+)
+def test_splits_that_files_lack_are_named_after_worse_mistakes(tmp_path, files, message):
+    (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b"}\n')
+    (tmp_path / "other.jsonl").write_text('{"question": "a", "label": "b"}\n')
+    with pytest.raises((ConfigurationError, FileNotFoundError, SourceError)) as caught:
+        check(f"FILES = {files}", "TEST_SPLIT = 'test'")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    check(f"FILES = {files | {'train': 'rows.jsonl', 'test': 'rows.jsonl'}}", "TEST_SPLIT = 'test'")
+    check("FILES = {'train': 'rows.jsonl'}", "TEST_SPLIT = 'test'", "train.train.validation = None")
+
+
 def test_a_split_to_score_is_one_that_has_rows():
     for split in ("train", "validation"):
         check(trains=False, evaluates=split)
-    with pytest.raises(ConfigurationError, match=r"^--split: FILES has no split 'tset'; it has train, validation$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^--split: FILES has no split 'tset'; it has train, validation; add .tset.: .FILE.jsonl. to FILES$",
+    ):
         check(trains=False, evaluates="tset")
     with pytest.raises(ConfigurationError, match="did you mean 'test'"):
         check("FILES = {'test': 'train.jsonl'}", trains=False, evaluates="tset")

@@ -52,6 +52,13 @@ def test_a_finished_run_is_loaded_and_another_is_refused(restored):
     assert more.result["step"] == 5
 
 
+def test_a_folder_of_another_program_is_left_as_it_was(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"^directory=.* holds no run, but notes\.txt, which .* such as directory="):
+        distill.train(sums(24), **arguments(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
     def end(*_, **__):
         raise ValueError("BATCH_SIZE")

@@ -18,7 +18,12 @@ from distill.cli import errors, main
 from tests_support import write_rows
 
 TINY = [f"--gin_file=gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
-TINY += ["--gin.VOCABULARY_PATH=bytes", "--gin.FILES={'train': 'train.jsonl'}", "--gin.MODEL_DIR=runs/a"]
+TINY += [
+    "--gin.VOCABULARY_PATH=bytes",
+    "--gin.FILES={'train': 'train.jsonl'}",
+    "--gin.MODEL_DIR=runs/a",
+    "--gin.TEST_SPLIT=None",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +57,20 @@ def test_a_file_where_a_folder_is_needed(capsys):
     pathlib.Path("train.jsonl").write_text('{"input": "a", "label": "b", "rationale": "c"}\n')
     code, line = ends(capsys, "train", *TINY, "--gin.MODEL_DIR=afile")
     assert code == 2
-    assert line == "distill train: afile: File exists; use another path"
+    assert line == "distill train: MODEL_DIR=afile is a file; expected a folder: give the path of a new folder"
+
+
+def test_a_folder_of_another_program(capsys, tmp_path):
+    write_rows(tmp_path / "train.jsonl", 4)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    code, line = ends(capsys, "train", *TINY, "--gin.MODEL_DIR=other")
+    assert code == 2
+    assert line == (
+        "distill train: MODEL_DIR=other holds no run, but notes.txt, which no run writes; give a new folder, such as "
+        "MODEL_DIR=other/run"
+    )
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,10 @@ def test_macros_are_those_of_the_shipped_files():
     macros = spelling._macros()
     assert {"MODEL_DIR", "TRAIN_STEPS", "FILES"} <= macros
     assert all(name == name.upper() for name in macros)
+
+
+def test_a_misspelt_flag_without_a_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--verison"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("distill: there is no flag --verison; did you mean '--version'?")

@@ -96,7 +96,8 @@ def test_long_sequences_are_cut_with_their_end_kept_and_counted(tmp_path):
     stream = BatchStream(register(tmp_path).paired, Layout(8, 12, 10))
     batch = next(stream)
     assert stream.counts.truncated_inputs[2] == stream.counts.sequences[2] > 0
-    assert stream.counts.share_truncated() > 0.5
+    assert 0.5 < stream.counts.share_truncated() <= 1.0
+    assert stream.counts.longest_inputs > 12 and stream.counts.longest_targets > 10
     segments, tokens = batch.arrays["encoder_segment_ids"], batch.arrays["encoder_input_tokens"]
     ends = (segments > 0) & (np.pad(segments, ((0, 0), (0, 1)))[:, 1:] != segments)
     assert (tokens[ends] == 1).all()

@@ -397,6 +397,9 @@ def test_truncating_a_batch_equals_truncating_each_sequence(lengths, ends):
         counts.sequences[1] += len(pair.targets) > 0
         counts.truncated_inputs[1] += len(pair.inputs) > 6
         counts.truncated_targets[1] += len(pair.targets) > 4
+        counts.truncated[1] += len(pair.targets) > 0 and (len(pair.inputs) > 6 or len(pair.targets) > 4)
+        counts.longest_inputs = max(counts.longest_inputs, len(pair.inputs))
+        counts.longest_targets = max(counts.longest_targets, len(pair.targets))
         whole = (trimming.cut(pair.inputs, 6), trimming.cut(pair.targets, 4))
         wanted.append(TokenPair(*whole, pair.task_ids[:4], pair.weights[:4]))
         given = {"inputs": pair.inputs, "targets": pair.targets, "targets_task_ids": pair.task_ids}

@@ -106,7 +106,7 @@ def test_seeds_differ_by_seed_epoch_and_name():
 
 def test_counts_add_up():
     total = features.Counts()
-    one = features.Counts({1: 2, 2: 1}, {1: 1, 2: 0}, {1: 0, 2: 1})
+    one = features.Counts({1: 2, 2: 1}, {1: 1, 2: 0}, {1: 0, 2: 1}, {1: 1, 2: 1})
     total.add(one)
     total.add(one)
     assert total.sequences == {1: 4, 2: 2}

@@ -53,12 +53,22 @@ def test_lines_state_sizes_padding_and_a_suggestion():
     assert len(lines) == 3
 
 
-def test_truncated_sequences_are_counted():
-    counts = Counts({1: 4, 2: 0}, {1: 1, 2: 0}, {1: 2, 2: 0})
-    lines = summary(counts).lines(batch(np.ones((2, 64), int), np.ones((2, 4), int)))
+def test_truncated_sequences_are_counted_once_with_the_length_that_they_need():
+    counts = Counts({1: 4, 2: 0}, {1: 1, 2: 0}, {1: 2, 2: 0}, {1: 2, 2: 0}, 530, 9)
+    found = summary(counts)
+    lines = found.lines(batch(np.ones((2, 64), int), np.ones((2, 4), int)))
     assert lines[0].endswith("4 sequences (4 label)")
-    assert lines[-1].startswith("75.00% ")
-    assert lines[-1].endswith("1 input and 2 targets of 4")
+    assert lines[1].startswith("p99 of inputs, cut to the window, is 5,")
+    (warning,) = found.warnings()
+    assert warning == (
+        "50.00% of the 4 training sequences are longer than the window and were cut: 1 input (window 64, the longest needs "
+        "530 tokens) and 2 targets (window 4, the longest needs 9 tokens); raise inputs and targets in "
+        "TASK_FEATURE_LENGTHS to keep them whole"
+    )
+
+
+def test_sequences_that_fit_warn_of_nothing():
+    assert summary(Counts({1: 4, 2: 0}, longest_inputs=64, longest_targets=4)).warnings() == []
 
 
 def test_a_process_without_rows_states_no_padding():

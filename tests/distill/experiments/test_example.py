@@ -87,6 +87,24 @@ def test_other_files_are_not_overwritten(tmp_path, capsys):
     assert capsys.readouterr().err == f"distill example: --output must be a folder; {mine} is a file\n"
 
 
+def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine\n")
+    (tmp_path / ".hidden").touch()
+    assert main.main(["example", f"--output={tmp_path}", "--train_rows=5"]) == 2
+    assert capsys.readouterr().err == (
+        f"distill example: --output={tmp_path} holds other files (notes.txt); nothing was written. Give a new or an empty "
+        f"folder, such as --output={tmp_path / 'rows'}\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "notes.txt"]
+    (tmp_path / "notes.txt").unlink()
+    command = ["example", f"--output={tmp_path}", "--train_rows=5"]
+    assert main.main(command) == 0
+    (tmp_path / "answers.jsonl").touch()  # an output beside the rows
+    (tmp_path / "train.jsonl").unlink()
+    assert main.main(command) == 0
+    assert (tmp_path / "train.jsonl").exists()
+
+
 def test_bad_flags(tmp_path, capsys):
     assert main.main(["example", f"--output={tmp_path}", "--seed=-1"]) == 2
     assert capsys.readouterr().err == "distill example: --seed must be at least 0; got -1\n"

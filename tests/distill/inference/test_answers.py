@@ -18,6 +18,13 @@ def filled(path, rows=2):
     return out
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_is_no_output(tmp_path, overwrite):
+    with pytest.raises(ValueError, match=r"is a folder; expected a file, such as .*answers\.jsonl$"):
+        Answers(tmp_path, SETTINGS, overwrite=overwrite)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lines_and_their_record(tmp_path):
     path = tmp_path / "new" / "answers.jsonl"
     out = Answers(path, SETTINGS)

@@ -1,0 +1,53 @@
+"""Refuses a folder with files of another program as the directory of a new run. Imports neither JAX nor TensorFlow."""
+
+import fnmatch
+import itertools
+
+from etils import epath
+
+from distill.counting import counted
+
+_OF_A_RUN = ("config.gin", "result.json")
+"""A directory with one of these holds a run that has begun; it is continued or refused by its settings."""
+
+# Names that a run, a sweep or the user's shell may write before the first checkpoint.
+_KNOWN = (
+    ".*", "*.part", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
+    "attempts.json", "attempts.step", "evaluations.jsonl", "record.json", "predictions", "checkpoints", "best", "logs",
+    "replay", "profile", "stacks", "failure.json", "pruned.json", "trackers.json", "wandb", "mlflow.db", "mlruns",
+    "lost+found",
+)  # fmt: skip
+_SHOWN = 3
+
+
+def others(directory: epath.PathLike) -> list[str]:
+    """Returns the names in a directory that neither a run nor its start writes, sorted; none if a run has begun there.
+
+    A directory that is missing, empty, or left by a start that was interrupted has none.
+    """
+    root = epath.Path(directory)
+    if not root.is_dir():
+        return []
+    names = sorted(path.name for path in root.iterdir())
+    if any(name in _OF_A_RUN for name in names):
+        return []
+    return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _KNOWN)]
+
+
+def check(directory: epath.PathLike) -> None:
+    """Checks that a run may begin, or continue, in a directory.
+
+    Raises:
+      ValueError: it is a file, or holds files of another program and no run.
+    """
+    root = epath.Path(directory)
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"MODEL_DIR={directory} is a file; expected a folder: give the path of a new folder")
+    found = others(root)
+    if found:
+        shown = ", ".join(itertools.islice(found, _SHOWN))
+        more = f" and {counted(len(found) - _SHOWN, 'other')}" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"MODEL_DIR={directory} holds no run, but {shown}{more}, which no run writes; give a new folder, such as "
+            f"MODEL_DIR={root / 'run'}"
+        )
