@@ -1,5 +1,6 @@
 """``distill.evaluate``: a student's metrics on rows, with the functions that SeqIO's evaluation uses, without SeqIO."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,8 +39,12 @@ def evaluate(
       ``rouge_l`` and ``bleu`` with their bounds.
 
     Raises:
+      TypeError: ``student`` is no student, such as the path of one.
       ValueError: no row has a label, or no row has a rationale when rationales are compared.
     """
+    if not isinstance(student, Student):
+        path = f"distill.load({os.fspath(student)!r})" if isinstance(student, str | os.PathLike) else "distill.load(…)"
+        raise TypeError(f"student must be a Student, such as {path}; got {student!r:.200} ({type(student).__name__})")
     kind = student.description.answer if answer is None else answer
     if kind not in metrics.ACCURACY:
         raise ValueError(f"answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {kind!r}")

@@ -1,9 +1,9 @@
-"""Misspelt keywords of the Python interface: found before any work is done, with the nearest argument."""
+"""Misspelt keywords and mistyped arguments of the Python interface: found before any work is done, with the remedy."""
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from distill.api import signatures
 from distill.api.gin_files import close, did_you_mean
@@ -48,6 +48,17 @@ def checked(
         return wrapped
 
     return decorated
+
+
+def check_mapping(argument: str, value: Any, example: str) -> None:
+    """Raises TypeError unless ``value`` is a mapping or None.
+
+    >>> check_mapping("lengths", 64, "{'inputs': 512, 'targets': 256}")
+    Traceback (most recent call last):
+    TypeError: lengths must be a dict such as {'inputs': 512, 'targets': 256}; got 64 (int)
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{argument} must be a dict such as {example}; got {value!r:.200} ({type(value).__name__})")
 
 
 def _hint(name: str, known: list[str], macros: Mapping[str, str], others: str) -> str:

@@ -47,6 +47,7 @@ def read(
     >>> read([{"question": "1 + 1?", "answer": "2"}], fields={"input": "question", "label": "answer"})[0].label
     '2'
     """
+    check_fields(fields)
     noted = Report() if report is None else report
     files = paths_of(rows)
     data = _lines(as_dicts(rows, fields)).encode("utf-8", "surrogatepass") if files is None else None
@@ -55,6 +56,11 @@ def read(
     if report is None and noted.problems:
         logging.warning("%s", str(noted).replace(str(path), "row"))
     return found
+
+
+def check_fields(fields: Any) -> None:
+    """Raises TypeError unless ``fields`` is a mapping or None."""
+    keywords.check_mapping("fields", fields, "{'input': 'question', 'label': 'answer'}")
 
 
 def check(files: Sequence[str], data: bytes | None, fields: Mapping[str, str] | None, answer: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class Student:
           rationale: decode the reasoning too. The answers do not depend on it.
 
         Raises:
+          TypeError: ``inputs`` is neither a text nor a sequence.
           ValueError: an input is empty or no text, or the student's parameters are not finite.
         """
         texts = self.texts_of([inputs] if isinstance(inputs, str) else inputs)
@@ -117,7 +118,16 @@ class Student:
             logging.warning("%s", text)
 
     def texts_of(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
-        """The input texts of texts or rows. Raises ValueError for one that is empty or not a text."""
+        """The input texts of texts or rows.
+
+        Raises:
+          TypeError: ``inputs`` is no sequence.
+          ValueError: an input is empty or not a text.
+        """
+        if not isinstance(inputs, Iterable) or isinstance(inputs, str | bytes | Mapping):
+            raise TypeError(
+                f"inputs must be a list of texts or of rows (dicts); got {inputs!r:.80} ({type(inputs).__name__})"
+            )
         texts = []
         for number, one in enumerate(inputs):
             try:

@@ -98,11 +98,15 @@ def train(
         or an ``optimizer``. ``config.gin`` does not record them.
 
     Raises:
+      TypeError: an argument of another type.
       ValueError: arguments or rows that do not fit, or a directory that holds another run.
       FileNotFoundError: a file is missing.
       KeyboardInterrupt, distill.exit_codes.Stopped: stopped by a signal after saving a checkpoint.
     """
     checks.check("method", method, METHODS)
+    row_files.check_fields(fields)
+    keywords.check_mapping("lengths", lengths, "{'inputs': 512, 'targets': 256}")
+    keywords.check_mapping("settings", settings, "{'EMA_DECAY': 0.99}")
     if isinstance(model, str) and not model.endswith(".gin"):
         _check_name("model", model, "models")
     if hardware is not None:

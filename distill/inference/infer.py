@@ -383,7 +383,7 @@ def summary(report: InferReport, output: str) -> str:
     failed = sum(report.reasons.values())
     lines = [
         f"{counted(total, 'row')}: {total - failed:,} answered, {failed:,} not"
-        + (f" ({report.found:,} of all were done before)" if report.found else "")
+        + (f" ({report.found:,} of these rows were done by earlier calls)" if report.found else "")
         + f"; written to {output}"
     ]
     lines += [f"  {number:,} × {reason}" for reason, number in Counter(report.reasons).most_common(10)]

@@ -37,3 +37,18 @@ def test_signatures_and_known_keywords_are_those_of_the_function():
         distill.load("no such directory", decode=None)
     with pytest.raises(ValueError, match="method must be one of"):
         distill.train([], model="m", directory="d", method="x", callbacks=(), steps=1)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: distill.train([], model="t5_1_1_tiny", directory="x", lengths=64), "lengths must be a dict such as"),
+        (lambda: distill.train([], model="t5_1_1_tiny", directory="x", fields=["a", "b"]), "fields must be a dict"),
+        (lambda: distill.read([{"input": "1"}], fields=["a"]), "fields must be a dict such as .*got .*list"),
+        (lambda: distill.evaluate("runs/py", "test.jsonl"), r"distill\.load\('runs/py'\); got 'runs/py' \(str\)"),
+        (lambda: distill.Student.texts_of(None, None), r"inputs must be a list of texts .*got None"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_an_example(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
