@@ -239,7 +239,8 @@ def _reading_only(texts: Mapping[str, str]) -> Iterator[None]:
 
 
 def _type_problems(scan: Scan) -> Iterator[str]:
-    """One line for each value that does not have the type that its argument is annotated with."""
+    """One line for each value, or macro, that does not have the type that its argument is annotated with."""
+    named: set[str] = set()  # a macro may be used more than once
     for (_, selector), arguments in list(gin.config._CONFIG.items()):
         if selector.startswith("gin."):
             continue
@@ -253,7 +254,10 @@ def _type_problems(scan: Scan) -> Iterator[str]:
             problem = value_types.mismatch(value, hints[name])
             if not problem:
                 continue
+            if macro_name in named:
+                continue
             if macro_name is not None:
+                named.add(macro_name)
                 places = scan.defined.get(macro_name, [scan.place])
                 yield f"{macro_name} (set in {places[-1]}), as {short}.{name}: {problem}"
             else:

@@ -20,7 +20,7 @@ _UNREADABLE = object()  # in place of a constant or type that the source alone d
 
 def problems(scan: Scan) -> Iterator[str]:
     """One line for each value that does not have the type or is not among the choices of an argument that takes it."""
-    seen: set[tuple[str | None, str]] = set()  # a macro may be used more than once
+    named: set[str] = set()  # a macro may be used more than once
     for given in scan.given.values():
         value, place = given.value, given.use.place
         if given.macro is not None:
@@ -34,8 +34,9 @@ def problems(scan: Scan) -> Iterator[str]:
         module, first_part = imports.modules[symbol]
         found = None if first_part else signatures.definition(module, attributes[0])
         problem = None if found is None else _problem(*found, given.argument, value)
-        if problem is not None and (given.macro is None or (given.macro, problem) not in seen):
-            seen.add((given.macro, problem))
+        if problem is not None and given.macro not in named:
+            if given.macro is not None:
+                named.add(given.macro)
             name = f"{symbol}.{attributes[0]}.{given.argument}"
             where = f"{given.macro} (set in {place}), as {name}" if given.macro else f"{name} (set in {place})"
             yield f"{where}: {problem}"

@@ -85,7 +85,7 @@ def contains_unknown(value: Any) -> bool:
 
 
 def shown(hint: Any) -> str:
-    """A type as a user reads it: without modules, None for NoneType."""
+    """A type as a user reads it: without modules, None for NoneType, and "function" for any callable."""
     options = _options(hint)
     if len(options) > 1:
         return " or ".join(dict.fromkeys(shown(option) for option in options))
@@ -93,6 +93,8 @@ def shown(hint: Any) -> str:
         return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
     if hint is type(None):
         return "None"
+    if (typing.get_origin(hint) or hint) is collections.abc.Callable:
+        return "function"
     text = hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
     return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text).replace("NoneType", "None")
 
@@ -133,4 +135,14 @@ def _remedy(value: Any, options: Sequence[Any]) -> str:
         return f"; write {meant[0]}"
     if isinstance(value, float) and value.is_integer() and int in options:
         return f"; write {int(value)}"
+    if isinstance(value, str) and _is_number(value, float if float in options else int) and {int, float} & {*options}:
+        return "; remove the quotes"
     return ""
+
+
+def _is_number(text: str, kind: type[int] | type[float]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True

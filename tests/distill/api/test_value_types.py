@@ -26,7 +26,7 @@ GIVEN = ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "DATASET_NAME = 'd'", "
         ("RANDOM_SEED = abc", "RANDOM_SEED (set in the command line), as train.LoopConfig.seed: expected int; "
          "got 'abc' (str)"),
         ("train.LoopConfig.train_steps = '7'", "train.LoopConfig.train_steps (set in the command line): expected int; "
-         "got '7' (str)"),
+         "got '7' (str); remove the quotes"),
         ("MODEL = @partitioning.MeshConfig()", "MODEL (set in the command line), as train.train.model: expected T5Config "
          "or T5GemmaConfig; got MeshConfig"),
     ],
@@ -52,6 +52,11 @@ def test_files_that_are_no_paths():
         ConfigurationError, match=r"^FILES \(set in the command line\), as jsonl.dataset.*got \{'train': \["
     ):
         configuration.parse(JSONL, [*GIVEN[:-1], "FILES = {'train': ['a.jsonl', 3]}"])
+
+
+def test_a_macro_that_is_used_twice_is_one_line():
+    with pytest.raises(ConfigurationError, match=r"^TRAIN_STEPS \(set in the command line\), as [^\n]*$"):
+        configuration.parse(JSONL, [*GIVEN, "TRAIN_STEPS = 'many'"])
 
 
 def test_several_at_once():
@@ -81,7 +86,7 @@ def test_what_fits(value, hint):
         (1.0, int, "int"), (True, int, "int"), (True, float | None, "float or None"), ("a", Sequence[str], "Sequence[str]"),
         ("z", Literal["x", "y"], "one of 'x', 'y'"), ({"a": "1"}, Mapping[str, int], "Mapping[str, int]"),
         (None, int, "int"),
-        ("a", Callable[..., int], "Callable[..., int]"), (3, str | pathlib.Path, "str or Path"), ((1, 2), dict, "dict"),
+        ("a", Callable[..., int], "function"), (3, str | pathlib.Path, "str or Path"), ((1, 2), dict, "dict"),
         (["a", 1], Sequence[str], "Sequence[str]"), ("true", bool, "bool"),
     ],
 )  # fmt: skip
