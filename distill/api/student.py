@@ -113,7 +113,8 @@ class Student:
 
     def _remark(self, texts: Sequence[str]) -> None:
         """Logs how many inputs are truncated or unknown to the vocabulary; once for the inputs of a call."""
-        setting = "distill.load(…, decode=dataclasses.replace(student.description.decode, max_input_len={}))"
+        decode = "dataclasses.replace(student.description.decode, max_input_len={})"
+        setting = f"student = distill.load({str(self.directory)!r}, decode={decode})"
         for text in self._answering.fit(texts).remarks(setting):
             logging.warning("%s", text)
 
