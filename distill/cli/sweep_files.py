@@ -80,7 +80,7 @@ def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any)
     Raises:
       SweepError: a point is no JSON object, or the plan of the directory cannot be read.
     """
-    from distill.experiments.sweep import SweepError, plan
+    from distill.experiments.sweep import SweepError, documents, plan
 
     added: list[Any] = list(source.get("more", []))
     if directory and (Path(str(directory)) / plan.PLAN).exists():
@@ -91,6 +91,7 @@ def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any)
             points = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise SweepError(f"--more must be a JSON object of axes and values, or a list of them: {error}") from None
+        documents.check_integers(points, "--more")
         points = points if isinstance(points, list) else [points]
         added += [point for point in points if point not in added]
     return {**source, "more": added} if added else dict(source)

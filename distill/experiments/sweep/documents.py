@@ -55,7 +55,7 @@ def read(path: Path) -> tuple[Any, Lines]:
       The value, keys as strings, and the line of each value: the path of keys and positions to it → line, from 1.
 
     Raises:
-      SweepError: it is not JSON or YAML, names a key twice, or is nested too deeply.
+      SweepError: it is not JSON or YAML, names a key twice, is nested too deeply, or has an integer of more than 64 bits.
       OSError: it cannot be read.
     """
     kind = "JSON" if path.suffix == ".json" else "YAML"
@@ -75,7 +75,28 @@ def read(path: Path) -> tuple[Any, Lines]:
         raise SweepError(_unreadable(path, error)) from None
     lines: dict[tuple[str, ...], int] = {}
     _note(node, (), lines)
+    check_integers(value, str(path), lines)
     return value, lines
+
+
+def check_integers(value: Any, place: str, lines: Mapping[tuple[str, ...], int] = {}, at: tuple[str, ...] = ()) -> None:
+    """Refuses an integer that neither a seed nor a float holds.
+
+    Args:
+      value: the value of a document, or a part of it.
+      place: the file or flag, for the message.
+      lines: see :func:`read`.
+      at: the path of keys and positions to ``value``.
+
+    Raises:
+      SweepError: an integer has more than 64 bits.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        line = f":{lines[at]}" if at in lines else ""
+        raise SweepError(f"{place}{line}: integers must fit into 64 bits; got one of {len(str(abs(value)))} digits")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        check_integers(item, place, lines, (*at, str(key)))
 
 
 def _unreadable(path: Path, error: yaml.YAMLError) -> str:

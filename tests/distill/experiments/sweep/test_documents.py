@@ -33,6 +33,12 @@ def test_json_that_yaml_does_not_read_has_no_lines(tmp_path):
         ("a.json", '{"a": 1, "a": 2}', "'a' is given twice"),
         ("a.json", '{"a": 1, "a": "\x7f"}', "is not JSON: 'a' is given twice"),
         ("a.json", "[" * 100_000, "nested too deeply"),
+        (
+            "a.json",
+            '{"axes":\n{"RANDOM_SEED": [' + 400 * "1" + "]}}",
+            "a.json:2: integers must fit into 64 bits; got one of 400 digits",
+        ),
+        ("a.yaml", f"a: {-(2**63) - 1}", "a.yaml:1: integers must fit into 64 bits"),
         ("a.json", "{a: 1}", "is not JSON: "),
         ("a.yaml", "a: &x !!python/object:os.system {}", "is not YAML: "),
         ("a.yaml", "\xff".encode("latin-1"), "is not YAML: 'utf-8' codec"),
