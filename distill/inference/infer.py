@@ -397,7 +397,12 @@ _LIMIT = "--gin.MAX_INPUT_LEN={}"
 
 
 def _check_field(path: Path, field: str) -> None:
-    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has."""
+    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has.
+
+    A pipe can be read only once, and is not checked: its rows get their errors one by one.
+    """
+    if not path.is_file():
+        return
     wanted, rows = row_fields.fields_in(field), 0
     seen: set[str] = set()
     for _, row in sources.read_rows(path, "rows to answer"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -41,6 +42,19 @@ def test_one_line_out_for_every_line_in(tmp_path, model_dir):
         "not valid JSON": 1, "expected an object": 1, "field 'input' is absent": 1, "an empty line": 1
     }  # fmt: skip
     assert all(row["score"] < 0 and isinstance(row["rationale"], str) for row in out if "label" in row)
+
+
+def test_a_pipe_is_read_once(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?"}] * 3)
+    reading, writing = os.pipe()
+    os.write(writing, (tmp_path / "in.jsonl").read_bytes())
+    os.close(writing)
+    try:
+        report = infer(f"/dev/fd/{reading}", str(tmp_path / "out.jsonl"), model_dir=model_dir)
+    finally:
+        os.close(reading)
+    assert (report.answered, report.failed) == (3, 0)
+    assert [row["line"] for row in read_lines(tmp_path / "out.jsonl")] == [1, 2, 3]
 
 
 def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
