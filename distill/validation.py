@@ -1,15 +1,24 @@
 """A value that must be one of a few, and names of files that foreign data gives."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 def check(name: str, value: object, choices: Collection[str]) -> None:
     """Raises ValueError, with the nearest choice, unless ``value`` is one of ``choices``."""
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(value), choices)
         raise ValueError(f"{name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error that suggests the name that ``name`` is closest to; empty if none is close.
+
+    >>> did_you_mean("lable", ["label", "rationale"]), did_you_mean("x", ["label"])
+    ("; did you mean 'label'?", '')
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def is_plain_name(name: object, most: int = 255) -> bool:

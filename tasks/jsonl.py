@@ -10,7 +10,6 @@ Example::
 """
 
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from distill import validation
 from distill.tasks import metrics, parsers, row_fields, sources
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
@@ -125,8 +125,7 @@ class JsonLines:
             raise ValueError(f"FIELDS must map a record's fields to those of the rows; got {fields!r}")
         for key, name in (fields or {}).items():
             if key not in FIELDS:
-                near = difflib.get_close_matches(key, FIELDS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = validation.did_you_mean(key, FIELDS)
                 raise ValueError(f"a record has no field {key!r}{hint} (fields: {', '.join(FIELDS)})")
             if not isinstance(name, str) or not name:
                 raise ValueError(f"FIELDS[{key!r}] must be the name of a field or a template; got {name!r}")
@@ -221,8 +220,7 @@ class JsonLines:
             for wanted in row_fields.fields_in(name):
                 if seen and wanted not in found:
                     known = row_fields.names(seen)
-                    near = difflib.get_close_matches(wanted, known, n=1)
-                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    hint = validation.did_you_mean(wanted, known)
                     raise SourceError(
                         f"{file}: no row has the field {wanted!r} that {key!r} is mapped to{hint} "
                         f"(the rows have: {', '.join(known)})"

@@ -20,11 +20,11 @@ reasons but commits to no single answer ("either (b) or (d)", "(25 + x)") is *un
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from distill import validation
 from distill.tasks import arithmetic, metrics, paper_parsers, reply_text
 from distill.tasks.equation_text import clean_equation, expression_of
 
@@ -265,8 +265,7 @@ NAMES = tuple(_READERS)
 
 def _known(name: str) -> str:
     if name not in _READERS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = validation.did_you_mean(name, NAMES)
         raise ValueError(f"no parser named {name!r}{hint} (known parsers: {', '.join(NAMES)})")
     return name
 

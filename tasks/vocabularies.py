@@ -4,12 +4,12 @@
 serving.
 """
 
-import difflib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from distill import validation
 from distill.tasks import plain_vocabularies
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def check_exists(name: str) -> None:
     """Raises FileNotFoundError unless ``name`` is a short name, remote, or the path of a file."""
     if name == "bytes" or "://" in NAMES.get(name, name) or epath.Path(name).exists():
         return
-    near = difflib.get_close_matches(name, [*NAMES, "bytes"], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = validation.did_you_mean(name, [*NAMES, "bytes"])
     raise FileNotFoundError(
         f"no vocabulary at {name}{hint} (expected {', '.join(NAMES)}, bytes, or the path of a SentencePiece model)"
     )

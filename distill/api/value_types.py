@@ -1,7 +1,6 @@
 """Checks the values of a configuration against the annotations of the functions that take them."""
 
 import collections.abc
-import difflib
 import inspect
 import logging
 import re
@@ -11,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import typeguard
+
+from distill import validation
 
 
 class Unknown:
@@ -123,8 +124,7 @@ def _nearest(value: Any, options: Sequence[Any]) -> str:
         one for option in options if typing.get_origin(option) is typing.Literal for one in typing.get_args(option)
     ]
     texts = [one for one in choices if isinstance(one, str)]
-    near = difflib.get_close_matches(value, texts, n=1) if isinstance(value, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return validation.did_you_mean(value, texts) if isinstance(value, str) else ""
 
 
 def _remedy(value: Any, options: Sequence[Any]) -> str:

@@ -1,6 +1,5 @@
 """Decoding a SeqIO task's split and scoring it with the task's own metrics."""
 
-import difflib
 import itertools
 import json
 import logging
@@ -13,7 +12,7 @@ import seqio
 from etils import epath
 from flax import linen as nn
 
-from distill import atomic_files
+from distill import atomic_files, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
@@ -62,8 +61,7 @@ class Evaluator:
         """Raises ValueError, which lists the task's metrics, if ``name`` is not one of them; decodes nothing."""
         names = self._metrics()
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = validation.did_you_mean(name, names)
             raise ValueError(f"task {self.task.name!r} has no metric {name!r}; it has {names}{hint}")
 
     def _metrics(self) -> list[str]:

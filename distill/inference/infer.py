@@ -1,7 +1,6 @@
 """Answers for rows of JSON: one line out for every line in, in order, and restartable."""
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import math
@@ -15,7 +14,7 @@ import jax
 from etils import epath
 from flax import linen as nn
 
-from distill import locking
+from distill import locking, validation
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.counting import counted
@@ -415,8 +414,7 @@ def _check_field(path: Path, field: str) -> None:
     if not rows:
         return
     absent = next((name for name in wanted if name not in seen), wanted[0])
-    near = difflib.get_close_matches(absent, sorted(seen), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = validation.did_you_mean(absent, sorted(seen))
     raise ValueError(
         f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where the input was expected (the rows have: "
         f"{', '.join(sorted(seen)) or 'no field'}); --input_field names another field{hint}"

@@ -5,7 +5,6 @@ be moved or copied to another machine.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
@@ -246,8 +245,7 @@ def _built(kind: type, fields: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     known = {field.name for field in dataclasses.fields(kind)}
     for name in fields.keys() - known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise ValueError(f"{where}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"{where}: unknown key {name!r}{validation.did_you_mean(str(name), known)}")
     for name in (field.name for field in dataclasses.fields(kind) if _is_required(field)):
         if name not in fields:
             raise ValueError(f"{where}: {name} is missing")

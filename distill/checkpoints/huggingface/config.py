@@ -1,10 +1,10 @@
 """Hugging Face's ``config.json`` of the T5 family ↔ :class:`T5Config`."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from distill import validation
 from distill.model.config import T5Config
 
 MODEL_TYPES = {
@@ -52,8 +52,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     """
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-        near = difflib.get_close_matches(str(model_type)[:80], MODEL_TYPES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = validation.did_you_mean(str(model_type)[:80], MODEL_TYPES)
         raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {model_type!r:.80}{hint}")
     check_trainable(fields, where)
     for name, wanted in _IDS.items():
@@ -99,8 +98,7 @@ def check_fields(kind: type, overrides: Mapping[str, Any]) -> None:
     """Raises ValueError, with the nearest field, unless all ``overrides`` are fields of the dataclass ``kind``."""
     known = {field.name for field in dataclasses.fields(kind)}
     for name in overrides.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"{kind.__name__} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"{kind.__name__} has no field {name!r}{validation.did_you_mean(name, known)}")
 
 
 def _integer(fields: Mapping[str, Any], name: str, default: int | None, largest: int, where: str) -> int:

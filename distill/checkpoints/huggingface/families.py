@@ -1,9 +1,9 @@
 """Hugging Face's configuration files and tensor names for every family of networks."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from distill import validation
 from distill.checkpoints.huggingface import config as t5_config
 from distill.checkpoints.huggingface import gemma_config, gemma_names
 from distill.checkpoints.huggingface import names as t5_names
@@ -31,8 +31,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     known = (*t5_config.MODEL_TYPES, *gemma_config.MODEL_TYPES)
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
-        near = difflib.get_close_matches(str(model_type)[:80], known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = validation.did_you_mean(str(model_type)[:80], known)
         raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
     read = gemma_config.config_from_hf if model_type in gemma_config.MODEL_TYPES else t5_config.config_from_hf
     return read(fields, where, **overrides)

@@ -6,7 +6,6 @@ DIR/<task>/1.0.0/<task>-<split>.tfrecord-…            the same examples, if re
 DIR/index/<task>-<split>.npy                          int32 [examples, slots, 3]: see :data:`INDEX_COLUMNS`
 """
 
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -137,8 +136,7 @@ def entry(directory: epath.PathLike, manifest: Mapping[str, Any], task_name: str
     tasks = manifest["tasks"]
     for kind, name, known in (("task", task_name, tasks), ("split", split, tasks.get(task_name, {}))):
         if name not in known:
-            near = difflib.get_close_matches(name, list(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = validation.did_you_mean(name, list(known))
             raise ValueError(f"the cache at {directory} has no {kind} {name!r}{hint} (it has {', '.join(known)})")
     return tasks[task_name][split]
 

@@ -9,7 +9,6 @@ Apache Beam is imported only when a pipeline is made: the extra ``beam`` install
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import importlib
 import io
@@ -19,6 +18,7 @@ from typing import Any
 
 from etils import epath
 
+from distill import validation
 from distill.data import examples
 from distill.data.cache import manifest, ranges, writing
 from distill.tasks import feeding, registration
@@ -88,8 +88,7 @@ class Settings:
             text = (usage.getvalue().strip().splitlines() or ["cannot be read"])[-1].partition("error: ")[2]
             raise ValueError(f"--beam_pipeline_options: {text}") from None
         for name in sorted(set(everything) - set(known)):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = validation.did_you_mean(name, known)
             raise ValueError(f"--beam_pipeline_options: Apache Beam has no option {name!r}{hint}")
         where = epath.Path(output)
         if self.runner == "dataflow":

@@ -6,12 +6,12 @@ does not have is a macro, which only these points set.
 """
 
 import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill import validation
 from distill.experiments.sweep.levels import SEED, Kind, Level, is_active, number_of
 from distill.experiments.sweep.runs import Point, Sweep
 
@@ -56,8 +56,7 @@ def _points(sweep: Sweep, described: Any, kinds: Mapping[str, Kind]) -> list[Poi
 def _level(sweep: Sweep, axis: str, value: Any, kinds: Mapping[str, Kind], described: Any) -> Level:
     known = sweep.axes.get(axis, ())
     if axis not in sweep.axes and not _MACRO.fullmatch(axis):
-        near = difflib.get_close_matches(axis, sweep.axes, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = validation.did_you_mean(axis, sweep.axes)
         raise PointError(f"{described}: {axis!r} is neither an axis of {sorted(sweep.axes)} nor a macro{hint}")
     number = number_of(str(value))
     for level in known:

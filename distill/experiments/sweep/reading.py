@@ -1,10 +1,10 @@
 """Sweep files: checked against their schema, and read into a :class:`~distill.experiments.sweep.runs.Sweep`."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill import validation
 from distill.experiments.sweep import designs, documents, more
 from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
 from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
@@ -19,8 +19,7 @@ _SOURCES = ("values", "levels", "ratio", "budget", "low")
 
 
 def _did_you_mean(name: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return validation.did_you_mean(str(name), known)
 
 
 class _Place:

@@ -7,6 +7,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from distill import validation
 from distill.tasks import parsers
 from distill.teacher.clients.replies import Message, digest
 
@@ -79,8 +80,7 @@ class Prompt:
         if order != ["rationale", "label"]:
             raise PromptError(f"{self.name}: answer: the rationale comes before the label, each once; got {order}")
         if self.parser and self.parser not in parsers.NAMES:
-            near = difflib.get_close_matches(self.parser, parsers.NAMES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = validation.did_you_mean(self.parser, parsers.NAMES)
             raise PromptError(
                 f"{self.name}: no parser named {self.parser!r}{hint} (there are: {', '.join(parsers.NAMES)}; "
                 "leave it out to read replies by the answer template)"

@@ -18,7 +18,6 @@ searched for placeholders. If a line of a row's text begins like a block of the 
 so that no row can end its block and begin another.
 """
 
-import difflib
 import importlib.resources
 import pathlib
 import reprlib
@@ -27,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from distill import validation
 from distill.teacher.prompts import parsing
 from distill.teacher.prompts.prompt import SEPARATOR, Example, InputShapeError, Parts, Prompt, PromptError
 
@@ -57,8 +57,7 @@ def load(name: str | pathlib.Path) -> Prompt:
         return parse(text, str(name))
     path = pathlib.Path(name)
     if not path.is_file():
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = validation.did_you_mean(str(name), known)
         raise PromptError(f"no prompt file {str(name)!r}{hint} (shipped prompts: {', '.join(known)})")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -174,8 +173,7 @@ def _example(where: str, row: Any) -> Example:
 def _check_keys(where: str, value: Mapping[Any, Any], known: Sequence[str], *, required: Sequence[str]) -> None:
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = validation.did_you_mean(str(key), known)
             raise PromptError(f"{where}: unknown entry {key!r}{hint} (known: {', '.join(known)})")
     for key in required:
         if key not in value:
