@@ -6,7 +6,7 @@ in T5X's scalable_t5. All shapes are checked before any array is read.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -239,6 +239,13 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
+def check_no_differences(problems: Sequence[str], where: object, hint: str = "") -> None:
+    """Raises ValueError if there are problems: differences of the checkpoint ``where`` from the configuration."""
+    if problems:
+        number = counted(len(problems), "difference")
+        raise ValueError(f"{where} does not fit the configuration ({number}{hint}):\n  " + "\n  ".join(problems))
+
+
 def check_fit(checkpoint: Checkpoint, config: NetworkConfig) -> None:
     """Raises one ValueError that lists every array in which a checkpoint and ``config`` differ, with both shapes."""
     held = checkpoint.shapes()
@@ -258,12 +265,7 @@ def check_fit(checkpoint: Checkpoint, config: NetworkConfig) -> None:
         for name, shape in held.items()
         if name not in wanted
     ]
-    if problems:
-        number = counted(len(problems), "difference")
-        raise ValueError(
-            f"{checkpoint.where} does not fit the configuration ({number}{_hint(held, wanted)}):\n  "
-            + "\n  ".join(problems)
-        )
+    check_no_differences(problems, checkpoint.where, _hint(held, wanted) if problems else "")
 
 
 _TABLE, _LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"

@@ -17,8 +17,7 @@ from distill.checkpoints import orbax_tree
 from distill.checkpoints.arrays import FLOATS, Tensor, TensorInfo
 from distill.checkpoints.gemma_flax.names import PADDED_ROWS, ROWS, Entry, entries
 from distill.checkpoints.gemma_flax.shapes import check_family, infer_config, transposed_gates
-from distill.checkpoints.weights import Checkpoint, Weights, shape_text
-from distill.counting import counted
+from distill.checkpoints.weights import Checkpoint, Weights, check_no_differences, shape_text
 from distill.model.t5gemma_config import T5GemmaConfig
 
 Path = str | os.PathLike[str]
@@ -104,10 +103,7 @@ def _as_checkpoint(where: str, held: Mapping[str, Tensor], config: T5GemmaConfig
     shapes = {name: tensor.info.shape for name, tensor in held.items()}
     check_family(where, shapes)
     wanted = list(entries(config, transposed_gates(where, shapes)))
-    problems = [*_problems(held, wanted), *_output_kernel(config)]
-    if problems:
-        number = counted(len(problems), "difference")
-        raise ValueError(f"{where} does not fit the configuration ({number}):\n  " + "\n  ".join(problems))
+    check_no_differences([*_problems(held, wanted), *_output_kernel(config)], where)
     if any(entry.is_table and shapes[entry.name][0] != entry.shape[0] for entry in wanted):
         terminal.notice(f"{where}: {PADDED_ROWS - ROWS} padding rows of each token table are not read")
     return Checkpoint(where, {entry.path: _tensor(held[entry.name], entry) for entry in wanted})

@@ -29,8 +29,15 @@ from distill.checkpoints.huggingface.weights_folder import (
     WeightsFolder,
     read_json,
 )
-from distill.checkpoints.weights import Checkpoint, Weights, as_leaves, from_leaves, reading_order, shape_text
-from distill.counting import counted
+from distill.checkpoints.weights import (
+    Checkpoint,
+    Weights,
+    as_leaves,
+    check_no_differences,
+    from_leaves,
+    reading_order,
+    shape_text,
+)
 from distill.model.configs import NetworkConfig, family
 from distill.model.t5gemma_config import T5GemmaConfig
 
@@ -211,17 +218,11 @@ def _differences(theirs: Any, ours: Any, stack: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{field.name}", f"{scope}{module}.{type(ours).__name__}.{field.name}", got, expected
 
 
-def _raise_problems(folder: pathlib.Path, problems: list[str]) -> None:
-    if problems:
-        number = counted(len(problems), "difference")
-        raise ValueError(f"{folder} does not fit the configuration ({number}):\n  " + "\n  ".join(problems))
-
-
 def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFolder) -> None:
     """Raises one ValueError that lists every way in which the files and ``config`` differ, by the files' own names."""
     problems = _setting_problems(folder, config)
     if isinstance(config, T5GemmaConfig):
-        return _raise_problems(folder, [*problems, *gemma_weights.problems(weights, config)])
+        return check_no_differences([*problems, *gemma_weights.problems(weights, config)], folder)
     wanted = {entry.name: entry for entry in entries(config)}
     scaled = _is_scaled(folder)
     held = weights.tensors
@@ -246,7 +247,7 @@ def _check_fit(folder: pathlib.Path, config: NetworkConfig, weights: WeightsFold
         for name in copies:
             if held[name].shape != table.shape or not np.array_equal(weights.read(name), table):
                 problems.append(f"{name}: checkpoint has one that is not {SHARED}, configuration uses that one table")
-    return _raise_problems(folder, problems)
+    return check_no_differences(problems, folder)
 
 
 def save_pretrained_folder(params: Params, config: NetworkConfig, folder: Source, **options: Any) -> None:
