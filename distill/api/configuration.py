@@ -252,9 +252,7 @@ def _type_problems(scan: Scan) -> Iterator[str]:
             if name not in hints or value is gin.REQUIRED:
                 continue
             problem = value_types.mismatch(value, hints[name])
-            if not problem:
-                continue
-            if macro_name in named:
+            if not problem or macro_name in named:
                 continue
             if macro_name is not None:
                 named.add(macro_name)

@@ -47,8 +47,9 @@ def check(
     names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
     given = [*bindings, *(f"{name} = 'unused'" for name in names)]
     scan = configuration.check_statements(gin_files, given, extra_paths, place)
-    reads_files = scan.given.get(("", "jsonl.dataset", "files"))
-    if reads_files is not None and reads_files.macro == "FILES":
+    of_files = scan.given.get(("", "jsonl.dataset", "files"))
+    reads_files = of_files is not None and of_files.macro == "FILES"
+    if reads_files:
         _check_split(scan.values.get("FILES"), evaluates)
     if trains:
         used = {name: value for name, value in scan.values.items() if name in scan.referenced}
@@ -57,7 +58,7 @@ def check(
         validates = not any(
             one.argument == "validation" and one.value is None and one.macro is None for one in scan.given.values()
         )
-        if reads_files is not None and reads_files.macro == "FILES" and used.get("CACHE_DIR") is None:
+        if reads_files and used.get("CACHE_DIR") is None:
             _check_named(used, used.get("TEST_SPLIT") if validates else None)
 
 
@@ -66,10 +67,10 @@ def _check_named(values: Mapping[str, Any], test_split: Any) -> None:
 
     The rows are read first where the test split is missing: mistakes in them are to be corrected before.
     """
-    files, directory = values.get("FILES"), values.get("MODEL_DIR")
+    files = values.get("FILES")
     if not isinstance(files, dict) or not files or not all(map(_is_files, files.values())):
         return
-    if isinstance(directory, str) and ("://" in directory or (Path(expand_home(directory)) / _CONFIG).exists()):
+    if _has_begun(expand_home(values.get("MODEL_DIR"))):
         return
     if "train" not in files:
         raise ConfigurationError(f"FILES has no split 'train', whose rows are trained on; {_remedy(files, 'train')}")
@@ -80,6 +81,11 @@ def _check_named(values: Mapping[str, Any], test_split: Any) -> None:
         f"FILES has no split {test_split!r}, which TEST_SPLIT scores at the end; {_remedy(files, test_split)}, or give "
         "--gin.TEST_SPLIT=None to score none"
     )
+
+
+def _has_begun(directory: Any) -> bool:
+    """Whether a model directory holds a run that has begun; one of an object store may."""
+    return isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists())
 
 
 def _is_files(value: Any) -> bool:
@@ -130,7 +136,7 @@ def check_files(values: Mapping[str, Any]) -> None:
 
     values = expand_home(dict(values))
     directory = values.get("MODEL_DIR")
-    if isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists()):
+    if _has_begun(directory):
         return
     if isinstance(directory, str):
         own_files.check(directory)

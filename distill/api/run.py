@@ -189,8 +189,8 @@ class Run:
             for line in (*self.begin(writes=first), *self.advice(), *self.held_out()):
                 terminal.say(line)
             self.register()
-            given = {"cost_model": step_costs.of_run({**self.arguments, **overrides}), **self.arguments, **overrides}
-            return train.train(**given, lock=lock, quiet=quiet)
+            given = {**self.arguments, **overrides}
+            return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
 
     def held_out(self) -> list[str]:
         """A line about the validation rows if they are taken from the training rows; none otherwise."""

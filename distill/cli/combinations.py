@@ -25,7 +25,7 @@ _OF_RUNS = (
     *("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "report_only", "topology"),
     *("price_per_chip_hour", "multiprocess"),
 )
-_RULES: dict[str, tuple[_Rule, ...]] = {
+RULES: dict[str, tuple[_Rule, ...]] = {
     "sweep": (
         _Rule(("topology", "price_per_chip_hour"), ("dry_run",), True, "it estimates what is not trained yet"),
         _Rule(("ray_address", "cpus_per_run", "gpus_per_run"), ("executor=ray",), True),
@@ -48,6 +48,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     ),
     "export": (_Rule(("quantization",), ("format=ct2",), True),),
 }
+"""Command → the rules of its flags."""
 
 
 def check(options: argparse.Namespace, defaults: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def check(options: argparse.Namespace, defaults: argparse.ArgumentParser) -> Non
       options: the flags of a command, ``options.command``.
       defaults: the command's parser, for the values of flags that were not given.
     """
-    for rule in _RULES.get(options.command, ()):
+    for rule in RULES.get(options.command, ()):
         for flag in rule.flags:
             if not _given(flag, options, defaults):
                 continue

@@ -37,7 +37,8 @@ def check_flags(options: argparse.Namespace) -> None:
         raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
     from distill.cli import combinations, parser
 
-    combinations.check(options, parser.of_command(command))
+    if command in combinations.RULES:
+        combinations.check(options, parser.of_command(command))
 
 
 def check_directories(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from distill.experiments.sweep import Sweep
 
 _SHIPPED = "gin/sweeps"
-_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def only_target(words: Sequence[str]) -> str:
@@ -64,11 +63,12 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
 def _found(target: str, paths: Sequence[str]) -> Path:
     """The path of a sweep file; raises FileNotFoundError where a file beside it differs in the suffix alone."""
     from distill.api import gin_files
+    from distill.experiments.sweep import documents
 
     try:
         return Path(gin_files.find(target, paths))
     except gin_files.ConfigurationError:
-        near = [str(other) for suffix in _SUFFIXES if (other := Path(target).with_suffix(suffix)).is_file()]
+        near = [str(other) for suffix in documents.SUFFIXES if (other := Path(target).with_suffix(suffix)).is_file()]
         if not near:
             raise
         raise FileNotFoundError(f"{target} does not exist{gin_files.did_you_mean(near[:1])}") from None
@@ -100,15 +100,16 @@ def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any)
 def _check_exists(target: str) -> None:
     """Raises FileNotFoundError for a name without the suffix of a sweep file that is no file, either."""
     from distill.api import gin_files
+    from distill.experiments.sweep import documents
 
     path = Path(target)
-    if path.suffix in _SUFFIXES or path.is_file():
+    if path.suffix in documents.SUFFIXES or path.is_file():
         return
     here = [str(path.with_name(one.name)) for one in path.parent.iterdir()] if path.parent.is_dir() else []
     files = {name: f"{_SHIPPED}/{name}.yaml" for name in shipped()}
     near = gin_files.close(target, here) or [files[name] for name in gin_files.close(path.name, files)]
     raise FileNotFoundError(
-        f"{target} does not exist; expected a sweep file ({', '.join(_SUFFIXES)}) or the directory of a sweep"
+        f"{target} does not exist; expected a sweep file ({', '.join(documents.SUFFIXES)}) or the directory of a sweep"
         f"{gin_files.did_you_mean(near[:1])}"
     )
 
@@ -201,14 +202,21 @@ def _with_place(sweep: "Sweep", options: argparse.Namespace, text: str) -> str:
     return text
 
 
-def check_runs(sweep: "Sweep", names: Sequence[str]) -> None:
-    """Raises SweepError if ``--run`` names no run of a sweep whose runs are known before; suggests the nearest name."""
+def check_runs(sweep: "Sweep", names: Sequence[str], known: Collection[str] | None = None) -> None:
+    """Raises SweepError if ``--run`` names no run of a sweep; suggests the nearest name.
+
+    Args:
+      sweep: the sweep.
+      names: the values of the flag.
+      known: the names of its runs; None: those of its design, and nothing is checked for a search, which has none.
+    """
     from distill.api import gin_files
     from distill.experiments.sweep import SweepError
 
-    if not names or sweep.search is not None:
+    if not names or (known is None and sweep.search is not None):
         return
-    known = [run.name for run in (*filter(None, [sweep.start_run()]), *sweep.runs())]
+    if known is None:
+        known = [run.name for run in (*filter(None, [sweep.start_run()]), *sweep.runs())]
     unknown = sorted(set(names) - set(known))
     if unknown:
         near = gin_files.did_you_mean(gin_files.close(unknown[0], known)[:1])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
-from distill.api import gin_files, tensorflow_log
+from distill.api import tensorflow_log
 from distill.cli import compilation_cache, experiments, next_steps, sweep_files
 from distill.cli import runs as command_runs
 from distill.counting import counted
@@ -152,19 +152,17 @@ def _write_vocabulary(sweep: "Sweep") -> None:
 def _vocabulary_for_checks(sweep: "Sweep") -> Iterator[None]:
     """The demo's vocabulary, which its checks read, for the block; a file and folders that were not there are removed."""
     from distill.experiments import demo
+    from distill.experiments.sweep import files
 
     path = sweep.directory / demo.VOCABULARY
-    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     existed = path.exists()
-    _write_vocabulary(sweep)
-    try:
-        yield
-    finally:
-        if not existed:
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the first that is not empty
-            for folder in made:
-                folder.rmdir()
+    with files.no_empty_folders(path.parent):
+        _write_vocabulary(sweep)
+        try:
+            yield
+        finally:
+            if not existed:
+                path.unlink(missing_ok=True)
 
 
 def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -238,17 +236,10 @@ def _is_one_of_several(options: argparse.Namespace) -> bool:
 
 def _chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list["Run"]:
     """The runs that ``--run`` or ``--index`` names; raises SweepError if there are none."""
-    from distill.experiments.sweep import SweepError
-
     if options.run:
         start = [] if made.start is None else [made.start]
         known = {run.name: run for run in (*start, *made.runs)}
-        unknown = sorted(set(options.run) - set(known))
-        if unknown:
-            near = gin_files.did_you_mean(gin_files.close(unknown[0], known))
-            raise SweepError(
-                f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs{near}"
-            )
+        sweep_files.check_runs(sweep, options.run, known)
         return [known[name] for name in options.run]
     groups = made.groups()
     sweep_files.check_index(sweep, options.index, len(groups))
@@ -407,9 +398,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     others = plan.left_out(sweep.directory, made.runs)
     if others:
         shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)
-        text = (
-            f"{estimates.counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
-        )
+        text = f"{counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
         console.print(f"{text} used for the time below, left out of table and report", highlight=False, soft_wrap=True)
     search = sweep.search is not None
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)

@@ -1,6 +1,8 @@
 """Names of a run's files and atomic replacement, without the imports of training: the scheduler of a sweep is light."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,18 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a file atomically, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.replace(path, text)
+
+
+@contextlib.contextmanager
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """After the block, removes the folder and those above it that the block made and that are empty."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for one in made:
+                one.rmdir()
 
 
 def read_evaluations(directory: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distill import locking
+from distill.experiments.sweep import files
 
 FOLDER = ".leases"
 PREPARING = "preparing"
@@ -82,13 +83,10 @@ def exclusively(directory: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def preparing(directory: Path) -> Iterator[None]:
     """Holds the lease ``PREPARING`` if no other worker does. Folders that it made and that are still empty are removed."""
-    made = [folder for folder in (directory / FOLDER, directory, *directory.parents) if not folder.exists()]
-    lease = claim(directory, PREPARING)
-    try:
-        yield
-    finally:
-        if lease is not None:
-            lease.release()
-        with contextlib.suppress(OSError):  # the first that is not empty
-            for folder in made:
-                folder.rmdir()
+    with files.no_empty_folders(directory / FOLDER):
+        lease = claim(directory, PREPARING)
+        try:
+            yield
+        finally:
+            if lease is not None:
+                lease.release()

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from distill.counting import counted
 from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 
@@ -112,7 +113,7 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
     seeds = len(sweep.seeds())
     if seeds < FEW_SEEDS:
         out.append(
-            f"{max(1, seeds)} seed{'s' * (seeds > 1)} per setting: an interval over fewer than {FEW_SEEDS} seeds is "
+            f"{counted(max(1, seeds), 'seed')} per setting: an interval over fewer than {FEW_SEEDS} seeds is "
             "unreliable; add values of RANDOM_SEED"
         )
     return out

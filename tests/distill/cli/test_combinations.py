@@ -6,10 +6,10 @@ from distill import exit_codes
 from distill.cli import combinations, main, parser
 
 
-@pytest.mark.parametrize("command", combinations._RULES)
+@pytest.mark.parametrize("command", combinations.RULES)
 def test_every_rule_names_flags_of_its_command(command):
     known = {action.dest for action in parser.of_command(command)._actions} | {"status", "print"}
-    for rule in combinations._RULES[command]:
+    for rule in combinations.RULES[command]:
         assert {name.partition("=")[0] for name in (*rule.flags, *rule.others)} <= known
 
 

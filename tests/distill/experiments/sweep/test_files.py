@@ -29,3 +29,14 @@ def test_broken_evaluations_are_left_out(tmp_path):
     steps = [entry["step"] for entry in files.read_evaluations(directory)]
     assert steps == [0, 100, 200, 300, 400, 300]
     assert files.read_evaluations(tmp_path) == []
+
+
+def test_folders_that_a_block_made_and_left_empty_are_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    with files.no_empty_folders(tmp_path / "there"):
+        pass
+    with pytest.raises(KeyError), files.no_empty_folders(tmp_path / "a" / "b" / "c"):
+        (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+        (tmp_path / "a" / "kept").touch()
+        raise KeyError
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["a", "kept", "there"]
