@@ -32,8 +32,8 @@ def draw(model_dir: epath.PathLike, validation_split: str | None, metric: str | 
 
 
 def _figure(scalars: Mapping[str, Sequence[tuple[int, float]]], split: str | None, metric: str | None) -> bytes:
-    # pyplot would keep figures and a backend for the whole process. savefig and a constrained layout lay the figure out
-    # three times, which takes two thirds of the time: margins are given, and the canvas draws once.
+    # pyplot would keep figures and a backend for the whole process. savefig and a constrained layout compute positions
+    # three times, which is two thirds of the time: fixed margins and print_png draw once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
