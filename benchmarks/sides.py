@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from distill import triton_loading
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,6 +27,8 @@ ISAS = {
 
 def use_threads(threads: int, isa: str | None = None) -> None:
     """Binds the process to ``threads`` cores and limits XLA and OpenMP to them. Call it before importing jax or torch.
+
+    Loads Triton, where it is installed: torch does so later, which fails beside TensorFlow (:mod:`distill.triton_loading`).
 
     Args:
       threads: number of cores, counted from the last one down.
@@ -49,6 +53,7 @@ def use_threads(threads: int, isa: str | None = None) -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.sched_setaffinity(0, set(cores[-threads:]))
+    triton_loading.load()
 
 
 class Timing(NamedTuple):

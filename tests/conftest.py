@@ -39,7 +39,10 @@ import jaxtyping
 import pytest
 
 import compiled_programs
+from distill import triton_loading
 from tests_support import QUESTIONS
+
+triton_loading.load()  # PyTorch's CUDA builds load it at a moment when TensorFlow is loaded
 
 # Annotations of jaxtyping (shapes and dtypes) are checked at every call, in each module that has them.
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from distill import validation
+from distill import triton_loading, validation
 from distill.teacher.clients.completion import ENDPOINTS, printable
 from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.replies import (
@@ -103,6 +103,7 @@ class LocalTeacher:
     """Generates with a `transformers` model; see :class:`LocalConfig`. Concurrent requests form one batch."""
 
     def __init__(self, config: LocalConfig):
+        triton_loading.load()  # a student may have been trained in this process before
         try:
             import torch
             import transformers
