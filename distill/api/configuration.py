@@ -286,7 +286,7 @@ def resolved() -> str:
     """
     everything = gin.config._CONFIG
     kept = dict(everything)
-    while unused := [key for key in kept if key[1] == "gin.macro" and key not in _macros_used(kept)]:
+    while unused := {key for key in kept if key[1] == "gin.macro"} - _macros_used(kept):
         for key in unused:
             del kept[key]
     left_out = {key: value for key, value in everything.items() if key not in kept}

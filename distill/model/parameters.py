@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,25 +26,41 @@ def _init_boxed(config: NetworkConfig, rng: jax.Array) -> Params:
     return network_of(dataclasses.replace(config, attention="xla")).init(rng, ModelInputs(tokens, tokens))["params"]
 
 
+@functools.cache
+def _boxed_shapes(config: NetworkConfig) -> Params:
+    """Shapes with the names of their axes. Tracing a deep network takes seconds: kept for each configuration."""
+    return jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0)))
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)
+
+
 def init_params(config: NetworkConfig, rng: jax.Array) -> Params:
     """Returns random float32 parameters as plain arrays, for T5 by T5X's initialisers. A pure function: jit it."""
     return nn.unbox(_init_boxed(config, rng))
 
 
+@functools.cache
+def initializer(config: NetworkConfig) -> Callable[[jax.Array], Params]:
+    """Returns :func:`init_params` of a configuration: the same function each time, so that ``jax.jit`` traces it once."""
+    return lambda rng: init_params(config, rng)
+
+
 def param_shapes(config: NetworkConfig) -> Params:
     """Returns the parameter tree of ``jax.ShapeDtypeStruct``; nothing is computed."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.tree.map(lambda box: box.value if _is_box(box) else box, _boxed_shapes(config), is_leaf=_is_box)
 
 
 @functools.cache
 def param_logical_axes(config: NetworkConfig) -> Params:
     """Returns the parameter tree with a ``PartitionSpec`` of logical axis names per leaf; nothing is computed.
 
-    Tracing a deep network takes seconds, so the result is cached per configuration: do not modify it.
+    The result is kept for each configuration: do not modify it.
 
     Names: ``vocab``, ``embed``, ``joined_kv``, ``heads``, ``mlp``, ``relpos_buckets``, and ``layers`` if scanned.
     """
-    return nn.get_partition_spec(jax.eval_shape(lambda: _init_boxed(config, jax.random.key(0))))
+    return nn.get_partition_spec(_boxed_shapes(config))
 
 
 def param_count(config: NetworkConfig) -> int:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from distill.checkpoints import initial
 from distill.model import lora
 from distill.model.configs import NetworkConfig
-from distill.model.parameters import Params, init_params, param_logical_axes
+from distill.model.parameters import Params, init_params, initializer, param_logical_axes, param_shapes
 from distill.sharding import partitioning
 from distill.training.optimizers import Optimizer
 from distill.training.trainable import joined
@@ -75,7 +75,7 @@ def abstract_state(
       rules: logical axis → mesh axis.
       ema: whether to keep a moving average of the parameters.
     """
-    shapes = jax.eval_shape(lambda: random_state(model, optimizer, jax.random.key(0), ema=ema))
+    shapes = jax.eval_shape(lambda params: init_state(params, optimizer, ema=ema), param_shapes(model))
     axes = lora.logical_axes(param_logical_axes(model), shapes.params)
     params = partitioning.param_shardings(shapes.params, axes, mesh, rules)
     trained = (shapes.params, params)
@@ -136,7 +136,6 @@ def make_state(
     elif mesh.devices.flat[0].platform == "gpu":
         loaded = jax.device_put(params_of_host(model, rng), lora.without(shardings.params))
     else:
-        fresh = jax.jit(lambda rng: random_state(model, optimizer, rng, ema=ema), out_shardings=shardings)
-        return fresh(rng)
+        loaded = jax.jit(initializer(model), out_shardings=lora.without(shardings.params))(rng)
     start = jax.jit(lambda p: init_state(p, optimizer, ema=ema, rng=rng), out_shardings=shardings, donate_argnums=0)
     return start(loaded)

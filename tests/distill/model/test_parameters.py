@@ -49,6 +49,22 @@ def test_shapes_are_those_of_the_parameters(params):
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, "float32"), params)
 
 
+def test_a_network_is_traced_once_for_shapes_and_axes_and_once_to_be_initialised(monkeypatch, params):
+    config = dataclasses.replace(CONFIG, mlp_dim=6)  # of no other test
+    traced = []
+    boxed = parameters._init_boxed
+    monkeypatch.setattr(parameters, "_init_boxed", lambda *given: traced.append(given) or boxed(*given))
+    for _ in range(2):
+        shapes, axes = parameters.param_shapes(config), parameters.param_logical_axes(config)
+        assert jax.tree.structure(shapes) == jax.tree.structure(axes) == jax.tree.structure(params)
+        shapes["decoder"].clear()  # the next caller gets its own tree
+    assert len(traced) == 1
+    made = [jax.jit(parameters.initializer(config))(jax.random.key(seed)) for seed in (3, 4)]
+    assert len(traced) == 2
+    assert parameters.initializer(CONFIG) is not parameters.initializer(config)
+    assert np.abs(made[0]["token_embedder"]["embedding"] - made[1]["token_embedder"]["embedding"]).max() > 0
+
+
 def test_stacking_puts_layers_along_axis_1_and_unstacking_reverts_it(params):
     stacked, scanned = parameters.stack_layers(params, CONFIG)
     assert scanned == dataclasses.replace(CONFIG, scan_layers=True)

@@ -49,6 +49,13 @@ def test_the_abstract_state_is_the_shape_of_the_real_one():
     assert shardings.ema_params["token_embedder"]["embedding"] == table
 
 
+def test_a_run_starts_from_the_random_state_of_its_seed():
+    mesh = partitioning.MeshConfig().build(jax.devices()[:1])
+    made = state.make_state(TINY, OPTIMIZER, mesh, RULES, seed=5, ema=True)
+    expected = jax.jit(lambda key: state.random_state(TINY, OPTIMIZER, key, ema=True))(jax.random.key(5))
+    jax.tree.map(np.testing.assert_array_equal, made, expected)
+
+
 def test_parameters_do_not_depend_on_the_mesh_but_on_the_seed():
     def table(mesh, seed):
         made = state.make_state(TINY, OPTIMIZER, partitioning.MeshConfig(*mesh).build(), RULES, seed=seed)
