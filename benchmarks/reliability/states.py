@@ -1,5 +1,6 @@
 """Compares the newest checkpoints of two runs: every array of the training state, the data position, the progress."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -14,16 +15,16 @@ def difference(one: pathlib.Path, other: pathlib.Path, rtol: float = 0.0) -> str
 
     Args:
       one, other: model directories.
-      rtol: the tolerance of floating-point arrays, relative to each element or to 1e-1 of the array's largest; 0 compares
-        bits.
+      rtol: the tolerance of floating-point arrays, relative to each element or to 1e-1 of the array's largest, and of the
+        floating-point sums in the progress; 0 compares bits.
     """
     steps = [_newest(folder) for folder in (one, other)]
     if steps[0].name != steps[1].name:
         return f"the newest checkpoints are of steps {steps[0].name} and {steps[1].name}"
     for item in ("position", "progress"):
         ours, theirs = (_json(step, item) for step in steps)
-        if ours != theirs:
-            return f"{item}: {ours} and {theirs}"
+        if found := _unequal(ours, theirs, rtol):
+            return f"{item}: {found}"
     arrays = [_arrays(step / "state") for step in steps]
     if arrays[0].keys() != arrays[1].keys():
         return "the states hold other arrays"
@@ -35,6 +36,16 @@ def difference(one: pathlib.Path, other: pathlib.Path, rtol: float = 0.0) -> str
         elif not np.allclose(ours, theirs, rtol=rtol, atol=0.1 * rtol * float(np.abs(ours).max(initial=0.0))):
             return f"{name} differs by up to {float(np.abs(ours - theirs).max()):.3g}"
     return ""
+
+
+def _unequal(ours: Any, theirs: Any, rtol: float) -> str:
+    """The first entry of two JSON values that differs, or ""; a sum of floats may differ by ``rtol`` of itself."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        found = {name: _unequal(value, theirs[name], rtol) for name, value in ours.items()}
+        return next((f"{name}: {text}" for name, text in found.items() if text), "")
+    both_floats = isinstance(ours, float) and isinstance(theirs, float)
+    equal = math.isclose(ours, theirs, rel_tol=rtol, abs_tol=0.0) if both_floats else ours == theirs
+    return "" if equal else f"{ours} and {theirs}"
 
 
 def _newest(model_dir: pathlib.Path) -> pathlib.Path:

@@ -20,13 +20,14 @@ from distill.training.state import TrainState
 CONFIG = T5Config(16, 8, 2, 4, 8, num_encoder_layers=1, num_decoder_layers=1)
 
 
-def saved(directory, step=3, change=0.0, draws=24, seconds=1.0):
+def saved(directory, step=3, change=0.0, draws=24, seconds=1.0, label=3.0):
     """A model directory with one checkpoint."""
     weights = np.linspace(0.0, 1.0, 50, dtype=np.float32)
     weights[20] += change
     state = TrainState(step=jax.numpy.int32(step), params={"w": jax.numpy.asarray(weights)}, opt_state={})
     progress = {
-        "best": 0.5, "best_step": 0, "stale": 0, "examples": 24, "seconds": seconds, "stopped": None
+        "best": 0.5, "best_step": 0, "stale": 0, "examples": 24, "seconds": seconds, "stopped": None,
+        "totals": {"updates": 3.0, "weight_label": label},
     }  # fmt: skip
     saver = Checkpoints(directory, CONFIG)
     saver.save(state, {"seed": 0, "draws": draws, "consumed": {"t": draws}, "data": {"t": "f" * 64}}, progress)
@@ -46,16 +47,25 @@ def test_equal_states(reference, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({"change": 1e-6}, "'w'"), ({"step": 4}, "steps 3 and 4"), ({"draws": 32}, "position: ")],
+    [
+        ({"change": 1e-6}, "'w'"),
+        ({"step": 4}, "steps 3 and 4"),
+        ({"draws": 32}, "position: draws: 24 and 32"),
+        ({"label": 3.0000001}, "progress: totals: weight_label: 3.0 and 3.0000001"),
+    ],
 )
 def test_other_states(reference, tmp_path, changes, expected):
     assert expected in states.difference(reference, saved(tmp_path / "other", **changes))
 
 
 def test_states_within_a_tolerance(reference, tmp_path):
-    near, far = saved(tmp_path / "near", change=1e-6), saved(tmp_path / "far", change=1e-3)
+    near, far = saved(tmp_path / "near", change=1e-6, label=3.0000001), saved(tmp_path / "far", change=1e-3)
     assert states.difference(reference, near, 1e-5) == ""
     assert "differs by up to 0.001" in states.difference(reference, far, 1e-5)
+    other = saved(tmp_path / "other", label=3.001)
+    assert states.difference(reference, other, 1e-5) == "progress: totals: weight_label: 3.0 and 3.001"
+    moved = saved(tmp_path / "moved", draws=32)  # a position is counted, not summed
+    assert states.difference(reference, moved, 1.0).startswith("position: draws: 24 and 32")
 
 
 def test_the_kills_are_spread_over_forms_and_numbers_of_processes():
