@@ -15,7 +15,7 @@ its first step; the first attempt, which compiles what later ones read from the 
 - resident memory, the median of each block, drifts by at most 2 % (buffers of batches in flight come and go, depending
   on the load of the machine: mean and peak are reported);
 - the smallest number of open files is the same in every block;
-- processor time per step, row or reply drifts by at most 5 %, as a multiple of the time of a fixed computation that is
+- processor time per step, row or reply rises by at most 5 %, as a multiple of the time of a fixed computation that is
   sampled with it: other programs of the machine slow both;
 - all exit codes and counts are as expected.
 

@@ -81,6 +81,7 @@ def test_the_verdict(leg, attempts):
     assert failed(memory=-0.05) == ["memory"]
     assert failed(files=3) == ["open files"]
     assert failed(slower=0.12) == ["processor time"]
+    assert failed(slower=-0.12) == []
     assert failed(ends=[]) == ["exit codes and counts"]
     assert failed(ends=[*ENDED, {**ENDED[0], "exit_code": 1, "ok": False}]) == ["exit codes and counts"]
 
