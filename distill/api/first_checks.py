@@ -14,7 +14,7 @@ from typing import Any
 from distill.api import configuration
 from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
-from distill.api.statements import COMMAND_LINE
+from distill.api.statements import COMMAND_LINE, Scan
 
 _READ = 1000  # rows that are read where the configuration is refused in any case
 _CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
@@ -29,8 +29,8 @@ def check(
     trains: bool = False,
     evaluates: str | None = None,
     place: str = COMMAND_LINE,
-) -> None:
-    """Checks the statements of files and bindings, and the files of a new run.
+) -> Scan:
+    """Checks the statements of files and bindings, and the files of a new run; returns the statements.
 
     Args:
       gin_files, bindings, extra_paths, place: as in :func:`distill.api.configuration.parse`.
@@ -60,6 +60,7 @@ def check(
         )
         if reads_files and used.get("CACHE_DIR") is None:
             _check_named(used, used.get("TEST_SPLIT") if validates else None)
+    return scan
 
 
 def _check_named(values: Mapping[str, Any], test_split: Any) -> None:

@@ -45,6 +45,7 @@ def problems(scan: Scan) -> Iterator[str]:
             yield f"{binding}: {use.selector} has no argument {argument!r}{hint}"
 
 
+@functools.cache
 def arguments_of(module: str, name: str) -> tuple[str, ...] | None:
     """The arguments of a function or class; None if its source does not tell, for example because it takes any.
 

@@ -6,6 +6,8 @@ the source, such as the annotation of another package's class, is checked when t
 """
 
 import ast
+import collections.abc
+import functools
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,8 @@ from distill.api import signatures, value_types
 from distill.api.statements import Scan
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
+_CONTAINERS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict}
+_ABSTRACT = ("Callable", "Collection", "Iterable", "Mapping", "Sequence")  # of collections.abc
 _UNREADABLE = object()  # in place of a constant or type that the source alone does not give
 
 
@@ -42,12 +46,18 @@ def problems(scan: Scan) -> Iterator[str]:
             yield f"{where}: {problem}"
 
 
-def _problem(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str, value: Any) -> str | None:
+@functools.cache
+def _rules(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str) -> tuple[Any, tuple[Any, ...] | None]:
+    """The type and the choices of an argument: a sweep checks each argument for all its runs."""
     annotation = _annotation(node, argument)
     hint = _UNREADABLE if annotation is None else _type(annotation, module)
+    return hint, _choices(node, module, argument)
+
+
+def _problem(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str, value: Any) -> str | None:
+    hint, choices = _rules(node, module, argument)
     if hint is not _UNREADABLE and (problem := value_types.mismatch(value, hint)):
         return problem
-    choices = _choices(node, module, argument)
     if choices is None or not isinstance(value, str):
         return None
     try:
@@ -69,7 +79,11 @@ def _annotation(node: ast.FunctionDef | ast.ClassDef, argument: str) -> ast.expr
 
 
 def _type(node: ast.expr, module: str) -> Any:
-    """The type of an annotation that consists of plain types, ``None``, ``|`` and ``Literal``, also by another name."""
+    """The type of an annotation, also by another name.
+
+    It consists of plain types, ``None``, ``|``, ``Literal``, containers, functions and classes of this package that have no
+    base class; of those a class without a definition stands for the class, because no literal is an instance of either.
+    """
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         left, right = _type(node.left, module), _type(node.right, module)
         return _UNREADABLE if _UNREADABLE in (left, right) else typing.Union[left, right]  # noqa: UP007 - not constants
@@ -81,8 +95,52 @@ def _type(node: ast.expr, module: str) -> Any:
         values = _constant(node.slice, module)
         values = values if isinstance(values, tuple) else (values,)
         return _UNREADABLE if _UNREADABLE in values else typing.Literal[values]
+    container = _container(node.value if isinstance(node, ast.Subscript) else node, module)
+    if container is not None:
+        return _filled(container, node.slice, module) if isinstance(node, ast.Subscript) else container
+    if (stands := _stand_in(node, module)) is not None:
+        return stands
     named = _named(node, module)
     return _UNREADABLE if named is None else _type(*named)
+
+
+def _container(node: ast.expr, module: str) -> Any:
+    """The container, or the type of functions, that a name means; None for other names."""
+    if not isinstance(node, ast.Name):
+        return None
+    if node.id in _CONTAINERS:
+        return _CONTAINERS[node.id]
+    found = signatures.bound(module, node.id) if node.id in _ABSTRACT else None
+    is_abstract = isinstance(found, ast.ImportFrom) and found.module in ("collections.abc", "typing")
+    return getattr(collections.abc, node.id) if is_abstract else None
+
+
+def _filled(container: Any, node: ast.expr, module: str) -> Any:
+    """The container with the types of its items, any type where one cannot be read; a function without its arguments."""
+    if container is collections.abc.Callable:
+        return container
+    nodes = node.elts if isinstance(node, ast.Tuple) else [node]
+    items = [... if isinstance(one, ast.Constant) and one.value is ... else _type(one, module) for one in nodes]
+    return container[tuple(Any if item is _UNREADABLE else item for item in items)]
+
+
+def _stand_in(node: ast.expr, module: str) -> type | None:
+    """A class with the name of the class of this package that an annotation names; None for all others."""
+    found = None
+    if isinstance(node, ast.Name):
+        found = signatures.definition(module, node.id)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        imported = signatures.bound(module, node.value.id)
+        if isinstance(imported, ast.ImportFrom) and imported.module and not imported.level:
+            found = signatures.definition(f"{imported.module}.{_original(imported, node.value.id)}", node.attr)
+    if found is None or not isinstance(found[0], ast.ClassDef) or found[0].bases or found[0].keywords:
+        return None
+    return _class_named(found[0].name, found[1])
+
+
+@functools.cache
+def _class_named(name: str, module: str) -> type:
+    return type(name, (), {"__module__": module})
 
 
 def _choices(node: ast.FunctionDef | ast.ClassDef, module: str, argument: str) -> tuple[Any, ...] | None:

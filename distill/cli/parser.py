@@ -343,7 +343,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "sweep",
         nargs="*",
         metavar="FILE",
-        help="the sweep's YAML or JSON file, own or shipped, or a sweep's directory; `status FILE` lists the runs",
+        help="a sweep file (YAML or JSON), or the directory of a sweep; `status FILE` shows the state of its runs",
     )
     sweep.add_argument("--list", action="store_true", help="list the shipped sweep files")
     sweep.add_argument(
@@ -355,7 +355,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="JSON",
-        help="also train these points: an object AXIS: value, or list of values; a new AXIS is a macro; may repeat",
+        help="also train these points: an object AXIS: value, or list of values; AXIS may be a macro; may repeat",
     )
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
@@ -396,7 +396,10 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
         "--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat with joint seeds"
     )
     sweep.add_argument(
-        "--index", type=int, metavar="I", help="train only the run, or group of seeds, number I, counted from 0"
+        "--index",
+        type=int,
+        metavar="I",
+        help="train only run number I of --dry_run, from 0; with joint_seeds, group number I",
     )
     sweep.add_argument(
         "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"

@@ -39,7 +39,10 @@ def report_command(options: argparse.Namespace) -> int:
     for analysis in written.analyses:
         for sentence in findings.sentences(analysis):
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
-        for sentence, recipe in proposals.next_sentences(analysis):
+        steps = proposals.next_sentences(analysis)
+        if len(steps) > 1:
+            print(proposals.order(analysis))
+        for sentence, recipe in steps:
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
             print(*(text.rstrip() for text in recipe if text), sep="\n")
         for warning in findings.warnings(analysis, written.unfinished):

@@ -12,7 +12,7 @@ from distill import exit_codes, terminal
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
-    from distill.experiments.sweep import Sweep
+    from distill.experiments.sweep import Sweep, documents
 
 _SHIPPED = "gin/sweeps"
 
@@ -58,6 +58,18 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
     if isinstance(source, dict):
         source = with_points(source, options.more, directory or source.get("directory"))
     return reading.from_document(source, lines, path, directory).with_bindings(bindings)
+
+
+def lines_of(options: argparse.Namespace) -> tuple[Path, "documents.Lines"]:
+    """The sweep file on the command line and the line of each of its values; of a directory its plan, without lines."""
+    from distill.api import configuration
+    from distill.experiments.sweep import documents, plan
+
+    target = only_target(options.sweep)
+    if Path(target).is_dir():
+        return Path(target) / plan.PLAN, {}
+    path = _found(target, configuration.search_paths(command_runs.search_paths(options)))
+    return path, documents.read(path)[1]
 
 
 def _found(target: str, paths: Sequence[str]) -> Path:
@@ -160,46 +172,6 @@ def status(options: argparse.Namespace) -> int:
 
         console.print(search.summary(found.directory, sweep.search), highlight=False)
     return exit_codes.SOME_FAILED if states.counts(found)["failed"] else exit_codes.DONE
-
-
-def check(sweep: "Sweep", options: argparse.Namespace) -> None:
-    """Checks names of files, macros and arguments, before TensorFlow and JAX are imported: of enough runs for every level.
-
-    The runs of a search are not known yet and are checked later.
-
-    Raises:
-      SweepError: names the run, and what is wrong.
-    """
-    from distill.api import first_checks
-    from distill.api.gin_files import ConfigurationError
-    from distill.experiments.sweep import SEED, SweepError
-
-    seen: set[tuple[str, str]] = set()
-    for run in [*([start] if (start := sweep.start_run()) else []), *sweep.runs()]:
-        levels = {(axis, level) for axis, level in run.values.items() if axis != SEED}
-        if seen and levels <= seen:
-            continue
-        seen |= levels | {("", "")}
-        paths = command_runs.search_paths(options)
-        try:
-            first_checks.check(run.gin_files, run.bindings, paths, place="the sweep's bindings")
-        except ConfigurationError as error:
-            raise SweepError(f"{run.name}: {_with_place(sweep, options, str(error))}; no run was started") from None
-
-
-def _with_place(sweep: "Sweep", options: argparse.Namespace, text: str) -> str:
-    """The message of a mistake in a run's bindings, with the file, line and axis that set the macro it names."""
-    from distill.experiments.sweep import documents
-
-    path = Path(options.sweep[0])
-    lines = documents.read(path)[1] if path.is_file() else {}
-    for axis, levels in sweep.axes.items():
-        macros = {part.split(" = ")[0] for level in levels for part in level.bindings}
-        if any(re.search(rf"\bnothing uses {re.escape(macro)} ", text) for macro in macros):
-            line = lines.get(("axes", axis))
-            where = f"axis {axis!r} of {path}" + (f":{line}" if line else "")
-            return text.replace("the sweep's bindings", where)
-    return text
 
 
 def check_runs(sweep: "Sweep", names: Sequence[str], known: Collection[str] | None = None) -> None:

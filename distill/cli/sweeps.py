@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
 from distill.api import tensorflow_log
-from distill.cli import compilation_cache, experiments, next_steps, sweep_files
+from distill.cli import compilation_cache, experiments, next_steps, sweep_files, sweep_first_checks
 from distill.cli import runs as command_runs
 from distill.counting import counted
 
@@ -71,9 +71,9 @@ def _command(options: argparse.Namespace) -> int:
     if options.report_only:
         return _report_only(sweep)
     if not options.leased:
-        sweep_files.check(sweep, options)
         sweep_files.check_index(sweep, options.index)
         sweep_files.check_runs(sweep, options.run)
+        sweep_first_checks.check(sweep, options)
     if options.dry_run:
         with _vocabulary_for_checks(sweep):
             return _dry_run(sweep, options)

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules: Optax with the settings of T5 and of the paper."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,7 +27,8 @@ class Optimizer:
     trainable: Trainable | None = None
 
 
-LearningRate = float | optax.Schedule
+LearningRate = float | Callable[[Any], Any]
+"""A number, or an ``optax.Schedule``, spelled so that ``distill/api/value_checks.py`` reads it from the source."""
 
 
 def restricted(optimizer: Optimizer, trainable: Trainable | None) -> Optimizer:

@@ -61,7 +61,8 @@ class Proposal:
       kind: ``narrow`` a good fit; ``explore`` beyond the range of λ or between its values, where the fit is poor.
       runs: the suggestions, ordered by λ.
       reason: a clause that follows "because"; empty for ``narrow``.
-      width: the expected width of the interval after these runs, as a share of the present width; nan unless ``narrow``.
+      width: after these runs, as a share in [0, 1] of the present width; nan without runs. To ``narrow``: of the maximum's
+        interval, expected. To ``explore``: of the range of ln λ in which the best one may be (:func:`resolution`).
       recipe: the complete setting and what trains it; None if no setting is known to determine λ.
     """
 
@@ -190,7 +191,27 @@ def explore(
     seeds = max(len(cell.runs) for cell in line.cells)
     found = knob(line)
     runs = tuple(NextRun(lam, max(seeds, FEW_SEEDS), found.text(lam) if found else "") for lam in sorted(chosen))
-    return Proposal("explore", runs, reason)
+    return Proposal("explore", runs, reason, resolution(trained, best, chosen))
+
+
+def resolution(trained: Sequence[float], best: float, added: Sequence[float]) -> float:
+    """The range of ln λ in which the best value may be after more values are trained, as a share of the range before.
+
+    The best value is between the neighbours of the best trained one. Before, these are the trained neighbours, or the ends
+    of the added values beyond them. Afterwards they are the two that are furthest apart with one value between them. nan
+    without added values.
+
+    >>> resolution([1, 4, 16], 4, [2, 8]), resolution([1, 4], 4, [8, 16])
+    (0.5, 0.75)
+    """
+    if not added:
+        return math.nan
+    at = min(range(len(trained)), key=lambda n: abs(math.log(trained[n] / best)))
+    low, high = (trained[min(max(n, 0), len(trained) - 1)] for n in (at - 1, at + 1))
+    low, high = min(low, *added), max(high, *added)
+    inside = [math.log(value) for value in sorted({*trained, *added}) if low <= value <= high]
+    left = max((last - first for first, last in zip(inside, inside[2:])), default=math.inf)
+    return min(1.0, left / math.log(high / low))
 
 
 def narrow(curve: Fit, line: Line, single: Float[np.ndarray, " settings"], numbers: Sequence[int]) -> Proposal:
@@ -245,5 +266,6 @@ def c_optimal(
         best = int(np.argmin(np.einsum("i,nij,j->n", gradient, after, gradient)))
         information = information + gains[best]
         chosen[best] = chosen.get(best, 0) + 1
-    width = math.sqrt(gradient @ np.linalg.inv(information) @ gradient / now)
+    share = float(gradient @ np.linalg.inv(information) @ gradient / now)
+    width = math.sqrt(min(1.0, max(0.0, share)))  # more runs widen nothing; rounding may, where λ hardly differs
     return [(float(np.exp(grid[at])), count) for at, count in sorted(chosen.items())], width

@@ -44,11 +44,39 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
         keep = {name: level for name, level in keep.items() if level != ABSENT}
         values = [_level(line, run, axis, found.level(run.lam)) for run in proposal.runs]
         points = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(values, seeds)]
-        more = json.dumps(points[0] if len(points) == 1 else points, ensure_ascii=False)
-        command = f"distill sweep {shlex.quote(str(sweep.directory))} --more={shlex.quote(more)}"
         if _accepted(sweep, points):
-            return dataclasses.replace(proposal, recipe=Recipe(keep, command))
+            return dataclasses.replace(proposal, recipe=Recipe(keep, _command(sweep, points)))
     return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
+
+
+def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
+    """What trains settings with more seeds: a command, or a sweep file if no sweep with a known design has all of them.
+
+    Args:
+      cells: the settings; at least one has fewer than ``number`` seeds.
+      number: seeds of each setting, those that were trained included.
+    """
+    directories = {run.sweep for cell in cells for run in cell.runs}
+    sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
+    known = [int(run.seed) for cell in cells for run in cell.runs if run.seed.lstrip("-").isdigit()]
+    first = max(known, default=-1) + 1
+    seeds = {id(cell): list(range(first, first + number - len(cell.runs))) for cell in cells if len(cell.runs) < number}
+    if sweep is not None:
+        points = []
+        for cell in (cell for cell in cells if id(cell) in seeds):
+            levels = {axis: _value(level) for axis, level in cell.values.items() if level != ABSENT and axis != SEED}
+            points.append({**levels, SEED: seeds[id(cell)]})
+        if _accepted(sweep, points):
+            return Recipe({}, _command(sweep, points))
+    settings = {cell.label: {"gin_files": [str(cell.runs[0].directory / _BASE)]} for cell in cells if id(cell) in seeds}
+    run = cells[0].runs[0]
+    axes = {"setting": settings, SEED: max(seeds.values(), key=len)}
+    return Recipe({}, "", _yaml({"directory": f"{run.sweep or run.directory}_next", "axes": axes}))
+
+
+def _command(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> str:
+    more = json.dumps(points[0] if len(points) == 1 else points, ensure_ascii=False)
+    return f"distill sweep {shlex.quote(str(sweep.directory))} --more={shlex.quote(more)}"
 
 
 def _sweep(directory: Path | None) -> Sweep | None:
@@ -91,6 +119,11 @@ def _level(line: Line, run: NextRun, axis: str, level: str) -> Any:
     if run.trained:
         nearest = min(zip(line.cells, line.values), key=lambda pair: abs(math.log(pair[1] / run.lam)))[0]
         level = nearest.values.get(axis, level)
+    return _value(level)
+
+
+def _value(level: str) -> Any:
+    """A level as in a sweep file: a number where its name is one."""
     return level if ":" in level else json.loads(level) if _is_number(level) else level
 
 
@@ -138,5 +171,8 @@ def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence
         "gin_files": [str(run.directory / _BASE)],
         "axes": {**axis, SEED: max(seeds, key=len)},
     }
-    text = yaml.safe_dump(content, default_flow_style=None, sort_keys=False, allow_unicode=True, width=1000)
-    return Recipe(keep, "", text)
+    return Recipe(keep, "", _yaml(content))
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), default_flow_style=None, sort_keys=False, allow_unicode=True, width=1000)

@@ -52,7 +52,8 @@ class Optimum:
       fit: the curve.
       lam: the optimum, with interval; an end of 0 or infinity means that the trained range does not bound it.
       bounded: whether the fit has a maximum within the range.
-      gain: accuracy at the optimum minus that at λ = 1, with interval; None if 1 is out of range.
+      gain: accuracy at the optimum minus that at λ = 1, with interval, of fitted accuracies cut to possible ones: shares
+        give 0 to 100 points. None if 1 is out of range.
       weaknesses: why the fit cannot be trusted.
       best: the setting with the best mean on validation.
       knob: what sets λ along the line; None if neither rates nor ``LAMBDA`` do.
@@ -90,7 +91,8 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
     out = []
     for line in effective_lines(evidence):
         if next_runs.distinct(line.values) >= 3:
-            found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed)
+            highest = evidence.scale if evidence.scale == 100 else math.inf
+            found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed, highest=highest)
             out += [found] if found is not None else []
     return out
 
@@ -164,13 +166,16 @@ def _best_value(line: Line, scores: Sequence[Sequence[float]]) -> float:
     return line.values[int(np.argmax([float(np.mean(each)) for each in scores]))]
 
 
-def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed: int) -> Optimum | None:
+def estimate(
+    line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed: int, highest: float = math.inf
+) -> Optimum | None:
     """The best effective λ of a line; None if scores are not finite, no setting has two seeds, or no seed differs.
 
     Args:
       line: the settings.
       scores: for each setting, a score per seed.
       draws, seed: of the bootstrap.
+      highest: the best possible score, if the worst is 0; infinity if scores have no bounds.
     """
     numbers = [len(each) for each in scores]
     if not all(math.isfinite(score) for each in scores for score in each) or max(numbers) < 2:
@@ -193,7 +198,7 @@ def estimate(line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed:
     bounded = math.isfinite(best)
     with np.errstate(over="ignore"):
         interval = statistics.percentile_interval(float(np.exp(best)), np.exp(places))
-    gain = _gain(curve, best, coefficients, places) if curve.low <= 0 <= curve.high and bounded else None
+    gain = _gain(curve, best, coefficients, places, highest) if curve.low <= 0 <= curve.high and bounded else None
     weak = weaknesses(line.values, means, variances, curve, interval, float(np.mean(coefficients[:, 2] >= 0)))
     top = line.cells[int(means.argmax())]
     proposal = (
@@ -275,11 +280,18 @@ def reason(weak: Weaknesses, curve: Fit) -> str:
 
 
 def _gain(
-    curve: Fit, best: float, coefficients: Float[np.ndarray, "draws 3"], places: Float[np.ndarray, " draws"]
+    curve: Fit,
+    best: float,
+    coefficients: Float[np.ndarray, "draws 3"],
+    places: Float[np.ndarray, " draws"],
+    highest: float,
 ) -> statistics.Interval:
     def over_one(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-        x, one = np.clip(at, curve.low, curve.high) - curve.centre, -curve.centre
-        return rows[:, 1] * (x - one) + rows[:, 2] * (x**2 - one**2)
+        ends = np.clip(at, curve.low, curve.high) - curve.centre, np.full(len(rows), -curve.centre)
+        there, one = (rows[:, 0] + rows[:, 1] * x + rows[:, 2] * x**2 for x in ends)
+        if math.isinf(highest):
+            return there - one
+        return np.clip(there, 0.0, highest) - np.clip(one, 0.0, highest)
 
     value = float(over_one(curve.coefficients[None], np.array([best]))[0])
     return statistics.percentile_interval(value, over_one(coefficients, places))

@@ -1,18 +1,119 @@
-"""The next runs in words, and what trains them."""
+"""The next runs in words, and what trains them, in the order of how much they narrow an answer per hour."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill.experiments.report import comparisons, next_sweep
 from distill.experiments.report.analysis import Analysis
-from distill.experiments.report.next_runs import Proposal
+from distill.experiments.report.comparisons import Comparison
+from distill.experiments.report.next_runs import Proposal, Recipe
+from distill.experiments.report.optimum import effective_lines
+from distill.experiments.report.settings import Cell
 from distill.experiments.report.text import number, one_line
 
 
-def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
-    """What to run next for each line along λ: a sentence, and :func:`recipe_text`."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Runs to train next, for one question of the report.
+
+    Attributes:
+      question: what they answer, such as ``best λ (all_tokens)``.
+      text: the runs and the reason, in words.
+      recipe: what trains them; None if it is not known.
+      runs: their number.
+      hours: chip-hours, or core-hours on CPUs, of all of them; nan if the times are not known.
+      width: the interval of the answer after these runs, as a share in [0, 1] of the present one; nan if it is not known.
+    """
+
+    question: str
+    text: str
+    recipe: Recipe | None
+    runs: int
+    hours: float
+    width: float
+
+
+def steps(analysis: Analysis) -> list[Step]:
+    """The next runs for each line along λ, and for each headline whose two settings cannot be distinguished, in order.
+
+    The first narrows the interval of its answer most, as a share of the present one, per hour of computation; per run if
+    the time of one is not known. Steps whose effect is not known come last.
+    """
+    lines = {line.name: line.cells for line in effective_lines(analysis.evidence)}
     known = [(each.line, each.proposal) for each in analysis.optima]
     known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]
-    return [
-        (proposal_text(proposal).replace("Next:", f"Next{of_line(name)}:", 1), recipe_text(proposal))
+    out = [
+        Step(
+            f"best λ{of_line(name)}",
+            proposal_text(proposal),
+            proposal.recipe,
+            proposal.total,
+            proposal.total * _hours(analysis, lines[name]),
+            proposal.width,
+        )
         for name, proposal in known
+        if proposal.runs
     ]
+    for head in analysis.headlines:
+        found = comparisons.oriented(analysis.family, head.a, head.b)
+        if found is not None and not found.apart and found.needed.seeds is not None:
+            out += _more_seeds(analysis, found)
+    timed = all(math.isfinite(step.hours) and step.hours > 0 for step in out)
+
+    def worth(step: Step) -> float:
+        return (1.0 - step.width) / (step.hours if timed else step.runs) if math.isfinite(step.width) else -1.0
+
+    return sorted(out, key=worth, reverse=True)
+
+
+def order(analysis: Analysis) -> str:
+    """What the order of :func:`steps` means, as a sentence."""
+    return (
+        f"What to train next, in order: the first narrows its answer most per {analysis.costs.hours.removesuffix('s')}."
+    )
+
+
+def _more_seeds(analysis: Analysis, found: Comparison) -> list[Step]:
+    """More seeds of two settings, up to the number at which the difference is detected; empty if they have as many."""
+    seeds, cells = found.needed.seeds or 0, (found.a, found.b)
+    added = [seeds - len(cell.runs) for cell in cells]
+    if min(added) <= 0:
+        return []
+    unit = " points" if analysis.evidence.scale == 100 else ""
+    text = (
+        f"{sum(added)} runs, {' and '.join(f'{more} seeds of {one_line(c.label)}' for more, c in zip(added, cells))}, "
+        f"distinguish the two if their difference is {number(found.needed.difference, 2)}{unit}, as observed; the "
+        f"width of its interval becomes about {100 * found.needed.width:.0f} % of now."
+    )
+    hours = sum(more * _hours(analysis, [cell]) for more, cell in zip(added, cells))
+    question = f"{one_line(found.a.label)} or {one_line(found.b.label)}"
+    return [Step(question, text, next_sweep.more_seeds(cells, seeds), sum(added), hours, found.needed.width)]
+
+
+def _hours(analysis: Analysis, cells: Sequence[Cell]) -> float:
+    """Chip-hours of a run, the mean over settings; nan if they are not known."""
+    found = [each.chip_hours.value for each in analysis.costs.settings if any(each.cell is cell for cell in cells)]
+    return float(np.mean(found)) if found else math.nan
+
+
+def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
+    """What to train next, in the order of :func:`steps`: a sentence each, and :func:`recipe_text`."""
+    found, out = steps(analysis), []
+    for place, step in enumerate(found):
+        start = "Next" if len(found) == 1 else f"Next, {place + 1} of {len(found)}"
+        cost = f" {_cost(step, analysis.costs.hours)}" if math.isfinite(step.hours) else ""
+        out.append((f"{start}, {step.question}: {step.text}{cost}", recipe_text(step.recipe)))
+    return out
+
+
+def _cost(step: Step, hours: str) -> str:
+    text = f"About {number(step.hours, 2)} {hours}"
+    if not (math.isfinite(step.width) and step.hours > 0):
+        return f"{text}."
+    return f"{text}: narrower by {number(100 * (1 - step.width) / step.hours, 2)} % per {hours.removesuffix('s')}."
 
 
 def of_line(name: str) -> str:
@@ -21,18 +122,20 @@ def of_line(name: str) -> str:
 
 
 def proposal_text(proposal: Proposal) -> str:
-    """The next runs, the reason for them, and how much they narrow the interval."""
-    steps = []
+    """The next runs, the reason for them, and how much they narrow the answer."""
+    listed = []
     for step in proposal.runs:
         how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
-        steps.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
+        listed.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
+    share = f"{100 * proposal.width:.0f} % of now"
     if proposal.kind == "narrow":
-        text = (
-            f"Next: {proposal.total} more runs, {', '.join(steps)}, narrow the interval most; its width becomes about "
-            f"{100 * proposal.width:.0f} % of now."
-        )
+        text = f"{proposal.total} more runs, {', '.join(listed)}, narrow the interval most; "
+        text += f"its width becomes about {share}."
     else:
-        text = f"Next: {proposal.total} runs, {', '.join(steps)}, because {proposal.reason}."
+        text = (
+            f"{proposal.total} runs, {', '.join(listed)}, because {proposal.reason}. The range in which the best λ may be "
+            f"becomes about {share}, in log λ."
+        )
     if proposal.recipe is None:
         return text
     if not proposal.recipe.keep:
@@ -41,9 +144,8 @@ def proposal_text(proposal: Proposal) -> str:
     return f"{text} All other settings stay: {kept}, and all that the settings share."
 
 
-def recipe_text(proposal: Proposal) -> tuple[str, str]:
+def recipe_text(found: Recipe | None) -> tuple[str, str]:
     """What trains the proposed runs: what it is, and a shell command or a sweep file, to copy; empty if none is known."""
-    found = proposal.recipe
     if found is None:
         return "", ""
     if found.command:

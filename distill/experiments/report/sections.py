@@ -31,7 +31,6 @@ from distill.experiments.report.blocks import (
     Tiles,
 )
 from distill.experiments.report.collect import Unfinished
-from distill.experiments.report.next_runs import Proposal
 from distill.experiments.report.optimum import Optimum, effective_lines, validation_scores
 from distill.experiments.report.settings import Cell as Setting
 from distill.experiments.report.text import large, number, one_line, p_value, signed
@@ -228,22 +227,16 @@ def _answers(analysis: Analysis) -> list[Block]:
         )
     for each in analysis.optima:
         blocks.append(_fit_chart(analysis, each))
-        text = f"{findings.optimum_sentence(analysis, each)}\n\n{proposals.proposal_text(each.proposal)}"
-        blocks.append(Text(text, "beside"))
-        blocks += _recipe(each.proposal)
-    for line in analysis.unfitted:
-        text = findings.unfitted_sentence(line)
-        if line.proposal is not None:
-            text += f"\n\n{proposals.proposal_text(line.proposal)}"
-        blocks.append(Text(text, "plain"))
-        blocks += _recipe(line.proposal)
+        blocks.append(Text(findings.optimum_sentence(analysis, each), "beside"))
+    blocks += [Text(findings.unfitted_sentence(line), "plain") for line in analysis.unfitted]
+    steps = proposals.next_sentences(analysis)
+    if len(steps) > 1:
+        blocks.append(Text(proposals.order(analysis), "plain"))
+    for sentence, (what, code) in steps:
+        blocks.append(Text(sentence, "plain"))
+        blocks += [Text(what, "plain"), Text(code, "code")] if code else []
     blocks += section_tables.weight_blocks(analysis)
     return blocks
-
-
-def _recipe(proposal: Proposal | None) -> list[Block]:
-    what, code = ("", "") if proposal is None else proposals.recipe_text(proposal)
-    return [Text(what, "plain"), Text(code, "code")] if code else []
 
 
 def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:

@@ -247,12 +247,14 @@ class Needed:
       seeds: seeds of each setting, with the present rows; None if no number is enough.
       rows: test rows, with the present seeds; None if no number is enough.
       detectable: the smallest difference that the present seeds and rows detect.
+      width: the standard error of the difference with ``seeds``, as a share of the present one; nan if it is not known.
     """
 
     difference: float
     seeds: int | None
     rows: int | None
     detectable: float
+    width: float = math.nan
 
 
 def needed(parts: Components, difference: float | None = None, pairs: int = 1) -> Needed:
@@ -274,9 +276,11 @@ def needed(parts: Components, difference: float | None = None, pairs: int = 1) -
     def factor(freedom: float) -> float:
         return float(stats.t.ppf(1 - ALPHA / pairs / 2, freedom) + stats.t.ppf(POWER, freedom))
 
+    def variance(seeds: int, rows: int) -> float:
+        return of_seeds / seeds + parts.of_rows / rows + parts.of_rest / (seeds * rows)
+
     def enough(seeds: int, rows: int, freedom: float) -> bool:
-        variance = of_seeds / seeds + parts.of_rows / rows + parts.of_rest / (seeds * rows)
-        return factor(freedom) * math.sqrt(variance) <= goal
+        return factor(freedom) * math.sqrt(variance(seeds, rows)) <= goal
 
     detectable = factor(parts.freedom) * math.sqrt(max(0.0, parts.variance))
     # With one seed, the spread between seeds is unknown: no number of either can be promised.
@@ -290,7 +294,9 @@ def needed(parts: Components, difference: float | None = None, pairs: int = 1) -
         parts.of_rows > 0 or parts.of_rest > 0
     ):  # else no two seeds share rows, and the effect of rows is not known apart
         rows = _smallest(lambda n: enough(parts.seeds, n, min(row_freedom, n - 1)), 2, many)
-    return Needed(goal, seeds, rows, detectable)
+    now = variance(parts.seeds, parts.rows)
+    width = math.nan if seeds is None or now == 0 else math.sqrt(variance(seeds, parts.rows) / now)
+    return Needed(goal, seeds, rows, detectable, width)
 
 
 def _smallest(good: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -7,20 +7,17 @@ of the older format, which held ``runs`` and ``failed`` only, is converted when 
 
 import dataclasses
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.counting import counted
-from distill.experiments.sweep import files, leases, outcomes
+from distill.experiments.sweep import files, leases, outcomes, same_sweep
 from distill.experiments.sweep.levels import SEED, SweepError
-from distill.experiments.sweep.runs import START, Run, Sweep, grouped
+from distill.experiments.sweep.runs import Run, Sweep, grouped
 
 PLAN = "sweep.json"
 FORMAT = 2
-_OWN = re.compile(rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$")
-_WHOLE = re.compile(r"^([\w./]+ = -?\d+)\.0$")
 _REMEDY = "delete it if its folder holds runs of this sweep alone"
 
 
@@ -204,23 +201,15 @@ def _prepared(
     if write:
         _convert_failures(sweep.directory, there)
     sweep = sweep.respelled(there.get("axes", {}))
-    before = {name: _movable(sweep, _configuration(entry)) for name, entry in there.get("runs", {}).items()}
     runs = list(resolve(sweep))
     if sweep.search is not None:
-        _check_same_space(sweep, there)
         runs = [_run(sweep.directory, name, entry) for name, entry in there.get("runs", {}).items()]
-    failed = {run.name for run in runs if outcomes.failure(run) is not None or run.name in there.get("failed", {})}
-    failed -= {run.name for run in runs if run.done}
-    changed = [run for run in runs if run.name in before and before[run.name] != _movable(sweep, run.configuration())]
-    refused = [run.name for run in changed if run.name not in failed]
-    if refused:
-        raise SweepError(
-            f"{sweep.directory} holds runs of another configuration ({', '.join(refused[:3])}, …); "
-            "use another directory, or delete it"
-        )
+    failed = _failed(runs, there)
+    same_sweep.refuse(sweep, runs, there, failed)
+    changed = same_sweep.changed(sweep, runs, there)
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
-    _check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], skipped, check)
+    check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)
     plan = planned(sweep, runs)
     if write:
         for run in runs:
@@ -230,6 +219,24 @@ def _prepared(
                 outcomes.forget_failure(run)
         plan.write()
     return plan
+
+
+def refuse_other_sweep(sweep: Sweep) -> None:
+    """Refuses a directory that holds another sweep, as :func:`prepare` does, before the runs are configured.
+
+    Raises:
+      SweepError: names what differs first; or the plan of the directory cannot be read.
+    """
+    there = _read(sweep.directory / PLAN) or {}
+    sweep = sweep.respelled(there.get("axes", {}))
+    runs = sweep.runs()
+    same_sweep.refuse(sweep, runs, there, _failed(runs, there), steps=False)
+
+
+def _failed(runs: Sequence[Run], there: Mapping[str, Any]) -> set[str]:
+    """The names of runs that failed, and were not repeated since."""
+    older = there.get("failed", {})
+    return {run.name for run in runs if not run.done and (outcomes.failure(run) is not None or run.name in older)}
 
 
 def planned(sweep: Sweep, runs: Sequence[Run]) -> Plan:
@@ -272,20 +279,7 @@ def failures(sweep: Sweep) -> dict[str, str]:
     return out
 
 
-def _check_same_space(sweep: Sweep, there: Mapping[str, Any]) -> None:
-    """Raises SweepError if a search is continued with other axes, files or bindings: its trials would not compare."""
-    if not there.get("runs"):
-        return
-    before, now = (dict(source or {}) for source in (there.get("source"), sweep.source))
-    changed = [key for key in ("axes", "gin_files", "bindings", "start") if before.get(key) != now.get(key)]
-    changed += ["bindings of the command line"] if tuple(there.get("added", ())) != sweep.added else []
-    if changed:
-        raise SweepError(
-            f"{sweep.directory} holds the trials of another search ({', '.join(changed)} changed); use another directory"
-        )
-
-
-def _check_all(runs: Sequence[Run], skipped: set[str], check: Callable[[Run], None]) -> None:
+def check_all(runs: Sequence[Run], check: Callable[[Run], None], skipped: Collection[str] = ()) -> None:
     """Raises SweepError with all runs that ``check`` refuses."""
     problems: dict[str, list[str]] = {}
     runs = [run for run in runs if run.name not in skipped]
@@ -341,20 +335,6 @@ def _is_run(entry: Any, *, old: bool) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _configuration(entry: Any) -> tuple[list[str], list[str]]:
-    files, bindings = entry if isinstance(entry, list) else (entry["gin_files"], entry["bindings"])
-    return list(files), [text for text in bindings if not text.startswith("MODEL_DIR = ")]
-
-
-def _movable(sweep: Sweep, configuration: tuple[list[str], list[str]]) -> tuple[list[str], list[str]]:
-    """The configuration for comparisons: a sweep directory may be moved, and 16 and 16.0 are one value."""
-    files, bindings = configuration
-    bindings = [_WHOLE.sub(r"\1", text) for text in bindings]
-    if sweep.start is not None:
-        bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]
-    return files, bindings
 
 
 def _described(run: Run) -> dict[str, Any]:

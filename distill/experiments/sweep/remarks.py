@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from distill.counting import counted
 from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
@@ -17,7 +17,7 @@ class Setting:
     """The parts of a configured run that decide whether an axis matters.
 
     Attributes:
-      task: the task or mixture that it trains on, such as ``svamp_mixed``.
+      task: the task or mixture that it trains on, such as ``svamp_mixed``, or ``FORM=mixed`` before it is registered.
       normalizer: of the loss.
       configuration: a text that runs share which differ at most in their seed and directory; empty if it is not known.
     """
@@ -29,16 +29,22 @@ class Setting:
     @property
     def form(self) -> str:
         """The form of the task: ``label``, ``paired``, ``mixed``, ``shared`` or ``single``."""
-        return self.task.rpartition("_")[2]
+        return re.split("[_=]", self.task)[-1]
 
 
-def refuse_idle_axes(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> None:
+def refuse_idle_axes(
+    sweep: Sweep,
+    runs: Sequence[Run],
+    settings: Mapping[str, Setting],
+    shown: Callable[[str], str] = lambda axis: f"axis {axis!r}",
+) -> None:
     """Refuses a sweep with an axis that changes nothing in any run: its runs would only repeat each other.
 
     Args:
       sweep: the sweep.
       runs: its runs, or of a search some of them.
       settings: name of a run → its setting.
+      shown: an axis in the message, such as its name with the file and line.
 
     Raises:
       SweepError: names each such axis and its levels.
@@ -53,7 +59,7 @@ def refuse_idle_axes(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, S
         if why is None and _is_idle(axis, there, settings):
             why = "every level gives the same configuration; give its levels different bindings, or delete the axis"
         if why is not None:
-            problems.append(f"axis {axis!r} (levels {', '.join(levels)}) changes nothing in any run: {why}")
+            problems.append(f"{shown(axis)} (levels {', '.join(levels)}) changes nothing in any run: {why}")
     if problems:
         raise SweepError("; ".join(problems))
 

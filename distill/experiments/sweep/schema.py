@@ -83,7 +83,7 @@ NAMES = {
 _PARTS = (
     ("Keys of a sweep file, YAML or JSON (docs/sweeps.md)", FILE),
     (
-        "An axis is a list of values, an object of levels, or an object with one of values, levels, ratio, budget, low",
+        "An axis is a list of values, an object NAME: level, or an object with values, levels, ratio, budget or low",
         AXIS,
     ),
     ("A level", LEVEL),

@@ -128,11 +128,11 @@ def test_an_axis_without_an_effect_is_an_error_before_any_run(sweep_file, tmp_pa
     for axes, message in (
         (
             "axes: {rates: {ratio: [1, 4]}}",
-            "axis 'rates' (levels 1:1, 4:1) changes nothing in any run: jsonl_paired draws",
+            "sweep.yaml:22 (levels 1:1, 4:1) changes nothing in any run: FORM=paired draws no mixture; set FORM=mixed",
         ),
         (
             "axes: {size: {a: {bindings: {LAMBDA: 2}}, b: {bindings: {LAMBDA: 2}}}, RANDOM_SEED: [0, 1]}",
-            "axis 'size' (levels a, b) changes nothing in any run: every level gives the same configuration",
+            "sweep.yaml:22 (levels a, b) changes nothing in any run: every level gives the same configuration",
         ),
     ):
         for given in ([], ["--dry_run"]):

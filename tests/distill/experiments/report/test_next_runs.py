@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill.experiments.report import next_runs, quantities
-from distill.experiments.report.parabola import argmax, fit
+from distill.experiments.report.parabola import Fit, argmax, fit
 from distill.experiments.report.quantities import Line
 from distill.experiments.sweep.levels import parts
 
@@ -75,13 +75,43 @@ def test_exploring_widens_and_fills(lines):
     found = next_runs.explore(line, 1.2, above=True, between=True, reason="r")
     expected = [math.sqrt(0.6 * 1.2), math.sqrt(1.2 * 2.4), 9.6 * 2, 9.6 * 4]
     assert [run.lam for run in found.runs] == pytest.approx(expected, rel=0.01)
-    assert found.total == 20 and math.isnan(found.width)
+    # Before: from 0.6, below 1.2, to 38. Afterwards at most from 4.8 to 19, or from 9.6 to 38: a factor of 4 of one of 64.
+    assert found.total == 20 and found.width == pytest.approx(math.log(4) / math.log(64), rel=0.01)
+    assert next_runs.explore(line, 1.2, reason="r").runs == ()
     ratios = [run.setting.split(" about ")[1] for run in found.runs]
     assert [first / second for first, second in map(parts, ratios)] == pytest.approx(
         [2.4 / lam for lam in expected], rel=0.05
     )
     at_the_end = next_runs.explore(line, 9.6, between=True, reason="r")
     assert [run.lam for run in at_the_end.runs] == pytest.approx([math.sqrt(4.8 * 9.6)], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("trained", "best", "added", "expected"),
+    [
+        ([1, 2, 4, 8, 16], 4, [2.83, 5.66], 0.5),
+        ([1, 4], 1, [0.25, 0.0625], 2 / 3),
+        ([1], 1, [0.1, 10], 1.0),
+        ([1], 1, [0.01, 0.1, 10, 100], 0.5),
+    ],
+)
+def test_the_range_that_is_left_after_more_values(trained, best, added, expected):
+    assert next_runs.resolution(trained, best, added) == pytest.approx(expected, rel=0.01)
+    assert math.isnan(next_runs.resolution(trained, best, []))
+
+
+def test_more_runs_never_widen_an_interval():
+    """Also where λ hardly differs, and rounding decides the inverse of the information."""
+    random = np.random.default_rng(0)
+    for spread in (3.0, 0.1, 1e-3, 1e-6):
+        for _ in range(50):
+            lam = np.exp(spread * random.uniform(-1, 1, 5))
+            curve = Fit(
+                np.array([80.0, random.normal(), -abs(random.normal())]), np.eye(3), float(np.log(lam).mean()),
+                float(np.log(lam).min()), float(np.log(lam).max()), 1.0, 0.5,
+            )  # fmt: skip
+            _, width = next_runs.c_optimal(curve, lam.tolist(), random.uniform(0.1, 10, 5), [5] * 5)
+            assert 0 <= width <= 1
 
 
 def test_more_seeds_of_a_trained_value_need_no_new_level(lines):

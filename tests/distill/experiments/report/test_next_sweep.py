@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from distill.cli import main
-from distill.experiments.report import collect, proposals
+from distill.experiments.report import collect, next_sweep, proposals
 from distill.experiments.sweep import plan, reading
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -82,6 +82,17 @@ def test_the_commands_name_complete_settings_and_a_dry_run_accepts_them(sweep, c
         assert "(from 24 finished runs)" in said
     page = (sweep / "out" / "sweep.json").read_text()
     assert '"more"' not in page, "a dry run changes nothing"
+
+
+def test_more_seeds_of_two_settings_are_one_command(sweep, capsys):
+    cells = analysed(sweep / "out")[1].part.cells[:2]
+    recipe = next_sweep.more_seeds(cells, 5)
+    words = shlex.split(recipe.command)
+    points = json.loads(words[-1].removeprefix("--more="))
+    assert [point["RANDOM_SEED"] for point in points] == [[3, 4], [3, 4]] and recipe.file == ""
+    assert [{**point, "RANDOM_SEED": 0} for point in points] == [{**cell.values, "RANDOM_SEED": 0} for cell in cells]
+    assert main.main([*words[1:], "--dry_run"]) == 0
+    assert "28 runs: 24 finished, which are kept, and 4 to do" in capsys.readouterr().out
 
 
 def test_added_points_stay_in_the_directory_when_the_file_is_run_again(sweep, tmp_path):

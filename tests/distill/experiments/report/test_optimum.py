@@ -49,6 +49,17 @@ def scores(line, mean, spread=0.5, seed=0):
     return [(mean(lam) + random.normal(size=5) * spread).tolist() for lam in line.values]
 
 
+def test_the_gain_over_a_weight_of_one_is_one_that_accuracies_can_have(line):
+    """Between 0 and 100 points, and no more than what is left above the accuracy at λ = 1."""
+    peaks = [float(108 - 14 * np.log(lam / 3) ** 2) for lam in line.values]
+    steep = [(mean + np.array([-2.0, -1.0, 0.0, 1.0, 2.0])).clip(0, 100).tolist() for mean in peaks]
+    free, cut = (optimum.estimate(line, steep, draws=500, seed=0, highest=end) for end in (math.inf, 100.0))
+    at_one = float(free.fit(np.array([1.0]))[0])
+    assert free.gain.value > 0 and at_one + free.gain.value > 100, "the parabola exceeds 100 %"
+    assert cut.gain.value == pytest.approx(100 - at_one) and 0 <= cut.gain.low <= cut.gain.high <= 100
+    assert cut.gain.high < free.gain.high
+
+
 def test_a_peak_inside_the_range_is_trusted(line):
     found = optimum.estimate(line, scores(line, lambda lam: float(truth(lam, 1.5))), draws=500, seed=0)
     assert not found.weaknesses.any and found.proposal.kind == "narrow" and 0 < found.proposal.width < 1

@@ -136,7 +136,9 @@ def test_another_space_is_refused(tmp_path):
     work(tmp_path).next()
     text = (tmp_path / "s.yaml").read_text().replace("high: 100", "high: 50")
     (tmp_path / "s.yaml").write_text(text)
-    with pytest.raises(SweepError, match=r"holds the trials of another search \(axes changed\)"):
+    with pytest.raises(
+        SweepError, match=r"of another search: 'axes' has LAMBDA .*\"high\": 100.* there and .*\"high\": 50"
+    ):
         plan.prepare(reading.read(tmp_path / "s.yaml", tmp_path / "out"))
 
 

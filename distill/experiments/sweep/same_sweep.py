@@ -1,0 +1,159 @@
+"""Whether a directory holds the runs of this sweep: with other axes or another configuration they would not compare."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.counting import counted
+from distill.experiments.sweep.budgets import STEPS
+from distill.experiments.sweep.files import RESULT
+from distill.experiments.sweep.levels import SweepError
+from distill.experiments.sweep.runs import START, Run, Sweep
+
+_OWN = re.compile(rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$")
+_WHOLE = re.compile(r"^([\w./]+ = -?\d+)\.0$")
+_SOURCE = ("gin_files", "bindings", "start")
+_REMEDY = "give another directory with --directory=DIR, or delete this one if its runs are not needed"
+_CONFIG = "config.gin"  # a run that has begun holds it
+_UNSET = object()
+_Configuration = tuple[list[str], list[str]]
+
+
+def changed(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], *, steps: bool = True) -> list[Run]:
+    """Returns the runs that the plan of the directory has with other files or bindings.
+
+    Args:
+      sweep: the sweep.
+      runs: its runs.
+      there: the contents of ``sweep.json``, of this or the older format; empty without a plan.
+      steps: False does not compare ``TRAIN_STEPS`` of a sweep with budgets: its runs are not resolved yet.
+    """
+    before = there.get("runs", {})
+    return [run for run in runs if run.name in before and _pair(sweep, run, before[run.name], steps)[2]]
+
+
+def refuse(
+    sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], failed: Collection[str], *, steps: bool = True
+) -> None:
+    """Refuses a directory that holds runs of another sweep.
+
+    Args:
+      sweep, runs, there, steps: as for :func:`changed`.
+      failed: names of runs that failed; they may have another configuration, and start again.
+
+    Raises:
+      SweepError: a run has another configuration; or this sweep has none of the directory's runs, one of them has begun,
+        and the axes or what all runs share differ. It names what differs first.
+    """
+    if sweep.search is not None or _is_search(there):
+        _refuse_other_search(sweep, there)
+        return
+    refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
+    if refused:
+        first, more = refused[0], len(refused) - 1
+        others = f" ({counted(more, 'other run')} {'differs' if more == 1 else 'differ'}, too)" if more else ""
+        what = _difference(*_pair(sweep, first, there["runs"][first.name], steps)[:2])
+        raise SweepError(
+            f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {_REMEDY}"
+        )
+    begun = [name for name in there.get("runs", {}) if _has_begun(sweep.directory / name) and name not in failed]
+    if begun and not {run.name for run in runs} & set(there["runs"]):
+        what = _other_axes(sweep, there) or _other_source(sweep, there)
+        if what:
+            number = counted(len(begun), "run")
+            raise SweepError(
+                f"{sweep.directory} holds {number} of another sweep, such as {begun[0]}: {what}; {_REMEDY}"
+            )
+
+
+def _is_search(there: Mapping[str, Any]) -> bool:
+    design = (there.get("source") or {}).get("design")
+    return isinstance(design, dict) and design.get("kind") == "optuna"
+
+
+def _refuse_other_search(sweep: Sweep, there: Mapping[str, Any]) -> None:
+    """Raises SweepError if a search is continued with another space, or a directory has runs of another kind of design."""
+    if not there.get("runs"):
+        return
+    if there.get("source") is not None and (sweep.search is not None) != _is_search(there):
+        kinds = ("a search", "a design whose points are known")
+        what = kinds if _is_search(there) else kinds[::-1]
+        raise SweepError(f"{sweep.directory} holds the runs of {what[0]}, and this sweep is {what[1]}; {_REMEDY}")
+    what_differs = _other_source(sweep, there, ("axes", *_SOURCE))
+    if what_differs:
+        raise SweepError(f"{sweep.directory} holds the trials of another search: {what_differs}; {_REMEDY}")
+
+
+def _other_axes(sweep: Sweep, there: Mapping[str, Any]) -> str:
+    before, now = list(there.get("axes", {})), list(sweep.all_axes())
+    if not before or set(before) == set(now):
+        return ""
+    return f"its axes are {', '.join(before)}, and this sweep's are {', '.join(now)}"
+
+
+def _other_source(sweep: Sweep, there: Mapping[str, Any], keys: Sequence[str] = _SOURCE) -> str:
+    """What differs first between the sweep file of the plan and this one, or between bindings of the command line."""
+    if there.get("source") is None or sweep.source is None:
+        return ""
+    for key in keys:
+        before, now = there["source"].get(key), sweep.source.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            name = next(name for name in (*before, *now) if before.get(name, _UNSET) != now.get(name, _UNSET))
+            return f"{key!r} has {name} {_had(before.get(name), now.get(name))}"
+        return f"{key!r} {_had(before, now)}"
+    added = tuple(there.get("added", ()))
+    return "" if added == sweep.added else f"bindings of the command line {_had(added, sweep.added)}"
+
+
+def _pair(sweep: Sweep, run: Run, entry: Any, steps: bool) -> tuple[_Configuration, _Configuration, bool]:
+    """The configuration of a run in the plan and in the sweep, for comparisons, and whether they differ."""
+    without = () if steps or not sweep.budgets else (STEPS,)
+    before, now = (_compared(sweep, one, without) for one in (_configuration(entry), run.configuration()))
+    return before, now, before != now
+
+
+def _difference(there: _Configuration, here: _Configuration) -> str:
+    """What differs first between two configurations of a run, as the end of a sentence."""
+    (files, before), (files_now, now) = there, here
+    if files != files_now:
+        at = next((n for n, pair in enumerate(zip(files, files_now)) if pair[0] != pair[1]), None)
+        at = min(len(files), len(files_now)) if at is None else at
+        one = [names[at] if at < len(names) else None for names in (files, files_now)]
+        return f"has gin file {at + 1} {_had(*one)}"
+    values, values_now = (dict(text.split(" = ", 1) for text in texts if " = " in text) for texts in (before, now))
+    for name in dict.fromkeys((*values, *values_now)):
+        if values.get(name) != values_now.get(name):
+            return f"has {name} {_had(values.get(name), values_now.get(name), quoted=False)}"
+    return "has the same bindings in another order"
+
+
+def _had(before: Any, now: Any, *, quoted: bool = True) -> str:
+    """``10 there and 20 in this sweep``; a value that is None is not set."""
+
+    def shown(value: Any) -> str:
+        text = json.dumps(value, ensure_ascii=False, default=list) if quoted else str(value)
+        return "unset" if value is None else text if len(text) <= 80 else f"{text[:79]}…"
+
+    return f"{shown(before)} there and {shown(now)} in this sweep"
+
+
+def _configuration(entry: Any) -> _Configuration:
+    files, bindings = entry if isinstance(entry, list) else (entry["gin_files"], entry["bindings"])
+    return list(files), [text for text in bindings if not text.startswith("MODEL_DIR = ")]
+
+
+def _compared(sweep: Sweep, configuration: _Configuration, without: Collection[str] = ()) -> _Configuration:
+    """The configuration for comparisons: a sweep directory may be moved, and 16 and 16.0 are one value."""
+    files, bindings = configuration
+    bindings = [_WHOLE.sub(r"\1", text) for text in bindings if text.partition(" = ")[0] not in without]
+    if sweep.start is not None:
+        bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]
+    return files, bindings
+
+
+def _has_begun(directory: Path) -> bool:
+    return (directory / RESULT).exists() or (directory / _CONFIG).exists()

@@ -1,0 +1,106 @@
+"""A directory that holds another sweep is refused, and what differs first is named."""
+
+import json
+
+import pytest
+
+from distill.experiments.sweep import SweepError, outcomes, plan, reading
+
+TEXT = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}\nbindings: {TRAIN_STEPS: 10, A: 1}\ngin_files: [a.gin, b.gin]\n"
+
+
+def read(tmp_path, text=TEXT, added=()):
+    (tmp_path / "s.yaml").write_text(text)
+    return reading.read(tmp_path / "s.yaml", tmp_path / "out").with_bindings(added)
+
+
+def begin(run):
+    run.directory.mkdir(parents=True)
+    (run.directory / "config.gin").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("text", "added", "message"),
+    [
+        (
+            TEXT.replace(": 10", ": 20"),
+            (),
+            "_SEED-0 has TRAIN_STEPS 10 there and 20 in this sweep (3 other runs differ, too); ",
+        ),
+        (TEXT.replace("A: 1", "B: 1"), (), "has A 1 there and unset in this sweep"),
+        (TEXT.replace("b.gin", "c.gin"), (), 'has gin file 2 "b.gin" there and "c.gin" in this sweep'),
+        (TEXT.replace(", b.gin", ""), (), 'has gin file 2 "b.gin" there and unset in this sweep'),
+        (TEXT, ["B = 'x'"], "has B unset there and 'x' in this sweep"),
+    ],
+)
+def test_another_configuration_of_a_run_is_named(tmp_path, text, added, message):
+    plan.prepare(read(tmp_path))
+    for refuse in (plan.refuse_other_sweep, plan.prepare):
+        with pytest.raises(SweepError) as caught:
+            refuse(read(tmp_path, text, added))
+        assert message in str(caught.value) and str(caught.value).startswith(
+            f"{tmp_path / 'out'} holds runs of another"
+        )
+        assert "; give another directory with --directory=DIR, or delete this one" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "axes: {rates: {ratio: [1, 2]}, RANDOM_SEED: [0]}",
+            "its axes are LAMBDA, RANDOM_SEED, and this sweep's are ",
+        ),
+        (TEXT.replace("[1, 2]", "[3, 4]").replace("A: 1", "A: 2"), "'bindings' has A 1 there and 2 in this sweep"),
+        (TEXT.replace("[1, 2]", "[3, 4]") + "start: {gin_files: [c.gin]}", "'start' unset there and {\"gin_files\""),
+    ],
+)
+def test_runs_of_other_names_are_refused_once_one_has_begun(tmp_path, text, message):
+    made = plan.prepare(read(tmp_path))
+    plan.refuse_other_sweep(read(tmp_path, text))
+    begin(made.runs[0])
+    with pytest.raises(SweepError, match="holds 1 run of another sweep, such as LAMBDA-1__RANDOM_SEED-0: ") as caught:
+        plan.refuse_other_sweep(read(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_other_levels_seeds_and_repeated_failures_are_the_same_sweep(tmp_path):
+    made = plan.prepare(read(tmp_path))
+    for run in made.runs:
+        begin(run)
+    plan.refuse_other_sweep(read(tmp_path, TEXT.replace("[1, 2]", "[1.0, 3]")))
+    plan.refuse_other_sweep(read(tmp_path, TEXT.replace("[0, 1]", "[5]")))
+    changed = read(tmp_path, TEXT.replace("A: 1", "A: 2"))
+    with pytest.raises(SweepError):
+        plan.refuse_other_sweep(changed)
+    for run in made.runs:
+        outcomes.note_failure(run, "the loss is nan")
+    plan.refuse_other_sweep(changed)
+
+
+def test_a_sweep_with_budgets_is_compared_without_its_steps_until_they_are_known(tmp_path):
+    text = (
+        "axes:\n  method: {a: {bindings: {A: 1}}, b: {bindings: {A: 2}}}\n"
+        "  budget: {budget: [steps], reference: {method: a}}\n"
+        "bindings: {TRAIN_STEPS: 10}\n"
+    )
+    sweep = read(tmp_path, text)
+    path = plan.prepare(sweep).directory / plan.PLAN
+    there = json.loads(path.read_text())
+    for entry in there["runs"].values():
+        entry["bindings"].append("TRAIN_STEPS = 7")
+    path.write_text(json.dumps(there))
+    plan.refuse_other_sweep(sweep)
+    with pytest.raises(SweepError, match="has TRAIN_STEPS 7 there and 10 in this sweep"):
+        plan.prepare(sweep)
+    with pytest.raises(SweepError, match="has A 1 there and 3 in this sweep"):
+        plan.refuse_other_sweep(read(tmp_path, text.replace("A: 1", "A: 3")))
+
+
+def test_a_search_and_a_grid_do_not_share_a_directory(tmp_path):
+    plan.prepare(read(tmp_path))
+    search = TEXT + "design: {kind: optuna, trials: 3}\n"
+    with pytest.raises(
+        SweepError, match="holds the runs of a design whose points are known, and this sweep is a search"
+    ):
+        plan.refuse_other_sweep(read(tmp_path, search))
