@@ -60,6 +60,27 @@ def check(*bindings, files=FILES, **more):
             "train.LoopConfig.log_period (set in the command line): expected int; got 2.5",
         ),
         ("INITIAL_CHECKPOINT_PATH = '/nowhere/at/all'", "no checkpoint at /nowhere/at/all"),
+        ("TRAIN_STEPS = -5", "as train.LoopConfig.train_steps: train_steps must be ≥ 1; got -5"),
+        ("LAMBDA = -1", "LAMBDA (set in the command line), as losses.TwoTaskLoss.lam: lam must be ≥ 0 or None; got -1"),
+        ("ALPHA = 1.5", "alpha must be in [0, 1] or None; got 1.5"),
+        ("BATCH_SIZE = 0", "as train.DataConfig.batch_size: batch_size must be ≥ 1; got 0"),
+        ("EVAL_PERIOD = 0", "as train.ValidationConfig.period: period must be ≥ 1; got 0"),
+        ("PATIENCE = 0", "patience must be ≥ 1 or None; got 0"),
+        ("VALIDATION_EXAMPLES = -1", "max_examples must be ≥ 1 or None; got -1"),
+        ("LEARNING_RATE = -1.0", "LEARNING_RATE (set in the command line), as optimizers.adafactor.learning_rate: "),
+        ("optimizers.adafactor.clip_norm = 0.0", "clip_norm must be > 0 or None; got 0.0"),
+        ("RANDOM_SEED = -1", "seed must be ≥ 0; got -1"),
+        ("EMA_DECAY = 1.0", "ema_decay must be in (0, 1) or None; got 1.0"),
+        ("CHECKPOINT_KEEP = 0", "as checkpoints.CheckpointConfig.keep: keep must be ≥ 1; got 0"),
+        ("MAX_DECODE_LEN = 0", "as evaluate.DecodeConfig.max_decode_len: max_decode_len must be ≥ 1; got 0"),
+        ("SUBSAMPLE = 2.0", "subsample must be in (0, 1]; got 2.0"),
+        ("LABEL_RATE = -1.0", "label_rate must be a finite number ≥ 0; got -1.0"),
+        ("MAX_RATIONALES = 0", "max_rationales must be ≥ 1 or None; got 0"),
+        ("LORA_RANK = 0", "lora_rank must be an integer ≥ 1; got 0"),
+        ("network.T5Config.num_heads = 0", "num_heads must be an integer ≥ 1; got 0"),
+        ("partitioning.MeshConfig.data = 0", "data must be an integer ≥ 1 or -1; got 0"),
+        ("TASK_FEATURE_LENGTHS = {'inputs': 8}", "must name exactly 'inputs' and 'targets'; got ['inputs']"),
+        ("TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 0}", "['targets'] must be an integer ≥ 1; got 0"),
         ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
         ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
     ],
@@ -68,6 +89,22 @@ def test_a_mistake_is_one_line(binding, message):
     with pytest.raises((ConfigurationError, FileNotFoundError, SourceError)) as caught:
         check(binding)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_range_that_another_setting_bounds(tmp_path):
+    """The quickstart's warm-up is longer than 20 steps; a schedule that is replaced is not checked."""
+    recipe, given = ["gin/recipes/quickstart.gin"], ["MODEL_DIR = 'runs/a'", "TRAIN_STEPS = 20"]
+    with pytest.raises(ConfigurationError) as caught:
+        first_checks.check(recipe, given)
+    assert str(caught.value).startswith("WARMUP_STEPS (set in gin/recipes/quickstart.gin:")
+    assert str(caught.value).endswith(
+        ", as optimizers.linear_decay.warmup_steps: warmup_steps must be in [0, TRAIN_STEPS=20); got 50"
+    )
+    first_checks.check(recipe, [*given, "WARMUP_STEPS = 2"])
+    first_checks.check(recipe, [*given, "LEARNING_RATE = 1e-3"])
+    with pytest.raises(ConfigurationError) as caught:
+        first_checks.check(recipe, [given[0], "TRAIN_STEPS = 0"])
+    assert "train_steps must be ≥ 1; got 0" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_right_or_is_checked_later_passes(tmp_path):
@@ -148,6 +185,7 @@ def test_the_full_check_finds_the_same_arguments():
         ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a"],
         ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a", "--gin.train.LoopConfig.lgo=1"],
         ["config", "--gin_file=gin/recipes/quickstart.gin", "--gin.TRIAN_STEPS=1"],
+        ["config", "--gin_file=gin/recipes/quickstart.gin", "--gin.TRAIN_STEPS=-5"],
         ["sweep", "gin/sweeps/demo_rates.yaml", "--gin.TRIAN_STEPS=1"],
         ["infer", "--model_dir=none", "--input=train.jsonl", "--output=b"],
         ["export", "--model_dir=.", "--output=b"],

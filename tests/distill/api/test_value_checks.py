@@ -39,3 +39,25 @@ def test_every_type_that_is_read_is_that_of_the_annotation(module, name):
             read += 1
             assert found == hints[argument], argument
     assert read >= 3, (module, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument", "expected"),
+    [
+        ("distill.training.config", "LoopConfig", "train_steps", "≥ 1"),  # of a loop over names
+        (
+            "distill.training.config",
+            "LoopConfig",
+            "lora_alpha",
+            "a finite number > 0",
+        ),  # of a class that it is passed to
+        ("distill.training.optimizers", "adafactor", "learning_rate", "> 0"),  # of a helper
+        ("distill.tasks.registration", "register", "soft_label_temperature", "a finite number > 0"),
+        ("distill.model.t5gemma_config", "StackConfig", "head_dim", "an integer ≥ 1"),
+        ("distill.model.t5gemma_config", "T5GemmaConfig", "final_logit_cap", "> 0 or None"),
+    ],
+)
+def test_ranges_are_read_where_a_value_is_checked(module, name, argument, expected):
+    found = signatures.definition(module, name)
+    calls = {value_checks._constant(call.args[2], where) for call, where in value_checks._checks(*found, argument)}
+    assert calls == {expected}
