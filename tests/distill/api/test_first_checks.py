@@ -15,7 +15,8 @@ FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "ru
 @pytest.fixture(autouse=True)
 def rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "train.jsonl").write_text('{"input": "a", "label": "b"}\n')
+    (tmp_path / "qa.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     (tmp_path / "none.jsonl").write_text("\n")
     (tmp_path / "words.model").touch()
 
@@ -81,13 +82,58 @@ def check(*bindings, files=FILES, **more):
         ("partitioning.MeshConfig.data = 0", "data must be an integer ≥ 1 or -1; got 0"),
         ("TASK_FEATURE_LENGTHS = {'inputs': 8}", "must name exactly 'inputs' and 'targets'; got ['inputs']"),
         ("TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 0}", "['targets'] must be an integer ≥ 1; got 0"),
+        (
+            "FILES = 'train.jsonl'",
+            "FILES must map splits to files, as {'train': 'train.jsonl'}; got 'train.jsonl' (set in",
+        ),
+        ("FILES = ['train.jsonl']", "as {'train': ['train.jsonl']}; got ['train.jsonl'] (set in the command line)"),
+        (
+            "FILES = {'train': 3}",
+            "FILES['train'] must be a path, a pattern such as 'rows-*.jsonl', or a list of them; ",
+        ),
+        (
+            "FILES = {}",
+            "no files were given; expected a mapping like {'train': 'rows.jsonl'} (set in the command line)",
+        ),
+        ("FIELDS = {'inptu': 'question'}", "FIELDS: a record has no field 'inptu'; did you mean 'input'?"),
+        (
+            "FIELDS = 'question'",
+            "as {'input': 'question', 'label': 'answer'}; got 'question' (set in the command line)",
+        ),
+        (
+            "FIELDS = {'label': 'lable'}",
+            "no row has the field 'lable' that 'label' is mapped to; did you mean 'label'?",
+        ),
+        ("FIELDS = {'label': 3}", "FIELDS['label'] must be the name of a field or a template; got 3"),
+        (
+            "MODEL_DIR = '/proc/x/y'",
+            "MODEL_DIR=/proc/x/y cannot be made in /proc: No such file or directory; give a",
+        ),
+        ("MODEL_DIR = 'qa.jsonl/x'", "qa.jsonl is a file; give the path of a new folder"),
         ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
         ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
     ],
 )
 def test_a_mistake_is_one_line(binding, message):
-    with pytest.raises((ConfigurationError, FileNotFoundError, SourceError)) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         check(binding)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "{'input': 'question'}",
+            "no row has a label, llm_label or rationale to train on; FIELDS maps the fields of a ",
+        ),
+        ("{'input': 'question'}", "as {'label': 'answer'} (the rows have: answer, question)"),
+        ("{'label': 'answer'}", "no row has the field 'input'; FIELDS maps"),
+    ],
+)
+def test_fields_that_a_mapping_lacks(fields, message):
+    with pytest.raises(SourceError) as caught:
+        check("FILES = {'train': 'qa.jsonl'}", f"FIELDS = {fields}")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -112,7 +158,8 @@ def test_what_is_right_or_is_checked_later_passes(tmp_path):
     check(
         "FILES = {'train': 'tr*.jsonl'}", "VOCABULARY_PATH = 't5'", "INITIAL_CHECKPOINT_PATH = 'google/t5-v1_1-small'"
     )
-    check("FILES = {'train': 3}", "MESH = 'x'")  # wrong types are found when the configuration is parsed
+    check("MESH = 'x'")  # wrong types of other packages' classes are found when the configuration is parsed
+    check("FILES = {'train': 'qa.jsonl'}", "FIELDS = {'input': 'question', 'label': 'answer'}")
     check("FILES = {'train': 'gs://bucket/rows.jsonl'}", "VOCABULARY_PATH = gs://bucket/words.model")
     check("FILES = {'train': 'missing.jsonl'}", "CACHE_DIR = 'cached'")
     check("FILES = {'train': 'missing.jsonl'}", trains=False)
@@ -162,8 +209,8 @@ def test_a_split_to_score_is_one_that_has_rows():
 
 def test_macros_that_the_command_provides_need_not_be_set():
     with pytest.raises(ConfigurationError, match="MODEL_DIR is used by"):
-        first_checks.check(FILES, ["FILES = {}"])
-    first_checks.check(FILES, ["FILES = {}"], provided=("MODEL_DIR",))
+        first_checks.check(FILES, ["FILES = {'train': 'train.jsonl'}"])
+    first_checks.check(FILES, ["FILES = {'train': 'train.jsonl'}"], provided=("MODEL_DIR",))
     with pytest.raises(ConfigurationError, match="no gin file was given"):
         first_checks.check([], [], provided=("MODEL_DIR",))
 
