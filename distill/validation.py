@@ -1,7 +1,15 @@
-"""A value that must be one of a few, and names of files that foreign data gives."""
+"""A value that must be one of a few or in a range, and names of files that foreign data gives."""
 
 import difflib
-from collections.abc import Collection, Iterable
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+_RANGE = re.compile(
+    r"(?P<kind>an integer |a finite number |)"
+    r"(?:(?P<sign>[≥>]) (?P<least>\S+)|in (?P<open>[\[(])(?P<low>\S+), (?P<high>\w[\w.]*)(?P<close>[\])]))"
+    r"(?: or (?P<other>None|-\d+))?"
+)
 
 
 def check(name: str, value: object, choices: Collection[str]) -> None:
@@ -9,6 +17,66 @@ def check(name: str, value: object, choices: Collection[str]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise ValueError(f"{name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def check_range(name: str, value: object, expected: str, **bounds: object) -> None:
+    """Raises ValueError unless ``value`` is in a range. A function, such as a schedule of values, is not checked.
+
+    The early check of configurations reads these calls from the source (:mod:`distill.api.source_rules`).
+
+    Args:
+      name: the value's name in the message.
+      value: a number, or None where the range admits it.
+      expected: the range as the message states it: ``≥ 1``, ``> 0`` or ``in [0, 1)``; ``an integer`` or ``a finite number``
+        may precede it, ``or None`` or ``or -1`` follow it.
+      **bounds: values of the names in the range.
+
+    >>> check_range("warmup_steps", 50, "in [0, steps)", steps=20)
+    Traceback (most recent call last):
+    ValueError: warmup_steps must be in [0, steps=20); got 50
+    """
+    if not callable(value) and not _in_range(value, expected, bounds):
+        shown = re.sub(r"[A-Za-z_]\w*(?=[,)\]])", lambda word: _with_value(word[0], bounds), expected)
+        raise ValueError(f"{name} must be {shown}; got {value!r}")
+
+
+def check_items(name: str, value: Mapping[str, object], keys: Sequence[str], expected: str) -> None:
+    """Raises ValueError unless a mapping has exactly the given keys, and values in the range ``expected``."""
+    if set(value) != set(keys):
+        raise ValueError(f"{name} must name exactly {' and '.join(map(repr, keys))}; got {sorted(value)}")
+    for key, one in value.items():
+        check_range(f"{name}[{key!r}]", one, expected)
+
+
+def _with_value(name: str, bounds: Mapping[str, object]) -> str:
+    return f"{name}={bounds[name]}" if name in bounds else name
+
+
+def _in_range(value: object, expected: str, bounds: Mapping[str, object]) -> bool:
+    found = _RANGE.fullmatch(expected)
+    if found is None:
+        raise TypeError(f"no range: {expected!r}")
+    if value is None or isinstance(value, str):
+        return value is None and found["other"] == "None"
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    if found["kind"].startswith("an integer") and (isinstance(value, bool | float) or not number.is_integer()):
+        return False
+    if found["kind"].startswith("a finite") and not math.isfinite(number):
+        return False
+    if found["other"] not in (None, "None") and number == float(found["other"]):
+        return True
+
+    def bound(text: str) -> float:
+        return float(bounds.get(text, text))  # type: ignore[arg-type]
+
+    if found["sign"]:
+        return number > bound(found["least"]) or (found["sign"] == "≥" and number == bound(found["least"]))
+    low, high = bound(found["low"]), bound(found["high"])
+    above = number > low or (found["open"] == "[" and number == low)
+    return above and (number < high or (found["close"] == "]" and number == high))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from distill import validation
 from distill.tasks import jsonl, sources
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, RowError, SourceError, is_blank
@@ -40,8 +41,7 @@ class Texts:
     def __init__(self, files: Mapping[str, jsonl.Files], *, field: str = "text", passage_characters: int = 8000):
         if not isinstance(files, Mapping) or not files:
             raise ValueError(f"FILES must map splits to files, as {{'train': 'books.txt.gz'}}; got {files!r}")
-        if passage_characters < 1:
-            raise ValueError(f"passage_characters must be at least 1; got {passage_characters}")
+        validation.check_range("passage_characters", passage_characters, "≥ 1")
         self.splits = tuple(files)
         self._files = {split: jsonl.paths_of(file, split) for split, file in files.items()}
         self._field, self._characters = field, passage_characters

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from distill import validation
 from distill.counting import counted
 from distill.tasks import metrics, records, splits
 from distill.tasks.records import Record, Report, Source
@@ -45,10 +46,7 @@ class Dataset:
             raise ValueError(
                 f"data set {self.name!r}: answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {self.answer!r}"
             )
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"data set {self.name!r}: validation_fraction must be in [0, 1); got {self.validation_fraction}"
-            )
+        validation.check_range(f"data set {self.name!r}: validation_fraction", self.validation_fraction, "in [0, 1)")
         object.__setattr__(self, "source", records.as_source(self.source))
         object.__setattr__(self, "labels", tuple(self.labels))
 

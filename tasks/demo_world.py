@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from distill import validation
 from distill.tasks.dataset import Dataset
 from distill.tasks.demo_facts import VOCABULARY_SIZE, WORLD, Question, ask, pick, some, vocabulary_texts
 from distill.tasks.records import Record, Report
@@ -69,13 +70,13 @@ class Questions:
         error_rate: float = 0.2,
     ):
         sizes = {"train": train_rows, "validation": validation_rows, "test": test_rows}
-        for split, rows in sizes.items():
-            if rows < 1:
-                raise ValueError(f"{split}_rows must be at least 1; got {rows}")
+        validation.check_range("train_rows", train_rows, "≥ 1")
+        validation.check_range("validation_rows", validation_rows, "≥ 1")
+        validation.check_range("test_rows", test_rows, "≥ 1")
         if shuffled_rationales and train_rows < 2:
             raise ValueError(f"shuffled rationales need at least 2 training rows; got {train_rows}")
-        if votes < 0 or not 0 <= error_rate <= 1:
-            raise ValueError(f"votes must be ≥ 0 and error_rate in [0, 1]; got {votes} and {error_rate}")
+        validation.check_range("votes", votes, "≥ 0")
+        validation.check_range("error_rate", error_rate, "in [0, 1]")
         self._seed, self._sizes, self._shuffled = seed, sizes, shuffled_rationales
         self._several_teachers, self._votes, self._error_rate = several_teachers, votes, error_rate
 
@@ -148,9 +149,8 @@ class Pretraining:
     shares = (0.10, 0.05, 0.05, 0.25, 0.15, 0.20, 0.20)
 
     def __init__(self, seed: int = 0, *, train_rows: int = 20000, validation_rows: int = 400):
-        for name, rows in {"train_rows": train_rows, "validation_rows": validation_rows}.items():
-            if rows < 1:
-                raise ValueError(f"{name} must be at least 1; got {rows}")
+        validation.check_range("train_rows", train_rows, "≥ 1")
+        validation.check_range("validation_rows", validation_rows, "≥ 1")
         self._seed, self._sizes = seed, {"train": train_rows, "validation": validation_rows}
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:

@@ -118,15 +118,17 @@ class JsonLines:
         solution_marker: str = "####",
     ):
         if files is not None and not isinstance(files, Mapping):
-            raise ValueError(f"FILES must map splits to files, as {{'train': 'rows.jsonl'}}; got {files!r}")
+            example = {"train": files if isinstance(files, str | list | tuple) and files else "rows.jsonl"}
+            raise ValueError(f"FILES must map splits to files, as {example}; got {files!r}")
         if not files:
             raise ValueError("no files were given; expected a mapping like {'train': 'rows.jsonl'}")
         if fields is not None and not isinstance(fields, Mapping):
-            raise ValueError(f"FIELDS must map a record's fields to those of the rows; got {fields!r}")
+            example = {"input": "question", "label": "answer"}
+            raise ValueError(f"FIELDS must map a record's fields to those of the rows, as {example}; got {fields!r}")
         for key, name in (fields or {}).items():
             if key not in FIELDS:
                 hint = validation.did_you_mean(key, FIELDS)
-                raise ValueError(f"a record has no field {key!r}{hint} (fields: {', '.join(FIELDS)})")
+                raise ValueError(f"FIELDS: a record has no field {key!r}{hint} (fields: {', '.join(FIELDS)})")
             if not isinstance(name, str) or not name:
                 raise ValueError(f"FIELDS[{key!r}] must be the name of a field or a template; got {name!r}")
         if not isinstance(solution_marker, str) or not solution_marker:

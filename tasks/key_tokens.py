@@ -6,13 +6,13 @@ Here the key words are given: by the row, as its numbers, or as its labels.
 
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from distill import validation
 from distill.tasks.records import Record
 
 Kind = Literal["row", "label", "numbers"]
@@ -42,8 +42,7 @@ class KeyTokens:
         if self.kind not in KINDS:
             raise ValueError(f"key_tokens must be one of {', '.join(map(repr, KINDS))} or None; got {self.kind!r}")
         for name in ("weight", "other_weight"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"key_tokens: {name} must be a finite number ≥ 0; got {getattr(self, name)}")
+            validation.check_range(f"key_tokens: {name}", getattr(self, name), "a finite number ≥ 0")
 
     def phrases(self, record: Record) -> tuple[str, ...]:
         """The key words of a record's rationales."""

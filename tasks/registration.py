@@ -12,6 +12,7 @@ from typing import Any, Literal
 import seqio
 import tensorflow as tf
 
+from distill import validation
 from distill.tasks import controls, fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
 from distill.tasks.corpus import Corpus
 from distill.tasks.dataset import Dataset
@@ -171,8 +172,10 @@ def register(
             "rationale_prefix must be one of teacher_prefixes, since evaluation and serving use it, and label_prefix must "
             f"be none of them; got {rationale_prefix=}, {label_prefix=} and teacher_prefixes={dict(teacher_prefixes)}"
         )
-    if min(label_rate, rationale_rate) < 0 or label_rate + rationale_rate <= 0:
-        raise ValueError(f"mixture rates must be ≥ 0 and not both 0; got {label_rate=} {rationale_rate=}")
+    validation.check_range("label_rate", label_rate, "a finite number ≥ 0")
+    validation.check_range("rationale_rate", rationale_rate, "a finite number ≥ 0")
+    if label_rate + rationale_rate == 0:
+        raise ValueError(f"mixture rates must not both be 0; got {label_rate=} {rationale_rate=}")
     vocabulary = vocabularies.load(vocabulary) if isinstance(vocabulary, str) else vocabulary
     keys = None if key_tokens is None else KeyTokens(key_tokens, key_weight, other_weight)
     variants = Variants(

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from distill import validation
 from distill.tasks import splits
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
@@ -44,14 +45,12 @@ class Selection:
             raise ValueError(
                 f"on_disagreement must be 'keep', 'drop_rationale' or 'down_weight'; got {self.on_disagreement!r}"
             )
-        if not 0 <= self.disagreement_weight < float("inf"):
-            raise ValueError(f"disagreement_weight must be a finite number ≥ 0; got {self.disagreement_weight}")
+        validation.check_range("disagreement_weight", self.disagreement_weight, "a finite number ≥ 0")
         if self.variants is not None and self.variants.soft_labels and self.label_source != "teacher":
             raise ValueError(
                 f"soft_labels are the teacher's votes; they need label_source='teacher', got {self.label_source!r}"
             )
-        if not 0 < self.subsample <= 1:
-            raise ValueError(f"subsample must be in (0, 1]; got {self.subsample}")
+        validation.check_range("subsample", self.subsample, "in (0, 1]")
 
     def wants(self, record: Record, split: str, dataset: Dataset) -> bool:
         """Whether the row is in the subsample (rows of other splits than train always are)."""

@@ -16,6 +16,7 @@ import re
 import seqio
 import tensorflow as tf
 
+from distill import validation
 from distill.tasks import task_ids
 
 _EXTRA_ID = re.compile(r"▁?<extra_id_(\d+)>")
@@ -39,14 +40,10 @@ class SpanCorruption:
     mean_span_length: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_density < 1:
-            raise ValueError(f"noise_density must be in (0, 1); got {self.noise_density}")
-        if not self.mean_span_length >= 1:
-            raise ValueError(f"mean_span_length must be ≥ 1 token; got {self.mean_span_length}")
-        if self.inputs_length < 4:
-            raise ValueError(
-                f"inputs_length must be at least 4 tokens, for text, a sentinel and EOS; got {self.inputs_length}"
-            )
+        validation.check_range("noise_density", self.noise_density, "in (0, 1)")
+        validation.check_range("mean_span_length", self.mean_span_length, "≥ 1")
+        # text, a sentinel and EOS
+        validation.check_range("inputs_length", self.inputs_length, "≥ 4")
 
     def counts(self, length: int) -> tuple[int, int]:
         """The number of masked tokens and of masked spans in a window of ``length`` tokens."""

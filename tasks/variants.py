@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from distill import validation
 from distill.tasks.key_tokens import KeyTokens
 from distill.tasks.records import Record
 
@@ -44,10 +45,8 @@ class Variants:
     key_tokens: KeyTokens | None = None
 
     def __post_init__(self) -> None:
-        if self.max_rationales is not None and self.max_rationales < 1:
-            raise ValueError(f"max_rationales must be ≥ 1 or None; got {self.max_rationales}")
-        if not 0.0 < self.temperature < math.inf:
-            raise ValueError(f"soft_label_temperature must be a finite number > 0; got {self.temperature}")
+        validation.check_range("max_rationales", self.max_rationales, "≥ 1 or None")
+        validation.check_range("soft_label_temperature", self.temperature, "a finite number > 0")
         if self.confidence not in (None, "label", "rationale", "both"):
             raise ValueError(f"confidence must be 'label', 'rationale', 'both' or None; got {self.confidence!r}")
         for name in ("teacher_prefixes", "teacher_weights"):
@@ -60,8 +59,7 @@ class Variants:
                 f"teacher_prefixes must be distinct and not empty; got {dict(self.teacher_prefixes or {})}"
             )
         for teacher, weight in (self.teacher_weights or {}).items():
-            if not 0.0 <= weight < math.inf:
-                raise ValueError(f"teacher_weights[{teacher!r}] must be a finite number ≥ 0; got {weight}")
+            validation.check_range(f"teacher_weights[{teacher!r}]", weight, "a finite number ≥ 0")
 
     @property
     def names_teachers(self) -> bool:

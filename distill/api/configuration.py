@@ -22,7 +22,9 @@ __all__ = [
     "arguments_of",
     "bindings_of",
     "check",
+    "check_names",
     "check_statements",
+    "check_values",
     "configured",
     "find",
     "macro",
@@ -81,16 +83,38 @@ def check_statements(
     For a run on other machines, and before TensorFlow is imported.
 
     Raises:
+      ConfigurationError: see :func:`check_names` and :func:`check_values`.
+    """
+    scan = check_names(gin_files, bindings, extra_paths, place)
+    check_values(scan)
+    return scan
+
+
+def check_names(
+    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), place: str = COMMAND_LINE
+) -> Scan:
+    """The first half of :func:`check_statements`: macros and arguments.
+
+    Raises:
       ConfigurationError: as :func:`check` for macros and arguments; no file, or one that does not exist or cannot be read.
     """
     if not gin_files:
         raise ConfigurationError(_NO_FILE)
     scan = _scanned(gin_files, bindings, search_paths(extra_paths), place)
     scan.referenced.pop("gin.REQUIRED", None)
-    problems = [*_macro_problems(scan, bindings), *signatures.problems(scan)]
-    if problems or (problems := [*value_checks.problems(scan)]):
+    if problems := [*_macro_problems(scan, bindings), *signatures.problems(scan)]:
         raise ConfigurationError("\n".join(problems))
     return scan
+
+
+def check_values(scan: Scan) -> None:
+    """The second half of :func:`check_statements`: types, ranges and choices.
+
+    Raises:
+      ConfigurationError: values that the functions that take them refuse.
+    """
+    if problems := [*value_checks.problems(scan)]:
+        raise ConfigurationError("\n".join(problems))
 
 
 def _scanned(

@@ -9,14 +9,18 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.api import configuration
 from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
 
-_READ = 1000  # rows that are read where the configuration is refused in any case
+if TYPE_CHECKING:
+    from distill.tasks import jsonl
+
+_READ = 10_000  # rows that are read at most
+_SOURCE = ("files", "fields", "label_names", "parser", "mode", "solution_marker")  # arguments of jsonl.JsonLines
 _CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
 
 
@@ -27,6 +31,7 @@ def check(
     *,
     provided: Sequence[str] = (),
     trains: bool = False,
+    reads: bool = True,
     evaluates: str | None = None,
     place: str = COMMAND_LINE,
 ) -> Scan:
@@ -38,6 +43,8 @@ def check(
       evaluates: the split that the command scores.
       trains: whether the command trains, and so reads the vocabulary, the training rows and the initial parameters.
 
+      reads: whether these files must be there, and are read; else a command may write them later.
+
     Raises:
       ConfigurationError: a mistake in the gin files or bindings; one line each.
       FileNotFoundError: a local file that a new run needs does not exist.
@@ -46,38 +53,62 @@ def check(
     """
     names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
     given = [*bindings, *(f"{name} = 'unused'" for name in names)]
-    scan = configuration.check_statements(gin_files, given, extra_paths, place)
+    scan = configuration.check_names(gin_files, given, extra_paths, place)
     of_files = scan.given.get(("", "jsonl.dataset", "files"))
     reads_files = of_files is not None and of_files.macro == "FILES"
+    source = _source(scan) if reads_files else None  # its message shows the form that rows are named in
+    configuration.check_values(scan)
     if reads_files:
         _check_split(scan.values.get("FILES"), evaluates)
     if trains:
         used = {name: value for name, value in scan.values.items() if name in scan.referenced}
-        with naming_example(scan.values.get("DATASET_NAME")):
-            check_files(used)
+        if reads:
+            with naming_example(scan.values.get("DATASET_NAME")):
+                check_files(used)
         validates = not any(
             one.argument == "validation" and one.value is None and one.macro is None for one in scan.given.values()
         )
         if reads_files and used.get("CACHE_DIR") is None:
-            _check_named(used, used.get("TEST_SPLIT") if validates else None)
+            _check_named(used, used.get("TEST_SPLIT") if validates else None, source if reads else None)
     return scan
 
 
-def _check_named(values: Mapping[str, Any], test_split: Any) -> None:
+def _source(scan: Scan) -> "jsonl.JsonLines | None":
+    """The source of the rows that ``FILES`` and ``FIELDS`` name; None if an argument of it is no literal.
+
+    Raises:
+      ConfigurationError: an argument of another form, such as a path in place of a mapping.
+    """
+    from distill.tasks import jsonl
+
+    given = {argument: one for (_, selector, argument), one in scan.given.items() if selector == "jsonl.dataset"}
+    bound = {argument for _, selector, argument in scan.refers if selector == "jsonl.dataset"}
+    literal = {name: one for name, one in given.items() if one.macro is None or one.macro in scan.values}
+    if not bound & {*_SOURCE} <= {*literal}:
+        return None
+    arguments = {name: one.value if one.macro is None else scan.values[one.macro] for name, one in literal.items()}
+    try:
+        return jsonl.JsonLines(**expand_home({name: arguments[name] for name in _SOURCE if name in arguments}))
+    except ValueError as error:
+        macro = given["fields" if "FIELDS" in str(error) else "files"].macro
+        where = f" (set in {scan.defined[macro][-1]})" if macro else ""
+        raise ConfigurationError(f"{error}{where}") from None
+
+
+def _check_named(values: Mapping[str, Any], test_split: Any, source: "jsonl.JsonLines | None") -> None:
     """Raises ConfigurationError if ``FILES`` of a new run names no rows to train on, or none of the split to test.
 
-    The rows are read first where the test split is missing: mistakes in them are to be corrected before.
+    The rows of ``source`` are read first: mistakes in them are to be corrected before.
     """
     files = values.get("FILES")
-    if not isinstance(files, dict) or not files or not all(map(_is_files, files.values())):
-        return
-    if _has_begun(expand_home(values.get("MODEL_DIR"))):
+    if not isinstance(files, dict) or _has_begun(expand_home(values.get("MODEL_DIR"))):
         return
     if "train" not in files:
         raise ConfigurationError(f"FILES has no split 'train', whose rows are trained on; {_remedy(files, 'train')}")
+    if source is not None:
+        _check_rows(source, files["train"])
     if not isinstance(test_split, str) or test_split in files or test_split == "validation":
         return
-    _check_fields(files["train"], values.get("FIELDS"))
     raise ConfigurationError(
         f"FILES has no split {test_split!r}, which TEST_SPLIT scores at the end; {_remedy(files, test_split)}, or give "
         "--gin.TEST_SPLIT=None to score none"
@@ -89,11 +120,6 @@ def _has_begun(directory: Any) -> bool:
     return isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists())
 
 
-def _is_files(value: Any) -> bool:
-    several = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(file, str) for file in several)  # other types are found when the configuration is parsed
-
-
 def _remedy(files: Mapping[str, Any], split: str) -> str:
     others = [name for name in files if isinstance(name, str) and name not in ("train", "validation", "test")]
     if near := close(split, others)[:1]:
@@ -101,16 +127,30 @@ def _remedy(files: Mapping[str, Any], split: str) -> str:
     return f'it has {", ".join(map(str, files))}: add "{split}": "FILE.jsonl" to FILES'
 
 
-def _check_fields(file: Any, fields: Any) -> None:
-    """Raises SourceError if no row of a small local file can be used, or has a field that ``FIELDS`` names."""
-    from distill.tasks import jsonl
+def _check_rows(source: "jsonl.JsonLines", files: Any) -> None:
+    """Raises SourceError if the first local rows to train on cannot be used: no input, no answer, or another field.
 
-    if not isinstance(file, str) or "://" in file or not (fields is None or isinstance(fields, dict)):
+    A mapped field that no row has is found where the rows are read to their end.
+    """
+    from distill.tasks import jsonl, sources
+    from distill.tasks.records import SourceError
+
+    paths = jsonl.paths_of(files, "train")
+    if any("://" in str(path) for path in paths):
         return
-    if fields is not None and "reply" in fields:  # it needs a parser, which is set elsewhere
+    has_target = False
+    number = 0
+    for record in itertools.islice(source("train"), _READ):
+        number += 1
+        has_target |= bool(record.rationales) or record.label is not None or record.llm_label is not None
+    if not number or has_target:
         return
-    for _ in itertools.islice(jsonl.JsonLines({"train": file}, fields)("train"), _READ):
-        pass
+    first = next(jsonl.resolved(paths, "rows of split train"))
+    names = sorted(next(row for _, row in sources.read_rows(first, "rows of split train") if isinstance(row, dict)))
+    raise SourceError(
+        f"{first}: no row has a label, llm_label or rationale to train on; {jsonl.FIELDS_REMEDY}, as "
+        f"{{'label': {names[0]!r}}} (the rows have: {', '.join(names)})"
+    )
 
 
 def _check_split(files: Any, split: str | None) -> None:

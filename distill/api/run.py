@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distill.training.train import TrainResult
 
 
+_PLACE = "the arguments"
 _ROWS_MULTIPLE = 128  # of a token table that is sharded over devices
 
 
@@ -250,7 +251,7 @@ def from_gin(
       distill.api.configuration.ConfigurationError: a mistake in the configuration; one line each.
     """
     with remedies.speaking_python({}, "bindings"):
-        return configured([files] if isinstance(files, str) else files, bindings, search_paths, allowed)
+        return configured([files] if isinstance(files, str) else files, bindings, search_paths, allowed, trains=True)
 
 
 def configured(
@@ -258,13 +259,21 @@ def configured(
     bindings: Sequence[str] | Mapping[str, Any],
     search_paths: Sequence[str] = (),
     allowed: Sequence[str] = (),
+    *,
+    trains: bool = False,
 ) -> Run:
-    """:func:`from_gin` with the command line's wording of errors."""
+    """:func:`from_gin` with the command line's wording of errors.
+
+    Args:
+      files, bindings, search_paths, allowed: see there.
+      trains: whether a new run must have rows for all splits that it reads; they may be written later.
+    """
     if isinstance(bindings, Mapping):
         bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
+    first_checks.check(list(files), list(bindings), search_paths, trains=trains, reads=False, place=_PLACE)
     tensorflow_log.import_quietly()
     with _own_gin():
-        configuration.parse(list(files), list(bindings), search_paths, allowed, place="the arguments")
+        configuration.parse(list(files), list(bindings), search_paths, allowed, place=_PLACE)
         return Run.current()
 
 

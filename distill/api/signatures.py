@@ -58,9 +58,12 @@ def arguments_of(module: str, name: str) -> tuple[str, ...] | None:
     node, where = found
     if any(ast.unparse(one).partition("(")[0] not in _KNOWN_DECORATORS for one in node.decorator_list):
         return None
-    if isinstance(node, ast.ClassDef):
-        return _of_class(node, where)
-    return _of_function(node)
+    return parameters(node, where)
+
+
+def parameters(node: ast.FunctionDef | ast.ClassDef, module: str) -> tuple[str, ...] | None:
+    """The arguments of a definition in order; None if its source does not tell."""
+    return _of_class(node, module) if isinstance(node, ast.ClassDef) else _of_function(node)
 
 
 def _of_class(node: ast.ClassDef, module: str) -> tuple[str, ...] | None:

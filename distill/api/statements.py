@@ -47,6 +47,7 @@ class Scan:
       arguments: every function or class with an argument that is bound, and the argument.
       given: (scope, function or class, argument) → the literal or the macro that it was bound to last.
       values: macro → its value where it was set last, if that refers to nothing.
+      refers: (scope, function or class or macro, argument or "") → the functions and macros its last value refers to.
       texts: file's name as given or included → its text, which is what gin parses afterwards.
       place: where the bindings were given that are in no file, in words.
     """
@@ -60,8 +61,23 @@ class Scan:
     arguments: list[tuple[Use, str]] = dataclasses.field(default_factory=list)
     given: dict[tuple[str, str, str], Given] = dataclasses.field(default_factory=dict)
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    refers: dict[tuple[str, str, str], list[str]] = dataclasses.field(default_factory=dict)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     place: str = COMMAND_LINE
+
+    def called(self) -> set[str]:
+        """The functions and classes that a run calls: commands' own, and those that values in effect refer to.
+
+        A value in effect is one that no later statement replaces, of an argument of a function that is called.
+        """
+        referred = {use.selector for use in self.uses if use.called}
+        found = {selector for _, selector, argument in self.refers if argument and selector not in referred}
+        new = set(found)
+        while new:
+            names = {name for (_, owner, _), refers in self.refers.items() if owner in new for name in refers}
+            new = names - found
+            found |= new
+        return found
 
     def import_lines(self) -> list[str]:
         """Every import of every file, once, as gin text: bindings of the command line may use the imported names."""
@@ -87,11 +103,13 @@ class _Macro(_Reference):
     """The name of a macro that a value refers to."""
 
 
-def _refers(value: Any) -> bool:
-    """Whether there is a reference in a value, or in the lists, tuples and dicts that it consists of."""
+def _references(value: Any) -> list[str]:
+    """The references in a value, or in the lists, tuples and dicts that it consists of."""
     if isinstance(value, dict):
-        return any(_refers(item) for pair in value.items() for item in pair)
-    return any(map(_refers, value)) if isinstance(value, list | tuple) else isinstance(value, _Reference)
+        value = [item for pair in value.items() for item in pair]
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in _references(item)]
+    return [value] if isinstance(value, _Reference) else []
 
 
 class Recorder(config_parser.ParserDelegate):
@@ -132,13 +150,16 @@ def scan_text(
         for macro in recorder.macros:
             scan.referenced.setdefault(macro, []).append(place)
         scan.uses.extend(Use(selector, True, imports, place) for selector in recorder.selectors)
+        if isinstance(statement, config_parser.BindingStatement):
+            target = (statement.scope or "", statement.selector, statement.arg_name or "")
+            scan.refers[target] = [name.rsplit("/", 1)[-1] for name in _references(statement.value)]
         required = recorder.macros == ["gin.REQUIRED"]
         recorder.macros, recorder.selectors = [], []
         if isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
             name = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
             scan.defined.setdefault(name, []).append(place)
             scan.values.pop(name, None)
-            if not _refers(statement.value):
+            if not _references(statement.value):
                 scan.values[name] = statement.value
             if required:
                 scan.required[name] = place
@@ -151,7 +172,7 @@ def scan_text(
                 key = (statement.scope, statement.selector, statement.arg_name)
                 scan.given.pop(key, None)
                 whole = str(statement.value) if isinstance(statement.value, _Macro) else None
-                if whole is not None or not _refers(statement.value):
+                if whole is not None or not _references(statement.value):
                     scan.given[key] = Given(scan.uses[-1], statement.arg_name, statement.value, whole)
                 scan.bound[f"{statement.selector}.{statement.arg_name}"] = place
         elif isinstance(statement, config_parser.ImportStatement):

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 
+from distill import validation
 from distill.checkpoints import adapters, digests, integrity, keeping, object_store, schemas, storage_errors
 from distill.checkpoints.digests import Damaged
 from distill.checkpoints.integrity import BEST, DAMAGED, LATEST
@@ -71,10 +72,10 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         digests.chosen(self.verify)
-        for name in ("period", "keep", "keep_every", "keep_best"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"CheckpointConfig.{name} must be ≥ 1; got {value}")
+        for name in ("period", "keep"):
+            validation.check_range(f"CheckpointConfig.{name}", getattr(self, name), "≥ 1")
+        for name in ("keep_every", "keep_best"):
+            validation.check_range(f"CheckpointConfig.{name}", getattr(self, name), "≥ 1 or None")
 
 
 class Checkpoints:

@@ -1,6 +1,7 @@
 """Shared by the commands that act on a run: its configuration, its processes, and the files that describe its student."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -47,6 +48,7 @@ def check_directories(options: argparse.Namespace) -> None:
     Raises:
       FileNotFoundError: a directory of ``--model_dir`` or of ``report``, or the input of ``infer``, does not exist; or
         ``infer`` or ``export`` of a directory that holds no student.
+      OSError: the folder of an output cannot be made or written.
       ValueError: ``eval`` or ``replay`` of a directory that holds no configuration.
     """
     model_dir = getattr(options, "model_dir", None)
@@ -60,6 +62,13 @@ def check_directories(options: argparse.Namespace) -> None:
         _configuration_in(model_dir)
     if model_dir and options.command in SERVING and not _may_hold_student(model_dir):
         raise FileNotFoundError(f"{model_dir} holds no {STUDENT}; is it a trained model's directory?")
+    output = getattr(options, "output", None)
+    if output and output != "-" and options.command in ("infer", "export", "eval", "cache"):
+        from distill.inference import own_files
+
+        folder = os.path.dirname(output) or "." if options.command == "infer" else output
+        if not (options.command == "cache" and options.beam_runner):  # other machines write it
+            own_files.check_can_be_made("--output", folder)
     if options.command == "infer" and "://" not in options.input and not Path(options.input).exists():
         from distill.tasks import sources
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from distill import validation
+
 By = Literal["targets", "inputs", "row"]
 MEASURES = ("targets", "inputs", "row")
 
@@ -33,8 +35,7 @@ class Curriculum:
     def __post_init__(self) -> None:
         if self.by not in MEASURES:
             raise ValueError(f"Curriculum.by must be one of {', '.join(map(repr, MEASURES))}; got {self.by!r}")
-        if self.epochs < 1:
-            raise ValueError(f"Curriculum.epochs must be ≥ 1; got {self.epochs}")
+        validation.check_range("Curriculum.epochs", self.epochs, "≥ 1")
 
     def order(self, shuffled: np.ndarray, lengths: np.ndarray, epoch: int) -> np.ndarray:
         """Returns the examples' numbers in the order of an epoch.

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distill import validation
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenPair:
@@ -51,8 +53,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for name in ("windows", "encoder_length", "decoder_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Layout.{name} must be ≥ 1; got {getattr(self, name)}")
+            validation.check_range(f"Layout.{name}", getattr(self, name), "≥ 1")
 
 
 @dataclasses.dataclass(frozen=True)

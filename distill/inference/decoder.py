@@ -57,8 +57,7 @@ class DecodeConfig:
         validation.check("DecodeConfig.weights", self.weights, int8.WEIGHTS)
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"DecodeConfig.{name} must be ≥ 1; got {getattr(self, name)}")
+            validation.check_range(f"DecodeConfig.{name}", getattr(self, name), "≥ 1")
 
 
 @dataclasses.dataclass(frozen=True)

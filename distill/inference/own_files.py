@@ -1,7 +1,10 @@
-"""Refuses a folder with files of another program as the directory of a new run. Imports neither JAX nor TensorFlow."""
+"""Refuses a folder for a new run that cannot be made or has others' files. Imports neither JAX nor TensorFlow."""
 
 import fnmatch
 import itertools
+import os
+import tempfile
+from pathlib import Path
 
 from etils import epath
 
@@ -39,10 +42,12 @@ def check(directory: epath.PathLike) -> None:
 
     Raises:
       ValueError: it is a file, or holds files of another program and no run.
+      OSError: it cannot be made or written.
     """
     root = epath.Path(directory)
     if root.exists() and not root.is_dir():
         raise ValueError(f"MODEL_DIR={directory} is a file; expected a folder: give the path of a new folder")
+    check_can_be_made("MODEL_DIR", directory)
     found = others(root)
     if found:
         shown = ", ".join(itertools.islice(found, _SHOWN))
@@ -51,3 +56,31 @@ def check(directory: epath.PathLike) -> None:
             f"MODEL_DIR={directory} holds no run, but {shown}{more}, which no run writes; give a new folder, such as "
             f"MODEL_DIR={root / 'run'}"
         )
+
+
+def check_can_be_made(name: str, directory: epath.PathLike) -> None:
+    """Checks that a local folder can be made, or that an existing one can be written.
+
+    Args:
+      name: the setting or flag that names the folder, for the message.
+      directory: the folder; those above it may be missing, too.
+
+    Raises:
+      ValueError: a file is in the place of a folder.
+      OSError: the system refuses it.
+    """
+    text = os.fspath(directory)
+    if "://" in text:
+        return
+    missing, remedy = Path(text).absolute(), "give a folder in which you may write"
+    place = next(folder for folder in (missing, *missing.parents) if os.path.lexists(folder))
+    if not place.is_dir():
+        raise ValueError(f"{name}={text} cannot be made: {place} is a file; give the path of a new folder")
+    if place == missing:
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(f"{name}={text} cannot be written: permission denied; {remedy}")
+        return
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=place))
+    except OSError as error:
+        raise type(error)(f"{name}={text} cannot be made in {place}: {error.strerror}; {remedy}") from None

@@ -74,9 +74,7 @@ class T5Config:
             "num_encoder_layers",
             "num_decoder_layers",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"T5Config.{name} must be an integer ≥ 1; got {value!r}")
+            validation.check_range(f"T5Config.{name}", getattr(self, name), "an integer ≥ 1")
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         if not self.mlp_activations:
             raise ValueError("T5Config.mlp_activations must name at least one activation; got none")
@@ -85,10 +83,8 @@ class T5Config:
         validation.check("T5Config.dtype", self.dtype, DTYPES)
         validation.check("T5Config.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5Config.attention", self.attention, ATTENTIONS)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"T5Config.dropout_rate must be in [0, 1); got {self.dropout_rate}")
-        if not self.layer_norm_epsilon > 0.0:
-            raise ValueError(f"T5Config.layer_norm_epsilon must be > 0; got {self.layer_norm_epsilon}")
+        validation.check_range("T5Config.dropout_rate", self.dropout_rate, "in [0, 1)")
+        validation.check_range("T5Config.layer_norm_epsilon", self.layer_norm_epsilon, "> 0")
         buckets = self.relative_attention_num_buckets
         if buckets < 4 or buckets % 4:
             raise ValueError(f"T5Config.relative_attention_num_buckets must be a multiple of 4; got {buckets}")

@@ -11,7 +11,6 @@ layers, every matrix has the layer axis of its kernel, axis 1.
 
 import dataclasses
 import functools
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from distill import validation
 from distill.array_types import AnyArray
 from distill.model.parameters import Params, flatten, unflatten
 from distill.sharding.dense import LORA_A, LORA_B
@@ -52,10 +52,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", patterns("LORA_TARGETS", self.targets))
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"LORA_RANK must be an integer ≥ 1, or None for no adapters; got {self.rank!r}")
-        if not 0.0 < self.alpha < math.inf:
-            raise ValueError(f"LORA_ALPHA must be a number > 0; got {self.alpha!r}")
+        validation.check_range("LORA_RANK", self.rank, "an integer ≥ 1")
+        validation.check_range("LORA_ALPHA", self.alpha, "a finite number > 0")
         if not self.targets:
             raise ValueError(
                 "LORA_TARGETS must name at least one pattern, or LORA_RANK must be None; got LORA_TARGETS=()"

@@ -52,18 +52,18 @@ class StackConfig:
     global_every: int
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "query_pre_attn_scalar":
-                _check_count(f"StackConfig.{field.name}", value)
+        for name in (
+            *("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "sliding_window"),
+            "global_every",
+        ):
+            validation.check_range(f"StackConfig.{name}", getattr(self, name), "an integer ≥ 1")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"StackConfig.num_kv_heads must divide num_heads={self.num_heads}; got {self.num_kv_heads}"
             )
         if self.head_dim % 2:
             raise ValueError(f"StackConfig.head_dim must be even, rotary embeddings rotate pairs; got {self.head_dim}")
-        if not self.query_pre_attn_scalar > 0.0:
-            raise ValueError(f"StackConfig.query_pre_attn_scalar must be > 0; got {self.query_pre_attn_scalar}")
+        validation.check_range("StackConfig.query_pre_attn_scalar", self.query_pre_attn_scalar, "> 0")
 
     def is_local(self, index: int) -> bool:
         """Whether layer ``index``, from 0, attends within the sliding window only."""
@@ -125,15 +125,14 @@ class T5GemmaConfig:
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
             raise ValueError(f"T5GemmaConfig.version must be one of {VERSIONS}; got {self.version!r}")
-        _check_count("T5GemmaConfig.vocab_size", self.vocab_size)
+        validation.check_range("T5GemmaConfig.vocab_size", self.vocab_size, "an integer ≥ 1")
         for name in ("encoder", "decoder"):
             if not isinstance(getattr(self, name), StackConfig):
                 raise ValueError(f"T5GemmaConfig.{name} must be a StackConfig; got {getattr(self, name)!r:.80}")
         validation.check("T5GemmaConfig.dtype", self.dtype, DTYPES)
         validation.check("T5GemmaConfig.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5GemmaConfig.attention", self.attention, ATTENTIONS)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"T5GemmaConfig.dropout_rate must be in [0, 1); got {self.dropout_rate}")
+        validation.check_range("T5GemmaConfig.dropout_rate", self.dropout_rate, "in [0, 1)")
         for name in (
             "layer_norm_epsilon",
             "rope_base_local",
@@ -141,16 +140,12 @@ class T5GemmaConfig:
             "rope_scale_local",
             "rope_scale_global",
         ):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"T5GemmaConfig.{name} must be > 0; got {getattr(self, name)}")
+            validation.check_range(f"T5GemmaConfig.{name}", getattr(self, name), "> 0")
         for name in ("attention_logit_cap", "final_logit_cap"):
-            value = getattr(self, name)
-            if value is not None and not value > 0.0:
-                raise ValueError(f"T5GemmaConfig.{name} must be > 0, or None for no cap; got {value}")
-        if not 0 <= self.decoder_start_id < self.vocab_size:
-            raise ValueError(
-                f"T5GemmaConfig.decoder_start_id must be in [0, vocab_size={self.vocab_size}); got {self.decoder_start_id}"
-            )
+            validation.check_range(f"T5GemmaConfig.{name}", getattr(self, name), "> 0 or None")
+        validation.check_range(
+            "T5GemmaConfig.decoder_start_id", self.decoder_start_id, "in [0, vocab_size)", vocab_size=self.vocab_size
+        )
         self._check_version()
 
     def _check_version(self) -> None:
@@ -205,8 +200,3 @@ class T5GemmaConfig:
         if stack == "decoder":
             return Window(width - 1, 0)
         return Window(width, width) if self.version == 1 else Window((width + 1) // 2 - 1, width // 2)
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1; got {value!r}")

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from distill import validation
 from distill.sharding import hardware, memory_layout
 
 MESH_AXES = ("data", "fsdp", "model")
@@ -61,11 +62,10 @@ class MeshConfig:
     model: int = 1
 
     def __post_init__(self) -> None:
-        sizes = self.sizes
-        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-            raise ValueError(
-                f"mesh axis sizes must be ≥ 1, and at most one may be -1; got {dict(zip(MESH_AXES, sizes))}"
-            )
+        for axis in MESH_AXES:
+            validation.check_range(f"MeshConfig.{axis}", getattr(self, axis), "an integer ≥ 1 or -1")
+        if self.sizes.count(-1) > 1:
+            raise ValueError(f"at most one mesh axis may have size -1; got {dict(zip(MESH_AXES, self.sizes))}")
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from distill.model.lora import Lora
 from distill.sharding import partitioning, xla_options
 from distill.training.trainable import Trainable
 
+FEATURES = ("inputs", "targets")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -44,14 +46,8 @@ class DataConfig:
     curriculum: Curriculum | None = None
 
     def __post_init__(self) -> None:
-        if set(self.task_feature_lengths) != {"inputs", "targets"}:
-            got = sorted(self.task_feature_lengths)
-            raise ValueError(f"task_feature_lengths must name exactly 'inputs' and 'targets'; got {got}")
-        if self.batch_size < 1:
-            raise ValueError(f"DataConfig.batch_size must be ≥ 1; got {self.batch_size}")
-        for name, length in self.task_feature_lengths.items():
-            if length < 1:
-                raise ValueError(f"DataConfig.task_feature_lengths[{name!r}] must be ≥ 1; got {length}")
+        validation.check_items("DataConfig.task_feature_lengths", self.task_feature_lengths, FEATURES, "an integer ≥ 1")
+        validation.check_range("DataConfig.batch_size", self.batch_size, "≥ 1")
 
     @property
     def layout(self) -> Layout:
@@ -146,10 +142,9 @@ class ValidationConfig:
     decode: DecodeConfig = DecodeConfig()
 
     def __post_init__(self) -> None:
-        if self.period < 1:
-            raise ValueError(f"ValidationConfig.period must be ≥ 1; got {self.period}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"ValidationConfig.patience must be ≥ 1 or None; got {self.patience}")
+        validation.check_range("ValidationConfig.period", self.period, "≥ 1")
+        for name in ("patience", "max_examples"):
+            validation.check_range(f"ValidationConfig.{name}", getattr(self, name), "≥ 1 or None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +197,11 @@ class LoopConfig:
         validation.check("LoopConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("LoopConfig.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         for name in ("train_steps", "log_period", "num_microbatches", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"LoopConfig.{name} must be ≥ 1; got {getattr(self, name)}")
-        if self.stuck_after_s is not None and not self.stuck_after_s > 0:
-            raise ValueError(f"LoopConfig.stuck_after_s must be > 0 or None; got {self.stuck_after_s}")
-        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
-            raise ValueError(f"LoopConfig.ema_decay must be in (0, 1); got {self.ema_decay}")
+            validation.check_range(f"LoopConfig.{name}", getattr(self, name), "≥ 1")
+        for name in ("seed", "chunk_tokens"):
+            validation.check_range(f"LoopConfig.{name}", getattr(self, name), "≥ 0")
+        validation.check_range("LoopConfig.stuck_after_s", self.stuck_after_s, "> 0 or None")
+        validation.check_range("LoopConfig.ema_decay", self.ema_decay, "in (0, 1) or None")
         if self.profile_steps is not None:
             first, last = self.profile_steps
             if not 1 <= first <= last <= self.train_steps:
@@ -221,8 +215,11 @@ class LoopConfig:
         """Which parameters are trained; None: all."""
         adapters = None
         if self.lora_rank is not None:
-            alpha = Lora.alpha if self.lora_alpha is None else self.lora_alpha
-            adapters = Lora(self.lora_rank, alpha, Lora.targets if self.lora_targets is None else self.lora_targets)
+            adapters = Lora(
+                self.lora_rank,
+                Lora.alpha if self.lora_alpha is None else self.lora_alpha,
+                Lora.targets if self.lora_targets is None else self.lora_targets,
+            )
         elif self.lora_alpha is not None or self.lora_targets is not None:
             raise ValueError(
                 f"LORA_ALPHA and LORA_TARGETS need LORA_RANK; got LORA_RANK=None, LORA_ALPHA={self.lora_alpha}, "

@@ -56,17 +56,12 @@ class TwoTaskLoss:
     def __post_init__(self) -> None:
         if self.lam is not None and self.alpha is not None:
             raise ValueError(f"TwoTaskLoss takes at most one of lam and alpha; got lam={self.lam}, alpha={self.alpha}")
-        if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"TwoTaskLoss.alpha must be in [0, 1]; got {self.alpha}")
-        if self.lam is not None and not callable(self.lam) and self.lam < 0.0:
-            raise ValueError(f"TwoTaskLoss.lam must be ≥ 0; got {self.lam}")
+        validation.check_range("TwoTaskLoss.alpha", self.alpha, "in [0, 1] or None")
+        validation.check_range("TwoTaskLoss.lam", self.lam, "≥ 0 or None")
         validation.check("TwoTaskLoss.normalizer", self.normalizer, NORMALIZERS)
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"TwoTaskLoss.label_smoothing must be in [0, 1); got {self.label_smoothing}")
-        if self.mutual_information is not None and not 0.0 <= self.mutual_information < float("inf"):
-            raise ValueError(f"TwoTaskLoss.mutual_information must be ≥ 0 or None; got {self.mutual_information}")
-        if self.z_loss < 0.0:
-            raise ValueError(f"TwoTaskLoss.z_loss must be ≥ 0; got {self.z_loss}")
+        validation.check_range("TwoTaskLoss.label_smoothing", self.label_smoothing, "in [0, 1)")
+        validation.check_range("TwoTaskLoss.mutual_information", self.mutual_information, "a finite number ≥ 0 or None")
+        validation.check_range("TwoTaskLoss.z_loss", self.z_loss, "≥ 0")
 
     def coefficients(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Returns ``(c_label, c_rationale)`` at ``step``, float32 scalars."""
@@ -82,15 +77,13 @@ def lambda_from_alpha(alpha: float) -> float:
     Raises:
       ValueError: ``alpha`` is not in (0, 1].
     """
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"α must be in (0, 1] to have a λ; got {alpha}")
+    validation.check_range("to have a λ, α", alpha, "in (0, 1]")
     return (1.0 - alpha) / alpha
 
 
 def alpha_from_lambda(lam: float) -> float:
     """Returns α = 1 / (1 + λ), the inverse of :func:`lambda_from_alpha`. Raises ValueError for λ < 0."""
-    if lam < 0.0:
-        raise ValueError(f"λ must be ≥ 0; got {lam}")
+    validation.check_range("λ", lam, "≥ 0")
     return 1.0 / (1.0 + lam)
 
 

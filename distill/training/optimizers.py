@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from distill import validation
 from distill.sharding.dense import LORA_A, LORA_B
 from distill.training.trainable import Trainable
 
@@ -28,7 +29,7 @@ class Optimizer:
 
 
 LearningRate = float | Callable[[Any], Any]
-"""A number, or an ``optax.Schedule``, spelled so that ``distill/api/value_checks.py`` reads it from the source."""
+"""A number, or an ``optax.Schedule``, spelled so that ``distill/api/source_rules.py`` reads it from the source."""
 
 
 def restricted(optimizer: Optimizer, trainable: Trainable | None) -> Optimizer:
@@ -39,17 +40,13 @@ def restricted(optimizer: Optimizer, trainable: Trainable | None) -> Optimizer:
 def _schedule(learning_rate: LearningRate) -> optax.Schedule:
     if callable(learning_rate):
         return learning_rate
-    if not learning_rate > 0.0:
-        raise ValueError(f"learning_rate must be > 0; got {learning_rate}")
+    validation.check_range("learning_rate", learning_rate, "> 0")
     return optax.constant_schedule(learning_rate)
 
 
 def _clipped(transform: optax.GradientTransformation, clip_norm: float | None) -> optax.GradientTransformation:
-    if clip_norm is None:
-        return transform
-    if not clip_norm > 0.0:
-        raise ValueError(f"clip_norm must be > 0 or None; got {clip_norm}")
-    return optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+    validation.check_range("clip_norm", clip_norm, "> 0 or None")
+    return transform if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), transform)
 
 
 def adafactor(
@@ -160,8 +157,8 @@ def linear_decay(peak: float, steps: int, warmup_steps: int = 0) -> optax.Schedu
     Raises:
       ValueError: unless 0 ≤ ``warmup_steps`` < ``steps``.
     """
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"linear_decay requires 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
+    validation.check_range("linear_decay.steps", steps, "≥ 1")
+    validation.check_range("linear_decay.warmup_steps", warmup_steps, "in [0, steps)", steps=steps)
     decay = optax.linear_schedule(peak, 0.0, steps - warmup_steps)
     if warmup_steps == 0:
         return decay
@@ -174,8 +171,8 @@ def cosine_decay(peak: float, steps: int, warmup_steps: int = 0, final: float = 
     Raises:
       ValueError: unless 0 ≤ ``warmup_steps`` < ``steps``.
     """
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"cosine_decay requires 0 ≤ warmup_steps < steps; got {warmup_steps=}, {steps=}")
+    validation.check_range("cosine_decay.steps", steps, "≥ 1")
+    validation.check_range("cosine_decay.warmup_steps", warmup_steps, "in [0, steps)", steps=steps)
     return optax.warmup_cosine_decay_schedule(0.0 if warmup_steps else peak, peak, warmup_steps, steps, final)
 
 
@@ -185,8 +182,7 @@ def inverse_square_root(peak: float, warmup_steps: int = 10_000) -> optax.Schedu
     Raises:
       ValueError: ``warmup_steps`` is below 1.
     """
-    if warmup_steps < 1:
-        raise ValueError(f"inverse_square_root requires warmup_steps ≥ 1; got {warmup_steps}")
+    validation.check_range("inverse_square_root.warmup_steps", warmup_steps, "≥ 1")
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.maximum(jnp.asarray(step, jnp.float32), float(warmup_steps))

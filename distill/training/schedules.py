@@ -5,6 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from distill import validation
+
+_LAMBDA = "a finite number ≥ 0"
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -14,7 +18,7 @@ def constant_lambda(value: float = 1.0) -> Schedule:
     Raises:
       ValueError: ``value`` is negative.
     """
-    _check("constant_lambda", value=value)
+    validation.check_range("constant_lambda.value", value, _LAMBDA)
     return lambda step: jnp.full(step.shape, value, jnp.float32)
 
 
@@ -24,7 +28,9 @@ def linear_lambda(start: float, end: float, steps: int) -> Schedule:
     Raises:
       ValueError: ``steps`` is below 1, or a value of λ is negative.
     """
-    _check("linear_lambda", steps, start=start, end=end)
+    validation.check_range("linear_lambda.start", start, _LAMBDA)
+    validation.check_range("linear_lambda.end", end, _LAMBDA)
+    validation.check_range("linear_lambda.steps", steps, "≥ 1")
 
     def schedule(step: jax.Array) -> jax.Array:
         return start + (end - start) * _done(step, steps)
@@ -38,7 +44,9 @@ def cosine_lambda(start: float, end: float, steps: int) -> Schedule:
     Raises:
       ValueError: ``steps`` is below 1, or a value of λ is negative.
     """
-    _check("cosine_lambda", steps, start=start, end=end)
+    validation.check_range("cosine_lambda.start", start, _LAMBDA)
+    validation.check_range("cosine_lambda.end", end, _LAMBDA)
+    validation.check_range("cosine_lambda.steps", steps, "≥ 1")
 
     def schedule(step: jax.Array) -> jax.Array:
         return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * _done(step, steps)))
@@ -52,17 +60,10 @@ def warmup_lambda(value: float, steps: int) -> Schedule:
     Raises:
       ValueError: ``steps`` is below 1, or ``value`` is negative.
     """
-    _check("warmup_lambda", steps, value=value)
+    validation.check_range("warmup_lambda.value", value, _LAMBDA)
+    validation.check_range("warmup_lambda.steps", steps, "≥ 1")
     return linear_lambda(0.0, value, steps)
 
 
 def _done(step: jax.Array, steps: int) -> jax.Array:
     return jnp.clip(step.astype(jnp.float32) / steps, 0.0, 1.0)
-
-
-def _check(name: str, steps: int = 1, **values: float) -> None:
-    if steps < 1:
-        raise ValueError(f"{name}.steps must be ≥ 1; got {steps}")
-    for argument, value in values.items():
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name}.{argument} must be a finite λ ≥ 0; got {value}")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from distill import validation
 from distill.array_types import AnyArray
 from distill.tasks import task_ids
 from distill.training.optimizers import Optimizer
@@ -47,8 +48,7 @@ def learned(optimizer: Optimizer, learning_rate: float = 1e-2) -> WeighingOptimi
     Raises:
       ValueError: ``learning_rate`` is not positive.
     """
-    if not learning_rate > 0.0:
-        raise ValueError(f"uncertainty.learned.learning_rate must be > 0; got {learning_rate}")
+    validation.check_range("uncertainty.learned.learning_rate", learning_rate, "> 0")
     inner = optax.with_extra_args_support(optimizer.transform)
     adam = optax.adam(learning_rate)
 

@@ -185,7 +185,7 @@ def test_data_sets_have_their_splits():
 
 @pytest.mark.parametrize("split", ["train_rows", "validation_rows", "test_rows"])
 def test_refuses_sizes_that_make_no_sense(split):
-    with pytest.raises(ValueError, match=f"{split} must be at least 1; got 0"):
+    with pytest.raises(ValueError, match=f"{split} must be ≥ 1; got 0"):
         Questions(0, **{split: 0})
 
 
@@ -196,7 +196,7 @@ def test_refuses_what_cannot_be():
         list(Questions(0)("dev"))
     with pytest.raises(ValueError, match="unknown split 'test'"):
         list(Pretraining(0)("test"))
-    with pytest.raises(ValueError, match="train_rows must be at least 1; got -1"):
+    with pytest.raises(ValueError, match="train_rows must be ≥ 1; got -1"):
         Pretraining(0, train_rows=-1)
 
 

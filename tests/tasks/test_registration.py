@@ -313,8 +313,8 @@ def test_unknown_names_suggest_their_neighbours(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"label_rate": 0.0, "rationale_rate": 0.0}, "mixture rates must be"),
-        ({"label_rate": -1.0}, "mixture rates must be"),
+        ({"label_rate": 0.0, "rationale_rate": 0.0}, "mixture rates must not both be 0"),
+        ({"label_rate": -1.0}, "label_rate must be a finite number ≥ 0; got -1.0"),
         ({"rationales": "each"}, "rationales must be 'auto', 'first', 'draw' or 'all'"),
         ({"label_source": "llm"}, "label_source must be"),
         ({"subsample": 0.0}, "subsample must be"),

@@ -104,8 +104,8 @@ def test_sentinels_of_a_sentencepiece_file_and_of_appended_ids(tmp_path):
     ("given", "message"),
     [
         ({"noise_density": 0.0}, r"noise_density must be in \(0, 1\); got 0.0"),
-        ({"mean_span_length": 0.5}, "mean_span_length must be ≥ 1 token; got 0.5"),
-        ({"inputs_length": 3}, "inputs_length must be at least 4 tokens"),
+        ({"mean_span_length": 0.5}, "mean_span_length must be ≥ 1; got 0.5"),
+        ({"inputs_length": 3}, "inputs_length must be ≥ 4; got 3"),
     ],
 )
 def test_values_out_of_range_are_refused(given, message):

@@ -52,7 +52,7 @@ def test_a_refused_value_names_the_macros_that_set_it():
     with pytest.raises(ConfigurationError) as caught:
         configuration.arguments_of(train.train)
     assert str(caught.value).endswith(
-        "got warmup_steps=50, steps=20; --gin.TRAIN_STEPS sets steps, --gin.WARMUP_STEPS sets warmup_steps"
+        "warmup_steps must be in [0, steps=20); got 50; --gin.TRAIN_STEPS sets steps, --gin.WARMUP_STEPS sets warmup_steps"
     )
 
 

@@ -15,7 +15,8 @@ FILES = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "ru
 @pytest.fixture(autouse=True)
 def rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "train.jsonl").write_text('{"input": "a", "label": "b"}\n')
+    (tmp_path / "qa.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     (tmp_path / "none.jsonl").write_text("\n")
     (tmp_path / "words.model").touch()
 
@@ -60,14 +61,96 @@ def check(*bindings, files=FILES, **more):
             "train.LoopConfig.log_period (set in the command line): expected int; got 2.5",
         ),
         ("INITIAL_CHECKPOINT_PATH = '/nowhere/at/all'", "no checkpoint at /nowhere/at/all"),
+        ("TRAIN_STEPS = -5", "as train.LoopConfig.train_steps: train_steps must be ≥ 1; got -5"),
+        ("LAMBDA = -1", "LAMBDA (set in the command line), as losses.TwoTaskLoss.lam: lam must be ≥ 0 or None; got -1"),
+        ("ALPHA = 1.5", "alpha must be in [0, 1] or None; got 1.5"),
+        ("BATCH_SIZE = 0", "as train.DataConfig.batch_size: batch_size must be ≥ 1; got 0"),
+        ("EVAL_PERIOD = 0", "as train.ValidationConfig.period: period must be ≥ 1; got 0"),
+        ("PATIENCE = 0", "patience must be ≥ 1 or None; got 0"),
+        ("VALIDATION_EXAMPLES = -1", "max_examples must be ≥ 1 or None; got -1"),
+        ("LEARNING_RATE = -1.0", "LEARNING_RATE (set in the command line), as optimizers.adafactor.learning_rate: "),
+        ("optimizers.adafactor.clip_norm = 0.0", "clip_norm must be > 0 or None; got 0.0"),
+        ("RANDOM_SEED = -1", "seed must be ≥ 0; got -1"),
+        ("EMA_DECAY = 1.0", "ema_decay must be in (0, 1) or None; got 1.0"),
+        ("CHECKPOINT_KEEP = 0", "as checkpoints.CheckpointConfig.keep: keep must be ≥ 1; got 0"),
+        ("MAX_DECODE_LEN = 0", "as evaluate.DecodeConfig.max_decode_len: max_decode_len must be ≥ 1; got 0"),
+        ("SUBSAMPLE = 2.0", "subsample must be in (0, 1]; got 2.0"),
+        ("LABEL_RATE = -1.0", "label_rate must be a finite number ≥ 0; got -1.0"),
+        ("MAX_RATIONALES = 0", "max_rationales must be ≥ 1 or None; got 0"),
+        ("LORA_RANK = 0", "lora_rank must be an integer ≥ 1; got 0"),
+        ("network.T5Config.num_heads = 0", "num_heads must be an integer ≥ 1; got 0"),
+        ("partitioning.MeshConfig.data = 0", "data must be an integer ≥ 1 or -1; got 0"),
+        ("TASK_FEATURE_LENGTHS = {'inputs': 8}", "must name exactly 'inputs' and 'targets'; got ['inputs']"),
+        ("TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 0}", "['targets'] must be an integer ≥ 1; got 0"),
+        (
+            "FILES = 'train.jsonl'",
+            "FILES must map splits to files, as {'train': 'train.jsonl'}; got 'train.jsonl' (set in",
+        ),
+        ("FILES = ['train.jsonl']", "as {'train': ['train.jsonl']}; got ['train.jsonl'] (set in the command line)"),
+        (
+            "FILES = {'train': 3}",
+            "FILES['train'] must be a path, a pattern such as 'rows-*.jsonl', or a list of them; ",
+        ),
+        (
+            "FILES = {}",
+            "no files were given; expected a mapping like {'train': 'rows.jsonl'} (set in the command line)",
+        ),
+        ("FIELDS = {'inptu': 'question'}", "FIELDS: a record has no field 'inptu'; did you mean 'input'?"),
+        (
+            "FIELDS = 'question'",
+            "as {'input': 'question', 'label': 'answer'}; got 'question' (set in the command line)",
+        ),
+        (
+            "FIELDS = {'label': 'lable'}",
+            "no row has the field 'lable' that 'label' is mapped to; did you mean 'label'?",
+        ),
+        ("FIELDS = {'label': 3}", "FIELDS['label'] must be the name of a field or a template; got 3"),
+        (
+            "MODEL_DIR = '/proc/x/y'",
+            "MODEL_DIR=/proc/x/y cannot be made in /proc: No such file or directory; give a",
+        ),
+        ("MODEL_DIR = 'qa.jsonl/x'", "qa.jsonl is a file; give the path of a new folder"),
         ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
         ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
     ],
 )
 def test_a_mistake_is_one_line(binding, message):
-    with pytest.raises((ConfigurationError, FileNotFoundError, SourceError)) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         check(binding)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "{'input': 'question'}",
+            "no row has a label, llm_label or rationale to train on; FIELDS maps the fields of a ",
+        ),
+        ("{'input': 'question'}", "as {'label': 'answer'} (the rows have: answer, question)"),
+        ("{'label': 'answer'}", "no row has the field 'input'; FIELDS maps"),
+    ],
+)
+def test_fields_that_a_mapping_lacks(fields, message):
+    with pytest.raises(SourceError) as caught:
+        check("FILES = {'train': 'qa.jsonl'}", f"FIELDS = {fields}")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_range_that_another_setting_bounds(tmp_path):
+    """The quickstart's warm-up is longer than 20 steps; a schedule that is replaced is not checked."""
+    recipe, given = ["gin/recipes/quickstart.gin"], ["MODEL_DIR = 'runs/a'", "TRAIN_STEPS = 20"]
+    with pytest.raises(ConfigurationError) as caught:
+        first_checks.check(recipe, given)
+    assert str(caught.value).startswith("WARMUP_STEPS (set in gin/recipes/quickstart.gin:")
+    assert str(caught.value).endswith(
+        ", as optimizers.linear_decay.warmup_steps: warmup_steps must be in [0, TRAIN_STEPS=20); got 50"
+    )
+    first_checks.check(recipe, [*given, "WARMUP_STEPS = 2"])
+    first_checks.check(recipe, [*given, "LEARNING_RATE = 1e-3"])
+    with pytest.raises(ConfigurationError) as caught:
+        first_checks.check(recipe, [given[0], "TRAIN_STEPS = 0"])
+    assert "train_steps must be ≥ 1; got 0" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_right_or_is_checked_later_passes(tmp_path):
@@ -75,7 +158,10 @@ def test_what_is_right_or_is_checked_later_passes(tmp_path):
     check(
         "FILES = {'train': 'tr*.jsonl'}", "VOCABULARY_PATH = 't5'", "INITIAL_CHECKPOINT_PATH = 'google/t5-v1_1-small'"
     )
-    check("FILES = {'train': 3}", "MESH = 'x'")  # wrong types are found when the configuration is parsed
+    check(
+        "registration.register.vocabulary = 5"
+    )  # a type of another package is checked when the configuration is parsed
+    check("FILES = {'train': 'qa.jsonl'}", "FIELDS = {'input': 'question', 'label': 'answer'}")
     check("FILES = {'train': 'gs://bucket/rows.jsonl'}", "VOCABULARY_PATH = gs://bucket/words.model")
     check("FILES = {'train': 'missing.jsonl'}", "CACHE_DIR = 'cached'")
     check("FILES = {'train': 'missing.jsonl'}", trains=False)
@@ -125,8 +211,8 @@ def test_a_split_to_score_is_one_that_has_rows():
 
 def test_macros_that_the_command_provides_need_not_be_set():
     with pytest.raises(ConfigurationError, match="MODEL_DIR is used by"):
-        first_checks.check(FILES, ["FILES = {}"])
-    first_checks.check(FILES, ["FILES = {}"], provided=("MODEL_DIR",))
+        first_checks.check(FILES, ["FILES = {'train': 'train.jsonl'}"])
+    first_checks.check(FILES, ["FILES = {'train': 'train.jsonl'}"], provided=("MODEL_DIR",))
     with pytest.raises(ConfigurationError, match="no gin file was given"):
         first_checks.check([], [], provided=("MODEL_DIR",))
 
@@ -148,6 +234,7 @@ def test_the_full_check_finds_the_same_arguments():
         ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a"],
         ["train", "--gin_file=gin/recipes/quickstart.gin", "--gin.MODEL_DIR=a", "--gin.train.LoopConfig.lgo=1"],
         ["config", "--gin_file=gin/recipes/quickstart.gin", "--gin.TRIAN_STEPS=1"],
+        ["config", "--gin_file=gin/recipes/quickstart.gin", "--gin.TRAIN_STEPS=-5"],
         ["sweep", "gin/sweeps/demo_rates.yaml", "--gin.TRIAN_STEPS=1"],
         ["infer", "--model_dir=none", "--input=train.jsonl", "--output=b"],
         ["export", "--model_dir=.", "--output=b"],

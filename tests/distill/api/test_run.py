@@ -11,6 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
     given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    given["TEST_SPLIT"] = None
     files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
     table, windows = distill.from_gin(files, given).advice()
     assert "384 ids and the student's table 32,128 rows: --gin.VOCAB_SIZE=384 saves 32,505,856 parameters" in table
@@ -21,6 +22,7 @@ def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
 
 def test_rows_that_are_held_out_are_announced():
     given = {"MODEL_DIR": "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    given["TEST_SPLIT"] = None
     files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
     (line,) = distill.from_gin(files, given).held_out()
     assert line == (
@@ -49,8 +51,17 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
     with pytest.raises(configuration.ConfigurationError, match="MESH must be a number, a text"):
         distill.from_gin("gin/recipes/quickstart.gin", given | {"MESH": object()})
     with pytest.raises(
-        configuration.ConfigurationError, match=r"steps=7; bindings={'TRAIN_STEPS': …} sets steps, .*$"
-    ):  # and no remark of gin's
+        configuration.ConfigurationError, match=r"^WARMUP_STEPS .* must be in \[0, TRAIN_STEPS=7\); got 50$"
+    ):
         distill.from_gin("gin/recipes/quickstart.gin", given | {"TRAIN_STEPS": 7})
     assert isinstance(got, run.Run)
     gin.clear_config()
+
+
+def test_a_split_to_test_that_files_lack_is_named_before_tensorflow_is_imported(monkeypatch):
+    monkeypatch.setattr(run.tensorflow_log, "import_quietly", lambda: pytest.fail("TensorFlow is imported"))
+    files = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+    with pytest.raises(configuration.ConfigurationError) as caught:
+        run.from_gin(files, {"MODEL_DIR": "m", "VOCABULARY_PATH": "bytes", "FILES": {"train": "a.jsonl"}})
+    assert str(caught.value).startswith("FILES has no split 'test', which TEST_SPLIT scores at the end; it has train: ")
+    assert str(caught.value).endswith("or give bindings={'TEST_SPLIT': None} to score none")

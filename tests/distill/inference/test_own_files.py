@@ -45,3 +45,16 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(ValueError, match=r"train\.jsonl is a file; expected a folder"):
         own_files.check(tmp_path / "train.jsonl")
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_a_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    own_files.check_can_be_made("--output", tmp_path / "new" / "folder")
+    own_files.check_can_be_made("--output", "gs://bucket/folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(
+        FileNotFoundError, match=r"^--output=/proc/a/b cannot be made in /proc: .*; give a folder in which"
+    ):
+        own_files.check_can_be_made("--output", "/proc/a/b")
+    with pytest.raises(ValueError, match=r"file/a cannot be made: .*file is a file; give the path of a new folder"):
+        own_files.check_can_be_made("--output", tmp_path / "file" / "a")

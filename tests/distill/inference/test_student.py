@@ -42,7 +42,7 @@ def test_a_student_is_written_and_read():
         ({"model": {**dataclasses.asdict(TINY), "scan_layers": 1}}, "scan_layers must be bool; got 1"),
         ({"model": {**dataclasses.asdict(TINY), "dropout_rate": 2}}, r"dropout_rate must be in \[0, 1\)"),
         ({"model": None}, "model: expected an object; got NoneType"),
-        ({"mesh": {"data": 0}}, "mesh axis sizes must be ≥ 1"),
+        ({"mesh": {"data": 0}}, "MeshConfig.data must be an integer ≥ 1 or -1"),
         ({"decode": {"method": "beem"}}, "did you mean 'beam'?"),
         ({"rows": 3}, "rows must be RowFormat or null; got 3"),
         ({"rows": {"fields": {"input": 3}}}, "rows: fields must be Mapping"),

@@ -21,9 +21,9 @@ STACKED = dataclasses.replace(SMALL, scan_layers=True)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 0}, "LORA_RANK must be an integer ≥ 1, or None for no adapters; got 0"),
+        ({"rank": 0}, "LORA_RANK must be an integer ≥ 1; got 0"),
         ({"rank": True}, "got True"),
-        ({"alpha": 0.0}, "LORA_ALPHA must be a number > 0; got 0.0"),
+        ({"alpha": 0.0}, "LORA_ALPHA must be a finite number > 0; got 0.0"),
         ({"alpha": float("nan")}, "got nan"),
         ({"targets": ()}, r"LORA_TARGETS must name at least one pattern"),
     ],

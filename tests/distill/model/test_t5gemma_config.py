@@ -58,7 +58,7 @@ def test_stacks_that_are_refused(changes, message):
         (SECOND, {"remat_policy": "ful"}, "did you mean 'full'"),
         (SECOND, {"attention": "xls"}, "attention must be one of .* did you mean 'xla'"),
         (SECOND, {"dropout_rate": 1.0}, r"dropout_rate must be in \[0, 1\); got 1.0"),
-        (SECOND, {"final_logit_cap": 0.0}, "final_logit_cap must be > 0, or None for no cap; got 0.0"),
+        (SECOND, {"final_logit_cap": 0.0}, "final_logit_cap must be > 0 or None; got 0.0"),
         (SECOND, {"rope_scale_global": 0.0}, "rope_scale_global must be > 0; got 0.0"),
         (SECOND, {"decoder_start_id": 64}, r"decoder_start_id must be in \[0, vocab_size=64\); got 64"),
         (SECOND, {"attention_logit_cap": 50.0}, "attention_logit_cap must be None in version 2; got 50.0"),

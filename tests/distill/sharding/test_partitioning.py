@@ -27,9 +27,16 @@ def test_a_mesh_that_does_not_fit(sizes):
         MeshConfig(*sizes).build()
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
-def test_bad_sizes(sizes):
-    with pytest.raises(ValueError, match="mesh axis sizes must be ≥ 1, and at most one may be -1"):
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((0, 1, 1), "MeshConfig.data must be an integer ≥ 1 or -1; got 0"),
+        ((-1, -1, 1), "at most one mesh axis may have size -1"),
+        ((1, 1, -2), "MeshConfig.model must be an integer ≥ 1 or -1; got -2"),
+    ],
+)
+def test_bad_sizes(sizes, message):
+    with pytest.raises(ValueError, match=message):
         MeshConfig(*sizes)
 
 

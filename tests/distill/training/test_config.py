@@ -18,8 +18,23 @@ def test_windows_name_inputs_and_targets(lengths):
 def test_sizes_of_a_batch_are_at_least_1():
     with pytest.raises(ValueError, match=r"DataConfig.batch_size must be ≥ 1; got 0"):
         DataConfig("some_task", {"inputs": 8, "targets": 8}, 0)
-    with pytest.raises(ValueError, match=r"DataConfig.task_feature_lengths\['targets'\] must be ≥ 1; got -1"):
+    with pytest.raises(
+        ValueError, match=r"DataConfig.task_feature_lengths\['targets'\] must be an integer ≥ 1; got -1"
+    ):
         DataConfig("some_task", {"inputs": 8, "targets": -1}, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LoopConfig(10, seed=-1), r"LoopConfig.seed must be ≥ 0; got -1"),
+        (lambda: LoopConfig(10, chunk_tokens=-1), r"LoopConfig.chunk_tokens must be ≥ 0; got -1"),
+        (lambda: ValidationConfig("task", max_examples=0), r"ValidationConfig.max_examples must be ≥ 1 or None; got 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_the_layout_is_that_of_the_configuration():

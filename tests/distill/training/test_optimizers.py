@@ -75,8 +75,8 @@ def test_schedules(schedule, expected):
     [
         (lambda: optimizers.adamw(0.0), "learning_rate must be > 0; got 0.0"),
         (lambda: optimizers.adamw(1.0, clip_norm=-1.0), "clip_norm must be > 0 or None; got -1.0"),
-        (lambda: optimizers.linear_decay(1.0, 5, 5), "0 ≤ warmup_steps < steps"),
-        (lambda: optimizers.inverse_square_root(1.0, 0), "warmup_steps ≥ 1; got 0"),
+        (lambda: optimizers.linear_decay(1.0, 5, 5), r"linear_decay.warmup_steps must be in \[0, steps=5\); got 5"),
+        (lambda: optimizers.inverse_square_root(1.0, 0), "warmup_steps must be ≥ 1; got 0"),
     ],
 )
 def test_bad_optimizer_settings(make, message):

@@ -32,9 +32,12 @@ def test_the_formulas():
     ("make", "message"),
     [
         (lambda: schedules.cosine_lambda(1.0, 0.0, 0), r"cosine_lambda\.steps must be ≥ 1; got 0"),
-        (lambda: schedules.linear_lambda(-1.0, 0.0, 5), r"linear_lambda\.start must be a finite λ ≥ 0; got -1\.0"),
-        (lambda: schedules.warmup_lambda(float("inf"), 5), r"warmup_lambda\.value must be a finite λ ≥ 0; got inf"),
-        (lambda: schedules.constant_lambda(-0.1), r"constant_lambda\.value must be a finite λ ≥ 0; got -0\.1"),
+        (lambda: schedules.linear_lambda(-1.0, 0.0, 5), r"linear_lambda\.start must be a finite number ≥ 0; got -1\.0"),
+        (
+            lambda: schedules.warmup_lambda(float("inf"), 5),
+            r"warmup_lambda\.value must be a finite number ≥ 0; got inf",
+        ),
+        (lambda: schedules.constant_lambda(-0.1), r"constant_lambda\.value must be a finite number ≥ 0; got -0\.1"),
     ],
 )
 def test_values_that_are_no_schedule(make, message):
