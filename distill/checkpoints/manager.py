@@ -34,7 +34,8 @@ __all__ = [
     "restore_student",
 ]
 
-absl_logging.get_absl_logger().addFilter(storage_errors.one_line)
+for _logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+    _logger.addFilter(storage_errors.one_line)
 
 
 class TrainingState(Protocol):

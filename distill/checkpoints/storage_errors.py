@@ -30,8 +30,9 @@ _TENSORFLOW = (
     "UnavailableError",
     "UnknownError",
 )
-# Orbax's functions that log an exception which the caller raises afterwards.
-_RAISED_LATER = ("run", "_thread_func")
+# Orbax's functions that log an exception which the caller raises afterwards; and asyncio's, which logs those of the arrays
+# that failed together with the one whose exception is raised.
+_RAISED_LATER = ("run", "_thread_func", "default_exception_handler")
 # The words of status codes, of the operating system and of SQLite.
 _WORDS = re.compile(
     r"\b(?:UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b"
@@ -53,7 +54,7 @@ def of_machine(error: BaseException) -> BaseException | None:
 
 
 def one_line(record: logging.LogRecord) -> bool:
-    """A filter of Orbax's log, by which faults of the storage or the machine have no traceback; all have one with INFO.
+    """A filter of the logs of Orbax and asyncio: faults of the storage or the machine have no traceback, but with INFO.
 
     Orbax logs an exception in one of its threads and raises it in the caller, whose message is enough: the record is
     dropped, as is every record of a lost process. Others, such as an old checkpoint that cannot be removed, become one

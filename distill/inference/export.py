@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import validation
+from distill import triton_loading, validation
 from distill.checkpoints import conversion, huggingface, leftovers
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.conversion import Source
@@ -248,6 +248,7 @@ def _write_hf(
 
 
 def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str | None) -> None:
+    triton_loading.load()  # the converter imports torch, maybe after TensorFlow
     try:
         from ctranslate2 import converters
         from ctranslate2.specs import model_spec

@@ -1,6 +1,9 @@
 """Faults of the storage and the machine are recognised in the exceptions of every library that reads or writes."""
 
+import asyncio
+import contextlib
 import errno
+import gc
 import logging
 import types
 
@@ -83,6 +86,26 @@ def test_a_fault_in_a_thread_of_orbax_is_raised_and_not_logged_as_well(error, ve
         CommitFuture(refuse(), name="test").result()
     shown = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(shown) == logged and all(record.exc_info for record in shown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "logged"),
+    [(OSError, (errno.ENOSPC, "No space left on device"), 0), (ValueError, ("BATCH_SIZE must be positive; got 0",), 1)],
+)
+def test_arrays_that_fail_together_are_one_error(kind, given, logged, caplog):
+    async def fail():
+        raise kind(*given)
+
+    async def save():
+        tasks = [asyncio.ensure_future(fail()) for _ in range(2)]
+        await asyncio.sleep(0)
+        with contextlib.suppress(kind):
+            await tasks[0]
+
+    assert storage_errors.one_line in logging.getLogger("asyncio").filters, manager
+    asyncio.run(save())
+    gc.collect()
+    assert ["never retrieved" in record.getMessage() for record in caplog.records] == [True] * logged
 
 
 def test_a_fault_that_orbax_only_logs_is_one_line(caplog, monkeypatch):
