@@ -18,6 +18,8 @@ INTERRUPTED = 130
 
 CONTINUE = "run the same command again to continue"
 """What a user does after :data:`STOPPED` of a command that keeps its progress; every message uses these words."""
+NOTHING_SAVED = "nothing was saved yet: run the same command again to start over"
+"""The same for a training that was stopped before its first checkpoint."""
 START_OVER = "run the same command again to start over"
 """The same for a command that keeps no progress."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import distill
 from distill.api.paths import expand_home
 
+_FAR = 0.15  # difference of likeness to the closest name from which on a name is no suggestion
+
 
 class ConfigurationError(ValueError):
     """A mistake in the configuration, reported in one message before any work is done."""
@@ -61,8 +63,16 @@ def shipped(folder: str) -> list[str]:
 
 
 def close(name: str, known: Iterable[str]) -> list[str]:
-    """At most three of the names ``known`` that ``name`` is close to, the closest first."""
-    return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    """At most three of the names ``known`` that ``name`` is close to, the closest first.
+
+    Those that are much less close than the first are left out.
+
+    >>> close("EMA_DECY", ["EMA_DECAY", "REMAT_POLICY"]), close("rate", ["rates", "ratio", "rated"])
+    (['EMA_DECAY'], ['rates', 'rated'])
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
+    return [one for one, ratio in zip(near, likeness) if ratio >= likeness[0] - _FAR]
 
 
 def did_you_mean(names: Sequence[str]) -> str:

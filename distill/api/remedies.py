@@ -17,6 +17,7 @@ ARGUMENTS = {
     "BATCH_SIZE": "batch_size",
     "EVAL_PERIOD": "eval_period",
     "FIELDS": "fields",
+    "FILES": "rows",
     "INITIAL_CHECKPOINT_PATH": "initial",
     "LAMBDA": "lam",
     "LEARNING_RATE": "learning_rate",
@@ -26,6 +27,7 @@ ARGUMENTS = {
     "PATIENCE": "patience",
     "RANDOM_SEED": "seed",
     "TASK_FEATURE_LENGTHS": "lengths",
+    "TEST_SPLIT": "test",
     "TRAIN_STEPS": "steps",
     "VOCABULARY_PATH": "vocabulary",
 }
@@ -55,12 +57,41 @@ def in_python(text: str, arguments: Mapping[str, str], others: str) -> str:
         argument = _FOLDERS.get(found["folder"]) if arguments else None
         return f"{argument}={found['name']!r}" if argument else repr(f"gin/{found['folder']}/{found['name']}.gin")
 
+    text = _subject(text, arguments, others)
     text = re.sub(r"--gin\.(?P<name>[A-Za-z_](?:[\w.]*\w)?)(?:=(?P<value>[^\s;,)]*[^\s;,).]))?", flag, text)
     text = re.sub(r"--gin_file=gin/(?P<folder>\w+)/(?P<name>\w+)\.gin", file, text)
     text = re.sub(r"--gin_module=([\w.]+)", r"distill.from_gin(…, allowed=['\1'])", text)
     for name, argument in arguments.items():
         text = re.sub(rf"(?<![\w'\"/.]){name}(?![\w'\"])", argument, text)
     return re.sub(r"[;,] (\w+) sets \1\b", "", text)
+
+
+def _subject(text: str, arguments: Mapping[str, str], others: str) -> str:
+    """The message with the argument that the caller gave, or its macro, in place of the configured function's argument.
+
+    >>> _subject("LoopConfig.train_steps must be ≥ 1; got 0; --gin.TRAIN_STEPS sets train_steps", ARGUMENTS, "settings")
+    'steps must be ≥ 1; got 0'
+    >>> _subject("Z_LOSS (set in the arguments), as losses.TwoTaskLoss.z_loss: z_loss must be ≥ 0", {}, "bindings")
+    "bindings['Z_LOSS'] must be ≥ 0"
+    """
+
+    def name(macro: str) -> str:
+        return arguments.get(macro, f"{others}[{macro!r}]")
+
+    def early(found: re.Match[str]) -> str:
+        return f"{name(found[1])}{':' if found['end'] is None else ''}"
+
+    text = re.sub(
+        r"\b([A-Z][A-Z_]+) \(set in the arguments\), as [\w.]*\.(?P<argument>\w+):(?: (?P=argument)(?P<end>(?=[\[ ])))?",
+        early,
+        text,
+    )
+    for macro, argument in re.findall(r"[;,] --gin\.(\w+) sets (\w+)\b", text):
+        subject = rf"^(?:[A-Za-z_]\w*\.)?{argument}(?= must |\[)"
+        if re.search(subject, text):
+            text = re.sub(subject, lambda _, macro=macro: name(macro), text)  # type: ignore[misc]
+            return re.sub(r"(?:[;,] --gin\.\w+ sets \w+)+$", "", text)
+    return text
 
 
 @contextlib.contextmanager

@@ -154,7 +154,8 @@ class Run:
         with remedies.speaking_python(self.spelling, others):
             result = self.run(quiet=quiet, **overrides)
         if result.stopped not in (None, "early"):
-            message = f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}"
+            advice = exit_codes.CONTINUE if result.step else exit_codes.NOTHING_SAVED
+            message = f"stopped by {result.stopped} at step {result.step}; {advice}"
             raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)
         return student.load(self.directory)
 

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -47,6 +48,9 @@ CONTINUING = ("extract", "train", "cache", "infer", "sweep", "demo", "launch")
 WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "precompile", "config")
 # `infer` enables the compilation cache after its first line.
 COMPILING = ("train", "replay", "eval", "demo")
+
+
+_words: Sequence[str] = ()  # the command line, for the line after a signal
 
 
 class _Interrupted(BaseException):
@@ -100,7 +104,21 @@ def _signals_raise(command: str, *, last: bool) -> Iterator[list[str]]:
 
 
 def _stop_line(name: str, command: str) -> str:
-    return f"stopped by {name}; {exit_codes.CONTINUE if command in CONTINUING else exit_codes.START_OVER}\n"
+    advice = exit_codes.CONTINUE if command in CONTINUING else exit_codes.START_OVER
+    if command == "train" and not _has_checkpoint(_words):
+        advice = exit_codes.NOTHING_SAVED
+    return f"stopped by {name}; {advice}\n"
+
+
+def _has_checkpoint(words: Sequence[str]) -> bool:
+    """Whether the model directory of a command line may hold a checkpoint; imports nothing, for signals during imports."""
+    given = re.findall(r"^--gin\.MODEL_DIR=[\"']?(.*?)[\"']?$", "\n".join(words), re.MULTILINE)
+    if not given or "://" in given[-1]:  # a gin file names it, or it is remote
+        return True
+    try:
+        return any(name.isdecimal() for name in os.listdir(os.path.join(os.path.expanduser(given[-1]), "checkpoints")))
+    except OSError:
+        return False
 
 
 def _imports(frame: types.FrameType | None) -> bool:
@@ -188,7 +206,8 @@ def _leave_others(code: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    global _words
+    words = _words = list(sys.argv[1:] if arguments is None else arguments)
     command = _command(words)
     with interrupts.second_ends(), _signals_raise(command, last=arguments is None) as received:
         try:

@@ -60,7 +60,7 @@ def infer_command(options: argparse.Namespace) -> int:
     if not total:
         raise ValueError(f"{options.input} holds no rows; nothing was answered")
     if failed == total:
-        reasons = "; ".join(f"{number} × {reason}" for reason, number in list(report.reasons.items())[:3])
+        reasons = "; ".join(infer.counted_reason(report, reason) for reason in list(report.reasons)[:3])
         field = options.input_field or student.input_field
         of_field = any(reason.startswith("field ") for reason in report.reasons)
         hint = f". The input was expected in field {field!r}; --input_field names another" if of_field else ""

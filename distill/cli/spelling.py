@@ -27,8 +27,11 @@ class Parser(argparse.ArgumentParser):
             else:
                 message += self._misspelt()
         if ";" not in message:
-            message += f"; {self.prog} --help lists the {'commands' if self._commands() else 'flags'}"
+            message += self._help()
         self.exit(exit_codes.MISTAKE, f"{self.prog}: {message}\n")
+
+    def _help(self) -> str:
+        return f"; {self.prog} --help lists the {'commands' if self._commands() else 'flags'}"
 
     def _commands(self) -> Mapping[str, argparse.ArgumentParser]:
         return next((action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)), {})
@@ -44,7 +47,11 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             self.error(f"there is no command {value!r}{did_you_mean(close(str(value), action.choices))}")
-        super()._check_value(action, value)
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = did_you_mean(close(str(value), known)[:1] or _beginning_alike(str(value), known))
+            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+            self.error(f"{name} must be one of {', '.join(known)}; got {str(value)!r:.200}{near or self._help()}")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
         self._given = [str(word) for word in args or ()]
@@ -56,6 +63,12 @@ class Parser(argparse.ArgumentParser):
             command = next((self._commands()[word] for word in args or () if word in self._commands()), self)
             command.error(_unknown(unknown, command))
         return options
+
+
+def _beginning_alike(name: str, known: Sequence[str]) -> list[str]:
+    """The one known name whose letters, in order, are those that parts of ``name`` begin with: ``hf`` for hugging_face."""
+    found = [one for one in known if one and re.match(".*".join(map(re.escape, one)), name.lower())]
+    return found if len(found) == 1 else []
 
 
 def _unknown(words: Sequence[str], command: argparse.ArgumentParser) -> str:

@@ -25,7 +25,8 @@ def train_command(options: argparse.Namespace) -> int:
     run = Run.current()
     result = run.run(quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
-        print(f"stopped by {result.stopped} at step {result.step}; {exit_codes.CONTINUE}", file=sys.stderr)
+        advice = exit_codes.CONTINUE if result.step else exit_codes.NOTHING_SAVED
+        print(f"stopped by {result.stopped} at step {result.step}; {advice}", file=sys.stderr)
         return exit_codes.STOPPED
     if runs.is_first():
         for name, value in result.test.items():

@@ -44,6 +44,7 @@ class InferReport:
       reasons: counts of the reasons why rows could not be answered, including rows of earlier calls.
       cut: inputs that this call truncated to ``max_input_len``.
       longest: tokens of the longest input of this call.
+      first: reason → the first row of this call with it, ``file:line``.
       unknown: inputs of this call of which the vocabulary does not know :data:`answering.MANY_UNKNOWN` of the tokens.
     """
 
@@ -54,6 +55,7 @@ class InferReport:
     cut: int = 0
     longest: int = 0
     unknown: int = 0
+    first: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Progress(Protocol):
@@ -141,7 +143,7 @@ def infer(
     field = student.input_field if input_field is None else input_field
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     block = None if shard is None else shards.block_of(input_path, *shard)
-    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, block)
+    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), block)
     rows = _read(Path(input_path), field)
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
@@ -171,6 +173,7 @@ class _Job:
     rationale_decode: DecodeConfig
     rules: partitioning.Rules
     chunk: int
+    input_path: str
     block: shards.Block | None = None
 
 
@@ -201,7 +204,7 @@ def _answer(
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    fit = answering.Fit()
+    fit, places = answering.Fit(), dict[str, str]()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
@@ -236,6 +239,7 @@ def _answer(
                 if error is not None:
                     values["error"] = error
                     failures.append(reason_of(error))
+                    places.setdefault(failures[-1], f"{job.input_path}:{row.line}")
                 lines.append(answers.line(values))
             if lock is not None:
                 lock.check()
@@ -249,6 +253,7 @@ def _answer(
         fit.cut,
         fit.longest,
         fit.unknown,
+        places,
     )
 
 
@@ -376,6 +381,12 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def counted_reason(report: InferReport, reason: str) -> str:
+    """How often a reason occurred, and the first row of this call with it: ``2 × … (first: a.jsonl:3)``."""
+    place = f" (first: {report.first[reason]})" if reason in report.first else ""
+    return f"{report.reasons[reason]:,} × {reason}{place}"
+
+
 def summary(report: InferReport, output: str) -> str:
     """The counts of answered and unanswered rows, in lines to print."""
     total = report.found + report.answered + report.failed
@@ -385,7 +396,7 @@ def summary(report: InferReport, output: str) -> str:
         + (f" ({report.found:,} of these rows were done by earlier calls)" if report.found else "")
         + f"; written to {output}"
     ]
-    lines += [f"  {number:,} × {reason}" for reason, number in Counter(report.reasons).most_common(10)]
+    lines += [f"  {counted_reason(report, reason)}" for reason, _ in Counter(report.reasons).most_common(10)]
     if len(report.reasons) > 10:
         lines.append(f"  and {counted(len(report.reasons) - 10, 'more reason')}")
     lines += [f"  {text}" for text in answering.Fit(report.cut, report.longest, report.unknown).remarks(_LIMIT)]

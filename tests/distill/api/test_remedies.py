@@ -22,6 +22,13 @@ from distill.inference import evaluate
          "imports os; allow it with distill.from_gin(…, allowed=['os'])"),
         ("bad fields; --gin.FIELDS sets fields, --gin.X sets x", "bad fields, settings={'X': …} sets x",
          "bad fields; bindings={'FIELDS': …} sets fields, bindings={'X': …} sets x"),
+        ("DataConfig.batch_size must be ≥ 1; got 0; --gin.BATCH_SIZE sets batch_size", "batch_size must be ≥ 1; got 0",
+         "bindings['BATCH_SIZE'] must be ≥ 1; got 0"),
+        ("TRAIN_STEPS (set in the arguments), as train.LoopConfig.train_steps: train_steps must be ≥ 1; got -5",
+         "steps must be ≥ 1; got -5", "bindings['TRAIN_STEPS'] must be ≥ 1; got -5"),
+        ("EMA_DECAY (set in the arguments), as train.LoopConfig.ema_decay: expected float; got 'x' (str)",
+         "settings['EMA_DECAY']: expected float; got 'x' (str)", "bindings['EMA_DECAY']: expected float; got 'x' (str)"),
+        ("FILES was {'train': 'a'}", "rows was {'train': 'a'}", "FILES was {'train': 'a'}"),
         ("'TRAIN_STEPS' and runs/MESH/a", "'TRAIN_STEPS' and runs/MESH/a", "'TRAIN_STEPS' and runs/MESH/a"),
     ],
 )  # fmt: skip

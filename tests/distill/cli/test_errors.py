@@ -24,6 +24,7 @@ TINY += [
     "--gin.MODEL_DIR=runs/a",
     "--gin.TEST_SPLIT=None",
 ]
+FIELDS = "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}"
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,7 @@ def ends(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "binding", ["PATIENCE=none", "EMA_DECAY=none", "BATCH_SIZE=8.0", "Z_LOSS=on", "RANDOM_SEED=abc",
-                'FILES={"train": 3}', 'FILES={"train": ["train.jsonl", 3]}'],
+    "binding", ["PATIENCE=none", "EMA_DECAY=none", "BATCH_SIZE=8.0", "Z_LOSS=on", "RANDOM_SEED=abc"],
 )  # fmt: skip
 def test_wrong_types(binding, capsys):
     pathlib.Path("train.jsonl").touch()
@@ -50,6 +50,16 @@ def test_wrong_types(binding, capsys):
     assert code == 2
     assert line.startswith(f"distill train: {binding.partition('=')[0]} (set in the command line), as ")
     assert "expected" in line and "got" in line
+
+
+@pytest.mark.parametrize("files", ['{"train": 3}', '{"train": ["train.jsonl", 3]}'])
+def test_files_of_another_form(files, capsys):
+    code, line = ends(capsys, "train", *TINY, f"--gin.FILES={files}")
+    assert code == 2
+    assert line.startswith(
+        "distill train: FILES['train'] must be a path, a pattern such as 'rows-*.jsonl', or a list of them"
+    )
+    assert line.endswith("(set in the command line)")
 
 
 def test_a_file_where_a_folder_is_needed(capsys):
@@ -235,9 +245,8 @@ def test_a_signal_outside_of_the_loop(name):
 def test_sigterm_while_a_run_is_setting_up(tmp_path):
     """Its configuration is written, and nothing is compiled yet: the same exit code, and advice, as later."""
     write_rows(tmp_path / "train.jsonl", 20)
-    fields = "--gin.FIELDS={'input': 'question', 'rationale': 'why', 'label': 'answer'}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "distill.cli.main", "train", *TINY, fields],
+        [sys.executable, "-m", "distill.cli.main", "train", *TINY, FIELDS],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -249,7 +258,7 @@ def test_sigterm_while_a_run_is_setting_up(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode == exit_codes.STOPPED, err
-    assert "run the same command again to continue" in err.strip().splitlines()[-1]
+    assert "; nothing was saved yet: run the same command again to start over" in err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -259,14 +268,14 @@ def test_a_signal_while_libraries_are_imported(tmp_path, name, seconds):
     """From the first line on: an exception in an import can come back as another one, or crash a native module."""
     write_rows(tmp_path / "train.jsonl", 4)
     process = subprocess.Popen(
-        [sys.executable, "-m", "distill", "train", *TINY], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "distill", "train", *TINY, FIELDS], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr.readline() == "distill train: loading TensorFlow and JAX\n"
     time.sleep(seconds)
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=300)
     assert process.returncode == exit_codes.STOPPED, err
-    assert err.strip().splitlines()[-1] == f"stopped by {name}; run the same command again to continue"
+    assert err.strip().splitlines()[-1] == f"stopped by {name}; {exit_codes.NOTHING_SAVED}"
     assert "Traceback" not in err
 
 
@@ -289,7 +298,8 @@ def test_a_signal_that_a_library_converts(capsys, monkeypatch):
         (["report", "."], "start over"),
         (["eval", "--model_dir=."], "start over"),
         (["data", "--data_dir=.", "--set=svamp"], "start over"),
-        (["train", *TINY], "continue"),
+        (["train", *TINY], "start over"),
+        (["train", *TINY, "--gin.MODEL_DIR='saved'"], "continue"),
         (["sweep", "grid.json"], "continue"),
         (["extract", "--inputs=a.jsonl", "--output=b.jsonl", "--prompt=p.json"], "continue"),
     ],
@@ -303,8 +313,11 @@ def test_only_commands_that_keep_their_progress_are_continued(words, advice, tmp
     monkeypatch.setattr(main.runs, "check_directories", lambda options: None)
     monkeypatch.setattr(main.runs, "check_configuration", lambda options: None)
     monkeypatch.setattr("distill.cli.compilation_cache.enable", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved" / "checkpoints" / "10").mkdir(parents=True)
     assert main.main(words) == exit_codes.STOPPED
-    assert capsys.readouterr().err == f"stopped by SIGINT; run the same command again to {advice}\n"
+    saved = "nothing was saved yet: " if words[0] == "train" and advice == "start over" else ""
+    assert capsys.readouterr().err == f"stopped by SIGINT; {saved}run the same command again to {advice}\n"
     assert words[0] in main.COMMANDS and set(main.CONTINUING) <= {*main.COMMANDS, "launch"}
 
 

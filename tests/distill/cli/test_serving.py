@@ -36,7 +36,7 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
     told = capsys.readouterr().err
     assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told
-    assert "  1 × field 'input' is absent" in told
+    assert f"  1 × field 'input' is absent (first: {tmp_path / 'in.jsonl'}:2)" in told
     assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=question"]) == 2
     told = capsys.readouterr().err
     assert "none of 2 rows has the field 'question', where the input was expected (the rows have: input, q);" in told
@@ -59,9 +59,10 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     [
         (
             '{"input": null}\n\n{"input": ""}\n',
-            "1 × field 'input' is null; 1 × an empty line; 1 × field 'input' is empty. The",
+            "1 × field 'input' is null (first: {0}:1); 1 × an empty line (first: {0}:2); 1 × field 'input' is empty "
+            "(first: {0}:3). The",
         ),
-        ("\n\n", "2 × an empty line. "),
+        ("\n\n", "2 × an empty line (first: {0}:1). "),
     ],
 )
 def test_rows_without_an_answer_are_explained_by_their_reasons(tmp_path, model_dir, capsys, text, reasons):
@@ -69,7 +70,9 @@ def test_rows_without_an_answer_are_explained_by_their_reasons(tmp_path, model_d
     given = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out'}"]
     assert main.main(given) == exit_codes.MISTAKE
     told = capsys.readouterr().err
-    assert reasons in told and ("--input_field names another" in told) == ("input" in text)
+    assert reasons.format(tmp_path / "in.jsonl") in told and ("--input_field names another" in told) == (
+        "input" in text
+    )
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/2/3", "-1/2", "a/b", ""])

@@ -26,8 +26,17 @@ from distill.cli import main, spelling
         ),
         (
             "train --gin_fil=a.gin",
-            "there is no flag --gin_fil; did you mean '--gin_file' or '--gin_module'?",
+            "there is no flag --gin_fil; did you mean '--gin_file'?",
         ),
+        (
+            "export --output=a --format=hugingface",
+            "distill export: --format must be one of hf, ct2, t5x; got 'hugingface'; did you mean 'hf'?",
+        ),
+        (
+            "export --output=a --format=onnx",
+            "--format must be one of hf, ct2, t5x; got 'onnx'; distill export --help lists the flags",
+        ),
+        ("data --answer=equatoin", "got 'equatoin'; did you mean 'equation'?"),
         ("train more", "distill train: unexpected argument more; distill train --help lists the flags"),
         ("launch gclod", "distill launch: there is no command 'gclod'; did you mean 'gcloud'?"),
     ],
