@@ -8,6 +8,8 @@ import errno
 import logging
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from distill.checkpoints import lost_process
 
@@ -72,6 +74,27 @@ def one_line(record: logging.LogRecord) -> bool:
     record.msg, record.args = f"{record.getMessage()}: {' '.join(str(error).split())}", None
     record.exc_info = None
     return True
+
+
+def hide_late_writes() -> None:
+    """Has Python print nothing for a write that ends after its save has failed; other unraisable errors are as before.
+
+    TensorStore calls back into the event loop of the save, which is closed by then. It cannot raise the RuntimeError that
+    results, so Python prints a traceback for each array.
+    """
+    if not isinstance(sys.unraisablehook, _LateWritesHidden):
+        sys.unraisablehook = _LateWritesHidden(sys.unraisablehook)
+
+
+class _LateWritesHidden:
+    """A ``sys.unraisablehook`` in front of another one."""
+
+    def __init__(self, before: Callable[[Any], object]):
+        self._before = before
+
+    def __call__(self, found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            self._before(found)
 
 
 def _is_of_machine(error: BaseException) -> bool:

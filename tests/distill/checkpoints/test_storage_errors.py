@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import logging
+import sys
 import types
 
 import pytest
@@ -106,6 +107,23 @@ def test_arrays_that_fail_together_are_one_error(kind, given, logged, caplog):
     asyncio.run(save())
     gc.collect()
     assert ["never retrieved" in record.getMessage() for record in caplog.records] == [True] * logged
+
+
+def test_a_write_that_ends_after_its_save_prints_nothing(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    storage_errors.hide_late_writes()
+    hook = sys.unraisablehook
+    storage_errors.hide_late_writes()
+    assert sys.unraisablehook is hook  # once
+    late = asyncio.new_event_loop()
+    late.close()
+    with pytest.raises(RuntimeError) as closed:
+        late.call_soon_threadsafe(print)
+    other = RuntimeError("another error")
+    for error in (closed.value, other):
+        hook(types.SimpleNamespace(exc_value=error))
+    assert [found.exc_value for found in shown] == [other]
 
 
 def test_a_fault_that_orbax_only_logs_is_one_line(caplog, monkeypatch):
