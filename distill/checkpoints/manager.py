@@ -101,6 +101,7 @@ class Checkpoints:
         verify: bool | str = True,
         clean: bool = False,
     ):
+        storage_errors.hide_late_writes()
         self.model_dir = epath.Path(model_dir)
         self.config = config
         self.verify = verify

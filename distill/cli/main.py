@@ -157,10 +157,8 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
             if options.command in WITH_TENSORFLOW:
                 runs.load_tensorflow(options)
             if options.command in COMPILING:
-                from distill.checkpoints import storage_errors
                 from distill.cli import compilation_cache
 
-                storage_errors.hide_late_writes()
                 compilation_cache.enable()
             return command_function(options.command)(options)
 
