@@ -75,8 +75,9 @@ def training(
     lambdas, label = totals.get("lambda_updates", 0.0), totals.get("weight_label", 0.0)
     flops = totals["flops"] if steps and whole and totals.get("flops_updates", 0.0) == steps else None
     working = lanes * sum(progress.phases.get(name, 0.0) for name in ("step", "data", "other"))
-    known = working > 0.0 and whole
-    mfu = flops * lanes / working / devices / costs.peak_flops if flops and known and costs.peak_flops else None
+    timed = (steps - attempts.first_updates(steps)) / steps if steps else 0.0  # the share of the updates in ``working``
+    per_second = timed * lanes / working / devices if working > 0.0 and whole and timed else None
+    mfu = flops * per_second / costs.peak_flops if flops and per_second and costs.peak_flops else None
     return record.Training(
         steps=steps,
         examples=progress.examples,
@@ -96,7 +97,7 @@ def training(
         wall_seconds=attempts.wall_seconds,
         goodput=timing.goodput(progress, attempts, lanes),
         lost_steps=attempts.lost_steps,
-        tokens_per_second_per_device=tokens(progress) * lanes / working / devices if known else None,
+        tokens_per_second_per_device=tokens(progress) * per_second if per_second else None,
         mfu=mfu if mfu is not None and math.isfinite(mfu) else None,
         host_peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT,
     )

@@ -102,7 +102,8 @@ class Training:
       wall_seconds: since the first start, including lost work and the time between attempts.
       goodput: seconds of the updates that count / ``wall_seconds``.
       lost_steps: updates that were repeated because a kill had undone them, as far as log lines show.
-      tokens_per_second_per_device: tokens / seconds of updates and data / devices.
+      tokens_per_second_per_device: tokens / seconds of updates and data / devices, without the first update of each start;
+        None for a run of one update.
       mfu: model FLOPs per second and device / the chip's bfloat16 peak; None if either is not known.
       host_peak_memory_bytes: of the process; None where the system does not report it.
       trained_parameters: number of trained parameters, adapters included; None in records of earlier versions, where it was

@@ -6,6 +6,7 @@ device or transfers an array.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -301,6 +302,11 @@ class Attempts:
         """
         paused = [after.started - before.seen for before, after in zip(self.all, self.all[1:]) if before.complete]
         return time.time() - self.all[0].started - sum(paused)
+
+    def first_updates(self, steps: int) -> int:
+        """The number of ``steps`` updates that were the first of an attempt: their seconds count as compilation."""
+        starts = [one.first_step for one in self.all] + [steps]
+        return sum(after > before for before, after in itertools.pairwise(starts))
 
     @property
     def lost_steps(self) -> int:

@@ -42,10 +42,21 @@ def test_lambda_is_the_mean_over_updates_and_exists_without_labels_in_a_batch(tm
     found = training(progress, tmp_path, costs=timing.StepCosts(6e9, 18e9))
     assert (found.lambda_, found.lambda_of_totals) == (2.0, 3.0)
     assert (found.tokens, found.padding_share, found.flops, found.flops_per_step) == (45, 0.5, 18e9, 6e9)
-    assert found.mfu == 0.5
-    assert found.tokens_per_second_per_device == 22.5
+    # The first of the three updates was made while the step was compiled: 30 tokens and two thirds of the operations.
+    assert found.mfu == pytest.approx(1 / 3)
+    assert found.tokens_per_second_per_device == pytest.approx(15.0)
+    assert training(progress, tmp_path / "other", lanes=2, devices=4).tokens_per_second_per_device == pytest.approx(
+        3.75
+    )
     nothing = training(Progress(), tmp_path, steps=0)
     assert (nothing.lambda_, nothing.flops, nothing.mfu, nothing.padding_share) == (None, None, None, 0.0)
+
+
+def test_a_run_of_one_update_has_no_speed(tmp_path):
+    progress = Progress(phases={"step": 0.001})
+    accounting.add(progress, [update(1.0, 1.0)], 30, 6e9)
+    found = training(progress, tmp_path, steps=1, costs=timing.StepCosts(6e9, 18e9))
+    assert (found.tokens, found.tokens_per_second_per_device, found.mfu) == (15, None, None)
 
 
 def test_steps_that_an_earlier_version_did_not_count_give_no_figure(tmp_path):

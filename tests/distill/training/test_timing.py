@@ -79,6 +79,7 @@ def test_goodput_counts_lost_work_and_the_time_between_attempts(tmp_path, now, m
     now[0] = 1190.0
     third = timing.Attempts(directory, 40, started=1190.0)  # the finished run is continued: the pause is not its fault
     assert third.wall_seconds == 100.0
+    assert [third.first_updates(steps) for steps in (40, 60)] == [2, 3]
     assert [each["step"] for each in json.loads((directory / "attempts.json").read_text())] == [37, 40, 40]
 
 
@@ -106,6 +107,7 @@ def test_the_step_that_a_killed_attempt_reached_is_in_a_file_of_its_disk(tmp_pat
     assert (after.lost_steps, [each.step for each in after.all]) == (7, [1207, 1200])
     again = timing.Attempts(epath.Path(tmp_path), 1200, started=time.time())  # the second attempt made no step
     assert (again.lost_steps, [each.step for each in again.all]) == (7, [1207, 1200, 1200])
+    assert again.first_updates(1300) == 2
     (tmp_path / "attempts.step").write_text("")
     assert timing.Attempts(epath.Path(tmp_path), 1200, started=time.time()).lost_steps == 7
     assert "attempts.step does not hold an attempt and a step" in caplog.text
