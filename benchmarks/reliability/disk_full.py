@@ -100,6 +100,13 @@ OLDER = {
     "eval": ("eval/jsonl_label_test.jsonl", "eval/jsonl_label_test.metrics.json"),
 }
 """Files of an earlier call, which the command replaces."""
+# Files of a finished run that the same run with more steps continues, before the disk is full.
+CONTINUED = {
+    "train_more_steps": tuple(
+        f"trained/{name}"
+        for name in ("attempts.json", "attempts.step", "config.gin", "config.json", "evaluations.jsonl")
+    )
+}
 ONLY_FULL = ("demo",)
 """Commands whose continuation takes minutes: only their end on a full disk is tried."""
 DIVERGES = {"LEARNING_RATE": 1e30, "train.train.validation": None, "TEST_SPLIT": None}
@@ -137,6 +144,23 @@ def _digests(disk: pathlib.Path) -> dict[str, str]:
     }
 
 
+def _contents(disk: pathlib.Path, files: Sequence[str]) -> dict[str, bytes]:
+    return {file: (disk / file).read_bytes() for file in files}
+
+
+def _whole(path: pathlib.Path, before: bytes) -> bool:
+    """Whether a file that a run continues is readable, and lines that it had before are still there."""
+    content = path.read_bytes() if path.exists() else b""
+    try:
+        if path.suffix == ".json":
+            json.loads(content)
+        elif path.suffix == ".jsonl":
+            return content.startswith(before) and all(map(json.loads, content.splitlines()))
+    except ValueError:
+        return False
+    return bool(content)
+
+
 def _fill(disk: pathlib.Path, room: int) -> pathlib.Path:
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
@@ -171,7 +195,7 @@ class _Trial:
         for older in OLDER.get(name, ()):
             (self.disk / older).parent.mkdir(exist_ok=True)
             (self.disk / older).write_text("of an earlier call\n")
-        before = _digests(self.disk)
+        before, continued = _digests(self.disk), _contents(self.disk, CONTINUED.get(name, ()))
         ballast = _fill(self.disk, room)
         row.tried += 1
         code, output = self.run(argv)
@@ -186,6 +210,7 @@ class _Trial:
         ballast.unlink()
         after = _digests(self.disk)
         replaced = OLDER.get(name, ()) if code == 0 else ()
+        replaced = [*replaced, *(file for file, content in continued.items() if _whole(self.disk / file, content))]
         changed = [file for file, digest in before.items() if after.get(file) != digest and file not in replaced]
         if changed:
             row.lose(f"{where}: files changed: {changed}")

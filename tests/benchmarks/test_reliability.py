@@ -107,6 +107,19 @@ def test_a_passing_fault_disturbs_every_seventh_request():
     assert storage.refusing("run/c")("GET", "bucket/run/checkpoints") == 403
 
 
+def test_files_that_a_run_continues_stay_whole(tmp_path):
+    def whole(name, before, after):
+        (tmp_path / name).write_text(after)
+        return disk_full._whole(tmp_path / name, before.encode())
+
+    assert whole("a.jsonl", '{"step": 5}\n', '{"step": 5}\n{"step": 8}\n')
+    assert not whole("a.jsonl", '{"step": 5}\n', '{"step": 8}\n')
+    assert not whole("a.jsonl", '{"step": 5}\n', '{"step": 5}\n{"st')
+    assert whole("a.json", "[1]", "[1, 2]") and not whole("a.json", "[1]", "[1, ")
+    assert whole("a.gin", "x = 1", "x = 2") and not whole("a.gin", "x = 1", "")
+    assert not disk_full._whole(tmp_path / "absent.json", b"[]")
+
+
 def test_changed_files_are_noticed(tmp_path):
     (tmp_path / "old").write_text("kept")
     before = disk_full._digests(tmp_path)
