@@ -11,7 +11,7 @@ import sys
 
 
 def load() -> bool:
-    """Imports Triton with its own symbols first, before or after TensorFlow. Returns whether Triton is installed."""
+    """Imports Triton with its own symbols first, before or after TensorFlow. Returns whether Triton can be imported."""
     if "triton" in sys.modules:
         return True
     if not hasattr(os, "RTLD_DEEPBIND") or importlib.util.find_spec("triton") is None:  # Triton exists for Linux only
@@ -20,6 +20,8 @@ def load() -> bool:
     sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
     try:
         import triton  # noqa: F401
+    except ImportError:
+        return False  # PyTorch goes on without it
     finally:
         sys.setdlopenflags(flags)
     return True

@@ -40,6 +40,14 @@ def test_triton_is_loaded_with_its_own_symbols_first_and_the_flags_are_restored(
     assert sys.modules["triton"].FLAGS & os.RTLD_DEEPBIND and sys.getdlopenflags() == before
 
 
+def test_a_triton_that_cannot_be_imported_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "triton.py").write_text("raise ImportError('libtriton.so: undefined symbol')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    before = sys.getdlopenflags()
+    assert not triton_loading.load() and sys.getdlopenflags() == before
+
+
 def test_a_loaded_triton_is_left_alone(monkeypatch):
     loaded = types.ModuleType("triton")
     monkeypatch.setitem(sys.modules, "triton", loaded)
