@@ -92,8 +92,8 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
-        ({"batch_size": "8"}, r"batch_size \(set in the arguments\).*expected int"),
-        ({"settings": {"FORM": "piared"}}, "settings={'FORM': …} sets form"),
+        ({"batch_size": "8"}, r"^batch_size: expected int; got '8' \(str\)"),
+        ({"settings": {"FORM": "piared"}}, r"^settings\['FORM'\] must be one of .*; did you mean 'paired'"),
         ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
         ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
         (

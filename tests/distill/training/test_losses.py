@@ -235,8 +235,8 @@ def test_correct_and_cross_entropy_are_per_token():
     ("arguments", "message"),
     [
         ({"lam": 1.0, "alpha": 0.5}, "at most one of lam and alpha"),
-        ({"alpha": 1.5}, r"alpha must be in \[0, 1\]; got 1.5"),
-        ({"lam": -1.0}, "lam must be ≥ 0; got -1.0"),
+        ({"alpha": 1.5}, r"alpha must be in \[0, 1\] or None; got 1.5"),
+        ({"lam": -1.0}, "lam must be ≥ 0 or None; got -1.0"),
         ({"normalizer": "tokens"}, "normalizer must be one of"),
         ({"label_smoothing": 1.0}, "label_smoothing must be in"),
         ({"z_loss": -1.0}, "z_loss must be ≥ 0"),

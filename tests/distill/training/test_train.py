@@ -203,7 +203,7 @@ def test_a_batch_that_does_not_divide(tmp_path, arguments):
 def test_bad_settings():
     with pytest.raises(ValueError, match="train_steps must be ≥ 1; got 0"):
         LoopConfig(0)
-    with pytest.raises(ValueError, match=r"ema_decay must be in \(0, 1\); got 1.0"):
+    with pytest.raises(ValueError, match=r"ema_decay must be in \(0, 1\) or None; got 1.0"):
         LoopConfig(1, ema_decay=1.0)
     with pytest.raises(ValueError, match=r"LoopConfig.param_gather must be .*'stepp'; did you mean 'step'"):
         LoopConfig(1, param_gather="stepp")

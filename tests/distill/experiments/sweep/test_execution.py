@@ -239,7 +239,7 @@ def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file,
     [
         ({"LEARNING_RAT": [0.1]}, "nothing uses LEARNING_RAT (set in axis 'LEARNING_RAT' of "),
         ({"NORMALIZER": ["task_tokens", "task_token"]}, "1 of 2 runs cannot be trained, so none was started: "),
-        ({"TRAIN_STEPS": [1, 0]}, "TRAIN_STEPS-0: LoopConfig.train_steps must be ≥ 1; got 0"),
+        ({"TRAIN_STEPS": [1, 0]}, "as train.LoopConfig.train_steps: train_steps must be ≥ 1; got 0"),
         ({"FILES": [{"train": "nowhere.jsonl", "test": "nowhere.jsonl"}]}, "nowhere.jsonl is missing"),
         ({"BATCH_SIZE": [4, 3], "NUM_MICROBATCHES": [2]}, "BATCH_SIZE-3__NUM_MICROBATCHES-2: "),
         ({"VOCAB_SIZE": [384, 100]}, "has 384 ids, but the model's vocab_size is 100"),
