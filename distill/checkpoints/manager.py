@@ -34,8 +34,8 @@ __all__ = [
     "restore_student",
 ]
 
-for _logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
-    _logger.addFilter(storage_errors.one_line)
+absl_logging.get_absl_logger().addFilter(storage_errors.one_line)
+logging.getLogger("asyncio").addFilter(storage_errors.one_line)
 
 
 class TrainingState(Protocol):

@@ -32,12 +32,19 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
     runs, places = _runs(sweep), _Places(sweep, options)
     scans: dict[str, Scan] = {}
     known: dict[str, Scan] = {}  # runs that differ in the seed alone have one configuration
+    failed: dict[str, Exception] = {}
     seeds: set[str] = set()
 
     def one(run: "Run") -> None:
         key, seed = _identity(run), run.values.get("RANDOM_SEED", "")
+        if key in failed:
+            raise failed[key]
         if key not in known or seed not in seeds:
-            known[key] = _checked(run, sweep, options, places)
+            try:
+                known[key] = _checked(run, sweep, options, places)
+            except (ValueError, OSError) as error:
+                failed[key] = error
+                raise
             seeds.add(seed)
         scans[run.name] = known[key]
 

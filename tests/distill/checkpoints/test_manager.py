@@ -43,9 +43,12 @@ def save(saver, *steps):
     saver.wait()
 
 
-@pytest.mark.parametrize("name", ["period", "keep", "keep_every", "keep_best"])
-def test_bad_schedules(name):
-    with pytest.raises(ValueError, match=rf"CheckpointConfig\.{name} must be ≥ 1; got 0"):
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("period", "≥ 1"), ("keep", "≥ 1"), ("keep_every", "≥ 1 or None"), ("keep_best", "≥ 1 or None")],
+)
+def test_bad_schedules(name, expected):
+    with pytest.raises(ValueError, match=rf"CheckpointConfig\.{name} must be {expected}; got 0"):
         CheckpointConfig(**{name: 0})
 
 

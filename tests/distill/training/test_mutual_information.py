@@ -128,5 +128,5 @@ def test_pairs_that_are_not_in_one_window_are_refused():
     batch = {name: jnp.asarray(value) for name, value in batch.items()}
     with pytest.raises(ValueError, match=r"mutual_information compares both targets.*FORM=shared"):
         mutual_information.pair_weights(batch)
-    with pytest.raises(ValueError, match=r"mutual_information must be ≥ 0 or None; got -1"):
+    with pytest.raises(ValueError, match=r"mutual_information must be a finite number ≥ 0 or None; got -1"):
         TwoTaskLoss(mutual_information=-1.0)
