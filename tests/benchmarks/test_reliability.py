@@ -115,6 +115,7 @@ def test_files_that_a_run_continues_stay_whole(tmp_path):
     assert whole("a.jsonl", '{"step": 5}\n', '{"step": 5}\n{"step": 8}\n')
     assert not whole("a.jsonl", '{"step": 5}\n', '{"step": 8}\n')
     assert not whole("a.jsonl", '{"step": 5}\n', '{"step": 5}\n{"st')
+    assert whole("a.jsonl", '{"step": 5}\n{"step": 5, "split": "test"}\n', '{"step": 5}\n{"step": 8}\n')
     assert whole("a.json", "[1]", "[1, 2]") and not whole("a.json", "[1]", "[1, ")
     assert whole("a.gin", "x = 1", "x = 2") and not whole("a.gin", "x = 1", "")
     assert not disk_full._whole(tmp_path / "absent.json", b"[]")
