@@ -5,21 +5,21 @@ exist. All other checks follow when the configuration is parsed.
 """
 
 import contextlib
+import functools
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.api import configuration
 from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
 
-if TYPE_CHECKING:
-    from distill.tasks import jsonl
-
 _READ = 10_000  # rows that are read at most
+_PURPOSE = "rows of split train"
 _SOURCE = ("files", "fields", "label_names", "parser", "mode", "solution_marker")  # arguments of jsonl.JsonLines
 _CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
 
@@ -73,8 +73,8 @@ def check(
     return scan
 
 
-def _source(scan: Scan) -> "jsonl.JsonLines | None":
-    """The source of the rows that ``FILES`` and ``FIELDS`` name; None if an argument of it is no literal.
+def _source(scan: Scan) -> dict[str, Any] | None:
+    """The arguments of the source of the rows that ``FILES`` and ``FIELDS`` name; None if one is no literal.
 
     Raises:
       ConfigurationError: an argument of another form, such as a path in place of a mapping.
@@ -87,15 +87,17 @@ def _source(scan: Scan) -> "jsonl.JsonLines | None":
     if not bound & {*_SOURCE} <= {*literal}:
         return None
     arguments = {name: one.value if one.macro is None else scan.values[one.macro] for name, one in literal.items()}
+    arguments = expand_home({name: arguments[name] for name in _SOURCE if name in arguments})
     try:
-        return jsonl.JsonLines(**expand_home({name: arguments[name] for name in _SOURCE if name in arguments}))
+        jsonl.JsonLines(**arguments)
     except ValueError as error:
         macro = given["fields" if "FIELDS" in str(error) else "files"].macro
         where = f" (set in {scan.defined[macro][-1]})" if macro else ""
         raise ConfigurationError(f"{error}{where}") from None
+    return arguments
 
 
-def _check_named(values: Mapping[str, Any], test_split: Any, source: "jsonl.JsonLines | None") -> None:
+def _check_named(values: Mapping[str, Any], test_split: Any, source: dict[str, Any] | None) -> None:
     """Raises ConfigurationError if ``FILES`` of a new run names no rows to train on, or none of the split to test.
 
     The rows of ``source`` are read first: mistakes in them are to be corrected before.
@@ -106,7 +108,7 @@ def _check_named(values: Mapping[str, Any], test_split: Any, source: "jsonl.Json
     if "train" not in files:
         raise ConfigurationError(f"FILES has no split 'train', whose rows are trained on; {_remedy(files, 'train')}")
     if source is not None:
-        _check_rows(source, files["train"])
+        _check_training_rows(source)
     if not isinstance(test_split, str) or test_split in files or test_split == "validation":
         return
     raise ConfigurationError(
@@ -127,26 +129,40 @@ def _remedy(files: Mapping[str, Any], split: str) -> str:
     return f'it has {", ".join(map(str, files))}: add "{split}": "FILE.jsonl" to FILES'
 
 
-def _check_rows(source: "jsonl.JsonLines", files: Any) -> None:
+def _check_training_rows(source: dict[str, Any]) -> None:
+    """:func:`_check_rows` of local files; once for the runs of a sweep, which read the same."""
+    from distill.tasks import jsonl
+
+    paths = jsonl.paths_of(source["files"]["train"], "train")
+    if any("://" in str(path) for path in paths):
+        return
+    found = [os.stat(file) for file in jsonl.resolved(paths, _PURPOSE)]
+    _check_rows(json.dumps(source), tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found))
+
+
+@functools.cache
+def _check_rows(source: str, state: tuple[tuple[int, int, int], ...]) -> None:
     """Raises SourceError if the first local rows to train on cannot be used: no input, no answer, or another field.
 
     A mapped field that no row has is found where the rows are read to their end.
+
+    Args:
+      source: the arguments of :class:`distill.tasks.jsonl.JsonLines`, as JSON.
+      state: of the files, so that files that were changed are read again.
     """
     from distill.tasks import jsonl, sources
     from distill.tasks.records import SourceError
 
-    paths = jsonl.paths_of(files, "train")
-    if any("://" in str(path) for path in paths):
-        return
+    arguments = json.loads(source)
     has_target = False
     number = 0
-    for record in itertools.islice(source("train"), _READ):
+    for record in itertools.islice(jsonl.JsonLines(**arguments)("train"), _READ):
         number += 1
         has_target |= bool(record.rationales) or record.label is not None or record.llm_label is not None
     if not number or has_target:
         return
-    first = next(jsonl.resolved(paths, "rows of split train"))
-    names = sorted(next(row for _, row in sources.read_rows(first, "rows of split train") if isinstance(row, dict)))
+    first = next(jsonl.resolved(jsonl.paths_of(arguments["files"]["train"], "train"), _PURPOSE))
+    names = sorted(next(row for _, row in sources.read_rows(first, _PURPOSE) if isinstance(row, dict)))
     raise SourceError(
         f"{first}: no row has a label, llm_label or rationale to train on; {jsonl.FIELDS_REMEDY}, as "
         f"{{'label': {names[0]!r}}} (the rows have: {', '.join(names)})"

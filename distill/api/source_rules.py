@@ -42,8 +42,13 @@ def _annotation(node: Definition, argument: str) -> ast.expr | None:
     for one in node.body:
         if isinstance(one, ast.FunctionDef) and one.name == "__init__":
             return _annotation(one, argument)
+    field = _field(node, argument)
+    return None if field is None else field.annotation
+
+
+def _field(node: ast.ClassDef, name: str) -> ast.AnnAssign | None:
     fields = (one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name))
-    return next((one.annotation for one in fields if one.target.id == argument), None)  # type: ignore[union-attr]
+    return next((one for one in fields if one.target.id == name), None)  # type: ignore[union-attr]
 
 
 def _type(node: ast.expr, module: str) -> Any:
@@ -158,20 +163,15 @@ def _parts(node: ast.expr) -> tuple[ast.expr, ...]:
 
 def _definition(node: ast.expr, module: str) -> tuple[Definition, str] | None:
     """The function or class of the package that an expression names."""
-    if isinstance(node, ast.Name):
-        return signatures.definition(module, node.id)
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        found = signatures.bound(module, node.value.id)
-        if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            return signatures.definition(f"{found.module}.{_original(found, node.value.id)}", node.attr)
-    return None
+    place = _place(node, module)
+    return None if place is None else signatures.definition(*place)
 
 
 def default(node: Definition, argument: str) -> ast.expr | None:
     """The default of an argument in the source; None without one."""
     if isinstance(node, ast.ClassDef):
-        fields = (one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name))
-        return next((one.value for one in fields if one.target.id == argument), None)  # type: ignore[union-attr]
+        field = _field(node, argument)
+        return None if field is None else field.value
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults = dict(zip([one.arg for one in positional][::-1], node.args.defaults[::-1]))
     defaults |= {one.arg: value for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults) if value is not None}
@@ -196,24 +196,26 @@ def constant(node: ast.expr, module: str) -> Any:
 
 def _named(node: ast.expr, module: str) -> tuple[ast.expr, str] | None:
     """The expression that a name, or a name of an imported module of the package, is assigned, and its module."""
+    place = _place(node, module)
+    found = None if place is None else signatures.bound(*place)
+    if place is not None and isinstance(found, ast.Assign | ast.AnnAssign) and found.value is not None:
+        return found.value, place[0]
+    return None
+
+
+def _place(node: ast.expr, module: str) -> tuple[str, str] | None:
+    """The module and the name in it that ``name``, or ``module.name`` of an imported module, stands for."""
     if isinstance(node, ast.Name):
-        found = signatures.bound(module, node.id)
-        if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            return _assigned(found.module, _original(found, node.id))
-        return _assigned(module, node.id)
+        return _imported(node.id, module) or (module, node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        found = signatures.bound(module, node.value.id)
-        if isinstance(found, ast.ImportFrom) and found.module and not found.level:
-            return _assigned(f"{found.module}.{_original(found, node.value.id)}", node.attr)
+        whole = _imported(node.value.id, module)
+        return None if whole is None else (".".join(whole), node.attr)
     return None
 
 
-def _original(statement: ast.ImportFrom, name: str) -> str:
-    return next(one.name for one in statement.names if (one.asname or one.name) == name)
-
-
-def _assigned(module: str, name: str) -> tuple[ast.expr, str] | None:
+def _imported(name: str, module: str) -> tuple[str, str] | None:
+    """Where a name of a module is imported from, and its name there; None for a name that is not imported so."""
     found = signatures.bound(module, name)
-    if isinstance(found, ast.Assign | ast.AnnAssign) and found.value is not None:
-        return found.value, module
-    return None
+    if not isinstance(found, ast.ImportFrom) or not found.module or found.level:
+        return None
+    return found.module, next(one.name for one in found.names if (one.asname or one.name) == name)
