@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from distill.api import keywords
+from distill.api import keywords, remedies
 from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
@@ -15,7 +15,8 @@ from distill.tasks import metrics
 from distill.tasks.records import Record, SourceError
 
 
-@keywords.checked()
+@keywords.checked(explains=("student",))
+@remedies.speaking_python(remedies.OF_ROWS, "options")
 def evaluate(
     student: Student,
     rows: Rows,

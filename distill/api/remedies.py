@@ -31,6 +31,9 @@ ARGUMENTS = {
     "TRAIN_STEPS": "steps",
     "VOCABULARY_PATH": "vocabulary",
 }
+OF_ROWS = {name: ARGUMENTS[name] for name in ("ANSWER", "FIELDS", "FILES", "VOCABULARY_PATH")}
+"""Macro → argument of :func:`distill.read`, ``register`` and ``evaluate``."""
+
 _FOLDERS = {"hardware": "hardware", "models": "model"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from distill.api import keywords, tensorflow_log
+from distill.api import keywords, remedies, tensorflow_log
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, SourceError
@@ -29,6 +29,7 @@ _RECORD_FIELDS = (
 
 
 @keywords.checked(("distill.tasks.jsonl", "dataset"))
+@remedies.speaking_python(remedies.OF_ROWS, "options")
 def read(
     rows: Rows, *, fields: Mapping[str, str] | None = None, report: Report | None = None, **options: Any
 ) -> list[Record]:
@@ -51,7 +52,7 @@ def read(
     noted = Report() if report is None else report
     files = paths_of(rows)
     data = _lines(as_dicts(rows, fields)).encode("utf-8", "surrogatepass") if files is None else None
-    with _as_file(data) as path:
+    with _as_file(data, "test") as path:
         found = list(jsonl.dataset({"test": files or [str(path)]}, fields=fields, **options).records("test", noted))
     if report is None and noted.problems:
         logging.warning("%s", str(noted).replace(str(path), "row"))
@@ -63,13 +64,16 @@ def check_fields(fields: Any) -> None:
     keywords.check_mapping("fields", fields, "{'input': 'question', 'label': 'answer'}")
 
 
-def check(files: Sequence[str], data: bytes | None, fields: Mapping[str, str] | None, answer: str) -> None:
+def check(
+    files: Sequence[str], data: bytes | None, fields: Mapping[str, str] | None, answer: str, split: str = "train"
+) -> None:
     """Reads the first rows as training will: a mistake is found before a vocabulary, a network or TensorFlow is loaded.
 
     Args:
       files: of the rows, as :func:`store` returns them.
       data: the contents of the file, if it is not written yet.
       fields, answer: see :func:`distill.train`.
+      split: of the rows, for messages.
 
     Raises:
       ValueError: an unknown field or kind of answer.
@@ -77,13 +81,16 @@ def check(files: Sequence[str], data: bytes | None, fields: Mapping[str, str] | 
     """
     with _as_file(data) as path:
         named = list(files) if data is None else [str(path)]
-        source = jsonl.dataset({"test": named}, fields=fields, answer=answer)  # type: ignore[arg-type]
-        collections.deque(itertools.islice(source.records("test", Report()), _CHECKED), maxlen=0)
+        source = jsonl.dataset({split: named}, fields=fields, answer=answer)  # type: ignore[arg-type]
+        collections.deque(itertools.islice(source.records(split, Report()), _CHECKED), maxlen=0)
 
 
 @contextlib.contextmanager
-def _as_file(data: bytes | None) -> Iterator[epath.Path]:
-    """A temporary file of rows in memory, which errors call "the rows"; it is not written without ``data``."""
+def _as_file(data: bytes | None, split: str | None = None) -> Iterator[epath.Path]:
+    """A temporary file of rows in memory, which errors call "the rows"; it is not written without ``data``.
+
+    Errors do not name ``split``, which is none of the caller's words.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = epath.Path(folder) / "rows.jsonl"
         if data is not None:
@@ -91,10 +98,12 @@ def _as_file(data: bytes | None) -> Iterator[epath.Path]:
         try:
             yield path
         except SourceError as error:
-            raise type(error)(str(error).replace(str(path), "the rows")) from None
+            text = str(error).replace(str(path), "the rows").replace(f" (rows of split {split})", "")
+            raise type(error)(text) from None
 
 
 @keywords.checked(("distill.tasks.registration", "register"))
+@remedies.speaking_python(remedies.OF_ROWS, "options")
 def register(
     rows: Rows | Dataset,
     vocabulary: Any = "t5",
@@ -159,33 +168,34 @@ def paths_of(rows: Rows) -> list[str] | None:
     return None
 
 
-def as_dicts(rows: Rows, fields: Mapping[str, str] | None) -> list[Mapping[str, Any]]:
-    """Rows in memory as dicts of JSON values.
+def as_dicts(rows: Rows, fields: Mapping[str, str] | None, argument: str = "rows") -> list[Mapping[str, Any]]:
+    """Rows in memory as dicts of JSON values; errors call them ``argument``.
 
     Raises:
       TypeError: items that are neither dicts nor records.
       ValueError: no row, or records with ``fields``.
     """
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
-        raise TypeError(f"rows must be a path, paths, or an iterable of dicts or Records; got {type(rows).__name__}")
+        kind = type(rows).__name__
+        raise TypeError(f"{argument} must be a path, paths, or an iterable of dicts or Records; got {kind}")
     found: list[Mapping[str, Any]] = []
     for number, row in enumerate(rows):
         if isinstance(row, Record):
             if fields:
-                raise ValueError("fields names the fields of dicts, and the rows are Records; leave fields out")
+                raise ValueError(f"fields names the fields of dicts, and {argument} holds Records; leave fields out")
             values = {name: getattr(row, name) for name in _RECORD_FIELDS}
             found.append({name: value for name, value in values.items() if value not in (None, ())})
         elif isinstance(row, Mapping):
             found.append(row)
         else:
-            raise TypeError(f"rows[{number}] must be a dict or a Record; got {type(row).__name__}")
+            raise TypeError(f"{argument}[{number}] must be a dict or a Record; got {type(row).__name__}")
     if not found:
-        raise ValueError("rows is empty; give at least one row")
+        raise ValueError(f"{argument} is empty; give at least one row")
     return found
 
 
 def store(
-    rows: Rows, path: epath.Path, fields: Mapping[str, str] | None, *, trained: bool
+    rows: Rows, path: epath.Path, fields: Mapping[str, str] | None, *, trained: bool, argument: str = "rows"
 ) -> tuple[list[str], bytes | None]:
     """The files that a run reads its rows from: the given ones, or ``path`` with the contents to write there.
 
@@ -194,6 +204,7 @@ def store(
       path: the file for rows in memory, inside of the model directory.
       fields: see :func:`read`.
       trained: whether the run has trained; it continues on the same rows only.
+      argument: that gave the rows, for messages.
 
     Returns:
       The files, and the contents of ``path`` if it must be written.
@@ -204,7 +215,7 @@ def store(
     files = paths_of(rows)
     if files is not None:
         return files, None
-    contents = _lines(as_dicts(rows, fields)).encode("utf-8", "surrogatepass")
+    contents = _lines(as_dicts(rows, fields, argument), argument).encode("utf-8", "surrogatepass")
     same = path.exists() and path.read_bytes() == contents
     if trained and not same:
         raise ValueError(
@@ -214,13 +225,13 @@ def store(
     return [os.fspath(path)], None if same else contents
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+def _lines(rows: Iterable[Mapping[str, Any]], argument: str = "rows") -> str:
     lines = []
     for number, row in enumerate(rows):
         try:
             lines.append(json.dumps(row, default=_plain) + "\n")
         except (TypeError, ValueError) as error:
-            raise TypeError(f"rows[{number}] holds a value that JSON cannot write: {error}") from None
+            raise TypeError(f"{argument}[{number}] holds a value that JSON cannot write: {error}") from None
     return "".join(lines)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 from etils import epath
 
-from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log
+from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log, value_types
 from distill.api.gin_files import without_gin
 from distill.inference import model_directory, own_files
 from distill.inference.decoder import DecodeConfig
@@ -295,8 +295,7 @@ def _written(name: str, value: Any) -> str:
     """A Python value as gin text; a text that starts with ``@`` or ``%`` stays a reference."""
     if isinstance(value, str) and value.startswith(("@", "%")):
         return value
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+    value = _plain(value)
     text = repr(value)
     try:
         same = gin.config_parser.ConfigParser(text, _Literal()).parse_value() == value  # type: ignore[attr-defined]
@@ -308,6 +307,17 @@ def _written(name: str, value: Any) -> str:
             "Run.train(…)"
         )
     return text
+
+
+def _plain(value: Any) -> Any:
+    """A value with texts in place of paths, and Python's numbers in place of NumPy's, inside of collections too."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value_types.plain_number(value)
 
 
 class _Literal(gin.config_parser.ParserDelegate):  # type: ignore[attr-defined,misc]

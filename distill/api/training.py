@@ -124,9 +124,10 @@ def train(
         for split, part in parts.items():
             if part is not None:
                 path = root / "rows" / f"{split}.jsonl"
-                files[split], data = row_files.store(part, path, fields, trained=trained)
+                argument = "rows" if split == "train" else split
+                files[split], data = row_files.store(part, path, fields, trained=trained, argument=argument)
                 if not trained:
-                    row_files.check(files[split], data, fields, answer)
+                    row_files.check(files[split], data, fields, answer, split)
                 if data is not None:
                     contents[os.fspath(path)] = data
         bindings |= {"FILES": files, "FIELDS": dict(fields) if fields else None}

@@ -3,6 +3,7 @@
 import collections.abc
 import inspect
 import logging
+import numbers
 import re
 import types
 import typing
@@ -74,6 +75,25 @@ def mismatch(value: Any, hint: Any) -> str | None:
         return None
     hints = _remedy(value, options) + _nearest(value, options)
     return f"expected {shown(hint)}; got {value!r} ({type(value).__name__}){hints}"
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether a type consists of classes none of which is a collection; a text is no collection.
+
+    >>> is_plain(int | None), is_plain(str | list[int]), is_plain(Sequence[str])
+    (True, False, False)
+    """
+    return all(
+        inspect.isclass(option)
+        and not typing.get_args(option)
+        and (option is str or not issubclass(option, collections.abc.Iterable))
+        for option in _options(hint)
+    )
+
+
+def plain_number(value: Any) -> Any:
+    """Python's number in place of a NumPy number; other values as they are."""
+    return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
 
 
 def contains_unknown(value: Any) -> bool:

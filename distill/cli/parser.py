@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 import distill
-from distill.cli import flags
+from distill.cli import flag_types, flags, process_flags, sweep_flags
 from distill.cli.spelling import Parser
 from distill.precompile import command as precompile
 from distill.tools import convert, vocabulary
@@ -41,28 +41,6 @@ EXAMPLES = {
     "  train --gin_file=gin/recipes/paper_svamp.gin --gin_file=gin/hardware/tpu_v5e_16.gin",
     "completion": "distill completion bash > ~/.local/share/bash-completion/completions/distill",
 }
-
-
-def _positive(text: str) -> int:
-    """A flag's whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1; got {text!r}")
-    return int(text)
-
-
-def _not_negative(text: str) -> int:
-    """A flag's whole number of at least 0."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 0; got {text!r}")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """A flag's part of a whole, such as ``2/4``."""
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
-    return int(match[1]), int(match[2])
 
 
 def split_arguments(arguments: Sequence[str]) -> list[str]:
@@ -113,12 +91,12 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
 
     example = add("example", "write a small data set with rationales, and a vocabulary, to train on", configured=False)
     example.add_argument("--output", required=True, metavar="DIR", help="folder for the files; existing files are kept")
-    example.add_argument("--train_rows", type=_positive, default=6000, help="training rows; default: 6000")
+    example.add_argument("--train_rows", type=flag_types.positive, default=6000, help="training rows; default: 6000")
     example.add_argument("--seed", type=int, default=0, help="seed of the questions; default: 0")
     train = add("train", "train a student, or continue a stopped run")
     replay = add("replay", "rerun the batch of an update with nan or infinity, and report statistics of every layer")
     replay.add_argument("model_dir", metavar="MODEL_DIR", help="the directory of the run")
-    replay.add_argument("--step", type=_positive, help="the update; default: the newest in MODEL_DIR/replay")
+    replay.add_argument("--step", type=flag_types.positive, help="the update; default: the newest in MODEL_DIR/replay")
     replay.add_argument(
         "--exact", action="store_true", help="first repeat the updates between the checkpoint and the step"
     )
@@ -137,7 +115,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     evaluate = add("eval", "score a trained student on a split")
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):
-        _add_processes(command)
+        process_flags.add(command)
     export = add("export", "write a trained student for transformers, CTranslate2 or T5X", configured=False)
     for command in (infer, export):
         command.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
@@ -168,7 +146,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
     infer.add_argument(
         "--shard",
-        type=_shard,
+        type=flag_types.shard,
         metavar="I/N",
         help="answer only the I-th of N blocks of rows, on one of N machines; cat joins the N outputs",
     )
@@ -199,10 +177,14 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--vocabulary", help="t5, mt5, bytes or the path of a SentencePiece model; default: VOCABULARY_PATH, else t5"
     )
     data.add_argument(
-        "--inputs", type=_positive, help="planned input length in tokens; default: TASK_FEATURE_LENGTHS, else 512"
+        "--inputs",
+        type=flag_types.positive,
+        help="planned input length in tokens; default: TASK_FEATURE_LENGTHS, else 512",
     )
     data.add_argument(
-        "--targets", type=_positive, help="planned target length in tokens; default: TASK_FEATURE_LENGTHS, else 256"
+        "--targets",
+        type=flag_types.positive,
+        help="planned target length in tokens; default: TASK_FEATURE_LENGTHS, else 256",
     )
     data.add_argument(
         "--teacher",
@@ -221,14 +203,14 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     profile.add_argument(
         "model_dir", help="the directory of a run that was trained with --gin.PROFILE_STEPS=(first, last)"
     )
-    profile.add_argument("--top", type=_positive, default=25, help="operations to show; default: 25")
+    profile.add_argument("--top", type=flag_types.positive, default=25, help="operations to show; default: 25")
     profile.add_argument(
         "--by_instruction",
         action="store_true",
         help="list instructions of one kind separately, such as dot.12 and dot.13",
     )
     sweep = add("sweep", "train the runs of a sweep file; finished runs are not repeated", configured=False)
-    _add_sweep(sweep)
+    sweep_flags.add(sweep)
     demo = add("demo", "train small students with and without rationales, and plot their accuracy", False)
     demo.add_argument("--directory", default="demo_output", help="folder for all output; default: demo_output")
     demo.add_argument(
@@ -310,112 +292,6 @@ def of_command(name: str) -> argparse.ArgumentParser:
     """The parser of one command, which has the defaults of its flags."""
     commands = next(action for action in parser(name)._actions if isinstance(action, argparse._SubParsersAction))
     return commands.choices[name]
-
-
-def _add_processes(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--multiprocess",
-        action="store_true",
-        help="run as one of several processes; TPU pods, GKE, Slurm and MPI are recognised",
-    )
-    command.add_argument(
-        "--coordinator_address", metavar="HOST:PORT", help="address of process 0, if the cluster is not recognised"
-    )
-    command.add_argument(
-        "--num_processes", type=int, metavar="N", help="number of processes, if the cluster is not recognised"
-    )
-    command.add_argument(
-        "--process_id",
-        type=int,
-        metavar="I",
-        help="number of this process, 0 to N-1, if the cluster is not recognised",
-    )
-    command.add_argument(
-        "--heartbeat_timeout_seconds",
-        type=_positive,
-        default=100,
-        help="seconds without a heartbeat after which the run aborts; default: 100",
-    )
-
-
-def _add_sweep(sweep: argparse.ArgumentParser) -> None:
-    sweep.add_argument(
-        "sweep",
-        nargs="*",
-        metavar="FILE",
-        help="a sweep file (YAML or JSON), or the directory of a sweep; `status FILE` shows the state of its runs",
-    )
-    sweep.add_argument("--list", action="store_true", help="list the shipped sweep files")
-    sweep.add_argument(
-        "--print", dest="print_name", metavar="NAME", help="print a sweep file, such as demo_rates; > my.yaml copies it"
-    )
-    sweep.add_argument("--directory", help="folder of the runs; overrides the file's")
-    sweep.add_argument(
-        "--more",
-        action="append",
-        default=[],
-        metavar="JSON",
-        help="also train these points: an object AXIS: value, or list of values; AXIS may be a macro; may repeat",
-    )
-    sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
-    sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
-    sweep.add_argument(
-        "--gin_module",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="your own module that gin files may import and name; may repeat",
-    )
-    sweep.add_argument(
-        "--dry_run", action="store_true", help="list and check the runs, estimate time and cost, and train nothing"
-    )
-    sweep.add_argument(
-        "--topology",
-        metavar="TOPOLOGY",
-        help="with --dry_run: estimate from the least time on this TPU slice, such as v5e:4x4",
-    )
-    sweep.add_argument(
-        "--price_per_chip_hour",
-        type=float,
-        metavar="PRICE",
-        help="with --dry_run: price of a chip per hour, or of a core for runs on CPUs; adds the cost",
-    )
-    sweep.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="train N runs at once, each in a process; by default one after another in this process",
-    )
-    sweep.add_argument(
-        "--executor", choices=("processes", "ray"), default="processes", help="what starts the runs; default: processes"
-    )
-    sweep.add_argument("--ray_address", default="auto", help="with ray: the cluster; local starts one; default: auto")
-    sweep.add_argument("--cpus_per_run", type=float, default=1.0, help="with ray: processors of a run; default: 1")
-    sweep.add_argument("--gpus_per_run", type=float, default=0.0, help="with ray: GPUs of a run; default: 0")
-    sweep.add_argument(
-        "--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat with joint seeds"
-    )
-    sweep.add_argument(
-        "--index",
-        type=int,
-        metavar="I",
-        help="train only run number I of --dry_run, from 0; with joint_seeds, group number I",
-    )
-    sweep.add_argument(
-        "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
-    )
-    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
-    sweep.add_argument(
-        "--retries",
-        type=_not_negative,
-        default=0,
-        metavar="N",
-        help="repeat a run that fails up to N times; default: 0",
-    )
-    sweep.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
-    sweep.add_argument("--leased", action="store_true", help=argparse.SUPPRESS)
-    _add_processes(sweep)
-    sweep.epilog = "--gin.NAME=VALUE adds a binding to every run."
 
 
 def _filled(text: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
 import distill
@@ -47,8 +48,28 @@ def test_signatures_and_known_keywords_are_those_of_the_function():
         (lambda: distill.read([{"input": "1"}], fields=["a"]), "fields must be a dict such as .*got .*list"),
         (lambda: distill.evaluate("runs/py", "test.jsonl"), r"distill\.load\('runs/py'\); got 'runs/py' \(str\)"),
         (lambda: distill.Student.texts_of(None, None), r"inputs must be a list of texts .*got None"),
+        (
+            lambda: distill.train([], model="m", directory="x", mesh="x"),
+            r"^mesh must be MeshConfig or None; got 'x' \(str\)$",
+        ),
+        (
+            lambda: distill.train([], model="m", directory="x", vocabulary=3),
+            "^vocabulary must be str or PathLike or None; got 3",
+        ),
+        (lambda: distill.train([], model="m", directory="x", batch_size="8"), r"got '8' \(str\); remove the quotes$"),
+        (lambda: distill.train([], model="m", directory=None), r"^directory must be str or PathLike; got None"),
+        (lambda: distill.load(3), "^path must be str or PathLike; got 3"),
+        (lambda: distill.evaluate(None, [], answer=3), "^answer must be str or None; got 3"),
+        (lambda: distill.Student.export(None, "x", "hf", quantization=8), "^quantization must be str or None; got 8"),
     ],
 )
 def test_an_argument_of_another_type_is_named_with_an_example(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+def test_numbers_of_numpy_are_numbers_and_a_missing_argument_is_pythons_error():
+    with pytest.raises(ValueError, match="method must be one of"):
+        distill.train([], model="m", directory="d", method="x", steps=np.int64(3), lam=np.float32(1), seed=np.int32(0))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'directory'"):
+        distill.train([], model="m")

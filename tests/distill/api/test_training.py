@@ -92,7 +92,9 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
-        ({"batch_size": "8"}, r"^batch_size: expected int; got '8' \(str\)"),
+        ({"test": []}, "^test is empty; give at least one row$"),
+        ({"validation": [1]}, r"^validation\[0\] must be a dict or a Record; got int$"),
+        ({"validation": "absent.jsonl"}, r"absent\.jsonl.*\(rows of split validation\)"),
         ({"settings": {"FORM": "piared"}}, r"^settings\['FORM'\] must be one of .*; did you mean 'paired'"),
         ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
         ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
@@ -105,7 +107,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(tmp_path, changes, error):
-    with pytest.raises((ValueError, FileNotFoundError), match=error) as raised:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=error) as raised:
         distill.train(sums(8), **arguments(tmp_path / "runs" / "a", **changes))
     assert len(str(raised.value).splitlines()) == 1
     assert "--" not in str(raised.value)

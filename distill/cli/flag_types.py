@@ -1,0 +1,26 @@
+"""The values of flags: whole numbers and parts of a whole."""
+
+import argparse
+import re
+
+
+def positive(text: str) -> int:
+    """A flag's whole number of at least 1."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1; got {text!r}")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    """A flag's whole number of at least 0."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 0; got {text!r}")
+    return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """A flag's part of a whole, such as ``2/4``."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,27 @@
+"""The values of flags."""
+
+import argparse
+
+import pytest
+
+from distill.cli import flag_types
+
+
+def test_numbers_and_parts():
+    assert [flag_types.positive("1"), flag_types.not_negative("0"), flag_types.positive("007")] == [1, 0, 7]
+    assert flag_types.shard("2/4") == (2, 4)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.0", "1e3", " 1", "", "٣", "nan"])
+def test_a_whole_number_is_digits_alone(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number ≥ 1; got "):
+        flag_types.positive(text)
+    if text != "0":
+        with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number ≥ 0; got "):
+            flag_types.not_negative(text)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "2", "2/", "a/b", "-1/4", "1/4/4", "1/1234567890"])
+def test_a_part_is_within_the_whole(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be I/N with 1 ≤ I ≤ N, such as 2/4; got "):
+        flag_types.shard(text)

@@ -1,0 +1,27 @@
+"""The flags of ``distill sweep``."""
+
+import argparse
+
+import pytest
+
+from distill.cli import sweep_flags
+
+
+@pytest.fixture
+def command():
+    found = argparse.ArgumentParser()
+    sweep_flags.add(found)
+    return found
+
+
+def test_a_state_or_a_file_is_named(command):
+    assert command.parse_args(["status", "a.yaml"]).sweep == ["status", "a.yaml"]
+    assert command.parse_args(["--list"]).sweep == []
+    assert command.parse_args(["a.yaml", "--run=x", "--run=y", "--workers=2"]).run == ["x", "y"]
+
+
+@pytest.mark.parametrize("flag", ["--workers=0", "--retries=-1", "--executor=slurm", "--index=a"])
+def test_values_out_of_range_are_refused(command, flag, capsys):
+    with pytest.raises(SystemExit):
+        command.parse_args(["a.yaml", flag])
+    assert f"argument {flag.split('=')[0]}: " in capsys.readouterr().err
