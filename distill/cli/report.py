@@ -23,7 +23,7 @@ def report_command(options: argparse.Namespace) -> int:
     collection = collect.collect(paths)
     _say(f"{counted(len(collection.runs))}; comparing them and drawing charts")
 
-    from distill.experiments.report import findings, proposals, write
+    from distill.experiments.report import findings, limits, proposals, write
     from distill.experiments.report.analysis import Options
     from distill.training import event_files
 
@@ -45,7 +45,7 @@ def report_command(options: argparse.Namespace) -> int:
         for sentence, recipe in steps:
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
             print(*(text.rstrip() for text in recipe if text), sep="\n")
-        for warning in findings.warnings(analysis, written.unfinished):
+        for warning in limits.warnings(analysis, written.unfinished):
             print(f"warning: {warning}", file=sys.stderr)
     print("  ".join(map(str, written.files)))
     return 0

@@ -7,23 +7,18 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes, terminal
+from distill import exit_codes
 from distill.api import tensorflow_log
-from distill.cli import compilation_cache, experiments, next_steps, sweep_files, sweep_first_checks
+from distill.cli import experiments, next_steps, sweep_dry_run, sweep_files, sweep_first_checks, sweep_planning
 from distill.cli import runs as command_runs
-from distill.counting import counted
 
 if TYPE_CHECKING:
-    from distill.cli.sweep_checks import Configurations
     from distill.experiments.sweep import Sweep
     from distill.experiments.sweep.plan import Plan
-    from distill.experiments.sweep.runs import Run
 
-CACHE = ".compiled"
-"""The folder of compiled steps in a sweep's directory, which runs with the same shapes share."""
 _POLL_S = 1.0
 
 
@@ -75,11 +70,10 @@ def _command(options: argparse.Namespace) -> int:
         sweep_files.check_runs(sweep, options.run)
         sweep_first_checks.check(sweep, options)
     if options.dry_run:
-        with _vocabulary_for_checks(sweep):
-            return _dry_run(sweep, options)
+        return sweep_dry_run.dry_run(sweep, options)
     if options.prepare:
-        _load(sweep, options)
-        _prepare(sweep, options)
+        sweep_planning.load(sweep, options)
+        sweep_planning.prepare(sweep, options)
         return exit_codes.DONE
     if options.run or options.index is not None:
         return _some_runs(sweep, options)
@@ -88,89 +82,12 @@ def _command(options: argparse.Namespace) -> int:
     return _in_this_process(sweep, options)
 
 
-def _load(sweep: "Sweep", options: argparse.Namespace) -> None:
-    """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
-    command_runs.load_tensorflow(options)
-    command_runs.join(options)
-    compilation_cache.enable(sweep.directory / CACHE)
-
-
-def _configurations(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
-    from distill.cli.sweep_checks import Configurations
-
-    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_text)
-
-
-def _prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
-    """Checks all runs and prints the warnings, unless ``check`` is False, and writes the plan."""
-    from distill.experiments.sweep import plan, remarks
-
-    shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), _configurations(sweep, options)
-    _write_vocabulary(sweep)
-    if not check:
-        return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
-    made, probes = _checked(sweep, options, configurations, shown, configurations.check)
-    made = dataclasses.replace(made, validation=configurations.validation or made.validation)
-    made.write()
-    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
-        shown.warn(text)
-    return made
-
-
-def _checked(
-    sweep: "Sweep",
-    options: argparse.Namespace,
-    configurations: "Configurations",
-    shown: terminal.Terminal,
-    check: Callable[["Run"], None],
-    write: bool = True,
-) -> tuple["Plan", list["Run"]]:
-    """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
-    from distill.experiments.sweep import plan, remarks
-
-    with shown.stage("checking the runs"):
-        probes = configurations.probes()
-        for probe in probes:
-            check(probe)
-        given = {"resolve": configurations.resolve, "retry_failed": options.retry_failed}
-        made = plan.prepare(sweep, check=check, write=False, **given)
-        configurations.describe([*made.runs, *probes])
-        remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
-        if write:
-            made = plan.prepare(sweep, **given)
-    return made, probes
-
-
-def _write_vocabulary(sweep: "Sweep") -> None:
-    if sweep.start is not None and sweep.start.demo:
-        from distill.experiments import demo
-
-        demo.write_vocabulary(sweep.directory)
-
-
-@contextlib.contextmanager
-def _vocabulary_for_checks(sweep: "Sweep") -> Iterator[None]:
-    """The demo's vocabulary, which its checks read, for the block; a file and folders that were not there are removed."""
-    from distill.experiments import demo
-    from distill.experiments.sweep import files
-
-    path = sweep.directory / demo.VOCABULARY
-    existed = path.exists()
-    with files.no_empty_folders(path.parent):
-        _write_vocabulary(sweep)
-        try:
-            yield
-        finally:
-            if not existed:
-                path.unlink(missing_ok=True)
-
-
 def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
     from distill.experiments.sweep import execution, leases
 
     with leases.preparing(sweep.directory):
-        _load(sweep, options)
-        plan = _prepare(sweep, options)
+        sweep_planning.load(sweep, options)
+        plan = sweep_planning.prepare(sweep, options)
     _start(plan, options)
     failures = execution.train(
         plan, lambda runs, joint: experiments.train_group(runs, joint, options), retries=options.retries
@@ -234,18 +151,6 @@ def _is_one_of_several(options: argparse.Namespace) -> bool:
     return options.multiprocess or options.coordinator_address is not None
 
 
-def _chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list["Run"]:
-    """The runs that ``--run`` or ``--index`` names; raises SweepError if there are none."""
-    if options.run:
-        start = [] if made.start is None else [made.start]
-        known = {run.name: run for run in (*start, *made.runs)}
-        sweep_files.check_runs(sweep, options.run, known)
-        return [known[name] for name in options.run]
-    groups = made.groups()
-    sweep_files.check_index(sweep, options.index, len(groups))
-    return groups[options.index]
-
-
 def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Trains the runs that ``--run`` or ``--index`` names: a worker of a scheduler, or a job of a launcher.
 
@@ -254,11 +159,11 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     """
     from distill.experiments.sweep import SweepError, execution, leases, outcomes, plan
 
-    _load(sweep, options)
-    made = plan.read_plan(sweep.directory) if options.leased else _prepare(sweep, options, check=False)
+    sweep_planning.load(sweep, options)
+    made = plan.read_plan(sweep.directory) if options.leased else sweep_planning.prepare(sweep, options, check=False)
     start = [] if made.start is None else [made.start]
     groups = [start, *made.groups()] if start else made.groups()
-    runs = _chosen(sweep, made, options)
+    runs = sweep_planning.chosen(sweep, made, options)
     group = next(group for group in groups if runs[0] in group)
     if runs != start:
         _start(made, options)
@@ -273,7 +178,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
         else:
             waiting = execution.open_runs(runs, options.retries)
         if waiting and not options.leased:  # the scheduler has checked its runs; of an array, each task checks its own
-            _configurations(sweep, options).check(waiting[0])
+            sweep_planning.configurations_of(sweep, options).check(waiting[0])
         if waiting:
             failed = experiments.train_group(waiting, made.joint_seeds and runs != start, options)
             for run in waiting:
@@ -355,54 +260,3 @@ def _say(options: argparse.Namespace) -> Any:
     if command_runs.is_quiet(options):
         return lambda text: None
     return lambda text: print(text, flush=True)
-
-
-def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
-    """Lists and checks the runs and estimates their time and cost; leaves no file."""
-    from distill.cli import sweep_checks
-    from distill.experiments.sweep import estimates, outcomes, plan, remarks
-
-    if options.topology:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
-        raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
-    command_runs.load_tensorflow(options)
-    configurations, console = _configurations(sweep, options), terminal.output()
-    check = configurations.check if options.topology is None else configurations.check_without_devices
-    shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
-    made, probes = _checked(sweep, options, configurations, shown, check, write=False)
-    numbers = {run.name: number for number, run in enumerate(made.runs)}
-    if options.run or options.index is not None:
-        made = dataclasses.replace(made, runs=_chosen(sweep, made, options))
-        configurations.describe(made.runs)
-    console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
-    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
-        console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
-    finished = [run for run in made.runs if run.done]
-    failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
-    waiting = [run for run in made.runs if not run.done and run not in failed and outcomes.pruned(run) is None]
-    if sweep.search is not None:
-        ended = len(made.runs) - len(waiting)
-        waiting = probes[:1] * max(0, sweep.search.trials * max(1, len(sweep.seeds())) - ended)
-    bounds = None
-    if options.topology is not None:
-        bounds = configurations.bounds(waiting, options.topology)
-        for line in sweep_checks.bound_lines(bounds):
-            console.print(line, highlight=False)
-    if failed:
-        count = counted(len(failed))
-        console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
-    if finished:  # else the forecast's line has the number
-        kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
-        console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
-    others = plan.left_out(sweep.directory, made.runs)
-    if others:
-        shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)
-        text = f"{counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
-        console.print(f"{text} used for the time below, left out of table and report", highlight=False, soft_wrap=True)
-    search = sweep.search is not None
-    found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
-    for line in found.lines(options.workers or 1, options.price_per_chip_hour):
-        console.print(line, highlight=False, soft_wrap=True)
-    too_large = bounds is not None and not all(bound.fits for bound in bounds.values())
-    return exit_codes.NO_ROOM if too_large else exit_codes.DONE

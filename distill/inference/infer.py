@@ -14,23 +14,21 @@ import jax
 from etils import epath
 from flax import linen as nn
 
-from distill import locking, validation
+from distill import locking
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.counting import counted
-from distill.inference import answering, answers, model_directory, shards
+from distill.inference import answering, answers, input_rows, model_directory, shards
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
+from distill.inference.input_rows import Row
 from distill.inference.student import Student
 from distill.model import int8
 from distill.model.parameters import in_compute_dtype, param_count
 from distill.sharding import partitioning
-from distill.tasks import jsonl, row_fields, sources
 from distill.tasks.plain_vocabularies import Plain
-from distill.tasks.records import RowError, SourceError
-
-_NAMED_ROWS = 100  # rows whose fields are named if none of all has the field of the input
+from distill.tasks.records import SourceError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,20 +76,6 @@ class Silent:
 
     def rows(self, done: int, failed: int) -> None:
         """Nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """A row as it was read: its line, its id if that can be written, and its input or the reason why it has none."""
-
-    line: int
-    id: Any = None
-    text: str = ""
-    error: str | None = None
-
-    @property
-    def fingerprint(self) -> list[Any]:
-        return [self.line, self.id, self.text, self.error]
 
 
 def infer(
@@ -144,10 +128,10 @@ def infer(
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     block = None if shard is None else shards.block_of(input_path, *shard)
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), block)
-    rows = _read(Path(input_path), field)
+    rows = input_rows.read(Path(input_path), field)
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
-    _check_field(Path(input_path), field)
+    input_rows.check_field(Path(input_path), field)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
@@ -179,7 +163,7 @@ class _Job:
 
 def _answer(
     job: _Job,
-    rows: Iterator[_Row],
+    rows: Iterator[Row],
     output_path: str | os.PathLike[str] | None,
     model_dir: str | os.PathLike[str],
     overwrite: bool,
@@ -268,7 +252,7 @@ def _to_read(params: Any, job: "_Job", mesh: jax.sharding.Mesh) -> Any:
     return jax.jit(functools.partial(in_compute_dtype, config=model), out_shardings=shardings)(params)
 
 
-def _skip(rows: Iterator[_Row], out: answers.Answers) -> int:
+def _skip(rows: Iterator[Row], out: answers.Answers) -> int:
     """Reads the rows that were answered before, which must be those of the input; returns their number."""
     digest, skipped = answers.Record({}).digest, 0
     for row in itertools.islice(rows, out.found.rows):
@@ -335,9 +319,9 @@ def _settings(
     return settings
 
 
-def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]:
+def _chunks(rows: Iterator[Row], first: int, size: int) -> Iterator[list[Row]]:
     """Rows in lists of ``size``, the first shorter. Rows before the place where a file is truncated count."""
-    part: list[_Row] = []
+    part: list[Row] = []
     wanted = first
     try:
         for row in rows:
@@ -351,34 +335,6 @@ def _chunks(rows: Iterator[_Row], first: int, size: int) -> Iterator[list[_Row]]
         raise error
     if part:
         yield part
-
-
-def _read(path: Path, field: str) -> Iterator[_Row]:
-    """Rows with their input text, or with an error."""
-    for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
-        if isinstance(row, RowError):
-            yield _Row(line, error=str(row))
-            continue
-        identity = row.get("id")
-        try:
-            answers.line({"id": identity})
-        except ValueError:
-            identity, problem = None, "the row's id cannot be written: it holds half of a surrogate pair"
-            yield _Row(line, error=problem)
-            continue
-        try:
-            text = jsonl.text_of(row, field)
-            text.encode("utf-8")
-        except RowError as error:
-            yield _Row(line, identity, error=_writable(str(error)))
-        except UnicodeEncodeError:
-            yield _Row(line, identity, error=f"the text of field {field!r} holds half of a surrogate pair")
-        else:
-            yield _Row(line, identity, text)
-
-
-def _writable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def counted_reason(report: InferReport, reason: str) -> str:
@@ -404,29 +360,3 @@ def summary(report: InferReport, output: str) -> str:
 
 
 _LIMIT = "--gin.MAX_INPUT_LEN={}"
-
-
-def _check_field(path: Path, field: str) -> None:
-    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has.
-
-    A pipe can be read only once, and is not checked: its rows get their errors one by one.
-    """
-    if not path.is_file():
-        return
-    wanted, rows = row_fields.fields_in(field), 0
-    seen: set[str] = set()
-    for _, row in sources.read_rows(path, "rows to answer"):
-        if isinstance(row, RowError):
-            continue
-        if all(row_fields.has(row, name) for name in wanted):
-            return
-        rows += 1
-        seen.update(row_fields.names(row) if rows <= _NAMED_ROWS else ())
-    if not rows:
-        return
-    absent = next((name for name in wanted if name not in seen), wanted[0])
-    hint = validation.did_you_mean(absent, sorted(seen))
-    raise ValueError(
-        f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where the input was expected (the rows have: "
-        f"{', '.join(sorted(seen)) or 'no field'}); --input_field names another field{hint}"
-    )

@@ -8,19 +8,16 @@ import numpy as np
 from distill.experiments.report import comparisons, next_runs, quantities, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
-from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.cost import Cost, Costs
 from distill.experiments.report.optimum import Optimum, Unfitted
 from distill.experiments.report.proposals import of_line
-from distill.experiments.report.settings import RATE, Cell, Part
+from distill.experiments.report.settings import RATE
 from distill.experiments.report.text import large, number, one_line, p_value, signed
 from distill.experiments.sweep.levels import FEW_SEEDS
 
 TOO_FEW = "too few seeds for an interval"
 SAME_TIME = 1.1
 """Settings whose chip-hours differ by less than this factor count as equally fast."""
-_MOST_SLICES = 3
-_MOSTLY = 0.75  # share of the runs that is worth a remark
 
 
 def score(analysis: Analysis, value: float) -> str:
@@ -277,142 +274,3 @@ def _front_text(analysis: Analysis, on_front: Sequence[Cost], unit: str, amount:
     total = len(analysis.costs.settings)
     ends = f"from {named(on_front[0])} to {named(on_front[-1])}"
     return f"{len(on_front)} of {total} settings are on the front of mean accuracy against {unit}: {ends}."
-
-
-def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
-    """What limits the findings."""
-    part, out = analysis.part, []
-    states = {
-        state: sum(each.state == state for each in unfinished) for state in ("running", "waiting", "failed", "pruned")
-    }
-    listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    if states["running"] or states["waiting"]:
-        out.append(
-            f"The sweep is not complete: {listed}. Missing settings can change which one is selected, and what it is "
-            "compared with."
-        )
-    elif listed:
-        out.append(f"Not in these numbers: {listed}.")
-    if analysis.evidence.metric == "accuracy" and not any(analysis.evidence.cell_interval(c).value for c in part.cells):
-        out.append(
-            "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
-            "for more steps, or check the rows with distill data."
-        )
-    elif analysis.evidence.metric == "accuracy":
-        out += [
-            f"{one_line(cell.label)} scores 0 in all runs: look at its predictions before you compare it (MAX_DECODE_LEN, "
-            "words that the vocabulary lacks, too few steps)."
-            for cell in part.cells
-            if not any(cell.scores("accuracy", "test"))
-        ]
-    out += constant_answers(analysis)
-    few = [cell for cell in part.cells if len(cell.runs) < FEW_SEEDS]
-    if few:
-        least = min(len(cell.runs) for cell in few)
-        out.append(
-            f"{len(few)} of {len(part.cells)} settings have fewer than {FEW_SEEDS} seeds (the least: {least}). "
-            "Intervals over so few seeds are wide and depend on the assumption of normal scores."
-        )
-    last = [run for run in part.runs if run.record["selection"]["step"] == run.record["training"]["steps"]]
-    if len(last) > _MOSTLY * len(part.runs):
-        out.append(
-            f"In {len(last)} of {len(part.runs)} runs, validation was best at the last step: more steps can change these "
-            "results."
-        )
-    out += idle_axes(analysis)
-    if analysis.evidence.metric == "accuracy" and len(analysis.evidence.correct) < len(part.runs):
-        missing = len(part.runs) - len(analysis.evidence.correct)
-        out.append(f"{missing} runs have no judged test predictions; they are compared by their seeds' scores alone.")
-    if not part.crossed:
-        out.append("Each seed has its own data. Only runs of the same seed are compared, and intervals are over seeds.")
-    devices = {str(run.record["environment"]["device_kind"]) for run in part.runs}
-    if len(devices) > 1:
-        out.append(
-            f"Runs used different devices ({', '.join(sorted(devices))}); their {analysis.costs.hours} are not comparable."
-        )
-    revisions = {(run.record["code"].get("revision"), run.record["code"]["version"]) for run in part.runs}
-    if len(revisions) > 1:
-        out.append(f"Runs come from {len(revisions)} revisions of the code; see provenance.")
-    if any(run.record["code"].get("modified") for run in part.runs):
-        out.append("Some runs come from a working tree with changes that its revision does not contain.")
-    return out
-
-
-def constant_answers(analysis: Analysis) -> list[str]:
-    """Students that give one answer to all test rows: their score is the frequency of this answer."""
-    found = analysis.evidence.constant
-    if not found:
-        return []
-    answers = ", ".join(repr(one_line(text, 40)) for text in list(dict.fromkeys(found.values()))[:_MOST_SLICES])
-    return [
-        f"{len(found)} of {len(analysis.part.runs)} runs give one answer to all test rows ({answers}): their score is the "
-        "frequency of this answer. Train for more steps, or check the rows with distill data."
-    ]
-
-
-def idle_axes(analysis: Analysis) -> list[str]:
-    """Axes whose levels cannot matter: equal predictions at every level, or the same effective λ for all rates and λ."""
-    part, out = analysis.part, []
-    for axis in part.axes:
-        slices = _slices(part, axis)
-        same = [cells for cells in slices if _same_predictions(analysis, cells)]
-        if same:
-            out.append(
-                f"{one_line(axis)} changes nothing {_where(part, axis, same, slices)}: all levels predict the same."
-            )
-            continue
-        still = [cells for cells in slices if _same_lambda(cells)]
-        # Where another axis sets LAMBDA, how often a task is drawn is a question for itself.
-        if still and len({str(cell.macro("LAMBDA")) for cells in still for cell in cells}) == 1:
-            lam = number(still[0][0].training("lambda"))
-            out.append(
-                f"{one_line(axis)} does not change the effective λ {_where(part, axis, still, slices)}: it is {lam} at all "
-                "levels. Differences there come from sampling, not from the weight of the rationales."
-            )
-    return out
-
-
-def _slices(part: Part, axis: str) -> list[list[Cell]]:
-    groups: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in part.cells:
-        groups.setdefault(tuple(cell.values[other] for other in part.axes if other != axis), []).append(cell)
-    return [cells for cells in groups.values() if len(cells) > 1]
-
-
-def _same_predictions(analysis: Analysis, cells: Sequence[Cell]) -> bool:
-    first = dict(zip(cells[0].seeds, cells[0].runs))
-    compared = 0
-    for cell in cells[1:]:
-        for seed, run in zip(cell.seeds, cell.runs):
-            other = first.get(seed)
-            if other is None:
-                continue
-            if run.record["test"] != other.record["test"] or run.record["validation"] != other.record["validation"]:
-                return False
-            a, b = analysis.evidence.correct.get(run), analysis.evidence.correct.get(other)
-            if a is not None and b is not None and not np.array_equal(a, b):
-                return False
-            compared += 1
-    return compared > 0
-
-
-def _same_lambda(cells: Sequence[Cell]) -> bool:
-    weights = [(cell.macro("LAMBDA"), quantities.rate(cell)) for cell in cells]
-    lams = [cell.training("lambda") for cell in cells]
-    if len({str(weight) for weight in weights}) < 2 or not all(math.isfinite(lam) for lam in lams):
-        return False
-    return max(lams) - min(lams) <= 0.01 * max(map(abs, lams))
-
-
-def _where(part: Part, axis: str, found: Sequence[Sequence[Cell]], slices: Sequence[Sequence[Cell]]) -> str:
-    if len(found) == len(slices):
-        return "here"
-    # An axis with one level in all of these slices, and other levels elsewhere, is the reason.
-    for other in part.axes:
-        levels = {cells[0].values[other] for cells in found}
-        elsewhere = {cells[0].values[other] for cells in slices if cells not in found}
-        if other != axis and not levels & elsewhere:
-            return f"where {one_line(other)} is {' or '.join(sorted(map(one_line, levels)))}"
-    named = [", ".join(f"{o} {cells[0].values[o]}" for o in part.axes if o != axis) for cells in found[:_MOST_SLICES]]
-    more = f" and {len(found) - _MOST_SLICES} more" if len(found) > _MOST_SLICES else ""
-    return "at " + "; ".join(map(one_line, named)) + more

@@ -12,6 +12,7 @@ from distill.experiments.report import (
     comparisons,
     findings,
     history,
+    limits,
     proposals,
     quantities,
     section_tables,
@@ -113,7 +114,7 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
             "note",
         )
     )
-    blocks += [Text(warning, "warning") for warning in findings.warnings(analysis, unfinished)]
+    blocks += [Text(warning, "warning") for warning in limits.warnings(analysis, unfinished)]
     return blocks
 
 

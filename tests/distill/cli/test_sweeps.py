@@ -9,7 +9,7 @@ import pytest
 from distill import exit_codes
 from distill.cli import main, sweeps
 from distill.experiments import sweep
-from distill.experiments.sweep import outcomes, plan, reading
+from distill.experiments.sweep import outcomes, plan
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -108,20 +108,6 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
     said = capsys.readouterr().out
     assert "1 run to do" in said and re.search(r"│ 2 +│", said) and not re.search(r"│ [01] +│", said)
     assert not list(tmp_path.glob("out/*/result.json"))
-
-
-def test_a_dry_run_leaves_no_vocabulary(tmp_path):
-    where = tmp_path / "deep" / "out"
-    source = {"axes": {"RANDOM_SEED": [0]}, "directory": str(where), "start": "demo_vocabulary"}
-    demo_sweep = reading.from_document(source, {}, tmp_path / "a.yaml")
-    with sweeps._vocabulary_for_checks(demo_sweep):
-        assert (where / "vocabulary.model").exists()
-    assert not where.parent.exists()
-    where.mkdir(parents=True)
-    (where / "vocabulary.model").write_bytes(b"of a sweep that has begun")
-    with sweeps._vocabulary_for_checks(demo_sweep):
-        pass
-    assert (where / "vocabulary.model").read_bytes() == b"of a sweep that has begun"
 
 
 def test_an_axis_without_an_effect_is_an_error_before_any_run(sweep_file, tmp_path, capsys):

@@ -1,0 +1,89 @@
+"""``distill sweep --dry_run``: lists and checks the runs, and estimates their time and cost."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from distill import exit_codes, terminal
+from distill.cli import runs as command_runs
+from distill.cli import sweep_planning
+from distill.counting import counted
+
+if TYPE_CHECKING:
+    from distill.experiments.sweep import Sweep
+
+
+def dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
+    """Lists and checks the runs and estimates their time and cost; leaves no file."""
+    with _vocabulary_for_checks(sweep):
+        return _dry_run(sweep, options)
+
+
+def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
+    from distill.cli import sweep_checks
+    from distill.experiments.sweep import estimates, outcomes, plan, remarks
+
+    if options.topology:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
+        raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
+    command_runs.load_tensorflow(options)
+    configurations, console = sweep_planning.configurations_of(sweep, options), terminal.output()
+    check = configurations.check if options.topology is None else configurations.check_without_devices
+    shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
+    made, probes = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
+    numbers = {run.name: number for number, run in enumerate(made.runs)}
+    if options.run or options.index is not None:
+        made = dataclasses.replace(made, runs=sweep_planning.chosen(sweep, made, options))
+        configurations.describe(made.runs)
+    console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
+    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+        console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
+    finished = [run for run in made.runs if run.done]
+    failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
+    waiting = [run for run in made.runs if not run.done and run not in failed and outcomes.pruned(run) is None]
+    if sweep.search is not None:
+        ended = len(made.runs) - len(waiting)
+        waiting = probes[:1] * max(0, sweep.search.trials * max(1, len(sweep.seeds())) - ended)
+    bounds = None
+    if options.topology is not None:
+        bounds = configurations.bounds(waiting, options.topology)
+        for line in sweep_checks.bound_lines(bounds):
+            console.print(line, highlight=False)
+    if failed:
+        count = counted(len(failed))
+        console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
+    if finished:  # else the forecast's line has the number
+        kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
+        console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
+    others = plan.left_out(sweep.directory, made.runs)
+    if others:
+        shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)
+        text = f"{counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
+        console.print(f"{text} used for the time below, left out of table and report", highlight=False, soft_wrap=True)
+    search = sweep.search is not None
+    found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
+    for line in found.lines(options.workers or 1, options.price_per_chip_hour):
+        console.print(line, highlight=False, soft_wrap=True)
+    too_large = bounds is not None and not all(bound.fits for bound in bounds.values())
+    return exit_codes.NO_ROOM if too_large else exit_codes.DONE
+
+
+@contextlib.contextmanager
+def _vocabulary_for_checks(sweep: "Sweep") -> Iterator[None]:
+    """The demo's vocabulary, which its checks read, for the block; a file and folders that were not there are removed."""
+    from distill.experiments import demo
+    from distill.experiments.sweep import files
+
+    path = sweep.directory / demo.VOCABULARY
+    existed = path.exists()
+    with files.no_empty_folders(path.parent):
+        sweep_planning.write_vocabulary(sweep)
+        try:
+            yield
+        finally:
+            if not existed:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""What happens before the runs of a sweep train: everything is loaded, checked and planned."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from distill import terminal
+from distill.cli import compilation_cache, experiments, sweep_files
+from distill.cli import runs as command_runs
+
+if TYPE_CHECKING:
+    from distill.cli.sweep_checks import Configurations
+    from distill.experiments.sweep import Sweep
+    from distill.experiments.sweep.plan import Plan
+    from distill.experiments.sweep.runs import Run
+
+CACHE = ".compiled"
+"""The folder of compiled steps in a sweep's directory, which runs with the same shapes share."""
+
+
+def load(sweep: "Sweep", options: argparse.Namespace) -> None:
+    """Imports TensorFlow and JAX, and turns on the compilation cache that all workers of the directory share."""
+    command_runs.load_tensorflow(options)
+    command_runs.join(options)
+    compilation_cache.enable(sweep.directory / CACHE)
+
+
+def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
+    """All that the sweep's runs are configured with, read when it is first needed."""
+    from distill.cli.sweep_checks import Configurations
+
+    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_text)
+
+
+def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
+    """Checks all runs and prints the warnings, unless ``check`` is False, and writes the plan."""
+    from distill.experiments.sweep import plan, remarks
+
+    shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
+    write_vocabulary(sweep)
+    if not check:
+        return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
+    made, probes = checked(sweep, options, configurations, shown, configurations.check)
+    made = dataclasses.replace(made, validation=configurations.validation or made.validation)
+    made.write()
+    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+        shown.warn(text)
+    return made
+
+
+def checked(
+    sweep: "Sweep",
+    options: argparse.Namespace,
+    configurations: "Configurations",
+    shown: terminal.Terminal,
+    check: Callable[["Run"], None],
+    write: bool = True,
+) -> tuple["Plan", list["Run"]]:
+    """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
+    from distill.experiments.sweep import plan, remarks
+
+    with shown.stage("checking the runs"):
+        probes = configurations.probes()
+        for probe in probes:
+            check(probe)
+        given = {"resolve": configurations.resolve, "retry_failed": options.retry_failed}
+        made = plan.prepare(sweep, check=check, write=False, **given)
+        configurations.describe([*made.runs, *probes])
+        remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
+        if write:
+            made = plan.prepare(sweep, **given)
+    return made, probes
+
+
+def write_vocabulary(sweep: "Sweep") -> None:
+    if sweep.start is not None and sweep.start.demo:
+        from distill.experiments import demo
+
+        demo.write_vocabulary(sweep.directory)
+
+
+def chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list["Run"]:
+    """The runs that ``--run`` or ``--index`` names; raises SweepError if there are none."""
+    if options.run:
+        start = [] if made.start is None else [made.start]
+        known = {run.name: run for run in (*start, *made.runs)}
+        sweep_files.check_runs(sweep, options.run, known)
+        return [known[name] for name in options.run]
+    groups = made.groups()
+    sweep_files.check_index(sweep, options.index, len(groups))
+    return groups[options.index]

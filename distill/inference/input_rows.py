@@ -1,0 +1,82 @@
+"""The rows that ``infer`` answers: each with its input, or with the reason why it has none."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distill import validation
+from distill.counting import counted
+from distill.inference import answers
+from distill.tasks import jsonl, row_fields, sources
+from distill.tasks.records import RowError
+
+_NAMED_ROWS = 100  # rows whose fields are named if none of all has the field of the input
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row as it was read: its line, its id if that can be written, and its input or the reason why it has none."""
+
+    line: int
+    id: Any = None
+    text: str = ""
+    error: str | None = None
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        return [self.line, self.id, self.text, self.error]
+
+
+def read(path: Path, field: str) -> Iterator[Row]:
+    """Rows with their input text, or with an error."""
+    for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
+        if isinstance(row, RowError):
+            yield Row(line, error=str(row))
+            continue
+        identity = row.get("id")
+        try:
+            answers.line({"id": identity})
+        except ValueError:
+            identity, problem = None, "the row's id cannot be written: it holds half of a surrogate pair"
+            yield Row(line, error=problem)
+            continue
+        try:
+            text = jsonl.text_of(row, field)
+            text.encode("utf-8")
+        except RowError as error:
+            yield Row(line, identity, error=_writable(str(error)))
+        except UnicodeEncodeError:
+            yield Row(line, identity, error=f"the text of field {field!r} holds half of a surrogate pair")
+        else:
+            yield Row(line, identity, text)
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_field(path: Path, field: str) -> None:
+    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has.
+
+    A pipe can be read only once, and is not checked: its rows get their errors one by one.
+    """
+    if not path.is_file():
+        return
+    wanted, rows = row_fields.fields_in(field), 0
+    seen: set[str] = set()
+    for _, row in sources.read_rows(path, "rows to answer"):
+        if isinstance(row, RowError):
+            continue
+        if all(row_fields.has(row, name) for name in wanted):
+            return
+        rows += 1
+        seen.update(row_fields.names(row) if rows <= _NAMED_ROWS else ())
+    if not rows:
+        return
+    absent = next((name for name in wanted if name not in seen), wanted[0])
+    hint = validation.did_you_mean(absent, sorted(seen))
+    raise ValueError(
+        f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where the input was expected (the rows have: "
+        f"{', '.join(sorted(seen)) or 'no field'}); --input_field names another field{hint}"
+    )
