@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -33,6 +34,7 @@ PARSERS = {
 every_parser = pytest.mark.parametrize("name", PARSERS)
 
 
+@functools.cache
 def class_names():
     """Names of the project's classes that are no words of English: two capitals at least."""
     names = {
