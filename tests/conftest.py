@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import tests_support
@@ -75,7 +76,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keeps the garbage collector off what was imported: a pass over JAX, TensorFlow and PyTorch takes 0.15 s or more."""
+    """Keeps the garbage collector off what was imported: a pass over JAX, TensorFlow and PyTorch takes 0.15 s or more.
+
+    TensorFlow's graphs are run as they are traced: optimizing them takes half of the time in which a small data set opens.
+    """
+    if "tensorflow" in sys.modules:
+        optimizer = sys.modules["tensorflow"].config.optimizer
+        optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

@@ -1,6 +1,9 @@
 """``distill.from_gin``: the run of the command, and advice about its settings."""
 
+import pathlib
+
 import gin
+import numpy as np
 import pytest
 
 import distill
@@ -56,6 +59,19 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
         distill.from_gin("gin/recipes/quickstart.gin", given | {"TRAIN_STEPS": 7})
     assert isinstance(got, run.Run)
     gin.clear_config()
+
+
+def test_numbers_of_numpy_and_paths_are_bound_wherever_they_stand():
+    files = [f"gin/{name}.gin" for name in ("models/t5_1_1_tiny", "tasks/jsonl", "runs/distill", "hardware/cpu")]
+    given = {
+        "MODEL_DIR": pathlib.Path("run"), "VOCABULARY_PATH": "bytes", "TEST_SPLIT": None, "LAMBDA": np.float64(0.25),
+        "FILES": {"train": [pathlib.Path("a.jsonl")]}, "TRAIN_STEPS": np.int64(70),
+        "TASK_FEATURE_LENGTHS": {"inputs": np.int32(48), "targets": np.int32(32)},
+    }  # fmt: skip
+    found = distill.from_gin(files, given).bindings
+    assert found["FILES"] == {"train": ["a.jsonl"]} and found["MODEL_DIR"] == "run"
+    assert found["TASK_FEATURE_LENGTHS"] == {"inputs": 48, "targets": 32}
+    assert (found["LAMBDA"], found["TRAIN_STEPS"]) == (0.25, 70) and type(found["TRAIN_STEPS"]) is int
 
 
 def test_a_split_to_test_that_files_lack_is_named_before_tensorflow_is_imported(monkeypatch):
