@@ -85,11 +85,18 @@ def commands(safe: pathlib.Path, disk: pathlib.Path, url: str) -> dict[str, list
                    "--gin.MODEL_DIR=gs://bucket/x"],
         "demo": ["demo", f"--directory={disk / 'demo'}"],
     }  # fmt: skip
-    lacks = {name for name, package in _NEEDS.items() if importlib.util.find_spec(package) is None}
-    return {name: argv for name, argv in found.items() if name not in lacks}
+    return found
 
 
 _NEEDS = {"export_ct2": "ctranslate2", "precompile": "libtpu", "precompile_search": "libtpu"}
+
+
+def lacking(name: str) -> str | None:
+    """The package that a trial needs and that is not installed, or None."""
+    package = _NEEDS.get(name)
+    return package if package is not None and importlib.util.find_spec(package) is None else None
+
+
 COPIES = {"train_more_steps": "trained", "eval_in_place": "trained", "replay": "diverged"}
 """Trials on a copy of a model directory."""
 OLDER = {
@@ -243,6 +250,7 @@ def run(rooms: Sequence[int] = ROOMS, names: Sequence[str] = ()) -> list[Row]:
 def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) -> Row:
     row = Row("a full disk ends a command with one line and code 74; the same command continues", "a full tmpfs")
     started = time.monotonic()
+    skipped: dict[str, str] = {}
     disk, safe = folder / "disk", folder / "safe"
     disk.mkdir()
     safe.mkdir()
@@ -264,6 +272,9 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         for name, argv in commands(safe, disk, teacher.url).items():
             if names and name not in names:
                 continue
+            if package := lacking(name):
+                skipped[name] = package
+                continue
             for room in rooms[:1] if name in ONLY_FULL else rooms:
                 trial.full(name, argv, room, row)
                 trial.clear()
@@ -271,12 +282,15 @@ def _inside(folder: pathlib.Path, rooms: Sequence[int], names: Sequence[str]) ->
         for name, argv in TO_STDOUT.items():
             if names and not {"stdout", f"stdout:{name}"} & set(names):
                 continue
-            if importlib.util.find_spec(_NEEDS.get(name, "distill")) is None:
+            if package := lacking(name):
+                skipped[f"stdout:{name}"] = package
                 continue
             _to_full_device(name, [argument.replace("SAFE", str(safe)) for argument in argv], row)
         printed = row.tried - trial.ends.total()
         row.how += f" ({trial.ends[74]} of {trial.ends.total()} trials ended with 74, the others had room)"
         row.how += f"; {printed} to /dev/full"
+        for name, package in skipped.items():
+            row.how += f"; NOT TRIED: {name}, since {package} is not installed"
     row.seconds = time.monotonic() - started
     return row
 
