@@ -18,6 +18,8 @@ from etils import epath
 
 from distill.tasks.records import RowError, SourceError
 
+NOT_JSON = "not valid JSON"
+"""Why a line is no row."""
 MAX_ROW_BYTES = 16 * 2**20
 """A longer line, or element of an array, is rejected without being held in memory."""
 MAX_DEPTH = 64
@@ -328,7 +330,7 @@ def parse_value(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise RowError("not UTF-8") from error
     except ValueError as error:
-        raise RowError("not valid JSON") from error
+        raise RowError(NOT_JSON) from error
 
 
 def parse_row(data: bytes) -> dict[str, Any] | RowError:

@@ -235,8 +235,8 @@ class Report:
 
     def __str__(self) -> str:
         head = (
-            f"{counted(self.rows, 'row')}; {len(self.rejected)} rejected, {len(self.failed)} with a reply that failed, "
-            f"{len(self.undecided)} with one that names no single answer"
+            f"{counted(self.rows, 'row')} used; {len(self.rejected)} rejected, {len(self.failed)} with a reply that "
+            f"failed, {len(self.undecided)} with one that names no single answer"
         )
         first = {problem.reason: problem for problem in reversed(self.problems)}
         reasons = "; ".join(

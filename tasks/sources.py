@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distill.counting import counted
-from distill.tasks.json_files import MissingFileError, open_bytes, read_array, read_rows
+from distill.tasks.json_files import NOT_JSON, MissingFileError, open_bytes, read_array, read_rows
 from distill.tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
 
 __all__ = [
@@ -89,6 +89,8 @@ def build(
             yield line, record
     if not kept:
         what = f"none of its {counted(rejected, 'row')} can be used; {first}" if rejected else "it has no rows"
+        if first.endswith(NOT_JSON):
+            what += " (expected JSON lines: one object per line)"
         raise SourceError(f"{file}: {what}")
 
 

@@ -49,7 +49,8 @@ def evaluate(
     kind = student.description.answer if answer is None else answer
     if kind not in metrics.ACCURACY:
         raise ValueError(f"answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {kind!r}")
-    rows = rows if row_files.paths_of(rows) or not isinstance(rows, Iterable) else list(rows)
+    if isinstance(rows, Iterable) and not isinstance(rows, Mapping) and not row_files.paths_of(rows):
+        rows = list(rows)
     try:
         records = row_files.read(rows, **_reading(student, rows, fields, rationale))
     except SourceError as error:

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import inspect
+import os
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -50,7 +52,8 @@ def checked(
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             unknown = [name for name in kwargs if name not in own]
             if unknown:
-                known = [*own, *(name for where in further for name in signatures.arguments_of(*where) or ())]
+                given_on = (name for where in further for name in signatures.arguments_of(*where) or ())
+                known = list(dict.fromkeys((*own, *given_on)))
                 for name in unknown:
                     if name not in known:
                         hint = _hint(name, [one for one in known if one != "self"], macros, others)
@@ -80,8 +83,14 @@ def _mistyped(types: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[st
     for name, hint in types.items():
         if name in given:
             problem = value_types.mismatch(value_types.plain_number(given[name]), hint)
+            if isinstance(given[name], str) and not given[name] and _takes_path(hint):
+                problem = "a path; got ''"
             if problem is not None:
                 yield f"{name} must be {problem.removeprefix('expected ')}"
+
+
+def _takes_path(hint: Any) -> bool:
+    return os.PathLike in typing.get_args(hint)
 
 
 def check_mapping(argument: str, value: Any, example: str) -> None:

@@ -60,13 +60,30 @@ def in_python(text: str, arguments: Mapping[str, str], others: str) -> str:
         argument = _FOLDERS.get(found["folder"]) if arguments else None
         return f"{argument}={found['name']!r}" if argument else repr(f"gin/{found['folder']}/{found['name']}.gin")
 
-    text = _subject(text, arguments, others)
+    text = _subject(_methods(text) if "MODEL_DIR" in arguments else text, arguments, others)
     text = re.sub(r"--gin\.(?P<name>[A-Za-z_](?:[\w.]*\w)?)(?:=(?P<value>[^\s;,)]*[^\s;,).]))?", flag, text)
     text = re.sub(r"--gin_file=gin/(?P<folder>\w+)/(?P<name>\w+)\.gin", file, text)
     text = re.sub(r"--gin_module=([\w.]+)", r"distill.from_gin(…, allowed=['\1'])", text)
     for name, argument in arguments.items():
         text = re.sub(rf"(?<![\w'\"/.]){name}(?![\w'\"])", argument, text)
     return re.sub(r"[;,] (\w+) sets \1\b", "", text)
+
+
+def _methods(text: str) -> str:
+    """The message with arguments of :func:`distill.train` in place of settings that one of them stands for.
+
+    >>> _methods("FORM=label (gin/runs/finetune.gin) trains on labels alone")
+    "method='finetune' trains on labels alone"
+    >>> _methods("Give rows, FILES={'train': …, 'validation': …}, or more")
+    'Give rows, validation=…, or more'
+    """
+    text = re.sub(r"\b[A-Z_]+=\w+ \(gin/runs/(\w+)\.gin\)", r"method='\1'", text)
+    text = re.sub(r"\bLABEL_SOURCE=teacher\b", "method='task_distill'", text)
+    text = re.sub(r"\bFILES=\{'train': …, '(validation|test)': …\}", r"\1=…", text)
+    text = re.sub(r"(--gin_file=gin/hardware/\w+\.gin here), after the other files", r"\1", text)
+    return re.sub(
+        r"--gin\.partitioning\.MeshConfig\.data=, \.fsdp= and \.model= set the axes", "mesh sets the axes", text
+    )
 
 
 def _subject(text: str, arguments: Mapping[str, str], others: str) -> str:

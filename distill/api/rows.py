@@ -79,15 +79,15 @@ def check(
       ValueError: an unknown field or kind of answer.
       distill.tasks.records.SourceError: a file is missing or cannot be used, or no row at all.
     """
-    with _as_file(data) as path:
+    with _as_file(data, called="the rows" if split == "train" else f"the {split} rows") as path:
         named = list(files) if data is None else [str(path)]
         source = jsonl.dataset({split: named}, fields=fields, answer=answer)  # type: ignore[arg-type]
         collections.deque(itertools.islice(source.records(split, Report()), _CHECKED), maxlen=0)
 
 
 @contextlib.contextmanager
-def _as_file(data: bytes | None, split: str | None = None) -> Iterator[epath.Path]:
-    """A temporary file of rows in memory, which errors call "the rows"; it is not written without ``data``.
+def _as_file(data: bytes | None, split: str | None = None, called: str = "the rows") -> Iterator[epath.Path]:
+    """A temporary file of rows in memory, whose name in errors is ``called``; it is not written without ``data``.
 
     Errors do not name ``split``, which is none of the caller's words.
     """
@@ -98,7 +98,7 @@ def _as_file(data: bytes | None, split: str | None = None) -> Iterator[epath.Pat
         try:
             yield path
         except SourceError as error:
-            text = str(error).replace(str(path), "the rows").replace(f" (rows of split {split})", "")
+            text = str(error).replace(str(path), called).replace(f" (rows of split {split})", "")
             raise type(error)(text) from None
 
 
@@ -175,7 +175,7 @@ def as_dicts(rows: Rows, fields: Mapping[str, str] | None, argument: str = "rows
       TypeError: items that are neither dicts nor records.
       ValueError: no row, or records with ``fields``.
     """
-    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+    if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
         kind = type(rows).__name__
         raise TypeError(f"{argument} must be a path, paths, or an iterable of dicts or Records; got {kind}")
     found: list[Mapping[str, Any]] = []

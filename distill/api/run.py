@@ -155,7 +155,7 @@ class Run:
             result = self.run(quiet=quiet, **overrides)
         if result.stopped not in (None, "early"):
             advice = exit_codes.CONTINUE if result.step else exit_codes.NOTHING_SAVED
-            message = f"stopped by {result.stopped} at step {result.step}; {advice}"
+            message = f"stopped by {result.stopped} at step {result.step}; {advice.replace('command', 'call')}"
             raise (KeyboardInterrupt if result.stopped == "SIGINT" else exit_codes.Stopped)(message)
         return student.load(self.directory)
 
@@ -179,6 +179,11 @@ class Run:
         from distill.precompile import step_costs
         from distill.training import train
 
+        hints = value_types.annotations(train.train)
+        for name, value in overrides.items():
+            problem = value_types.mismatch(value, hints.get(name, Any)) if _is_scalar(value) else None
+            if problem is not None:
+                raise TypeError(f"{name} must be {problem.removeprefix('expected ')}")
         own_files.check(self.directory)
         first = jax.process_index() == 0
         terminal = Terminal(active=first, quiet=quiet)
@@ -303,10 +308,15 @@ def _written(name: str, value: Any) -> str:
         same = False
     if not same:
         raise configuration.ConfigurationError(
-            f"{name} must be a number, a text, or a list, tuple or dict of them; got {value!r:.80}; give other objects to "
-            "Run.train(…)"
+            f"--gin.{name} must be a finite number, a text, or a list, tuple or dict of them; got {value!r:.80}; "
+            "train(…) takes other objects as further arguments"
         )
     return text
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value is of a kind that needs no protocol to be checked."""
+    return value is None or isinstance(value, bool | int | float | str | bytes)
 
 
 def _plain(value: Any) -> Any:

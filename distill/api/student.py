@@ -27,6 +27,7 @@ from distill.model.parameters import param_count, param_logical_axes, param_shap
 from distill.sharding import partitioning
 from distill.tasks import jsonl
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
+from distill.tasks.records import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Student:
           TypeError: ``inputs`` is neither a text nor a sequence.
           ValueError: an input is empty or no text, or the student's parameters are not finite.
         """
+        if isinstance(inputs, str) and inputs.endswith((".json", ".jsonl", ".gz")) and os.path.isfile(inputs):
+            raise ValueError(f"inputs must be texts or rows; got the name of a file, {inputs!r}: give its rows")
         texts = self.texts_of([inputs] if isinstance(inputs, str) else inputs)
         self._remark(texts)
         found = self._answering(texts, rationale=rationale)
@@ -135,8 +138,11 @@ class Student:
                 text = jsonl.text_of(one, self.description.input_field) if isinstance(one, Mapping) else one
             except ValueError as error:
                 raise ValueError(f"inputs[{number}]: {error}") from None
+            text = text.input if isinstance(text, Record) else text
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"inputs[{number}] must be a text that is not empty; got {text!r:.80}")
+                raise ValueError(f"inputs[{number}] must be a text that is not empty, or a row; got {text!r:.80}")
+            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"inputs[{number}] holds half of a surrogate pair, which is no character")
             texts.append(text)
         return texts
 

@@ -107,6 +107,11 @@ def train(
     row_files.check_fields(fields)
     keywords.check_mapping("lengths", lengths, "{'inputs': 512, 'targets': 256}")
     keywords.check_mapping("settings", settings, "{'EMA_DECAY': 0.99}")
+    for name in settings or ():
+        if not isinstance(name, str):
+            raise TypeError(f"settings must map names to values, such as {{'EMA_DECAY': 0.99}}; got the name {name!r}")
+    if lengths is not None:
+        checks.check_items("lengths", lengths, ("inputs", "targets"), "an integer ≥ 1")
     if isinstance(model, str) and not model.endswith(".gin"):
         _check_name("model", model, "models")
     if hardware is not None:
@@ -117,12 +122,12 @@ def train(
         root = epath.Path(expand_home(os.fspath(directory)))
         own_files.check(root)
         bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
-        parts = {"train": rows, "validation": validation, "test": test}
+        parts: dict[str, Any] = {"train": rows, "validation": validation, "test": test}
         files: dict[str, list[str]] = {}
         contents: dict[str, bytes] = {}
         trained = model_directory.has_trained(root)
         for split, part in parts.items():
-            if part is not None:
+            if part is not None or split == "train":
                 path = root / "rows" / f"{split}.jsonl"
                 argument = "rows" if split == "train" else split
                 files[split], data = row_files.store(part, path, fields, trained=trained, argument=argument)

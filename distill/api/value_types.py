@@ -3,6 +3,7 @@
 import collections.abc
 import inspect
 import logging
+import math
 import numbers
 import re
 import types
@@ -54,6 +55,8 @@ def mismatch(value: Any, hint: Any) -> str | None:
         return f"expected {shown(hint)}; got {_name(value.type)}"
     if contains_unknown(value):
         return None
+    if problem := _out_of_range(value, options):
+        return problem
     fits = True
     if isinstance(value, bool) and not any(option in (bool, object, collections.abc.Hashable) for option in options):
         fits = any(
@@ -74,7 +77,16 @@ def mismatch(value: Any, hint: Any) -> str | None:
     if fits:
         return None
     hints = _remedy(value, options) + _nearest(value, options)
-    return f"expected {shown(hint)}; got {value!r} ({type(value).__name__}){hints}"
+    return f"expected {shown(hint)}; got {value!r:.200} ({type(value).__name__}){hints}"
+
+
+def _out_of_range(value: Any, options: Sequence[Any]) -> str | None:
+    """The mistake in a number that no integer of 64 bits, or no float, can hold; None for others."""
+    if isinstance(value, int) and {int, float} & {*options} and value.bit_length() > 63:
+        return f"expected a number of at most 64 bits; got one of {value.bit_length():,} bits"
+    if isinstance(value, float) and not math.isfinite(value) and {int, float} & {*options}:
+        return f"expected a finite number; got {value}"
+    return None
 
 
 def is_plain(hint: Any) -> bool:
@@ -155,8 +167,10 @@ def _remedy(value: Any, options: Sequence[Any]) -> str:
         return f"; write {meant[0]}"
     if isinstance(value, float) and value.is_integer() and int in options:
         return f"; write {int(value)}"
-    if isinstance(value, str) and _is_number(value, float if float in options else int) and {int, float} & {*options}:
-        return "; remove the quotes"
+    if isinstance(value, str) and {int, float} & {*options}:
+        kind = float if float in options else int
+        if _is_number(value, kind):
+            return "; remove the quotes" if math.isfinite(kind(value)) else "; give a finite number"
     return ""
 
 

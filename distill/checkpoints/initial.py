@@ -1,12 +1,13 @@
 """INITIAL_CHECKPOINT_PATH: initial parameters, from a checkpoint of any format."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from distill import terminal
 from distill.checkpoints import conversion, gemma_flax, huggingface
-from distill.checkpoints.conversion import kind_of
 from distill.checkpoints.integrity import check_same_model
 from distill.checkpoints.weights import Weights
 from distill.model.configs import NetworkConfig, family
@@ -14,7 +15,22 @@ from distill.model.t5gemma_config import T5GemmaConfig
 
 OURS, HUGGING_FACE, T5X = conversion.DISTILL, conversion.HUGGING_FACE, conversion.T5X
 
-__all__ = ["HUGGING_FACE", "OURS", "T5X", "kind_of", "load"]
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors begin with the setting that gives the path."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (f"INITIAL_CHECKPOINT_PATH={path!r}: {error.args[0]}",)
+        raise
+
+
+def kind_of(path: str) -> str:
+    """The format of a checkpoint, as :func:`distill.checkpoints.conversion.kind_of`."""
+    with _named(path):
+        return conversion.kind_of(path)
 
 
 def load(path: str, config: NetworkConfig, shardings: Any) -> Any:
@@ -30,7 +46,7 @@ def load(path: str, config: NetworkConfig, shardings: Any) -> Any:
       FileNotFoundError: ``path`` does not exist.
       ValueError: an unknown format, or a model of another shape; every difference is listed.
     """
-    with conversion.open_source(path) as source:
+    with _named(path), conversion.open_source(path) as source:
         if family(source.config) != family(config):
             raise ValueError(
                 f"{path} is a {family(source.config)} network, the student is a {family(config)}: take a model file of "

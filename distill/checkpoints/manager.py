@@ -316,7 +316,10 @@ class Checkpoints:
         """
         step = self._latest.latest_step()
         if step is None:
-            raise FileNotFoundError(f"no checkpoint under {self.model_dir / LATEST}")
+            raise FileNotFoundError(
+                f"no checkpoint under {self.model_dir / LATEST}: its training has saved none yet; wait for the first one, "
+                "or repeat the training command if it has ended"
+            )
         abstract = _abstract(like)
         folder = self._latest.directory / str(step)
         restored: Mapping[str, Any] = {}

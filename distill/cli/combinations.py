@@ -25,8 +25,17 @@ _OF_RUNS = (
     *("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "report_only", "topology"),
     *("price_per_chip_hour", "multiprocess"),
 )
+_PROCESSES = _Rule(
+    ("num_processes", "process_id"),
+    ("coordinator_address", "multiprocess"),
+    True,
+    "outside of a cluster that is recognised, give --coordinator_address, --num_processes and --process_id",
+)
 RULES: dict[str, tuple[_Rule, ...]] = {
+    "train": (_PROCESSES,),
+    "eval": (_PROCESSES,),
     "sweep": (
+        _PROCESSES,
         _Rule(("topology", "price_per_chip_hour"), ("dry_run",), True, "it estimates what is not trained yet"),
         _Rule(("ray_address", "cpus_per_run", "gpus_per_run"), ("executor=ray",), True),
         _Rule(("index",), ("run",), False, "each names the runs to train"),

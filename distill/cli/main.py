@@ -227,7 +227,15 @@ def _main(words: Sequence[str], received: list[str]) -> int:
 
         return _ended(lambda: launch.launch_command(words[1:]), "launch", received)
     given = command_line.split_arguments(words)
-    options = command_line.parser(_command(given)).parse_args(given)
+    parsed: list[argparse.Namespace] = []
+
+    def parse() -> int:
+        parsed.append(command_line.parser(_command(given)).parse_args(given))
+        return exit_codes.DONE
+
+    if code := _ended(parse, _command(given) or "--help", received):
+        return code
+    (options,) = parsed
     level = logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormat())

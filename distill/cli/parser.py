@@ -134,7 +134,11 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     evaluate.add_argument("--model_dir", help="a trained model's directory; its configuration is read from there")
     for command in (infer, export):
         command.add_argument("--model_dir", help="a trained model's directory; student.json is read from there")
-    infer.add_argument("--input", required=True, help="JSON lines, or one array of objects; may be compressed by gzip")
+    infer.add_argument(
+        "--input",
+        required=True,
+        help="JSON lines, or one array of objects; may be compressed by gzip; -: standard input",
+    )
     infer.add_argument(
         "--output",
         required=True,

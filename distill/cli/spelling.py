@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +30,13 @@ class Parser(argparse.ArgumentParser):
         if ";" not in message:
             message += self._help()
         self.exit(exit_codes.MISTAKE, f"{self.prog}: {message}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own drops what cannot be written, and ends with 0.
+        if message:
+            stream = file or sys.stderr
+            stream.write(message)
+            stream.flush()
 
     def _help(self) -> str:
         return f"; {self.prog} --help lists the {'commands' if self._commands() else 'flags'}"

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from distill import atomic_files
 from distill.counting import counted
@@ -219,10 +219,17 @@ class Answers:
 
 
 class Stream:
-    """Answers on standard output: nothing is recorded, so nothing is continued. Methods as in :class:`Answers`."""
+    """Answers on standard output, a pipe or a device: nothing is recorded, so nothing is continued.
 
-    def __init__(self) -> None:
+    Methods as in :class:`Answers`.
+
+    Args:
+      file: what is written to; None: standard output.
+    """
+
+    def __init__(self, file: BinaryIO | None = None):
         self.record, self.found = Record({}), Record({})
+        self._file = file
 
     def begin(self) -> None:
         """Nothing."""
@@ -231,8 +238,9 @@ class Stream:
         """Prints lines at once, in UTF-8; counts them."""
         del inputs
         sys.stdout.flush()
-        sys.stdout.buffer.write("".join(lines).encode("utf-8"))
-        sys.stdout.buffer.flush()
+        file = self._file or sys.stdout.buffer
+        file.write("".join(lines).encode("utf-8"))
+        file.flush()
         self.record.rows += len(lines)
         self.record.answered += len(lines) - len(reasons)
         self.record.reasons.update(reasons)

@@ -100,7 +100,7 @@ def infer(
       output_path: JSON lines: ``line`` (from 1; of an array: the element), the row's own ``id`` if it has one, ``label``,
         ``score`` (the answer's log-probability, nats), with ``rationale=True`` also ``rationale``. A row that cannot be
         answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept. ``-`` is
-        standard output, where nothing is kept.
+        standard output; there, and in a pipe or a device, nothing is kept.
       model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
       student: replaces ``student.json``.
       input_field: which field holds the input, or a template as in :class:`distill.tasks.jsonl.JsonLines`; None: the
@@ -135,7 +135,10 @@ def infer(
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
-        return _answer(job, rows, None, model_dir, overwrite, progress, None)
+        return _answer(job, rows, answers.Stream(), model_dir, overwrite, progress, None)
+    if os.path.exists(output_path) and not (os.path.isfile(output_path) or os.path.isdir(output_path)):
+        with open(output_path, "wb") as file:
+            return _answer(job, rows, answers.Stream(file), model_dir, overwrite, progress, None)
     if os.path.exists(output_path) and os.path.samefile(input_path, output_path):
         raise ValueError(
             f"the output {os.fspath(output_path)} is the input {os.fspath(input_path)}: answers would replace the "
@@ -164,21 +167,22 @@ class _Job:
 def _answer(
     job: _Job,
     rows: Iterator[Row],
-    output_path: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str] | answers.Stream,
     model_dir: str | os.PathLike[str],
     overwrite: bool,
     progress: Progress,
     lock: locking.Lock | None,
 ) -> InferReport:
-    """:func:`infer` while the output is locked; None: standard output, which needs no lock."""
+    """:func:`infer` while the output is locked; a stream needs no lock."""
     student, vocabulary, field, rationale = job.student, job.vocabulary, job.field, job.rationale
     rationale_decode, rules, chunk = job.rationale_decode, job.rules, job.chunk
-    out: answers.Answers | answers.Stream = answers.Stream()
     skipped = 0
-    if output_path is not None:
+    if isinstance(output, answers.Stream):
+        out: answers.Answers | answers.Stream = output
+    else:
         settings = _settings(model_dir, student, field, rationale, rationale_decode)
         settings |= {} if job.block is None else {"shard": job.block.name}
-        out = answers.Answers(output_path, settings, overwrite=overwrite)
+        out = answers.Answers(output, settings, overwrite=overwrite)
         skipped = _skip(rows, out)
     first = list(itertools.islice(rows, 1))
     rows = itertools.chain(first, rows)

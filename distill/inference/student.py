@@ -163,6 +163,8 @@ def read(model_dir: str | epath.PathLike) -> Student:
     if not path.exists():
         if not path.parent.exists():
             raise FileNotFoundError(f"{model_dir} does not exist; expected a directory that `distill train` wrote")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{model_dir} is a file; expected a directory that `distill train` wrote")
         hint = "is it a trained model's directory?"
         if (path.parent / "config.gin").exists():
             hint = "it was trained by an earlier version; the same training command adds the file"
@@ -222,7 +224,10 @@ def check_vocabulary(vocabulary: texts.Vocabulary, model: NetworkConfig, whose: 
       ValueError: it has more ids than the network, or, of a T5Gemma network, another BOS than its first decoder input.
     """
     if vocabulary.vocab_size > model.vocab_size:
-        raise ValueError(f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}")
+        raise ValueError(
+            f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}; set VOCAB_SIZE to "
+            f"{vocabulary.vocab_size} or more"
+        )
     if isinstance(model, T5GemmaConfig):
         texts.check_start(vocabulary, model.decoder_start_id, whose)
 

@@ -25,6 +25,7 @@ import distill
         (lambda: distill.Student.export(None, "x", quantisation="i"), "did you mean 'quantization'"),
         (lambda: distill.Run.train(None, quite=True), "did you mean 'quiet'"),
         (lambda: distill.load("d", zzz=1), "has no argument 'zzz'; it has path, decode"),
+        (lambda: distill.read("x", feilds={}), r"did you mean 'fields' or 'files'\?$"),
     ],
 )  # fmt: skip
 def test_an_unknown_keyword_is_named_with_the_nearest_one(call, message):

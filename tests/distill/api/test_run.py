@@ -51,8 +51,9 @@ def test_from_gin_is_the_run_of_the_command(tmp_path):
             "gin/recipes/quickstart.gin", [*(f"{k} = {str(v)!r}" for k, v in given.items()), "TRIAN_STEPS=1"]
         )
     assert gin.query_parameter("MINE/macro.value") == 3
-    with pytest.raises(configuration.ConfigurationError, match="MESH must be a number, a text"):
-        distill.from_gin("gin/recipes/quickstart.gin", given | {"MESH": object()})
+    for odd in (object(), float("nan"), {"a": [float("inf")]}):
+        with pytest.raises(configuration.ConfigurationError, match=r"^bindings=\{'MESH': …\} must be a finite number"):
+            distill.from_gin("gin/recipes/quickstart.gin", given | {"MESH": odd})
     with pytest.raises(
         configuration.ConfigurationError, match=r"^WARMUP_STEPS .* must be in \[0, TRAIN_STEPS=7\); got 50$"
     ):

@@ -1,12 +1,13 @@
 """A student in memory: exported, loaded and asked."""
 
 import dataclasses
+import pathlib
 
 import jax
 import pytest
 
 import distill
-from tests.distill.api.written import sums
+from tests.distill.api.written import FIELDS, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -36,8 +37,18 @@ def test_int8_weights_answer_and_leave_the_parameters_as_they_are(trained):
 
 
 def test_inputs_are_checked(trained):
-    with pytest.raises(ValueError, match=r"inputs\[1\] must be a text that is not empty; got ' '"):
+    with pytest.raises(ValueError, match=r"inputs\[1\] must be a text that is not empty, or a row; got ' '"):
         trained.answer(["1?", " "])
     with pytest.raises(ValueError, match=r"inputs\[0\]: field 'question' is absent"):
         trained.answer([{"text": "1?"}])
+    with pytest.raises(ValueError, match=r"inputs\[1\] holds half of a surrogate pair"):
+        trained.answer(["1?", "\ud800"])
+    file = pathlib.Path(trained.directory) / "rows" / "train.jsonl"
+    with pytest.raises(ValueError, match=r"got the name of a file, '.*train\.jsonl': give its rows"):
+        trained.answer(str(file))
+    assert trained.answer(distill.read(sums(2), fields=FIELDS)) == trained.answer(sums(2))
+    with pytest.raises(TypeError, match=r"^rows must be a path, paths, or an iterable of dicts .*; got dict"):
+        distill.evaluate(trained, sums(1)[0])
+    with pytest.raises(FileNotFoundError, match="is a file; expected a directory"):
+        distill.load(file)
     assert trained.answer([]) == []

@@ -14,6 +14,8 @@ from tests.distill.api.written import FIELDS, TINY, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
+SHORT = {"input": "question", "label": "answer"}
+
 
 def test_the_directory_is_that_of_the_command(trained, tmp_path, capsys):
     folder = pathlib.Path(trained.directory)
@@ -92,11 +94,33 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
+        ({"rows": None}, "^rows must be a path, paths, or an iterable of dicts or Records; got NoneType$"),
+        ({"rows": b"a.jsonl"}, "^rows must be a path, paths, or an iterable of dicts or Records; got bytes$"),
+        ({"rows": sums(1)}, "no row is left for 'validation'.* Give a file of validation rows, validation=…, or more"),
+        (
+            {"rows": [{"question": "1?", "answer": "1"}] * 8, "fields": SHORT},
+            "method='finetune' trains on labels alone$",
+        ),
+        ({"method": "task_distill"}, r"\(method='task_distill': the teacher's, llm_label\)"),
+        ({"directory": ""}, "^directory must be a path; got ''$"),
+        ({"initial": ""}, "^initial must be a path; got ''$"),
+        ({"initial": "nope"}, "^initial='nope': 'nope' is neither a folder nor a Hugging Face repository"),
+        ({"seed": 10**22}, "^seed must be a number of at most 64 bits; got one of 74 bits$"),
+        ({"batch_size": 2**63}, "^batch_size must be a number of at most 64 bits"),
+        ({"lam": float("nan")}, "^lam must be a finite number; got nan$"),
+        ({"learning_rate": float("inf")}, "^learning_rate must be a finite number; got inf$"),
+        ({"settings": {"EMA_DECAY": float("nan")}}, r"^settings=\{'EMA_DECAY': …\} must be a finite number.*; got nan"),
+        ({"settings": {3: 4}}, "^settings must map names to values, .*; got the name 3$"),
+        ({"lengths": {"inputs": -1, "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got -1$"),
+        ({"lengths": {"inputs": "64", "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got '64'$"),
+        ({"callbacks": 3}, r"^callbacks must be .*; got 3 \(int\)$"),
+        ({"optimizer": "adam"}, r"^optimizer must be .*; got 'adam' \(str\)$"),
+        ({"test": [{"question": "1?"}]}, "^the test rows: no row has the field 'why' that 'rationale' is mapped to"),
         ({"test": []}, "^test is empty; give at least one row$"),
         ({"validation": [1]}, r"^validation\[0\] must be a dict or a Record; got int$"),
         ({"validation": "absent.jsonl"}, r"absent\.jsonl.*\(rows of split validation\)"),
         ({"settings": {"FORM": "piared"}}, r"^settings\['FORM'\] must be one of .*; did you mean 'paired'"),
-        ({"hardware": "tpu_v5e_16"}, "hardware='cpu'"),
+        ({"hardware": "tpu_v5e_16"}, "hardware='cpu' here; mesh sets the axes"),
         ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
         (
             {"fields": {"input": "question", "label": "anwser"}, "vocabulary": "/absent"},
@@ -108,7 +132,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
 )
 def test_mistakes_are_one_line_and_write_nothing(tmp_path, changes, error):
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=error) as raised:
-        distill.train(sums(8), **arguments(tmp_path / "runs" / "a", **changes))
+        distill.train(**{"rows": sums(8), **arguments(tmp_path / "runs" / "a"), **changes})
     assert len(str(raised.value).splitlines()) == 1
     assert "--" not in str(raised.value)
     assert not list(tmp_path.iterdir())

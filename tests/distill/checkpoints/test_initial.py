@@ -48,7 +48,7 @@ def test_a_student_of_another_shape_is_refused(kind, tmp_path):
 
 def test_kinds(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="is no checkpoint: expected"):
+    with pytest.raises(ValueError, match=r"^INITIAL_CHECKPOINT_PATH=.*is no checkpoint: expected"):
         initial.kind_of(str(tmp_path / "empty"))
     for path in (str(tmp_path / "absent"), "./absent", "gs://bucket", "a/b/c"):
         if not path.startswith("gs://"):

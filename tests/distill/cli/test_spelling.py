@@ -1,11 +1,28 @@
 """A mistake on the command line is one line, which names the nearest command, flag or macro."""
 
 import argparse
+import errno
+import io
+import os
 
 import pytest
 
 from distill import exit_codes
 from distill.cli import main, spelling
+
+
+class Full(io.StringIO):
+    """A standard output on a full disk."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "--version"])
+def test_help_that_cannot_be_written_is_an_error(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", Full())
+    assert main.main(words.split()) == exit_codes.MACHINE
+    assert "No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

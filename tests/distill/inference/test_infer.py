@@ -57,6 +57,23 @@ def test_a_pipe_is_read_once(tmp_path, model_dir):
     assert [row["line"] for row in read_lines(tmp_path / "out.jsonl")] == [1, 2, 3]
 
 
+def test_a_pipe_and_a_device_are_written_as_a_stream(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?"}] * 3)
+    assert infer(tmp_path / "in.jsonl", "/dev/null", model_dir=model_dir).answered == 3
+    assert not os.path.exists("/dev/null.run.json")
+    reading, writing = os.pipe()
+    try:
+        infer(tmp_path / "in.jsonl", f"/dev/fd/{writing}", model_dir=model_dir)
+        assert [json.loads(line)["line"] for line in os.read(reading, 1 << 16).splitlines()] == [1, 2, 3]
+    finally:
+        os.close(reading)
+        os.close(writing)
+    if os.path.exists("/dev/full"):
+        with pytest.raises(OSError, match="No space left"):
+            infer(tmp_path / "in.jsonl", "/dev/full", model_dir=model_dir)
+        assert not os.path.exists("/dev/full.run.json")
+
+
 def test_a_row_is_answered_the_same_in_any_company(tmp_path, model_dir):
     texts = ["1 and 2?", "3 and 4 and 5 and 6?", "0 and 0?"]
     write_lines(tmp_path / "all.jsonl", [{"input": text} for text in texts])
