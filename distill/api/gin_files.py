@@ -45,12 +45,27 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
         for file in files
         if file.endswith(kind)
     }
-    near = did_you_mean(close(name if name.startswith(("gin/", "/")) else f"gin/{name}", known))
+    near = did_you_mean(_alike(name, known))
     if os.path.isdir(name):
         raise ConfigurationError(f"{name!r} is a folder, not a {kind.removeprefix('.')} file")
     raise ConfigurationError(
         f"no {kind.removeprefix('.')} file {name!r}{near} (looked in {', '.join(p or os.getcwd() for p in paths)})"
     )
+
+
+def _alike(path: str, known: Iterable[str]) -> list[str]:
+    """At most three of the paths ``known`` whose file has nearly the name of that of ``path``, the closest path first.
+
+    >>> _alike("gin/model/t5_smal.gin", ["gin/models/t5_small.gin", "gin/runs/eval.gin"]), _alike("no.gin", ["gin/b.gin"])
+    (['gin/models/t5_small.gin'], [])
+    """
+
+    def stem(one: str) -> str:
+        return os.path.splitext(os.path.basename(one))[0]
+
+    names = close(stem(path), {stem(one) for one in known})
+    found = [one for one in known if stem(one) in names]
+    return sorted(found, key=lambda one: -difflib.SequenceMatcher(None, one, path).ratio())[:3]
 
 
 def shipped(folder: str) -> list[str]:
