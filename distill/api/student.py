@@ -27,7 +27,7 @@ from distill.model.parameters import param_count, param_logical_axes, param_shap
 from distill.sharding import partitioning
 from distill.tasks import jsonl
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
-from distill.tasks.records import Record
+from distill.tasks.records import Record, check_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +141,7 @@ class Student:
             text = text.input if isinstance(text, Record) else text
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"inputs[{number}] must be a text that is not empty, or a row; got {text!r:.80}")
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise ValueError(f"inputs[{number}] holds half of a surrogate pair, which is no character")
-            texts.append(text)
+            texts.append(check_text(text, f"inputs[{number}]"))
         return texts
 
     @keywords.checked()

@@ -9,7 +9,7 @@ from distill import validation
 from distill.counting import counted
 from distill.inference import answers
 from distill.tasks import jsonl, row_fields, sources
-from distill.tasks.records import RowError
+from distill.tasks.records import RowError, check_text
 
 _NAMED_ROWS = 100  # rows whose fields are named if none of all has the field of the input
 
@@ -42,12 +42,9 @@ def read(path: Path, field: str) -> Iterator[Row]:
             yield Row(line, error=problem)
             continue
         try:
-            text = jsonl.text_of(row, field)
-            text.encode("utf-8")
+            text = check_text(jsonl.text_of(row, field), f"the text of field {field!r}")
         except RowError as error:
             yield Row(line, identity, error=_writable(str(error)))
-        except UnicodeEncodeError:
-            yield Row(line, identity, error=f"the text of field {field!r} holds half of a surrogate pair")
         else:
             yield Row(line, identity, text)
 
