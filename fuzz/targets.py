@@ -191,14 +191,14 @@ def training_rows() -> Ready:
 
 @target("lines", '"id"', '"question"', "NaN", "\\ud800")
 def infer_rows() -> Ready:
-    """``distill.inference.infer``: a line for every row, whatever the row holds."""
-    from distill.inference import answers, infer
+    """``distill.inference.input_rows``: a line for every row, whatever the row holds."""
+    from distill.inference import answers, infer, input_rows
     from distill.tasks.records import SourceError
 
     def run(data: bytes, folder: Path) -> None:
         path = _written(folder, "rows.jsonl", data)
         for field in ("question", "{question}</s>{answer}", "question.stem", "choices"):
-            for row in infer._read(path, field):
+            for row in input_rows.read(path, field):
                 values = {"line": row.line, "id": row.id, "label": row.text, "error": row.error}
                 json.loads(answers.line(values))
                 answers.chained("", [row.fingerprint])

@@ -56,8 +56,8 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
 def _alike(path: str, known: Iterable[str]) -> list[str]:
     """At most three of the paths ``known`` whose file has nearly the name of that of ``path``, the closest path first.
 
-    >>> _alike("gin/model/t5_smal.gin", ["gin/models/t5_small.gin", "gin/runs/eval.gin"]), _alike("no.gin", ["gin/b.gin"])
-    (['gin/models/t5_small.gin'], [])
+    >>> _alike("model/t5_smal.gin", ["models/t5_small.gin", "runs/eval.gin"]), _alike("no.gin", ["b.gin"])
+    (['models/t5_small.gin'], [])
     """
 
     def stem(one: str) -> str:

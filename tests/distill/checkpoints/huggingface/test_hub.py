@@ -68,6 +68,7 @@ def answering(monkeypatch, tmp_path):
 
 GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model google/t5gemma-s-s-ul2 is restricted."}
 LOG_IN = r"log in with `hf auth login`, or set HF_TOKEN to an access token \(https://huggingface\.co/settings/tokens\)"
+THE_HUB = rf"^INITIAL_CHECKPOINT_PATH='{NAME}': the hub"
 CASES = {
     "no token": ((401, GATED), True, f"has a licence to accept on the hub: accept its terms at PAGE, then {LOG_IN}$"),
     "terms not accepted": (
@@ -80,14 +81,18 @@ CASES = {
     "no such name": (
         (401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}),
         False,
-        rf"^the hub has no public repository '{NAME}': check the name at PAGE; if it is private, {LOG_IN}",
+        rf"{THE_HUB} has no public repository '{NAME}': check the name at PAGE; if it is private, {LOG_IN}",
     ),
     "expired token": (
         (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
         False,
-        rf"^the hub refuses your token for '{NAME}' \(401: Invalid credentials in Authorization header\): {LOG_IN}",
+        rf"{THE_HUB} refuses your token for '{NAME}' \(401: Invalid credentials in Authorization header\): {LOG_IN}",
     ),
-    "forbidden": ((403, {"X-Error-Message": "Forbidden"}), False, rf"^the hub refuses your token for '{NAME}' \(403: "),
+    "forbidden": (
+        (403, {"X-Error-Message": "Forbidden"}),
+        False,
+        rf"{THE_HUB} refuses your token for '{NAME}' \(403: ",
+    ),
 }
 
 
