@@ -5,7 +5,7 @@ import functools
 import inspect
 import os
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from distill.api import signatures, value_types
@@ -61,8 +61,7 @@ def checked(
             given: Mapping[str, Any] = {}
             with contextlib.suppress(TypeError):  # the call itself says best which argument is missing
                 given = signature.bind(*args, **kwargs).arguments
-            for problem in _mistyped(types(), given):
-                raise TypeError(problem)
+            check_types(types(), given)
             return function(*args, **kwargs)
 
         return wrapped
@@ -78,15 +77,15 @@ def _types(function: Callable[..., Any], explains: tuple[str, ...]) -> dict[str,
     }
 
 
-def _mistyped(types: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each argument whose value is not of its type. NumPy's numbers are numbers."""
+def check_types(types: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises TypeError for the first argument whose value is not of its type. NumPy's numbers are numbers."""
     for name, hint in types.items():
         if name in given:
             problem = value_types.mismatch(value_types.plain_number(given[name]), hint)
             if isinstance(given[name], str) and not given[name] and _takes_path(hint):
                 problem = "a path; got ''"
             if problem is not None:
-                yield f"{name} must be {problem.removeprefix('expected ')}"
+                raise TypeError(f"{name} must be {problem.removeprefix('expected ')}")
 
 
 def _takes_path(hint: Any) -> bool:

@@ -179,11 +179,8 @@ class Run:
         from distill.precompile import step_costs
         from distill.training import train
 
-        hints = value_types.annotations(train.train)
-        for name, value in overrides.items():
-            problem = value_types.mismatch(value, hints.get(name, Any)) if _is_scalar(value) else None
-            if problem is not None:
-                raise TypeError(f"{name} must be {problem.removeprefix('expected ')}")
+        simple = {name: value for name, value in overrides.items() if _is_scalar(value)}
+        keywords.check_types(value_types.annotations(train.train), simple)
         own_files.check(self.directory)
         first = jax.process_index() == 0
         terminal = Terminal(active=first, quiet=quiet)

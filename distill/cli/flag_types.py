@@ -1,4 +1,4 @@
-"""The values of flags: whole numbers and parts of a whole."""
+"""The values of flags: whole numbers, parts of a whole, and files."""
 
 import argparse
 import re
@@ -24,3 +24,8 @@ def shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
     return int(match[1]), int(match[2])
+
+
+def input_file(text: str) -> str:
+    """The path of a file to read; of standard input for ``-``."""
+    return "/dev/stdin" if text == "-" else text

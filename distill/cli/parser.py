@@ -137,6 +137,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     infer.add_argument(
         "--input",
         required=True,
+        type=flag_types.input_file,
         help="JSON lines, or one array of objects; may be compressed by gzip; -: standard input",
     )
     infer.add_argument(

@@ -58,8 +58,6 @@ def check_directories(options: argparse.Namespace) -> None:
     for path, expected in read:
         if "://" not in path and not Path(path).exists():
             raise FileNotFoundError(f"{path} does not exist; expected {expected}{_near(path)}")
-    if options.command == "infer" and options.input == "-":
-        options.input = "/dev/stdin"
     if model_dir and options.command in CONFIGURED:
         _configuration_in(model_dir)
     if model_dir and options.command in SERVING and not _may_hold_student(model_dir):

@@ -74,6 +74,7 @@ def checked(
 
 
 def write_vocabulary(sweep: "Sweep") -> None:
+    """Writes the demo's vocabulary into the directory of a sweep that starts from the demo."""
     if sweep.start is not None and sweep.start.demo:
         from distill.experiments import demo
 

@@ -4,12 +4,18 @@ import argparse
 
 import pytest
 
-from distill.cli import flag_types
+from distill.cli import flag_types, parser
 
 
 def test_numbers_and_parts():
     assert [flag_types.positive("1"), flag_types.not_negative("0"), flag_types.positive("007")] == [1, 0, 7]
     assert flag_types.shard("2/4") == (2, 4)
+
+
+def test_a_minus_is_standard_input():
+    assert [flag_types.input_file("-"), flag_types.input_file("a-")] == ["/dev/stdin", "a-"]
+    given = parser.of_command("infer").parse_args(["--input=-", "--output=-"])
+    assert (given.input, given.output) == ("/dev/stdin", "-")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.0", "1e3", " 1", "", "٣", "nan"])
