@@ -15,9 +15,9 @@ from distill.tasks.key_tokens import KeyTokens
 from distill.tasks.texts import EXPLANATION_MARKER, SINGLE_MARKER, answer_of, encode, prompt, required_bos
 
 __all__ = [
-    "EXPLANATION_MARKER", "EXTRAS", "SINGLE_MARKER", "Preprocessor", "add_task_ids", "answer_of", "choose_rationale",
-    "drawing", "encode", "encode_tf", "label_texts", "paired_texts", "prompt", "prompted_targets", "rationale_texts",
-    "refused", "shared_texts", "shares_input", "single_texts", "tokenize",
+    "EXPLANATION_MARKER", "EXTRAS", "SINGLE_MARKER", "Preprocessor", "answer_of", "choose_rationale", "drawing", "encode",
+    "encode_tf", "label_texts", "paired_texts", "prompt", "prompted_targets", "rationale_texts", "refused", "shared_texts",
+    "shares_input", "single_texts", "tokenize",
 ]  # fmt: skip
 
 Preprocessor = Callable[..., tf.data.Dataset]
@@ -37,14 +37,15 @@ def choose_rationale(how: str) -> Preprocessor:
     """
 
     def chosen(row: dict[str, tf.Tensor], index: int | tf.Tensor) -> dict[str, tf.Tensor]:
+        def at_index(values: tf.Tensor, otherwise: str | float) -> tf.Tensor:
+            """``values[index]``; ``otherwise`` where there are none and the index is 0. ``tf.cond`` is traced longer."""
+            return tf.concat([values, tf.constant([otherwise], values.dtype)], axis=0)[index]
+
         row = dict(row)
-        texts = row.pop("rationales")
-        any_text = tf.size(texts) > 0
-        row["rationale"] = tf.cond(any_text, lambda: texts[index], lambda: "")
+        row["rationale"] = at_index(row.pop("rationales"), "")
         if "rationale_prefixes" in row:
-            prefixes, factors = row.pop("rationale_prefixes"), row.pop("rationale_factors")
-            row["rationale_prefix"] = tf.cond(any_text, lambda: prefixes[index], lambda: "")
-            row["rationale_weight"] *= tf.cond(any_text, lambda: factors[index], lambda: 1.0)
+            row["rationale_prefix"] = at_index(row.pop("rationale_prefixes"), "")
+            row["rationale_weight"] *= at_index(row.pop("rationale_factors"), 1.0)
         return row
 
     if how == "first":
@@ -180,7 +181,7 @@ def shares_input(features: Collection[str]) -> bool:
 
 
 def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
-    """Prepends the tokens of a prefix to nonempty targets, with loss weight 0.
+    """Prepends the tokens of a prefix to nonempty targets, with their task id and loss weight 0.
 
     Args:
       prefixes: by the name of the targets' feature. A row's ``rationale_prompt`` that is not empty replaces that of
@@ -188,13 +189,13 @@ def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
     """
 
     def preprocess(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
-        ids = {name: prompt(output_features[name].vocabulary, prefix) for name, prefix in prefixes.items()}
-        if len(ids) > 1 and len({tuple(tokens) for tokens in ids.values()}) < len(ids):
+        prompts = {name: prompt(output_features[name].vocabulary, prefix) for name, prefix in prefixes.items()}
+        if len(prompts) > 1 and len({tuple(tokens) for tokens in prompts.values()}) < len(prompts):
             raise ValueError(f"targets of one input need distinct prefixes; got {sorted(prefixes.values())}")
 
         def features(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             row = dict(row)
-            for name, prefix in ids.items():
+            for name, prefix in prompts.items():
                 tokens = tf.constant(prefix, tf.int32)
                 if name == "rationale_targets" and "rationale_prompt" in row:
                     own = row.pop("rationale_prompt")
@@ -204,6 +205,8 @@ def prompted_targets(prefixes: Mapping[str, str]) -> Preprocessor:
                 row[name] = tf.concat([tokens[:number], row[name]], axis=0)
                 weights = row[f"{name}_weights"]
                 row[f"{name}_weights"] = tf.concat([tf.zeros([number], tf.float32), weights], axis=0)
+                if (ids := row.get(f"{name}_task_ids")) is not None:
+                    row[f"{name}_task_ids"] = tf.concat([tf.repeat(ids[:1], number), ids], axis=0)
             return row
 
         return dataset.map(features, num_parallel_calls=tf.data.AUTOTUNE)
@@ -292,7 +295,9 @@ def tokenize(
     label_first: bool = False,
     encoder_bos: bool = False,
 ) -> Preprocessor:
-    """Turns texts into the features of the task; the texts stay, as ``*_pretokenized``.
+    """Turns texts into the features of the task, with the task id and the weight of each token of ``targets``.
+
+    The texts stay, as ``*_pretokenized``.
 
     Args:
       separator: see :func:`encode_tf`; applies to inputs.
@@ -349,6 +354,8 @@ def tokenize(
                 result[name] = encode_tf(feature.vocabulary, row[name], cut, bos=encoder_bos and of_input)
             if "label_part" in row:
                 return result | of_parts(row, vocabulary)
+            task = task_ids.RATIONALE if of_rationales else task_ids.LABEL
+            result["targets_task_ids"] = fill(result["targets"], task, tf.int32)
             weights = fill(result["targets"], row["weight"], tf.float32)
             result["targets_weights"] = weights
             if "rationale_targets" in row:
@@ -360,16 +367,6 @@ def tokenize(
             return result
 
         return dataset.map(features, num_parallel_calls=tf.data.AUTOTUNE)
-
-    return preprocess
-
-
-def add_task_ids(task_id: int) -> Preprocessor:
-    """``targets_task_ids``: ``task_id`` for every target token."""
-
-    @seqio.map_over_dataset
-    def preprocess(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return dict(row) | {"targets_task_ids": tf.fill(tf.shape(row["targets"]), tf.constant(task_id, tf.int32))}
 
     return preprocess
 

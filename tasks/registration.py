@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from distill import validation
-from distill.tasks import controls, fingerprint, metrics, preprocessors, span_corruption, task_ids, vocabularies
+from distill.tasks import controls, fingerprint, metrics, preprocessors, span_corruption, vocabularies
 from distill.tasks.corpus import Corpus
 from distill.tasks.dataset import Dataset
 from distill.tasks.feeding import RecordDataSource
@@ -80,12 +80,17 @@ class PlainTask(seqio.Task):
     """A task whose preprocessors are traced by TensorFlow as they are written, without AutoGraph.
 
     AutoGraph rewrites each function, and each that it calls, for Python branches and loops over tensors. The preprocessors
-    of this package have none, and rewriting takes most of the time in which a small data set is read.
+    of this package have none, and rewriting takes most of the time in which a small data set is read. Without lengths,
+    there is no step that trims, either: SeqIO's would trace a function that returns its argument.
     """
 
-    def get_dataset(self, *args: Any, **kwargs: Any) -> tf.data.Dataset:
+    def get_dataset(
+        self, sequence_length: Mapping[str, int] | None = None, *args: Any, **kwargs: Any
+    ) -> tf.data.Dataset:
         """As ``seqio.Task.get_dataset``."""
-        return tf.autograph.experimental.do_not_convert(super().get_dataset)(*args, **kwargs)
+        if sequence_length is None:
+            kwargs["trim_output_features"] = False
+        return tf.autograph.experimental.do_not_convert(super().get_dataset)(sequence_length, *args, **kwargs)
 
 
 def register(
@@ -257,20 +262,18 @@ def register(
         )
         if given
     ]
-    of_labels = preprocessors.add_task_ids(task_ids.LABEL)
-    of_rationales = preprocessors.add_task_ids(task_ids.RATIONALE)
     both = ("inputs", "targets")
     add(
         names.label,
         both,
-        [preprocessors.label_texts(label_prefix), tokenize, of_labels],
+        [preprocessors.label_texts(label_prefix), tokenize],
         answer_postprocessor,
         of_answers,
     )
     add(
         names.rationale,
         both,
-        [preprocessors.rationale_texts(rationale_prefix), tokenize_rationales, of_rationales],
+        [preprocessors.rationale_texts(rationale_prefix), tokenize_rationales],
         rationale_postprocessor,
         of_reasons,
     )
@@ -290,7 +293,7 @@ def register(
     add(
         names.paired,
         (*both, "rationale_inputs", "rationale_targets"),
-        [preprocessors.paired_texts(label_prefix, rationale_prefix), tokenize, of_labels],
+        [preprocessors.paired_texts(label_prefix, rationale_prefix), tokenize],
         answer_postprocessor,
         of_answers,
     )
@@ -298,7 +301,7 @@ def register(
     add(
         names.shared,
         ("inputs", *targets),
-        [preprocessors.shared_texts(), tokenize, preprocessors.prompted_targets(targets), of_labels],
+        [preprocessors.shared_texts(), tokenize, preprocessors.prompted_targets(targets)],
         answer_postprocessor,
         of_answers,
         label_prefix,
@@ -306,7 +309,7 @@ def register(
     add(
         names.shared_label,
         both,
-        [preprocessors.label_texts(""), tokenize, preprocessors.prompted_targets({"targets": label_prefix}), of_labels],
+        [preprocessors.label_texts(""), tokenize, preprocessors.prompted_targets({"targets": label_prefix})],
         answer_postprocessor,
         of_answers,
         label_prefix,
@@ -317,7 +320,7 @@ def register(
     add(
         names.shared_rationale,
         both,
-        [*not_prompted, preprocessors.rationale_texts(""), tokenize_rationales, prompted, of_rationales],
+        [*not_prompted, preprocessors.rationale_texts(""), tokenize_rationales, prompted],
         rationale_postprocessor,
         of_reasons,
         rationale_prefix,
