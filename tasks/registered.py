@@ -118,8 +118,10 @@ def check_prompts(trained: str, evaluated: str) -> None:
         )
 
 
-def spans_of(task: seqio.Task) -> span_corruption.SpanCorruption | None:
-    """How a task corrupts windows of text; None for every other task."""
+def spans_of(task: seqio.Task | seqio.Mixture) -> span_corruption.SpanCorruption | None:
+    """How a task corrupts windows of text; None for every other task, and for a mixture."""
+    if not isinstance(task, seqio.Task):
+        return None
     source = task.source
     corpus = source.dataset if isinstance(source, RecordDataSource) else None
     return corpus.spans if isinstance(corpus, Corpus) and task.name == f"{corpus.name}_spans" else None

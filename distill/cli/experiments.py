@@ -111,14 +111,14 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     from distill.training import train
 
     failed: dict[str, str] = {}
+    quiet = command_runs.is_quiet(options)
     try:
         if joint:
             return _train_jointly(runs, options)
         for run in runs:
             given = configure_run(run, options)
             with train.lock_directory(run.directory) as lock, _undone(run):
-                command_runs.write_configuration()
-                quiet = command_runs.is_quiet(options)
+                command_runs.write_configuration(quiet=quiet)
                 stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.of_run(given)).stopped
             if stopped not in (None, "early"):
                 raise exit_codes.Stopped(stopped)
@@ -160,13 +160,14 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     from distill.training import train
     from distill.training.joint_seeds import Seed, train_seeds
 
-    terminal, decoder, seeds = Terminal(quiet=command_runs.is_quiet(options)), None, []
+    quiet = command_runs.is_quiet(options)
+    terminal, decoder, seeds = Terminal(quiet=quiet), None, []
     with contextlib.ExitStack() as stack:
         for run in runs:
             given = configure_run(run, options)
             lock = stack.enter_context(train.lock_directory(run.directory))
             stack.enter_context(_undone(run))
-            command_runs.write_configuration()
+            command_runs.write_configuration(quiet=quiet)
             if decoder is None and given.get("validation") is not None:
                 # Joint seeds share one device; the mesh of the runs is for students that need several.
                 one_device = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])

@@ -17,8 +17,10 @@ _NEW_ROWS = "new.jsonl"  # the name of a file that the user writes, where the ru
 def after_training(run: "Run") -> list[str]:
     """Lines that name the model directory, and the commands that score, serve and export its student.
 
+    A student that was pretrained answers nothing yet: its lines name the flag by which a later run starts from it.
+
     Args:
-      run: the run, of which ``student.json`` has been written.
+      run: the run, of which ``student.json`` has been written and whose tasks are registered.
     """
     from distill.inference import student as students
 
@@ -27,6 +29,9 @@ def after_training(run: "Run") -> list[str]:
     split = "test" if validation is None else validation.test_split or validation.split
     commands = [["eval", f"--model_dir={directory}", f"--split={split}"]]
     lines = [f"student: {directory}"]
+    if _is_pretraining(run):
+        start = shlex.quote(f"--gin.INITIAL_CHECKPOINT_PATH={directory}")
+        return [*lines, f"a run with this model file and vocabulary starts from it with {start}"]
     if not _is_file(directory, students.FILE):  # its vocabulary cannot be served
         return [*lines, *_listed(commands)]
     rows = _rows_of(run.bindings.get("FILES"))
@@ -58,6 +63,14 @@ def _reads(student: "Student") -> str:
     """What ``infer`` reads of a row."""
     kind = "template" if "{" in student.input_field else "field"
     return f"reads the {kind} {student.input_field!r} of each row"
+
+
+def _is_pretraining(run: "Run") -> bool:
+    """Whether a run learns to fill gaps in text."""
+    from distill.tasks import registration
+
+    task = getattr(run.arguments.get("data"), "mixture_or_task_name", None)
+    return task in registration.registered_names() and registration.spans_of(registration.get(task)) is not None
 
 
 def _is_file(directory: str, name: str) -> bool:

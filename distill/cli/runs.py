@@ -192,15 +192,17 @@ def is_quiet(options: argparse.Namespace) -> bool:
     return bool(getattr(options, "quiet", False))
 
 
-def write_configuration() -> None:
-    """Writes the resolved configuration, and the student as data, beside the checkpoint.
+def write_configuration(*, quiet: bool = False) -> None:
+    """Writes the resolved configuration, and the student as data, beside the checkpoint, and says what ``train`` says.
+
+    Args:
+      quiet: say nothing.
 
     Raises:
       ValueError: the directory holds a run with other settings.
     """
     from distill.api import run
+    from distill.terminal import Terminal
 
     first = is_first()
-    for line in run.Run.current().begin(writes=first):
-        if first:
-            print(line, file=sys.stderr)
+    run.Run.current().open(Terminal(active=first, quiet=quiet), writes=first)

@@ -31,26 +31,35 @@ class Configurations:
     ):
         self._sweep, self._configure, self._identify = sweep, configure, identify
         self._known: dict[str, tuple[Cost, Setting]] = {}
+        self._accepted: set[str] = set()
         self._given: tuple[str, Mapping[str, Any]] | None = None
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
         self.validation: tuple[str, str] | None = None
 
     def check(self, run: Run) -> None:
-        """Raises ValueError or OSError if a run cannot be trained, or does not have the sweep's metric."""
-        from distill.training import checks
+        """Raises ValueError or OSError if a run cannot be trained, or does not have the sweep's metric.
 
-        checks.check(**self._arguments(run), metrics=[self._sweep.metric])
+        The configuration of every run is built; of runs that differ in the seed only, the first one's data is read.
+        """
+        self._check(run, self._arguments(run))
 
     def check_without_devices(self, run: Run) -> None:
         """:meth:`check` for a run on other devices: mesh and compiler options are not checked here."""
         from distill.sharding import partitioning
-        from distill.training import checks
 
         given = dict(self._arguments(run))
         given["loop"] = dataclasses.replace(given["loop"], compiler_options=None)
         given["mesh"] = partitioning.MeshConfig(1, 1, 1)
-        checks.check(**given, metrics=[self._sweep.metric])
+        self._check(run, given)
+
+    def _check(self, run: Run, given: Mapping[str, Any]) -> None:
+        from distill.training import checks
+
+        key = _without_seed(run)
+        if key not in self._accepted:
+            checks.check(**given, metrics=[self._sweep.metric])
+            self._accepted.add(key)
 
     def _arguments(self, run: Run) -> Mapping[str, Any]:
         """The arguments of a run; the run that all start from need not exist yet."""
@@ -75,8 +84,7 @@ class Configurations:
     def _described(self, run: Run) -> tuple[Cost, Setting]:
         from distill.precompile import step_costs
 
-        files, bindings = run.configuration()
-        key = json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
+        key = _without_seed(run)
         if key not in self._known:
             given = self._arguments(run)
             text = "" if self._identify is None else self._identify()
@@ -126,6 +134,12 @@ class Configurations:
                 known[key] = Bound(seconds, target.num_chips, found["peak_hbm_bytes"], found["fits"])
             out[run.name] = known[key]
         return out
+
+
+def _without_seed(run: Run) -> str:
+    """A run's configuration as a key, the same for runs that differ in the seed only."""
+    files, bindings = run.configuration()
+    return json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
 
 
 def _fills(mesh: Any, target: Any) -> bool:

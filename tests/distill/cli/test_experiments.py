@@ -68,7 +68,7 @@ def test_a_run_that_a_signal_stopped_ends_the_sweep_and_is_unlocked(one, monkeyp
         return argparse.Namespace(stopped="SIGTERM")
 
     monkeypatch.setattr(experiments, "configure_run", lambda run, options: {"model_dir": str(run.directory)})
-    monkeypatch.setattr(experiments.command_runs, "write_configuration", lambda: None)
+    monkeypatch.setattr(experiments.command_runs, "write_configuration", lambda quiet: None)
     monkeypatch.setattr(train, "train", trained)
     monkeypatch.setattr(step_costs, "of_run", lambda given: None)
     with pytest.raises(exit_codes.Stopped, match="SIGTERM"):

@@ -34,6 +34,19 @@ def test_a_trained_student_is_scored_served_and_exported(tmp_path, train_command
     assert lines[2].endswith(f"# reads the field {described.input_field!r} of each row")
 
 
+def test_another_run_starts_from_a_pretrained_student(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "\n\n".join(f"passage {number} of the book has some words in it" for number in range(200))
+    Path("book.txt").write_text(text)
+    files = ["gin/models/t5_1_1_tiny.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
+    given = ["FILES = {'train': 'book.txt'}", "VOCABULARY_PATH = 'bytes'", "MODEL_DIR = 'runs/my book'"]
+    made = run.configured(files, given)
+    made.register()
+    directory, start = next_steps.after_training(made)
+    assert directory == "student: runs/my book"
+    assert start.endswith("starts from it with '--gin.INITIAL_CHECKPOINT_PATH=runs/my book'")
+
+
 def test_without_a_description_only_the_evaluation_follows(tmp_path):
     made = run.Run("", {}, {"model_dir": str(tmp_path / "a b")}, {})
     assert commands(next_steps.after_training(made)) == [

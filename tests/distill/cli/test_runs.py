@@ -1,7 +1,6 @@
 """The configuration and the processes of a run, as the commands share them."""
 
 import argparse
-import dataclasses
 import signal
 
 import gin
@@ -107,22 +106,18 @@ def test_commands_without_the_flag_are_not_quiet():
     assert runs.is_quiet(options(quiet=True))
 
 
-@dataclasses.dataclass
-class _Begun:
-    writes: list
-
-    def begin(self, *, writes):
-        self.writes.append(writes)
-        return ["LOG_PERIOD was 50 and is now 1"]
-
-
-@pytest.mark.parametrize("process", [0, 1])
-def test_one_process_writes_the_configuration_and_prints(monkeypatch, capsys, process):
+@pytest.mark.parametrize(("process", "quiet", "says"), [(0, False, True), (0, True, False), (1, False, False)])
+def test_one_process_writes_the_configuration_and_prints_what_train_says(monkeypatch, capsys, process, quiet, says):
     from distill.api import run
 
-    begun = _Begun([])
+    written: list[bool] = []
+    begun = run.Run("", {}, {}, {})
+    said = ["LOG_PERIOD was 50 and is now 1", "a table of ids", "10% of the training rows are held out"]
+    monkeypatch.setattr(run.Run, "begin", lambda self, writes: written.append(writes) or said[:1])
+    monkeypatch.setattr(run.Run, "advice", lambda self: said[1:2])
+    monkeypatch.setattr(run.Run, "held_out", lambda self: said[2:])
     monkeypatch.setattr(run.Run, "current", classmethod(lambda cls: begun))
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    runs.write_configuration()
-    assert begun.writes == [process == 0]
-    assert capsys.readouterr().err == ("LOG_PERIOD was 50 and is now 1\n" if process == 0 else "")
+    runs.write_configuration(quiet=quiet)
+    assert written == [process == 0]
+    assert capsys.readouterr().err.splitlines() == (said if says else [])

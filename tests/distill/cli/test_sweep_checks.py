@@ -11,6 +11,7 @@ from distill.experiments.sweep.estimates import Bound
 from distill.model.network import T5Config
 from distill.precompile.model_flops import forward_flops
 from distill.sharding.partitioning import MeshConfig
+from distill.training import checks
 
 SIZES = {"embed_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
 MODEL = T5Config(vocab_size=64, **SIZES)
@@ -41,6 +42,31 @@ def test_runs_that_differ_in_the_seed_are_configured_once(tmp_path):
     assert [configurations.costs[run.name].steps for run in sweep.runs()] == [5, 5, 7, 7]
     assert configurations.costs[sweep.runs()[0].name].flops == 3 * forward_flops(MODEL, Layout(4, 8, 8))
     assert configurations.settings[sweep.runs()[0].name].form == "paired"
+
+
+def test_the_data_of_runs_that_differ_in_the_seed_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "s.yaml").write_text("axes: {TRAIN_STEPS: [5, 7], RANDOM_SEED: [0, 1]}")
+    sweep, configured, read = reading.read(tmp_path / "s.yaml", tmp_path / "out"), [], []
+
+    def configure(run):
+        configured.append(run.values)
+        return given(int(run.values["TRAIN_STEPS"]))
+
+    def check(*, loop, metrics, **others):
+        read.append((loop.train_steps, metrics))
+        if loop.train_steps == 7:
+            raise ValueError("no rows")
+
+    monkeypatch.setattr(checks, "check", check)
+    configurations = sweep_checks.Configurations(sweep, configure)
+    runs = sweep.runs()
+    for run in runs[:2]:
+        configurations.check(run)
+    assert read == [(5, ["accuracy"])]
+    for run in runs[2:]:  # one that was refused is refused again
+        with pytest.raises(ValueError, match="no rows"):
+            configurations.check(run)
+    assert [values["RANDOM_SEED"] for values in configured] == ["0", "1", "0", "1"]
 
 
 def test_the_start_need_not_exist_for_the_checks(tmp_path):
