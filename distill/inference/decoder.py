@@ -1,12 +1,14 @@
 """Decoding lists of inputs in batches of similar length. Imports neither TensorFlow nor SeqIO: serving uses it alone."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from distill import stuck, validation
@@ -82,6 +84,45 @@ def bucket_lengths(shortest: int, longest: int) -> list[int]:
     return sorted(lengths)
 
 
+@functools.lru_cache(maxsize=8)
+def _program(model: NetworkConfig, mesh: Mesh, config: DecodeConfig, rules: partitioning.Rules) -> jax.stages.Wrapped:
+    """Returns the jitted decoding of a batch: parameters, tokens, key, prompt → :class:`decoding.Decoded`.
+
+    It is kept for the process: runs of one sweep, and students of one shape, trace and compile it once.
+
+    Args:
+      rules: those in force where it is called, of which JAX's own cache knows nothing.
+    """
+    del rules
+
+    def run(params: Params, tokens: jax.Array, rng: jax.Array, prompt: tuple[int, ...]) -> decoding.Decoded:
+        if config.param_gather != "layer":
+            dtype: str | None = model.dtype
+            axes = param_logical_axes(model)
+            if config.weights == "int8":
+                params, axes = int8.with_int8_weights(params, model), int8.int8_logical_axes(axes, model)
+            if config.weights == "int8" or isinstance(model, T5GemmaConfig):  # whose norms stay float32
+                params, dtype = in_compute_dtype(params, model), None
+            params = partitioning.whole_copies(params, axes, dtype)
+        return decoding.generate(
+            model,
+            params,
+            tokens,
+            max_decode_len=config.max_decode_len,
+            method=config.method,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            num_beams=config.num_beams,
+            length_penalty=config.length_penalty,
+            beam_rule=config.beam_rule,
+            rng=rng,
+            prompt=prompt,
+            weights=config.weights,
+        )
+
+    return jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
+
+
 class Decoder:
     """Decodes lists of inputs in batches of similar length; compiles once per length.
 
@@ -97,32 +138,8 @@ class Decoder:
         self._rows = math.ceil(config.batch_size / shards) * shards
         self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
 
-        def run(params: Params, tokens: jax.Array, rng: jax.Array, prompt: tuple[int, ...]) -> decoding.Decoded:
-            if config.param_gather != "layer":
-                dtype: str | None = model.dtype
-                axes = param_logical_axes(model)
-                if config.weights == "int8":
-                    params, axes = int8.with_int8_weights(params, model), int8.int8_logical_axes(axes, model)
-                if config.weights == "int8" or isinstance(model, T5GemmaConfig):  # whose norms stay float32
-                    params, dtype = in_compute_dtype(params, model), None
-                params = partitioning.whole_copies(params, axes, dtype)
-            return decoding.generate(
-                model,
-                params,
-                tokens,
-                max_decode_len=config.max_decode_len,
-                method=config.method,
-                temperature=config.temperature,
-                top_k=config.top_k,
-                num_beams=config.num_beams,
-                length_penalty=config.length_penalty,
-                beam_rule=config.beam_rule,
-                rng=rng,
-                prompt=prompt,
-                weights=config.weights,
-            )
-
-        self._run = jax.jit(run, out_shardings=partitioning.replicated(mesh), static_argnums=3)
+    def _run(self) -> jax.stages.Wrapped:
+        return _program(self.model, self.mesh, self.config, tuple(nn.get_logical_axis_rules()))
 
     @property
     def rows(self) -> int:
@@ -141,7 +158,7 @@ class Decoder:
         for indices, tokens in self._batches(inputs):
             rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
             placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
-            decoded = jax.device_get(self._run(params, placed, rng, tuple(prompt)))
+            decoded = jax.device_get(self._run()(params, placed, rng, tuple(prompt)))
             stuck.alive()
             for row, index in enumerate(indices):
                 out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))
@@ -160,7 +177,7 @@ class Decoder:
         tokens = jax.ShapeDtypeStruct((self._rows, length), np.int32, sharding=partitioning.batch_sharding(self.mesh))
         key = jax.eval_shape(jax.random.key, self.config.seed)
         rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
-        return self._run.lower(params, tokens, rng, ()), tokens
+        return self._run().lower(params, tokens, rng, ()), tokens
 
     def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))

@@ -62,6 +62,19 @@ def test_bad_settings(arguments, message):
         DecodeConfig(**arguments)
 
 
+def test_decoders_of_one_shape_share_their_program_under_the_same_rules():
+    """A sweep's runs, and students of one shape, trace the decoding once."""
+    mesh, config = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1]), DecodeConfig(batch_size=2)
+    one, same = (Decoder(dataclasses.replace(TINY), mesh, config) for _ in range(2))
+    assert one._run() is same._run()
+    assert Decoder(dataclasses.replace(TINY, mlp_dim=8), mesh, config)._run() is not one._run()
+    assert Decoder(TINY, mesh, dataclasses.replace(config, method="sample"))._run() is not one._run()
+    with nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
+        assert one._run() is same._run()
+        within = one._run()
+    assert within is not one._run()
+
+
 def test_batches_hold_inputs_of_like_length():
     config = DecodeConfig(batch_size=2, max_input_len=8, bucket=2)
     decoder = Decoder(TINY, partitioning.MeshConfig(1, 1, 1).build(), config)
