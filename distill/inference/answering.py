@@ -110,6 +110,7 @@ class Answering:
         check(student, vocabulary)
         self.student, self.vocabulary = student, vocabulary
         self._params, self._mesh, self._rules = params, mesh, rules
+        self._latest: tuple[tuple[str, tuple[str, ...]], list[list[int]]] | None = None
         self._labels = Decoder(student.model, mesh, student.decode)
         self._rationales = Decoder(student.model, mesh, rationale_decode or rationale_config(student.decode))
 
@@ -127,6 +128,7 @@ class Answering:
             reasons = written
         elif rationale:
             reasons = [self._text(p) for p in self._decode(self._rationales, student.rationale_prefix, inputs)]
+        self._latest = None
         return [Answered(label, p.log_prob, why) for label, p, why in zip(labels, predictions, reasons)]
 
     def rationales(self, inputs: Sequence[str]) -> list[str]:
@@ -148,9 +150,14 @@ class Answering:
         )
 
     def _encoded(self, prefix: str, inputs: Sequence[str]) -> list[list[int]]:
+        """The token ids of each input. They are kept from :meth:`fit` to the answers of the same inputs."""
         before = "" if self.student.form == "shared_label" else prefix
-        separator, bos = self.student.separator, self.student.encoder_bos
-        return [texts.encode(self.vocabulary, before + text, separator, bos=bos) for text in inputs]
+        of = (before, tuple(inputs))
+        if self._latest is None or self._latest[0] != of:
+            separator, bos = self.student.separator, self.student.encoder_bos
+            ids = [texts.encode(self.vocabulary, before + text, separator, bos=bos) for text in inputs]
+            self._latest = (of, ids)
+        return self._latest[1]
 
     def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
         prompt = texts.prompt(self.vocabulary, prefix) if self.student.form == "shared_label" else ()

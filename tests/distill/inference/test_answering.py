@@ -74,6 +74,23 @@ def test_labels_and_rationales_have_their_prefixes_and_lengths(answering_of):
     assert answering_of(rationale_decode=DecodeConfig(max_decode_len=9))._rationales.decode.max_decode_len == 9
 
 
+def test_what_is_measured_and_then_answered_is_encoded_once(answering_of, monkeypatch):
+    ask, encoded = answering_of(), []
+    real = answering.texts.encode
+
+    def encode(vocabulary, text, *others, **named):
+        encoded.append(text)
+        return real(vocabulary, text, *others, **named)
+
+    monkeypatch.setattr(answering.texts, "encode", encode)
+    assert ask.fit(["1?", "2?"]).longest == len("[label] 1?") + 1
+    assert [answer.label for answer in ask(["1?", "2?"])] == ["[label] 1?", "[label] 2?"]
+    assert encoded == ["[label] 1?", "[label] 2?"]
+    assert [answer.label for answer in ask(["2?", "1?"])] == ["[label] 2?", "[label] 1?"]
+    assert ask(["2?"], rationale=True)[0].rationale == "[rationale] 2?"
+    assert len(encoded) == 6 and ask._latest is None
+
+
 def test_a_student_that_reasons_first_decodes_once(answering_of):
     text = "1 + 1 = 2. So the answer is 2"
     ask = answering_of(form="single")
