@@ -190,12 +190,12 @@ class Run:
             train.lock_directory(epath.Path(self.directory)) as lock,
             model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
-            self.open(terminal, writes=first)
+            self.introduce(terminal, writes=first)
             self.register()
             given = {**self.arguments, **overrides}
             return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
 
-    def open(self, terminal: Terminal, *, writes: bool) -> None:
+    def introduce(self, terminal: Terminal, *, writes: bool) -> None:
         """:meth:`begin`, and says its lines, the :meth:`advice`, and which rows are held out."""
         for line in (*self.begin(writes=writes), *self.advice(), *self.held_out()):
             terminal.say(line)

@@ -205,4 +205,4 @@ def write_configuration(*, quiet: bool = False) -> None:
     from distill.terminal import Terminal
 
     first = is_first()
-    run.Run.current().open(Terminal(active=first, quiet=quiet), writes=first)
+    run.Run.current().introduce(Terminal(active=first, quiet=quiet), writes=first)
