@@ -44,12 +44,13 @@ def refuse(
       failed: names of runs that failed; they may have another configuration, and start again.
 
     Raises:
-      SweepError: a run has another configuration; or this sweep has none of the directory's runs, one of them has begun,
-        and the axes or what all runs share differ. It names what differs first.
+      SweepError: a run, or the common start that has begun, has another configuration; or this sweep has none of the
+        directory's runs, one of them has begun, and the axes or what all runs share differ. It names what differs first.
     """
     if sweep.search is not None or _is_search(there):
         _refuse_other_search(sweep, there)
         return
+    _refuse_other_start(sweep, there)
     refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
     if refused:
         first, more = refused[0], len(refused) - 1
@@ -66,6 +67,17 @@ def refuse(
             raise SweepError(
                 f"{sweep.directory} holds {number} of another sweep, such as {begun[0]}: {what}; {_REMEDY}"
             )
+
+
+def _refuse_other_start(sweep: Sweep, there: Mapping[str, Any]) -> None:
+    """Raises SweepError if the run that all start from has begun with another configuration: it is not trained again."""
+    start, entry = sweep.start_run(), there.get("start")
+    if start is None or entry is None or not _has_begun(start.directory):
+        return
+    before, now, differ = _pair(sweep, start, entry, True)
+    if differ:
+        what = _difference(before, now)
+        raise SweepError(f"{sweep.directory} holds a common start of another configuration: {START} {what}; {_REMEDY}")
 
 
 def _is_search(there: Mapping[str, Any]) -> bool:
@@ -147,8 +159,11 @@ def _configuration(entry: Any) -> _Configuration:
 
 
 def _compared(sweep: Sweep, configuration: _Configuration, without: Collection[str] = ()) -> _Configuration:
-    """The configuration for comparisons: a sweep directory may be moved, and 16 and 16.0 are one value."""
+    """The configuration for comparisons: a sweep directory may be moved, 16 and 16.0 are one value, and the last value of
+    a name counts."""
     files, bindings = configuration
+    last = {text.partition(" = ")[0]: number for number, text in enumerate(bindings)}
+    bindings = [text for number, text in enumerate(bindings) if last[text.partition(" = ")[0]] == number]
     bindings = [_WHOLE.sub(r"\1", text) for text in bindings if text.partition(" = ")[0] not in without]
     if sweep.start is not None:
         bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]

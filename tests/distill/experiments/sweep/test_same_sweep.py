@@ -44,6 +44,28 @@ def test_another_configuration_of_a_run_is_named(tmp_path, text, added, message)
         assert "; give another directory with --directory=DIR, or delete this one" in str(caught.value)
 
 
+def test_a_common_start_that_has_begun_keeps_its_configuration(tmp_path):
+    """It is not trained again, so the runs would start from another student than the file names."""
+    text = TEXT + "start: {gin_files: [p.gin], bindings: {TRAIN_STEPS: 100}}\n"
+    made = plan.prepare(read(tmp_path, text))
+    other = text.replace(": 100", ": 200")
+    plan.refuse_other_sweep(read(tmp_path, other))  # nothing was trained yet
+    begin(made.start)
+    plan.refuse_other_sweep(read(tmp_path, text.replace(": 100", ": 100.0")))
+    with pytest.raises(
+        SweepError, match=r"common start of another .*: pretraining has TRAIN_STEPS 100 there and 200 in"
+    ):
+        plan.refuse_other_sweep(read(tmp_path, other))
+
+
+def test_a_value_that_an_axis_replaces_is_not_compared(tmp_path):
+    text = TEXT.replace("LAMBDA: [1, 2]", "LAMBDA: [1, 2], TRAIN_STEPS: [30]")
+    plan.prepare(read(tmp_path, text))
+    plan.prepare(read(tmp_path, text.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20")))
+    with pytest.raises(SweepError, match="has A 1 there and 2 in this sweep"):
+        plan.prepare(read(tmp_path, text.replace("A: 1", "A: 2")))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
