@@ -25,13 +25,13 @@ def after_training(run: "Run") -> list[str]:
     from distill.inference import student as students
 
     directory = run.directory
-    validation = run.arguments.get("validation")
-    split = "test" if validation is None else validation.test_split or validation.split
-    commands = [["eval", f"--model_dir={directory}", f"--split={split}"]]
     lines = [f"student: {directory}"]
     if _is_pretraining(run):
         start = shlex.quote(f"--gin.INITIAL_CHECKPOINT_PATH={directory}")
         return [*lines, f"a run with this model file and vocabulary starts from it with {start}"]
+    validation = run.arguments.get("validation")
+    split = "test" if validation is None else validation.test_split or validation.split
+    commands = [["eval", f"--model_dir={directory}", f"--split={split}"]]
     if not _is_file(directory, students.FILE):  # its vocabulary cannot be served
         return [*lines, *_listed(commands)]
     rows = _rows_of(run.bindings.get("FILES"))

@@ -128,7 +128,6 @@ class Answering:
             reasons = written
         elif rationale:
             reasons = [self._text(p) for p in self._decode(self._rationales, student.rationale_prefix, inputs)]
-        self._latest = None
         return [Answered(label, p.log_prob, why) for label, p, why in zip(labels, predictions, reasons)]
 
     def rationales(self, inputs: Sequence[str]) -> list[str]:
@@ -162,6 +161,7 @@ class Answering:
     def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
         prompt = texts.prompt(self.vocabulary, prefix) if self.student.form == "shared_label" else ()
         ids = [np.array(one, np.int32) for one in self._encoded(prefix, inputs)]
+        self._latest = None
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
             return decoder(self._params, ids, prompt)
 

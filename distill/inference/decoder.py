@@ -154,11 +154,12 @@ class Decoder:
           inputs: int32 ids with EOS.
           prompt: token ids that every target begins with, see :func:`distill.model.decoding.generate`.
         """
+        run = self._run()
         out: list[Prediction | None] = [None] * len(inputs)
         for indices, tokens in self._batches(inputs):
             rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
             placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
-            decoded = jax.device_get(self._run()(params, placed, rng, tuple(prompt)))
+            decoded = jax.device_get(run(params, placed, rng, tuple(prompt)))
             stuck.alive()
             for row, index in enumerate(indices):
                 out[index] = _prediction(decoded.tokens[row], float(decoded.log_probs[row]))

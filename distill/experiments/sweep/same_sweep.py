@@ -162,9 +162,12 @@ def _compared(sweep: Sweep, configuration: _Configuration, without: Collection[s
     """The configuration for comparisons: a sweep directory may be moved, 16 and 16.0 are one value, and the last value of
     a name counts."""
     files, bindings = configuration
-    last = {text.partition(" = ")[0]: number for number, text in enumerate(bindings)}
-    bindings = [text for number, text in enumerate(bindings) if last[text.partition(" = ")[0]] == number]
-    bindings = [_WHOLE.sub(r"\1", text) for text in bindings if text.partition(" = ")[0] not in without]
+    last: dict[str, str] = {}
+    for text in bindings:
+        name = text.partition(" = ")[0]
+        last.pop(name, None)  # the place of the last value counts, too
+        last[name] = text
+    bindings = [_WHOLE.sub(r"\1", text) for name, text in last.items() if name not in without]
     if sweep.start is not None:
         bindings = [_OWN.sub(r"\1 = '\2'", text) for text in bindings]
     return files, bindings
