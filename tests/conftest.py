@@ -7,9 +7,12 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
+import time
+from importlib.metadata import version
 
+import kept_programs
 import tests_support
+from distill.cli import compilation_cache
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,12 +29,14 @@ if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tests_support.ample(pathlib.Pat
 # Compiling takes most of the time here, and what is compiled runs for a moment. Commands that tests start inherit this.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Many tests compile the same small programs. Workers of one session and the commands that they start share what is
-# compiled; the first process removes it.
+# compiled; the first process takes it from the session before, and leaves it to the next.
 if "DISTILL_TEST_COMPILATION_CACHE" not in os.environ:
-    os.environ["DISTILL_TEST_COMPILATION_CACHE"] = tempfile.mkdtemp(prefix="compiled-")
-    atexit.register(shutil.rmtree, os.environ["DISTILL_TEST_COMPILATION_CACHE"], ignore_errors=True)
+    kept = kept_programs.PARENT / compilation_cache.folder_name(version("jax"))
+    taken = kept_programs.take(kept)
+    os.environ["DISTILL_TEST_COMPILATION_CACHE"] = str(taken)
+    atexit.register(kept_programs.put_back, taken, kept, time.time())
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DISTILL_TEST_COMPILATION_CACHE"]
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {tests_support.xla_flags(8)}".strip()
 

@@ -61,11 +61,11 @@ def location(version: str, folder: Path | None = None) -> Path | None:
             base = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "distill" / "compiled"
         except RuntimeError:  # no home folder
             return None
-    return base / f"jax-{version}-{_processor()}"
+    return base / folder_name(version)
 
 
-def _processor() -> str:
-    """A short hash of the processor and its features."""
+def folder_name(version: str) -> str:
+    """Returns a name with JAX's version and a short hash of the processor and its features."""
     host_parts = [platform.machine(), platform.processor()]
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -74,7 +74,8 @@ def _processor() -> str:
         ]
     except OSError:
         pass
-    return hashlib.sha256("\n".join(host_parts).encode()).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join(host_parts).encode()).hexdigest()
+    return f"jax-{version}-{digest[:12]}"
 
 
 def _is_writable(folder: Path) -> bool:
