@@ -16,6 +16,7 @@ from distill.experiments.sweep import files
 FOLDER = ".leases"
 PREPARING = "preparing"
 """The lease of the process that checks the configurations of a sweep before its plan is written."""
+_PLAN = "plan"
 _WAIT_S = 600.0  # for the short sections that change the plan
 
 
@@ -27,6 +28,12 @@ def path_of(directory: Path, name: str) -> Path:
 def is_held(directory: Path, name: str) -> bool:
     """Returns whether a living worker holds the lease. Does not wait."""
     return locking.holder(path_of(directory, name)) is not None
+
+
+def is_any_run_held(directory: Path) -> bool:
+    """Returns whether living workers hold the lease of any run, or of the common start. Does not wait."""
+    names = [path.stem for path in (directory / FOLDER).glob("*.lock")]
+    return any(is_held(directory, name) for name in names if name not in (PREPARING, _PLAN))
 
 
 class Lease:
@@ -69,7 +76,7 @@ def exclusively(directory: Path) -> Iterator[None]:
     while True:
         try:
             with contextlib.ExitStack() as stack:
-                stack.enter_context(locking.held(path_of(directory, "plan"), f"the plan of {directory}"))
+                stack.enter_context(locking.held(path_of(directory, _PLAN), f"the plan of {directory}"))
                 entered = stack.pop_all()
             break
         except locking.Locked:

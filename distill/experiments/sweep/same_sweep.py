@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.counting import counted
+from distill.experiments.sweep import leases
 from distill.experiments.sweep.budgets import STEPS
 from distill.experiments.sweep.files import RESULT
 from distill.experiments.sweep.levels import SweepError
@@ -37,7 +38,7 @@ def changed(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], *, step
 def refuse(
     sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], failed: Collection[str], *, steps: bool = True
 ) -> None:
-    """Refuses a directory that holds runs of another sweep.
+    """Refuses a directory that holds runs of another sweep, once one of them has begun.
 
     Args:
       sweep, runs, there, steps: as for :func:`changed`.
@@ -51,6 +52,9 @@ def refuse(
         _refuse_other_search(sweep, there)
         return
     _refuse_other_start(sweep, there)
+    begun = [name for name in there.get("runs", {}) if _has_begun(sweep.directory / name) and name not in failed]
+    if not begun and not leases.is_any_run_held(sweep.directory):
+        return  # the file was mended before anything was trained
     refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
     if refused:
         first, more = refused[0], len(refused) - 1
@@ -59,7 +63,6 @@ def refuse(
         raise SweepError(
             f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {_REMEDY}"
         )
-    begun = [name for name in there.get("runs", {}) if _has_begun(sweep.directory / name) and name not in failed]
     if begun and not {run.name for run in runs} & set(there["runs"]):
         what = _other_axes(sweep, there) or _other_source(sweep, there)
         if what:

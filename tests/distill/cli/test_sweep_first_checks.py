@@ -117,7 +117,9 @@ def test_an_end_of_the_range_of_a_search(capsys, monkeypatch):
 
 def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
-    plan.prepare(reading.read("s.yaml"))
+    begun = plan.prepare(reading.read("s.yaml")).runs[0]
+    begun.directory.mkdir()
+    (begun.directory / "config.gin").write_text("")
     Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20"))
     monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
     for given in ([], ["--dry_run"], ["--workers=2"], ["--index=0"]):

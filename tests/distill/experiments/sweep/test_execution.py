@@ -96,7 +96,12 @@ def _path(directory):
 
 
 def test_a_folder_of_another_configuration_is_refused(sweep_file, tmp_path):
-    sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: {}, say=lambda text: None)
+    def begin(runs, joint):
+        runs[0].directory.mkdir()
+        (runs[0].directory / "config.gin").write_text("")
+        return {}
+
+    sweep.run(sweep.read(sweep_file, tmp_path / "out"), begin, say=lambda text: None)
     content = json.loads(sweep_file.read_text())
     content["bindings"]["TRAIN_STEPS"] = 3
     sweep_file.write_text(json.dumps(content))

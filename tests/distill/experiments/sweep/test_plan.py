@@ -42,6 +42,11 @@ def test_a_directory_lists_its_runs_and_their_states(tmp_path):
     assert found.source["axes"]["rates"] == {"ratio": ["2:1", "1:4"]} and found.source["bindings"] == {"A": 1}
 
 
+def begin(run):
+    run.directory.mkdir(parents=True)
+    (run.directory / "config.gin").write_text("")
+
+
 def test_a_directory_of_the_older_format_is_converted(tmp_path):
     given = read(tmp_path)
     runs = given.runs()
@@ -59,6 +64,7 @@ def test_a_directory_of_the_older_format_is_converted(tmp_path):
     plan.prepare(given)
     states = [entry.state for entry in sweep.read_directory(tmp_path / "out")]
     assert states == ["waiting", "failed", "waiting", "waiting"]
+    begin(runs[0])
     with pytest.raises(SweepError, match="holds runs of another configuration"):
         plan.prepare(read(tmp_path, TEXT.replace("A: 1", "A: 2")))
 
@@ -97,6 +103,7 @@ def test_a_moved_directory_keeps_the_runs_of_a_common_start(tmp_path):
     moved = reading.read(tmp_path / "s.yaml", tmp_path / "moved")
     made = plan.prepare(moved)
     assert f"INITIAL_CHECKPOINT_PATH = {str(tmp_path / 'moved' / 'pretraining')!r}" in made.runs[0].bindings
+    begin(made.runs[0])
     other = reading.read(tmp_path / "s.yaml", tmp_path / "moved").with_bindings(["INITIAL_CHECKPOINT_PATH = 'x/best'"])
     with pytest.raises(SweepError, match="holds runs of another configuration"):
         plan.prepare(other)

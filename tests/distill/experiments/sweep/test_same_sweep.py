@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from distill.experiments.sweep import SweepError, outcomes, plan, reading
+from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading
 
 TEXT = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}\nbindings: {TRAIN_STEPS: 10, A: 1}\ngin_files: [a.gin, b.gin]\n"
 
@@ -34,7 +34,7 @@ def begin(run):
     ],
 )
 def test_another_configuration_of_a_run_is_named(tmp_path, text, added, message):
-    plan.prepare(read(tmp_path))
+    begin(plan.prepare(read(tmp_path)).runs[1])
     for refuse in (plan.refuse_other_sweep, plan.prepare):
         with pytest.raises(SweepError) as caught:
             refuse(read(tmp_path, text, added))
@@ -42,6 +42,19 @@ def test_another_configuration_of_a_run_is_named(tmp_path, text, added, message)
             f"{tmp_path / 'out'} holds runs of another"
         )
         assert "; give another directory with --directory=DIR, or delete this one" in str(caught.value)
+
+
+def test_a_file_may_be_mended_before_any_run_has_begun(tmp_path):
+    plan.prepare(read(tmp_path))
+    mended = read(tmp_path, TEXT.replace(": 10", ": 20"))
+    refused = pytest.raises(SweepError, match="has TRAIN_STEPS 10 there and 20 in this sweep")
+    with leases.claim(tmp_path / "out", "LAMBDA-2__RANDOM_SEED-0"), refused:  # a worker is about to begin it
+        plan.refuse_other_sweep(mended)
+    plan.refuse_other_sweep(mended)
+    made = plan.prepare(mended)
+    assert all("TRAIN_STEPS = 20" in run.configuration()[1] for run in made.runs)
+    written = json.loads((tmp_path / "out" / plan.PLAN).read_text())
+    assert all("TRAIN_STEPS = 20" in entry["bindings"] for entry in written["runs"].values())
 
 
 def test_a_common_start_that_has_begun_keeps_its_configuration(tmp_path):
@@ -60,7 +73,7 @@ def test_a_common_start_that_has_begun_keeps_its_configuration(tmp_path):
 
 def test_a_value_that_an_axis_replaces_is_not_compared(tmp_path):
     text = TEXT.replace("LAMBDA: [1, 2]", "LAMBDA: [1, 2], TRAIN_STEPS: [30]")
-    plan.prepare(read(tmp_path, text))
+    begin(plan.prepare(read(tmp_path, text)).runs[0])
     plan.prepare(read(tmp_path, text.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20")))
     with pytest.raises(SweepError, match="has A 1 there and 2 in this sweep"):
         plan.prepare(read(tmp_path, text.replace("A: 1", "A: 2")))
@@ -107,7 +120,9 @@ def test_a_sweep_with_budgets_is_compared_without_its_steps_until_they_are_known
         "bindings: {TRAIN_STEPS: 10}\n"
     )
     sweep = read(tmp_path, text)
-    path = plan.prepare(sweep).directory / plan.PLAN
+    made = plan.prepare(sweep)
+    begin(made.runs[0])
+    path = made.directory / plan.PLAN
     there = json.loads(path.read_text())
     for entry in there["runs"].values():
         entry["bindings"].append("TRAIN_STEPS = 7")
