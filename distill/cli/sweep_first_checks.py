@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,8 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
       SweepError: the directory holds another sweep, runs cannot be trained, or an axis changes nothing. It names the file,
         the line and the axis that sets the value.
     """
-    from distill.experiments.sweep import plan, remarks
+    from distill.experiments.sweep import SweepError, plan, remarks
 
-    plan.refuse_other_sweep(sweep)
     runs, places = _runs(sweep), _Places(sweep, options)
     scans: dict[str, Scan] = {}
     known: dict[str, Scan] = {}  # runs that differ in the seed alone have one configuration
@@ -48,7 +48,16 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
             seeds.add(seed)
         scans[run.name] = known[key]
 
-    plan.check_all(runs, one)
+    try:
+        plan.check_all(runs, one)
+    except SweepError as error:
+        before = plan.folder(sweep.directory)
+        if before in (None, os.getcwd()):
+            raise
+        raise SweepError(
+            f"{error}; {sweep.directory} was planned in {before}, where its relative paths begin"
+        ) from None
+    plan.refuse_other_sweep(sweep)  # after the checks: a misspelt name is another configuration, too
     settings = {name: found for name, scan in scans.items() if (found := _setting(scan)) is not None}
     if len(settings) == len(runs) and not options.run and options.index is None:
         if not sweep.budgets:  # their steps are not known yet

@@ -1,12 +1,14 @@
 """``sweep.json``: the runs of a sweep directory, so that they need not be computed again, and :func:`read_directory`.
 
-Format 2 holds ``source`` (the contents of the sweep file), ``added`` (bindings of the command line), ``axes``,
-``metric``, ``x``, ``joint_seeds``, and ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``. A directory
-of the older format, which held ``runs`` and ``failed`` only, is converted when its sweep is started again.
+Format 2 holds ``folder`` (where relative paths begin), ``source`` (the contents of the sweep file), ``added`` (bindings of
+the command line), ``axes``, ``metric``, ``x``, ``joint_seeds``, and ``runs``: name → ``values``, ``numbers``,
+``gin_files``, ``bindings``. A directory of the older format, which held ``runs`` and ``failed`` only, is converted when its
+sweep is started again.
 """
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,7 @@ class Plan:
         runs = {run.name: _described(run) for run in self.runs}
         value = {
             "format": FORMAT,
+            "folder": os.getcwd(),
             "source": self.source,
             "added": list(self.added),
             "metric": self.metric,
@@ -152,6 +155,12 @@ def source(directory: Path) -> Mapping[str, Any]:
     return (_read(directory / PLAN) or {}).get("source") or {}
 
 
+def folder(directory: Path) -> str | None:
+    """Returns the working folder of the command that planned a directory last; None if it is not known."""
+    found = (_read(directory / PLAN) or {}).get("folder")
+    return found if isinstance(found, str) else None
+
+
 def left_out(directory: Path, runs: Sequence[Run]) -> list[Run]:
     """Returns the finished runs of a directory that are not among ``runs``, such as those of a level that was deleted."""
     names, there = {run.name for run in runs}, _read(directory / PLAN) or {}
@@ -206,6 +215,7 @@ def _prepared(
         runs = [_run(sweep.directory, name, entry) for name, entry in there.get("runs", {}).items()]
     failed = _failed(runs, there)
     same_sweep.refuse(sweep, runs, there, failed)
+    _check_metric(sweep, runs, there)
     changed = same_sweep.changed(sweep, runs, there)
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
@@ -219,6 +229,19 @@ def _prepared(
                 outcomes.forget_failure(run)
         plan.write()
     return plan
+
+
+def _check_metric(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any]) -> None:
+    """Raises SweepError if the metric is not that of the plan, and a finished run does not have it."""
+    if sweep.metric == there.get("metric", Plan.metric):
+        return
+    for run in runs:
+        if run.done:
+            known = sorted(files.read_result(run.directory).get("test", {}))
+            if sweep.metric not in known:
+                raise SweepError(
+                    f"metric: {run.directory} has no test metric {sweep.metric!r}; it has {', '.join(known) or 'none'}"
+                )
 
 
 def refuse_other_sweep(sweep: Sweep) -> None:

@@ -131,6 +131,32 @@ def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
         assert "give another directory with --directory=DIR" in line
 
 
+def test_a_misspelt_name_is_named_before_the_difference_from_the_directory(capsys, monkeypatch):
+    Path("s.yaml").write_text(TEXT)
+    begun = plan.prepare(reading.read("s.yaml")).runs[0]
+    begun.directory.mkdir()
+    (begun.directory / "config.gin").write_text("")
+    Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRIAN_STEPS: 20"))
+    assert main.main(["sweep", "s.yaml"]) == exit_codes.MISTAKE
+    assert "nothing uses TRIAN_STEPS (set in 'bindings' of s.yaml:8); did you mean" in capsys.readouterr().err
+
+
+def test_from_another_folder_the_one_where_the_sweep_was_planned_is_named(capsys, monkeypatch, tmp_path):
+    Path("small.gin").write_text("TRAIN_STEPS = 10\n")
+    text = TEXT.replace("gin_files: [", "gin_files: [small.gin, ")
+    assert text != TEXT
+    Path("s.yaml").write_text(text)
+    planned = plan.prepare(reading.read("s.yaml", Path("out").absolute()))
+    (tmp_path / "elsewhere").mkdir()
+    before = Path.cwd()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
+    assert main.main(["sweep", str(planned.directory), "--dry_run"]) == exit_codes.MISTAKE
+    line = capsys.readouterr().err
+    assert "no gin file 'small.gin'" in line
+    assert f"; {planned.directory} was planned in {before}, where its relative paths begin" in line
+
+
 @pytest.mark.parametrize("name", ["demo_rates", "demo_budget", "demo_search", "demo"])
 def test_shipped_sweeps_pass(name, capsys, monkeypatch):
     class Loaded(Exception):

@@ -86,6 +86,18 @@ def test_a_plan_that_cannot_be_read_names_the_file(tmp_path, content, message):
     assert str(tmp_path / "sweep.json") in str(error.value) and message in str(error.value)
 
 
+def test_a_metric_that_finished_runs_do_not_have_leaves_the_plan_as_it_is(tmp_path):
+    made = plan.prepare(read(tmp_path))
+    begin(made.runs[0])
+    (made.runs[0].directory / "result.json").write_text('{"test": {"accuracy": 0.5, "loss": 1.0}}')
+    before = (tmp_path / "out" / "sweep.json").read_text()
+    for write in (False, True):
+        with pytest.raises(SweepError, match=r"SEED-0 has no test metric 'acc'; it has accuracy, loss"):
+            plan.prepare(read(tmp_path, TEXT + "metric: acc\n"), write=write)
+    assert (tmp_path / "out" / "sweep.json").read_text() == before
+    plan.prepare(read(tmp_path, TEXT + "metric: loss\n"))
+
+
 def test_a_folder_without_a_plan_is_no_sweep(tmp_path):
     with pytest.raises(SweepError, match=r"holds no sweep\.json; is it the directory of a sweep\?"):
         sweep.read_directory(tmp_path)
