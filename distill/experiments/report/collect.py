@@ -87,6 +87,15 @@ class Run:
         value = self.record["training"].get(name)
         return math.nan if value is None else float(value)
 
+    def time(self, name: str) -> float:
+        """``seconds`` or ``chip_seconds`` of the training without compilation; nan if it is not known.
+
+        Which run of a sweep compiles a step for all that share it is chance, and so is what it then costs.
+        """
+        whole = self.training("seconds")
+        compiling = float((self.record["training"].get("phases") or {}).get("compile", 0.0))
+        return self.training(name) * (1 - min(compiling / whole, 1.0) if whole > 0 else 1.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:

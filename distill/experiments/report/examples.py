@@ -32,6 +32,12 @@ class Answered:
     right: float
     rationale: str | None
 
+    def __str__(self) -> str:
+        """The answer; if seeds differ, with its share and that of right ones: ``3 (50 % of seeds; right in 50 %)``."""
+        if self.frequent == 1:
+            return self.prediction
+        return f"{self.prediction} ({100 * self.frequent:.0f} % of seeds; right in {100 * self.right:.0f} %)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -126,9 +132,7 @@ def changes(evidence: Evidence, a: Cell, b: Cell, most: int = MOST) -> Changes |
         texts = [[_rows(run) for run in runs] for runs in (first, second)]
         reasons = [[_rationales(run) for run in runs] for runs in (first, second)]
         for at in chosen:
-            replies = [
-                _answered([each[at] for each in texts[n]], float(right[n][:, at].mean()), reasons[n]) for n in (0, 1)
-            ]
+            replies = [_answered([each[at] for each in texts[n]], right[n][:, at], reasons[n]) for n in (0, 1)]
             candidates.append(_example(rows[at], lengths[at], replies[0], replies[1]))
         for name, mask in _masks(rows, lengths).items():
             kinds.setdefault(name, []).append([right[0][:, mask], right[1][:, mask]])
@@ -169,10 +173,19 @@ def _rationales(run: Run) -> dict[str, str]:
     return found
 
 
-def _answered(rows: Sequence[Mapping[str, Any]], right: float, reasons: Sequence[Mapping[str, str]]) -> Answered:
-    (text, number), *_ = collections.Counter(str(row.get("prediction", "")) for row in rows).most_common(1)
-    seed = next(place for place, row in enumerate(rows) if str(row.get("prediction", "")) == text)
-    return Answered(text, number / len(rows), right, reasons[seed].get(str(rows[seed]["id"])))
+def _answered(rows: Sequence[Mapping[str, Any]], right: np.ndarray, reasons: Sequence[Mapping[str, str]]) -> Answered:
+    """The answers of all seeds to one row; of answers given equally often, the one that is right.
+
+    Args:
+      rows: of each seed.
+      right: float [seeds], 1 where the answer is right.
+      reasons: each seed's rationales by row id.
+    """
+    given = [str(row.get("prediction", "")) for row in rows]
+    number = collections.Counter(given)
+    seed = max(range(len(rows)), key=lambda place: (number[given[place]], right[place], -place))
+    frequent = number[given[seed]] / len(rows)
+    return Answered(given[seed], frequent, float(right.mean()), reasons[seed].get(str(rows[seed]["id"])))
 
 
 def _example(row: Mapping[str, Any], length: str, a: Answered, b: Answered) -> Example:

@@ -43,7 +43,7 @@ def gap(analysis: Analysis, interval: statistics.Interval) -> str:
     """A difference with its interval and unit; where this holds all possible differences, the reason: too few seeds."""
     percent = analysis.evidence.scale == 100
     digits, unit = (1, " points") if percent else (3, "")
-    if not interval.known:
+    if not interval.known or interval.low == interval.high:
         return f"{signed(interval.value, digits)}{unit}"
     if percent and interval.low <= -100 and interval.high >= 100:
         return f"{signed(interval.value, digits)}{unit} ({TOO_FEW})"

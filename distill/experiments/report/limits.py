@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distill.experiments.report import quantities
+from distill.experiments.report import quantities, settings
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.settings import Cell, Part
@@ -14,6 +14,7 @@ from distill.experiments.sweep.levels import FEW_SEEDS
 
 _MOST_SLICES = 3
 _MOSTLY = 0.75  # share of the runs that is worth a remark
+_FEW_ROWS = 100  # one answer is more than a point
 
 
 def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
@@ -43,12 +44,29 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
             if not any(cell.scores("accuracy", "test"))
         ]
     out += constant_answers(analysis)
+    if settings.TRAIN_DATA in part.axes:
+        rows = [
+            f"{level} in {sum(len(cell.runs) for cell in part.cells if cell.values[settings.TRAIN_DATA] == level)}"
+            for level in part.axes[settings.TRAIN_DATA]
+        ]
+        out.append(
+            "Runs of one setting were trained on different rows, because the files or their split changed between them. "
+            f"They are not pooled: each is a setting with the beginning of its rows' fingerprint ({', '.join(rows)} runs)."
+        )
     few = [cell for cell in part.cells if len(cell.runs) < FEW_SEEDS]
     if few:
         least = min(len(cell.runs) for cell in few)
         out.append(
             f"{len(few)} of {len(part.cells)} settings have fewer than {FEW_SEEDS} seeds (the least: {least}). "
             "Intervals over so few seeds are wide and depend on the assumption of normal scores."
+        )
+    validation = min(
+        (int(entry["rows"]) for run in part.runs if (entry := run.record["data"].get("validation"))), default=0
+    )
+    if 0 < validation < _FEW_ROWS and len(part.cells) > 1:
+        out.append(
+            f"Validation has {validation} rows, so one answer is {100 / validation:.1f} points: what it selects can be "
+            "chance."
         )
     last = [run for run in part.runs if run.record["selection"]["step"] == run.record["training"]["steps"]]
     if len(last) > _MOSTLY * len(part.runs):

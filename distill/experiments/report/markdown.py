@@ -84,7 +84,7 @@ def _chart(chart: Chart) -> str:
 def _examples(block: Examples) -> str:
     changes = block.changes
     rows = [
-        [each.id, each.input, each.target, each.a.prediction, each.b.prediction, each.teacher or "–"]
+        [each.id, each.input, each.target, str(each.a), str(each.b), each.teacher or "–"]
         for each in changes.examples[:_MOST_EXAMPLES]
     ]
     headers = ["row", "input", "target", changes.a.label, changes.b.label, "teacher"]

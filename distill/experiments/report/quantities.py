@@ -54,12 +54,12 @@ def hours_unit(part: Part) -> str:
 
 
 def chip_hours(cell: Cell) -> float:
-    """Mean chip-hours of a run; core-hours on a CPU."""
-    return cell.training("chip_seconds") / 3600
+    """Mean chip-hours of a run without compilation; core-hours on a CPU."""
+    return time(cell, "chip_seconds", 3600).value
 
 
 def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
-    """The mean over seeds of a time of the record, with Student's interval.
+    """The mean over seeds of a time of the record without compilation, with Student's interval.
 
     Seeds that were trained together (``joint_seeds``) share one measured time: equal times give no interval.
 
@@ -68,7 +68,7 @@ def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
       name: ``seconds`` or ``chip_seconds``.
       unit: in seconds.
     """
-    times = [run.training(name) / unit for run in cell.runs]
+    times = [run.time(name) / unit for run in cell.runs]
     if len(set(times)) < len(times):
         return statistics.Interval(statistics.mean_interval(times).value)
     return statistics.mean_interval(times)

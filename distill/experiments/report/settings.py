@@ -16,7 +16,7 @@ ABSENT = "–"
 """The level of a run on an axis that does not apply to it."""
 # Macros that name an axis best, in this order, when several change together.
 _FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABEL_SOURCE")
-_TRAIN_DATA = "training data"
+TRAIN_DATA = "training rows"
 _MOST_NAMES = 2
 
 
@@ -177,7 +177,7 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
             keys = [(*key, (macro, value)) for key, value in zip(keys, values)]
     data = [str(run.fingerprint("train"))[:8] for run in runs]
     if _other_data(keys, data, runs):
-        keys = [(*key, (_TRAIN_DATA, value)) for key, value in zip(keys, data)]
+        keys = [(*key, (TRAIN_DATA, value)) for key, value in zip(keys, data)]
     grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for key, run in zip(keys, runs):
         grouped.setdefault(key, []).append(run)
@@ -238,9 +238,8 @@ def plain(value: Any) -> str:
 
 def _named(axis: str, level: str) -> str:
     """``standard`` for a method, ``LAMBDA 0.5`` for a level that its axis has to explain."""
-    return (
-        level if axis in METHODS or (number_of(level) is None and level not in ("true", "false")) else f"{axis} {level}"
-    )
+    explained = number_of(level) is not None or level in ("true", "false") or axis == TRAIN_DATA
+    return f"{axis} {level}" if explained and axis not in METHODS else level
 
 
 def _level_order(levels: Mapping[str, None]) -> Any:

@@ -144,6 +144,8 @@ def _interval_text(cell: Cell) -> str:
     found = cell.interval
     if not found.known or ((found.low, found.high) == (0.0, 1.0) and len(cell.scores) < FEW_SEEDS):
         return "too few seeds"
+    if found.low == found.high:
+        return "all seeds equal"  # whose spread says nothing of other seeds
     return f"{found.low:.3f} – {found.high:.3f}".replace("-", "−")
 
 

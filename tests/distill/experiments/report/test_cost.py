@@ -103,6 +103,26 @@ def test_runs_on_cpus_cost_core_hours(tmp_path, monkeypatch):
     assert "core-hours" in shown and "chip-hours" not in shown
 
 
+def test_the_run_that_compiled_for_all_costs_no_more(tmp_path):
+    for form, seconds, compiling in (("label", 100.0, 10.0), ("paired", 400.0, 310.0)):
+        for seed in range(3):
+            training = {
+                "seconds": seconds + seed,
+                "chip_seconds": 2 * (seconds + seed),
+                "phases": {"compile": compiling},
+            }
+            synthetic.write_run(
+                tmp_path / f"{form}{seed}",
+                [seed == 0, form == "label"],
+                configuration={"FORM": form, "RANDOM_SEED": seed},
+                training=training,
+            )
+    found = analysed(tmp_path)[1].costs
+    assert [each.seconds.value for each in found.settings] == pytest.approx([91.0, 91.0])
+    assert [3600 * each.chip_hours.value for each in found.settings] == pytest.approx([182.0, 182.0])
+    assert found.time_front is None
+
+
 def test_seeds_that_were_trained_together_have_no_spread_of_time(tmp_path):
     found = timed(tmp_path, {"label": (100.0,) * 3, "paired": (300.0,) * 3}, flops=(1e15, 1e15))
     titles, table = blocks(found)

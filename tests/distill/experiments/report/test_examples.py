@@ -49,5 +49,21 @@ def test_rationales_of_students_are_kept(tmp_path):
     )
 
 
+def test_of_answers_given_equally_often_the_right_one_is_shown_with_its_share(tmp_path):
+    for method, right in (("a", [True, False]), ("b", [False, False])):
+        for seed in range(2):
+            configuration = {"FORM": method, "RANDOM_SEED": seed}
+            rows = [right[seed], True, True]
+            directory = synthetic.write_run(tmp_path / f"{method}{seed}", rows, configuration=configuration)
+            file = directory / "predictions" / "test.jsonl"
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            lines[0]["prediction"] = lines[0]["target"] if right[seed] else "1"
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (changes,) = analysed(tmp_path)[1].changes
+    (example,) = changes.examples
+    shown = {str(example.a), str(example.b)}
+    assert shown == {f"{example.target} (50 % of seeds; right in 50 %)", "1"}
+
+
 def test_answers_as_words():
     assert not examples.contains_answer(None, "yes") and not examples.contains_answer("so yesterday", "yes")

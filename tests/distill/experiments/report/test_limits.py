@@ -46,7 +46,7 @@ def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
     _, found = analysed(tmp_path)
     warned = limits.warnings(found)
     assert warned[0].startswith("2 of 2 settings have fewer than 3 seeds (the least: 2).")
-    assert warned[1] == "LAMBDA changes nothing here: all levels predict the same."
+    assert warned[2] == "LAMBDA changes nothing here: all levels predict the same."
 
 
 def test_other_machines_and_revisions_are_warned_of(tmp_path):
@@ -84,3 +84,16 @@ def test_students_that_learned_nothing_are_named_first(tmp_path):
         )
     warned = limits.warnings(analysed(tmp_path)[1])
     assert warned[0].startswith("LAMBDA 0.3 scores 0 in all runs: look at its predictions")
+
+
+def test_other_training_rows_and_few_validation_rows_are_warned_of(tmp_path):
+    for seed in range(3):
+        other = {"fingerprints": {"train": "new"}} if seed == 2 else {}
+        synthetic.write_run(tmp_path / str(seed), [True] * 25, configuration={"RANDOM_SEED": seed}, **other)
+    warned = limits.warnings(analysed(tmp_path)[1])
+    assert any(
+        text.startswith("Runs of one setting were trained on different rows")
+        and "(train100 in 2, new in 1 runs)" in text
+        for text in warned
+    )
+    assert "Validation has 25 rows, so one answer is 4.0 points: what it selects can be chance." in warned

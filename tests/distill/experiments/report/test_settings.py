@@ -62,7 +62,8 @@ def test_other_training_rows_are_not_pooled(tmp_path):
     other = {"fingerprints": {"train": "new"}}
     runs = [(base | {"RANDOM_SEED": 0}, {}), (base | {"RANDOM_SEED": 1}, {}), (base | {"RANDOM_SEED": 2}, other)]
     (part,) = settings.parts(folder(tmp_path, *runs))
-    assert [len(cell.runs) for cell in part.cells] == [2, 1] and "training data" in part.axes
+    assert [len(cell.runs) for cell in part.cells] == [2, 1] and settings.TRAIN_DATA in part.axes
+    assert [cell.label for cell in part.cells] == ["training rows train100", "training rows new"]
 
 
 def test_a_sweep_whose_seeds_draw_their_data_compares_within_seeds(tmp_path):

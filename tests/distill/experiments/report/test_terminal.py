@@ -38,6 +38,7 @@ def test_mean_deviation_and_interval():
     )  # t of 0.975 with 2 degrees of freedom
     single = Cell({}, (5.0,), (1,), (1.0,))
     assert single.mean == 5.0 and math.isnan(single.deviation) and not single.interval.known
+    assert report._interval_text(Cell({}, (0.0, 0.0), (1, 1), (1.0, 1.0))) == "all seeds equal"
 
 
 def test_finished_runs_are_grouped_over_seeds(sweep):
