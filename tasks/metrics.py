@@ -55,13 +55,22 @@ def share(name: str, correct: int, total: int) -> dict[str, float]:
 _LETTER = re.compile(r"^\(\s*([A-Za-z])\s*\)\s*")
 
 
+def same_text_key(text: str) -> str:
+    """A key that ignores case and white space.
+
+    >>> same_text_key("  Washington   D.C. ")
+    'washington d.c.'
+    """
+    return " ".join(text.casefold().split())
+
+
 def normalise_text(text: str) -> str:
     """Case folded, white space collapsed, without a final period.
 
     >>> normalise_text("  Washington   D.C. ")
     'washington d.c'
     """
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    return same_text_key(text).removesuffix(".").rstrip()
 
 
 def match_choice(text: str, choices: Sequence[str]) -> str | None:

@@ -165,7 +165,7 @@ def _check_rows(source: str, state: tuple[tuple[int, int, int], ...]) -> None:
     names = sorted(next(row for _, row in sources.read_rows(first, _PURPOSE) if isinstance(row, dict)))
     raise SourceError(
         f"{first}: no row has a label, llm_label or rationale to train on; {jsonl.FIELDS_REMEDY}, as "
-        f"{{'label': {names[0]!r}}} (the rows have: {', '.join(names)})"
+        f"{{'label': 'FIELD', 'rationale': 'FIELD'}} (the rows have: {', '.join(names)})"
     )
 
 

@@ -4,14 +4,15 @@ import argparse
 import dataclasses
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distill import terminal
 from distill.api import tensorflow_log
 from distill.cli import runs
 from distill.data import report as data_report
-from distill.tasks import jsonl
+from distill.tasks import jsonl, sources
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import SourceError
 
@@ -64,11 +65,26 @@ def data_command(options: argparse.Namespace) -> int:
         )
     except SourceError as error:
         raise (type(error)(_with_flags(str(error))) if options.file else error) from None
+    if options.file:
+        _check_targets(result, options)
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
         data_report.render(result, terminal.output())
     return 0
+
+
+def _check_targets(result: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Raises SourceError if no row has anything to train on: the fields of label and rationale are not mapped."""
+    found = [split for splits in result["sets"].values() for split in splits.values() if "missing" not in split]
+    if any(split[name] for split in found for name in ("with_label", "with_rationale", "with_llm_label")):
+        return
+    path = next(jsonl.resolved(jsonl.paths_of(options.file[0].partition("=")[2], "train"), "rows"))
+    names = sorted(next(row for _, row in sources.read_rows(path, "rows") if isinstance(row, dict)))
+    raise SourceError(
+        f"{path}: no row has a label or a rationale to train on; give --field=label=FIELD and --field=rationale=FIELD "
+        f"(the rows have: {', '.join(names)})"
+    )
 
 
 def _with_flags(message: str) -> str:
@@ -112,6 +128,7 @@ def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
 
 def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report.Plan]:
     from distill.api import configuration
+    from distill.api.gin_files import ConfigurationError
 
     paths = runs.search_paths(options)
     bindings = list(options.gin_bindings)
@@ -120,6 +137,14 @@ def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report
     files = ["gin/runs/data.gin", *options.gin_file]
     # A whole training configuration may be given, too; where its run would be written does not matter.
     bindings += [f"{name} = 'unused'" for name in configuration.unset(("MODEL_DIR",), files, bindings, paths)]
-    configuration.parse(files, bindings, paths, options.gin_module)
+    try:
+        configuration.parse(files, bindings, paths, options.gin_module)
+    except ConfigurationError as error:
+        if "nothing uses" not in str(error):
+            raise
+        raise ConfigurationError(
+            f"{error}; with settings of a training, give all files of its command: those of the model, the run and the "
+            "hardware, too"
+        ) from None
     dataset = configuration.configured(data_report.of_dataset)()
     return [dataset], dataclasses.replace(configuration.configured(data_report.Plan)())

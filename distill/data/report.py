@@ -12,6 +12,7 @@ import numpy as np
 import rich.console
 import rich.table
 
+from distill.data import repeats
 from distill.tasks import arithmetic, metrics, parsers
 from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
@@ -137,9 +138,11 @@ def split_report(
     label_prefix: str = LABEL_PREFIX,
     rationale_prefix: str = RATIONALE_PREFIX,
     encoder_bos: bool = False,
+    inputs: repeats.Repeats | None = None,
 ) -> dict[str, Any]:
-    """Returns the report of one split. Arguments and result as in :func:`report`."""
+    """Returns the report of one split. Arguments and result as in :func:`report`; ``inputs`` gets the split's rows."""
     lengths = lengths or {}
+    inputs = repeats.Repeats() if inputs is None else inputs
     found = Report()
     ruler = vocabulary if isinstance(vocabulary, measuring.Ruler) else measuring.ruler(vocabulary)
     encode = lambda text, separator=None: ruler.lengths([text], separator)[0]  # noqa: E731
@@ -153,8 +156,13 @@ def split_report(
     differences: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
     rows = replies = with_label = with_rationale = with_llm_label = 0
+    lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": []}
     for record in dataset.records(split, found):
         rows += 1
+        inputs.add(split, record)
+        if details:
+            lacking["no gold label"] += [record] * (record.label is None)
+            lacking["no rationale"] += [record] * (not record.rationales)
         replies += "reply" in record.provenance
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
@@ -198,11 +206,18 @@ def split_report(
         "problems": found.counts(),
         "agreement": {"strict": strict_agrees.summary(), "improved": agrees.summary()},
         "differences": dict(reasons.most_common()),
+        "repeats": inputs.of(split),
         "lengths": {name: values.summary() for name, values in measured.items()},
     }
     if details:
         result["failures"] = [_problem(problem) for problem in found.problems]
         result["differing_rows"] = differences
+        result["lacking"] = [
+            {"reason": reason, "id": record.id, **{key: record.provenance.get(key) for key in ("file", "line")}}
+            for reason, without in lacking.items()
+            if len(without) < rows  # else the set has none at all
+            for record in without
+        ]
     return result
 
 
@@ -226,8 +241,9 @@ def report(
       lengths: planned ``inputs`` and ``targets`` lengths; None reports no truncation.
       splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
         ``train+validation``, the whole file.
-      details: also list every row with a problem (``failures``) and every row that strict and improved mode read
-        differently (``differing_rows``).
+      details: also list every row with a problem (``failures``), every row that strict and improved mode read
+        differently (``differing_rows``), and the rows without a gold label or a rationale if others have one
+        (``lacking``).
       label_prefix, rationale_prefix: prefixes of the inputs.
       encoder_bos: whether BOS precedes the tokens of an input, and counts.
 
@@ -237,7 +253,8 @@ def report(
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
       ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
-      ``with_llm_label``, ``problems``, ``agreement``, ``differences`` and ``lengths``. Agreement is over all rows with a
+      ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
+      :meth:`distill.data.repeats.Repeats.of`) and ``lengths``. Agreement is over all rows with a
       gold label, an unreadable teacher label counting as wrong; None without a teacher.
 
     Raises:
@@ -257,9 +274,11 @@ def report(
         if splits is None and dataset.cuts_validation:
             parts.insert(0, ("train+validation", dataset.replace(validation_fraction=0.0), "train"))
         found = sets[dataset.name] = {}
+        inputs = repeats.Repeats()
         for name, part, split in parts:
             try:
-                found[name] = split_report(part, split, ruler, lengths, **options)
+                alone = None if part is dataset else repeats.Repeats()  # train+validation has the rows of both
+                found[name] = split_report(part, split, ruler, lengths, inputs=alone or inputs, **options)
             except (MissingFileError, EmptySplitError) as error:
                 if splits is not None:
                     raise
@@ -305,6 +324,8 @@ _COUNTS = {
     "rejected": "rejected",
     "gold label": "with_label",
     "rationale": "with_rationale",
+}
+_REPLIES = {
     "parsed": "parsed",
     "failed": "failed",
     "undecided": "undecided",
@@ -312,15 +333,18 @@ _COUNTS = {
 
 
 def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
-    table = rich.table.Table(title="Rows, and how often the teacher agrees with gold (95 % interval)")
+    taught = any(found["replies"] or found["with_llm_label"] for _, _, found in _there(result))
+    title = "Rows, and how often the teacher agrees with gold (95 % interval)" if taught else "Rows"
+    table = rich.table.Table(title=title)
     for name in ("set", "split"):
         table.add_column(name)
-    for name in (*_COUNTS, "agreement, strict", "agreement, improved"):
+    columns = {**_COUNTS, **(_REPLIES if taught else {})}
+    for name in (*columns, *(("agreement, strict", "agreement, improved") if taught else ())):
         table.add_column(name, justify="right")
     for name, split, found in _there(result):
-        counts = [f"{found[key]:,}" for key in _COUNTS.values()]
-        agreement = found["agreement"]
-        table.add_row(name, split, *counts, _percent(agreement["strict"]), _percent(agreement["improved"]))
+        counts = [f"{found[key]:,}" for key in columns.values()]
+        agreement = [_percent(found["agreement"][mode]) for mode in ("strict", "improved")] if taught else []
+        table.add_row(name, split, *counts, *agreement)
     return table
 
 
@@ -365,6 +389,13 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
                 console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
             for reason, number in counts.items():
                 write(f"  {number:6,}  {reason}")
+        for sentence in repeats.sentences(found["repeats"]):
+            write(f"\n{name} {split}: {sentence}")
+        for row in found.get("lacking", ()):
+            key = (name, row["file"], row["line"], row["reason"])
+            if key not in listed:
+                listed.add(key)
+                write(f"  {row['file']}:{row['line']}  {row['reason']}")
         for problem in found.get("failures", ()):
             key = (name, problem["file"], problem["line"], problem["reason"])
             if key in listed:

@@ -128,7 +128,8 @@ def infer(
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     block = None if shard is None else shards.block_of(input_path, *shard)
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), block)
-    rows = input_rows.read(Path(input_path), field)
+    named = student.rows.fields if student.rows is not None else {}
+    rows = input_rows.read(Path(input_path), field, named.get("id", "id"))
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
     input_rows.check_field(Path(input_path), field)

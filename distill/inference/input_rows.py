@@ -28,13 +28,23 @@ class Row:
         return [self.line, self.id, self.text, self.error]
 
 
-def read(path: Path, field: str) -> Iterator[Row]:
-    """Rows with their input text, or with an error."""
+def read(path: Path, field: str, id_field: str = "id") -> Iterator[Row]:
+    """Rows with their input text, or with an error.
+
+    Args:
+      path: JSON lines.
+      field: the field of the input, or a template of fields.
+      id_field: the field of the id; where a row has no value there, ``id`` is read.
+    """
     for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
         if isinstance(row, RowError):
             yield Row(line, error=str(row))
             continue
-        identity = row.get("id")
+        try:
+            identity = row_fields.value_of(row, id_field)
+        except RowError:  # of a template
+            identity = None
+        identity = row.get("id") if identity is None else identity
         try:
             answers.line({"id": identity})
         except ValueError:

@@ -54,7 +54,7 @@ class Assembly:
         self.compared = self.agreed = self.rationalised = 0
         self._dropped: collections.Counter[str] = collections.Counter()
         self._noticed: collections.Counter[str] = collections.Counter()
-        self._worked = {selection.same_text_key(example.input) for example in prompt.examples}
+        self._worked = {metrics.same_text_key(example.input) for example in prompt.examples}
         self._noted: set[int] = set()
         self._read: dict[tuple[str, str], list[Said]] = {}
 
@@ -176,7 +176,7 @@ class Assembly:
         texts = (row.record.input, *row.record.choices)
         if any(self.prompt.imitates_template(text) for text in texts):
             self._noticed["the input has lines that look like the prompt's own (indented in the prompt)"] += 1
-        if selection.same_text_key(row.record.input) in self._worked:
+        if metrics.same_text_key(row.record.input) in self._worked:
             self._noticed["the input is a worked example of the prompt"] += 1
 
     def _agreeing(self, answers: Sequence[Answer], vote: Vote) -> list[Answer]:

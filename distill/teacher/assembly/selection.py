@@ -83,11 +83,6 @@ class Rules:
             raise ValueError(f"Rules.most_repeats must be ≥ 1; got {self.most_repeats}")
 
 
-def same_text_key(text: str) -> str:
-    """A key that ignores case and white space."""
-    return " ".join(text.casefold().split())
-
-
 def number_of_words(text: str) -> int:
     """Words in ``text``, by white space."""
     return len(text.split())
@@ -141,7 +136,7 @@ class Sieve:
         """
         rules, kept, here = self.rules, [], set()
         for number, (text, leaks) in enumerate(rationales):
-            words, key = number_of_words(text), same_text_key(text)
+            words, key = number_of_words(text), metrics.same_text_key(text)
             if leaks:
                 self.seen[f"leakage: {leaks}"] += 1
             if key in here:

@@ -193,12 +193,10 @@ def compute(
     """
     stats = Statistics(ruler.unit, rows=len(records), failures=dict(failures or {}))
     inputs, labels, rationales = _measure(stats, records, ruler, plan)
-    twice = _repeats(selection.same_text_key(record.input) for record in records)
-    stats.duplicate_inputs = sum(twice[selection.same_text_key(record.input)] > 1 for record in records)
+    twice = _repeats(metrics.same_text_key(record.input) for record in records)
+    stats.duplicate_inputs = sum(twice[metrics.same_text_key(record.input)] > 1 for record in records)
     stats.contradictions = _contradictions(records)
-    reasons = _repeats(
-        key for record in records for key in {selection.same_text_key(text) for text in record.rationales}
-    )
+    reasons = _repeats(key for record in records for key in {metrics.same_text_key(text) for text in record.rationales})
     stats.repeated = _most_repeated(records, reasons)
     for n, record in enumerate(records):
         origin = provenance[n] if n < len(provenance) else {}
@@ -211,8 +209,8 @@ def compute(
             "failed reply": bool(failed and record.id in failed),
             "input cut": plan.inputs is not None and inputs[n] > plan.inputs,
             "target cut": plan.targets is not None and max([labels[n], *rationales[n]]) > plan.targets,
-            "input twice": twice[selection.same_text_key(record.input)] > 1,
-            "rationale twice": any(reasons[selection.same_text_key(text)] > 1 for text in record.rationales),
+            "input twice": twice[metrics.same_text_key(record.input)] > 1,
+            "rationale twice": any(reasons[metrics.same_text_key(text)] > 1 for text in record.rationales),
         }
         flags |= _labels(stats, record, answer)
         kinds = [selection.leak(text, record.llm_label or record.label, marker=marker) for text in record.rationales]
@@ -264,7 +262,7 @@ def _most_repeated(records: Sequence[Record], reasons: Mapping[str, int]) -> lis
     texts: dict[str, str] = {}
     for record in records:
         for text in record.rationales:
-            texts.setdefault(selection.same_text_key(text), text)
+            texts.setdefault(metrics.same_text_key(text), text)
     shared = [(texts[key], number) for key, number in reasons.items() if number > 1]
     return sorted(shared, key=lambda pair: -pair[1])[:20]
 
@@ -273,9 +271,9 @@ def _contradictions(records: Sequence[Record]) -> int:
     by_input: dict[str, set[str]] = collections.defaultdict(set)
     for record in records:
         if record.label is not None:
-            by_input[selection.same_text_key(record.input)].add(metrics.normalise_text(record.label))
+            by_input[metrics.same_text_key(record.input)].add(metrics.normalise_text(record.label))
     return sum(
-        record.label is not None and len(by_input[selection.same_text_key(record.input)]) > 1 for record in records
+        record.label is not None and len(by_input[metrics.same_text_key(record.input)]) > 1 for record in records
     )
 
 

@@ -39,7 +39,7 @@ def test_nothing_is_cut_in_a_pipe(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["data", "--file=train=train.jsonl", *[flag for flag in FLAGS if flag != "--json"]]) == 0
     printed = capsys.readouterr().out
-    assert "agreement, improved" in printed and "train+validation" in printed
+    assert "rationale targets" in printed and "train+validation" in printed
     assert "…" not in printed
     assert max(map(len, printed.splitlines())) > 100
 
@@ -141,3 +141,20 @@ def test_the_report_imports_neither_tensorflow_nor_jax(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_rows_without_anything_to_train_on_are_an_error(folder, capsys):
+    line = error(capsys, "--file=train=train.jsonl", "--field=label=absent_label", "--vocabulary=bytes")
+    assert "absent_label" in line
+    pathlib.Path("bare.jsonl").write_text('{"problem": "1 + 1?", "solution": "2"}\n' * 3)
+    line = error(capsys, "--file=train=bare.jsonl", "--field=input=problem", "--vocabulary=bytes")
+    assert "bare.jsonl: no row has a label or a rationale to train on; give --field=label=FIELD" in line
+    assert "(the rows have: problem, solution)" in line
+
+
+def test_settings_of_a_training_need_its_files(folder, capsys):
+    pathlib.Path("mine.gin").write_text("TRAIN_STEPS = 10\nFILES = {'train': 'train.jsonl'}\n")
+    line = error(capsys, "--gin_file=gin/tasks/jsonl.gin", "--gin_file=mine.gin", "--vocabulary=bytes")
+    assert (
+        "nothing uses TRAIN_STEPS" in line and "give all files of its command: those of the model, the run and" in line
+    )

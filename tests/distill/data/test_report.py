@@ -119,3 +119,26 @@ def test_on_the_papers_data(paper_data):
     assert result["svamp"]["test"]["agreement"]["strict"]["share"] == pytest.approx(0.740)
     assert result["cqa"]["train+validation"]["agreement"]["improved"]["share"] == pytest.approx(0.758, abs=5e-4)
     assert result["cqa"]["test"]["agreement"]["improved"]["share"] == pytest.approx(0.788, abs=5e-4)
+
+
+def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
+    rows = [{"input": f"q{n}", "label": str(n), "rationale": "because"} for n in range(6)]
+    rows += [{**rows[1], "label": "9"}, {**rows[2], "label": ""}]
+    rows[3].pop("rationale")
+    files = {"train": rows, "test": [rows[4]]}
+    for split, content in files.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    places = {split: tmp_path / f"{split}.jsonl" for split in files}
+    dataset = jsonl.dataset(places, name="mine", validation_fraction=0.0)
+    result = data_report.report([dataset], BYTES, details=True)
+    found = result["sets"]["mine"]
+    assert found["train"]["repeats"] == {"rows": 4, "contradicting": 2, "of_training": 0}
+    assert found["test"]["repeats"] == {"rows": 0, "contradicting": 0, "of_training": 1}
+    lacking = [(row["reason"], row["line"]) for row in found["train"]["lacking"]]
+    assert lacking == [("no gold label", 8), ("no rationale", 4)]
+    held = io.StringIO()
+    data_report.render(result, rich.console.Console(file=held, width=200))
+    printed = held.getvalue()
+    assert "mine train: 4 rows have the input of another row; 2 of these have different gold labels" in printed
+    assert "mine test: 1 row has the input of a training row" in printed
+    assert "train.jsonl:8  no gold label" in printed and "undecided" not in printed

@@ -23,6 +23,14 @@ def test_every_line_is_a_row_with_its_input_or_its_error(tmp_path):
     json.dumps([row.fingerprint for row in rows]).encode("utf-8")
 
 
+def test_the_id_is_read_from_its_field_or_else_from_id(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"nr": 7, "id": "a", "question": "x"}, {"id": "b", "question": "x"}, {"question": "x"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row.id for row in input_rows.read(path, "question", "nr")] == [7, "b", None]
+    assert [row.id for row in input_rows.read(path, "question", "{nr}-{id}")] == ["7-a", "b", None]
+
+
 def test_a_field_that_no_row_has_is_named_with_the_nearest(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "a"}\n{"query": "b"}\n')

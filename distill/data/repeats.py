@@ -1,0 +1,54 @@
+"""Rows whose input another row has: in the same split, and in the training rows, where it makes a test score too high."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+from distill.counting import counted
+from distill.tasks import metrics
+from distill.tasks.records import Record
+
+TRAIN = "train"
+
+
+class Repeats:
+    """Inputs of the rows of some splits, compared without case and spacing."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, collections.Counter[int]] = {}
+        self._labels: dict[str, dict[int, set[int]]] = {}
+
+    def add(self, split: str, record: Record) -> None:
+        """Adds a row of a split."""
+        key = hash(metrics.same_text_key(record.input))  # 64 bits: two different inputs are not expected to share one
+        self._rows.setdefault(split, collections.Counter())[key] += 1
+        if record.label is not None:
+            labels = self._labels.setdefault(split, {}).setdefault(key, set())
+            labels.add(hash(metrics.normalise_text(record.label)))
+
+    def of(self, split: str) -> dict[str, int]:
+        """Returns the counts of a split.
+
+        Returns:
+          ``rows``: rows whose input another row of the split has; ``contradicting``: of these, rows of inputs with several
+          gold labels; ``of_training``: rows of another split than ``train`` whose input a training row has.
+        """
+        nothing: collections.Counter[int] = collections.Counter()
+        rows, labels = self._rows.get(split, nothing), self._labels.get(split, {})
+        train = nothing if split == TRAIN else self._rows.get(TRAIN, nothing)
+        return {
+            "rows": sum(number for number in rows.values() if number > 1),
+            "contradicting": sum(number for key, number in rows.items() if len(labels.get(key, ())) > 1),
+            "of_training": sum(number for key, number in rows.items() if key in train),
+        }
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """The counts of :meth:`Repeats.of` in words; nothing without a repeated input."""
+    out = []
+    if found["rows"]:
+        other = f"; {found['contradicting']:,} of these have different gold labels" if found["contradicting"] else ""
+        out.append(f"{found['rows']:,} rows have the input of another row{other}")
+    if found["of_training"]:
+        out.append(f"{counted(found['of_training'], 'row has', 'rows have')} the input of a training row")
+    return out
