@@ -209,7 +209,20 @@ class Run:
         return [f"no validation rows are given: {share} are held out for validation and not trained on"]
 
     def advice(self) -> list[str]:
-        """Lines about settings that are legal and most likely not meant: a table and windows of another vocabulary."""
+        """Lines about settings that are legal and most likely not meant."""
+        return [*self._idle_weights(), *self._oversized()]
+
+    def _idle_weights(self) -> list[str]:
+        """A line if weights of two tasks are set, and one task is trained."""
+        task, loss = self.arguments["data"].mixture_or_task_name, self.arguments["loss"]
+        if not task.endswith(("_label", "_rationale")):
+            return []
+        given = {"LAMBDA": loss.lam, "ALPHA": loss.alpha}
+        idle = [f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)) and value != 1]
+        return [f"{task} is one task: {text} changes nothing" for text in idle]
+
+    def _oversized(self) -> list[str]:
+        """Lines if the table and the windows are those of another vocabulary."""
         from distill.model import configs
         from distill.tasks import vocabularies
 

@@ -211,18 +211,22 @@ def _axis(name: str, place: _Place) -> _Axis:
 
 
 def _check_distinct(place: _Place, axis: _Axis) -> None:
-    """Raises SweepError, with the line of the second one, if two levels of an axis have the same name."""
-    names = [level.name for level in axis.levels]
-    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
-    if twice is None:
+    """Raises SweepError, with the line of the second one, if two levels of an axis have one name, or set one number."""
+
+    def same(level: Level) -> str | float:
+        values = [text.partition(" = ")[2] for text in level.bindings]
+        return level.number if level.number is not None and values == [level.name] else level.name
+
+    names = [same(level) for level in axis.levels]
+    second = next((number for number, name in enumerate(names) if name in names[:number]), None)
+    if second is None:
         return
+    twice = axis.levels[names.index(names[second])].name
     key = (
         next((key for key in ("values", "ratio") if key in place.value), None) if isinstance(place.value, dict) else ""
     )
     values = place if key == "" else None if key is None else place[key]
     if values is not None and isinstance(values.value, list):
-        named = [axis.kind.level(value).name if axis.kind.macros else str(value) for value in values.value]
-        second = named.index(twice, named.index(twice) + 1)
         place.line = place.lines.get((*values.keys, str(second)))
     raise place.error(f"has the level {twice!r} twice; delete one, or give RANDOM_SEED more values to repeat a run")
 

@@ -23,6 +23,20 @@ def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
     assert distill.from_gin(files, given | {"INITIAL_CHECKPOINT_PATH": "runs/a"}).advice() == []
 
 
+def test_a_weight_of_two_tasks_where_one_is_trained_is_named(tmp_path):
+    given = {
+        "MODEL_DIR": tmp_path / "run",
+        "FILES": {"train": "a.jsonl"},
+        "VOCABULARY_PATH": "bytes",
+        "VOCAB_SIZE": 384,
+    }
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/finetune.gin", "gin/hardware/cpu.gin"]
+    given |= {"TEST_SPLIT": None, "LAMBDA": 3}
+    assert distill.from_gin(files, given).advice() == ["jsonl_label is one task: LAMBDA=3 changes nothing"]
+    assert distill.from_gin(files, given | {"LAMBDA": 1}).advice() == []
+    assert distill.from_gin(files, given | {"FORM": "paired"}).advice() == []
+
+
 def test_rows_that_are_held_out_are_announced():
     given = {"MODEL_DIR": "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
     given["TEST_SPLIT"] = None

@@ -67,6 +67,7 @@ BAD = [
     ("axes: {A: [1, 2]\n", "is not YAML: "),
     ("axes:\n  A: [1]\n  A: [2]\n", ":3 is not YAML: 'A' is given twice"),
     ("axes:\n  A: [1, 2, 1]\n", ":2: axis 'A' has the level '1' twice; delete one"),
+    ("axes:\n  A:\n  - 3\n  - 2\n  - 3.0\n", ":5: axis 'A' has the level '3' twice; delete one"),
     ("axes:\n  A:\n    values:\n    - 1\n    - 2\n    - 1\n", ":6: axis 'A' has the level '1' twice; delete one"),
     ("axes:\n  r: {ratio: [2, '2:1']}\n", ":2: axis 'r' has the level '2:1' twice; delete one"),
     (
