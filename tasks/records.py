@@ -234,10 +234,13 @@ class Report:
         return dict(collections.Counter(problem.reason for problem in self.problems).most_common())
 
     def __str__(self) -> str:
-        head = (
-            f"{counted(self.rows, 'row')} used; {len(self.rejected)} rejected, {len(self.failed)} with a reply that "
-            f"failed, {len(self.undecided)} with one that names no single answer"
-        )
+        kinds = {
+            "rejected": self.rejected,
+            "with a reply that failed": self.failed,
+            "with a reply that names no single answer": self.undecided,
+        }
+        parts = ", ".join(f"{len(found):,} {what}" for what, found in kinds.items() if found)
+        head = f"{counted(self.rows, 'row')} used{'; ' * bool(parts)}{parts}"
         first = {problem.reason: problem for problem in reversed(self.problems)}
         reasons = "; ".join(
             f"{number} × {reason}{first[reason].place(', first: ')}" for reason, number in self.counts().items()

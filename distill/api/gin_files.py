@@ -1,5 +1,6 @@
 """Finds gin and sweep files by their names."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -45,6 +46,9 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
         for file in files
         if file.endswith(kind)
     }
+    with contextlib.suppress(OSError):
+        beside = os.path.dirname(name)
+        known |= {os.path.join(beside, file) for file in os.listdir(beside or ".") if file.endswith(kind)}
     near = did_you_mean(_alike(name, known))
     if os.path.isdir(name):
         raise ConfigurationError(f"{name!r} is a folder, not a {kind.removeprefix('.')} file")

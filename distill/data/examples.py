@@ -13,7 +13,7 @@ import numpy as np
 import seqio
 from absl import logging
 
-from distill.counting import counted
+from distill.counting import counted, form
 from distill.data import features
 from distill.data.packing import Layout, Sequences, TokenPair
 from distill.tasks import registration, task_ids
@@ -105,7 +105,13 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
             )
         if having < number:
             logging.warning(
-                "%s, %s: %s of %s rows have no %s", task.name, split, f"{number - having:,}", f"{number:,}", what
+                "%s, %s: %s of %s rows %s no %s",
+                task.name,
+                split,
+                f"{number - having:,}",
+                f"{number:,}",
+                form(number - having, "has", "have"),
+                what,
             )
 
 

@@ -151,6 +151,6 @@ def test_a_report_in_one_line_names_the_first_place_of_each_reason():
         report.add("row", "not valid JSON", file="rows.jsonl", line=line)
     report.add(REPLY, "no answer marker", id="x")
     assert str(report) == (
-        "5 rows used; 2 rejected, 1 with a reply that failed, 0 with one that names no single answer "
+        "5 rows used; 2 rejected, 1 with a reply that failed "
         "(2 × not valid JSON, first: rows.jsonl:3; 1 × no answer marker)"
     )

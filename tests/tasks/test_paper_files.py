@@ -48,7 +48,7 @@ def test_a_failed_reply_leaves_the_gold_label(svamp_dir):
     assert len(report.undecided) == 1
     file = svamp_dir / "svamp" / "svamp_train.json"
     assert str(report) == (
-        "6 rows used; 0 rejected, 1 with a reply that failed, 1 with one that names no single answer "
+        "6 rows used; 1 with a reply that failed, 1 with a reply that names no single answer "
         f"(1 × no answer marker, first: {file}:2; 1 × the answer is not arithmetic, first: {file}:4)"
     )
 

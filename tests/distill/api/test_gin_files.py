@@ -22,6 +22,13 @@ def test_own_folders_come_before_the_shipped_ones(tmp_path, monkeypatch):
     assert gin_files.find("gin/models/demo.gin") == "gin/models/demo.gin"
 
 
+def test_a_file_beside_is_proposed_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.gin").write_text("")
+    with pytest.raises(gin_files.ConfigurationError, match=r"no gin file 'smal.gin'; did you mean 'small.gin'"):
+        gin_files.find("smal.gin")
+
+
 def test_what_is_not_there():
     with pytest.raises(
         gin_files.ConfigurationError, match=r"no gin file 'gin/models/dmeo.gin'; did you mean .*demo.gin'"
