@@ -182,7 +182,8 @@ def _lower_train(run: Run, mesh: Mesh, state: TrainState, rng: jax.Array) -> tup
         mesh,
         xla_options.accepted(run.loop.compiler_options, mesh),
     )
-    lowered = step.lower(state, batch, _abstract(rng, mesh))
+    constants = jax.tree.map(lambda value: _abstract(value, mesh), jax.eval_shape(run.loss.constants))
+    lowered = step.lower(state, batch, _abstract(rng, mesh), constants)
     kinds = {"parameters": state.params, "optimizer state": state.opt_state}
     if state.ema_params is not None:
         kinds["averaged parameters"] = state.ema_params
@@ -196,8 +197,8 @@ def _lower_decode(run: Run, mesh: Mesh, state: TrainState) -> tuple[jax.stages.L
     return lowered, {"parameters": sharded_bytes(state.eval_params), "batch": sharded_bytes(tokens)}
 
 
-def _abstract(key: jax.Array, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(mesh))
+def _abstract(array: jax.Array, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=partitioning.replicated(mesh))
 
 
 def sharded_bytes(tree: Any) -> int:

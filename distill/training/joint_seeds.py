@@ -34,7 +34,7 @@ from distill.training.config import DataConfig, LoopConfig, TrainResult, Validat
 from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
-from distill.training.losses import TwoTaskLoss
+from distill.training.losses import Coefficients, TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
@@ -136,13 +136,14 @@ def train_seeds(
     # One device holds everything: it shards and gathers nothing.
     options = {**loop.step_options(), "param_gather": "layer", "sequence_parallel": False}
     step = jax.jit(
-        jax.vmap(make_train_step(model, loss, optimizer, **options)),
+        jax.vmap(make_train_step(model, loss, optimizer, **options), in_axes=(0, 0, 0, None)),
         donate_argnums=0,
         compiler_options=compiler_options,
     )
     ema = loop.ema_decay is not None
     state = _initial_state(model, optimizer, [seed.seed for seed in seeds], initial_checkpoint_path, ema=ema)
-    students = _Stacked(state, step, jnp.stack([jax.random.key(seed.seed + 1) for seed in seeds]))
+    rngs = jnp.stack([jax.random.key(seed.seed + 1) for seed in seeds])
+    students = _Stacked(state, step, rngs, loss.constants())
     trained_parameters = trained_count(optimizer.trainable, state.params) // len(seeds)
     del state
     lanes = []
@@ -214,15 +215,15 @@ def _initial_state(
 class _Stacked:
     """Students on one device with a leading axis of seeds; see :class:`distill.training.lanes.Students`."""
 
-    def __init__(self, state: TrainState, step: jax.stages.Wrapped, rngs: jax.Array):
-        self._state, self._step, self._rngs = state, step, rngs
+    def __init__(self, state: TrainState, step: jax.stages.Wrapped, rngs: jax.Array, coefficients: Coefficients | None):
+        self._state, self._step, self._rngs, self._coefficients = state, step, rngs, coefficients
 
     def update(self, batches: Sequence[Batch]) -> Metrics:
-        self._state, metrics = self._step(self._state, self._stacked(batches), self._rngs)
+        self._state, metrics = self._step(self._state, self._stacked(batches), self._rngs, self._coefficients)
         return metrics
 
     def compiled(self, batches: Sequence[Batch]) -> jax.stages.Compiled:
-        return self._step.lower(self._state, self._stacked(batches), self._rngs).compile()
+        return self._step.lower(self._state, self._stacked(batches), self._rngs, self._coefficients).compile()
 
     @staticmethod
     def _stacked(batches: Sequence[Batch]) -> dict[str, np.ndarray]:

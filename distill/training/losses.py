@@ -21,6 +21,7 @@ __all__ = [
     "task_token_weights",
 ]  # fmt: skip
 
+Coefficients = tuple[Float[Array, ""], Float[Array, ""]]
 NORMALIZERS = ("task_tokens", "task_examples", "all_tokens")
 
 
@@ -63,12 +64,20 @@ class TwoTaskLoss:
         validation.check_range("TwoTaskLoss.mutual_information", self.mutual_information, "a finite number ≥ 0 or None")
         validation.check_range("TwoTaskLoss.z_loss", self.z_loss, "≥ 0")
 
-    def coefficients(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def coefficients(self, step: Int[Array, ""]) -> Coefficients:
         """Returns ``(c_label, c_rationale)`` at ``step``, float32 scalars."""
+        if callable(self.lam):
+            return jnp.float32(1.0), jnp.asarray(self.lam(step), jnp.float32)
         if self.alpha is not None:
             return jnp.float32(self.alpha), jnp.float32(1.0 - self.alpha)
-        lam = self.lam(step) if callable(self.lam) else 1.0 if self.lam is None else self.lam
-        return jnp.float32(1.0), jnp.asarray(lam, jnp.float32)
+        return jnp.float32(1.0), jnp.float32(1.0 if self.lam is None else self.lam)
+
+    def constants(self) -> Coefficients | None:
+        """Returns the coefficients if they are the same at every step; None with a schedule.
+
+        A step that gets them as an argument is one compiled program for all values.
+        """
+        return None if callable(self.lam) else self.coefficients(jnp.int32(0))
 
 
 def lambda_from_alpha(alpha: float) -> float:
@@ -90,7 +99,7 @@ def alpha_from_lambda(lam: float) -> float:
 def task_token_weights(
     loss_weights: Float[Array, "batch length"],
     ids: Int[Array, "batch length"],
-    coefficients: tuple[Float[Array, ""], Float[Array, ""]],
+    coefficients: Coefficients,
     normalizer: str = "task_tokens",
     segment_ids: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length"]:

@@ -134,7 +134,8 @@ def replay(
             if position is not None:
                 stream.restore(position)
             for _ in range(since):
-                state, _ = jitted(state, partitioning.to_global(next(stream).arrays, device_mesh), rng)
+                arrays_of_step = partitioning.to_global(next(stream).arrays, device_mesh)
+                state, _ = jitted(state, arrays_of_step, rng, loss.constants())
             _check_same(arrays, next(stream).arrays, step)
             origin += f" and {since} repeated updates"
         # Dropout and schedules of the loss's weights depend on the step.

@@ -21,7 +21,7 @@ from distill.sharding.cross_entropy import TokenStats, weighted_cross_entropy
 from distill.sharding.dense import LORA_A, LORA_B
 from distill.tasks import task_ids
 from distill.training import mutual_information, uncertainty
-from distill.training.losses import TwoTaskLoss, task_token_weights
+from distill.training.losses import Coefficients, TwoTaskLoss, task_token_weights
 from distill.training.optimizers import Optimizer
 from distill.training.state import TrainState
 from distill.training.trainable import joined
@@ -46,8 +46,11 @@ def make_train_step(
     param_gather: str = "layer",
     sequence_parallel: bool = False,
     skip_nonfinite: bool = False,
-) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
-    """Returns ``step(state, batch, rng) -> (state, metrics)``, which the caller jits.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns ``step(state, batch, rng, coefficients=None) -> (state, metrics)``, which the caller jits.
+
+    ``coefficients`` are those of :meth:`distill.training.losses.TwoTaskLoss.constants`: as an argument, they leave the
+    compiled program the same for all λ. None takes those of ``loss``.
 
     Args:
       config: configuration of the student.
@@ -86,8 +89,13 @@ def make_train_step(
     if trainable is not None:
         trainable.check(config)
 
-    def step(state: TrainState, batch: Arrays, rng: jax.Array) -> tuple[TrainState, Metrics]:
-        coefficients = uncertainty.coefficients(state.opt_state) if weighing else loss.coefficients(state.step)
+    def step(
+        state: TrainState, batch: Arrays, rng: jax.Array, coefficients: Coefficients | None = None
+    ) -> tuple[TrainState, Metrics]:
+        if weighing:
+            coefficients = uncertainty.coefficients(state.opt_state)
+        elif coefficients is None:
+            coefficients = loss.coefficients(state.step)
         weights = task_token_weights(
             batch["decoder_loss_weights"],
             batch["decoder_task_ids"],
@@ -203,7 +211,7 @@ def skipped_if(
 
 
 def jit_step(
-    step: Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]],
+    step: Callable[..., tuple[TrainState, Metrics]],
     shardings: TrainState,
     mesh: Mesh,
     compiler_options: dict[str, bool | int | float | str] | None = None,

@@ -38,7 +38,7 @@ from distill.training.config import (
 from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
-from distill.training.losses import TwoTaskLoss
+from distill.training.losses import Coefficients, TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.preemption import StopRequest
 from distill.training.provenance import Origin
@@ -167,7 +167,7 @@ def train(
         student = _Student(
             state,
             jit_step(step, shardings_of(like), device_mesh, compiler_options),
-            jax.random.key(loop.seed + 1),
+            (jax.random.key(loop.seed + 1), loss.constants()),
             device_mesh,
         )
         devices = counted(device_mesh.size, f"{device_mesh.devices.flat[0].platform} device")
@@ -244,12 +244,15 @@ def _agree_on_best(saver: Checkpoints, state: TrainState, progress: Progress, te
 class _Student:
     """One student, sharded over a mesh; see :class:`distill.training.lanes.Students`."""
 
-    def __init__(self, state: TrainState, step: jax.stages.Wrapped, rng: jax.Array, mesh: Mesh):
-        self._state, self._step, self._rng, self._mesh = state, step, rng, mesh
+    def __init__(
+        self, state: TrainState, step: jax.stages.Wrapped, always: tuple[jax.Array, Coefficients | None], mesh: Mesh
+    ):
+        # ``always``: the arguments of each step, the key of dropout and the weights of the tasks.
+        self._state, self._step, self._always, self._mesh = state, step, always, mesh
 
     def update(self, batches: Sequence[Batch]) -> Metrics:
         (batch,) = batches
-        self._state, metrics = self._step(self._state, partitioning.to_global(batch.arrays, self._mesh), self._rng)
+        self._state, metrics = self._step(self._state, partitioning.to_global(batch.arrays, self._mesh), *self._always)
         return metrics
 
     def state(self, lane: int) -> TrainState:
@@ -263,7 +266,7 @@ class _Student:
         (batch,) = batches
         arrays = partitioning.to_global(batch.arrays, self._mesh)
         compiled = self._step.lower(
-            self._state, arrays, self._rng
+            self._state, arrays, *self._always
         ).compile()  # the jitted call then finds it in its cache
         # The first collective of two processes on CPUs fails if one is 30 s later than the other, and only process 0 reads
         # the step from JAX's persistent cache. This barrier, of the coordination service, waits for longer.

@@ -110,6 +110,21 @@ def assert_same(got, wanted, rtol=1e-5):
 UNPACKED, PACKED = Layout(16, 10, 8, packed=False), Layout(8, 24, 24)
 
 
+def test_one_program_serves_all_weights_of_the_tasks(params):
+    batch = batch_of(pairs(), PACKED)
+    losses = [TwoTaskLoss(lam=0.25), TwoTaskLoss(lam=4.0), TwoTaskLoss(alpha=0.3)]
+    steps = [jax.jit(make_train_step(CONFIG, loss, SGD)) for loss in losses]
+    state = init_state(params, SGD)
+    lowered = [step.lower(state, batch, RNG, loss.constants()) for step, loss in zip(steps, losses)]
+    assert len({one.as_text() for one in lowered}) == 1
+    program = lowered[0].compile()
+    for loss in losses[1:]:
+        after, metrics = program(state, batch, RNG, loss.constants())
+        gradient = jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), params, after.params)
+        assert_same((summarize([metrics]), gradient), gradient_step(params, batch, loss), rtol=1e-6)
+    assert TwoTaskLoss(lam=lambda step: jnp.float32(1.0)).constants() is None
+
+
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_packed_equals_unpacked(params, normalizer):
     loss = TwoTaskLoss(lam=0.6, normalizer=normalizer, z_loss=1e-3)
