@@ -19,7 +19,9 @@ def replace(path: epath.PathLike, content: str | bytes) -> None:
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is not None and str(error.filename) == str(part):
+            error.filename = str(target)  # the name that the caller knows
         raise

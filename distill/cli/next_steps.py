@@ -36,7 +36,10 @@ def after_training(run: "Run") -> list[str]:
         return [*lines, *_listed(commands)]
     rows = _rows_of(run.bindings.get("FILES"))
     described = students.read(directory)
-    commands.append(["infer", f"--model_dir={directory}", f"--input={rows or _NEW_ROWS}", "--output=answers.jsonl"])
+    stem = f"{Path(rows).name.partition('.')[0]}_" if rows else ""  # the answers to other rows have another name
+    commands.append(
+        ["infer", f"--model_dir={directory}", f"--input={rows or _NEW_ROWS}", f"--output={stem}answers.jsonl"]
+    )
     commands.append(["export", f"--model_dir={directory}", f"--output={_export_folder(directory)}"])
     return [*lines, *_listed(commands, {1: _reads(described)})]
 

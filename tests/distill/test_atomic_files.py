@@ -16,3 +16,10 @@ def test_a_write_that_fails_leaves_the_earlier_text(tmp_path):
     atomic_files.replace(str(path), b"\0\xff")
     assert path.read_bytes() == b"\0\xff"
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        atomic_files.replace(tmp_path / "absent" / "a.json", "one")
+    assert caught.value.filename == str(tmp_path / "absent" / "a.json")
+    assert ".part" not in str(caught.value)

@@ -110,10 +110,10 @@ def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _cost(step: Step, hours: str) -> str:
-    text = f"About {number(step.hours, 2)} {hours}"
+    text = f"It takes about {number(step.hours, 2)} {hours}"
     if not (math.isfinite(step.width) and step.hours > 0):
         return f"{text}."
-    return f"{text}: narrower by {number(100 * (1 - step.width) / step.hours, 2)} % per {hours.removesuffix('s')}."
+    return f"{text}; the interval becomes {100 * (1 - step.width):.0f} % narrower."
 
 
 def of_line(name: str) -> str:
