@@ -28,7 +28,10 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
         the line and the axis that sets the value.
     """
     from distill.experiments.sweep import SweepError, plan, remarks
+    from distill.inference import own_files
 
+    if not (options.dry_run and sweep.directory.exists()):
+        own_files.check_can_be_made("directory", sweep.directory)
     runs, places = _runs(sweep), _Places(sweep, options)
     scans: dict[str, Scan] = {}
     known: dict[str, Scan] = {}  # runs that differ in the seed alone have one configuration

@@ -131,6 +131,15 @@ def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
         assert "give another directory with --directory=DIR" in line
 
 
+def test_a_folder_that_cannot_be_made_is_named_once(capsys, monkeypatch):
+    Path("taken").write_text("")
+    Path("s.yaml").write_text(TEXT.replace("directory: out", "directory: taken/out"))
+    monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
+    assert main.main(["sweep", "s.yaml"]) == exit_codes.MISTAKE
+    line = capsys.readouterr().err
+    assert line.startswith("distill sweep: directory=taken/out cannot be made: ") and line.count("cannot be made") == 1
+
+
 def test_a_misspelt_name_is_named_before_the_difference_from_the_directory(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
     begun = plan.prepare(reading.read("s.yaml")).runs[0]
