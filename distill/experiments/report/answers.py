@@ -28,6 +28,8 @@ class EqualShare:
       rows: training rows of 100 %.
       share: of the data; 0 if the smallest amount is already enough, infinite if all of it is not.
       smallest: the smallest share that was trained.
+      told: whether it is worth a sentence: no other standard line has more levels in common with ``line``, and ``line``
+        uses rationales, unless no line does.
     """
 
     line: str
@@ -36,6 +38,7 @@ class EqualShare:
     rows: float
     share: statistics.Interval
     smallest: float
+    told: bool = True
 
 
 def crossing(
@@ -83,6 +86,7 @@ def equal_shares(evidence: Evidence) -> list[EqualShare]:
     standard = [line for line in lines if is_standard(line)]
     out = []
     for line in lines:
+        nearest = min((_differing(line, other) for other in standard if other is not line), default=0)
         for other in standard:
             if line is other or line.values[-1] <= 0:
                 continue
@@ -96,8 +100,15 @@ def equal_shares(evidence: Evidence) -> list[EqualShare]:
             draws = np.stack([evidence.cell_draws(cell) for cell in line.cells], axis=1)
             found = crossing(x, draws, evidence.cell_draws(other.cells[-1]))
             interval = statistics.percentile_interval(share, found)
-            out.append(EqualShare(line.name, other.name, goal, everything, interval, float(x[0])))
+            told = _differing(line, other) == nearest and (line not in standard or len(standard) == len(lines))
+            out.append(EqualShare(line.name, other.name, goal, everything, interval, float(x[0]), told))
     return out
+
+
+def _differing(line: Line, other: Line) -> int:
+    """The number of axes on which two lines have other levels, at the end of the lines."""
+    ours, theirs = line.cells[-1].values, other.cells[-1].values
+    return sum(ours.get(axis) != theirs.get(axis) for axis in {*ours, *theirs})
 
 
 def headline(shares: Sequence[EqualShare]) -> EqualShare:

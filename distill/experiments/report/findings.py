@@ -60,7 +60,7 @@ def sentences(analysis: Analysis) -> list[str]:
             out.append(verdict(analysis, comparison, f"{one_line(head.a.label)}", one_line(head.name)))
     out += [optimum_sentence(analysis, each) for each in analysis.optima]
     out += [unfitted_sentence(each) for each in analysis.unfitted]
-    out += [share_sentence(analysis, each) for each in analysis.shares]
+    out += [share_sentence(analysis, each) for each in analysis.shares if each.told]
     out += [smallest_sentence(each) for each in analysis.smallest]
     out += _teacher_and_before(analysis)
     out += _cost(analysis)
@@ -186,24 +186,25 @@ def lam_interval(optimum: Optimum) -> str:
 
 def share_text(found: EqualShare) -> str:
     """A share of the data with its interval."""
+    value, low, high = (share_end(found, end) for end in (found.share.value, found.share.low, found.share.high))
+    return f"{value} (95 % interval {low} to {high})"
 
-    def end(value: float) -> str:
-        return (
-            f"≤ {100 * found.smallest:.0f} %"
-            if value == 0
-            else "> 100 %"
-            if math.isinf(value)
-            else f"{100 * value:.0f} %"
-        )
 
-    return f"{end(found.share.value)} (95 % interval {end(found.share.low)} to {end(found.share.high)})"
+def share_end(found: EqualShare, value: float) -> str:
+    """A share of the data, or the end that it lies beyond."""
+    if value == 0:
+        return f"≤ {100 * found.smallest:.0f} %"
+    return "> 100 %" if math.isinf(value) else f"{100 * value:.0f} %"
 
 
 def share_sentence(analysis: Analysis, found: EqualShare) -> str:
     """One sentence about the share of data that is enough."""
     goal = f"{one_line(found.standard)} with all {large(found.rows)} rows ({score(analysis, found.goal)})"
     if math.isinf(found.share.value):
-        return f"{one_line(found.line)} does not reach {goal} with any share of the data: {share_text(found)}."
+        perhaps = (
+            "" if math.isinf(found.share.low) else f" (the interval begins at {share_end(found, found.share.low)})"
+        )
+        return f"{one_line(found.line)} does not reach {goal} with as many rows{perhaps}."
     return f"{one_line(found.line)} equals {goal} at {share_text(found)} of the data."
 
 

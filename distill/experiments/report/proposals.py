@@ -14,6 +14,9 @@ from distill.experiments.report.optimum import effective_lines
 from distill.experiments.report.settings import Cell
 from distill.experiments.report.text import number, one_line
 
+MOST_SEEDS = 40
+"""A difference that needs more seeds is not pursued: other settings are worth more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -80,7 +83,7 @@ def _more_seeds(analysis: Analysis, found: Comparison) -> list[Step]:
     """More seeds of two settings, up to the number at which the difference is detected; empty if they have as many."""
     seeds, cells = found.needed.seeds or 0, (found.a, found.b)
     added = [seeds - len(cell.runs) for cell in cells]
-    if min(added) <= 0:
+    if min(added) <= 0 or seeds > MOST_SEEDS:
         return []
     unit = " points" if analysis.evidence.scale == 100 else ""
     text = (

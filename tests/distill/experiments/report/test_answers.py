@@ -74,3 +74,26 @@ def test_the_headline_is_the_least_data_for_the_highest_goal():
     shares = [share("standard", 93.0, math.inf), share("a", 84.0, 0.4), share("a", 93.0, 0.5), share("b", 93.0, 0.9)]
     assert answers.headline(shares) is shares[2]
     assert answers.headline(shares[:1]) is shares[0]
+
+
+def test_a_line_is_told_against_the_standard_line_nearest_to_it(tmp_path):
+    names = []
+    for width in (32, 64):
+        for form, right in (("label", 0.5), ("paired", 0.8)):
+            for rows in (100, 400):
+                for seed in (0, 1, 2):
+                    correct = np.random.default_rng(seed + rows).random(60) < right * (0.5 + rows / 800) * width / 64
+                    names.append(synthetic.name(width=width, FORM=form, TRAIN_ROWS=rows, RANDOM_SEED=seed))
+                    synthetic.write_run(
+                        tmp_path / names[-1],
+                        correct,
+                        configuration={"FORM": form, "TRAIN_ROWS": rows, "RANDOM_SEED": seed, "width": width},
+                        train_rows=rows,
+                    )
+    synthetic.write_sweep(tmp_path, names)
+    shares = analysed(tmp_path)[1].shares
+    assert len(shares) == 6
+    told = {(each.line, each.standard) for each in shares if each.told}
+    assert len(told) == 2
+    for line, standard in told:
+        assert "paired" in line and "label" in standard and line.replace("paired", "label") == standard
