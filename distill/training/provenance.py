@@ -6,6 +6,7 @@ a cache contain, too.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -164,8 +165,12 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@functools.cache
 def code() -> Code:
-    """The version, git revision and libraries of the running program."""
+    """The version, git revision and libraries of the running program.
+
+    They are read once per process: what is checked out or installed while a sweep runs is not what the process has loaded.
+    """
     revision, modified = _revision(Path(distill.__file__).resolve().parents[1])
     versions = {}
     for name in _LIBRARIES:

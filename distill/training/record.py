@@ -45,7 +45,8 @@ class Code:
     Attributes:
       version: of this package.
       revision: the git commit; None outside of a git checkout.
-      modified: whether tracked files differed from that commit when the last attempt started; None without a revision.
+      modified: whether tracked files differed from that commit when the process of the last attempt trained its first run;
+        None without a revision.
       versions: library → version.
     """
 

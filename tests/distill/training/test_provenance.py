@@ -127,6 +127,7 @@ def test_the_revision_is_that_of_the_package_and_of_no_other_checkout(tmp_path):
 
 def test_the_code_and_the_machine():
     code, machine = provenance.code(), provenance.environment(devices=2)
+    assert provenance.code() is code  # a later revision is not the one that this process has loaded
     assert code.versions["jax"] == jax.__version__
     assert (machine.devices, machine.processes, machine.device_kind) == (2, 1, "cpu")
     assert machine.python == sys.version.split()[0]
