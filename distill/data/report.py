@@ -286,6 +286,9 @@ def report(
                 missing = error
         if all("missing" in each for each in found.values()):
             raise missing
+        for name, _, split in parts:
+            if "missing" not in found[name] and split == name:
+                found[name]["repeats"] = inputs.of(split)  # now that the training rows are known, too
     size = _size(vocabulary)
     return {"vocabulary_size": size, "lengths": dict(lengths or {}), "encoder_bos": encoder_bos, "sets": sets}
 

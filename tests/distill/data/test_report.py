@@ -125,7 +125,7 @@ def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
     rows = [{"input": f"q{n}", "label": str(n), "rationale": "because"} for n in range(6)]
     rows += [{**rows[1], "label": "9"}, {**rows[2], "label": ""}]
     rows[3].pop("rationale")
-    files = {"train": rows, "test": [rows[4]]}
+    files = {"test": [rows[4]], "train": rows}
     for split, content in files.items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     places = {split: tmp_path / f"{split}.jsonl" for split in files}
