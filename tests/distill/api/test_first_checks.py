@@ -127,7 +127,7 @@ def test_a_mistake_is_one_line(binding, message):
             "{'input': 'question'}",
             "no row has a label, llm_label or rationale to train on; FIELDS maps the fields of a ",
         ),
-        ("{'input': 'question'}", "as {'label': 'answer'} (the rows have: answer, question)"),
+        ("{'input': 'question'}", "as {'label': 'FIELD', 'rationale': 'FIELD'} (the rows have: answer, question)"),
         ("{'label': 'answer'}", "no row has the field 'input'; FIELDS maps"),
     ],
 )
