@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-from jax._src import compilation_cache
+import jax
+from jax._src import compilation_cache, compiler
 
 import kept_programs
 
@@ -20,6 +21,12 @@ def write(folder, name, content=b"program", used=None):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_name_of_a_program_does_not_hold_its_folder():
+    """JAX hashes the options of the compiler, among which it names a folder for GPUs; sessions have different folders."""
+    options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
+    assert jax.config.jax_compilation_cache_dir.encode() not in options.SerializeAsString()
 
 
 def test_a_session_finds_the_whole_programs_of_the_one_before(tmp_path):
