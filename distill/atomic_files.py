@@ -22,6 +22,6 @@ def replace(path: epath.PathLike, content: str | bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is not None and str(error.filename) == str(part):
+        if isinstance(error, OSError) and str(error.filename) == str(part):
             error.filename = str(target)  # the name that the caller knows
         raise

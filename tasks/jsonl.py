@@ -51,6 +51,11 @@ Files = epath.PathLike | Sequence[epath.PathLike]
 _PATTERN = re.compile(r"[*?\[]")
 
 
+def first_fields(file: epath.Path, purpose: str) -> list[str]:
+    """The names of the fields of a file's first row that can be read, in alphabetical order; empty without one."""
+    return sorted(next((row for _, row in sources.read_rows(file, purpose) if isinstance(row, dict)), {}))
+
+
 def paths_of(files: Files, split: str) -> tuple[epath.Path, ...]:
     """The files of a split, patterns not yet resolved."""
     given = [files] if isinstance(files, str | os.PathLike) else files

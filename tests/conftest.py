@@ -37,7 +37,7 @@ if "DISTILL_TEST_COMPILATION_CACHE" not in os.environ:
     atexit.register(kept_programs.put_back, taken, kept, time.time())
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DISTILL_TEST_COMPILATION_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"  # of GPUs; their path would be part of a program's name
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {tests_support.xla_flags(8)}".strip()
 

@@ -1,8 +1,8 @@
 """The folder of compiled programs that one test session leaves to the next, which then need not compile them.
 
-A session takes the folder, so that two at a time do not write into one, and puts it back at its end. It lies in pytest's
-own cache: ``pytest --cache-clear`` empties it. JAX finds a program by its code, its options and its compiler's version:
-programs of code that has changed since are not found, and leave the folder when it is full.
+A session renames the folder to one of its own and puts it back at its end, so two sessions at a time write into two
+folders. It lies in pytest's own cache: ``pytest --cache-clear`` removes it. JAX finds a program by its code, its options
+and its compiler's version: programs of code that has changed since are not found, and leave the folder when it is full.
 """
 
 import os
@@ -52,6 +52,8 @@ def put_back(taken: pathlib.Path, kept: pathlib.Path, since: float) -> None:
       kept: the folder's place.
       since: time (s) at which the session began; programs written before were checked by the session that wrote them.
     """
+    if not taken.exists():  # ``--cache-clear``, and nothing was compiled since
+        return
     if taken.parent != kept.parent or kept.exists():
         shutil.rmtree(taken, ignore_errors=True)
         return
@@ -95,6 +97,6 @@ def _is_whole(path: pathlib.Path) -> bool:
         return False
     try:
         decompress(path.read_bytes())
-    except Exception:  # each of the compressors that JAX may use has errors of its own
+    except Exception:  # JAX uses one of three compressors, whose errors have no common class
         return False
     return True

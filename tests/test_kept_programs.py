@@ -83,6 +83,13 @@ def test_folders_of_killed_sessions_and_unused_ones_are_removed(tmp_path):
     assert names(tmp_path) == sorted([f"in-use-{os.getppid()}", taken.name, "jax-2"])
 
 
+def test_a_folder_that_was_removed_in_between_is_not_put_back(tmp_path):
+    kept = tmp_path / "programs" / "jax-1"
+    kept_programs.take(kept).rmdir()
+    kept_programs.put_back(tmp_path / "programs" / f"in-use-{os.getpid()}", kept, time.time())
+    assert names(kept.parent) == []
+
+
 def test_a_folder_that_cannot_be_written_is_replaced_by_a_temporary_one_which_is_removed(tmp_path):
     (tmp_path / "file").write_text("")
     kept = tmp_path / "file" / "jax-1"

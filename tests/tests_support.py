@@ -84,6 +84,12 @@ def write_lines(path: pathlib.Path, rows) -> pathlib.Path:
     return path
 
 
+def begin_run(run):
+    """Leaves the folder of a sweep's run as a training that has begun does."""
+    run.directory.mkdir(parents=True)
+    (run.directory / "config.gin").write_text("")
+
+
 def read_lines(path):
     """Reads JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -150,7 +150,7 @@ def _check_rows(source: str, state: tuple[tuple[int, int, int], ...]) -> None:
       source: the arguments of :class:`distill.tasks.jsonl.JsonLines`, as JSON.
       state: of the files, so that files that were changed are read again.
     """
-    from distill.tasks import jsonl, sources
+    from distill.tasks import jsonl
     from distill.tasks.records import SourceError
 
     arguments = json.loads(source)
@@ -162,10 +162,9 @@ def _check_rows(source: str, state: tuple[tuple[int, int, int], ...]) -> None:
     if not number or has_target:
         return
     first = next(jsonl.resolved(jsonl.paths_of(arguments["files"]["train"], "train"), _PURPOSE))
-    names = sorted(next(row for _, row in sources.read_rows(first, _PURPOSE) if isinstance(row, dict)))
     raise SourceError(
         f"{first}: no row has a label, llm_label or rationale to train on; {jsonl.FIELDS_REMEDY}, as "
-        f"{{'label': 'FIELD', 'rationale': 'FIELD'}} (the rows have: {', '.join(names)})"
+        f"{{'label': 'FIELD', 'rationale': 'FIELD'}} (the rows have: {', '.join(jsonl.first_fields(first, _PURPOSE))})"
     )
 
 

@@ -12,7 +12,7 @@ from distill import terminal
 from distill.api import tensorflow_log
 from distill.cli import runs
 from distill.data import report as data_report
-from distill.tasks import jsonl, sources
+from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import SourceError
 
@@ -80,10 +80,9 @@ def _check_targets(result: Mapping[str, Any], options: argparse.Namespace) -> No
     if any(split[name] for split in found for name in ("with_label", "with_rationale", "with_llm_label")):
         return
     path = next(jsonl.resolved(jsonl.paths_of(options.file[0].partition("=")[2], "train"), "rows"))
-    names = sorted(next(row for _, row in sources.read_rows(path, "rows") if isinstance(row, dict)))
     raise SourceError(
         f"{path}: no row has a label or a rationale to train on; give --field=label=FIELD and --field=rationale=FIELD "
-        f"(the rows have: {', '.join(names)})"
+        f"(the rows have: {', '.join(jsonl.first_fields(path, 'rows'))})"
     )
 
 

@@ -277,8 +277,8 @@ def report(
         inputs = repeats.Repeats()
         for name, part, split in parts:
             try:
-                alone = None if part is dataset else repeats.Repeats()  # train+validation has the rows of both
-                found[name] = split_report(part, split, ruler, lengths, inputs=alone or inputs, **options)
+                mine = inputs if part is dataset else repeats.Repeats()  # train+validation has the rows of both
+                found[name] = split_report(part, split, ruler, lengths, inputs=mine, **options)
             except (MissingFileError, EmptySplitError) as error:
                 if splits is not None:
                     raise
@@ -286,8 +286,8 @@ def report(
                 missing = error
         if all("missing" in each for each in found.values()):
             raise missing
-        for name, _, split in parts:
-            if "missing" not in found[name] and split == name:
+        for name, part, split in parts:
+            if "missing" not in found[name] and part is dataset:
                 found[name]["repeats"] = inputs.of(split)  # now that the training rows are known, too
     size = _size(vocabulary)
     return {"vocabulary_size": size, "lengths": dict(lengths or {}), "encoder_bos": encoder_bos, "sets": sets}

@@ -191,7 +191,7 @@ def share_text(found: EqualShare) -> str:
 
 
 def share_end(found: EqualShare, value: float) -> str:
-    """A share of the data, or the end that it lies beyond."""
+    """A share of the data; one beyond the trained amounts as ≤ the smallest, or > 100 %."""
     if value == 0:
         return f"≤ {100 * found.smallest:.0f} %"
     return "> 100 %" if math.isinf(value) else f"{100 * value:.0f} %"

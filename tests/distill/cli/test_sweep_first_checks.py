@@ -7,7 +7,7 @@ import pytest
 from distill import exit_codes
 from distill.cli import main, runs
 from distill.experiments.sweep import plan, reading
-from tests_support import write_rows
+from tests_support import begin_run, write_rows
 
 TEXT = """directory: out
 gin_files: [gin/models/t5_1_1_tiny.gin, gin/tasks/jsonl.gin, gin/runs/distill.gin, gin/hardware/cpu.gin]
@@ -117,9 +117,7 @@ def test_an_end_of_the_range_of_a_search(capsys, monkeypatch):
 
 def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
-    begun = plan.prepare(reading.read("s.yaml")).runs[0]
-    begun.directory.mkdir()
-    (begun.directory / "config.gin").write_text("")
+    begin_run(plan.prepare(reading.read("s.yaml")).runs[0])
     Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20"))
     monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
     for given in ([], ["--dry_run"], ["--workers=2"], ["--index=0"]):
@@ -142,9 +140,7 @@ def test_a_folder_that_cannot_be_made_is_named_once(capsys, monkeypatch):
 
 def test_a_misspelt_name_is_named_before_the_difference_from_the_directory(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
-    begun = plan.prepare(reading.read("s.yaml")).runs[0]
-    begun.directory.mkdir()
-    (begun.directory / "config.gin").write_text("")
+    begin_run(plan.prepare(reading.read("s.yaml")).runs[0])
     Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRIAN_STEPS: 20"))
     assert main.main(["sweep", "s.yaml"]) == exit_codes.MISTAKE
     assert "nothing uses TRIAN_STEPS (set in 'bindings' of s.yaml:8); did you mean" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from distill.experiments import sweep
 from distill.experiments.report import terminal as sweep_report
 from distill.experiments.sweep import SweepError, execution, leases
 from distill.training import reporting
-from tests_support import write_rows
+from tests_support import begin_run, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -97,8 +97,7 @@ def _path(directory):
 
 def test_a_folder_of_another_configuration_is_refused(sweep_file, tmp_path):
     def begin(runs, joint):
-        runs[0].directory.mkdir()
-        (runs[0].directory / "config.gin").write_text("")
+        begin_run(runs[0])
         return {}
 
     sweep.run(sweep.read(sweep_file, tmp_path / "out"), begin, say=lambda text: None)

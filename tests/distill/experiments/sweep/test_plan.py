@@ -7,6 +7,7 @@ import pytest
 
 from distill.experiments import sweep
 from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading
+from tests_support import begin_run
 
 TEXT = "axes: {rates: {ratio: ['2:1', '1:4']}, RANDOM_SEED: [0, 1]}\nbindings: {A: 1}\n"
 
@@ -42,11 +43,6 @@ def test_a_directory_lists_its_runs_and_their_states(tmp_path):
     assert found.source["axes"]["rates"] == {"ratio": ["2:1", "1:4"]} and found.source["bindings"] == {"A": 1}
 
 
-def begin(run):
-    run.directory.mkdir(parents=True)
-    (run.directory / "config.gin").write_text("")
-
-
 def test_a_directory_of_the_older_format_is_converted(tmp_path):
     given = read(tmp_path)
     runs = given.runs()
@@ -64,7 +60,7 @@ def test_a_directory_of_the_older_format_is_converted(tmp_path):
     plan.prepare(given)
     states = [entry.state for entry in sweep.read_directory(tmp_path / "out")]
     assert states == ["waiting", "failed", "waiting", "waiting"]
-    begin(runs[0])
+    begin_run(runs[0])
     with pytest.raises(SweepError, match="holds runs of another configuration"):
         plan.prepare(read(tmp_path, TEXT.replace("A: 1", "A: 2")))
 
@@ -88,7 +84,7 @@ def test_a_plan_that_cannot_be_read_names_the_file(tmp_path, content, message):
 
 def test_a_metric_that_finished_runs_do_not_have_leaves_the_plan_as_it_is(tmp_path):
     made = plan.prepare(read(tmp_path))
-    begin(made.runs[0])
+    begin_run(made.runs[0])
     (made.runs[0].directory / "result.json").write_text('{"test": {"accuracy": 0.5, "loss": 1.0}}')
     before = (tmp_path / "out" / "sweep.json").read_text()
     for write in (False, True):
@@ -115,7 +111,7 @@ def test_a_moved_directory_keeps_the_runs_of_a_common_start(tmp_path):
     moved = reading.read(tmp_path / "s.yaml", tmp_path / "moved")
     made = plan.prepare(moved)
     assert f"INITIAL_CHECKPOINT_PATH = {str(tmp_path / 'moved' / 'pretraining')!r}" in made.runs[0].bindings
-    begin(made.runs[0])
+    begin_run(made.runs[0])
     other = reading.read(tmp_path / "s.yaml", tmp_path / "moved").with_bindings(["INITIAL_CHECKPOINT_PATH = 'x/best'"])
     with pytest.raises(SweepError, match="holds runs of another configuration"):
         plan.prepare(other)

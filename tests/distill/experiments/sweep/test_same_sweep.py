@@ -5,6 +5,7 @@ import json
 import pytest
 
 from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading
+from tests_support import begin_run
 
 TEXT = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}\nbindings: {TRAIN_STEPS: 10, A: 1}\ngin_files: [a.gin, b.gin]\n"
 
@@ -12,11 +13,6 @@ TEXT = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}\nbindings: {TRAIN_STEPS: 10,
 def read(tmp_path, text=TEXT, added=()):
     (tmp_path / "s.yaml").write_text(text)
     return reading.read(tmp_path / "s.yaml", tmp_path / "out").with_bindings(added)
-
-
-def begin(run):
-    run.directory.mkdir(parents=True)
-    (run.directory / "config.gin").write_text("")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +30,7 @@ def begin(run):
     ],
 )
 def test_another_configuration_of_a_run_is_named(tmp_path, text, added, message):
-    begin(plan.prepare(read(tmp_path)).runs[1])
+    begin_run(plan.prepare(read(tmp_path)).runs[1])
     for refuse in (plan.refuse_other_sweep, plan.prepare):
         with pytest.raises(SweepError) as caught:
             refuse(read(tmp_path, text, added))
@@ -63,7 +59,7 @@ def test_a_common_start_that_has_begun_keeps_its_configuration(tmp_path):
     made = plan.prepare(read(tmp_path, text))
     other = text.replace(": 100", ": 200")
     plan.refuse_other_sweep(read(tmp_path, other))  # nothing was trained yet
-    begin(made.start)
+    begin_run(made.start)
     plan.refuse_other_sweep(read(tmp_path, text.replace(": 100", ": 100.0")))
     with pytest.raises(
         SweepError, match=r"common start of another .*: pretraining has TRAIN_STEPS 100 there and 200 in"
@@ -73,7 +69,7 @@ def test_a_common_start_that_has_begun_keeps_its_configuration(tmp_path):
 
 def test_a_value_that_an_axis_replaces_is_not_compared(tmp_path):
     text = TEXT.replace("LAMBDA: [1, 2]", "LAMBDA: [1, 2], TRAIN_STEPS: [30]")
-    begin(plan.prepare(read(tmp_path, text)).runs[0])
+    begin_run(plan.prepare(read(tmp_path, text)).runs[0])
     plan.prepare(read(tmp_path, text.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20")))
     with pytest.raises(SweepError, match="has A 1 there and 2 in this sweep"):
         plan.prepare(read(tmp_path, text.replace("A: 1", "A: 2")))
@@ -93,7 +89,7 @@ def test_a_value_that_an_axis_replaces_is_not_compared(tmp_path):
 def test_runs_of_other_names_are_refused_once_one_has_begun(tmp_path, text, message):
     made = plan.prepare(read(tmp_path))
     plan.refuse_other_sweep(read(tmp_path, text))
-    begin(made.runs[0])
+    begin_run(made.runs[0])
     with pytest.raises(SweepError, match="holds 1 run of another sweep, such as LAMBDA-1__RANDOM_SEED-0: ") as caught:
         plan.refuse_other_sweep(read(tmp_path, text))
     assert message in str(caught.value)
@@ -102,7 +98,7 @@ def test_runs_of_other_names_are_refused_once_one_has_begun(tmp_path, text, mess
 def test_other_levels_seeds_and_repeated_failures_are_the_same_sweep(tmp_path):
     made = plan.prepare(read(tmp_path))
     for run in made.runs:
-        begin(run)
+        begin_run(run)
     plan.refuse_other_sweep(read(tmp_path, TEXT.replace("[1, 2]", "[1.0, 3]")))
     plan.refuse_other_sweep(read(tmp_path, TEXT.replace("[0, 1]", "[5]")))
     changed = read(tmp_path, TEXT.replace("A: 1", "A: 2"))
@@ -121,7 +117,7 @@ def test_a_sweep_with_budgets_is_compared_without_its_steps_until_they_are_known
     )
     sweep = read(tmp_path, text)
     made = plan.prepare(sweep)
-    begin(made.runs[0])
+    begin_run(made.runs[0])
     path = made.directory / plan.PLAN
     there = json.loads(path.read_text())
     for entry in there["runs"].values():
