@@ -16,11 +16,13 @@ class Ruler:
       unit: name of the unit for display: "tokens of spiece.model".
       count: texts → their lengths, without EOS.
       eos: 1 for EOS; 0 if the unit is not a student's token.
+      unknown: a text → whether it has a token that the vocabulary does not know.
     """
 
     unit: str
     count: Count
     eos: int = 1
+    unknown: Callable[[str], bool] = lambda text: False
 
     def lengths(self, texts: Sequence[str], separator: str | None = None) -> list[int]:
         """Lengths with EOS; 0 for empty texts. ``separator`` represents EOS within a text, as in :mod:`tasks`."""
@@ -50,7 +52,11 @@ def ruler(vocabulary: Any = None) -> Ruler:
 
         processor = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
         unit = f"tokens of {pathlib.Path(vocabulary).name}"
-        return Ruler(unit, lambda texts: [len(ids) for ids in processor.encode(list(texts))])
+        return Ruler(
+            unit,
+            lambda texts: [len(ids) for ids in processor.encode(list(texts))],
+            unknown=lambda text: processor.unk_id() in processor.encode(text),
+        )
     if isinstance(vocabulary, str | pathlib.Path):
         from distill.tasks import vocabularies  # needs TensorFlow
 
@@ -60,4 +66,9 @@ def ruler(vocabulary: Any = None) -> Ruler:
 
 def ruler_of(vocabulary: Any, name: str) -> Ruler:
     """A ruler for an object with ``encode(text) -> ids``."""
-    return Ruler(f"tokens of {name}", lambda texts: [len(vocabulary.encode(text)) for text in texts])
+    unk_id = getattr(vocabulary, "unk_id", None)
+    return Ruler(
+        f"tokens of {name}",
+        lambda texts: [len(vocabulary.encode(text)) for text in texts],
+        unknown=lambda text: unk_id is not None and unk_id in vocabulary.encode(text),
+    )

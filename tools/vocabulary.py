@@ -8,14 +8,17 @@ distill vocabulary --input=rows.jsonl --size=4000 --special=gemma
 """
 
 import argparse
+import collections
 import importlib
 import io
 import re
+import string
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distill import atomic_files, exit_codes, validation
+from distill.counting import counted
 
 if TYPE_CHECKING:
     from etils import epath
@@ -38,6 +41,8 @@ _TRAINER: dict[str, dict[str, Any]] = {
 _GEMMA_SYMBOLS = ("<mask>", "<start_of_turn>", "<end_of_turn>")
 # Special pieces, and one more; Gemma's has one piece per byte, too.
 _SMALLEST = {"t5": 4, "gemma": 4 + len(_GEMMA_SYMBOLS) + 256 + 1}
+_LINE_BYTES = 4192  # SentencePiece's default: the longest line that it reads
+_SHOWN = 12  # unknown characters that a warning names
 
 
 def text_lines(path: "epath.PathLike") -> Iterator[str]:
@@ -94,6 +99,7 @@ def train(
     symbols: Sequence[str] = (),
     split_digits: bool = False,
     character_coverage: float = 1.0,
+    required_characters: str = "",
     exact_size: bool = False,
     extra_ids: int = 0,
 ) -> bytes:
@@ -107,8 +113,11 @@ def train(
         need: ``<pad>`` 0, ``<eos>`` 1, ``<bos>`` 2, ``<unk>`` 3, ``<mask>``, ``<start_of_turn>``, ``<end_of_turn>``, a
         piece per byte, digits split, and spaces kept as they are.
       symbols: texts that always are one piece.
-      split_digits: whether every digit is a separate piece, which helps with arithmetic; always with ``gemma``.
-      character_coverage: the share of characters that must have pieces; the others are unknown.
+      split_digits: whether each digit is a piece of its own, which helps with arithmetic, and all ten have one even if the
+        texts do not; ``gemma`` always splits digits.
+      character_coverage: the share of the texts' characters that get pieces, in [0.98, 1], the frequent ones first; the
+        others are unknown.
+      required_characters: characters that get pieces however rare they are.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
       extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
 
@@ -132,12 +141,14 @@ def train(
     if size < _SMALLEST[special]:
         reason = "its special pieces, 256 bytes and one more" if gemma else "three special pieces and one more"
         raise ValueError(f"size must be at least {_SMALLEST[special]} ({reason}); got {size}")
+    validation.check_range("character_coverage", character_coverage, "in [0.98, 1]")
     if extra_ids < 0:
         raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
     # SentencePiece reads lines, and treats a text with a line break as two.
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     if not lines:
         raise ValueError("there is no text to train on")
+    required = "".join(dict.fromkeys(required_characters + (string.digits if split_digits else "")))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -148,6 +159,9 @@ def train(
             user_defined_symbols=[*(_GEMMA_SYMBOLS if gemma else ()), *symbols],
             split_digits=split_digits or gemma,
             character_coverage=character_coverage,
+            required_chars="".join(required.split()),
+            # SentencePiece leaves out longer lines, and with them characters that no other line has.
+            max_sentence_length=max(_LINE_BYTES, *(len(line.encode()) for line in lines)),
             hard_vocab_limit=exact_size and model_type not in ("word", "char"),
             use_all_vocab=False,
             minloglevel=2,
@@ -161,6 +175,17 @@ def train(
     if not extra_ids:
         return model.getvalue()
     return plain_vocabularies.with_extra_ids(model.getvalue(), extra_ids, "the vocabulary")
+
+
+def unknown_characters(model: bytes, texts: Iterable[str]) -> collections.Counter[str]:
+    """Counts the characters of ``texts`` that a SentencePiece model represents by the unknown token."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    found = collections.Counter[str]()
+    for text in texts:
+        found.update(text)
+    return collections.Counter({c: n for c, n in found.items() if processor.unk_id() in processor.encode(f"a{c}")})
 
 
 def of_words(texts: Iterable[str], size: int) -> bytes:
@@ -226,7 +251,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--symbols", default="", help="texts that are always one piece, comma-separated")
     command.add_argument("--split_digits", action="store_true", help="make every digit a separate piece")
     command.add_argument(
-        "--character_coverage", type=float, default=1.0, help="share of the characters that get a piece; default: 1.0"
+        "--character_coverage",
+        type=float,
+        default=1.0,
+        help="share of characters that get a piece, 0.98 to 1; default: 1.0",
+    )
+    command.add_argument(
+        "--required_characters",
+        default="",
+        metavar="TEXT",
+        help="characters that get a piece however rare they are, as '+-*/='; with --split_digits the digits, too",
     )
     command.add_argument(
         "--extra_ids", type=int, default=0, help="sentinels to append, which pretraining needs: 100 in T5; default: 0"
@@ -270,6 +304,7 @@ def run(options: argparse.Namespace) -> int:
         symbols=[symbol for symbol in options.symbols.split(",") if symbol],
         split_digits=options.split_digits,
         character_coverage=options.character_coverage,
+        required_characters=options.required_characters,
         exact_size=options.exact_size,
         extra_ids=options.extra_ids,
     )
@@ -279,7 +314,23 @@ def run(options: argparse.Namespace) -> int:
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     kind = options.model_type or ("bpe" if options.special == "gemma" else "unigram")
     print(f"{output}: {pieces} pieces ({kind})")
+    if kind != "word" and (unknown := unknown_characters(model, _texts(options))):
+        print(_of_unknown(unknown), file=sys.stderr)
     return 0
+
+
+def _of_unknown(unknown: collections.Counter[str]) -> str:
+    """A warning with the most frequent unknown characters.
+
+    >>> _of_unknown(collections.Counter({"7": 2, "ü": 1}))[:82]
+    "WARNING the vocabulary has no piece for 3 characters of the text: '7' (2), 'ü' (1)"
+    """
+    shown = ", ".join(f"{character!r} ({number:,})" for character, number in unknown.most_common(_SHOWN))
+    more = f" and {counted(len(unknown) - _SHOWN, 'other')}" if len(unknown) > _SHOWN else ""
+    return (
+        f"WARNING the vocabulary has no piece for {counted(unknown.total(), 'character')} of the text: {shown}{more}. "
+        "A student can neither read nor write them; --required_characters or a higher --character_coverage gives them one"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import seqio
 from etils import epath
 
+from distill.data import unknown_tokens
 from distill.data.cache import CachedExamples
 from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
@@ -120,6 +121,7 @@ class BatchStream:
                 examples = CachedExamples(cache_dir, task.name, split, layout)
             if split == "train":
                 check_both_tasks(task, examples, split)
+                unknown_tokens.check(task, examples, split)
             self._sources[task.name] = _Order(examples, seed, shuffle, curriculum)
         if isinstance(provider, seqio.Mixture):
             rates = np.array([provider.get_rate(task) for task in tasks], np.float64)

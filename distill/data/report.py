@@ -12,6 +12,7 @@ import numpy as np
 import rich.console
 import rich.table
 
+from distill.counting import counted, form
 from distill.data import repeats
 from distill.tasks import arithmetic, metrics, parsers
 from distill.tasks import lengths as measuring
@@ -22,6 +23,7 @@ from distill.tasks.records import Problem, Record, Report
 PERCENTILES = (50, 90, 95, 99, 100)
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
+_NAMED = 12  # unknown characters that a sentence names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,29 @@ class _Lengths:
         if self._limit is not None:
             result |= {"limit": self._limit, "truncated": float((values > self._limit).mean())}
         return result
+
+
+class _Unknown:
+    """Counts the texts of a kind that have tokens unknown to the vocabulary, and names their characters."""
+
+    def __init__(self, ruler: measuring.Ruler):
+        self._ruler, self._texts, self.having = ruler, 0, 0
+        self._known: dict[str, bool] = {}
+        self._characters: collections.Counter[str] = collections.Counter()
+
+    def add(self, text: str) -> None:
+        self._texts += 1
+        if not self._ruler.unknown(text):
+            return
+        self.having += 1
+        for character in set(text):
+            if character not in self._known:
+                self._known[character] = not self._ruler.unknown(f"a{character}")
+            self._characters[character] += not self._known[character]
+
+    def summary(self) -> dict[str, Any]:
+        named = sorted(((character, n) for character, n in self._characters.items() if n), key=lambda x: (-x[1], x[0]))
+        return {"texts": self._texts, "unknown": self.having, "characters": dict(named)}
 
 
 class _Agreement:
@@ -152,6 +177,7 @@ def split_report(
         "rationale_inputs": _Lengths(lengths.get("inputs")),
         "rationale_targets": _Lengths(lengths.get("targets")),
     }
+    unknown = {name: _Unknown(ruler) for name in ("input", "label", "rationale", "teacher's label")}
     strict_agrees, agrees = _Agreement(), _Agreement()
     differences: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
@@ -174,6 +200,11 @@ def split_report(
             measured["rationale_inputs"].add(encoder_bos + encode(rationale_prefix + record.input, dataset.separator))
         for text in record.rationales:
             measured["rationale_targets"].add(encode(text))
+        texts = [("input", part) for part in record.input.split(dataset.separator or "\0")]
+        texts += [("label", record.label), ("teacher's label", record.llm_label)]
+        for name, written in (*texts, *(("rationale", text) for text in record.rationales)):
+            if written:
+                unknown[name].add(written)
         strict, improved = _labels(record)
         if record.label is not None and strict is not None:
             strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
@@ -207,6 +238,7 @@ def split_report(
         "agreement": {"strict": strict_agrees.summary(), "improved": agrees.summary()},
         "differences": dict(reasons.most_common()),
         "repeats": inputs.of(split),
+        "unknown": {name: counts.summary() for name, counts in unknown.items() if counts.having},
         "lengths": {name: values.summary() for name, values in measured.items()},
     }
     if details:
@@ -254,8 +286,9 @@ def report(
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
       ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
-      :meth:`distill.data.repeats.Repeats.of`) and ``lengths``. Agreement is over all rows with a
-      gold label, an unreadable teacher label counting as wrong; None without a teacher.
+      :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
+      not know, and how many of these have each unknown character) and ``lengths``. Agreement is over all rows with a gold
+      label, an unreadable teacher label counting as wrong; None without a teacher.
 
     Raises:
       SourceError: a file cannot be used, or all of a set are missing.
@@ -351,6 +384,24 @@ def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
     return table
 
 
+def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """``unknown`` of a split's report in words.
+
+    >>> unknown_sentences({"label": {"texts": 9, "unknown": 9, "characters": {"7": 8, "+": 1}}})
+    ["9 of 9 labels have tokens that the vocabulary does not know, from the characters '7' and '+'"]
+    """
+    out = []
+    for name, counts in found.items():
+        characters = [repr(character) for character in counts["characters"]]
+        more = len(characters) - _NAMED
+        named = [*characters[:_NAMED], *([counted(more, "other")] if more > 0 else [])]
+        words = " and ".join([", ".join(named[:-1])] * (len(named) > 1) + named[-1:])
+        have = f"{counts['unknown']:,} of {counted(counts['texts'], name)} {form(counts['unknown'], 'has', 'have')}"
+        of = f", from the characters {words}" if named else ""
+        out.append(f"{have} tokens that the vocabulary does not know{of}")
+    return out
+
+
 def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
     size, special = result["vocabulary_size"], "EOS and the BOS of inputs" if result["encoder_bos"] else "EOS"
     table = rich.table.Table(title=f"Lengths in tokens, {special} included (vocabulary of {size:,})")
@@ -392,7 +443,7 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
                 console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
             for reason, number in counts.items():
                 write(f"  {number:6,}  {reason}")
-        for sentence in repeats.sentences(found["repeats"]):
+        for sentence in (*repeats.sentences(found["repeats"]), *unknown_sentences(found["unknown"])):
             write(f"\n{name} {split}: {sentence}")
         for row in found.get("lacking", ()):
             key = (name, row["file"], row["line"], row["reason"])

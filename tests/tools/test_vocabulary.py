@@ -65,10 +65,43 @@ def test_symbols_and_digits():
     assert [piece for piece in model.encode("345", out_type=str) if piece != "▁"] == ["3", "4", "5"]
 
 
+def test_digits_and_required_characters_are_known_however_rare_they_are():
+    """Books have hardly any digit: at a coverage of 0.99, a student could neither read nor write numbers."""
+    rare = ["ab " * 40] * 20 + ["5 ü"]
+    plain = _load(vocabulary.train(rare, 8, character_coverage=0.99))
+    assert plain.unk_id() in plain.encode("5") and plain.unk_id() in plain.encode("ü")
+    model = _load(vocabulary.train(rare, 24, character_coverage=0.99, split_digits=True, required_characters="+ü ü"))
+    for text in (*"0123456789", "ü", "+", "a", "b"):
+        assert model.unk_id() not in model.encode(text), text
+    assert model.unk_id() in model.encode("-")
+
+
+def test_a_character_of_a_long_line_is_known():
+    """SentencePiece leaves out lines of more than 4,192 bytes unless it is told their length."""
+    model = _load(vocabulary.train(["a b", "z" + "a" * 9000], 8))
+    assert model.unk_id() not in model.encode("z")
+
+
+def test_unknown_characters_are_counted_and_named(tmp_path, capsys):
+    # Beside the text, the command reads the prefixes of the tasks.
+    text = tmp_path / "text.txt"
+    text.write_text("whose labels are rationales\n" * 300 + "7 7 ü\n")
+    command = [f"--input={text}", "--size=40", f"--output={tmp_path / 'v.model'}"]
+    assert vocabulary.main([*command, "--character_coverage=0.998"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "WARNING the vocabulary has no piece for 8 characters of the text: '[' (2), ']' (2), '7' (2)"
+    )
+    assert "'ü' (1)" in error and "A student can neither read nor write them; --required_characters" in error
+    assert vocabulary.main(command) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"size": 3}, "size must be at least 4"),
+        ({"size": 50, "character_coverage": 0.9}, r"character_coverage must be in \[0.98, 1\]; got 0.9"),
         ({"size": 50, "model_type": "bigram"}, "model_type must be one of unigram, bpe, word, char"),
         ({"size": 5000, "exact_size": True}, "size 5000 is more than the text supports; at most"),
         ({"size": 6, "model_type": "bpe"}, "size 6 is too small for the text"),

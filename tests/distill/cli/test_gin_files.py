@@ -148,7 +148,7 @@ def test_run(run, tmp_path):
 
 
 def test_pretraining_needs_no_task_file(tmp_path):
-    files = ["gin/models/t5_1_1_micro.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
+    files = ["gin/models/t5_1_1_nano.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
     configuration.parse(files, [*GIVEN, "FILES = {'train': 'books.txt'}"])
     given = configuration.arguments_of(train.train)
     assert given["data"].mixture_or_task_name == given["validation"].task_name == "text_spans"

@@ -9,6 +9,7 @@ from distill.data import report as data_report
 from distill.tasks import cqa, jsonl, svamp
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
+from distill.tools import vocabulary
 
 BYTES = seqio.ByteVocabulary()
 CHOICES = ["shelf", "pond", "zoo"]
@@ -119,6 +120,28 @@ def test_on_the_papers_data(paper_data):
     assert result["svamp"]["test"]["agreement"]["strict"]["share"] == pytest.approx(0.740)
     assert result["cqa"]["train+validation"]["agreement"]["improved"]["share"] == pytest.approx(0.758, abs=5e-4)
     assert result["cqa"]["test"]["agreement"]["improved"]["share"] == pytest.approx(0.788, abs=5e-4)
+
+
+def test_texts_with_unknown_tokens_are_counted_and_their_characters_named(tmp_path):
+    model = tmp_path / "letters.model"
+    model.write_bytes(vocabulary.train(["[label] [rationale] a cat sat on the mat"] * 9, 24))
+    rows = [
+        {"input": "a cat", "label": "7 + 7", "rationale": "the cat"},
+        {"input": "a 7", "label": "a", "rationale": "7 é"},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="mine", validation_fraction=0.0)
+    result = data_report.report([dataset], str(model))
+    assert result["sets"]["mine"]["train"]["unknown"] == {
+        "input": {"texts": 2, "unknown": 1, "characters": {"7": 1}},
+        "label": {"texts": 2, "unknown": 1, "characters": {"+": 1, "7": 1}},
+        "rationale": {"texts": 2, "unknown": 1, "characters": {"7": 1, "é": 1}},
+    }
+    held = io.StringIO()
+    data_report.render(result, rich.console.Console(file=held, width=200))
+    sentence = "mine train: 1 of 2 labels has tokens that the vocabulary does not know, from the characters '+' and '7'"
+    assert sentence in held.getvalue()
+    assert data_report.report([dataset], BYTES)["sets"]["mine"]["train"]["unknown"] == {}
 
 
 def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
