@@ -17,6 +17,7 @@ from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
+from distill.tasks import task_ids
 from distill.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class Run:
     def _idle_weights(self) -> list[str]:
         """A line if weights of two tasks are set, and one task is trained."""
         task, loss = self.arguments["data"].mixture_or_task_name, self.arguments["loss"]
-        if not task.endswith(("_label", "_rationale")):
+        if not task_ids.one_task(task):
             return []
         given = {"LAMBDA": loss.lam, "ALPHA": loss.alpha}
         idle = [f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)) and value != 1]

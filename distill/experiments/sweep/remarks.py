@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from distill.counting import counted
 from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
+from distill.tasks import task_ids
 
 _RATIONALE_WEIGHT = ("LAMBDA", "ALPHA")
-_ONE_TASK = ("label", "single")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _why_idle(sweep: Sweep, axis: str, there: Sequence[Setting]) -> str | None:
     if macros and macros <= set(RATES) and all(one.form != "mixed" for one in there):
         return f"{there[0].task} draws no mixture; set FORM=mixed, or delete the axis"
     weighs = macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}
-    if weighs and all(one.form in _ONE_TASK for one in there):
+    if weighs and all(task_ids.one_task(one.task) for one in there):
         return (
             f"{there[0].task} trains one task, which has no weight between tasks; set another FORM, or delete the axis"
         )
@@ -110,7 +110,7 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
                 axis, there, [settings[run.name] for run in unweighed if run.name in settings and axis in run.values]
             )
         if macros & set(_RATIONALE_WEIGHT) and macros <= {*_RATIONALE_WEIGHT, *RATES}:
-            idle = [one for one in there if one.form in _ONE_TASK]
+            idle = [one for one in there if task_ids.one_task(one.task)]
             if idle:
                 out.append(
                     f"axis {axis!r} changes nothing in {len(idle)} of {len(there)} runs: {idle[0].task} trains one task, "

@@ -62,8 +62,11 @@ def test_an_axis_that_changes_nothing_in_any_run_is_refused(tmp_path):
     assert str(caught.value).startswith(told)
     refuse_idle_axes(*described(tmp_path, RATES, "set_mixed"))
     text = "axes: {LAMBDA: [1, 2], RANDOM_SEED: [0, 1, 2]}"
-    with pytest.raises(SweepError, match=r"^axis 'LAMBDA' \(levels 1, 2\) .*set_single trains one task"):
-        refuse_idle_axes(*described(tmp_path, text, "set_single"))
+    for task in ("set_label", "set_rationale", "FORM=shared_label"):
+        with pytest.raises(SweepError, match=rf"^axis 'LAMBDA' \(levels 1, 2\) .*{task} trains one task"):
+            refuse_idle_axes(*described(tmp_path, text, task))
+    refuse_idle_axes(*described(tmp_path, text, "set_single"))  # λ weighs the rationale's tokens of its target
+    assert said(tmp_path, text, "set_single") == []
 
 
 def test_an_axis_of_seeds_under_another_name_is_refused(tmp_path):
