@@ -132,7 +132,8 @@ class JsonLines:
             raise ValueError(f"FIELDS must map a record's fields to those of the rows, as {example}; got {fields!r}")
         for key, name in (fields or {}).items():
             if key not in FIELDS:
-                hint = validation.did_you_mean(key, FIELDS)
+                swapped = f"; the record's field comes first, as {{{name!r}: {key!r}}}" if name in FIELDS else ""
+                hint = swapped or validation.did_you_mean(key, FIELDS)
                 raise ValueError(f"FIELDS: a record has no field {key!r}{hint} (fields: {', '.join(FIELDS)})")
             if not isinstance(name, str) or not name:
                 raise ValueError(f"FIELDS[{key!r}] must be the name of a field or a template; got {name!r}")

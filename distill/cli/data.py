@@ -109,6 +109,9 @@ def _files(options: argparse.Namespace) -> list[Dataset]:
     for split, path in _pairs(options.file, "file", "SPLIT=FILE, as train=rows.jsonl"):
         files.setdefault(split, []).append(path)
     fields = dict(_pairs(options.field, "field", "NAME=FIELD, as input=question"))
+    for name, field in fields.items():
+        if name not in jsonl.FIELDS and field in jsonl.FIELDS:
+            raise ValueError(f"--field=NAME=FIELD begins with the record's field; did you mean --field={field}={name}?")
     return [jsonl.dataset(files, fields=fields, answer=options.answer)]
 
 

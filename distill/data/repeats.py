@@ -16,29 +16,31 @@ class Repeats:
 
     def __init__(self) -> None:
         self._rows: dict[str, collections.Counter[int]] = {}
-        self._labels: dict[str, dict[int, set[int]]] = {}
+        self._labels: dict[str, dict[int, list[int]]] = {}
 
     def add(self, split: str, record: Record) -> None:
         """Adds a row of a split."""
         key = hash(metrics.same_text_key(record.input))  # 64 bits: two different inputs are not expected to share one
         self._rows.setdefault(split, collections.Counter())[key] += 1
         if record.label is not None:
-            labels = self._labels.setdefault(split, {}).setdefault(key, set())
-            labels.add(hash(metrics.normalise_text(record.label)))
+            labels = self._labels.setdefault(split, {}).setdefault(key, [])
+            labels.append(hash(metrics.normalise_text(record.label)))
 
     def of(self, split: str) -> dict[str, int]:
         """Returns the counts of a split.
 
         Returns:
-          ``rows``: rows whose input another row of the split has; ``contradicting``: of these, rows of inputs with several
-          gold labels; ``of_training``: rows of another split than ``train`` whose input a training row has.
+          ``rows``: rows whose input another row of the split has; ``contradicting``: of these, rows with a gold label whose
+          input has another one, too; ``of_training``: rows of another split than ``train`` whose input a training row has.
         """
         nothing: collections.Counter[int] = collections.Counter()
-        rows, labels = self._rows.get(split, nothing), self._labels.get(split, {})
+        rows = self._rows.get(split, nothing)
         train = nothing if split == TRAIN else self._rows.get(TRAIN, nothing)
         return {
             "rows": sum(number for number in rows.values() if number > 1),
-            "contradicting": sum(number for key, number in rows.items() if len(labels.get(key, ())) > 1),
+            "contradicting": sum(
+                len(labels) for labels in self._labels.get(split, {}).values() if len(set(labels)) > 1
+            ),
             "of_training": sum(number for key, number in rows.items() if key in train),
         }
 

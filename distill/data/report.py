@@ -200,7 +200,9 @@ def split_report(
             measured["rationale_inputs"].add(encoder_bos + encode(rationale_prefix + record.input, dataset.separator))
         for text in record.rationales:
             measured["rationale_targets"].add(encode(text))
-        texts = [("input", part) for part in record.input.split(dataset.separator or "\0")]
+        texts: list[tuple[str, str | None]] = [
+            ("input", part) for part in record.input.split(dataset.separator or "\0")
+        ]
         texts += [("label", record.label), ("teacher's label", record.llm_label)]
         for name, written in (*texts, *(("rationale", text) for text in record.rationales)):
             if written:

@@ -120,6 +120,8 @@ def test_a_mapping_to_an_absent_field_is_an_error_that_suggests(tmp_path, write)
 def test_a_key_that_records_do_not_have_is_an_error_that_suggests(tmp_path):
     with pytest.raises(ValueError, match="a record has no field 'rational'; did you mean 'rationale'"):
         jsonl.dataset({"train": tmp_path / "x"}, fields={"rational": "why"})
+    with pytest.raises(ValueError, match=r"no field 'why'; the record's field comes first, as {'rationale': 'why'}"):
+        jsonl.dataset({"train": tmp_path / "x"}, fields={"why": "rationale"})
     with pytest.raises(ValueError, match="'reply' needs a parser"):
         jsonl.dataset({"train": tmp_path / "x"}, fields={"reply": "text"})
     with pytest.raises(ValueError, match="no parser named 'svmp'; did you mean 'svamp'"):

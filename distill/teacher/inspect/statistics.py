@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from distill.data import repeats
 from distill.tasks import metrics
 from distill.tasks.lengths import Ruler
 from distill.tasks.records import Record
@@ -194,8 +195,11 @@ def compute(
     stats = Statistics(ruler.unit, rows=len(records), failures=dict(failures or {}))
     inputs, labels, rationales = _measure(stats, records, ruler, plan)
     twice = _repeats(metrics.same_text_key(record.input) for record in records)
-    stats.duplicate_inputs = sum(twice[metrics.same_text_key(record.input)] > 1 for record in records)
-    stats.contradictions = _contradictions(records)
+    inputs_twice = repeats.Repeats()
+    for record in records:
+        inputs_twice.add("rows", record)
+    counted = inputs_twice.of("rows")
+    stats.duplicate_inputs, stats.contradictions = counted["rows"], counted["contradicting"]
     reasons = _repeats(key for record in records for key in {metrics.same_text_key(text) for text in record.rationales})
     stats.repeated = _most_repeated(records, reasons)
     for n, record in enumerate(records):
@@ -265,16 +269,6 @@ def _most_repeated(records: Sequence[Record], reasons: Mapping[str, int]) -> lis
             texts.setdefault(metrics.same_text_key(text), text)
     shared = [(texts[key], number) for key, number in reasons.items() if number > 1]
     return sorted(shared, key=lambda pair: -pair[1])[:20]
-
-
-def _contradictions(records: Sequence[Record]) -> int:
-    by_input: dict[str, set[str]] = collections.defaultdict(set)
-    for record in records:
-        if record.label is not None:
-            by_input[metrics.same_text_key(record.input)].add(metrics.normalise_text(record.label))
-    return sum(
-        record.label is not None and len(by_input[metrics.same_text_key(record.input)]) > 1 for record in records
-    )
 
 
 def _labels(stats: Statistics, record: Record, answer: metrics.AnswerKind) -> dict[str, bool]:

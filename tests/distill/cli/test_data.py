@@ -124,6 +124,8 @@ def test_mistakes_are_one_line(folder, capsys):
     assert "a record has no field 'inptu'; did you mean 'input'" in error(
         capsys, "--file=train=train.jsonl", "--field=inptu=q"
     )
+    swapped = error(capsys, "--file=train=train.jsonl", "--field=question=input")
+    assert "--field=NAME=FIELD begins with the record's field; did you mean --field=input=question?" in swapped
     assert "FILES is" in error(capsys, "--gin_file=gin/tasks/jsonl.gin")
     assert "holds none of cqa" in error(capsys, "--data_dir=.")
     assert "no vocabulary at x.model" in error(
