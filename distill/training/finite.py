@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-REMEDY = "lower the learning rate, or compute in float32"
+REMEDY = "train in another MODEL_DIR with a lower LEARNING_RATE or DTYPE=float32"
 
 
 class NonFinite(FloatingPointError):

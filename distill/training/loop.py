@@ -209,9 +209,11 @@ class Loop:
                 if lane.progress.skipped <= limit:
                     continue
                 reason = f"{lane.progress.skipped} updates were skipped, more than {limit}, the last one"
+                remedy = finite.REMEDY
             else:
                 reason = found.reason
-            lane.failure = self._recorded(lane, found, f"{reason} at step {found.step}; {lane.kept}; {finite.REMEDY}")
+                remedy = f"{finite.REMEDY}, or go on in this one with ON_NONFINITE='skip'"
+            lane.failure = self._recorded(lane, found, f"{reason} at step {found.step}; {lane.kept}; {remedy}")
 
     @contextlib.contextmanager
     def _noting_failure(self, number: int, lane: Lane) -> Iterator[None]:
