@@ -9,11 +9,14 @@ distill vocabulary --input=rows.jsonl --size=4000 --special=gemma
 
 import argparse
 import collections
+import contextlib
 import importlib
 import io
 import re
+import signal
 import string
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,7 @@ _TRAINER: dict[str, dict[str, Any]] = {
 _GEMMA_SYMBOLS = ("<mask>", "<start_of_turn>", "<end_of_turn>")
 # Special pieces, and one more; Gemma's has one piece per byte, too.
 _SMALLEST = {"t5": 4, "gemma": 4 + len(_GEMMA_SYMBOLS) + 256 + 1}
+_LARGEST = 2**31 - 1
 _LINE_BYTES = 4192  # SentencePiece's default: the longest line that it reads
 _SHOWN = 12  # unknown characters that a warning names
 
@@ -50,6 +54,7 @@ def text_lines(path: "epath.PathLike") -> Iterator[str]:
     from distill.tasks import sources
     from distill.tasks.records import SourceError
 
+    empty = True
     with sources.open_bytes(path, "text for the vocabulary") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -57,29 +62,43 @@ def text_lines(path: "epath.PathLike") -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise SourceError(f"{path}:{number}: not UTF-8") from error
             if text:
+                empty = False
                 yield text
+    if empty:
+        raise SourceError(f"{path} holds no text; expected lines of text")
 
 
 def json_texts(path: "epath.PathLike", fields: Sequence[str] = ()) -> Iterator[str]:
     """The texts in a JSON-lines file's rows (or an array's), also those in lists; of some fields, or of all.
 
+    Rows that cannot be read are left out, with one warning.
+
     Raises:
-      SourceError: the file is missing, a line is broken, or no row has one of the fields.
+      SourceError: the file is missing, no row can be read, or no row has one of the fields.
     """
     from distill.tasks import sources
     from distill.tasks.records import SourceError
 
     seen: set[str] = set()
+    rejected: list[str] = []
     for line, row in sources.read_rows(path, "rows for the vocabulary"):
         if isinstance(row, ValueError):
-            raise SourceError(f"{path}:{line}: {row}")
+            rejected.append(f"{path}:{line}: {row}")
+            continue
         seen.update(row)
         for name in fields or row:
             value = row.get(name)
             yield from (text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str))
+    if not seen:
+        raise SourceError(rejected[0] if rejected else f"{path} holds no row with a field")
     absent = [name for name in fields if name not in seen]
     if absent:
-        raise SourceError(f"{path}: no row has the field {absent[0]!r} (the rows have: {', '.join(sorted(seen))})")
+        hint = validation.did_you_mean(absent[0], sorted(seen))
+        raise SourceError(
+            f"{path}: no row has the field {absent[0]!r}{hint} (the rows have: {', '.join(sorted(seen))})"
+        )
+    if rejected:
+        _warn(f"{counted(len(rejected), 'row')} left out, first: {rejected[0]}")
 
 
 def record_texts(dataset: "Dataset", splits: Sequence[str] = ("train",)) -> Iterator[str]:
@@ -117,7 +136,8 @@ def train(
         texts do not; ``gemma`` always splits digits.
       character_coverage: the share of the texts' characters that get pieces, in [0.98, 1], the frequent ones first; the
         others are unknown.
-      required_characters: characters that get pieces however rare they are.
+      required_characters: characters that get pieces however rare they are, as SentencePiece normalises them (½ is 1⁄2);
+        white space needs none.
       exact_size: whether it is an error that the text gives fewer pieces than ``size``.
       extra_ids: sentinels for span corruption, appended to the ``size`` pieces as in T5's file: ``<extra_id_0>`` last.
 
@@ -141,14 +161,16 @@ def train(
     if size < _SMALLEST[special]:
         reason = "its special pieces, 256 bytes and one more" if gemma else "three special pieces and one more"
         raise ValueError(f"size must be at least {_SMALLEST[special]} ({reason}); got {size}")
+    if size > _LARGEST:
+        raise ValueError(f"size must be at most {_LARGEST}; got {size}")
     validation.check_range("character_coverage", character_coverage, "in [0.98, 1]")
     if extra_ids < 0:
         raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
+    required = _normalised(required_characters, gemma) + (string.digits if split_digits else "")
     # SentencePiece reads lines, and treats a text with a line break as two.
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    lines = [part for text in texts for line in text.split("\n") if line.strip() for part in _parts(line)]
     if not lines:
         raise ValueError("there is no text to train on")
-    required = "".join(dict.fromkeys(required_characters + (string.digits if split_digits else "")))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -159,22 +181,63 @@ def train(
             user_defined_symbols=[*(_GEMMA_SYMBOLS if gemma else ()), *symbols],
             split_digits=split_digits or gemma,
             character_coverage=character_coverage,
-            required_chars="".join(required.split()),
-            # SentencePiece leaves out longer lines, and with them characters that no other line has.
-            max_sentence_length=max(_LINE_BYTES, *(len(line.encode()) for line in lines)),
+            required_chars="".join(dict.fromkeys(required)),
             hard_vocab_limit=exact_size and model_type not in ("word", "char"),
             use_all_vocab=False,
             minloglevel=2,
             **_TRAINER[special],
         )
     except RuntimeError as error:
-        raise ValueError(_why(str(error), size, model_type)) from error
+        raise ValueError(_why(str(error), size, model_type, bool(required))) from error
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
     if exact_size and trained != size:
         raise ValueError(f"the text gives {trained} pieces, not {size}; set size to {trained}, or leave exact_size off")
     if not extra_ids:
         return model.getvalue()
     return plain_vocabularies.with_extra_ids(model.getvalue(), extra_ids, "the vocabulary")
+
+
+def _normalised(characters: str, gemma: bool) -> str:
+    """Required characters as SentencePiece reads them, without white space.
+
+    Raises:
+      ValueError: not Unicode text, or white space alone.
+    """
+    import sentencepiece
+
+    try:
+        characters.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"required_characters must be text in UTF-8; got {characters!r}") from error
+    if not gemma:  # which keeps characters as they are
+        normalizer = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc")
+        read = str(normalizer.normalize(characters)).replace("▁", " ")
+    else:
+        read = characters
+    kept = "".join(read.split())
+    if characters and not kept:
+        raise ValueError(f"required_characters names no character; white space needs no piece; got {characters!r}")
+    return kept
+
+
+def _parts(line: str) -> Iterator[str]:
+    """A line in parts of at most ``_LINE_BYTES``, cut at spaces where there are any.
+
+    SentencePiece leaves out longer lines, and with them the characters that no other line has.
+    """
+    if len(line.encode()) <= _LINE_BYTES:
+        yield line
+        return
+    part, size = "", 0
+    for word in line.split():
+        for begin in range(0, len(word), _LINE_BYTES // 4):  # a character has at most four bytes
+            piece = word[begin : begin + _LINE_BYTES // 4]
+            if part and size + len(piece.encode()) + 1 > _LINE_BYTES:
+                yield part
+                part, size = "", 0
+            part = f"{part} {piece}" if part and begin == 0 else part + piece
+            size = len(part.encode())
+    yield part
 
 
 def unknown_characters(model: bytes, texts: Iterable[str]) -> collections.Counter[str]:
@@ -216,14 +279,16 @@ def of_words(texts: Iterable[str], size: int) -> bytes:
     return model.SerializeToString()
 
 
-def _why(message: str, size: int, model_type: str) -> str:
+def _why(message: str, size: int, model_type: str, requires: bool) -> str:
     limit = re.search(r"value <= (\d+)", message)
     if limit:
         return f"size {size} is more than the text supports; at most {limit[1]} for a {model_type} model"
     if "required_chars" in message or "smaller than" in message:
         needed = re.search(r"(\d+) vs (\d+)", message)
-        hint = f": its characters alone need {needed[2]}" if needed else ""
-        return f"size {size} is too small for the text{hint}; raise it, or lower character_coverage"
+        characters = "its characters and the required ones" if requires else "its characters"
+        hint = f": {characters} alone need {needed[2]}" if needed else ""
+        fewer = ", or require fewer characters" if requires else ""
+        return f"size {size} is too small for the text{hint}; raise it, or lower character_coverage{fewer}"
     return f"SentencePiece could not train a {model_type} model of size {size}: {message}"
 
 
@@ -235,7 +300,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fields", default="", help="fields of JSON rows to use, comma-separated; default: all")
     command.add_argument("--set", default="", help="instead of --input: a data set in the paper's layout, as svamp")
     command.add_argument("--data_dir", default="", help="with --set: the folder that holds the data set")
-    command.add_argument("--size", type=int, required=True, help="number of pieces")
+    command.add_argument("--size", type=int, required=True, help="largest number of pieces")
     command.add_argument("--output", default="vocabulary.model", help="file to write; default: vocabulary.model")
     command.add_argument(
         "--model_type",
@@ -269,7 +334,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _texts(options: argparse.Namespace) -> Iterator[str]:
-    yield from PREFIXES
     if options.set:
         if options.set not in ("cqa", "svamp", "esnli", "anli1", "asdiv"):
             raise ValueError(f"unknown set {options.set!r}; expected cqa, svamp, esnli, anli1 or asdiv")
@@ -296,39 +360,66 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("the texts come from --input files or from --set with --data_dir; give one of the two")
     if options.set and not options.data_dir:
         raise ValueError("--set needs --data_dir, the folder that holds the data set")
-    model = train(
-        _texts(options),
-        options.size,
-        model_type=options.model_type,
-        special=options.special,
-        symbols=[symbol for symbol in options.symbols.split(",") if symbol],
-        split_digits=options.split_digits,
-        character_coverage=options.character_coverage,
-        required_characters=options.required_characters,
-        exact_size=options.exact_size,
-        extra_ids=options.extra_ids,
-    )
     output = epath.Path(options.output)
+    if output.is_dir():
+        raise ValueError(f"--output={options.output} is a folder; give a file, such as {output / 'vocabulary.model'}")
+    texts = list(_texts(options))
+    print(f"training a vocabulary on {counted(len(texts), 'text')}", file=sys.stderr)
+    required = options.required_characters
+    if options.character_coverage < 1 and (not required or required.strip()):
+        required += "".join(PREFIXES)  # which begin the inputs of every run
+    with _ended_by_signals():
+        model = train(
+            [*PREFIXES, *texts],
+            options.size,
+            model_type=options.model_type,
+            special=options.special,
+            symbols=[symbol for symbol in options.symbols.split(",") if symbol],
+            split_digits=options.split_digits,
+            character_coverage=options.character_coverage,
+            required_characters=required,
+            exact_size=options.exact_size,
+            extra_ids=options.extra_ids,
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.replace(output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     kind = options.model_type or ("bpe" if options.special == "gemma" else "unigram")
-    print(f"{output}: {pieces} pieces ({kind})")
-    if kind != "word" and (unknown := unknown_characters(model, _texts(options))):
-        print(_of_unknown(unknown), file=sys.stderr)
+    fewer = f", fewer than --size={options.size}: the text supports no more"
+    print(f"{output}: {pieces} pieces ({kind}){fewer if pieces - options.extra_ids < options.size else ''}")
+    if kind != "word" and (unknown := unknown_characters(model, texts)):
+        _warn(_of_unknown(unknown))
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the process inside, at once: SentencePiece does not return to Python while it trains."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _warn(text: str) -> None:
+    print(f"WARNING {text}", file=sys.stderr)
 
 
 def _of_unknown(unknown: collections.Counter[str]) -> str:
     """A warning with the most frequent unknown characters.
 
-    >>> _of_unknown(collections.Counter({"7": 2, "ü": 1}))[:82]
-    "WARNING the vocabulary has no piece for 3 characters of the text: '7' (2), 'ü' (1)"
+    >>> _of_unknown(collections.Counter({"7": 2, "ü": 1}))[:74]
+    "the vocabulary has no piece for 3 characters of the text: '7' (2), 'ü' (1)"
     """
     shown = ", ".join(f"{character!r} ({number:,})" for character, number in unknown.most_common(_SHOWN))
     more = f" and {counted(len(unknown) - _SHOWN, 'other')}" if len(unknown) > _SHOWN else ""
     return (
-        f"WARNING the vocabulary has no piece for {counted(unknown.total(), 'character')} of the text: {shown}{more}. "
+        f"the vocabulary has no piece for {counted(unknown.total(), 'character')} of the text: {shown}{more}. "
         "A student can neither read nor write them; --required_characters or a higher --character_coverage gives them one"
     )
 

@@ -1,4 +1,6 @@
 import json
+import re
+import signal
 
 import pytest
 import sentencepiece
@@ -76,31 +78,52 @@ def test_digits_and_required_characters_are_known_however_rare_they_are():
     assert model.unk_id() in model.encode("-")
 
 
-def test_a_character_of_a_long_line_is_known():
-    """SentencePiece leaves out lines of more than 4,192 bytes unless it is told their length."""
-    model = _load(vocabulary.train(["a b", "z" + "a" * 9000], 8))
-    assert model.unk_id() not in model.encode("z")
+def test_the_characters_of_long_lines_are_known():
+    """SentencePiece leaves out lines of more than 4,192 bytes, so they are cut."""
+    model = _load(vocabulary.train(["a b", "z" + "a" * 9000 + "y", "some words " * 2000 + "x"], 30))
+    assert model.unk_id() not in model.encode("zyx")
+    line = "ab " * 3000 + "é" * 5000 + " end"
+    parts = list(vocabulary._parts(line))
+    assert max(len(part.encode()) for part in parts) <= 4192
+    assert "".join(parts).replace(" ", "") == line.replace(" ", "") and len(parts) == 6
+    assert list(vocabulary._parts("as  it is ")) == ["as  it is "]
+
+
+def test_required_characters_are_those_that_sentencepiece_reads():
+    model = _load(vocabulary.train(["a b"] * 9, 30, required_characters="½ ² e\u0301"))
+    assert model.unk_id() not in model.encode("½ ² é e\u0301")
+    for white in (" ", "\t", "▁"):
+        with pytest.raises(ValueError, match="required_characters names no character; white space needs no piece; got"):
+            vocabulary.train(["a b"], 30, required_characters=white)
+    with pytest.raises(ValueError, match=r"required_characters must be text in UTF-8; got '\\udcff'"):
+        vocabulary.train(["a b"], 30, required_characters="\udcff")
+    with pytest.raises(
+        ValueError, match=r"its characters and the required ones alone need .* or require fewer characters"
+    ):
+        vocabulary.train(["a b"], 6, required_characters="123456789")
 
 
 def test_unknown_characters_are_counted_and_named(tmp_path, capsys):
-    # Beside the text, the command reads the prefixes of the tasks.
     text = tmp_path / "text.txt"
-    text.write_text("whose labels are rationales\n" * 300 + "7 7 ü\n")
+    text.write_text("ab ba\n" * 300 + "7 7 ü\n")
     command = [f"--input={text}", "--size=40", f"--output={tmp_path / 'v.model'}"]
-    assert vocabulary.main([*command, "--character_coverage=0.998"]) == 0
+    assert vocabulary.main([*command, "--character_coverage=0.99"]) == 0
     error = capsys.readouterr().err
-    assert error.startswith(
-        "WARNING the vocabulary has no piece for 8 characters of the text: '[' (2), ']' (2), '7' (2)"
-    )
-    assert "'ü' (1)" in error and "A student can neither read nor write them; --required_characters" in error
+    assert "training a vocabulary on 301 texts" in error
+    assert "WARNING the vocabulary has no piece for 3 characters of the text: '7' (2), 'ü' (1). A student can" in error
+    model = _load((tmp_path / "v.model").read_bytes())
+    assert model.unk_id() not in model.encode("[label] [rationale] So the answer is")  # the prefixes of all runs
     assert vocabulary.main(command) == 0
-    assert capsys.readouterr().err == ""
+    printed = capsys.readouterr()
+    assert "WARNING" not in printed.err
+    assert ", fewer than --size=40: the text supports no more" in printed.out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"size": 3}, "size must be at least 4"),
+        ({"size": 2**40}, "size must be at most 2147483647; got 1099511627776"),
         ({"size": 50, "character_coverage": 0.9}, r"character_coverage must be in \[0.98, 1\]; got 0.9"),
         ({"size": 50, "model_type": "bigram"}, "model_type must be one of unigram, bpe, word, char"),
         ({"size": 5000, "exact_size": True}, "size 5000 is more than the text supports; at most"),
@@ -157,22 +180,35 @@ def test_the_command_explains_its_errors(tmp_path, capsys):
     assert "unknown set 'swamp'" in capsys.readouterr().err
     assert vocabulary.main(["--size=50"]) == exit_codes.MISTAKE
     assert "from --input files or from --set with --data_dir; give one of the two" in capsys.readouterr().err
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    assert vocabulary.main([f"--input={tmp_path / 'blank.txt'}", "--size=50"]) == exit_codes.MISTAKE
+    assert "blank.txt holds no text; expected lines of text" in capsys.readouterr().err
+    assert (
+        vocabulary.main([f"--input={tmp_path / 'blank.txt'}", "--size=50", f"--output={tmp_path}"])
+        == exit_codes.MISTAKE
+    )
+    assert "is a folder; give a file, such as" in capsys.readouterr().err
     assert vocabulary.main(["--set=svamp", "--size=50"]) == exit_codes.MISTAKE
     assert "--set needs --data_dir" in capsys.readouterr().err
 
 
-def test_bad_files_are_errors_with_their_lines(tmp_path):
+def test_bad_files_are_errors_and_bad_rows_are_counted(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_bytes(b"fine\ncaf\xe9\n")
     with pytest.raises(SourceError, match=r"a\.txt:2: not UTF-8"):
         list(vocabulary.text_lines(path))
     rows = tmp_path / "b.jsonl"
-    rows.write_text('{"q": "x"}\n{"q": \n')
-    with pytest.raises(SourceError, match=r"b\.jsonl:2: not valid JSON"):
+    rows.write_text('{"q": "x"}\n{"q": \n3\n')
+    assert list(vocabulary.json_texts(rows)) == ["x"]
+    assert re.search(r"WARNING 2 rows left out, first: .*b\.jsonl:2: not valid JSON", capsys.readouterr().err)
+    rows.write_text('{"q": \n')
+    with pytest.raises(SourceError, match=r"b\.jsonl:1: not valid JSON"):
         list(vocabulary.json_texts(rows))
-    rows.write_text('{"q": "x"}\n')
+    rows.write_text('{"question": "x"}\n')
     with pytest.raises(SourceError, match="no row has the field 'why'"):
-        list(vocabulary.json_texts(rows, ["q", "why"]))
+        list(vocabulary.json_texts(rows, ["question", "why"]))
+    with pytest.raises(SourceError, match="no row has the field 'quesion'; did you mean 'question'"):
+        list(vocabulary.json_texts(rows, ["quesion"]))
 
 
 def test_a_vocabulary_of_words_gives_the_ids_of_the_type_word_and_spells_unknown_ones():
@@ -188,3 +224,10 @@ def test_a_vocabulary_of_words_gives_the_ids_of_the_type_word_and_spells_unknown
     needed = pieces.vocab_size()
     with pytest.raises(ValueError, match=f"size {needed - 1} is too small: .* need {needed} pieces"):
         vocabulary.of_words(texts, needed - 1)
+
+
+def test_signals_end_the_training_and_are_handled_as_before_after_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with vocabulary._ended_by_signals():
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
