@@ -107,7 +107,13 @@ def prompt(task_name: str) -> tuple[int, ...]:
 
 
 def check_prompts(trained: str, evaluated: str) -> None:
-    """Raises ValueError if only one of two tasks has prompts: training and evaluation must use the same prefixes."""
+    """Raises ValueError if two tasks do not go together: only one has prompts, or reasons before its answer."""
+    if trained.endswith("_single") != evaluated.endswith("_single"):
+        needed = "single" if trained.endswith("_single") else "label"
+        raise ValueError(
+            f"{trained!r} is trained on and {evaluated!r} evaluated, and only one of them has reasons and answer in one "
+            f"target: set EVAL_FORM={needed} (gin/runs/single_task.gin has the settings of FORM=single)"
+        )
     has = [bool(prompt(name)) for name in (trained, evaluated)]
     if has[0] != has[1]:
         where = ["begin the targets" if each else "do not begin those" for each in has]

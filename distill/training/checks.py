@@ -63,8 +63,7 @@ def check(
         few = token_scores.evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
         for metric in (validation.metric, *metrics):
             few.check_metric(metric)
-    if initial_checkpoint_path is not None:
-        initial.kind_of(initial_checkpoint_path)
+    check_initial(data, initial_checkpoint_path)
 
 
 def check_tasks(
@@ -91,6 +90,19 @@ def check_tasks(
         from distill.tasks import registration
 
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
+
+
+def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str | None) -> None:
+    """Raises ValueError or FileNotFoundError if initial parameters cannot be read, or are of another vocabulary."""
+    if initial_checkpoint_path is None:
+        return
+    initial.kind_of(initial_checkpoint_path)
+    if isinstance(data, DataConfig):
+        from distill.tasks import registration
+        from distill.training import initial_vocabulary
+
+        targets = registration.get(data.mixture_or_task_name).output_features["targets"]
+        initial_vocabulary.check(initial_checkpoint_path, targets.vocabulary)
 
 
 def check_loss(loss: TwoTaskLoss, data: DataConfig | TokenBatchesConfig) -> None:

@@ -150,6 +150,7 @@ def train(
             progress = Progress(**saved)
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
         else:
+            checks.check_initial(data, initial_checkpoint_path)
             with terminal.stage("making the parameters", announce=False):
                 state = make_state(
                     model,

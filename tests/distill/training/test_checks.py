@@ -7,6 +7,7 @@ import pytest
 from distill.data import token_batches
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
+from distill.tools import vocabulary
 from distill.training import checks
 from distill.training.config import TokenBatchesConfig
 
@@ -49,6 +50,25 @@ def test_metrics_of_the_caller_are_checked_too(arguments):
 def test_initial_weights_that_are_not_there(arguments, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
         checks.check(**arguments, initial_checkpoint_path=str(tmp_path / "nowhere"))
+
+
+def test_a_single_target_is_not_scored_as_a_label_nor_the_reverse(arguments, sums):
+    data, validation = {"mixture_or_task_name": sums.single}, {"task_name": sums.single}
+    with pytest.raises(
+        ValueError, match=rf"'{sums.single}' is trained on and '{sums.label}' evaluated.*EVAL_FORM=single"
+    ):
+        checks.check(**changed(arguments, data=data))
+    with pytest.raises(ValueError, match=rf"'{sums.single}' evaluated, .*: set EVAL_FORM=label"):
+        checks.check(**changed(arguments, validation=validation))
+    checks.check(**changed(arguments, data=data, validation=validation))
+
+
+def test_initial_weights_of_another_vocabulary(arguments, tmp_path, monkeypatch):
+    """The run of the tests reads bytes."""
+    monkeypatch.setattr(checks.initial, "kind_of", lambda path: "Hugging Face")
+    (tmp_path / "spiece.model").write_bytes(vocabulary.train(["the cat sat on the mat"] * 9, 20))
+    with pytest.raises(ValueError, match="another vocabulary: SentencePiece there, bytes here; set VOCABULARY_PATH="):
+        checks.check(**arguments, initial_checkpoint_path=str(tmp_path))
 
 
 def test_rows_and_vocabulary(arguments, sums):
