@@ -23,14 +23,16 @@ _POLL_S = 1.0
 
 
 class _Once(logging.Filter):
-    """Lets each message pass once: runs on the same rows have the same remarks about them."""
+    """Lets each warning pass once: runs on the same rows have the same remarks about them. Notices are of one run."""
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the message is new."""
+        """Whether the message is a notice or new."""
+        if getattr(record, "notice", False):
+            return True
         text = record.getMessage()
         new = text not in self._seen
         self._seen.add(text)

@@ -8,19 +8,17 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import rich.console
 import rich.table
 
 from distill.counting import counted, form
-from distill.data import repeats
+from distill.data import repeats, tallies
 from distill.tasks import arithmetic, metrics, parsers
 from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
 from distill.tasks.json_files import MissingFileError
 from distill.tasks.records import Problem, Record, Report
 
-PERCENTILES = (50, 90, 95, 99, 100)
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
 _NAMED = 12  # unknown characters that a sentence names
@@ -66,59 +64,6 @@ def strict_agreement(answer: metrics.AnswerKind, label: str, llm_label: str) -> 
     if answer == "equation":
         return arithmetic.same_value(label, llm_label, junctions=True)
     return label == llm_label
-
-
-class _Lengths:
-    def __init__(self, limit: int | None):
-        self._limit, self._lengths = limit, []  # type: tuple[int | None, list[int]]
-
-    def add(self, length: int) -> None:
-        self._lengths.append(length)
-
-    def summary(self) -> dict[str, Any]:
-        values = np.array(self._lengths, np.int64)
-        if not len(values):
-            return {"sequences": 0}
-        result: dict[str, Any] = {"sequences": len(values), "mean": round(float(values.mean()), 2)}
-        result |= {f"p{q}": int(v) for q, v in zip(PERCENTILES, np.percentile(values, PERCENTILES, method="higher"))}
-        if self._limit is not None:
-            result |= {"limit": self._limit, "truncated": float((values > self._limit).mean())}
-        return result
-
-
-class _Unknown:
-    """Counts the texts of a kind that have tokens unknown to the vocabulary, and names their characters."""
-
-    def __init__(self, ruler: measuring.Ruler):
-        self._ruler, self._texts, self.having = ruler, 0, 0
-        self._known: dict[str, bool] = {}
-        self._characters: collections.Counter[str] = collections.Counter()
-
-    def add(self, text: str) -> None:
-        self._texts += 1
-        if not self._ruler.unknown(text):
-            return
-        self.having += 1
-        for character in set(text):
-            if character not in self._known:
-                self._known[character] = not self._ruler.unknown(f"a{character}")
-            self._characters[character] += not self._known[character]
-
-    def summary(self) -> dict[str, Any]:
-        named = sorted(((character, n) for character, n in self._characters.items() if n), key=lambda x: (-x[1], x[0]))
-        return {"texts": self._texts, "unknown": self.having, "characters": dict(named)}
-
-
-class _Agreement:
-    def __init__(self) -> None:
-        self.right = self.rows = 0
-
-    def add(self, right: bool) -> None:
-        self.rows += 1
-        self.right += right
-
-    def summary(self) -> dict[str, Any] | None:
-        return metrics.share("share", self.right, self.rows) | {"rows": self.rows} if self.rows else None
 
 
 def _problem(problem: Problem) -> dict[str, Any]:
@@ -172,13 +117,14 @@ def split_report(
     ruler = vocabulary if isinstance(vocabulary, measuring.Ruler) else measuring.ruler(vocabulary)
     encode = lambda text, separator=None: ruler.lengths([text], separator)[0]  # noqa: E731
     measured = {
-        "label_inputs": _Lengths(lengths.get("inputs")),
-        "label_targets": _Lengths(lengths.get("targets")),
-        "rationale_inputs": _Lengths(lengths.get("inputs")),
-        "rationale_targets": _Lengths(lengths.get("targets")),
+        "label_inputs": tallies.Lengths(lengths.get("inputs")),
+        "label_targets": tallies.Lengths(lengths.get("targets")),
+        "rationale_inputs": tallies.Lengths(lengths.get("inputs")),
+        "rationale_targets": tallies.Lengths(lengths.get("targets")),
     }
-    unknown = {name: _Unknown(ruler) for name in ("input", "label", "rationale", "teacher's label")}
-    strict_agrees, agrees = _Agreement(), _Agreement()
+    unknown = {name: tallies.Unknown(ruler) for name in ("input", "label", "rationale", "teacher's label")}
+    no_value: list[Record] = []
+    strict_agrees, agrees = tallies.Agreement(), tallies.Agreement()
     differences: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
     rows = replies = with_label = with_rationale = with_llm_label = 0
@@ -196,6 +142,8 @@ def split_report(
         if record.label is not None:
             measured["label_inputs"].add(encoder_bos + encode(label_prefix + record.input, dataset.separator))
             measured["label_targets"].add(encode(record.label))
+            if dataset.answer == "equation" and arithmetic.evaluate(record.label) is None:
+                no_value.append(record)
         if record.rationales:
             measured["rationale_inputs"].add(encoder_bos + encode(rationale_prefix + record.input, dataset.separator))
         for text in record.rationales:
@@ -241,8 +189,12 @@ def split_report(
         "differences": dict(reasons.most_common()),
         "repeats": inputs.of(split),
         "unknown": {name: counts.summary() for name, counts in unknown.items() if counts.having},
+        "no_value": len(no_value),
         "lengths": {name: values.summary() for name, values in measured.items()},
     }
+    if no_value:
+        origin = no_value[0].provenance
+        result["first_no_value"] = {"label": no_value[0].label, "file": origin.get("file"), "line": origin.get("line")}
     if details:
         result["failures"] = [_problem(problem) for problem in found.problems]
         result["differing_rows"] = differences
@@ -289,8 +241,9 @@ def report(
       ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
       :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
-      not know, and how many of these have each unknown character) and ``lengths``. Agreement is over all rows with a gold
-      label, an unreadable teacher label counting as wrong; None without a teacher.
+      not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not
+      arithmetic; ``first_no_value`` is the first) and ``lengths``. Agreement is over all rows with a gold label, an
+      unreadable teacher label counting as wrong; None without a teacher.
 
     Raises:
       SourceError: a file cannot be used, or all of a set are missing.
@@ -386,6 +339,18 @@ def _rows_table(result: Mapping[str, Any]) -> rich.table.Table:
     return table
 
 
+def _no_value(found: Mapping[str, Any]) -> list[str]:
+    """The labels of a data set of equations that no answer equals, in words; nothing if there are none."""
+    if not found["no_value"]:
+        return []
+    first = found["first_no_value"]
+    place = f", {first['file']}:{first['line']}" if first["file"] else ""
+    return [
+        f"{found['no_value']:,} of {counted(found['with_label'], 'gold label')} {form(found['no_value'], 'is', 'are')} not "
+        f"arithmetic, so no answer counts as right (first: {first['label']!r}{place})"
+    ]
+
+
 def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """``unknown`` of a split's report in words.
 
@@ -409,12 +374,12 @@ def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
     table = rich.table.Table(title=f"Lengths in tokens, {special} included (vocabulary of {size:,})")
     for name in ("set", "split", "sequence"):
         table.add_column(name)
-    for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in PERCENTILES), "limit", "truncated"):
+    for name in ("mean", *(f"p{q}" if q < 100 else "max" for q in tallies.PERCENTILES), "limit", "truncated"):
         table.add_column(name, justify="right")
     for name, split, found in _there(result):
         for sequence, values in found["lengths"].items():
             if values["sequences"]:
-                numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in PERCENTILES)]
+                numbers = [f"{values['mean']:.1f}", *(str(values[f"p{q}"]) for q in tallies.PERCENTILES)]
                 cut = f"{values['truncated']:.2%}" if "truncated" in values else "–"
                 table.add_row(name, split, sequence.replace("_", " "), *numbers, str(values.get("limit", "–")), cut)
     return table
@@ -445,7 +410,8 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
                 console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
             for reason, number in counts.items():
                 write(f"  {number:6,}  {reason}")
-        for sentence in (*repeats.sentences(found["repeats"]), *unknown_sentences(found["unknown"])):
+        sentences = (*repeats.sentences(found["repeats"]), *_no_value(found), *unknown_sentences(found["unknown"]))
+        for sentence in sentences:
             write(f"\n{name} {split}: {sentence}")
         for row in found.get("lacking", ()):
             key = (name, row["file"], row["line"], row["reason"])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.cli import main, sweeps
 from distill.experiments import sweep
 from distill.experiments.sweep import outcomes, plan
@@ -172,7 +172,10 @@ def test_a_remark_that_all_runs_share_is_shown_once():
         with sweeps._each_message_once():
             for text in ("train: 3 rows rejected", "train: 3 rows rejected", "test: 1 row rejected"):
                 logging.warning(text)
+            for _ in range(2):
+                terminal.notice("starting from a")  # which belongs to one run
         logging.warning("train: 3 rows rejected")
     finally:
         logging.getLogger().removeHandler(handler)
-    assert shown == ["train: 3 rows rejected", "test: 1 row rejected", "train: 3 rows rejected"]
+    rows = ["train: 3 rows rejected", "test: 1 row rejected"]
+    assert shown == [*rows, "starting from a", "starting from a", "train: 3 rows rejected"]

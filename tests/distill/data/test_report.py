@@ -144,6 +144,27 @@ def test_texts_with_unknown_tokens_are_counted_and_their_characters_named(tmp_pa
     assert data_report.report([dataset], BYTES)["sets"]["mine"]["train"]["unknown"] == {}
 
 
+def test_labels_that_are_not_arithmetic_are_counted_for_equations(tmp_path):
+    labels = ["( 7 + 5 )", "12", "because it is", "7 apples"]
+    rows = "".join(json.dumps({"input": f"q{label}", "label": label}) + "\n" for label in labels)
+    (tmp_path / "train.jsonl").write_text(rows)
+    printed = {}
+    for answer in ("equation", "text"):
+        dataset = jsonl.dataset(
+            {"train": tmp_path / "train.jsonl"}, name="mine", answer=answer, validation_fraction=0.0
+        )
+        result = data_report.report([dataset], BYTES)
+        held = io.StringIO()
+        data_report.render(result, rich.console.Console(file=held, width=200))
+        printed[answer] = result["sets"]["mine"]["train"]["no_value"], held.getvalue()
+    assert printed["equation"][0] == 2 and printed["text"][0] == 0
+    sentence = (
+        "mine train: 2 of 4 gold labels are not arithmetic, so no answer counts as right (first: 'because it is', "
+    )
+    assert sentence in printed["equation"][1] and "train.jsonl:3)" in printed["equation"][1]
+    assert "arithmetic" not in printed["text"][1]
+
+
 def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
     rows = [{"input": f"q{n}", "label": str(n), "rationale": "because"} for n in range(6)]
     rows += [{**rows[1], "label": "9"}, {**rows[2], "label": ""}]
