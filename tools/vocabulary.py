@@ -228,15 +228,14 @@ def _parts(line: str) -> Iterator[str]:
     if len(line.encode()) <= _LINE_BYTES:
         yield line
         return
-    part, size = "", 0
+    part = ""
     for word in line.split():
         for begin in range(0, len(word), _LINE_BYTES // 4):  # a character has at most four bytes
             piece = word[begin : begin + _LINE_BYTES // 4]
-            if part and size + len(piece.encode()) + 1 > _LINE_BYTES:
+            if part and len(f"{part} {piece}".encode()) > _LINE_BYTES:
                 yield part
-                part, size = "", 0
+                part = ""
             part = f"{part} {piece}" if part and begin == 0 else part + piece
-            size = len(part.encode())
     yield part
 
 

@@ -63,7 +63,9 @@ def check(
         few = token_scores.evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
         for metric in (validation.metric, *metrics):
             few.check_metric(metric)
-    check_initial(data, initial_checkpoint_path)
+    if initial_checkpoint_path is not None:
+        initial.kind_of(initial_checkpoint_path)
+        check_initial(data, initial_checkpoint_path)
 
 
 def check_tasks(
@@ -92,11 +94,8 @@ def check_tasks(
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
 
 
-def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str | None) -> None:
-    """Raises ValueError or FileNotFoundError if initial parameters cannot be read, or are of another vocabulary."""
-    if initial_checkpoint_path is None:
-        return
-    initial.kind_of(initial_checkpoint_path)
+def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str) -> None:
+    """Raises ValueError if initial parameters are of another vocabulary than the task."""
     if isinstance(data, DataConfig):
         from distill.tasks import registration
         from distill.training import initial_vocabulary

@@ -150,7 +150,8 @@ def train(
             progress = Progress(**saved)
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
         else:
-            checks.check_initial(data, initial_checkpoint_path)
+            if initial_checkpoint_path is not None:
+                checks.check_initial(data, initial_checkpoint_path)
             with terminal.stage("making the parameters", announce=False):
                 state = make_state(
                     model,
