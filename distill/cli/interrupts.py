@@ -1,4 +1,4 @@
-"""Ctrl-C: the first one stops a command after saving, a second one ends the process at once.
+"""Signals: the first one ends a command by an exception or after saving, a second Ctrl-C ends the process at once.
 
 Python runs a signal's handler between two bytecode instructions, so a compilation of a minute would delay both. A thread
 therefore reads the signals' numbers from the pipe that Python's C handler writes them to (:func:`signal.set_wakeup_fd`).
@@ -8,33 +8,84 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+import types
+import weakref
+from collections.abc import Callable, Iterator
 
 from distill import exit_codes
 
 APART_S = 0.5
 """Two SIGINT within this time are one Ctrl-C, which a terminal and a launcher both pass on."""
+AGAIN_S = 0.1
+"""A signal whose exception was lost is sent again after this time: where it was lost has ended by then."""
 _MESSAGE = b"\nstopped at once by a second SIGINT; progress since the last save is lost\n"
+_LOST = 128  # added to a signal's number in the pipe; numbers of signals are at most 64
+
+
+class Interrupted(BaseException):
+    """A signal ended a command outside of the training loop, which handles signals; the text is the signal's name."""
+
+
+class _CtrlC(KeyboardInterrupt):
+    """As Python's own, and can be referred to weakly."""
+
+
+class Received:
+    """The signals of one command.
+
+    Attributes:
+      names: their names so far. Libraries convert exceptions, so that :class:`Interrupted` may arrive as another one.
+    """
+
+    def __init__(self, again: Callable[[int], None]):
+        self.names: list[str] = []
+        self._again = again
+        self._raised: list[weakref.ref[BaseException]] = []
+
+    def exception(self, number: int) -> BaseException:
+        """Returns the exception of a signal. If nothing handles it, the signal is sent again.
+
+        Exceptions are lost where Python can raise none: JAX registers a callback of the garbage collector, and an
+        exception in it, as in ``__del__``, is printed and ignored. It is freed then, which this object watches.
+        """
+        error = Interrupted(signal.Signals(number).name) if number != signal.SIGINT else _CtrlC()
+        again = self._again
+        self._raised.append(weakref.ref(error, lambda _: again(number)))
+        return error
+
+    def handled(self) -> None:
+        """The command has ended by them: none is sent again."""
+        self._raised.clear()
 
 
 @contextlib.contextmanager
-def second_ends() -> Iterator[None]:
+def second_ends() -> Iterator[Callable[[int], None]]:
     """Inside, a second SIGINT ends the process with :data:`distill.exit_codes.INTERRUPTED`; no clean-up code runs.
 
     Checkpoints and answers are written so that a killed process leaves them intact. Outside of the main thread, which alone
     receives signals, this does nothing.
+
+    Yields:
+      A function that sends a signal, by its number, to the main thread again after :data:`AGAIN_S`. It takes no lock, so
+      that it can be called wherever an object is freed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda number: None
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), daemon=True, name="interrupts").start()
+
+    def again(number: int) -> None:
+        with contextlib.suppress(OSError):  # the command has ended
+            writer.send(bytes([_LOST + number]))
+
     try:
-        yield
+        yield again
     finally:
         signal.set_wakeup_fd(previous)
         writer.close()  # ends the thread
@@ -44,10 +95,87 @@ def _watch(reader: socket.socket) -> None:
     first: float | None = None
     with reader:
         while received := reader.recv(64):
-            for _ in range(received.count(signal.SIGINT)):
-                now = time.monotonic()
-                if first is None:
-                    first = now
-                elif now - first > APART_S:
-                    os.write(2, _MESSAGE)
-                    os._exit(exit_codes.INTERRUPTED)
+            for byte in received:
+                if byte > _LOST:
+                    time.sleep(AGAIN_S)
+                    if byte - _LOST == signal.SIGINT:
+                        first = None  # it comes through the pipe once more, and is still the first
+                    handler = signal.getsignal(byte - _LOST)
+                    # Not where it is ignored or would kill the process: the command has ended.
+                    if callable(handler) and handler is not signal.default_int_handler:
+                        signal.pthread_kill(threading.main_thread().ident or 0, byte - _LOST)
+                elif byte == signal.SIGINT:
+                    now = time.monotonic()
+                    if first is None:
+                        first = now
+                    elif now - first > APART_S:
+                        os.write(2, _MESSAGE)
+                        os._exit(exit_codes.INTERRUPTED)
+
+
+@contextlib.contextmanager
+def signals_raise(line: Callable[[str], str], again: Callable[[int], None], *, last: bool) -> Iterator[Received]:
+    """SIGTERM and SIGINT end a command by an exception, so that clean-up code runs.
+
+    In the middle of an import they end the process at once, with the same line and exit code: an exception there can
+    crash the start of a native module, or come back as the library's ImportError.
+
+    Args:
+      line: the line to print for the name of a signal.
+      again: sends a signal again; see :func:`second_ends`.
+      last: whether the process ends after the block. SIGTERM is ignored then: the exit code is decided.
+
+    Yields:
+      The signals so far.
+    """
+    received = Received(again)
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        received.names.append(signal.Signals(number).name)
+        if _imports(frame):
+            if terminal is not None:
+                os.write(terminal, line(received.names[-1]).encode())
+            os._exit(exit_codes.STOPPED)
+        raise received.exception(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    terminal = None
+    with contextlib.suppress(OSError):  # the process has no file descriptor 2
+        terminal = os.dup(2)  # while TensorFlow is imported, descriptor 2 leads nowhere
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    # Not where a caller ignores or handles it.
+    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if by_default:
+        signal.signal(signal.SIGINT, interrupt)
+    shown, sys.unraisablehook = sys.unraisablehook, _others(sys.unraisablehook)
+    try:
+        yield received
+    finally:
+        received.handled()
+        sys.unraisablehook = shown
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)
+        if by_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminal is not None:
+            os.close(terminal)
+
+
+def _others(hook: Callable[["sys.UnraisableHookArgs"], object]) -> Callable[["sys.UnraisableHookArgs"], None]:
+    """A hook that prints exceptions which Python cannot raise as ``hook`` does, and those of signals not."""
+
+    def shown(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, (Interrupted, _CtrlC)):
+            hook(unraisable)
+
+    return shown
+
+
+def _imports(frame: types.FrameType | None) -> bool:
+    """Whether a frame, or one of its callers, belongs to Python's import system."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

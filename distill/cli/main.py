@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -9,7 +10,6 @@ import re
 import signal
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterator, Sequence
 
 from distill import exit_codes
@@ -53,56 +53,6 @@ COMPILING = ("train", "replay", "eval", "demo")
 _words: Sequence[str] = ()  # the command line, for the line after a signal
 
 
-class _Interrupted(BaseException):
-    """A signal ended a command outside of the training loop, which handles signals; the text is the signal's name."""
-
-
-@contextlib.contextmanager
-def _signals_raise(command: str, *, last: bool) -> Iterator[list[str]]:
-    """SIGTERM and SIGINT end a command by an exception, so that clean-up code runs.
-
-    In the middle of an import they end the process at once, with the same line and exit code: an exception there can
-    crash the start of a native module, or come back as the library's ImportError.
-
-    Args:
-      command: the subcommand, which decides the advice in the line.
-      last: whether the process ends after the block. SIGTERM is ignored then: the exit code is decided.
-
-    Yields:
-      The names of the signals so far. Libraries convert exceptions, such as one in the middle of an import, so that
-      ``_Interrupted`` may arrive as another one.
-    """
-    received: list[str] = []
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        if _imports(frame):
-            if terminal is not None:
-                os.write(terminal, _stop_line(received[-1], command).encode())
-            os._exit(exit_codes.STOPPED)
-        raise _Interrupted(received[-1]) if number == signal.SIGTERM else KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    terminal = None
-    with contextlib.suppress(OSError):  # the process has no file descriptor 2
-        terminal = os.dup(2)  # while TensorFlow is imported, descriptor 2 leads nowhere
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    # Not where a caller ignores or handles it.
-    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if by_default:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)
-        if by_default:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if terminal is not None:
-            os.close(terminal)
-
-
 def _stop_line(name: str, command: str) -> str:
     advice = exit_codes.CONTINUE if command in CONTINUING else exit_codes.START_OVER
     if command == "train" and not _has_checkpoint(_words):
@@ -121,15 +71,6 @@ def _has_checkpoint(words: Sequence[str]) -> bool:
         return False
 
 
-def _imports(frame: types.FrameType | None) -> bool:
-    """Whether a frame, or one of its callers, belongs to Python's import system."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
 @contextlib.contextmanager
 def _quiet(quiet: bool) -> Iterator[None]:
     """With ``quiet``, progress and warnings, which go to standard error, are not shown. The log of errors is."""
@@ -144,7 +85,7 @@ def command_function(command: str) -> Callable[[argparse.Namespace], int]:
     return getattr(importlib.import_module(f"distill.cli.{module}"), name)
 
 
-def _run(options: argparse.Namespace, received: list[str]) -> int:
+def _run(options: argparse.Namespace, received: interrupts.Received) -> int:
     """Runs a command that the parser knows; see :func:`_ended`."""
 
     def run() -> int:
@@ -165,20 +106,21 @@ def _run(options: argparse.Namespace, received: list[str]) -> int:
     return _ended(run, options.command, received, verbose=options.verbose)
 
 
-def _ended(run: Callable[[], int], name: str, received: list[str], *, verbose: bool = False) -> int:
+def _ended(run: Callable[[], int], name: str, received: interrupts.Received, *, verbose: bool = False) -> int:
     """Runs a command; returns its exit code, or that of the error that ended it, which is printed in one line."""
     try:
         code = run()
         sys.stdout.flush()  # reports a full disk now, and not when Python ends
         return code
-    except (exit_codes.Stopped, _Interrupted, KeyboardInterrupt) as stopped:
+    except (exit_codes.Stopped, interrupts.Interrupted, KeyboardInterrupt) as stopped:
+        received.handled()
         return _stopped(str(stopped) or "SIGINT", name)
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.MACHINE
     except Exception as error:
-        if received:
-            return _stopped(received[0], name)
+        if received.names:
+            return _stopped(received.names[0], name)
         explained = errors.explain(error)
         _leave_others(1 if explained is None else explained[0])
         if explained is None or verbose:
@@ -209,10 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     global _words
     words = _words = list(sys.argv[1:] if arguments is None else arguments)
     command = _command(words)
-    with interrupts.second_ends(), _signals_raise(command, last=arguments is None) as received:
+    line = functools.partial(_stop_line, command=command)
+    with (
+        interrupts.second_ends() as again,
+        interrupts.signals_raise(line, again, last=arguments is None) as received,
+    ):
         try:
             return _main(words, received)
-        except _Interrupted as stopped:  # before or after the command itself
+        except interrupts.Interrupted as stopped:  # before or after the command itself
+            received.handled()
             return _stopped(str(stopped), command)
 
 
@@ -221,7 +168,7 @@ def _command(words: Sequence[str]) -> str:
     return next((word for word in words if not word.startswith("-")), "")
 
 
-def _main(words: Sequence[str], received: list[str]) -> int:
+def _main(words: Sequence[str], received: interrupts.Received) -> int:
     if words[:1] == ["launch"]:  # its flags depend on the backend, and another command's line follows them
         from distill.cli import launch
 

@@ -1,5 +1,6 @@
 """Real signals to real processes: one Ctrl-C saves and stops, the second ends the process at once."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,3 +52,68 @@ def test_the_earlier_descriptor_returns_and_the_thread_ends():
     after = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(after)
     assert after == before
+
+
+# A callback of the garbage collector, such as JAX's, in which Python cannot raise; `__del__` is the same.
+LOSING = """
+import gc, os, signal, sys, time
+from distill.cli import main
+def collected(phase, info):
+    if sent:
+        os.kill(os.getpid(), sent.pop())
+        time.sleep(0.01)  # the handler runs here
+def command(options):
+    gc.callbacks.append(collected)
+    sent.append(signal.{name})
+    gc.collect()
+    {then}
+    print("the signal was lost", flush=True)
+    return 0
+sent = []
+main.command_function = lambda name: command
+sys.exit(main.main(["completion", "bash"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("then", ["time.sleep(60)", "[time.sleep(0.01) for _ in range(6000)]"])
+def test_a_signal_where_python_cannot_raise_is_not_lost(name, then):
+    line = [sys.executable, "-c", LOSING.format(name=name, then=then)]
+    begun = time.monotonic()
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100)
+    assert done.returncode == exit_codes.STOPPED, (done.stdout, done.stderr)
+    assert time.monotonic() - begun < 50
+    assert done.stderr == f"stopped by {name}; run the same command again to start over\n"
+    assert not done.stdout
+
+
+def test_other_exceptions_that_cannot_be_raised_are_shown(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+
+    class Failing:
+        def __del__(self):
+            raise self.error
+
+    with interrupts.second_ends() as again, interrupts.signals_raise("{}".format, again, last=False):
+        for error in (ValueError("a fault"), interrupts.Interrupted("SIGTERM")):
+            failing = Failing()
+            failing.error = error
+            del failing
+    assert [str(one.exc_value) for one in shown] == ["a fault"]
+
+
+def test_a_signal_handled_by_then_is_not_sent_again():
+    sent = []
+    with interrupts.signals_raise("{}".format, sent.append, last=False) as received:
+        for name in ("SIGTERM", "SIGINT"):
+            try:
+                os.kill(os.getpid(), getattr(signal, name))
+                time.sleep(5)
+            except (interrupts.Interrupted, KeyboardInterrupt):
+                received.handled()
+        assert received.names == ["SIGTERM", "SIGINT"] and not sent
+        with contextlib.suppress(interrupts.Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        assert sent == [signal.SIGTERM]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from distill import exit_codes
-from distill.cli import main, runs
+from distill.cli import interrupts, main, runs
 
 
 def test_every_command_has_a_function():
@@ -72,10 +72,13 @@ def test_what_the_parser_refuses_has_code_2(arguments, capsys):
 
 def test_a_signal_raises_and_the_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(main._Interrupted, match="SIGTERM"), main._signals_raise("train", last=False):
+    sent = []
+    raises = interrupts.signals_raise("stopped by {}".format, sent.append, last=False)
+    with pytest.raises(interrupts.Interrupted, match="SIGTERM"), raises:
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     assert signal.getsignal(signal.SIGTERM) is before
+    assert not sent  # what ended the command is not sent again
 
 
 def test_quiet_hides_progress_and_not_output(capsys):
