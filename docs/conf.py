@@ -23,7 +23,7 @@ suppress_warnings = [
     "ref.python",  # an annotation such as ``bytes`` is also the name of several attributes
 ]
 myst_enable_extensions = ["dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
 # One page per package in docs/api, written at each build, so that a new module appears without further work.
 apidoc_modules = [

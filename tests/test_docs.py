@@ -289,3 +289,11 @@ def test_the_results_in_the_readme_are_those_of_the_report():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"^- \*\*.*", report[report.index("## What the data show") :], re.MULTILINE)
     assert len(shown) >= 3 and "\n".join(shown[:3]) in readme
+
+
+def test_every_guide_is_listed():
+    """In the table of the documentation's first page, and in the built pages, which CI may lack the packages to build."""
+    guides = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert guides <= set((ROOT / "docs" / "index.rst").read_text(encoding="utf-8").split())
+    table = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert guides - {"README"} <= set(re.findall(r"^\| \[([\w-]+)\.md\]\(\1\.md\) \|", table, re.MULTILINE))
