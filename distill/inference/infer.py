@@ -42,7 +42,7 @@ class InferReport:
       reasons: counts of the reasons why rows could not be answered, including rows of earlier calls.
       cut: inputs that this call truncated to ``max_input_len``.
       longest: tokens of the longest input of this call.
-      first: reason → the first row of this call with it, ``file:line``.
+      first: reason → the first row with it, ``file:line``; of earlier calls, only rows whose input could not be read.
       unknown: inputs of this call of which the vocabulary does not know :data:`answering.MANY_UNKNOWN` of the tokens.
     """
 
@@ -177,23 +177,23 @@ def _answer(
     """:func:`infer` while the output is locked; a stream needs no lock."""
     student, vocabulary, field, rationale = job.student, job.vocabulary, job.field, job.rationale
     rationale_decode, rules, chunk = job.rationale_decode, job.rules, job.chunk
-    skipped = 0
+    skipped, places = 0, dict[str, str]()
     if isinstance(output, answers.Stream):
         out: answers.Answers | answers.Stream = output
     else:
         settings = _settings(model_dir, student, field, rationale, rationale_decode)
         settings |= {} if job.block is None else {"shard": job.block.name}
         out = answers.Answers(output, settings, overwrite=overwrite)
-        skipped = _skip(rows, out)
+        skipped = _skip(rows, out, places, job.input_path)
     first = list(itertools.islice(rows, 1))
     rows = itertools.chain(first, rows)
     if not first:
         if out.found.rows:  # an input without rows leaves no output
             out.begin()
-        return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()))
+        return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()), first=places)
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    fit, places = answering.Fit(), dict[str, str]()
+    fit = answering.Fit()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
@@ -257,11 +257,16 @@ def _to_read(params: Any, job: "_Job", mesh: jax.sharding.Mesh) -> Any:
     return jax.jit(functools.partial(in_compute_dtype, config=model), out_shardings=shardings)(params)
 
 
-def _skip(rows: Iterator[Row], out: answers.Answers) -> int:
-    """Reads the rows that were answered before, which must be those of the input; returns their number."""
+def _skip(rows: Iterator[Row], out: answers.Answers, places: dict[str, str], input_path: str) -> int:
+    """Reads the rows that were answered before, which must be those of the input; returns their number.
+
+    The first row of each reason is added to ``places``.
+    """
     digest, skipped = answers.Record({}).digest, 0
     for row in itertools.islice(rows, out.found.rows):
         digest, skipped = answers.chained(digest, [row.fingerprint]), skipped + 1
+        if row.error is not None:
+            places.setdefault(reason_of(row.error), f"{input_path}:{row.line}")
     if skipped < out.found.rows:
         raise out.too_few_inputs(skipped)
     out.check_inputs(digest)
@@ -343,7 +348,7 @@ def _chunks(rows: Iterator[Row], first: int, size: int) -> Iterator[list[Row]]:
 
 
 def counted_reason(report: InferReport, reason: str) -> str:
-    """How often a reason occurred, and the first row of this call with it: ``2 × … (first: a.jsonl:3)``."""
+    """How often a reason occurred, and the first row with it: ``2 × … (first: a.jsonl:3)``."""
     place = f" (first: {report.first[reason]})" if reason in report.first else ""
     return f"{report.reasons[reason]:,} × {reason}{place}"
 

@@ -37,6 +37,13 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     told = capsys.readouterr().err
     assert f"2 rows: 1 answered, 1 not; written to {tmp_path / 'out.jsonl'}" in told
     assert f"  1 × field 'input' is absent (first: {tmp_path / 'in.jsonl'}:2)" in told
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write('{"input": "2 and 2?"}\n{"q": "3"}\n')
+    for _ in range(2):  # continued, and once more with nothing left to answer
+        assert main.main([*command, f"--output={tmp_path / 'out.jsonl'}"]) == 0
+        told = capsys.readouterr().err
+        assert f"  2 × field 'input' is absent (first: {tmp_path / 'in.jsonl'}:2)" in told
+    (tmp_path / "in.jsonl").write_text('{"input": "1 and 1?"}\n{"q": "2"}\n')
     assert main.main([*command, f"--output={tmp_path / 'no.jsonl'}", "--input_field=question"]) == 2
     told = capsys.readouterr().err
     assert "none of 2 rows has the field 'question', where the input was expected (the rows have: input, q);" in told
