@@ -32,6 +32,8 @@ def table(plan: Plan) -> Table:
 
 def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path) -> str:
     if state == "running":
+        # Of the training process; until it has started, and with several seeds in one process, of the worker.
+        holder = locking.holder(locking.of_directory(log)) or holder
         where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
         return " ".join(filter(None, (workers.progress(log / workers.LOG), where)))
     if state == "waiting" and outcomes.has_checkpoint(directory):

@@ -1,9 +1,11 @@
 """``distill sweep status``: who trains what, what failed, what continues."""
 
+import os
 import pathlib
 
 from rich.console import Console
 
+from distill import locking
 from distill.experiments.sweep import execution, leases, outcomes, plan, status
 from distill.experiments.sweep.runs import Run
 
@@ -34,6 +36,11 @@ def test_the_table_and_the_line(tmp_path):
     )
     (runs[2].directory / "sweep.log").write_text("loading\n")
     assert "loading and compiling" in status._about(runs[2].directory, "running", None, runs[2].directory)
+    worker = {"host": "node-3", "pid": 1}
+    assert status._about(runs[2].directory, "running", worker, runs[2].directory).endswith("node-3 process 1")
+    with locking.held(locking.of_directory(runs[2].directory), "the run"):  # by the training process
+        about = status._about(runs[2].directory, "running", worker, runs[2].directory)
+        assert about.endswith(f"process {os.getpid()}")
     (runs[3].directory / "checkpoints" / "20").rename(runs[3].directory / "checkpoints" / "20.orbax-checkpoint-tmp")
     assert status._about(runs[3].directory, "waiting", None, runs[3].directory) == "", "no step is complete"
     lease.release()
