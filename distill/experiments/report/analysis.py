@@ -68,6 +68,12 @@ class Analysis:
         """The settings."""
         return self.evidence.part
 
+    @property
+    def nothing_learned(self) -> bool:
+        """Whether no run has a right answer to a test row, so that there is nothing to compare."""
+        evidence = self.evidence
+        return evidence.metric == "accuracy" and not any(evidence.cell_interval(cell).value for cell in self.part.cells)
+
 
 def analyse(part: Part, options: Options) -> Analysis:
     """Computes all answers about a part.

@@ -52,7 +52,9 @@ def gap(analysis: Analysis, interval: statistics.Interval) -> str:
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """The findings, most important first."""
+    """The findings, most important first; of students that learned nothing, only this."""
+    if analysis.nothing_learned:
+        return ["No student has learned the task: all of them score 0 on the test rows, so nothing can be compared."]
     out = [_selected(analysis)]
     for head in analysis.headlines:
         comparison = comparisons.oriented(analysis.family, head.a, head.b)

@@ -31,7 +31,7 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
         )
     elif listed:
         out.append(f"Not in these numbers: {listed}.")
-    if analysis.evidence.metric == "accuracy" and not any(analysis.evidence.cell_interval(c).value for c in part.cells):
+    if analysis.nothing_learned:
         out.append(
             "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
             "for more steps, or check the rows with distill data."

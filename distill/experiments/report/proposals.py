@@ -43,8 +43,11 @@ def steps(analysis: Analysis) -> list[Step]:
     """The next runs for each line along λ, and for each headline whose two settings cannot be distinguished, in order.
 
     The first narrows the interval of its answer most, as a share of the present one, per hour of computation; per run if
-    the time of one is not known. Steps whose effect is not known come last.
+    the time of one is not known. Steps whose effect is not known come last. There are none if no student has learned
+    anything: more of the same runs would not change that.
     """
+    if analysis.nothing_learned:
+        return []
     lines = {line.name: line.cells for line in effective_lines(analysis.evidence)}
     known = [(each.line, each.proposal) for each in analysis.optima]
     known += [(each.line.name, each.proposal) for each in analysis.unfitted if each.proposal is not None]

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 
-from distill.experiments.report import limits
+from distill.experiments.report import findings, limits, proposals
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 
@@ -75,6 +75,10 @@ def test_students_that_learned_nothing_are_named_first(tmp_path):
             )
     warned = limits.warnings(analysed(tmp_path)[1])
     assert warned[0].startswith("All settings score 0 on the test rows: no student has learned the task")
+    nothing = analysed(tmp_path)[1]
+    assert nothing.nothing_learned and not proposals.next_sentences(nothing)
+    (found,) = findings.sentences(nothing)
+    assert found.startswith("No student has learned the task")
     for seed in range(5):
         shutil.rmtree(tmp_path / synthetic.name(LAMBDA=1.0, RANDOM_SEED=seed))
         synthetic.write_run(
@@ -84,6 +88,7 @@ def test_students_that_learned_nothing_are_named_first(tmp_path):
         )
     warned = limits.warnings(analysed(tmp_path)[1])
     assert warned[0].startswith("LAMBDA 0.3 scores 0 in all runs: look at its predictions")
+    assert len(findings.sentences(analysed(tmp_path)[1])) > 1
 
 
 def test_other_training_rows_and_few_validation_rows_are_warned_of(tmp_path):
