@@ -389,5 +389,5 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["goodput"] is not None:
         lost = f", {counted(summary['lost_steps'], 'step')} lost" if summary["lost_steps"] else ""
         attempts = counted(summary["attempts"], "attempt")
-        lines.append(f"goodput: {summary['goodput']:.0%} of the time since the first start, {attempts}{lost}")
+        lines.append(f"goodput (share of all time in updates that count): {summary['goodput']:.0%}, {attempts}{lost}")
     return lines

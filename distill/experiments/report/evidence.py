@@ -9,6 +9,7 @@ from jaxtyping import Float
 from distill.experiments.report import statistics
 from distill.experiments.report.collect import ReportError, Run, read_predictions
 from distill.experiments.report.settings import Cell, Part
+from distill.experiments.sweep import files
 
 _CHUNK = 256  # draws of rows that are in memory at a time
 
@@ -104,8 +105,7 @@ def gather(part: Part, metric: str, *, seed: int = 0, draws: int = statistics.DR
     scores = {run: run.score(metric) for run in part.runs}
     missing = next((run for run, score in scores.items() if not np.isfinite(score)), None)
     if missing is not None:
-        known = ", ".join(sorted(missing.record["test"])) or "none"
-        raise ReportError(f"{missing.directory} has no test metric {metric!r}; it has {known}")
+        raise ReportError(files.no_metric(missing.directory, metric, missing.record["test"]))
     ids: dict[Run, tuple[str, ...]] = {}
     correct: dict[Run, np.ndarray] = {}
     constant: dict[Run, str] = {}

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from distill import atomic_files, terminal
 from distill.experiments.report import statistics
-from distill.experiments.sweep import SEED, Run, Sweep
+from distill.experiments.sweep import SEED, Run, Sweep, files
 from distill.experiments.sweep import failures as sweep_failures
 from distill.experiments.sweep.levels import FEW_SEEDS
 from distill.training import reporting
@@ -65,9 +65,7 @@ def cells(sweep: Sweep) -> list[Cell]:
     for key, results in gathered.items():
         for run, result in results:
             if sweep.metric not in result["test"]:
-                raise ValueError(
-                    f"{run.directory} has no test metric {sweep.metric!r}; it has {sorted(result['test'])}"
-                )
+                raise ValueError(files.no_metric(run.directory, sweep.metric, result["test"]))
         out.append(
             Cell(
                 dict(key),

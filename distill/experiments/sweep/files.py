@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ def no_empty_folders(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the first that is not empty
             for one in made:
                 one.rmdir()
+
+
+def no_metric(directory: str | Path, metric: str, known: Iterable[str]) -> str:
+    """The message that a run has no such test metric, with those that it has."""
+    return f"{directory} has no test metric {metric!r}; it has {', '.join(sorted(known)) or 'none'}"
 
 
 def read_evaluations(directory: Path) -> list[dict[str, Any]]:

@@ -237,11 +237,9 @@ def _check_metric(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any]) -
         return
     for run in runs:
         if run.done:
-            known = sorted(files.read_result(run.directory).get("test", {}))
+            known = files.read_result(run.directory).get("test", {})
             if sweep.metric not in known:
-                raise SweepError(
-                    f"metric: {run.directory} has no test metric {sweep.metric!r}; it has {', '.join(known) or 'none'}"
-                )
+                raise SweepError(f"metric: {files.no_metric(run.directory, sweep.metric, known)}")
 
 
 def refuse_other_sweep(sweep: Sweep) -> None:

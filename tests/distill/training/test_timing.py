@@ -140,4 +140,4 @@ def test_the_summary_fits_a_terminal():
     assert all(len(line) <= 100 for line in lines)
     speed = "speed: 123,457 tokens/s per device, padding 12%, 1.25e+15 FLOP/step, MFU 43.2%, memory 70.00 GiB"
     assert lines[1] == speed
-    assert lines[2] == "goodput: 90% of the time since the first start, 2 attempts, 17 steps lost"
+    assert lines[2] == "goodput (share of all time in updates that count): 90%, 2 attempts, 17 steps lost"

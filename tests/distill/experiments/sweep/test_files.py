@@ -31,6 +31,11 @@ def test_broken_evaluations_are_left_out(tmp_path):
     assert files.read_evaluations(tmp_path) == []
 
 
+def test_a_missing_metric_is_named_with_those_that_exist():
+    assert files.no_metric("runs/a", "f1", {"loss": 0, "acc": 1}) == "runs/a has no test metric 'f1'; it has acc, loss"
+    assert files.no_metric("runs/a", "f1", ()).endswith("it has none")
+
+
 def test_folders_that_a_block_made_and_left_empty_are_removed(tmp_path):
     (tmp_path / "there").mkdir()
     with files.no_empty_folders(tmp_path / "there"):
