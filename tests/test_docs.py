@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import inspect
 import json
 import pathlib
@@ -297,3 +298,18 @@ def test_every_guide_is_listed():
     assert guides <= set((ROOT / "docs" / "index.rst").read_text(encoding="utf-8").split())
     table = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert guides - {"README"} <= set(re.findall(r"^\| \[([\w-]+)\.md\]\(\1\.md\) \|", table, re.MULTILINE))
+
+
+def test_extras_in_messages_exist_and_are_named_as_an_installed_package_knows_them():
+    """``pip install '.[serve]'`` of a message would need a clone in the present folder; a wheel's user has none."""
+    extras = set(importlib.metadata.metadata("distill-step-by-step").get_all("Provides-Extra"))
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "distill").rglob("*.py")]
+    pages = [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/README.md", "docs/checkpoints.md")
+    ]
+    named = [name for text in (*sources, *pages) for name in re.findall(r"pip install '([^'\n]+\[[^'\n]+\])'", text)]
+    named = [name for name in named if re.match(r"[.\w-]+", name)[0] in (".", "distill-step-by-step")]
+    assert len(named) >= 6
+    for name in named:
+        extra = re.fullmatch(r"distill-step-by-step\[(\w+|NAME|\{name\})\]", name)
+        assert extra and (extra[1] in extras or extra[1] in ("NAME", "{name}")), name

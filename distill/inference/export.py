@@ -253,7 +253,9 @@ def _write_ct2(hf_folder: Path, folder: Path, source: Source, quantization: str 
         from ctranslate2 import converters
         from ctranslate2.specs import model_spec
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; `pip install '.[serve]'` installs what format 'ct2' needs") from error
+        raise ModuleNotFoundError(
+            f"{error}; pip install 'distill-step-by-step[serve]' installs what format 'ct2' needs"
+        ) from error
     if not isinstance(source.config, T5Config):
         raise ValueError(f"format 'ct2' is for T5; a {family(source.config)} is exported as 'hf'")
     if source.config.relative_bias_per_layer:
