@@ -22,7 +22,7 @@ APART_S = 0.5
 AGAIN_S = 0.1
 """A signal whose exception was lost is sent again after this time: where it was lost has ended by then."""
 _MESSAGE = b"\nstopped at once by a second SIGINT; progress since the last save is lost\n"
-_LOST = 128  # added to a signal's number in the pipe; numbers of signals are at most 64
+_LOST = 255  # in the pipe, where numbers of signals are at most 64
 
 
 class Interrupted(BaseException):
@@ -33,14 +33,51 @@ class _CtrlC(KeyboardInterrupt):
     """As Python's own, and can be referred to weakly."""
 
 
+class Again:
+    """Sends signals, by their numbers, to the main thread again after :data:`AGAIN_S`.
+
+    It takes no lock, so that it can be called wherever an object is freed.
+
+    Args:
+      pipe: the socket that the thread of :func:`second_ends` reads.
+    """
+
+    def __init__(self, pipe: socket.socket):
+        self._pipe = pipe
+        self._pending: list[int] = []
+
+    def __call__(self, number: int) -> None:
+        self._pending.append(number)
+        with contextlib.suppress(OSError):  # the command has ended
+            self._pipe.send(bytes([_LOST]))
+
+    def cancel(self) -> None:
+        """What was not sent yet is not sent."""
+        self._pending.clear()
+
+    def deliver(self) -> set[int]:
+        """Sends what is pending; returns the numbers."""
+        pending = set(self._pending)
+        self._pending.clear()
+        for number in pending:
+            handler = signal.getsignal(number)
+            # Not where it is ignored or would kill the process: the command has ended.
+            if callable(handler) and handler is not signal.default_int_handler:
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+        return pending
+
+
 class Received:
     """The signals of one command.
+
+    Args:
+      again: sends a signal whose exception was lost; None outside of the main thread, which receives none.
 
     Attributes:
       names: their names so far. Libraries convert exceptions, so that :class:`Interrupted` may arrive as another one.
     """
 
-    def __init__(self, again: Callable[[int], None]):
+    def __init__(self, again: Again | None):
         self.names: list[str] = []
         self._again = again
         self._raised: list[weakref.ref[BaseException]] = []
@@ -52,58 +89,53 @@ class Received:
         exception in it, as in ``__del__``, is printed and ignored. It is freed then, which this object watches.
         """
         error = Interrupted(signal.Signals(number).name) if number != signal.SIGINT else _CtrlC()
-        again = self._again
-        self._raised.append(weakref.ref(error, lambda _: again(number)))
+        if self._again is not None:
+            again = self._again
+            self._raised.append(weakref.ref(error, lambda _: again(number)))
         return error
 
     def handled(self) -> None:
         """The command has ended by them: none is sent again."""
         self._raised.clear()
+        if self._again is not None:
+            self._again.cancel()
 
 
 @contextlib.contextmanager
-def second_ends() -> Iterator[Callable[[int], None]]:
+def second_ends() -> Iterator[Again | None]:
     """Inside, a second SIGINT ends the process with :data:`distill.exit_codes.INTERRUPTED`; no clean-up code runs.
 
     Checkpoints and answers are written so that a killed process leaves them intact. Outside of the main thread, which alone
     receives signals, this does nothing.
 
     Yields:
-      A function that sends a signal, by its number, to the main thread again after :data:`AGAIN_S`. It takes no lock, so
-      that it can be called wherever an object is freed.
+      What sends a signal again; None outside of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda number: None
+        yield None
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader,), daemon=True, name="interrupts").start()
-
-    def again(number: int) -> None:
-        with contextlib.suppress(OSError):  # the command has ended
-            writer.send(bytes([_LOST + number]))
-
+    again = Again(writer)
+    threading.Thread(target=_watch, args=(reader, again), daemon=True, name="interrupts").start()
     try:
         yield again
     finally:
         signal.set_wakeup_fd(previous)
+        again.cancel()
         writer.close()  # ends the thread
 
 
-def _watch(reader: socket.socket) -> None:
+def _watch(reader: socket.socket, again: Again) -> None:
     first: float | None = None
     with reader:
         while received := reader.recv(64):
             for byte in received:
-                if byte > _LOST:
+                if byte == _LOST:
                     time.sleep(AGAIN_S)
-                    if byte - _LOST == signal.SIGINT:
+                    if signal.SIGINT in again.deliver():
                         first = None  # it comes through the pipe once more, and is still the first
-                    handler = signal.getsignal(byte - _LOST)
-                    # Not where it is ignored or would kill the process: the command has ended.
-                    if callable(handler) and handler is not signal.default_int_handler:
-                        signal.pthread_kill(threading.main_thread().ident or 0, byte - _LOST)
                 elif byte == signal.SIGINT:
                     now = time.monotonic()
                     if first is None:
@@ -114,7 +146,7 @@ def _watch(reader: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def signals_raise(line: Callable[[str], str], again: Callable[[int], None], *, last: bool) -> Iterator[Received]:
+def signals_raise(line: Callable[[str], str], again: Again | None, *, last: bool) -> Iterator[Received]:
     """SIGTERM and SIGINT end a command by an exception, so that clean-up code runs.
 
     In the middle of an import they end the process at once, with the same line and exit code: an exception there can

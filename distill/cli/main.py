@@ -113,7 +113,6 @@ def _ended(run: Callable[[], int], name: str, received: interrupts.Received, *, 
         sys.stdout.flush()  # reports a full disk now, and not when Python ends
         return code
     except (exit_codes.Stopped, interrupts.Interrupted, KeyboardInterrupt) as stopped:
-        received.handled()
         return _stopped(str(stopped) or "SIGINT", name)
     except BrokenPipeError:  # `distill … | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -159,7 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _main(words, received)
         except interrupts.Interrupted as stopped:  # before or after the command itself
-            received.handled()
             return _stopped(str(stopped), command)
 
 
