@@ -57,8 +57,8 @@ class Again:
 
     def deliver(self) -> set[int]:
         """Sends what is pending; returns the numbers."""
-        pending = set(self._pending)
-        self._pending.clear()
+        taken, self._pending = self._pending, []
+        pending = set(taken)
         for number in pending:
             handler = signal.getsignal(number)
             # Not where it is ignored or would kill the process: the command has ended.
@@ -123,7 +123,6 @@ def second_ends() -> Iterator[Again | None]:
         yield again
     finally:
         signal.set_wakeup_fd(previous)
-        again.cancel()
         writer.close()  # ends the thread
 
 

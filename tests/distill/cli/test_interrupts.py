@@ -87,7 +87,7 @@ def test_a_signal_where_python_cannot_raise_is_not_lost(name, then):
     assert not done.stdout
 
 
-def test_other_exceptions_that_cannot_be_raised_are_shown(capsys, monkeypatch):
+def test_other_exceptions_that_cannot_be_raised_are_shown(monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", shown.append)
 
