@@ -83,9 +83,10 @@ def forecast(
     """Returns the forecast of the waiting runs.
 
     With ``bounds``, a run takes at least steps · seconds of an update. Otherwise a run takes steps · s, where s is the
-    mean of the seconds per update of the finished runs with the same levels, or, without one, the mean over finished
-    runs of seconds per floating-point operation, times the operations of an update. Seconds are those of
-    ``result.json``: compilation and evaluation are included, and the start of the process is not.
+    mean of the seconds per update of the finished runs with the same levels, or, without one, the seconds of all finished
+    runs divided by their floating-point operations, times the operations of an update. So a run of a few updates, most of
+    whose time is compilation, counts little. Seconds are those of ``result.json``: compilation and evaluation are
+    included, and the start of the process is not.
 
     Args:
       waiting: the runs to do.
@@ -103,30 +104,30 @@ def forecast(
         chip_seconds = sum(seconds * chips for seconds, chips in each)
         return Forecast(len(waiting), flops, total, chip_seconds, "least time by distill precompile; runs take longer")
     same: dict[str, list[float]] = {}
-    rates: list[float] = []
+    spent: list[tuple[float, float]] = []  # seconds and operations of a run
     chips, unit = 1.0, "chip-hours"
     for run in finished:
         result = files.read_result(run.directory)
         each_update = result["seconds"] / max(1, result["step"])
         same.setdefault(without_seed(run), []).append(each_update)
-        rates.append(each_update / costs[run.name].flops)
+        spent.append((result["seconds"], max(1, result["step"]) * costs[run.name].flops))
         charge, here = _charge(run)
         chips, unit = max(chips, charge), here
     for run in others:
-        found = _recorded_rate(run)
+        found = _recorded(run)
         if found is not None:
-            rates.append(found)
+            spent.append(found)
             charge, unit = _charge(run)
             chips = max(chips, charge)
-    if not rates:
+    if not spent:
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
         return Forecast(len(waiting), flops, None, None, "", remedy)
-    seconds = 0.0
+    seconds, rate = 0.0, sum(each for each, _ in spent) / sum(operations for _, operations in spent)
     for run in waiting:
         cost, known = costs[run.name], same.get(without_seed(run))
-        seconds += cost.steps * (_mean(known) if known else _mean(rates) * cost.flops)
+        seconds += cost.steps * (_mean(known) if known else rate * cost.flops)
     return Forecast(
-        len(waiting), flops, seconds, seconds * chips, f"from {counted(len(rates), 'finished run')}", unit=unit
+        len(waiting), flops, seconds, seconds * chips, f"from {counted(len(spent), 'finished run')}", unit=unit
     )
 
 
@@ -144,10 +145,11 @@ def _charge(run: Run) -> tuple[float, str]:
         return 1.0, "chip-hours"
 
 
-def _recorded_rate(run: Run) -> float | None:
-    """Seconds per operation of a finished run, from its record; None if the record has no operations."""
+def _recorded(run: Run) -> tuple[float, float] | None:
+    """Seconds and operations of a finished run, from its record; None if the record has no operations."""
     try:
         training = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))["training"]
-        return float(training["seconds"]) / float(training["flops"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        seconds, operations = float(training["seconds"]), float(training["flops"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return (seconds, operations) if operations > 0 else None

@@ -37,6 +37,16 @@ def test_from_finished_runs(tmp_path):
     assert "cost 2.00 at 9 per chip-hour" in lines
 
 
+def test_a_run_of_one_update_counts_little(tmp_path):
+    """Most of its time is compilation, which is no measure of an update."""
+    finished = [
+        run(tmp_path, "before", "before", "0", seconds=30.0, step=1),
+        run(tmp_path, "a0", "a", "0", seconds=70.0, step=99),
+    ]
+    costs = {"before": Cost(1, 100.0), "a0": Cost(99, 100.0), "b0": Cost(100, 100.0)}
+    assert forecast([run(tmp_path, "b0", "b", "0")], costs, finished).seconds == pytest.approx(100)
+
+
 def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path):
     """A level was replaced: the runs of the old one still tell how fast the machine is."""
     other = run(tmp_path, "c0", "c", "0", seconds=50.0)
