@@ -17,6 +17,7 @@ from distill.api.paths import expand_home
 from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.manager import restore_student
+from distill.counting import counted
 from distill.inference import infer, model_directory
 from distill.inference import student as students
 from distill.inference.answering import Answering
@@ -25,7 +26,7 @@ from distill.inference.student import Student as Description
 from distill.model import int8
 from distill.model.parameters import param_count, param_logical_axes, param_shapes
 from distill.sharding import partitioning
-from distill.tasks import jsonl
+from distill.tasks import jsonl, row_fields
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
 from distill.tasks.records import Record, check_text
 
@@ -38,11 +39,13 @@ class Answer:
       text: the answer.
       score: its log-probability under the student, nats (of the whole target if the student reasons first).
       rationale: the reasoning, if it was decoded.
+      probabilities: of each choice, given that the answer is one of them, if it was chosen.
     """
 
     text: str
     score: float
     rationale: str | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 class Student:
@@ -82,30 +85,77 @@ class Student:
         return json.loads(path.read_text()) if path.exists() else {}
 
     @keywords.checked()
-    def answer(self, inputs: str | Sequence[str | Mapping[str, Any]], *, rationale: bool = False) -> list[Answer]:
+    def answer(
+        self,
+        inputs: str | Sequence[str | Mapping[str, Any]],
+        *,
+        rationale: bool = False,
+        choices: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    ) -> list[Answer]:
         """Answers inputs in their order. Warns, once, how many of them are truncated or unknown to the vocabulary.
 
         Args:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
             with. A single text is a list of one.
           rationale: decode the reasoning too. The answers do not depend on it.
+          choices: answer with the most probable of these texts: those of all inputs, or a list for each input. None:
+            ``decode.choices`` or those of the rows, if the student's ``decode.answers`` is ``choose``; else answers are
+            generated.
 
         Raises:
           TypeError: ``inputs`` is neither a text nor a sequence.
-          ValueError: an input is empty or no text, or the student's parameters are not finite.
+          ValueError: an input is empty or no text, choices are missing or have the same tokens, or the student's parameters
+            are not finite.
         """
         if isinstance(inputs, str) and inputs.endswith((".json", ".jsonl", ".gz")) and os.path.isfile(inputs):
             raise ValueError(f"inputs must be texts or rows; got the name of a file, {inputs!r}: give its rows")
-        texts = self.texts_of([inputs] if isinstance(inputs, str) else inputs)
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        texts = self.texts_of(inputs)
+        chosen = self._choices_for(inputs, choices)
         self._remark(texts)
-        found = self._answering(texts, rationale=rationale)
+        found = self._answering(texts, rationale=rationale, choices=chosen)
         for number, one in enumerate(found):
             if not abs(one.score) < float("inf"):
                 raise ValueError(
                     f"inputs[{number}]: the answer's score is {one.score}: the parameters of {self.directory} are not "
                     "finite; train again with a lower learning rate"
                 )
-        return [Answer(one.label, one.score, one.rationale) for one in found]
+        return [Answer(one.label, one.score, one.rationale, one.probabilities) for one in found]
+
+    def _choices_for(
+        self,
+        inputs: Sequence[str | Mapping[str, Any]],
+        choices: Sequence[str] | Sequence[Sequence[str]] | None,
+    ) -> list[tuple[str, ...]] | None:
+        """The choices of each input; None if answers are generated. Raises ValueError for those that are missing."""
+        if choices is None and self.description.decode.answers != "choose":
+            return None
+        choices = choices if choices is not None else self.description.decode.choices or None
+        if choices is None:
+            rows = self.description.rows
+            field = (rows.fields if rows is not None else {}).get("choices", "choices")
+            given = [row_fields.value_of(one, field) if isinstance(one, Mapping) else None for one in inputs]
+        elif isinstance(choices, str) or not isinstance(choices, Sequence):
+            raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {choices!r:.80}")
+        elif choices and all(isinstance(choice, str) for choice in choices):
+            given = [list(choices)] * len(inputs)
+        elif len(choices) != len(inputs):
+            raise ValueError(
+                f"choices must have one list for each input; got {counted(len(choices), 'list')} for "
+                f"{counted(len(inputs), 'input')}"
+            )
+        else:
+            given = [list(one) if isinstance(one, tuple) else one for one in choices]
+        found = []
+        for number, one in enumerate(given):
+            try:
+                texts = row_fields.choices_of(one)[0]
+            except ValueError as error:
+                raise ValueError(f"inputs[{number}]: {error}") from None
+            if not texts:
+                raise ValueError(f"inputs[{number}] has no choices; give choices=[…]")
+            found.append(tuple(check_text(text, f"a choice of inputs[{number}]") for text in texts))
+        return found
 
     @keywords.checked()
     def rationales(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:

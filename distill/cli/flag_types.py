@@ -1,6 +1,7 @@
 """The values of flags: whole numbers, parts of a whole, and files."""
 
 import argparse
+import json
 import re
 
 
@@ -24,6 +25,25 @@ def shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
     return int(match[1]), int(match[2])
+
+
+def choices(text: str) -> str | list[str]:
+    """A flag's choices: a JSON list of texts, such as ``["yes", "no"]``, or else the name of a field.
+
+    >>> choices('["yes", "no"]'), choices("options")
+    (['yes', 'no'], 'options')
+    """
+    if not text.lstrip().startswith("["):
+        return text
+    expected = """a field, or a list of different texts, such as '["yes", "no"]'"""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}") from None
+    texts = [one for one in found if isinstance(one, str) and one.strip()]
+    if not texts or len(set(texts)) != len(found):
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}")
+    return texts
 
 
 def input_file(text: str) -> str:

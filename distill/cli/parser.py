@@ -148,6 +148,13 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     infer.add_argument(
         "--input_field", help="the field that holds the input, or a template of fields; default: as in training"
     )
+    infer.add_argument(
+        "--choices",
+        type=flag_types.choices,
+        metavar="FIELD|LIST",
+        help="answer with the most probable choice: the field that holds a row's choices, or the choices of all rows as a "
+        """list, such as '["yes", "no"]'; default: generate the answer, unless the student was trained to choose""",
+    )
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
     infer.add_argument(
         "--shard",

@@ -51,6 +51,7 @@ def infer_command(options: argparse.Namespace) -> int:
             model_dir=model_dir,
             student=student,
             input_field=options.input_field,
+            choices=options.choices,
             rationale=options.rationale,
             overwrite=options.overwrite,
             shard=options.shard,

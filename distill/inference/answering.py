@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from distill import validation
 from distill.counting import counted, form
+from distill.inference.choosing import Chooser
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction
 from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
@@ -28,16 +29,18 @@ class Answered(NamedTuple):
       label: the answer.
       score: the log-probability of the decoded target, nats; not finite if the parameters are not.
       rationale: the reasoning, or None if it was not decoded.
+      probabilities: of each choice, given that the answer is one of them; None if the label was decoded.
     """
 
     label: str
     score: float
     rationale: str | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 def rationale_config(decode: DecodeConfig) -> DecodeConfig:
-    """How rationales are decoded by default: as labels, with up to 256 tokens."""
-    return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS)
+    """How rationales are decoded by default: as labels that are generated, with up to 256 tokens."""
+    return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS, answers="generate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +117,62 @@ class Answering:
         self._labels = Decoder(student.model, mesh, student.decode)
         self._rationales = Decoder(student.model, mesh, rationale_decode or rationale_config(student.decode))
 
-    def __call__(self, inputs: Sequence[str], *, rationale: bool = False) -> list[Answered]:
-        """Answers ``inputs`` in their order; with ``rationale``, decodes the reasoning too."""
+    def __call__(
+        self, inputs: Sequence[str], *, rationale: bool = False, choices: Sequence[Sequence[str]] | None = None
+    ) -> list[Answered]:
+        """Answers ``inputs`` in their order.
+
+        Args:
+          inputs: the texts.
+          rationale: decode the reasoning, too.
+          choices: the choices of each input, of which the most probable is the label; None: labels are decoded.
+
+        Raises:
+          ValueError: choices for a student that reasons before it answers, or of which one cannot be told from another.
+        """
         if not inputs:
             return []
         student = self.student
         single = student.form == "single"
-        predictions = self._decode(self._labels, "" if single else student.label_prefix, inputs)
-        written = [self._text(prediction) for prediction in predictions]
-        labels = [texts.answer_of(text) for text in written] if single else written
-        reasons: Sequence[str | None] = [None] * len(inputs)
-        if rationale and single:
-            reasons = written
-        elif rationale:
-            reasons = [self._text(p) for p in self._decode(self._rationales, student.rationale_prefix, inputs)]
-        return [Answered(label, p.log_prob, why) for label, p, why in zip(labels, predictions, reasons)]
+        if choices is not None:
+            labels = self._choose(inputs, choices)
+        else:
+            predictions = self._decode(self._labels, "" if single else student.label_prefix, inputs)
+            written = [self._text(prediction) for prediction in predictions]
+            labels = [
+                Answered(texts.answer_of(text) if single else text, p.log_prob, text if single and rationale else None)
+                for text, p in zip(written, predictions)
+            ]
+        if not rationale or single:
+            return labels
+        reasons = self._decode(self._rationales, student.rationale_prefix, inputs)
+        return [one._replace(rationale=self._text(why)) for one, why in zip(labels, reasons)]
+
+    def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
+        check_chooses(self.student)
+        for number, one in enumerate(choices):
+            if problem := self.problem_of(one):
+                raise ValueError(f"inputs[{number}]: {problem}")
+        encoded = [[texts.encode(self.vocabulary, choice) for choice in one] for one in choices]
+        ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
+        with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
+            found = Chooser(self._labels)(self._params, ids, encoded, prompt)
+        return [
+            Answered(own[one.number], one.log_prob, None, tuple(map(float, one.probabilities)))
+            for own, one in zip(choices, found)
+        ]
+
+    def problem_of(self, choices: Sequence[str]) -> str | None:
+        """Why one of these choices cannot be chosen, or None: two of them have the same tokens, or one has none."""
+        seen: dict[tuple[int, ...], str] = {}
+        for choice in choices:
+            ids = tuple(texts.encode(self.vocabulary, choice))
+            if len(ids) < 2:  # EOS alone
+                return f"a choice has no tokens; got {choice!r:.80}"
+            if ids in seen:
+                return f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}"
+            seen[ids] = choice
+        return None if seen else "there are no choices"
 
     def rationales(self, inputs: Sequence[str]) -> list[str]:
         """The reasoning alone; a student with form ``single`` writes it before its answer."""
@@ -158,15 +202,29 @@ class Answering:
             self._latest = (of, ids)
         return self._latest[1]
 
-    def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
+    def _model_inputs(self, prefix: str, inputs: Sequence[str]) -> tuple[list[np.ndarray], Sequence[int]]:
+        """The ids of each input, and those that every target begins with."""
         prompt = texts.prompt(self.vocabulary, prefix) if self.student.form == "shared_label" else ()
         ids = [np.array(one, np.int32) for one in self._encoded(prefix, inputs)]
         self._latest = None
+        return ids, prompt
+
+    def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
+        ids, prompt = self._model_inputs(prefix, inputs)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
             return decoder(self._params, ids, prompt)
 
     def _text(self, prediction: Prediction) -> str:
         return self.vocabulary.decode([int(token) for token in prediction.tokens])
+
+
+def check_chooses(student: Student) -> None:
+    """Raises ValueError if the student's answer follows its reasons, so that it cannot be chosen."""
+    if student.form == "single":
+        raise ValueError(
+            "this student writes its reasons before its answer (form 'single'), so its answer cannot be chosen; leave out "
+            "the choices, and DecodeConfig.answers = 'choose'"
+        )
 
 
 def check(student: Student, vocabulary: Plain) -> None:

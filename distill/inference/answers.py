@@ -79,6 +79,7 @@ def line(values: Mapping[str, Any]) -> str:
 # Setting → the flag or macro that sets it; other settings of decoding are bindings of ``evaluate.DecodeConfig``.
 _SPELLED = {
     "input_field": "--input_field",
+    "choices": "--choices",
     "rationale": "--rationale",
     "shard": "--shard",
     "form": "EVAL_FORM",

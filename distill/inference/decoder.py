@@ -19,6 +19,8 @@ from distill.model.parameters import Params, in_compute_dtype, param_logical_axe
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
 
+ANSWERS = ("generate", "choose")
+
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
@@ -37,6 +39,9 @@ class DecodeConfig:
         all-gather all of them once per batch, in the compute dtype.
       weights: ``compute`` reads weights in the compute dtype; ``int8`` quantizes them first, see
         :mod:`distill.model.int8`.
+      answers: ``generate`` decodes labels; ``choose`` takes the most probable of a row's choices, see
+        :mod:`distill.inference.choosing`. Rationales are decoded in both.
+      choices: with ``choose``, the choices of all rows; empty: each row has its own.
     """
 
     max_decode_len: int = 64
@@ -52,14 +57,32 @@ class DecodeConfig:
     seed: int = 0
     param_gather: str = "layer"
     weights: str = "compute"
+    answers: str = "generate"
+    choices: tuple[str, ...] | list[str] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", _checked(self.choices))
+        validation.check("DecodeConfig.answers", self.answers, ANSWERS)
         validation.check("DecodeConfig.param_gather", self.param_gather, partitioning.PARAM_GATHERS)
         validation.check("DecodeConfig.method", self.method, decoding.METHODS)
         validation.check("DecodeConfig.weights", self.weights, int8.WEIGHTS)
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             validation.check_range(f"DecodeConfig.{name}", getattr(self, name), "≥ 1")
+        if self.answers == "choose" and self.weights == "int8":
+            raise ValueError(
+                "DecodeConfig.answers = 'choose' reads float weights, and DecodeConfig.weights is 'int8'; leave one of "
+                "them at its default"
+            )
+
+
+def _checked(choices: Any) -> tuple[str, ...]:
+    texts = list(choices) if isinstance(choices, list | tuple) else []
+    if choices and not (texts and all(isinstance(text, str) and text.strip() for text in texts)):
+        raise ValueError(f"DecodeConfig.choices must be a list of texts; got {choices!r:.80}")
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"DecodeConfig.choices must differ; got {choices!r:.80}")
+    return tuple(texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +179,7 @@ class Decoder:
         """
         run = self._run()
         out: list[Prediction | None] = [None] * len(inputs)
-        for indices, tokens in self._batches(inputs):
+        for indices, tokens in self.batches(inputs):
             rng = jax.random.fold_in(jax.random.key(self.config.seed), indices[0])
             placed = jax.device_put(tokens, partitioning.batch_sharding(self.mesh))
             decoded = jax.device_get(run(params, placed, rng, tuple(prompt)))
@@ -180,7 +203,8 @@ class Decoder:
         rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=partitioning.replicated(self.mesh))
         return self._run().lower(params, tokens, rng, ()), tokens
 
-    def _batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
+    def batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yields rows of similar length: their numbers, and their ids, int32 [rows, length], cut and padded."""
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
         for start in range(0, len(order), self._rows):
             indices = order[start : start + self._rows]

@@ -15,11 +15,12 @@ from flax import linen as nn
 from distill import atomic_files, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
+from distill.inference.choosing import Chooser
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
-from distill.tasks import metrics, registration, task_ids
+from distill.tasks import metrics, preprocessors, registration, task_ids
 from distill.terminal import Terminal
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
@@ -31,8 +32,12 @@ class Evaluator:
     Args:
       task_name: a registered task with metrics.
       split: SeqIO split.
-      decoder: a :class:`Decoder`, or another object that computes predictions from parameters, inputs and a prompt.
+      decoder: a :class:`Decoder`, or another object that computes predictions from parameters, inputs and a prompt. If its
+        configuration says so, answers are chosen among each row's choices instead.
       max_examples: number of examples to score, from the first; None scores all.
+
+    Raises:
+      ValueError: the task or split cannot be evaluated, or answers are to be chosen and there are no choices.
     """
 
     def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
@@ -53,6 +58,10 @@ class Evaluator:
         self._vocabulary = self.task.output_features["targets"].vocabulary
         self._prompt = registration.prompt(task_name)
         self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
+        self._chooser: Chooser | None = None
+        if isinstance(decoder, Decoder) and decoder.config.answers == "choose":
+            self._chooser = Chooser(decoder)
+            self._choices = [self._choices_of(example, decoder.config.choices) for example in self._examples]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -76,11 +85,13 @@ class Evaluator:
         Of a target that gives its label first, only the tokens up to the label's last one count.
 
         Returns:
-          None if all of them fit; else a warning with the number of those that do not.
+          None if all of them fit, or if answers are chosen; else a warning with the number of those that do not.
 
         Raises:
           ValueError: none fits, so no prediction can be right.
         """
+        if self._chooser is not None:
+            return None
         lengths = np.array([_tokens_of_answer(example) for example in self._examples]) - len(self._prompt)
         too_long = int((lengths > max_decode_len).sum())
         if not too_long:
@@ -103,14 +114,39 @@ class Evaluator:
             return text
         return self.task.postprocess_fn(text, example=example, is_target=is_target)
 
+    def _choices_of(self, example: Mapping[str, Any], given: Sequence[str]) -> Sequence[str]:
+        """The texts of an example's choices. Raises ValueError if there are none, or its target is not one of them."""
+        choices = given or [_text(choice) for choice in example.get("choices", ())]
+        of = f"DecodeConfig.answers = 'choose': task {self.task.name!r}, split {self.split!r}, row {_text(example['id'])!r}"
+        if not choices:
+            raise ValueError(
+                f"{of} has no choices; give those of all rows in DecodeConfig.choices, or the field of a row's choices in "
+                "FIELDS['choices'], or generate the answers"
+            )
+        target = _text(example["targets_pretokenized"])
+        if metrics.match_choice(target, choices) is None:
+            raise ValueError(
+                f"{of}: the target {target!r:.80} is none of the choices {list(choices)}; choose in the label task"
+            )
+        return choices
+
     def __call__(self, params: Any) -> Evaluation:
         """Decodes and scores the split with ``params``."""
         inputs = [example["inputs"] for example in self._examples]
-        return self.score(self._decode(params, inputs, self._prompt))
+        if self._chooser is None:
+            return self.score(self._decode(params, inputs, self._prompt))
+        ids = [[preprocessors.encode(self._vocabulary, choice) for choice in own] for own in self._choices]
+        found = self._chooser(params, inputs, ids, self._prompt)
+        return self._scored(
+            [own[one.number] for own, one in zip(self._choices, found)], [one.log_prob for one in found]
+        )
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Scores predictions made in the order of the split."""
         texts = [self._vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
+        return self._scored(texts, [prediction.log_prob for prediction in predictions])
+
+    def _scored(self, texts: Sequence[str], log_probs: Sequence[float]) -> Evaluation:
         answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
         scores: dict[str, float] = {}
         for fn in self.task.metric_fns:
@@ -124,9 +160,9 @@ class Evaluator:
                 "input": row["input"],
                 "rationale": row["rationale"],
                 "teacher": row["teacher"],
-                "score": round(prediction.log_prob, 6),
+                "score": round(log_prob, 6),
             }
-            for number, (row, text, prediction) in enumerate(zip(self.texts(), texts, predictions))
+            for number, (row, text, log_prob) in enumerate(zip(self.texts(), texts, log_probs))
         ]
         return Evaluation(scores, rows)
 

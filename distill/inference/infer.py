@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,7 @@ def infer(
     model_dir: str | os.PathLike[str],
     student: Student | None = None,
     input_field: str | None = None,
+    choices: str | Sequence[str] | None = None,
     rationale: bool = False,
     rationale_decode: DecodeConfig | None = None,
     rules: partitioning.Rules = partitioning.DEFAULT_RULES,
@@ -98,13 +99,17 @@ def infer(
     Args:
       input_path: JSON lines or one array of objects, see :func:`distill.tasks.sources.read_rows`.
       output_path: JSON lines: ``line`` (from 1; of an array: the element), the row's own ``id`` if it has one, ``label``,
-        ``score`` (the answer's log-probability, nats), with ``rationale=True`` also ``rationale``. A row that cannot be
-        answered gives ``line`` and ``error``. Lines of an earlier call with the same settings and input are kept. ``-`` is
-        standard output; there, and in a pipe or a device, nothing is kept.
+        ``score`` (the answer's log-probability, nats), with ``choices`` also ``probabilities`` (of each choice, in their
+        order), with ``rationale=True`` also ``rationale``. A row that cannot be answered gives ``line`` and ``error``.
+        Lines of an earlier call with the same settings and input are kept. ``-`` is standard output; there, and in a pipe
+        or a device, nothing is kept.
       model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
       student: replaces ``student.json``.
       input_field: which field holds the input, or a template as in :class:`distill.tasks.jsonl.JsonLines`; None: the
         field that the student was trained with.
+      choices: the label is the most probable of these: the field that holds a row's choices, or the choices of all rows.
+        None: ``decode.choices`` of the student, or the field that the training read, if its ``decode.answers`` is
+        ``choose``; else labels are generated.
       rationale: generate the rationale, too. The label does not depend on it.
       rationale_decode: how rationales are decoded; None: as labels, up to 256 tokens.
       rules: see :mod:`distill.sharding.partitioning`.
@@ -127,12 +132,18 @@ def infer(
     field = student.input_field if input_field is None else input_field
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     block = None if shard is None else shards.block_of(input_path, *shard)
-    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), block)
     named = student.rows.fields if student.rows is not None else {}
-    rows = input_rows.read(Path(input_path), field, named.get("id", "id"))
+    if choices is None and student.decode.answers == "choose":
+        choices = list(student.decode.choices) or named.get("choices", "choices")
+    if choices is not None:
+        answering.check_chooses(student)
+    job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
+    rows = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
     input_rows.check_field(Path(input_path), field)
+    if isinstance(choices, str):
+        input_rows.check_field(Path(input_path), choices, "the choices were", "--choices")
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
@@ -162,6 +173,7 @@ class _Job:
     rules: partitioning.Rules
     chunk: int
     input_path: str
+    choices: str | Sequence[str] | None = None
     block: shards.Block | None = None
 
 
@@ -183,6 +195,7 @@ def _answer(
     else:
         settings = _settings(model_dir, student, field, rationale, rationale_decode)
         settings |= {} if job.block is None else {"shard": job.block.name}
+        settings |= {} if job.choices is None else {"choices": job.choices}
         out = answers.Answers(output, settings, overwrite=overwrite)
         skipped = _skip(rows, out, places, job.input_path)
     first = list(itertools.islice(rows, 1))
@@ -207,11 +220,14 @@ def _answer(
         )
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
-            readable = [row for row in part if row.error is None]
+            checked = part if job.choices is None else [_with_problem(row, answer_batch) for row in part]
+            readable = [row for row in checked if row.error is None]
             fit += answer_batch.fit([row.text for row in readable])
-            answered = iter(answer_batch([row.text for row in readable], rationale=rationale))
+            choices = None if job.choices is None else [row.choices or () for row in readable]
+            texts = [row.text for row in readable]
+            answered = iter(answer_batch(texts, rationale=rationale, choices=choices))
             lines, failures = [], []
-            for row in part:
+            for row in checked:
                 values: dict[str, Any] = {"line": row.line}
                 if row.id is not None:
                     values["id"] = row.id
@@ -221,6 +237,8 @@ def _answer(
                     if math.isfinite(found.score):
                         values["label"] = found.label
                         values["score"] = round(found.score, 6)
+                        if found.probabilities is not None:
+                            values["probabilities"] = [round(one, 6) for one in found.probabilities]
                         if rationale:
                             values["rationale"] = found.rationale
                     else:
@@ -244,6 +262,12 @@ def _answer(
         fit.unknown,
         places,
     )
+
+
+def _with_problem(row: Row, answer_batch: Answering) -> Row:
+    """The row, with the reason why its choices cannot be told apart, if they cannot."""
+    problem = None if row.error is not None else answer_batch.problem_of(row.choices or ())
+    return row if problem is None else dataclasses.replace(row, error=problem)
 
 
 def _to_read(params: Any, job: "_Job", mesh: jax.sharding.Mesh) -> Any:
@@ -317,6 +341,7 @@ def _settings(
     def decode(config: DecodeConfig) -> dict[str, Any]:
         unused = {"batch_size", "bucket", "param_gather"} if config.method != "sample" else {"param_gather"}
         unused |= {"weights"} if config.weights == "compute" else set()  # outputs of earlier versions do not record it
+        unused |= {"answers", "choices"}  # the job's choices are recorded
         return {name: value for name, value in dataclasses.asdict(config).items() if name not in unused}
 
     settings = {"input_field": field, "rationale": rationale, "form": student.form}

@@ -1,7 +1,7 @@
 """The rows that ``infer`` answers: each with its input, or with the reason why it has none."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,22 @@ class Row:
     id: Any = None
     text: str = ""
     error: str | None = None
+    choices: tuple[str, ...] | None = None
 
     @property
     def fingerprint(self) -> list[Any]:
-        return [self.line, self.id, self.text, self.error]
+        found = [self.line, self.id, self.text, self.error]
+        return found if self.choices is None else [*found, list(self.choices)]
 
 
-def read(path: Path, field: str, id_field: str = "id") -> Iterator[Row]:
+def read(path: Path, field: str, id_field: str = "id", choices: str | Sequence[str] | None = None) -> Iterator[Row]:
     """Rows with their input text, or with an error.
 
     Args:
       path: JSON lines.
       field: the field of the input, or a template of fields.
       id_field: the field of the id; where a row has no value there, ``id`` is read.
+      choices: the field of a row's choices, or the choices of all rows; None reads none.
     """
     for line, row in sources.read_rows(path, "rows to answer", keep_blank=True):
         if isinstance(row, RowError):
@@ -53,20 +56,38 @@ def read(path: Path, field: str, id_field: str = "id") -> Iterator[Row]:
             continue
         try:
             text = check_text(jsonl.text_of(row, field), f"the text of field {field!r}")
+            own = _choices_of(row, choices)
         except RowError as error:
             yield Row(line, identity, error=_writable(str(error)))
         else:
-            yield Row(line, identity, text)
+            yield Row(line, identity, text, choices=own)
+
+
+def _choices_of(row: dict[str, Any], choices: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if choices is None or not isinstance(choices, str):
+        return None if choices is None else tuple(choices)
+    found = row_fields.choices_of(row_fields.value_of(row, choices))[0]
+    if not found:
+        raise RowError(f"no choices in field {choices!r}; the row has {', '.join(row_fields.names(row))}")
+    for choice in found:
+        check_text(choice, f"a choice of field {choices!r}")
+    return found
 
 
 def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def check_field(path: Path, field: str) -> None:
-    """Raises ValueError if there are rows and none of them has the fields of the input; reads up to the first that has.
+def check_field(path: Path, field: str, what: str = "the input was", flag: str = "--input_field") -> None:
+    """Raises ValueError if there are rows and none of them has a field; reads up to the first that has.
 
     A pipe can be read only once, and is not checked: its rows get their errors one by one.
+
+    Args:
+      path: JSON lines.
+      field: the field, or a template of fields.
+      what: names what is expected there, in the error.
+      flag: the flag that names another field.
     """
     if not path.is_file():
         return
@@ -84,6 +105,6 @@ def check_field(path: Path, field: str) -> None:
     absent = next((name for name in wanted if name not in seen), wanted[0])
     hint = validation.did_you_mean(absent, sorted(seen))
     raise ValueError(
-        f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where the input was expected (the rows have: "
-        f"{', '.join(sorted(seen)) or 'no field'}); --input_field names another field{hint}"
+        f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where {what} expected (the rows have: "
+        f"{', '.join(sorted(seen)) or 'no field'}); {flag} names another field{hint}"
     )

@@ -191,7 +191,13 @@ class ProjectNetworkModel(TwoTaskModel):
         feature_converter_cls: Callable[..., seqio.FeatureConverter] | None = None,
         default_decoder_params: "models.DecoderParams | None" = None,
     ):
-        """``config`` is the network's configuration. All of ``decode`` applies, except lengths."""
+        """``config`` is the network's configuration. All of ``decode`` applies, except lengths.
+
+        Raises:
+          ValueError: answers are to be chosen, which T5X's evaluation does not do.
+        """
+        if decode.answers != "generate":
+            raise ValueError(f"DecodeConfig.answers must be 'generate' in T5X; got {decode.answers!r}: use distill eval")
         super().__init__(
             Transformer(config),
             input_vocabulary,

@@ -108,3 +108,8 @@ def test_scores_of_given_targets_agree():
     wanted = jax.jit(engines.two_task_model().score_batch)(params, batch)
     got = jax.jit(engines.project_model().score_batch)(params, batch)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_answers_are_not_chosen():
+    with pytest.raises(ValueError, match=r"DecodeConfig\.answers must be 'generate' in T5X; got 'choose'"):
+        engines.project_model(CONFIG, decode=DecodeConfig(answers="choose"))

@@ -52,3 +52,38 @@ def test_inputs_are_checked(trained):
     with pytest.raises(FileNotFoundError, match="is a file; expected a directory"):
         distill.load(file)
     assert trained.answer([]) == []
+
+
+def test_answers_are_chosen(trained):
+    rows = sums(3)
+    same = trained.answer(rows, choices=["1", "2", "3"])
+    assert {one.text for one in same} <= {"1", "2", "3"} and all(len(one.probabilities) == 3 for one in same)
+    own = trained.answer(rows, choices=[["1", "2"], ("4", "5"), ["7"]], rationale=True)
+    assert own[2].text == "7" and own[2].probabilities == (1.0,) and own[2].rationale is not None
+    assert own[1].text in ("4", "5")
+    one, other = trained.answer(["1 and 2?"], choices=["3", "4"])[0], trained.answer(["1 and 2?"])[0]
+    assert other.probabilities is None
+    if other.text in ("3", "4"):
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+    with pytest.raises(ValueError, match="one list for each input; got 1 list for 3 inputs"):
+        trained.answer(rows, choices=[["1", "2"]])
+    with pytest.raises(TypeError, match="choices must be a list of texts, or a list of them for each input; got 'yes'"):
+        trained.answer(rows, choices="yes")
+    with pytest.raises(ValueError, match=r"inputs\[0\]: two choices have the same tokens"):
+        trained.answer(rows, choices=["1", "1"])
+    with pytest.raises(ValueError, match=r"inputs\[1\] has no choices"):
+        trained.answer(rows, choices=[["1"], [], ["1"]])
+
+
+def test_a_student_that_chooses_takes_the_rows_own_choices(trained):
+    decode = dataclasses.replace(trained.description.decode, answers="choose")
+    student = distill.load(trained.directory, decode=decode)
+    rows = [{**row, "choices": [row["answer"], "none"]} for row in sums(3)]
+    assert all(one.text in (row["answer"], "none") for row, one in zip(rows, student.answer(rows)))
+    assert distill.evaluate(student, rows, fields=FIELDS)["accuracy"] == sum(
+        one.text == row["answer"] for row, one in zip(rows, student.answer(rows))
+    ) / len(rows)
+    with pytest.raises(ValueError, match=r"inputs\[0\] has no choices; give choices="):
+        student.answer(["1 and 2?"])
+    with pytest.raises(ValueError, match="'choose' reads float weights"):
+        dataclasses.replace(decode, weights="int8")

@@ -31,3 +31,10 @@ def test_a_whole_number_is_digits_alone(text):
 def test_a_part_is_within_the_whole(text):
     with pytest.raises(argparse.ArgumentTypeError, match=r"must be I/N with 1 ≤ I ≤ N, such as 2/4; got "):
         flag_types.shard(text)
+
+
+@pytest.mark.parametrize("text", ["[", "[]", '["yes", 1]', '["yes", "yes"]', '["yes", " "]'])
+def test_choices_are_a_field_or_different_texts(text):
+    assert flag_types.choices("options") == "options" and flag_types.choices('["yes", "no"]') == ["yes", "no"]
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a field, or a list of different texts"):
+        flag_types.choices(text)

@@ -63,12 +63,12 @@ def answering_of(monkeypatch):
 
 def test_labels_and_rationales_have_their_prefixes_and_lengths(answering_of):
     ask = answering_of()
-    assert ask(["1?", "2?"]) == [("[label] 1?", -4.0, None), ("[label] 2?", -4.0, None)]
-    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?")]
+    assert ask(["1?", "2?"]) == [("[label] 1?", -4.0, None, None), ("[label] 2?", -4.0, None, None)]
+    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?", None)]
     assert ask.rationales(["1?"]) == ["[rationale] 1?"]
     assert ask([]) == []
     own = answering_of(label_prefix="answer: ", rationale_prefix="why: ")
-    assert own(["1?"], rationale=True) == [("answer: 1?", -4.0, "why: 1?")]
+    assert own(["1?"], rationale=True) == [("answer: 1?", -4.0, "why: 1?", None)]
     assert answering.rationale_config(ask.student.decode) == DecodeConfig(max_decode_len=256, max_input_len=16)
     assert answering_of()._rationales.decode.max_decode_len == 256
     assert answering_of(rationale_decode=DecodeConfig(max_decode_len=9))._rationales.decode.max_decode_len == 9
@@ -94,14 +94,14 @@ def test_what_is_measured_and_then_answered_is_encoded_once(answering_of, monkey
 def test_a_student_that_reasons_first_decodes_once(answering_of):
     text = "1 + 1 = 2. So the answer is 2"
     ask = answering_of(form="single")
-    assert ask([text]) == [("2", -4.0, None)]
-    assert ask([text], rationale=True) == [("2", -4.0, text)]
+    assert ask([text]) == [("2", -4.0, None, None)]
+    assert ask([text], rationale=True) == [("2", -4.0, text, None)]
     assert ask.rationales([text]) == [text]
 
 
 def test_prompts_of_the_target_are_no_part_of_the_input(answering_of):
     ask = answering_of(form="shared_label")
-    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?")]  # the prompt, then the input
+    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?", None)]  # the prompt, then the input
     vocabulary = plain_vocabularies.Bytes(125)
     assert ask._encoded("[label] ", ["1?"]) == [[*vocabulary.encode("1?"), 1]]
 
@@ -142,3 +142,14 @@ def test_students_that_cannot_answer_are_refused(answering_of):
     small = Student(T5Config(300, 16, 2, 8, 32, 1, 1), "bytes", 125)
     with pytest.raises(ValueError, match="the vocabulary has 384 ids, but the model's vocab_size is 300"):
         answering.check(small, plain_vocabularies.Bytes(125))
+
+
+def test_choices_that_cannot_be_told_apart_are_named(answering_of):
+    ask = answering_of()
+    assert ask.problem_of(["yes", "no"]) is None
+    assert ask.problem_of([]) == "there are no choices"
+    assert ask.problem_of(["yes", "no", "yes"]) == "two choices have the same tokens; got 'yes' and 'yes'"
+    with pytest.raises(ValueError, match=r"inputs\[1\]: two choices have the same tokens"):
+        ask(["1?", "2?"], choices=[["a", "b"], ["a", "a"]])
+    with pytest.raises(ValueError, match="writes its reasons before its answer"):
+        answering_of(form="single")(["1?"], choices=[["a", "b"]])

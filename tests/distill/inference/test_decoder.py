@@ -80,7 +80,7 @@ def test_batches_hold_inputs_of_like_length():
     decoder = Decoder(TINY, partitioning.MeshConfig(1, 1, 1).build(), config)
     lengths = [7, 1, 20, 2, 4]
     inputs = [np.asarray([5] * (length - 1) + [1], np.int32) for length in lengths]
-    batches = list(decoder._batches(inputs))
+    batches = list(decoder.batches(inputs))
     assert [indices for indices, _ in batches] == [[1, 3], [4, 0], [2]]
     assert [tokens.shape for _, tokens in batches] == [(2, 2), (2, 8), (2, 8)]
     assert batches[0][1].tolist() == [[1, 0], [5, 1]]
@@ -90,7 +90,7 @@ def test_batches_hold_inputs_of_like_length():
 
 def test_rows_are_a_multiple_of_the_shards_of_the_batch():
     decoder = Decoder(TINY, partitioning.MeshConfig(4, 1, 1).build(), DecodeConfig(batch_size=6, max_input_len=4))
-    ((_, tokens),) = decoder._batches([np.asarray([1], np.int32)])
+    ((_, tokens),) = decoder.batches([np.asarray([1], np.int32)])
     assert tokens.shape == (8, 4)
 
 

@@ -1,13 +1,17 @@
 """A trained student is scored again, and by other tasks; what cannot be evaluated is refused."""
 
+import dataclasses
 import json
 
 import pytest
 
-from distill.inference import evaluate
+from distill.inference import evaluate, infer
+from distill.inference import student as students
 from distill.inference.decoder import DecodeConfig
-from distill.tasks import registration
+from distill.sharding import partitioning
+from distill.tasks import jsonl, registration
 from distill.training import train
+from tests_support import read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
@@ -32,3 +36,49 @@ def test_a_mixture_cannot_be_evaluated(model_dir, arguments, sums):
         evaluate.evaluate(model_dir, model=arguments["model"], task_name=sums.mixed, mesh=arguments["mesh"])
     with pytest.raises(ValueError, match="sums_label"):
         registration.get("sums_lable")
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """The registered names of a data set with choices, of which the last row has a label in capitals."""
+    rows = [
+        {"input": f"{n}?", "label": ["red", "blue"][n % 2], "choices": ["red", "blue", "green"], "rationale": f"{n}."}
+        for n in range(7)
+    ]
+    write_lines(tmp_path / "rows.jsonl", [*rows, {**rows[0], "label": "Red."}])
+    files = dict.fromkeys(("train", "validation", "test"), tmp_path / "rows.jsonl")
+    return registration.register(jsonl.dataset(files, name="colours", answer="choice"), "bytes")
+
+
+def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
+    student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
+    decode = dataclasses.replace(DECODE, answers="choose", batch_size=3)
+    found = evaluate.evaluate(model_dir, task_name=colours.label, decode=decode, output_dir=str(tmp_path), **student)
+    infer.infer(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", model_dir=model_dir, choices=["red", "blue", "green"])
+    answers = read_lines(tmp_path / "out.jsonl")
+    assert [row["prediction"] for row in found.rows] == [answer["label"] for answer in answers]
+    assert [row["score"] for row in found.rows] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
+    right = [row["prediction"] == row["target"].lower().strip(".") for row in found.rows]
+    assert [row["correct"] for row in found.rows] == right
+    assert found.metrics["accuracy"] == pytest.approx(sum(right) / len(right))
+    with pytest.raises(ValueError, match=r"target '0\.' is none of the choices .*; choose in the label task"):
+        evaluate.evaluate(model_dir, task_name=colours.rationale, decode=decode, **student)
+
+
+def test_answers_without_choices_are_not_chosen(model_dir, sums):
+    student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
+    decode = dataclasses.replace(DECODE, answers="choose")
+    with pytest.raises(ValueError, match=r"'choose': task 'sums_label', split 'test', row '.*' has no choices"):
+        evaluate.evaluate(model_dir, task_name=sums.label, decode=decode, **student)
+    given = dataclasses.replace(decode, choices=[str(number) for number in range(11)])
+    found = evaluate.evaluate(model_dir, task_name=sums.label, decode=given, **student)
+    assert {row["prediction"] for row in found.rows} <= set(given.choices)
+    few = dataclasses.replace(decode, choices=("none", "one"))
+    with pytest.raises(ValueError, match=r"the target '.' is none of the choices \['none', 'one'\]"):
+        evaluate.evaluate(model_dir, task_name=sums.label, decode=few, **student)
+
+
+@pytest.mark.parametrize("choices", ["yes", ["yes", 1], ["yes", " "], ["yes", "yes"], 7])
+def test_choices_are_different_texts(choices):
+    with pytest.raises(ValueError, match=r"DecodeConfig\.choices must (be a list of texts|differ); got "):
+        DecodeConfig(choices=choices)

@@ -402,3 +402,49 @@ def test_int8_weights_are_made_once_and_are_a_setting_of_the_output(tmp_path, mo
         assert one["score"] == pytest.approx(other["score"], rel=0.1)
     with pytest.raises(answers.AnotherRun, match=r"evaluate\.DecodeConfig\.weights was 'compute' and is now 'int8'"):
         infer(tmp_path / "in.jsonl", tmp_path / "plain.jsonl", model_dir=model_dir, student=quantized)
+
+
+def test_labels_are_chosen_among_a_rows_choices(tmp_path, model_dir):
+    rows = [{"input": f"{n} and 2?", "choices": ["3", "4", "five"][: 2 + n % 2]} for n in range(5)]
+    rows += [{"input": "1 and 2?"}, {"input": "1 and 2?", "choices": ["3", "3"]}]
+    write_lines(tmp_path / "in.jsonl", rows)
+    given = {"model_dir": model_dir, "choices": "choices"}
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **given)
+    out = read_lines(tmp_path / "out.jsonl")
+    assert (report.answered, report.failed) == (5, 2)
+    for row, answer in zip(rows[:5], out):
+        assert answer["label"] == row["choices"][max(enumerate(answer["probabilities"]), key=lambda one: one[1])[0]]
+        assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert len(answer["probabilities"]) == len(row["choices"]) and answer["rationale"]
+    assert out[5]["error"] == "no choices in field 'choices'; the row has input"
+    assert out[6]["error"] == "two choices have the same tokens; got '3' and '3'"
+    again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **given)
+    assert (again.answered, again.found) == (0, 7)
+    with pytest.raises(answers.AnotherRun, match=r"--choices was 'choices' and is now \['3', '4'\]"):
+        infer(
+            str(tmp_path / "in.jsonl"),
+            str(tmp_path / "out.jsonl"),
+            rationale=True,
+            model_dir=model_dir,
+            choices=["3", "4"],
+        )
+
+
+def test_a_student_that_was_trained_to_choose_reads_the_choices_of_the_training(tmp_path, model_dir):
+    described = students.read(model_dir)
+    decode = dataclasses.replace(described.decode, answers="choose")
+    fields = students.RowFormat({"choices": "options"})
+    student = dataclasses.replace(described, decode=decode, rows=fields)
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?", "options": ["3", "4"]}])
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), model_dir=model_dir, student=student)
+    (chosen,) = read_lines(tmp_path / "out.jsonl")
+    assert chosen["label"] in ("3", "4") and len(chosen["probabilities"]) == 2
+    write_lines(tmp_path / "other.jsonl", [{"input": "1 and 2?"}])
+    with pytest.raises(ValueError, match=r"none of 1 row has the field 'options', where the choices were expected"):
+        infer(str(tmp_path / "other.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=student)
+    same = dataclasses.replace(student, decode=dataclasses.replace(decode, choices=("3", "4", "5")))
+    infer(str(tmp_path / "other.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=same)
+    assert len(read_lines(tmp_path / "o.jsonl")[0]["probabilities"]) == 3
+    single = dataclasses.replace(student, form="single")
+    with pytest.raises(ValueError, match="so its answer cannot be chosen"):
+        infer(str(tmp_path / "in.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=single)

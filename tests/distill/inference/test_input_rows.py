@@ -47,3 +47,27 @@ def test_a_pipe_is_not_read(tmp_path):
     checked.start()
     checked.join(10)
     assert not checked.is_alive()
+
+
+def test_choices_are_those_of_the_row_or_of_all_rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"q": "x", "options": ["a", "b"]},
+        {"q": "x", "options": [{"label": "A", "text": "c"}, {"label": "B", "text": "d"}]},
+        {"q": "x"},
+        {"q": "x", "options": []},
+        {"q": "x", "options": 7},
+        {"q": "x", "options": ["\ud800"]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(input_rows.read(path, "q", choices="options"))
+    assert [row.choices for row in found] == [("a", "b"), ("c", "d"), None, None, ("7",), None]
+    assert found[2].error == "no choices in field 'options'; the row has q"
+    assert found[3].error == "no choices in field 'options'; the row has options, q"
+    assert "half of a surrogate pair" in found[5].error
+    assert {row.choices for row in input_rows.read(path, "q", choices=["no", "yes"])} == {("no", "yes")}
+    assert found[0].fingerprint != next(input_rows.read(path, "q")).fingerprint
+    with pytest.raises(
+        ValueError, match=r"'option', where the choices were expected .*--choices .*did you mean 'options'"
+    ):
+        input_rows.check_field(path, "option", "the choices were", "--choices")

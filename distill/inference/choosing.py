@@ -1,0 +1,189 @@
+"""Choosing an answer among given ones: the log-probability of each under the student. Imports neither TensorFlow nor SeqIO.
+
+T0 and T5X call this rank classification. Here, the probability is that of the whole text, EOS included, without a
+normalisation by length.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from distill import stuck
+from distill.inference.decoder import Decoder, bucket_lengths
+from distill.model.configs import NetworkConfig
+from distill.model.network import ModelInputs
+from distill.model.networks import final_logit_cap, network_of
+from distill.model.parameters import Params, output_kernel
+from distill.sharding import partitioning
+from distill.sharding.cross_entropy import weighted_cross_entropy
+
+WINDOW = 512
+"""Target tokens of a row that are scored together; a longer choice has a longer window of its own."""
+
+_SHORTEST = 16
+_CHUNK_TOKENS = 4096
+
+
+class Chosen(NamedTuple):
+    """The choice of one input.
+
+    Attributes:
+      number: of the most probable choice, from 0; the first of equals.
+      log_probs: float32 [choices], the log-probability of each choice, EOS included, nats.
+    """
+
+    number: int
+    log_probs: np.ndarray
+
+    @property
+    def log_prob(self) -> float:
+        """The log-probability of the chosen one; not finite if any of the log-probabilities is not."""
+        return float(self.log_probs[self.number]) if np.isfinite(self.log_probs).all() else float("nan")
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 [choices], the probability of each choice, given that the answer is one of them."""
+        log_probs = self.log_probs.astype(np.float64)
+        shares = np.exp(log_probs - log_probs.max())
+        return shares / shares.sum()
+
+
+class Chooser:
+    """Computes how probable each of a row's choices is; compiles once per length.
+
+    An input is encoded once. Its choices are the segments of one target window, which all attend to the same input.
+
+    Args:
+      decoder: gives the student, the mesh, the number of rows scored together and the longest input; decodes nothing.
+    """
+
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
+
+    def __call__(
+        self,
+        params: Any,
+        inputs: Sequence[np.ndarray],
+        choices: Sequence[Sequence[Sequence[int]]],
+        prompt: Sequence[int] = (),
+    ) -> list[Chosen]:
+        """Chooses for each input; returns the choices in the order of the inputs.
+
+        Args:
+          params: the student's.
+          inputs: int32 ids with EOS.
+          choices: for each input, the ids of its choices, each with EOS.
+          prompt: token ids that every target begins with; they are given, and their probability does not count.
+
+        Raises:
+          ValueError: an input has no choices, or a choice has no token.
+        """
+        for number, one in enumerate(choices):
+            if not one or not all(map(len, one)):
+                raise ValueError(f"inputs[{number}] must have choices, each with a token; got {list(map(list, one))}")
+        windows = [
+            _Window(row, first, last)
+            for row, one in enumerate(choices)
+            for first, last in _groups([len(prompt) + len(choice) for choice in one])
+        ]
+        longest = max((sum(len(prompt) + len(c) for c in w.of(choices)) for w in windows), default=0)
+        length = next(n for n in bucket_lengths(_SHORTEST, max(longest, _SHORTEST)) if n >= longest)
+        decoder = self._decoder
+        run = _program(decoder.model, decoder.mesh, tuple(nn.get_logical_axis_rules()))
+        sharding = partitioning.batch_sharding(decoder.mesh)
+        log_probs = [np.zeros(len(one), np.float32) for one in choices]
+        for indices, tokens in decoder.batches([inputs[window.row] for window in windows]):
+            batch, segments = _batch(tokens, [windows[index].of(choices) for index in indices], prompt, length)
+            costs = np.asarray(jax.device_get(run(params, jax.device_put(batch, sharding))))
+            stuck.alive()
+            for place, index in enumerate(indices):
+                window = windows[index]
+                for number in range(window.first, window.last):
+                    of_choice = segments[place] == number - window.first + 1
+                    log_probs[window.row][number] = -costs[place][of_choice].sum()
+        return [Chosen(int(np.argmax(one)), one) for one in log_probs]
+
+
+class _Window(NamedTuple):
+    """Choices ``first`` to ``last`` (exclusive) of an input, which are scored together."""
+
+    row: int
+    first: int
+    last: int
+
+    def of(self, choices: Sequence[Sequence[Sequence[int]]]) -> Sequence[Sequence[int]]:
+        return choices[self.row][self.first : self.last]
+
+
+def _groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cuts a row's choices into runs of at most :data:`WINDOW` tokens.
+
+    >>> _groups([200, 300, 20, 600, 5])
+    [(0, 2), (2, 3), (3, 4), (4, 5)]
+    """
+    groups, first, tokens = [], 0, 0
+    for number, length in enumerate(lengths):
+        if number > first and tokens + length > WINDOW:
+            groups.append((first, number))
+            first, tokens = number, 0
+        tokens += length
+    return [*groups, (first, len(lengths))]
+
+
+def _batch(
+    tokens: np.ndarray, choices: Sequence[Sequence[Sequence[int]]], prompt: Sequence[int], length: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The model's inputs for rows and their choices.
+
+    Returns:
+      The features, [rows, length] each except the encoder's; and int32 [rows, length], the number of the choice, from 1,
+      of each token that counts, 0 elsewhere.
+    """
+    rows = len(tokens)
+    targets, previous, segments, counted = (np.zeros((rows, length), np.int32) for _ in range(4))
+    for row, of_row in enumerate(choices):
+        start = 0
+        for number, choice in enumerate(of_row, 1):
+            ids = [*prompt, *choice]
+            end = start + len(ids)
+            targets[row, start:end] = ids
+            previous[row, start + 1 : end] = ids[:-1]
+            segments[row, start:end] = number
+            counted[row, start + len(prompt) : end] = number
+            start = end
+    features = {
+        "encoder_input_tokens": tokens,
+        "encoder_segment_ids": (tokens != 0).astype(np.int32),
+        "decoder_input_tokens": previous,
+        "decoder_target_tokens": targets,
+        "decoder_segment_ids": segments,
+        "decoder_cross_segment_ids": (segments > 0).astype(np.int32),
+        "counted": counted > 0,
+    }
+    return features, counted
+
+
+@functools.lru_cache(maxsize=8)
+def _program(model: NetworkConfig, mesh: Mesh, rules: partitioning.Rules) -> jax.stages.Wrapped:
+    """Returns the jitted scoring of a batch: parameters, features → float32 [rows, length], cross-entropy in nats.
+
+    It is kept for the process, as that of decoding; ``rules`` are those in force where it is called.
+    """
+    del rules
+
+    def run(params: Params, batch: dict[str, jax.Array]) -> Float[Array, "rows length"]:
+        targets, counted = batch["decoder_target_tokens"], batch["counted"]
+        hidden = network_of(model).apply({"params": params}, ModelInputs.of(batch), method="hidden")
+        rest = (0.0, 0.0, _CHUNK_TOKENS, counted, final_logit_cap(model))
+        kernel = output_kernel(params, model)
+        _, stats = weighted_cross_entropy(hidden, kernel, targets, counted.astype(jnp.float32), *rest)
+        return stats.cross_entropy
+
+    return jax.jit(run, out_shardings=partitioning.replicated(mesh))

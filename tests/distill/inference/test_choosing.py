@@ -1,0 +1,123 @@
+"""The log-probability of each choice: against PyTorch, one choice at a time, and against the student's own decoding."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from distill.checkpoints import huggingface
+from distill.inference import choosing
+from distill.inference.choosing import Chooser
+from distill.inference.decoder import DecodeConfig, Decoder
+from distill.model.parameters import in_compute_dtype
+from distill.sharding import partitioning
+from tests.distill import gemma_models, hf_models
+
+VOCAB = 72
+
+
+def chooser(config, rows=3, mesh=None, **settings):
+    mesh = mesh or partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
+    decoder = Decoder(config, mesh, DecodeConfig(batch_size=rows, bucket=8, max_input_len=16, **settings))
+    return Chooser(decoder), decoder
+
+
+def questions(seed=0, rows=5):
+    """Inputs, and two to four choices for each, of one to six tokens and EOS."""
+    rng = np.random.default_rng(seed)
+    draw = lambda longest: [*rng.integers(3, VOCAB, rng.integers(1, longest)).tolist(), 1]  # noqa: E731
+    inputs = [np.array(draw(16), np.int32) for _ in range(rows)]
+    return inputs, [[draw(7) for _ in range(rng.integers(2, 5))] for _ in range(rows)]
+
+
+def theirs(model, inputs, choices, start, prompt=()):
+    """transformers' log-probabilities, one choice at a time."""
+    found = []
+    for ids, own in zip(inputs, choices):
+        of_row = []
+        for choice in own:
+            target = [*prompt, *choice]
+            with torch.no_grad():
+                logits = model(
+                    input_ids=torch.tensor(ids[None].astype(np.int64)),
+                    decoder_input_ids=torch.tensor([[start, *target[:-1]]]),
+                ).logits
+            log_probs = torch.log_softmax(logits[0].double(), -1)[range(len(target)), target]
+            of_row.append(float(log_probs[len(prompt) :].sum()))
+        found.append(np.array(of_row))
+    return found
+
+
+@pytest.mark.parametrize("family", ["t5", "t5_v1_1", *gemma_models.FAMILIES])
+@pytest.mark.parametrize("prompt", [(), (5, 9)])
+def test_log_probabilities_are_those_of_transformers(family, prompt, tmp_path):
+    gemma = family in gemma_models.FAMILIES
+    model = gemma_models.build(family) if gemma else hf_models.build(family)
+    folder = gemma_models.save(model, tmp_path / "m") if gemma else hf_models.save(model, family, tmp_path / "m")
+    config, params = huggingface.load_pretrained(folder)
+    inputs, choices = questions()
+    choose, _ = chooser(config)
+    got = choose(params, inputs, choices, prompt)
+    want = theirs(model, inputs, choices, 2 if gemma else 0, prompt)
+    for chosen, log_probs in zip(got, want):
+        np.testing.assert_allclose(chosen.log_probs, log_probs, rtol=0, atol=2e-4)
+        assert chosen.number == int(np.argmax(log_probs))
+        assert chosen.log_prob == chosen.log_probs.max()
+        np.testing.assert_allclose(chosen.probabilities, np.exp(log_probs) / np.exp(log_probs).sum(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    model = hf_models.build("t5_v1_1")
+    return huggingface.load_pretrained(hf_models.save(model, "t5_v1_1", tmp_path_factory.mktemp("student") / "m"))
+
+
+def test_the_score_of_a_decoded_answer_is_that_of_the_same_choice(student):
+    config, params = student
+    inputs, choices = questions(rows=6)
+    choose, decoder = chooser(config, max_decode_len=4)
+    decoded = decoder(params, inputs)
+    whole = [row for row, one in enumerate(decoded) if len(one.tokens) == 4]  # neither EOS nor padding was decoded
+    assert whole
+    for row in whole:
+        (chosen,) = choose(params, [inputs[row]], [[*choices[row], decoded[row].tokens.tolist()]])
+        assert chosen.log_probs[-1] == pytest.approx(decoded[row].log_prob, abs=1e-4)
+
+
+def test_windows_batches_and_devices_change_nothing(student, monkeypatch):
+    config, params = student
+    inputs, choices = questions(seed=3, rows=7)
+    want = chooser(config)[0](params, inputs, choices)
+    monkeypatch.setattr(choosing, "WINDOW", 9)  # a row takes several windows
+    mesh = partitioning.MeshConfig(data=4, fsdp=1, model=2).build()
+    with jax.set_mesh(mesh):
+        got = chooser(config, rows=4, mesh=mesh)[0](params, inputs, choices)
+    for one, other in zip(got, want):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
+        assert one.number == other.number
+
+
+def test_parameters_in_the_compute_dtype_give_the_same(student):
+    config, params = student
+    half = dataclasses.replace(config, dtype="bfloat16")
+    inputs, choices = questions(rows=3)
+    want = chooser(half)[0](params, inputs, choices)
+    got = chooser(half)[0](in_compute_dtype(params, half), inputs, choices)
+    for one, other in zip(got, want):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-6)
+
+
+def test_what_cannot_be_chosen_from(student):
+    config, params = student
+    choose, _ = chooser(config)
+    inputs, choices = questions(rows=2)
+    for wrong in ([], [[3, 1], []]):
+        with pytest.raises(ValueError, match=r"inputs\[1\] must have choices, each with a token; got "):
+            choose(params, inputs, [choices[0], wrong])
+    assert choose(params, [], []) == []
+
+
+def test_a_student_that_is_not_finite_has_no_score():
+    assert np.isnan(choosing.Chosen(0, np.array([-1.0, np.nan], np.float32)).log_prob)
