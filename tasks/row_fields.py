@@ -180,7 +180,7 @@ def choices_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
       ``(texts, letters)``, equally long. Where ``value`` names no letters, A, B, C and so on.
 
     Raises:
-      RowError: it is none of these.
+      RowError: it is none of these, or one of the texts is null.
 
     >>> choices_of({"label": ["1", "2"], "text": ["attic", "harbour"]})
     (('attic', 'harbour'), ('1', '2'))
@@ -193,6 +193,8 @@ def choices_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         given, marks = [item["text"] for item in value], [item.get("label") for item in value]
     else:
         marks = None
+    if isinstance(given, list) and None in given:
+        raise RowError("one of the choices is null")
     found = texts(given, "choices")
     if marks is None or any(mark is None for mark in marks):
         return found, tuple(chr(ord("A") + number) for number in range(len(found)))

@@ -135,9 +135,9 @@ class Student:
             rows = self.description.rows
             field = (rows.fields if rows is not None else {}).get("choices", "choices")
             given = [row_fields.value_of(one, field) if isinstance(one, Mapping) else None for one in inputs]
-        elif isinstance(choices, str) or not isinstance(choices, Sequence):
+        elif isinstance(choices, str) or not isinstance(choices, Sequence) or not _are_texts_or_lists(choices):
             raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {choices!r:.80}")
-        elif choices and all(isinstance(choice, str) for choice in choices):
+        elif choices and isinstance(choices[0], str):
             given = [list(choices)] * len(inputs)
         elif len(choices) != len(inputs):
             raise ValueError(
@@ -225,6 +225,12 @@ class Student:
             dataset=own.dataset or None,
             quantization=quantization,
         )
+
+
+def _are_texts_or_lists(choices: Sequence[Any]) -> bool:
+    """Whether ``choices`` are texts, or lists of them."""
+    lists = all(isinstance(one, list | tuple) and all(isinstance(text, str) for text in one) for one in choices)
+    return lists or all(isinstance(one, str) for one in choices)
 
 
 @keywords.checked()

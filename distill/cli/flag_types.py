@@ -33,15 +33,17 @@ def choices(text: str) -> str | list[str]:
     >>> choices('["yes", "no"]'), choices("options")
     (['yes', 'no'], 'options')
     """
+    expected = """a field, or a list of two or more different texts, such as '["yes", "no"]'"""
+    if not text.strip() or text.lstrip().startswith(("{", '"')):
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}")
     if not text.lstrip().startswith("["):
         return text
-    expected = """a field, or a list of different texts, such as '["yes", "no"]'"""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}") from None
     texts = [one for one in found if isinstance(one, str) and one.strip()]
-    if not texts or len(set(texts)) != len(found):
+    if len(texts) < 2 or len(set(texts)) != len(found):
         raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}")
     return texts
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from distill import validation
 from distill.counting import counted, form
-from distill.inference.choosing import Chooser
+from distill.inference import choosing
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction
 from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
@@ -40,7 +40,7 @@ class Answered(NamedTuple):
 
 def rationale_config(decode: DecodeConfig) -> DecodeConfig:
     """How rationales are decoded by default: as labels that are generated, with up to 256 tokens."""
-    return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS, answers="generate")
+    return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS, answers="generate", choices=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Answering:
           choices: the choices of each input, of which the most probable is the label; None: labels are decoded.
 
         Raises:
-          ValueError: choices for a student that reasons before it answers, or of which one cannot be told from another.
+          ValueError: choices that the student cannot choose among, see :func:`distill.inference.choosing.problem_of`, or a
+            student that cannot choose, see :func:`check_chooses`.
         """
         if not inputs:
             return []
@@ -150,29 +151,18 @@ class Answering:
 
     def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
         check_chooses(self.student)
-        for number, one in enumerate(choices):
-            if problem := self.problem_of(one):
-                raise ValueError(f"inputs[{number}]: {problem}")
-        encoded = [[texts.encode(self.vocabulary, choice) for choice in one] for one in choices]
+        for one in dict.fromkeys(map(tuple, choices)):
+            if problem := choosing.problem_of(self.vocabulary, one):
+                raise ValueError(f"inputs[{list(map(tuple, choices)).index(one)}]: {problem}")
+        ids_of = {text: texts.encode(self.vocabulary, text) for text in {text for one in choices for text in one}}
+        encoded = [[ids_of[text] for text in one] for one in choices]
         ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
-            found = Chooser(self._labels)(self._params, ids, encoded, prompt)
+            found = choosing.Chooser(self._labels)(self._params, ids, encoded, prompt)
         return [
             Answered(own[one.number], one.log_prob, None, tuple(map(float, one.probabilities)))
             for own, one in zip(choices, found)
         ]
-
-    def problem_of(self, choices: Sequence[str]) -> str | None:
-        """Why one of these choices cannot be chosen, or None: two of them have the same tokens, or one has none."""
-        seen: dict[tuple[int, ...], str] = {}
-        for choice in choices:
-            ids = tuple(texts.encode(self.vocabulary, choice))
-            if len(ids) < 2:  # EOS alone
-                return f"a choice has no tokens; got {choice!r:.80}"
-            if ids in seen:
-                return f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}"
-            seen[ids] = choice
-        return None if seen else "there are no choices"
 
     def rationales(self, inputs: Sequence[str]) -> list[str]:
         """The reasoning alone; a student with form ``single`` writes it before its answer."""
@@ -219,12 +209,14 @@ class Answering:
 
 
 def check_chooses(student: Student) -> None:
-    """Raises ValueError if the student's answer follows its reasons, so that it cannot be chosen."""
+    """Raises ValueError if the student cannot choose: its answer follows its reasons, or its weights are int8."""
     if student.form == "single":
         raise ValueError(
             "this student writes its reasons before its answer (form 'single'), so its answer cannot be chosen; leave out "
             "the choices, and DecodeConfig.answers = 'choose'"
         )
+    if student.decode.weights == "int8":
+        raise ValueError("choices need float weights, and DecodeConfig.weights is 'int8'; leave one of them out")
 
 
 def check(student: Student, vocabulary: Plain) -> None:

@@ -106,7 +106,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         for name in changed
         if not (name.startswith("rationale_decode.") and name.replace("rationale_decode.", "decode.") in changed)
     ]
-    return [f"{_spelled(name)} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed]
+    return [f"{_spelled(name)} was {_shown(before.get(name))} and is now {_shown(after.get(name))}" for name in changed]
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def _spelled(name: str) -> str:

@@ -23,9 +23,12 @@ from distill.model.networks import final_logit_cap, network_of
 from distill.model.parameters import Params, output_kernel
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import weighted_cross_entropy
+from distill.tasks import texts
+from distill.tasks.plain_vocabularies import Plain
+from distill.tasks.records import is_blank
 
 WINDOW = 512
-"""Target tokens of a row that are scored together; a longer choice has a longer window of its own."""
+"""Target tokens of a row that are scored together, and the most that a choice may have."""
 
 _SHORTEST = 16
 _CHUNK_TOKENS = 4096
@@ -83,11 +86,14 @@ class Chooser:
           prompt: token ids that every target begins with; they are given, and their probability does not count.
 
         Raises:
-          ValueError: an input has no choices, or a choice has no token.
+          ValueError: an input has no choices, or a choice has no token or more than :data:`WINDOW`.
         """
         for number, one in enumerate(choices):
-            if not one or not all(map(len, one)):
-                raise ValueError(f"inputs[{number}] must have choices, each with a token; got {list(map(list, one))}")
+            lengths = [len(choice) for choice in one]
+            if not lengths or min(lengths) < 1 or max(lengths) + len(prompt) > WINDOW:
+                raise ValueError(
+                    f"inputs[{number}] must have choices of 1 to {WINDOW - len(prompt)} tokens; got the lengths {lengths}"
+                )
         windows = [
             _Window(row, first, last)
             for row, one in enumerate(choices)
@@ -109,6 +115,26 @@ class Chooser:
                     of_choice = segments[place] == number - window.first + 1
                     log_probs[window.row][number] = -costs[place][of_choice].sum()
         return [Chosen(int(np.argmax(one)), one) for one in log_probs]
+
+
+def problem_of(vocabulary: Plain, choices: Sequence[str]) -> str | None:
+    """Why the student cannot choose among these texts; None if it can.
+
+    There are fewer than two, one is blank or too long, or two have the same tokens.
+    """
+    if len(choices) < 2:
+        return f"there must be two choices or more; got {list(choices)!r:.80}"
+    seen: dict[tuple[int, ...], str] = {}
+    for choice in choices:
+        ids = tuple(texts.encode(vocabulary, choice))
+        if is_blank(choice):
+            return f"a choice has no visible character; got {choice!r:.80}"
+        if len(ids) > WINDOW:
+            return f"a choice has more than {WINDOW} tokens; got {len(ids):,} in {choice!r:.40}"
+        if ids in seen:
+            return f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}"
+        seen[ids] = choice
+    return None
 
 
 class _Window(NamedTuple):

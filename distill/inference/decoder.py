@@ -69,6 +69,10 @@ class DecodeConfig:
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             validation.check_range(f"DecodeConfig.{name}", getattr(self, name), "≥ 1")
+        if self.choices and self.answers != "choose":
+            raise ValueError(
+                f"DecodeConfig.choices is given, and DecodeConfig.answers is {self.answers!r}; set it to 'choose', too"
+            )
         if self.answers == "choose" and self.weights == "int8":
             raise ValueError(
                 "DecodeConfig.answers = 'choose' reads float weights, and DecodeConfig.weights is 'int8'; leave one of "
@@ -78,8 +82,8 @@ class DecodeConfig:
 
 def _checked(choices: Any) -> tuple[str, ...]:
     texts = list(choices) if isinstance(choices, list | tuple) else []
-    if choices and not (texts and all(isinstance(text, str) and text.strip() for text in texts)):
-        raise ValueError(f"DecodeConfig.choices must be a list of texts; got {choices!r:.80}")
+    if choices and not (len(texts) > 1 and all(isinstance(text, str) and text.strip() for text in texts)):
+        raise ValueError(f"DecodeConfig.choices must be a list of two texts or more; got {choices!r:.80}")
     if len(set(texts)) < len(texts):
         raise ValueError(f"DecodeConfig.choices must differ; got {choices!r:.80}")
     return tuple(texts)

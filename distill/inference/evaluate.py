@@ -126,7 +126,8 @@ class Evaluator:
         target = _text(example["targets_pretokenized"])
         if metrics.match_choice(target, choices) is None:
             raise ValueError(
-                f"{of}: the target {target!r:.80} is none of the choices {list(choices)}; choose in the label task"
+                f"{of}: the target {target!r:.80} is none of the choices {list(choices)}; add it to the choices, "
+                "or choose in the label task (EVAL_FORM=label of a student that was trained on it)"
             )
         return choices
 
@@ -249,7 +250,8 @@ def evaluate(
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
         if warning := evaluator.check_lengths(decode.max_decode_len):
             logging.warning("%s", warning)
-        with terminal.stage(f"decoding {counted(len(evaluator), 'example')}"):
+        verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
+        with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)
     if jax.process_index() == 0:
         part = "" if max_examples is None else f"_first_{max_examples}"

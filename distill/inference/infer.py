@@ -18,7 +18,7 @@ from distill import locking
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.counting import counted
-from distill.inference import answering, answers, input_rows, model_directory, shards
+from distill.inference import answering, answers, choosing, input_rows, model_directory, shards
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
@@ -139,11 +139,14 @@ def infer(
         answering.check_chooses(student)
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
     rows = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)
+    if choices is not None:
+        rows = input_rows.with_problems(rows, functools.partial(choosing.problem_of, vocabulary))
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
     input_rows.check_field(Path(input_path), field)
     if isinstance(choices, str):
-        input_rows.check_field(Path(input_path), choices, "the choices were", "--choices")
+        other = """--choices takes a list, such as '["yes", "no"]', or"""
+        input_rows.check_field(Path(input_path), choices, "the choices were", other)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:
@@ -220,14 +223,13 @@ def _answer(
         )
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
-            checked = part if job.choices is None else [_with_problem(row, answer_batch) for row in part]
-            readable = [row for row in checked if row.error is None]
+            readable = [row for row in part if row.error is None]
             fit += answer_batch.fit([row.text for row in readable])
             choices = None if job.choices is None else [row.choices or () for row in readable]
             texts = [row.text for row in readable]
             answered = iter(answer_batch(texts, rationale=rationale, choices=choices))
             lines, failures = [], []
-            for row in checked:
+            for row in part:
                 values: dict[str, Any] = {"line": row.line}
                 if row.id is not None:
                     values["id"] = row.id
@@ -262,12 +264,6 @@ def _answer(
         fit.unknown,
         places,
     )
-
-
-def _with_problem(row: Row, answer_batch: Answering) -> Row:
-    """The row, with the reason why its choices cannot be told apart, if they cannot."""
-    problem = None if row.error is not None else answer_batch.problem_of(row.choices or ())
-    return row if problem is None else dataclasses.replace(row, error=problem)
 
 
 def _to_read(params: Any, job: "_Job", mesh: jax.sharding.Mesh) -> Any:

@@ -1,7 +1,8 @@
 """The rows that ``infer`` answers: each with its input, or with the reason why it has none."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,23 @@ def read(path: Path, field: str, id_field: str = "id", choices: str | Sequence[s
 def _choices_of(row: dict[str, Any], choices: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if choices is None or not isinstance(choices, str):
         return None if choices is None else tuple(choices)
-    found = row_fields.choices_of(row_fields.value_of(row, choices))[0]
-    if not found:
-        raise RowError(f"no choices in field {choices!r}; the row has {', '.join(row_fields.names(row))}")
+    value = row_fields.value_of(row, choices)
+    if not isinstance(value, list | dict):
+        if value is None and not row_fields.has(row, choices):
+            raise RowError(f"field {choices!r} is absent; the row has {', '.join(row_fields.names(row))}")
+        raise RowError(f"field {choices!r} has no list of choices; got {value!r:.80}")
+    found = row_fields.choices_of(value)[0]
     for choice in found:
         check_text(choice, f"a choice of field {choices!r}")
     return found
+
+
+def with_problems(rows: Iterable[Row], problem_of: Callable[[Sequence[str]], str | None]) -> Iterator[Row]:
+    """Yields the rows, each with the reason why its choices cannot be used, if ``problem_of`` returns one."""
+    cached = functools.lru_cache(maxsize=256)(problem_of)
+    for row in rows:
+        problem = None if row.error is not None else cached(row.choices or ())
+        yield row if problem is None else dataclasses.replace(row, error=problem)
 
 
 def _writable(text: str) -> str:

@@ -197,7 +197,9 @@ class ProjectNetworkModel(TwoTaskModel):
           ValueError: answers are to be chosen, which T5X's evaluation does not do.
         """
         if decode.answers != "generate":
-            raise ValueError(f"DecodeConfig.answers must be 'generate' in T5X; got {decode.answers!r}: use distill eval")
+            raise ValueError(
+                f"DecodeConfig.answers must be 'generate' in T5X; got {decode.answers!r}: use distill eval"
+            )
         super().__init__(
             Transformer(config),
             input_vocabulary,

@@ -33,8 +33,10 @@ def test_a_part_is_within_the_whole(text):
         flag_types.shard(text)
 
 
-@pytest.mark.parametrize("text", ["[", "[]", '["yes", 1]', '["yes", "yes"]', '["yes", " "]'])
+@pytest.mark.parametrize(
+    "text", ["", "[", "[]", '["yes"]', '["yes", 1]', '["yes", "yes"]', '["yes", " "]', '{"a": "b"}', '"yes"']
+)
 def test_choices_are_a_field_or_different_texts(text):
     assert flag_types.choices("options") == "options" and flag_types.choices('["yes", "no"]') == ["yes", "no"]
-    with pytest.raises(argparse.ArgumentTypeError, match="must be a field, or a list of different texts"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a field, or a list of two or more different texts"):
         flag_types.choices(text)

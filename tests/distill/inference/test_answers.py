@@ -62,8 +62,8 @@ def test_every_other_setting_is_listed(tmp_path):
     for part in (
         "2 answers",
         "model was 'm' and is now 'n'",
-        "beams was 4 and is now None",
-        "seed was None",
+        "beams was 4 and is now not given",
+        "seed was not given",
         "--overwrite",
     ):
         assert part in text

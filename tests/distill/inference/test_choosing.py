@@ -13,6 +13,7 @@ from distill.inference.choosing import Chooser
 from distill.inference.decoder import DecodeConfig, Decoder
 from distill.model.parameters import in_compute_dtype
 from distill.sharding import partitioning
+from distill.tasks import plain_vocabularies, vocabularies
 from tests.distill import gemma_models, hf_models
 
 VOCAB = 72
@@ -113,11 +114,31 @@ def test_what_cannot_be_chosen_from(student):
     config, params = student
     choose, _ = chooser(config)
     inputs, choices = questions(rows=2)
-    for wrong in ([], [[3, 1], []]):
-        with pytest.raises(ValueError, match=r"inputs\[1\] must have choices, each with a token; got "):
-            choose(params, inputs, [choices[0], wrong])
+    for wrong in ([], [[3, 1], []], [[3] * choosing.WINDOW]):
+        with pytest.raises(ValueError, match=r"inputs\[1\] must have choices of 1 to 511 tokens; got the lengths "):
+            choose(params, inputs, [choices[0], wrong], (7,))
     assert choose(params, [], []) == []
 
 
 def test_a_student_that_is_not_finite_has_no_score():
     assert np.isnan(choosing.Chosen(0, np.array([-1.0, np.nan], np.float32)).log_prob)
+
+
+@pytest.mark.parametrize(
+    ("choices", "problem"),
+    [
+        (["yes", "no"], None),
+        ([], "there must be two choices or more; got []"),
+        (["yes"], "there must be two choices or more; got ['yes']"),
+        (["yes", " \u200b"], "a choice has no visible character; got ' \\u200b'"),
+        (["yes", "no", "yes"], "two choices have the same tokens; got 'yes' and 'yes'"),
+        (["yes", "n" * 512], f"a choice has more than 512 tokens; got 513 in {'n' * 39!r:.40}"),
+    ],
+)
+def test_problems_of_choices(choices, problem):
+    assert choosing.problem_of(plain_vocabularies.Bytes(125), choices) == problem
+
+
+def test_choices_that_the_vocabulary_cannot_tell_apart(small_vocabulary):
+    vocabulary = plain_vocabularies.SentencePiece(vocabularies.model_bytes(small_vocabulary), 0, "small")
+    assert choosing.problem_of(vocabulary, ["☃", "☂"]) == "two choices have the same tokens; got '☃' and '☂'"

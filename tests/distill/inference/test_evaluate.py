@@ -61,7 +61,9 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
     right = [row["prediction"] == row["target"].lower().strip(".") for row in found.rows]
     assert [row["correct"] for row in found.rows] == right
     assert found.metrics["accuracy"] == pytest.approx(sum(right) / len(right))
-    with pytest.raises(ValueError, match=r"target '0\.' is none of the choices .*; choose in the label task"):
+    with pytest.raises(
+        ValueError, match=r"target '0\.' is none of the choices .*; add it to the choices, or choose in the label task"
+    ):
         evaluate.evaluate(model_dir, task_name=colours.rationale, decode=decode, **student)
 
 
@@ -78,7 +80,12 @@ def test_answers_without_choices_are_not_chosen(model_dir, sums):
         evaluate.evaluate(model_dir, task_name=sums.label, decode=few, **student)
 
 
-@pytest.mark.parametrize("choices", ["yes", ["yes", 1], ["yes", " "], ["yes", "yes"], 7])
+@pytest.mark.parametrize("choices", ["yes", ["yes"], ["yes", 1], ["yes", " "], ["yes", "yes"], 7])
 def test_choices_are_different_texts(choices):
-    with pytest.raises(ValueError, match=r"DecodeConfig\.choices must (be a list of texts|differ); got "):
-        DecodeConfig(choices=choices)
+    with pytest.raises(ValueError, match=r"DecodeConfig\.choices must (be a list of two texts or more|differ); got "):
+        DecodeConfig(answers="choose", choices=choices)
+
+
+def test_choices_are_not_ignored():
+    with pytest.raises(ValueError, match=r"DecodeConfig\.answers is 'generate'; set it to 'choose', too"):
+        DecodeConfig(choices=("yes", "no"))

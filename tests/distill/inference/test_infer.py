@@ -416,10 +416,11 @@ def test_labels_are_chosen_among_a_rows_choices(tmp_path, model_dir):
         assert answer["label"] == row["choices"][max(enumerate(answer["probabilities"]), key=lambda one: one[1])[0]]
         assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert len(answer["probabilities"]) == len(row["choices"]) and answer["rationale"]
-    assert out[5]["error"] == "no choices in field 'choices'; the row has input"
+    assert out[5]["error"] == "field 'choices' is absent; the row has input"
     assert out[6]["error"] == "two choices have the same tokens; got '3' and '3'"
     again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **given)
     assert (again.answered, again.found) == (0, 7)
+    assert again.first == report.first and len(report.first) == 2
     with pytest.raises(answers.AnotherRun, match=r"--choices was 'choices' and is now \['3', '4'\]"):
         infer(
             str(tmp_path / "in.jsonl"),
@@ -445,6 +446,11 @@ def test_a_student_that_was_trained_to_choose_reads_the_choices_of_the_training(
     same = dataclasses.replace(student, decode=dataclasses.replace(decode, choices=("3", "4", "5")))
     infer(str(tmp_path / "other.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=same)
     assert len(read_lines(tmp_path / "o.jsonl")[0]["probabilities"]) == 3
+    int8 = dataclasses.replace(described, decode=dataclasses.replace(described.decode, weights="int8"))
+    with pytest.raises(ValueError, match=r"choices need float weights, and DecodeConfig\.weights is 'int8'"):
+        infer(
+            str(tmp_path / "in.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=int8, choices="options"
+        )
     single = dataclasses.replace(student, form="single")
     with pytest.raises(ValueError, match="so its answer cannot be chosen"):
         infer(str(tmp_path / "in.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=single)

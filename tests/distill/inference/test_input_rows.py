@@ -56,14 +56,16 @@ def test_choices_are_those_of_the_row_or_of_all_rows(tmp_path):
         {"q": "x", "options": [{"label": "A", "text": "c"}, {"label": "B", "text": "d"}]},
         {"q": "x"},
         {"q": "x", "options": []},
-        {"q": "x", "options": 7},
+        {"q": "x", "options": "a, b"},
         {"q": "x", "options": ["\ud800"]},
+        {"q": "x", "options": ["a", None, "b"]},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(input_rows.read(path, "q", choices="options"))
-    assert [row.choices for row in found] == [("a", "b"), ("c", "d"), None, None, ("7",), None]
-    assert found[2].error == "no choices in field 'options'; the row has q"
-    assert found[3].error == "no choices in field 'options'; the row has options, q"
+    assert [row.choices for row in found] == [("a", "b"), ("c", "d"), None, (), None, None, None]
+    assert found[2].error == "field 'options' is absent; the row has q"
+    assert found[4].error == "field 'options' has no list of choices; got 'a, b'"
+    assert found[6].error == "one of the choices is null"
     assert "half of a surrogate pair" in found[5].error
     assert {row.choices for row in input_rows.read(path, "q", choices=["no", "yes"])} == {("no", "yes")}
     assert found[0].fingerprint != next(input_rows.read(path, "q")).fingerprint
