@@ -89,7 +89,12 @@ _SPELLED = {
 
 
 # Settings that are recorded only if they are not these.
-_UNRECORDED = {"decode.weights": "compute", "rationale_decode.weights": "compute"}
+_UNRECORDED = {
+    "decode.weights": "compute",
+    "rationale_decode.weights": "compute",
+    "decode.normalize_by_target_length": False,
+    "rationale_decode.normalize_by_target_length": False,
+}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """Choosing an answer among given ones: the log-probability of each under the student. Imports neither TensorFlow nor SeqIO.
 
-T0 and T5X call this rank classification. Here, the probability is that of the whole text, EOS included, without a
-normalisation by length.
+T0, SeqIO and T5X call this rank classification. The probability is that of the whole text, EOS included.
 """
 
 import functools
@@ -38,12 +37,14 @@ class Chosen(NamedTuple):
     """The choice of one input.
 
     Attributes:
-      number: of the most probable choice, from 0; the first of equals.
+      number: of the choice with the highest score, from 0; the first of equals.
       log_probs: float32 [choices], the log-probability of each choice, EOS included, nats.
+      scores: float32 [choices], what the choices are ranked by: ``log_probs``, or ``log_probs`` per token.
     """
 
     number: int
     log_probs: np.ndarray
+    scores: np.ndarray
 
     @property
     def log_prob(self) -> float:
@@ -52,9 +53,12 @@ class Chosen(NamedTuple):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """float64 [choices], the probability of each choice, given that the answer is one of them."""
-        log_probs = self.log_probs.astype(np.float64)
-        shares = np.exp(log_probs - log_probs.max())
+        """float64 [choices], the softmax of the scores: the probability of each, given that the answer is one of them.
+
+        If the scores are per token, it is no probability of the student's, but ranks the choices alike.
+        """
+        scores = self.scores.astype(np.float64)
+        shares = np.exp(scores - scores.max())
         return shares / shares.sum()
 
 
@@ -64,7 +68,8 @@ class Chooser:
     An input is encoded once. Its choices are the segments of one target window, which all attend to the same input.
 
     Args:
-      decoder: gives the student, the mesh, the number of rows scored together and the longest input; decodes nothing.
+      decoder: gives the student, the mesh, the number of rows scored together, the longest input, and whether scores are
+        per token; decodes nothing.
     """
 
     def __init__(self, decoder: Decoder):
@@ -114,7 +119,11 @@ class Chooser:
                 for number in range(window.first, window.last):
                     of_choice = segments[place] == number - window.first + 1
                     log_probs[window.row][number] = -costs[place][of_choice].sum()
-        return [Chosen(int(np.argmax(one)), one) for one in log_probs]
+        scores = log_probs
+        if decoder.config.normalize_by_target_length:
+            tokens_of = [np.array([len(choice) for choice in own], np.float32) for own in choices]
+            scores = [one / tokens for one, tokens in zip(log_probs, tokens_of)]
+        return [Chosen(int(np.argmax(score)), *one) for score, one in zip(scores, zip(log_probs, scores))]
 
 
 def problem_of(vocabulary: Plain, choices: Sequence[str]) -> str | None:

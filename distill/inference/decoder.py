@@ -42,6 +42,8 @@ class DecodeConfig:
       answers: ``generate`` decodes labels; ``choose`` takes the most probable of a row's choices, see
         :mod:`distill.inference.choosing`. Rationales are decoded in both.
       choices: with ``choose``, the choices of all rows; empty: each row has its own.
+      normalize_by_target_length: whether choices are ranked by their log-probability per token, as SeqIO's
+        ``rank_classification`` can; by default, by that of the whole text, which favours short choices.
     """
 
     max_decode_len: int = 64
@@ -59,6 +61,7 @@ class DecodeConfig:
     weights: str = "compute"
     answers: str = "generate"
     choices: tuple[str, ...] | list[str] = ()
+    normalize_by_target_length: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", _checked(self.choices))

@@ -338,6 +338,7 @@ def _settings(
         unused = {"batch_size", "bucket", "param_gather"} if config.method != "sample" else {"param_gather"}
         unused |= {"weights"} if config.weights == "compute" else set()  # outputs of earlier versions do not record it
         unused |= {"answers", "choices"}  # the job's choices are recorded
+        unused |= set() if config.normalize_by_target_length else {"normalize_by_target_length"}
         return {name: value for name, value in dataclasses.asdict(config).items() if name not in unused}
 
     settings = {"input_field": field, "rationale": rationale, "form": student.form}

@@ -69,6 +69,19 @@ def test_log_probabilities_are_those_of_transformers(family, prompt, tmp_path):
         np.testing.assert_allclose(chosen.probabilities, np.exp(log_probs) / np.exp(log_probs).sum(), atol=1e-5)
 
 
+def test_scores_per_token(student):
+    config, params = student
+    inputs, choices = questions(seed=1)
+    got = chooser(config, normalize_by_target_length=True)[0](params, inputs, choices)
+    plain = chooser(config)[0](params, inputs, choices)
+    for own, one, other in zip(choices, got, plain):
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+        each = other.log_probs / [len(choice) for choice in own]
+        assert one.number == int(np.argmax(each)) == int(np.argmax(one.probabilities))
+        np.testing.assert_allclose(one.probabilities, np.exp(each) / np.exp(each).sum(), atol=1e-5)
+    assert [one.number for one in got] != [one.number for one in plain]
+
+
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
     model = hf_models.build("t5_v1_1")
@@ -121,7 +134,8 @@ def test_what_cannot_be_chosen_from(student):
 
 
 def test_a_student_that_is_not_finite_has_no_score():
-    assert np.isnan(choosing.Chosen(0, np.array([-1.0, np.nan], np.float32)).log_prob)
+    log_probs = np.array([-1.0, np.nan], np.float32)
+    assert np.isnan(choosing.Chosen(0, log_probs, log_probs).log_prob)
 
 
 @pytest.mark.parametrize(
