@@ -1,7 +1,7 @@
 """The folder of compiled programs that one test session leaves to the next, which then need not compile them.
 
-A session takes the folder by renaming it, and puts it back at its end. A second session at the same time finds none,
-and fills a folder of its own. The folder is in pytest's own cache: ``pytest --cache-clear`` removes it. JAX finds a
+A session takes the folder by renaming it, and puts it back at its end. A second session at the same time finds no such
+folder, and makes another. The folder is in pytest's own cache: ``pytest --cache-clear`` removes it. JAX finds a
 program by its code, its options and its compiler's version: programs of code that has changed since are not found, and
 leave the folder when it is full.
 """

@@ -66,9 +66,8 @@ def evaluate(
         without = len(records) - len(labelled)
         verb = form(without, "has no label and is", "have no label and are")
         logging.warning("%d of %s %s not scored", without, counted(len(records), "row"), verb)
-    choices = None
-    if student.description.decode.answers == "choose" and not student.description.decode.choices:
-        choices = [record.choices for record in labelled]
+    of_rows = isinstance(student.description.choices, str)  # the records have read that field
+    choices = [record.choices for record in labelled] if of_rows else None
     answers = student.answer([record.input for record in labelled], choices=choices)
     targets = [metrics.Answer(record.label or "", record.choices) for record in labelled]
     scores = metrics.ACCURACY[kind](targets, [one.text for one in answers])  # type: ignore[index]

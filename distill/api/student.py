@@ -128,13 +128,12 @@ class Student:
         choices: Sequence[str] | Sequence[Sequence[str]] | None,
     ) -> list[tuple[str, ...]] | None:
         """The choices of each input; None if answers are generated. Raises ValueError for those that are missing."""
-        if choices is None and self.description.decode.answers != "choose":
-            return None
-        choices = choices if choices is not None else self.description.decode.choices or None
-        if choices is None:
-            rows = self.description.rows
-            field = (rows.fields if rows is not None else {}).get("choices", "choices")
+        field = self.description.choices if choices is None else None
+        choices = field if isinstance(field, list) else choices
+        if isinstance(field, str):
             given = [row_fields.value_of(one, field) if isinstance(one, Mapping) else None for one in inputs]
+        elif choices is None:
+            return None
         elif isinstance(choices, str) or not isinstance(choices, Sequence) or not _are_texts_or_lists(choices):
             raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {choices!r:.80}")
         elif choices and isinstance(choices[0], str):

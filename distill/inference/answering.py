@@ -40,7 +40,9 @@ class Answered(NamedTuple):
 
 def rationale_config(decode: DecodeConfig) -> DecodeConfig:
     """How rationales are decoded by default: as labels that are generated, with up to 256 tokens."""
-    return dataclasses.replace(decode, max_decode_len=RATIONALE_TOKENS, answers="generate", choices=())
+    return dataclasses.replace(
+        decode, max_decode_len=RATIONALE_TOKENS, answers="generate", choices=(), normalize_by_target_length=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Answering:
           choices: the choices of each input, of which the most probable is the label; None: labels are decoded.
 
         Raises:
-          ValueError: choices that the student cannot choose among, see :func:`distill.inference.choosing.problem_of`, or a
+          ValueError: choices that the student cannot choose among, see :func:`distill.inference.choosing.encoded`, or a
             student that cannot choose, see :func:`check_chooses`.
         """
         if not inputs:
@@ -151,14 +153,17 @@ class Answering:
 
     def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
         check_chooses(self.student)
-        for one in dict.fromkeys(map(tuple, choices)):
-            if problem := choosing.problem_of(self.vocabulary, one):
-                raise ValueError(f"inputs[{list(map(tuple, choices)).index(one)}]: {problem}")
-        ids_of = {text: texts.encode(self.vocabulary, text) for text in {text for one in choices for text in one}}
-        encoded = [[ids_of[text] for text in one] for one in choices]
+        ids_of: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+        for number, one in enumerate(map(tuple, choices)):
+            if one not in ids_of:
+                try:
+                    ids_of[one] = choosing.encoded(self.vocabulary, one)
+                except ValueError as error:
+                    raise ValueError(f"inputs[{number}]: {error}") from None
         ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
+        of_inputs = [ids_of[tuple(one)] for one in choices]
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
-            found = choosing.Chooser(self._labels)(self._params, ids, encoded, prompt)
+            found = choosing.Chooser(self._labels)(self._params, ids, of_inputs, prompt)
         return [
             Answered(own[one.number], one.log_prob, None, tuple(map(float, one.probabilities)))
             for own, one in zip(choices, found)

@@ -93,7 +93,6 @@ _UNRECORDED = {
     "decode.weights": "compute",
     "rationale_decode.weights": "compute",
     "decode.normalize_by_target_length": False,
-    "rationale_decode.normalize_by_target_length": False,
 }
 
 

@@ -4,7 +4,7 @@ T0, SeqIO and T5X call this rank classification. The probability is that of the 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from distill import stuck
 from distill.inference.decoder import Decoder, bucket_lengths
@@ -22,6 +22,7 @@ from distill.model.networks import final_logit_cap, network_of
 from distill.model.parameters import Params, output_kernel
 from distill.sharding import partitioning
 from distill.sharding.cross_entropy import weighted_cross_entropy
+from distill.sharding.cross_entropy_chunk import TokenStats
 from distill.tasks import texts
 from distill.tasks.plain_vocabularies import Plain
 from distill.tasks.records import is_blank
@@ -126,24 +127,55 @@ class Chooser:
         return [Chosen(int(np.argmax(score)), *one) for score, one in zip(scores, zip(log_probs, scores))]
 
 
-def problem_of(vocabulary: Plain, choices: Sequence[str]) -> str | None:
-    """Why the student cannot choose among these texts; None if it can.
+def encoded(vocabulary: Plain, choices: Sequence[str]) -> list[tuple[int, ...]]:
+    """The ids of each choice, with EOS.
 
-    There are fewer than two, one is blank or too long, or two have the same tokens.
+    Raises:
+      ValueError: the student cannot choose among these texts: there are fewer than two, one is blank or too long, or two
+        have the same tokens.
     """
     if len(choices) < 2:
-        return f"there must be two choices or more; got {list(choices)!r:.80}"
+        raise ValueError(f"there must be two choices or more; got {list(choices)!r:.80}")
     seen: dict[tuple[int, ...], str] = {}
     for choice in choices:
         ids = tuple(texts.encode(vocabulary, choice))
         if is_blank(choice):
-            return f"a choice has no visible character; got {choice!r:.80}"
+            raise ValueError(f"a choice has no visible character; got {choice!r:.80}")
         if len(ids) > WINDOW:
-            return f"a choice has more than {WINDOW} tokens; got {len(ids):,} in {choice!r:.40}"
+            raise ValueError(f"a choice has more than {WINDOW} tokens; got {len(ids):,} in {choice!r:.40}")
         if ids in seen:
-            return f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}"
+            raise ValueError(f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}")
         seen[ids] = choice
+    return list(seen)
+
+
+def problem_of(vocabulary: Plain, choices: Sequence[str]) -> str | None:
+    """Why :func:`encoded` refuses these choices; None if it does not."""
+    try:
+        encoded(vocabulary, choices)
+    except ValueError as error:
+        return str(error)
     return None
+
+
+def target_stats(
+    model: NetworkConfig, params: Params, batch: Mapping[str, jax.Array], counted: Bool[Array, "rows length"]
+) -> tuple[Float[Array, ""], TokenStats]:
+    """How probable the targets of a batch are, each token given the tokens before it.
+
+    Args:
+      model: the student.
+      params: its parameters.
+      batch: the model's inputs, and ``decoder_target_tokens``.
+      counted: the target tokens that count; the statistics of others are undefined.
+
+    Returns:
+      The sum of the cross-entropy in nats, and the statistics of each token.
+    """
+    hidden = network_of(model).apply({"params": params}, ModelInputs.of(batch), method="hidden")
+    rest = (0.0, 0.0, _CHUNK_TOKENS, counted, final_logit_cap(model))
+    weights = counted.astype(jnp.float32)
+    return weighted_cross_entropy(hidden, output_kernel(params, model), batch["decoder_target_tokens"], weights, *rest)
 
 
 class _Window(NamedTuple):
@@ -214,11 +246,6 @@ def _program(model: NetworkConfig, mesh: Mesh, rules: partitioning.Rules) -> jax
     del rules
 
     def run(params: Params, batch: dict[str, jax.Array]) -> Float[Array, "rows length"]:
-        targets, counted = batch["decoder_target_tokens"], batch["counted"]
-        hidden = network_of(model).apply({"params": params}, ModelInputs.of(batch), method="hidden")
-        rest = (0.0, 0.0, _CHUNK_TOKENS, counted, final_logit_cap(model))
-        kernel = output_kernel(params, model)
-        _, stats = weighted_cross_entropy(hidden, kernel, targets, counted.astype(jnp.float32), *rest)
-        return stats.cross_entropy
+        return target_stats(model, params, batch, batch["counted"])[1].cross_entropy
 
     return jax.jit(run, out_shardings=partitioning.replicated(mesh))

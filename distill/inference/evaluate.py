@@ -62,6 +62,7 @@ class Evaluator:
         if isinstance(decoder, Decoder) and decoder.config.answers == "choose":
             self._chooser = Chooser(decoder)
             self._choices = [self._choices_of(example, decoder.config.choices) for example in self._examples]
+            self._choice_ids = [[preprocessors.encode(self._vocabulary, one) for one in own] for own in self._choices]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -136,8 +137,7 @@ class Evaluator:
         inputs = [example["inputs"] for example in self._examples]
         if self._chooser is None:
             return self.score(self._decode(params, inputs, self._prompt))
-        ids = [[preprocessors.encode(self._vocabulary, choice) for choice in own] for own in self._choices]
-        found = self._chooser(params, inputs, ids, self._prompt)
+        found = self._chooser(params, inputs, self._choice_ids, self._prompt)
         return self._scored(
             [own[one.number] for own, one in zip(self._choices, found)], [one.log_prob for one in found]
         )

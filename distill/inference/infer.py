@@ -133,8 +133,7 @@ def infer(
     rationale_decode = rationale_decode or answering.rationale_config(student.decode)
     block = None if shard is None else shards.block_of(input_path, *shard)
     named = student.rows.fields if student.rows is not None else {}
-    if choices is None and student.decode.answers == "choose":
-        choices = list(student.decode.choices) or named.get("choices", "choices")
+    choices = student.choices if choices is None else choices
     if choices is not None:
         answering.check_chooses(student)
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
@@ -145,8 +144,8 @@ def infer(
         rows = itertools.islice(rows, block.first, block.end)
     input_rows.check_field(Path(input_path), field)
     if isinstance(choices, str):
-        other = """--choices takes a list, such as '["yes", "no"]', or"""
-        input_rows.check_field(Path(input_path), choices, "the choices were", other)
+        remedy = """--choices takes a list, such as '["yes", "no"]', or names another field"""
+        input_rows.check_field(Path(input_path), choices, "the choices were", remedy)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
     rows = itertools.chain(first, rows)
     if os.fspath(output_path) == answers.STDOUT:

@@ -90,7 +90,9 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def check_field(path: Path, field: str, what: str = "the input was", flag: str = "--input_field") -> None:
+def check_field(
+    path: Path, field: str, what: str = "the input was", remedy: str = "--input_field names another field"
+) -> None:
     """Raises ValueError if there are rows and none of them has a field; reads up to the first that has.
 
     A pipe can be read only once, and is not checked: its rows get their errors one by one.
@@ -99,7 +101,7 @@ def check_field(path: Path, field: str, what: str = "the input was", flag: str =
       path: JSON lines.
       field: the field, or a template of fields.
       what: names what is expected there, in the error.
-      flag: the flag that names another field.
+      remedy: what to give instead, in the error.
     """
     if not path.is_file():
         return
@@ -118,5 +120,5 @@ def check_field(path: Path, field: str, what: str = "the input was", flag: str =
     hint = validation.did_you_mean(absent, sorted(seen))
     raise ValueError(
         f"{path}: none of {counted(rows, 'row')} has the field {absent!r}, where {what} expected (the rows have: "
-        f"{', '.join(sorted(seen)) or 'no field'}); {flag} names another field{hint}"
+        f"{', '.join(sorted(seen)) or 'no field'}); {remedy}{hint}"
     )

@@ -109,6 +109,14 @@ class Student:
     mesh: MeshConfig = MeshConfig()
     trained_in: str = ""
 
+    @property
+    def choices(self) -> str | list[str] | None:
+        """What answers are chosen from: the choices of all rows, or the field of a row's; None: answers are generated."""
+        if self.decode.answers != "choose":
+            return None
+        fields = self.rows.fields if self.rows is not None else {}
+        return list(self.decode.choices) or fields.get("choices", "choices")
+
     def to_json(self) -> str:
         """The contents of ``student.json``."""
         return json.dumps({"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"

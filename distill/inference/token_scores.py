@@ -9,17 +9,14 @@ import seqio
 from jaxtyping import Array, Float
 
 from distill import stuck
+from distill.inference.choosing import target_stats
 from distill.inference.decoder import Decoder
 from distill.inference.evaluate import Evaluation, Evaluator, check_split
-from distill.model.network import ModelInputs
-from distill.model.networks import final_logit_cap, network_of
-from distill.model.parameters import Params, output_kernel
+from distill.model.parameters import Params
 from distill.sharding import partitioning
-from distill.sharding.cross_entropy import weighted_cross_entropy
 from distill.tasks import registration
 
 METRICS = ("accuracy", "loss")
-_CHUNK_TOKENS = 4096
 _SEED = 0  # the spans of evaluation are the same at every step and in every run
 
 
@@ -96,14 +93,9 @@ class TokenEvaluator(Evaluator):
 
     def _scores(self, params: Params, batch: dict[str, jax.Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The sums over target tokens of the cross-entropy and of right predictions."""
-        config = self._decoder.model
-        targets = batch["decoder_target_tokens"]
-        hidden = network_of(config).apply({"params": params}, ModelInputs.of(batch), method="hidden")
-        weights = (targets > 0).astype(jnp.float32)
-        kernel = output_kernel(params, config)
-        rest = (0.0, 0.0, _CHUNK_TOKENS, targets > 0, final_logit_cap(config))
-        loss, stats = weighted_cross_entropy(hidden, kernel, targets, weights, *rest)
-        return loss, jnp.sum(stats.correct & (targets > 0), dtype=jnp.float32)
+        counted = batch["decoder_target_tokens"] > 0
+        loss, stats = target_stats(self._decoder.model, params, batch, counted)
+        return loss, jnp.sum(stats.correct & counted, dtype=jnp.float32)
 
 
 def _padded(tokens: np.ndarray, rows: int) -> np.ndarray:

@@ -72,4 +72,4 @@ def test_choices_are_those_of_the_row_or_of_all_rows(tmp_path):
     with pytest.raises(
         ValueError, match=r"'option', where the choices were expected .*--choices .*did you mean 'options'"
     ):
-        input_rows.check_field(path, "option", "the choices were", "--choices")
+        input_rows.check_field(path, "option", "the choices were", "--choices names another field")
