@@ -101,9 +101,11 @@ def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any)
     for text in given:
         try:
             points = json.loads(text)
+            documents.check_integers(points, "--more")
+        except SweepError:
+            raise
         except (ValueError, RecursionError) as error:
             raise SweepError(f"--more must be a JSON object of axes and values, or a list of them: {error}") from None
-        documents.check_integers(points, "--more")
         points = points if isinstance(points, list) else [points]
         added += [point for point in points if point not in added]
     return {**source, "more": added} if added else dict(source)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from distill import yaml_loading
 from distill.experiments.sweep.levels import SweepError
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -15,7 +16,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 Lines = Mapping[tuple[str, ...], int]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml_loading.Loader):
     """YAML 1.2's numbers and truth values: ``1e-3`` is a number, ``3:1``, ``no`` and ``2020-01-01`` are texts."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
@@ -55,10 +56,12 @@ def read(path: Path) -> tuple[Any, Lines]:
       The value, keys as strings, and the line of each value: the path of keys and positions to it → line, from 1.
 
     Raises:
-      SweepError: it is not JSON or YAML, names a key twice, is nested too deeply, or has an integer of more than 64 bits.
+      SweepError: it is not JSON or YAML, names a key twice, is nested too deeply, has an alias of a list or mapping, or an
+        integer of more than 64 bits.
       OSError: it cannot be read.
     """
     kind = "JSON" if path.suffix == ".json" else "YAML"
+    lines: dict[tuple[str, ...], int] = {}
     try:
         text = path.read_text(encoding="utf-8")
         if kind == "JSON":
@@ -67,15 +70,16 @@ def read(path: Path) -> tuple[Any, Lines]:
             loader = _Loader(text)
             node = loader.get_single_node()
             value = None if node is None else loader.construct_document(node)
+        _note(node, (), lines)
+        check_integers(value, str(path), lines)
+    except SweepError:
+        raise
     except RecursionError:
         raise SweepError(f"{path} is not {kind} that can be read: it is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise SweepError(f"{path} is not {kind}: {error}") from None
     except yaml.YAMLError as error:
         raise SweepError(_unreadable(path, error)) from None
-    lines: dict[tuple[str, ...], int] = {}
-    _note(node, (), lines)
-    check_integers(value, str(path), lines)
     return value, lines
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from distill import validation
+from distill import validation, yaml_loading
 from distill.teacher.prompts import parsing
 from distill.teacher.prompts.prompt import SEPARATOR, Example, InputShapeError, Parts, Prompt, PromptError
 
@@ -73,23 +73,6 @@ def _one_line(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that accepts aliases of texts only: nested aliases can expand a small file without limit."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Composes the next node; rejects an alias of a list or mapping."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            if not isinstance(self.anchors.get(event.anchor), yaml.ScalarNode):
-                raise yaml.composer.ComposerError(
-                    None,
-                    None,
-                    f"the alias *{event.anchor} refers to a list or mapping; write it out",
-                    event.start_mark,
-                )
-        return super().compose_node(parent, index)
-
-
 def parse(text: str, name: str) -> Prompt:
     """The prompt in a YAML text.
 
@@ -100,7 +83,7 @@ def parse(text: str, name: str) -> Prompt:
         raise PromptError(f"{name}: {len(text):,} characters; a prompt file has at most {_LONGEST_FILE:,}")
     loader = None
     try:
-        loader = _Loader(text)
+        loader = yaml_loading.Loader(text)
         value = loader.get_single_data()
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise PromptError(f"{name}: not YAML: {_one_line(error)}") from None

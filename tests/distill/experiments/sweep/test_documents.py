@@ -4,6 +4,9 @@ import pytest
 
 from distill.experiments.sweep import SweepError, documents
 
+# Expands tenfold with each line.
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join(10 * [f'*a{n - 1}'])}]\n" for n in range(1, 9))
+
 
 def test_numbers_and_texts(tmp_path):
     path = tmp_path / "a.yaml"
@@ -42,6 +45,9 @@ def test_json_that_yaml_does_not_read_has_no_lines(tmp_path):
         ("a.json", "{a: 1}", "is not JSON: "),
         ("a.yaml", "a: &x !!python/object:os.system {}", "is not YAML: "),
         ("a.yaml", "\xff".encode("latin-1"), "is not YAML: 'utf-8' codec"),
+        ("a.yaml", ALIASES, "a.yaml:2 is not YAML: the alias *a0 refers to a list or mapping; write it out"),
+        ("a.yaml", "a: &x [*x]", "a.yaml:1 is not YAML: the alias *x refers to a list or mapping; write it out"),
+        ("a.yaml", "a: " + "[" * 400 + "]" * 400, "nested too deeply"),
     ],
 )
 def test_what_cannot_be_read(tmp_path, name, text, message):
