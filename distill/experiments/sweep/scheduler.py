@@ -229,15 +229,20 @@ class Scheduler:
                 failed = outcomes.failure(run)
                 if code != exit_codes.SOME_FAILED or failed is None:
                     failed = outcomes.note_failure(run, workers.reason(code, active.job.log))
-                again = "; it is repeated" if failed.attempts <= self._retries else ""
-                self._say(f"{run.name} failed: {failed.error}{again}")
+                self._failed(run, failed)
 
     def _stopped(self, run: Run, active: _Active) -> None:
         """A worker that somebody else stopped continues, a limited number of times."""
         self._restarts[run.name] = self._restarts.get(run.name, 0) + 1
         if self._restarts[run.name] > _RESTARTS:
-            outcomes.note_failure(run, f"the worker was stopped {_RESTARTS + 1} times; its log is {active.job.log}")
-        self._say(f"{run.name} was stopped and continues")
+            reason = f"the worker was stopped {_RESTARTS + 1} times; its log is {active.job.log}"
+            self._failed(run, outcomes.note_failure(run, reason))
+        else:
+            self._say(f"{run.name} was stopped and continues")
+
+    def _failed(self, run: Run, failed: outcomes.Failure) -> None:
+        again = "; it is repeated" if failed.attempts <= self._retries else ""
+        self._say(f"{run.name} failed: {failed.error}{again}")
 
     def _stop(self, reason: str) -> None:
         """Stops all jobs, and waits until they have saved."""

@@ -90,6 +90,15 @@ def test_a_worker_that_somebody_stopped_continues(directory):
     assert starts(made, "a") == 3 and made.runs[0].done
 
 
+def test_a_worker_that_is_stopped_again_and_again_is_given_up(directory, monkeypatch):
+    monkeypatch.setattr(scheduler, "_RESTARTS", 1)
+    made, lines = planned(directory, a="75"), []
+    schedule(made, say=lines.append)
+    assert starts(made, "a") == 2
+    assert lines[1] == "a was stopped and continues"
+    assert lines[3:] == [f"a failed: the worker was stopped 2 times; its log is {directory / 'a' / 'sweep.log'}"]
+
+
 def test_an_error_of_the_machine_ends_the_sweep_and_records_no_failure(directory):
     made = planned(directory, a="74", b="wait")
     with pytest.raises(OSError, match="a: the last line"):
