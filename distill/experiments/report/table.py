@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distill.experiments.report import quantities
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.settings import Part
-from distill.experiments.report.text import one_line
+from distill.experiments.report.text import spreadsheet_cell
 
 _TRAINING = (
     "steps",
@@ -36,28 +36,28 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
         [
             "run",
             "test_data",
-            *map(_safe, axes),
+            *map(spreadsheet_cell, axes),
             "seed",
             "best_step",
             "train_rows",
             *_TRAINING,
-            *map(_safe, scores),
+            *map(spreadsheet_cell, scores),
             "state",
             "error",
         ]
     )
     for _, cell, run in runs:
-        levels = [_safe(cell.values.get(axis, "")) for axis in axes]
+        levels = [spreadsheet_cell(cell.values.get(axis, "")) for axis in axes]
         values = [run.record[split].get(name, "") for split, names in metrics.items() for name in names]
         training = [_number(run.record["training"].get(name)) for name in _TRAINING]
         step, rows = run.record["selection"]["step"], quantities.train_rows(cell)
-        fingerprint = str(run.fingerprint("test"))[:16]
+        fingerprint = spreadsheet_cell(str(run.fingerprint("test"))[:16])
         writer.writerow(
             [
-                _safe(run.name),
+                spreadsheet_cell(run.name),
                 fingerprint,
                 *levels,
-                run.seed,
+                spreadsheet_cell(run.seed),
                 step,
                 f"{rows:g}",
                 *training,
@@ -68,29 +68,13 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
         )
     blank = [""] * (3 + len(_TRAINING) + len(scores) - 1)
     for each in unfinished:
-        levels = [_safe(each.axes.get(axis, "")) for axis in axes]
-        seed = _safe(each.axes.get("RANDOM_SEED", ""))
-        writer.writerow([_safe(each.name), "", *levels, seed, *blank, each.state, _safe(one_line(each.error, 500))])
+        levels = [spreadsheet_cell(each.axes.get(axis, "")) for axis in axes]
+        seed = spreadsheet_cell(each.axes.get("RANDOM_SEED", ""))
+        writer.writerow(
+            [spreadsheet_cell(each.name), "", *levels, seed, *blank, each.state, spreadsheet_cell(each.error)]
+        )
     return out.getvalue()
 
 
 def _number(value: object) -> str:
     return "" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _safe(text: str) -> str:
-    """Text that no spreadsheet takes for a formula.
-
-    >>> _safe("=1+1"), _safe("standard")
-    ("'=1+1", 'standard')
-    """
-    text = one_line(text, 500)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from distill import atomic_files, terminal
 from distill.experiments.report import statistics
+from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files
 from distill.experiments.sweep import failures as sweep_failures
 from distill.experiments.sweep.levels import FEW_SEEDS
@@ -87,17 +88,19 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     axes = sorted(sweep.all_axes(), key=lambda name: name == SEED)
     held = io.StringIO(newline="")
     writer = csv.writer(held)
-    writer.writerow([*axes, "steps", "seconds", "best_step", "best", *(f"test/{name}" for name in metrics), "error"])
+    names = [*map(spreadsheet_cell, axes), "steps", "seconds", "best_step", "best"]
+    writer.writerow([*names, *(f"test/{name}" for name in metrics), "error"])
     for run, result in done:
         writer.writerow(
-            _levels(run.values, axes)
+            [spreadsheet_cell(level) for level in _levels(run.values, axes)]
             + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
             + [result["test"].get(name, "") for name in metrics]
             + [""]
         )
     for run in sweep.runs():
         if run.name in failures:
-            writer.writerow([*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]])
+            texts = [*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]]
+            writer.writerow(map(spreadsheet_cell, texts))
     atomic_files.replace(path, held.getvalue())
 
 

@@ -28,6 +28,24 @@ def one_line(value: object, limit: int = 160) -> str:
     return shown(" ".join(str(value).split()), limit)
 
 
+def spreadsheet_cell(text: str) -> str:
+    """Returns a text as one line that no spreadsheet takes for a formula.
+
+    >>> spreadsheet_cell("=1+1"), spreadsheet_cell("-0.5"), spreadsheet_cell("standard")
+    ("'=1+1", '-0.5', 'standard')
+    """
+    text = one_line(text, 500)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Returns a number with ``digits`` significant digits, and a dash for None or nan.
 

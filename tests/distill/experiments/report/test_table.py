@@ -1,6 +1,7 @@
 """The CSV twin: a line for each run, failed ones included."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -23,3 +24,18 @@ def test_every_run_has_a_line(rates_analysis):
         ("waiting", ""),
     ]
     assert rows[60]["seed"] == "0"
+
+
+def test_no_text_of_a_run_is_a_formula(rates_analysis):
+    _, found = rates_analysis
+    cell = found.part.cells[0]
+    data = {"test": {**cell.runs[0].record["data"]["test"], "fingerprint": "=HYPERLINK(1)"}}
+    run = dataclasses.replace(
+        cell.runs[0],
+        name="@name",
+        axes={},
+        record={**cell.runs[0].record, "configuration": {"RANDOM_SEED": "=cmd"}, "data": data},
+    )
+    part = dataclasses.replace(found.part, cells=(dataclasses.replace(cell, runs=(run,)),))
+    (row,) = csv.DictReader(io.StringIO(table.csv_text([part], ())))
+    assert (row["run"], row["seed"], row["test_data"]) == ("'@name", "'=cmd", "'=HYPERLINK(1)")

@@ -68,6 +68,15 @@ def test_the_csv_has_finished_and_failed_runs(sweep):
     ]
 
 
+def test_no_level_and_no_error_is_a_formula(tmp_path):
+    sweep = Sweep(tmp_path, {"=A": levels("=1+1", "-0.5")})
+    finish(sweep, [10.0])
+    report.write_csv(sweep, tmp_path / "out.csv", {sweep.runs()[1].name: "@cmd"})
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert [(row[0], row[-1]) for row in rows] == [("'=A", "error"), ("'=1+1", ""), ("-0.5", "'@cmd")]
+
+
 def test_the_table_counts_failed_seeds(sweep):
     finish(sweep, [10.0, 20.0, 30.0])
     failures = {sweep.runs()[4].name: "a", sweep.runs()[5].name: "b"}
