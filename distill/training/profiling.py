@@ -133,7 +133,7 @@ def read(model_dir: epath.PathLike, *, by_instruction: bool = False) -> Profile:
             if event["name"].startswith("distill/"):
                 name = event["name"].removeprefix("distill/")
                 phases[name] = phases.get(name, 0.0) + event["dur"] / 1e3
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no trace that can be read: {type(error).__name__}: {error}") from None
     if not operations:
         raise ValueError(f"{path} has no operation of a compiled program; trace more steps")

@@ -207,7 +207,7 @@ def read(directory: epath.PathLike) -> Record:
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or an earlier version trained it")
     try:
         value = json.loads(path.read_text())
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"{path} is not JSON: {error}") from None
     if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
         raise ValueError(f"{path}: format must be {FORMAT}; got {value['format']!r}; another version has written it")

@@ -242,7 +242,7 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
         try:
             entry = json.loads(line)
             keep = int(entry["step"]) <= step and entry["split"] != test_split
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             logging.warning("%s:%d is no evaluation and was removed: %.60r", path, number, line)
             continue
         if keep:
@@ -276,7 +276,7 @@ def read_result(directory: epath.Path) -> dict[str, Any]:
     text = (directory / RESULT).read_text()
     try:
         result = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{directory / RESULT} is not JSON: {error}") from None
     if not isinstance(result, dict):
         raise ValueError(f"{directory / RESULT} must hold a JSON object; got {type(result).__name__}")

@@ -321,7 +321,7 @@ def read_attempts(directory: epath.Path) -> list[Attempt]:
         return []
     try:
         return _as_far_as_seen([Attempt(**each) for each in json.loads(path.read_text())], directory / _REACHED)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         logging.warning("%s is no list of attempts; goodput and attempts are counted from now: %s", path, error)
         return []
 

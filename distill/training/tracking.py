@@ -250,7 +250,7 @@ def open_trackers(
     path = directory / IDS
     try:
         ids = {str(name): str(id) for name, id in json.loads(path.read_text()).items()} if path.exists() else {}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         terminal.warn(f"{path} holds no ids of trackers and is replaced, so new runs begin there: {error}")
         ids = {}
 

@@ -199,6 +199,8 @@ def read_record(directory: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ReportError(str(error)) from None
+    except RecursionError:
+        raise ReportError(f"{directory / record.FILE} is no record: a value is nested too deeply") from None
     if found["selection"] is None:
         raise ReportError(
             f"{directory} was trained without validation, so nothing selected its parameters or setting; train it with a "

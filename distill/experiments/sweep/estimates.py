@@ -141,7 +141,7 @@ def _charge(run: Run) -> tuple[float, str]:
         record = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
         training, kind = record["training"], record["environment"]["device_kind"]
         return training["chip_seconds"] / training["seconds"], "core-hours" if kind == "cpu" else "chip-hours"
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
         return 1.0, "chip-hours"
 
 
@@ -150,6 +150,6 @@ def _recorded(run: Run) -> tuple[float, float] | None:
     try:
         training = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))["training"]
         seconds, operations = float(training["seconds"]), float(training["flops"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (seconds, operations) if operations > 0 else None

@@ -46,14 +46,17 @@ def read_evaluations(directory: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             out.append({**entry, "step": int(entry["step"]), "split": str(entry["split"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return out
 
 
 def read_result(directory: Path) -> dict[str, Any]:
     """Returns the result of a finished run. Raises ValueError if it is not a JSON object."""
-    value = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    try:
+        value = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{directory / RESULT} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{directory / RESULT} must hold a JSON object; got {type(value).__name__}")
     return value

@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SweepError(f"{path} is not JSON: {error}; delete it to repeat the run") from None
     if not isinstance(found, dict):
         raise SweepError(f"{path} must hold an object; got {type(found).__name__}; delete it to repeat the run")

@@ -59,7 +59,14 @@ def test_a_loop_does_not_count_its_body_twice_and_threads_are_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"no gzip", gzip.compress(b"{}", mtime=0), gzip.compress(b'{"traceEvents": [{"ph": "X"}]}', mtime=0)]
+    "text",
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(b"{}", mtime=0),
+        gzip.compress(b'{"traceEvents": [{"ph": "X"}]}', mtime=0),
+        gzip.compress(b"[" * 100_000, mtime=0),
+    ],
 )
 def test_a_damaged_trace_is_one_line(tmp_path, text):
     written(tmp_path, [])

@@ -66,7 +66,14 @@ def test_a_field_that_does_not_fit_is_named(tmp_path, change, message):
         record.read(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[1]", "the file must be an object; got list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON: maximum recursion"),
+        ("[1]", "the file must be an object; got list"),
+    ],
+)
 def test_a_file_that_is_no_record(tmp_path, text, message):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(ValueError, match=message):

@@ -51,7 +51,9 @@ def test_a_new_beginning_drops_everything(tmp_path):
     assert (tmp_path / "evaluations.jsonl").read_text() == ""
 
 
-@pytest.mark.parametrize("torn", ['{"split": "validation", "st', '{"split": "validation"}\n', "7\n", "\x00\x00\n"])
+@pytest.mark.parametrize(
+    "torn", ['{"split": "validation", "st', '{"split": "validation"}\n', "7\n", "\x00\x00\n", "[" * 100_000]
+)
 def test_a_torn_line_is_dropped_and_swallows_no_other(tmp_path, torn, caplog):
     good = '{"split": "validation", "step": 10, "accuracy": 0.5}\n'
     test = '{"split": "test", "step": 10, "accuracy": 0.4}\n'

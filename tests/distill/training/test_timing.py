@@ -113,8 +113,9 @@ def test_the_step_that_a_killed_attempt_reached_is_in_a_file_of_its_disk(tmp_pat
     assert "attempts.step does not hold an attempt and a step" in caplog.text
 
 
-def test_damaged_attempts_are_reported_and_counted_anew(tmp_path, caplog):
-    (tmp_path / "attempts.json").write_text('[{"started": 1')
+@pytest.mark.parametrize("text", ['[{"started": 1', "[" * 100_000])
+def test_damaged_attempts_are_reported_and_counted_anew(tmp_path, caplog, text):
+    (tmp_path / "attempts.json").write_text(text)
     attempts = timing.Attempts(epath.Path(tmp_path), 3, started=time.time())
     assert len(attempts.all) == 1
     assert "attempts.json is no list of attempts; goodput and attempts are counted from now" in caplog.text

@@ -121,3 +121,11 @@ def test_ids_that_cannot_be_read_begin_new_runs(tmp_path, capsys):
     trackers.finish({}, complete=True)
     assert (tmp_path / "trackers.json").read_text() == "[1"  # of several processes only the first writes
     assert logging.getLogger("distill").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("text", ["[1", "[1]", "[" * 100_000])
+def test_ids_that_cannot_be_read_are_named_by_the_first_process(tmp_path, capsys, text):
+    (tmp_path / "trackers.json").write_text(text)
+    tracking.open_trackers(("none",), epath.Path(tmp_path), {}, Terminal(), active=True)
+    said = capsys.readouterr()
+    assert "trackers.json holds no ids of trackers and is replaced" in said.out + said.err

@@ -36,6 +36,11 @@ def test_runs_alone_in_a_folder_and_twice(tmp_path):
     [
         (lambda d: (d / "record.json").unlink(), "has result.json and no record.json: an earlier version trained it"),
         (lambda d: (d / "record.json").write_text("{"), "record.json is not JSON"),
+        (lambda d: (d / "record.json").write_text("[" * 100_000), "record.json is not JSON"),
+        (
+            lambda d: change(d, lambda r: r["configuration"].update(A=nested(600))),
+            "record.json is no record: .* too deeply",
+        ),
         (lambda d: (d / "result.json").unlink(), "no run is finished: 1 running"),
         (lambda d: change(d, lambda r: r.pop("training")), "training is missing"),
         (lambda d: change(d, lambda r: r.update(selection=None)), "trained without validation"),
@@ -48,6 +53,10 @@ def test_what_is_missing_is_named(tmp_path, spoil, message):
     with pytest.raises(ValueError, match=message) as error:
         collect.collect([directory])
     assert "\n" not in str(error.value)
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
 
 
 def change(directory, edit):

@@ -58,6 +58,12 @@ def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path):
     found = forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other])
     assert found.seconds == pytest.approx(30 * 300 * 0.1) and found.chip_seconds == pytest.approx(1800)
     assert found.lines()[-1].endswith("0.5 core-hours (from 1 finished run)")
+    (other.directory / "record.json").write_text("[" * 100_000)
+    assert forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other]).seconds is None
+    done, costs = run(tmp_path, "b1", "b", "1", seconds=10.0), {"b0": Cost(30, 300.0), "b1": Cost(10, 300.0)}
+    (done.directory / "record.json").write_text("[" * 100_000)
+    found = forecast([run(tmp_path, "b0", "b", "0")], costs, [done])
+    assert found.seconds == found.chip_seconds == pytest.approx(30)
 
 
 def test_from_bounds_for_tpus(tmp_path):

@@ -18,6 +18,10 @@ def test_a_file_is_replaced_whole(tmp_path):
     (tmp_path / "result.json").write_text("[1]")
     with pytest.raises(ValueError, match="must hold a JSON object; got list"):
         files.read_result(tmp_path)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ValueError, match=r"result\.json is not JSON: "):
+            files.read_result(tmp_path)
 
 
 def test_broken_evaluations_are_left_out(tmp_path):
@@ -25,7 +29,7 @@ def test_broken_evaluations_are_left_out(tmp_path):
         tmp_path / "a", [True, False, True, True], configuration={"FORM": "label", "RANDOM_SEED": 3}, before=0.25
     )
     with (directory / "evaluations.jsonl").open("a") as file:
-        file.write('{"split": "test"\n[]\n')
+        file.write('{"split": "test"\n[]\n' + "[" * 100_000 + "\n")
     steps = [entry["step"] for entry in files.read_evaluations(directory)]
     assert steps == [0, 100, 200, 300, 400, 300]
     assert files.read_evaluations(tmp_path) == []

@@ -39,7 +39,7 @@ def test_a_run_that_training_locks_is_running_without_a_lease(run, tmp_path):
     assert not outcomes.is_running(tmp_path, [run])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"error": 1, "attempts": 1}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"error": 1, "attempts": 1}', "[" * 100_000])
 def test_a_broken_record_is_named(run, content):
     run.directory.mkdir()
     (run.directory / "failure.json").write_text(content)
