@@ -148,6 +148,17 @@ def check_index(sweep: "Sweep", index: int | None, number: int | None = None) ->
         raise SweepError(f"--index must be 0 to {number - 1}; got {index}")
 
 
+def check_begun(directory: Path, target: str) -> None:
+    """Raises FileNotFoundError if the directory of a sweep does not exist.
+
+    Args:
+      directory: the directory.
+      target: the sweep file on the command line.
+    """
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory} does not exist; `distill sweep {target}` starts the sweep")
+
+
 def status(options: argparse.Namespace) -> int:
     """``distill sweep status``: prints the state of every run; returns the exit code."""
     from distill import locking
@@ -162,8 +173,7 @@ def status(options: argparse.Namespace) -> int:
             who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
             print(f"{directory} is being prepared: {who} checks its configurations before the first run starts")
             return exit_codes.DONE
-        if not directory.exists():
-            raise FileNotFoundError(f"{directory} does not exist; `distill sweep {target}` starts the sweep")
+        check_begun(directory, target)
     found = plan.read_plan(directory)
     console = terminal.output()
     console.print(states.table(found))

@@ -66,7 +66,7 @@ def _command(options: argparse.Namespace) -> int:
         return sweep_files.status(options)
     sweep = sweep_files.read(options, sweep_files.only_target(options.sweep))
     if options.report_only:
-        return _report_only(sweep)
+        return _report_only(sweep, options)
     if not options.leased:
         sweep_files.check_index(sweep, options.index)
         sweep_files.check_runs(sweep, options.run)
@@ -107,17 +107,29 @@ def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: arg
     return experiments.exit_code(failures)
 
 
-def _report_only(sweep: "Sweep") -> int:
-    from distill.experiments.report import terminal as sweep_report
-    from distill.experiments.sweep import failures, plan
+def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
+    """Writes table, CSV and plot of the finished runs; returns the exit code.
 
+    Raises:
+      FileNotFoundError: the directory does not exist.
+      SweepError: it has no plan, or none of its runs has ended.
+    """
+    from distill.experiments.report import terminal as sweep_report
+    from distill.experiments.sweep import SweepError, failures, plan
+
+    sweep_files.check_begun(sweep.directory, options.sweep[0])
     tensorflow_log.import_quietly()
-    if (sweep.directory / plan.PLAN).exists():
-        if sweep.search is None and not sweep.budgets:
-            plan.prepare(sweep)  # converts a plan of the older format
-        sweep = dataclasses.replace(sweep, planned=tuple(plan.read_plan(sweep.directory).runs))
+    if (sweep.directory / plan.PLAN).exists() and sweep.search is None and not sweep.budgets:
+        plan.prepare(sweep)  # converts a plan of the older format
+    sweep = dataclasses.replace(sweep, planned=tuple(plan.read_plan(sweep.directory).runs))
+    failed = failures(sweep)
+    if not failed and not any(run.done for run in sweep.runs()):
+        raise SweepError(
+            f"no run of {sweep.directory} has ended, so nothing was written; "
+            f"`distill sweep status {sweep.directory}` shows the state of its runs"
+        )
     sweep_report.write_all(sweep)
-    return experiments.exit_code(failures(sweep))
+    return experiments.exit_code(failed)
 
 
 def _start(plan: "Plan", options: argparse.Namespace) -> None:

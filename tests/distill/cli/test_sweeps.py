@@ -153,6 +153,21 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
     assert "1 run failed before; --retry_failed repeats failed runs" in said and "11 runs to do" in said
 
 
+def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
+    path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
+    assert f"{out} does not exist; `distill sweep {path}` starts the sweep" in capsys.readouterr().err
+    out.mkdir()
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
+    assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
+    made = plan.prepare(sweep.read(path, out))
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
+    assert f"no run of {out} has ended, so nothing was written" in capsys.readouterr().err
+    outcomes.note_failure(made.runs[0], "the loss is nan")
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
+    assert (out / "results.csv").exists()
+
+
 def test_a_search_has_no_run_with_an_index(sweep_file, capsys):
     path = sweep_file("axes: {LAMBDA: {low: 0.1, high: 10}}\ndesign: {kind: optuna, trials: 3, sampler: random}\n")
     assert main.main(["sweep", path, "--index=0"]) == exit_codes.MISTAKE
