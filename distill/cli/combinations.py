@@ -48,6 +48,13 @@ RULES: dict[str, tuple[_Rule, ...]] = {
             "--report_only trains nothing",
         ),
         _Rule(("status", "list", "print"), _OF_RUNS, False, "it shows what there is, and trains nothing"),
+        _Rule(
+            ("multiprocess", "coordinator_address"),
+            ("run", "index"),
+            True,
+            "several processes train one run together; to train several runs at once, start the command on each machine "
+            "without it",
+        ),
     ),
     "data": (
         _Rule(("answer",), ("file",), True, "with --gin_file, give --gin.ANSWER"),

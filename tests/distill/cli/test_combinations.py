@@ -25,6 +25,12 @@ def test_every_rule_names_flags_of_its_command(command):
             "--report_only and --dry_run exclude each other; --report_only trains nothing",
         ),
         ("sweep status x --workers=2", "status and --workers exclude each other"),
+        (
+            "sweep x.yaml --multiprocess",
+            "--multiprocess has an effect only with --run or --index; several processes train one",
+        ),
+        ("sweep x.yaml --multiprocess --workers=2", "--multiprocess has an effect only with --run or --index"),
+        ("sweep x.yaml --coordinator_address=a:1", "--coordinator_address has an effect only with --run or --index"),
         ("train --process_id=0", "--process_id has an effect only with --coordinator_address or --multiprocess"),
         ("sweep --list --index=0", "--list and --index exclude each other"),
         ("data --gin_file=gin/tasks/svamp.gin --data_dir=d --set=cqa", "--set and --gin_file exclude each other"),
