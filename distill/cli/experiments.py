@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,37 +102,53 @@ def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
 
 
 def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:
-    """Trains one run, or several seeds of it together; returns those that failed: name → error.
+    """Trains runs one after another, or several seeds of one together; returns those that failed: name → error.
 
     Errors outside of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
     (OSError), a directory in which another process trains (Locked).
     """
-    from distill import locking
-    from distill.precompile import step_costs
-    from distill.training import train
-
+    if joint:
+        return _attempt(runs, lambda: _train_jointly(runs, options))
     failed: dict[str, str] = {}
-    quiet = command_runs.is_quiet(options)
+    for run in runs:
+        failed |= _attempt([run], functools.partial(_train_one, run, options))
+    return failed
+
+
+def _attempt(runs: Sequence["Run"], train: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """What ``train`` returns; or, of an error of the runs themselves, all of them with its text."""
+    from distill import locking
+
     try:
-        if joint:
-            return _train_jointly(runs, options)
-        for run in runs:
-            given = configure_run(run, options)
-            with train.lock_directory(run.directory) as lock, _undone(run):
-                command_runs.write_configuration(quiet=quiet)
-                stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.of_run(given)).stopped
-            if stopped not in (None, "early"):
-                raise exit_codes.Stopped(stopped)
+        return train()
     except (exit_codes.Stopped, locking.Locked, MemoryError):
         raise
     except OSError as error:
         if not isinstance(error, ValueError):  # a data file that is missing is both
             raise
-        failed = {run.name: one_line(error) for run in runs}
-    except Exception as error:  # of JAX, the data or the program: it ends this run only
+        return {run.name: one_line(error) for run in runs}
+    except Exception as error:  # of JAX, the data or the program: it ends these runs only
         logging.info("a run failed", exc_info=error)
-        failed = {run.name: one_line(error) for run in runs}
-    return failed
+        return {run.name: one_line(error) for run in runs}
+
+
+def _train_one(run: "Run", options: argparse.Namespace) -> dict[str, str]:
+    """Trains a run; returns no failure: its errors are raised.
+
+    Raises:
+      Stopped: a signal stopped it.
+    """
+    from distill.precompile import step_costs
+    from distill.training import train
+
+    quiet = command_runs.is_quiet(options)
+    given = configure_run(run, options)
+    with train.lock_directory(run.directory) as lock, _undone(run):
+        command_runs.write_configuration(quiet=quiet)
+        stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.of_run(given)).stopped
+    if stopped not in (None, "early"):
+        raise exit_codes.Stopped(stopped)
+    return {}
 
 
 def _undone(run: "Run") -> contextlib.AbstractContextManager[None]:
@@ -149,6 +166,7 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     """Trains runs that differ only in their seed together; returns those that failed: name → error.
 
     Raises:
+      ValueError: their configurations differ in more than the seed.
       Stopped: a signal stopped them.
     """
     import jax
@@ -161,10 +179,16 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     from distill.training.joint_seeds import Seed, train_seeds
 
     quiet = command_runs.is_quiet(options)
-    terminal, decoder, seeds = Terminal(quiet=quiet), None, []
+    terminal, decoder, seeds, shared_text = Terminal(quiet=quiet), None, [], None
     with contextlib.ExitStack() as stack:
         for run in runs:
             given = configure_run(run, options)
+            text = configuration_text()
+            if shared_text not in (None, text):
+                raise ValueError(
+                    f"{run.name} and {runs[0].name} differ in more than the seed; train each by --run=NAME"
+                )
+            shared_text = text
             lock = stack.enter_context(train.lock_directory(run.directory))
             stack.enter_context(_undone(run))
             command_runs.write_configuration(quiet=quiet)

@@ -11,7 +11,7 @@ from distill.cli import experiments, main
 from distill.experiments.sweep import Run
 from distill.precompile import step_costs
 from distill.tasks.records import SourceError
-from distill.training import train
+from distill.training import joint_seeds, train
 
 OPTIONS = argparse.Namespace(gin_search_paths="", gin_module=[], quiet=True)
 
@@ -35,6 +35,37 @@ def test_errors_of_a_run_are_one_line_and_the_sweep_continues(one, monkeypatch, 
     failed = experiments.train_group([one], False, OPTIONS)
     assert list(failed) == ["LAMBDA-0.5"]
     assert line in failed["LAMBDA-0.5"] and "\n" not in failed["LAMBDA-0.5"]
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two runs whose configuration and training are stubs."""
+    monkeypatch.setattr(experiments, "configure_run", lambda run, options: {"model_dir": str(run.directory)})
+    monkeypatch.setattr(experiments.command_runs, "write_configuration", lambda quiet: None)
+    monkeypatch.setattr(step_costs, "of_run", lambda given: None)
+    return [Run(name, {}, (), (), tmp_path / name) for name in ("a", "b")]
+
+
+def test_a_run_that_fails_leaves_the_next_one_trained(two, monkeypatch):
+    trained = []
+
+    def fails_first(**arguments):
+        trained.append(arguments["model_dir"])
+        if len(trained) == 1:
+            raise FloatingPointError("the loss is nan at step 3")
+        return argparse.Namespace(stopped=None)
+
+    monkeypatch.setattr(train, "train", fails_first)
+    assert list(experiments.train_group(two, False, OPTIONS)) == ["a"]
+    assert trained == [str(run.directory) for run in two]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_trained_jointly(two, monkeypatch):
+    texts = iter(("LAMBDA = 0.1", "LAMBDA = 1.0"))
+    monkeypatch.setattr(experiments, "configuration_text", lambda: next(texts))
+    monkeypatch.setattr(joint_seeds.Seed, "read", lambda *given, **more: None)
+    failed = experiments.train_group(two, True, OPTIONS)
+    assert set(failed) == {"a", "b"} and failed["a"].startswith("b and a differ in more than the seed")
 
 
 @pytest.mark.parametrize(
