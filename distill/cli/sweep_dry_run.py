@@ -37,7 +37,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     made, probes = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
     numbers = {run.name: number for number, run in enumerate(made.runs)}
     if options.run or options.index is not None:
-        made = dataclasses.replace(made, runs=sweep_planning.chosen(sweep, made, options))
+        chosen = sweep_planning.chosen(sweep, made, options)
+        made = dataclasses.replace(made, runs=[run for runs in chosen for run in runs])
         configurations.describe(made.runs)
     console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
     for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):

@@ -60,9 +60,7 @@ def add(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("--ray_address", default="auto", help="with ray: the cluster; local starts one; default: auto")
     sweep.add_argument("--cpus_per_run", type=float, default=1.0, help="with ray: processors of a run; default: 1")
     sweep.add_argument("--gpus_per_run", type=float, default=0.0, help="with ray: GPUs of a run; default: 0")
-    sweep.add_argument(
-        "--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat with joint seeds"
-    )
+    sweep.add_argument("--run", action="append", default=[], metavar="NAME", help="train this run only; may repeat")
     sweep.add_argument(
         "--index",
         type=int,

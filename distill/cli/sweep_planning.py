@@ -34,7 +34,13 @@ def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configura
 
 
 def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
-    """Checks all runs and prints the warnings, unless ``check`` is False, and writes the plan."""
+    """Checks all runs and prints the warnings, and writes the plan.
+
+    Args:
+      sweep: the sweep.
+      options: the flags of the command.
+      check: False only writes the plan, for a command that trains some of the runs: it checks those.
+    """
     from distill.experiments.sweep import plan, remarks
 
     shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
@@ -81,13 +87,17 @@ def write_vocabulary(sweep: "Sweep") -> None:
         demo.write_vocabulary(sweep.directory)
 
 
-def chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list["Run"]:
-    """The runs that ``--run`` or ``--index`` names; raises SweepError if there are none."""
-    if options.run:
-        start = [] if made.start is None else [made.start]
-        known = {run.name: run for run in (*start, *made.runs)}
-        sweep_files.check_runs(sweep, options.run, known)
-        return [known[name] for name in options.run]
+def chosen(sweep: "Sweep", made: "Plan", options: argparse.Namespace) -> list[list["Run"]]:
+    """The runs that ``--run`` or ``--index`` names, in the groups of the plan; raises SweepError if there are none.
+
+    The common start, if it is named, is a group and the first.
+    """
     groups = made.groups()
-    sweep_files.check_index(sweep, options.index, len(groups))
-    return groups[options.index]
+    if not options.run:
+        sweep_files.check_index(sweep, options.index, len(groups))
+        return [groups[options.index]]
+    if made.start is not None:
+        groups.insert(0, [made.start])
+    sweep_files.check_runs(sweep, options.run, [run.name for group in groups for run in group])
+    named = ([run for run in group if run.name in options.run] for group in groups)
+    return [group for group in named if group]

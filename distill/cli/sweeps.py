@@ -176,29 +176,33 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     sweep_planning.load(sweep, options)
     made = plan.read_plan(sweep.directory) if options.leased else sweep_planning.prepare(sweep, options, check=False)
     start = [] if made.start is None else [made.start]
-    groups = [start, *made.groups()] if start else made.groups()
-    runs = sweep_planning.chosen(sweep, made, options)
-    group = next(group for group in groups if runs[0] in group)
-    if runs != start:
+    chosen = sweep_planning.chosen(sweep, made, options)
+    named = [run for runs in chosen for run in runs]
+    if chosen != [start]:
         _start(made, options)
     with contextlib.ExitStack() as stack:
         if not options.leased and not _is_one_of_several(options):
-            lease = leases.claim(made.directory, outcomes.lease_name(group))
-            if lease is None:
-                raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
-            stack.enter_context(lease)
+            for runs in chosen:
+                group = next(group for group in (start, *made.groups()) if runs[0] in group)
+                lease = leases.claim(made.directory, outcomes.lease_name(group))
+                if lease is None:
+                    raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
+                stack.enter_context(lease)
         if options.leased:
-            waiting = [run for run in runs if not run.done and outcomes.pruned(run) is None]
+            waiting = [[run for run in runs if not run.done and outcomes.pruned(run) is None] for runs in chosen]
         else:
-            waiting = execution.open_runs(runs, options.retries)
+            waiting = [execution.open_runs(runs, options.retries) for runs in chosen]
+        waiting = [runs for runs in waiting if runs]
         if waiting and not options.leased:  # the scheduler has checked its runs; of an array, each task checks its own
-            sweep_planning.configurations_of(sweep, options).check(waiting[0])
-        if waiting:
-            failed = experiments.train_group(waiting, made.joint_seeds and runs != start, options)
-            for run in waiting:
+            configurations = sweep_planning.configurations_of(sweep, options)
+            for runs in waiting:
+                configurations.check(runs[0])
+        for runs in waiting:
+            failed = experiments.train_group(runs, made.joint_seeds and runs != start, options)
+            for run in runs:
                 if run.name in failed and command_runs.is_first():
                     outcomes.note_failure(run, failed[run.name])
-    failures = {run.name: found.error for run in runs if (found := outcomes.failure(run)) is not None}
+    failures = {run.name: found.error for run in named if (found := outcomes.failure(run)) is not None}
     return experiments.exit_code(failures)
 
 

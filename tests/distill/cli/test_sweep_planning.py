@@ -22,8 +22,9 @@ def test_runs_are_chosen_by_name_or_by_the_number_of_their_group(demo_sweep):
     names = [run.name for run in made.runs]
     assert len(names) == 4
     by_name = argparse.Namespace(run=names[1:3], index=None)
-    assert [run.name for run in sweep_planning.chosen(demo_sweep, made, by_name)] == names[1:3]
-    second = sweep_planning.chosen(demo_sweep, made, argparse.Namespace(run=[], index=1))
+    chosen = sweep_planning.chosen(demo_sweep, made, by_name)
+    assert [[run.name for run in group] for group in chosen] == [names[1:2], names[2:3]]
+    (second,) = sweep_planning.chosen(demo_sweep, made, argparse.Namespace(run=[], index=1))
     assert [run.values["BATCH_SIZE"] for run in second] == ["8", "8"]
     with pytest.raises(SweepError, match="nope"):
         sweep_planning.chosen(demo_sweep, made, argparse.Namespace(run=["nope"], index=None))

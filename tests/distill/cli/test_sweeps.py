@@ -7,9 +7,9 @@ import re
 import pytest
 
 from distill import exit_codes, terminal
-from distill.cli import main, sweeps
+from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
-from distill.experiments.sweep import outcomes, plan
+from distill.experiments.sweep import leases, outcomes, plan
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -151,6 +151,33 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
     assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "1 run failed before; --retry_failed repeats failed runs" in said and "11 runs to do" in said
+
+
+def test_named_runs_are_trained_in_their_groups_with_the_leases_of_all(sweep_file, tmp_path, monkeypatch, capsys):
+    path, out = (
+        sweep_file("axes: {LAMBDA: [0.1, 1.0, 3.0], RANDOM_SEED: [0, 1]}\njoint_seeds: true\n"),
+        tmp_path / "out",
+    )
+    trained = []
+
+    def train_group(runs, joint, options):
+        held = [level for level in ("0.1", "1.0", "3.0") if leases.is_held(out, f"LAMBDA-{level}__RANDOM_SEED-0")]
+        trained.append(([run.name for run in runs], joint, held))
+        return {runs[0].name: "the loss is nan"} if len(trained) == 1 else {}
+
+    monkeypatch.setattr(experiments, "train_group", train_group)
+    names = ["LAMBDA-3.0__RANDOM_SEED-1", "LAMBDA-0.1__RANDOM_SEED-1", "LAMBDA-0.1__RANDOM_SEED-0"]
+    given = ["sweep", path, *(f"--run={name}" for name in names)]
+    assert main.main(given) == exit_codes.SOME_FAILED
+    assert capsys.readouterr().err.splitlines()[-1] == f"failed: {names[2]}: the loss is nan"
+    assert trained == [(names[:0:-1], True, ["0.1", "3.0"]), (names[:1], True, ["0.1", "3.0"])]
+    assert main.main(given) == exit_codes.SOME_FAILED
+    assert [group for group, *_ in trained[2:]] == [names[1:2], names[:1]], "a failed run is skipped"
+
+    with leases.claim(out, "LAMBDA-3.0__RANDOM_SEED-0"):
+        assert main.main(given) == exit_codes.MISTAKE
+    assert f"{names[0]} is being trained by another worker" in capsys.readouterr().err
+    assert len(trained) == 4, "nothing was trained"
 
 
 def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
