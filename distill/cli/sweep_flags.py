@@ -70,7 +70,9 @@ def add(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument(
         "--report_only", action="store_true", help="write table, CSV and plot of the finished runs, and train nothing"
     )
-    sweep.add_argument("--retry_failed", action="store_true", help="repeat runs that failed before")
+    sweep.add_argument(
+        "--retry_failed", action="store_true", help="repeat runs that failed before; with --run or --index: those"
+    )
     sweep.add_argument(
         "--retries",
         type=flag_types.not_negative,

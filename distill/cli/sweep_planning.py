@@ -39,14 +39,15 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     Args:
       sweep: the sweep.
       options: the flags of the command.
-      check: False only writes the plan, for a command that trains some of the runs: it checks those.
+      check: False only writes the plan, for a command that trains some of the runs: it checks those, and repeats them if
+        they failed.
     """
     from distill.experiments.sweep import plan, remarks
 
     shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
     write_vocabulary(sweep)
     if not check:
-        return plan.prepare(sweep, resolve=configurations.resolve, retry_failed=options.retry_failed)
+        return plan.prepare(sweep, resolve=configurations.resolve)
     made, probes = checked(sweep, options, configurations, shown, configurations.check)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()

@@ -188,6 +188,9 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
                 if lease is None:
                     raise SweepError(f"{runs[0].name} is being trained by another worker; wait until it ends")
                 stack.enter_context(lease)
+        if options.retry_failed:  # of these runs alone: others may belong to jobs that have failed since
+            for run in named:
+                outcomes.forget_failure(run)
         if options.leased:
             waiting = [[run for run in runs if not run.done and outcomes.pruned(run) is None] for runs in chosen]
         else:

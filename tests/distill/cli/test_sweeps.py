@@ -180,6 +180,19 @@ def test_named_runs_are_trained_in_their_groups_with_the_leases_of_all(sweep_fil
     assert len(trained) == 4, "nothing was trained"
 
 
+def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path, monkeypatch):
+    path, out = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}"), tmp_path / "out"
+    made, trained = plan.prepare(sweep.read(path, out)), []
+    for run in made.runs:
+        outcomes.note_failure(run, "the loss is nan")
+    monkeypatch.setattr(experiments, "train_group", lambda runs, *_: trained.extend(run.name for run in runs) or {})
+    assert main.main(["sweep", path, "--index=1", "--retry_failed"]) == exit_codes.DONE
+    assert [outcomes.failure(run) is not None for run in made.runs] == [True, False, True]
+    assert main.main(["sweep", path, "--run=RANDOM_SEED-2", "--retry_failed"]) == exit_codes.DONE
+    assert [outcomes.failure(run) is not None for run in made.runs] == [True, False, False]
+    assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-2"]
+
+
 def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
     path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
     assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
