@@ -169,7 +169,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Trains the runs that ``--run`` or ``--index`` names: a worker of a scheduler, or a job of a launcher.
 
     Raises:
-      SweepError: no such run, or another worker trains it.
+      SweepError: no such run, another worker trains it, or several processes were to train joint seeds.
     """
     from distill.experiments.sweep import SweepError, execution, leases, outcomes, plan
 
@@ -178,6 +178,8 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     start = [] if made.start is None else [made.start]
     chosen = sweep_planning.chosen(sweep, made, options)
     named = [run for runs in chosen for run in runs]
+    if made.joint_seeds and chosen != [start]:
+        _refuse_processes()
     if chosen != [start]:
         _start(made, options)
     with contextlib.ExitStack() as stack:
@@ -207,6 +209,19 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
                     outcomes.note_failure(run, failed[run.name])
     failures = {run.name: found.error for run in named if (found := outcomes.failure(run)) is not None}
     return experiments.exit_code(failures)
+
+
+def _refuse_processes() -> None:
+    """Raises SweepError if this process is one of several: joint seeds train on one device."""
+    import jax
+
+    from distill.experiments.sweep import SweepError
+
+    if jax.process_count() > 1:
+        raise SweepError(
+            f"joint_seeds trains the seeds of a setting on one device of one process; got {jax.process_count()} processes. "
+            "Start the command in one process, without --multiprocess, or set joint_seeds: false"
+        )
 
 
 def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import pytest
 from distill import exit_codes, terminal
 from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
-from distill.experiments.sweep import leases, outcomes, plan
+from distill.experiments.sweep import SweepError, leases, outcomes, plan
 from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -191,6 +191,15 @@ def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path
     assert main.main(["sweep", path, "--run=RANDOM_SEED-2", "--retry_failed"]) == exit_codes.DONE
     assert [outcomes.failure(run) is not None for run in made.runs] == [True, False, False]
     assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-2"]
+
+
+def test_joint_seeds_are_refused_in_several_processes(monkeypatch):
+    sweeps._refuse_processes()
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(
+        SweepError, match=r"one device of one process; got 2 processes\. Start the command in one process"
+    ):
+        sweeps._refuse_processes()
 
 
 def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
