@@ -106,7 +106,7 @@ class Chooser:
             for first, last in _groups([len(prompt) + len(choice) for choice in one])
         ]
         longest = max((sum(len(prompt) + len(c) for c in w.of(choices)) for w in windows), default=0)
-        length = next(n for n in bucket_lengths(_SHORTEST, max(longest, _SHORTEST)) if n >= longest)
+        length = next(n for n in bucket_lengths(_SHORTEST, WINDOW) if n >= longest)
         decoder = self._decoder
         run = _program(decoder.model, decoder.mesh, tuple(nn.get_logical_axis_rules()))
         sharding = partitioning.batch_sharding(decoder.mesh)

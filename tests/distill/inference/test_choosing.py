@@ -113,6 +113,16 @@ def test_windows_batches_and_devices_change_nothing(student, monkeypatch):
         assert one.number == other.number
 
 
+def test_windows_of_similar_length_share_a_program(student):
+    config, params = student
+    choose, decoder = chooser(config, rows=1)
+    program = choosing._program(config, decoder.mesh, ())
+    kept = program._cache_size()
+    for length in (17, 19, 24):
+        choose(params, [np.array([5, 1], np.int32)], [[[3] * (length - 2), [4, 1]]])
+    assert program._cache_size() == kept + 1
+
+
 def test_parameters_in_the_compute_dtype_give_the_same(student):
     config, params = student
     half = dataclasses.replace(config, dtype="bfloat16")
