@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SINGLE_MARKER = "So the answer is"
 EXPLANATION_MARKER = "Explanation:"
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """The interface of vocabularies, SeqIO's or those of :mod:`distill.tasks.plain_vocabularies`."""
 

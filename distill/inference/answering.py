@@ -153,14 +153,14 @@ class Answering:
 
     def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
         check_chooses(self.student)
+        ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
         ids_of: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
         for number, one in enumerate(map(tuple, choices)):
             if one not in ids_of:
                 try:
-                    ids_of[one] = choosing.encoded(self.vocabulary, one)
+                    ids_of[one] = choosing.encoded(self.vocabulary, one, prompt)
                 except ValueError as error:
                     raise ValueError(f"inputs[{number}]: {error}") from None
-        ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
         of_inputs = [ids_of[tuple(one)] for one in choices]
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
             found = choosing.Chooser(self._labels)(self._params, ids, of_inputs, prompt)
@@ -199,10 +199,9 @@ class Answering:
 
     def _model_inputs(self, prefix: str, inputs: Sequence[str]) -> tuple[list[np.ndarray], Sequence[int]]:
         """The ids of each input, and those that every target begins with."""
-        prompt = texts.prompt(self.vocabulary, prefix) if self.student.form == "shared_label" else ()
         ids = [np.array(one, np.int32) for one in self._encoded(prefix, inputs)]
         self._latest = None
-        return ids, prompt
+        return ids, target_prompt(self.student, self.vocabulary, prefix)
 
     def _decode(self, decoder: Decoder, prefix: str, inputs: Sequence[str]) -> list[Prediction]:
         ids, prompt = self._model_inputs(prefix, inputs)
@@ -211,6 +210,11 @@ class Answering:
 
     def _text(self, prediction: Prediction) -> str:
         return self.vocabulary.decode([int(token) for token in prediction.tokens])
+
+
+def target_prompt(student: Student, vocabulary: Plain, prefix: str) -> Sequence[int]:
+    """The token ids that every target of a task begins with: of its prefix, if the student's inputs have none."""
+    return texts.prompt(vocabulary, prefix) if student.form == "shared_label" else ()
 
 
 def check_chooses(student: Student) -> None:

@@ -24,7 +24,6 @@ from distill.sharding import partitioning
 from distill.sharding.cross_entropy import weighted_cross_entropy
 from distill.sharding.cross_entropy_chunk import TokenStats
 from distill.tasks import texts
-from distill.tasks.plain_vocabularies import Plain
 from distill.tasks.records import is_blank
 
 WINDOW = 512
@@ -127,13 +126,19 @@ class Chooser:
         return [Chosen(int(np.argmax(score)), *one) for score, one in zip(scores, zip(log_probs, scores))]
 
 
-def encoded(vocabulary: Plain, choices: Sequence[str]) -> list[tuple[int, ...]]:
+def encoded(vocabulary: texts.Vocabulary, choices: Sequence[str], prompt: Sequence[int] = ()) -> list[tuple[int, ...]]:
     """The ids of each choice, with EOS.
 
+    Args:
+      vocabulary: the student's.
+      choices: the texts.
+      prompt: token ids that every target begins with, as in :class:`Chooser`.
+
     Raises:
-      ValueError: the student cannot choose among these texts: there are fewer than two, one is blank or too long, or two
-        have the same tokens.
+      ValueError: the student cannot choose among these texts: there are fewer than two, one is blank or, after the prompt,
+        too long, or two have the same tokens.
     """
+    limit = WINDOW - len(prompt)
     if len(choices) < 2:
         raise ValueError(f"there must be two choices or more; got {list(choices)!r:.80}")
     seen: dict[tuple[int, ...], str] = {}
@@ -141,18 +146,18 @@ def encoded(vocabulary: Plain, choices: Sequence[str]) -> list[tuple[int, ...]]:
         ids = tuple(texts.encode(vocabulary, choice))
         if is_blank(choice):
             raise ValueError(f"a choice has no visible character; got {choice!r:.80}")
-        if len(ids) > WINDOW:
-            raise ValueError(f"a choice has more than {WINDOW} tokens; got {len(ids):,} in {choice!r:.40}")
+        if len(ids) > limit:
+            raise ValueError(f"a choice has more than {limit} tokens; got {len(ids):,} in {choice!r:.40}")
         if ids in seen:
             raise ValueError(f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}")
         seen[ids] = choice
     return list(seen)
 
 
-def problem_of(vocabulary: Plain, choices: Sequence[str]) -> str | None:
+def problem_of(vocabulary: texts.Vocabulary, prompt: Sequence[int], choices: Sequence[str]) -> str | None:
     """Why :func:`encoded` refuses these choices; None if it does not."""
     try:
-        encoded(vocabulary, choices)
+        encoded(vocabulary, choices, prompt)
     except ValueError as error:
         return str(error)
     return None

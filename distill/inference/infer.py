@@ -139,7 +139,8 @@ def infer(
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
     rows = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)
     if choices is not None:
-        rows = input_rows.with_problems(rows, functools.partial(choosing.problem_of, vocabulary))
+        prompt = answering.target_prompt(student, vocabulary, student.label_prefix)
+        rows = input_rows.with_problems(rows, functools.partial(choosing.problem_of, vocabulary, prompt))
     if block is not None:
         rows = itertools.islice(rows, block.first, block.end)
     input_rows.check_field(Path(input_path), field)

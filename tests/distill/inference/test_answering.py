@@ -148,5 +148,9 @@ def test_choices_that_cannot_be_chosen_are_named(answering_of):
     ask = answering_of()
     with pytest.raises(ValueError, match=r"inputs\[1\]: two choices have the same tokens; got 'a' and 'a'"):
         ask(["1?", "2?"], choices=[["a", "b"], ["a", "a"]])
+    shared = answering_of(form="shared_label")
+    prompt = len(shared.student.label_prefix)
+    with pytest.raises(ValueError, match=rf"inputs\[0\]: a choice has more than {512 - prompt} tokens; got 512 in 'xx"):
+        shared(["1?"], choices=[["x" * 511, "b"]])
     with pytest.raises(ValueError, match="writes its reasons before its answer"):
         answering_of(form="single")(["1?"], choices=[["a", "b"]])

@@ -160,9 +160,16 @@ def test_a_student_that_is_not_finite_has_no_score():
     ],
 )
 def test_problems_of_choices(choices, problem):
-    assert choosing.problem_of(plain_vocabularies.Bytes(125), choices) == problem
+    assert choosing.problem_of(plain_vocabularies.Bytes(125), (), choices) == problem
+
+
+def test_a_prompt_leaves_choices_less_room():
+    choices, bytes_of = ["yes", "n" * 510], plain_vocabularies.Bytes(125)
+    assert choosing.problem_of(bytes_of, (3,), choices) is None
+    problem = choosing.problem_of(bytes_of, (3, 4), choices)
+    assert problem is not None and problem.startswith("a choice has more than 510 tokens; got 511 in 'nnn")
 
 
 def test_choices_that_the_vocabulary_cannot_tell_apart(small_vocabulary):
     vocabulary = plain_vocabularies.SentencePiece(vocabularies.model_bytes(small_vocabulary), 0, "small")
-    assert choosing.problem_of(vocabulary, ["☃", "☂"]) == "two choices have the same tokens; got '☃' and '☂'"
+    assert choosing.problem_of(vocabulary, (), ["☃", "☂"]) == "two choices have the same tokens; got '☃' and '☂'"

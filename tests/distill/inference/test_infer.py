@@ -431,6 +431,15 @@ def test_labels_are_chosen_among_a_rows_choices(tmp_path, model_dir):
         )
 
 
+def test_a_choice_that_does_not_fit_after_the_targets_prefix_is_an_error_of_its_row(tmp_path, model_dir):
+    student = dataclasses.replace(students.read(model_dir), form="shared_label")
+    write_lines(tmp_path / "in.jsonl", [{"input": "1?", "choices": ["3", last]} for last in ("x" * 511, "4")])
+    given = {"model_dir": model_dir, "student": student, "choices": "choices"}
+    report = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), **given)
+    assert (report.answered, report.failed) == (1, 1)
+    assert list(report.reasons) == [f"a choice has more than {512 - len(student.label_prefix)} tokens"]
+
+
 def test_a_student_that_was_trained_to_choose_reads_the_choices_of_the_training(tmp_path, model_dir):
     described = students.read(model_dir)
     decode = dataclasses.replace(described.decode, answers="choose")
