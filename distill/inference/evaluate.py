@@ -15,12 +15,12 @@ from flax import linen as nn
 from distill import atomic_files, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
-from distill.inference.choosing import Chooser
+from distill.inference import choosing
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
-from distill.tasks import metrics, preprocessors, registration, task_ids
+from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
@@ -37,7 +37,8 @@ class Evaluator:
       max_examples: number of examples to score, from the first; None scores all.
 
     Raises:
-      ValueError: the task or split cannot be evaluated, or answers are to be chosen and there are no choices.
+      ValueError: the task or split cannot be evaluated; or answers are to be chosen, and a row has no choices, choices
+        that :func:`distill.inference.choosing.encoded` refuses, or a target that is none of them.
     """
 
     def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
@@ -58,11 +59,11 @@ class Evaluator:
         self._vocabulary = self.task.output_features["targets"].vocabulary
         self._prompt = registration.prompt(task_name)
         self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
-        self._chooser: Chooser | None = None
+        self._chooser: choosing.Chooser | None = None
         if isinstance(decoder, Decoder) and decoder.config.answers == "choose":
-            self._chooser = Chooser(decoder)
-            self._choices = [self._choices_of(example, decoder.config.choices) for example in self._examples]
-            self._choice_ids = [[preprocessors.encode(self._vocabulary, one) for one in own] for own in self._choices]
+            self._chooser = choosing.Chooser(decoder)
+            self._choices = [self._choices_of(number, decoder.config.choices) for number in range(len(self))]
+            self._choice_ids = [self._encoded(number, own) for number, own in enumerate(self._choices)]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -115,10 +116,11 @@ class Evaluator:
             return text
         return self.task.postprocess_fn(text, example=example, is_target=is_target)
 
-    def _choices_of(self, example: Mapping[str, Any], given: Sequence[str]) -> Sequence[str]:
+    def _choices_of(self, number: int, given: Sequence[str]) -> Sequence[str]:
         """The texts of an example's choices. Raises ValueError if there are none, or its target is not one of them."""
+        example = self._examples[number]
         choices = given or [_text(choice) for choice in example.get("choices", ())]
-        of = f"DecodeConfig.answers = 'choose': task {self.task.name!r}, split {self.split!r}, row {_text(example['id'])!r}"
+        of = self._row(number)
         if not choices:
             raise ValueError(
                 f"{of} has no choices; give those of all rows in DecodeConfig.choices, or the field of a row's choices in "
@@ -131,6 +133,21 @@ class Evaluator:
                 "or choose in the label task (EVAL_FORM=label of a student that was trained on it)"
             )
         return choices
+
+    def _encoded(self, number: int, choices: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids of an example's choices. Raises ValueError if the student cannot choose among them."""
+        try:
+            return choosing.encoded(self._vocabulary, choices, self._prompt)
+        except ValueError as error:
+            raise ValueError(f"{self._row(number)}: {error}; correct these choices, or generate the answers") from None
+
+    def _row(self, number: int) -> str:
+        """Names an example in errors about its choices."""
+        row = f"row {self._id(number)!r}"
+        return f"DecodeConfig.answers = 'choose': task {self.task.name!r}, split {self.split!r}, {row}"
+
+    def _id(self, number: int) -> str:
+        return _text(self._examples[number].get("id", b"")) or str(number)
 
     def __call__(self, params: Any) -> Evaluation:
         """Decodes and scores the split with ``params``."""
@@ -175,7 +192,7 @@ class Evaluator:
 
         return [
             {
-                "id": text(example, "id") or str(number),
+                "id": self._id(number),
                 "input": _text(example["inputs_pretokenized"]),
                 "target": _text(example["targets_pretokenized"]),
                 "rationale": text(example, "rationale"),

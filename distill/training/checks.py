@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 from distill.checkpoints import initial
 from distill.inference import student
+from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
+from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
+from distill.training.evaluators import make_evaluators
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.step import make_train_step
@@ -63,6 +66,8 @@ def check(
         few = token_scores.evaluator(validation.task_name, validation.split, lambda *_: [], max_examples=2)
         for metric in (validation.metric, *metrics):
             few.check_metric(metric)
+        if validation.decode.answers == "choose":  # reads the choices of every row that the run evaluates
+            make_evaluators(validation, Decoder(model, device_mesh, validation.decode), Terminal(active=False))
     if initial_checkpoint_path is not None:
         initial.kind_of(initial_checkpoint_path)
         check_initial(data, initial_checkpoint_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from distill.inference import evaluate, infer
@@ -78,6 +79,28 @@ def test_answers_without_choices_are_not_chosen(model_dir, sums):
     few = dataclasses.replace(decode, choices=("none", "one"))
     with pytest.raises(ValueError, match=r"the target '.' is none of the choices \['none', 'one'\]"):
         evaluate.evaluate(model_dir, task_name=sums.label, decode=few, **student)
+
+
+@pytest.mark.parametrize(
+    ("choices", "problem"),
+    [
+        (["red", "red"], "two choices have the same tokens; got 'red' and 'red'"),
+        (["red"], r"there must be two choices or more; got \['red'\]"),
+        (["red", "x" * 512], "a choice has more than 512 tokens; got 513 in 'xx"),
+    ],
+)
+def test_choices_that_infer_refuses_are_refused_with_their_row(tmp_path, arguments, choices, problem):
+    write_lines(tmp_path / "rows.jsonl", [{"id": "r7", "input": "?", "label": "red", "choices": choices}])
+    task = registration.register(jsonl.dataset({"test": tmp_path / "rows.jsonl"}, name="odd"), "bytes").label
+    decoder = evaluate.Decoder(
+        arguments["model"],
+        partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1]),
+        dataclasses.replace(DECODE, answers="choose"),
+    )
+    with pytest.raises(
+        ValueError, match=rf"task 'odd_label', split 'test', row 'r7': {problem}.*; correct these choices"
+    ):
+        evaluate.Evaluator(task, "test", decoder)
 
 
 @pytest.mark.parametrize("choices", ["yes", ["yes"], ["yes", 1], ["yes", " "], ["yes", "yes"], 7])

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from distill.data import token_batches
+from distill.inference.decoder import DecodeConfig
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
 from distill.tools import vocabulary
@@ -45,6 +46,16 @@ def test_a_batch_that_the_mesh_does_not_divide(arguments):
 def test_metrics_of_the_caller_are_checked_too(arguments):
     with pytest.raises(ValueError, match="rouge9"):
         checks.check(**arguments, metrics=("rouge9",))
+
+
+def test_choices_of_every_row_are_checked(arguments, sums):
+    decode = DecodeConfig(answers="choose", choices=[str(number) for number in range(11)])
+    assert checks.check(**changed(arguments, validation={"decode": decode})) is None
+    long = dataclasses.replace(decode, choices=(*decode.choices, "9" * 512))
+    with pytest.raises(
+        ValueError, match=r"task 'sums_label', split 'validation', row '.*': a choice has more than 512"
+    ):
+        checks.check(**changed(arguments, validation={"decode": long}))
 
 
 def test_initial_weights_that_are_not_there(arguments, tmp_path):
