@@ -87,6 +87,7 @@ def _changes_the_student(name: str, old: Any, new: Any) -> bool:
     return True
 
 
-def _names(files: Mapping[str, Any]) -> dict[str, str]:
-    """Split -> name of the file, without its folder: the folder may differ on another machine."""
-    return {split: posixpath.basename(str(path)) for split, path in files.items()}
+def _names(files: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Split -> names of its files, without their folders: those may differ on another machine."""
+    lists = {split: given if isinstance(given, list | tuple) else [given] for split, given in files.items()}
+    return {split: tuple(posixpath.basename(str(path)) for path in given) for split, given in lists.items()}

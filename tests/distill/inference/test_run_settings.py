@@ -36,6 +36,14 @@ def test_files_may_move_but_not_be_others(name):
     assert one(name, before, "/a/train.jsonl").student
 
 
+def test_every_file_of_a_list_counts():
+    before = {"train": "train.jsonl", "validation": ["v/x.jsonl", "v/y.jsonl"]}
+    assert one("FILES", before, {**before, "validation": ["other/EASY.jsonl", "v/y.jsonl"]}).student
+    assert one("FILES", before, {**before, "validation": ["v/y.jsonl", "v/x.jsonl"]}).student
+    assert one("FILES", before, {**before, "validation": "v/y.jsonl"}).student
+    assert not one("FILES", before, {"train": ["a/train.jsonl"], "validation": ("w/x.jsonl", "w/y.jsonl")}).student
+
+
 def test_those_of_the_student_come_first_and_equal_ones_are_left_out():
     found = differences({"MESH": 1, "SAME": 5, "LAMBDA": 0.5}, {"LAMBDA": 1.0, "SAME": 5, "MESH": 2, "NEW": 3})
     assert [difference.name for difference in found] == ["LAMBDA", "NEW", "MESH"]
