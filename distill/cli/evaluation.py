@@ -1,6 +1,7 @@
 """``distill eval``."""
 
 import argparse
+import glob
 import os
 import sys
 
@@ -45,11 +46,13 @@ def _find_files(options: argparse.Namespace) -> None:
         found["VOCABULARY_PATH"] = str(directory / student.VOCABULARY_FILE)
 
     def moved(path: object) -> object:
-        """The path relative to the training's folder, if it does not exist relative to the current one."""
-        if not isinstance(path, str) or "://" in path or os.path.isabs(path) or os.path.exists(path):
+        """The path or paths relative to the training's folder, where they do not exist relative to the current one."""
+        if isinstance(path, list | tuple):
+            return type(path)(moved(one) for one in path)
+        if not isinstance(path, str) or "://" in path or os.path.isabs(path) or _exists(path, os.curdir):
             return path
-        absolute = os.path.join(described.trained_in, path)
-        return absolute if described.trained_in and os.path.exists(absolute) else path
+        there = described.trained_in
+        return os.path.join(there, path) if there and _exists(path, there) else path
 
     for name in ("FILES", "DATA_DIR"):
         value = there.get(name)
@@ -58,3 +61,8 @@ def _find_files(options: argparse.Namespace) -> None:
             found[name] = new
             print(f"{name} is taken from {described.trained_in}, where the student was trained", file=sys.stderr)
     options.gin_bindings[:0] = [f"{name} = {value!r}" for name, value in found.items() if name not in given]
+
+
+def _exists(path: str, folder: str) -> bool:
+    """Whether a path relative to a folder, or a file that matches it as a pattern, exists."""
+    return os.path.exists(os.path.join(folder, path)) or bool(glob.glob(path, root_dir=folder))

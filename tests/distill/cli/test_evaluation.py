@@ -46,6 +46,14 @@ def test_relative_data_is_that_of_the_training_folder(home, capsys):
     assert found(home, "DATA_DIR = 'data'") == [f"DATA_DIR = {str(home / 'data')!r}"]
 
 
+def test_lists_and_patterns_of_files_are_those_of_the_training_folder(home, tmp_path):
+    (tmp_path / "away" / "here.jsonl").touch()
+    files = "FILES = {'train': 't*.jsonl', 'test': ['test.jsonl', 'here.jsonl', 'absent-*.jsonl']}"
+    wanted = {"train": str(home / "t*.jsonl"), "test": [str(home / "test.jsonl"), "here.jsonl", "absent-*.jsonl"]}
+    assert found(home, files) == [f"FILES = {wanted!r}"]
+    assert found(home, "FILES = {'test': ('here.jsonl', 'here*.jsonl')}") == []
+
+
 def test_data_that_is_here_or_was_given_is_not_replaced(home, tmp_path, capsys):
     (tmp_path / "away" / "train.jsonl").touch()
     assert found(home, "FILES = {'train': 'train.jsonl'}") == []
