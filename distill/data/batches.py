@@ -256,4 +256,12 @@ class BatchStream:
 
     def epoch(self) -> float:
         """Returns the passes made over the task with the most passes (0.0 before the first batch)."""
-        return max(at / self._sources[name].examples.size if at else 0.0 for name, at in self._position.items())
+        return max(map(self._passes, self._names))
+
+    def least_epoch(self) -> float:
+        """Returns the passes made over the task with the fewest passes, of those with a rate > 0."""
+        return min(self._passes(name) for name, rate in zip(self._names, self._rates) if rate > 0)
+
+    def _passes(self, name: str) -> float:
+        at = self._position[name]
+        return at / self._sources[name].examples.size if at else 0.0

@@ -54,7 +54,10 @@ class Stream(Protocol):
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets]."""
 
     def epoch(self) -> float:
-        """Passes made so far."""
+        """Passes made so far, over the task seen most often."""
+
+    def least_epoch(self) -> float:
+        """Passes made so far, over the task seen least often; tasks that are never drawn do not count."""
 
     def position(self) -> dict[str, Any]:
         """JSON-ready position after the batches so far."""

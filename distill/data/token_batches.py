@@ -38,8 +38,9 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
     Args:
       path: an ``.npz`` file, replaced if it exists.
       stream: of all rows of the global batch, as :class:`distill.data.batches.BatchStream`.
-      batches: how many; None takes batches until every example has been seen once. The last one may then hold examples
-        of the second epoch.
+      batches: how many; None takes batches until every example has been seen once, of a mixture those of all tasks with a
+        rate > 0. Examples of tasks that are drawn more often are then there several times, and the last batch may hold
+        examples of a further epoch.
 
     Returns:
       The number of windows.
@@ -59,7 +60,7 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
         share = batch.examples * sequences / max(1, int(sequences.sum()))
         used = sequences > 0
         parts.append({name: array[used] for name, array in arrays.items()} | {EXAMPLES: share[used]})
-        if len(parts) == batches or (batches is None and stream.epoch() >= 1.0):
+        if len(parts) == batches or (batches is None and stream.least_epoch() >= 1.0):
             break
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     array_files.write(path, joined)
@@ -161,6 +162,10 @@ class TokenBatches:
     def epoch(self) -> float:
         """Passes over the windows made so far."""
         return self._taken / len(self.windows)
+
+    def least_epoch(self) -> float:
+        """The same: the windows are one task."""
+        return self.epoch()
 
     def position(self) -> dict[str, Any]:
         """JSON-ready position: the windows taken so far, over all epochs, and the hash of the file."""

@@ -11,6 +11,8 @@ from distill.data import token_batches
 from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.data.token_batches import TokenBatches, Windows
+from distill.tasks import jsonl, registration, task_ids
+from tests_support import write_rows
 
 FORMS = {"packed": ("paired", True), "unpacked": ("paired", False), "shared": ("shared", True)}
 
@@ -43,6 +45,19 @@ def test_the_file_serves_the_windows_of_the_stream(sums, tmp_path, form):
         np.testing.assert_array_equal(array, whole, err_msg=name)
         assert array.dtype == whole.dtype
     assert windows.layout(8) == source.layout
+
+
+@pytest.mark.parametrize(("label_rate", "labels"), [(0.25, 24), (0.0, 0)])
+def test_the_file_of_a_mixture_has_every_example_of_every_task_that_is_drawn(tmp_path, label_rate, labels):
+    write_rows(tmp_path / "rows.jsonl", 24)
+    fields = {"input": "question", "rationale": "why", "label": "answer"}
+    rows = jsonl.dataset({"train": tmp_path / "rows.jsonl"}, name="drawn", fields=fields, validation_fraction=0.0)
+    mixed = registration.register(rows, "bytes", label_rate=label_rate).mixed
+    token_batches.write(tmp_path / "windows.npz", BatchStream(mixed, Layout(8, 64, 64, packed=False), seed=2))
+    arrays = Windows.read(tmp_path / "windows.npz").arrays
+    for task, wanted in ((task_ids.LABEL, labels), (task_ids.RATIONALE, 20)):
+        of_task = arrays["encoder_input_tokens"][arrays["decoder_task_ids"][:, 0] == task]
+        assert len({row.tobytes() for row in of_task}) == wanted
 
 
 @pytest.mark.parametrize("form", FORMS)
