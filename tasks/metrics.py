@@ -28,6 +28,18 @@ class Answer:
     choices: tuple[str, ...] = ()
 
 
+LOSS = "loss"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether the largest value of a metric is the best: of all metrics except ``loss``.
+
+    >>> higher_is_better("accuracy"), higher_is_better("loss")
+    (True, False)
+    """
+    return metric != LOSS
+
+
 def wilson(correct: int, total: int) -> tuple[float, float]:
     """Returns Wilson's 95 % score interval for a share of ``correct`` out of ``total``; ``(0, 1)`` for ``total`` = 0.
 

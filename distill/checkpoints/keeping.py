@@ -13,20 +13,22 @@ from distill.checkpoints.digests import Damaged
 
 @dataclasses.dataclass
 class BestScores:
-    """An Orbax preservation policy: the ``n`` steps with the highest validation scores, of equal ones the earliest.
+    """An Orbax preservation policy: the ``n`` steps with the best validation scores, of equal ones the earliest.
 
     Attributes:
       n: number of steps.
       scores: validation score by step, added to by :meth:`add`. Steps that were not validated have none.
+      higher_is_better: whether the best scores are the highest ones, as the newest ``progress`` states.
     """
 
     n: int
     scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    higher_is_better: bool = True
 
     def add(self, step: int, progress: Mapping[str, Any]) -> None:
         """Notes the score of ``step``, if ``progress`` was saved right after a validation."""
         if progress.get("score_step") == step and step:
-            self.scores[step] = progress["score"]
+            self.scores[step], self.higher_is_better = progress["score"], progress.get("higher_is_better", True)
 
     def read(self, directory: epath.Path, steps: Iterable[int]) -> None:
         """Notes the scores of existing steps from their ``progress``; a damaged one counts as not validated."""
@@ -39,7 +41,8 @@ class BestScores:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """Returns, for each checkpoint, whether it is among the best; see Orbax's ``PreservationPolicy``."""
         del context
-        scored = [(-self.scores[info.step], info.step) for info in checkpoints if info.step in self.scores]
+        sign = -1.0 if self.higher_is_better else 1.0
+        scored = [(sign * self.scores[info.step], info.step) for info in checkpoints if info.step in self.scores]
         best = {step for _, step in sorted(scored)[: self.n]}
         return [info.step in best for info in checkpoints]
 

@@ -66,6 +66,8 @@ def _progress(value: Mapping[str, Any], where: str) -> None:
     for name in ("best", "seconds", "score"):
         if name in value and (isinstance(value[name], bool) or not isinstance(value[name], int | float)):
             raise Damaged(f"{where}: {name} must be a number; got {value[name]!r:.80}")
+    if not isinstance(value.get("higher_is_better", True), bool):
+        raise Damaged(f"{where}: higher_is_better must be true or false; got {value['higher_is_better']!r:.80}")
     if not isinstance(value.get("stopped"), str | None):
         raise Damaged(f"{where}: stopped must be text or null; got {value['stopped']!r:.80}")
 

@@ -182,7 +182,7 @@ def status(options: argparse.Namespace) -> int:
     if sweep is not None and sweep.search is not None:
         from distill.experiments.sweep import search
 
-        console.print(search.summary(found.directory, sweep.search), highlight=False)
+        console.print(search.summary(found.directory, sweep.search, found.selected_by[1]), highlight=False)
     return exit_codes.SOME_FAILED if states.counts(found)["failed"] else exit_codes.DONE
 
 

@@ -272,12 +272,12 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     if sweep.search is None:
         run(scheduler.PlannedWork(made, options.retries))
     else:
-        split, metric = made.validation or ("validation", "accuracy")
+        split, metric = made.selected_by
         run(search.SearchWork(sweep, retries=options.retries, validation_split=split, metric=metric))
     made = plan.read_plan(sweep.directory)
     _say(options)(status.line(made))
     if sweep.search is not None:
-        _say(options)(search.summary(sweep.directory, sweep.search))
+        _say(options)(search.summary(sweep.directory, sweep.search, made.selected_by[1]))
     if not options.verbose:
         tensorflow_log.import_quietly()
     return _report(sweep, made, execution.failures(made), options)

@@ -14,6 +14,7 @@ from distill.data.token_batches import TokenBatches, Windows
 from distill.inference.decoder import DecodeConfig
 from distill.model.lora import Lora
 from distill.sharding import partitioning, xla_options
+from distill.tasks import metrics
 from distill.training.trainable import Trainable
 
 FEATURES = ("inputs", "targets")
@@ -126,7 +127,7 @@ class ValidationConfig:
       period: steps between validations.
       split: the split that selects the best parameters.
       test_split: split evaluated once, at the end, with the best parameters; None evaluates none.
-      metric: the metric of the task that selects the best parameters; higher is better.
+      metric: the metric of the task that selects the best parameters: its highest value; of ``loss``, the lowest.
       patience: validations without improvement after which training ends; None never ends early.
       max_examples: number of examples of the split to validate on, from its start; None takes all.
       decode: options of decoding.
@@ -244,6 +245,7 @@ class Progress:
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
+      higher_is_better: whether the best score is the highest one, see :func:`distill.tasks.metrics.higher_is_better`.
       skipped: updates that were skipped because they were not finite.
       chip_seconds: the sum over attempts of ``seconds`` × devices; on CPUs × the cores that the processes may use.
       phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
@@ -259,16 +261,30 @@ class Progress:
     stopped: str | None = None
     score: float = -math.inf
     score_step: int = 0
+    higher_is_better: bool = True
     skipped: int = 0
     chip_seconds: float = 0.0
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     totals: dict[str, float] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
 
+    @classmethod
+    def of(cls, validation: ValidationConfig | None) -> "Progress":
+        """The progress of a run before its first step."""
+        return cls(higher_is_better=validation is None or metrics.higher_is_better(validation.metric))
+
+    def turn(self, step: int) -> None:
+        """Selects by the other end of the metric, from ``step`` on: its score, if it was validated, is the best so far."""
+        self.higher_is_better, self.stale = not self.higher_is_better, 0
+        self.stopped = None  # patience counted the wrong validations
+        validated = self.score_step == step
+        self.best, self.best_step = (self.score, step) if validated else (-math.inf, 0)
+
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
         self.score, self.score_step = score, step
-        if score > self.best:
+        sign = 1 if self.higher_is_better else -1
+        if sign * score > (sign * self.best if self.best_step else -math.inf):
             self.best, self.best_step, self.stale = score, step, 0
             return True
         self.stale += 1

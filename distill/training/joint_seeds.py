@@ -30,7 +30,7 @@ from distill.sharding import xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import checks, reporting, timing, tracking
-from distill.training.config import DataConfig, LoopConfig, TrainResult, ValidationConfig
+from distill.training.config import DataConfig, LoopConfig, Progress, TrainResult, ValidationConfig
 from distill.training.evaluators import final_split, make_evaluators
 from distill.training.lanes import Lane
 from distill.training.loop import Loop
@@ -173,6 +173,7 @@ def train_seeds(
                 seed.lock,
                 seed.origin,
                 seed.callbacks,
+                Progress.of(validation),
             )
         )
     summary = fullness.Summary.of(seeds[0].stream)

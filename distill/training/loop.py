@@ -324,7 +324,13 @@ class Loop:
         performance = training.to_json()
         selection: dict[str, Any] = {}
         if self.validation is not None and progress.best_step:
-            chosen = record.Selection(self.validation.split, self.validation.metric, progress.best_step, progress.best)
+            chosen = record.Selection(
+                self.validation.split,
+                self.validation.metric,
+                progress.best_step,
+                progress.best,
+                progress.higher_is_better,
+            )
             selection = dataclasses.asdict(chosen)
         if lane.complete:
             for line in timing.summary_lines(performance):

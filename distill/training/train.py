@@ -24,6 +24,7 @@ from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
 from distill.model.parameters import param_count
 from distill.sharding import partitioning, xla_options
+from distill.tasks import metrics
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import checks, reporting, timing, tracking
@@ -142,7 +143,7 @@ def train(
         saver = Checkpoints.of_run(directory, model, checkpoints)
         ema = loop.ema_decay is not None
         like = abstract_state(model, optimizer, device_mesh, rules, ema=ema)
-        progress = Progress()
+        progress = Progress.of(validation)
         if saver.latest_step() is not None:
             with terminal.stage("reading the newest checkpoint", announce=False):
                 state, position, saved = saver.restore(like)
@@ -164,7 +165,7 @@ def train(
                 )
             if warning := remark(optimizer.trainable, initial_checkpoint_path):
                 terminal.warn(warning)
-        _agree_on_best(saver, state, progress, terminal)
+        _agree_on_best(saver, state, progress, terminal, validation)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
             state,
@@ -229,11 +230,26 @@ def lock_directory(directory: epath.PathLike) -> contextlib.AbstractContextManag
     return locking.held_together(locking.of_directory(directory), str(directory), "choose another MODEL_DIR")
 
 
-def _agree_on_best(saver: Checkpoints, state: TrainState, progress: Progress, terminal: Terminal) -> None:
-    """Makes ``best/`` hold exactly the parameters that ``progress`` names, and changes ``progress`` where they are lost."""
+def _agree_on_best(
+    saver: Checkpoints,
+    state: TrainState,
+    progress: Progress,
+    terminal: Terminal,
+    validation: ValidationConfig | None,
+) -> None:
+    """Makes ``best/`` hold exactly the parameters that ``progress`` names, and changes ``progress`` where they are lost.
+
+    A version that kept the highest loss has lost the best parameters, too: the best is selected from the restored step on.
+    """
+    why = "it belongs to an attempt whose later steps were not saved"
+    if validation is not None and progress.higher_is_better != metrics.higher_is_better(validation.metric):
+        why = (
+            f"of its metric it has the {'highest' if progress.higher_is_better else 'lowest'} value, which is the worst"
+        )
+        progress.turn(int(state.step))
     removed, has_best = saver.agree(progress.best_step or None)
     for stale in removed:
-        terminal.warn(f"removed best/{stale}: it belongs to an attempt whose later steps were not saved")
+        terminal.warn(f"removed best/{stale}: {why}")
     if has_best:
         return
     if progress.best_step == int(state.step):

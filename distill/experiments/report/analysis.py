@@ -4,6 +4,7 @@ import dataclasses
 
 from distill.experiments.report import answers, comparisons, cost, evidence, examples, history, optimum
 from distill.experiments.report.settings import Cell, Part
+from distill.tasks import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Analysis:
       selected: the setting that validation selected.
       headlines: pairs that the summary speaks about.
       family: all comparisons.
-      shares: shares of the data that equal standard training.
+      shares: shares of the data that equal standard training; none for a metric whose lowest value is the best.
       teacher: the teacher's answers.
       smallest: the smallest models that beat the teacher.
-      optima: the best effective λ of each line.
+      optima: the best effective λ of each line; likewise.
       unfitted: lines along λ whose best value is not estimated.
       costs: of each setting.
       before: the students before distillation.
@@ -81,7 +82,10 @@ def analyse(part: Part, options: Options) -> Analysis:
     Raises:
       ReportError: a run lacks the metric, or an option names nothing.
     """
-    metric = options.metric or str(part.runs[0].record["selection"]["metric"])
+    selecting = str(part.runs[0].record["selection"]["metric"])
+    metric = options.metric or selecting
+    # The best λ is a maximum, and a share of the data reaches a score from below: neither is looked for in a loss.
+    rising = all(map(metrics.higher_is_better, (metric, selecting)))
     found = evidence.gather(part, metric, seed=options.seed)
     heads = comparisons.headlines(found, options.compare)
     teacher = answers.teacher(part)
@@ -91,11 +95,11 @@ def analyse(part: Part, options: Options) -> Analysis:
         comparisons.selected(found),
         tuple(heads),
         comparisons.compare(found, options.compare),
-        tuple(answers.equal_shares(found)),
+        tuple(answers.equal_shares(found)) if rising else (),
         teacher,
         tuple(answers.smallest_models(found, teacher)) if teacher else (),
-        tuple(optimum.optima(found, seed=options.seed)),
-        tuple(optimum.unfitted(found)),
+        tuple(optimum.optima(found, seed=options.seed)) if rising else (),
+        tuple(optimum.unfitted(found)) if rising else (),
         cost.costs(found, options.price_per_chip_hour),
         history.before(found),
         tuple(each for each in changed if each is not None),

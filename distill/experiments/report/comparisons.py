@@ -75,13 +75,15 @@ def selected(evidence: Evidence) -> Cell:
 
 
 def _best(cells: Sequence[Cell]) -> Cell:
-    def value(cell: Cell) -> float:
-        metric = str(cell.runs[0].record["selection"]["metric"])
-        scores = [score for score in cell.scores(metric, "validation") if math.isfinite(score)]
-        mean = float(np.mean(scores)) if scores else -math.inf
-        return mean if cell.runs[0].record["selection"].get("higher_is_better", True) else -mean
+    return max(cells, key=on_validation)
 
-    return max(cells, key=value)
+
+def on_validation(cell: Cell) -> float:
+    """The mean of the metric that selects, on validation; negative if its lowest value is the best: larger is better."""
+    selection = cell.runs[0].record["selection"]
+    scores = [score for score in cell.scores(str(selection["metric"]), "validation") if math.isfinite(score)]
+    sign = 1.0 if selection.get("higher_is_better", True) else -1.0
+    return sign * float(np.mean(scores)) if scores else -math.inf
 
 
 def reference(evidence: Evidence) -> Cell | None:
@@ -167,7 +169,7 @@ def compare(evidence: Evidence, choice: str = "") -> Family:
     found = [comparison for a, b in pairs if (comparison := _compare(evidence, a, b, len(pairs))) is not None]
     corrected = statistics.holm([each.p for each in found])
     rows = statistics.holm([each.mcnemar for each in found])
-    found = [turned(each) if each.difference.value < 0 else each for each in found]
+    found = [turned(each) if evidence.sign * each.difference.value < 0 else each for each in found]
     found = [
         dataclasses.replace(each, p_holm=p, mcnemar_holm=q) for each, p, q in zip(found, corrected, rows, strict=True)
     ]

@@ -101,21 +101,26 @@ def costs(evidence: Evidence, price_per_chip_hour: float | None = None) -> Costs
         (name for name in ("FLOPs", "tokens") if all(cell.training(name.lower()) > 0 for cell in cells)), ""
     )  # fmt: skip
     work = [cell.training(unit.lower()) if unit else math.nan for cell in cells]
-    flags = front(work, [score.value for score in scores], SAME_WORK) if unit else [False] * len(cells)
+    values = [evidence.sign * score.value for score in scores]
+    flags = front(work, values, SAME_WORK) if unit else [False] * len(cells)
     price = math.nan if price_per_chip_hour is None else price_per_chip_hour
     found = []
     for cell, score, amount, flag in zip(cells, scores, work, flags):
         hours, seconds = quantities.time(cell, "chip_seconds", 3600), quantities.time(cell, "seconds")
         found.append(Cost(cell, score, amount, hours, seconds, hours.value * price, flag))
     ordered = sorted(found, key=lambda each: (each.work if unit else 0.0, each.chip_hours.value))
-    return Costs(tuple(ordered), unit, time_front(ordered), quantities.hours_unit(evidence.part))
+    return Costs(tuple(ordered), unit, time_front(ordered, evidence.sign), quantities.hours_unit(evidence.part))
 
 
-def time_front(found: Sequence[Cost]) -> tuple[Cost, ...] | None:
+def time_front(found: Sequence[Cost], sign: float = 1.0) -> tuple[Cost, ...] | None:
     """The front of accuracy against chip-hours, if the times are known well enough.
 
     It is claimed only if every comparison of times that decides it has intervals that do not overlap: neighbours on the
     front differ, and each setting off the front is slower than one that is at least as accurate.
+
+    Args:
+      found: the costs.
+      sign: see :attr:`distill.experiments.report.evidence.Evidence.sign`.
     """
     if len(found) < 2 or not all(each.chip_hours.known and each.chip_hours.value > 0 for each in found):
         return None
@@ -123,9 +128,12 @@ def time_front(found: Sequence[Cost]) -> tuple[Cost, ...] | None:
     def faster(a: Cost, b: Cost) -> bool:
         return a.chip_hours.high < b.chip_hours.low
 
-    flags = front([each.chip_hours.value for each in found], [each.accuracy.value for each in found])
+    def value(each: Cost) -> float:
+        return sign * each.accuracy.value
+
+    flags = front([each.chip_hours.value for each in found], [value(each) for each in found])
     on = sorted((each for each, flag in zip(found, flags) if flag), key=lambda each: each.chip_hours.value)
     off = [each for each, flag in zip(found, flags) if not flag]
     apart = all(faster(a, b) for a, b in itertools.pairwise(on))
-    beaten = all(any(faster(a, b) and a.accuracy.value >= b.accuracy.value for a in found) for b in off)
+    beaten = all(any(faster(a, b) and value(a) >= value(b) for a in found) for b in off)
     return tuple(on) if apart and beaten else None

@@ -10,6 +10,7 @@ from distill.experiments.report import statistics
 from distill.experiments.report.collect import ReportError, Run, read_predictions
 from distill.experiments.report.settings import Cell, Part
 from distill.experiments.sweep import files
+from distill.tasks import metrics
 
 _CHUNK = 256  # draws of rows that are in memory at a time
 
@@ -37,6 +38,11 @@ class Evidence:
     row_draws: Mapping[Run, Float[np.ndarray, " draws"]]
     seed_draws: Float[np.ndarray, "draws order"]
     constant: Mapping[Run, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sign(self) -> float:
+        """1, or -1 if the lowest value of the metric is the best: scores times this are better if they are larger."""
+        return 1.0 if metrics.higher_is_better(self.metric) else -1.0
 
     def run_score(self, run: Run) -> float:
         """The run's score as shown."""
@@ -129,7 +135,8 @@ def gather(part: Part, metric: str, *, seed: int = 0, draws: int = statistics.DR
     random = np.random.default_rng(seed)
     seed_draws = random.random((draws, max(len(cell.runs) for cell in part.cells)))
     row_draws = _row_draws(part.runs, correct, scores, random, draws)
-    scale = 100.0 if all(0 <= score <= 1 for score in scores.values()) else 1.0
+    shares = metrics.higher_is_better(metric) and all(0 <= score <= 1 for score in scores.values())
+    scale = 100.0 if shares else 1.0
     return Evidence(part, metric, scale, ids, correct, row_draws, seed_draws, constant)
 
 

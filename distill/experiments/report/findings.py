@@ -99,7 +99,7 @@ def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, t
     if math.isnan(comparison.p_holm):
         return f"{ours} differs from {theirs} by {effect}; one seed without judged rows gives no test."
     if comparison.apart:
-        word = "better" if comparison.difference.value > 0 else "worse"
+        word = "better" if analysis.evidence.sign * comparison.difference.value > 0 else "worse"
         return f"{ours} is {word} than {theirs}: {effect}, {corrected}."
     return f"{ours} and {theirs} cannot be distinguished: {effect}, {corrected}. {needs(analysis, comparison)}"
 

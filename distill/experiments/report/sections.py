@@ -270,9 +270,8 @@ def shown_cells(analysis: Analysis) -> list[Setting]:
     cells = list(analysis.part.cells)
     if len(cells) <= MOST_CURVES:
         return cells
-    metric = str(cells[0].runs[0].record["selection"]["metric"])
     first = [analysis.selected, *(head.b for head in analysis.headlines)]
-    ordered = sorted(cells, key=lambda cell: -float(np.nanmean(cell.scores(metric, "validation"))))
+    ordered = sorted(cells, key=comparisons.on_validation, reverse=True)
     kept = list({id(cell): cell for cell in [*first, *ordered]}.values())[:MOST_CURVES]
     return [cell for cell in cells if cell in kept]
 

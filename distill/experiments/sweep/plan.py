@@ -51,6 +51,11 @@ class Plan:
     start: Run | None = None
     validation: tuple[str, str] | None = None
 
+    @property
+    def selected_by(self) -> tuple[str, str]:
+        """Split and metric that select the best parameters; the defaults of a run before the runs were checked."""
+        return self.validation or ("validation", "accuracy")
+
     def groups(self) -> list[list[Run]]:
         """Returns the runs in groups that are trained together, finished ones included."""
         return grouped(self.runs, self.joint_seeds)

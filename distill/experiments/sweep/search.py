@@ -19,6 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from distill.experiments.sweep import files, leases, outcomes
@@ -26,6 +27,7 @@ from distill.experiments.sweep.execution import open_runs
 from distill.experiments.sweep.levels import SEED, Level, SweepError, is_active, rounded
 from distill.experiments.sweep.plan import Plan, read_plan
 from distill.experiments.sweep.runs import Point, Run, Search, Sweep, grouped
+from distill.tasks import metrics
 
 JOURNAL = "optuna.journal"
 STUDY = "sweep"
@@ -74,8 +76,12 @@ def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
         )
 
 
-def open_study(directory: Path, search: Search, number: int = 0) -> optuna.Study:
-    """Opens the study of a sweep directory, or makes it, with the sampler of trial ``number``."""
+def open_study(directory: Path, search: Search, metric: str, number: int = 0) -> optuna.Study:
+    """Opens the study of a sweep directory, or makes it, with the sampler of trial ``number``.
+
+    Raises:
+      SweepError: the study of the directory selects by the other end of the metric.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     directory.mkdir(parents=True, exist_ok=True)
     path = str(directory / JOURNAL)
@@ -84,14 +90,22 @@ def open_study(directory: Path, search: Search, number: int = 0) -> optuna.Study
     pruner: Any = optuna.pruners.NopPruner()
     if search.prune:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_min_trials=2)
-    return optuna.create_study(
+    direction = StudyDirection.MAXIMIZE if metrics.higher_is_better(metric) else StudyDirection.MINIMIZE
+    study = optuna.create_study(
         storage=storage,
         sampler=sampler(search, number),
         pruner=pruner,
         study_name=STUDY,
-        direction="maximize",
+        direction=direction,
         load_if_exists=True,
     )
+    if study.direction != direction:
+        raise SweepError(
+            f"{directory / JOURNAL}: trials are selected by the metric {metric!r}: expected a study that was begun to "
+            f"{direction.name.lower()} it; got one to {study.direction.name.lower()} its metric. Begin the search again with "
+            "another --directory"
+        )
+    return study
 
 
 def _number(name: str) -> int:
@@ -119,7 +133,7 @@ class SearchWork:
         assert sweep.search is not None
         self._sweep, self._search = sweep, sweep.search
         self._retries, self._split, self._metric = retries, validation_split, metric
-        self._study = open_study(sweep.directory, sweep.search)
+        self._study = open_study(sweep.directory, sweep.search, metric)
         self._seen: dict[str, int] = {}
 
     def next(self) -> list[Run] | None:
@@ -176,7 +190,7 @@ class SearchWork:
 
     def _ask(self, number: int) -> list[Run]:
         """Draws a trial; the axes that exist only at some levels of others are drawn after those."""
-        study = open_study(self._sweep.directory, self._search, number)
+        study = open_study(self._sweep.directory, self._search, self._metric, number)
         trial = study.ask()
         point: dict[str, Level] = {}
         while wanted := distributions(self._sweep, point):
@@ -269,15 +283,21 @@ def validation_scores(directory: Path, split: str, metric: str) -> list[tuple[in
     ]
 
 
-def summary(directory: Path, search: Search) -> str:
-    """Returns one line: the numbers of trials by state, and the best validation score with its values."""
-    study = open_study(directory, search)
+def summary(directory: Path, search: Search, metric: str = "accuracy") -> str:
+    """Returns one line: the numbers of trials by state, and the best validation score with its values.
+
+    Args:
+      directory: of the sweep.
+      search: its search.
+      metric: the validation metric that selects the best parameters.
+    """
+    study = open_study(directory, search, metric)
     trials = study.get_trials(deepcopy=False)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not complete:
         return f"{len(trials)} of {search.trials} trials ({shown or 'none'})"
-    best = max(complete, key=lambda trial: trial.value or 0.0)
+    best = (max if metrics.higher_is_better(metric) else min)(complete, key=lambda trial: trial.value or 0.0)
     values = ", ".join(f"{name}={value}" for name, value in best.params.items())
     return f"{len(trials)} of {search.trials} trials ({shown}); best on validation: {best.value:.4f} with {values}"

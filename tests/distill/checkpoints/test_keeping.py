@@ -29,6 +29,12 @@ def test_last_every_and_best_together():
     assert kept(range(1, 8), 1, 3) == [3, 6, 7]
 
 
+def test_of_losses_the_lowest_are_kept():
+    best = keeping.BestScores(2, {1: 0.5, 2: 0.9, 3: 0.9, 4: 0.1})
+    best.add(5, {"score": 0.7, "score_step": 5, "higher_is_better": False})
+    assert kept(range(1, 7), 1, None, best) == [1, 4, 6]
+
+
 def test_a_step_has_a_score_only_if_it_was_validated_there(tmp_path):
     for step, progress in ((2, {"score": 0.25, "score_step": 2}), (3, {"score": 0.25, "score_step": 2}), (4, "torn")):
         (tmp_path / str(step) / "progress").mkdir(parents=True)

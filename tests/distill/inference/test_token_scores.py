@@ -13,7 +13,7 @@ from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.evaluate import Evaluator
 from distill.model.network import ModelInputs, T5Config, Transformer
 from distill.sharding import partitioning
-from distill.tasks import corpus, jsonl, registration
+from distill.tasks import corpus, jsonl, metrics, registration
 from distill.training import optimizers
 from distill.training.losses import TwoTaskLoss
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig, train
@@ -69,6 +69,31 @@ def test_other_tasks_are_decoded_and_short_text_is_refused(names, tmp_path):
         files = {"train": str(tmp_path / "book.txt"), "validation": str(tmp_path / "held.txt")}
         again = registration.register(corpus.dataset(files, name="again", feature_lengths=LENGTHS), "bytes")
         token_scores.evaluator(again.spans, "validation", None)
+
+
+def test_the_lowest_loss_selects_and_a_run_that_kept_the_highest_is_mended(names, tmp_path, monkeypatch, capsys):
+    settings = {
+        "model": MODEL,
+        "data": DataConfig(names.spans, LENGTHS, batch_size=8),
+        "loss": TwoTaskLoss(),
+        "optimizer": optimizers.adamw(1e-2),
+        "loop": LoopConfig(train_steps=40, log_period=20),
+        "validation": ValidationConfig(
+            names.spans, period=20, test_split=None, metric="loss", decode=DecodeConfig(batch_size=8)
+        ),
+        "checkpoints": dataclasses.replace(train.__kwdefaults__["checkpoints"], verify=False),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "higher_is_better", lambda metric: True)
+        assert train(str(tmp_path / "run"), **settings).best_step == 20
+    (tmp_path / "run" / "result.json").unlink()
+    result = train(str(tmp_path / "run"), **settings)
+    assert "WARNING removed best/20: of its metric it has the highest value, which is" in capsys.readouterr().err
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert (result.best_step, result.best) == (40, min(losses)) and losses[1] < losses[0]
+    assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["40"]
+    selection = json.loads((tmp_path / "run" / "record.json").read_text())["selection"]
+    assert (selection["metric"], selection["step"], selection["higher_is_better"]) == ("loss", 40, False)
 
 
 def test_loss_falls_and_a_later_run_starts_from_the_pretrained_student(names, tmp_path):

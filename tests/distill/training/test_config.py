@@ -90,6 +90,25 @@ def test_of_equal_scores_the_earliest_is_the_best_and_patience_ends_the_run():
     assert (progress.best_step, progress.stale, progress.stopped) == (30, 2, "early")
 
 
+def test_of_losses_the_lowest_is_the_best():
+    progress = Progress.of(ValidationConfig("task", metric="loss"))
+    assert [progress.validated(step, loss, 2) for step, loss in ((1, 4.0), (2, 3.0), (3, 3.0), (4, 3.5))] == [
+        True, True, False, False
+    ]  # fmt: skip
+    assert (progress.best, progress.best_step, progress.stale, progress.stopped) == (3.0, 2, 2, "early")
+    for validation in (None, ValidationConfig("task"), ValidationConfig("task", metric="answer_length")):
+        assert Progress.of(validation).higher_is_better
+
+
+def test_a_run_that_kept_the_highest_loss_selects_from_its_checkpoint_on():
+    for step, expected in ((30, (2.0, 30)), (35, (-math.inf, 0))):
+        progress = Progress(best=4.0, best_step=10, stale=2, stopped="early", score=2.0, score_step=30)
+        progress.turn(step)
+        assert (progress.best, progress.best_step) == expected
+        assert (progress.higher_is_better, progress.stale, progress.stopped) == (False, 0, None)
+        assert progress.validated(40, 1.0, 2)
+
+
 def test_without_patience_a_run_never_ends_early():
     progress = Progress()
     progress.validated(1, 1.0, None)

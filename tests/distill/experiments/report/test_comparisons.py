@@ -19,6 +19,18 @@ def test_validation_selects(rates_analysis):
     assert comparisons.selected(found).label == max(means, key=means.get)
 
 
+def test_a_setting_without_a_validation_score_is_not_selected():
+    for higher, best in ((True, 0.6), (False, 0.4)):
+        selection = {"metric": "loss", "higher_is_better": higher}
+        run = types.SimpleNamespace(record={"selection": selection})
+        cells = [
+            types.SimpleNamespace(runs=[run], scores=lambda metric, split, found=found: found)
+            for found in ([np.nan], [0.4, np.nan], [0.6])
+        ]
+        (one,) = max(cells, key=comparisons.on_validation).scores("loss", "validation")[:1]
+        assert one == best
+
+
 def test_the_reference_has_an_effective_lambda_and_rates_of_one(rates_analysis):
     assert comparisons.reference(rates_analysis[1].evidence).label == "task_tokens, rates 1:1"
     (head,) = comparisons.headlines(rates_analysis[1].evidence)

@@ -114,9 +114,30 @@ def test_a_trial_far_below_the_median_is_pruned_and_never_on_test(tmp_path):
     assert "1 pruned" in line and "4 complete" in line
 
 
-def validation(run, scores, test=None):
+def test_of_losses_the_lowest_is_the_best(tmp_path):
+    work(tmp_path, trials=5, sampler="random")
+    (tmp_path / "out" / search.JOURNAL).unlink()
+    sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
+    one = search.SearchWork(sweep, metric="loss")
+    for loss in (0.6, 0.5, 0.4, 0.3, 9.0):
+        group = one.next()
+        validation(group[0], [loss], metric="loss")
+        assert one.is_hopeless(group) == (loss == 9.0)
+        for run in group if loss < 9.0 else ():
+            (run.directory / "result.json").parent.mkdir(parents=True, exist_ok=True)
+            (run.directory / "result.json").write_text(json.dumps({"best": loss, "test": {}}))
+        one.finished(group)
+    line = search.summary(tmp_path / "out", sweep.search, "loss")
+    assert "4 complete" in line and "best on validation: 0.3000 with " in line
+    with pytest.raises(
+        SweepError, match=r"'accuracy': expected a study .* to maximize it; got one to minimize its metric"
+    ):
+        search.SearchWork(sweep)
+
+
+def validation(run, scores, test=None, metric="accuracy"):
     run.directory.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"split": "validation", "step": 10 * (n + 1), "accuracy": s}) for n, s in enumerate(scores)]
+    lines = [json.dumps({"split": "validation", "step": 10 * (n + 1), metric: s}) for n, s in enumerate(scores)]
     lines += [json.dumps({"split": "test", "step": 10, "accuracy": test})] if test is not None else []
     (run.directory / "evaluations.jsonl").write_text("\n".join(lines) + '\n{"split": "val')  # a line being written
 
