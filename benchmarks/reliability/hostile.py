@@ -20,7 +20,7 @@ from benchmarks.reliability.small_run import ROOT, SmallRun, environment
 SHARED = ROOT.parent / "shared" / "cases"
 _ENDS_S = 600.0
 _HEAD = "from __gin__ import dynamic_registration\n"
-# Configurations that would run COMMAND.
+# Configurations that would run COMMAND, or write a file.
 GIN = {
     "attribute of a trusted module": "from distill.checkpoints import manager\nX = @manager.contextlib.os.system()\n"
     "manager.contextlib.os.system.command = COMMAND\nEVAL_BATCH_SIZE = %X\n",
@@ -36,6 +36,12 @@ GIN = {
     "through seqio": "import seqio\nEVAL_BATCH_SIZE = @seqio.utils.os.system()\nseqio.utils.os.system.command = COMMAND\n",
     "a configurable of the launcher": "from distill.tools.launch import plan\nEVAL_BATCH_SIZE = @plan.subprocess.run()\n"
     "plan.subprocess.run.args = ['sh', '-c', COMMAND]\n",
+    "a name bound again": "from distill.checkpoints import manager as a\nEVAL_BATCH_SIZE = @a.contextlib.os.system()\n"
+    "a.contextlib.os.system.command = COMMAND\nfrom distill.training import optimizers as a\n",
+    "a function that writes": "from distill import atomic_files\nEVAL_BATCH_SIZE = @atomic_files.replace()\n"
+    "atomic_files.replace.path = 'FOLDER/ran'\natomic_files.replace.content = ''\n",
+    "a function that another file names": "from distill import atomic_files\natomic_files.replace.path = 'FOLDER/ran'\n"
+    "atomic_files.replace.content = ''\ninclude 'FOLDER/inner.gin'\n",
 }  # fmt: skip
 
 
@@ -93,6 +99,7 @@ def _configurations(trial: _Trial, folder: pathlib.Path, model: pathlib.Path, ro
     command = f"touch {trial.ran}"
     with (folder / "payload.npy").open("wb") as file:
         pickle.dump(_Payload(command), file)
+    (folder / "inner.gin").write_text("EVAL_BATCH_SIZE = @replace()\n")
     inputs = folder / "inputs.jsonl"
     inputs.write_text('{"question": "1 and 2?"}\n')
     texts = {name: _HEAD + text for name, text in GIN.items()}

@@ -126,7 +126,7 @@ def _scanned(
         scan_file(name, paths, scan, set())
     everything = trusted.Imports()
     for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
-        everything.add(statement)
+        everything = everything.with_statement(statement)
     scan_text("\n".join(readable(binding) for binding in bindings), scan.place, paths, scan, set(), everything)
     return scan
 
@@ -214,11 +214,29 @@ def parse(
             gin.parse_config_files_and_bindings(gin_files, [*scan.import_lines(), *bindings], finalize_config=False)
     except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError, RecursionError) as error:
         raise ConfigurationError(str(error)) from None
+    if outside := list(_outside(allowed)):
+        gin.clear_config()
+        raise ConfigurationError("\n".join(outside))
     for arguments in gin.config._CONFIG.values():
         arguments.update(expand_home(dict(arguments)))
     problems = list(_type_problems(scan))
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _outside(allowed: Sequence[str]) -> Iterator[str]:
+    """One line for each function and class that gin has found, and that no configuration may name, or have called.
+
+    :func:`check` refuses almost all of them, with their places, but looks names up as a file imports them: here are those
+    that one file registers and another one names.
+    """
+    called = {reference.configurable.wrapped for reference in gin.config.iterate_references(gin.config._CONFIG)}
+    for selector, found in gin.config._REGISTRY.items():
+        if found.import_source is None:
+            continue
+        problem = trusted.configurable_problem(selector, found.wrapped, found.wrapped in called, allowed)
+        if problem:
+            yield f"the configuration {problem}"
 
 
 def exchange_names(names: Sequence[Any] = ()) -> list[Any]:

@@ -182,7 +182,7 @@ def scan_text(
                 if given is None:
                     raise ConfigurationError(f"{place}: an import must be on one line; write: {real.format()}")
                 lines[line - 1] = f"{real.format()}{given[1]}"
-            imports.add(real)
+            imports = imports.with_statement(real)
             scan.imports.append((real, place))
         elif isinstance(statement, config_parser.IncludeStatement):
             scan_file(statement.filename, paths, scan, seen)

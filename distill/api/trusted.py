@@ -1,8 +1,9 @@
 """The names that a configuration may use: only those that trusted modules define themselves.
 
-A configuration can call any function that it can name, and a student's folder, which contains a configuration, may be
-from anyone. Names are resolved as gin resolves them, attribute by attribute, and no step may leave the trusted modules:
-``checkpoints.os.system`` is reached through a trusted module and is refused.
+A configuration has functions called, and a student's folder, which contains a configuration, may be from anyone. Names
+are resolved as gin resolves them, attribute by attribute, and no step may leave the trusted modules:
+``checkpoints.os.system`` is reached through a trusted module and is refused. Of the names that remain, only the parts of a
+run are called (:data:`CALLED`); ``atomic_files.replace``, which would write a file, is not.
 """
 
 import dataclasses
@@ -29,13 +30,39 @@ NOT_NAMED = (
     "t5x.scripts",
 )
 NOT_NAMED_FUNCTIONS = ("t5x.utils.import_module",)
-# Functions that commands call. Their arguments can be set; as values (@train.train()) they would run and write.
-ENTRY_POINTS = (
-    "distill.inference.evaluate.evaluate",
-    "distill.inference.export.export",
-    "distill.inference.infer.infer",
-    "distill.training.train.train",
+# What a configuration may have called: modules, and functions and classes of others. Nothing of these writes, deletes, runs
+# or downloads what a configuration names. Arguments of everything else may be set, for the commands that call it.
+CALLED = (
+    "distill.checkpoints.manager.CheckpointConfig",
+    "distill.data.curriculum",
+    "distill.inference.decoder.DecodeConfig",
+    "distill.model",
+    "distill.sharding.partitioning",
+    "distill.t5x.model",
+    "distill.t5x.steps",
+    "distill.tasks",
+    "distill.training.config",
+    "distill.training.losses",
+    "distill.training.optimizers",
+    "distill.training.schedules",
+    "distill.training.uncertainty",
+    "jax.numpy",
+    "jax._src.numpy",
+    "optax",
+    "seqio.feature_converters",
+    "seqio.metrics",
+    "seqio.preprocessors",
+    "seqio.vocabularies",
+    "t5x.adafactor",
+    "t5x.decoding",
+    "t5x.examples",
+    "t5x.losses",
+    "t5x.models",
+    "t5x.optimizers",
+    "t5x.utils.create_learning_rate_scheduler",
 )
+# TFDS downloads and runs the code of a data set that a name chooses.
+NOT_CALLED = ("distill.tasks.tfds_source",)
 TYPES_ONLY = ("jax.numpy",)  # jax.numpy.load unpickles
 # Modules that were renamed; those that kept their last name are found by it.
 _RENAMED = {
@@ -54,9 +81,9 @@ _LONGEST_NAME = 200  # of a module; file systems refuse longer ones
 _GIN_NAMES = ("gin.macro", "gin.constant", "gin.singleton")
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, frozen=True)
 class Imports:
-    """The imports of one gin file, which its names begin with.
+    """The imports of one gin file up to one of its lines, which the names of that line begin with.
 
     Attributes:
       dynamic: whether names are resolved through these imports; without, gin only knows registered names.
@@ -66,13 +93,13 @@ class Imports:
     dynamic: bool = False
     modules: dict[str, tuple[str, bool]] = dataclasses.field(default_factory=dict)
 
-    def add(self, statement: Any) -> None:
-        """Notes one of gin's import statements."""
+    def with_statement(self, statement: Any) -> "Imports":
+        """These imports and one of gin's import statements, which may give a name another meaning."""
         if statement.module.startswith("__gin__"):
-            self.dynamic = True
-        else:
-            first_part = not statement.is_from and not statement.alias
-            self.modules[statement.bound_name()] = (statement.module, first_part)
+            return dataclasses.replace(self, dynamic=True)
+        first_part = not statement.is_from and not statement.alias
+        bound = {statement.bound_name(): (statement.module, first_part)}
+        return dataclasses.replace(self, modules={**self.modules, **bound})
 
 
 def real_import(statement: Any) -> Any:
@@ -178,10 +205,35 @@ def selector_problem(selector: str, imports: Imports, called: bool, allowed: Seq
         problem = _object_problem(path, found, on_the_way, allowed)
         if problem:
             return problem
-    full_name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    if called and full_name in ENTRY_POINTS and not _within(full_name, allowed):
-        return f"has {full_name} called; a configuration can set its arguments, and a command calls it"
-    return None
+    return _call_problem(found, allowed) if called else None
+
+
+def configurable_problem(selector: str, found: Any, called: bool, allowed: Sequence[str] = ()) -> str | None:
+    """As :func:`selector_problem`, for the function or class that gin has found for a name that it imported.
+
+    A file without dynamic registration may name what another file has registered, so gin itself is asked.
+
+    Args:
+      selector: gin's name of it.
+      found: the function or class.
+      called: whether it is a value, and not only has arguments bound.
+      allowed: modules that are trusted, too.
+    """
+    return _object_problem(selector, found, "", allowed) or (_call_problem(found, allowed) if called else None)
+
+
+def _call_problem(found: Any, allowed: Sequence[str]) -> str | None:
+    """Why a configuration may not have ``found`` called, which it may name; None if it may."""
+    if isinstance(found, types.ModuleType):
+        return None  # gin refuses it
+    owner = getattr(found, "__module__", None) or type(found).__module__
+    name = f"{owner}.{getattr(found, '__qualname__', '')}"
+    if _within(name, allowed) or (_within(name, CALLED) and not _within(name, NOT_CALLED)):
+        return None
+    return (
+        f"has {name} called; a configuration may set its arguments, and have only the parts of a run called, such as data "
+        f"sets, losses, optimizers and schedules; allow it with --gin_module={owner}"
+    )
 
 
 def _object_problem(path: str, found: Any, on_the_way: str, allowed: Sequence[str]) -> str | None:

@@ -1,14 +1,17 @@
 """A configuration may name what trusted modules define, and nothing that they happen to import."""
 
+import ast
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 
 import optax
 import pytest
 
-from distill.api import configuration, trusted
+import distill
+from distill.api import configuration, statements, trusted
 from distill.api.configuration import ConfigurationError
 from distill.training import losses
 
@@ -88,8 +91,14 @@ def test_what_trusted_modules_import_is_not_theirs(text, name, owner, monkeypatc
         ),
         ("EVAL_BATCH_SIZE = @gin.config.exec()\n", "of gin, there are gin.macro"),
         ("import jax.numpy as jnp\nEVAL_BATCH_SIZE = @jnp.load()\n", "may only name types"),
-        ("from distill.inference import export\nEVAL_BATCH_SIZE = @export.export()\n", "a command calls it"),
-        ("from distill.training import train\nEVAL_BATCH_SIZE = @x/train.train()\n", "a command calls it"),
+        (
+            "from distill.inference import export\nEVAL_BATCH_SIZE = @export.export()\n",
+            "has distill.inference.export.export called",
+        ),
+        (
+            "from distill.training import train\nEVAL_BATCH_SIZE = @x/train.train()\n",
+            "has distill.training.train.train called",
+        ),
         ("import subprocess as losses\nEVAL_BATCH_SIZE = @losses.run()\n", "imports subprocess, which is not trusted"),
         ("import __main__ as run\nEVAL_BATCH_SIZE = @run.main()\n", "imports __main__, which is not trusted"),
     ],
@@ -222,6 +231,116 @@ def test_functions_of_trusted_libraries_may_be_named():
 def test_the_list_names_modules_that_exist():
     for name in trusted.NOT_NAMED:
         assert name.startswith("t5x") or importlib.util.find_spec(name), name
-    for name in trusted.ENTRY_POINTS:
-        module, _, function = name.rpartition(".")
-        assert callable(getattr(importlib.import_module(module), function)), name
+    for name in (*trusted.CALLED, *trusted.NOT_CALLED):
+        package, _, attribute = name.rpartition(".")
+        if not name.startswith(("t5x", "distill.t5x")):
+            found = name == "optax" or hasattr(importlib.import_module(package), attribute)
+            assert found or importlib.util.find_spec(name), name
+
+
+def has_called(name):
+    """Whether a configuration may have a function or class called."""
+    module, _, qualified = name.rpartition(".")
+    found = type(qualified, (), {"__module__": module})
+    return trusted.configurable_problem(qualified, found, called=True) is None
+
+
+WRITERS = {
+    "atomic_files",
+    "locking",
+    "shutil",
+    "subprocess",
+    "tempfile",
+    "urllib",
+    "socket",
+    "huggingface_hub",
+    "openai",
+}
+WRITING = re.compile(
+    r"\.(?:write_text|write_bytes|mkdir|makedirs|unlink|rmtree|rename|rmdir|touch|symlink\w*|savez\w*|TfdsDataSource)\("
+    r"|\bos\.(?:replace|remove|removedirs|system|popen|exec\w+|spawn\w+)\(|(?<![.\w])(?:exec|eval)\("
+    r"|\bopen\([^)]*[\"'](?:w|a|x|r\+)"
+)
+
+
+def test_nothing_that_writes_deletes_runs_or_downloads_is_called():
+    """By the text of each module: what it imports, and the methods that it calls."""
+    refused, may = set(), set()
+    package = pathlib.Path(distill.__file__).parent
+    for folder in (package, package / "tasks", package / "tools"):  # two are links in a checkout
+        for path in folder.rglob("*.py"):
+            text = path.read_text()
+            module = ".".join(("distill", *path.relative_to(package).with_suffix("").parts)).removesuffix(".__init__")
+            tree = ast.parse(text)
+            imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+            words = {word for node in imports for one in node.names for word in one.name.split(".")}
+            words |= {word for node in imports for word in (getattr(node, "module", "") or "").split(".")}
+            writes = bool(words & WRITERS or WRITING.search(text))
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    (refused if writes else may).add(f"{module}.{node.name}")
+    # Settings without a method that writes, in a module whose functions do.
+    settings = {"distill.checkpoints.manager.CheckpointConfig"}
+    assert {name for name in refused if has_called(name)} <= settings
+    assert "distill.atomic_files.replace" in refused
+    assert len(refused) > 200
+    for name in ("training.optimizers.adamw", "tasks.cqa.tfds_dataset", "model.config.T5Config"):
+        assert f"distill.{name}" in may
+        assert has_called(f"distill.{name}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "called", "name"),
+    [
+        ("from distill import atomic_files", "atomic_files.replace", "distill.atomic_files.replace"),
+        ("from distill import array_files as a", "a.write", "distill.array_files.write"),
+        ("from distill.checkpoints import conversion", "conversion.convert", "distill.checkpoints.conversion.convert"),
+        ("from distill.data.cache import build", "build.build", "distill.data.cache.build.build"),
+        ("from distill.tasks import tfds_source", "tfds_source.TfdsRecords", "distill.tasks.tfds_source.TfdsRecords"),
+        ("import seqio", "seqio.JSONLogger", "seqio.loggers.JSONLogger"),
+        ("import seqio", "seqio.TfdsDataSource", "seqio.dataset_providers.TfdsDataSource"),
+    ],
+)
+def test_what_is_no_part_of_a_run_is_not_called(statement, called, name):
+    message = refusal(f"{statement}\nEMA_DECAY = @{called}()\n")
+    module = name.rpartition(".")[0]
+    assert message == (
+        f"mine.gin:3 has {name} called; a configuration may set its arguments, and have only the parts of a run called, "
+        f"such as data sets, losses, optimizers and schedules; allow it with --gin_module={module}"
+    )
+    assert f"has {name} called" in refusal(f"{statement}\nEMA_DECAY = [%X]\nX = @scope/{called}\n")
+
+
+def test_what_another_file_registers_is_not_called():
+    """Without dynamic registration, gin finds what the names of other files have registered."""
+    pathlib.Path("inner.gin").write_text("EMA_DECAY = @replace()\n")
+    text = f"from distill import atomic_files\natomic_files.replace.path = {RAN!r}\ninclude 'inner.gin'\n"
+    message = refusal(text)
+    assert message.startswith("the configuration has distill.atomic_files.replace called; ")
+    pathlib.Path("inner.gin").write_text("")
+    configuration.parse([*FILES, "mine.gin"], GIVEN)  # its argument alone does no harm
+
+
+def test_a_name_that_is_bound_again_keeps_its_meaning_in_the_lines_before():
+    message = refusal(
+        "from distill.training import reporting as a\nEMA_DECAY = @a.json.loads()\na.json.loads.s = '8'\n"
+        "from distill.training import optimizers as a\n"
+    )
+    assert message.startswith("mine.gin:3 names a.json, which is the module json and not trusted")
+
+
+def test_every_value_of_the_shipped_files_may_be_called():
+    base = pathlib.Path(distill.__file__).parent / "gin"
+    called = set()
+    for path in (path for path in sorted(base.rglob("*.gin")) if path.relative_to(base).parts[0] != "t5x"):
+        scan = statements.Scan()
+        statements.scan_file(str(path), configuration.search_paths([]), scan, set())
+        for use in dict.fromkeys(scan.uses):
+            assert trusted.selector_problem(use.selector, use.imports, use.called) is None
+            called |= {use.selector} if use.called else set()
+    assert {
+        "optimizers.adafactor",
+        "checkpoints.CheckpointConfig",
+        "evaluate.DecodeConfig",
+        "cqa.tfds_dataset",
+    } <= called
