@@ -6,6 +6,7 @@ Example::
 """
 
 import dataclasses
+import gzip
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -132,7 +133,7 @@ def _decoded(file: Any, path: epath.Path) -> Iterator[tuple[int, str]]:
                     f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x}); expected {_PURPOSE} in UTF-8: convert "
                     "the file with iconv"
                 ) from error
-    except (EOFError, OSError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the compressed file is damaged or cut off ({error})") from error
 
 

@@ -22,6 +22,7 @@ from etils import epath
 from orbax.checkpoint.path import atomicity
 
 from distill import atomic_files, file_digests, validation
+from distill.checkpoints import storage_errors
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 3
@@ -46,6 +47,20 @@ _NAMES = {file_digests.SHA256: "SHA-256", file_digests.XXH3: "XXH3"}
 
 class Damaged(ValueError):
     """A checkpoint step cannot be trusted; the text names the step, the file and the reason in one line."""
+
+
+def unreadable(folder: epath.PathLike, error: BaseException) -> OSError:
+    """The error for a step that the storage or the machine cannot read now, which is no damage.
+
+    Args:
+      folder: of the step.
+      error: for which :func:`distill.checkpoints.storage_errors.of_machine` finds a fault.
+    """
+    reason = " ".join(str(error).split())[:240]
+    return OSError(
+        f"checkpoint {folder} cannot be read now: {type(error).__name__}: {reason}; wait for the storage, or change the "
+        "permission, and run the same command again; if it stays unreadable, move the folder away to use an older step"
+    )
 
 
 def chosen(verify: bool | str) -> str | None:
@@ -101,6 +116,7 @@ class Check:
       ValueError: another ``digest``.
       Damaged: a file is missing, has another size or another content, or ``digests.json`` itself is damaged. At the end
         of the block, this error replaces one that the block has raised, which damage may have caused.
+      OSError: the storage cannot read a file now.
     """
 
     def __init__(
@@ -143,7 +159,7 @@ class Check:
         try:
             held = path.stat().length
         except OSError as error:
-            return f"{path} is missing" if isinstance(error, FileNotFoundError) else f"{path} cannot be read: {error}"
+            return self._unread(path, error)
         return None if held == size else f"{path} holds {held} bytes, expected {size}"
 
     def _fault(self, name: str) -> str | None:
@@ -153,9 +169,14 @@ class Check:
         try:
             found = file_digests.several_of_file(path, (listed.kind,))[1][listed.kind]
         except OSError as error:
-            return f"{path} cannot be read: {error}"
+            return self._unread(path, error)
         wanted = f"{_NAMES[listed.kind]} {listed.digest[:12]}…"
         return None if found == listed.digest else f"{path} does not have the {wanted} that {FILE} lists"
+
+    def _unread(self, path: epath.Path, error: OSError) -> str:
+        if storage_errors.of_machine(error):
+            raise unreadable(self.folder, error) from error
+        return f"{path} is missing" if isinstance(error, FileNotFoundError) else f"{path} cannot be read: {error}"
 
     def _raise(self, faults: Sequence[str | None]) -> None:
         found = [fault for fault in faults if fault]
@@ -223,6 +244,8 @@ def _read(folder: epath.Path, digest: str) -> dict[str, _Listed]:
             raise ValueError("its content does not have its own SHA-256")
         return {name: _listed(name, entry, version, digest) for name, entry in files.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and storage_errors.of_machine(error):
+            raise unreadable(folder, error) from error
         reason = " ".join(str(error).split())[:160]
         raise Damaged(f"checkpoint {folder} is damaged: {path} is not a list of digests ({reason})") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from distill.checkpoints import digests, lost_process, orbax_tree, schemas, storage_errors
-from distill.checkpoints.digests import Damaged
+from distill.checkpoints.digests import Damaged, unreadable
 from distill.model.configs import NetworkConfig, flat
 
 LATEST, BEST, DAMAGED = "checkpoints", "best", "damaged"
@@ -44,6 +44,7 @@ def reading(folder: epath.Path, config: NetworkConfig, verify: bool | str = True
 
     Raises:
       Damaged: the step is damaged; names the file and the reason.
+      OSError: the storage cannot read it now.
       ValueError: it is of another model; lists every setting that differs.
     """
     if jax.process_count() > 1:
@@ -54,7 +55,7 @@ def reading(folder: epath.Path, config: NetworkConfig, verify: bool | str = True
         return
     check = _begun(folder, verify)
     check_same_model(schemas.read_json(folder, "model"), config, f"checkpoint {folder}")
-    with damage_named(folder), check:
+    with check, damage_named(folder):
         yield
 
 
@@ -73,23 +74,27 @@ def _begun(folder: epath.Path, verify: bool | str, threads: int | None = None) -
         orbax_tree.paths(folder / _ITEMS[kind][0])
     except (ValueError, OSError) as error:
         if storage_errors.of_machine(error):
-            raise
+            raise unreadable(folder, error) from error
         raise Damaged(f"checkpoint {folder} is damaged: {' '.join(str(error).split())[:240]}") from None
     return check
 
 
 def _check_together(folder: epath.Path, verify: bool | str) -> None:
-    fault, number, count = "", jax.process_index(), jax.process_count()
+    damage, fault, number, count = "", "", jax.process_index(), jax.process_count()
     try:
         if number == 0:
             _begun(folder, verify)
         if (digest := digests.chosen(verify)) is not None:
             digests.check(folder, digest, share=slice(number, None, count))
     except Damaged as error:
+        damage = str(error)
+    except Exception as error:
+        if not storage_errors.of_machine(error):
+            raise
         fault = str(error)
-    fault = next((text for text in everyones(fault) if text), "")
-    if fault:
-        raise Damaged(fault)
+    for kind, own in ((OSError, fault), (Damaged, damage)):
+        if found := next((text for text in everyones(own) if text), ""):
+            raise kind(found)
 
 
 def check_best_is_there(model_dir: epath.Path, newest: int, best: int | None) -> None:
@@ -150,9 +155,9 @@ def damage_named(folder: epath.Path) -> Iterator[None]:
     except Exception as error:
         if lost_process.cause(error) is not None:
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
         if storage_errors.of_machine(error):
-            raise OSError(f"checkpoint {folder} cannot be read now: {reason}") from error
+            raise unreadable(folder, error) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
         raise Damaged(f"checkpoint {folder} cannot be restored: {reason}") from error
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from distill.checkpoints.digests import Damaged
+from distill.checkpoints import storage_errors
+from distill.checkpoints.digests import Damaged, unreadable
 from distill.model.configs import flat
 
 _MAX_BYTES = 64 * 2**20
@@ -21,6 +22,7 @@ def read_json(step_folder: epath.Path, item: str) -> dict[str, Any]:
 
     Raises:
       Damaged: the file is missing, is not JSON, or has a wrong key or type; names the file.
+      OSError: the storage cannot read it now.
     """
     path = step_folder / item / ("metrics" if item == "metrics" else "metadata")  # Orbax's names
     try:
@@ -28,6 +30,8 @@ def read_json(step_folder: epath.Path, item: str) -> dict[str, Any]:
             raise ValueError(f"it holds more than {_MAX_BYTES} bytes")
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and storage_errors.of_machine(error):
+            raise unreadable(step_folder, error) from error
         reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:160]
         raise Damaged(f"checkpoint {step_folder} is damaged: {path} cannot be read: {reason}") from None
     check(item, value, str(path))

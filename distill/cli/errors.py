@@ -14,6 +14,8 @@ _REMEDIES = {
     errno.EDQUOT: "free some space and run the same command again",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
     errno.EIO: "check the disk or the network storage, and run the same command again",
+    errno.ESTALE: "check the disk or the network storage, and run the same command again",
+    errno.ETIMEDOUT: "check the disk or the network storage, and run the same command again",
     errno.EACCES: "change the permission or use another path",
     errno.EPERM: "change the permission or use another path",
     errno.EROFS: "use another path",

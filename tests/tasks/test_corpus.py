@@ -1,7 +1,10 @@
 """Text files and JSON rows as passages, and their windows as batches."""
 
+import errno
 import gzip
+import io
 import json
+import os
 
 import pytest
 import seqio
@@ -59,6 +62,20 @@ def test_text_that_cannot_be_used_is_refused_by_name(tmp_path):
         texts(latin)
     with pytest.raises(SourceError, match=r"cut\.txt\.gz: the compressed file is damaged"):
         texts(cut)
+
+
+def test_a_fault_of_the_storage_is_no_damage(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def readline(self, size=-1):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "book.txt")
+
+        __next__ = readline
+
+    (tmp_path / "book.txt").write_text(TEXT)
+    monkeypatch.setattr(corpus.sources, "open_bytes", lambda *_: Failing(TEXT.encode()))
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        texts(tmp_path / "book.txt")
+    assert not isinstance(raised.value, SourceError)
     with pytest.raises(ValueError, match="FILES must map splits"):
         corpus.Texts("book.txt")
     with pytest.raises(

@@ -15,6 +15,7 @@ import huggingface_hub
 import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from distill.checkpoints import storage_errors
 from distill.checkpoints.arrays import Tensor
 from distill.checkpoints.huggingface import gemma_weights, hub
 from distill.checkpoints.huggingface import tensors as tensors_of
@@ -80,6 +81,8 @@ def resolve(source: Source, revision: str | None = None) -> pathlib.Path:
         patterns = ["*.json", "model*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and storage_errors.of_machine(error):
+            raise  # a full disk
         refused = hub.refusal(name, error)
         if refused is not None:
             raise FileNotFoundError(refused) from error

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from distill import validation
+from distill.checkpoints import storage_errors
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -105,6 +106,10 @@ class WeightsFolder:
         try:
             self._files[name] = self._stack.enter_context(safe_open(path, framework="numpy"))
         except (SafetensorError, OSError) as error:
+            if storage_errors.of_machine(error):
+                raise OSError(
+                    f"{path} cannot be read now: {error}; wait for the storage, and run the same command again"
+                ) from error
             raise ValueError(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
     def _info(self, file: str, name: str) -> TensorInfo:

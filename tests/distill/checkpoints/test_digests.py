@@ -1,8 +1,10 @@
 """Checkpoints that are damaged for real: flipped bits, truncated and deleted files, edited JSON, folders left by a kill."""
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 import pathlib
 import random
 import re
@@ -142,6 +144,23 @@ def test_a_restart_continues_from_the_newest_intact_checkpoint(run, arguments, t
     for a, b in zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     assert ours[1] == theirs[1]
+
+
+def test_a_checkpoint_that_the_storage_cannot_read_now_stays_in_its_place(run, arguments, monkeypatch):
+    newest = run / "checkpoints" / "8"
+    real = digests.file_digests.several_of_file
+
+    def fails(path, kinds):
+        if str(newest) in str(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, kinds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(digests.file_digests, "several_of_file", fails)
+        with pytest.raises(OSError, match=f"{newest} cannot be read now"):
+            restored(run, arguments)
+    assert not (run / "damaged").exists()
+    assert int(restored(run, arguments)[0].step) == 8
 
 
 def test_a_run_without_an_intact_checkpoint_is_refused(run, arguments):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -15,8 +16,10 @@ import pytest
 from etils import epath
 
 import fake_gcs
+from distill import exit_codes, file_digests
 from distill.checkpoints import digests, integrity
 from distill.checkpoints.digests import Damaged
+from distill.cli import errors
 from distill.model.config import T5Config
 from tests_support import xla_flags
 
@@ -132,6 +135,77 @@ def test_an_error_of_the_reader_names_the_step(step):
         raise KeyError("x")
     with pytest.raises(KeyboardInterrupt), integrity.reading(step, CONFIG):
         raise KeyboardInterrupt
+
+
+def failing(monkeypatch, owner, name, number, suffix):
+    """Has reading every file whose path ends in ``suffix`` fail with an error of the operating system."""
+    real = getattr(owner, name)
+
+    def fails(path, *arguments):
+        if str(path).endswith(suffix):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(owner, name, fails)
+
+
+STORAGE = [errno.EIO, errno.ESTALE, errno.EACCES]
+
+
+@pytest.mark.parametrize("number", STORAGE)
+@pytest.mark.parametrize(
+    ("file", "verify"),
+    [
+        ("params/d/data", True),
+        ("params/_METADATA", True),
+        ("params/_METADATA", False),
+        ("digests.json", True),
+        ("model/metadata", True),
+        ("model/metadata", False),
+    ],
+)
+def test_a_fault_of_the_storage_is_no_damage(step, monkeypatch, number, file, verify):
+    failing(monkeypatch, file_digests, "several_of_file", number, file)
+    failing(monkeypatch, type(step), "read_bytes", number, file)
+    with pytest.raises(OSError) as raised, integrity.reading(step, CONFIG, verify):
+        pass
+    code, line = errors.explain(raised.value)
+    assert code == exit_codes.MACHINE
+    assert line.startswith(f"checkpoint {step} cannot be read now: ") and "\n" not in line
+    assert line.count("cannot be read now") == 1
+    assert os.strerror(number) in line and file in line and "run the same command again" in line
+
+
+def test_a_fault_of_the_storage_while_a_step_is_restored(step):
+    message = f"checkpoint {step} cannot be read now: ValueError: UNAVAILABLE: try later; wait"
+    with pytest.raises(OSError, match=message), integrity.reading(step, CONFIG):
+        raise ValueError("UNAVAILABLE: try later")
+
+
+def test_all_processes_learn_of_a_fault_of_the_storage_in_one(step, monkeypatch):
+    """All raise the same error; otherwise the others would wait for the one that has ended."""
+    told = []
+
+    def gathered(text):
+        told.append(text)
+        return ["", text]
+
+    monkeypatch.setattr(integrity.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(integrity, "everyones", gathered)
+    with integrity.reading(step, CONFIG):
+        pass
+    assert told == ["", ""]
+    failing(monkeypatch, file_digests, "several_of_file", errno.EIO, "_METADATA")
+    with pytest.raises(OSError, match="cannot be read now"), integrity.reading(step, CONFIG):
+        pytest.fail("it was read")
+    assert len(told) == 3 and "cannot be read now" in told[2]
+    monkeypatch.undo()
+    monkeypatch.setattr(integrity.jax, "process_count", lambda: 2)
+    for texts, kind in ((["", "the storage's"], OSError), (["", "damage"], Damaged)):
+        answers = iter([texts, ["", ""]] if kind is OSError else [["", ""], texts])
+        monkeypatch.setattr(integrity, "everyones", lambda _, answers=answers: next(answers))
+        with pytest.raises(kind, match=texts[1]), integrity.reading(step, CONFIG):
+            pytest.fail("it was read")
 
 
 def test_a_step_of_another_model_is_refused_before_it_is_read(step):

@@ -1,7 +1,9 @@
 """Hugging Face checkpoints, both ways, against ``transformers`` itself; names of the hub; folders that do not fit."""
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import shutil
 import tracemalloc
@@ -221,6 +223,15 @@ def test_a_revision_of_a_hub_name(folder, tmp_path, monkeypatch):
 )
 def test_where_a_revision_begins(source, split):
     assert huggingface.split_revision(source) == split
+
+
+def test_a_full_disk_is_not_a_repository_that_cannot_be_reached(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/model.safetensors")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        huggingface.load_pretrained("google/flan-t5-tiny")
 
 
 @pytest.mark.parametrize(

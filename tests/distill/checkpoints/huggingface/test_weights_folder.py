@@ -1,15 +1,19 @@
 """Folders of safetensors weights that are damaged or hostile: every one is refused in one line."""
 
+import errno
 import json
+import os
 import random
 import struct
 
 import pytest
 import torch
 
+from distill import exit_codes
 from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import weights_folder
 from distill.checkpoints.huggingface.config import config_from_hf
+from distill.cli import errors
 from tests.distill import hf_models
 from tests.distill.checkpoints.written import random_params
 
@@ -52,6 +56,16 @@ def test_damaged_weights(content, folder):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"no safetensors file, or a damaged one|does not fit the configuration"):
         huggingface.load_pretrained(folder)
+
+
+def test_a_fault_of_the_storage_is_no_damage(folder, monkeypatch):
+    def fails(path, framework):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(weights_folder, "safe_open", fails)
+    with pytest.raises(OSError, match=r"model\.safetensors cannot be read now: .*Stale file handle; wait") as raised:
+        huggingface.load_pretrained(folder)
+    assert errors.explain(raised.value)[0] == exit_codes.MACHINE
 
 
 def test_truncated_weights(folder):
