@@ -5,6 +5,7 @@ Example::
     distill.tasks.corpus.dataset({"train": ["books.txt.gz", "notes-*.jsonl"]}, inputs_length=512)
 """
 
+import codecs
 import dataclasses
 import gzip
 import zlib
@@ -21,6 +22,7 @@ from distill.tasks.span_corruption import SpanCorruption
 
 _PURPOSE = "text for pretraining"
 _JSON = (".json", ".jsonl")
+_BLOCK = 2**20
 
 
 class Texts:
@@ -123,16 +125,19 @@ def _pieces(line: str, characters: int) -> Iterator[str]:
 
 
 def _decoded(file: Any, path: epath.Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, numbered from 1, with their ends."""
+    """The lines of a file, numbered from 1, with their ends; a line longer than a block in several pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    number = 1
     try:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise SourceError(
-                    f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x}); expected {_PURPOSE} in UTF-8: convert "
-                    "the file with iconv"
-                ) from error
+        while block := file.readline(_BLOCK):
+            yield number, decoder.decode(block)
+            number += block.endswith(b"\n")
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); expected {_PURPOSE} in UTF-8: convert "
+            "the file with iconv"
+        ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: the compressed file is damaged or cut off ({error})") from error
 

@@ -22,6 +22,8 @@ NOT_JSON = "not valid JSON"
 """Why a line is no row."""
 MAX_ROW_BYTES = 16 * 2**20
 """A longer line, or element of an array, is rejected without being held in memory."""
+MAX_ARRAY_BYTES = 256 * 2**20
+"""A longer file is refused by :func:`read_array`, which holds it in memory."""
 MAX_DEPTH = 64
 """A row with lists and objects nested deeper is rejected."""
 MAX_DIGITS = 4300
@@ -95,9 +97,14 @@ class _Input:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise SourceError(f"{self._path}: the compressed file is damaged or cut off ({error})") from error
 
-    def whole(self) -> bytes:
-        """All that is left."""
-        return b"".join(iter(self.block, b""))
+    def whole(self, most: int) -> bytes:
+        """All that is left; of more than ``most`` bytes, a part that is longer than that."""
+        parts: list[bytes] = []
+        size = 0
+        while size <= most and (data := self.block()):
+            parts.append(data)
+            size += len(data)
+        return b"".join(parts)
 
     def skip_blank_lines(self) -> int:
         """Reads all lines up to the first that is not blank; returns how many."""
@@ -147,8 +154,9 @@ class _Input:
                 return re.match(rb"\s*\[\s*\[", head) is None
             if head[end + 1 :].strip():
                 return False
-            while not remainder.strip() and (data := self.block()):
+            while size <= 2 * MAX_ROW_BYTES and not remainder.strip() and (data := self.block()):
                 taken.append(data)
+                size += len(data)
                 remainder = data
             return not remainder.strip()
         finally:
@@ -346,10 +354,16 @@ def read_array(path: epath.PathLike, purpose: str) -> list[Any]:
     """The elements of a file that holds one JSON array, of any values.
 
     Raises:
-      SourceError: it is missing, not UTF-8, truncated, or not an array; the message gives the place.
+      SourceError: it is missing, not UTF-8, truncated, not an array, or longer than :data:`MAX_ARRAY_BYTES`; the message
+        gives the place.
     """
     with open_bytes(path, purpose) as file:
-        data = _Input(file, path).whole()
+        data = _Input(file, path).whole(MAX_ARRAY_BYTES)
+    if len(data) > MAX_ARRAY_BYTES:
+        raise SourceError(
+            f"{path}: longer than {MAX_ARRAY_BYTES // 2**20} MiB when it is decompressed ({purpose}); write the rows as "
+            "JSON lines"
+        )
     if _is_deep(data):
         raise SourceError(f"{path}: nested more than {MAX_DEPTH} deep ({purpose})")
     try:

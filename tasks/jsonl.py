@@ -189,16 +189,15 @@ class JsonLines:
         self, file: epath.Path, split: str, purpose: str, first: int, report: Report
     ) -> Iterator[tuple[int, Record | None]]:
         """The records of one file with their numbers; None for a rejected row."""
-        seen: dict[str, Any] = {}  # field → a value of it
-        found: set[str] = set()  # fields of the mapping that some row has
+        seen: set[str] = set()  # fields, to be named if one of those that are wanted is in no row
+        wanted = {each for name in (self.input_field, *self._fields.values()) for each in row_fields.fields_in(name)}
+        found: set[str] = set()  # those that some row has
         problems: list[tuple[str, str, str]] = []
-        names = {name: row_fields.fields_in(name) for name in self._fields.values()}
 
         def to_record(row: dict[str, Any], number: int) -> Record:
-            seen.update(row)
-            for wanted in (each for parts in names.values() for each in parts if each not in found):
-                if row_fields.has(row, wanted):
-                    found.add(wanted)
+            if len(found) < len(wanted):
+                row_fields.note_names(row, seen)
+                found.update(each for each in wanted - found if row_fields.has(row, each))
             problems.clear()
             return self._record(row, f"{split}-{first + number}", problems)
 
@@ -215,19 +214,18 @@ class JsonLines:
             raise
         except SourceError:
             self._check_fields(seen, found, file)
-            if seen and "input" not in self._fields and "input" not in seen:
+            if seen and "input" not in self._fields and "input" not in found:
                 raise SourceError(
-                    f"{file}: no row has the field 'input'; {FIELDS_REMEDY} "
-                    f"(the rows have: {', '.join(row_fields.names(seen))})"
+                    f"{file}: no row has the field 'input'; {FIELDS_REMEDY} (the rows have: {', '.join(sorted(seen))})"
                 ) from None
             raise
         self._check_fields(seen, found, file)
 
-    def _check_fields(self, seen: Mapping[str, Any], found: set[str], file: epath.Path) -> None:
+    def _check_fields(self, seen: set[str], found: set[str], file: epath.Path) -> None:
         for key, name in self._fields.items():
             for wanted in row_fields.fields_in(name):
                 if seen and wanted not in found:
-                    known = row_fields.names(seen)
+                    known = sorted(seen)
                     hint = validation.did_you_mean(wanted, known)
                     raise SourceError(
                         f"{file}: no row has the field {wanted!r} that {key!r} is mapped to{hint} "

@@ -8,6 +8,10 @@ from typing import Any
 from distill.tasks import reply_text
 from distill.tasks.records import RowError, check_text, is_blank, shown
 
+MOST_NAMES = 200
+"""As many fields of a file's rows are named in a message."""
+
+_LONGEST_NAME = 100
 _HOLE = re.compile(r"\{([\w.]+)\}")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
@@ -95,6 +99,16 @@ def names(row: Mapping[str, Any]) -> list[str]:
 
     collect(row, "", 0)
     return sorted(found)
+
+
+def note_names(row: Mapping[str, Any], seen: set[str]) -> None:
+    """Adds :func:`names` of a row to ``seen``, for a message: no more than :data:`MOST_NAMES`, long ones cut.
+
+    Rows of any file may each have other fields, of any length.
+    """
+    if len(seen) < MOST_NAMES:
+        for name in names(row)[: MOST_NAMES - len(seen)]:
+            seen.add(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
 
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:

@@ -113,7 +113,8 @@ def check_field(
         if all(row_fields.has(row, name) for name in wanted):
             return
         rows += 1
-        seen.update(row_fields.names(row) if rows <= _NAMED_ROWS else ())
+        if rows <= _NAMED_ROWS:
+            row_fields.note_names(row, seen)
     if not rows:
         return
     absent = next((name for name in wanted if name not in seen), wanted[0])

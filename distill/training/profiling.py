@@ -17,6 +17,7 @@ from etils import epath
 
 FOLDER = "profile"
 STEP = "train"  # XProf's name of a training step
+_MAX_TRACE_BYTES = 2**30  # decompressed; XProf writes at most a million events, some 200 MiB
 
 
 class Profiler:
@@ -119,7 +120,11 @@ def read(model_dir: epath.PathLike, *, by_instruction: bool = False) -> Profile:
         raise FileNotFoundError(f"{folder} holds no trace; train with --gin.PROFILE_STEPS='(100, 105)' to make one")
     path = found[-1]
     try:
-        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        with path.open("rb") as packed, gzip.open(packed) as file:
+            text = file.read(_MAX_TRACE_BYTES + 1)
+        if len(text) > _MAX_TRACE_BYTES:
+            raise ValueError(f"it holds more than {_MAX_TRACE_BYTES // 2**20} MiB; trace fewer steps")
+        events = json.loads(text)["traceEvents"]
         complete = [event for event in events if event.get("ph") == "X"]
         names = {
             (event["pid"], event["tid"]): event["args"]["name"]

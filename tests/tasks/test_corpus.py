@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import tracemalloc
 
 import pytest
 import seqio
@@ -62,6 +63,23 @@ def test_text_that_cannot_be_used_is_refused_by_name(tmp_path):
         texts(latin)
     with pytest.raises(SourceError, match=r"cut\.txt\.gz: the compressed file is damaged"):
         texts(cut)
+
+
+def test_a_long_line_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "_BLOCK", 2**14 + 1)
+    path = tmp_path / "long.txt.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + "café and more ".encode() * 2**18, 1))
+    size = found = 0
+    tracemalloc.start()
+    for record in corpus.Texts({"train": str(path)}, passage_characters=500)("train"):
+        found += record.input.count("café and more")
+        size += len(record.input)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert size == 14 * 2**18 and found > 0.9 * 2**18
+    path.write_bytes(gzip.compress(b"fine\n" + b"x" * 2**14 + b"\xc3"))
+    with pytest.raises(SourceError, match=r"long\.txt\.gz:2: not UTF-8 \(byte 0xc3\)"):
+        texts(path)
 
 
 def test_a_fault_of_the_storage_is_no_damage(tmp_path, monkeypatch):

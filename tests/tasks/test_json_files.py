@@ -124,6 +124,27 @@ def test_a_line_of_50_mb_is_counted_and_not_held(path, array):
     assert peak < 2.5 * MAX_ROW_BYTES
 
 
+def test_blank_space_after_an_array_is_not_held(path):
+    path.write_bytes(gzip.compress(b"[{}]\n" + b" \n" * 2**26, 1))
+    tracemalloc.start()
+    assert list(read_rows(path, "test")) == [(1, {})]
+    assert tracemalloc.get_traced_memory()[1] < 6 * MAX_ROW_BYTES
+    tracemalloc.stop()
+
+
+def test_an_array_that_is_held_in_memory_has_a_limit(path, monkeypatch):
+    path.write_bytes(gzip.compress(b"[1, 2" + b" " * 2**24 + b"]", 1))
+    assert json_files.read_array(path, "test") == [1, 2]
+    monkeypatch.setattr(json_files, "MAX_ARRAY_BYTES", 2**20)
+    tracemalloc.start()
+    with pytest.raises(
+        SourceError, match=r"longer than 1 MiB when it is decompressed \(test\); write the rows as JSON"
+    ):
+        json_files.read_array(path, "test")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
 def test_reading_is_lazy(path):
     path.write_bytes(b"[" + LINES.replace(b"\n", b",\n") * 8_000 + b"{}]")
     tracemalloc.start()

@@ -1,6 +1,7 @@
 import gzip
 import json
 import pathlib
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -115,6 +116,24 @@ def test_a_mapping_to_an_absent_field_is_an_error_that_suggests(tmp_path, write)
         _read(path, fields=FIELDS | {"input": "question_"})
     with pytest.raises(SourceError, match="no row has the field 'topic' that 'input' is mapped to"):
         _read(path, fields={"input": "{topic}: {question}"})
+
+
+def test_the_values_of_rows_are_not_held(tmp_path):
+    """Every row may have a field of its own; a message names some of them."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("w") as file:
+        for number in range(400):
+            file.write(json.dumps({"question": "q", f"key{number}": "x" * 100_000}) + "\n")
+    tracemalloc.start()
+    with pytest.raises(SourceError, match="no row has the field 'why' that 'rationale' is mapped to") as caught:
+        _read(path, fields={"input": "question", "rationale": "why"})
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert str(caught.value).count("key") == row_fields.MOST_NAMES - 1
+    path.write_text(json.dumps({"question": "q", "y" * 10**6: 1}) + "\n")
+    with pytest.raises(SourceError, match="no row has the field 'input'") as caught:
+        _read(path, fields={})
+    assert f"(the rows have: question, {'y' * 100}…)" in str(caught.value)
 
 
 def test_a_key_that_records_do_not_have_is_an_error_that_suggests(tmp_path):

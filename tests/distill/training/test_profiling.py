@@ -75,6 +75,14 @@ def test_a_damaged_trace_is_one_line(tmp_path, text):
         profiling.read(tmp_path)
 
 
+def test_a_trace_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiling, "_MAX_TRACE_BYTES", 2**20)
+    written(tmp_path, [])
+    next(tmp_path.rglob("*.gz")).write_bytes(gzip.compress(b" " * (2**20 + 1)))
+    with pytest.raises(ValueError, match=r"no trace that can be read: .*more than 1 MiB; trace fewer steps"):
+        profiling.read(tmp_path)
+
+
 def test_a_run_without_a_trace(tmp_path, capsys):
     assert main.main(["profile", str(tmp_path)]) == 2
     assert "holds no trace; train with --gin.PROFILE_STEPS='(100, 105)'" in capsys.readouterr().err
