@@ -27,6 +27,7 @@ from distill.teacher.clients.replies import (
 from distill.teacher.clients.server_config import ServerConfig, check_url
 from distill.teacher.clients.server_errors import (
     LENGTH_FIELDS,
+    NO_SCHEMA,
     WITHOUT,
     ErrorTranslator,
     UnsupportedFieldError,
@@ -132,7 +133,11 @@ class ServerTeacher:
     async def wants_json(self, store: ReplyStore) -> bool:
         """Whether replies are requested as JSON.
 
-        ``structured='auto'`` costs one small request, once: the store remembers the result for later runs.
+        ``structured='auto'`` costs one small request, once: the store remembers the result for later runs. A request that
+        fails for another reason than its schema tells nothing about the server.
+
+        Raises:
+          TeacherStoppedError: as :meth:`ask`; also if the request failed, after the retries.
         """
         if self.config.structured != "auto":
             return self.config.structured != "off"
@@ -150,13 +155,16 @@ class ServerTeacher:
             extra=self.config.extra,
         )
         try:
-            reply = await self._once(probe)
-            value = json.loads(reply.candidates[0].text)
-            takes = isinstance(value, dict) and set(value) == {"rationale", "label"}
-        except (RequestFailedError, ValueError):
+            takes = _is_object((await self.ask(probe)).candidates[0].text)
+        except RequestFailedError as error:
+            if error.failure.reason != "bad request":
+                raise TeacherStoppedError(
+                    f"teacher {self.name!r} could not be tested for structured output ({error}); run the same command "
+                    "again later, or set structured='off' or 'json_schema'"
+                ) from None
             takes = False
-        except TeacherStoppedError as error:
-            if "structured" not in str(error):
+        except TeacherSettingsError as error:
+            if NO_SCHEMA not in str(error):
                 raise
             takes = False
         _log.info(
@@ -287,6 +295,15 @@ class ServerTeacher:
             options={"headers": {"Idempotency-Key": request.key}},
         )
         return response.content
+
+
+def _is_object(text: str) -> bool:
+    """Whether a reply is the JSON object that the schema describes."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and set(value) == {"rationale", "label"}
 
 
 def _may_end_otherwise(request: Request, reply: Reply) -> bool:

@@ -16,6 +16,7 @@ from distill.teacher.clients.replies import (
 from distill.teacher.clients.server_config import ServerConfig
 
 LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
+NO_SCHEMA = "does not support structured output: set structured='off'"
 WITHOUT = {
     "temperature": "give --temperature=none (Sampling(temperature=None))",
     "seed": "set Sampling(seed=None)",
@@ -158,8 +159,7 @@ class ErrorTranslator:
         if _WRONG_MODEL.search(words):
             return self.stopped(f"has no model {model!r}", error, TeacherSettingsError)
         if request.schema is not None and any(word in words for word in ("response_format", "json_schema", "schema")):
-            what = "does not support structured output: set structured='off'"
-            return self.stopped(what, error, TeacherSettingsError)
+            return self.stopped(NO_SCHEMA, error, TeacherSettingsError)
         field = unsupported_field(error.param, words, body)
         return RequestFailedError("bad request", words) if field is None else UnsupportedFieldError(field, error)
 

@@ -4,10 +4,19 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 from distill.tasks.records import Record
-from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, Sampling, ServerConfig, extract
-from distill.teacher.clients.replies import Message, Request
+from distill.teacher import (
+    ExtractConfig,
+    ExtractionStoppedError,
+    Prices,
+    Sampling,
+    ServerConfig,
+    TeacherStoppedError,
+    extract,
+)
+from distill.teacher.clients.replies import Message, Request, TeacherSettingsError
 from distill.teacher.job.extraction import open_teacher
 from distill.teacher.job.progress import Silent
 from tests.distill.teacher.stub_server import error, serving
@@ -123,11 +132,15 @@ def test_structured_replies_pass_through_the_same_parser(tmp_path, text, label):
     assert bool(report.failures) == (label is None)
 
 
-@pytest.mark.parametrize("obeys", [True, False, "refuses"])
+@pytest.mark.parametrize("obeys", [True, False, "refuses", "bad request", "nested"])
 def test_auto_asks_for_a_schema_where_the_server_obeys_it(tmp_path, obeys):
     async def behaviour(call):
         if "response_format" in call.body and obeys == "refuses":
             return error(400, "response_format is not supported")
+        if "response_format" in call.body and obeys == "bad request":
+            return error(400, "no")
+        if "response_format" in call.body and obeys == "nested":
+            return call.reply("[" * 50_000)
         if "response_format" in call.body and obeys:
             return call.reply(json.dumps({"rationale": "It wants money back.", "label": "billing"}))
         return call.reply(GOOD)
@@ -137,6 +150,52 @@ def test_auto_asks_for_a_schema_where_the_server_obeys_it(tmp_path, obeys):
         run(stub, tmp_path, structured="auto")
     assert len(stub.calls) == 2 and ("response_format" in stub.calls[1].body) == (obeys is True)
     assert rows(tmp_path)[0]["rationales"] == ["It wants money back."]
+
+
+@pytest.mark.parametrize("transient", [503, 429, "slow", "broken"])
+def test_auto_learns_nothing_from_a_fault_that_passes(tmp_path, transient):
+    """One server error would otherwise switch structured output off for as long as the store is used."""
+    passing = True
+
+    async def behaviour(call):
+        if passing:
+            if transient == "slow":
+                await asyncio.sleep(0.6)
+            elif transient == "broken":
+                return web.Response(body=b"{", content_type="application/json")
+            else:
+                return error(transient, headers={"Retry-After": "0.1"})
+        return call.reply(json.dumps({"rationale": "It wants money back.", "label": "billing"}))
+
+    settings = {"structured": "auto", "attempts": 1, "attempt_s": 0.3, "patience_s": 1.0, "bad_replies": 0}
+    with serving(behaviour) as stub:
+        with pytest.raises(TeacherStoppedError, match=r"structured='off' or 'json_schema'|has refused every request"):
+            run(stub, tmp_path, **settings)
+        asked = len(stub.calls)
+        passing = False
+        run(stub, tmp_path, **(settings | {"attempt_s": 30.0}))
+        assert all("response_format" in call.body for call in stub.calls)
+        assert len(stub.calls) == asked + 2
+
+
+def test_auto_retries_as_any_request(tmp_path):
+    async def behaviour(call):
+        if call.number < 2:
+            return error(503)
+        return call.reply(json.dumps({"rationale": "It wants money back.", "label": "billing"}))
+
+    with serving(behaviour) as stub:
+        run(stub, tmp_path, structured="auto")
+    assert len(stub.calls) == 4 and "response_format" in stub.calls[3].body
+
+
+@pytest.mark.parametrize("model", ["stub", "structured"])
+def test_auto_passes_on_what_stops_a_job(tmp_path, model):
+    async def behaviour(call):
+        return error(404, "no such model")
+
+    with serving(behaviour) as stub, pytest.raises(TeacherSettingsError, match=f"has no model {model!r}"):
+        run(stub, tmp_path, structured="auto", model=model)
 
 
 def test_a_server_without_structured_output_says_how_to_go_on(tmp_path):
