@@ -26,8 +26,8 @@ class Comparison:
       a, b: the settings.
       seeds: pairs of runs.
       same_seeds: whether the two runs of a pair have the same seed.
-      difference: mean difference as shown, with its bootstrap interval.
-      p: of no difference, from the variance components; nan if not known.
+      difference: mean difference as shown, with its bootstrap interval; without one if no spread was seen.
+      p: of no difference, from the variance components; ``mcnemar`` for one seed and without spread; nan if not known.
       p_holm: corrected over all pairs shown.
       only_a, only_b: rows that only one of the two has right, summed over seeds.
       mcnemar: McNemar's exact p-value, merged over seeds; nan without rows.
@@ -52,6 +52,11 @@ class Comparison:
     def apart(self) -> bool:
         """Whether the two can be distinguished: the corrected p-value is less than 0.05."""
         return self.p_holm < statistics.ALPHA
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a test: one seed without judged rows has none, nor seeds that all differ by the same."""
+        return not math.isnan(self.p_holm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +252,9 @@ def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | N
     values = [x - y for x, y in zip(evidence.matrix(ours), evidence.matrix(theirs))]
     components = evidence.components(values)
     draws = statistics.widened(evidence.draws(ours, theirs), components)
-    known = not math.isnan(components.variance)
-    interval = statistics.percentile_interval(components.mean, draws) if known else statistics.Interval(components.mean)
+    interval = statistics.Interval(components.mean)
+    if components.known:
+        interval = statistics.percentile_interval(components.mean, draws)
     interval = evidence.possible(interval)
     tables = [
         statistics.mcnemar(evidence.correct[x], evidence.correct[y])
@@ -256,9 +262,9 @@ def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | N
         if x in evidence.correct and y in evidence.correct
     ]
     by_rows = statistics.merged([p for *_, p in tables]) if tables else math.nan
-    p = components.p if known else math.nan
-    if len(ours) == 1 and tables:
-        p = by_rows  # of one pair of runs, McNemar's test is exact
+    p = components.p
+    if tables and (len(ours) == 1 or math.isnan(p)):
+        p = by_rows  # exact for one pair of runs, and valid where all differences are the same
     return Comparison(
         a,
         b,

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -230,6 +229,5 @@ def _bucket(evidence: Evidence, name: str, found: Sequence[Sequence[np.ndarray]]
     if rows < 2:
         return None
     parts = evidence.components(differences)
-    interval = parts.interval if not math.isnan(parts.variance) else statistics.Interval(parts.mean)
     means = [scale * float(np.mean([pair[n].mean() for pair in found])) for n in (0, 1)]
-    return Bucket(name, rows, means[0], means[1], interval)
+    return Bucket(name, rows, means[0], means[1], parts.interval)

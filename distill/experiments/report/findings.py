@@ -96,8 +96,11 @@ def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, t
     pairs = len(analysis.family.comparisons)
     corrected = f"p = {p_value(comparison.p_holm)}".replace("= <", "<")
     corrected += f" after Holm's correction over {pairs} pairs" if pairs > 1 else ""
-    if math.isnan(comparison.p_holm):
-        return f"{ours} differs from {theirs} by {effect}; one seed without judged rows gives no test."
+    if not comparison.tested:
+        why = "one seed without judged rows gives no test"
+        if comparison.seeds > 1:
+            why = f"no spread between {comparison.seeds} seeds, no test"
+        return f"{ours} differs from {theirs} by {effect}; {why}."
     if comparison.apart:
         word = "better" if analysis.evidence.sign * comparison.difference.value > 0 else "worse"
         return f"{ours} is {word} than {theirs}: {effect}, {corrected}."
@@ -111,6 +114,8 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
         return f"How much seeds differ is not known from one seed; train at least {FEW_SEEDS}."
     if need.difference == 0:
         return "The two have the same score; no number of seeds distinguishes them."
+    if not comparison.difference.known:
+        return "The difference has no spread, so it is not known how many seeds or rows distinguish them."
     of = f"A difference of {number(need.difference, 2)}{' points' if analysis.evidence.scale == 100 else ''}"
     ways = []
     if need.seeds is not None:

@@ -28,11 +28,11 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
         return []
     ordered = sorted(
         family.comparisons,
-        key=lambda each: (each.p_holm if not math.isnan(each.p_holm) else 2.0, -abs(each.difference.value)),
+        key=lambda each: (each.p_holm if each.tested else 2.0, -abs(each.difference.value)),
     )
     rows = []
     for each in ordered:
-        word = Cell("cannot be distinguished", "soft")
+        word = Cell("cannot be distinguished" if each.tested else "no test", "soft")
         if each.apart:
             word = Cell("first is better", "good")
         need = "–" if each.apart else _short_need(each)
@@ -51,7 +51,8 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
         )
     note = (
         f"Pairs: {family.rule}. Differences are paired by seed and test row; intervals from a bootstrap over both, p from "
-        "the variance components of both. Corrected: Holm, over all pairs here. McNemar: exact, per seed, merged by "
+        "the variance components of both, or McNemar's for one seed and where nothing varies. Corrected: Holm, over all "
+        "pairs here. McNemar: exact, per seed, merged by "
         "Rüger's rule. McNemar and Cochran use only rows that the settings answer differently in one seed: n such rows "
         "give McNemar's p of at least 2^(1−n), and of two seeds the larger p counts, so one seed without such rows gives "
         "p = 1 beside 23 : 0 of the other. Needed: for the observed difference, at level 0.05 with power 0.8."
@@ -100,6 +101,8 @@ def _short_need(each: comparisons.Comparison) -> str:
         return "more seeds"
     if need.difference == 0:
         return "no difference"
+    if not each.difference.known:
+        return "not known"
     seeds = f"{need.seeds:,} seeds" if need.seeds is not None else ""
     rows = f"{need.rows:,} rows" if need.rows is not None else ""
     return " or ".join(filter(None, (seeds, rows))) or "more of both"

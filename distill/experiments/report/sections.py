@@ -73,14 +73,17 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
     for head in analysis.headlines:
         found = comparisons.oriented(analysis.family, head.a, head.b)
         if found is not None and len(tiles) < 3:
-            verdict = "significant" if found.apart else "cannot be distinguished"
+            verdict = "no test"
+            if found.tested:
+                verdict = "significant" if found.apart else "cannot be distinguished"
+                verdict += f", p = {p_value(found.p_holm)}".replace("= <", "<")
             unit = " points" if evidence.scale == 100 else ""
             value = signed(found.difference.value, 1 if unit else 3) + unit
             tiles.append(
                 (
                     value,
                     f"against {one_line(head.b.label, 50)}",
-                    f"{verdict}, p = {p_value(found.p_holm)}".replace("= <", "<"),
+                    verdict,
                 )
             )
     bounded = [each for each in analysis.optima if each.bounded]

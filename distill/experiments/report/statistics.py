@@ -15,6 +15,7 @@ from scipy import stats
 ALPHA = 0.05
 POWER = 0.8
 DRAWS = 2000
+_ROUNDING = 1e-9  # a standard error below this share of its mean is an error of rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +86,25 @@ class Components:
     freedom: float
 
     @property
+    def known(self) -> bool:
+        """Whether the values show how far the mean may be off: False without any spread, and for a single value."""
+        return self.variance > (_ROUNDING * self.mean) ** 2
+
+    @property
     def p(self) -> float:
-        """Two-sided p-value of the mean being 0, from Student's t."""
-        if self.variance <= 0:
-            return 1.0 if self.mean == 0 else math.nan
+        """Two-sided p-value of the mean being 0, from Student's t; nan if the variance is not :attr:`known`.
+
+        Without spread around 0, two settings are the same in all that was seen: 1.
+        """
+        if not self.known:
+            return 1.0 if self.mean == self.variance == 0 else math.nan
         return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.freedom))
 
     @property
     def interval(self) -> Interval:
-        """Student's 95 % interval of the mean."""
+        """Student's 95 % interval of the mean; none if the variance is not :attr:`known`."""
+        if not self.known:
+            return Interval(self.mean)
         half = float(stats.t.ppf(1 - ALPHA / 2, self.freedom)) * math.sqrt(self.variance)
         return Interval(self.mean, self.mean - half, self.mean + half)
 
@@ -170,7 +181,7 @@ def widened(draws: Float[np.ndarray, " draws"], parts: Components) -> Float[np.n
     69, section 4.1).
     """
     spread = float(draws.std())
-    if spread == 0 or not parts.variance > 0:
+    if spread == 0 or not parts.known:
         return np.full_like(draws, parts.mean)
     ratio = stats.t.ppf(1 - ALPHA / 2, parts.freedom) / stats.norm.ppf(1 - ALPHA / 2)
     return parts.mean + (draws - draws.mean()) * (ratio * math.sqrt(parts.variance) / spread)
@@ -244,9 +255,9 @@ class Needed:
 
     Attributes:
       difference: the difference to detect.
-      seeds: seeds of each setting, with the present rows; None if no number is enough.
-      rows: test rows, with the present seeds; None if no number is enough.
-      detectable: the smallest difference that the present seeds and rows detect.
+      seeds: seeds of each setting, with the present rows; None if no number is enough or it is not known.
+      rows: test rows, with the present seeds; None if no number is enough or it is not known.
+      detectable: the smallest difference that the present seeds and rows detect; nan if the variance is not known.
       width: the standard error of the difference with ``seeds``, as a share of the present one; nan if it is not known.
     """
 
@@ -282,9 +293,9 @@ def needed(parts: Components, difference: float | None = None, pairs: int = 1) -
     def enough(seeds: int, rows: int, freedom: float) -> bool:
         return factor(freedom) * math.sqrt(variance(seeds, rows)) <= goal
 
-    detectable = factor(parts.freedom) * math.sqrt(max(0.0, parts.variance))
-    # With one seed, the spread between seeds is unknown: no number of either can be promised.
-    if goal == 0 or parts.seeds < 2:
+    detectable = factor(parts.freedom) * math.sqrt(parts.variance) if parts.known else math.nan
+    # With one seed, or without spread, it is unknown how much seeds differ: no number of either can be promised.
+    if goal == 0 or parts.seeds < 2 or not parts.known:
         return Needed(goal, None, None, detectable)
     many = 10**7
     seeds = _smallest(lambda n: enough(n, parts.rows, max(1, n - 1)), 2, 10**4)

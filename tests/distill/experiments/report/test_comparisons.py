@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.experiments.report import comparisons
+from distill.experiments.report import comparisons, findings, section_tables
 from distill.experiments.report.collect import ReportError
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -140,3 +140,31 @@ def test_other_seeds_are_paired_in_order(tmp_path):
     _, found = analysed(tmp_path)
     (one,) = found.family.comparisons
     assert one.seeds == 2 and not one.same_seeds
+
+
+def no_spread(directory, *, judged):
+    """Three seeds of two settings: one is right on all 8 rows, the other on none, or scores as much more in every seed."""
+    for method, seed in itertools.product("ab", range(3)):
+        folder = directory / f"{method}{seed}"
+        synthetic.write_run(folder, [method == "a"] * 8, configuration={"FORM": method, "RANDOM_SEED": seed})
+        if not judged:
+            (folder / "predictions" / "test.jsonl").unlink()
+    return analysed(directory)[1]
+
+
+def test_where_nothing_varies_mcnemar_tests_rows_counted_in_each_seed_alone(tmp_path):
+    found = no_spread(tmp_path, judged=True)
+    (one,) = found.family.comparisons
+    assert one.p == one.mcnemar == pytest.approx(3 / 2 * stats.binomtest(0, 8).pvalue)
+    assert one.apart and not one.difference.known
+    assert findings.verdict(found, one, "A", "B") == "A is better than B: +100.0 points, p = 0.012."
+
+
+def test_without_spread_and_judged_rows_there_is_no_test(tmp_path):
+    found = no_spread(tmp_path, judged=False)
+    (one,) = found.family.comparisons
+    assert not one.tested and not one.apart and not one.difference.known
+    text = findings.verdict(found, one, "A", "B")
+    assert text == "A differs from B by +100.0 points; no spread between 3 seeds, no test."
+    table = section_tables.comparisons_blocks(found)[-1]
+    assert (table.rows[0][-2].text, table.rows[0][-1]) == ("no test", "not known")

@@ -55,6 +55,8 @@ def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):
         "difference of 1.2 points needs about 12 seeds of each or 900 test rows (power 0.8, "
         "corrected for 15 pairs)."
     )
+    same = dataclasses.replace(pair, difference=statistics.Interval(100.0))
+    assert findings.verdict(found, same, "A", "B").endswith("it is not known how many seeds or rows distinguish them.")
     one = dataclasses.replace(pair, seeds=1)
     assert "train at least 3" in findings.verdict(found, one, "A", "B")
 

@@ -48,6 +48,23 @@ def test_one_seed_gives_the_test_over_rows_and_other_rows_the_test_over_seeds():
     assert (same.mean, same.variance, same.p) == (0.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        statistics.crossed(np.ones((3, 5))),
+        statistics.crossed(np.array([[1.0, 0.0], [0.0, 1.0]])),
+        statistics.nested([np.array([100 * (0.72 - 0.61)]), np.array([100 * (0.53 - 0.42)])]),
+        statistics.nested([np.array([10.0])]),
+    ],
+    ids=["constant", "balanced", "rounded", "one value"],
+)
+def test_without_spread_there_is_no_test_and_no_interval(parts):
+    assert math.isnan(parts.p) and not parts.interval.known
+    assert (statistics.widened(np.linspace(0, 1, 9), parts) == parts.mean).all()
+    need = statistics.needed(parts)
+    assert (need.seeds, need.rows) == (None, None) and math.isnan(need.detectable)
+
+
 def draws_of(values, random, number):
     """Plain bootstrap draws of the mean over seeds and rows."""
     seeds, rows = values.shape
