@@ -20,7 +20,7 @@ from distill.data.cache import CachedExamples
 from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
 from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fingerprint, name_seed
-from distill.data.packing import Layout, Planner, Sequences, fill
+from distill.data.packing import Layout, Planner, Rows, Sequences, fill
 from distill.data.stream import Batch
 from distill.tasks import registration
 from distill.tasks.feeding import RecordDataSource
@@ -95,7 +95,7 @@ class BatchStream:
         *,
         split: str = "train",
         seed: int = 0,
-        rows: slice = slice(None),
+        rows: Rows = slice(None),
         shuffle: bool = True,
         cache_dir: epath.PathLike | None = None,
         curriculum: Curriculum | None = None,

@@ -12,6 +12,9 @@ from numpy.typing import DTypeLike
 
 from distill import validation
 
+Rows = slice | np.ndarray
+"""Some rows (windows) of a global batch: a slice, or their numbers, int64 in ascending order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenPair:
@@ -54,6 +57,10 @@ class Layout:
     def __post_init__(self) -> None:
         for name in ("windows", "encoder_length", "decoder_length"):
             validation.check_range(f"Layout.{name}", getattr(self, name), "≥ 1")
+
+    def numbers(self, rows: Rows) -> np.ndarray:
+        """Returns the numbers of some rows of a batch, int64 in ascending order."""
+        return np.arange(self.windows)[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +167,9 @@ class Plan:
     encoder_offsets: np.ndarray
     decoder_offsets: np.ndarray
 
-    def inside(self, rows: slice, layout: Layout) -> np.ndarray:
+    def inside(self, rows: Rows, layout: Layout) -> np.ndarray:
         """Returns the indices of the sequences in the given windows."""
-        start, stop, _ = rows.indices(layout.windows)
-        return np.flatnonzero((self.rows >= start) & (self.rows < stop))
+        return np.flatnonzero(np.isin(self.rows, layout.numbers(rows)))
 
     def take(self, numbers: np.ndarray) -> "Plan":
         """Returns the placements of some of the sequences."""
@@ -275,7 +281,7 @@ class Planner:
         )
 
 
-def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[str, np.ndarray]:
+def fill(layout: Layout, rows: Rows, plan: Plan, sequences: Sequences) -> dict[str, np.ndarray]:
     """Builds the model features of some windows of a batch.
 
     Args:
@@ -290,16 +296,16 @@ def fill(layout: Layout, rows: slice, plan: Plan, sequences: Sequences) -> dict[
       ``*_segment_ids`` (from 1; 0 is padding) and ``*_positions``, int32. Targets attend to the encoder segment with
       their own segment id; with a shared encoder, to that in ``decoder_cross_segment_ids``.
     """
-    start, stop, _ = rows.indices(layout.windows)
+    numbers = layout.numbers(rows)
     encoder_length, decoder_length = layout.encoder_length, layout.decoder_length
-    local = plan.rows - start
+    local = np.searchsorted(numbers, plan.rows)
     encoder_at, encoder_index = _runs(local * encoder_length + plan.encoder_offsets, sequences.input_lengths)
     decoder_at, decoder_index = _runs(local * decoder_length + plan.decoder_offsets, sequences.target_lengths)
 
     def filled(length: int, at: np.ndarray, values: np.ndarray, dtype: DTypeLike = np.int32) -> np.ndarray:
-        out = np.zeros((stop - start) * length, dtype)
+        out = np.zeros(len(numbers) * length, dtype)
         out[at] = values
-        return out.reshape(stop - start, length)
+        return out.reshape(len(numbers), length)
 
     targets = sequences.targets
     shifted = np.roll(targets, 1)
@@ -349,7 +355,7 @@ class Packer:
             self._pairs.extend(group)
         return fits
 
-    def emit(self, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    def emit(self, rows: Rows = slice(None)) -> dict[str, np.ndarray]:
         """Returns the batch so far (only the given rows; see :func:`fill`), and resets the packer."""
         plan, pairs = self._planner.take(), self._pairs
         self._pairs = []

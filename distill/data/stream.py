@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from distill.data.counts import Counts
-from distill.data.packing import Layout
+from distill.data.packing import Layout, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stream(Protocol):
 
     layout: Layout
     seed: int
-    rows: slice
+    rows: Rows
 
     @property
     def counts(self) -> Counts:

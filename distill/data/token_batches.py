@@ -19,7 +19,7 @@ from etils import epath
 
 from distill import array_files
 from distill.data.counts import Counts
-from distill.data.packing import Layout
+from distill.data.packing import Layout, Rows
 from distill.data.stream import Batch, Stream
 from distill.tasks import task_ids
 
@@ -129,7 +129,7 @@ class TokenBatches:
     """
 
     def __init__(
-        self, windows: Windows, batch_size: int, *, seed: int = 0, rows: slice = slice(None), shuffle: bool = True
+        self, windows: Windows, batch_size: int, *, seed: int = 0, rows: Rows = slice(None), shuffle: bool = True
     ):
         self.windows, self.seed, self.rows, self.shuffle = windows, seed, rows, shuffle
         self.layout = windows.layout(batch_size)

@@ -330,13 +330,15 @@ def optimizer_shardings(
 
 
 def to_global(arrays: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Assembles global arrays, sharded by batch row, from this process's rows of the global batch."""
+    """Assembles global arrays, sharded by batch row, from this process's rows of the global batch: :func:`local_rows`."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
 
 
-def local_rows(rows: int, mesh: Mesh) -> slice:
-    """Returns the rows of a global batch of ``rows`` rows that are sharded to this process's devices."""
+def local_rows(rows: int, mesh: Mesh) -> np.ndarray:
+    """Returns the rows of a global batch of ``rows`` rows on this process's devices: int64 [local], in ascending order.
+
+    They need not be adjacent: a host of a TPU slice has a block of chips, and the mesh may go through the slice row by row.
+    """
     indices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    bounds = [index[0].indices(rows)[:2] for index in indices if index is not None]
-    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+    return np.unique(np.concatenate([np.arange(rows)[index[0]] for index in indices if index is not None]))

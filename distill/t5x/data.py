@@ -168,14 +168,14 @@ class StreamIterator(dataset_iterator.DatasetIterator):
     def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
         """Shapes and dtypes of this host's share of a batch. Reads no data."""
         layout = self._stream.layout
-        start, stop, _ = self._stream.rows.indices(layout.windows)
+        rows = len(layout.numbers(self._stream.rows))
         lengths = {"encoder": layout.encoder_length, "decoder": layout.decoder_length}
         integers = ["encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens", "decoder_task_ids"]
         if layout.packed:
             integers += [f"{side}_{what}" for side in lengths for what in ("segment_ids", "positions")]
         spec: dict[str, Any] = dict.fromkeys(integers, np.int32) | {"decoder_loss_weights": np.float32}
         return {
-            name: dataset_iterator.ArraySpec(np.dtype(dtype), (stop - start, lengths[name.split("_")[0]]))
+            name: dataset_iterator.ArraySpec(np.dtype(dtype), (rows, lengths[name.split("_")[0]]))
             for name, dtype in spec.items()
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill import validation
 from distill.data.curriculum import Curriculum
-from distill.data.packing import Layout
+from distill.data.packing import Layout, Rows
 from distill.data.stream import Stream
 from distill.data.token_batches import TokenBatches, Windows
 from distill.inference.decoder import DecodeConfig
@@ -61,7 +61,7 @@ class DataConfig:
         """Returns what is read, in words."""
         return f"{self.cache_dir or self.mixture_or_task_name}, split {self.split!r}"
 
-    def stream(self, seed: int, rows: slice = slice(None)) -> Stream:
+    def stream(self, seed: int, rows: Rows = slice(None)) -> Stream:
         """Returns the batches: the given rows of each global batch, in the order of a seed."""
         from distill.data.batches import BatchStream  # imports SeqIO, which token windows do not need
 
@@ -113,7 +113,7 @@ class TokenBatchesConfig:
         """Whether label and rationale share their input."""
         return self.layout.shared_encoder
 
-    def stream(self, seed: int, rows: slice = slice(None)) -> TokenBatches:
+    def stream(self, seed: int, rows: Rows = slice(None)) -> TokenBatches:
         """Returns the batches: the given rows of each global batch, in the order of a seed."""
         return TokenBatches(self.windows, self.batch_size, seed=seed, rows=rows, shuffle=self.shuffle)
 

@@ -227,7 +227,8 @@ class Loop:
 
     def _record(self, lane: Lane, found: nonfinite.Found) -> epath.Path:
         lane.lock.check()
-        return nonfinite.write(lane.directory, found, lane.seed, lane.stream.rows, self.config)
+        rows = lane.stream.layout.numbers(lane.stream.rows)
+        return nonfinite.write(lane.directory, found, lane.seed, rows, self.config)
 
     def _recorded(self, lane: Lane, found: nonfinite.Found, text: str) -> FloatingPointError:
         path = self._record(lane, found)

@@ -23,7 +23,7 @@ from distill.training.step import SKIPPED, Fetchable
 
 FOLDER = "replay"
 _WATCHED = ("loss", "grad_norm", "effective_lambda", SKIPPED)
-_ROWS = "rows"  # in the file of a batch: first and last row + 1 of the global batch
+_ROWS = "rows"  # in the file of a batch: the numbers of its rows in the global batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +102,17 @@ def _ratio(total: Any, count: Any) -> float:
     return float(total) / float(count) if float(count) else float(total)
 
 
-def write(directory: epath.Path, found: Found, seed: int, rows: slice, loop: LoopConfig) -> epath.Path:
+def write(directory: epath.Path, found: Found, seed: int, rows: np.ndarray, loop: LoopConfig) -> epath.Path:
     """Writes a batch and its circumstances as ``replay/step_<N>.npz`` and ``.json``; returns the JSON file's path.
 
     Every process of a multi-process run writes its rows, as ``step_<N>.rows_<first>.npz``; process 0 writes the JSON.
+    ``rows`` are their numbers in the global batch, int64.
     """
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     arrays = found.batch.arrays
-    first = rows.start or 0
-    bounds = np.array([first, first + len(next(iter(arrays.values())))], np.int64)
-    part = "" if jax.process_count() == 1 else f".rows_{first}"
-    array_files.write(folder / f"step_{found.step}{part}.npz", {_ROWS: bounds, **arrays})
+    part = "" if jax.process_count() == 1 else f".rows_{rows[0]}"
+    array_files.write(folder / f"step_{found.step}{part}.npz", {_ROWS: rows, **arrays})
     path = folder / f"step_{found.step}.json"
     if jax.process_index() == 0:
         configuration = directory / CONFIG
@@ -166,16 +165,18 @@ def read(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict[
                 held = array_files.read(file, "rows of a batch", "train again to write the batch")
                 if _ROWS not in held:
                     raise ValueError(f"{file} has no array {_ROWS!r}; train again to write the batch")
+                if any(array.shape[:1] != held[_ROWS].shape for array in held.values()):
+                    raise ValueError(f"the arrays of {file} have other numbers of rows than {_ROWS!r} in it")
                 parts[tuple(held.pop(_ROWS).tolist())] = held
-        end, pieces = 0, []
-        for (first, last), held in sorted(parts.items(), key=lambda item: item[0]):
-            if first != end:
-                raise ValueError(f"rows {end} to {first} of the batch are missing")
-            end = last
-            pieces.append(held)
-        if not pieces:
+        if not parts:
             raise ValueError("the batch is missing")
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}, described
+        numbers = np.concatenate([np.array(rows) for rows in parts])
+        order = np.argsort(numbers)
+        wrong = np.flatnonzero(numbers[order] != np.arange(len(numbers)))
+        if wrong.size:
+            raise ValueError(f"row {wrong[0]} of the batch is missing or in two files")
+        pieces = list(parts.values())
+        return {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}, described
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} and the .npz files beside it hold no batch: {error}") from None
 

@@ -122,15 +122,16 @@ def test_plans_are_first_fit(groups, rows, packed):
         taken += number
 
 
-def test_rows_of_a_process_equal_those_of_the_whole_batch():
+@pytest.mark.parametrize("rows", [slice(1, 3), np.array([1, 3])], ids=["adjacent", "apart"])
+def test_rows_of_a_process_equal_those_of_the_whole_batch(rows):
     groups = [[token_pair(5, 3, start=i * 7 + 2)] for i in range(9)]
     whole, part = Packer(Layout(4, 12, 8)), Packer(Layout(4, 12, 8))
     for group in groups[:6]:
         assert whole.add(group)
         assert part.add(group)
-    expected, got = whole.emit(), part.emit(slice(1, 3))
+    expected, got = whole.emit(), part.emit(rows)
     for name, value in got.items():
-        np.testing.assert_array_equal(value, expected[name][1:3])
+        np.testing.assert_array_equal(value, expected[name][rows])
 
 
 def test_first_fit_fills_gaps_that_a_sequential_packer_leaves():

@@ -92,7 +92,16 @@ def test_optimizer_state_is_sharded_like_its_parameters(make):
 
 
 def test_a_single_process_has_all_rows():
-    assert partitioning.local_rows(16, MeshConfig(4, 2, 1).build()) == slice(0, 16)
+    assert partitioning.local_rows(16, MeshConfig(4, 2, 1).build()).tolist() == list(range(16))
+
+
+def test_the_rows_of_a_process_need_not_be_adjacent(monkeypatch):
+    """As on v5e:8x8 with data=64, where the four chips of a host are at 0, 1, 8 and 9 of the mesh."""
+    places = {f"chip {at}": (slice(2 * at, 2 * at + 2),) for at in (8, 0, 1, 9)}
+    sharding = types.SimpleNamespace(addressable_devices_indices_map=lambda shape: places)
+    monkeypatch.setattr(partitioning, "batch_sharding", lambda mesh: sharding)
+    rows = partitioning.local_rows(128, MeshConfig(8, 1, 1).build())
+    assert rows.tolist() == [0, 1, 2, 3, 16, 17, 18, 19]
 
 
 def test_the_platform_is_that_of_the_mesh_and_else_of_the_default_devices(monkeypatch):
