@@ -5,7 +5,9 @@ import re
 from distill.tasks import arithmetic, reply_text
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_UNITS = re.compile(r"(?<=\d)\s+(?!and\b|or\b|x\b)[A-Za-z]+(?:\s+(?!and\b|or\b)[A-Za-z]+)*")
+# Words after a number that are no unit: they multiply it.
+_NUMBER_WORD = r"(?:hundred|thousand|million|billion|trillion|dozen)s?\b"
+_UNITS = re.compile(rf"(?<=\d)\s+(?!and\b|or\b|x\b|{_NUMBER_WORD})[A-Za-z]+(?:\s+(?!and\b|or\b)[A-Za-z]+)*")
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "[": "(", "]": ")", "$": " "})
 
 
@@ -32,7 +34,7 @@ _LATEX = (
     (re.compile(r"\\(?:approx|equiv)"), "="),
 )
 _WORDS_AFTER = re.compile(
-    r"(?<=[)}$])\s+(?!(?:and|or|x)\b)[A-Za-z]+(?:\s+(?!(?:and|or)\b)[A-Za-z]+)*(?:[.!;?](?:\s.*)?)?\Z"
+    rf"(?<=[)}}$])\s+(?!(?:and|or|x)\b|{_NUMBER_WORD})[A-Za-z]+(?:\s+(?!(?:and|or)\b)[A-Za-z]+)*(?:[.!;?](?:\s.*)?)?\Z"
 )
 _SENTENCE_END = re.compile(r"[.!;?](?=\s|\Z)")
 _ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z _]*")

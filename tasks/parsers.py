@@ -210,7 +210,8 @@ def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
 
 
 _NLI_WORD = re.compile(r"\b(entailment|neutral|contradiction)\b", re.IGNORECASE)
-_NEGATION = re.compile(r"\b(?:not|neither|nor|or)\b|n['’]t\b", re.IGNORECASE)
+# "No, it is neutral" answers; "no contradiction" and "non-entailment" deny.
+_NEGATION = re.compile(r"\b(?:not|cannot|never|no(?!,)|non|without|neither|nor|or)\b|n['’]t\b", re.IGNORECASE)
 
 
 def _read_nli(halves: tuple[str, str] | None) -> Parsed:

@@ -14,6 +14,7 @@ from distill.tasks.equation_text import clean_equation, expression_of, plain_equ
         ("12,50", "12,50"),  # no thousands separator
         ("5 × 3 ÷ [2 − 1]", "5 * 3 / (2 - 1)"),
         ("7 and 8", "7 and 8"),  # a junction is no unit
+        ("7 million people", "7 million people"),  # nor is a number
         ("3 + 4\nmore text 5", "3 + 4"),
         ("", ""),
     ],
@@ -61,6 +62,8 @@ def test_the_expression_of_an_answer(answer, expected):
         ("(25 + x)", "the answer is not arithmetic"),
         ("eleven plums", "the answer is not arithmetic"),
         ("1 / 0", "the answer is not arithmetic"),
+        ("$5 million", "the answer is not arithmetic"),
+        ("(3 + 2) dozen eggs.", "the answer is not arithmetic"),
     ],
 )
 def test_answers_without_a_value_have_a_reason(answer, reason):

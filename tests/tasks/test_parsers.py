@@ -264,6 +264,10 @@ def test_the_answer_after_hashes(reply, rationale, label):
         ("\nentailment.</s>", "entailment"),
         (" entailment or neutral", None),
         (" not entailment", None),
+        (" there is no contradiction", None),
+        (" non-entailment", None),
+        (" it cannot be entailment.", None),
+        (" No, it is a contradiction.", "contradiction"),
     ],
 )
 def test_nli_answers_of_chat_models(answer, label):
