@@ -217,7 +217,7 @@ def suggestions(step: CompiledStep, run: Run, devices: int) -> list[str]:
     out = []
     arguments, used = sum(step.arguments.values()), step.needed_bytes
     data, fsdp, model = (size if size > 0 else 0 for size in run.mesh.sizes)
-    if arguments > 0.4 * used and devices > 1 and (fsdp != devices or model):
+    if arguments > 0.4 * used and run.mesh.shape(devices)[0] > 1:
         out.append(
             f"shard parameters and optimizer state further: a larger fsdp axis in MESH (now {fsdp or 'the rest'})"
         )

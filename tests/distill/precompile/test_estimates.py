@@ -128,6 +128,10 @@ def test_suggestions_leave_out_what_is_already_set():
     run = dataclasses.replace(RUN, model=model, layout=Layout(16, 64, 32), mesh=partitioning.MeshConfig(1, 16, 1))
     found = estimates.suggestions(step(), run, 16)
     assert not any(word in text for text in found for word in ("REMAT", "SCAN", "NUM_MICRO", "PARAM_GATHER"))
+    large = step(arguments={"parameters": 6 * GIB})
+    for sizes, expected in (((1, -1, 1), False), ((1, 4, 4), False), ((-1, 8, 1), True), ((-1, 1, 16), False)):
+        other = dataclasses.replace(run, mesh=partitioning.MeshConfig(*sizes))
+        assert any("a larger fsdp axis" in text for text in estimates.suggestions(large, other, 16)) is expected
     run = dataclasses.replace(run, loop=dataclasses.replace(run.loop, param_gather="step"))
     assert any("PARAM_GATHER='layer'" in text for text in estimates.suggestions(step(), run, 16))
     parallel = "SEQUENCE_PARALLEL=True"
