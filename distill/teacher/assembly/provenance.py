@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distill.tasks import sources
+from distill.tasks.records import SourceError
 from distill.teacher.clients.replies import Usage
+
+_TEXTS = ("teacher", "model", "date")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +92,44 @@ class Summary:
         return "\n".join(lines) + "\n"
 
 
+def problem(provenance: Mapping[str, Any]) -> str | None:
+    """Returns in which way a row's ``provenance`` is not one that ``extract`` writes, or None; absent fields are none."""
+    asked = provenance.get("teachers", [])
+    if not isinstance(asked, list) or not all(isinstance(one, Mapping) for one in asked):
+        return f"teachers must be a list of objects; got {asked!r:.80}"
+    for place, names in ((provenance, ("prompt", "prompt_hash")), *((one, _TEXTS) for one in asked)):
+        wrong = next((name for name in names if not isinstance(place.get(name, ""), str)), None)
+        if wrong is not None:
+            return f"{wrong} must be a text; got {place[wrong]!r:.80}"
+    for one in asked:
+        settings, usage = one.get("settings", {}), one.get("usage")
+        if not isinstance(settings, Mapping):
+            return f"settings must be an object; got {settings!r:.80}"
+        if usage is not None and not (isinstance(usage, list) and [type(number) for number in usage] == [int, int]):
+            return f"usage must be two integers; got {usage!r:.80}"
+    votes, voters = provenance.get("votes", 1), provenance.get("voters", 1)
+    if type(votes) is not int or type(voters) is not int or not 0 <= votes <= voters:
+        return f"votes and voters must be integers, 0 ≤ votes ≤ voters; got {votes!r:.40} and {voters!r:.40}"
+    return None
+
+
+def checked(provenance: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Returns ``provenance``. Raises SourceError, which begins with ``where``, if it has a :func:`problem`."""
+    if (trouble := problem(provenance)) is not None:
+        raise SourceError(
+            f"{where}: provenance is not that of `distill extract`: {trouble}; rename or remove the field"
+        )
+    return provenance
+
+
 def summarise(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Summary:
     """Reads the provenance that the teacher's rows carry.
 
     Args:
       rows: a JSON-lines file written by ``extract``, or its rows. Rows without provenance are only counted.
+
+    Raises:
+      SourceError: the provenance of a row is not one that ``extract`` writes.
     """
     if isinstance(rows, str | os.PathLike):
         rows = (row for _, row in sources.read_rows(rows, "records") if isinstance(row, dict))
@@ -107,6 +143,7 @@ def summarise(rows: str | os.PathLike[str] | Iterable[Mapping[str, Any]]) -> Sum
         provenance = row.get("provenance")
         if not isinstance(provenance, Mapping):
             continue
+        checked(provenance, f"row {total}")
         rationalised += bool(provenance.get("rationalised"))
         for asked in provenance.get("teachers", ()):
             settings = json.dumps(asked.get("settings", {}), sort_keys=True)

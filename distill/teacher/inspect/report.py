@@ -145,7 +145,7 @@ def _origins(config: InspectConfig) -> dict[int, Mapping[str, Any]]:
     found = {}
     for line, row in sources.read_rows(config.inputs, "records"):
         if isinstance(row, dict) and isinstance(row.get("provenance"), dict):
-            found[line] = row["provenance"]
+            found[line] = provenance.checked(row["provenance"], f"{config.inputs}:{line}")
     return found
 
 

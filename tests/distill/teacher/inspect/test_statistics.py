@@ -10,7 +10,7 @@ import pytest
 
 from distill.tasks import cqa, svamp, task_ids
 from distill.tasks.lengths import ruler
-from distill.tasks.records import Record
+from distill.tasks.records import Record, SourceError
 from distill.teacher.inspect import InspectConfig, charts, inspect
 from distill.teacher.inspect.statistics import FLAGS, NORMALIZERS, Lengths, Plan, compute, effective_lambdas
 from distill.training import losses, step
@@ -133,6 +133,27 @@ def test_wrong_plans_are_named(changes):
 def test_wrong_settings_are_named(changes):
     with pytest.raises(ValueError, match="InspectConfig"):
         InspectConfig(**({"output": "x.html", "records": [Record("0", "x")]} | changes))
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        ({"votes": 2, "voters": "3"}, "votes and voters must be integers, 0 ≤ votes ≤ voters; got 2 and '3'"),
+        ({"votes": None, "voters": 3}, "votes and voters must be integers"),
+        ({"teachers": 3}, "teachers must be a list of objects; got 3"),
+        ({"teachers": [{"teacher": 3}]}, "teacher must be a text; got 3"),
+        ({"teachers": [{"date": 5}]}, "date must be a text; got 5"),
+        ({"teachers": [{"settings": ["x"]}]}, r"settings must be an object; got \['x'\]"),
+        ({"teachers": [{"usage": {"prompt_tokens": 1}}]}, "usage must be two integers"),
+        ({"prompt": ["x"]}, "prompt must be a text"),
+    ],
+)
+def test_a_foreign_provenance_is_one_line_with_its_place(tmp_path, provenance, expected):
+    row = {"input": "q", "label": "a", "llm_label": "a", "rationale": "why"}
+    lines = [json.dumps(row), json.dumps({**row, "provenance": provenance})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SourceError, match=rf"rows\.jsonl:2: provenance is not that of `distill extract`: {expected}"):
+        inspect(InspectConfig(str(tmp_path / "x.html"), inputs=str(tmp_path / "rows.jsonl")))
 
 
 def test_charts_survive_anything():
