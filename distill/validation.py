@@ -1,4 +1,4 @@
-"""A value that must be one of a few or in a range, and names of files that foreign data gives."""
+"""A value that must be one of a few or in a range, and names of files that foreign data gives or a user chooses."""
 
 import difflib
 import math
@@ -38,6 +38,17 @@ def check_range(name: str, value: object, expected: str, **bounds: object) -> No
     if not callable(value) and not _in_range(value, expected, bounds):
         shown = re.sub(r"[A-Za-z_]\w*(?=[,)\]])", lambda word: _with_value(word[0], bounds), expected)
         raise ValueError(f"{name} must be {shown}; got {value!r}")
+
+
+def check_local(what: str, path: object) -> None:
+    """Raises ValueError if ``path`` is remote, as ``gs://…``, where ``what`` cannot be written.
+
+    >>> check_local("a page", "gs://bucket/page.html")
+    Traceback (most recent call last):
+    ValueError: a page is written to a local path; got 'gs://bucket/page.html': name a local path and copy the result
+    """
+    if "://" in str(path):
+        raise ValueError(f"{what} is written to a local path; got {str(path)!r}: name a local path and copy the result")
 
 
 def check_items(name: str, value: Mapping[str, object], keys: Sequence[str], expected: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
+from distill import validation
 from distill.checkpoints import adapters, gemma_flax, huggingface, integrity, leftovers, orbax_tree, streamed_orbax
 from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.huggingface.weights_folder import WeightsFolder
@@ -175,7 +176,7 @@ def convert(
 
     Args:
       source: any checkpoint, see :func:`open_source`.
-      to: a folder; for T5X the run's, in which ``checkpoint_<step>`` is made.
+      to: a folder, local or, except with ``hf``, on ``gs://``; for T5X the run's, in which ``checkpoint_<step>`` is made.
       to_format: ``hf``, ``t5x`` (native), ``t5x_orbax`` or ``distill``.
       scan_layers: whether the layers written are stacked (not in ``hf``); None: as in ``source``.
       layout: of T5X, see :func:`distill.checkpoints.t5x.checkpoint.write`.
@@ -187,10 +188,12 @@ def convert(
       The source.
 
     Raises:
-      FileNotFoundError, ValueError: as :func:`open_source`; or ``to`` holds a checkpoint already.
+      FileNotFoundError, ValueError: as :func:`open_source`; or ``to`` holds a checkpoint already, or is remote with ``hf``.
     """
     if to_format not in TO_FORMATS:
         raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
+    if to_format == "hf":
+        validation.check_local("a Hugging Face folder", to)
     with open_source(source, **(overrides or {})) as opened:
         if to_format.startswith("t5x"):
             t5_only(opened.config)

@@ -82,6 +82,8 @@ def export(
         raise ValueError(f"quantization is ct2's; got {quantization!r} with format {format!r}")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
+    if format != "t5x":
+        validation.check_local("an exported folder", output)
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{output} is not an empty folder; name another")

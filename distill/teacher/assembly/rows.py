@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
+from distill import validation
 from distill.tasks.records import Record
 from distill.teacher.clients.completion import printable
 
@@ -54,6 +55,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 def check_place(path: str | os.PathLike[str]) -> None:
     """Raises ValueError if no file can be written at ``path``: checked before any request is sent."""
+    validation.check_local("a file of records", path)
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

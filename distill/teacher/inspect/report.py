@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill import validation
 from distill.counting import counted
 from distill.tasks import jsonl, metrics, sources
 from distill.tasks.dataset import Dataset
@@ -56,6 +57,7 @@ class InspectConfig:
             )
         if not self.output:
             raise ValueError("InspectConfig.output must name the HTML file to write; got ''")
+        validation.check_local("the report", self.output)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -218,6 +218,8 @@ def test_what_cannot_be_exported(tmp_path):
     (full / "something").touch()
     with pytest.raises(ValueError, match="not an empty folder"):
         exporting.export(run, str(full), vocabulary=vocabulary)
+    with pytest.raises(ValueError, match="an exported folder is written to a local path; got 'gs://bucket/x'"):
+        exporting.export(run, "gs://bucket/x", vocabulary=vocabulary)
     with pytest.raises(ValueError, match="format must be one of hf, ct2, t5x"):
         exporting.export(run, str(tmp_path / "x"), "onnx", vocabulary=vocabulary)
     with pytest.raises(ValueError, match="quantization must be one of"):

@@ -135,6 +135,11 @@ def test_wrong_settings_are_named(changes):
         InspectConfig(**({"output": "x.html", "records": [Record("0", "x")]} | changes))
 
 
+def test_a_remote_report_is_refused():
+    with pytest.raises(ValueError, match=r"the report is written to a local path; got 'gs://bucket/x\.html'"):
+        InspectConfig("gs://bucket/x.html", records=[Record("0", "x")])
+
+
 @pytest.mark.parametrize(
     ("provenance", "expected"),
     [
