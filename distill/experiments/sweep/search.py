@@ -102,8 +102,8 @@ def open_study(directory: Path, search: Search, metric: str, number: int = 0) ->
     if study.direction != direction:
         raise SweepError(
             f"{directory / JOURNAL}: trials are selected by the metric {metric!r}: expected a study that was begun to "
-            f"{direction.name.lower()} it; got one to {study.direction.name.lower()} its metric. Begin the search again with "
-            "another --directory"
+            f"{direction.name.lower()} it; got one to {study.direction.name.lower()} its metric. Begin the search again "
+            "with another --directory"
         )
     return study
 
