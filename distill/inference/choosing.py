@@ -40,11 +40,13 @@ class Chosen(NamedTuple):
       number: of the choice with the highest score, from 0; the first of equals.
       log_probs: float32 [choices], the log-probability of each choice, EOS included, nats.
       scores: float32 [choices], what the choices are ranked by: ``log_probs``, or ``log_probs`` per token.
+      copies: int64 [choices], how often each choice is listed.
     """
 
     number: int
     log_probs: np.ndarray
     scores: np.ndarray
+    copies: np.ndarray
 
     @property
     def log_prob(self) -> float:
@@ -55,10 +57,11 @@ class Chosen(NamedTuple):
     def probabilities(self) -> np.ndarray:
         """float64 [choices], the softmax of the scores: the probability of each, given that the answer is one of them.
 
-        If the scores are per token, it is no probability of the student's, but ranks the choices alike.
+        A choice that is listed several times counts once: its probability is divided between its places. If the scores are
+        per token, it is no probability of the student's, but ranks the choices alike.
         """
         scores = self.scores.astype(np.float64)
-        shares = np.exp(scores - scores.max())
+        shares = np.exp(scores - scores.max()) / self.copies
         return shares / shares.sum()
 
 
@@ -123,7 +126,8 @@ class Chooser:
         if decoder.config.normalize_by_target_length:
             tokens_of = [np.array([len(choice) for choice in own], np.float32) for own in choices]
             scores = [one / tokens for one, tokens in zip(log_probs, tokens_of)]
-        return [Chosen(int(np.argmax(score)), *one) for score, one in zip(scores, zip(log_probs, scores))]
+        copies = [np.array([list(own).count(choice) for choice in own]) for own in choices]
+        return [Chosen(int(np.argmax(one[1])), *one) for one in zip(log_probs, scores, copies)]
 
 
 def encoded(vocabulary: texts.Vocabulary, choices: Sequence[str], prompt: Sequence[int] = ()) -> list[tuple[int, ...]]:
@@ -135,23 +139,25 @@ def encoded(vocabulary: texts.Vocabulary, choices: Sequence[str], prompt: Sequen
       prompt: token ids that every target begins with, as in :class:`Chooser`.
 
     Raises:
-      ValueError: the student cannot choose among these texts: there are fewer than two, one is blank or, after the prompt,
-        too long, or two have the same tokens.
+      ValueError: the student cannot choose among these texts: there are not two different ones, one is blank or, after the
+        prompt, too long, or two different ones have the same tokens. The same text may be listed twice: rows of
+        CommonsenseQA do so, and whichever is chosen, the answer is that text.
     """
     limit = WINDOW - len(prompt)
-    if len(choices) < 2:
-        raise ValueError(f"there must be two choices or more; got {list(choices)!r:.80}")
+    if len(set(choices)) < 2:
+        raise ValueError(f"there must be two different choices or more; got {list(choices)!r:.80}")
     seen: dict[tuple[int, ...], str] = {}
+    found = []
     for choice in choices:
         ids = tuple(texts.encode(vocabulary, choice))
         if is_blank(choice):
             raise ValueError(f"a choice has no visible character; got {choice!r:.80}")
         if len(ids) > limit:
             raise ValueError(f"a choice has more than {limit} tokens; got {len(ids):,} in {choice!r:.40}")
-        if ids in seen:
+        if seen.setdefault(ids, choice) != choice:
             raise ValueError(f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}")
-        seen[ids] = choice
-    return list(seen)
+        found.append(ids)
+    return found
 
 
 def problem_of(vocabulary: texts.Vocabulary, prompt: Sequence[int], choices: Sequence[str]) -> str | None:

@@ -71,11 +71,11 @@ def test_answers_are_chosen(trained):
         trained.answer(rows, choices="yes")
     with pytest.raises(TypeError, match=r"or a list of them for each input; got \['yes', 1\]"):
         trained.answer(rows, choices=["yes", 1])
-    with pytest.raises(ValueError, match=r"inputs\[0\]: two choices have the same tokens"):
+    with pytest.raises(ValueError, match=r"inputs\[0\]: there must be two different choices or more; got \['1', '1'\]"):
         trained.answer(rows, choices=["1", "1"])
     with pytest.raises(ValueError, match=r"inputs\[1\] has no choices"):
         trained.answer(rows, choices=[["1", "2"], [], ["1", "2"]])
-    with pytest.raises(ValueError, match=r"inputs\[0\]: there must be two choices or more; got \['1'\]"):
+    with pytest.raises(ValueError, match=r"inputs\[0\]: there must be two different choices or more; got \['1'\]"):
         trained.answer(rows, choices=[["1"], ["1", "2"], ["1", "2"]])
 
 

@@ -146,7 +146,7 @@ def test_students_that_cannot_answer_are_refused(answering_of):
 
 def test_choices_that_cannot_be_chosen_are_named(answering_of):
     ask = answering_of()
-    with pytest.raises(ValueError, match=r"inputs\[1\]: two choices have the same tokens; got 'a' and 'a'"):
+    with pytest.raises(ValueError, match=r"inputs\[1\]: there must be two different choices or more; got \['a', 'a'\]"):
         ask(["1?", "2?"], choices=[["a", "b"], ["a", "a"]])
     shared = answering_of(form="shared_label")
     prompt = len(shared.student.label_prefix)

@@ -113,6 +113,16 @@ def test_windows_batches_and_devices_change_nothing(student, monkeypatch):
         assert one.number == other.number
 
 
+def test_a_choice_that_is_listed_twice_counts_once(student):
+    config, params = student
+    inputs, ((one, other, *_), *_) = questions(rows=1)
+    (plain,) = chooser(config)[0](params, inputs, [[one, other]])
+    (twice,) = chooser(config)[0](params, inputs, [[one, other, one]])
+    first, second = plain.probabilities
+    np.testing.assert_allclose(twice.probabilities, [first / 2, second, first / 2], atol=1e-5)
+    assert [one, other, one][twice.number] == [one, other][plain.number]
+
+
 def test_windows_of_similar_length_share_a_program(student):
     config, params = student
     choose, decoder = chooser(config, rows=1)
@@ -145,17 +155,18 @@ def test_what_cannot_be_chosen_from(student):
 
 def test_a_student_that_is_not_finite_has_no_score():
     log_probs = np.array([-1.0, np.nan], np.float32)
-    assert np.isnan(choosing.Chosen(0, log_probs, log_probs).log_prob)
+    assert np.isnan(choosing.Chosen(0, log_probs, log_probs, np.ones(2, np.int64)).log_prob)
 
 
 @pytest.mark.parametrize(
     ("choices", "problem"),
     [
         (["yes", "no"], None),
-        ([], "there must be two choices or more; got []"),
-        (["yes"], "there must be two choices or more; got ['yes']"),
+        (["yes", "no", "yes"], None),
+        ([], "there must be two different choices or more; got []"),
+        (["yes"], "there must be two different choices or more; got ['yes']"),
+        (["yes", "yes"], "there must be two different choices or more; got ['yes', 'yes']"),
         (["yes", " \u200b"], "a choice has no visible character; got ' \\u200b'"),
-        (["yes", "no", "yes"], "two choices have the same tokens; got 'yes' and 'yes'"),
         (["yes", "n" * 512], f"a choice has more than 512 tokens; got 513 in {'n' * 39!r:.40}"),
     ],
 )

@@ -84,8 +84,8 @@ def test_answers_without_choices_are_not_chosen(model_dir, sums):
 @pytest.mark.parametrize(
     ("choices", "problem"),
     [
-        (["red", "red"], "two choices have the same tokens; got 'red' and 'red'"),
-        (["red"], r"there must be two choices or more; got \['red'\]"),
+        (["red", "red"], r"there must be two different choices or more; got \['red', 'red'\]"),
+        (["red"], r"there must be two different choices or more; got \['red'\]"),
         (["red", "x" * 512], "a choice has more than 512 tokens; got 513 in 'xx"),
     ],
 )

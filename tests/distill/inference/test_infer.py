@@ -417,7 +417,7 @@ def test_labels_are_chosen_among_a_rows_choices(tmp_path, model_dir):
         assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert len(answer["probabilities"]) == len(row["choices"]) and answer["rationale"]
     assert out[5]["error"] == "field 'choices' is absent; the row has input"
-    assert out[6]["error"] == "two choices have the same tokens; got '3' and '3'"
+    assert out[6]["error"] == "there must be two different choices or more; got ['3', '3']"
     again = infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), rationale=True, **given)
     assert (again.answered, again.found) == (0, 7)
     assert again.first == report.first and len(report.first) == 2
