@@ -512,6 +512,8 @@ def test_an_output_that_cannot_be_written_is_said_before_anybody_is_asked(tmp_pa
         for output in ("file/out.jsonl", "folder"):
             with pytest.raises(ValueError, match="cannot be written"):
                 run(tmp_path, RECORDS, server(stub), output=str(tmp_path / output), store=str(tmp_path / "s"))
+        with pytest.raises(ValueError, match="a file of records is written to a local path; got 'gs://bucket/out"):
+            run(tmp_path, RECORDS, server(stub), output="gs://bucket/out.jsonl", store=str(tmp_path / "s"))
     assert not stub.calls
 
 
