@@ -99,7 +99,7 @@ def _configurations(trial: _Trial, folder: pathlib.Path, model: pathlib.Path, ro
     command = f"touch {trial.ran}"
     with (folder / "payload.npy").open("wb") as file:
         pickle.dump(_Payload(command), file)
-    (folder / "inner.gin").write_text("EVAL_BATCH_SIZE = @replace()\n")
+    (folder / "inner.gin").write_text("EMA_DECAY = @replace()\n")
     inputs = folder / "inputs.jsonl"
     inputs.write_text('{"question": "1 and 2?"}\n')
     texts = {name: _HEAD + text for name, text in GIN.items()}
