@@ -62,6 +62,15 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("teacher",), ("data_dir",), True, "it is for the paper's data sets"),
         _Rule(("set", "teacher"), ("gin_file",), False, "give --gin_file a file of gin/tasks of the data set"),
     ),
+    "precompile": (
+        _Rule(("search_batch_sizes", "search_remat_policies", "search_results", "max_compiles"), ("search",), True),
+        _Rule(
+            ("steps=decode", "price_per_chip_hour", "examples_per_step", "examples_per_epoch", "measure_data", "hlo_dir"),
+            ("search",),
+            False,
+            "a search only ranks training steps; give the configuration that it found without --search",
+        ),
+    ),
     "export": (_Rule(("quantization",), ("format=ct2",), True),),
 }
 """Command → the rules of its flags."""

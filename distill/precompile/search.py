@@ -262,6 +262,6 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         try:
             entry = json.loads(line)
             found[entry["key"]] = entry["result"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             continue
     return found

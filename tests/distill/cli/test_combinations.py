@@ -36,6 +36,12 @@ def test_every_rule_names_flags_of_its_command(command):
         ("data --gin_file=gin/tasks/svamp.gin --data_dir=d --set=cqa", "--set and --gin_file exclude each other"),
         ("data --data_dir=d --answer=choice", "--answer has an effect only with --file"),
         ("data --file=train=a --set=cqa", "--set has an effect only with --data_dir"),
+        ("precompile --topology=v5e:4x4 --max_compiles=3", "--max_compiles has an effect only with --search"),
+        (
+            "precompile --topology=v5e:4x4 --search --price_per_chip_hour=1.2",
+            "--price_per_chip_hour and --search exclude each other; a search only ranks training steps",
+        ),
+        ("precompile --topology=v5e:4x4 --search --steps=decode", "--steps=decode and --search exclude each other"),
         ("export --model_dir=. --output=o --quantization=int8", "--quantization has an effect only with --format=ct2"),
     ],
 )
