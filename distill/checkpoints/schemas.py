@@ -72,6 +72,8 @@ def _progress(value: Mapping[str, Any], where: str) -> None:
             raise Damaged(f"{where}: {name} must be a number; got {value[name]!r:.80}")
     if not isinstance(value.get("higher_is_better", True), bool):
         raise Damaged(f"{where}: higher_is_better must be true or false; got {value['higher_is_better']!r:.80}")
+    if not isinstance(value.get("validation_rows"), str | None):
+        raise Damaged(f"{where}: validation_rows must be text or null; got {value['validation_rows']!r:.80}")
     if not isinstance(value.get("stopped"), str | None):
         raise Damaged(f"{where}: stopped must be text or null; got {value['stopped']!r:.80}")
 

@@ -246,6 +246,7 @@ class Progress:
       stopped: ``"early"`` once patience has run out, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
       higher_is_better: whether the best score is the highest one, see :func:`distill.tasks.metrics.higher_is_better`.
+      validation_rows: hash of the rows that the best was selected on; None in checkpoints of older versions.
       skipped: updates that were skipped because they were not finite.
       chip_seconds: the sum over attempts of ``seconds`` × devices; on CPUs × the cores that the processes may use.
       phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
@@ -262,6 +263,7 @@ class Progress:
     score: float = -math.inf
     score_step: int = 0
     higher_is_better: bool = True
+    validation_rows: str | None = None
     skipped: int = 0
     chip_seconds: float = 0.0
     phases: dict[str, float] = dataclasses.field(default_factory=dict)

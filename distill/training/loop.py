@@ -383,5 +383,5 @@ class Loop:
     def _decoded(self, lane: Lane, split: str, params: Any) -> Evaluation:
         evaluator = lane.evaluators[split]
         stuck.doing(f"evaluating {split}")
-        with self.terminal.stage(f"decoding {len(evaluator)} {split} examples", announce=False):
+        with self.terminal.stage(f"evaluating {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)

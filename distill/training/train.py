@@ -27,7 +27,7 @@ from distill.sharding import partitioning, xla_options
 from distill.tasks import metrics
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
-from distill.training import checks, reporting, timing, tracking
+from distill.training import checks, record, reporting, timing, tracking
 from distill.training.config import (
     DataConfig,
     LoopConfig,
@@ -143,12 +143,14 @@ def train(
         saver = Checkpoints.of_run(directory, model, checkpoints)
         ema = loop.ema_decay is not None
         like = abstract_state(model, optimizer, device_mesh, rules, ema=ema)
+        origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
         progress = Progress.of(validation)
         if saver.latest_step() is not None:
             with terminal.stage("reading the newest checkpoint", announce=False):
                 state, position, saved = saver.restore(like)
             stream.restore(position)
             progress = Progress(**saved)
+            _check_rows(progress, origin.data.get(record.VALIDATION))
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
         else:
             if initial_checkpoint_path is not None:
@@ -178,7 +180,8 @@ def train(
             f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
             f"{param_count(model):,} parameters, {described(optimizer.trainable, state.params)}{model.dtype}, on {devices}"
         )
-        origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
+        if record.VALIDATION in origin.data:
+            progress.validation_rows = origin.data[record.VALIDATION].fingerprint
         reporter = reporting.Reporter(
             directory,
             loop.train_steps,
@@ -228,6 +231,17 @@ def train(
 def lock_directory(directory: epath.PathLike) -> contextlib.AbstractContextManager[locking.Lock]:
     """Returns the lock of a model directory, which all processes of a run hold together."""
     return locking.held_together(locking.of_directory(directory), str(directory), "choose another MODEL_DIR")
+
+
+def _check_rows(progress: Progress, rows: record.SplitData | None) -> None:
+    """Raises ValueError if the best parameters so far were selected on other rows than those of validation."""
+    before = progress.validation_rows
+    if rows is not None and progress.best_step and before is not None and before != rows.fingerprint:
+        raise ValueError(
+            f"the rows of split {rows.split!r} have changed since step {progress.best_step} was selected on them (hash "
+            f"{before[:12]}… there, {rows.fingerprint[:12]}… here), so its score cannot be compared with those of later "
+            "steps: restore the data file, or train in another MODEL_DIR"
+        )
 
 
 def _agree_on_best(

@@ -16,6 +16,7 @@ from distill.sharding import partitioning
 from distill.training import reporting, train
 from distill.training.state import abstract_state, init_state, make_state
 from distill.training.train import LoopConfig
+from tests_support import files_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -72,6 +73,18 @@ def test_a_run_leaves_results_behind(tmp_path, arguments):
     splits = [json.loads(line)["split"] for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
     assert splits == ["validation", "validation", "test"]
     assert list((tmp_path / "run" / "logs").glob("events*"))
+
+
+def test_a_run_does_not_continue_on_other_validation_rows(tmp_path, arguments):
+    more = {**arguments, "loop": dataclasses.replace(arguments["loop"], train_steps=9)}
+    train.train(str(tmp_path / "run"), **arguments)
+    (tmp_path / "run" / reporting.RESULT).unlink()  # as `distill train` with more TRAIN_STEPS renames it
+    before = files_of(tmp_path / "run")
+    fewer = {**more, "validation": dataclasses.replace(arguments["validation"], max_examples=5)}
+    with pytest.raises(ValueError, match=r"the rows of split 'validation' have changed since step \d was selected on"):
+        train.train(str(tmp_path / "run"), **fewer)
+    assert files_of(tmp_path / "run") == before
+    assert train.train(str(tmp_path / "run"), **more).step == 9
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, arguments, monkeypatch):
