@@ -5,6 +5,10 @@ from typing import Any
 import yaml
 
 
+class AliasError(yaml.composer.ComposerError):
+    """An alias of a list or mapping."""
+
+
 class Loader(yaml.SafeLoader):
     """A safe YAML loader that accepts aliases of texts and numbers only, not of lists and mappings."""
 
@@ -13,7 +17,7 @@ class Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             if isinstance(self.anchors.get(event.anchor), yaml.CollectionNode):
-                raise yaml.composer.ComposerError(
+                raise AliasError(
                     None,
                     None,
                     f"the alias *{event.anchor} refers to a list or mapping; write it out",

@@ -65,7 +65,14 @@ RULES: dict[str, tuple[_Rule, ...]] = {
     "precompile": (
         _Rule(("search_batch_sizes", "search_remat_policies", "search_results", "max_compiles"), ("search",), True),
         _Rule(
-            ("steps=decode", "price_per_chip_hour", "examples_per_step", "examples_per_epoch", "measure_data", "hlo_dir"),
+            (
+                "steps=decode",
+                "price_per_chip_hour",
+                "examples_per_step",
+                "examples_per_epoch",
+                "measure_data",
+                "hlo_dir",
+            ),
             ("search",),
             False,
             "a search only ranks training steps; give the configuration that it found without --search",

@@ -171,7 +171,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
     Raises:
       SweepError: no such run, another worker trains it, or several processes were to train joint seeds.
     """
-    from distill.experiments.sweep import SweepError, execution, leases, outcomes, plan
+    from distill.experiments.sweep import SweepError, execution, leases, outcomes, plan, status
 
     sweep_planning.load(sweep, options)
     made = plan.read_plan(sweep.directory) if options.leased else sweep_planning.prepare(sweep, options, check=False)
@@ -207,6 +207,12 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
             for run in runs:
                 if run.name in failed and command_runs.is_first():
                     outcomes.note_failure(run, failed[run.name])
+    if not options.leased and command_runs.is_first():
+        trained = {run.name for runs in waiting for run in runs}
+        for run in named:
+            if run.done and run.name not in trained:
+                _say(options)(f"{run.name} was finished: nothing was trained")
+        _say(options)(status.line(made))
     failures = {run.name: found.error for run in named if (found := outcomes.failure(run)) is not None}
     return experiments.exit_code(failures)
 

@@ -89,7 +89,7 @@ def begin(
         if more_steps:
             kept = root / KEPT_RESULT.format(steps.after)
             (root / RESULT).replace(kept)
-            remarks.append(f"the earlier result is kept as {kept.name}")
+            remarks.append(f"the earlier result is kept as {kept.name} when the run continues")
         if before is None or (changed and (not finished or more_steps)):
             atomic_files.replace(root / CONFIG, text)
         if before is None or (changed and (not finished or more_steps)) or not (root / PLAIN_CONFIG).exists():

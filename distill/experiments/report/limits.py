@@ -106,14 +106,15 @@ def constant_answers(analysis: Analysis) -> list[str]:
 
 
 def idle_axes(analysis: Analysis) -> list[str]:
-    """Axes whose levels cannot matter: equal predictions at every level, or the same effective λ for all rates and λ."""
+    """Axes whose levels cannot matter: the same rows right at every level, or the same effective λ for all rates and λ."""
     part, out = analysis.part, []
     for axis in part.axes:
         slices = _slices(part, axis)
-        same = [cells for cells in slices if _same_predictions(analysis, cells)]
+        same = [cells for cells in slices if _equally_right(analysis, cells)]
         if same:
             out.append(
-                f"{one_line(axis)} changes nothing {_where(part, axis, same, slices)}: all levels predict the same."
+                f"{one_line(axis)} changes no test score {_where(part, axis, same, slices)}: all levels are right on the "
+                "same rows."
             )
             continue
         still = [cells for cells in slices if _same_lambda(cells)]
@@ -134,7 +135,7 @@ def _slices(part: Part, axis: str) -> list[list[Cell]]:
     return [cells for cells in groups.values() if len(cells) > 1]
 
 
-def _same_predictions(analysis: Analysis, cells: Sequence[Cell]) -> bool:
+def _equally_right(analysis: Analysis, cells: Sequence[Cell]) -> bool:
     first = dict(zip(cells[0].seeds, cells[0].runs))
     compared = 0
     for cell in cells[1:]:

@@ -119,7 +119,7 @@ def _cost(step: Step, hours: str) -> str:
     text = f"It takes about {number(step.hours, 2)} {hours}"
     if not (math.isfinite(step.width) and step.hours > 0):
         return f"{text}."
-    return f"{text}; the interval becomes {100 * (1 - step.width):.0f} % narrower."
+    return f"{text}; the answer's range becomes {100 * (1 - step.width):.0f} % narrower."
 
 
 def of_line(name: str) -> str:

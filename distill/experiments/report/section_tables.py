@@ -55,7 +55,7 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
         "pairs here. McNemar: exact, per seed, merged by "
         "Rüger's rule. McNemar and Cochran use only rows that the settings answer differently in one seed: n such rows "
         "give McNemar's p of at least 2^(1−n), and of two seeds the larger p counts, so one seed without such rows gives "
-        "p = 1 beside 23 : 0 of the other. Needed: for the observed difference, at level 0.05 with power 0.8."
+        "p = 1, however clear the other is. Needed: for the observed difference, at level 0.05 with power 0.8."
     )
     blocks: list[Block] = []
     if not math.isnan(family.cochran):

@@ -38,9 +38,9 @@ from distill.experiments.report.text import large, number, one_line, p_value, si
 
 MOST_CURVES = 6
 NO_START = (
-    "The students before distillation are not drawn: no run has an evaluation at step 0. To get them, train the same "
-    "configuration for one update, with --gin.TRAIN_STEPS=1 --gin.LEARNING_RATE=1e-9, and give its folder to distill "
-    "report too."
+    "The students before distillation are not drawn: no run was evaluated before or right after its start. To get "
+    "them, train the same configuration for one update that changes almost nothing, with --gin.TRAIN_STEPS=1 "
+    "--gin.LEARNING_RATE=1e-9, and give its folder to distill report too."
 )
 
 

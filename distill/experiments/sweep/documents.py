@@ -112,7 +112,8 @@ def _unreadable(path: Path, error: yaml.YAMLError) -> str:
     if error.context and error.context_mark is not None:
         belongs = f" {error.context} that begins in line {error.context_mark.line + 1}"
     other = "" if path.suffix in SUFFIXES else f"; expected a sweep file ({', '.join(SUFFIXES)})"
-    return f"{path}:{line} is not YAML: {error.problem}{belongs}{other}"
+    what = "" if isinstance(error, yaml_loading.AliasError) else " is not YAML"
+    return f"{path}:{line}{what}: {error.problem}{belongs}{other}"
 
 
 def _composed(text: str) -> yaml.Node | None:

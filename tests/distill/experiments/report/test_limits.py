@@ -46,7 +46,7 @@ def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
     _, found = analysed(tmp_path)
     warned = limits.warnings(found)
     assert warned[0].startswith("2 of 2 settings have fewer than 3 seeds (the least: 2).")
-    assert warned[2] == "LAMBDA changes nothing here: all levels predict the same."
+    assert warned[2] == "LAMBDA changes no test score here: all levels are right on the same rows."
 
 
 def test_other_machines_and_revisions_are_warned_of(tmp_path):

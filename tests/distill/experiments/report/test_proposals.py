@@ -14,13 +14,13 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
         "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
         "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which the best λ "
         "may be becomes about 67 % of now, in log λ. All other settings stay: NORMALIZER all_tokens, and all that the "
-        "settings share. It takes about 6.7 chip-hours; the interval becomes 33 % narrower."
+        "settings share. It takes about 6.7 chip-hours; the answer's range becomes 33 % narrower."
     ), "the interval of the best λ is open below"
     assert second.startswith("Next, 2 of 3, best λ (task_tokens): 20 runs, ") and "\n  LAMBDA: [" in file
     assert third == (
         "Next, 3 of 3, all_tokens, rates 8:1 or task_tokens, rates 1:1: 20 runs, 10 seeds of all_tokens, rates 8:1 and 10 "
         "seeds of task_tokens, rates 1:1, distinguish the two if their difference is 6.5 points, as observed; the width of "
-        "its interval becomes about 58 % of now. It takes about 13 chip-hours; the interval becomes 42 % narrower."
+        "its interval becomes about 58 % of now. It takes about 13 chip-hours; the answer's range becomes 42 % narrower."
     )
     assert yaml.safe_load(seeds)["axes"]["RANDOM_SEED"] == list(range(5, 15))
     assert list(yaml.safe_load(seeds)["axes"]["setting"]) == ["all_tokens, rates 8:1", "task_tokens, rates 1:1"]
