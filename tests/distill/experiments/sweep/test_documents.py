@@ -46,7 +46,7 @@ def test_json_that_yaml_does_not_read_has_no_lines(tmp_path):
         ("a.yaml", "a: &x !!python/object:os.system {}", "is not YAML: "),
         ("a.yaml", "\xff".encode("latin-1"), "is not YAML: 'utf-8' codec"),
         ("a.yaml", ALIASES, "a.yaml:2: the alias *a0 refers to a list or mapping; write it out"),
-        ("a.yaml", "a: &x [*x]", "a.yaml:1 is not YAML: the alias *x refers to a list or mapping; write it out"),
+        ("a.yaml", "a: &x [*x]", "a.yaml:1: the alias *x refers to a list or mapping; write it out"),
         ("a.yaml", "a: " + "[" * 400 + "]" * 400, "nested too deeply"),
     ],
 )
