@@ -154,14 +154,7 @@ class Answering:
     def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
         check_chooses(self.student)
         ids, prompt = self._model_inputs(self.student.label_prefix, inputs)
-        ids_of: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
-        for number, one in enumerate(map(tuple, choices)):
-            if one not in ids_of:
-                try:
-                    ids_of[one] = choosing.encoded(self.vocabulary, one, prompt)
-                except ValueError as error:
-                    raise ValueError(f"inputs[{number}]: {error}") from None
-        of_inputs = [ids_of[tuple(one)] for one in choices]
+        of_inputs = choosing.all_encoded(self.vocabulary, choices, prompt, "inputs[{}]: {}".format)
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(list(self._rules)):
             found = choosing.Chooser(self._labels)(self._params, ids, of_inputs, prompt)
         return [

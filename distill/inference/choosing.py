@@ -4,7 +4,7 @@ T0, SeqIO and T5X call this rank classification. The probability is that of the 
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -158,6 +158,33 @@ def encoded(vocabulary: texts.Vocabulary, choices: Sequence[str], prompt: Sequen
             raise ValueError(f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}")
         found.append(ids)
     return found
+
+
+def all_encoded(
+    vocabulary: texts.Vocabulary,
+    rows: Sequence[Sequence[str]],
+    prompt: Sequence[int],
+    worded: Callable[[int, ValueError], str],
+) -> list[list[tuple[int, ...]]]:
+    """As :func:`encoded` for each row's choices; those that several rows have are encoded once.
+
+    Args:
+      vocabulary: the student's.
+      rows: the choices of each row.
+      prompt: token ids that every target begins with.
+      worded: gives the message for a row's number, from 0, and its error.
+
+    Raises:
+      ValueError: the student cannot choose among the choices of a row.
+    """
+    found: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for number, choices in enumerate(map(tuple, rows)):
+        if choices not in found:
+            try:
+                found[choices] = encoded(vocabulary, choices, prompt)
+            except ValueError as error:
+                raise ValueError(worded(number, error)) from None
+    return [found[tuple(choices)] for choices in rows]
 
 
 def problem_of(vocabulary: texts.Vocabulary, prompt: Sequence[int], choices: Sequence[str]) -> str | None:

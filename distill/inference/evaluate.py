@@ -63,7 +63,7 @@ class Evaluator:
         if isinstance(decoder, Decoder) and decoder.config.answers == "choose":
             self._chooser = choosing.Chooser(decoder)
             self._choices = [self._choices_of(number, decoder.config.choices) for number in range(len(self))]
-            self._choice_ids = [self._encoded(number, own) for number, own in enumerate(self._choices)]
+            self._choice_ids = choosing.all_encoded(self._vocabulary, self._choices, self._prompt, self._refusal)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -134,12 +134,9 @@ class Evaluator:
             )
         return choices
 
-    def _encoded(self, number: int, choices: Sequence[str]) -> list[tuple[int, ...]]:
-        """The ids of an example's choices. Raises ValueError if the student cannot choose among them."""
-        try:
-            return choosing.encoded(self._vocabulary, choices, self._prompt)
-        except ValueError as error:
-            raise ValueError(f"{self._row(number)}: {error}; correct these choices, or generate the answers") from None
+    def _refusal(self, number: int, error: ValueError) -> str:
+        """The message for choices among which the student cannot choose."""
+        return f"{self._row(number)}: {error}; correct these choices, or generate the answers"
 
     def _row(self, number: int) -> str:
         """Names an example in errors about its choices."""

@@ -119,7 +119,7 @@ def test_a_mapping_to_an_absent_field_is_an_error_that_suggests(tmp_path, write)
 
 
 def test_the_values_of_rows_are_not_held(tmp_path):
-    """Every row may have a field of its own; a message names some of them."""
+    """Fields that differ from row to row take no memory without limit, and a message names only some of them."""
     path = tmp_path / "rows.jsonl"
     with path.open("w") as file:
         for number in range(400):

@@ -174,6 +174,17 @@ def test_problems_of_choices(choices, problem):
     assert choosing.problem_of(plain_vocabularies.Bytes(125), (), choices) == problem
 
 
+def test_choices_that_several_rows_have_are_encoded_once(monkeypatch):
+    calls, encoded = [], choosing.encoded
+    monkeypatch.setattr(choosing, "encoded", lambda *given: calls.append(given[1]) or encoded(*given))
+    vocabulary, rows = plain_vocabularies.Bytes(125), [["yes", "no"], ["a", "b"], ("yes", "no")]
+    found = choosing.all_encoded(vocabulary, rows, (), "row {}: {}".format)
+    assert calls == [("yes", "no"), ("a", "b")]
+    assert found == [encoded(vocabulary, row) for row in rows]
+    with pytest.raises(ValueError, match=r"^row 1: there must be two different choices or more"):
+        choosing.all_encoded(vocabulary, [["yes", "no"], ["yes"]], (), "row {}: {}".format)
+
+
 def test_a_prompt_leaves_choices_less_room():
     choices, bytes_of = ["yes", "n" * 510], plain_vocabularies.Bytes(125)
     assert choosing.problem_of(bytes_of, (3,), choices) is None
