@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from distill import atomic_files
+from distill.validation import quoted
 
 # How an array's file begins → how its header is read. NumPy writes version 3 for names of fields only.
 _HEADERS = {
@@ -71,11 +72,11 @@ def _check_sizes(content: bytes) -> None:
                 begin = file.read(np.lib.format.MAGIC_LEN)
                 header = _HEADERS.get(begin)
                 if header is None:
-                    raise ValueError(f"{name!r:.80} is no array")
+                    raise ValueError(f"{quoted(name)} is no array")
                 shape, _, dtype = header(file)
                 size = file.tell() + math.prod(shape) * dtype.itemsize
             if not dtype.hasobject and (size != entry.file_size or min(shape, default=0) < 0):
-                raise ValueError(f"{name!r:.80} holds {entry.file_size:,} bytes, expected {size:,} for shape {shape}")
+                raise ValueError(f"{quoted(name)} holds {entry.file_size:,} bytes, expected {size:,} for shape {shape}")
 
 
 def write(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""A value that must be one of a few or in a range, and names of files that foreign data gives or a user chooses."""
+"""A value that must be one of a few or in a range, values in messages, and names of files that others choose."""
 
 import difflib
 import math
@@ -98,6 +98,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """``repr(value)`` for a message; of a longer value its beginning, with … for what is left out.
+
+    A text is shortened before it is quoted, so it keeps both quotes.
+
+    Args:
+      value: anything.
+      most: characters to show.
+
+    >>> quoted("a long text", 9), quoted([1, 2, 3, 4], 9), quoted("short")
+    ("'a long…'", '[1, 2, 3…', "'short'")
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) + 2 <= most else f"{value[: max(0, most - 3)]}…")
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or nesting as deep
+        text = type(value).__name__
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def is_plain_name(name: object, most: int = 255) -> bool:

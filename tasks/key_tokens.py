@@ -14,6 +14,7 @@ import numpy as np
 
 from distill import validation
 from distill.tasks.records import Record
+from distill.validation import quoted
 
 Kind = Literal["row", "label", "numbers"]
 KINDS = ("row", "label", "numbers")
@@ -110,7 +111,7 @@ def token_spans(vocabulary: Any, text: str) -> list[tuple[int, int]]:
     ids = [piece.id for piece in pieces]
     if "".join(surfaces) != text or ids != list(vocabulary.encode(text)):
         raise ValueError(
-            f"key_tokens needs tokens that cover their text; the SentencePiece model splits {text[:40]!r} into "
+            f"key_tokens needs tokens that cover their text; the SentencePiece model splits {quoted(text, 40)} into "
             f"{surfaces[:8]}, and the vocabulary encodes it as {list(vocabulary.encode(text))[:8]}"
         )
     ends = list(itertools.accumulate(map(len, surfaces)))

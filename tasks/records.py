@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from distill.counting import counted
+from distill.validation import quoted
 
 
 class SourceError(ValueError):
@@ -32,12 +33,8 @@ _SHOWN = 60  # characters of a value in a reason
 
 
 def shown(value: Any) -> str:
-    """``repr(value)``, shortened for a message."""
-    try:
-        text = repr(value[: 2 * _SHOWN] if isinstance(value, str) else value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits, or nesting as deep
-        text = type(value).__name__
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    """``repr(value)``, shortened for the reason why a row is rejected."""
+    return quoted(value, _SHOWN)
 
 
 def is_blank(text: str) -> bool:

@@ -13,6 +13,7 @@ from distill.api.student import Student
 from distill.counting import counted, form
 from distill.tasks import metrics
 from distill.tasks.records import Record, SourceError
+from distill.validation import quoted
 
 
 @keywords.checked(explains=("student",))
@@ -45,7 +46,9 @@ def evaluate(
     """
     if not isinstance(student, Student):
         path = f"distill.load({os.fspath(student)!r})" if isinstance(student, str | os.PathLike) else "distill.load(…)"
-        raise TypeError(f"student must be a Student, such as {path}; got {student!r:.200} ({type(student).__name__})")
+        raise TypeError(
+            f"student must be a Student, such as {path}; got {quoted(student, 200)} ({type(student).__name__})"
+        )
     kind = student.description.answer if answer is None else answer
     if kind not in metrics.ACCURACY:
         raise ValueError(f"answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {kind!r}")

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from distill.api import signatures, value_types
 from distill.api.gin_files import close, did_you_mean
+from distill.validation import quoted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,7 +101,9 @@ def check_mapping(argument: str, value: Any, example: str) -> None:
     TypeError: lengths must be a dict such as {'inputs': 512, 'targets': 256}; got 64 (int)
     """
     if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f"{argument} must be a dict such as {example}; got {value!r:.200} ({type(value).__name__})")
+        raise TypeError(
+            f"{argument} must be a dict such as {example}; got {quoted(value, 200)} ({type(value).__name__})"
+        )
 
 
 def _hint(name: str, known: list[str], macros: Mapping[str, str], others: str) -> str:

@@ -20,6 +20,7 @@ from distill.sharding.partitioning import MeshConfig
 from distill.tasks import task_ids
 from distill.terminal import Terminal
 
+from distill.validation import quoted
 if TYPE_CHECKING:
     from distill.api.student import Student
     from distill.tasks.registration import Registered
@@ -323,7 +324,7 @@ def _written(name: str, value: Any) -> str:
         same = False
     if not same:
         raise configuration.ConfigurationError(
-            f"--gin.{name} must be a finite number, a text, or a list, tuple or dict of them; got {value!r:.80}; "
+            f"--gin.{name} must be a finite number, a text, or a list, tuple or dict of them; got {quoted(value)}; "
             "train(…) takes other objects as further arguments"
         )
     return text

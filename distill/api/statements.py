@@ -11,6 +11,7 @@ from gin import config_parser
 
 from distill.api import trusted
 from distill.api.gin_files import ConfigurationError, find
+from distill.validation import quoted
 
 COMMAND_LINE = "the command line"
 
@@ -270,7 +271,7 @@ def readable(binding: str) -> str:
     key, equals, value = binding.partition("=")
     value = value.strip()
     if not equals:
-        raise ConfigurationError(f"a binding reads NAME=value; got {binding!r:.200}")
+        raise ConfigurationError(f"a binding reads NAME=value; got {quoted(binding, 200)}")
     try:
         config_parser.ConfigParser(value, Recorder()).parse_value()
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):

@@ -29,6 +29,7 @@ from distill.sharding import partitioning
 from distill.tasks import jsonl, row_fields
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
 from distill.tasks.records import Record, check_text
+from distill.validation import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Student:
         elif choices is None:
             return None
         elif isinstance(choices, str) or not isinstance(choices, Sequence) or not _are_texts_or_lists(choices):
-            raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {choices!r:.80}")
+            raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {quoted(choices)}")
         elif choices and isinstance(choices[0], str):
             given = [list(choices)] * len(inputs)
         elif len(choices) != len(inputs):
@@ -179,7 +180,7 @@ class Student:
         """
         if not isinstance(inputs, Iterable) or isinstance(inputs, str | bytes | Mapping):
             raise TypeError(
-                f"inputs must be a list of texts or of rows (dicts); got {inputs!r:.80} ({type(inputs).__name__})"
+                f"inputs must be a list of texts or of rows (dicts); got {quoted(inputs)} ({type(inputs).__name__})"
             )
         texts = []
         for number, one in enumerate(inputs):
@@ -189,7 +190,7 @@ class Student:
                 raise ValueError(f"inputs[{number}]: {error}") from None
             text = text.input if isinstance(text, Record) else text
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"inputs[{number}] must be a text that is not empty, or a row; got {text!r:.80}")
+                raise ValueError(f"inputs[{number}] must be a text that is not empty, or a row; got {quoted(text)}")
             texts.append(check_text(text, f"inputs[{number}]"))
         return texts
 

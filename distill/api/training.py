@@ -21,6 +21,7 @@ from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
+from distill.validation import quoted
 
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
 
@@ -178,7 +179,7 @@ def _check_name(argument: str, name: str, folder: str) -> None:
         names = gin_files.shipped(folder)
         near = gin_files.did_you_mean(gin_files.close(name, names)[:1])
         path = ", or the path of a .gin file" if argument == "model" else ""
-        raise ValueError(f"{argument} must be one of {', '.join(names)}{path}; got {name!r:.200}{near}") from None
+        raise ValueError(f"{argument} must be one of {', '.join(names)}{path}; got {quoted(name, 200)}{near}") from None
 
 
 def _configured(model: NetworkConfig) -> tuple[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import typeguard
 
 from distill import validation
+from distill.validation import quoted
 
 
 class Unknown:
@@ -77,7 +78,7 @@ def mismatch(value: Any, hint: Any) -> str | None:
     if fits:
         return None
     hints = _remedy(value, options) + _nearest(value, options)
-    return f"expected {shown(hint)}; got {value!r:.200} ({type(value).__name__}){hints}"
+    return f"expected {shown(hint)}; got {quoted(value, 200)} ({type(value).__name__}){hints}"
 
 
 def _out_of_range(value: Any, options: Sequence[Any]) -> str | None:

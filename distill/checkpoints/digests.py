@@ -23,6 +23,7 @@ from orbax.checkpoint.path import atomicity
 
 from distill import atomic_files, file_digests, validation
 from distill.checkpoints import storage_errors
+from distill.validation import quoted
 
 FILE = "digests.json"
 FORMAT, VERSION = "distill-digests", 3
@@ -252,7 +253,7 @@ def _read(folder: epath.Path, digest: str) -> dict[str, _Listed]:
 
 def _listed(name: str, entry: Any, version: int, digest: str) -> _Listed:
     if not all(validation.is_plain_name(part, 1024) for part in name.split("/")):
-        raise ValueError(f"it names no file of a step: {name!r:.80}")
+        raise ValueError(f"it names no file of a step: {quoted(name)}")
     expected = _KEYS[version]
     if version == 1:
         size, sha256 = entry
@@ -260,9 +261,9 @@ def _listed(name: str, entry: Any, version: int, digest: str) -> _Listed:
     if digest not in expected:
         digest = file_digests.SHA256
     if set(entry) != set(expected) or type(entry["bytes"]) is not int:
-        raise ValueError(f"expected {', '.join(expected)} of {name!r:.80}")
+        raise ValueError(f"expected {', '.join(expected)} of {quoted(name)}")
     if not all(isinstance(entry[kind], str) and _HEXADECIMAL.fullmatch(entry[kind]) for kind in expected[1:]):
-        raise ValueError(f"expected digests in hexadecimal of {name!r:.80}")
+        raise ValueError(f"expected digests in hexadecimal of {quoted(name)}")
     return _Listed(entry["bytes"], digest, entry[digest])
 
 

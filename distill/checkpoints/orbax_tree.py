@@ -11,6 +11,7 @@ from etils import epath
 
 from distill.checkpoints import arrays
 from distill.checkpoints.arrays import Tensor
+from distill.validation import quoted
 
 METADATA_FILE = "_METADATA"
 _OCDBT_MANIFEST = "manifest.ocdbt"
@@ -87,7 +88,7 @@ def _entry(entry: Any, where: str) -> tuple[tuple[str, ...], bool]:
         keys = tuple(str(part["key"]) for part in entry["key_metadata"])
         kind = entry["value_metadata"]["value_type"]
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{where}: expected key_metadata and value_metadata; got {entry!r:.200}") from error
+        raise ValueError(f"{where}: expected key_metadata and value_metadata; got {quoted(entry, 200)}") from error
     if not keys:
         raise ValueError(f"{where}: an array without a name")
     for key in keys:

@@ -9,6 +9,7 @@ from etils import epath
 from distill.checkpoints import storage_errors
 from distill.checkpoints.digests import Damaged, unreadable
 from distill.model.configs import flat
+from distill.validation import quoted
 
 _MAX_BYTES = 64 * 2**20
 
@@ -41,7 +42,7 @@ def read_json(step_folder: epath.Path, item: str) -> dict[str, Any]:
 def check(item: str, value: Any, where: str) -> None:
     """Raises :class:`Damaged` unless ``value`` has the schema of the item ``item``."""
     if not isinstance(value, dict):
-        raise Damaged(f"{where}: expected a JSON object; got {value!r:.80}")
+        raise Damaged(f"{where}: expected a JSON object; got {quoted(value)}")
     _CHECKS[item](value, where)
 
 
@@ -55,7 +56,7 @@ def _position(value: Mapping[str, Any], where: str) -> None:
         _count(consumed, f"{where}: consumed[{task!r}]")
     for task, fingerprint in _object(value.get("data", {}), f"{where}: data").items():
         if not isinstance(fingerprint, str):
-            raise Damaged(f"{where}: data[{task!r}] must be text; got {fingerprint!r:.80}")
+            raise Damaged(f"{where}: data[{task!r}] must be text; got {quoted(fingerprint)}")
     if sum(value["consumed"].values()) != value["draws"]:
         raise Damaged(
             f"{where}: draws must be the sum of consumed, {sum(value['consumed'].values())}; got {value['draws']}"
@@ -69,13 +70,13 @@ def _progress(value: Mapping[str, Any], where: str) -> None:
             _count(value[name], f"{where}: {name}")
     for name in ("best", "seconds", "score"):
         if name in value and (isinstance(value[name], bool) or not isinstance(value[name], int | float)):
-            raise Damaged(f"{where}: {name} must be a number; got {value[name]!r:.80}")
+            raise Damaged(f"{where}: {name} must be a number; got {quoted(value[name])}")
     if not isinstance(value.get("higher_is_better", True), bool):
-        raise Damaged(f"{where}: higher_is_better must be true or false; got {value['higher_is_better']!r:.80}")
+        raise Damaged(f"{where}: higher_is_better must be true or false; got {quoted(value['higher_is_better'])}")
     if not isinstance(value.get("validation_rows"), str | None):
-        raise Damaged(f"{where}: validation_rows must be text or null; got {value['validation_rows']!r:.80}")
+        raise Damaged(f"{where}: validation_rows must be text or null; got {quoted(value['validation_rows'])}")
     if not isinstance(value.get("stopped"), str | None):
-        raise Damaged(f"{where}: stopped must be text or null; got {value['stopped']!r:.80}")
+        raise Damaged(f"{where}: stopped must be text or null; got {quoted(value['stopped'])}")
 
 
 def _model(value: Mapping[str, Any], where: str) -> None:
@@ -90,7 +91,7 @@ def _model(value: Mapping[str, Any], where: str) -> None:
         if isinstance(setting, list) and all(isinstance(one, str) for one in setting):
             continue
         if not isinstance(setting, bool | int | float | str | None):
-            raise Damaged(f"{where}: {name} must be a plain setting; got {setting!r:.80}")
+            raise Damaged(f"{where}: {name} must be a plain setting; got {quoted(setting)}")
     for name in sizes:
         if name not in plain:
             raise Damaged(f"{where}: {name} is missing")
@@ -100,7 +101,7 @@ def _model(value: Mapping[str, Any], where: str) -> None:
 def _metrics(value: Mapping[str, Any], where: str) -> None:
     for name, metric in value.items():
         if isinstance(metric, bool) or not isinstance(metric, int | float):
-            raise Damaged(f"{where}: {name} must be a number; got {metric!r:.80}")
+            raise Damaged(f"{where}: {name} must be a number; got {quoted(metric)}")
 
 
 _CHECKS = {"position": _position, "progress": _progress, "model": _model, "metrics": _metrics}
@@ -116,16 +117,16 @@ def _keys(value: Mapping[str, Any], required: set[str], optional: set[str], wher
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Damaged(f"{where} must be a JSON object; got {value!r:.80}")
+        raise Damaged(f"{where} must be a JSON object; got {quoted(value)}")
     return value
 
 
 def _integer(value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise Damaged(f"{where} must be an integer; got {value!r:.80}")
+        raise Damaged(f"{where} must be an integer; got {quoted(value)}")
 
 
 def _count(value: Any, where: str) -> None:
     _integer(value, where)
     if value < 0:
-        raise Damaged(f"{where} must be ≥ 0; got {value!r:.80}")
+        raise Damaged(f"{where} must be ≥ 0; got {quoted(value)}")

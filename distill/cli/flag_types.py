@@ -4,6 +4,8 @@ import argparse
 import json
 import re
 
+from distill.validation import quoted
+
 
 def positive(text: str) -> int:
     """A flag's whole number of at least 1."""
@@ -23,7 +25,7 @@ def shard(text: str) -> tuple[int, int]:
     """A flag's part of a whole, such as ``2/4``."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {text!r:.80}")
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {quoted(text)}")
     return int(match[1]), int(match[2])
 
 
@@ -44,7 +46,7 @@ def choices(text: str) -> str | list[str]:
         raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}") from None
     texts = [one for one in found if isinstance(one, str) and one.strip()]
     if len(texts) < 2 or len(set(texts)) != len(found):
-        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}")
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
     return texts
 
 

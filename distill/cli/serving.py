@@ -15,6 +15,7 @@ from distill.cli import allocator
 from distill.counting import counted
 from distill.inference import student as students
 from distill.inference.student import Student
+from distill.validation import quoted
 
 # Macros of inference, by the field of Student that they set.
 _MACROS = {
@@ -131,7 +132,9 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             if not re.fullmatch(r"[A-Za-z_]\w*", text):
-                raise ValueError(f"--gin.{name} must be a number, a quoted text or a word; got {text!r:.80}") from None
+                raise ValueError(
+                    f"--gin.{name} must be a number, a quoted text or a word; got {quoted(text)}"
+                ) from None
             value = text
         *parents, last = known[name].split(".")
         place = fields

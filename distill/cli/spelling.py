@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import distill
 from distill import exit_codes
 from distill.api.gin_files import close, did_you_mean
+from distill.validation import quoted
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             near = did_you_mean(close(str(value), known)[:1] or _beginning_alike(str(value), known))
             name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
-            self.error(f"{name} must be one of {', '.join(known)}; got {str(value)!r:.200}{near or self._help()}")
+            self.error(f"{name} must be one of {', '.join(known)}; got {quoted(str(value), 200)}{near or self._help()}")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]
         self._given = [str(word) for word in args or ()]

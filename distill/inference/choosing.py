@@ -25,6 +25,7 @@ from distill.sharding.cross_entropy import weighted_cross_entropy
 from distill.sharding.cross_entropy_chunk import TokenStats
 from distill.tasks import texts
 from distill.tasks.records import is_blank
+from distill.validation import quoted
 
 WINDOW = 512
 """Target tokens of a row that are scored together, and the most that a choice may have."""
@@ -145,17 +146,17 @@ def encoded(vocabulary: texts.Vocabulary, choices: Sequence[str], prompt: Sequen
     """
     limit = WINDOW - len(prompt)
     if len(set(choices)) < 2:
-        raise ValueError(f"there must be two different choices or more; got {list(choices)!r:.80}")
+        raise ValueError(f"there must be two different choices or more; got {quoted(list(choices))}")
     seen: dict[tuple[int, ...], str] = {}
     found = []
     for choice in choices:
         ids = tuple(texts.encode(vocabulary, choice))
         if is_blank(choice):
-            raise ValueError(f"a choice has no visible character; got {choice!r:.80}")
+            raise ValueError(f"a choice has no visible character; got {quoted(choice)}")
         if len(ids) > limit:
-            raise ValueError(f"a choice has more than {limit} tokens; got {len(ids):,} in {choice!r:.40}")
+            raise ValueError(f"a choice has more than {limit} tokens; got {len(ids):,} in {quoted(choice, 40)}")
         if seen.setdefault(ids, choice) != choice:
-            raise ValueError(f"two choices have the same tokens; got {seen[ids]!r:.80} and {choice!r:.80}")
+            raise ValueError(f"two choices have the same tokens; got {quoted(seen[ids])} and {quoted(choice)}")
         found.append(ids)
     return found
 

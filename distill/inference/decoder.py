@@ -18,6 +18,7 @@ from distill.model.configs import NetworkConfig
 from distill.model.parameters import Params, in_compute_dtype, param_logical_axes
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
+from distill.validation import quoted
 
 ANSWERS = ("generate", "choose")
 
@@ -86,9 +87,9 @@ class DecodeConfig:
 def _checked(choices: Any) -> tuple[str, ...]:
     texts = list(choices) if isinstance(choices, list | tuple) else []
     if choices and not (len(texts) > 1 and all(isinstance(text, str) and text.strip() for text in texts)):
-        raise ValueError(f"DecodeConfig.choices must be a list of two texts or more; got {choices!r:.80}")
+        raise ValueError(f"DecodeConfig.choices must be a list of two texts or more; got {quoted(choices)}")
     if len(set(texts)) < len(texts):
-        raise ValueError(f"DecodeConfig.choices must differ; got {choices!r:.80}")
+        raise ValueError(f"DecodeConfig.choices must differ; got {quoted(choices)}")
     return tuple(texts)
 
 

@@ -22,6 +22,7 @@ from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
 from distill.tasks import metrics, registration, task_ids
 from distill.terminal import Terminal
+from distill.validation import quoted
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
 
@@ -129,7 +130,7 @@ class Evaluator:
         target = _text(example["targets_pretokenized"])
         if metrics.match_choice(target, choices) is None:
             raise ValueError(
-                f"{of}: the target {target!r:.80} is none of the choices {list(choices)}; add it to the choices, "
+                f"{of}: the target {quoted(target)} is none of the choices {list(choices)}; add it to the choices, "
                 "or choose in the label task (EVAL_FORM=label of a student that was trained on it)"
             )
         return choices

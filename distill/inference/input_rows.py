@@ -11,6 +11,7 @@ from distill.counting import counted
 from distill.inference import answers
 from distill.tasks import jsonl, row_fields, sources
 from distill.tasks.records import RowError, check_text
+from distill.validation import quoted
 
 _NAMED_ROWS = 100  # rows whose fields are named if none of all has the field of the input
 
@@ -71,8 +72,8 @@ def _choices_of(row: dict[str, Any], choices: str | Sequence[str] | None) -> tup
     if not isinstance(value, list | dict):
         if value is None and not row_fields.has(row, choices):
             raise RowError(f"field {choices!r} is absent; the row has {', '.join(row_fields.names(row))}")
-        raise RowError(f"field {choices!r} has no list of choices; got {value!r:.80}")
-    found = row_fields.choices_of(value)[0]
+        raise RowError(f"field {choices!r} has no list of choices; got {quoted(value)}")
+    found = row_fields.choices_of(value, choices)[0]
     for choice in found:
         check_text(choice, f"a choice of field {choices!r}")
     return found

@@ -21,6 +21,7 @@ from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import plain_vocabularies, texts
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
+from distill.validation import quoted
 
 FILE = "student.json"
 VOCABULARY_FILE = "vocabulary.model"
@@ -306,4 +307,4 @@ def _value(hint: Any, value: Any, where: str) -> Any:
                 raise ValueError(f"{where} must be at most {_MAX_INTEGER}")
             return value
     expected = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise ValueError(f"{where} must be {expected}; got {value!r:.80}")
+    raise ValueError(f"{where} must be {expected}; got {quoted(value)}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from distill.model.config import T5Config
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
+from distill.validation import quoted
 
 NetworkConfig = T5Config | T5GemmaConfig
 """The configuration of a network of any family."""
@@ -22,7 +23,7 @@ def from_json(fields: Mapping[str, Any], **overrides: Any) -> NetworkConfig:
     stacks: dict[str, Any] = {}
     for name in ("encoder", "decoder"):
         if not isinstance(fields.get(name), Mapping):
-            raise TypeError(f"{name} must be an object; got {fields.get(name)!r:.80}")
+            raise TypeError(f"{name} must be an object; got {quoted(fields.get(name))}")
         stacks[name] = StackConfig(**fields[name])
     return T5GemmaConfig(**{**fields, **stacks, **overrides})
 

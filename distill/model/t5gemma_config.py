@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from distill import validation
 from distill.model.config import ATTENTIONS, DTYPES, REMAT_POLICIES
+from distill.validation import quoted
 
 VERSIONS = (1, 2)
 
@@ -128,7 +129,7 @@ class T5GemmaConfig:
         validation.check_range("T5GemmaConfig.vocab_size", self.vocab_size, "an integer ≥ 1")
         for name in ("encoder", "decoder"):
             if not isinstance(getattr(self, name), StackConfig):
-                raise ValueError(f"T5GemmaConfig.{name} must be a StackConfig; got {getattr(self, name)!r:.80}")
+                raise ValueError(f"T5GemmaConfig.{name} must be a StackConfig; got {quoted(getattr(self, name))}")
         validation.check("T5GemmaConfig.dtype", self.dtype, DTYPES)
         validation.check("T5GemmaConfig.remat_policy", self.remat_policy, REMAT_POLICIES)
         validation.check("T5GemmaConfig.attention", self.attention, ATTENTIONS)

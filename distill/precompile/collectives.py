@@ -9,6 +9,7 @@ import numpy as np
 
 from distill.precompile.hlo import Computation, Instruction
 from distill.precompile.operations import operand_shape, result_of_start
+from distill.validation import quoted
 
 KINDS = (
     "all-gather",
@@ -138,7 +139,7 @@ def replica_groups(attributes: str, num_partitions: int) -> list[list[int]]:
         return _iota(iota).tolist()
     if (mesh := _MESH.match(text)) is not None:
         return _of_mesh(mesh[1], mesh[2], mesh[3])
-    raise ValueError(f"unknown replica groups: {text[:80]!r}")
+    raise ValueError(f"unknown replica groups: {quoted(text)}")
 
 
 def _iota(match: re.Match) -> np.ndarray:

@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from distill.validation import quoted
+
 BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 # Shapes give the memory by number. TPU programs keep small buffers in on-chip memory and everything else in HBM.
 HBM, ON_CHIP = 0, 1
@@ -97,7 +99,7 @@ def parse_shape(text: str) -> Shape:
         return Shape("tuple", elements=tuple(parse_shape(part) for part in split(text[1:-1])))
     match = _ARRAY.fullmatch(text)
     if not match:
-        raise HloError(f"not a shape: {text[:80]!r}")
+        raise HloError(f"not a shape: {quoted(text)}")
     dims = tuple(int(size.removeprefix("<=")) for size in match[2].split(",") if size)
     order, _, rest = (match[3] or "").partition(":")
     tile, space = re.search(r"T\(([\d,*]+)\)", rest), re.search(r"S\((\d+)\)", rest)
@@ -262,7 +264,7 @@ def parse_instruction(line: str) -> Instruction | None:
     end = _closing(line, start) + 1 if line[start] == "(" else line.index(" ", start)
     opcode = _OPCODE.match(line, end)
     if opcode is None:
-        raise HloError(f"no operation in {line.strip()[:120]!r}")
+        raise HloError(f"no operation in {quoted(line.strip(), 120)}")
     close = _closing(line, opcode.end() - 1)
     inside, rest = line[opcode.end() : close], line[close + 1 :]
     named = opcode[1] not in ("constant", "parameter")

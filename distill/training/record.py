@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from distill import atomic_files
+from distill.validation import quoted
 
 FILE = "record.json"
 FORMAT = 1
@@ -256,7 +257,7 @@ def _parsed(wanted: Any, value: Any, path: str, field: str) -> Any:
         return wanted(**found)  # type: ignore[operator]
     accepted = (int, float) if wanted is float else (wanted,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{where} must be {_NAMES[wanted]}; got {value!r:.80}")
+        raise ValueError(f"{where} must be {_NAMES[wanted]}; got {quoted(value)}")
     return float(value) if wanted is float else value
 
 

@@ -77,3 +77,11 @@ def test_names_that_are_not_plain(name):
 
 def test_another_limit_of_a_name():
     assert validation.is_plain_name("a" * 1024, 1024) and not validation.is_plain_name("a" * 1025, 1024)
+
+
+def test_a_shortened_value_keeps_both_quotes_and_shows_that_something_is_left_out():
+    assert validation.quoted("a" * 78) == repr("a" * 78), "it fits"
+    assert validation.quoted("a" * 79) == f"'{'a' * 77}…'"
+    assert validation.quoted("it's long", 8) == '"it\'s …"'
+    assert validation.quoted({"a": "b" * 50}, 20) == "{'a': 'bbbbbbbbbbbb…"
+    assert validation.quoted(10**5000) == "int", "Python writes no whole number of so many digits"

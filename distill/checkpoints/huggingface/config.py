@@ -6,6 +6,7 @@ from typing import Any
 
 from distill import validation
 from distill.model.config import T5Config
+from distill.validation import quoted
 
 MODEL_TYPES = {
     "t5": "T5ForConditionalGeneration",
@@ -53,11 +54,11 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         hint = validation.did_you_mean(str(model_type)[:80], MODEL_TYPES)
-        raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {model_type!r:.80}{hint}")
+        raise ValueError(f"{where}: model_type must be one of {sorted(MODEL_TYPES)}; got {quoted(model_type)}{hint}")
     check_trainable(fields, where)
     for name, wanted in _IDS.items():
         if fields.get(name) not in (None, wanted):
-            raise ValueError(f"{where}: {name} must be {wanted} here; got {fields[name]!r:.80}")
+            raise ValueError(f"{where}: {name} must be {wanted} here; got {quoted(fields[name])}")
 
     values: dict[str, Any] = {}
     for theirs, (ours, default, largest) in _INTEGERS.items():
@@ -70,11 +71,11 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     for theirs, (ours, number) in _NUMBERS.items():
         value = fields.get(theirs, number)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-            raise ValueError(f"{where}: {theirs} must be a number; got {value!r:.80}")
+            raise ValueError(f"{where}: {theirs} must be a number; got {quoted(value)}")
         values[ours] = float(value)
     activation = fields.get("feed_forward_proj", "relu" if model_type == "t5" else "gated-gelu")
     if not isinstance(activation, str) or activation not in _FEED_FORWARD:
-        raise ValueError(f"{where}: feed_forward_proj must be one of {sorted(_FEED_FORWARD)}; got {activation!r:.80}")
+        raise ValueError(f"{where}: feed_forward_proj must be one of {sorted(_FEED_FORWARD)}; got {quoted(activation)}")
     values["mlp_activations"] = _FEED_FORWARD[activation]
     values["logits_via_embedding"] = scales_decoder_output(fields, where)
     values["relative_bias_per_layer"] = model_type == "umt5"
@@ -91,7 +92,7 @@ def check_trainable(fields: Mapping[str, Any], where: str) -> None:
     if fields.get("quantization_config") is not None:
         raise ValueError(f"{where}: quantized weights cannot be trained; got a quantization_config")
     if fields.get("is_encoder_decoder", True) is not True:
-        raise ValueError(f"{where}: is_encoder_decoder must be true; got {fields['is_encoder_decoder']!r:.80}")
+        raise ValueError(f"{where}: is_encoder_decoder must be true; got {quoted(fields['is_encoder_decoder'])}")
 
 
 def check_fields(kind: type, overrides: Mapping[str, Any]) -> None:
@@ -106,7 +107,7 @@ def _integer(fields: Mapping[str, Any], name: str, default: int | None, largest:
         raise ValueError(f"{where}: {name} is missing")
     value = fields.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {value!r:.80}")
+        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {quoted(value)}")
     return value
 
 
@@ -118,7 +119,7 @@ def scales_decoder_output(fields: Mapping[str, Any], where: str = "config.json")
     """
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(fields.get(name, True), bool):
-            raise ValueError(f"{where}: {name} must be true or false; got {fields[name]!r:.80}")
+            raise ValueError(f"{where}: {name} must be true or false; got {quoted(fields[name])}")
     if fields.get("model_type") == "mt5":
         return False
     return fields.get("scale_decoder_outputs", fields.get("tie_word_embeddings", True))

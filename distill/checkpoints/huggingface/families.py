@@ -10,6 +10,7 @@ from distill.checkpoints.huggingface import names as t5_names
 from distill.checkpoints.huggingface.names import Entry
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig, family
+from distill.validation import quoted
 
 
 def entries(config: NetworkConfig) -> list[Entry]:
@@ -32,7 +33,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         hint = validation.did_you_mean(str(model_type)[:80], known)
-        raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {model_type!r:.80}{hint}")
+        raise ValueError(f"{where}: model_type must be one of {sorted(known)}; got {quoted(model_type)}{hint}")
     read = gemma_config.config_from_hf if model_type in gemma_config.MODEL_TYPES else t5_config.config_from_hf
     return read(fields, where, **overrides)
 

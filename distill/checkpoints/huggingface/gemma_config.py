@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.checkpoints.huggingface.config import check_fields, check_trainable
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
+from distill.validation import quoted
 
 MODEL_TYPES = {"t5gemma": "T5GemmaForConditionalGeneration", "t5gemma2": "T5Gemma2ForConditionalGeneration"}
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
@@ -77,7 +78,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
             values[name] = _number(values[name], name, where)
     if not isinstance(values["logits_via_embedding"], bool):
         raise ValueError(
-            f"{where}: tie_word_embeddings must be true or false; got {values['logits_via_embedding']!r:.80}"
+            f"{where}: tie_word_embeddings must be true or false; got {quoted(values['logits_via_embedding'])}"
         )
     try:
         return T5GemmaConfig(**{**values, **overrides})
@@ -88,7 +89,7 @@ def config_from_hf(fields: Mapping[str, Any], where: str = "config.json", **over
 def _section(fields: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     value = fields.get(name)
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: {name} must be an object; got {value!r:.80}")
+        raise ValueError(f"{where}: {name} must be an object; got {quoted(value)}")
     return value
 
 
@@ -114,10 +115,14 @@ def _global_every(fields: Mapping[str, Any], num_layers: int, version: int, wher
     if types is None:
         return usual
     if not isinstance(types, list) or len(types) != num_layers or set(types) - {_LOCAL, _GLOBAL}:
-        raise ValueError(f"{where}: layer_types must be {num_layers} of {_LOCAL!r} and {_GLOBAL!r}; got {types!r:.120}")
+        raise ValueError(
+            f"{where}: layer_types must be {num_layers} of {_LOCAL!r} and {_GLOBAL!r}; got {quoted(types, 120)}"
+        )
     every = types.index(_GLOBAL) + 1 if _GLOBAL in types else max(usual, num_layers + 1)
     if types != [_GLOBAL if (index + 1) % every == 0 else _LOCAL for index in range(num_layers)]:
-        raise ValueError(f"{where}: layer_types must have a {_GLOBAL!r} layer at equal distances; got {types!r:.200}")
+        raise ValueError(
+            f"{where}: layer_types must have a {_GLOBAL!r} layer at equal distances; got {quoted(types, 200)}"
+        )
     return every
 
 
@@ -125,18 +130,18 @@ def _check_features(fields: Mapping[str, Any], where: str) -> None:
     """Raises ValueError for a feature that the network does not have."""
     activation = fields.get("hidden_activation", _ACTIVATION)
     if activation != _ACTIVATION:
-        raise ValueError(f"{where}: hidden_activation must be {_ACTIVATION!r}; got {activation!r:.80}")
+        raise ValueError(f"{where}: hidden_activation must be {_ACTIVATION!r}; got {quoted(activation)}")
     if fields.get("attention_bias", False) is not False:
-        raise ValueError(f"{where}: attention_bias must be false; got {fields['attention_bias']!r:.80}")
+        raise ValueError(f"{where}: attention_bias must be false; got {quoted(fields['attention_bias'])}")
     if fields.get("use_bidirectional_attention"):
         raise ValueError(
-            f"{where}: use_bidirectional_attention must be false; got {fields['use_bidirectional_attention']!r:.80}"
+            f"{where}: use_bidirectional_attention must be false; got {quoted(fields['use_bidirectional_attention'])}"
         )
     if fields.get("pad_token_id", 0) != 0:
-        raise ValueError(f"{where}: pad_token_id must be 0 here; got {fields['pad_token_id']!r:.80}")
+        raise ValueError(f"{where}: pad_token_id must be 0 here; got {quoted(fields['pad_token_id'])}")
     ends = fields.get("eos_token_id", 1)
     if 1 not in (ends if isinstance(ends, list) else [ends]):
-        raise ValueError(f"{where}: eos_token_id must be 1, or a list with 1, here; got {ends!r:.80}")
+        raise ValueError(f"{where}: eos_token_id must be 1, or a list with 1, here; got {quoted(ends)}")
 
 
 def _ropes(fields: Mapping[str, Any], version: int, where: str) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -151,17 +156,17 @@ def _ropes(fields: Mapping[str, Any], version: int, where: str) -> tuple[tuple[f
         far = {"rope_theta": fields.get("rope_theta", everywhere), **(scaling if isinstance(scaling, Mapping) else {})}
         near = {"rope_theta": local} if version == 2 else far
     elif not isinstance(given, Mapping):
-        raise ValueError(f"{where}: rope_parameters must be an object; got {given!r:.80}")
+        raise ValueError(f"{where}: rope_parameters must be an object; got {quoted(given)}")
     else:
         far, near = (given.get(_GLOBAL), given.get(_LOCAL)) if version == 2 else (given, given)
     result = []
     for one, base in ((near, local), (far, everywhere)):
         one = {} if one is None else one
         if not isinstance(one, Mapping):
-            raise ValueError(f"{where}: rope_parameters must hold objects; got {one!r:.80}")
+            raise ValueError(f"{where}: rope_parameters must hold objects; got {quoted(one)}")
         kind = one.get("rope_type", one.get("type", "default"))
         if kind not in ("default", "linear"):
-            raise ValueError(f"{where}: rope_type must be 'default' or 'linear'; got {kind!r:.80}")
+            raise ValueError(f"{where}: rope_type must be 'default' or 'linear'; got {quoted(kind)}")
         scale = _number(one.get("factor", 1.0), "factor of rope_parameters", where) if kind == "linear" else 1.0
         result.append((_number(one.get("rope_theta", base), "rope_theta", where), scale))
     return result[0], result[1]
@@ -180,7 +185,7 @@ def _same(both: Any, name: str, default: Any, where: str) -> Any:
 
 def _number(value: Any, name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise ValueError(f"{where}: {name} must be a number; got {value!r:.80}")
+        raise ValueError(f"{where}: {name} must be a number; got {quoted(value)}")
     return float(value)
 
 
@@ -189,7 +194,7 @@ def _integer(fields: Mapping[str, Any], name: str, largest: int, where: str) -> 
         raise ValueError(f"{where}: {name} is missing")
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {value!r:.80}")
+        raise ValueError(f"{where}: {name} must be an integer in [1, {largest}]; got {quoted(value)}")
     return value
 
 

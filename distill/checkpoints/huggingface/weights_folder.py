@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from distill import validation
 from distill.checkpoints import storage_errors
+from distill.validation import quoted
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -120,13 +121,13 @@ class WeightsFolder:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(
-                f"{index} must hold an object 'weight_map' from tensor names to files; got {weight_map!r:.80}"
+                f"{index} must hold an object 'weight_map' from tensor names to files; got {quoted(weight_map)}"
             )
         for name, file in weight_map.items():
             if not isinstance(file, str) or not file.endswith(".safetensors") or not validation.is_plain_name(file):
                 raise ValueError(
                     f"{index}: {name:.200} must be in a .safetensors file of the same folder, named without a path; "
-                    f"got {file!r:.80}"
+                    f"got {quoted(file)}"
                 )
         for file in sorted(set(weight_map.values())):
             self._open_file(file)

@@ -14,6 +14,7 @@ from flax import serialization
 
 from distill.checkpoints import arrays
 from distill.checkpoints.arrays import Tensor, TensorInfo
+from distill.validation import quoted
 
 INDEX_FILE = "checkpoint"
 VERSION = 3
@@ -71,7 +72,7 @@ def tensors(tree: Mapping[str, Any], folder: str | os.PathLike[str], where: str)
     if "version" in tree:
         version = tree["version"]
         if isinstance(version, bool) or not isinstance(version, int | np.integer) or not 2 <= version <= VERSION:
-            raise ValueError(f"{where}: version must be 2 or 3; got {version!r:.40}")
+            raise ValueError(f"{where}: version must be 2 or 3; got {quoted(version, 40)}")
         root = tree.get("optimizer")
         if not isinstance(root, dict):
             raise ValueError(f"{where}: expected a map 'optimizer'; got {type(root).__name__}")
@@ -93,7 +94,7 @@ def _leaves(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
                 raise ValueError(f"{where}: maps are nested more than {_MAX_DEPTH} deep")
             for key, value in node.items():
                 if not isinstance(key, str) or "/" in key:
-                    raise ValueError(f"{where}: names in the tree must be texts without '/'; got {key!r:.80}")
+                    raise ValueError(f"{where}: names in the tree must be texts without '/'; got {quoted(key)}")
                 stack.append(((*path, key), value))
         else:
             count += 1
@@ -117,16 +118,16 @@ def _tensor(leaf: Any, folder: str | os.PathLike[str], where: str) -> Tensor | N
         return arrays.open_array(arrays.zarr_in_folder(folder, name), where)
     if isinstance(leaf, dict):
         return _described(leaf, folder, where)
-    raise ValueError(f"{where}: expected an array or a reference to one; got {type(leaf).__name__} {leaf!r:.80}")
+    raise ValueError(f"{where}: expected an array or a reference to one; got {type(leaf).__name__} {quoted(leaf)}")
 
 
 def _described(spec: dict[str, Any], folder: str | os.PathLike[str], where: str) -> Tensor:
     """An array by TensorStore's description of it, of which only name, shape and dtype are used."""
     store, metadata = spec["kvstore"], spec["metadata"]
     if spec["driver"] != "zarr" or not isinstance(store, dict) or not isinstance(metadata, dict):
-        raise ValueError(f"{where}: expected a zarr array with 'kvstore' and 'metadata'; got {spec!r:.120}")
+        raise ValueError(f"{where}: expected a zarr array with 'kvstore' and 'metadata'; got {quoted(spec, 120)}")
     if store.get("driver") not in ("file", "gfile", "gcs"):
-        raise ValueError(f"{where}: kvstore must be file, gfile or gcs; got {store.get('driver')!r:.80}")
+        raise ValueError(f"{where}: kvstore must be file, gfile or gcs; got {quoted(store.get('driver'))}")
     path = store.get("path", spec.get("path"))
     name = arrays.check_component(path.removesuffix("/") if isinstance(path, str) else path, where)
     dtype = spec.get("dtype", metadata.get("dtype"))

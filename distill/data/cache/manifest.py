@@ -15,6 +15,7 @@ from etils import epath
 
 from distill import file_digests, validation
 from distill.tasks import fingerprint
+from distill.validation import quoted
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -68,7 +69,7 @@ def read(directory: epath.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is no manifest of a cache: {' '.join(repr(error).split()):.160}") from None
     if type(found) is not int or found != FORMAT:
         raise ValueError(
-            f"{path} is of format {found!r:.80}; this version reads format {FORMAT}: build the cache again"
+            f"{path} is of format {quoted(found)}; this version reads format {FORMAT}: build the cache again"
         )
     problem = _problem(manifest)
     if problem:
@@ -80,31 +81,31 @@ def _problem(manifest: Mapping[str, Any]) -> str | None:
     """Why a manifest of the right format cannot be used: a wrong type, or a file outside of the folder; None if it can."""
     for name in ("settings", "tasks"):
         if not isinstance(manifest.get(name), dict):
-            return f"{name!r} must be an object; got {manifest.get(name)!r:.80}"
+            return f"{name!r} must be an object; got {quoted(manifest.get(name))}"
     for task, splits in manifest["tasks"].items():
         for name in (task, *splits) if isinstance(splits, dict) else ():
             if not name.isprintable():
-                return f"{name!r:.80} is no name of a task or a split"
+                return f"{quoted(name)} is no name of a task or a split"
         if not isinstance(splits, dict):
-            return f"task {task!r:.80} must be an object of splits; got {splits!r:.80}"
+            return f"task {quoted(task)} must be an object of splits; got {quoted(splits)}"
         for split, part in splits.items():
             problem = _entry_problem(part)
             if problem:
-                return f"task {task!r:.80}, split {split!r:.80}: {problem}"
+                return f"task {quoted(task)}, split {quoted(split)}: {problem}"
     return None
 
 
 def _entry_problem(part: Any) -> str | None:
     if not isinstance(part, dict):
-        return f"expected an object; got {part!r:.80}"
+        return f"expected an object; got {quoted(part)}"
     for name in ("examples", "slots"):
         if not _is_count(part.get(name)):
-            return f"{name!r} must be a whole number; got {part.get(name)!r:.80}"
+            return f"{name!r} must be a whole number; got {quoted(part.get(name))}"
     for name in ("shards", "tfrecords"):
         if not isinstance(part.get(name, [] if name == "tfrecords" else None), list):
-            return f"{name!r} must be a list of files; got {part.get(name)!r:.80}"
+            return f"{name!r} must be a list of files; got {quoted(part.get(name))}"
     if "index" not in part or (part["examples"] and not isinstance(part["index"], dict)):
-        return f"'index' must be a file; got {part.get('index')!r:.80}"
+        return f"'index' must be a file; got {quoted(part.get('index'))}"
     given = [part["index"]] if part.get("index") is not None else []
     for file in (*given, *part["shards"], *part.get("tfrecords", ())):
         if (
@@ -113,11 +114,11 @@ def _entry_problem(part: Any) -> str | None:
             or not isinstance(file.get("sha256"), str)
             or not file["sha256"].isprintable()
         ):
-            return f"expected a file with its name and SHA-256; got {file!r:.80}"
+            return f"expected a file with its name and SHA-256; got {quoted(file)}"
         if not all(validation.is_plain_name(part) for part in file["file"].split("/")):
-            return f"{file['file']!r:.80} is not a file inside the folder"
+            return f"{quoted(file['file'])} is not a file inside the folder"
         if not _is_count(file.get("bytes")):
-            return f"'bytes' of {file['file']!r:.80} must be a whole number; got {file.get('bytes')!r:.80}"
+            return f"'bytes' of {quoted(file['file'])} must be a whole number; got {quoted(file.get('bytes'))}"
     if not all(_is_count(shard.get("examples")) for shard in part["shards"]):
         return "'examples' of every shard must be a whole number"
     return None
@@ -146,7 +147,7 @@ def check_settings(directory: epath.PathLike, theirs: Mapping[str, Any], ours: M
     differ = fingerprint.differences(json.loads(json.dumps(theirs)), json.loads(json.dumps(ours)))
     if differ:
         differences = "; ".join(
-            f"{name} is {there!r:.200} there and {here!r:.200} here" for name, there, here in differ
+            f"{name} is {quoted(there, 200)} there and {quoted(here, 200)} here" for name, there, here in differ
         )
         raise ValueError(f"the cache at {directory} was built with other settings: {differences}. {remedy}")
 

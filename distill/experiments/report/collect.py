@@ -12,6 +12,7 @@ import numpy as np
 
 from distill.experiments.sweep import PLAN, SEED, read_directory
 from distill.training import record, reporting
+from distill.validation import quoted
 
 _NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
 _UNNAMED = ("jsonl", "rows", "text")  # DATASET_NAME of rows that no one has named
@@ -248,7 +249,7 @@ def read_predictions(directory: Path, split: str = "test", *, keep_rows: bool = 
                 row = json.loads(line)
                 ids.append(str(row["id"]))
             except (ValueError, TypeError, KeyError, RecursionError):
-                raise ReportError(f"{path}:{number} is no prediction with an 'id': {line!r:.60}") from None
+                raise ReportError(f"{path}:{number} is no prediction with an 'id': {quoted(line, 60)}") from None
             correct.append(row.get("correct"))
             answers.add(row["prediction"] if isinstance(row.get("prediction"), str) else None)
             if keep_rows:

@@ -10,6 +10,7 @@ from typing import Any
 from distill.tasks import sources
 from distill.tasks.records import SourceError
 from distill.teacher.clients.replies import Usage
+from distill.validation import quoted
 
 _TEXTS = ("teacher", "model", "date")
 
@@ -96,20 +97,22 @@ def problem(provenance: Mapping[str, Any]) -> str | None:
     """Returns in which way a row's ``provenance`` is not one that ``extract`` writes, or None; absent fields are none."""
     asked = provenance.get("teachers", [])
     if not isinstance(asked, list) or not all(isinstance(one, Mapping) for one in asked):
-        return f"teachers must be a list of objects; got {asked!r:.80}"
+        return f"teachers must be a list of objects; got {quoted(asked)}"
     for place, names in ((provenance, ("prompt", "prompt_hash")), *((one, _TEXTS) for one in asked)):
         wrong = next((name for name in names if not isinstance(place.get(name, ""), str)), None)
         if wrong is not None:
-            return f"{wrong} must be a text; got {place[wrong]!r:.80}"
+            return f"{wrong} must be a text; got {quoted(place[wrong])}"
     for one in asked:
         settings, usage = one.get("settings", {}), one.get("usage")
         if not isinstance(settings, Mapping):
-            return f"settings must be an object; got {settings!r:.80}"
+            return f"settings must be an object; got {quoted(settings)}"
         if usage is not None and not (isinstance(usage, list) and [type(number) for number in usage] == [int, int]):
-            return f"usage must be two integers; got {usage!r:.80}"
+            return f"usage must be two integers; got {quoted(usage)}"
     votes, voters = provenance.get("votes", 1), provenance.get("voters", 1)
     if type(votes) is not int or type(voters) is not int or not 0 <= votes <= voters:
-        return f"votes and voters must be integers, 0 ≤ votes ≤ voters; got {votes!r:.40} and {voters!r:.40}"
+        return (
+            f"votes and voters must be integers, 0 ≤ votes ≤ voters; got {quoted(votes, 40)} and {quoted(voters, 40)}"
+        )
     return None
 
 

@@ -19,6 +19,7 @@ from distill.teacher.clients.replies import (
     RequestFailedError,
     Usage,
 )
+from distill.validation import quoted
 
 Endpoint = Literal["chat", "completions"]
 ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions")
@@ -112,7 +113,7 @@ def read(value: Any, *, key: str, model: str = "", samples: int | None = 1, seco
     if not choices and value.get("error"):
         raise wrong(error_words(value), "server error")
     if not isinstance(choices, list) or not choices:
-        raise wrong(f"expected a list of choices; got {str(choices)[:80]!r}")
+        raise wrong(f"expected a list of choices; got {quoted(str(choices))}")
     if samples is not None and len(choices) < samples:
         raise wrong(f"expected {samples} choices; got {len(choices)}")
     texts = []

@@ -14,6 +14,7 @@ from distill.teacher.clients.completion import finish_of, printable
 from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.replies import Candidate, Reply, Request, RequestFailedError, Sampling, Usage
 from distill.teacher.clients.store import ReplyStore
+from distill.validation import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +86,15 @@ class RecordedTeacher:
         replies = row.get("replies", [row["reply"]] if "reply" in row else None)
         if not isinstance(replies, list) or not all(isinstance(reply, str) for reply in replies):
             raise SourceError(
-                f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {row!r:.200}"
+                f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {quoted(row, 200)}"
             )
         sample, usage = row.get("sample", 0), row.get("usage")
         if type(sample) is not int or sample < 0:
-            raise SourceError(f"{self.config.path}:{line}: 'sample' must be a whole number ≥ 0; got {sample!r:.80}")
+            raise SourceError(f"{self.config.path}:{line}: 'sample' must be a whole number ≥ 0; got {quoted(sample)}")
         counts = isinstance(usage, list) and len(usage) == 2 and all(type(n) is int and n >= 0 for n in usage)
         if usage is not None and not counts:
             raise SourceError(
-                f"{self.config.path}:{line}: 'usage' must be [prompt tokens, completion tokens]; got {usage!r:.80}"
+                f"{self.config.path}:{line}: 'usage' must be [prompt tokens, completion tokens]; got {quoted(usage)}"
             )
         if isinstance(row.get("key"), str):
             self._by_key[row["key"]] = row | {"replies": replies}

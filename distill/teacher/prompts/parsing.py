@@ -15,6 +15,7 @@ from distill.tasks.parsers import Parsed
 from distill.tasks.records import Record
 from distill.teacher.clients.replies import FILTERED, LENGTH, REFUSED, THOUGHT, TOOL_CALL, Candidate, Failure
 from distill.teacher.prompts.prompt import Prompt
+from distill.validation import quoted
 
 LONGEST = 20_000
 """Maximum number of characters of a reply."""
@@ -103,7 +104,7 @@ def _outside(parsed: Parsed, labels: Sequence[str]) -> str:
     """For an unknown label: the label and the known ones."""
     if parsed.undecided != OUTSIDE:
         return ""
-    return f"got {(parsed.label or '')[:80]!r}; the labels are {', '.join(labels)}"
+    return f"got {quoted(parsed.label or '')}; the labels are {', '.join(labels)}"
 
 
 def _failed(reason: str, detail: str, raw: str) -> Said:

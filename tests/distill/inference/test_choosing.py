@@ -167,7 +167,7 @@ def test_a_student_that_is_not_finite_has_no_score():
         (["yes"], "there must be two different choices or more; got ['yes']"),
         (["yes", "yes"], "there must be two different choices or more; got ['yes', 'yes']"),
         (["yes", " \u200b"], "a choice has no visible character; got ' \\u200b'"),
-        (["yes", "n" * 512], f"a choice has more than 512 tokens; got 513 in {'n' * 39!r:.40}"),
+        (["yes", "n" * 512], f"a choice has more than 512 tokens; got 513 in '{'n' * 37}…'"),
     ],
 )
 def test_problems_of_choices(choices, problem):
