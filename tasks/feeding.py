@@ -118,6 +118,20 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._load(split)
         return self._explained[split]
 
+    def named(self, split: str, id: str, input: str, choices: Sequence[str]) -> str:
+        """A row in messages, see :attr:`distill.tasks.records.Record.named`. Reads the split's records again.
+
+        Args:
+          split: the split.
+          id: of the row; rows of several files may have the same one.
+          input: the text that the row's input is the end of.
+          choices: of the row.
+        """
+        for record in self.dataset.records(split):
+            if record.id == id and input.endswith(record.input) and record.choices == tuple(choices):
+                return record.named
+        return f"row {id!r}"
+
     def rows_sha256(self, split: str, *, fresh: bool = False) -> str:
         """A hash of the rows of a split in their order, with every field.
 

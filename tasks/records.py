@@ -124,6 +124,13 @@ class Record:
             raise RowError(f"weight must be a finite number ≥ 0; got {shown(self.weight)}")
         object.__setattr__(self, "weight", float(self.weight))
 
+    @property
+    def named(self) -> str:
+        """The row in messages: ``row 'a7' (rows.jsonl:12)``, without the place where it is not known."""
+        file, line = self.provenance.get("file"), self.provenance.get("line")
+        place = "" if file is None else f" ({file})" if line is None else f" ({file}:{line})"
+        return f"row {self.id!r}{place}"
+
     def check_texts(self) -> None:
         """Raises RowError if a text cannot be encoded; see :func:`check_text`."""
         for name in ("id", "input", "label", "llm_label"):

@@ -8,6 +8,7 @@ from typing import Any
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, SourceError
+from distill.validation import quoted
 
 
 class Teachers:
@@ -55,8 +56,9 @@ class Teachers:
         for teacher, answer in answers.items():
             if answer.input != record.input:
                 raise SourceError(
-                    f"split {split!r}, row {record.id!r}: teacher {teacher!r} has another input; expected "
-                    f"{record.input[:60]!r}, got {answer.input[:60]!r}. Teachers are joined by id: give rows with equal ids"
+                    f"split {split!r}, {record.named}: teacher {teacher!r} has another input; expected "
+                    f"{quoted(record.input, 60)}, got {quoted(answer.input, 60)}. Teachers are joined by id: give rows "
+                    "with equal ids"
                 )
             if answer.llm_label is not None:
                 votes[self._spelled(record, answer.llm_label, votes)] += 1

@@ -113,7 +113,7 @@ class Variants:
             return [""] * number, [1.0] * number
         if not record.rationale_teachers:
             raise ValueError(
-                f"row {record.id!r} does not name the teacher of its {number} rationales, which teacher_prefixes and "
+                f"{record.named} does not name the teacher of its {number} rationales, which teacher_prefixes and "
                 "teacher_weights need; map the field with FIELDS={'rationale_teachers': …}, or join one data set per "
                 "teacher with tasks.teachers.joined"
             )
@@ -122,7 +122,7 @@ class Variants:
         for teacher in teachers if prefixes and trained else ():
             if teacher not in prefixes:
                 known = ", ".join(map(repr, prefixes))
-                raise ValueError(f"row {record.id!r}: teacher_prefixes has no {teacher!r}, only {known}")
+                raise ValueError(f"{record.named}: teacher_prefixes has no {teacher!r}, only {known}")
         return [prefixes.get(teacher, "") for teacher in teachers], [weights.get(teacher, 1.0) for teacher in teachers]
 
 

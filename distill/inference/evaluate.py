@@ -20,7 +20,7 @@ from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
-from distill.tasks import metrics, registration, task_ids
+from distill.tasks import feeding, metrics, registration, task_ids
 from distill.terminal import Terminal
 from distill.validation import quoted
 
@@ -140,8 +140,12 @@ class Evaluator:
         return f"{self._row(number)}: {error}; correct these choices, or generate the answers"
 
     def _row(self, number: int) -> str:
-        """Names an example in errors about its choices."""
+        """Names an example in errors about its choices, with its file and line where they are known."""
+        example, source = self._examples[number], self.task.source
         row = f"row {self._id(number)!r}"
+        if isinstance(source, feeding.RecordDataSource):
+            own = [_text(choice) for choice in example.get("choices", ())]
+            row = source.named(self.split, self._id(number), _text(example["inputs_pretokenized"]), own)
         return f"DecodeConfig.answers = 'choose': task {self.task.name!r}, split {self.split!r}, {row}"
 
     def _id(self, number: int) -> str:

@@ -71,7 +71,9 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
 def test_answers_without_choices_are_not_chosen(model_dir, sums):
     student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
     decode = dataclasses.replace(DECODE, answers="choose")
-    with pytest.raises(ValueError, match=r"'choose': task 'sums_label', split 'test', row '.*' has no choices"):
+    with pytest.raises(
+        ValueError, match=r"'choose': task 'sums_label', split 'test', row '.*' \(.*:1\) has no choices"
+    ):
         evaluate.evaluate(model_dir, task_name=sums.label, decode=decode, **student)
     given = dataclasses.replace(decode, choices=[str(number) for number in range(11)])
     found = evaluate.evaluate(model_dir, task_name=sums.label, decode=given, **student)
@@ -86,19 +88,23 @@ def test_answers_without_choices_are_not_chosen(model_dir, sums):
     [
         (["red", "red"], r"there must be two different choices or more; got \['red', 'red'\]"),
         (["red"], r"there must be two different choices or more; got \['red'\]"),
-        (["red", "x" * 512], "a choice has more than 512 tokens; got 513 in 'xx"),
+        (["red", "x" * 512], "a choice has more than 512 tokens; got 513 in 'x{37}…'"),
     ],
 )
 def test_choices_that_infer_refuses_are_refused_with_their_row(tmp_path, arguments, choices, problem):
-    write_lines(tmp_path / "rows.jsonl", [{"id": "r7", "input": "?", "label": "red", "choices": choices}])
-    task = registration.register(jsonl.dataset({"test": tmp_path / "rows.jsonl"}, name="odd"), "bytes").label
+    first = {"id": "r7", "input": "?", "label": "red", "choices": ["red", "blue"]}
+    write_lines(tmp_path / "a.jsonl", [first])
+    write_lines(tmp_path / "b.jsonl", [first | {"id": "r8"}, first | {"choices": choices}])
+    files = {"test": [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]}
+    task = registration.register(jsonl.dataset(files, name="odd"), "bytes").label
     decoder = evaluate.Decoder(
         arguments["model"],
         partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1]),
         dataclasses.replace(DECODE, answers="choose"),
     )
     with pytest.raises(
-        ValueError, match=rf"task 'odd_label', split 'test', row 'r7': {problem}.*; correct these choices"
+        ValueError,
+        match=rf"task 'odd_label', split 'test', row 'r7' \(.*/b\.jsonl:2\): {problem}.*; correct these choices",
     ):
         evaluate.Evaluator(task, "test", decoder)
 

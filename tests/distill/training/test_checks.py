@@ -53,7 +53,7 @@ def test_choices_of_every_row_are_checked(arguments, sums):
     assert checks.check(**changed(arguments, validation={"decode": decode})) is None
     long = dataclasses.replace(decode, choices=(*decode.choices, "9" * 512))
     with pytest.raises(
-        ValueError, match=r"task 'sums_label', split 'validation', row '.*': a choice has more than 512"
+        ValueError, match=r"task 'sums_label', split 'validation', row '.*' \(.*\.jsonl:1\): a choice has more than 512"
     ):
         checks.check(**changed(arguments, validation={"decode": long}))
 
