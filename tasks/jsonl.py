@@ -232,8 +232,12 @@ class JsonLines:
                         f"(the rows have: {', '.join(known)})"
                     )
 
+    def _name(self, key: str) -> str:
+        """The field of the rows that a field of a record is read from."""
+        return self._fields.get(key, key)
+
     def _get(self, row: dict[str, Any], key: str) -> Any:
-        return row_fields.value_of(row, self._fields.get(key, key))
+        return row_fields.value_of(row, self._name(key))
 
     def _label(self, row: dict[str, Any], key: str) -> str | None:
         value = self._get(row, key)
@@ -241,30 +245,33 @@ class JsonLines:
             return None
         if self._label_names:
             return sources.class_name(value, self._label_names)
-        return row_fields.text(value, key)
+        return row_fields.text(value, self._name(key))
 
     def _record(self, row: dict[str, Any], fallback_id: str, problems: list[tuple[str, str, str]]) -> Record:
         given = self._get(row, "input")
         if given is None:
-            name = self._fields.get("input", "input")
+            name = self._name("input")
             raise RowError(
                 f"the row has no input: field {name!r} is {'null' if row_fields.has(row, name) else 'absent'}"
             )
         weight = self._get(row, "weight")
         if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
-            raise RowError(f"weight is not a number but {type(weight).__name__}")
-        rationales = row_fields.texts(self._get(row, "rationale"), "rationale")
+            raise RowError(f"{self._name('weight')} is not a number but {type(weight).__name__}")
+        rationales = row_fields.texts(self._get(row, "rationale"), self._name("rationale"))
         several, teachers = row_fields.rationales_of(
-            self._get(row, "rationales"), self._get(row, "rationale_teachers"), row.get("provenance")
+            self._get(row, "rationales"),
+            self._get(row, "rationale_teachers"),
+            row.get("provenance"),
+            (self._name("rationales"), self._name("rationale_teachers")),
         )
         rationales += several
-        choices, letters = row_fields.choices_of(self._get(row, "choices"))
+        choices, letters = row_fields.choices_of(self._get(row, "choices"), self._name("choices"))
         llm_label = self._label(row, "llm_label")
         label = self._label(row, "label")
         solution = self._get(row, "solution") if self._solution_marker else None
         if solution is not None:
             marker = self._solution_marker or ""
-            why, label = row_fields.solution_of(row_fields.text(solution, "solution"), marker)
+            why, label = row_fields.solution_of(row_fields.text(solution, self._name("solution")), marker)
             rationales += (why,)
         label = None if label is None or is_blank(label) else row_fields.choice_text(label, choices, letters)
         llm_label = None if llm_label is None else row_fields.choice_text(llm_label, choices, letters)
@@ -273,7 +280,7 @@ class JsonLines:
         provenance: dict[str, Any] = {}
         reply = self._get(row, "reply") if self._parser else None
         if reply is not None:
-            provenance["reply"] = row_fields.text(reply, "reply")
+            provenance["reply"] = row_fields.text(reply, self._name("reply"))
             provenance["parser"] = self._parser
             parsed = parsers.parse(self._parser or "", provenance["reply"], choices, mode=self._mode)
             if parsed.failed:
@@ -285,30 +292,35 @@ class JsonLines:
             rationales += parsed.rationales
         if len(teachers) != len(rationales) and "rationale_teachers" not in self._fields:
             teachers = ()
-        identity = identity_of(row, self._fields.get("id", "id"))
-        return Record(
-            id=fallback_id if identity is None else row_fields.text(identity, "id"),
-            input=row_fields.text(given, "input"),
-            label=label,
-            llm_label=llm_label,
-            rationales=rationales,
-            choices=choices,
-            weight=1.0 if weight is None else weight,
-            rationale_teachers=teachers,
-            label_votes=tuple(
-                (row_fields.choice_text(text, choices, letters), number) for text, number in self._votes(row)
-            ),
-            key_phrases=row_fields.texts(self._get(row, "key_phrases"), "key_phrases"),
-            provenance=provenance,
-        )
+        identity = identity_of(row, self._name("id"))
+        votes, name = self._votes(row)
+        values: dict[str, Any] = {
+            "id": fallback_id if identity is None else row_fields.text(identity, self._name("id")),
+            "input": row_fields.text(given, self._name("input")),
+            "label": label,
+            "llm_label": llm_label,
+            "rationales": rationales,
+            "choices": choices,
+            "weight": 1.0 if weight is None else weight,
+            "rationale_teachers": teachers,
+            "label_votes": tuple((row_fields.choice_text(text, choices, letters), number) for text, number in votes),
+            "key_phrases": row_fields.texts(self._get(row, "key_phrases"), self._name("key_phrases")),
+            "provenance": provenance,
+        }
+        try:
+            return Record(**values)
+        except RowError as error:  # begins with the record's field
+            key, _, rest = str(error).partition(" ")
+            raise RowError(f"{name if key == 'label_votes' else self._name(key)} {rest}") from None
 
-    def _votes(self, row: dict[str, Any]) -> list[tuple[str, float]]:
-        """The teacher's votes, or the probabilities of its log-probabilities, by label."""
+    def _votes(self, row: dict[str, Any]) -> tuple[list[tuple[str, float]], str]:
+        """The teacher's votes, or the probabilities of its log-probabilities, by label; and the name of their field."""
         for key in ("label_votes", "label_log_probs"):
             value = self._get(row, key)
             if value is not None:
-                return row_fields.votes_of(value, key)
-        return []
+                name = self._name(key)
+                return row_fields.votes_of(value, name, logarithms=key == "label_log_probs"), name
+        return [], "label_votes"
 
 
 def dataset(

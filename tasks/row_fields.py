@@ -128,7 +128,7 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
 def _shown(value: Any, name: str) -> str:
     if isinstance(value, list | Mapping):
         try:
-            options = choices_of(value)[0]
+            options = choices_of(value, name)[0]
         except RowError:
             if isinstance(value, Mapping):
                 return text(value, f"field {name!r}")
@@ -179,42 +179,51 @@ def identity_of(row: Mapping[str, Any], name: str = "id") -> str | int | float |
     """
     value = value_of(row, name)
     if value is not None:
-        text(value, "id")
+        text(value, name)
     return value
 
 
-def choices_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def choices_of(value: Any, name: str = "choices") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts of choices, and the letters or numbers that represent them.
 
     Args:
       value: a list of texts; as CommonsenseQA and ARC are published, a list of ``{"label": "A", "text": …}``; as on the
         Hugging Face hub, ``{"label": ["A", …], "text": […]}``; or None.
+      name: of the field, for errors.
 
     Returns:
       ``(texts, letters)``, equally long. Where ``value`` names no letters, A, B, C and so on.
 
     Raises:
-      RowError: it is none of these, or one of the texts is null.
+      RowError: it is none of these, or one of the choices is neither text nor number; names its place, from 0.
 
     >>> choices_of({"label": ["1", "2"], "text": ["attic", "harbour"]})
     (('attic', 'harbour'), ('1', '2'))
     """
-    given: Any = value
+    given, place = value, f"{name}[{{}}]"
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         letters = value.get("label")
-        given, marks = value["text"], letters if isinstance(letters, list) else None
+        given, marks, place = value["text"], letters if isinstance(letters, list) else None, f"{name}.text[{{}}]"
     elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "text" in item for item in value):
         given, marks = [item["text"] for item in value], [item.get("label") for item in value]
+        place = f"{name}[{{}}].text"
     else:
         marks = None
-    if isinstance(given, list) and None in given:
-        raise RowError("one of the choices is null")
-    found = texts(given, "choices")
+    if isinstance(given, list):
+        found = tuple(_choice(item, place.format(number)) for number, item in enumerate(given))
+    else:
+        found = texts(given, name)
     if marks is None or any(mark is None for mark in marks):
         return found, tuple(chr(ord("A") + number) for number in range(len(found)))
     if len(marks) != len(found):
-        raise RowError(f"choices have {len(found)} texts and {len(marks)} labels")
-    return found, texts(marks, "a choice's label")
+        raise RowError(f"{name} must have as many texts as labels; got {len(found)} texts and {len(marks)} labels")
+    return found, texts(marks, f"a label of {name}")
+
+
+def _choice(value: Any, name: str) -> str:
+    if value is None:
+        raise RowError(f"{name} is null; expected a text or a number")
+    return text(value, name)
 
 
 def choice_text(label: str, choices: Sequence[str], letters: Sequence[str]) -> str:
@@ -229,13 +238,16 @@ def choice_text(label: str, choices: Sequence[str], letters: Sequence[str]) -> s
     return choices[places[0]] if len(places) == 1 else label
 
 
-def rationales_of(given: Any, teachers: Any, provenance: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def rationales_of(
+    given: Any, teachers: Any, provenance: Any, names: tuple[str, str] = ("rationales", "rationale_teachers")
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The texts of rationales, and the teacher of each.
 
     Args:
       given: one text, a list of texts, or an object of one text or several per teacher; None is none.
       teachers: the teachers of a list, one per rationale; None: from ``provenance``.
       provenance: of a row that ``distill extract`` wrote, whose ``rationales_by`` is a list of [teacher, sample].
+      names: of the fields of ``given`` and ``teachers``, for errors.
 
     Returns:
       ``(texts, teachers)``; no teachers if they are not known.
@@ -247,20 +259,21 @@ def rationales_of(given: Any, teachers: Any, provenance: Any) -> tuple[tuple[str
     (('It flies.', 'It sings.', 'It nests.'), ('palm', 'gpt', 'gpt'))
     """
     if isinstance(given, Mapping):
-        by_teacher = [(teacher, why) for teacher, value in given.items() for why in texts(value, "rationales")]
+        by_teacher = [(teacher, why) for teacher, value in given.items() for why in texts(value, names[0])]
         return tuple(why for _, why in by_teacher), tuple(teacher for teacher, _ in by_teacher)
-    found = texts(given, "rationales")
+    found = texts(given, names[0])
     if teachers is None and isinstance(provenance, Mapping) and isinstance(provenance.get("rationales_by"), list):
         teachers = [pair[0] for pair in provenance["rationales_by"] if isinstance(pair, list) and pair]
-    return found, texts(teachers, "rationale_teachers")
+    return found, texts(teachers, names[1])
 
 
-def votes_of(given: Any, name: str) -> list[tuple[str, float]]:
+def votes_of(given: Any, name: str, *, logarithms: bool = False) -> list[tuple[str, float]]:
     """Numbers by label as (label, number); log-probabilities become probabilities.
 
     Args:
       given: an object of numbers.
-      name: ``label_votes``, or ``label_log_probs`` for log-probabilities.
+      name: of the field, for errors.
+      logarithms: whether the numbers are log-probabilities.
 
     Raises:
       RowError: it is no object of numbers.
@@ -273,7 +286,7 @@ def votes_of(given: Any, name: str) -> list[tuple[str, float]]:
     for label, number in given.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             raise RowError(f"{name}: the value of {shown(label)} is not a finite number but {shown(number)}")
-    if name != "label_log_probs":
+    if not logarithms:
         return [(check_text(label, name), float(number)) for label, number in given.items()]
     largest = max(given.values(), default=0.0)
     return [(check_text(label, name), math.exp(number - largest)) for label, number in given.items()]

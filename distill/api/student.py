@@ -149,7 +149,7 @@ class Student:
         found = []
         for number, one in enumerate(given):
             try:
-                texts = row_fields.choices_of(one)[0]
+                texts = row_fields.choices_of(one, field if isinstance(field, str) else "choices")[0]
             except ValueError as error:
                 raise ValueError(f"inputs[{number}]: {error}") from None
             if not texts:

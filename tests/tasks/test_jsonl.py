@@ -99,7 +99,7 @@ def test_rows_without_input_broken_lines_and_unknown_labels_are_counted(tmp_path
         (9, "expected an object; got list"),
         (10, "expected an object; got int"),
         (11, "unknown label (expected a0, a1, a2, a3)"),
-        (12, "input is not text but list"),
+        (12, "question is not text but list"),
     ]
     assert report.rejected[-2].text == "'maybe'"
 
@@ -419,3 +419,50 @@ def test_any_row_is_a_record_or_counted(tmp_path_factory, rows, data):
     for record in records:
         json.dumps(record.provenance | {"id": record.id}, allow_nan=False)
         "".join([record.id, record.input, record.label or "", *record.rationales, *record.choices]).encode()
+
+
+def test_errors_of_values_have_the_names_of_the_rows(tmp_path, write):
+    fields = {"input": "q", "choices": "options", "weight": "w", "rationales": "whys", "rationale_teachers": "by"}
+    fields |= {"id": "nr", "label": "a", "label_log_probs": "votes"}
+    rows = [
+        {
+            "q": "?",
+            "options": ["a", "b"],
+            "w": 1,
+            "whys": ["y"],
+            "by": ["palm"],
+            "nr": 1,
+            "a": "a",
+            "votes": {"a": 0.0},
+        },
+        {"q": "?", "options": ["a", None]},
+        {"q": "?", "options": [["a"], "b"]},
+        {"q": "?", "options": {"text": ["a", None], "label": ["A", "B"]}},
+        {"q": "?", "options": [{"text": "a"}, {"text": None}]},
+        {"q": "?", "options": {"text": ["a", "b"], "label": ["A"]}},
+        {"q": "?", "options": {"a": "b"}},
+        {"q": "?", "w": "1"},
+        {"q": "?", "w": -1},
+        {"q": "?", "whys": [["y"]]},
+        {"q": "?", "whys": ["y"], "by": ["palm", "gpt"]},
+        {"q": "?", "nr": []},
+        {"q": "?", "a": []},
+        {"q": "?", "votes": 3},
+    ]
+    kept, report = _read(write.lines(tmp_path / "rows.jsonl", rows), fields=fields)
+    assert len(kept) == 1 and kept[0].named == f"row '1' ({tmp_path / 'rows.jsonl'}:1)"
+    assert [problem.reason for problem in report.rejected] == [
+        "options[1] is null; expected a text or a number",
+        "options[0] is not text but list",
+        "options.text[1] is null; expected a text or a number",
+        "options[1].text is null; expected a text or a number",
+        "options must have as many texts as labels; got 2 texts and 1 labels",
+        "options is not text but an object with 'a'; name one of its fields, as in FIELD.a",
+        "w is not a number but str",
+        "w must be a finite number ≥ 0; got -1",
+        "whys is not text but list",
+        "by must name one teacher per rationale; got 2 for 1 rationales",
+        "nr is not text but list",
+        "a is not text but list",
+        "votes is not an object of numbers by label but int",
+    ]

@@ -65,7 +65,7 @@ def test_choices_are_those_of_the_row_or_of_all_rows(tmp_path):
     assert [row.choices for row in found] == [("a", "b"), ("c", "d"), None, (), None, None, None]
     assert found[2].error == "field 'options' is absent; the row has q"
     assert found[4].error == "field 'options' has no list of choices; got 'a, b'"
-    assert found[6].error == "one of the choices is null"
+    assert found[6].error == "options[1] is null; expected a text or a number"
     assert "half of a surrogate pair" in found[5].error
     assert {row.choices for row in input_rows.read(path, "q", choices=["no", "yes"])} == {("no", "yes")}
     assert found[0].fingerprint != next(input_rows.read(path, "q")).fingerprint
