@@ -32,20 +32,28 @@ def shard(text: str) -> tuple[int, int]:
 def choices(text: str) -> str | list[str]:
     """A flag's choices: a JSON list of texts, such as ``["yes", "no"]``, or else the name of a field.
 
-    >>> choices('["yes", "no"]'), choices("options")
-    (['yes', 'no'], 'options')
+    Numbers are read as texts, as those in rows are.
+
+    >>> choices('["yes", "no"]'), choices("[1, 2.5]"), choices("options")
+    (['yes', 'no'], ['1', '2.5'], 'options')
     """
+    from distill.tasks import row_fields
+    from distill.tasks.records import RowError, is_blank
+
     expected = """a field, or a list of two or more different texts, such as '["yes", "no"]'"""
     if not text.strip() or text.lstrip().startswith(("{", '"')):
-        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}")
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
     if not text.lstrip().startswith("["):
         return text
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"must be {expected}; got {text!r:.80}") from None
-    texts = [one for one in found if isinstance(one, str) and one.strip()]
-    if len(texts) < 2 or len(set(texts)) != len(found):
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}") from None
+    try:
+        texts = list(row_fields.choices_of(found)[0])
+    except RowError as error:
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}: {error}") from None
+    if len(texts) < 2 or len(set(texts)) < len(texts) or any(map(is_blank, texts)):
         raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
     return texts
 

@@ -1,10 +1,14 @@
 """The values of flags."""
 
 import argparse
+import json
+import re
 
 import pytest
 
 from distill.cli import flag_types, parser
+from distill.tasks import row_fields
+from distill.tasks.records import RowError
 
 
 def test_numbers_and_parts():
@@ -34,9 +38,20 @@ def test_a_part_is_within_the_whole(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "[]", '["yes"]', '["yes", 1]', '["yes", "yes"]', '["yes", " "]', '{"a": "b"}', '"yes"']
+    "text", ["", "[", "[]", '["yes"]', '["1", 1]', '["yes", "yes"]', '["yes", " "]', '{"a": "b"}', '"yes"', "[NaN, 1]"]
 )
 def test_choices_are_a_field_or_different_texts(text):
     assert flag_types.choices("options") == "options" and flag_types.choices('["yes", "no"]') == ["yes", "no"]
     with pytest.raises(argparse.ArgumentTypeError, match="must be a field, or a list of two or more different texts"):
         flag_types.choices(text)
+
+
+@pytest.mark.parametrize("value", [[1, 2], [0.5, "half"], [True, False], ["a", None], ["a", ["b"]]])
+def test_choices_of_a_flag_are_read_as_those_of_a_row(value):
+    try:
+        expected = list(row_fields.choices_of(value)[0])
+    except RowError as error:
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"got {json.dumps(value)!r}: {error}")):
+            flag_types.choices(json.dumps(value))
+    else:
+        assert flag_types.choices(json.dumps(value)) == expected
