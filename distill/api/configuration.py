@@ -13,7 +13,7 @@ import distill
 from distill.api import signatures, trusted, value_checks, value_types
 from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home, vocabulary_of
-from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
+from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text, shown_binding
 
 __all__ = [
     "COMMAND_LINE",
@@ -127,7 +127,8 @@ def _scanned(
     everything = trusted.Imports()
     for statement, _ in sorted(scan.imports, key=lambda found: "__gin__" not in found[0].module):
         everything = everything.with_statement(statement)
-    scan_text("\n".join(readable(binding) for binding in bindings), scan.place, paths, scan, set(), everything)
+    for binding in bindings:
+        scan_text(readable(binding), scan.place, paths, scan, set(), everything)
     return scan
 
 
@@ -209,11 +210,12 @@ def parse(
     scan = check(gin_files, bindings, paths, allowed, place)
     gin.clear_config()
     exchange_names()
+    texts = [*scan.import_lines(), *bindings]
     try:
         with _reading_only(scan.texts):
-            gin.parse_config_files_and_bindings(gin_files, [*scan.import_lines(), *bindings], finalize_config=False)
+            gin.parse_config_files_and_bindings(gin_files, texts, finalize_config=False)
     except (ValueError, SyntaxError, ImportError, AttributeError, NameError, TypeError, RecursionError) as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(_of_binding(str(error), texts, place)) from None
     if outside := list(_outside(allowed)):
         gin.clear_config()
         raise ConfigurationError("\n".join(outside))
@@ -222,6 +224,22 @@ def parse(
     problems = list(_type_problems(scan))
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _of_binding(message: str, texts: Sequence[str], place: str) -> str:
+    """gin's error with the binding that it is about, if it is about one: gin counts the lines of all bindings, joined."""
+    found = re.search(r"\n\s*In bindings string line (\d+)\n", message)
+    if found is None:
+        return message
+    number, at = int(found[1]), 0
+    while (lines := texts[at].count("\n") + 1) < number and at + 1 < len(texts):
+        number, at = number - lines, at + 1
+    why = message[: found.start()].strip().removesuffix(".")
+    if name := re.fullmatch("'(.*)' was not provided by an import statement", why):
+        why = f"no gin file imports {name[1]!r}"
+    elif missing := re.search(r"<module '([\w.]+)' from '.*'> has no attribute (\w+)$", why):
+        why = f"{missing[1]} has no {missing[2]!r}"
+    return f"{place}: {shown_binding(texts[at], place)}: {why}"
 
 
 def _outside(allowed: Sequence[str]) -> Iterator[str]:

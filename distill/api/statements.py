@@ -14,6 +14,8 @@ from distill.api.gin_files import ConfigurationError, find
 from distill.validation import quoted
 
 COMMAND_LINE = "the command line"
+# What gin's parser raises on a text that is no gin; TypeError for a dict whose key is a list.
+_UNREADABLE = (SyntaxError, ValueError, TypeError, tokenize.TokenError, RecursionError)
 
 
 class Use(NamedTuple):
@@ -144,7 +146,7 @@ def scan_text(
             statement = next(parser)
         except StopIteration:
             return "\n".join(lines)
-        except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise ConfigurationError(unreadable(error, where, text, numbered=where != scan.place)) from None
         line = getattr(getattr(statement, "location", None), "line_num", 0)
         place = f"{where}:{line}" if where != scan.place else where
@@ -193,6 +195,7 @@ def unreadable(error: Exception, where: str, text: str, *, numbered: bool = True
     """The message for a statement that cannot be read: its place, its text, why, and the remedy."""
     lines, found = text.split("\n"), _unbalanced(text)
     number = found[0] if found else error.lineno if isinstance(error, SyntaxError) else None
+    number = 1 if len(lines) == 1 else number
     if number is None or not 0 < number <= len(lines):
         return f"{where}: {_first_line(error)}"
     line = lines[number - 1].strip()
@@ -200,7 +203,17 @@ def unreadable(error: Exception, where: str, text: str, *, numbered: bool = True
     why = found[1] if found else _why(error)
     name = line.partition("=")[0].strip()
     shell = f"; a shell needs quotes around the value: --gin.{name}='…'" if where == COMMAND_LINE and found else ""
-    return f"{where}{f':{number}' if numbered else ''}: {line!r:.200} {what}: {why}{shell}"
+    return f"{where}{f':{number}' if numbered else ''}: {shown_binding(line, where)} {what}: {why}{shell}"
+
+
+def shown_binding(text: str, where: str) -> str:
+    """A binding in messages, shortened; one of the command line as the flag that gave it.
+
+    >>> shown_binding("LAMBDA = @a", COMMAND_LINE), shown_binding("LAMBDA = @a", "runs/a.gin")
+    ("'--gin.LAMBDA=@a'", "'LAMBDA = @a'")
+    """
+    name, equals, value = text.partition("=")
+    return quoted(f"--gin.{name.strip()}{equals}{value.strip()}" if where == COMMAND_LINE else text, 200)
 
 
 def _first_line(error: Exception) -> str:
@@ -274,7 +287,7 @@ def readable(binding: str) -> str:
         raise ConfigurationError(f"a binding reads NAME=value; got {quoted(binding, 200)}")
     try:
         config_parser.ConfigParser(value, Recorder()).parse_value()
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
+    except _UNREADABLE:
         if re.fullmatch(r"[\w./:~+,-][\w./:~+,@ -]*", value):
             return f"{key.strip()} = {value!r}"
     return f"{key.strip()} = {value}"
@@ -297,6 +310,6 @@ def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
                 scope = f"{statement.scope}/" if statement.scope else ""
                 argument = f".{statement.arg_name}" if statement.arg_name else ""
                 found[f"{scope}{statement.selector}{argument}"] = statement.value
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ConfigurationError(unreadable(error, where, text)) from None
     return found

@@ -40,6 +40,26 @@ def test_the_place_of_the_bindings_is_named():
     assert told("LAMBDA = 50%").startswith("the arguments: 'LAMBDA = 50%' has no gin value")
 
 
+@pytest.mark.parametrize(
+    ("bindings", "message"),
+    [
+        (["LAMBDA=@nowhere"], "'--gin.LAMBDA=@nowhere': no gin file imports 'nowhere'"),
+        (["BATCH_SIZE=8", "DATASET=@cqa.dataset()"], "'--gin.DATASET=@cqa.dataset()': no gin file imports 'cqa'"),
+        (
+            ["BATCH_SIZE=8", "LAMBDA=@schedules.no()", "Z_LOSS=0"],
+            "'--gin.LAMBDA=@schedules.no()': distill.training.schedules has no 'no'",
+        ),
+        (
+            ["LAMBDA=[1,", "BATCH_SIZE=8]"],
+            "'--gin.LAMBDA=[1,' has no gin value: the bracket '[' is not closed; a shell needs quotes around the value: "
+            "--gin.LAMBDA='…'",
+        ),
+    ],
+)
+def test_a_flag_that_gin_refuses_is_named_as_it_was_given(bindings, message):
+    assert error(bindings) == f"the command line: {message}"
+
+
 def test_a_macro_like_no_other_says_where_macros_are_listed():
     assert error(["QQQ = 1"]) == "nothing uses QQQ (set in the command line); `distill config` prints the macros"
 

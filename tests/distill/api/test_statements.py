@@ -54,7 +54,9 @@ def test_a_binding_needs_a_value():
 
 def test_a_binding_that_cannot_be_read_is_shown():
     text = "A = 1\nLABEL_RATE = 50%\nB = 2"
-    with pytest.raises(ConfigurationError, match=r"^the command line: 'LABEL_RATE = 50%' has no gin value: .*quotes"):
+    with pytest.raises(
+        ConfigurationError, match=r"^the command line: '--gin\.LABEL_RATE=50%' has no gin value: .*quotes"
+    ):
         scanned(text, statements.COMMAND_LINE)
     with pytest.raises(ConfigurationError, match=r"^a\.gin:2: 'LABEL_RATE = 50%' has"):
         scanned(text, "a.gin")
@@ -68,6 +70,12 @@ def test_a_file_that_ends_in_a_statement_is_refused(text):
         statements.bindings_of(text, "runs/a.gin")
 
 
+def test_a_key_that_python_refuses_is_an_error_of_its_binding():
+    with pytest.raises(ConfigurationError) as caught:
+        scanned("FILES = {[1]: 2}", statements.COMMAND_LINE)
+    assert str(caught.value) == "the command line: '--gin.FILES={[1]: 2}' has no gin value: unhashable type: 'list'"
+
+
 def test_bindings_of_a_resolved_configuration():
     found = statements.bindings_of("A = 1\ns/f.x = %A\nf.y = @g()\n")
     assert found == {"A": 1, "s/f.x": "%A", "f.y": "@g()"}
@@ -78,7 +86,7 @@ def test_bindings_of_a_resolved_configuration():
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("FILES = [1", "'FILES = [1' has no gin value: the bracket '[' is not closed; a shell needs quotes"),
+        ("FILES = [1", " has no gin value: the bracket '[' is not closed; a shell needs quotes"),
         ("FILES = {'a': (1}", "the bracket '(' is closed by '}'"),
         ("FILES = 1)", "the bracket ')' closes nothing"),
         ("FILES = 'x", "the quote ' is not closed"),
@@ -89,7 +97,8 @@ def test_bindings_of_a_resolved_configuration():
 def test_a_value_that_gin_cannot_read_is_one_line(tmp_path, binding, message):
     with pytest.raises(ConfigurationError) as caught:
         scanned(binding, statements.COMMAND_LINE)
-    assert str(caught.value).startswith("the command line: ") and message in str(caught.value)
+    flag = repr(f"--gin.{binding.replace(' = ', '=')}")
+    assert str(caught.value).startswith(f"the command line: {flag} has") and message in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigurationError) as caught:
         scanned(f"A = 1  # [\n{binding}\nB = 2\n")
