@@ -41,7 +41,7 @@ def after_training(run: "Run") -> list[str]:
         ["infer", f"--model_dir={directory}", f"--input={rows or _NEW_ROWS}", f"--output={stem}answers.jsonl"]
     )
     commands.append(["export", f"--model_dir={directory}", f"--output={_export_folder(directory)}"])
-    return [*lines, *_listed(commands, {1: _reads(described)})]
+    return [*lines, *_listed(commands, {1: _reads(described, rows)})]
 
 
 def after_sweep(directory: Path) -> list[str]:
@@ -62,10 +62,35 @@ def _listed(commands: Sequence[Sequence[str]], remarks: Mapping[int, str] = {}) 
     return [line + (f"  # {remarks[number]}" if number in remarks else "") for number, line in enumerate(lines)]
 
 
-def _reads(student: "Student") -> str:
-    """What ``infer`` reads of a row."""
+def _reads(student: "Student", rows: str | None) -> str:
+    """What ``infer`` reads of a row, and the flag that chooses among a row's choices, if it has some."""
     kind = "template" if "{" in student.input_field else "field"
-    return f"reads the {kind} {student.input_field!r} of each row"
+    text = f"reads the {kind} {student.input_field!r} of each row"
+    if student.choices is not None:
+        source = f"in its field {student.choices!r}" if isinstance(student.choices, str) else f"{student.choices}"
+        return f"{text}, and chooses among the choices {source}"
+    field = _field_of_choices(student, rows)
+    return text if field is None else f"{text}; {shlex.quote(f'--choices={field}')} chooses among its choices"
+
+
+def _field_of_choices(student: "Student", rows: str | None) -> str | None:
+    """The field of a row's choices, if the student can choose, and its rows were read with one or the first has one."""
+    from distill.inference import answering
+    from distill.tasks import row_fields, sources
+    from distill.tasks.records import SourceError
+
+    try:
+        answering.check_chooses(student)
+    except ValueError:
+        return None
+    fields = {} if student.rows is None else student.rows.fields
+    if "choices" in fields or student.rows is None or rows is None:
+        return fields.get("choices")
+    try:
+        first = next((row for _, row in sources.read_rows(Path(rows), "rows") if isinstance(row, dict)), {})
+    except (SourceError, OSError):  # a file that the training did not read
+        return None
+    return "choices" if row_fields.has(first, "choices") else None
 
 
 def _is_pretraining(run: "Run") -> bool:

@@ -3,9 +3,14 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from distill.api import run
 from distill.cli import next_steps, parser
 from distill.inference import student as students
+from distill.inference.decoder import DecodeConfig
+from distill.model.config import T5Config
+from tests_support import write_lines
 
 
 def commands(lines):
@@ -32,6 +37,30 @@ def test_a_trained_student_is_scored_served_and_exported(tmp_path, train_command
     assert Path(parsed[1].input).is_file()
     assert not Path(parsed[2].output).exists()
     assert lines[2].endswith(f"# reads the field {described.input_field!r} of each row")
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows", "changes", "said"),
+    [
+        ({"choices": "the options"}, None, {}, "; '--choices=the options' chooses among its choices"),
+        ({}, {"q": "?", "choices": ["a", "b"]}, {}, "; --choices=choices chooses among its choices"),
+        ({}, {"q": "?"}, {}, ""),
+        ({}, None, {}, ""),
+        ({"choices": "options"}, None, {"form": "single"}, ""),
+        ({"choices": "options"}, None, {"answers": "choose"}, ", and chooses among the choices in its field 'options'"),
+        ({}, None, {"answers": "choose", "choices": ["a", "b"]}, ", and chooses among the choices ['a', 'b']"),
+    ],
+)
+def test_the_field_of_choices_is_named_where_the_student_can_choose(tmp_path, fields, rows, changes, said):
+    if rows is not None:
+        write_lines(tmp_path / "rows.jsonl", [rows])
+    decode = DecodeConfig(**{name: value for name, value in changes.items() if name != "form"})
+    described = students.Student(
+        T5Config(384, 8, 1, 8, 8, 1, 1), "bytes", input_field="q", rows=students.RowFormat(fields), decode=decode,
+        form=changes.get("form", "label"),
+    )  # fmt: skip
+    path = None if rows is None else str(tmp_path / "rows.jsonl")
+    assert next_steps._reads(described, path) == f"reads the field 'q' of each row{said}"
 
 
 def test_another_run_starts_from_a_pretrained_student(tmp_path, monkeypatch):
