@@ -12,6 +12,7 @@ from etils import epath
 
 from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log, value_types
 from distill.api.gin_files import without_gin
+from distill.counting import counted, form
 from distill.inference import model_directory, own_files
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
@@ -19,8 +20,8 @@ from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import task_ids
 from distill.terminal import Terminal
-
 from distill.validation import quoted
+
 if TYPE_CHECKING:
     from distill.api.student import Student
     from distill.tasks.registration import Registered
@@ -192,23 +193,43 @@ class Run:
             train.lock_directory(epath.Path(self.directory)) as lock,
             model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
-            self.introduce(terminal, writes=first)
             self.register()
+            self.introduce(terminal, writes=first)
             given = {**self.arguments, **overrides}
             return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
 
     def introduce(self, terminal: Terminal, *, writes: bool) -> None:
-        """:meth:`begin`, and says its lines, the :meth:`advice`, and which rows are held out."""
-        for line in (*self.begin(writes=writes), *self.advice(), *self.held_out()):
+        """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks."""
+        for line in (*self.begin(writes=writes), *self.advice()):
+            terminal.say(line)
+        with terminal.stage("reading the validation rows", announce=False):
+            lines = self.held_out()
+        for line in lines:
             terminal.say(line)
 
     def held_out(self) -> list[str]:
-        """A line about the validation rows if they are taken from the training rows; none otherwise."""
+        """A line about the validation rows if they are taken from the training rows; none otherwise.
+
+        The tasks must be registered. Reads the rows, unless the run is complete.
+        """
+        from distill.tasks import corpus, registration
+        from distill.training import reporting
+
         dataset, validation = self.registration["dataset"], self.arguments.get("validation")
         if validation is None or validation.split != "validation" or not getattr(dataset, "cuts_validation", False):
             return []
-        share = f"{dataset.validation_fraction:.0%} of the training rows"
-        return [f"no validation rows are given: {share} are held out for validation and not trained on"]
+        if (epath.Path(self.directory) / reporting.RESULT).exists():
+            return []
+        try:
+            number = registration.get(validation.task_name).num_input_examples("validation") or 0
+        except (
+            ValueError,
+            OSError,
+        ):  # the training raises it, unless it finds another mistake first
+            return []
+        what = counted(number, "passage" if isinstance(dataset, corpus.Corpus) else "row")
+        held = f"{what} of the training data {form(number, 'is', 'are')} held out for validation and not trained on"
+        return [f"no validation rows are given: {held}"]
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant."""

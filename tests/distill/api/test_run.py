@@ -8,6 +8,7 @@ import pytest
 
 import distill
 from distill.api import configuration, run
+from tests_support import write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -37,16 +38,34 @@ def test_a_weight_of_two_tasks_where_one_is_trained_is_named(tmp_path):
     assert distill.from_gin(files, given | {"FORM": "paired"}).advice() == []
 
 
-def test_rows_that_are_held_out_are_announced():
-    given = {"MODEL_DIR": "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
-    given["TEST_SPLIT"] = None
+def test_rows_that_are_held_out_are_counted(tmp_path):
+    write_rows(tmp_path / "a.jsonl", 5)
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": tmp_path / "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    given |= {"TEST_SPLIT": None, "FIELDS": {"input": "question", "rationale": "why", "label": "answer"}}
     files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
-    (line,) = distill.from_gin(files, given).held_out()
+    made = distill.from_gin(files, given)
+    made.register()
+    (line,) = made.held_out()
     assert line == (
-        "no validation rows are given: 10% of the training rows are held out for validation and not trained on"
+        "no validation rows are given: 1 row of the training data is held out for validation and not trained on"
     )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{}")
+    (tmp_path / "a.jsonl").unlink()
+    made.register()
+    assert made.held_out() == [], "a complete run reads no rows"
     given["FILES"] = {"train": "a.jsonl", "validation": "b.jsonl"}
     assert distill.from_gin(files, given).held_out() == []
+
+
+def test_passages_that_are_held_out_are_counted(tmp_path):
+    (tmp_path / "book.txt").write_text("\n\f".join(f"passage {number} of the book" for number in range(7)))
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": tmp_path / "book.txt"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_tiny.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu.gin"]
+    made = distill.from_gin(files, given)
+    made.register()
+    (line,) = made.held_out()
+    assert " 1 passage of the training data is held out " in line, "by a hash, 1% of 7 passages would be none"
 
 
 def test_from_gin_is_the_run_of_the_command(tmp_path):
