@@ -233,7 +233,9 @@ class Run:
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant."""
-        return [*self._idle_weights(), *self._oversized()]
+        validation = self.arguments.get("validation")
+        unused = [] if validation is None else validation.decode.unused()
+        return [*self._idle_weights(), *unused, *self._oversized()]
 
     def _idle_weights(self) -> list[str]:
         """A line if weights of two tasks are set, and one task is trained."""

@@ -113,6 +113,8 @@ class Student:
         inputs = [inputs] if isinstance(inputs, str) else inputs
         texts = self.texts_of(inputs)
         chosen = self._choices_for(inputs, choices)
+        for warning in self.description.decode.unused(chosen is not None):
+            logging.warning("%s", warning)
         self._remark(texts)
         found = self._answering(texts, rationale=rationale, choices=chosen)
         for number, one in enumerate(found):

@@ -83,6 +83,19 @@ class DecodeConfig:
                 "them at its default"
             )
 
+    def unused(self, chooses: bool | None = None) -> list[str]:
+        """Warnings of settings that change nothing.
+
+        Args:
+          chooses: whether answers are chosen; None: if ``answers`` is ``choose``.
+        """
+        if not self.normalize_by_target_length or (self.answers == "choose" if chooses is None else chooses):
+            return []
+        return [
+            "DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices, and answers are generated; "
+            "choose them (DecodeConfig.answers='choose', infer --choices), or leave it out"
+        ]
+
 
 def _checked(choices: Any) -> tuple[str, ...]:
     texts = list(choices) if isinstance(choices, list | tuple) else []

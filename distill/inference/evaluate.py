@@ -267,7 +267,7 @@ def evaluate(
             _, params = restore_student(model_dir, model, device_mesh, rules)
         with terminal.stage(f"reading {task_name}, split {split!r}"):
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
-        if warning := evaluator.check_lengths(decode.max_decode_len):
+        for warning in (*decode.unused(), *filter(None, [evaluator.check_lengths(decode.max_decode_len)])):
             logging.warning("%s", warning)
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):

@@ -36,6 +36,9 @@ def test_a_weight_of_two_tasks_where_one_is_trained_is_named(tmp_path):
     assert distill.from_gin(files, given).advice() == ["jsonl_label is one task: LAMBDA=3 changes nothing"]
     assert distill.from_gin(files, given | {"LAMBDA": 1}).advice() == []
     assert distill.from_gin(files, given | {"FORM": "paired"}).advice() == []
+    per_token = "evaluate.DecodeConfig.normalize_by_target_length"
+    (line,) = distill.from_gin(files, given | {"LAMBDA": 1, per_token: True}).advice()
+    assert line.startswith("DecodeConfig.normalize_by_target_length=True changes nothing: ")
 
 
 def test_rows_that_are_held_out_are_counted(tmp_path):

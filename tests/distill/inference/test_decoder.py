@@ -155,3 +155,11 @@ def test_int8_weights_decode_the_same_on_one_device_and_sharded_or_gathered(argu
         for one, other in zip(found, wanted):
             np.testing.assert_array_equal(one.tokens, other.tokens)
             assert one.log_prob == pytest.approx(other.log_prob, rel=1e-4)
+
+
+def test_a_setting_of_choices_is_unused_where_answers_are_generated():
+    (warning,) = DecodeConfig(normalize_by_target_length=True).unused()
+    assert warning.startswith("DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices")
+    assert DecodeConfig(normalize_by_target_length=True).unused(chooses=True) == []
+    assert DecodeConfig(normalize_by_target_length=True, answers="choose").unused() == []
+    assert DecodeConfig().unused() == []
