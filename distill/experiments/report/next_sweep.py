@@ -45,7 +45,8 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
         values = [_level(line, run, axis, found.level(run.lam)) for run in proposal.runs]
         points = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(values, seeds)]
         if _accepted(sweep, points):
-            return dataclasses.replace(proposal, recipe=Recipe(keep, _command(sweep, points)))
+            recipe = Recipe(keep, _command(sweep, points), remark=_remark(sweep, line.cells))
+            return dataclasses.replace(proposal, recipe=recipe)
     return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
 
 
@@ -67,7 +68,7 @@ def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
             levels = {axis: _value(level) for axis, level in cell.values.items() if level != ABSENT and axis != SEED}
             points.append({**levels, SEED: seeds[id(cell)]})
         if _accepted(sweep, points):
-            return Recipe({}, _command(sweep, points))
+            return Recipe({}, _command(sweep, points), remark=_remark(sweep, cells))
     settings = {cell.label: {"gin_files": [str(cell.runs[0].directory / _BASE)]} for cell in cells if id(cell) in seeds}
     run = cells[0].runs[0]
     axes = {"setting": settings, SEED: max(seeds.values(), key=len)}
@@ -77,6 +78,17 @@ def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
 def _command(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> str:
     more = json.dumps(points[0] if len(points) == 1 else points, ensure_ascii=False)
     return f"distill sweep {shlex.quote(str(sweep.directory))} --more={shlex.quote(more)}"
+
+
+def _remark(sweep: Sweep, cells: Sequence[Cell]) -> str:
+    """What the seeds of new runs are, where those of the sweep are no axis: the report takes them for the same settings."""
+    if SEED in sweep.all_axes():
+        return ""
+    seeds = sorted({run.seed for cell in cells for run in cell.runs}, key=lambda seed: (len(seed), seed))
+    return (
+        f"The sweep has no axis {SEED}: its runs have the seed {' or '.join(seeds)}, and the command names the seeds of "
+        "the new runs. The report takes runs that differ in the seed alone for one setting."
+    )
 
 
 def _sweep(directory: Path | None) -> Sweep | None:

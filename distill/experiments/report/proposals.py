@@ -27,7 +27,7 @@ class Step:
       text: the runs and the reason, in words.
       recipe: what trains them; None if it is not known.
       runs: their number.
-      hours: chip-hours, or core-hours on CPUs, of all of them; nan if the times are not known.
+      hours: chip-hours, or core-hours on CPUs, of all of them, with compilation; nan if the times are not known.
       width: the interval of the answer after these runs, as a share in [0, 1] of the present one; nan if it is not known.
     """
 
@@ -57,7 +57,7 @@ def steps(analysis: Analysis) -> list[Step]:
             proposal_text(proposal),
             proposal.recipe,
             proposal.total,
-            proposal.total * _hours(analysis, lines[name]),
+            proposal.total * _hours(lines[name]),
             proposal.width,
         )
         for name, proposal in known
@@ -94,15 +94,14 @@ def _more_seeds(analysis: Analysis, found: Comparison) -> list[Step]:
         f"distinguish the two if their difference is {number(found.needed.difference, 2)}{unit}, as observed; the "
         f"width of its interval becomes about {100 * found.needed.width:.0f} % of now."
     )
-    hours = sum(more * _hours(analysis, [cell]) for more, cell in zip(added, cells))
+    hours = sum(more * _hours([cell]) for more, cell in zip(added, cells))
     question = f"{one_line(found.a.label)} or {one_line(found.b.label)}"
     return [Step(question, text, next_sweep.more_seeds(cells, seeds), sum(added), hours, found.needed.width)]
 
 
-def _hours(analysis: Analysis, cells: Sequence[Cell]) -> float:
-    """Chip-hours of a run, the mean over settings; nan if they are not known."""
-    found = [each.chip_hours.value for each in analysis.costs.settings if any(each.cell is cell for cell in cells)]
-    return float(np.mean(found)) if found else math.nan
+def _hours(cells: Sequence[Cell]) -> float:
+    """Chip-hours of a run with compilation, the mean over settings; nan if they are not known."""
+    return float(np.mean([cell.training("chip_seconds") / 3600 for cell in cells]))
 
 
 def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
@@ -110,13 +109,15 @@ def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
     found, out = steps(analysis), []
     for place, step in enumerate(found):
         start = "Next" if len(found) == 1 else f"Next, {place + 1} of {len(found)}"
-        cost = f" {_cost(step, analysis.costs.hours)}" if math.isfinite(step.hours) else ""
-        out.append((f"{start}, {step.question}: {step.text}{cost}", recipe_text(step.recipe)))
+        cost = _cost(step, analysis.costs.hours) if math.isfinite(step.hours) else ""
+        remark = "" if step.recipe is None else step.recipe.remark
+        text = " ".join(filter(None, (step.text, remark, cost)))
+        out.append((f"{start}, {step.question}: {text}", recipe_text(step.recipe)))
     return out
 
 
 def _cost(step: Step, hours: str) -> str:
-    text = f"It takes about {number(step.hours, 2)} {hours}"
+    text = f"It takes about {number(step.hours, 2)} {hours}, with compilation and without the start of each process"
     if not (math.isfinite(step.width) and step.hours > 0):
         return f"{text}."
     return f"{text}; the answer's range becomes {100 * (1 - step.width):.0f} % narrower."

@@ -95,6 +95,44 @@ def test_more_seeds_of_two_settings_are_one_command(sweep, capsys):
     assert "28 runs: 24 finished, which are kept, and 4 to do" in capsys.readouterr().out
 
 
+def test_runs_without_an_axis_of_seeds_count_as_their_seed(tmp_path, capsys):
+    """The command that the report proposes is accepted, keeps the runs, and repeats none under another name."""
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "test.jsonl", 10, start=50)
+    text = (
+        FILE.replace("FOLDER", str(tmp_path)).partition("axes:")[0] + f"  RANDOM_SEED: 7\ndirectory: {tmp_path}/out\n"
+    )
+    (tmp_path / "two.yaml").write_text(f"{text}axes: {{LAMBDA: [0.5, 1]}}\n")
+    made = plan.prepare(reading.read(tmp_path / "two.yaml"))
+    for run in made.runs:
+        lam = run.numbers["LAMBDA"]
+        synthetic.write_run(
+            run.directory, [n % 10 < 4 + 3 * lam for n in range(40)], training={"lambda": lam},
+            configuration={"FORM": "mixed", "LAMBDA": lam, "RANDOM_SEED": 7},
+        )  # fmt: skip
+    analysis = analysed(tmp_path / "out")[1]
+    ((said, (_, command)),) = proposals.next_sentences(analysis)
+    assert (
+        " The sweep has no axis RANDOM_SEED: its runs have the seed 7, and the command names the seeds of the new "
+        in said
+    )
+    words = shlex.split(command)
+    assert json.loads(words[-1].removeprefix("--more="))["RANDOM_SEED"] == [7, 8, 9]
+    assert main.main([*words[1:], "--dry_run"]) == 0
+    assert "17 runs: 2 finished, which are kept, and 15 to do" in capsys.readouterr().out
+    more = next_sweep.more_seeds(analysis.part.cells, 3)
+    points = json.loads(shlex.split(more.command)[-1].removeprefix("--more="))
+    assert [point["RANDOM_SEED"] for point in points] == [[8, 9], [8, 9]] and more.remark
+    (tmp_path / "two.yaml").write_text(f"{text}axes: {{LAMBDA: [0.5, 1]}}\nmore: {json.dumps(points)}\n")
+    for run in plan.prepare(reading.read(tmp_path / "two.yaml")).runs[2:]:
+        lam, seed = run.numbers["LAMBDA"], int(run.numbers["RANDOM_SEED"])
+        synthetic.write_run(
+            run.directory, [n % 10 < 5 for n in range(40)], training={"lambda": lam},
+            configuration={"FORM": "mixed", "LAMBDA": lam, "RANDOM_SEED": seed},
+        )  # fmt: skip
+    assert [cell.seeds for cell in analysed(tmp_path / "out")[1].part.cells] == [["7", "8", "9"]] * 2
+
+
 def test_added_points_stay_in_the_directory_when_the_file_is_run_again(sweep, tmp_path):
     """``--more`` is written into the plan, so that neither command nor report loses the runs."""
     from distill.cli import parser, sweep_files

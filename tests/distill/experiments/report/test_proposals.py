@@ -1,10 +1,9 @@
 """The next runs in words."""
 
-import dataclasses
-
+import pytest
 import yaml
 
-from distill.experiments.report import next_runs, proposals, statistics
+from distill.experiments.report import next_runs, proposals
 
 
 def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_analysis):
@@ -14,36 +13,38 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
         "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
         "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which the best λ "
         "may be becomes about 67 % of now, in log λ. All other settings stay: NORMALIZER all_tokens, and all that the "
-        "settings share. It takes about 6.7 chip-hours; the answer's range becomes 33 % narrower."
+        "settings share. It takes about 6.7 chip-hours, with compilation and without the start of each process; the "
+        "answer's range becomes 33 % narrower."
     ), "the interval of the best λ is open below"
     assert second.startswith("Next, 2 of 3, best λ (task_tokens): 20 runs, ") and "\n  LAMBDA: [" in file
     assert third == (
         "Next, 3 of 3, all_tokens, rates 8:1 or task_tokens, rates 1:1: 20 runs, 10 seeds of all_tokens, rates 8:1 and 10 "
         "seeds of task_tokens, rates 1:1, distinguish the two if their difference is 6.5 points, as observed; the width of "
-        "its interval becomes about 58 % of now. It takes about 13 chip-hours; the answer's range becomes 42 % narrower."
+        "its interval becomes about 58 % of now. It takes about 13 chip-hours, with compilation and without the start of "
+        "each process; the answer's range becomes 42 % narrower."
     )
     assert yaml.safe_load(seeds)["axes"]["RANDOM_SEED"] == list(range(5, 15))
     assert list(yaml.safe_load(seeds)["axes"]["setting"]) == ["all_tokens, rates 8:1", "task_tokens, rates 1:1"]
 
 
-def test_the_order_is_that_of_narrowing_per_hour_and_per_run_without_times(rates_analysis):
+def test_the_order_is_that_of_narrowing_per_hour_and_per_run_without_times(rates_analysis, monkeypatch):
     found = rates_analysis[1]
     steps = proposals.steps(found)
     rates = [(1 - step.width) / step.hours for step in steps]
     assert len(steps) == 3 and rates == sorted(rates, reverse=True) and all(0 <= step.width <= 1 for step in steps)
 
     def timed(hours):
-        """The analysis with other times of the settings with all_tokens."""
-        settings = tuple(
-            dataclasses.replace(each, chip_hours=statistics.Interval(hours))
-            if each.cell.values["NORMALIZER"] == "all_tokens"
-            else each
-            for each in found.costs.settings
-        )
-        return dataclasses.replace(found, costs=dataclasses.replace(found.costs, settings=settings))
+        """The steps with other times of the settings with all_tokens; a third of them is compilation, which counts."""
+        times = {"chip_seconds": hours * 3600, "phases": {"compile": 200.0}}
+        for cell in found.part.cells:
+            for run in cell.runs if cell.values["NORMALIZER"] == "all_tokens" else ():
+                monkeypatch.setitem(run.record, "training", {**run.record["training"], **times})
+        return proposals.steps(found)
 
-    assert proposals.steps(timed(10.0))[0].question == "best λ (task_tokens)"
-    assert [step.question for step in proposals.steps(timed(float("nan")))] == [step.question for step in steps]
+    slow = timed(10.0)
+    assert slow[0].question == "best λ (task_tokens)"
+    assert next(step.hours for step in slow if step.question == "best λ (all_tokens)") == pytest.approx(10 * 10.0)
+    assert [step.question for step in timed(float("nan"))] == [step.question for step in steps]
 
 
 def test_settings_that_differ_for_certain_need_no_more_seeds(methods_analysis):
