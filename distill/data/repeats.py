@@ -18,13 +18,18 @@ class Repeats:
         self._rows: dict[str, collections.Counter[int]] = {}
         self._labels: dict[str, dict[int, list[int]]] = {}
 
-    def add(self, split: str, record: Record) -> None:
-        """Adds a row of a split."""
+    def add(self, split: str, record: Record) -> int:
+        """Adds a row of a split; returns the key of its input, for :meth:`rows_with`."""
         key = hash(metrics.same_text_key(record.input))  # 64 bits: two different inputs are not expected to share one
         self._rows.setdefault(split, collections.Counter())[key] += 1
         if record.label is not None:
             labels = self._labels.setdefault(split, {}).setdefault(key, [])
             labels.append(hash(metrics.normalise_text(record.label)))
+        return key
+
+    def rows_with(self, split: str, key: int) -> int:
+        """Returns how many rows of a split have the input of a key."""
+        return self._rows[split][key]
 
     def of(self, split: str) -> dict[str, int]:
         """Returns the counts of a split.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from distill.counting import counted
 from distill.experiments.sweep import files
@@ -111,13 +112,14 @@ def forecast(
         each_update = result["seconds"] / max(1, result["step"])
         same.setdefault(without_seed(run), []).append(each_update)
         spent.append((result["seconds"], max(1, result["step"]) * costs[run.name].flops))
-        charge, here = _charge(run)
-        chips, unit = max(chips, charge), here
+        charge, unit = _charge(_record(run))
+        chips = max(chips, charge)
     for run in others:
-        found = _recorded(run)
+        record = _record(run)
+        found = _recorded(record)
         if found is not None:
             spent.append(found)
-            charge, unit = _charge(run)
+            charge, unit = _charge(record)
             chips = max(chips, charge)
     if not spent:
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
@@ -135,21 +137,28 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _charge(run: Run) -> tuple[float, str]:
+def _record(run: Run) -> Any:
+    """The contents of a finished run's ``record.json``; None if it cannot be read."""
+    try:
+        return json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _charge(record: Any) -> tuple[float, str]:
     """``chip_seconds`` per second of a finished run, and the unit of its hours; 1 device without a record."""
     try:
-        record = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
         training, kind = record["training"], record["environment"]["device_kind"]
         return training["chip_seconds"] / training["seconds"], "core-hours" if kind == "cpu" else "chip-hours"
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+    except (KeyError, TypeError, ZeroDivisionError):
         return 1.0, "chip-hours"
 
 
-def _recorded(run: Run) -> tuple[float, float] | None:
+def _recorded(record: Any) -> tuple[float, float] | None:
     """Seconds and operations of a finished run, from its record; None if the record has no operations."""
     try:
-        training = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))["training"]
+        training = record["training"]
         seconds, operations = float(training["seconds"]), float(training["flops"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     return (seconds, operations) if operations > 0 else None

@@ -194,14 +194,13 @@ def compute(
     """
     stats = Statistics(ruler.unit, rows=len(records), failures=dict(failures or {}))
     inputs, labels, rationales = _measure(stats, records, ruler, plan)
-    twice = _repeats(metrics.same_text_key(record.input) for record in records)
-    inputs_twice = repeats.Repeats()
-    for record in records:
-        inputs_twice.add("rows", record)
-    counted = inputs_twice.of("rows")
+    known = repeats.Repeats()
+    input_keys = [known.add("rows", record) for record in records]
+    counted = known.of("rows")
     stats.duplicate_inputs, stats.contradictions = counted["rows"], counted["contradicting"]
-    reasons = _repeats(key for record in records for key in {metrics.same_text_key(text) for text in record.rationales})
-    stats.repeated = _most_repeated(records, reasons)
+    rationale_keys = [[metrics.same_text_key(text) for text in record.rationales] for record in records]
+    reasons = collections.Counter(key for keys in rationale_keys for key in {*keys})
+    stats.repeated = _most_repeated(records, rationale_keys, reasons)
     for n, record in enumerate(records):
         origin = provenance[n] if n < len(provenance) else {}
         told = bool(origin.get("rationalised"))
@@ -213,8 +212,8 @@ def compute(
             "failed reply": bool(failed and record.id in failed),
             "input cut": plan.inputs is not None and inputs[n] > plan.inputs,
             "target cut": plan.targets is not None and max([labels[n], *rationales[n]]) > plan.targets,
-            "input twice": twice[metrics.same_text_key(record.input)] > 1,
-            "rationale twice": any(reasons[metrics.same_text_key(text)] > 1 for text in record.rationales),
+            "input twice": known.rows_with("rows", input_keys[n]) > 1,
+            "rationale twice": any(reasons[key] > 1 for key in rationale_keys[n]),
         }
         flags |= _labels(stats, record, answer)
         kinds = [selection.leak(text, record.llm_label or record.label, marker=marker) for text in record.rationales]
@@ -258,15 +257,14 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _repeats(keys: Any) -> collections.Counter[str]:
-    return collections.Counter(keys)
-
-
-def _most_repeated(records: Sequence[Record], reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+def _most_repeated(
+    records: Sequence[Record], keys: Sequence[Sequence[str]], reasons: Mapping[str, int]
+) -> list[tuple[str, int]]:
+    """The rationales that most rows have, each with their number; ``keys``: of the rationales of every row."""
     texts: dict[str, str] = {}
-    for record in records:
-        for text in record.rationales:
-            texts.setdefault(metrics.same_text_key(text), text)
+    for record, of_row in zip(records, keys, strict=True):
+        for text, key in zip(record.rationales, of_row, strict=True):
+            texts.setdefault(key, text)
     shared = [(texts[key], number) for key, number in reasons.items() if number > 1]
     return sorted(shared, key=lambda pair: -pair[1])[:20]
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from distill.experiments.sweep import estimates
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.estimates import Bound, forecast
 from distill.experiments.sweep.runs import Run
@@ -47,8 +48,10 @@ def test_a_run_of_one_update_counts_little(tmp_path):
     assert forecast([run(tmp_path, "b0", "b", "0")], costs, finished).seconds == pytest.approx(100)
 
 
-def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path):
+def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path, monkeypatch):
     """A level was replaced: the runs of the old one still tell how fast the machine is."""
+    read = []
+    monkeypatch.setattr(estimates.json, "loads", lambda text: read.append(text) or json.JSONDecoder().decode(text))
     other = run(tmp_path, "c0", "c", "0", seconds=50.0)
     record = {
         "environment": {"device_kind": "cpu"},
@@ -58,6 +61,7 @@ def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path):
     found = forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other])
     assert found.seconds == pytest.approx(30 * 300 * 0.1) and found.chip_seconds == pytest.approx(1800)
     assert found.lines()[-1].endswith("0.5 core-hours (from 1 finished run)")
+    assert len(read) == 1, "the record is read once"
     (other.directory / "record.json").write_text("[" * 100_000)
     assert forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other]).seconds is None
     done, costs = run(tmp_path, "b1", "b", "1", seconds=10.0), {"b0": Cost(30, 300.0), "b1": Cost(10, 300.0)}

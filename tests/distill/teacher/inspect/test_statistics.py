@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill.tasks import cqa, svamp, task_ids
+from distill.tasks import cqa, metrics, svamp, task_ids
 from distill.tasks.lengths import ruler
 from distill.tasks.records import Record, SourceError
 from distill.teacher.inspect import InspectConfig, charts, inspect
@@ -52,6 +52,16 @@ def test_balance_agreement_duplicates_and_flags():
     by_choice = compute(records, WORDS, Plan(), answer="choice")
     assert by_choice.agreed == 2
     assert json.loads(json.dumps(stats.to_json()))["flagged"]["leak"] == 2
+
+
+def test_every_text_is_compared_once(monkeypatch):
+    compared = []
+    key = metrics.same_text_key
+    monkeypatch.setattr(metrics, "same_text_key", lambda text: compared.append(text) or key(text))
+    records = [Record(str(n), f"q{n}", label="a", rationales=(f"first {n}", f"second {n}")) for n in range(3)]
+    compute(records, WORDS, Plan())
+    texts = [text for record in records for text in (record.input, *record.rationales)]
+    assert sorted(text for text in compared if text != "a") == sorted(texts)
 
 
 def test_lengths_count_prefix_separator_and_eos(t5_vocabulary_path):
