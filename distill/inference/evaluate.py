@@ -237,6 +237,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
+    Answers that are chosen (``decode.answers``) are written to ``<task>_chosen_<split>``, and those of the first rows
+    alone to names that end in ``_first_<max_examples>``.
+
     Args:
       model_dir: where the student was trained.
       model: the student.
@@ -273,8 +276,9 @@ def evaluate(
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)
     if jax.process_index() == 0:
+        chosen = "_chosen" if decode.answers == "choose" else ""
         part = "" if max_examples is None else f"_first_{max_examples}"
-        stem = folder / f"{task_name}_{split}{part}"
+        stem = folder / f"{task_name}{chosen}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
         atomic_files.replace(f"{stem}.metrics.json", json.dumps(evaluation.metrics, indent=2) + "\n")
     return evaluation

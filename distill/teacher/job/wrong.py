@@ -7,6 +7,7 @@ anew. Here the errors select the rows; the prompt does not mention the student.
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,13 +85,11 @@ def predictions_file(run: str) -> pathlib.Path:
             )
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
-            raise ValueError(
-                f"--only_wrong: {path} holds predictions of several tasks ({names}); give one of the files"
-            )
+            raise ValueError(f"--only_wrong: {path} holds several files of predictions ({names}); give one of them")
         (path,) = found
     if not path.is_file():
         raise ValueError(f"--only_wrong needs a model directory or a file of its predictions; {path} does not exist")
-    if path.stem == "test" or path.stem.endswith("_test"):
+    if re.fullmatch(r"(.*_)?test(_first_\d+)?", path.stem):
         raise ValueError(
             f"--only_wrong: {path} holds predictions on the test split, which must not select training rows; give those on "
             "validation"

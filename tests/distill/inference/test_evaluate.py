@@ -54,7 +54,12 @@ def colours(tmp_path):
 def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
     student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
     decode = dataclasses.replace(DECODE, answers="choose", batch_size=3)
-    found = evaluate.evaluate(model_dir, task_name=colours.label, decode=decode, output_dir=str(tmp_path), **student)
+    other = {"task_name": colours.label, "output_dir": str(tmp_path), "max_examples": 3, **student}
+    evaluate.evaluate(model_dir, decode=DECODE, **other)
+    found = evaluate.evaluate(model_dir, decode=decode, **{**other, "max_examples": None})
+    evaluate.evaluate(model_dir, decode=decode, **other)
+    names = ["colours_label_chosen_test", "colours_label_chosen_test_first_3", "colours_label_test_first_3"]
+    assert sorted(path.stem for path in tmp_path.glob("colours_*.jsonl")) == names
     infer.infer(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", model_dir=model_dir, choices=["red", "blue", "green"])
     answers = read_lines(tmp_path / "out.jsonl")
     assert [row["prediction"] for row in found.rows] == [answer["label"] for answer in answers]

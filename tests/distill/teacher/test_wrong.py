@@ -65,14 +65,16 @@ def test_a_target_with_a_rationale_is_read_for_its_answer(tmp_path):
 
 
 def test_files_that_are_refused(run, tmp_path):
-    with pytest.raises(ValueError, match="predictions on the test split, which must not select"):
-        wrong.predictions_file(str(run / "predictions" / "test.jsonl"))
+    for name in ("test", "sums_label_chosen_test", "sums_label_test_first_9"):
+        (run / "predictions" / f"{name}.jsonl").touch()
+        with pytest.raises(ValueError, match="predictions on the test split, which must not select"):
+            wrong.predictions_file(str(run / "predictions" / f"{name}.jsonl"))
     with pytest.raises(ValueError, match=r"holds no predictions on validation.*distill eval --model_dir="):
         wrong.predictions_file(str(tmp_path))
     with pytest.raises(ValueError, match="does not exist"):
         wrong.predictions_file(str(tmp_path / "absent.jsonl"))
     (run / "predictions" / "other_label_validation.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="predictions of several tasks"):
+    with pytest.raises(ValueError, match=r"several files of predictions \(.*\); give one of them"):
         wrong.predictions_file(str(run))
     (run / "predictions" / "validation.jsonl").write_text('{"id": "1"}\n')
     with pytest.raises(ValueError, match="line 1 is no prediction: it needs texts id, input, target, prediction"):
