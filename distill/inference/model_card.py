@@ -80,10 +80,14 @@ def _patterns(value: str | None) -> str | None:
 
 
 def read_result(model_dir: Path) -> dict[str, Any]:
-    """Reads ``result.json`` of a finished run; returns an empty dict if it is missing or damaged."""
+    """Reads ``result.json`` of a finished run; returns an empty dict if it is missing or damaged.
+
+    Raises:
+      OSError: the file is there, and the storage cannot read it now.
+    """
     try:
         value = json.loads((model_dir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -92,14 +96,21 @@ def target_length(model_dir: Path) -> int:
     """The target tokens that a run was trained for (TASK_FEATURE_LENGTHS).
 
     :data:`distill.inference.answering.RATIONALE_TOKENS`, as for rationales here, if its configuration does not give them.
+
+    Raises:
+      OSError: the configuration is there, and the storage cannot read it now.
     """
-    try:
-        macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
-    except OSError:
-        macros = {}
-    lengths = _plain(macros.get("TASK_FEATURE_LENGTHS"))
+    lengths = _plain(_macros_of(model_dir).get("TASK_FEATURE_LENGTHS"))
     length = lengths.get("targets") if isinstance(lengths, dict) else None
     return length if isinstance(length, int) and length > 0 else RATIONALE_TOKENS
+
+
+def _macros_of(model_dir: Path) -> dict[str, str]:
+    """The macros of a run's ``config.gin``; none if there is no such file."""
+    try:
+        return read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
 
 
 def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -147,11 +158,11 @@ def write(
       library: Hugging Face's name of the library that loads the export.
       dataset: name of the data set, if the configuration does not give it.
       family: the network's, see :func:`distill.model.configs.family`; a T5Gemma's card names the terms of its weights.
+
+    Raises:
+      OSError: the card cannot be written; or configuration or result are there, and the storage cannot read them now.
     """
-    try:
-        macros = read_macros((model_dir / CONFIG).read_text(encoding="utf-8"))
-    except OSError:
-        macros = {}
+    macros = _macros_of(model_dir)
     form = _plain(macros.get("FORM"))
     task = _plain(macros.get("MIXTURE_OR_TASK_NAME"))
     data = dataset or (str(_plain(macros["DATASET"])) if "DATASET" in macros else str(task or "not recorded"))

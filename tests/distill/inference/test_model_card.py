@@ -1,6 +1,8 @@
 """The README of an export: macros are read and never evaluated, weights are stated both ways."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -56,11 +58,23 @@ def test_macros_are_text():
     assert model_card.read_macros(text) == {"LAMBDA": "0.5", "CODE": "__import__('os').abort()"}
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", "\xff"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", "\xff", "[" * 100_000])
 def test_a_damaged_result_is_empty(tmp_path, content):
     if content is not None:
         (tmp_path / "result.json").write_bytes(content.encode("latin-1"))
     assert model_card.read_result(tmp_path) == {}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_file_that_the_storage_cannot_read_is_not_missing(tmp_path, monkeypatch, number):
+    def fail(path, **_):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(type(tmp_path), "read_text", fail)
+    for read in (model_card.read_result, model_card.target_length, card):
+        with pytest.raises(OSError, match=os.strerror(number)) as error:
+            read(tmp_path)
+        assert error.value.errno == number
 
 
 def card(folder, **options):
