@@ -25,6 +25,8 @@ from distill.sharding import partitioning
 
 METHODS = ("greedy", "sample", "beam")
 BEAM_RULES = ("huggingface", "t5x")
+LEAST_TEMPERATURE = 1e-30
+"""Log-probabilities are divided by the temperature in float32, where 100 / 1e-37 is infinite."""
 
 
 def generate(
@@ -54,7 +56,7 @@ def generate(
       encoder_input_tokens: int32, 0 is padding.
       max_decode_len: largest number of tokens to decode, including the end token, excluding the prompt.
       method: ``greedy`` takes the most probable token; ``sample`` draws; ``beam`` runs a beam search.
-      temperature: sampling only: divisor of the logits.
+      temperature: sampling only: divisor of the logits, at least ``LEAST_TEMPERATURE``.
       top_k: sampling only: draw among the ``top_k`` most probable tokens; 0 draws among all.
       num_beams: beam search only: number of live hypotheses.
       length_penalty: beam search only: hypotheses are ranked by ``log-probability / normalizer(length)``. 0 ranks by
@@ -137,8 +139,11 @@ def _check(
     if method == "sample":
         if rng is None:
             raise ValueError("method='sample' requires rng, a jax.random.key; got None")
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be > 0 (for 0, use method='greedy'); got {temperature}")
+        if not temperature >= LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be ≥ {LEAST_TEMPERATURE:g}, by which log-probabilities are divided in float32 (use "
+                f"method='greedy' in place of 0); got {temperature}"
+            )
         if not 0 <= top_k <= config.vocab_size:
             raise ValueError(f"top_k must be in [0, vocab_size={config.vocab_size}]; got {top_k}")
     if method == "greedy" and num_return != 1:

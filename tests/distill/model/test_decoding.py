@@ -190,6 +190,13 @@ def test_samples_follow_the_distribution():
         np.testing.assert_allclose(np.asarray(got.log_probs)[0, :50], wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_the_least_temperature_draws_the_most_probable_tokens():
+    params, settings = params_of(TINY), {"max_decode_len": 2, "rng": jax.random.key(0)}
+    greedy = generate(TINY, params, INPUTS, max_decode_len=2)
+    coldest = generate(TINY, params, INPUTS, method="sample", temperature=decoding.LEAST_TEMPERATURE, **settings)
+    np.testing.assert_array_equal(coldest.tokens, greedy.tokens)
+
+
 def test_seeds():
     settings = {"max_decode_len": 8, "method": "sample"}
     config = dataclasses.replace(TINY, vocab_size=9)
@@ -276,7 +283,10 @@ def test_sharded_equals_whole(method):
         ({"method": "beams"}, r"method must be one of .*got 'beams'; did you mean 'beam'\?"),
         ({"max_decode_len": 0}, "max_decode_len must be ≥ 1; got 0"),
         ({"method": "sample"}, "requires rng, a jax.random.key; got None"),
-        ({"method": "sample", "rng": jax.random.key(0), "temperature": 0.0}, "temperature must be > 0"),
+        *(
+            ({"method": "sample", "rng": jax.random.key(0), "temperature": value}, "temperature must be ≥ 1e-30.*; got")
+            for value in (0.0, 1e-40, 1e-37, float("nan"))
+        ),
         ({"method": "sample", "rng": jax.random.key(0), "top_k": 5}, r"top_k must be in \[0, vocab_size=4\]; got 5"),
         ({"num_return": 2}, "one result per row: num_return must be 1; got 2"),
         ({"method": "beam", "num_beams": 2, "num_return": 3}, "at most num_beams=2; got 3"),
