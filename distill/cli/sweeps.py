@@ -108,7 +108,7 @@ def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: arg
 
 
 def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
-    """Writes table, CSV and plot of the finished runs; returns the exit code.
+    """Writes table, CSV and plot of the finished runs; returns the exit code. Changes no run, and no plan of this format.
 
     Raises:
       FileNotFoundError: the directory does not exist.
@@ -120,8 +120,11 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
     sweep_files.check_begun(sweep.directory, options.sweep[0])
     tensorflow_log.import_quietly()
     if (sweep.directory / plan.PLAN).exists() and sweep.search is None and not sweep.budgets:
-        plan.prepare(sweep)  # converts a plan of the older format
-    sweep = dataclasses.replace(sweep, planned=tuple(plan.read_plan(sweep.directory).runs))
+        plan.convert(sweep)
+        made = plan.prepare(sweep, write=False)
+    else:
+        made = plan.read_plan(sweep.directory)
+    sweep = dataclasses.replace(sweep, planned=tuple(made.runs))
     failed = failures(sweep)
     if not failed and not any(run.done for run in sweep.runs()):
         raise SweepError(

@@ -236,6 +236,33 @@ def _prepared(
     return plan
 
 
+def convert(sweep: Sweep) -> None:
+    """Writes a plan of the older format in this one, with its failures in the folders of the runs; changes no other plan.
+
+    A failed run whose configuration has changed since keeps that of the plan: it is discarded when the sweep is started.
+
+    Raises:
+      SweepError: as :func:`prepare`.
+    """
+    if "format" in (_read(sweep.directory / PLAN) or {}):
+        return
+    with leases.exclusively(sweep.directory):
+        there = _read(sweep.directory / PLAN) or {}
+        if "format" in there:  # another process converted it
+            return
+        made = prepare(sweep, write=False)
+        changed = {run.name for run in same_sweep.changed(sweep, made.runs, there)}
+        runs = [_as_planned(run, there["runs"][run.name]) if run.name in changed else run for run in made.runs]
+        _convert_failures(sweep.directory, there)
+        dataclasses.replace(made, runs=runs).write()
+
+
+def _as_planned(run: Run, entry: Sequence[Sequence[str]]) -> Run:
+    """A run with the files and bindings that a plan of the older format has for it."""
+    files, bindings = entry
+    return dataclasses.replace(run, gin_files=tuple(files), bindings=tuple(bindings))
+
+
 def _check_metric(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any]) -> None:
     """Raises SweepError if the metric is not that of the plan, and a finished run does not have it."""
     if sweep.metric == there.get("metric", Plan.metric):

@@ -10,7 +10,7 @@ from distill import exit_codes, terminal
 from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
 from distill.experiments.sweep import SweepError, leases, outcomes, plan
-from tests_support import write_rows
+from tests_support import begin_run, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -215,6 +215,29 @@ def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
     outcomes.note_failure(made.runs[0], "the loss is nan")
     assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
     assert (out / "results.csv").exists()
+
+
+def test_a_report_changes_no_run(sweep_file, tmp_path, capsys):
+    path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
+    made = plan.prepare(sweep.read(path, out))
+    begin_run(made.runs[0])
+    outcomes.note_failure(made.runs[0], "the loss is nan")
+    before = (out / "sweep.json").read_text()
+    sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}")
+    (tmp_path / "sweep.yaml").write_text(
+        (tmp_path / "sweep.yaml").read_text().replace("BATCH_SIZE: 4", "BATCH_SIZE: 8")
+    )
+    old = {run.name: [list(run.gin_files), list(run.bindings)] for run in made.runs}
+    for text in (before, json.dumps({"runs": old, "failed": {made.runs[0].name: {"error": "the loss is nan"}}})):
+        (out / "sweep.json").write_text(text)
+        assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
+        assert "the loss is nan" in capsys.readouterr().err
+        assert (made.runs[0].directory / "config.gin").exists(), "the folder of the failed run is kept"
+        written = json.loads((out / "sweep.json").read_text())["runs"][made.runs[0].name]
+        assert "BATCH_SIZE = 4" in written["bindings"]
+        if text == before:
+            assert (out / "sweep.json").read_text() == before
+    assert plan.prepare(sweep.read(path, out)) and not made.runs[0].directory.exists()
 
 
 def test_a_search_has_no_run_with_an_index(sweep_file, capsys):
