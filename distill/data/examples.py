@@ -19,6 +19,8 @@ from distill.data.packing import Layout, Sequences, TokenPair
 from distill.tasks import registration, task_ids
 from distill.tasks.feeding import RecordDataSource
 
+SAMPLE = 2000
+"""Rows of a sample, at most."""
 _NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
 
 
@@ -149,6 +151,37 @@ def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
     if isinstance(task.source, RecordDataSource):
         digest.update(task.source.rows_sha256(split).encode())
     return digest.hexdigest()
+
+
+def sample(
+    task: seqio.Task, split: str, layout: Layout, *, use_cached: bool = False
+) -> tuple[Sequences, features.Counts]:
+    """Reads at most :data:`SAMPLE` rows of a task, at equal distances, through SeqIO; others are not tokenised.
+
+    Args:
+      task: a registered task.
+      split: SeqIO split.
+      layout: the window that sequences are truncated to.
+      use_cached: whether SeqIO's cache is read.
+
+    Returns:
+      The sequences, absent ones left out, and their counts; there may be none.
+    """
+    rows = task.num_input_examples(split)
+    every = -(-rows // SAMPLE) if rows else 1
+    dataset = task.get_dataset(
+        sequence_length=None,
+        split=split,
+        use_cached=use_cached,
+        shuffle=False,
+        seed=0,
+        shard_info=seqio.ShardInfo(0, every) if every > 1 else None,
+        trim_output_features=False,
+    )
+    counts, pairs = features.Counts(), []
+    for example in features.token_features(dataset.take(SAMPLE)).as_numpy_iterator():
+        pairs += features.to_group(example, layout, counts)
+    return Sequences.of(pairs), counts
 
 
 class SeqioExamples:

@@ -7,12 +7,10 @@ import seqio
 from absl import logging
 
 from distill.counting import counted, form
-from distill.data.examples import Examples
-from distill.data.packing import Sequences
+from distill.data.examples import SAMPLE, Examples, sample
+from distill.data.packing import Layout, Sequences
 from distill.tasks import registration, task_ids
 
-SAMPLE = 2000
-"""Examples that are read, at equal distances."""
 MOST_LABELS = 0.5
 """The share of labels with an unknown token above which training is refused."""
 MANY_OTHERS = 0.02
@@ -34,13 +32,33 @@ def check(task: seqio.Task, examples: Examples, split: str) -> None:
     Raises:
       ValueError: more than half of the labels have a token that is unknown.
     """
+    if _can_have(task):
+        numbers = np.linspace(0, examples.size - 1, min(SAMPLE, examples.size)).astype(int)
+        _check(task, examples.read(0, np.unique(numbers)), split)
+
+
+def check_source(task: seqio.Task, split: str, layout: Layout, *, use_cached: bool = False) -> None:
+    """:func:`check` for a task whose examples are not held: reads a sample of its rows through SeqIO.
+
+    Args:
+      task, split, layout, use_cached: as for :func:`distill.data.examples.sample`.
+
+    Raises:
+      ValueError: as :func:`check`.
+    """
+    if _can_have(task):
+        _check(task, sample(task, split, layout, use_cached=use_cached)[0], split)
+
+
+def _can_have(task: seqio.Task) -> bool:
+    """Whether tokens of a task can be unknown: its vocabulary has such a token, and it is no text for pretraining."""
+    return task.output_features["targets"].vocabulary.unk_id is not None and registration.spans_of(task) is None
+
+
+def _check(task: seqio.Task, sequences: Sequences, split: str) -> None:
     vocabulary = task.output_features["targets"].vocabulary
-    unknown = vocabulary.unk_id
-    if unknown is None or registration.spans_of(task) is not None:
-        return
-    sequences = examples.read(0, np.unique(np.linspace(0, examples.size - 1, min(SAMPLE, examples.size)).astype(int)))
     remarks = []
-    for what, having, number, tokens in _found(sequences, unknown):
+    for what, having, number, tokens in _found(sequences, vocabulary.unk_id):
         text = vocabulary.decode([token for token in tokens.tolist() if token != vocabulary.eos_id])
         remark = (
             f"{having:,} of {counted(number, what)} in a sample of {task.name!r}, split {split!r}, "

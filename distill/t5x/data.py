@@ -12,10 +12,11 @@ from clu.data import dataset_iterator
 from etils import epath
 from t5x import utils
 
+from distill.data import unknown_tokens
 from distill.data.batches import BatchStream
 from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout
-from distill.tasks import names
+from distill.tasks import names, registration
 from distill.tasks.registration import Registered
 
 
@@ -61,11 +62,12 @@ def get_dataset(
 ) -> tf.data.Dataset:
     """T5X's ``get_dataset`` with windows that are packed per batch, so that a packed pair is in one batch.
 
-    T5X cannot save the position of this data set; use :func:`get_stream` for runs that must resume exactly.
+    T5X cannot save the position of this data set; use :func:`get_stream` for runs that must resume exactly. Training rows
+    with tokens that the vocabulary does not know are refused or warned of, as by the built-in engine.
 
     Raises:
       ValueError: ``cache_dir`` or ``curriculum`` is given; only :func:`get_stream` reads the files of ``distill cache`` and
-        orders epochs.
+        orders epochs. Or more than half of the labels have an unknown token.
     """
     if curriculum is not None:
         raise ValueError(
@@ -77,6 +79,13 @@ def get_dataset(
             f"get_dataset reads through SeqIO and no cache; got CACHE_DIR = {cache_dir!r}. Add "
             "--gin_file=gin/t5x/runs/exact_restart.gin, whose get_stream reads it, or set CACHE_DIR=None"
         )
+    if cfg.split == "train":
+        lengths = cfg.task_feature_lengths
+        layout = Layout(cfg.batch_size, lengths["inputs"], lengths["targets"], packed=cfg.pack)
+        provider = cfg.mixture_or_task_name
+        provider = registration.get(provider) if isinstance(provider, str) else provider
+        for task in provider.tasks if isinstance(provider, seqio.Mixture) else [provider]:
+            unknown_tokens.check_source(task, cfg.split, layout, use_cached=cfg.use_cached)
     converter = functools.partial(feature_converter_cls, windows=cfg.batch_size // num_shards)
     return utils.get_dataset(cfg, shard_id, num_shards, converter, num_epochs, continue_from_last_checkpoint)
 

@@ -15,6 +15,7 @@ from distill.data.features import TwoTaskFeatureConverter
 from distill.data.packing import Layout
 from distill.t5x import data, steps
 from distill.tasks import jsonl, registration
+from distill.tools import vocabulary
 
 LENGTHS = {"inputs": 32, "targets": 32}
 ROWS = 4
@@ -70,6 +71,18 @@ def test_t5x_reads_batches(sums, form, pack):
     # Every target ends in EOS, so every one has kept it.
     ends = (batch["decoder_target_tokens"] == 1).sum()
     assert ends == (batch["decoder_segment_ids"].max(axis=1).sum() if pack else ROWS)
+
+
+def test_labels_that_the_vocabulary_does_not_know_are_refused(folder, tmp_path):
+    model = tmp_path / "letters.model"
+    model.write_bytes(vocabulary.train(["the cat sat on a mat and plus one [label] [rationale]"] * 5, 30))
+    letters = registration.register(sums_in(folder), str(model))
+    for form in ("paired", "mixed", "label"):
+        with pytest.raises(
+            ValueError, match=r"labels in a sample of 't5x_sums_(paired|label)', split 'train', have tokens"
+        ):
+            data.get_dataset(config(data.registered_name(letters, form)), 0, 1, TwoTaskFeatureConverter)
+    registration.register(sums_in(folder), "bytes")  # the tasks of the other tests
 
 
 def test_a_packed_pair_is_in_one_batch(sums):

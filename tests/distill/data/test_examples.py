@@ -46,6 +46,17 @@ def test_every_row_has_a_label_and_a_rationale_or_nothing_in_its_place(paired):
     assert found.counts.share_truncated() == 0.0
 
 
+def test_a_sample_has_rows_at_equal_distances_and_counts_what_is_cut(paired, monkeypatch):
+    whole = examples.SeqioExamples(paired, "train", 0, LAYOUT)
+    found, counts = examples.sample(paired, "train", LAYOUT)
+    assert whole.size == 3 and counts == whole.counts
+    assert found.target_lengths.tolist() == [2, 8, 3, 2, 3]
+    monkeypatch.setattr(examples, "SAMPLE", 2)
+    found, counts = examples.sample(paired, "train", Layout(4, 32, 4, False))
+    assert found.target_lengths.tolist() == [2, 4, 2, 3]  # of the first and the third row
+    assert counts.truncated_targets == {task_ids.LABEL: 0, task_ids.RATIONALE: 1}
+
+
 def test_examples_are_read_in_the_order_requested(paired):
     found = examples.SeqioExamples(paired, "train", 0, LAYOUT)
     read = found.read(0, np.asarray([2, 0]))
