@@ -33,8 +33,11 @@ class Configurations:
         self._known: dict[str, tuple[Cost, Setting]] = {}
         self._accepted: set[str] = set()
         self._given: tuple[str, Mapping[str, Any]] | None = None
+        self._measured: dict[str, list[str]] = {}
+        self._samples: dict[str, list[str]] = {}
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
+        self.truncated: dict[str, list[str]] = {}
         self.validation: tuple[str, str] | None = None
 
     def check(self, run: Run) -> None:
@@ -60,6 +63,42 @@ class Configurations:
         if key not in self._accepted:
             checks.check(**given, metrics=[self._sweep.metric])
             self._accepted.add(key)
+
+    def measure(self, run: Run) -> None:
+        """Fills ``truncated`` for a run that was just checked: a line if training sequences are longer than the window.
+
+        At most :data:`distill.data.examples.SAMPLE` rows of a task are read, once for runs with the same data and windows.
+        """
+        from distill.training.config import DataConfig
+
+        key = _without_seed(run)
+        if key not in self._measured:
+            data = self._arguments(run)["data"]
+            self._measured[key] = self._sampled(data) if isinstance(data, DataConfig) else []
+        self.truncated[run.name] = self._measured[key]
+
+    def _sampled(self, data: Any) -> list[str]:
+        import seqio
+
+        from distill.data import counts, examples, fullness
+        from distill.tasks import registration
+        from distill.tasks.feeding import RecordDataSource
+
+        provider = registration.get(data.mixture_or_task_name)
+        tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+        tasks = [task for task in tasks if registration.spans_of(task) is None]  # spans fill their windows
+        of_records = [task for task in tasks if isinstance(task.source, RecordDataSource)]
+        rows = [(registration.settings_of(one.name), one.source.rows_sha256(data.split)) for one in of_records]
+        layout, split = data.layout, data.split
+        windows = (layout.encoder_length, layout.decoder_length, layout.shared_encoder)
+        key = repr(([task.name for task in tasks], split, rows, windows))
+        if key not in self._samples:
+            found, is_sample = counts.Counts(), False
+            for task in tasks:
+                found.add(examples.sample(task, split, layout)[1])
+                is_sample |= (task.num_input_examples(split) or examples.SAMPLE) > examples.SAMPLE
+            self._samples[key] = fullness.truncation(found, layout, "a sample of" if is_sample else "the")
+        return self._samples[key]
 
     def _arguments(self, run: Run) -> Mapping[str, Any]:
         """The arguments of a run; the run that all start from need not exist yet."""
@@ -170,13 +209,31 @@ def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, 
     return out
 
 
+def truncation_lines(runs: Sequence[Run], truncated: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the lines of ``truncated``, each once, with the runs that it is about unless it is about all of them."""
+    about: dict[str, list[str]] = {}
+    for run in runs:
+        for text in truncated.get(run.name, ()):
+            levels = ", ".join(f"{axis}={level}" for axis, level in run.values.items() if axis != SEED)
+            about.setdefault(text, []).append(levels or run.name)
+    number = sum(run.name in truncated for run in runs)
+    return [
+        text if len(names) == number else f"{_with_more(list(dict.fromkeys(names)))}: {text}"
+        for text, names in about.items()
+    ]
+
+
+def _with_more(names: Sequence[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+
+
 def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:
     """Returns one line per distinct step: how many runs have it, its least time and its memory."""
     counts: dict[Bound, list[str]] = {}
     for name, bound in bounds.items():
         counts.setdefault(bound, []).append(name)
     return [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: ≥ {bound.seconds * 1e3:.1f} ms per step on "
+        f"{_with_more(names)}: ≥ {bound.seconds * 1e3:.1f} ms per step on "
         f"{bound.chips} chips, {bound.peak_bytes / 2**30:.2f} GiB per device{'' if bound.fits else ', which do not fit'}"
         for bound, names in counts.items()
     ]

@@ -13,7 +13,7 @@ from distill.cli import sweep_planning
 from distill.counting import counted
 
 if TYPE_CHECKING:
-    from distill.experiments.sweep import Sweep
+    from distill.experiments.sweep import Run, Sweep
 
 
 def dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -32,7 +32,12 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
     command_runs.load_tensorflow(options)
     configurations, console = sweep_planning.configurations_of(sweep, options), terminal.output()
-    check = configurations.check if options.topology is None else configurations.check_without_devices
+    accept = configurations.check if options.topology is None else configurations.check_without_devices
+
+    def check(run: "Run") -> None:
+        accept(run)
+        configurations.measure(run)
+
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     made, probes = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
     numbers = {run.name: number for number, run in enumerate(made.runs)}
@@ -41,7 +46,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         made = dataclasses.replace(made, runs=[run for runs in chosen for run in runs])
         configurations.describe(made.runs)
     console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
-    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+    long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
+    for text in (*long, *remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
     failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)

@@ -60,24 +60,34 @@ class Summary:
 
     def warnings(self) -> list[str]:
         """Returns a line about the sequences that are truncated, with the remedy; none if all fit."""
-        counts = self.counts
-        if not any(counts.truncated.values()):
-            return []
-        sides = (
-            ("input", counts.truncated_inputs, self.layout.encoder_length, counts.longest_inputs),
-            ("target", counts.truncated_targets, self.layout.decoder_length, counts.longest_targets),
-        )
-        long = [(name, sum(cut.values()), window, most) for name, cut, window, most in sides if any(cut.values())]
-        found = " and ".join(
-            f"{counted(number, name)} (window {window}, the longest needs {most:,} tokens)"
-            for name, number, window, most in long
-        )
-        remedy = " and ".join(f"{name}s" for name, *_ in long)
-        sequences = counted(sum(counts.sequences.values()), "training sequence")
-        return [
-            f"{counts.share_truncated():.2%} of the {sequences} are longer than the window and "
-            f"were cut: {found}; raise {remedy} in TASK_FEATURE_LENGTHS to keep them whole"
-        ]
+        return truncation(self.counts, self.layout)
+
+
+def truncation(counts: Counts, layout: Layout, of: str = "the") -> list[str]:
+    """Returns a line about the sequences that are truncated to the windows of ``layout``; none if all fit.
+
+    Args:
+      counts: of the sequences.
+      layout: the shape of a batch.
+      of: ``the`` for all sequences, ``a sample of`` for some.
+    """
+    if not any(counts.truncated.values()):
+        return []
+    sides = (
+        ("input", counts.truncated_inputs, layout.encoder_length, counts.longest_inputs),
+        ("target", counts.truncated_targets, layout.decoder_length, counts.longest_targets),
+    )
+    long = [(name, sum(cut.values()), window, most) for name, cut, window, most in sides if any(cut.values())]
+    found = " and ".join(
+        f"{counted(number, name)} (window {window}, the longest needs {most:,} tokens)"
+        for name, number, window, most in long
+    )
+    remedy = " and ".join(f"{name}s" for name, *_ in long)
+    sequences = counted(sum(counts.sequences.values()), "training sequence")
+    return [
+        f"{counts.share_truncated():.2%} of {of} {sequences} are longer than the window and are cut: {found}; raise "
+        f"{remedy} in TASK_FEATURE_LENGTHS to keep them whole"
+    ]
 
 
 def advised(p99: int, window: int, padding: float, packed: bool) -> int | None:

@@ -1,17 +1,21 @@
 """Configured runs: costs by hand, checks once per kind of run, and the slices that meshes fill."""
 
+import json
 import types
 
 import pytest
 
 from distill.cli import sweep_checks
+from distill.data import examples
 from distill.data.packing import Layout
 from distill.experiments.sweep import reading
 from distill.experiments.sweep.estimates import Bound
 from distill.model.network import T5Config
 from distill.precompile.model_flops import forward_flops
 from distill.sharding.partitioning import MeshConfig
+from distill.tasks import jsonl, registration
 from distill.training import checks
+from distill.training.config import DataConfig
 
 SIZES = {"embed_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
 MODEL = T5Config(vocab_size=64, **SIZES)
@@ -85,6 +89,34 @@ def test_a_run_takes_the_slice_that_its_mesh_fills():
     slices = [types.SimpleNamespace(name=name, devices=[0] * size) for name, size in (("a", 4), ("b", 16))]
     assert [sweep_checks._fills(MeshConfig(2, 8, 1), one) for one in slices] == [False, True]
     assert [sweep_checks._fills(MeshConfig(-1, 1, 1), one) for one in slices] == [True, True]
+
+
+def test_sequences_that_are_truncated_are_counted_once_per_data_setting(tmp_path, monkeypatch):
+    rows = [{"input": "abc", "label": "12345"}, {"input": "abcdef", "label": "1"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "s.yaml").write_text("axes: {targets: [4, 8], LAMBDA: [1, 2], RANDOM_SEED: [0, 1]}")
+    sweep, read = reading.read(tmp_path / "s.yaml", tmp_path / "out"), []
+    sample = examples.sample
+    monkeypatch.setattr(examples, "sample", lambda *given: read.append(given[2].decoder_length) or sample(*given))
+
+    def configure(run):
+        files = dict.fromkeys(("train", "validation"), tmp_path / "rows.jsonl")
+        names = registration.register(
+            jsonl.dataset(files, name="cut", fields={"input": "input", "label": "label"}), "bytes"
+        )
+        return {"data": DataConfig(names.label, {"inputs": 64, "targets": int(run.values["targets"])}, 4)}
+
+    configurations = sweep_checks.Configurations(sweep, configure)
+    for run in sweep.runs():
+        configurations.measure(run)
+    assert read == [4, 8], "not for another weight of the loss or seed"
+    lines = sweep_checks.truncation_lines(sweep.runs(), configurations.truncated)
+    text = (
+        "50.00% of the 2 training sequences are longer than the window and are cut: 1 target (window 4, the longest needs "
+        "6 tokens); raise targets in TASK_FEATURE_LENGTHS to keep them whole"
+    )
+    assert lines == [f"targets=4, LAMBDA=1 and 1 more: {text}"]
+    assert sweep_checks.truncation_lines(sweep.runs()[:4], configurations.truncated) == [text]
 
 
 def test_lines_of_bounds():

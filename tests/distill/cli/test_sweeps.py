@@ -104,8 +104,12 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
         assert message in capsys.readouterr().err
     assert main.main(["sweep", "status", str(tmp_path)]) == exit_codes.MISTAKE
     assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
-    assert main.main(["sweep", path, "--dry_run", "--index=2"]) == exit_codes.DONE
+    short = "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 48}"
+    assert main.main(["sweep", path, "--dry_run", "--index=2", short]) == exit_codes.DONE
     said = capsys.readouterr().out
+    assert re.search(
+        r"\nWARNING 100\.00% of the \d\d training sequences are longer than the window and are cut: ", said
+    )
     assert "1 run to do" in said and re.search(r"│ 2 +│", said) and not re.search(r"│ [01] +│", said)
     assert not list(tmp_path.glob("out/*/result.json"))
 

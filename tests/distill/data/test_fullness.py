@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill.data.features import Counts
-from distill.data.fullness import Summary, advised
+from distill.data.fullness import Summary, advised, truncation
 from distill.data.packing import Layout
 
 
@@ -61,10 +61,12 @@ def test_truncated_sequences_are_counted_once_with_the_length_that_they_need():
     assert lines[1].startswith("p99 of inputs, cut to the window, is 5,")
     (warning,) = found.warnings()
     assert warning == (
-        "50.00% of the 4 training sequences are longer than the window and were cut: 1 input (window 64, the longest needs "
+        "50.00% of the 4 training sequences are longer than the window and are cut: 1 input (window 64, the longest needs "
         "530 tokens) and 2 targets (window 4, the longest needs 9 tokens); raise inputs and targets in "
         "TASK_FEATURE_LENGTHS to keep them whole"
     )
+    (of_sample,) = truncation(counts, found.layout, of="a sample of")
+    assert of_sample == warning.replace("the 4 training", "a sample of 4 training")
 
 
 def test_sequences_that_fit_warn_of_nothing():
