@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Count = Callable[[Sequence[str]], list[int]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Ruler:
@@ -14,15 +12,32 @@ class Ruler:
 
     Attributes:
       unit: name of the unit for display: "tokens of spiece.model".
-      count: texts → their lengths, without EOS.
+      encode: texts → their tokens, without EOS.
       eos: 1 for EOS; 0 if the unit is not a student's token.
-      unknown: a text → whether it has a token that the vocabulary does not know.
+      unk: the token in place of those that the vocabulary does not know; None: it knows all.
     """
 
     unit: str
-    count: Count
+    encode: Callable[[Sequence[str]], Sequence[Sequence[Any]]]
     eos: int = 1
-    unknown: Callable[[str], bool] = lambda text: False
+    unk: Any = None
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Lengths without EOS."""
+        return [len(tokens) for tokens in self.encode(texts)]
+
+    def measure(self, text: str, separator: str | None = None) -> tuple[int, list[bool]]:
+        """The length of a text as :meth:`lengths` gives it, and of each part whether it has an unknown token.
+
+        The text is encoded once. Its parts are those between ``separator``; without one, there is one part.
+        """
+        parts = self.encode([text] if separator is None else text.split(separator))
+        length = sum(len(tokens) + self.eos for tokens in parts) if text else 0
+        return length, [self.unk is not None and self.unk in tokens for tokens in parts]
+
+    def unknown(self, text: str) -> bool:
+        """Whether a text has a token that the vocabulary does not know."""
+        return self.measure(text)[1][0]
 
     def lengths(self, texts: Sequence[str], separator: str | None = None) -> list[int]:
         """Lengths with EOS; 0 for empty texts. ``separator`` represents EOS within a text, as in :mod:`tasks`."""
@@ -44,19 +59,15 @@ def ruler(vocabulary: Any = None) -> Ruler:
       FileNotFoundError: the file does not exist.
     """
     if vocabulary is None:
-        return Ruler("words", lambda texts: [len(text.split()) for text in texts], eos=0)
+        return Ruler("words", lambda texts: [text.split() for text in texts], eos=0)
     if vocabulary == "bytes":
-        return Ruler("bytes", lambda texts: [len(text.encode("utf-8", "replace")) for text in texts])
+        return Ruler("bytes", lambda texts: [text.encode("utf-8", "replace") for text in texts])
     if isinstance(vocabulary, str | pathlib.Path) and pathlib.Path(vocabulary).is_file():
         import sentencepiece
 
         processor = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
         unit = f"tokens of {pathlib.Path(vocabulary).name}"
-        return Ruler(
-            unit,
-            lambda texts: [len(ids) for ids in processor.encode(list(texts))],
-            unknown=lambda text: processor.unk_id() in processor.encode(text),
-        )
+        return Ruler(unit, lambda texts: processor.encode(list(texts)), unk=processor.unk_id())
     if isinstance(vocabulary, str | pathlib.Path):
         from distill.tasks import vocabularies  # needs TensorFlow
 
@@ -66,9 +77,5 @@ def ruler(vocabulary: Any = None) -> Ruler:
 
 def ruler_of(vocabulary: Any, name: str) -> Ruler:
     """A ruler for an object with ``encode(text) -> ids``."""
-    unk_id = getattr(vocabulary, "unk_id", None)
-    return Ruler(
-        f"tokens of {name}",
-        lambda texts: [len(vocabulary.encode(text)) for text in texts],
-        unknown=lambda text: unk_id is not None and unk_id in vocabulary.encode(text),
-    )
+    unk = getattr(vocabulary, "unk_id", None)
+    return Ruler(f"tokens of {name}", lambda texts: [vocabulary.encode(text) for text in texts], unk=unk)

@@ -50,12 +50,12 @@ class Repeats:
         }
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """The counts of :meth:`Repeats.of` in words; nothing without a repeated input."""
-    out = []
+def sentences(found: Mapping[str, Any]) -> dict[str, str]:
+    """The counts of :meth:`Repeats.of` in words, by name; nothing without a repeated input."""
+    out = {}
     if found["rows"]:
         other = f"; {found['contradicting']:,} of these have different gold labels" if found["contradicting"] else ""
-        out.append(f"{found['rows']:,} rows have the input of another row{other}")
+        out["rows"] = f"{found['rows']:,} rows have the input of another row{other}"
     if found["of_training"]:
-        out.append(f"{counted(found['of_training'], 'row has', 'rows have')} the input of a training row")
+        out["of_training"] = f"{counted(found['of_training'], 'row has', 'rows have')} the input of a training row"
     return out

@@ -18,10 +18,12 @@ from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
 from distill.tasks.json_files import MissingFileError
 from distill.tasks.records import Problem, Record, Report
+from distill.tasks.texts import SINGLE_MARKER
 
 LABEL_PREFIX = "[label] "
 RATIONALE_PREFIX = "[rationale] "
 _NAMED = 12  # unknown characters that a sentence names
+_WHOLE, _PARTS = "train+validation", ("train", "validation")  # the training file where validation rows are cut from it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,23 @@ def _labels(record: Record) -> tuple[str | None, str | None]:
     return strict.label or "", parsers.parse(name, reply, record.choices).llm_label
 
 
+def _single_targets(record: Record, ruler: measuring.Ruler, rationales: Sequence[int]) -> list[int]:
+    """Lengths of the targets of ``FORM=single``, "<rationale> So the answer is <label>".
+
+    Args:
+      record: the row; without a label there is no target.
+      ruler: measures lengths.
+      rationales: lengths of its rationales, each with EOS.
+    """
+    if record.label is None:
+        return []
+    answer = f"{SINGLE_MARKER} {record.label}"
+    if not any(rationales):
+        return [ruler.measure(answer)[0]]
+    after = ruler.measure(f" {answer}")[0]
+    return [length - ruler.eos + after for length in rationales if length]
+
+
 def split_report(
     dataset: Dataset,
     split: str,
@@ -115,12 +134,13 @@ def split_report(
     inputs = repeats.Repeats() if inputs is None else inputs
     found = Report()
     ruler = vocabulary if isinstance(vocabulary, measuring.Ruler) else measuring.ruler(vocabulary)
-    encode = lambda text, separator=None: ruler.lengths([text], separator)[0]  # noqa: E731
+    prefixes_known = not any(map(ruler.unknown, (label_prefix, rationale_prefix)))
     measured = {
         "label_inputs": tallies.Lengths(lengths.get("inputs")),
         "label_targets": tallies.Lengths(lengths.get("targets")),
         "rationale_inputs": tallies.Lengths(lengths.get("inputs")),
         "rationale_targets": tallies.Lengths(lengths.get("targets")),
+        "single_targets": tallies.Lengths(lengths.get("targets")),
     }
     unknown = {name: tallies.Unknown(ruler) for name in ("input", "label", "rationale", "teacher's label")}
     no_value: list[Record] = []
@@ -139,22 +159,33 @@ def split_report(
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
+        parts = None  # of the input: whether they have an unknown token
         if record.label is not None:
-            measured["label_inputs"].add(encoder_bos + encode(label_prefix + record.input, dataset.separator))
-            measured["label_targets"].add(encode(record.label))
+            length, parts = ruler.measure(label_prefix + record.input, dataset.separator)
+            measured["label_inputs"].add(encoder_bos + length)
             if dataset.answer == "equation" and arithmetic.evaluate(record.label) is None:
                 no_value.append(record)
         if record.rationales:
-            measured["rationale_inputs"].add(encoder_bos + encode(rationale_prefix + record.input, dataset.separator))
-        for text in record.rationales:
-            measured["rationale_targets"].add(encode(text))
-        texts: list[tuple[str, str | None]] = [
-            ("input", part) for part in record.input.split(dataset.separator or "\0")
-        ]
-        texts += [("label", record.label), ("teacher's label", record.llm_label)]
-        for name, written in (*texts, *(("rationale", text) for text in record.rationales)):
-            if written:
-                unknown[name].add(written)
+            length, parts = ruler.measure(rationale_prefix + record.input, dataset.separator)
+            measured["rationale_inputs"].add(encoder_bos + length)
+        if parts is None or not prefixes_known:
+            parts = ruler.measure(record.input, dataset.separator)[1]
+        written = record.input.split(dataset.separator) if dataset.separator else [record.input]
+        for text, has_unknown in zip(written, parts, strict=True):
+            if text:
+                unknown["input"].add(text, has_unknown)
+        known: dict[str, tuple[int, list[bool]]] = {}
+        rationales = [("rationale", text) for text in record.rationales]
+        for name, answer in (("label", record.label), *rationales, ("teacher's label", record.llm_label)):
+            if answer is None:
+                continue
+            known[answer] = known.get(answer) or ruler.measure(answer)
+            if name != "teacher's label":
+                measured[f"{name}_targets"].add(known[answer][0])
+            if answer:
+                unknown[name].add(answer, known[answer][1][0])
+        for length in _single_targets(record, ruler, [known[text][0] for text in record.rationales]):
+            measured["single_targets"].add(length)
         strict, improved = _labels(record)
         if record.label is not None and strict is not None:
             strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
@@ -242,8 +273,9 @@ def report(
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
       :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
       not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not
-      arithmetic; ``first_no_value`` is the first) and ``lengths``. Agreement is over all rows with a gold label, an
-      unreadable teacher label counting as wrong; None without a teacher.
+      arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the targets
+      of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, an unreadable teacher
+      label counting as wrong; None without a teacher.
 
     Raises:
       SourceError: a file cannot be used, or all of a set are missing.
@@ -369,6 +401,42 @@ def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return out
 
 
+def _findings(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What is to be said of a split besides the tables: name → how many, and the sentence."""
+    out = {name: (f"{found['repeats'][name]:,}", text) for name, text in repeats.sentences(found["repeats"]).items()}
+    for text in _no_value(found):
+        out["no_value"] = f"{found['no_value']:,} of {found['with_label']:,}", text
+    for (name, counts), text in zip(found["unknown"].items(), unknown_sentences(found["unknown"]), strict=True):
+        out[f"unknown {name}"] = f"{counts['unknown']:,} of {counts['texts']:,}", text
+    return out
+
+
+def _once(findings: Mapping[str, Mapping[str, tuple[str, str]]]) -> dict[str, list[str]]:
+    """Findings of several splits, each said once: the splits in words → what is true of them.
+
+    What is said of the whole training file is not repeated for its two parts; it names them with how many each has.
+
+    >>> _once({"train": {"a": ("1", "is so")}, "test": {"a": ("1", "is so"), "b": ("", "and so")}})
+    {'train and test': ['is so'], 'test': ['and so']}
+    >>> _once({"train+validation": {"a": ("9", "9 do")}, "train": {"a": ("8", "8 do")}, "validation": {"a": ("1", "1 do")}})
+    {'train+validation': ['9 do (train: 8, validation: 1)']}
+    """
+    out: dict[str, list[str]] = {}
+    for finding in dict.fromkeys(name for of_split in findings.values() for name in of_split):
+        having = {split: of_split[finding] for split, of_split in findings.items() if finding in of_split}
+        if _WHOLE in having:
+            parts = [f"{part}: {having.pop(part)[0]}" for part in _PARTS if part in having]
+            many, text = having[_WHOLE]
+            having[_WHOLE] = many, f"{text} ({', '.join(parts)})" if many and parts else text
+        alike: dict[str, list[str]] = {}
+        for split, (_, text) in having.items():
+            alike.setdefault(text, []).append(split)
+        for text, splits in alike.items():
+            named = " and ".join([", ".join(splits[:-1])] * (len(splits) > 1) + splits[-1:])
+            out.setdefault(named, []).append(text)
+    return out
+
+
 def _lengths_table(result: Mapping[str, Any]) -> rich.table.Table:
     size, special = result["vocabulary_size"], "EOS and the BOS of inputs" if result["encoder_bos"] else "EOS"
     table = rich.table.Table(title=f"Lengths in tokens, {special} included (vocabulary of {size:,})")
@@ -400,19 +468,22 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
         for split, found in of_set.items():
             if "missing" in found:
                 write(f"\n{name} {split}: left out: {found['missing']}")
+    for name, of_set in result["sets"].items():
+        there = {split: found for split, found in of_set.items() if "missing" not in found}
+        for title, counts in (("problems", "problems"), ("strict and improved differ", "differences")):
+            lines = {
+                split: {reason: ("", f"  {number:6,}  {reason}") for reason, number in found[counts].items()}
+                for split, found in there.items()
+            }
+            for splits, told in _once(lines).items():
+                console.print(f"\n{name} {splits}: {title}", style="bold", markup=False)
+                for line in told:
+                    write(line)
+        for splits, told in _once({split: _findings(found) for split, found in there.items()}).items():
+            for sentence in told:
+                write(f"\n{name} {splits}: {sentence}")
     listed: set[tuple[Any, ...]] = set()  # train+validation has the rows of its two parts
-    for name, split, found in _there(result):
-        for title, counts in (
-            ("problems", found["problems"]),
-            ("strict and improved differ", found["differences"]),
-        ):
-            if counts:
-                console.print(f"\n{name} {split}: {title}", style="bold", markup=False)
-            for reason, number in counts.items():
-                write(f"  {number:6,}  {reason}")
-        sentences = (*repeats.sentences(found["repeats"]), *_no_value(found), *unknown_sentences(found["unknown"]))
-        for sentence in sentences:
-            write(f"\n{name} {split}: {sentence}")
+    for name, _, found in _there(result):
         for row in found.get("lacking", ()):
             key = (name, row["file"], row["line"], row["reason"])
             if key not in listed:

@@ -41,10 +41,10 @@ class Unknown:
         self._known: dict[str, bool] = {}
         self._characters: collections.Counter[str] = collections.Counter()
 
-    def add(self, text: str) -> None:
-        """Adds a text."""
+    def add(self, text: str, unknown: bool) -> None:
+        """Adds a text, and whether it has an unknown token."""
         self._texts += 1
-        if not self._ruler.unknown(text):
+        if not unknown:
             return
         self.having += 1
         for character in set(text):

@@ -6,7 +6,7 @@ import rich.console
 import seqio
 
 from distill.data import report as data_report
-from distill.tasks import cqa, jsonl, svamp
+from distill.tasks import cqa, jsonl, registration, svamp
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
 from distill.tools import vocabulary
@@ -77,6 +77,55 @@ def test_lengths_count_prefix_and_eos_and_what_would_be_cut(dataset):
     assert longer["lengths"]["label_targets"] == targets
     without_limits = data_report.report([dataset], BYTES)["sets"]["places"]["train"]
     assert "truncated" not in without_limits["lengths"]["label_inputs"]
+
+
+def test_the_targets_of_the_single_task_have_the_lengths_that_training_has(tmp_path):
+    model = tmp_path / "letters.model"
+    model.write_bytes(vocabulary.train(["So the answer is a cat sat on the mat, because 12"] * 9, 30))
+    rows = [{"input": "a", "label": "cat", "rationale": "a mat"}, {"input": "b", "label": "12"}, {"input": "c"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = jsonl.dataset({"train": tmp_path / "rows.jsonl"}, name="single_lengths", validation_fraction=0.0)
+    for given in (str(model), "bytes"):
+        task = registration.get(registration.register(dataset, given).single)
+        found = data_report.report([dataset], given)["sets"]["single_lengths"]["train"]["lengths"]["single_targets"]
+        trained = [len(row["targets"]) for row in task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()]
+        assert found["sequences"] == len(trained) == 2
+        assert (found["mean"], found["p100"]) == (sum(trained) / 2, max(trained))
+
+
+def test_every_text_is_encoded_once(tmp_path):
+    class Counting:
+        vocab_size, unk_id = 384, None
+
+        def __init__(self):
+            self.encoded = []
+
+        def encode(self, text):
+            self.encoded.append(text)
+            return text
+
+    rows = [Record(str(n), f"q{n}", label=f"l{n}", llm_label=f"l{n % 2}", rationales=(f"r{n}",)) for n in range(4)]
+    source = lambda split: iter(rows)  # noqa: E731
+    source.splits = ("train",)
+    counting = Counting()
+    data_report.report([Dataset("once", source, validation_fraction=0.0)], counting)
+    by_row = {row.id: [text for text in counting.encoded if text.endswith(row.id)] for row in rows}
+    for text in ("[label] q3", "[rationale] q3", "l3", "r3", " So the answer is l3"):
+        assert by_row["3"].count(text) == 1
+    assert len(by_row["3"]) == 5 and "q3" not in by_row["3"]
+
+
+def test_what_is_true_of_the_whole_training_file_is_said_once(tmp_path):
+    rows = [Record(id=str(n), input=f"q{n // 2}", label="yes") for n in range(60)]
+    source = lambda split: iter(rows)  # noqa: E731
+    source.splits = ("train",)
+    result = data_report.report([Dataset("cut", source)], BYTES)
+    held = io.StringIO()
+    data_report.render(result, rich.console.Console(file=held, width=200))
+    (said,) = [line for line in held.getvalue().splitlines() if "input of another row" in line]
+    parts = [result["sets"]["cut"][split]["rows"] for split in ("train", "validation")]
+    whole = "cut train+validation: 60 rows have the input of another row"
+    assert said == f"{whole} (train: {parts[0]}, validation: {parts[1]})" and all(parts)
 
 
 def test_the_whole_training_file_is_reported_beside_its_parts():
