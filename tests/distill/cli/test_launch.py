@@ -62,7 +62,7 @@ def test_a_command_line_that_distill_would_refuse_is_not_launched(capsys):
 
 
 def test_documented_dry_runs(capsys):
-    """Every dry run of the page prints what the page shows."""
+    """Every dry run of the page prints what the page shows, where ``…`` stands for lines that are left out."""
     page = (ROOT / "docs" / "launching.md").read_text(encoding="utf-8")
     shown = re.findall(r"^```bash\n(distill launch [^`]*?)```\n+```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     backends = set()
@@ -70,7 +70,8 @@ def test_documented_dry_runs(capsys):
         words = shlex.split(command.replace("\\\n", " "))
         assert "--dry-run" in words
         assert launch.launch_command(words[2:]) == 0
-        assert capsys.readouterr().out == output
+        pattern = re.escape(output).replace("…\\\n", "(?:.*\\n)+?")
+        assert re.fullmatch(pattern, capsys.readouterr().out)
         backends.add(words[2])
     assert backends == set(launch.BACKENDS)
 
