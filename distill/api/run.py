@@ -222,10 +222,7 @@ class Run:
             return []
         try:
             number = registration.get(validation.task_name).num_input_examples("validation") or 0
-        except (
-            ValueError,
-            OSError,
-        ):  # the training raises it, unless it finds another mistake first
+        except (ValueError, OSError):  # the training raises it, unless it finds another mistake first
             return []
         what = counted(number, "passage" if isinstance(dataset, corpus.Corpus) else "row")
         held = f"{what} of the training data {form(number, 'is', 'are')} held out for validation and not trained on"
