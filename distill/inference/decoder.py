@@ -114,16 +114,23 @@ class Prediction:
     log_prob: float
 
 
-def bucket_lengths(shortest: int, longest: int) -> list[int]:
-    """Window lengths to choose from: ``shortest`` times powers of two, the means of two neighbours, and ``longest``.
+def bucket_lengths(shortest: int, longest: int, steps: int = 2) -> list[int]:
+    """Window lengths to choose from: ``shortest`` times powers of two, equal steps between two neighbours, and ``longest``.
 
-    This compiles at most twice as many programs as powers of two alone. A row longer than ``shortest`` is padded by at most
-    half of its length.
+    A row longer than ``shortest`` is padded by at most ``1 / steps`` of its length.
+
+    Args:
+      shortest: the first length.
+      longest: the last length.
+      steps: lengths per power of two: this compiles at most as many times the programs of powers of two alone.
+
+    >>> bucket_lengths(32, 150), bucket_lengths(32, 150, steps=4)
+    ([32, 48, 64, 96, 128, 150], [32, 40, 48, 56, 64, 80, 96, 112, 128, 150])
     """
     lengths = {longest}
     length = shortest
     while length < longest:
-        lengths.update(one for one in (length, length + length // 2) if one < longest)
+        lengths.update(one for step in range(steps) if (one := length + length * step // steps) < longest)
         length *= 2
     return sorted(lengths)
 
@@ -170,6 +177,8 @@ def _program(model: NetworkConfig, mesh: Mesh, config: DecodeConfig, rules: part
 class Decoder:
     """Decodes lists of inputs in batches of similar length; compiles once per length.
 
+    A list shorter than a batch is padded to a power of two of rows only, which compiles a program of its own.
+
     Args:
       model: the student.
       mesh: rows are sharded over its ``data`` and ``fsdp`` axes.
@@ -178,17 +187,24 @@ class Decoder:
 
     def __init__(self, model: NetworkConfig, mesh: Mesh, config: DecodeConfig):
         self.model, self.config, self.mesh = model, config, mesh
-        shards = partitioning.batch_shards(mesh)
-        self._rows = math.ceil(config.batch_size / shards) * shards
-        self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len)
+        self._shards = partitioning.batch_shards(mesh)
+        self._rows = math.ceil(config.batch_size / self._shards) * self._shards
+        # CPUs compile fast and compute slowly.
+        steps = 4 if mesh.devices.flat[0].platform == "cpu" else 2
+        self._lengths = bucket_lengths(min(config.bucket, config.max_input_len), config.max_input_len, steps)
 
     def _run(self) -> jax.stages.Wrapped:
         return _program(self.model, self.mesh, self.config, tuple(nn.get_logical_axis_rules()))
 
     @property
     def rows(self) -> int:
-        """Rows of a batch, a multiple of the shards that rows are divided into."""
+        """Rows of a full batch, a multiple of the shards that rows are divided into."""
         return self._rows
+
+    def _rows_of(self, inputs: int) -> int:
+        """Rows of the batches of a number of inputs: all, or the first power of two per shard that holds the inputs."""
+        each = math.ceil(inputs / self._shards)
+        return min(self._rows, self._shards << (each - 1).bit_length())
 
     def __call__(self, params: Any, inputs: Sequence[np.ndarray], prompt: Sequence[int] = ()) -> list[Prediction]:
         """Decodes ``inputs`` and returns predictions in their order.
@@ -227,11 +243,12 @@ class Decoder:
     def batches(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yields rows of similar length: their numbers, and their ids, int32 [rows, length], cut and padded."""
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-        for start in range(0, len(order), self._rows):
-            indices = order[start : start + self._rows]
+        rows = self._rows_of(len(inputs))
+        for start in range(0, len(order), rows):
+            indices = order[start : start + rows]
             longest = min(len(inputs[indices[-1]]), self.config.max_input_len)
             length = next(n for n in self._lengths if n >= longest)
-            tokens = np.zeros((self._rows, length), np.int32)
+            tokens = np.zeros((rows, length), np.int32)
             for row, index in enumerate(indices):
                 short = cut(np.asarray(inputs[index], np.int32), self.config.max_input_len)
                 tokens[row, : len(short)] = short

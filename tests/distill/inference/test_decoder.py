@@ -38,10 +38,11 @@ def test_window_lengths(shortest, longest, expected):
     assert bucket_lengths(shortest, longest) == expected
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
 @pytest.mark.parametrize("shortest, longest", [(8, 1000), (32, 4096)])
-def test_padding_is_at_most_half_of_a_row(shortest, longest):
-    lengths = bucket_lengths(shortest, longest)
-    assert all(longer <= 1.5 * shorter for shorter, longer in itertools.pairwise(lengths))
+def test_a_row_is_padded_by_at_most_one_step(shortest, longest, steps):
+    lengths = bucket_lengths(shortest, longest, steps)
+    assert all(longer <= (1 + 1 / steps) * shorter for shorter, longer in itertools.pairwise(lengths))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_batches_hold_inputs_of_like_length():
     inputs = [np.asarray([5] * (length - 1) + [1], np.int32) for length in lengths]
     batches = list(decoder.batches(inputs))
     assert [indices for indices, _ in batches] == [[1, 3], [4, 0], [2]]
-    assert [tokens.shape for _, tokens in batches] == [(2, 2), (2, 8), (2, 8)]
+    assert [tokens.shape for _, tokens in batches] == [(2, 2), (2, 7), (2, 8)]
     assert batches[0][1].tolist() == [[1, 0], [5, 1]]
     # The longest is cut and keeps its EOS; the last batch is filled with empty rows.
     assert batches[2][1].tolist() == [[5, 5, 5, 5, 5, 5, 5, 1], [0] * 8]
@@ -90,8 +91,27 @@ def test_batches_hold_inputs_of_like_length():
 
 def test_rows_are_a_multiple_of_the_shards_of_the_batch():
     decoder = Decoder(TINY, partitioning.MeshConfig(4, 1, 1).build(), DecodeConfig(batch_size=6, max_input_len=4))
-    ((_, tokens),) = decoder.batches([np.asarray([1], np.int32)])
-    assert tokens.shape == (8, 4)
+    assert decoder.rows == 8
+    batches = list(decoder.batches([np.asarray([1], np.int32)] * 9))
+    assert [tokens.shape for _, tokens in batches] == [(8, 4), (8, 4)]
+
+
+@pytest.mark.parametrize(
+    "devices, inputs, rows", [(1, 1, 1), (1, 2, 2), (1, 3, 4), (1, 5, 6), (1, 13, 6), (4, 1, 4), (4, 5, 8), (4, 9, 8)]
+)
+def test_few_inputs_are_padded_to_few_rows(devices, inputs, rows):
+    """One question took as long as a full batch."""
+    mesh = partitioning.MeshConfig(devices, 1, 1).build(jax.devices()[:devices])
+    decoder = Decoder(TINY, mesh, DecodeConfig(batch_size=6, max_input_len=4))
+    batches = list(decoder.batches([np.asarray([1], np.int32)] * inputs))
+    assert {tokens.shape for _, tokens in batches} == {(rows, 4)}
+    assert sorted(index for indices, _ in batches for index in indices) == list(range(inputs))
+
+
+def test_cpus_pad_inputs_to_four_lengths_per_power_of_two():
+    decoder = Decoder(TINY, partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1]), DecodeConfig(batch_size=1))
+    lengths = [tokens.shape[1] for _, tokens in decoder.batches([np.ones(n, np.int32) for n in (3, 33, 67, 1025)])]
+    assert lengths == [32, 40, 80, 1024]
 
 
 @pytest.mark.parametrize(
