@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+import traced_steps
 from distill.checkpoints import conversion
 from distill.checkpoints.manager import CheckpointConfig
 from distill.checkpoints.weights import flatten
@@ -15,7 +16,7 @@ from distill.model.network import T5Config
 from distill.model.parameters import init_params
 from distill.sharding import partitioning
 from distill.tasks import jsonl, registration, vocabularies
-from distill.training import optimizers
+from distill.training import optimizers, train
 from distill.training.losses import TwoTaskLoss
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
 from tests_support import QUESTIONS, write_rows
@@ -31,6 +32,8 @@ TINY = T5Config(
     dropout_rate=0.1,
 )
 ANSWERING = T5Config(384, 16, 2, 8, 32, 1, 1)
+
+train.make_train_step = traced_steps.kept(train.make_train_step)
 
 
 @pytest.fixture
