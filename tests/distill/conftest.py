@@ -36,14 +36,13 @@ ANSWERING = T5Config(384, 16, 2, 8, 32, 1, 1)
 train.make_train_step = traced_steps.kept(train.make_train_step)
 
 
-@pytest.fixture
-def sums(tmp_path):
-    """The registered names of a data set of 40 + 10 rows."""
-    write_rows(tmp_path / "train.jsonl", 40)
-    write_rows(tmp_path / "validation.jsonl", 6, start=40)
-    write_rows(tmp_path / "test.jsonl", 10, start=50)
+def register_sums(folder):
+    """Writes a data set of 40 + 6 + 10 rows into ``folder``, registers it and returns its names."""
+    write_rows(folder / "train.jsonl", 40)
+    write_rows(folder / "validation.jsonl", 6, start=40)
+    write_rows(folder / "test.jsonl", 10, start=50)
     dataset = jsonl.dataset(
-        {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")},
+        {split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")},
         name="sums",
         fields={"input": "question", "rationale": "why", "label": "answer"},
     )
@@ -51,8 +50,19 @@ def sums(tmp_path):
 
 
 @pytest.fixture
+def sums(tmp_path):
+    """The registered names of a data set of 40 + 10 rows."""
+    return register_sums(tmp_path)
+
+
+@pytest.fixture
 def arguments(sums):
     """The arguments of :func:`distill.training.train.train` except the directory; a run of 8 steps."""
+    return arguments_for(sums)
+
+
+def arguments_for(sums):
+    """What the fixture ``arguments`` gives, for the registered names of the data set."""
     return {
         "model": TINY,
         "data": DataConfig(sums.paired, {"inputs": 64, "targets": 64}, batch_size=4),

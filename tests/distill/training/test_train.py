@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -16,9 +17,24 @@ from distill.sharding import partitioning
 from distill.training import reporting, train
 from distill.training.state import abstract_state, init_state, make_state
 from distill.training.train import LoopConfig
+from tests.distill.conftest import arguments_for, register_sums
 from tests_support import files_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory and the result of a run with the settings of ``arguments``. Tests change copies only."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "run", train.train(str(folder / "run"), **arguments_for(register_sums(folder)))
+
+
+def unfinished_copy(finished, target):
+    """A copy of the run without its result, as ``distill train`` with more TRAIN_STEPS, which renames it, leaves it."""
+    shutil.copytree(finished[0], target)
+    (target / reporting.RESULT).unlink()
+    return target
 
 
 def final_state(directory, arguments):
@@ -60,26 +76,24 @@ def test_no_process_begins_the_first_step_while_another_compiles_it(tmp_path, ar
     assert calls == [("distill_compiled", 1_800_000), "update", "update"]
 
 
-def test_a_run_leaves_results_behind(tmp_path, arguments):
-    result = train.train(str(tmp_path / "run"), **arguments)
+def test_a_run_leaves_results_behind(finished):
+    directory, result = finished
     assert result.step == 8
     assert result.stopped is None
     assert {"accuracy", "accuracy_low", "accuracy_high"} <= set(result.test)
-    written = json.loads((tmp_path / "run" / reporting.RESULT).read_text())
+    written = json.loads((directory / reporting.RESULT).read_text())
     assert written["test"] == result.test
-    predictions = [json.loads(line) for line in (tmp_path / "run/predictions/test.jsonl").read_text().splitlines()]
+    predictions = [json.loads(line) for line in (directory / "predictions/test.jsonl").read_text().splitlines()]
     assert len(predictions) == 10
     assert predictions[0]["target"] == "3"
-    splits = [json.loads(line)["split"] for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
+    splits = [json.loads(line)["split"] for line in (directory / reporting.VALIDATION).read_text().splitlines()]
     assert splits == ["validation", "validation", "test"]
-    assert list((tmp_path / "run" / "logs").glob("events*"))
+    assert list((directory / "logs").glob("events*"))
 
 
-def test_a_run_does_not_continue_on_other_validation_rows(tmp_path, arguments):
+def test_a_run_does_not_continue_on_other_validation_rows(tmp_path, arguments, finished):
     more = {**arguments, "loop": dataclasses.replace(arguments["loop"], train_steps=9)}
-    train.train(str(tmp_path / "run"), **arguments)
-    (tmp_path / "run" / reporting.RESULT).unlink()  # as `distill train` with more TRAIN_STEPS renames it
-    before = files_of(tmp_path / "run")
+    before = files_of(unfinished_copy(finished, tmp_path / "run"))
     fewer = {**more, "validation": dataclasses.replace(arguments["validation"], max_examples=5)}
     with pytest.raises(ValueError, match=r"the rows of split 'validation' have changed since step \d was selected on"):
         train.train(str(tmp_path / "run"), **fewer)
@@ -87,15 +101,15 @@ def test_a_run_does_not_continue_on_other_validation_rows(tmp_path, arguments):
     assert train.train(str(tmp_path / "run"), **more).step == 9
 
 
-def test_a_finished_run_is_not_repeated(tmp_path, arguments, monkeypatch):
-    first = train.train(str(tmp_path / "run"), **arguments)
+def test_a_finished_run_is_not_repeated(arguments, finished, monkeypatch):
+    directory, first = finished
     monkeypatch.setattr(train, "make_train_step", lambda *a, **k: pytest.fail("trained again"))
-    assert train.train(str(tmp_path / "run"), **arguments) == first
+    assert train.train(str(directory), **arguments) == first
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 2)])
-def test_stopped_and_restarted_equals_never_stopped(tmp_path, arguments, mesh, monkeypatch):
-    train.train(str(tmp_path / "whole"), **arguments)
+def test_stopped_and_restarted_equals_never_stopped(tmp_path, arguments, finished, monkeypatch):
+    """On the same mesh, bit by bit, and on another one."""
+    whole = final_state(unfinished_copy(finished, tmp_path / "whole"), arguments)
     stopping = train.StopRequest
 
     class StopAtFive(stopping):
@@ -109,13 +123,15 @@ def test_stopped_and_restarted_equals_never_stopped(tmp_path, arguments, mesh, m
     assert (stopped.step, stopped.stopped) == (5, "SIGTERM")
     assert not (tmp_path / "parts" / reporting.RESULT).exists()
     monkeypatch.setattr(train, "StopRequest", stopping)
-    arguments["mesh"] = partitioning.MeshConfig(*mesh)
-    finished = train.train(str(tmp_path / "parts"), **arguments)
-    assert finished.step == 8
-    whole, parts = (final_state(tmp_path / name, arguments) for name in ("whole", "parts"))
-    assert_equal_states(parts[0], whole[0], exact=mesh == (1, 1, 1))
-    assert parts[1] == whole[1]
-    assert parts[2]["examples"] == whole[2]["examples"]
+    for mesh in ((1, 1, 1), (2, 1, 2)):
+        directory = tmp_path / f"parts on {mesh}"
+        shutil.copytree(tmp_path / "parts", directory)
+        arguments["mesh"] = partitioning.MeshConfig(*mesh)
+        assert train.train(str(directory), **arguments).step == 8
+        parts = final_state(directory, arguments)
+        assert_equal_states(parts[0], whole[0], exact=mesh == (1, 1, 1))
+        assert parts[1] == whole[1]
+        assert parts[2]["examples"] == whole[2]["examples"]
 
 
 def test_training_does_not_recompile(tmp_path, arguments, monkeypatch):
@@ -146,7 +162,7 @@ def test_the_compiler_is_given_the_runs_options(tmp_path, arguments, monkeypatch
     options = {"xla_cpu_enable_fast_math": False}
     arguments["loop"] = dataclasses.replace(arguments["loop"], compiler_options=options)
     monkeypatch.setattr(jax, "jit", noting)
-    assert train.train(str(tmp_path / "run"), **arguments).step == 8
+    assert train.train(str(tmp_path / "run"), **arguments | {"validation": None}).step == 8
     assert given.count(options) == 2  # the probe and the step
 
 
@@ -158,16 +174,15 @@ def test_options_that_the_compiler_does_not_have_end_the_run_at_once(tmp_path, a
     assert not (tmp_path / "run").exists()
 
 
-def test_another_model_is_refused_with_every_difference(tmp_path, arguments):
-    train.train(str(tmp_path / "run"), **arguments)
-    (tmp_path / "run" / reporting.RESULT).unlink()
+def test_another_model_is_refused_with_every_difference(tmp_path, arguments, finished):
+    unfinished_copy(finished, tmp_path / "run")
     arguments["model"] = dataclasses.replace(arguments["model"], embed_dim=32, mlp_dim=64)
     with pytest.raises(ValueError, match=r"another model: embed_dim: 16 there, 32 here; mlp_dim: 32 there, 64 here"):
         train.train(str(tmp_path / "run"), **arguments)
 
 
-def test_a_run_starts_from_another_runs_best_parameters(tmp_path, arguments):
-    train.train(str(tmp_path / "first"), **arguments)
+def test_a_run_starts_from_another_runs_best_parameters(tmp_path, arguments, finished):
+    unfinished_copy(finished, tmp_path / "first")
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
     mesh = partitioning.MeshConfig(1, 1, 1).build()
     state = make_state(
@@ -310,5 +325,5 @@ def test_two_trainings_of_one_directory(tmp_path, arguments):
 
     with train.lock_directory(tmp_path / "run"), pytest.raises(locking.Locked, match=r"run is in use by this process"):
         train.train(str(tmp_path / "run"), **arguments)
-    assert train.train(str(tmp_path / "run"), **arguments).step == 8
+    assert train.train(str(tmp_path / "run"), **arguments | {"validation": None}).step == 8
     assert not list((tmp_path / "run").glob(".lock*"))
