@@ -15,13 +15,14 @@ from distill.training.losses import TwoTaskLoss
 from distill.training.train import LoopConfig
 
 RUN = steps.Run(
-    model=T5Config(384, 32, 4, 8, 64, 2, 1, dropout_rate=0.0),
+    model=T5Config(384, 32, 4, 8, 64, 1, 1, dropout_rate=0.0),
     loss=TwoTaskLoss(lam=0.5),
     optimizer=optimizers.adafactor(1e-3),
     loop=LoopConfig(train_steps=10),
     layout=Layout(8, 64, 32),
 )
 TARGET = Topology("v5e:2x2", CHIPS["v5e"], 4, tuple(range(4)))
+PAIR = Topology("v5e:2x1", CHIPS["v5e"], 2, tuple(range(2)))
 
 
 class Compiler:
@@ -60,9 +61,9 @@ def test_candidates_cut_the_batch_evenly_and_leave_out_what_cannot_fit():
 
 
 def test_the_fastest_that_fits_comes_first(tmp_path):
-    space = search.candidates(RUN, TARGET, [8])
+    space = search.candidates(RUN, PAIR, [8])
     compiler = Compiler()
-    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    rows = search.search(RUN, PAIR, space, tmp_path / "r.jsonl", 100, compiler)
     assert rows[0]["result"]["fits"] and rows[0]["mesh"][2] == 1
     speeds = [row["tokens_per_second_per_chip"] for row in rows]
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] == 0.0
@@ -72,38 +73,38 @@ def test_the_fastest_that_fits_comes_first(tmp_path):
 
 def test_policies_that_save_more_are_skipped_if_one_that_saves_less_does_not_fit(tmp_path):
     compiler = Compiler(fits_from="full")
-    space = sorted(search.candidates(RUN, TARGET, [4, 8]), key=lambda one: -REMAT_POLICIES.index(one.remat_policy))
-    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    space = sorted(search.candidates(RUN, PAIR, [8]), key=lambda one: -REMAT_POLICIES.index(one.remat_policy))
+    rows = search.search(RUN, PAIR, space, tmp_path / "r.jsonl", 100, compiler)
     assert {policy for *_, policy in compiler.calls} == {"minimal", "full"}
     assert {(row["remat_policy"], row["result"]["fits"]) for row in rows} == {("minimal", False), ("full", True)}
 
 
 def test_larger_batches_are_skipped_if_a_smaller_one_does_not_fit(tmp_path):
     compiler = Compiler(fits_from="full")
-    space = sorted(search.candidates(RUN, TARGET, [4, 8], ["none"]), key=lambda one: one.batch_size)
-    rows = search.search(RUN, TARGET, space, tmp_path / "r.jsonl", 100, compiler)
+    space = sorted(search.candidates(RUN, PAIR, [4, 8], ["none"]), key=lambda one: one.batch_size)
+    rows = search.search(RUN, PAIR, space, tmp_path / "r.jsonl", 100, compiler)
     assert {rows_ for _, rows_, _ in compiler.calls} == {4}
     assert not any(row["result"]["fits"] for row in rows)
 
 
 def test_an_interrupted_search_resumes(tmp_path):
-    space = search.candidates(RUN, TARGET, [8], ["minimal"])
+    space = search.candidates(RUN, PAIR, [8], ["minimal"])
     path = tmp_path / "results" / "r.jsonl"
     first, second = Compiler(), Compiler()
-    assert len(search.search(RUN, TARGET, space, path, 2, first)) == len(first.calls) == 2
+    assert len(search.search(RUN, PAIR, space, path, 1, first)) == len(first.calls) == 1
     with path.open("a") as file:
         file.write('{"key": "cut o')
-    assert len(search.search(RUN, TARGET, space, path, 2, second)) == 4
+    assert len(search.search(RUN, PAIR, space, path, 1, second)) == 2
     assert not set(first.calls) & set(second.calls)
     again = Compiler()
-    assert len(search.search(RUN, TARGET, space, path, 2, again)) == 6
+    assert len(search.search(RUN, PAIR, space, path, 1, again)) == 3
     assert not set(again.calls) & {
         *first.calls,
         *second.calls,
     }  # results appended after the incomplete line are found too
     third = Compiler()
     other = dataclasses.replace(RUN, layout=dataclasses.replace(RUN.layout, decoder_length=16))
-    search.search(other, TARGET, space, path, 1, third)
+    search.search(other, PAIR, space, path, 1, third)
     assert len(third.calls) == 1  # another run shares nothing
 
 
