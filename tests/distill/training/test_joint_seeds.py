@@ -78,11 +78,20 @@ def project(tmp_path, monkeypatch):
     return path  # the module stays imported: gin registers a configurable once
 
 
-def test_callbacks_and_metrics_from_gin_in_joint_seeds(project, tmp_path, capsys):
+def test_a_signal_stops_joint_seeds_and_their_callbacks_and_metrics_from_gin(project, tmp_path, monkeypatch, capsys):
     command = ["sweep", str(project), "--directory", str(tmp_path / "out")]
     assert main.main(command) == 2
     assert "imports own_training_code, which is not trusted; allow it with --gin_module" in capsys.readouterr().err
-    assert main.main([*command, "--gin_module=own_training_code"]) == 0
+    command.append("--gin_module=own_training_code")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.StopRequest, "requested", lambda self, step: setattr(self, "name", "SIGTERM") or True)
+        assert main.main(command) == 75
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*/result.json"))
+    for notes in (tmp_path / "out").glob("*/mine.jsonl"):
+        notes.unlink()
+    assert main.main(command) == 0
+    assert len(list((tmp_path / "out").glob("*/result.json"))) == 2
     for seed in (0, 1):
         folder = tmp_path / "out" / f"RANDOM_SEED-{seed}"
         notes = [json.loads(line) for line in (folder / "mine.jsonl").read_text().splitlines()]
@@ -97,17 +106,6 @@ def test_callbacks_and_metrics_from_gin_in_joint_seeds(project, tmp_path, capsys
         assert (result["best"], result["test"]["length"]) == (notes[2]["length"], notes[3]["length"])
 
 
-def test_a_signal_stops_joint_seeds(project, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.StopRequest, "requested", lambda self, step: setattr(self, "name", "SIGTERM") or True)
-    command = ["sweep", str(project), "--directory", str(tmp_path / "out"), "--gin_module=own_training_code"]
-    assert main.main(command) == 75
-    assert "stopped by SIGTERM" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*/result.json"))
-    monkeypatch.undo()
-    assert main.main(command) == 0
-    assert len(list((tmp_path / "out").glob("*/result.json"))) == 2
-
-
 def test_initial_states_are_those_of_the_single_seeds(arguments):
     model, optimizer = arguments["model"], arguments["optimizer"]
     stacked = joint_seeds._initial_state(model, optimizer, [3, 8], None, ema=True)
@@ -120,7 +118,8 @@ def test_initial_states_are_those_of_the_single_seeds(arguments):
 
 def test_all_seeds_start_from_one_checkpoint(arguments, tmp_path):
     model = arguments["model"]
-    params = jax.tree.map(np.asarray, random_state(model, optimizers.adamw(1e-3), jax.random.key(0)).params)
+    made = jax.jit(lambda key: random_state(model, optimizers.adamw(1e-3), key))(jax.random.key(0))
+    params = jax.tree.map(np.asarray, made.params)
     conversion.write_model_dir(flatten(params).__getitem__, model, tmp_path / "start", 4)
     stacked = joint_seeds._initial_state(model, arguments["optimizer"], [3, 8], str(tmp_path / "start"), ema=False)
     for number in (0, 1):
