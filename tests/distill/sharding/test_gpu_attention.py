@@ -191,7 +191,7 @@ NETWORK = T5Config(32, 32, 2, 16, 32, 1, 1, dropout_rate=0.1, attention="triton"
 
 @functools.cache
 def network():
-    params = init_params(NETWORK, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(NETWORK, jax.random.key(0))
     rng = np.random.default_rng(1)
     tokens = [rng.integers(2, 32, (2, length)).astype(np.int32) for length in (32, 16)]
     # Both examples of a row have targets and inputs.

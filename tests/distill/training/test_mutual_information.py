@@ -108,7 +108,7 @@ def test_a_cap_is_that_of_the_logits():
 
 def test_packing_and_microbatches_change_nothing():
     optimizer = optimizers.Optimizer(optax.sgd(1.0), lambda step: 1.0)
-    params = init_params(CONFIG, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
     found = []
     for layout, parts in ((ALONE, 1), (TOGETHER, 2)):
         loss = TwoTaskLoss(mutual_information=0.5)

@@ -60,7 +60,7 @@ def test_the_log_holds_the_mean_of_the_schedule_over_its_steps():
     schedule = schedules.cosine_lambda(2.0, 0.0, 6)
     optimizer = optimizers.adamw(1e-3)
     step = jax.jit(make_train_step(config, TwoTaskLoss(lam=schedule), optimizer))
-    state, logged = init_state(init_params(config, jax.random.key(0)), optimizer), []
+    state, logged = init_state(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), optimizer), []
     for _ in range(4):
         state, metrics = step(state, batch, jax.random.key(1))
         logged.append(metrics)

@@ -149,9 +149,9 @@ def test_one_pass_has_the_gradients_of_two_passes_over_the_same_input(normalizer
     (one,) = batches_of(made, Layout(4, 24, 16, shared_encoder=True))
     assert (one["encoder_input_tokens"] > 0).sum() < (two["encoder_input_tokens"] > 0).sum()
 
-    config = dataclasses.replace(TINY, dropout_rate=0.0, num_decoder_layers=2)
+    config = dataclasses.replace(TINY, dropout_rate=0.0)
     optimizer = Optimizer(optax.sgd(1.0), lambda step: jnp.float32(1.0))
-    state = init_state(init_params(config, jax.random.key(0)), optimizer)
+    state = init_state(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), optimizer)
     step = jax.jit(make_train_step(config, TwoTaskLoss(lam=0.7, normalizer=normalizer), optimizer))
     (a, of_one), (b, of_two) = (step(state, batch, jax.random.key(1)) for batch in (one, two))
     for name in ("loss", "loss/label", "loss/rationale", "tokens/label", "tokens/rationale"):
@@ -192,7 +192,7 @@ def test_tasks_that_cannot_share_an_encoder_are_rejected(sums, tmp_path):
         TwoTaskFeatureConverter(pack=True)(dataset, {"inputs": 64, "targets": 64})
     with pytest.raises(ValueError, match=r"packed batch needs both .* decoder_cross_segment_ids given"):
         tokens = jnp.ones((1, 4), jnp.int32)
-        params = init_params(TINY, jax.random.key(0))
+        params = jax.jit(init_params, static_argnums=0)(TINY, jax.random.key(0))
         Transformer(TINY).apply({"params": params}, ModelInputs(tokens, tokens, decoder_cross_segment_ids=tokens))
     same = jsonl.dataset(
         {"train": tmp_path / "train.jsonl"},

@@ -262,15 +262,21 @@ def published(name: str) -> dict[str, list[float]]:
     return trace
 
 
-@pytest.mark.parametrize("form", LAYOUTS)
-@pytest.mark.parametrize("name", DATA)
-def test_fifty_steps_follow_the_published_loss(name, form, folder):
-    wanted = published(name)
+@pytest.fixture(scope="module")
+def student(folder):
+    """Parameters, the optimizer and the training step, which is traced once per layout."""
     config, params = huggingface.load_pretrained(folder)
     optimizer = optimizers.adamw(
         optimizers.linear_decay(PEAK, STEPS), weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM, eps=1e-8
     )
-    step = jax.jit(make_train_step(config, TwoTaskLoss(alpha=ALPHA), optimizer), donate_argnums=0)
+    return params, optimizer, jax.jit(make_train_step(config, TwoTaskLoss(alpha=ALPHA), optimizer), donate_argnums=0)
+
+
+@pytest.mark.parametrize("form", LAYOUTS)
+@pytest.mark.parametrize("name", DATA)
+def test_fifty_steps_follow_the_published_loss(name, form, student):
+    wanted = published(name)
+    params, optimizer, step = student
     state = init_state(jax.tree.map(jnp.array, params), optimizer)
     got = {key: [] for key in wanted}
     for rows in drawn(name):

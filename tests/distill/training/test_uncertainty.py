@@ -49,7 +49,7 @@ def batch_of(number=6):
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(CONFIG, jax.random.key(1))
+    return jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(1))
 
 
 def trained(params, steps=5, **options):
