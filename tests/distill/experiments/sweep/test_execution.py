@@ -13,8 +13,8 @@ from distill.cli import main
 from distill.experiments import sweep
 from distill.experiments.report import terminal as sweep_report
 from distill.experiments.sweep import SweepError, execution, leases
-from distill.training import reporting
-from tests_support import begin_run, write_rows
+from distill.training import event_files, reporting
+from tests_support import begin_run, read_lines, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -108,26 +108,32 @@ def test_a_folder_of_another_configuration_is_refused(sweep_file, tmp_path):
         sweep.run(sweep.read(sweep_file, tmp_path / "out"), lambda runs, joint: {}, say=lambda text: None)
 
 
-def test_joint_seeds_train_like_single_ones(sweep_file, tmp_path, capsys):
-    """The whole command, both ways: the same validation scores, losses and predictions."""
-    change(sweep_file, axes={**json.loads(sweep_file.read_text())["axes"], "SUBSAMPLE": [1.0]})
-    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "single")]) == 0
+def test_joint_seeds_train_and_stop_like_single_ones(sweep_file, tmp_path, capsys):
+    """The whole command, both ways: the same losses, evaluations, end by patience, and predictions."""
+    axes = json.loads(sweep_file.read_text())["axes"]
+    levels = {"step-by-step": axes["method"]["step-by-step"]}  # joint seeds do not depend on the method
+    change(sweep_file, axes={"method": levels, "RANDOM_SEED": [0, 1]})
+    settings = [f"--gin.{binding}" for binding in ("TRAIN_STEPS=12", "EVAL_PERIOD=1", "LOG_PERIOD=1", "PATIENCE=2")]
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "single"), *settings]) == 0
     change(sweep_file, joint_seeds=True)
-    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "joint")]) == 0
+    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "joint"), *settings]) == 0
     runs = sorted(path.parent.name for path in (tmp_path / "single").glob("*/result.json"))
-    assert len(runs) == 4
+    assert len(runs) == 2
     for name in runs:
-        single, joint = (
-            [json.loads(line) for line in (tmp_path / way / name / "predictions/test.jsonl").read_text().splitlines()]
-            for way in ("single", "joint")
-        )
-        for a, b in zip(single, joint, strict=True):
+        folders = [tmp_path / way / name for way in ("single", "joint")]
+        single, joint = (json.loads((folder / "result.json").read_text()) for folder in folders)
+        assert (joint["stopped"], joint["step"]) == (single["stopped"], single["step"]) == ("early", 3)
+        single, joint = ([row["step"] for row in read_lines(folder / "evaluations.jsonl")] for folder in folders)
+        assert single == joint == [1, 2, 3, 1]
+        single, joint = (dict(event_files.read(folder / "logs")["train/loss"]) for folder in folders)
+        assert set(single) == {1, 2, 3} and joint == pytest.approx(single, rel=1e-4)
+        for a, b in zip(*(read_lines(folder / "predictions/test.jsonl") for folder in folders), strict=True):
             assert a["prediction"] == b["prediction"]
             assert a["score"] == pytest.approx(b["score"], abs=1e-2)
         assert (tmp_path / "joint" / name / "best").exists()
     with (tmp_path / "joint" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["method"] for row in rows} == {"step-by-step", "standard"}
+    assert {row["method"] for row in rows} == {"step-by-step"}
     assert all(0 <= float(row["test/accuracy"]) <= 1 for row in rows)
     assert (tmp_path / "joint" / "results.png").stat().st_size > 5000
     assert "step-by-step" in capsys.readouterr().out
@@ -288,24 +294,6 @@ def test_a_run_of_another_worker_is_waited_for_and_taken_over(sweep_file, tmp_pa
     assert sweep.run(grid, train_group, say=lines.append) == {}
     assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-0"]
     assert "waiting for 1 run of other workers; a dead worker's run is taken over" in lines
-
-
-def test_joint_seeds_obey_patience_as_single_ones(sweep_file, tmp_path):
-    small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]}, TRAIN_STEPS=12, EVAL_PERIOD=1, PATIENCE=2, LEARNING_RATE=1e-6)
-    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "single")]) == 0
-    change(sweep_file, joint_seeds=True)
-    assert main.main(["sweep", str(sweep_file), "--directory", str(tmp_path / "joint")]) == 0
-    for name in ("RANDOM_SEED-0", "RANDOM_SEED-1"):
-        single, joint = (json.loads((tmp_path / way / name / "result.json").read_text()) for way in ("single", "joint"))
-        assert (joint["stopped"], joint["step"]) == (single["stopped"], single["step"]) == ("early", 3)
-        steps = [
-            [
-                json.loads(line)["step"]
-                for line in (tmp_path / way / name / "evaluations.jsonl").read_text().splitlines()
-            ]
-            for way in ("single", "joint")
-        ]
-        assert steps[0] == steps[1] == [1, 2, 3, 1]
 
 
 def test_the_metric_of_the_table_is_one_of_the_task(sweep_file, tmp_path, capsys):
