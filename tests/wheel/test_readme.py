@@ -8,7 +8,8 @@ import readme_commands
 from distill.cli import parser as command_line
 from readme_commands import ROOT
 
-# A training that is as short as can be; the rows, files and flags are README's.
+# A training that is as short as can be; the files and flags are README's, and rows of `example`, but few of them.
+FEW = ["--train_rows=200"]
 SHORT = ["--gin.TRAIN_STEPS=4", "--gin.EVAL_PERIOD=4", "--gin.optimizers.linear_decay.warmup_steps=1"]
 
 
@@ -24,7 +25,7 @@ def test_the_first_section_in_an_empty_folder(tmp_path, installed):
         ["pip", "install"], ["distill", "example"], ["distill", "train"], ["distill", "eval"], ["distill", "infer"],
         ["cat", "answers.jsonl"],
     ]  # fmt: skip
-    added = {"train": SHORT, "infer": infer_flags()}
+    added = {"example": FEW, "train": SHORT, "infer": infer_flags()}
     # Programs are compiled as a user's, by the code generator that XLA has by default and with its optimizations.
     environment = {"PYTHONPATH": "", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     runner = [str(installed.folder / "bin" / "distill")]

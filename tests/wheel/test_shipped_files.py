@@ -64,17 +64,12 @@ def command(name):
     return config(MODEL, TASK, name, CPU, bindings=["FORM='paired'", "EVAL_FORM='label'"] if stem == "train" else [])
 
 
-def sweep_commands(name):
-    """The commands that resolve each kind of run of a sweep."""
-    kinds, given = {}, sweep.read(ROOT / name, "out")
-    for run in given.runs() or search.probes(given):
-        kinds.setdefault(run.gin_files, run)
-    for run in list(kinds.values())[
-        :4
-    ]:  # tests/distill/experiments/sweep/test_reading.py checks all kinds in the checkout
-        own = [binding for binding in run.bindings if binding != "VOCABULARY_PATH = 'out/vocabulary.model'"]
-        bindings = [binding.replace(" = ", "=", 1) for binding in own]
-        yield config(*run.gin_files, bindings=bindings)
+def sweep_command(name):
+    """The command that resolves a sweep's first run; tests/distill/experiments/sweep/test_reading.py checks all kinds."""
+    given = sweep.read(ROOT / name, "out")
+    run = next(iter(given.runs() or search.probes(given)))
+    own = [binding for binding in run.bindings if binding != "VOCABULARY_PATH = 'out/vocabulary.model'"]
+    return config(*run.gin_files, bindings=[binding.replace(" = ", "=", 1) for binding in own])
 
 
 OURS = [name for name in SHIPPED if name.endswith(".gin") and not name.startswith("gin/t5x/")]
@@ -83,21 +78,16 @@ SWEEPS = [name for name in SHIPPED if name.endswith((".json", ".yaml"))]
 
 @pytest.fixture(scope="module")
 def resolved(installed, tmp_path_factory):
-    """name → the results of its commands, all run in one process in an empty folder."""
-    commands = [(name, command(name)) for name in OURS]
-    commands += [(name, arguments) for name in SWEEPS for arguments in sweep_commands(name)]
-    done = installed.walk([arguments for _, arguments in commands], tmp_path_factory.mktemp("empty"))
-    out = {}
-    for (name, _), result in zip(commands, done, strict=True):
-        out.setdefault(name, []).append(result)
-    return out
+    """name → the result of its command, all run in one process in an empty folder."""
+    commands = {name: command(name) for name in OURS} | {name: sweep_command(name) for name in SWEEPS}
+    done = installed.walk(list(commands.values()), tmp_path_factory.mktemp("empty"))
+    return dict(zip(commands, done, strict=True))
 
 
 @pytest.mark.parametrize("name", [*OURS, *SWEEPS])
 def test_it_resolves(name, resolved):
-    for result in resolved[name]:
-        assert result["code"] == 0, result["err"]
-        assert ("data_report.of_dataset:" if name == DATA else "train.train:") in result["out"]
+    assert resolved[name]["code"] == 0, resolved[name]["err"]
+    assert ("data_report.of_dataset:" if name == DATA else "train.train:") in resolved[name]["out"]
 
 
 def test_every_file_is_there_and_is_no_link(installed):
@@ -135,6 +125,7 @@ def test_one_top_level_module_with_real_folders(installed):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"distill"}
     for name in ("__init__.py", "py.typed", "tasks/__init__.py", "tasks/svamp.py", "tools/__init__.py"):
         assert f"distill/{name}" in names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "distill").rglob("*.py")} <= set(names)
     for folder in ("tasks", "tools", "tools/launch", "gin"):
         assert (installed.package / folder).is_dir() and not (installed.package / folder).is_symlink()
 
