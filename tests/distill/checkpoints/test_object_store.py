@@ -80,15 +80,21 @@ def first_of(kind, parts):
     return disturb
 
 
+@pytest.fixture(scope="module")
+def saved(served):
+    """A model directory with a checkpoint, which no test changes."""
+    _, ask = served
+    assert ask("save", "gs://bucket/run") == "saved"
+    assert ask("restore", "gs://bucket/run") == "equal"
+    return "gs://bucket/run"
+
+
 @pytest.fixture
-def run(served, request):
-    """A model directory with a checkpoint."""
+def run(served, saved):
+    """The storage, the function that asks, and the model directory; no request is disturbed before and after."""
     storage, ask = served
-    folder = f"gs://bucket/{request.node.callspec.id if hasattr(request.node, 'callspec') else request.node.name}"
     storage.disturb = lambda method, name: None
-    assert ask("save", folder) == "saved"
-    assert ask("restore", folder) == "equal"
-    yield storage, ask, folder
+    yield storage, ask, saved
     storage.disturb = lambda method, name: None
 
 
@@ -98,8 +104,8 @@ def test_a_passing_fault_is_retried(run, kind):
     storage.disturb = first_of(kind, ["digests.json", "manifest.ocdbt", "position/metadata", "ocdbt.process_0/d"])
     assert ask("restore", folder) == "equal"
     storage.disturb = first_of(kind, ["manifest.ocdbt", "ocdbt.process_0/d"])
-    assert ask("save", f"{folder}-again") == "saved"
-    assert ask("restore", f"{folder}-again") == "equal"
+    assert ask("save", f"{folder}-{kind}") == "saved"
+    assert ask("restore", f"{folder}-{kind}") == "equal"
 
 
 def test_a_refused_object_is_named_and_no_checkpoint_is_set_aside(run):
