@@ -16,31 +16,17 @@ if TYPE_CHECKING:
     from distill.model.network import T5Config
 
 
-# Instruction sets that both sides can be limited to: XLA's name, and the variables that limit PyTorch's libraries.
-ISAS = {
-    "avx2": (
-        "AVX2",
-        {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    ),
-}
-
-
-def use_threads(threads: int, isa: str | None = None) -> None:
+def use_threads(threads: int) -> None:
     """Binds the process to ``threads`` cores and limits XLA and OpenMP to them. Call it before importing jax or torch.
 
     Loads Triton, where it is installed: torch does so later, which fails beside TensorFlow (:mod:`distill.triton_loading`).
 
     Args:
       threads: number of cores, counted from the last one down.
-      isa: an instruction set of ``ISAS`` that both sides are limited to; None uses all that the processor has.
 
     Raises:
       ValueError: the process may not use this many cores.
     """
-    if isa is not None:
-        name, variables = ISAS[isa]
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa={name}"
-        os.environ.update(variables)
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(cores):
         raise ValueError(f"--threads must be in [1, {len(cores)}], the cores of this process; got {threads}")

@@ -8,7 +8,7 @@ steps of the two sides alternate. Rates count rows of the data (both tasks of ea
 processor time, which other processes on the machine affect less.
 
     python -m benchmarks.train_step --data_dir=DIR --set=svamp --vocabulary=t5.model [--family=t5gemma2] [--rows=16]
-    [--pairs=3] [--threads=1] [--isa=avx2]
+    [--pairs=3] [--threads=1]
 """
 
 import argparse
@@ -39,7 +39,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", type=int, help="decoder tokens per window; default: the data set's in gin/tasks")
     parser.add_argument("--pairs", type=int, default=3, help="timed steps of each side")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", choices=sorted(sides.ISAS), help="limit both sides to an instruction set")
     parser.add_argument(
         "--layers", type=int, default=8,
         help="8 with the other dims is T5 1.1 Small, 77M parameters; a T5Gemma 2 of 52M parameters",
@@ -121,7 +120,7 @@ STUDENTS = {"t5": t5_students, "t5gemma2": t5gemma2_students}
 
 def main() -> None:
     options = arguments()
-    sides.use_threads(options.threads, options.isa)
+    sides.use_threads(options.threads)
 
     import jax
     import numpy as np
@@ -214,7 +213,6 @@ def main() -> None:
         "rows": options.rows,
         "layout": [layout.windows, layout.encoder_length, layout.decoder_length],
         "threads": options.threads,
-        "isa": options.isa,
         "compile_seconds": round(compile_seconds, 1),
         "jax": jax.__version__,
         "torch": torch.__version__,
@@ -234,8 +232,8 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(
-        f"{options.family}, {options.set}, {options.rows} rows, windows {result['layout']}, {options.threads} thread(s), "
-        f"{options.isa or 'all instructions'}; medians of {options.pairs} steps each, in turn"
+        f"{options.family}, {options.set}, {options.rows} rows, windows {result['layout']}, {options.threads} thread(s); "
+        f"medians of {options.pairs} steps each, in turn"
     )
     for key in rates:
         values, ratios = result[key], result[key]["ratios"]
