@@ -252,6 +252,7 @@ def words(tmp_path_factory):
 def test_each_level_of_the_methods_sweep_reads_its_data_and_traces_its_step(level, words):
     run = levels()[level]
     few = ["TRAIN_ROWS = 40", "demo_world.dataset.validation_rows = 4", "demo_world.dataset.test_rows = 4"]
+    few += [f"network.T5Config.num_{part}_layers = 1" for part in ("encoder", "decoder")]
     configuration.parse(run.gin_files, [*run.bindings, f"VOCABULARY_PATH = {str(words)!r}", *few])
     configuration.configured(train.train)
     given = configuration.arguments_of(train.train)
