@@ -130,7 +130,8 @@ def test_shards_are_tfds_data_sets(names, built):
 
 
 def test_tfds_loads_the_tfrecords_next_to_the_shards(names, built, tmp_path):
-    directory = cache.build(tasks(names), tmp_path / "cache", shards=3, tfrecord=True).directory
+    some = (names.label, names.paired)
+    directory = cache.build(some, tmp_path / "cache", shards=3, tfrecord=True).directory
     files, plain = files_of(directory), files_of(built)
     added = sorted(files.keys() - plain.keys())
     assert sum("paired-train.tfrecord-" in name for name in added) == 3
@@ -150,13 +151,13 @@ def test_tfds_loads_the_tfrecords_next_to_the_shards(names, built, tmp_path):
         next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=built)),
     )
     with pytest.raises(ValueError, match="tfrecord is True there and False here"):
-        cache.build(tasks(names), directory, shards=3)
+        cache.build(some, directory, shards=3)
     with pytest.raises(NotImplementedError, match="not implemented for ArrayRecord files"):
         tfds.load(names.paired, data_dir=built, split="train")
     (directory / added[0]).write_bytes(b"")
     next(BatchStream(names.paired, Layout(4, 64, 64), cache_dir=directory))  # training reads none of them
     with pytest.raises(ValueError, match=r"tfrecord-00000-of-0000\d has 0 bytes and should have"):
-        cache.build(tasks(names), directory, shards=3, tfrecord=True)
+        cache.build(some, directory, shards=3, tfrecord=True)
 
 
 def test_an_existing_cache_is_checked_and_reused(rows, names, built, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from distill.checkpoints.manager import restore_student
 from distill.inference import token_scores
 from distill.inference.decoder import DecodeConfig, Decoder
 from distill.inference.evaluate import Evaluator
@@ -71,8 +72,9 @@ def test_other_tasks_are_decoded_and_short_text_is_refused(names, tmp_path):
         token_scores.evaluator(again.spans, "validation", None)
 
 
-def test_the_lowest_loss_selects_and_a_run_that_kept_the_highest_is_mended(names, tmp_path, monkeypatch, capsys):
-    settings = {
+def settings(names):
+    """Arguments of a pretraining of 40 steps that selects by the loss."""
+    return {
         "model": MODEL,
         "data": DataConfig(names.spans, LENGTHS, batch_size=8),
         "loss": TwoTaskLoss(),
@@ -83,56 +85,40 @@ def test_the_lowest_loss_selects_and_a_run_that_kept_the_highest_is_mended(names
         ),
         "checkpoints": dataclasses.replace(train.__kwdefaults__["checkpoints"], verify=False),
     }
+
+
+def test_the_lowest_loss_selects_and_a_run_that_kept_the_highest_is_mended_and_is_a_start(
+    names, tmp_path, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         patch.setattr(metrics, "higher_is_better", lambda metric: True)
-        assert train(str(tmp_path / "run"), **settings).best_step == 20
+        assert train(str(tmp_path / "run"), **settings(names)).best_step == 20
     (tmp_path / "run" / "result.json").unlink()
-    result = train(str(tmp_path / "run"), **settings)
+    result = train(str(tmp_path / "run"), **settings(names))
     assert "WARNING removed best/20: of its metric it has the highest value, which is" in capsys.readouterr().err
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
-    assert (result.best_step, result.best) == (40, min(losses)) and losses[1] < losses[0]
+    scores = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in scores]
+    assert (result.best_step, result.best) == (40, min(losses)) and losses[1] < losses[0] < np.log(384)
+    assert scores[-1]["accuracy"] > 0.2
     assert [path.name for path in (tmp_path / "run" / "best").iterdir()] == ["40"]
     selection = json.loads((tmp_path / "run" / "record.json").read_text())["selection"]
     assert (selection["metric"], selection["step"], selection["higher_is_better"]) == ("loss", 40, False)
-
-
-def test_loss_falls_and_a_later_run_starts_from_the_pretrained_student(names, tmp_path):
-    settings = {
-        "model": MODEL,
-        "loss": TwoTaskLoss(),
-        "optimizer": optimizers.adamw(1e-2),
-        "checkpoints": dataclasses.replace(train.__kwdefaults__["checkpoints"], verify=False),
-        "quiet": True,
-    }
-    decode = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
-    train(
-        str(tmp_path / "pretrained"),
-        data=DataConfig(names.spans, LENGTHS, batch_size=8),
-        loop=LoopConfig(train_steps=40, log_period=20),
-        validation=ValidationConfig(names.spans, period=20, test_split=None, decode=decode),
-        **settings,
-    )
-    scores = [json.loads(line) for line in (tmp_path / "pretrained" / "evaluations.jsonl").read_text().splitlines()]
-    first, last = scores[0], scores[-1]
-    assert last["loss"] < first["loss"] < np.log(384) and last["accuracy"] > 0.2
+    # A later run starts from the pretrained student.
     rows = [{"input": f"cat {number}", "label": "mat", "rationale": "it sat"} for number in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "rows.jsonl")}
     paired = registration.register(jsonl.dataset(files, name="rows"), "bytes").paired
-    given = settings | {"optimizer": optimizers.adamw(1e-9)}
-    train(
-        str(tmp_path / "distilled"),
-        data=DataConfig(paired, {"inputs": 32, "targets": 16}, batch_size=8),
-        loop=LoopConfig(train_steps=1),
-        initial_checkpoint_path=str(tmp_path / "pretrained"),
-        **given,
-    )
-    from distill.checkpoints.manager import restore_student
-
+    given = settings(names) | {
+        "data": DataConfig(paired, {"inputs": 32, "targets": 16}, batch_size=8),
+        "optimizer": optimizers.adamw(1e-9),
+        "loop": LoopConfig(train_steps=1),
+        "validation": None,
+    }
+    train(str(tmp_path / "distilled"), **given, initial_checkpoint_path=str(tmp_path / "run"), quiet=True)
     mesh = partitioning.MeshConfig(1, 1, 1).build(jax.devices()[:1])
     with jax.set_mesh(mesh):
         start, end = (
             restore_student(str(tmp_path / name), MODEL, mesh, partitioning.DEFAULT_RULES)[1]
-            for name in ("pretrained", "distilled")
+            for name in ("run", "distilled")
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), start, end)
