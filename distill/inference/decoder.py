@@ -21,6 +21,13 @@ from distill.sharding import partitioning
 from distill.validation import quoted
 
 ANSWERS = ("generate", "choose")
+_METHOD_OF = {
+    "temperature": "sample",
+    "top_k": "sample",
+    "num_beams": "beam",
+    "length_penalty": "beam",
+    "beam_rule": "beam",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +80,9 @@ class DecodeConfig:
         validation.check("DecodeConfig.beam_rule", self.beam_rule, decoding.BEAM_RULES)
         for name in ("max_decode_len", "max_input_len", "batch_size", "num_beams", "bucket"):
             validation.check_range(f"DecodeConfig.{name}", getattr(self, name), "≥ 1")
+        validation.check_range("DecodeConfig.top_k", self.top_k, "≥ 0")
+        if self.method == "sample":
+            decoding.check_temperature("DecodeConfig.temperature", self.temperature)
         if self.choices and self.answers != "choose":
             raise ValueError(
                 f"DecodeConfig.choices is given, and DecodeConfig.answers is {self.answers!r}; set it to 'choose', too"
@@ -89,12 +99,19 @@ class DecodeConfig:
         Args:
           chooses: whether answers are chosen; None: if ``answers`` is ``choose``.
         """
-        if not self.normalize_by_target_length or (self.answers == "choose" if chooses is None else chooses):
-            return []
-        return [
-            "DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices, and answers are generated; "
-            "choose them (DecodeConfig.answers='choose', infer --choices), or leave it out"
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        found = [
+            f"DecodeConfig.{name}={getattr(self, name)!r} changes nothing: it is a setting of method={method!r}, and "
+            f"DecodeConfig.method is {self.method!r}; set the method, or leave it out"
+            for name, method in _METHOD_OF.items()
+            if method != self.method and getattr(self, name) != defaults[name]
         ]
+        if self.normalize_by_target_length and not (self.answers == "choose" if chooses is None else chooses):
+            found.append(
+                "DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices, and answers are "
+                "generated; choose them (DecodeConfig.answers='choose', infer --choices), or leave it out"
+            )
+        return found
 
 
 def _checked(choices: Any) -> tuple[str, ...]:

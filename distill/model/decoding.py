@@ -117,6 +117,15 @@ def generate(
     return Decoded(decoded.tokens[:, 0], decoded.log_probs[:, 0]) if num_return == 1 else decoded
 
 
+def check_temperature(name: str, temperature: float) -> None:
+    """Raises ValueError, which names the setting, if sampling cannot divide log-probabilities by ``temperature``."""
+    if not temperature >= LEAST_TEMPERATURE:
+        raise ValueError(
+            f"{name} must be ≥ {LEAST_TEMPERATURE:g}, by which log-probabilities are divided in float32 (use "
+            f"method='greedy' in place of 0); got {temperature}"
+        )
+
+
 def _check(
     config: NetworkConfig,
     max_decode_len: int,
@@ -139,11 +148,7 @@ def _check(
     if method == "sample":
         if rng is None:
             raise ValueError("method='sample' requires rng, a jax.random.key; got None")
-        if not temperature >= LEAST_TEMPERATURE:
-            raise ValueError(
-                f"temperature must be ≥ {LEAST_TEMPERATURE:g}, by which log-probabilities are divided in float32 (use "
-                f"method='greedy' in place of 0); got {temperature}"
-            )
+        check_temperature("temperature", temperature)
         if not 0 <= top_k <= config.vocab_size:
             raise ValueError(f"top_k must be in [0, vocab_size={config.vocab_size}]; got {top_k}")
     if method == "greedy" and num_return != 1:

@@ -56,6 +56,8 @@ def test_a_row_is_padded_by_at_most_one_step(shortest, longest, steps):
         ({"batch_size": -1}, r"DecodeConfig\.batch_size must be ≥ 1; got -1"),
         ({"num_beams": 0}, r"DecodeConfig\.num_beams must be ≥ 1; got 0"),
         ({"bucket": 0}, r"DecodeConfig\.bucket must be ≥ 1; got 0"),
+        ({"top_k": -1}, r"DecodeConfig\.top_k must be ≥ 0; got -1"),
+        ({"method": "sample", "temperature": 1e-40}, r"DecodeConfig\.temperature must be ≥ 1e-30, .*; got 1e-40"),
     ],
 )
 def test_bad_settings(arguments, message):
@@ -175,6 +177,15 @@ def test_int8_weights_decode_the_same_on_one_device_and_sharded_or_gathered(argu
         for one, other in zip(found, wanted):
             np.testing.assert_array_equal(one.tokens, other.tokens)
             assert one.log_prob == pytest.approx(other.log_prob, rel=1e-4)
+
+
+def test_settings_of_another_method_are_unused():
+    assert [warning.partition(":")[0] for warning in DecodeConfig(temperature=0.5, num_beams=2).unused()] == [
+        "DecodeConfig.temperature=0.5 changes nothing",
+        "DecodeConfig.num_beams=2 changes nothing",
+    ]
+    assert DecodeConfig(method="sample", temperature=0.5, top_k=3).unused() == []
+    assert DecodeConfig(method="beam", num_beams=2, beam_rule="t5x").unused() == []
 
 
 def test_a_setting_of_choices_is_unused_where_answers_are_generated():
