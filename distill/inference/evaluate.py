@@ -267,7 +267,7 @@ def evaluate(
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         with terminal.stage(f"restoring the student of {model_dir}"):
-            _, params = restore_student(model_dir, model, device_mesh, rules)
+            step, params = restore_student(model_dir, model, device_mesh, rules)
         with terminal.stage(f"reading {task_name}, split {split!r}"):
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
         for warning in (*decode.unused(), *filter(None, [evaluator.check_lengths(decode.max_decode_len)])):
@@ -281,6 +281,9 @@ def evaluate(
         stem = folder / f"{task_name}{chosen}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
         atomic_files.replace(f"{stem}.metrics.json", json.dumps(evaluation.metrics, indent=2) + "\n")
+        terminal.say(
+            f"the student of step {step}; its predictions are in {stem}.jsonl, the metrics in {stem.name}.metrics.json"
+        )
     return evaluation
 
 

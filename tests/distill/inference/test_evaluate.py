@@ -11,6 +11,7 @@ from distill.inference import student as students
 from distill.inference.decoder import DecodeConfig
 from distill.sharding import partitioning
 from distill.tasks import jsonl, registration
+from distill.terminal import Terminal
 from distill.training import train
 from tests_support import read_lines, write_lines
 
@@ -18,15 +19,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
 
 
-def test_evaluation_of_a_trained_student(tmp_path, arguments, sums):
+def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys):
     model_dir = str(tmp_path / "run")
     train.train(model_dir, **arguments)
     student = {"model": arguments["model"], "mesh": arguments["mesh"]}
-    again = evaluate.evaluate(model_dir, task_name=sums.label, decode=DECODE, **student)
+    again = evaluate.evaluate(model_dir, task_name=sums.label, decode=DECODE, terminal=Terminal(), **student)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert again.metrics == result["test"]
     stem = tmp_path / "run" / "predictions" / f"{sums.label}_test"
     assert json.loads(stem.with_suffix(".metrics.json").read_text()) == again.metrics
+    place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
+    assert place in capsys.readouterr().err
     longer = DecodeConfig(max_decode_len=32, max_input_len=32, batch_size=8)
     rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
     assert {"rouge_l", "bleu"} <= set(rationales.metrics)
