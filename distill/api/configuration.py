@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,9 +237,10 @@ def _of_binding(message: str, texts: Sequence[str], place: str) -> str:
         number, at = number - lines, at + 1
     why = message[: found.start()].strip().removesuffix(".")
     if name := re.fullmatch("'(.*)' was not provided by an import statement", why):
-        why = f"no gin file imports {name[1]!r}"
+        why = f"no gin file imports {name[1]!r}, as a value with @ needs; a text needs quotes"
     elif missing := re.search(r"<module '([\w.]+)' from '.*'> has no attribute (\w+)$", why):
-        why = f"{missing[1]} has no {missing[2]!r}"
+        public = [name for name in dir(sys.modules.get(missing[1])) if not name.startswith("_")]
+        why = f"{missing[1]} has no {missing[2]!r}{did_you_mean(close(missing[2], public))}"
     return f"{place}: {shown_binding(texts[at], place)}: {why}"
 
 

@@ -43,11 +43,21 @@ def test_the_place_of_the_bindings_is_named():
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
-        (["LAMBDA=@nowhere"], "'--gin.LAMBDA=@nowhere': no gin file imports 'nowhere'"),
-        (["BATCH_SIZE=8", "DATASET=@cqa.dataset()"], "'--gin.DATASET=@cqa.dataset()': no gin file imports 'cqa'"),
+        (
+            ["LAMBDA=@nowhere"],
+            "'--gin.LAMBDA=@nowhere': no gin file imports 'nowhere', as a value with @ needs; a text needs quotes",
+        ),
+        (
+            ["BATCH_SIZE=8", "DATASET=@cqa.dataset()"],
+            "'--gin.DATASET=@cqa.dataset()': no gin file imports 'cqa', as a value with @ needs; a text needs quotes",
+        ),
         (
             ["BATCH_SIZE=8", "LAMBDA=@schedules.no()", "Z_LOSS=0"],
             "'--gin.LAMBDA=@schedules.no()': distill.training.schedules has no 'no'",
+        ),
+        (
+            ["OPTIMIZER=@optimizers.adamq()"],
+            "'--gin.OPTIMIZER=@optimizers.adamq()': distill.training.optimizers has no 'adamq'; did you mean 'adamw'?",
         ),
         (
             ["LAMBDA=[1,", "BATCH_SIZE=8]"],
