@@ -1,4 +1,6 @@
-"""Numbers of things in messages: ``1 row``, ``2,000 rows``."""
+"""Numbers and lists of things in messages: ``1 row``, ``2,000 rows``, ``train, validation and test``."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str = "run", plural: str | None = None) -> str:
@@ -22,3 +24,12 @@ def form(number: int, one: str, several: str | None = None) -> str:
     ('is', 'inputs')
     """
     return one if number == 1 else several if several is not None else f"{one}s"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words with commas, and "and" before the last one.
+
+    >>> joined(["train"]), joined(["train", "test"]), joined(["a", "b", "c"])
+    ('train', 'train and test', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), *words[-1:]]) if len(words) > 1 else "".join(words)

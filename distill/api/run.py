@@ -213,12 +213,11 @@ class Run:
         The tasks must be registered. Reads the rows, unless the run is complete.
         """
         from distill.tasks import corpus, registration
-        from distill.training import reporting
 
         dataset, validation = self.registration["dataset"], self.arguments.get("validation")
         if validation is None or validation.split != "validation" or not getattr(dataset, "cuts_validation", False):
             return []
-        if (epath.Path(self.directory) / reporting.RESULT).exists():
+        if (epath.Path(self.directory) / model_directory.RESULT).exists():
             return []
         try:
             number = registration.get(validation.task_name).num_input_examples("validation") or 0

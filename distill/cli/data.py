@@ -12,6 +12,7 @@ from distill import terminal
 from distill.api import tensorflow_log
 from distill.cli import runs
 from distill.data import report as data_report
+from distill.data import report_text
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import SourceError
@@ -70,7 +71,7 @@ def data_command(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     else:
-        data_report.render(result, terminal.output())
+        report_text.render(result, terminal.output())
     return 0
 
 

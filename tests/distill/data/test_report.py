@@ -6,6 +6,7 @@ import rich.console
 import seqio
 
 from distill.data import report as data_report
+from distill.data import report_text
 from distill.tasks import cqa, jsonl, registration, svamp
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
@@ -115,19 +116,6 @@ def test_every_text_is_encoded_once(tmp_path):
     assert len(by_row["3"]) == 5 and "q3" not in by_row["3"]
 
 
-def test_what_is_true_of_the_whole_training_file_is_said_once(tmp_path):
-    rows = [Record(id=str(n), input=f"q{n // 2}", label="yes") for n in range(60)]
-    source = lambda split: iter(rows)  # noqa: E731
-    source.splits = ("train",)
-    result = data_report.report([Dataset("cut", source)], BYTES)
-    held = io.StringIO()
-    data_report.render(result, rich.console.Console(file=held, width=200))
-    (said,) = [line for line in held.getvalue().splitlines() if "input of another row" in line]
-    parts = [result["sets"]["cut"][split]["rows"] for split in ("train", "validation")]
-    whole = "cut train+validation: 60 rows have the input of another row"
-    assert said == f"{whole} (train: {parts[0]}, validation: {parts[1]})" and all(parts)
-
-
 def test_the_whole_training_file_is_reported_beside_its_parts():
     rows = [Record(id=str(n), input=f"q{n}", label="yes") for n in range(50)]
     source = lambda split: iter(rows)  # noqa: E731
@@ -143,7 +131,7 @@ def test_rendering_shows_the_figures_and_the_rows(dataset):
     def printed(**settings):
         out = io.StringIO()
         result = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5}, **settings)
-        data_report.render(result, rich.console.Console(file=out, width=200))
+        report_text.render(result, rich.console.Console(file=out, width=200))
         return out.getvalue()
 
     text = printed()
@@ -187,7 +175,7 @@ def test_texts_with_unknown_tokens_are_counted_and_their_characters_named(tmp_pa
         "rationale": {"texts": 2, "unknown": 1, "characters": {"7": 1, "é": 1}},
     }
     held = io.StringIO()
-    data_report.render(result, rich.console.Console(file=held, width=200))
+    report_text.render(result, rich.console.Console(file=held, width=200))
     sentence = "mine train: 1 of 2 labels has tokens that the vocabulary does not know, from the characters '+' and '7'"
     assert sentence in held.getvalue()
     assert data_report.report([dataset], BYTES)["sets"]["mine"]["train"]["unknown"] == {}
@@ -204,7 +192,7 @@ def test_labels_that_are_not_arithmetic_are_counted_for_equations(tmp_path):
         )
         result = data_report.report([dataset], BYTES)
         held = io.StringIO()
-        data_report.render(result, rich.console.Console(file=held, width=200))
+        report_text.render(result, rich.console.Console(file=held, width=200))
         printed[answer] = result["sets"]["mine"]["train"]["no_value"], held.getvalue()
     assert printed["equation"][0] == 2 and printed["text"][0] == 0
     sentence = (
@@ -212,26 +200,3 @@ def test_labels_that_are_not_arithmetic_are_counted_for_equations(tmp_path):
     )
     assert sentence in printed["equation"][1] and "train.jsonl:3)" in printed["equation"][1]
     assert "arithmetic" not in printed["text"][1]
-
-
-def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
-    rows = [{"input": f"q{n}", "label": str(n), "rationale": "because"} for n in range(6)]
-    rows += [{**rows[1], "label": "9"}, {**rows[2], "label": ""}]
-    rows[3].pop("rationale")
-    files = {"test": [rows[4]], "train": rows}
-    for split, content in files.items():
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    places = {split: tmp_path / f"{split}.jsonl" for split in files}
-    dataset = jsonl.dataset(places, name="mine", validation_fraction=0.0)
-    result = data_report.report([dataset], BYTES, details=True)
-    found = result["sets"]["mine"]
-    assert found["train"]["repeats"] == {"rows": 4, "contradicting": 2, "of_training": 0}
-    assert found["test"]["repeats"] == {"rows": 0, "contradicting": 0, "of_training": 1}
-    lacking = [(row["reason"], row["line"]) for row in found["train"]["lacking"]]
-    assert lacking == [("no gold label", 8), ("no rationale", 4)]
-    held = io.StringIO()
-    data_report.render(result, rich.console.Console(file=held, width=200))
-    printed = held.getvalue()
-    assert "mine train: 4 rows have the input of another row; 2 of these have different gold labels" in printed
-    assert "mine test: 1 row has the input of a training row" in printed
-    assert "train.jsonl:8  no gold label" in printed and "undecided" not in printed
