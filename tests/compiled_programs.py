@@ -14,12 +14,13 @@ import pathlib
 from typing import Any
 
 import jax
-from jax._src import compilation_cache
+from jax._src import compilation_cache, compiler, distributed
 
 KEPT = 400  # programs, those requested last
 SHARE = 0.3  # of the mappings that Linux allows; one test file adds up to a tenth
 READ = ("cache_key", "compile_options", "backend")
 WRITE = ("cache_key", "module_name", "executable", "backend", "compile_time")
+CHECK = ("cache_key", "compile_time_secs", "module_name", "backend", "executable", "host_callbacks")
 
 kept: collections.OrderedDict[tuple[str, Any], tuple[Any, int]] = collections.OrderedDict()
 
@@ -87,4 +88,29 @@ def keep() -> bool:
 
     compilation_cache.get_executable_and_time = read_or_kept
     compilation_cache.put_executable_and_time = write_and_keep
+    return True
+
+
+def write_in_every_process() -> bool:
+    """Has this process write its programs even if it is not the first one of a run.
+
+    JAX has the first process alone write, whose programs the others read on GPUs. On CPUs, a program has a name of its own
+    in each process, and the others would compile theirs in every session.
+
+    Returns:
+      Whether it does. It does not where JAX's version has another function.
+    """
+    write = getattr(compiler, "_cache_write", None)
+    if write is None or tuple(inspect.signature(write).parameters) != CHECK:
+        return False
+
+    def write_as_the_first(*arguments: Any) -> None:
+        state = distributed.global_state
+        number, state.process_id = state.process_id, 0
+        try:
+            write(*arguments)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = write_as_the_first
     return True

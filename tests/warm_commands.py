@@ -19,6 +19,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import compiled_programs
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATIENCE_S = 300  # for whatever has to happen, however loaded the machine
 IMPORTED = (
@@ -137,6 +139,7 @@ def _run(arguments: list[str], log: str, environment: dict[str, str], wrapper: s
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = ["distill", *arguments]
+    compiled_programs.write_in_every_process()
     sys.exit(importlib.import_module(wrapper).main())
 
 
