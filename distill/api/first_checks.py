@@ -17,11 +17,11 @@ from distill.api import configuration
 from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
+from distill.inference.own_files import CONFIG
 
 _READ = 10_000  # rows that are read at most
 _PURPOSE = "rows of split train"
 _SOURCE = ("files", "fields", "label_names", "parser", "mode", "solution_marker")  # arguments of jsonl.JsonLines
-_CONFIG = "config.gin"  # a run that has begun holds it; its data may be elsewhere by now
 
 
 def check(
@@ -119,7 +119,7 @@ def _check_named(values: Mapping[str, Any], test_split: Any, source: dict[str, A
 
 def _has_begun(directory: Any) -> bool:
     """Whether a model directory holds a run that has begun; one of an object store may."""
-    return isinstance(directory, str) and ("://" in directory or (Path(directory) / _CONFIG).exists())
+    return isinstance(directory, str) and ("://" in directory or (Path(directory) / CONFIG).exists())
 
 
 def _remedy(files: Mapping[str, Any], split: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill.api import tensorflow_log
+from distill.inference.own_files import CONFIG
 
-CONFIG = "config.gin"
 CONFIGURED = ("eval", "replay")
 """The commands that read ``config.gin`` of ``--model_dir``."""
 STUDENT = "student.json"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.inference.answering import RATIONALE_TOKENS
+from distill.inference.own_files import CONFIG, RESULT
 from distill.model.lora import Lora
-
-CONFIG, RESULT = "config.gin", "result.json"
 
 _MACRO = re.compile(r"^(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>.+)$")
 _PAPER = "Hsieh et al. 2023, *Distilling Step-by-Step!* (https://arxiv.org/abs/2305.02301)"

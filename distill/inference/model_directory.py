@@ -12,16 +12,17 @@ from etils import epath
 from distill import atomic_files, locking
 from distill.inference import own_files, run_settings
 from distill.inference import student as students
+from distill.inference.own_files import ATTEMPTS, CONFIG, REACHED, RESULT
 from distill.inference.student import Student
 
-CONFIG, RESULT, PLAIN_CONFIG = "config.gin", "result.json", "config.json"
+PLAIN_CONFIG = "config.json"
 KEPT_RESULT = "result.before-{}-steps.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"
 # The files of a start.
 _START = frozenset({
     CONFIG, f"{CONFIG}.part", PLAIN_CONFIG, f"{PLAIN_CONFIG}.part", students.FILE, f"{students.FILE}.part",
-    students.VOCABULARY_FILE, _ROWS, "attempts.json", "attempts.step",
+    students.VOCABULARY_FILE, _ROWS, ATTEMPTS, REACHED,
 })  # fmt: skip
 
 

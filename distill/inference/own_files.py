@@ -1,4 +1,7 @@
-"""Refuses a folder for a new run that cannot be made or has others' files. Imports neither JAX nor TensorFlow."""
+"""Names of a run's files, and folders that no run can use: they cannot be made, or hold others' files.
+
+Imports neither JAX nor TensorFlow.
+"""
 
 import fnmatch
 import itertools
@@ -10,13 +13,17 @@ from etils import epath
 
 from distill.counting import counted
 
-_OF_A_RUN = ("config.gin", "result.json")
+CONFIG, RESULT = "config.gin", "result.json"
+EVALUATIONS = "evaluations.jsonl"
+ATTEMPTS, REACHED = "attempts.json", "attempts.step"
+
+_OF_A_RUN = (CONFIG, RESULT)
 """A directory with one of these holds a run that has begun; it is continued or refused by its settings."""
 
 # Names that a run, a sweep or the user's shell may write before the first checkpoint.
 _KNOWN = (
     ".*", "*.part", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
-    "attempts.json", "attempts.step", "evaluations.jsonl", "record.json", "predictions", "checkpoints", "best", "logs",
+    ATTEMPTS, REACHED, EVALUATIONS, "record.json", "predictions", "checkpoints", "best", "logs",
     "replay", "profile", "stacks", "failure.json", "pruned.json", "trackers.json", "wandb", "mlflow.db", "mlruns",
     "lost+found",
 )  # fmt: skip

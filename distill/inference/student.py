@@ -16,6 +16,7 @@ from etils import epath
 
 from distill import atomic_files, validation
 from distill.inference.decoder import DecodeConfig
+from distill.inference.own_files import CONFIG
 from distill.model.configs import NetworkConfig
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
@@ -175,7 +176,7 @@ def read(model_dir: str | epath.PathLike) -> Student:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{model_dir} is a file; expected a directory that `distill train` wrote")
         hint = "is it a trained model's directory?"
-        if (path.parent / "config.gin").exists():
+        if (path.parent / CONFIG).exists():
             hint = "it was trained by an earlier version; the same training command adds the file"
         raise FileNotFoundError(f"{model_dir} holds no {FILE}; {hint}")
     if path.stat().length > _MAX_BYTES:

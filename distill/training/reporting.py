@@ -12,12 +12,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from distill import atomic_files
 from distill.inference.evaluation import Evaluation
+from distill.inference.own_files import EVALUATIONS, RESULT
 from distill.terminal import Terminal
 from distill.training import curves, event_files, remaining
 from distill.training.tracking import Trackers
 
-RESULT = "result.json"
-VALIDATION = "evaluations.jsonl"
 LOGS = "logs"
 SELECTED = "selected"  # tag of the validation metric at the best step
 COLUMNS = 110  # of the lines on the terminal; details that do not fit are in TensorBoard only
@@ -186,7 +185,7 @@ class Reporter:
         self._send(step, {f"{split}/{name}": value for name, value in evaluation.metrics.items()})
         self._writer.flush()
         line = json.dumps({"split": split, "step": step, **evaluation.metrics})
-        with (self._directory / VALIDATION).open("a") as file:
+        with (self._directory / EVALUATIONS).open("a") as file:
             file.write(line + "\n")
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in evaluation.metrics.items())
         best = " (parameters of the best step)" if split == self._test_split and self._selection is not None else ""
@@ -233,7 +232,7 @@ def drop_evaluations(directory: epath.Path, step: int, test_split: str | None) -
 
     A restarted run repeats its test, at any step.
     """
-    path = directory / VALIDATION
+    path = directory / EVALUATIONS
     if not path.exists():
         return
     text = path.read_text()

@@ -24,10 +24,9 @@ from jax.experimental import multihost_utils
 
 from distill import atomic_files
 from distill.counting import counted
+from distill.inference.own_files import ATTEMPTS, REACHED
 from distill.training.config import Progress
 
-ATTEMPTS = "attempts.json"
-_REACHED = "attempts.step"  # attempt and step, rewritten in place at every step
 PHASES = ("step", "data", "evaluation", "checkpoint", "compile", "other")
 _HOST = ("data", "other")  # phases of the host alone, in which one process can delay all others
 _SEEN_S = 20.0  # seconds between two notes of the step that the run has reached
@@ -272,7 +271,7 @@ class Attempts:
         self._write()
         self._reached: int | None = None
         if writes and "://" not in str(directory):
-            self._reached = os.open(directory / _REACHED, os.O_RDWR | os.O_CREAT, 0o644)
+            self._reached = os.open(directory / REACHED, os.O_RDWR | os.O_CREAT, 0o644)
             weakref.finalize(self, os.close, self._reached)
             self.made(step)
 
@@ -320,7 +319,7 @@ def read_attempts(directory: epath.Path) -> list[Attempt]:
     if not path.exists():
         return []
     try:
-        return _as_far_as_seen([Attempt(**each) for each in json.loads(path.read_text())], directory / _REACHED)
+        return _as_far_as_seen([Attempt(**each) for each in json.loads(path.read_text())], directory / REACHED)
     except (ValueError, TypeError, RecursionError) as error:
         logging.warning("%s is no list of attempts; goodput and attempts are counted from now: %s", path, error)
         return []

@@ -16,8 +16,7 @@ from distill.experiments.report.settings import ABSENT, RATE, Cell
 from distill.experiments.sweep import SEED, SweepError, read_plan, reading
 from distill.experiments.sweep.levels import RATES
 from distill.experiments.sweep.runs import Sweep
-
-_BASE = "config.gin"  # of a model directory: the complete configuration of its run
+from distill.inference.own_files import CONFIG
 
 
 def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
@@ -69,7 +68,9 @@ def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
             points.append({**levels, SEED: seeds[id(cell)]})
         if _accepted(sweep, points):
             return Recipe({}, _command(sweep, points), remark=_remark(sweep, cells))
-    settings = {cell.label: {"gin_files": [str(cell.runs[0].directory / _BASE)]} for cell in cells if id(cell) in seeds}
+    settings = {
+        cell.label: {"gin_files": [str(cell.runs[0].directory / CONFIG)]} for cell in cells if id(cell) in seeds
+    }
     run = cells[0].runs[0]
     axes = {"setting": settings, SEED: max(seeds.values(), key=len)}
     return Recipe({}, "", _yaml({"directory": f"{run.sweep or run.directory}_next", "axes": axes}))
@@ -180,7 +181,7 @@ def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence
     )
     content = {
         "directory": f"{run.sweep or run.directory}_next",
-        "gin_files": [str(run.directory / _BASE)],
+        "gin_files": [str(run.directory / CONFIG)],
         "axes": {**axis, SEED: max(seeds, key=len)},
     }
     return Recipe(keep, "", _yaml(content))

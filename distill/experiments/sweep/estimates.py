@@ -1,14 +1,13 @@
 """Time and cost of the runs that are still to do, from finished runs of the directory or from bounds for TPUs."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from distill.counting import counted
 from distill.experiments.sweep import files
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.runs import Run, without_seed
+from distill.training import record
 
 _FIRST_RUN = "--index=0 trains the first run; --dry_run then estimates the others from it"
 _FIRST_TRIAL = "start the search; after its first run, --dry_run estimates the others from it"
@@ -115,11 +114,10 @@ def forecast(
         charge, unit = _charge(_record(run))
         chips = max(chips, charge)
     for run in others:
-        record = _record(run)
-        found = _recorded(record)
-        if found is not None:
-            spent.append(found)
-            charge, unit = _charge(record)
+        found = _record(run)
+        if found is not None and found.training.flops:
+            spent.append((found.training.seconds, found.training.flops))
+            charge, unit = _charge(found)
             chips = max(chips, charge)
     if not spent:
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
@@ -137,28 +135,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _record(run: Run) -> Any:
-    """The contents of a finished run's ``record.json``; None if it cannot be read."""
+def _record(run: Run) -> record.Record | None:
+    """The record of a finished run; None if it cannot be read."""
     try:
-        return json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
+        return record.read(run.directory)
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _charge(record: Any) -> tuple[float, str]:
+def _charge(found: record.Record | None) -> tuple[float, str]:
     """``chip_seconds`` per second of a finished run, and the unit of its hours; 1 device without a record."""
-    try:
-        training, kind = record["training"], record["environment"]["device_kind"]
-        return training["chip_seconds"] / training["seconds"], "core-hours" if kind == "cpu" else "chip-hours"
-    except (KeyError, TypeError, ZeroDivisionError):
+    if found is None or not found.training.seconds:
         return 1.0, "chip-hours"
-
-
-def _recorded(record: Any) -> tuple[float, float] | None:
-    """Seconds and operations of a finished run, from its record; None if the record has no operations."""
-    try:
-        training = record["training"]
-        seconds, operations = float(training["seconds"]), float(training["flops"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return (seconds, operations) if operations > 0 else None
+    unit = "core-hours" if found.environment.device_kind == "cpu" else "chip-hours"
+    return found.training.chip_seconds / found.training.seconds, unit

@@ -1,4 +1,4 @@
-"""Names of a run's files and atomic replacement, without the imports of training: the scheduler of a sweep is light."""
+"""A run's files, read and replaced atomically, without the imports of training: the scheduler of a sweep is light."""
 
 import contextlib
 import json
@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import atomic_files
-
-RESULT = "result.json"  # distill.training.reporting.RESULT
-EVALUATIONS = "evaluations.jsonl"  # distill.training.reporting.VALIDATION
+from distill.inference.own_files import EVALUATIONS, RESULT
 
 
 def replace_text(path: Path, text: str) -> None:

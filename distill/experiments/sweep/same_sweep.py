@@ -9,15 +9,14 @@ from typing import Any
 from distill.counting import counted
 from distill.experiments.sweep import leases
 from distill.experiments.sweep.budgets import STEPS
-from distill.experiments.sweep.files import RESULT
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import START, Run, Sweep
+from distill.inference.own_files import CONFIG, RESULT
 
 _OWN = re.compile(rf"^(INITIAL_CHECKPOINT_PATH|VOCABULARY_PATH) = '[^']*/({START}|vocabulary\.model)'$")
 _WHOLE = re.compile(r"^([\w./]+ = -?\d+)\.0$")
 _SOURCE = ("gin_files", "bindings", "start")
 _REMEDY = "give another directory with --directory=DIR, or delete this one if its runs are not needed"
-_CONFIG = "config.gin"  # a run that has begun holds it
 _UNSET = object()
 _Configuration = tuple[list[str], list[str]]
 
@@ -177,4 +176,4 @@ def _compared(sweep: Sweep, configuration: _Configuration, without: Collection[s
 
 
 def _has_begun(directory: Path) -> bool:
-    return (directory / RESULT).exists() or (directory / _CONFIG).exists()
+    return (directory / RESULT).exists() or (directory / CONFIG).exists()

@@ -36,7 +36,7 @@ class Everything(Callback):
 def test_callbacks_run_at_their_steps(tmp_path, arguments):
     seen = Everything()
     result = train.train(str(tmp_path / "run"), **arguments, callbacks=[seen])
-    lines = [json.loads(line) for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / reporting.EVALUATIONS).read_text().splitlines()]
     scores = [(line["split"], line["step"], round(line["accuracy"], 6)) for line in lines]
     assert [event[:3] for event in seen.events if event[0] in ("validation", "test")] == scores
     assert [event for event in seen.events if event[0] == "log"] == [("log", 4), ("log", 8)]
@@ -85,5 +85,5 @@ def test_a_metric_of_ones_own_selects_the_best_parameters(tmp_path, arguments):
     arguments["validation"] = dataclasses.replace(arguments["validation"], metric="minus_length")
     result = train.train(str(tmp_path / "run"), **arguments)
     assert {"accuracy", "accuracy_low", "minus_length"} <= set(result.test)
-    lines = [json.loads(line) for line in (tmp_path / "run" / reporting.VALIDATION).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / reporting.EVALUATIONS).read_text().splitlines()]
     assert result.best == max(line["minus_length"] for line in lines if line["split"] == "validation")

@@ -86,7 +86,7 @@ def test_a_run_leaves_results_behind(finished):
     predictions = [json.loads(line) for line in (directory / "predictions/test.jsonl").read_text().splitlines()]
     assert len(predictions) == 10
     assert predictions[0]["target"] == "3"
-    splits = [json.loads(line)["split"] for line in (directory / reporting.VALIDATION).read_text().splitlines()]
+    splits = [json.loads(line)["split"] for line in (directory / reporting.EVALUATIONS).read_text().splitlines()]
     assert splits == ["validation", "validation", "test"]
     assert list((directory / "logs").glob("events*"))
 

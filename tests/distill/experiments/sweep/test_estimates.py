@@ -8,6 +8,8 @@ from distill.experiments.sweep import estimates
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.estimates import Bound, forecast
 from distill.experiments.sweep.runs import Run
+from distill.training import record
+from tests.distill.experiments.report import synthetic
 
 
 def run(tmp_path, name, method, seed, seconds=None, step=10):
@@ -18,6 +20,12 @@ def run(tmp_path, name, method, seed, seconds=None, step=10):
     return made
 
 
+def write_record(run, kind="cpu", **training):
+    content = synthetic.record({}, {}, training, (0.5, 0.5))
+    content["environment"]["device_kind"] = kind
+    (run.directory / record.FILE).write_text(json.dumps(content))
+
+
 def test_from_finished_runs(tmp_path):
     finished = [run(tmp_path, "a0", "a", "0", seconds=20.0)]
     waiting = [run(tmp_path, "a1", "a", "1"), run(tmp_path, "b0", "b", "0")]
@@ -26,10 +34,8 @@ def test_from_finished_runs(tmp_path):
     # a1 as a0: 10 · 2 s; b0: 30 steps of three times the operations: 30 · 6 s.
     assert found.seconds == pytest.approx(20 + 180)
     assert found.flops == 10 * 100 + 30 * 300
-    training = {"seconds": 20.0, "chip_seconds": 80.0}
     for kind, unit in (("cpu", "core-hours"), ("TPU v5 lite", "chip-hours")):
-        record = {"environment": {"device_kind": kind}, "training": training}
-        (finished[0].directory / "record.json").write_text(json.dumps(record))
+        write_record(finished[0], kind, seconds=20.0, chip_seconds=80.0)
         assert f"0.222 {unit} (from 1 finished run)" in forecast(waiting, costs, finished).lines()[1]
     found = forecast(waiting, costs, finished)
     assert found.chip_seconds == pytest.approx(800)
@@ -51,17 +57,17 @@ def test_a_run_of_one_update_counts_little(tmp_path):
 def test_from_finished_runs_that_are_not_in_the_sweep(tmp_path, monkeypatch):
     """A level was replaced: the runs of the old one still tell how fast the machine is."""
     read = []
-    monkeypatch.setattr(estimates.json, "loads", lambda text: read.append(text) or json.JSONDecoder().decode(text))
+    monkeypatch.setattr(
+        estimates.record, "read", lambda path, read_one=record.read: read.append(path) or read_one(path)
+    )
     other = run(tmp_path, "c0", "c", "0", seconds=50.0)
-    record = {
-        "environment": {"device_kind": "cpu"},
-        "training": {"seconds": 50.0, "chip_seconds": 100.0, "flops": 500.0},
-    }
-    (other.directory / "record.json").write_text(json.dumps(record))
+    write_record(other, seconds=50.0, chip_seconds=100.0, flops=500.0)
     found = forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other])
     assert found.seconds == pytest.approx(30 * 300 * 0.1) and found.chip_seconds == pytest.approx(1800)
     assert found.lines()[-1].endswith("0.5 core-hours (from 1 finished run)")
-    assert len(read) == 1, "the record is read once"
+    assert read == [other.directory], "the record is read once"
+    write_record(other, seconds="50", flops=500.0)
+    assert forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other]).seconds is None
     (other.directory / "record.json").write_text("[" * 100_000)
     assert forecast([run(tmp_path, "b0", "b", "0")], {"b0": Cost(30, 300.0)}, others=[other]).seconds is None
     done, costs = run(tmp_path, "b1", "b", "1", seconds=10.0), {"b0": Cost(30, 300.0), "b1": Cost(10, 300.0)}

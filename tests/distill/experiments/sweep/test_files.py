@@ -1,14 +1,9 @@
-"""The names that the scheduler repeats, and atomic replacement."""
+"""Atomic replacement of a run's files, and broken ones."""
 
 import pytest
 
 from distill.experiments.sweep import files
-from distill.training import reporting
 from tests.distill.experiments.report import synthetic
-
-
-def test_the_names_are_those_of_training():
-    assert (files.RESULT, files.EVALUATIONS) == (reporting.RESULT, reporting.VALIDATION)
 
 
 def test_a_file_is_replaced_whole(tmp_path):
