@@ -95,8 +95,9 @@ class Configurations:
         if key not in self._samples:
             found, is_sample = counts.Counts(), False
             for task in tasks:
-                found.add(examples.sample(task, split, layout)[1])
-                is_sample |= (task.num_input_examples(split) or examples.SAMPLE) > examples.SAMPLE
+                _, of_task, whole = examples.sample(task, split, layout)
+                found.add(of_task)
+                is_sample |= not whole
             self._samples[key] = fullness.truncation(found, layout, "a sample of" if is_sample else "the")
         return self._samples[key]
 

@@ -155,7 +155,7 @@ def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
 
 def sample(
     task: seqio.Task, split: str, layout: Layout, *, use_cached: bool = False
-) -> tuple[Sequences, features.Counts]:
+) -> tuple[Sequences, features.Counts, bool]:
     """Reads at most :data:`SAMPLE` rows of a task, at equal distances, through SeqIO; others are not tokenised.
 
     Args:
@@ -165,7 +165,7 @@ def sample(
       use_cached: whether SeqIO's cache is read.
 
     Returns:
-      The sequences, absent ones left out, and their counts; there may be none.
+      The sequences, absent ones left out, and their counts; there may be none. And whether all rows were read.
     """
     rows = task.num_input_examples(split)
     every = -(-rows // SAMPLE) if rows else 1
@@ -178,10 +178,11 @@ def sample(
         shard_info=seqio.ShardInfo(0, every) if every > 1 else None,
         trim_output_features=False,
     )
-    counts, pairs = features.Counts(), []
+    counts, pairs, read = features.Counts(), [], 0
     for example in features.token_features(dataset.take(SAMPLE)).as_numpy_iterator():
+        read += 1
         pairs += features.to_group(example, layout, counts)
-    return Sequences.of(pairs), counts
+    return Sequences.of(pairs), counts, read < SAMPLE if rows is None else rows <= SAMPLE
 
 
 class SeqioExamples:

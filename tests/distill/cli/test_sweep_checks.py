@@ -4,6 +4,7 @@ import json
 import types
 
 import pytest
+import seqio
 
 from distill.cli import sweep_checks
 from distill.data import examples
@@ -98,6 +99,8 @@ def test_sequences_that_are_truncated_are_counted_once_per_data_setting(tmp_path
     sweep, read = reading.read(tmp_path / "s.yaml", tmp_path / "out"), []
     sample = examples.sample
     monkeypatch.setattr(examples, "sample", lambda *given: read.append(given[2].decoder_length) or sample(*given))
+    counted, asked = seqio.Task.num_input_examples, []
+    monkeypatch.setattr(seqio.Task, "num_input_examples", lambda *given: asked.append(given) or counted(*given))
 
     def configure(run):
         files = dict.fromkeys(("train", "validation"), tmp_path / "rows.jsonl")
@@ -110,6 +113,7 @@ def test_sequences_that_are_truncated_are_counted_once_per_data_setting(tmp_path
     for run in sweep.runs():
         configurations.measure(run)
     assert read == [4, 8], "not for another weight of the loss or seed"
+    assert len(asked) == 2, "the number of rows, once per sample"
     lines = sweep_checks.truncation_lines(sweep.runs(), configurations.truncated)
     text = (
         "50.00% of the 2 training sequences are longer than the window and are cut: 1 target (window 4, the longest needs "

@@ -48,11 +48,16 @@ def test_every_row_has_a_label_and_a_rationale_or_nothing_in_its_place(paired):
 
 def test_a_sample_has_rows_at_equal_distances_and_counts_what_is_cut(paired, monkeypatch):
     whole = examples.SeqioExamples(paired, "train", 0, LAYOUT)
-    found, counts = examples.sample(paired, "train", LAYOUT)
-    assert whole.size == 3 and counts == whole.counts
+    found, counts, all_rows = examples.sample(paired, "train", LAYOUT)
+    assert whole.size == 3 and counts == whole.counts and all_rows
     assert found.target_lengths.tolist() == [2, 8, 3, 2, 3]
     monkeypatch.setattr(examples, "SAMPLE", 2)
-    found, counts = examples.sample(paired, "train", Layout(4, 32, 4, False))
+    found, counts, all_rows = examples.sample(paired, "train", Layout(4, 32, 4, False))
+    assert not all_rows
+    monkeypatch.setattr(type(paired), "num_input_examples", lambda *_: None)  # of a source that does not know it
+    assert not examples.sample(paired, "train", LAYOUT)[2]
+    monkeypatch.setattr(examples, "SAMPLE", 4)
+    assert examples.sample(paired, "train", LAYOUT)[2]
     assert found.target_lengths.tolist() == [2, 4, 2, 3]  # of the first and the third row
     assert counts.truncated_targets == {task_ids.LABEL: 0, task_ids.RATIONALE: 1}
 
