@@ -117,14 +117,15 @@ class Reporter:
     def train(self, step: int, values: dict[str, float]) -> None:
         """Writes training metrics of the steps since the last call; adds examples and steps per second to ``values``.
 
-        The printed line ends with the time that is left, once some updates were timed.
+        The printed line ends with the time that is left, once some updates were timed. The first one after a restart names
+        the step of the checkpoint: its means are over the steps since then, which may be fewer than between two lines.
 
         Args:
           step: updates made.
           values: metrics by name. ``steps_per_second`` is kept if it is given, as :func:`distill.training.timing.rates`
             measures it; ``mfu`` and the share of the time that waited for data are printed if they fit into the line.
         """
-        now = time.monotonic()
+        now, restarted = time.monotonic(), self._last is None and self._step > 0
         if self._last is not None:
             seconds, steps = now - self._last[0], step - self._last[1]
             if "steps_per_second" in values:
@@ -144,6 +145,7 @@ class Reporter:
         if values.get("skipped_updates"):
             shown.append(f"skipped {values['skipped_updates']:.0f}")
         shown.append(f"epoch {values['epoch']:.2f}")
+        shown += [f"means since step {self._step}"] if restarted else []
         speed = f"{values['examples_per_second']:.1f} examples/s" if "examples_per_second" in values else ""
         left = self._time_left(step)
         self._bar.update(self._task, completed=step, speed=speed, left=left)

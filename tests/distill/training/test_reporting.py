@@ -160,6 +160,16 @@ def test_details_are_printed_where_they_fit(tmp_path, capsys):
     assert max(map(len, lines)) <= reporting.COLUMNS
 
 
+def test_the_first_line_after_a_restart_names_the_step_that_its_means_begin_after(tmp_path, capsys):
+    values = {"loss": 2.0, "examples": 3.0, "epoch": 0.1}
+    for begin, steps in ((0, (10,)), (16, (20, 30))):
+        with reporting.Reporter(epath.Path(tmp_path), 40, Terminal(), step=begin) as reporter:
+            for step in steps:
+                reporter.train(step, dict(values))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+    assert ["means since step 16" in line for line in lines] == [False, True, False]
+
+
 def test_lines_in_a_pipe_say_how_much_longer_the_run_trains(tmp_path, capsys):
     values = {"loss": 2.0, "effective_lambda": 1.0, "epoch": 0.1, "examples": 1.0}
     selection, period = ("validation", "accuracy"), 400
