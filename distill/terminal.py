@@ -11,6 +11,7 @@ from rich.console import Console
 
 STILL_S = 20.0  # seconds between two lines of a stage that takes long
 _wording: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar("wording", default=str)
+_introductions: contextvars.ContextVar[list[set[str]] | None] = contextvars.ContextVar("introductions", default=None)
 _UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
 
 
@@ -49,6 +50,23 @@ def worded(rewrite: Callable[[str], str]) -> Iterator[None]:
         _wording.reset(token)
 
 
+@contextlib.contextmanager
+def comparing_runs() -> Iterator[None]:
+    """Inside, :meth:`Terminal.introduce` prints a line only if the run before (:func:`begin_run`) did not have it."""
+    token = _introductions.set([set(), set()])
+    try:
+        yield
+    finally:
+        _introductions.reset(token)
+
+
+def begin_run() -> None:
+    """Begins the introduction of another run inside :func:`comparing_runs`; does nothing elsewhere."""
+    lines = _introductions.get()
+    if lines is not None:
+        lines[:] = lines[1], set()
+
+
 class Terminal:
     """Lines on stderr.
 
@@ -77,13 +95,23 @@ class Terminal:
         if self.active:
             self._print(f"WARNING {text}")
 
+    def introduce(self, text: str, *, warns: bool = False) -> None:
+        """Prints a line about the student or the data of a run, as a warning if ``warns``; see :func:`comparing_runs`."""
+        lines = _introductions.get()
+        if lines is not None:
+            known = text in lines[0] | lines[1]  # from the run before, or from another seed of this one
+            lines[1].add(text)
+            if known:
+                return
+        (self.warn if warns else self.say)(text)
+
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
         self.console.print(_wording.get()(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def stage(self, text: str, *, announce: bool = True) -> Iterator[None]:
-        """Prints what begins, and every ``STILL_S`` seconds that it is not over.
+        """Introduces what begins, and prints every ``STILL_S`` seconds that it is not over.
 
         Args:
           text: such as ``compiling the training step``.
@@ -93,7 +121,7 @@ class Terminal:
             yield
             return
         if announce:
-            self.say(text)
+            self.introduce(text)
         over, begun = threading.Event(), time.monotonic()
 
         def still() -> None:

@@ -200,12 +200,13 @@ class Run:
 
     def introduce(self, terminal: Terminal, *, writes: bool) -> None:
         """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks."""
-        for line in (*self.begin(writes=writes), *self.advice()):
+        for line in self.begin(writes=writes):
             terminal.say(line)
+        advice = self.advice()
         with terminal.stage("reading the validation rows", announce=False):
-            lines = self.held_out()
-        for line in lines:
-            terminal.say(line)
+            held_out = self.held_out()
+        for line in (*advice, *held_out):
+            terminal.introduce(line)
 
     def held_out(self) -> list[str]:
         """A line about the validation rows if they are taken from the training rows; none otherwise.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.cli import errors, next_steps
 from distill.cli import runs as command_runs
 
@@ -56,7 +56,8 @@ def demo_command(options: argparse.Namespace) -> int:
 
     directory = Path(options.directory)
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
-    with locking.held(locking.of_directory(directory), str(directory), "give another --directory"):
+    lock = locking.held(locking.of_directory(directory), str(directory), "give another --directory")
+    with lock, terminal.comparing_runs():
         vocabulary = demo.write_vocabulary(directory)
         shared = (f"VOCABULARY_PATH = {str(vocabulary)!r}", *options.gin_bindings)
         start = demo.pretraining_run(directory, shared)
@@ -108,9 +109,11 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     (OSError), a directory in which another process trains (Locked).
     """
     if joint:
+        terminal.begin_run()
         return _attempt(runs, lambda: _train_jointly(runs, options))
     failed: dict[str, str] = {}
     for run in runs:
+        terminal.begin_run()
         failed |= _attempt([run], functools.partial(_train_one, run, options))
     return failed
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.api import tensorflow_log
 from distill.cli import experiments, next_steps, sweep_dry_run, sweep_files, sweep_first_checks, sweep_planning
 from distill.cli import runs as command_runs
@@ -55,7 +55,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     from distill.experiments.sweep import scheduler
 
     scheduler.stop_with_parent()
-    with _each_message_once():
+    with _each_message_once(), terminal.comparing_runs():
         return _command(options)
 
 

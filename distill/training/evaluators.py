@@ -32,9 +32,10 @@ def make_evaluators(
 
     evaluators: dict[str, Evaluator] = {}
     if validation.split == validation.test_split:
-        terminal.warn(
+        terminal.introduce(
             f"the best parameters are selected on split {validation.split!r}, which is also the test split: its score is "
-            "not that of unseen rows"
+            "not that of unseen rows",
+            warns=True,
         )
     for split in (validation.split, validation.test_split):
         if split is None or split in evaluators:
@@ -44,7 +45,7 @@ def make_evaluators(
             evaluators[split] = token_scores.evaluator(validation.task_name, split, decoder, max_examples=limit)
         evaluators[split].check_metric(validation.metric)
         if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
-            terminal.warn(warning)
+            terminal.introduce(warning, warns=True)
     return evaluators
 
 

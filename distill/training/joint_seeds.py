@@ -132,7 +132,7 @@ def train_seeds(
     compiler_options = xla_options.accepted(loop.compiler_options)
     optimizer = restricted(optimizer, loop.trainable)
     if warning := remark(optimizer.trainable, initial_checkpoint_path):
-        terminal.warn(warning)
+        terminal.introduce(warning, warns=True)
     # One device holds everything: it shards and gathers nothing.
     options = {**loop.step_options(), "param_gather": "layer", "sequence_parallel": False}
     step = jax.jit(

@@ -140,9 +140,9 @@ class Loop:
 
     def _first_update(self, batches: Sequence[Batch]) -> Any:
         for line in self.summary.lines(batches[0]):
-            self.terminal.say(line)
+            self.terminal.introduce(line)
         for line in self.summary.warnings():
-            self.terminal.warn(line)
+            self.terminal.introduce(line, warns=True)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""
         stuck.doing("compiling and making the first step")
         with self.terminal.stage(f"compiling the training step{seeds}"):

@@ -166,7 +166,7 @@ def train(
                     initial_checkpoint_path=initial_checkpoint_path,
                 )
             if warning := remark(optimizer.trainable, initial_checkpoint_path):
-                terminal.warn(warning)
+                terminal.introduce(warning, warns=True)
         _agree_on_best(saver, state, progress, terminal, validation)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
@@ -176,7 +176,7 @@ def train(
             device_mesh,
         )
         devices = counted(device_mesh.size, f"{device_mesh.devices.flat[0].platform} device")
-        terminal.say(
+        terminal.introduce(
             f"student: {model.num_encoder_layers} + {model.num_decoder_layers} layers, "
             f"{param_count(model):,} parameters, {described(optimizer.trainable, state.params)}{model.dtype}, on {devices}"
         )

@@ -61,3 +61,24 @@ def test_a_short_stage_that_is_not_announced_prints_nothing_and_lets_errors_thro
     with pytest.raises(RuntimeError, match="inside"), Terminal().stage("compiling", announce=False):
         raise RuntimeError("inside")
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_prints_only_the_lines_of_its_introduction_that_the_run_before_did_not_have(capsys):
+    out = Terminal()
+
+    def run(size):
+        terminal.begin_run()
+        with out.stage("reading rows"):
+            out.introduce(f"student: {size}")
+        out.introduce("2 targets are cut", warns=True)
+        out.say("step 1")
+
+    for size in (1, 1):  # runs that have nothing to do with each other
+        run(size)
+    both = ["reading rows", "student: 1", "WARNING 2 targets are cut", "step 1"]
+    assert capsys.readouterr().err.splitlines() == both * 2
+    with terminal.comparing_runs():
+        for size in (1, 1, 2, 1):
+            run(size)
+        out.introduce("student: 1")  # of another seed
+    assert capsys.readouterr().err.splitlines() == [*both, "step 1", "student: 2", "step 1", "student: 1", "step 1"]
