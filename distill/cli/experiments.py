@@ -110,12 +110,26 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     """
     if joint:
         terminal.begin_run()
-        return _attempt(runs, lambda: _train_jointly(runs, options))
-    failed: dict[str, str] = {}
-    for run in runs:
-        terminal.begin_run()
-        failed |= _attempt([run], functools.partial(_train_one, run, options))
-    return failed
+        failed = _attempt(runs, lambda: _train_jointly(runs, options))
+    else:
+        failed = {}
+        for run in runs:
+            terminal.begin_run()
+            failed |= _attempt([run], functools.partial(_train_one, run, options))
+    return {name: _in_a_sweep(name, text) for name, text in failed.items()}
+
+
+def _in_a_sweep(name: str, text: str) -> str:
+    """The error of a run with remedies for its sweep, which sets ``MODEL_DIR`` and keeps the settings of other runs."""
+    from distill.experiments.sweep.runs import START
+    from distill.training import finite
+
+    lower = "in the sweep file, replace this point by one with a lower LEARNING_RATE"
+    if name == START:
+        lower = "train the sweep in another --directory, with 'start' of a lower LEARNING_RATE"
+    text = text.replace(finite.REMEDY + finite.OR_SKIP, f"{lower}, DTYPE='float32' or ON_NONFINITE='skip'")
+    text = text.replace(finite.REMEDY, f"{lower} or DTYPE='float32'")
+    return text.replace("train in another MODEL_DIR", "train the sweep in another --directory")
 
 
 def _attempt(runs: Sequence["Run"], train: Callable[[], dict[str, str]]) -> dict[str, str]:

@@ -162,7 +162,7 @@ def check_begun(directory: Path, target: str) -> None:
 def status(options: argparse.Namespace) -> int:
     """``distill sweep status``: prints the state of every run; returns the exit code."""
     from distill import locking
-    from distill.experiments.sweep import leases, plan
+    from distill.experiments.sweep import leases, outcomes, plan
     from distill.experiments.sweep import status as states
 
     target = only_target(options.sweep[1:])
@@ -177,13 +177,15 @@ def status(options: argparse.Namespace) -> int:
     found = plan.read_plan(directory)
     console = terminal.output()
     console.print(states.table(found))
-    console.print(states.line(found), highlight=False)
+    failed = states.counts(found)["failed"]
+    where = f"; whole messages: {found.directory}/RUN/{outcomes.FAILURE}" if failed else ""
+    console.print(f"{states.line(found)}{where}", highlight=False)
     sweep = None if found.source is None else read(options, str(found.directory))
     if sweep is not None and sweep.search is not None:
         from distill.experiments.sweep import search
 
         console.print(search.summary(found.directory, sweep.search, found.selected_by[1]), highlight=False)
-    return exit_codes.SOME_FAILED if states.counts(found)["failed"] else exit_codes.DONE
+    return exit_codes.SOME_FAILED if failed else exit_codes.DONE
 
 
 def check_runs(sweep: "Sweep", names: Sequence[str], known: Collection[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 REMEDY = "train in another MODEL_DIR with a lower LEARNING_RATE or DTYPE=float32"
+OR_SKIP = ", or go on in this one with ON_NONFINITE='skip'"
 
 
 class NonFinite(FloatingPointError):

@@ -212,7 +212,7 @@ class Loop:
                 remedy = finite.REMEDY
             else:
                 reason = found.reason
-                remedy = f"{finite.REMEDY}, or go on in this one with ON_NONFINITE='skip'"
+                remedy = finite.REMEDY + finite.OR_SKIP
             lane.failure = self._recorded(lane, found, f"{reason} at step {found.step}; {lane.kept}; {remedy}")
 
     @contextlib.contextmanager

@@ -35,6 +35,7 @@ from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.optimum import Optimum, effective_lines, validation_scores
 from distill.experiments.report.settings import Cell as Setting
 from distill.experiments.report.text import large, number, one_line, p_value, signed
+from distill.experiments.sweep import outcomes
 
 MOST_CURVES = 6
 NO_START = (
@@ -323,8 +324,10 @@ def unfinished_section(unfinished: Sequence[Unfinished]) -> Section | None:
         (
             one_line(each.name),
             Cell(each.state, "bad" if each.state == "failed" else "soft"),
-            one_line(each.error, 300) or "–",
+            one_line(outcomes.brief(each.error), 300) or "–",
         )
         for each in sorted(unfinished, key=lambda each: order.index(each.state) if each.state in order else 9)
     )
-    return Section("unfinished", "Failed and unfinished runs", (Table(("run", "state", "error"), rows),))
+    failed = any(each.error for each in unfinished)
+    note = f"The whole message of a failed run is in {outcomes.FAILURE} of its folder." if failed else ""
+    return Section("unfinished", "Failed and unfinished runs", (Table(("run", "state", "error"), rows, note=note),))

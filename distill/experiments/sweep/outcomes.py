@@ -16,6 +16,7 @@ from distill.experiments.sweep.runs import Run
 
 FAILURE = "failure.json"
 PRUNED = "pruned.json"
+_BRIEF = 120  # characters of an error in a table
 STATES = ("done", "failed", "pruned", "running", "waiting")
 
 
@@ -44,6 +45,16 @@ def failure(run: Run) -> Failure | None:
     if not isinstance(found.get("error"), str) or not isinstance(found.get("attempts"), int):
         raise SweepError(f"{run.directory / FAILURE} must hold 'error' and 'attempts'; delete it to repeat the run")
     return Failure(found["error"], found["attempts"])
+
+
+def brief(error: str) -> str:
+    """The error of a run without circumstances and remedies, for tables; the whole is in ``failure.json``.
+
+    >>> brief("the loss is nan at step 2; no checkpoint was saved before; replace this point")
+    'the loss is nan at step 2'
+    """
+    text = error.split("; ")[0]
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def note_failure(run: Run, error: str) -> Failure:

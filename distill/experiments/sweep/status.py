@@ -25,7 +25,8 @@ def table(plan: Plan) -> Table:
             about = _about(run.directory, state, holder, group[0].directory)
             failed = outcomes.failure(run)
             if state == "failed" and failed is not None:
-                about = f"{failed.error} ({failed.attempts}×)" if failed.attempts > 1 else failed.error
+                times = f" ({failed.attempts}×)" if failed.attempts > 1 else ""
+                about = outcomes.brief(failed.error) + times
             out.add_row(run.name, *(run.values.get(name, "–") for name in names), state, about)
     return out
 

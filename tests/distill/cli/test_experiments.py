@@ -1,6 +1,7 @@
 """``distill example``, the exit code of a sweep, and which errors end one run and which the whole sweep."""
 
 import argparse
+import dataclasses
 import errno
 import json
 
@@ -11,7 +12,7 @@ from distill.cli import experiments, main
 from distill.experiments.sweep import Run
 from distill.precompile import step_costs
 from distill.tasks.records import SourceError
-from distill.training import joint_seeds, train
+from distill.training import finite, joint_seeds, train
 
 OPTIONS = argparse.Namespace(gin_search_paths="", gin_module=[], quiet=True)
 
@@ -35,6 +36,30 @@ def test_errors_of_a_run_are_one_line_and_the_sweep_continues(one, monkeypatch, 
     failed = experiments.train_group([one], False, OPTIONS)
     assert list(failed) == ["LAMBDA-0.5"]
     assert line in failed["LAMBDA-0.5"] and "\n" not in failed["LAMBDA-0.5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy", "expected"),
+    [
+        (
+            "a",
+            finite.REMEDY,
+            "in the sweep file, replace this point by one with a lower LEARNING_RATE or DTYPE='float32'",
+        ),
+        (
+            "pretraining",
+            finite.REMEDY + finite.OR_SKIP,
+            "train the sweep in another --directory, with 'start' of a lower ",
+        ),
+        ("a", "restore it, or train in another MODEL_DIR", "restore it, or train the sweep in another --directory"),
+    ],
+)
+def test_the_remedy_of_a_run_is_one_of_its_sweep(one, monkeypatch, name, remedy, expected):
+    monkeypatch.setattr(
+        experiments, "configure_run", raising(FloatingPointError(f"the loss is nan; {remedy}; the end"))
+    )
+    failed = experiments.train_group([dataclasses.replace(one, name=name)], False, OPTIONS)[name]
+    assert expected in failed and "MODEL_DIR" not in failed and failed.endswith("; the end")
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def test_no_step_0_is_said_with_the_way_to_get_it(rates_analysis):
 def test_failed_runs_have_a_section(rates_analysis):
     section = sections.unfinished_section(rates_analysis[0].unfinished)
     assert [row[2] for row in section.blocks[0].rows] == ["loss is not finite at step 120", "–"]
+    assert "failure.json" in section.blocks[0].note
     assert sections.unfinished_section(()) is None
 
 

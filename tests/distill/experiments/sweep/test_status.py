@@ -16,8 +16,8 @@ def test_the_table_and_the_line(tmp_path):
     for run in runs:
         run.directory.mkdir()
     (runs[0].directory / "result.json").write_text("{}")
-    outcomes.note_failure(runs[1], "the loss is nan")
-    outcomes.note_failure(runs[1], "the loss is nan")
+    for _ in range(2):
+        outcomes.note_failure(runs[1], f"the loss is nan; {'a long remedy ' * 20}")
     (runs[2].directory / "sweep.log").write_text("step 40/400  loss 1.0\n")
     (runs[3].directory / "checkpoints" / "20").mkdir(parents=True)
     lease = leases.claim(tmp_path, "three")
@@ -25,7 +25,7 @@ def test_the_table_and_the_line(tmp_path):
     console.print(status.table(made))
     lines = [line for line in console.export_text().splitlines() if line.startswith("│")]
     assert "done" in lines[0]
-    assert "failed" in lines[1] and "the loss is nan (2×)" in lines[1]
+    assert "failed" in lines[1] and "the loss is nan (2×)" in lines[1] and "remedy" not in lines[1]
     assert "running" in lines[2] and "step 40/400" in lines[2] and "process" in lines[2]
     assert "waiting" in lines[3] and "continues from its checkpoint" in lines[3]
     assert status.line(made) == "4 runs: 1 done, 1 failed, 1 running, 1 waiting"
