@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from distill.experiments.sweep import files, outcomes
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
 from distill.experiments.sweep.levels import SEED
@@ -194,18 +195,25 @@ def _fills(mesh: Any, target: Any) -> bool:
 
 
 def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, int] = {}) -> Table:
-    """Returns one row per run: its number (of ``numbers``, else its position), levels, updates and their operations."""
+    """Returns one row per run: its number (of ``numbers``, else its position), levels, updates, operations and state."""
     names = list(dict.fromkeys(axis for run in runs for axis in run.values))
     out = Table()
     for name in ("run", *names):
         out.add_column(name, overflow="fold")
-    for name in ("steps", "FLOPs/step", "done"):
+    for name in ("steps", "FLOPs/step", "reached"):
         out.add_column(name, justify="right")
+    out.add_column("state")
     for number, run in enumerate(runs):
         cost = costs[run.name]
         levels = (run.values.get(name, "–") for name in names)
+        reached = files.reached_step(run.directory)
         out.add_row(
-            str(numbers.get(run.name, number)), *levels, str(cost.steps), f"{cost.flops:.3g}", "yes" if run.done else ""
+            str(numbers.get(run.name, number)),
+            *levels,
+            str(cost.steps),
+            f"{cost.flops:.3g}",
+            "" if reached is None else str(reached),
+            outcomes.state(run, held=False),
         )
     return out
 

@@ -64,8 +64,11 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         count = counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)
     if finished:  # else the forecast's line has the number
-        kept = f"{len(finished)} finished, which are kept, and {len(waiting)} to do"
-        console.print(f"{len(finished) + len(waiting)} runs: {kept}", highlight=False)
+        pruned = sum(outcomes.pruned(run) is not None for run in made.runs)
+        parts = [f"{len(finished)} finished, which are kept"]
+        parts += [f"{number} {name}" for number, name in ((len(failed), "failed"), (pruned, "pruned")) if number]
+        total = len(finished) + len(failed) + pruned + len(waiting)
+        console.print(f"{total} runs: {', '.join(parts)}, and {len(waiting)} to do", highlight=False)
     others = plan.left_out(sweep.directory, made.runs)
     if others:
         shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)

@@ -81,7 +81,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
     """Writes one line per finished run: its levels, steps, seconds, validation score and all test metrics.
 
-    A failed run has a line with its levels and its error.
+    A failed run has a line with its levels, the step that it reached, and its error.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
@@ -99,7 +99,9 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
         )
     for run in sweep.runs():
         if run.name in failures:
-            texts = [*_levels(run.values, axes), *[""] * (4 + len(metrics)), failures[run.name]]
+            reached = files.reached_step(run.directory)
+            steps = "" if reached is None else str(reached)
+            texts = [*_levels(run.values, axes), steps, *[""] * (3 + len(metrics)), failures[run.name]]
             writer.writerow(map(spreadsheet_cell, texts))
     atomic_files.replace(path, held.getvalue())
 
@@ -117,11 +119,10 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
         out.add_column(axis)
     for heading in (sweep.metric, "95 % interval", "std", "seeds", "steps", "s/run"):
         out.add_column(heading, justify="right")
-    failed: dict[tuple[str, ...], int] = {}
+    failed: dict[tuple[str, ...], list[int | None]] = {}  # the steps that they reached
     for run in sweep.runs():
         if run.name in failures:
-            key = tuple(_levels(run.values, axes, "–"))
-            failed[key] = failed.get(key, 0) + 1
+            failed.setdefault(tuple(_levels(run.values, axes, "–")), []).append(files.reached_step(run.directory))
     if failed:
         out.add_column("failed", justify="right")
     for cell in found:
@@ -134,10 +135,11 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
             str(len(cell.scores)),
             f"{np.mean(cell.steps):.0f}",
             f"{np.mean(cell.seconds):.1f}",
-            *([str(failed.pop(key, 0))] if failures else []),
+            *([str(len(failed.pop(key, [])))] if failures else []),
         )
-    for key, number in failed.items():
-        out.add_row(*key, "–", "–", "–", "0", "–", "–", str(number))
+    for key, reached in failed.items():
+        steps = [step for step in reached if step is not None]
+        out.add_row(*key, "–", "–", "–", "0", f"{np.mean(steps):.0f}" if steps else "–", "–", str(len(reached)))
     return out
 
 

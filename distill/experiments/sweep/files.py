@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import atomic_files
-from distill.inference.own_files import EVALUATIONS, RESULT
+from distill.inference.own_files import EVALUATIONS, REACHED, RESULT
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -47,6 +47,15 @@ def read_evaluations(directory: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return out
+
+
+def reached_step(directory: Path) -> int | None:
+    """Returns the step that the newest attempt of a run has reached; None if it made none, or its note cannot be read."""
+    try:
+        _, step = (directory / REACHED).read_text(encoding="utf-8").split()
+        return int(step) or None
+    except (OSError, ValueError):
+        return None
 
 
 def read_result(directory: Path) -> dict[str, Any]:

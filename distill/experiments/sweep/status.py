@@ -8,16 +8,16 @@ from rich.table import Table
 
 from distill import locking
 from distill.counting import counted
-from distill.experiments.sweep import leases, outcomes, workers
+from distill.experiments.sweep import files, leases, outcomes, workers
 from distill.experiments.sweep.plan import Plan
 
 
 def table(plan: Plan) -> Table:
-    """Returns one row per run: its levels, its state, and its step, its worker or its error."""
+    """Returns one row per run: its levels, its state, the step it has reached, and its worker or its error."""
     names = list(dict.fromkeys(axis for run in plan.runs for axis in run.values))
     out = Table(title=str(plan.directory))
-    for name in ("run", *names, "state", "about"):
-        out.add_column(name, overflow="fold")
+    for name in ("run", *names, "state", "step", "about"):
+        out.add_column(name, overflow="fold", justify="right" if name == "step" else "left")
     for group in plan.groups():
         holder = locking.holder(leases.path_of(plan.directory, outcomes.lease_name(group)))
         for run in group:
@@ -27,7 +27,9 @@ def table(plan: Plan) -> Table:
             if state == "failed" and failed is not None:
                 times = f" ({failed.attempts}×)" if failed.attempts > 1 else ""
                 about = outcomes.brief(failed.error) + times
-            out.add_row(run.name, *(run.values.get(name, "–") for name in names), state, about)
+            step = files.reached_step(run.directory)
+            levels = (run.values.get(name, "–") for name in names)
+            out.add_row(run.name, *levels, state, "" if step is None else str(step), about)
     return out
 
 

@@ -78,6 +78,11 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     assert f"{record['training']['flops_per_step']:.3g}" in said, "forecast and record count alike"
     assert record["training"]["flops"] == 2 * record["training"]["flops_per_step"]
     assert re.search(r"cost \d+\.\d\d at 2 per core-hour", said)
+    assert re.search(r"│ +2 │ [^│]+ │ +2 │ done +│", said) and re.search(r"│ +2 │ [^│]+ │ +│ waiting │", said)
+    outcomes.note_failure(plan.read_plan(tmp_path / "out").runs[1], "the loss is nan")
+    assert main.main(["sweep", path, "--dry_run"]) == 0
+    assert "2 runs: 1 finished, which are kept, 1 failed, and 0 to do" in capfd.readouterr().out
+    outcomes.forget_failure(plan.read_plan(tmp_path / "out").runs[1])
 
     assert main.main(["sweep", path, "--workers=1"]) == 0
     said = capfd.readouterr().out
@@ -155,6 +160,7 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
     assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "1 run failed before; --retry_failed repeats failed runs" in said and "11 runs to do" in said
+    assert len(re.findall("│ waiting │", said)) == 11 and len(re.findall("│ failed  │", said)) == 1
 
 
 def test_named_runs_are_trained_in_their_groups_with_the_leases_of_all(sweep_file, tmp_path, monkeypatch, capsys):

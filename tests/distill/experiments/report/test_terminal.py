@@ -6,10 +6,12 @@ import json
 import math
 
 import pytest
+from etils import epath
 
 from distill.experiments.report import terminal as report
 from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import Level, Sweep
+from distill.training import timing
 
 
 def levels(*names):
@@ -55,8 +57,14 @@ def test_a_metric_that_no_result_has_is_named(sweep):
         report.cells(Sweep(sweep.directory, sweep.axes, metric="f1"))
 
 
+def note_attempt(run, step):
+    run.directory.mkdir(parents=True)
+    timing.Attempts(epath.Path(run.directory), 0, started=0.0).made(step)
+
+
 def test_the_csv_has_finished_and_failed_runs(sweep):
     finish(sweep, [10.0, 20.0])
+    note_attempt(sweep.runs()[5], 37)
     report.write_csv(sweep, sweep.directory / "out.csv", {sweep.runs()[5].name: "no memory, none"})
     with (sweep.directory / "out.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -64,7 +72,7 @@ def test_the_csv_has_finished_and_failed_runs(sweep):
         ["method", "RANDOM_SEED", "steps", "seconds", "best_step", "best", "test/accuracy", "error"],
         ["standard", "0", "100", "2.0", "80", "50.0", "10.0", ""],
         ["standard", "1", "100", "2.0", "80", "50.0", "20.0", ""],
-        ["step-by-step", "2", "", "", "", "", "", "no memory, none"],
+        ["step-by-step", "2", "37", "", "", "", "", "no memory, none"],
     ]
 
 
@@ -86,7 +94,10 @@ def test_the_table_counts_failed_seeds(sweep):
     assert columns["95 % interval"] == ["−4.841 – 44.841", "–"]
     assert columns["std"] == ["10.000", "–"]
     assert columns["seeds"] == ["3", "0"]
-    assert columns["failed"] == ["0", "2"]
+    assert columns["failed"] == ["0", "2"] and columns["steps"] == ["100", "–"]
+    note_attempt(sweep.runs()[4], 37)  # the other failed before its first step
+    columns = {str(column.header): list(column.cells) for column in report.table(sweep, [], failures).columns}
+    assert columns["steps"] == ["37"]
 
 
 def test_the_interval_of_an_accuracy_holds_possible_values_only(sweep):

@@ -30,6 +30,18 @@ def test_broken_evaluations_are_left_out(tmp_path):
     assert files.read_evaluations(tmp_path) == []
 
 
+def test_a_note_of_the_step_that_is_damaged_says_nothing(tmp_path):
+    assert files.reached_step(tmp_path) is None
+    for text, step in (
+        ("", None),
+        ("         1 x\n", None),
+        ("         1         0\n", None),
+        ("         2        37\n", 37),
+    ):
+        (tmp_path / "attempts.step").write_text(text)
+        assert files.reached_step(tmp_path) == step
+
+
 def test_a_missing_metric_is_named_with_those_that_exist():
     assert files.no_metric("runs/a", "f1", {"loss": 0, "acc": 1}) == "runs/a has no test metric 'f1'; it has acc, loss"
     assert files.no_metric("runs/a", "f1", ()).endswith("it has none")

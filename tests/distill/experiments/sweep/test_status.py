@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import re
 
+from etils import epath
 from rich.console import Console
 
 from distill import locking
 from distill.experiments.sweep import execution, leases, outcomes, plan, status
 from distill.experiments.sweep.runs import Run
+from distill.training import timing
 
 
 def test_the_table_and_the_line(tmp_path):
@@ -21,11 +24,12 @@ def test_the_table_and_the_line(tmp_path):
     (runs[2].directory / "sweep.log").write_text("step 40/400  loss 1.0\n")
     (runs[3].directory / "checkpoints" / "20").mkdir(parents=True)
     lease = leases.claim(tmp_path, "three")
+    timing.Attempts(epath.Path(runs[1].directory), 0, started=0.0).made(37)
     console = Console(record=True, width=160)
     console.print(status.table(made))
     lines = [line for line in console.export_text().splitlines() if line.startswith("│")]
     assert "done" in lines[0]
-    assert "failed" in lines[1] and "the loss is nan (2×)" in lines[1] and "remedy" not in lines[1]
+    assert re.search(r"failed +│ +37 │", lines[1]) and "the loss is nan (2×)" in lines[1] and "remedy" not in lines[1]
     assert "running" in lines[2] and "step 40/400" in lines[2] and "process" in lines[2]
     assert "waiting" in lines[3] and "continues from its checkpoint" in lines[3]
     assert status.line(made) == "4 runs: 1 done, 1 failed, 1 running, 1 waiting"
