@@ -23,7 +23,7 @@ class _Rule(NamedTuple):
 
 _OF_RUNS = (
     *("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "report_only", "topology"),
-    *("price_per_chip_hour", "multiprocess"),
+    *("drop_more", "price_per_chip_hour", "multiprocess"),
 )
 _PROCESSES = _Rule(
     ("num_processes", "process_id"),
@@ -43,7 +43,7 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("executor=ray",), ("run", "index"), False, "they train in this process"),
         _Rule(
             ("report_only",),
-            ("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries"),
+            ("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "drop_more"),
             False,
             "--report_only trains nothing",
         ),

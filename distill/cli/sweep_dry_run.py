@@ -40,7 +40,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
 
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     made, probes = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
-    numbers = {run.name: number for number, run in enumerate(made.runs)}
+    all_runs, numbers = made.runs, {run.name: number for number, run in enumerate(made.runs)}
     if options.run or options.index is not None:
         chosen = sweep_planning.chosen(sweep, made, options)
         made = dataclasses.replace(made, runs=[run for runs in chosen for run in runs])
@@ -69,11 +69,11 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         parts += [f"{number} {name}" for number, name in ((len(failed), "failed"), (pruned, "pruned")) if number]
         total = len(finished) + len(failed) + pruned + len(waiting)
         console.print(f"{total} runs: {', '.join(parts)}, and {len(waiting)} to do", highlight=False)
-    others = plan.left_out(sweep.directory, made.runs)
-    if others:
-        shown_names = ", ".join(run.name for run in others[:3]) + ", …" * (len(others) > 3)
-        text = f"{counted(len(others), 'finished run')} of {sweep.directory} not in this sweep ({shown_names}):"
-        console.print(f"{text} used for the time below, left out of table and report", highlight=False, soft_wrap=True)
+    left_out = plan.left_out(sweep.directory, all_runs)
+    others = [run for run in plan.left_out(sweep.directory, made.runs) if run.done]
+    for line in sweep_planning.left_out_lines(sweep.directory, left_out):
+        used = "; the time below is also from those that are done" if any(run.done for run in left_out) else ""
+        console.print(f"{line}{used}", highlight=False, markup=False, soft_wrap=True)
     search = sweep.search is not None
     found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
     for line in found.lines(options.workers or 1, options.price_per_chip_hour):

@@ -1,6 +1,7 @@
 """``distill sweep``: reads a sweep, lists and prints the shipped sweep files, and shows the state of a sweep's runs."""
 
 import argparse
+import dataclasses
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +43,8 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
     from distill.experiments.sweep import SweepError, documents, plan, reading
 
     no_lines: documents.Lines = {}
-    if Path(target).is_dir():
+    added, is_directory = [], Path(target).is_dir()
+    if is_directory:
         found = plan.read_plan(target)
         if found.source is None:
             raise SweepError(f"{target} was not made from a sweep file; give the command that made it")
@@ -56,8 +58,10 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
         source, lines = documents.read(path)
         bindings = options.gin_bindings
     if isinstance(source, dict):
-        source = with_points(source, options.more, directory or source.get("directory"))
-    return reading.from_document(source, lines, path, directory).with_bindings(bindings)
+        where = directory or source.get("directory")
+        source, added = with_points(source, options, Path(str(where)) if where else None, is_plan=is_directory)
+    read_sweep = reading.from_document(source, lines, path, directory).with_bindings(bindings)
+    return dataclasses.replace(read_sweep, added_points=tuple(added))
 
 
 def lines_of(options: argparse.Namespace) -> tuple[Path, "documents.Lines"]:
@@ -86,19 +90,30 @@ def _found(target: str, paths: Sequence[str]) -> Path:
         raise FileNotFoundError(f"{target} does not exist{gin_files.did_you_mean(near[:1])}") from None
 
 
-def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any) -> dict[str, Any]:
-    """The contents of a sweep file with the points of ``--more``, and with those that its directory already has.
+def with_points(
+    source: Mapping[str, Any], options: argparse.Namespace, directory: Path | None, *, is_plan: bool
+) -> tuple[dict[str, Any], list[Any]]:
+    """The contents of a sweep file with the points of ``--more``, and these points: of this command and of earlier ones.
+
+    Args:
+      source: the contents of the file.
+      options: the flags; ``--drop_more`` leaves out the points of earlier commands.
+      directory: of the sweep, whose plan has the points of earlier commands; None: no directory is given.
+      is_plan: whether ``source`` is that of the plan, which contains them.
 
     Raises:
       SweepError: a point is no JSON object, or the plan of the directory cannot be read.
     """
     from distill.experiments.sweep import SweepError, documents, plan
 
-    added: list[Any] = list(source.get("more", []))
-    if directory and (Path(str(directory)) / plan.PLAN).exists():
-        before = plan.source(Path(str(directory))).get("more", [])
-        added += [point for point in before if point not in added]
-    for text in given:
+    own = source.get("more", [])
+    if not isinstance(own, list):
+        return dict(source), []  # which its reader refuses
+    before = [] if directory is None or not (directory / plan.PLAN).exists() else plan.added_points(directory)
+    if is_plan:
+        own = [point for point in own if point not in before]
+    given = [] if options.drop_more else list(before)
+    for text in options.more:
         try:
             points = json.loads(text)
             documents.check_integers(points, "--more")
@@ -106,9 +121,13 @@ def with_points(source: Mapping[str, Any], given: Sequence[str], directory: Any)
             raise
         except (ValueError, RecursionError) as error:
             raise SweepError(f"--more must be a JSON object of axes and values, or a list of them: {error}") from None
-        points = points if isinstance(points, list) else [points]
-        added += [point for point in points if point not in added]
-    return {**source, "more": added} if added else dict(source)
+        given += points if isinstance(points, list) else [points]
+    added: list[Any] = []
+    for point in given:
+        if point not in own and point not in added:
+            added.append(point)
+    without = {key: value for key, value in source.items() if key != "more"}
+    return ({**without, "more": [*own, *added]} if own or added else without), added
 
 
 def _check_exists(target: str) -> None:

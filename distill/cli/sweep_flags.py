@@ -25,6 +25,9 @@ def add(sweep: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="also train these points: an object AXIS: value, or list of values; AXIS may be a macro; may repeat",
     )
+    sweep.add_argument(
+        "--drop_more", action="store_true", help="drop the points that earlier --more added; their folders are kept"
+    )
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)
     sweep.add_argument(

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import terminal
 from distill.cli import compilation_cache, experiments, sweep_files
 from distill.cli import runs as command_runs
+from distill.counting import counted
 
 if TYPE_CHECKING:
     from distill.cli.sweep_checks import Configurations
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 CACHE = ".compiled"
 """The folder of compiled steps in a sweep's directory, which runs with the same shapes share."""
+_NAMED = 3  # runs in a message, at most
 
 
 def load(sweep: "Sweep", options: argparse.Namespace) -> None:
@@ -47,6 +50,9 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
     write_vocabulary(sweep)
     if not check:
+        made = plan.prepare(sweep, resolve=configurations.resolve, write=False)
+        for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
+            shown.say(line)
         return plan.prepare(sweep, resolve=configurations.resolve)
     made, probes = checked(sweep, options, configurations, shown, configurations.check)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
@@ -75,9 +81,25 @@ def checked(
         made = plan.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
         remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
+        left_out = plan.left_out(sweep.directory, made.runs)
         if write:
             made = plan.prepare(sweep, **given)
+    if write:
+        for line in left_out_lines(sweep.directory, left_out):
+            shown.say(line)
     return made, probes
+
+
+def left_out_lines(directory: Path, left_out: Sequence["Run"]) -> list[str]:
+    """A line about the runs of a directory's plan that the sweep no longer has; none if there are none."""
+    from distill.experiments.sweep import outcomes
+
+    if not left_out:
+        return []
+    named = [f"{run.name} ({outcomes.state(run, outcomes.is_running(directory, [run]))})" for run in left_out[:_NAMED]]
+    shown = ", ".join(named) + ", …" * (len(left_out) > _NAMED)
+    kept = "left out of table and report; the folders are kept, for when they are added again"
+    return [f"{counted(len(left_out), 'run')} of {directory} not in this sweep any more ({shown}): {kept}"]
 
 
 def write_vocabulary(sweep: "Sweep") -> None:

@@ -244,6 +244,7 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     given = [f"--directory={options.directory}"] if options.directory else []
     given += [f"--gin_bindings={binding}" for binding in options.gin_bindings]
     given += [f"--more={points}" for points in options.more]
+    given += ["--drop_more"] if options.drop_more else []
     retry = ["--retry_failed"] if options.retry_failed else []
     with leases.preparing(sweep.directory):
         code = subprocess.run(

@@ -1,9 +1,9 @@
 """``sweep.json``: the runs of a sweep directory, so that they need not be computed again, and :func:`read_directory`.
 
 Format 2 holds ``folder`` (where relative paths begin), ``source`` (the contents of the sweep file), ``added`` (bindings of
-the command line), ``axes``, ``metric``, ``x``, ``joint_seeds``, and ``runs``: name → ``values``, ``numbers``,
-``gin_files``, ``bindings``. A directory of the older format, which held ``runs`` and ``failed`` only, is converted when its
-sweep is started again.
+the command line), ``added_points`` (those of ``source`` that the command line added), ``axes``, ``metric``, ``x``,
+``joint_seeds``, and ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``. A directory of the older format,
+which held ``runs`` and ``failed`` only, is converted when its sweep is started again.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ class Plan:
       axes: name → ``{"levels": [[name, number or null], …], "log": bool}``.
       source: the contents of the sweep file; None for a sweep that was made in Python.
       added: the bindings of the command line.
+      added_points: the points of ``source`` that the command line added.
       start: the run that is trained first, or None.
       validation: split and metric that select the best parameters; None before the runs were checked.
     """
@@ -48,6 +49,7 @@ class Plan:
     axes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     source: Mapping[str, Any] | None = None
     added: tuple[str, ...] = ()
+    added_points: tuple[Any, ...] = ()
     start: Run | None = None
     validation: tuple[str, str] | None = None
 
@@ -68,6 +70,7 @@ class Plan:
             "folder": os.getcwd(),
             "source": self.source,
             "added": list(self.added),
+            "added_points": list(self.added_points),
             "metric": self.metric,
             "x": self.x,
             "joint_seeds": self.joint_seeds,
@@ -146,6 +149,7 @@ def read_plan(directory: str | Path) -> Plan:
         value.get("axes", {}),
         value.get("source"),
         tuple(value.get("added", ())),
+        tuple(_added_points(value)),
         None if value.get("start") is None else _run(directory, value["start"]["name"], value["start"]),
         tuple(value["validation"]) if value.get("validation") else None,
     )
@@ -160,6 +164,21 @@ def source(directory: Path) -> Mapping[str, Any]:
     return (_read(directory / PLAN) or {}).get("source") or {}
 
 
+def added_points(directory: Path) -> list[Any]:
+    """Returns the points that the command line added to the sweep of a directory, as in a sweep file; empty without a plan.
+
+    Raises:
+      SweepError: the plan cannot be read.
+    """
+    return _added_points(_read(directory / PLAN) or {})
+
+
+def _added_points(value: Mapping[str, Any]) -> list[Any]:
+    """Those of a plan; of one that does not tell them apart, all its points beside the design."""
+    found = value.get("added_points", (value.get("source") or {}).get("more"))
+    return found if isinstance(found, list) else []
+
+
 def folder(directory: Path) -> str | None:
     """Returns the working folder of the command that planned a directory last; None if it is not known."""
     found = (_read(directory / PLAN) or {}).get("folder")
@@ -167,12 +186,11 @@ def folder(directory: Path) -> str | None:
 
 
 def left_out(directory: Path, runs: Sequence[Run]) -> list[Run]:
-    """Returns the finished runs of a directory that are not among ``runs``, such as those of a level that was deleted."""
+    """Returns the runs of a directory's plan that are not among ``runs``, such as those of a level that was deleted."""
     names, there = {run.name for run in runs}, _read(directory / PLAN) or {}
     if "format" not in there:
         return []
-    before = [_run(directory, name, entry) for name, entry in there["runs"].items() if name not in names]
-    return [run for run in before if run.done]
+    return [_run(directory, name, entry) for name, entry in there["runs"].items() if name not in names]
 
 
 def prepare(
@@ -311,6 +329,7 @@ def planned(sweep: Sweep, runs: Sequence[Run]) -> Plan:
         axes,
         sweep.source,
         sweep.added,
+        sweep.added_points,
         sweep.start_run(),
     )
 

@@ -113,6 +113,7 @@ class Sweep:
       added: the bindings of the command line; they are contained in ``bindings``.
       planned: the runs of the directory's plan, which :meth:`runs` then returns.
       more: points beside the design, with their seeds (:mod:`distill.experiments.sweep.more`).
+      added_points: those of the command line, as in a sweep file; they are contained in ``more``.
     """
 
     directory: Path
@@ -133,6 +134,7 @@ class Sweep:
     added: tuple[str, ...] = ()
     planned: tuple[Run, ...] | None = None
     more: tuple[Point, ...] = ()
+    added_points: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
 
     def with_bindings(self, bindings: Sequence[str]) -> "Sweep":
         """Returns the sweep with bindings of the command line, which override all others but those of the axes."""

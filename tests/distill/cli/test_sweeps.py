@@ -203,6 +203,43 @@ def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path
     assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-2"]
 
 
+def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file, tmp_path, monkeypatch, capsys):
+    axes, out = "axes: {LAMBDA: [1, 3]}\n", tmp_path / "out"
+    monkeypatch.setattr(experiments, "train_group", lambda runs, *_: {run.name: "the loss is nan" for run in runs})
+    path = sweep_file(f"{axes}more:\n- {{LAMBDA: [4, 5]}}\n")
+    assert main.main(["sweep", path, "--run=LAMBDA-4", '--more={"LAMBDA": 6}']) == exit_codes.SOME_FAILED
+    sweep_file(axes)
+    capsys.readouterr()
+    text = f"2 runs of {out} not in this sweep any more (LAMBDA-4 (failed), LAMBDA-5 (waiting)): left out of table"
+    assert main.main(["sweep", path, "--dry_run"]) == exit_codes.DONE
+    assert text in capsys.readouterr().out
+    assert main.main(["sweep", path, "--prepare"]) == exit_codes.DONE
+    assert text in capsys.readouterr().err
+    names = ["LAMBDA-1", "LAMBDA-3", "LAMBDA-6"]
+    assert [run.name for run in plan.read_plan(out).runs] == names, "what --more added is kept"
+    assert outcomes.failure(sweep.read(path, out).run_at({"LAMBDA": sweep.Level("4")})), "so is the failed run's folder"
+
+    assert main.main(["sweep", str(out), "--prepare", '--more={"LAMBDA": 7}']) == exit_codes.DONE
+    assert [run.name for run in plan.read_plan(out).runs] == [*names, "LAMBDA-7"]
+    assert main.main(["sweep", str(out), "--drop_more", "--run=LAMBDA-1"]) == exit_codes.SOME_FAILED
+    assert "2 runs of" in (said := capsys.readouterr().err) and "LAMBDA-6 (waiting), LAMBDA-7 (waiting)" in said
+    assert [run.name for run in plan.read_plan(out).runs] == names[:2]
+
+
+def test_a_plan_that_does_not_tell_added_points_apart_keeps_all(sweep_file, tmp_path):
+    path, out = sweep_file("axes: {LAMBDA: [1, 3]}\nmore:\n- {LAMBDA: 4}\n"), tmp_path / "out"
+    plan.prepare(sweep.read(path, out))
+    written = json.loads((out / "sweep.json").read_text())
+    del written["added_points"]
+    (out / "sweep.json").write_text(json.dumps(written))
+    assert plan.added_points(out) == [{"LAMBDA": 4}] and plan.added_points(tmp_path) == []
+    sweep_file("axes: {LAMBDA: [1, 3]}\n")
+    assert main.main(["sweep", path, "--prepare"]) == exit_codes.DONE
+    assert [run.name for run in plan.read_plan(out).runs][2:] == ["LAMBDA-4"]
+    assert main.main(["sweep", path, "--prepare", "--drop_more"]) == exit_codes.DONE
+    assert len(plan.read_plan(out).runs) == 2
+
+
 def test_joint_seeds_are_refused_in_several_processes(monkeypatch):
     sweeps._refuse_processes()
     monkeypatch.setattr("jax.process_count", lambda: 2)

@@ -117,7 +117,7 @@ def test_a_moved_directory_keeps_the_runs_of_a_common_start(tmp_path):
         plan.prepare(other)
 
 
-def test_finished_runs_that_an_edited_file_leaves_out_are_known(tmp_path):
+def test_runs_that_an_edited_file_leaves_out_are_known(tmp_path):
     made = plan.prepare(read(tmp_path, "axes: {A: [1, 2, 3]}"))
     for run in made.runs[1:]:
         run.directory.mkdir()
