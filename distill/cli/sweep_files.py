@@ -14,6 +14,7 @@ from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
     from distill.experiments.sweep import Sweep, documents
+    from distill.experiments.sweep.plan import Plan
 
 _SHIPPED = "gin/sweeps"
 
@@ -43,7 +44,8 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
     from distill.experiments.sweep import SweepError, documents, plan, reading
 
     no_lines: documents.Lines = {}
-    added, is_directory = [], Path(target).is_dir()
+    is_directory = Path(target).is_dir()
+    added: list[Any] = []
     if is_directory:
         found = plan.read_plan(target)
         if found.source is None:
@@ -62,6 +64,17 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
         source, added = with_points(source, options, Path(str(where)) if where else None, is_plan=is_directory)
     read_sweep = reading.from_document(source, lines, path, directory).with_bindings(bindings)
     return dataclasses.replace(read_sweep, added_points=tuple(added))
+
+
+def recorded(sweep: "Sweep", made: "Plan") -> "Sweep":
+    """The sweep that a directory's plan records, with its runs; metric and horizontal axis are those of ``sweep``."""
+    from distill.experiments.sweep import plan, reading
+
+    found = sweep
+    if made.source is not None:
+        found = reading.from_document(made.source, {}, made.directory / plan.PLAN, str(made.directory))
+    x = sweep.x if sweep.x in found.axes else found.x
+    return dataclasses.replace(found, planned=tuple(made.runs), metric=sweep.metric, x=x)
 
 
 def lines_of(options: argparse.Namespace) -> tuple[Path, "documents.Lines"]:

@@ -110,6 +110,8 @@ def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: arg
 def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
     """Writes table, CSV and plot of the finished runs; returns the exit code. Changes no run, and no plan of this format.
 
+    The runs are those of the plan; a warning says how the sweep file differs from it.
+
     Raises:
       FileNotFoundError: the directory does not exist.
       SweepError: it has no plan, or none of its runs has ended.
@@ -121,10 +123,16 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
     tensorflow_log.import_quietly()
     if (sweep.directory / plan.PLAN).exists() and sweep.search is None and not sweep.budgets:
         plan.convert(sweep)
-        made = plan.prepare(sweep, write=False)
-    else:
-        made = plan.read_plan(sweep.directory)
-    sweep = dataclasses.replace(sweep, planned=tuple(made.runs))
+        plan.prepare(sweep, write=False)  # refuses another sweep
+    made = plan.read_plan(sweep.directory)
+    differences = plan.differences(sweep)
+    if differences:
+        target = options.sweep[0]
+        terminal.Terminal().warn(
+            f"{target} differs from the sweep in {sweep.directory}, which is reported: {'; '.join(differences)}; "
+            f"`distill sweep {target}` trains and reports that of the file"
+        )
+    sweep = sweep_files.recorded(sweep, made)
     failed = failures(sweep)
     if not failed and not any(run.done for run in sweep.runs()):
         raise SweepError(

@@ -292,6 +292,17 @@ def _check_metric(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any]) -
                 raise SweepError(f"metric: {files.no_metric(run.directory, sweep.metric, known)}")
 
 
+def differences(sweep: Sweep) -> list[str]:
+    """Returns how a sweep differs from the plan of its directory, in words; none if it does not.
+
+    Raises:
+      SweepError: the plan cannot be read.
+    """
+    there = _read(sweep.directory / PLAN) or {}
+    sweep = sweep.respelled(there.get("axes", {}))
+    return same_sweep.differences(sweep, sweep.runs(), there)
+
+
 def refuse_other_sweep(sweep: Sweep) -> None:
     """Refuses a directory that holds another sweep, as :func:`prepare` does, before the runs are configured.
 

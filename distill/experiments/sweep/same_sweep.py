@@ -34,6 +34,27 @@ def changed(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], *, step
     return [run for run in runs if run.name in before and _pair(sweep, run, before[run.name], steps)[2]]
 
 
+def differences(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any]) -> list[str]:
+    """Returns how the runs of a sweep differ from those of the plan of its directory, in words; none if they do not.
+
+    Args:
+      sweep, there: as for :func:`changed`.
+      runs: its runs; of a search none, which is compared by its file.
+    """
+    if sweep.search is not None:
+        what = _other_source(sweep, there, ("axes", *_SOURCE))
+        return [what] if what else []
+    before, now = there.get("runs", {}), {run.name for run in runs}
+    found = (
+        ("only in this file", [run.name for run in runs if run.name not in before]),
+        ("only in the directory", [name for name in before if name not in now]),
+        ("with another configuration", [run.name for run in changed(sweep, runs, there, steps=False)]),
+    )
+    return [
+        f"{counted(len(names), 'run')} {what} ({names[0]}{', …' * (len(names) > 1)})" for what, names in found if names
+    ]
+
+
 def refuse(
     sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], failed: Collection[str], *, steps: bool = True
 ) -> None:

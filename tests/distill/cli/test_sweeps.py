@@ -278,13 +278,32 @@ def test_a_report_changes_no_run(sweep_file, tmp_path, capsys):
     for text in (before, json.dumps({"runs": old, "failed": {made.runs[0].name: {"error": "the loss is nan"}}})):
         (out / "sweep.json").write_text(text)
         assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
-        assert "the loss is nan" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert "the loss is nan" in said.err
+        if text == before:
+            assert (
+                f"WARNING {path} differs from the sweep in {out}, which is reported: 1 run only in this file "
+                "(RANDOM_SEED-2); 2 runs with another configuration (RANDOM_SEED-0, …); `distill sweep "
+            ) in said.err
         assert (made.runs[0].directory / "config.gin").exists(), "the folder of the failed run is kept"
         written = json.loads((out / "sweep.json").read_text())["runs"][made.runs[0].name]
         assert "BATCH_SIZE = 4" in written["bindings"]
         if text == before:
             assert (out / "sweep.json").read_text() == before
     assert plan.prepare(sweep.read(path, out)) and not made.runs[0].directory.exists()
+
+
+def test_a_report_has_the_runs_of_the_plan_in_all_its_parts(sweep_file, tmp_path, capsys):
+    path, out = sweep_file("axes: {LAMBDA: [1, 3]}\nmore:\n- {LAMBDA: 1, DROPOUT_RATE: 0.1}\n"), tmp_path / "out"
+    for run in plan.prepare(sweep.read(path, out)).runs:
+        outcomes.note_failure(run, "the loss is nan")
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
+    assert "WARNING" not in capsys.readouterr().err
+    sweep_file("axes: {LAMBDA: [1]}\n")
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
+    said = capsys.readouterr()
+    assert "which is reported: 2 runs only in the directory (LAMBDA-3, …); " in said.err
+    assert "DROPOUT_RATE" in said.out and (out / "results.csv").read_text().count("the loss is nan") == 3
 
 
 def test_a_search_has_no_run_with_an_index(sweep_file, capsys):

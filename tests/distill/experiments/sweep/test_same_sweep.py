@@ -130,6 +130,15 @@ def test_a_sweep_with_budgets_is_compared_without_its_steps_until_they_are_known
         plan.refuse_other_sweep(read(tmp_path, text.replace("A: 1", "A: 3")))
 
 
+def test_a_search_of_another_file_differs(tmp_path):
+    search = TEXT + "design: {kind: optuna, trials: 3}\n"
+    plan.prepare(read(tmp_path, search))
+    assert plan.differences(read(tmp_path, search)) == []
+    assert plan.differences(read(tmp_path, search.replace("A: 1", "A: 2"))) == [
+        "'bindings' has A 1 there and 2 in this sweep"
+    ]
+
+
 def test_a_search_and_a_grid_do_not_share_a_directory(tmp_path):
     plan.prepare(read(tmp_path))
     search = TEXT + "design: {kind: optuna, trials: 3}\n"
