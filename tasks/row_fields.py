@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.counting import counted
 from distill.tasks import reply_text
 from distill.tasks.records import RowError, check_text, is_blank, shown
 
@@ -218,6 +219,26 @@ def choices_of(value: Any, name: str = "choices") -> tuple[tuple[str, ...], tupl
     if len(marks) != len(found):
         raise RowError(f"{name} must have as many texts as labels; got {len(found)} texts and {len(marks)} labels")
     return found, texts(marks, f"a label of {name}")
+
+
+def choices_of_all(value: Any, name: str = "choices") -> tuple[str, ...]:
+    """The texts of choices that all rows have, as :func:`choices_of` reads those of a row.
+
+    Raises:
+      RowError: also if they are fewer than two, one is blank, or two are the same text.
+
+    >>> choices_of_all([1, 2.5, "none"])
+    ('1', '2.5', 'none')
+    """
+    found = choices_of(value, name)[0]
+    if len(found) < 2:
+        raise RowError(f"{name} has {counted(len(found), 'text')}")
+    for number, one in enumerate(found):
+        if is_blank(one):
+            raise RowError(f"{name}[{number}] is blank")
+        if one in found[:number]:
+            raise RowError(f"{name}[{found.index(one)}] and {name}[{number}] are the same text, {shown(one)}")
+    return found
 
 
 def _choice(value: Any, name: str) -> str:

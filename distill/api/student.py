@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 from flax import linen as nn
 
-from distill.api import keywords
+from distill.api import keywords, value_types
 from distill.api.paths import expand_home
 from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import tokenizer_files
@@ -30,6 +30,11 @@ from distill.tasks import jsonl, row_fields
 from distill.tasks.plain_vocabularies import Bytes, Plain, SentencePiece
 from distill.tasks.records import Record, check_text
 from distill.validation import quoted
+
+_CHOICES = (
+    "choices must be a list of texts or numbers for all inputs, such as ['yes', 'no'], or such a list for each input, "
+    "[['yes', 'no'], …]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Student:
         inputs: str | Sequence[str | Mapping[str, Any]],
         *,
         rationale: bool = False,
-        choices: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        choices: Sequence[str | int | float] | Sequence[Sequence[str | int | float]] | None = None,
     ) -> list[Answer]:
         """Answers inputs in their order. Warns, once, how many of them are truncated or unknown to the vocabulary.
 
@@ -99,14 +104,14 @@ class Student:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
             with. A single text is a list of one.
           rationale: decode the reasoning too. The answers do not depend on it.
-          choices: answer with the most probable of these texts: those of all inputs, or a list for each input. None:
-            ``decode.choices`` or those of the rows, if the student's ``decode.answers`` is ``choose``; else answers are
-            generated.
+          choices: answer with the most probable of these texts: those of all inputs, or a list for each input. Numbers are
+            texts, as in rows. None: ``decode.choices`` or those of the rows, if the student's ``decode.answers`` is
+            ``choose``; else answers are generated.
 
         Raises:
-          TypeError: ``inputs`` is neither a text nor a sequence.
-          ValueError: an input is empty or no text, choices are missing or have the same tokens, or the student's parameters
-            are not finite.
+          TypeError: ``inputs`` is neither a text nor a sequence, or ``choices`` is no list.
+          ValueError: an input is empty or no text, choices are missing, neither texts nor numbers, or have the same tokens,
+            or the student's parameters are not finite.
         """
         if isinstance(inputs, str) and inputs.endswith((".json", ".jsonl", ".gz")) and os.path.isfile(inputs):
             raise ValueError(f"inputs must be texts or rows; got the name of a file, {inputs!r}: give its rows")
@@ -128,35 +133,37 @@ class Student:
     def _choices_for(
         self,
         inputs: Sequence[str | Mapping[str, Any]],
-        choices: Sequence[str] | Sequence[Sequence[str]] | None,
+        choices: Sequence[Any] | None,
     ) -> list[tuple[str, ...]] | None:
         """The choices of each input; None if answers are generated. Raises ValueError for those that are missing."""
         field = self.description.choices if choices is None else None
         choices = field if isinstance(field, list) else choices
         if isinstance(field, str):
             given = [row_fields.value_of(one, field) if isinstance(one, Mapping) else None for one in inputs]
+            names = [f"inputs[{number}]: {field}" for number in range(len(inputs))]
         elif choices is None:
             return None
-        elif isinstance(choices, str) or not isinstance(choices, Sequence) or not _are_texts_or_lists(choices):
-            raise TypeError(f"choices must be a list of texts, or a list of them for each input; got {quoted(choices)}")
-        elif choices and isinstance(choices[0], str):
-            given = [list(choices)] * len(inputs)
-        elif len(choices) != len(inputs):
-            raise ValueError(
-                f"choices must have one list for each input; got {counted(len(choices), 'list')} for "
-                f"{counted(len(inputs), 'input')}"
-            )
+        elif isinstance(choices, str) or not isinstance(choices, Sequence):
+            raise TypeError(f"{_CHOICES}; got {quoted(choices)} ({type(choices).__name__})")
+        elif not any(isinstance(one, list | tuple) for one in choices):
+            given, names = [list(choices)] * len(inputs), ["choices"] * len(inputs)
         else:
-            given = [list(one) if isinstance(one, tuple) else one for one in choices]
+            for number, one in enumerate(choices):
+                if not isinstance(one, list | tuple):
+                    raise TypeError(f"{_CHOICES}; got a list, and {quoted(one)} as choices[{number}]")
+            if len(choices) != len(inputs):
+                raise ValueError(
+                    f"choices must have one list for each input; got {counted(len(choices), 'list')} for "
+                    f"{counted(len(inputs), 'input')}"
+                )
+            given, names = [list(one) for one in choices], [f"choices[{number}]" for number in range(len(choices))]
         found = []
-        for number, one in enumerate(given):
-            try:
-                texts = row_fields.choices_of(one, field if isinstance(field, str) else "choices")[0]
-            except ValueError as error:
-                raise ValueError(f"inputs[{number}]: {error}") from None
+        for number, (one, name) in enumerate(zip(given, names)):
+            plain = [value_types.plain_number(choice) for choice in one] if isinstance(one, list) else one
+            texts = row_fields.choices_of(plain, name)[0]
             if not texts:
                 raise ValueError(f"inputs[{number}] has no choices; give choices=[…]")
-            found.append(tuple(check_text(text, f"a choice of inputs[{number}]") for text in texts))
+            found.append(texts)
         return found
 
     @keywords.checked()
@@ -227,12 +234,6 @@ class Student:
             dataset=own.dataset or None,
             quantization=quantization,
         )
-
-
-def _are_texts_or_lists(choices: Sequence[Any]) -> bool:
-    """Whether ``choices`` are texts, or lists of them."""
-    lists = all(isinstance(one, list | tuple) and all(isinstance(text, str) for text in one) for one in choices)
-    return lists or all(isinstance(one, str) for one in choices)
 
 
 @keywords.checked()

@@ -38,7 +38,7 @@ def choices(text: str) -> str | list[str]:
     (['yes', 'no'], ['1', '2.5'], 'options')
     """
     from distill.tasks import row_fields
-    from distill.tasks.records import RowError, is_blank
+    from distill.tasks.records import RowError
 
     expected = """a field, or a list of two or more different texts, such as '["yes", "no"]'"""
     if not text.strip() or text.lstrip().startswith(("{", '"')):
@@ -47,15 +47,20 @@ def choices(text: str) -> str | list[str]:
         return text
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}: {_no_json(error, text)}") from None
     try:
-        texts = list(row_fields.choices_of(found)[0])
+        return list(row_fields.choices_of_all(found))
     except RowError as error:
         raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}: {error}") from None
-    if len(texts) < 2 or len(set(texts)) < len(texts) or any(map(is_blank, texts)):
-        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
-    return texts
+
+
+def _no_json(error: Exception, text: str) -> str:
+    """Why a text is not JSON, and where it breaks."""
+    if not isinstance(error, json.JSONDecodeError):
+        return "this is no list of texts and numbers"
+    place = "at its end" if error.pos >= len(text.rstrip()) else f"at character {error.pos + 1}"
+    return f"this is not valid JSON, {place}: {error.msg}"
 
 
 def input_file(text: str) -> str:

@@ -18,6 +18,8 @@ from distill.model.configs import NetworkConfig
 from distill.model.parameters import Params, in_compute_dtype, param_logical_axes
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding import partitioning
+from distill.tasks import row_fields
+from distill.tasks.records import RowError
 from distill.validation import quoted
 
 ANSWERS = ("generate", "choose")
@@ -49,7 +51,7 @@ class DecodeConfig:
         :mod:`distill.model.int8`.
       answers: ``generate`` decodes labels; ``choose`` takes the most probable of a row's choices, see
         :mod:`distill.inference.choosing`. Rationales are decoded in both.
-      choices: with ``choose``, the choices of all rows; empty: each row has its own.
+      choices: with ``choose``, the choices of all rows, kept as texts; empty: each row has its own.
       normalize_by_target_length: whether choices are ranked by their log-probability per token, as SeqIO's
         ``rank_classification`` can; by default, by that of the whole text, which favours short choices.
     """
@@ -68,7 +70,7 @@ class DecodeConfig:
     param_gather: str = "layer"
     weights: str = "compute"
     answers: str = "generate"
-    choices: tuple[str, ...] | list[str] = ()
+    choices: tuple[str | int | float, ...] | list[str | int | float] = ()
     normalize_by_target_length: bool = False
 
     def __post_init__(self) -> None:
@@ -115,12 +117,13 @@ class DecodeConfig:
 
 
 def _checked(choices: Any) -> tuple[str, ...]:
-    texts = list(choices) if isinstance(choices, list | tuple) else []
-    if choices and not (len(texts) > 1 and all(isinstance(text, str) and text.strip() for text in texts)):
-        raise ValueError(f"DecodeConfig.choices must be a list of two texts or more; got {quoted(choices)}")
-    if len(set(texts)) < len(texts):
-        raise ValueError(f"DecodeConfig.choices must differ; got {quoted(choices)}")
-    return tuple(texts)
+    expected = "DecodeConfig.choices must be a list of two or more different texts, such as ['yes', 'no']"
+    if choices and not isinstance(choices, list | tuple):
+        raise ValueError(f"{expected}; got {quoted(choices)} ({type(choices).__name__})")
+    try:
+        return row_fields.choices_of_all(list(choices)) if choices else ()
+    except RowError as error:
+        raise ValueError(f"{expected}; got {quoted(choices)}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,10 +117,10 @@ class Evaluator:
             return text
         return self.task.postprocess_fn(text, example=example, is_target=is_target)
 
-    def _choices_of(self, number: int, given: Sequence[str]) -> Sequence[str]:
+    def _choices_of(self, number: int, given: Sequence[object]) -> Sequence[str]:
         """The texts of an example's choices. Raises ValueError if there are none, or its target is not one of them."""
         example = self._examples[number]
-        choices = given or [_text(choice) for choice in example.get("choices", ())]
+        choices = [_text(choice) for choice in given or example.get("choices", ())]
         of = self._row(number)
         if not choices:
             raise ValueError(

@@ -117,7 +117,7 @@ class Student:
         if self.decode.answers != "choose":
             return None
         fields = self.rows.fields if self.rows is not None else {}
-        return list(self.decode.choices) or fields.get("choices", "choices")
+        return [str(choice) for choice in self.decode.choices] or fields.get("choices", "choices")
 
     def to_json(self) -> str:
         """The contents of ``student.json``."""

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 import distill
@@ -67,10 +68,18 @@ def test_answers_are_chosen(trained):
         assert one.score == pytest.approx(other.score, abs=1e-4)
     with pytest.raises(ValueError, match="one list for each input; got 1 list for 3 inputs"):
         trained.answer(rows, choices=[["1", "2"]])
-    with pytest.raises(TypeError, match="choices must be a list of texts, or a list of them for each input; got 'yes'"):
+    assert trained.answer(rows, choices=[1, np.int64(2), 3]) == same
+    assert trained.answer(rows, choices=[[1, "2"], (4, 5), [7, 8, 9]], rationale=True) == own
+    with pytest.raises(
+        TypeError, match=r"^choices must be a list of texts or numbers .*; got 'yes' \(str\)"
+    ):
         trained.answer(rows, choices="yes")
-    with pytest.raises(TypeError, match=r"or a list of them for each input; got \['yes', 1\]"):
-        trained.answer(rows, choices=["yes", 1])
+    with pytest.raises(TypeError, match=r"^choices must be .*; got a list, and 'yes' as choices\[1\]"):
+        trained.answer(rows, choices=[["yes", "no"], "yes"])
+    with pytest.raises(ValueError, match=r"^choices\[1\] is null; expected a text or a number"):
+        trained.answer(rows, choices=["yes", None])
+    with pytest.raises(ValueError, match=r"^choices\[1\]\[0\] is not text but list"):
+        trained.answer(rows, choices=[["1", "2"], [["yes"], "no"], ["1", "2"]])
     with pytest.raises(ValueError, match=r"inputs\[0\]: there must be two different choices or more; got \['1', '1'\]"):
         trained.answer(rows, choices=["1", "1"])
     with pytest.raises(ValueError, match=r"inputs\[1\] has no choices"):

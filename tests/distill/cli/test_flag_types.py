@@ -46,6 +46,24 @@ def test_choices_are_a_field_or_different_texts(text):
         flag_types.choices(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('["a",', "this is not valid JSON, at its end: Expecting value"),
+        ("['a', 'b']", "this is not valid JSON, at character 2: Expecting value"),
+        ('["a" "b"]', "this is not valid JSON, at character 6: Expecting ',' delimiter"),
+        ('["a"]', "choices has 1 text"),
+        ('["1", 1]', "choices[0] and choices[1] are the same text, '1'"),
+        ('["a", " "]', "choices[1] is blank"),
+        ("[" * 9999, "this is no list of texts and numbers"),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_choices_is_said(text, why):
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        flag_types.choices(text)
+    assert str(error.value).endswith(f": {why}") and """such as '["yes", "no"]'; got""" in str(error.value)
+
+
 @pytest.mark.parametrize("value", [[1, 2], [0.5, "half"], [True, False], ["a", None], ["a", ["b"]]])
 def test_choices_of_a_flag_are_read_as_those_of_a_row(value):
     try:

@@ -117,10 +117,23 @@ def test_choices_that_infer_refuses_are_refused_with_their_row(tmp_path, argumen
         evaluate.Evaluator(task, "test", decoder)
 
 
-@pytest.mark.parametrize("choices", ["yes", ["yes"], ["yes", 1], ["yes", " "], ["yes", "yes"], 7])
-def test_choices_are_different_texts(choices):
-    with pytest.raises(ValueError, match=r"DecodeConfig\.choices must (be a list of two texts or more|differ); got "):
+@pytest.mark.parametrize(
+    ("choices", "why"),
+    [
+        ("yes", "'yes' (str)"),
+        (7, "7 (int)"),
+        (["yes"], "['yes']: choices has 1 text"),
+        (["yes", None], "['yes', None]: choices[1] is null; expected a text or a number"),
+        (["yes", " "], "['yes', ' ']: choices[1] is blank"),
+        (["1", 1], "['1', 1]: choices[0] and choices[1] are the same text, '1'"),
+    ],
+)
+def test_choices_are_different_texts(choices, why):
+    with pytest.raises(ValueError) as error:
         DecodeConfig(answers="choose", choices=choices)
+    expected = "DecodeConfig.choices must be a list of two or more different texts, such as ['yes', 'no']; got "
+    assert str(error.value) == expected + why
+    assert DecodeConfig(answers="choose", choices=[5, 0.5, "six"]).choices == ("5", "0.5", "six")
 
 
 def test_choices_are_not_ignored():
