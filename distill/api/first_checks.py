@@ -18,6 +18,9 @@ from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
 from distill.inference.own_files import CONFIG
+from distill.tasks import row_fields
+from distill.tasks.records import RowError, SourceError
+from distill.validation import quoted
 
 _READ = 10_000  # rows that are read at most
 _PURPOSE = "rows of split train"
@@ -58,6 +61,7 @@ def check(
     reads_files = of_files is not None and of_files.macro == "FILES"
     source = _source(scan) if reads_files else None  # its message shows the form that rows are named in
     configuration.check_values(scan)
+    chooses_of_rows = _check_choices(scan)
     if reads_files:
         _check_split(scan.values.get("FILES"), evaluates)
     if trains:
@@ -70,7 +74,62 @@ def check(
         )
         if reads_files and used.get("CACHE_DIR") is None:
             _check_named(used, used.get("TEST_SPLIT") if validates else None, source if reads else None)
+    if chooses_of_rows and source is not None and reads:
+        begun = trains and _has_begun(expand_home(scan.values.get("MODEL_DIR")))
+        scored = ("validation", scan.values.get("TEST_SPLIT")) if trains and validates and not begun else (evaluates,)
+        for split in filter(None, scored):
+            _check_rows_have_choices(source, split)
     return scan
+
+
+def _check_choices(scan: Scan) -> bool:
+    """Checks the choices of ``DecodeConfig`` as far as they are literals; returns whether a run chooses among each row's.
+
+    Raises:
+      ConfigurationError: a list that the class refuses, or one that it would not use.
+    """
+    of_rows, called = False, scan.called()
+    places = {(scope, selector) for scope, selector, _ in scan.given if selector.rpartition(".")[2] == "DecodeConfig"}
+    for scope, selector in sorted(places):
+        choices, answers = (scan.given.get((scope, selector, name)) for name in ("choices", "answers"))
+        found, method = (None if given is None else scan.literal(given) for given in (choices, answers))
+        chooses = method is not None and method.value == "choose"
+        of_rows |= selector in called and chooses and choices is None
+        if found is None or not found.value or selector not in called:
+            continue
+        name = f"{selector}.choices (set in {found.place})"
+        try:
+            row_fields.choices_of_all(list(found.value))
+        except RowError as error:
+            expected = "expected a list of two or more different texts, such as ['yes', 'no']"
+            raise ConfigurationError(f"{name}: {expected}; got {quoted(found.value)}: {error}") from None
+        if answers is None or (method is not None and not chooses):
+            raise ConfigurationError(f"{name} changes nothing without {selector}.answers='choose'; set it, too")
+    return of_rows
+
+
+def _check_rows_have_choices(source: dict[str, Any], split: str) -> None:
+    """Raises SourceError if none of the first local rows of a split has choices, of which each must have some."""
+    from distill.tasks import jsonl
+
+    files = source["files"]
+    given = "train" if split == "validation" and split not in files else split  # validation rows may be cut from these
+    if given not in files:
+        return
+    try:
+        first = next(jsonl.resolved(jsonl.paths_of(files[given], given), f"rows of split {given}"))
+        if "://" in str(first):
+            return
+        records = itertools.islice(jsonl.JsonLines(**source)(given), _READ)
+        if any(record.choices for record in records):
+            return
+    except FileNotFoundError:  # `eval` may find it in the folder of the training
+        return
+    raise SourceError(
+        f"{first}: no row has choices, which DecodeConfig.answers='choose' takes the answers of split {split!r} from; name "
+        f"their field, FIELDS={{'choices': 'FIELD'}} (the rows have: {', '.join(jsonl.first_fields(first, 'rows'))}), or "
+        "give those of all rows, DecodeConfig.choices=['yes', 'no']"
+    )
 
 
 def _source(scan: Scan) -> dict[str, Any] | None:
@@ -151,7 +210,6 @@ def _check_rows(source: str, state: tuple[tuple[int, int, int], ...]) -> None:
       state: of the files, so that files that were changed are read again.
     """
     from distill.tasks import jsonl
-    from distill.tasks.records import SourceError
 
     arguments = json.loads(source)
     has_target = False

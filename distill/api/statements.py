@@ -36,6 +36,13 @@ class Given(NamedTuple):
     macro: str | None
 
 
+class Literal(NamedTuple):
+    """A value without references, and where it is set."""
+
+    value: Any
+    place: str
+
+
 @dataclasses.dataclass
 class Scan:
     """The statements of the files, without importing or binding anything.
@@ -67,6 +74,14 @@ class Scan:
     refers: dict[tuple[str, str, str], list[str]] = dataclasses.field(default_factory=dict)
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     place: str = COMMAND_LINE
+
+    def literal(self, given: Given) -> "Literal | None":
+        """A bound literal, or a macro's, and where it is set; None for a macro without a literal."""
+        if given.macro is None:
+            return Literal(given.value, given.use.place)
+        if given.macro not in self.values:
+            return None
+        return Literal(self.values[given.macro], self.defined[given.macro][-1])
 
     def called(self) -> set[str]:
         """The functions and classes that a run calls: commands' own, and those that values in effect refer to.

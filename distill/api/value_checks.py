@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from distill import validation
 from distill.api import signatures, source_rules, value_types
 from distill.api.source_rules import UNREADABLE, Definition
-from distill.api.statements import Given, Scan
+from distill.api.statements import Scan
 
 
 def problems(scan: Scan) -> Iterator[str]:
@@ -25,7 +25,7 @@ def problems(scan: Scan) -> Iterator[str]:
     called = scan.called()
     relations = []
     for (scope, selector, _), given in scan.given.items():
-        found = _value(scan, given)
+        found = scan.literal(given)
         symbol, *attributes = given.use.selector.split(".")
         imports = given.use.imports
         if found is None or not imports.dynamic or symbol not in imports.modules or len(attributes) != 1:
@@ -35,12 +35,14 @@ def problems(scan: Scan) -> Iterator[str]:
         if definition is None or given.macro in named:
             continue
         others = _Others(scan, scope, selector, definition[0], selector in called)
-        problem = _problem(*definition, given.argument, found[0], others)
+        problem = _problem(*definition, given.argument, found.value, others)
         if problem is not None:
             if given.macro is not None:
                 named.add(given.macro)
             name = f"{symbol}.{attributes[0]}.{given.argument}"
-            where = f"{given.macro} (set in {found[1]}), as {name}" if given.macro else f"{name} (set in {found[1]})"
+            where = (
+                f"{given.macro} (set in {found.place}), as {name}" if given.macro else f"{name} (set in {found.place})"
+            )
             if problem.other is None:
                 yield f"{where}: {problem.text}"
             else:
@@ -48,13 +50,6 @@ def problems(scan: Scan) -> Iterator[str]:
     for other, line in relations:
         if other not in named:  # else the range follows from a mistake
             yield line
-
-
-def _value(scan: Scan, given: Given) -> tuple[Any, str] | None:
-    """A bound literal, or a macro's, and where it is set; None for a macro without a literal."""
-    if given.macro is None:
-        return given.value, given.use.place
-    return (scan.values[given.macro], scan.defined[given.macro][-1]) if given.macro in scan.values else None
 
 
 class _Problem(NamedTuple):
@@ -76,9 +71,9 @@ class _Others(NamedTuple):
     def __call__(self, argument: str) -> tuple[str, Any]:
         """The name of an argument, which is its macro's if it has one, and its value."""
         given = self.scan.given.get((self.scope, self.selector, argument))
-        found = None if given is None else _value(self.scan, given)
+        found = None if given is None else self.scan.literal(given)
         if given is not None and found is not None:
-            return given.macro or argument, found[0]
+            return given.macro or argument, found.value
         bound = any(key[1:] == (self.selector, argument) for key in self.scan.refers)
         default = None if bound else source_rules.default(self.node, argument)
         return argument, default.value if isinstance(default, ast.Constant) else UNREADABLE

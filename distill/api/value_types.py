@@ -130,7 +130,8 @@ def shown(hint: Any) -> str:
     if (typing.get_origin(hint) or hint) is collections.abc.Callable:
         return "function"
     text = hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint)
-    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text).replace("NoneType", "None")
+    text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text).replace("NoneType", "None")
+    return re.sub(r"\bUnion\[([^\[\]]*)\]", lambda union: union[1].replace(", ", " or "), text).replace(" | ", " or ")
 
 
 def _name(kind: type | None) -> str:

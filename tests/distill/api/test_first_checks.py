@@ -110,6 +110,29 @@ def check(*bindings, files=FILES, **more):
             "MODEL_DIR=/proc/x/y cannot be made in /proc: No such file or directory; give a",
         ),
         ("MODEL_DIR = 'qa.jsonl/x'", "qa.jsonl is a file; give the path of a new folder"),
+        (
+            "evaluate.DecodeConfig.choices = 7",
+            "evaluate.DecodeConfig.choices (set in the command line): expected tuple[str or int or float, ...] or ",
+        ),
+        (
+            "evaluate.DecodeConfig.choices = ['a', None]",
+            "expected tuple[str or int or float, ...] or list[str or int or float]; got ['a', None] (list)",
+        ),
+        (
+            "evaluate.DecodeConfig.choices = ['1', 1]",
+            "expected a list of two or more different texts, such as ['yes', 'no']; got ['1', 1]: choices[0] and "
+            "choices[1] are the same text, '1'",
+        ),
+        (
+            "evaluate.DecodeConfig.choices = ['a', 'b']",
+            "evaluate.DecodeConfig.choices (set in the command line) changes nothing without "
+            "evaluate.DecodeConfig.answers='choose'; set it, too",
+        ),
+        (
+            "evaluate.DecodeConfig.answers = choose",
+            "train.jsonl: no row has choices, which DecodeConfig.answers='choose' takes the answers of split 'validation' "
+            "from; name their field, FIELDS={'choices': 'FIELD'} (the rows have: input, label), or give those of all ",
+        ),
         ("TRIAN_STEPS = 3", "nothing uses TRIAN_STEPS (set in the command line); did you mean 'TRAIN_STEPS'"),
         ("train.LoopConfig.log_perod = 3", "train.LoopConfig has no argument 'log_perod'; did you mean 'log_period'?"),
     ],
@@ -207,6 +230,30 @@ def test_a_split_to_score_is_one_that_has_rows():
         check(trains=False, evaluates="tset")
     with pytest.raises(ConfigurationError, match="did you mean 'test'"):
         check("FILES = {'test': 'train.jsonl'}", trains=False, evaluates="tset")
+
+
+def test_choices_of_the_rows_that_are_scored(tmp_path):
+    (tmp_path / "chosen.jsonl").write_text('{"input": "a", "label": "b", "options": ["b", 7]}\n')
+    files = "FILES = {'train': 'train.jsonl', 'test': 'chosen.jsonl'}"
+    choose = ["evaluate.DecodeConfig.answers = choose", files]
+    test = {"trains": False, "evaluates": "test"}
+    check(*choose, "FIELDS = {'choices': 'options'}", **test)
+    with pytest.raises(
+        SourceError, match=r"chosen\.jsonl: no row has choices.* \(the rows have: input, label, options\)"
+    ):
+        check(*choose, **test)
+    with pytest.raises(
+        SourceError, match=r"has the field 'optiosn' that 'choices' is mapped to; did you mean 'options'"
+    ):
+        check(*choose, "FIELDS = {'choices': 'optiosn'}", **test)
+    check(*choose, "evaluate.DecodeConfig.choices = ['b', 7]", **test)
+    check(
+        *choose, "FILES = {'train': 'train.jsonl', 'test': 'elsewhere.jsonl'}", **test
+    )  # found in the training's folder
+    check(*choose, "TEST_SPLIT = 'test'", "train.train.validation = None")
+    cached = ["CACHE_DIR = 'cached'", "TEST_SPLIT = 'test'", "FIELDS = {'choices': 'options'}"]
+    check(*choose, *cached, "FILES = {'test': 'chosen.jsonl'}")  # no file gives its validation rows
+    check(files, **test)
 
 
 def test_macros_that_the_command_provides_need_not_be_set():

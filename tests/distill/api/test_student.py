@@ -70,9 +70,7 @@ def test_answers_are_chosen(trained):
         trained.answer(rows, choices=[["1", "2"]])
     assert trained.answer(rows, choices=[1, np.int64(2), 3]) == same
     assert trained.answer(rows, choices=[[1, "2"], (4, 5), [7, 8, 9]], rationale=True) == own
-    with pytest.raises(
-        TypeError, match=r"^choices must be a list of texts or numbers .*; got 'yes' \(str\)"
-    ):
+    with pytest.raises(TypeError, match=r"^choices must be a list of texts or numbers .*; got 'yes' \(str\)"):
         trained.answer(rows, choices="yes")
     with pytest.raises(TypeError, match=r"^choices must be .*; got a list, and 'yes' as choices\[1\]"):
         trained.answer(rows, choices=[["yes", "no"], "yes"])
