@@ -95,6 +95,20 @@ class DecodeConfig:
                 "them at its default"
             )
 
+    def in_effect(self) -> dict[str, Any]:
+        """The settings that answers depend on, without those of other methods and of how answers are not made.
+
+        >>> DecodeConfig(method="beam", num_beams=2).in_effect()["num_beams"], "num_beams" in DecodeConfig().in_effect()
+        (2, False)
+        """
+        if self.answers == "choose":
+            names = ["answers", "choices", "normalize_by_target_length", "max_input_len"]
+        else:
+            names = ["answers", "method", *(name for name, method in _METHOD_OF.items() if method == self.method)]
+            names += ["seed", "batch_size", "bucket"] if self.method == "sample" else []
+            names += ["max_decode_len", "max_input_len", "weights"]
+        return {name: getattr(self, name) for name in names}
+
     def unused(self, chooses: bool | None = None) -> list[str]:
         """Warnings of settings that change nothing.
 

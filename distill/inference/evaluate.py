@@ -1,5 +1,6 @@
 """Decoding a SeqIO task's split and scoring it with the task's own metrics."""
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -237,6 +238,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
+    The latter also holds ``settings``: the task, the split and the number of examples, the student's step and dtype, and
+    the settings of decoding that took effect.
+
     Answers that are chosen (``decode.answers``) are written to ``<task>_chosen_<split>``, and those of the first rows
     alone to names that end in ``_first_<max_examples>``.
 
@@ -275,12 +279,15 @@ def evaluate(
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)
+    settings = {"task": task_name, "split": split, "examples": len(evaluator), "step": step, "dtype": model.dtype}
+    evaluation = dataclasses.replace(evaluation, settings=settings | {"decode": decode.in_effect()})
     if jax.process_index() == 0:
         chosen = "_chosen" if decode.answers == "choose" else ""
         part = "" if max_examples is None else f"_first_{max_examples}"
         stem = folder / f"{task_name}{chosen}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
-        atomic_files.replace(f"{stem}.metrics.json", json.dumps(evaluation.metrics, indent=2) + "\n")
+        found = {**evaluation.metrics, "settings": evaluation.settings}
+        atomic_files.replace(f"{stem}.metrics.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         terminal.say(
             f"the student of step {step}; its predictions are in {stem}.jsonl, the metrics in {stem.name}.metrics.json"
         )

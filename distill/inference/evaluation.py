@@ -18,10 +18,12 @@ class Evaluation:
       rows: one JSON-ready dict per example: ``id``, ``target``, ``prediction`` and ``input`` texts; ``correct``, None for a
         task without accuracy; ``rationale`` and ``teacher``, the row's own rationale and teacher's label, None where it has
         none; ``score``, the log-probability of the prediction.
+      settings: what was scored and how, JSON-ready; empty if that is not known.
     """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, path: epath.PathLike) -> None:
         """Writes the rows as JSON lines."""

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def test_evaluate_gives_the_numbers_of_the_command(trained, tmp_path, capsys):
     assert main.main(["eval", f"--model_dir={trained.directory}", f"--output={tmp_path}"]) == 0, capsys.readouterr().err
     metrics = json.loads((tmp_path / "rows_label_test.metrics.json").read_text())
+    assert metrics.pop("settings")["step"] == trained.step
     assert distill.evaluate(trained, sums(6, 28), fields=FIELDS) == metrics == trained.result["test"]
     with_reasons = distill.evaluate(trained, sums(2), fields=FIELDS, rationale=True)
     assert with_reasons["rouge_l_low"] <= with_reasons["rouge_l"] <= with_reasons["rouge_l_high"]

@@ -188,6 +188,17 @@ def test_settings_of_another_method_are_unused():
     assert DecodeConfig(method="beam", num_beams=2, beam_rule="t5x").unused() == []
 
 
+def test_settings_in_effect_are_those_of_the_method():
+    assert DecodeConfig(8, 16).in_effect() == {
+        "answers": "generate", "method": "greedy", "max_decode_len": 8, "max_input_len": 16, "weights": "compute",
+    }  # fmt: skip
+    assert {"temperature", "top_k", "seed", "batch_size"} <= DecodeConfig(method="sample").in_effect().keys()
+    assert DecodeConfig(method="beam").in_effect().keys() >= {"num_beams", "length_penalty", "beam_rule"}
+    assert DecodeConfig(8, 16, answers="choose", choices=("a", "b"), method="beam").in_effect() == {
+        "answers": "choose", "choices": ("a", "b"), "normalize_by_target_length": False, "max_input_len": 16,
+    }  # fmt: skip
+
+
 def test_a_setting_of_choices_is_unused_where_answers_are_generated():
     (warning,) = DecodeConfig(normalize_by_target_length=True).unused()
     assert warning.startswith("DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices")

@@ -27,7 +27,11 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert again.metrics == result["test"]
     stem = tmp_path / "run" / "predictions" / f"{sums.label}_test"
-    assert json.loads(stem.with_suffix(".metrics.json").read_text()) == again.metrics
+    written = json.loads(stem.with_suffix(".metrics.json").read_text())
+    settings = written.pop("settings")
+    assert written == again.metrics and settings == again.settings
+    assert {"task": sums.label, "split": "test", "step": result["best_step"]}.items() <= settings.items()
+    assert settings["decode"]["max_decode_len"] == 4 and settings["examples"] == len(again.rows)
     place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
     assert place in capsys.readouterr().err
     longer = DecodeConfig(max_decode_len=32, max_input_len=32, batch_size=8)
