@@ -111,6 +111,7 @@ class Run:
             rows=RowFormat.of(dataset.source),
             dataset=dataset.name,
             answer=dataset.answer,
+            trained_input_len=self.arguments["data"].task_feature_lengths["inputs"],
             decode=DecodeConfig() if validation is None else validation.decode,
             mesh=self.arguments.get("mesh") or MeshConfig(),
             trained_in=os.getcwd(),

@@ -98,7 +98,7 @@ class Student:
         rationale: bool = False,
         choices: Sequence[str | int | float] | Sequence[Sequence[str | int | float]] | None = None,
     ) -> list[Answer]:
-        """Answers inputs in their order. Warns, once, how many of them are truncated or unknown to the vocabulary.
+        """Answers inputs in their order. Warns, once, how many are truncated, untrained in length, or of unknown tokens.
 
         Args:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
@@ -174,7 +174,7 @@ class Student:
         return self._answering.rationales(texts)
 
     def _remark(self, texts: Sequence[str]) -> None:
-        """Logs how many inputs are truncated or unknown to the vocabulary; once for the inputs of a call."""
+        """Logs how many inputs do not fit the student; once for the inputs of a call."""
         decode = "dataclasses.replace(student.description.decode, max_input_len={})"
         setting = f"student = distill.load({str(self.directory)!r}, decode={decode})"
         for text in self._answering.fit(texts).remarks(setting):

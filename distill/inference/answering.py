@@ -20,6 +20,8 @@ from distill.tasks.plain_vocabularies import Plain
 RATIONALE_TOKENS = 256
 MANY_UNKNOWN = 0.2
 """The share of unknown tokens above which an input is counted."""
+LIMIT = "--gin.MAX_INPUT_LEN={}"
+"""How commands are given the length that inputs are truncated to; see :meth:`Fit.remarks`."""
 
 
 class Answered(NamedTuple):
@@ -54,16 +56,27 @@ class Fit:
       longest: tokens of the longest input.
       unknown: inputs with more than :data:`MANY_UNKNOWN` unknown tokens.
       limit: tokens that an input may have; 0: not known.
+      beyond: inputs that have, as far as they are read, more tokens than the inputs of the training.
+      trained: tokens that the inputs of the training had at most; 0: not known.
     """
 
     cut: int = 0
     longest: int = 0
     unknown: int = 0
     limit: int = 0
+    beyond: int = 0
+    trained: int = 0
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int], limit: int, trained: int, unknown: int = 0) -> "Fit":
+        """Counts inputs by their numbers of tokens; the other arguments are attributes."""
+        beyond = sum(min(length, limit) > trained for length in lengths) if trained else 0
+        return cls(sum(length > limit for length in lengths), max(lengths, default=0), unknown, limit, beyond, trained)
 
     def __add__(self, other: "Fit") -> "Fit":
         longest, limit = max(self.longest, other.longest), max(self.limit, other.limit)
-        return Fit(self.cut + other.cut, longest, self.unknown + other.unknown, limit)
+        beyond, trained = self.beyond + other.beyond, max(self.trained, other.trained)
+        return Fit(self.cut + other.cut, longest, self.unknown + other.unknown, limit, beyond, trained)
 
     def remarks(self, setting: str) -> list[str]:
         """Sentences for the user, with a remedy each.
@@ -77,6 +90,13 @@ class Fit:
             lines.append(
                 f"{counted(self.cut, 'input')} longer than {limit} {form(self.cut, 'was', 'were')} truncated; the longest "
                 f"has {self.longest:,} tokens, {setting.format(self.longest)} keeps it whole"
+            )
+        if self.beyond:
+            lines.append(
+                f"{counted(self.beyond, 'input')} {form(self.beyond, 'has', 'have')} more than {self.trained:,} tokens, to "
+                f"which training truncated its inputs; the longest has {self.longest:,}. Answers to them are untrained: "
+                f"check them, truncate as training did with {setting.format(self.trained)}, or train with longer inputs "
+                "(TASK_FEATURE_LENGTHS)"
             )
         if self.unknown:
             have = form(self.unknown, "has", "have")
@@ -169,16 +189,12 @@ class Answering:
         return [self._text(p) for p in self._decode(self._rationales, self.student.rationale_prefix, inputs)]
 
     def fit(self, inputs: Sequence[str]) -> "Fit":
-        """How many inputs are longer than ``max_input_len``, or have many tokens that the vocabulary does not know."""
+        """How many inputs are longer than ``max_input_len`` or those of the training, or have many unknown tokens."""
         prefix = "" if self.student.form == "single" else self.student.label_prefix
         found, limit = self._encoded(prefix, inputs), self.student.decode.max_input_len
         own = len(self.vocabulary.encode(prefix)) + 1 if prefix else 1  # of the prefix and EOS
-        return Fit(
-            sum(len(ids) > limit for ids in found),
-            max(map(len, found), default=0),
-            sum(ids.count(self.vocabulary.unk_id) > MANY_UNKNOWN * max(1, len(ids) - own) for ids in found),
-            limit,
-        )
+        unknown = sum(ids.count(self.vocabulary.unk_id) > MANY_UNKNOWN * max(1, len(ids) - own) for ids in found)
+        return Fit.of_lengths([len(ids) for ids in found], limit, self.student.trained_input_len, unknown)
 
     def _encoded(self, prefix: str, inputs: Sequence[str]) -> list[list[int]]:
         """The token ids of each input. They are kept from :meth:`fit` to the answers of the same inputs."""

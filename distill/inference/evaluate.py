@@ -16,7 +16,8 @@ from flax import linen as nn
 from distill import atomic_files, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
-from distill.inference import choosing
+from distill.inference import answering, choosing
+from distill.inference import student as student_file
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
@@ -111,6 +112,12 @@ class Evaluator:
             f"{too_long} of {counted(len(lengths), 'target')} ({too_long / len(lengths):.1%}) of task {self.task.name!r}, "
             f"split {self.split!r}, {form(too_long, 'is', 'are')} longer than MAX_DECODE_LEN = {max_decode_len} and cannot "
             f"be predicted; {remedy}"
+        )
+
+    def fit(self, max_input_len: int, trained_input_len: int) -> answering.Fit:
+        """How the split's inputs fit the decoding and the training. Arguments as of ``DecodeConfig`` and the student."""
+        return answering.Fit.of_lengths(
+            [len(example["inputs"]) for example in self._examples], max_input_len, trained_input_len
         )
 
     def _postprocess(self, text: str, example: Mapping[str, Any], is_target: bool) -> Any:
@@ -274,7 +281,8 @@ def evaluate(
             step, params = restore_student(model_dir, model, device_mesh, rules)
         with terminal.stage(f"reading {task_name}, split {split!r}"):
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
-        for warning in (*decode.unused(), *filter(None, [evaluator.check_lengths(decode.max_decode_len)])):
+        fit = evaluator.fit(decode.max_input_len, _trained_input_len(model_dir)).remarks(answering.LIMIT)
+        for warning in (*decode.unused(), *filter(None, [evaluator.check_lengths(decode.max_decode_len)]), *fit):
             logging.warning("%s", warning)
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
@@ -292,6 +300,13 @@ def evaluate(
             f"the student of step {step}; its predictions are in {stem}.jsonl, the metrics in {stem.name}.metrics.json"
         )
     return evaluation
+
+
+def _trained_input_len(model_dir: str) -> int:
+    """Tokens that the student's training truncated inputs to; 0 if its directory does not record them."""
+    if not (epath.Path(model_dir) / student_file.FILE).exists():
+        return 0
+    return student_file.read(model_dir).trained_input_len
 
 
 def _check_writable(folder: epath.Path) -> None:

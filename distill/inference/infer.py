@@ -40,20 +40,17 @@ class InferReport:
       found: lines that the output held already.
       failed: rows that could not be answered now.
       reasons: counts of the reasons why rows could not be answered, including rows of earlier calls.
-      cut: inputs that this call truncated to ``max_input_len``.
-      longest: tokens of the longest input of this call.
       first: reason → the first row with it, ``file:line``; of earlier calls, only rows whose input could not be read.
-      unknown: inputs of this call of which the vocabulary does not know :data:`answering.MANY_UNKNOWN` of the tokens.
+      fit: how the inputs of this call fit the student: those that were truncated, longer than the inputs of the training,
+        or of unknown tokens.
     """
 
     answered: int
     found: int
     failed: int
     reasons: Mapping[str, int]
-    cut: int = 0
-    longest: int = 0
-    unknown: int = 0
     first: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fit: answering.Fit = answering.Fit()
 
 
 class Progress(Protocol):
@@ -261,10 +258,8 @@ def _answer(
         out.found.rows,
         out.record.failed - out.found.failed,
         dict(out.record.reasons.most_common()),
-        fit.cut,
-        fit.longest,
-        fit.unknown,
         places,
+        fit,
     )
 
 
@@ -389,8 +384,5 @@ def summary(report: InferReport, output: str) -> str:
     lines += [f"  {counted_reason(report, reason)}" for reason, _ in Counter(report.reasons).most_common(10)]
     if len(report.reasons) > 10:
         lines.append(f"  and {counted(len(report.reasons) - 10, 'more reason')}")
-    lines += [f"  {text}" for text in answering.Fit(report.cut, report.longest, report.unknown).remarks(_LIMIT)]
+    lines += [f"  {text}" for text in report.fit.remarks(answering.LIMIT)]
     return "\n".join(lines)
-
-
-_LIMIT = "--gin.MAX_INPUT_LEN={}"

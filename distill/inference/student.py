@@ -89,6 +89,7 @@ class Student:
       rows: how rows are read; None: the data set is not of JSON lines.
       dataset: the data set's name.
       answer: how its answers are compared.
+      trained_input_len: tokens that training truncated inputs to; 0: not recorded.
       decode: how labels are decoded.
       mesh: of the run.
       trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
@@ -107,6 +108,7 @@ class Student:
     rows: RowFormat | None = None
     dataset: str = ""
     answer: str = "text"
+    trained_input_len: int = 0
     decode: DecodeConfig = DecodeConfig()
     mesh: MeshConfig = MeshConfig()
     trained_in: str = ""
@@ -156,6 +158,7 @@ def built(fields: Mapping[str, Any], where: str) -> Student:
         raise ValueError(
             f"{where}: vocabulary_extra_ids must be in [0, {_MAX_EXTRA_IDS}]; got {student.vocabulary_extra_ids}"
         )
+    validation.check_range(f"{where}: trained_input_len", student.trained_input_len, "≥ 0")
     layers = max(student.model.num_encoder_layers, student.model.num_decoder_layers)
     if layers > _MAX_LAYERS:
         raise ValueError(f"{where}: model: at most {_MAX_LAYERS} layers are expected; got {layers}")

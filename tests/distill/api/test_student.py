@@ -55,6 +55,17 @@ def test_inputs_are_checked(trained):
     assert trained.answer([]) == []
 
 
+def test_inputs_longer_than_those_of_the_training_are_warned_of(trained, caplog):
+    assert trained.description.trained_input_len == 64
+    decode = dataclasses.replace(trained.description.decode, max_input_len=96)
+    distill.load(trained.directory, decode=decode).answer(["1 and 2?", "1 and 2?" * 9])
+    (text,) = [text for text in caplog.messages if "training truncated" in text]
+    assert text.startswith(
+        "1 input has more than 64 tokens, to which training truncated its inputs; the longest has 81. "
+    )
+    assert "truncate as training did with student = distill.load(" in text and "max_input_len=64)), or" in text
+
+
 def test_answers_are_chosen(trained):
     rows = sums(3)
     same = trained.answer(rows, choices=["1", "2", "3"])

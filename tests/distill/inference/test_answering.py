@@ -115,6 +115,16 @@ def test_inputs_that_are_cut_are_counted_with_their_prefix(answering_of):
     assert answering_of().fit([]) + found == found
 
 
+def test_inputs_longer_than_those_of_the_training_are_counted(answering_of):
+    lengths = ["x" * 3, "x" * 7, "x" * 90]
+    found = answering_of(trained_input_len=12).fit(lengths)
+    assert (found.cut, found.beyond, found.trained) == (1, 2, 12)
+    assert answering_of(trained_input_len=16).fit(lengths).beyond == 0  # no more than 16 tokens are read
+    assert answering_of().fit(lengths).beyond == 0 and found + found == answering_of(trained_input_len=12).fit(
+        lengths * 2
+    )
+
+
 def test_inputs_with_many_unknown_tokens_are_counted(answering_of):
     ask = answering_of()
     unknown = ask.vocabulary.unk_id
@@ -129,6 +139,12 @@ def test_remarks_agree_with_their_numbers_and_name_the_remedy():
     (one,) = answering.Fit(1, 57, 0, 32).remarks("--gin.MAX_INPUT_LEN={}")
     assert one == (
         "1 input longer than 32 tokens was truncated; the longest has 57 tokens, --gin.MAX_INPUT_LEN=57 keeps it whole"
+    )
+    (beyond,) = answering.Fit(0, 57, 0, 99, 2, 32).remarks("--gin.MAX_INPUT_LEN={}")
+    assert beyond == (
+        "2 inputs have more than 32 tokens, to which training truncated its inputs; the longest has 57. Answers to them "
+        "are untrained: check them, truncate as training did with --gin.MAX_INPUT_LEN=32, or train with longer inputs "
+        "(TASK_FEATURE_LENGTHS)"
     )
     cut, unknown = answering.Fit(2, 57, 3).remarks("{}")
     assert cut.startswith("2 inputs longer than MAX_INPUT_LEN were") and unknown.startswith(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
 
 
-def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys):
+def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, caplog):
     model_dir = str(tmp_path / "run")
     train.train(model_dir, **arguments)
     student = {"model": arguments["model"], "mesh": arguments["mesh"]}
@@ -34,9 +34,12 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys):
     assert settings["decode"]["max_decode_len"] == 4 and settings["examples"] == len(again.rows)
     place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
     assert place in capsys.readouterr().err
+    assert not [text for text in caplog.messages if "training truncated" in text]
+    students.write(model_dir, students.Student(arguments["model"], "bytes", 125, trained_input_len=15), None)
     longer = DecodeConfig(max_decode_len=32, max_input_len=32, batch_size=8)
     rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
     assert {"rouge_l", "bleu"} <= set(rationales.metrics)
+    assert [text for text in caplog.messages if "more than 15 tokens, to which training truncated its inputs" in text]
 
 
 def test_a_mixture_cannot_be_evaluated(model_dir, arguments, sums):

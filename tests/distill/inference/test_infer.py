@@ -15,7 +15,7 @@ from distill.inference import answers
 from distill.inference import infer as infer_module
 from distill.inference import student as students
 from distill.inference.answering import Answering
-from distill.inference.infer import infer
+from distill.inference.infer import infer, summary
 from distill.tasks import jsonl
 from distill.tasks.records import RowError, SourceError
 from tests_support import files_of, read_lines, write_lines
@@ -324,7 +324,16 @@ def test_inputs_can_be_templates(tmp_path, model_dir):
     write_lines(
         tmp_path / "in.jsonl", [{"a": "1", "b": 2}, {"a": "1"}, {"a": "1", "b": {}}, {"a": "1", "b": ["x", "y"]}]
     )
-    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), input_field="{a} and {b}?", model_dir=model_dir)
+    student = dataclasses.replace(students.read(model_dir), trained_input_len=20)
+    report = infer(
+        str(tmp_path / "in.jsonl"),
+        str(tmp_path / "out.jsonl"),
+        input_field="{a} and {b}?",
+        model_dir=model_dir,
+        student=student,
+    )
+    assert (report.fit.beyond, report.fit.cut, report.fit.longest) == (1, 0, 27)
+    assert "  1 input has more than 20 tokens, to which training truncated" in summary(report, "out.jsonl")
     out = read_lines(tmp_path / "out.jsonl")
     assert "label" in out[0]
     assert out[1]["error"] == "field 'b' is absent; the row has a"
