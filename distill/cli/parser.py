@@ -207,7 +207,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     data.add_argument(
         "--failures",
         action="store_true",
-        help="list every row that failed to parse, and every row that the strict and the improved parser read differently",
+        help="list every row that was rejected or failed to parse, lacks a label or a rationale, would be truncated, or is "
+        "read differently by the strict and the improved parser",
     )
     data.add_argument("--json", action="store_true", help="print JSON")
     data.epilog = "With --gin_file, --gin.NAME=VALUE overrides any macro or binding of the files."

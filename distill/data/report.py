@@ -74,6 +74,10 @@ def _problem(problem: Problem) -> dict[str, Any]:
     }
 
 
+def _place(record: Record) -> dict[str, Any]:
+    return {"id": record.id, **{key: record.provenance.get(key) for key in ("file", "line")}}
+
+
 def _difference(record: Record) -> parsers.Difference | None:
     origin = record.provenance
     if "reply" not in origin:
@@ -141,6 +145,7 @@ def split_report(
     no_value: list[Record] = []
     strict_agrees, agrees = tallies.Agreement(), tallies.Agreement()
     differences: list[dict[str, Any]] = []
+    truncated: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
     rows = replies = with_label = with_rationale = with_llm_label = 0
     lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": []}
@@ -154,15 +159,16 @@ def split_report(
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
+        cut: dict[str, str | None] = {}  # sequence → its length and the limit, if it exceeds it
         parts = None  # of the input: whether they have an unknown token
         if record.label is not None:
             length, parts = ruler.measure(label_prefix + record.input, dataset.separator)
-            measured["label_inputs"].add(encoder_bos + length)
+            cut["label input"] = measured["label_inputs"].add(encoder_bos + length)
             if dataset.answer == "equation" and arithmetic.evaluate(record.label) is None:
                 no_value.append(record)
         if record.rationales:
             length, parts = ruler.measure(rationale_prefix + record.input, dataset.separator)
-            measured["rationale_inputs"].add(encoder_bos + length)
+            cut["rationale input"] = measured["rationale_inputs"].add(encoder_bos + length)
         if parts is None or not prefixes_known:
             parts = ruler.measure(record.input, dataset.separator)[1]
         written = record.input.split(dataset.separator) if dataset.separator else [record.input]
@@ -176,11 +182,14 @@ def split_report(
                 continue
             known[answer] = known.get(answer) or ruler.measure(answer)
             if name != "teacher's label":
-                measured[f"{name}_targets"].add(known[answer][0])
+                cut[f"{name} target"] = measured[f"{name}_targets"].add(known[answer][0]) or cut.get(f"{name} target")
             if answer:
                 unknown[name].add(answer, known[answer][1][0])
         for length in _single_targets(record, ruler, [known[text][0] for text in record.rationales]):
-            measured["single_targets"].add(length)
+            cut["single target"] = measured["single_targets"].add(length) or cut.get("single target")
+        if details and any(cut.values()):
+            lengths_cut = [f"{name} {length}" for name, length in cut.items() if length]
+            truncated.append({"reason": f"truncated: {', '.join(lengths_cut)} tokens", **_place(record)})
         strict, improved = _labels(record)
         if record.label is not None and strict is not None:
             strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
@@ -225,11 +234,12 @@ def split_report(
         result["failures"] = [_problem(problem) for problem in found.problems]
         result["differing_rows"] = differences
         result["lacking"] = [
-            {"reason": reason, "id": record.id, **{key: record.provenance.get(key) for key in ("file", "line")}}
+            {"reason": reason, **_place(record)}
             for reason, without in lacking.items()
             if len(without) < rows  # else the set has none at all
             for record in without
         ]
+        result["truncated"] = truncated
     return result
 
 
@@ -254,8 +264,8 @@ def report(
       splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
         ``train+validation``, the whole file.
       details: also list every row with a problem (``failures``), every row that strict and improved mode read
-        differently (``differing_rows``), and the rows without a gold label or a rationale if others have one
-        (``lacking``).
+        differently (``differing_rows``), the rows without a gold label or a rationale if others have one
+        (``lacking``), and those of which a sequence is longer than planned (``truncated``).
       label_prefix, rationale_prefix: prefixes of the inputs.
       encoder_bos: whether BOS precedes the tokens of an input, and counts.
 

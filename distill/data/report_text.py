@@ -169,11 +169,11 @@ def render(result: Mapping[str, Any], console: rich.console.Console | None = Non
                 write(f"\n{name} {splits}: {sentence}")
     listed: set[tuple[Any, ...]] = set()  # train+validation has the rows of its two parts
     for name, _, found in _there(result):
-        for row in found.get("lacking", ()):
-            key = (name, row["file"], row["line"], row["reason"])
-            if key not in listed:
-                listed.add(key)
-                write(f"  {row['file']}:{row['line']}  {row['reason']}")
+        for row in (*found.get("lacking", ()), *found.get("truncated", ())):
+            place = f"{row['file']}:{row['line']}" if row["file"] else f"id {row['id']}"
+            if (name, place, row["reason"]) not in listed:
+                listed.add((name, place, row["reason"]))
+                write(f"  {place}  {row['reason']}")
         for problem in found.get("failures", ()):
             key = (name, problem["file"], problem["line"], problem["reason"])
             if key in listed:

@@ -17,9 +17,10 @@ class Lengths:
     def __init__(self, limit: int | None):
         self._limit, self._lengths = limit, []  # type: tuple[int | None, list[int]]
 
-    def add(self, length: int) -> None:
-        """Adds the tokens of a sequence."""
+    def add(self, length: int) -> str | None:
+        """Adds the tokens of a sequence; returns them with the limit in words if they exceed it."""
         self._lengths.append(length)
+        return f"{length} > {self._limit}" if self._limit is not None and length > self._limit else None
 
     def summary(self) -> dict[str, Any]:
         """``sequences``, and if there are any ``mean``, percentiles, ``limit`` and the share ``truncated``."""

@@ -57,10 +57,11 @@ def test_errors_on_files_name_the_flag(folder, capsys):
 def test_failures_are_listed_once_and_with_their_text(folder, capsys):
     pathlib.Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS) + '{broken\n{"q": ""}\n')
     given = [flag for flag in FLAGS if flag != "--json"]
-    assert main(["data", "--file=train=train.jsonl", *given, "--failures"]) == 0
+    assert main(["data", "--file=train=train.jsonl", *given, "--failures", "--inputs=10"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("train.jsonl:31  not valid JSON — '{broken'") == 1
     assert printed.count("train.jsonl:32  ") == 1
+    assert printed.count("train.jsonl:1  truncated: label input") == 1
 
 
 def test_files_on_the_command_line(folder, capsys):

@@ -59,6 +59,12 @@ def test_the_report_counts_what_there_is(dataset):
         "no answer marker": 4,
         "not valid JSON": 5,
     }
+    first, *others = [(row["line"], row["reason"].partition(": ")[2]) for row in found["truncated"]]
+    assert first == (
+        1,
+        "rationale input 15 > 11, label target 6 > 5, rationale target 12 > 5, single target 35 > 5 tokens",
+    )
+    assert [line for line, _ in others] == [2, 3, 4] and others[-1][1].startswith("single target ")
     assert json.loads(json.dumps(result)) == result
 
 
