@@ -12,6 +12,22 @@ from distill import exit_codes
 from distill.api.gin_files import close, did_you_mean
 from distill.validation import quoted
 
+_CHOOSE = (
+    "--gin.evaluate.DecodeConfig.answers=choose answers with one of each row's choices (FIELDS names their field, as "
+    "{'choices': 'FIELD'}), or of those of --gin.evaluate.DecodeConfig.choices='[\"yes\", \"no\"]'"
+)
+_OF_INFER = {
+    ("eval", "--choices"): _CHOOSE,
+    ("train", "--choices"): _CHOOSE,
+    ("eval", "--rationale"): "--gin.EVAL_FORM=rationale scores rationales, which need a larger --gin.MAX_DECODE_LEN",
+    ("eval", "--input"): '--gin.FILES=\'{"test": "rows.jsonl"}\' names the rows, and --split=test scores them',
+    (
+        "eval",
+        "--input_field",
+    ): '--gin.FIELDS=\'{"input": "FIELD"}\' names the fields of the rows, also that of the label',
+}
+"""Command and flag of ``infer`` that it lacks → how it is told the same."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage, and name the nearest command, flag or macro."""
@@ -94,6 +110,8 @@ def _unknown(words: Sequence[str], command: argparse.ArgumentParser) -> str:
     known = [
         option for action in command._actions if action.help != argparse.SUPPRESS for option in action.option_strings
     ]
+    if flag not in known and (way := _OF_INFER.get((command.prog.split()[-1], flag))):
+        return f"there is no flag {flag}; {way}"
     if near := [option for option in close(flag, known) if option != "--help"]:
         return f"there is no flag {flag}{did_you_mean(near)}"
     macro = flag.lstrip("-").upper().replace("-", "_")

@@ -35,6 +35,13 @@ def test_help_that_cannot_be_written_is_an_error(words, monkeypatch, capsys):
         ("train --gin.MODEL_DIR", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=VALUE"),
         ("train --gin.MODEL_DIR runs/a", "distill train: --gin.MODEL_DIR has no value; write --gin.MODEL_DIR=runs/a"),
         ("eval --slpit=test", "distill eval: there is no flag --slpit; did you mean '--split'?"),
+        ("eval --choices=options", f"distill eval: there is no flag --choices; {spelling._CHOOSE}"),
+        ("train --choices options", f"distill train: there is no flag --choices; {spelling._CHOOSE}"),
+        (
+            "eval --rationale",
+            "there is no flag --rationale; --gin.EVAL_FORM=rationale scores rationales, which need a larger "
+            "--gin.MAX_DECODE_LEN",
+        ),
         ("infer --input=a --ouput=b", "--output; --ouput is no flag, did you mean '--output'?"),
         (
             "example --output=a --gin.X=1",
