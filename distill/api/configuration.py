@@ -14,7 +14,16 @@ import distill
 from distill.api import signatures, trusted, value_checks, value_types
 from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
 from distill.api.paths import expand_home, vocabulary_of
-from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text, shown_binding
+from distill.api.statements import (
+    COMMAND_LINE,
+    Scan,
+    bindings_of,
+    readable,
+    scan_file,
+    scan_text,
+    setting,
+    shown_binding,
+)
 
 __all__ = [
     "COMMAND_LINE",
@@ -313,15 +322,18 @@ def _type_problems(scan: Scan) -> Iterator[str]:
             value, macro_name = _looked_up(value)
             if name not in hints or value is gin.REQUIRED:
                 continue
-            problem = value_types.mismatch(value, hints[name])
+            if macro_name is not None:
+                place = scan.defined.get(macro_name, [scan.place])[-1]
+            else:
+                place = scan.bound.get(f"{short}.{name}", scan.place)
+            example = setting(macro_name or f"{short}.{name}", place, scan.place)
+            problem = value_types.mismatch(value, hints[name], example)
             if not problem or macro_name in named:
                 continue
             if macro_name is not None:
                 named.add(macro_name)
-                places = scan.defined.get(macro_name, [scan.place])
-                yield f"{macro_name} (set in {places[-1]}), as {short}.{name}: {problem}"
+                yield f"{macro_name} (set in {place}), as {short}.{name}: {problem}"
             else:
-                place = scan.bound.get(f"{short}.{name}", scan.place)
                 yield f"{short}.{name} (set in {place}): {problem}"
 
 

@@ -1,9 +1,11 @@
 """The statements of gin files and bindings, read without importing, calling or binding anything."""
 
 import dataclasses
+import json
 import re
+import shlex
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from distill.api.gin_files import ConfigurationError, find
 from distill.validation import quoted
 
 COMMAND_LINE = "the command line"
+_REPEATED = 60  # characters of a value that a remedy repeats
 # What gin's parser raises on a text that is no gin; TypeError for a dict whose key is a list.
 _UNREADABLE = (SyntaxError, ValueError, TypeError, tokenize.TokenError, RecursionError)
 
@@ -215,8 +218,8 @@ def unreadable(error: Exception, where: str, text: str, *, numbered: bool = True
         return f"{where}: {_first_line(error)}"
     line = lines[number - 1].strip()
     what = "has no gin value" if "=" in line else "is no gin statement"
-    why = found[1] if found else _why(error)
-    name = line.partition("=")[0].strip()
+    name, _, value = (part.strip() for part in line.partition("="))
+    why = found[1] if found else _why(error, value, setting(name, where))
     shell = f"; a shell needs quotes around the value: --gin.{name}='…'" if where == COMMAND_LINE and found else ""
     return f"{where}{f':{number}' if numbered else ''}: {shown_binding(line, where)} {what}: {why}{shell}"
 
@@ -231,20 +234,54 @@ def shown_binding(text: str, where: str) -> str:
     return quoted(f"--gin.{name.strip()}{equals}{value.strip()}" if where == COMMAND_LINE else text, 200)
 
 
+def setting(name: str, place: str, given_in: str = COMMAND_LINE) -> Callable[[str], str]:
+    """How a macro or argument is set to a value in gin, for examples in messages.
+
+    Args:
+      name: of the macro or argument.
+      place: where it is set: a file with its line, or ``given_in``.
+      given_in: where bindings are given that are in no file; other than on the command line, the value alone is shown.
+
+    >>> setting("STEPS", COMMAND_LINE)("10"), setting("STEPS", "a.gin:3")("10"), setting("STEPS", "here", "here")("10")
+    ('--gin.STEPS=10', 'STEPS = 10', '10')
+    """
+    if place == COMMAND_LINE:
+        return lambda value: f"--gin.{name}={shlex.quote(value)}"
+    return str if place == given_in else lambda value: f"{name} = {value}"
+
+
 def _first_line(error: Exception) -> str:
     text = str(error.args[0]) if error.args else ""
     return (text.splitlines() or [""])[0].strip() or type(error).__name__
 
 
-def _why(error: Exception) -> str:
-    """gin's reason in the words of a user."""
+def _why(error: Exception, value: str, example: Callable[[str], str]) -> str:
+    """gin's reason in the words of a user, and the remedy.
+
+    Args:
+      error: gin's.
+      value: what gin could not read.
+      example: see :func:`setting`.
+    """
     text = str(error.args[0]) if error.args else ""
     if word := re.search(r"Failed to parse token '(.*)'", text):
-        return f"{word[1]} is no number and no name that gin knows; a text needs quotes: '{word[1]}'"
+        is_whole = value.startswith(word[1]) and len(value) <= _REPEATED
+        bare = re.search(rf"(?<![\w'\"]){re.escape(word[1])}[\w./:~*-]*", value)
+        part = word[1] if bare is None else bare[0]
+        quotes = example(json.dumps(value, ensure_ascii=False)) if is_whole else quoted(part)
+        return f"{word[1]} is no number and no name that gin knows; a text needs quotes: {quotes}"
     if text.startswith("Unable to parse value"):
         return "expected a number, a text in quotes, a list, a dict, %MACRO or @function"
     if text.startswith("Expected newline"):
-        return "something follows the value; expected one value, a text needs quotes"
+        digits = value.replace(",", "")
+        number = f"a plain number, {example(digits)}" if re.fullmatch(r"-?\d{1,20}", digits) else "a plain number"
+        return f"something follows the value; expected one value: {number}, a text in quotes or a list in brackets"
+    if text.startswith("Expected ',' or "):
+        return f"{_first_line(error).rstrip('.')}: commas separate items, and texts need quotes"
+    if text.startswith("Expected ':'"):
+        return f"{_first_line(error).rstrip('.')}: a dict is written {{'NAME': VALUE}}"
+    if isinstance(error, TypeError):
+        return f"{_first_line(error)}; a key of a dict must be a text or a number"
     return _first_line(error)
 
 

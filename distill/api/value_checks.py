@@ -7,13 +7,13 @@ parsed.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from distill import validation
 from distill.api import signatures, source_rules, value_types
 from distill.api.source_rules import UNREADABLE, Definition
-from distill.api.statements import Scan
+from distill.api.statements import Scan, setting
 
 
 def problems(scan: Scan) -> Iterator[str]:
@@ -35,11 +35,12 @@ def problems(scan: Scan) -> Iterator[str]:
         if definition is None or given.macro in named:
             continue
         others = _Others(scan, scope, selector, definition[0], selector in called)
-        problem = _problem(*definition, given.argument, found.value, others)
+        name = f"{symbol}.{attributes[0]}.{given.argument}"
+        example = setting(given.macro or name, found.place, scan.place)
+        problem = _problem(*definition, given.argument, found.value, others, example)
         if problem is not None:
             if given.macro is not None:
                 named.add(given.macro)
-            name = f"{symbol}.{attributes[0]}.{given.argument}"
             where = (
                 f"{given.macro} (set in {found.place}), as {name}" if given.macro else f"{name} (set in {found.place})"
             )
@@ -79,9 +80,11 @@ class _Others(NamedTuple):
         return argument, default.value if isinstance(default, ast.Constant) else UNREADABLE
 
 
-def _problem(node: Definition, module: str, argument: str, value: Any, others: _Others) -> _Problem | None:
+def _problem(
+    node: Definition, module: str, argument: str, value: Any, others: _Others, example: Callable[[str], str] = str
+) -> _Problem | None:
     hint = source_rules.type_of(node, module, argument)
-    if hint is not UNREADABLE and (problem := value_types.mismatch(value, hint)):
+    if hint is not UNREADABLE and (problem := value_types.mismatch(value, hint, example)):
         return _Problem(problem)
     for call, where in source_rules.checks(node, module, argument):
         check = getattr(validation, call.func.attr)  # type: ignore[attr-defined]

@@ -2,13 +2,14 @@
 
 import collections.abc
 import inspect
+import json
 import logging
 import math
 import numbers
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typeguard
@@ -41,10 +42,15 @@ def annotations(function: Any) -> dict[str, Any]:
         return {}
 
 
-def mismatch(value: Any, hint: Any) -> str | None:
-    """The mistake in ``value`` as a ``hint``: "expected …; got …", or None.
+def mismatch(value: Any, hint: Any, setting: Callable[[str], str] = str) -> str | None:
+    """The mistake in ``value`` as a ``hint``: "expected …; got …; remedy", or None.
 
     An int is also a ``float``; True and False are not numbers, and a str is not a sequence of str.
+
+    Args:
+      value: what is given.
+      hint: what is expected.
+      setting: how a value is given, for examples; see :func:`distill.api.statements.setting`.
     """
     options = _options(hint)
     if Any in options:
@@ -77,7 +83,7 @@ def mismatch(value: Any, hint: Any) -> str | None:
             fits = False
     if fits:
         return None
-    hints = _remedy(value, options) + _nearest(value, options)
+    hints = _nearest(value, options) or _remedy(value, options, setting)
     return f"expected {shown(hint)}; got {quoted(value, 200)} ({type(value).__name__}){hints}"
 
 
@@ -161,7 +167,7 @@ def _nearest(value: Any, options: Sequence[Any]) -> str:
     return validation.did_you_mean(value, texts) if isinstance(value, str) else ""
 
 
-def _remedy(value: Any, options: Sequence[Any]) -> str:
+def _remedy(value: Any, options: Sequence[Any], setting: Callable[[str], str]) -> str:
     words = {"none": (None, type(None)), "true": (True, bool), "on": (True, bool), "false": (False, bool)}
     words["off"] = (False, bool)
     meant = words.get(value.lower()) if isinstance(value, str) else None
@@ -169,11 +175,31 @@ def _remedy(value: Any, options: Sequence[Any]) -> str:
         return f"; write {meant[0]}"
     if isinstance(value, float) and value.is_integer() and int in options:
         return f"; write {int(value)}"
-    if isinstance(value, str) and {int, float} & {*options}:
+    if {int, float} & {*options}:
         kind = float if float in options else int
-        if _is_number(value, kind):
+        if isinstance(value, str) and _is_number(value, kind):
             return "; remove the quotes" if math.isfinite(kind(value)) else "; give a finite number"
-    return ""
+        number = "a number" if kind is float else "a whole number"
+        return f"; give {number}, as in {setting('0.1' if kind is float else '100')}"
+    if str in options and isinstance(value, bool | int | float):
+        return f"; a text needs quotes: {setting(json.dumps(str(value)))}"
+    if bool in options:
+        return f"; give {setting('True')} or {setting('False')}"
+    origins = [typing.get_origin(option) or option for option in options]
+    if any(origin in (dict, collections.abc.Mapping) for origin in origins) and not isinstance(value, dict):
+        return "; give a dict, as in " + setting('{"NAME": VALUE}')
+    listed = [option for option, origin in zip(options, origins) if origin in (list, tuple, Sequence)]
+    return _list_of(listed, setting) if listed and not isinstance(value, list | tuple) else ""
+
+
+def _list_of(options: Sequence[Any], setting: Callable[[str], str]) -> str:
+    """The remedy for a value that must be a list or tuple."""
+    is_tuple = all((typing.get_origin(option) or option) is tuple for option in options)
+    items = {inner for option in options for item in typing.get_args(option) for inner in _options(item)}
+    examples = {str: '"a", "b"', int: "1, 2", float: "0.1, 0.2"}
+    example = next((text for kind, text in examples.items() if kind in items), None)
+    shown_as = "" if example is None else ", as in " + setting(f"({example})" if is_tuple else f"[{example}]")
+    return f"; give a {'tuple' if is_tuple else 'list'}{shown_as}"
 
 
 def _is_number(text: str, kind: type[int] | type[float]) -> bool:

@@ -4,13 +4,16 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.api import value_types
 from distill.cli import allocator
 from distill.counting import counted
 from distill.inference import student as students
@@ -27,6 +30,7 @@ _MACROS = {
     "DTYPE": "model.dtype",
     "ATTENTION": "model.attention",
 }
+_PLACE = "the command line"
 _PERIOD = 10.0  # seconds between lines if stderr is not a terminal
 _EXPORT_PERIOD = 3.0  # seconds between lines of an export
 
@@ -110,14 +114,13 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
     Raises:
       ValueError: another name, suggesting its neighbour, or a value of the wrong type or out of range.
     """
+    kinds = {"": type(student), **{part: type(getattr(student, part)) for part in ("decode", "mesh", "model")}}
     known = _MACROS | {
         f"{spelling}.{field.name}": f"{part}.{field.name}"
-        for spelling, part, kind in (
-            ("evaluate.DecodeConfig", "decode", students.DecodeConfig),
-            ("partitioning.MeshConfig", "mesh", students.MeshConfig),
-        )
-        for field in dataclasses.fields(kind)
+        for spelling, part in (("evaluate.DecodeConfig", "decode"), ("partitioning.MeshConfig", "mesh"))
+        for field in dataclasses.fields(kinds[part])
     }
+    given: dict[str, str] = {}
     fields: dict[str, Any] = dataclasses.asdict(student)
     for binding in bindings:
         name, _, text = (part.strip() for part in binding.partition("="))
@@ -136,12 +139,22 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
                     f"--gin.{name} must be a number, a quoted text or a word; got {quoted(text)}"
                 ) from None
             value = text
-        *parents, last = known[name].split(".")
-        place = fields
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    return students.built(fields, "the command line") if bindings else student
+        part, _, field = known[name].rpartition(".")
+        hint = value_types.annotations(kinds[part])[field]
+        if problem := value_types.mismatch(value, hint, functools.partial(_flag, name)):
+            raise ValueError(f"--gin.{name}: {problem}")
+        (fields[part] if part else fields)[field] = value
+        given[field] = f"--gin.{name}={text}"
+    try:
+        return students.built(fields, _PLACE) if bindings else student
+    except ValueError as error:
+        flags = [flag for field, flag in given.items() if re.search(rf"\b{field}\b", str(error))]
+        text = re.sub(rf"^{_PLACE}: (\w+: )?", "", str(error))
+        raise ValueError(f"{', '.join(flags) or _PLACE}: {text}") from None
+
+
+def _flag(name: str, value: str) -> str:
+    return f"--gin.{name}={shlex.quote(value)}"
 
 
 class ExportProgress:

@@ -73,7 +73,10 @@ def test_a_file_that_ends_in_a_statement_is_refused(text):
 def test_a_key_that_python_refuses_is_an_error_of_its_binding():
     with pytest.raises(ConfigurationError) as caught:
         scanned("FILES = {[1]: 2}", statements.COMMAND_LINE)
-    assert str(caught.value) == "the command line: '--gin.FILES={[1]: 2}' has no gin value: unhashable type: 'list'"
+    assert (
+        str(caught.value) == "the command line: '--gin.FILES={[1]: 2}' has no gin value: unhashable type: 'list'; "
+        "a key of a dict must be a text or a number"
+    )
 
 
 def test_bindings_of_a_resolved_configuration():
@@ -90,7 +93,12 @@ def test_bindings_of_a_resolved_configuration():
         ("FILES = {'a': (1}", "the bracket '(' is closed by '}'"),
         ("FILES = 1)", "the bracket ')' closes nothing"),
         ("FILES = 'x", "the quote ' is not closed"),
-        ("FILES = 1 2", "something follows the value; expected one value"),
+        ("FILES = 1 2", "something follows the value; expected one value: a plain number, a text in quotes or a list"),
+        ("FILES = 10,000", "something follows the value; expected one value: a plain number"),
+        ("FILES = ten words!", "ten is no number and no name that gin knows; a text needs quotes: "),
+        ("FILES = {'a': a.jsonl}", "a is no number and no name that gin knows; a text needs quotes: 'a.jsonl'"),
+        ("FILES = ['a' 5]", "Expected ',' or ']': commas separate items, and texts need quotes"),
+        ("FILES = {'a'; 5}", "Expected ':': a dict is written {'NAME': VALUE}"),
         ("FILES = [a]", "a is no number and no name that gin knows; a text needs quotes: 'a'"),
     ],
 )

@@ -113,7 +113,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"settings": {3: 4}}, "^settings must map names to values, .*; got the name 3$"),
         ({"lengths": {"inputs": -1, "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got -1$"),
         ({"lengths": {"inputs": "64", "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got '64'$"),
-        ({"callbacks": 3}, r"^callbacks must be .*; got 3 \(int\)$"),
+        ({"callbacks": 3}, r"^callbacks must be .*; got 3 \(int\); give a list$"),
         ({"optimizer": "adam"}, r"^optimizer must be .*; got 'adam' \(str\)$"),
         ({"test": [{"question": "1?"}]}, "^the test rows: no row has the field 'why' that 'rationale' is mapped to"),
         ({"test": []}, "^test is empty; give at least one row$"),

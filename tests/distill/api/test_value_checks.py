@@ -17,17 +17,35 @@ def test_choices_are_those_of_the_modules():
 @pytest.mark.parametrize(
     ("module", "name", "argument", "value", "expected"),
     [
-        ("distill.training.losses", "TwoTaskLoss", "lam", "one", "expected float or function or None; got 'one' (str)"),
+        (
+            "distill.training.losses",
+            "TwoTaskLoss",
+            "lam",
+            "one",
+            "expected float or function or None; got 'one' (str); give a number, as in 0.1",
+        ),
         (
             "distill.training.optimizers",
             "adamw",
             "learning_rate",
             "high",
-            "expected float or function; got 'high' (str)",
+            "expected float or function; got 'high' (str); give a number, as in 0.1",
         ),
         ("distill.training.train", "train", "mesh", 8, "expected MeshConfig; got 8 (int)"),
-        ("distill.training.config", "LoopConfig", "profile_steps", 5, "expected tuple[int, int] or None; got 5 (int)"),
-        ("distill.training.config", "LoopConfig", "seed", 0.5, "expected int; got 0.5 (float)"),
+        (
+            "distill.training.config",
+            "LoopConfig",
+            "profile_steps",
+            5,
+            "expected tuple[int, int] or None; got 5 (int); give a tuple, as in (1, 2)",
+        ),
+        (
+            "distill.training.config",
+            "LoopConfig",
+            "seed",
+            0.5,
+            "expected int; got 0.5 (float); give a whole number, as in 100",
+        ),
     ],
 )
 def test_the_message_of_a_value_of_the_wrong_type(module, name, argument, value, expected):

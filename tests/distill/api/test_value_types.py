@@ -22,9 +22,15 @@ GIVEN = ["MODEL_DIR = 'm'", "VOCABULARY_PATH = 'bytes'", "DATASET_NAME = 'd'", "
          "got 'none' (str); write None"),
         ("BATCH_SIZE = 8.0", "BATCH_SIZE (set in the command line), as train.DataConfig.batch_size: expected int; "
          "got 8.0 (float); write 8"),
-        ("Z_LOSS = on", "Z_LOSS (set in the command line), as losses.TwoTaskLoss.z_loss: expected float; got 'on' (str)"),
+        ("Z_LOSS = on", "Z_LOSS (set in the command line), as losses.TwoTaskLoss.z_loss: expected float; got 'on' (str); "
+         "give a number, as in --gin.Z_LOSS=0.1"),
         ("RANDOM_SEED = abc", "RANDOM_SEED (set in the command line), as train.LoopConfig.seed: expected int; "
-         "got 'abc' (str)"),
+         "got 'abc' (str); give a whole number, as in --gin.RANDOM_SEED=100"),
+        ("FORM = 5", "FORM (set in the command line), as names.task_name.form: expected str; got 5 (int); "
+         "a text needs quotes: --gin.FORM='\"5\"'"),
+        ("TASK_FEATURE_LENGTHS = 64", "TASK_FEATURE_LENGTHS (set in the command line), as "
+         "train.DataConfig.task_feature_lengths: expected Mapping[str, int]; got 64 (int); give a dict, as in "
+         "--gin.TASK_FEATURE_LENGTHS='{\"NAME\": VALUE}'"),
         ("train.LoopConfig.train_steps = '7'", "train.LoopConfig.train_steps (set in the command line): expected int; "
          "got '7' (str); remove the quotes"),
         ("MODEL = @partitioning.MeshConfig()", "MODEL (set in the command line), as train.train.model: expected T5Config "
@@ -44,6 +50,7 @@ def test_a_file_is_named_with_its_line(tmp_path):
     assert f"BATCH_SIZE (set in {tmp_path}/mine.gin:2), as train.DataConfig.batch_size: expected int" in str(
         caught.value
     )
+    assert str(caught.value).endswith("; give a whole number, as in BATCH_SIZE = 100")
 
 
 def test_files_that_are_no_paths():

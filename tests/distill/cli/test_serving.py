@@ -122,8 +122,23 @@ def test_settings_of_the_command_line_replace_the_students():
         ("TRAIN_STEPS = 3", r"--gin\.TRAIN_STEPS does not apply here .*settings: MAX_DECODE_LEN, "),
         ("MAX_DECODE_LEN = 3 * 3", r"--gin\.MAX_DECODE_LEN must be a number, a quoted text or a word; got '3 \* 3'"),
         ("DTYPE = __import__('os').getcwd()", r"--gin\.DTYPE must be a number, a quoted text or a word"),
-        ("MAX_DECODE_LEN = 0", r"the command line: decode: .*max_decode_len must be ≥ 1; got 0"),
-        ("MAX_DECODE_LEN = 'x'", r"the command line: decode: max_decode_len must be int; got 'x'"),
+        ("MAX_DECODE_LEN = 0", r"^--gin\.MAX_DECODE_LEN=0: DecodeConfig\.max_decode_len must be ≥ 1; got 0$"),
+        (
+            "MAX_INPUT_LEN = ten",
+            r"^--gin\.MAX_INPUT_LEN: expected int; got 'ten' \(str\); give a whole number, as in --gin\.MAX_INPUT_LEN=100$",
+        ),
+        (
+            "EVAL_FORM = 5",
+            r"""^--gin\.EVAL_FORM: expected str; got 5 \(int\); a text needs quotes: --gin\.EVAL_FORM='"5"'$""",
+        ),
+        (
+            "evaluate.DecodeConfig.choices = ['a', 'b']",
+            r"^--gin\.evaluate\.DecodeConfig\.choices=\['a', 'b'\]: .* set it to",
+        ),
+        (
+            "evaluate.DecodeConfig.method = beem",
+            r"^--gin\.evaluate\.DecodeConfig\.method=beem: .*did you mean 'beam'\?$",
+        ),
     ],
 )
 def test_settings_that_are_refused(binding, message):
