@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from distill.validation import quoted
+
 _FORBIDDEN = {
     "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pickle.find_class", "pty.spawn",
     "socket.bind", "socket.connect", "socket.getaddrinfo", "subprocess.Popen",
@@ -46,18 +48,18 @@ def _hook(event: str, given: tuple[Any, ...]) -> None:
     if _folder is None:
         return
     if event in _FORBIDDEN:
-        _seen.append(f"{event} {given!r:.200}")
+        _seen.append(f"{event} {quoted(given, 200)}")
     elif event in _CHANGES:
         for path in given:
             if isinstance(path, (str, bytes)) and not _allowed(path):
-                _seen.append(f"{event} {given!r:.200}")
+                _seen.append(f"{event} {quoted(given, 200)}")
     elif event == "open":
         path, mode, flags = given
         writes = bool(set(mode) & set("wax+")) if isinstance(mode, str) else bool(flags and flags & _WRITING)
         if writes and isinstance(path, (str, bytes)) and not _allowed(path):
-            _seen.append(f"open {path!r:.200} for writing")
+            _seen.append(f"open {quoted(path, 200)} for writing")
     elif event == "exec" and given[0].co_filename in ("<string>", "<unknown>") and not _importing(sys._getframe()):
-        _seen.append(f"exec of text: {given[0]!r:.200}")
+        _seen.append(f"exec of text: {quoted(given[0], 200)}")
 
 
 def _allowed(path: str | bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from distill.validation import quoted
 from fuzz import guard
 
 Run = Callable[[bytes, Path], object]
@@ -130,7 +131,7 @@ def rows() -> Ready:
         for keep_blank in (False, True):
             for line, row in json_files.read_rows(path, "rows", keep_blank=keep_blank):
                 if type(line) is not int or line < 1 or not isinstance(row, (dict, RowError)):
-                    raise Finding(f"a row of another kind: {line!r} {row!r:.80}")
+                    raise Finding(f"a row of another kind: {line!r} {quoted(row)}")
                 if isinstance(row, dict):
                     json.dumps(row, allow_nan=False)
 
@@ -172,7 +173,7 @@ def training_rows() -> Ready:
             try:
                 for record in jsonl.JsonLines({"train": str(path)}, fields, **how)("train", report):
                     if not isinstance(record, Record):
-                        raise Finding(f"no record: {record!r:.80}")
+                        raise Finding(f"no record: {quoted(record)}")
                     texts = (
                         record.id,
                         record.input,
@@ -274,7 +275,7 @@ def replies() -> Ready:
                 for mode in ("improved", "strict"):
                     found = parsers.parse(name, text, choices, mode=mode)
                     if not isinstance(found.rationale, str) or not isinstance(found.label, str | None):
-                        raise Finding(f"{name}: {found!r:.200}")
+                        raise Finding(f"{name}: {quoted(found, 200)}")
             record = Record(id="1", input="what?", choices=choices)
             for prompt in prompts:
                 for as_json in (False, True):
@@ -370,7 +371,7 @@ def equations() -> Ready:
         for junctions in (False, True):
             value = arithmetic.evaluate(text, junctions=junctions)
             if not isinstance(value, Fraction | None):
-                raise Finding(f"no number: {value!r:.80}")
+                raise Finding(f"no number: {quoted(value)}")
         arithmetic.same_value(text, "1 / 3")
         equation_text.clean_equation(text)
         equation_text.plain_equation(text)
