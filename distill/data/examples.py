@@ -73,7 +73,7 @@ def nothing_usable(task_name: str, split: str) -> ValueError:
 
 
 def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
-    """Checks that a task with a label and a rationale an example gets both; reads the examples.
+    """Checks that a task with a label and a rationale an example gets both; reads the examples of such a task.
 
     A warning counts the examples that lack one of the two.
 
@@ -85,12 +85,11 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
     Raises:
       ValueError: no example at all has a rationale, or none has a label.
     """
-    number = examples.size
-    found: dict[str, int] = {}
-    if isinstance(task.source, RecordDataSource) and task.source.selection.variants is not None:
-        number = task.source.num_input_examples(split)  # examples of one record have its label once
+    number, found = 0, dict[str, int]()
     if "rationale_targets" in task.output_features:
-        sequences = examples.counts.sequences
+        number, sequences = examples.size, examples.counts.sequences
+        if isinstance(task.source, RecordDataSource) and task.source.selection.variants is not None:
+            number = task.source.num_input_examples(split)  # examples of one record have its label once
         found = {"label": sequences[task_ids.LABEL], "rationale": sequences[task_ids.RATIONALE]}
     elif task.name.endswith("_single") and isinstance(task.source, RecordDataSource):
         number, found["rationale"] = task.source.num_input_examples(split), task.source.num_with_rationale(split)

@@ -12,7 +12,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from t5x import utils
 
-from distill.data import unknown_tokens
+from distill.data import examples, unknown_tokens
 from distill.data.batches import BatchStream
 from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout
@@ -63,11 +63,13 @@ def get_dataset(
     """T5X's ``get_dataset`` with windows that are packed per batch, so that a packed pair is in one batch.
 
     T5X cannot save the position of this data set; use :func:`get_stream` for runs that must resume exactly. Training rows
-    with tokens that the vocabulary does not know are refused or warned of, as by the built-in engine.
+    without labels or rationales, or with tokens that the vocabulary does not know, are refused or warned of, as by the
+    built-in engine; SeqIO's caches are not read for the former.
 
     Raises:
       ValueError: ``cache_dir`` or ``curriculum`` is given; only :func:`get_stream` reads the files of ``distill cache`` and
-        orders epochs. Or more than half of the labels have an unknown token.
+        orders epochs. Or no row has a label or a rationale that the task trains on, or more than half of the labels have
+        an unknown token.
     """
     if curriculum is not None:
         raise ValueError(
@@ -85,6 +87,10 @@ def get_dataset(
         provider = cfg.mixture_or_task_name
         provider = registration.get(provider) if isinstance(provider, str) else provider
         for task in provider.tasks if isinstance(provider, seqio.Mixture) else [provider]:
+            if not cfg.use_cached:  # else the rows may be elsewhere
+                examples.check_both_tasks(
+                    task, examples.SeqioExamples(task, cfg.split, cfg.seed or 0, layout), cfg.split
+                )
             unknown_tokens.check_source(task, cfg.split, layout, use_cached=cfg.use_cached)
     converter = functools.partial(feature_converter_cls, windows=cfg.batch_size // num_shards)
     return utils.get_dataset(cfg, shard_id, num_shards, converter, num_epochs, continue_from_last_checkpoint)

@@ -85,6 +85,20 @@ def test_labels_that_the_vocabulary_does_not_know_are_refused(folder, tmp_path):
     registration.register(sums_in(folder), "bytes")  # the tasks of the other tests
 
 
+def test_rows_without_rationales_are_refused(tmp_path, caplog, sums):
+    rows = [{"input": f"{i}?", "label": str(i)} for i in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alone = registration.register(jsonl.dataset({"train": tmp_path / "train.jsonl"}, name="t5x_alone"), "bytes")
+    for form in ("paired", "single"):
+        with pytest.raises(
+            ValueError, match=rf"'t5x_alone_{form}' trains on labels and rationales, but none of \d rows? "
+        ):
+            data.get_dataset(config(data.registered_name(alone, form)), 0, 1, TwoTaskFeatureConverter)
+    data.get_dataset(config(data.registered_name(alone, "label")), 0, 1, TwoTaskFeatureConverter)
+    data.get_dataset(config(sums.paired), 0, 1, TwoTaskFeatureConverter)
+    assert "t5x_sums_paired, train: 2 of 20 rows have no rationale" in caplog.text
+
+
 def test_a_packed_pair_is_in_one_batch(sums):
     pack = config(sums.paired, pack=True, shuffle=False)
     ds = data.get_dataset(pack, 0, 1, TwoTaskFeatureConverter, num_epochs=1)
