@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# Of tests: one more than the two cores of a small machine, since some tests wait for processes and servers. Each takes 4 GiB.
+WORKERS ?= 3
 # CI sets LOCKED=1: only files with the hashes of requirements-ci.txt are installed (Linux x86-64, Python 3.11).
 LOCKED ?=
 
