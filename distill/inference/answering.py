@@ -87,9 +87,15 @@ class Fit:
         lines = []
         if self.cut:
             limit = f"{self.limit:,} tokens" if self.limit else "MAX_INPUT_LEN"
+            if not self.trained or self.longest <= self.trained:
+                remedy = f"{setting.format(self.longest)} keeps it whole"
+            elif self.limit < self.trained:
+                remedy = f"{setting.format(self.trained)} reads as much as the training did"
+            else:
+                remedy = f"training truncated its inputs to {self.trained:,}"
             lines.append(
                 f"{counted(self.cut, 'input')} longer than {limit} {form(self.cut, 'was', 'were')} truncated; the longest "
-                f"has {self.longest:,} tokens, {setting.format(self.longest)} keeps it whole"
+                f"has {self.longest:,} tokens, {remedy}"
             )
         if self.beyond:
             lines.append(

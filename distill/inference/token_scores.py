@@ -9,6 +9,7 @@ import seqio
 from jaxtyping import Array, Float
 
 from distill import stuck
+from distill.inference import answering
 from distill.inference.choosing import target_stats
 from distill.inference.decoder import Decoder
 from distill.inference.evaluate import Evaluation, Evaluator, check_split
@@ -68,6 +69,11 @@ class TokenEvaluator(Evaluator):
         """Returns None: nothing is decoded."""
         del max_decode_len
         return None
+
+    def fit(self, max_input_len: int, trained_input_len: int) -> answering.Fit:
+        """Windows have the length of the training's."""
+        del max_input_len, trained_input_len
+        return answering.Fit()
 
     def __call__(self, params: Any) -> Evaluation:
         """Scores the split with ``params``."""

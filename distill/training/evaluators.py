@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from distill.inference import answering
 from distill.inference.decoder import Decoder
 from distill.terminal import Terminal
 from distill.training.config import ValidationConfig
@@ -13,14 +14,15 @@ if TYPE_CHECKING:
 
 
 def make_evaluators(
-    validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal
+    validation: ValidationConfig | None, decoder: Decoder | None, terminal: Terminal, trained_input_len: int = 0
 ) -> "dict[str, Evaluator]":
-    """Reads the splits to evaluate, the validation split first. Warns if targets are longer than the decoded length.
+    """Reads the splits to evaluate, the validation split first. Warns of inputs and targets that are too long.
 
     Args:
       validation: None returns no evaluators.
       decoder: None only without ``validation``.
       terminal: prints the names of the splits, and the warnings.
+      trained_input_len: tokens that the training truncates inputs to; 0: not compared with the splits' inputs.
 
     Raises:
       ValueError: no such task, split or metric, or no target fits the decoded length.
@@ -46,6 +48,8 @@ def make_evaluators(
         evaluators[split].check_metric(validation.metric)
         if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
             terminal.introduce(warning, warns=True)
+        for text in evaluators[split].fit(validation.decode.max_input_len, trained_input_len).remarks(answering.LIMIT):
+            terminal.introduce(f"split {split!r}: {text}", warns=True)
     return evaluators
 
 

@@ -97,7 +97,7 @@ class Seed:
         user_callbacks.check(callbacks)
         tracking.check(trackers)
         checks.check_tasks(data, validation, model)
-        evaluators = make_evaluators(validation, decoder, terminal)
+        evaluators = make_evaluators(validation, decoder, terminal, data.task_feature_lengths["inputs"])
         root, stream = epath.Path(directory), data.stream(loop.seed)
         origin = Origin.of(root, data, stream, validation, evaluators, devices=1, started=started)
         return cls(root, loop.seed, stream, evaluators, lock, origin, callbacks, trackers)

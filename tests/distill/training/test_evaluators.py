@@ -32,6 +32,9 @@ def test_the_splits_that_are_read(arguments, capsys):
     assert list(read) == ["validation", "test"]
     assert len(read["validation"]) == 3 < len(read["test"])  # the final test takes all rows
     capsys.readouterr()
+    evaluators.make_evaluators(validation, decoder, Terminal(), 2)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "split 'test':" in told and "more than 2 tokens, to which training truncated its inputs" in told
     same = dataclasses.replace(validation, test_split="validation")
     assert list(evaluators.make_evaluators(same, decoder, Terminal())) == ["validation"]
     assert "its score is not that of unseen rows" in " ".join(capsys.readouterr().err.split())
