@@ -186,7 +186,7 @@ def split_report(
             if answer:
                 unknown[name].add(answer, known[answer][1][0])
         for length in _single_targets(record, ruler, [known[text][0] for text in record.rationales]):
-            cut["single target"] = measured["single_targets"].add(length) or cut.get("single target")
+            measured["single_targets"].add(length)
         if details and any(cut.values()):
             lengths_cut = [f"{name} {length}" for name, length in cut.items() if length]
             truncated.append({"reason": f"truncated: {', '.join(lengths_cut)} tokens", **_place(record)})
@@ -265,7 +265,7 @@ def report(
         ``train+validation``, the whole file.
       details: also list every row with a problem (``failures``), every row that strict and improved mode read
         differently (``differing_rows``), the rows without a gold label or a rationale if others have one
-        (``lacking``), and those of which a sequence is longer than planned (``truncated``).
+        (``lacking``), and those of which a sequence of either task is longer than planned (``truncated``).
       label_prefix, rationale_prefix: prefixes of the inputs.
       encoder_bos: whether BOS precedes the tokens of an input, and counts.
 
