@@ -1,6 +1,7 @@
 """Shared by the commands that act on a run: its configuration, its processes, and the files that describe its student."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill.api import tensorflow_log
-from distill.inference.own_files import CONFIG
+from distill.inference.own_files import CONFIG, FAILURE
 
 CONFIGURED = ("eval", "replay")
 """The commands that read ``config.gin`` of ``--model_dir``."""
@@ -61,7 +62,9 @@ def check_directories(options: argparse.Namespace) -> None:
     if model_dir and options.command in CONFIGURED:
         _configuration_in(model_dir)
     if model_dir and options.command in SERVING and not _may_hold_student(model_dir):
-        raise FileNotFoundError(f"{model_dir} holds no {STUDENT}; is it a trained model's directory?")
+        raise FileNotFoundError(f"{model_dir} holds no {STUDENT}; {_other_directory(model_dir)}")
+    if model_dir and options.command in ("eval", *SERVING):
+        _check_saved(model_dir)
     output = getattr(options, "output", None)
     if output and output != "-" and options.command in ("infer", "export", "eval", "cache"):
         from distill.inference import own_files
@@ -92,8 +95,35 @@ def _may_hold_student(model_dir: str) -> bool:
 def _configuration_in(model_dir: str) -> Path:
     config = Path(model_dir) / CONFIG
     if not config.exists():
-        raise ValueError(f"{model_dir} holds no {CONFIG}; is it a trained model's directory?")
+        raise ValueError(f"{model_dir} holds no {CONFIG}; {_other_directory(model_dir)}")
     return config
+
+
+def _other_directory(path: str) -> str:
+    """What a directory may be that holds no student: a sweep, of whose runs one is named."""
+    from distill.experiments.sweep import plan
+
+    if not (Path(path) / plan.PLAN).exists():
+        return "is it a trained model's directory?"
+    runs = sorted(str(student.parent) for student in Path(path).glob(f"*/{STUDENT}"))
+    return "it is the directory of a sweep; give that of one of its runs" + (f", such as {runs[0]}" if runs else "")
+
+
+def _check_saved(model_dir: str) -> None:
+    """Raises ValueError for a run of a sweep that failed before it saved parameters."""
+    note = Path(model_dir) / FAILURE
+    if not note.exists() or any(step.name.isdigit() for step in Path(model_dir).glob("*/*")):
+        return
+    from distill.experiments.sweep import outcomes
+
+    try:
+        error = str(json.loads(note.read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        error = f"see {note}"
+    raise ValueError(
+        f"{model_dir} has no parameters: the run failed before its first checkpoint ({outcomes.brief(error)}); give "
+        "another run of the sweep, or repeat it with --retry_failed"
+    )
 
 
 ADDED: dict[str, tuple[list[str], list[str]]] = {

@@ -1,6 +1,7 @@
 """The configuration and the processes of a run, as the commands share them."""
 
 import argparse
+import json
 import signal
 
 import gin
@@ -71,6 +72,27 @@ def test_a_folder_that_was_not_trained_is_refused(tmp_path):
     given = options(model_dir=str(tmp_path), command="infer", input=str(tmp_path / "studnt.json"))
     with pytest.raises(FileNotFoundError, match=r"studnt\.json is missing \(rows to answer\); student\.json is there"):
         runs.check_directories(given)
+
+
+def test_directories_of_a_sweep_and_of_a_run_that_failed(tmp_path):
+    run = tmp_path / "RATE-1"
+    (run / "checkpoints").mkdir(parents=True)
+    (tmp_path / "sweep.json").write_text("{}")
+    (run / runs.STUDENT).write_text("{}")
+    (run / runs.CONFIG).write_text("")
+    for command in ("eval", "infer"):
+        given = options(model_dir=str(tmp_path), command=command, input=str(run / runs.STUDENT))
+        with pytest.raises((ValueError, FileNotFoundError), match=r"directory of a sweep; give .*, such as .*/RATE-1$"):
+            runs.check_directories(given)
+    failed = options(model_dir=str(run), command="eval")
+    runs.check_directories(failed)
+    (run / "failure.json").write_text(json.dumps({"error": "the loss is nan at step 2; replace it", "attempts": 1}))
+    with pytest.raises(
+        ValueError, match=r"failed before its first checkpoint \(the loss is nan at step 2\); give another"
+    ):
+        runs.check_directories(failed)
+    (run / "checkpoints" / "10").mkdir()
+    runs.check_directories(failed)
 
 
 @pytest.mark.parametrize(
