@@ -55,7 +55,8 @@ class Report:
     def lines(self) -> list[str]:
         """The report as a table."""
         out = [f"step {self.step}, run from {self.state}" + ("" if self.exact else " (not the state that the run had)")]
-        out += [f"first non-finite: {self.first_nonfinite or 'none; all values are finite'}", ""]
+        remedy = "" if self.exact else "; for the run's own state, --exact repeats the updates up to the step"
+        out += [f"first non-finite: {self.first_nonfinite or f'none; all values are finite{remedy}'}", ""]
         out += [f"{name:<24} {value:.6g}" if isinstance(value, float) else f"{name:<24} {value}" for name, value in
                 self.metrics.items()]  # fmt: skip
         for kind, rows in self.arrays.items():
