@@ -107,7 +107,8 @@ class DecodeConfig:
             names = ["answers", "method", *(name for name, method in _METHOD_OF.items() if method == self.method)]
             names += ["seed", "batch_size", "bucket"] if self.method == "sample" else []
             names += ["max_decode_len", "max_input_len", "weights"]
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | {"choices": "those of each row"} if found.get("choices") == () else found
 
     def unused(self, chooses: bool | None = None) -> list[str]:
         """Warnings of settings that change nothing.

@@ -189,6 +189,7 @@ def test_settings_of_another_method_are_unused():
 
 
 def test_settings_in_effect_are_those_of_the_method():
+    assert DecodeConfig(answers="choose").in_effect()["choices"] == "those of each row"
     assert DecodeConfig(8, 16).in_effect() == {
         "answers": "generate", "method": "greedy", "max_decode_len": 8, "max_input_len": 16, "weights": "compute",
     }  # fmt: skip
