@@ -105,10 +105,10 @@ async def _deadline(gate: Gate, attempt_s: float) -> AsyncIterator[None]:
         def check() -> None:
             nonlocal timer
             left = min(end - loop.time(), gate.patience)
-            if left <= 0:
-                timeout.reschedule(loop.time())
-            else:  # other attempts may fail, or be answered, meanwhile
+            if left > 0:  # other attempts may fail, or be answered, meanwhile
                 timer = loop.call_later(min(left, _PATIENCE_CHECK_S), check)
+            elif not timeout.expired():  # at the end, the timer of the timeout may run before this one
+                timeout.reschedule(loop.time())
 
         timer = loop.call_soon(check)
         try:

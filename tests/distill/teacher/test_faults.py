@@ -176,13 +176,14 @@ async def _as(response):
 
 @pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx"])
 @pytest.mark.parametrize("reaction", [too_slow, trickle], ids=["silent", "trickling"])
-def test_an_attempt_has_a_deadline(reaction, fast, monkeypatch):
+def test_an_attempt_has_a_deadline(reaction, fast, monkeypatch, caplog):
     monkeypatch.setattr(transport, "gated_client", functools.partial(transport.gated_client, fast=fast))
     with serving(first_then_good(reaction)) as stub:
         started = time.monotonic()
         (reply,) = ask(config_for(stub, attempt_s=0.3))
     assert reply.candidates[0].text == GOOD
     assert 0.3 <= time.monotonic() - started < 1.5
+    assert not [record for record in caplog.records if record.name == "asyncio"], "no callback raised an exception"
 
 
 @pytest.mark.parametrize(
