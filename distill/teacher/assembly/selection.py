@@ -14,30 +14,12 @@ Keep = Literal["agreeing", "all"]
 Leakage = Literal["count", "drop"]
 
 _WORD = re.compile(r"\w+", re.UNICODE)
-_EMPTY_WORDS = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "so",
-        "is",
-        "are",
-        "was",
-        "answer",
-        "label",
-        "correct",
-        "right",
-        "therefore",
-        "thus",
-        "hence",
-        "it",
-        "this",
-        "that",
-        "final",
-        "result",
-        "of",
-    ]
+_CHOICE_MARK = re.compile(r"\(?\b[a-z]\)")
+_INTRODUCING = re.compile(
+    "the|an?|so|is|are|was|be|must|would|should|answer|label|option|choice|correct|right|best|therefore|thus|hence|its?|this|"
+    "that|these|those|final|result|of|to|in|i|we|think|choose"
 )
+"""Words that introduce an answer and explain nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +34,9 @@ class Rules:
       least_share: smallest vote share; a row below it keeps neither rationale nor teacher label.
       shortest, longest: bounds on the number of words of a rationale; None: no bound.
       most_repeats: how many rows may share the same rationale; None: any number. Further rows lose it.
-      leakage: action for a rationale that gives the answer instead of explaining it: it is the bare answer, repeats the
-        answer marker, or reveals that the answer was given. ``count`` or ``drop``.
+      leakage: action for a rationale that gives the answer instead of explaining it: it is the bare answer (no other
+        words than the answer and those that introduce one, as "so it must be"), repeats the answer marker, or
+        reveals that the answer was given. ``count`` or ``drop``.
       weight_by_agreement: a row's weight is multiplied by its vote share.
       drop_empty_rows: drop rows with neither a label nor a rationale.
     """
@@ -106,8 +89,9 @@ def leak(
     if marker and marker.casefold() in folded:
         return "the answer marker within the rationale"
     if label:
-        rest = _WORD.findall(folded.replace(metrics.normalise_text(label), " "))
-        if sum(word not in _EMPTY_WORDS for word in rest) < 2:
+        answer = r"\s+".join(map(re.escape, metrics.normalise_text(label).split()))
+        rest = _WORD.findall(_CHOICE_MARK.sub(" ", re.sub(rf"(?<!\w){answer}(?!\w)", " ", folded)))
+        if all(map(_INTRODUCING.fullmatch, rest)):
             return "the bare answer"
     return None
 

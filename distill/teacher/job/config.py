@@ -184,9 +184,6 @@ class ExtractReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        def listed(counts: Mapping[str, int]) -> str:
-            return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())
-
         tokens = sum(self.usage.values(), Usage())
         written = f"{counted(self.read, 'row')}, none written"
         if self.outputs:
@@ -221,3 +218,8 @@ class ExtractReport:
         if self.stopped:
             lines.append(f"stopped early: {self.stopped}")
         return "\n".join(lines)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts by reason, in words: ``5 × timeout; 2 × server error``."""
+    return "; ".join(f"{number:,} × {reason}" for reason, number in counts.items())

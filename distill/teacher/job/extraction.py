@@ -9,10 +9,12 @@ and the store ``out.replies.sqlite``.
 
 import asyncio
 import collections
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.counting import counted
 from distill.tasks import metrics
 from distill.tasks.records import Record
 from distill.teacher.assembly import rows
@@ -25,12 +27,13 @@ from distill.teacher.clients.server import ServerTeacher
 from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job.collect import Collector
-from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig
+from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig, listed
 from distill.teacher.job.progress import Progress, State, automatic
 from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.prompts.labels import known_labels
 from distill.teacher.prompts.prompt import Prompt
 
+_log = logging.getLogger(__name__)
 _ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "equation", "asdiv": "equation"}
 
 
@@ -195,8 +198,8 @@ def _finish(
     prefixes = {each.called: each.prefix for each in config.teachers}
     if report.stopped and not config.accept_partial:
         # Nothing is written. A process that got a signal has seconds left, so no stored reply is read and parsed.
-        counted = collections.Counter(each.reason for each in collected.failures.values())
-        report.failures = dict(counted.most_common())
+        reasons = collections.Counter(each.reason for each in collected.failures.values())
+        report.failures = dict(reasons.most_common())
         for each in collected.failures.values():
             report.examples.setdefault(each.reason, each.detail)
         return
@@ -218,3 +221,10 @@ def _finish(
     report.outputs["failures"] = str(failures)
     report.outputs["report"] = str(rows.beside(config.output, "report.json"))
     rows.write_json(report.outputs["report"], report.to_json())
+    if report.labelled and not report.explained:
+        _log.warning(
+            "%s written, none with a rationale%s: such rows train the label task only; keep more with Rules (--leakage, "
+            "--on_disagreement, --least_share), or change the prompt",
+            counted(report.written, "row"),
+            f" (dropped: {listed(report.dropped)})" if report.dropped else "",
+        )

@@ -149,6 +149,9 @@ def test_boilerplate_over_many_rows(tmp_path):
         ("The customer was charged twice.", False, None),
         ("Billing.", False, "the bare answer"),
         ("The answer is billing", False, "the bare answer"),
+        ("So it must be (b) billing.", False, "the bare answer"),
+        ("Refunds are billing.", False, None),
+        ("A rebilling.", False, None),
         ("Therefore, so the answer is billing, they paid twice.", False, "the answer marker within the rationale"),
         ("The right team is billing because they paid twice.", True, "reveals that it was given the answer"),
         ("The right team is billing because they paid twice.", False, None),
@@ -158,6 +161,16 @@ def test_leakage(rationale, told, leak):
     from distill.teacher.assembly.selection import leak as leaks
 
     assert leaks(rationale, "billing", marker="So the answer is", hint_words=["the right team is"], told=told) == leak
+
+
+@pytest.mark.parametrize(("leakage", "warnings"), [("count", 0), ("drop", 1)])
+def test_a_job_that_drops_every_rationale_warns(tmp_path, caplog, leakage, warnings):
+    report, _ = one(tmp_path, [say("It is billing.", "billing")], rules=Rules(leakage=leakage))
+    assert (report.labelled, report.explained) == (1, 1 - warnings)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == warnings
+    if told:
+        assert "1 row written, none with a rationale (dropped: 1 × leakage: the bare answer)" in told[0]
 
 
 def test_worked_examples_and_imitations_among_the_rows_are_noticed(tmp_path):
