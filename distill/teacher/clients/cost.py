@@ -2,10 +2,26 @@
 
 import contextvars
 import dataclasses
+import math
 from collections.abc import Awaitable, Callable
 
 from distill.counting import counted
 from distill.teacher.clients.replies import Request, Usage
+
+
+def amount(cost: float) -> str:
+    """A cost in words: with two decimals, or as many as show three digits of it.
+
+    >>> amount(1234.5), amount(0.00012345), amount(0.0)
+    ('1,234.50', '0.000123', '0.00')
+    """
+    decimals = 2 - math.floor(math.log10(cost)) if cost > 0 else 0
+    return f"{cost:,.{max(2, decimals)}f}"
+
+
+def perhaps(cost: float) -> str:
+    """The highest possible cost of attempts of unknown usage as an addition in brackets, or "" without any."""
+    return f" (and perhaps {amount(cost)} for attempts of unknown usage)" if cost else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +205,9 @@ class Estimate:
             f"(at most {self.most_completion_tokens:,})",
         ]
         if self.cost is not None and self.most_cost is not None:
-            lines.append(f"about {self.cost:,.2f}, at most {self.most_cost:,.2f}, in the currency of the prices given")
+            lines.append(
+                f"about {amount(self.cost)}, at most {amount(self.most_cost)}, in the currency of the prices given"
+            )
         else:
             lines.append("cost unknown: give prices to see it")
         if self.at_least_minutes is not None:

@@ -59,7 +59,7 @@ class Collector:
         self.prices = dict(prices or {})
         self.budget = budget or Budget()
         self.progress = progress or Silent()
-        self.state = State(cost=0.0 if self.prices else None)
+        self.state = State(cost=0.0 if self.prices else None, perhaps_cost=0.0 if self.prices else None)
         self.usage: dict[str, Usage] = collections.defaultdict(Usage)
         self.tokenizing: dict[str, Tokenizing] = collections.defaultdict(Tokenizing)
         self._settled = asyncio.Event()
@@ -88,6 +88,7 @@ class Collector:
                 spent = json.loads(value)
                 self._spend(asked, Usage(*spent["usage"]))
                 self.budget.perhaps_spent += spent["unknown"] * self._risk(asked)
+                self._unknown(spent["unknown"])
         self.state.total += len(distinct)
         self.state.cached += len(distinct) - len(todo)
         return todo
@@ -218,12 +219,11 @@ class Collector:
         self.stop(str(error))
 
     def _discard(self, request: Request, usage: Usage | None) -> None:
-        """Counts an attempt without a reply, and stores a note: its cost still counts after a restart."""
-        self.state.discarded += 1
+        """Counts an attempt without a reply, and stores a note: it still counts after a restart."""
         if usage is not None:
             self._spend(request, usage)
-        elif request.teacher not in self.prices:
-            return
+        else:
+            self._unknown(1)
         note = f"{_DISCARDED}{request.key}"
         noted = dict(self.store.notes(note)).get(note)
         before: dict[str, Any] = json.loads(noted) if noted else {"usage": [0, 0], "unknown": 0}
@@ -278,8 +278,15 @@ class Collector:
         self.tokenizing[request.model].learn(request, reply.usage)
         if reply.usage is None:
             self.budget.perhaps_spent += self._risk(request)
+            self._unknown(1)
         else:
             self._spend(request, reply.usage, batch)
+
+    def _unknown(self, attempts: int) -> None:
+        """Counts attempts of unknown usage, whose highest possible cost is in the budget already."""
+        self.state.unknown_usage += attempts
+        if self.prices:
+            self.state.perhaps_cost = self.budget.perhaps_spent
 
     def _spend(self, request: Request, usage: Usage, batch: bool | None = None) -> None:
         self.usage[request.teacher] += usage
@@ -322,11 +329,8 @@ class Collector:
 
     def _over_budget(self, risk: float) -> str:
         budget = self.budget
-        perhaps = (
-            f" (and perhaps {budget.perhaps_spent:,.4f} for attempts of unknown usage)" if budget.perhaps_spent else ""
-        )
-        spent = f"{budget.spent:,.4f}{perhaps} of {budget.cap:,.4f} is spent"
-        return f"the cost cap is reached: {spent}, the next request may cost {risk:,.4f}"
+        spent = f"{cost.amount(budget.spent)}{cost.perhaps(budget.perhaps_spent)} of {cost.amount(budget.cap or 0.0)}"
+        return f"the cost cap is reached: {spent} is spent, the next request may cost {cost.amount(risk)}"
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.selection import Rules
+from distill.teacher.clients.cost import amount
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig
 from distill.teacher.clients.replies import TeacherError, Usage
@@ -137,14 +138,17 @@ class ExtractReport:
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
       requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this
         run, and failed in this run. The others were not sent.
-      discarded: attempts of this run without a reply that may have been charged.
       failures: unreadable replies and failed requests, by reason.
       examples: details of the first failure of each reason, such as the server's message.
       dropped: rationales and rows left out, by reason.
       noticed: observations without consequences, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
       rationalised: rows with a rationale for a given answer.
-      usage: tokens by teacher. ``cost``: of all replies of the job; None without prices.
+      usage: tokens by teacher, of all attempts of known usage, earlier runs included.
+      cost: of the same attempts; None without prices.
+      unknown_usage: attempts that may have been charged and whose usage the server did not report (timeouts, lost
+        connections, server errors, replies without usage), earlier runs included.
+      perhaps_cost: their highest possible cost, which ``cost`` does not include; None without prices.
       stopped: the reason for an early end, or "".
       prompt, prompt_hash: name and hash of the prompt.
       outputs: written files, by content.
@@ -159,7 +163,6 @@ class ExtractReport:
     cached: int = 0
     finished: int = 0
     failed: int = 0
-    discarded: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -169,6 +172,8 @@ class ExtractReport:
     rationalised: int = 0
     usage: dict[str, Usage] = dataclasses.field(default_factory=dict)
     cost: float | None = None
+    unknown_usage: int = 0
+    perhaps_cost: float | None = None
     stopped: str = ""
     prompt: str = ""
     prompt_hash: str = ""
@@ -192,14 +197,13 @@ class ExtractReport:
         lines = [
             written,
             f"{counted(self.requests, 'request')}: {self.finished:,} answered now, {self.cached:,} before, "
-            f"{self.failed:,} failed, {self.skipped:,} not sent; "
-            f"{tokens.prompt_tokens:,} tokens read, {tokens.completion_tokens:,} written"
-            + (f", cost {self.cost:,.4f}" if self.cost is not None else ""),
+            f"{self.failed:,} failed, {self.skipped:,} not sent",
+            f"all attempts, earlier runs included: {tokens.prompt_tokens:,} tokens read, "
+            f"{tokens.completion_tokens:,} written" + (f", cost {amount(self.cost)}" if self.cost is not None else ""),
         ]
-        if self.discarded:
-            lines.append(
-                f"attempts without a usable reply, counted because they may have been charged: {self.discarded:,}"
-            )
+        if self.unknown_usage:
+            may = f", and may have cost up to {amount(self.perhaps_cost)} more" if self.perhaps_cost is not None else ""
+            lines[-1] += f"; {counted(self.unknown_usage, 'further attempt')} had an unknown usage{may}"
         if self.compared:
             share = self.agreed / self.compared
             lines.append(

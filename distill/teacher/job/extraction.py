@@ -193,8 +193,9 @@ def _finish(
 ) -> None:
     state = collector.state
     report.requests, report.cached, report.finished = state.total, state.cached, state.finished
-    report.failed, report.discarded = state.failed, state.discarded
-    report.usage, report.cost, report.stopped = dict(collector.usage), state.cost, collected.stopped
+    report.failed, report.stopped = state.failed, collected.stopped
+    report.usage, report.cost = dict(collector.usage), state.cost
+    report.unknown_usage, report.perhaps_cost = state.unknown_usage, state.perhaps_cost
     prefixes = {each.called: each.prefix for each in config.teachers}
     if report.stopped and not config.accept_partial:
         # Nothing is written. A process that got a signal has seconds left, so no stored reply is read and parsed.

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from distill.teacher.clients.cost import amount, perhaps
+
 _LINE_EVERY_S = 10.0
 
 
@@ -17,9 +19,10 @@ class State:
       total: requests of the job.
       cached: of these, answered in earlier runs.
       finished, failed: of these, in this run.
-      discarded: attempts of this run without a reply that may have been charged.
-      prompt_tokens, completion_tokens: of all replies, earlier runs included.
-      cost: of all replies, earlier runs included; None without prices.
+      prompt_tokens, completion_tokens: of all attempts of known usage, earlier runs included.
+      cost: of the same attempts; None without prices.
+      unknown_usage: attempts that may have been charged and whose usage the server did not report, earlier runs included.
+      perhaps_cost: their highest possible cost; None without prices.
       active: running requests.
     """
 
@@ -27,10 +30,11 @@ class State:
     cached: int = 0
     finished: int = 0
     failed: int = 0
-    discarded: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
+    unknown_usage: int = 0
+    perhaps_cost: float | None = None
     active: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -64,7 +68,7 @@ class State:
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if self.cost is not None:
-            parts.append(f"cost {self.cost:,.2f}")
+            parts.append(f"cost {amount(self.cost)}{perhaps(self.perhaps_cost or 0.0)}")
         if self.active:
             parts.append(f"{self.active:,} running")
         if left is not None and self.done < self.total:

@@ -143,7 +143,7 @@ def test_unusable_replies_that_may_have_been_charged_count_towards_the_cap(tmp_p
     price = (100 * 10 + 10 * 20) / 1e6 / 2
     with serving(never, service.routes) as stub:
         first = extract(config(stub, tmp_path), progress=Silent())
-        assert first.failures == {"not answered": 1, "wrong schema": 1} and first.discarded == 2
+        assert first.failures == {"not answered": 1, "wrong schema": 1} and first.unknown_usage == 1
         assert first.cost == pytest.approx(5 * price)
         with pytest.raises(ExtractionStoppedError, match=r"\(and perhaps 0\.0\d*[1-9]\d* for attempts"):
             extract(config(stub, tmp_path, cost_cap=6 * price), progress=Silent())

@@ -8,7 +8,8 @@ from aiohttp import web
 
 from distill.tasks.records import Record
 from distill.teacher import ExtractConfig, ExtractionStoppedError, Prices, Sampling, ServerConfig, extract
-from distill.teacher.job.progress import Silent
+from distill.teacher.clients.cost import Estimate
+from distill.teacher.job.progress import Silent, State
 from tests.distill.teacher.stub_server import drop, error, serving
 
 GOOD = "It wants money back. So the answer is billing."
@@ -20,8 +21,19 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("distill.teacher.clients.server._SHORTEST_PAUSE_S", 0.01)
 
 
+class Told(Silent):
+    """Passes every state on in words."""
+
+    def __init__(self, tell):
+        self.tell = tell
+
+    def __call__(self, state):
+        self.tell(str(state))
+
+
 def run(stub, tmp_path, number=10, **changes):
     job = {"cost_cap": changes.pop("cost_cap", None)}
+    told = changes.pop("progress", None)
     teacher = {
         "model": "m", "base_url": stub.url, "prices": A_TOKEN, "concurrency": 1, "sampling": Sampling(max_tokens=50),
     } | changes  # fmt: skip
@@ -32,7 +44,7 @@ def run(stub, tmp_path, number=10, **changes):
         records=[Record(id=f"r{n}", input=f"message number {n}", label="billing") for n in range(number)],
         **job,
     )
-    return extract(config, progress=Silent())
+    return extract(config, progress=Told(told) if told else Silent())
 
 
 def body(text, *, tokens=50, **more):
@@ -108,8 +120,42 @@ def test_tokens_of_discarded_replies_are_in_the_report(tmp_path):
         report = run(stub, tmp_path, number=1, sampling=Sampling(temperature=1.0, max_tokens=50))
     assert len(stub.calls) == 3
     assert (report.usage["m"].prompt_tokens, report.usage["m"].completion_tokens) == (300, 150)
-    assert (report.cost, report.discarded, report.finished) == (150.0, 2, 1)
+    assert (report.cost, report.unknown_usage, report.finished) == (150.0, 0, 1)
     assert json.loads((tmp_path / "out.report.json").read_text())["cost"] == 150.0
+
+
+@pytest.mark.parametrize("prices", [A_TOKEN, None], ids=["prices", "no-prices"])
+def test_attempts_of_unknown_usage_are_told_with_their_possible_cost(tmp_path, prices):
+    """One reply has a usage and one has none; before them, an attempt is dropped. The next run says the same."""
+
+    async def behaviour(call):
+        if call.number == 0:
+            return await dropped(call)
+        return web.json_response(body(GOOD, tokens=10)) if call.number == 1 else await without_usage(call)
+
+    states = []
+    with serving(behaviour) as stub:
+        first = run(stub, tmp_path, number=2, prices=prices, progress=states.append)
+    with serving(behaviour) as stub:
+        again = run(stub, tmp_path, number=2, prices=prices)
+    assert (first.finished, again.cached, len(stub.calls)) == (2, 2, 0)
+    for report in (first, again):
+        assert (report.cost, report.unknown_usage, report.perhaps_cost) == (
+            (10.0, 2, 100.0) if prices else (None, 2, None)
+        )
+        spent = ", cost 10.00; 2 further attempts had an unknown usage, and may have cost up to 100.00 more\n"
+        words = spent if prices else "; 2 further attempts had an unknown usage\n"
+        assert f"all attempts, earlier runs included: 100 tokens read, 10 written{words}" in f"{report}\n"
+    written = json.loads((tmp_path / "out.report.json").read_text())
+    assert (written["unknown_usage"], written["perhaps_cost"]) == (2, again.perhaps_cost)
+    shown = "cost 10.00 (and perhaps 100.00 for attempts of unknown usage)"
+    assert (shown in states[-1]) == bool(prices)
+
+
+def test_small_costs_are_not_rounded_to_nothing():
+    assert str(State(total=1, cost=0.00071234)).endswith("cost 0.000712")
+    small = Estimate(1, 0, 10, 10, 20, cost=0.00042, most_cost=0.0009)
+    assert "about 0.000420, at most 0.000900, in the currency" in str(small)
 
 
 def test_money_that_comes_free_is_spent(tmp_path):
