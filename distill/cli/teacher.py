@@ -5,6 +5,7 @@ For settings without a flag (different teachers, selection rules), use :func:`di
 """
 
 import argparse
+import collections
 import dataclasses
 import json
 import sys
@@ -16,6 +17,7 @@ from distill import exit_codes
 from distill.cli import flags
 from distill.counting import counted
 from distill.teacher.assembly import rows
+from distill.teacher.assembly.assemble import MISFIT
 from distill.teacher.assembly.selection import Leakage, OnDisagreement, Rules
 from distill.teacher.clients.completion import Endpoint
 from distill.teacher.clients.cost import Prices
@@ -252,7 +254,8 @@ def run_extract(
         report = extract(config)
     except ExtractionStoppedError as stopped:
         report = dataclasses.replace(stopped.report, stopped="")  # the message includes it
-        print(f"{report}\ndistill extract: {stopped}", file=sys.stderr)
+        where = f"failures: {report.outputs['failures']}\n" if report.failures else ""
+        print(f"{report}\n{where}distill extract: {stopped}", file=sys.stderr)
         return exit_codes.MISTAKE if stopped.hopeless else exit_codes.STOPPED
     except TeacherStoppedError as stopped:
         print(f"distill extract: {stopped}", file=sys.stderr)
@@ -277,8 +280,12 @@ def _outcome(report: ExtractReport) -> tuple[int, str]:
         again = reason in _PASSING
         why = f"none of {report.failed:,} requests was answered, for instance {words}"
         return (exit_codes.STOPPED, f"{why}; run the same command again later") if again else (exit_codes.MISTAKE, why)
-    if report.requests and not (report.explained or report.labelled):
-        return exit_codes.MISTAKE, f"no reply could be used: {report.failures.get(reason, 0):,} × {words}"
+    if report.read and not (report.explained or report.labelled):
+        found = collections.Counter(report.unreadable) + collections.Counter(report.failures)
+        found[MISFIT] += report.misfits
+        ((reason, number),) = found.most_common(1)
+        why = f"no reply could be used: {number:,} × {reason}: {report.examples.get(reason, '')}"
+        return exit_codes.MISTAKE, why.rstrip(": ")
     return 0, ""
 
 

@@ -18,7 +18,6 @@ from distill.teacher.prompts.prompt import Prompt
 
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
-NOT_ASKED = Failure("not sent")
 
 
 class Assembly:
@@ -33,7 +32,7 @@ class Assembly:
       keep_replies: put raw replies into the provenance.
 
     Attributes:
-      failures: one JSON object per unreadable reply and per failed request.
+      failures: one JSON object per unreadable reply, per failed request and per input without a request, in each row.
       compared, agreed: rows with gold label and vote; those where they agree.
       rationalised: rows with a rationale for a given answer.
     """
@@ -52,6 +51,7 @@ class Assembly:
         self.as_json, self.labels, self.keep_replies = as_json, tuple(labels), keep_replies
         self.failures: list[dict[str, Any]] = []
         self.compared = self.agreed = self.rationalised = 0
+        self._unreadable: dict[tuple[str, int], str] = {}  # request's key and sample → reason
         self._dropped: collections.Counter[str] = collections.Counter()
         self._noticed: collections.Counter[str] = collections.Counter()
         self._worked = {metrics.same_text_key(example.input) for example in prompt.examples}
@@ -59,10 +59,9 @@ class Assembly:
         self._read: dict[tuple[str, str], list[Said]] = {}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """``failures``, ``dropped`` and ``noticed`` by reason, most frequent first."""
-        failures = collections.Counter(failure["reason"] for failure in self.failures)
+        """``unreadable``, ``dropped`` and ``noticed`` by reason, most frequent first."""
         return {
-            "failures": dict(failures.most_common()),
+            "unreadable": dict(collections.Counter(self._unreadable.values()).most_common()),
             "dropped": dict(self._dropped.most_common()),
             "noticed": dict(self._noticed.most_common()),
         }
@@ -109,6 +108,9 @@ class Assembly:
                     parsing.read_candidate(self.prompt, candidate, row.record, as_json=json_wanted, labels=self.labels)
                     for candidate in reply.candidates
                 ]
+                for n, said in enumerate(self._read[where]):
+                    if said.failure is not None:
+                        self._unreadable.setdefault((request.key, n), said.failure.reason)
             answers += [Answer(request.teacher, request.sample + n, said) for n, said in enumerate(self._read[where])]
         return answers
 
@@ -171,8 +173,7 @@ class Assembly:
 
     def _notice(self, row: PromptedRow) -> None:
         if row.misfit:
-            failure = dataclasses.asdict(Failure(MISFIT, row.misfit))
-            self.failures.append({"id": row.record.id, **failure, "input": row.record.input})
+            self.failures.append(_failure(row.record, Failure(MISFIT, row.misfit), {}))
         texts = (row.record.input, *row.record.choices)
         if any(self.prompt.imitates_template(text) for text in texts):
             self._noticed["the input has lines that look like the prompt's own (indented in the prompt)"] += 1
@@ -220,18 +221,12 @@ class Assembly:
         told: Sequence[Answer],
     ) -> None:
         record = row.record
-
-        def note(failure: Failure, **where: Any) -> None:
-            self.failures.append({"id": record.id, **where, **dataclasses.asdict(failure), "input": record.input})
-
         for purpose, group in (("explain", answers), ("rationalise", told)):
             for answer in group:
                 if answer.said.failure is not None:
-                    note(answer.said.failure, teacher=answer.teacher, sample=answer.sample, purpose=purpose)
-        for request in (*row.requests, *row.told):
-            if request.teacher in teachers and request.key not in collected.replies:
-                failure = collected.failures.get(request.key, NOT_ASKED)
-                note(failure, teacher=request.teacher, sample=request.sample, purpose=request.purpose)
+                    where = {"teacher": answer.teacher, "sample": answer.sample, "purpose": purpose}
+                    self.failures.append(_failure(record, answer.said.failure, where))
+        self.failures += failed_requests(row, collected, teachers)
 
     def _provenance(
         self, row: PromptedRow, collected: Collected, teachers: Sequence[str], vote: Vote
@@ -274,3 +269,18 @@ class Assembly:
         if self.keep_replies:
             value["replies"] = [candidate.text for _, reply in pairs for candidate in reply.candidates]
         return value
+
+
+def failed_requests(row: PromptedRow, collected: Collected, teachers: Sequence[str]) -> list[dict[str, Any]]:
+    """One JSON object per failed request of a row to the teachers. Reads no stored reply."""
+    return [
+        _failure(
+            row.record, failure, {"teacher": request.teacher, "sample": request.sample, "purpose": request.purpose}
+        )
+        for request in (*row.requests, *row.told)
+        if request.teacher in teachers and (failure := collected.failures.get(request.key)) is not None
+    ]
+
+
+def _failure(record: Record, failure: Failure, where: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": record.id, **where, **dataclasses.asdict(failure), "input": record.input}

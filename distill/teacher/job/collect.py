@@ -17,7 +17,6 @@ from distill.teacher.clients import cost
 from distill.teacher.clients.cost import Budget, Prices, Reservation, Tokenizing
 from distill.teacher.clients.replies import (
     BatchTeacherBase,
-    Failure,
     Reply,
     Request,
     RequestFailedError,
@@ -191,9 +190,9 @@ class Collector:
             reply = await teacher.ask(request)
         except RequestFailedError as error:
             reserved.close(error.perhaps_paid)
-            result.failures[request.key] = error.failure
             if error.failure.reason == "not sent":
                 return
+            result.failures[request.key] = error.failure
             self.state.failed += 1
             if row.failed(error.failure.reason):
                 self.stop(
@@ -202,7 +201,6 @@ class Collector:
             return
         except TeacherStoppedError as error:
             reserved.close()
-            result.failures[request.key] = Failure("not sent", str(error))
             self._stop_for(error)
             return
         except BaseException:

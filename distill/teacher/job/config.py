@@ -11,6 +11,7 @@ from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
 from distill.teacher.assembly import rows
+from distill.teacher.assembly.assemble import MISFIT
 from distill.teacher.assembly.selection import Rules
 from distill.teacher.clients.cost import amount
 from distill.teacher.clients.local import LocalConfig
@@ -136,9 +137,11 @@ class ExtractReport:
     Attributes:
       read: rows read. ``rejected``: invalid rows of the source, by reason.
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
-      requests, cached, finished, failed: requests of this job; of these, answered in earlier runs, answered in this
-        run, and failed in this run. The others were not sent.
-      failures: unreadable replies and failed requests, by reason.
+      misfits: rows without a request, because their input does not fit the prompt.
+      requests, cached, finished, failed: requests of this job (rows with the same input share one); of these, answered in
+        earlier runs, answered in this run, and failed in this run. The others are ``unfinished``.
+      failures: the failed requests, by reason.
+      unreadable: replies without a usable answer or rationale among the answered requests, by reason.
       examples: details of the first failure of each reason, such as the server's message.
       dropped: rationales and rows left out, by reason.
       noticed: observations without consequences, by reason.
@@ -156,6 +159,7 @@ class ExtractReport:
 
     read: int = 0
     rejected: dict[str, int] = dataclasses.field(default_factory=dict)
+    misfits: int = 0
     written: int = 0
     explained: int = 0
     labelled: int = 0
@@ -164,6 +168,7 @@ class ExtractReport:
     finished: int = 0
     failed: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    unreadable: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     noticed: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -180,8 +185,8 @@ class ExtractReport:
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def skipped(self) -> int:
-        """Requests that were not sent."""
+    def unfinished(self) -> int:
+        """Requests that were not sent, or not finished, when the job stopped."""
         return self.requests - self.cached - self.finished - self.failed
 
     def to_json(self) -> dict[str, Any]:
@@ -191,19 +196,21 @@ class ExtractReport:
     def __str__(self) -> str:
         tokens = sum(self.usage.values(), Usage())
         written = f"{counted(self.read, 'row')}, none written"
-        if self.outputs:
+        if "report" in self.outputs:
             written = f"{self.written:,} of {counted(self.read, 'row')} written, {self.explained:,} with a rationale, "
             written += f"{self.labelled:,} with a teacher's label"
         lines = [
             written,
             f"{counted(self.requests, 'request')}: {self.finished:,} answered now, {self.cached:,} before, "
-            f"{self.failed:,} failed, {self.skipped:,} not sent",
+            f"{self.failed:,} failed, {self.unfinished:,} not finished",
             f"all attempts, earlier runs included: {tokens.prompt_tokens:,} tokens read, "
             f"{tokens.completion_tokens:,} written" + (f", cost {amount(self.cost)}" if self.cost is not None else ""),
         ]
         if self.unknown_usage:
             may = f", and may have cost up to {amount(self.perhaps_cost)} more" if self.perhaps_cost is not None else ""
             lines[-1] += f"; {counted(self.unknown_usage, 'further attempt')} had an unknown usage{may}"
+        if self.misfits:
+            lines.append(f"rows without a request: {self.misfits:,} × {MISFIT}")
         if self.compared:
             share = self.agreed / self.compared
             lines.append(
@@ -213,7 +220,8 @@ class ExtractReport:
             lines.append(f"{counted(self.rationalised, 'row')} with a rationale written for the given answer")
         for head, counts in (
             ("rejected by the source", self.rejected),
-            ("failures", self.failures),
+            ("failed requests", self.failures),
+            ("replies that could not be read", self.unreadable),
             ("dropped", self.dropped),
             ("noticed", self.noticed),
         ):

@@ -4,7 +4,7 @@
     report = extract(config)
 
 It writes the output ``out.jsonl``, ``out.failures.jsonl`` (unreadable replies and failed requests), ``out.report.json``,
-and the store ``out.replies.sqlite``.
+and the store ``out.replies.sqlite``. A job that stops early writes the store and its failed requests.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from distill.tasks import metrics
 from distill.tasks.records import Record
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.asked import Collected, PromptedRow
-from distill.teacher.assembly.assemble import Assembly
+from distill.teacher.assembly.assemble import Assembly, failed_requests
 from distill.teacher.clients.batch import BatchTeacher
 from distill.teacher.clients.cost import Budget
 from distill.teacher.clients.replies import Teacher
@@ -196,13 +196,18 @@ def _finish(
     report.failed, report.stopped = state.failed, collected.stopped
     report.usage, report.cost = dict(collector.usage), state.cost
     report.unknown_usage, report.perhaps_cost = state.unknown_usage, state.perhaps_cost
+    report.misfits = sum(bool(row.misfit) for row in asked)
+    reasons = collections.Counter(each.reason for each in collected.failures.values())
+    report.failures = dict(reasons.most_common())
+    for each in collected.failures.values():
+        report.examples.setdefault(each.reason, each.detail)
     prefixes = {each.called: each.prefix for each in config.teachers}
+    failures = rows.beside(config.output, "failures.jsonl")
     if report.stopped and not config.accept_partial:
-        # Nothing is written. A process that got a signal has seconds left, so no stored reply is read and parsed.
-        reasons = collections.Counter(each.reason for each in collected.failures.values())
-        report.failures = dict(reasons.most_common())
-        for each in collected.failures.values():
-            report.examples.setdefault(each.reason, each.detail)
+        # No rows are written. A process that got a signal has seconds left, so no stored reply is read and parsed.
+        failed = [each for row in asked for each in failed_requests(row, collected, tuple(prefixes))]
+        rows.write(failures, failed)
+        report.outputs["failures"] = str(failures)
         return
     for path, names in groups.items():
         values = assembly.rows(asked, collected, names, prefix=prefixes[names[0]] if len(groups) > 1 else "")
@@ -212,12 +217,11 @@ def _finish(
         report.explained += sum(bool(row["rationales"]) for row in values)
         report.labelled += sum("llm_label" in row for row in values)
     counts = assembly.counts()
-    report.failures, report.dropped = counts["failures"], counts["dropped"]
+    report.unreadable, report.dropped = counts["unreadable"], counts["dropped"]
     for failure in assembly.failures:
         report.examples.setdefault(failure["reason"], failure["detail"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
-    failures = rows.beside(config.output, "failures.jsonl")
     rows.write(failures, assembly.failures)
     report.outputs["failures"] = str(failures)
     report.outputs["report"] = str(rows.beside(config.output, "report.json"))

@@ -14,6 +14,8 @@ import pytest
 
 from distill import exit_codes
 from distill.cli import teacher as commands
+from distill.teacher.assembly.assemble import MISFIT
+from distill.teacher.job.config import ExtractReport
 from tests.distill.teacher.stub_server import serving
 from tests_support import xla_flags
 
@@ -157,7 +159,7 @@ def test_a_stopped_job_says_so_and_gives_its_exit_code(place, tmp_path, capsys):
     async def refuse(call_):
         from tests.distill.teacher.stub_server import error
 
-        return error(401, "no")
+        return error(401, "no") if call_.number else error(400, "too long")
 
     with serving(refuse) as stub:
         status = commands.run_extract(
@@ -167,6 +169,16 @@ def test_a_stopped_job_says_so_and_gives_its_exit_code(place, tmp_path, capsys):
             field=["input=message"],
             base_url=stub.url,
             model=["m"],
+            concurrency=1,
         )
     assert status == exit_codes.STOPPED
-    assert "does not accept the key" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "0 answered now, 0 before, 1 failed, 2 not finished" in told and "does not accept the key" in told
+    assert f"failed requests: 1 × bad request\nfailures: {tmp_path}/o.failures.jsonl" in told
+
+
+def test_a_job_without_any_request_fails():
+    report = ExtractReport(read=2, written=2, misfits=2, examples={MISFIT: "no </s>"})
+    assert commands._outcome(report) == (
+        exit_codes.MISTAKE, "no reply could be used: 2 × the input does not fit the prompt: no </s>"
+    )  # fmt: skip

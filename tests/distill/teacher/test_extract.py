@@ -73,7 +73,7 @@ def test_samples_vote_and_the_share_becomes_the_weight(tmp_path):
     assert row["rationales"] == ["Paid twice.", "Money back."]
     assert (row["provenance"]["votes"], row["provenance"]["voters"]) == (2, 3)
     assert row["provenance"]["rationales_by"] == [["t", 0], ["t", 2]]
-    assert report.dropped == {"argues against the vote": 1} and report.failures == {"no answer marker": 1}
+    assert report.dropped == {"argues against the vote": 1} and report.unreadable == {"no answer marker": 1}
     (record_,) = jsonl.JsonLines({"all": str(tmp_path / "out.jsonl")})("all")
     assert row["label_votes"] == {"billing": pytest.approx(2 / 3), "technical": pytest.approx(1 / 3)}
     votes = (("billing", row["label_votes"]["billing"]), ("technical", row["label_votes"]["technical"]))
@@ -224,7 +224,7 @@ def test_labels_are_declared_for_prompts_without_a_parser(tmp_path):
         tmp_path, [say("x y z.", "accounts"), say("u v w.", "Sales")], label=None, labels=("sales", "accounting")
     )
     assert (row["llm_label"], row["rationales"]) == ("sales", ["u v w."]) and "weight" not in row
-    assert report.failures == {"the answer is none of the labels": 1}
+    assert report.unreadable == {"the answer is none of the labels": 1}
     assert report.examples == {"the answer is none of the labels": "got 'accounts'; the labels are sales, accounting"}
     with pytest.raises(PromptError, match="the parser 'cqa' defines its answers"):
         one(tmp_path, ["x"], prompt="cqa", labels=("a",))
@@ -236,7 +236,7 @@ def test_labels_outside_the_gold_ones_are_undecided(tmp_path):
     report = run(tmp_path, records, recorded(tmp_path / "t.jsonl", *replies))
     assert [row.get("llm_label") for row in read_lines(tmp_path / "out.jsonl")] == [*TEAMS, *TEAMS[:2], None]
     assert read_lines(tmp_path / "out.jsonl")[5]["rationales"] == ["Reason 5."], "its reasons stay"
-    assert report.failures == {"the answer is none of the labels": 1}
+    assert report.unreadable == {"the answer is none of the labels": 1}
 
 
 def test_rationalisation_wants_its_question(tmp_path):
@@ -399,8 +399,43 @@ def test_a_stopped_job_can_write_what_it_has(tmp_path):
     with serving(five) as stub:
         report = run(tmp_path, RECORDS, server(stub, concurrency=1), accept_partial=True)
     assert "key" in report.stopped and report.explained == 5 and report.written == 10
-    assert report.failures == {"not sent": 5}
-    assert "stopped early" in str(report)
+    assert (report.failures, report.failed, report.unfinished) == ({}, 0, 5)
+    assert not read_lines(tmp_path / "out.failures.jsonl"), "requests that were not sent are no failures"
+    assert "5 answered now, 0 before, 0 failed, 5 not finished" in str(report) and "stopped early" in str(report)
+
+
+def test_the_counts_of_a_summary_add_up(tmp_path):
+    """Eleven rows share nine requests: three fail, two replies cannot be read, and four are good."""
+
+    async def mixed(call):
+        from tests.distill.teacher.stub_server import error
+
+        if call.number in (1, 2, 4):
+            return error(400, "too long")
+        return call.reply("no idea") if call.number in (0, 3) else await good(call)
+
+    records = [*RECORDS[:9], dataclasses.replace(RECORDS[0], id="again"), dataclasses.replace(RECORDS[1], id="too")]
+    with serving(mixed) as stub:
+        report = run(tmp_path, records, server(stub, concurrency=1))
+    assert (report.requests, report.finished, report.failed, report.unfinished) == (9, 6, 3, 0)
+    assert (report.failures, report.unreadable) == ({"bad request": 3}, {"no answer marker": 2})
+    assert "failed requests: 3 × bad request\nreplies that could not be read: 2 × no answer marker" in str(report)
+    assert len(read_lines(tmp_path / "out.failures.jsonl")) == 7, "a line for each row"
+
+
+def test_a_stopped_job_writes_its_failed_requests(tmp_path):
+    async def worse(call):
+        from tests.distill.teacher.stub_server import error
+
+        return [error(400, "too long"), await good(call), error(401, "key expired")][min(call.number, 2)]
+
+    with serving(worse) as stub, pytest.raises(ExtractionStoppedError) as stopped:
+        run(tmp_path, RECORDS, server(stub, concurrency=1))
+    report = stopped.value.report
+    (failure,) = read_lines(tmp_path / "out.failures.jsonl")
+    assert (failure["id"], failure["reason"], failure["input"]) == ("r0", "bad request", RECORDS[0].input)
+    assert (report.failures, report.failed, report.unfinished) == ({"bad request": 1}, 1, 8)
+    assert str(report).startswith("10 rows, none written") and report.outputs["failures"].endswith("failures.jsonl")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -423,7 +458,7 @@ def test_an_interrupt_finishes_what_is_under_way(tmp_path, monkeypatch, number):
     sent = len(stub.calls)
     assert report.finished == sent and 6 <= sent < 10, "nothing that was sent is lost"
     assert [len(keys) for keys in looked_up] == [10], "no stored reply is read between the signal and the end"
-    counts = f"{sent} answered now, 0 before, 0 failed, {10 - sent} not sent"
+    counts = f"{sent} answered now, 0 before, 0 failed, {10 - sent} not finished"
     assert str(report).startswith(f"10 rows, none written\n10 requests: {counts}")
     assert signal.getsignal(number) is before
 
@@ -468,7 +503,8 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
     records = [Record("r0", "one</s>two", label="neutral"), Record("r1", "just one", label="neutral")]
     teacher = recorded(tmp_path / "t.jsonl", ("r0", ["May be.\nAnswer: neutral"]))
     report = run(tmp_path, records, teacher, prompt="esnli")
-    assert report.failures == {"the input does not fit the prompt": 1}
+    assert (report.failures, report.misfits) == ({}, 1)
+    assert "rows without a request: 1 × the input does not fit the prompt" in str(report)
     assert [row["rationales"] for row in read_lines(tmp_path / "out.jsonl")] == [["May be."], []]
 
 

@@ -138,7 +138,7 @@ def test_the_whole_phase_with_an_encoder_decoder(encoder_decoder, tmp_path):
         records=[Record(f"r{n}", f"message {n}", label="billing") for n in range(3)],
     )
     report = extract(config, progress=Silent())
-    assert report.finished == 3 and report.written == 3 and sum(report.failures.values()) == 3, (
+    assert report.finished == 3 and report.written == 3 and sum(report.unreadable.values()) == 3, (
         "random weights explain nothing"
     )
     (asked,) = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["provenance"]["teachers"]

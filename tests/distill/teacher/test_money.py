@@ -192,4 +192,4 @@ def test_what_would_end_the_same_way_is_not_asked_again(tmp_path, message, finis
         report = run(stub, tmp_path, number=1, sampling=Sampling(temperature=temperature, max_tokens=50))
     assert len(stub.calls) == calls
     assert report.usage["m"].completion_tokens == 50 * calls
-    assert sum(report.failures.values()) == 1
+    assert sum(report.unreadable.values()) == 1

@@ -38,7 +38,7 @@ def test_replayed_replies_give_the_records_of_the_paper_layout(paper_data, tmp_p
     got = list(jsonl.JsonLines({"all": str(output)})("all"))
     assert got == expected
     assert report.written == len(expected)
-    assert sum(report.failures.values()) == len(expected_report.failed) + len(expected_report.undecided)
+    assert sum(report.unreadable.values()) == len(expected_report.failed) + len(expected_report.undecided)
     with (tmp_path / f"{name}.failures.jsonl").open() as file:
         failures = [json.loads(line) for line in file]
     problems = {(problem.id, problem.reason) for problem in (*expected_report.failed, *expected_report.undecided)}

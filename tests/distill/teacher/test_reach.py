@@ -180,7 +180,7 @@ def test_a_filter_of_azure_is_a_refusal(rows, capsys):
     with serving(behaviour) as stub:
         assert extract(rows, stub.url) == 0
     assert len(stub.calls) == 12
-    assert "failures: 1 × refused" in capsys.readouterr().out
+    assert "failed requests: 1 × refused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", [1, 12])
