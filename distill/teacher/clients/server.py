@@ -8,6 +8,7 @@ import os
 import random
 import time
 
+from distill.counting import counted
 from distill.teacher.clients import completion, cost, redaction
 from distill.teacher.clients.completion import Dialect
 from distill.teacher.clients.gate import Gate
@@ -196,10 +197,13 @@ class ServerTeacher:
                     failed += 1
                     pause = min(_LONGEST_PAUSE_S, _SHORTEST_PAUSE_S * 2.0 ** (failed - 1)) * random.uniform(0.75, 1.0)
                     last = failed >= self.config.attempts
-                    self._check_patience(error.failure, 0.0 if last else pause)
+                    # Other requests may be answered during the pause, so the rest of the patience is waited for.
+                    wait = 0.0 if last else min(pause, max(0.0, self.gate.patience))
+                    await asyncio.sleep(wait)
+                    self._check_patience(error.failure, 0.0 if last else pause - wait)
                     if last:
-                        raise
-                    await asyncio.sleep(pause)
+                        detail = f"{error.failure.detail}, in {counted(failed, 'attempt')}"
+                        raise RequestFailedError(reason, detail, error.failure.raw) from None
                     continue
                 if reason in _WORTH_ANOTHER_TRY:
                     self._check_patience(error.failure, 0.0)
@@ -225,9 +229,10 @@ class ServerTeacher:
             waited = self.gate.troubled
             refused = failure.reason == "too many requests"
             what = "has refused every request" if refused else f"has answered no request ({failure.reason})"
+            longer = f", and its next pause of {pause:.0f} s is longer than the rest" if refused and pause else ""
             remedy = "run again later, or set requests_per_minute" if refused else "run again later"
             raise TeacherStoppedError(
-                f"teacher {self.name!r} {what} for {waited:.0f} s, of patience_s={self.config.patience_s:g} "
+                f"teacher {self.name!r} {what} for {waited:.0f} s, of patience_s={self.config.patience_s:g}{longer} "
                 f"({failure.detail}); {remedy}"
             )
 

@@ -125,8 +125,8 @@ class ErrorTranslator:
         if isinstance(error, openai.APIStatusError):
             return self._of_status(error, request, body)
         if isinstance(error, openai.APITimeoutError) and not transport.never_connected(error):
-            attempts, seconds = self._config.attempts, self._config.attempt_s
-            return RequestFailedError("timeout", f"no reply within {seconds:g} s, in {attempts} attempts")
+            seconds = min(self._config.attempt_s, self._config.patience_s)
+            return RequestFailedError("timeout", f"no reply within {seconds:g} s")
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__
             words = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)

@@ -253,6 +253,17 @@ def test_a_server_that_always_refuses_ends_in_a_clear_stop(tmp_path):
         run(job(stub, tmp_path, teacher={"patience_s": 0.4, "attempts": 2}))
 
 
+def test_a_refusal_for_longer_than_the_rest_of_the_patience_stops_at_once(tmp_path):
+    async def behaviour(call):
+        return error(429, "slow down", headers={"Retry-After": "2"})
+
+    with (
+        serving(behaviour) as stub,
+        pytest.raises(ExtractionStoppedError, match=r"for \d s, of patience_s=3, and its next pause of 2 s is longer"),
+    ):
+        run(job(stub, tmp_path, teacher={"patience_s": 3.0}))
+
+
 async def silent(call):
     await asyncio.sleep(60)
     return call.reply(GOOD)
@@ -297,6 +308,38 @@ def test_patience_bounds_the_wait_whatever_the_server_does(tmp_path, behaviour):
         run(job(stub, tmp_path, teacher=teacher))
     assert time.monotonic() - started < 5
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_patience_is_used_up_before_the_job_stops(tmp_path, monkeypatch):
+    """Also where the next pause is longer than what is left of it."""
+    monkeypatch.setattr("distill.teacher.clients.server._SHORTEST_PAUSE_S", 5.0)
+    with (
+        serving(failing) as stub,
+        pytest.raises(ExtractionStoppedError, match=r"for \d s, of patience_s=0\.8 \(HTTP 500"),
+    ):
+        started = time.monotonic()
+        run(job(stub, tmp_path, teacher={"patience_s": 0.8}))
+    assert 0.8 <= time.monotonic() - started < 3
+
+
+def test_a_pause_longer_than_patience_does_not_stop_a_job_whose_other_requests_are_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.teacher.clients.server._SHORTEST_PAUSE_S", 5.0)
+
+    async def behaviour(call):
+        await asyncio.sleep(0.4 if call.number else 0.0)
+        return call.reply(GOOD) if call.number else error(500)
+
+    with serving(behaviour) as stub:
+        report = run(job(stub, tmp_path, RECORDS[:2], teacher={"patience_s": 0.8, "concurrency": 2}))
+    assert report.finished == 2
+
+
+def test_a_failure_names_the_attempts_that_were_made():
+    with serving(silent) as stub:
+        (failure,) = ask(config_for(stub, attempts=2, attempt_s=0.1))
+        with pytest.raises(TeacherStoppedError, match=r"\(no reply within 0\.1 s\)"):
+            ask(config_for(stub, attempts=50, attempt_s=0.1, patience_s=0.3))
+    assert (failure.reason, failure.detail) == ("timeout", "no reply within 0.1 s, in 2 attempts")
 
 
 def test_a_reply_makes_the_patience_whole_again(tmp_path):
