@@ -52,7 +52,7 @@ class ExtractConfig:
       records: the rows themselves. Exactly one of the three.
       split: of the dataset.
       fields: of ``inputs``: record field → row field; see :class:`distill.tasks.jsonl.JsonLines`.
-      limit: number of rows to read; None: all.
+      limit: number of rows to read, at least 1; None: all.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``; by default as the data set or the prompt's
         parser compares them.
       labels: the possible labels, for prompts without a parser; any other label counts as undecided. By default those of
@@ -112,6 +112,8 @@ class ExtractConfig:
             validation.check(f"ExtractConfig.{field}", getattr(self, field), allowed)
         if self.answer is not None:
             validation.check("ExtractConfig.answer", self.answer, metrics.ANSWER_KINDS)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"ExtractConfig.limit must be ≥ 1, or None for all rows; got {self.limit}")
         if self.samples < 1:
             raise ValueError(f"ExtractConfig.samples must be ≥ 1; got {self.samples}")
         for teacher in self.teachers:

@@ -516,6 +516,7 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
         ({"teachers": ()}, "at least one teacher"),
         ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers have the name 'a'"),
         ({"samples": 0}, "samples must be ≥ 1"),
+        ({"limit": 0}, "limit must be ≥ 1, or None for all rows; got 0"),
         ({"samples": 3, "teachers": (ServerConfig(model="a"),)}, "temperature 0: all samples would be the same"),
         ({"rationalise": "right"}, "rationalise must be one of .'off', 'wrong', 'all'.; got 'right'"),
         ({"combine": "mix"}, "combine must be one of"),
