@@ -28,6 +28,20 @@ _OF_INFER = {
 }
 """Command and flag of ``infer`` that it lacks → how it is told the same."""
 
+_OTHER_WORDS = {
+    "extract": "teacher collect annotate rationales",
+    "eval": "test evaluate evaluation score validate",
+    "infer": "predict serve serving answer inference decode generate",
+    "train": "fit finetune fine-tune distill distil",
+    "cache": "tokenize tokenise preprocess",
+    "vocabulary": "vocab tokenizer tokeniser",
+    "data": "dataset datasets",
+    "precompile": "compile",
+    "example": "init new",
+}
+_MEANT = {word: command for command, words in _OTHER_WORDS.items() for word in words.split()}
+"""What a command is called elsewhere → the command."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage, and name the nearest command, flag or macro."""
@@ -71,7 +85,9 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
-            self.error(f"there is no command {value!r}{did_you_mean(close(str(value), action.choices))}")
+            meant = _MEANT.get(str(value).lower())
+            alike = [meant] if meant in action.choices else close(str(value), action.choices)
+            self.error(f"there is no command {value!r}{did_you_mean(alike)}")
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
             near = did_you_mean(close(str(value), known)[:1] or _beginning_alike(str(value), known))

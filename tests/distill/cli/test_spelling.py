@@ -29,6 +29,9 @@ def test_help_that_cannot_be_written_is_an_error(words, monkeypatch, capsys):
     ("words", "message"),
     [
         ("trian", "distill: there is no command 'trian'; did you mean 'train'?"),
+        ("teacher --inputs=a", "distill: there is no command 'teacher'; did you mean 'extract'?"),
+        ("Evaluate", "distill: there is no command 'Evaluate'; did you mean 'eval'?"),
+        ("serving", "distill: there is no command 'serving'; did you mean 'infer'?"),
         ("train --model_dir=runs/a", "distill train: there is no flag --model_dir; write --gin.MODEL_DIR=runs/a"),
         ("train --batch-size 8", "distill train: there is no flag --batch-size; write --gin.BATCH_SIZE=8"),
         ("train --train_step=8", "distill train: there is no flag --train_step; write --gin.TRAIN_STEPS=8"),
@@ -99,6 +102,16 @@ def test_any_parser_ends_in_one_line(words, message, capsys):
         small_parser().parse_args(words)
     assert ended.value.code == exit_codes.MISTAKE
     assert capsys.readouterr().err == message + "\n"
+
+
+def test_other_words_lead_to_commands():
+    assert set(spelling._OTHER_WORDS) <= set(main.COMMANDS) and not set(spelling._MEANT) & set(main.COMMANDS)
+
+
+def test_a_word_for_a_command_that_the_parser_lacks(capsys):
+    with pytest.raises(SystemExit):
+        small_parser().parse_args(["teacher"])
+    assert capsys.readouterr().err == "prog: there is no command 'teacher'; prog --help lists the commands\n"
 
 
 def test_macros_are_those_of_the_shipped_files():
