@@ -2,8 +2,9 @@
 
 Format 2 holds ``folder`` (where relative paths begin), ``source`` (the contents of the sweep file), ``added`` (bindings of
 the command line), ``added_points`` (those of ``source`` that the command line added), ``axes``, ``metric``, ``x``,
-``joint_seeds``, and ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``. A directory of the older format,
-which held ``runs`` and ``failed`` only, is converted when its sweep is started again.
+``joint_seeds``, ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``, and ``dropped``: the same of runs
+that had begun when they were deleted from the sweep. A directory of the older format, which held ``runs`` and ``failed``
+only, is converted when its sweep is started again.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ class Plan:
       added_points: the points of ``source`` that the command line added.
       start: the run that is trained first, or None.
       validation: split and metric that select the best parameters; None before the runs were checked.
+      dropped: runs that had begun when they were deleted from the sweep: name → entry, as in ``sweep.json``.
     """
 
     directory: Path
@@ -52,6 +54,7 @@ class Plan:
     added_points: tuple[Any, ...] = ()
     start: Run | None = None
     validation: tuple[str, str] | None = None
+    dropped: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def selected_by(self) -> tuple[str, str]:
@@ -77,6 +80,7 @@ class Plan:
             "axes": self.axes,
             "start": None if self.start is None else _described(self.start),
             "validation": self.validation,
+            "dropped": self.dropped,
             "runs": runs,
         }
         files.replace_text(self.directory / PLAN, json.dumps(value, indent=1) + "\n")
@@ -152,6 +156,7 @@ def read_plan(directory: str | Path) -> Plan:
         tuple(_added_points(value)),
         None if value.get("start") is None else _run(directory, value["start"]["name"], value["start"]),
         tuple(value["validation"]) if value.get("validation") else None,
+        value.get("dropped", {}),
     )
 
 
@@ -243,7 +248,7 @@ def _prepared(
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
     check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)
-    plan = planned(sweep, runs)
+    plan = dataclasses.replace(planned(sweep, runs), dropped=_dropped(sweep.directory, runs, there))
     if write:
         for run in runs:
             if run in changed:
@@ -252,6 +257,18 @@ def _prepared(
                 outcomes.forget_failure(run)
         plan.write()
     return plan
+
+
+def _dropped(directory: Path, runs: Sequence[Run], there: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of begun or failed runs that a plan has, or has dropped, and that are not among ``runs``."""
+    if "format" not in there:
+        return {}
+    names, out = {run.name for run in runs}, {}
+    for name, entry in same_sweep.known(there).items():
+        folder = directory / name
+        if name not in names and (same_sweep.has_begun(folder) or (folder / outcomes.FAILURE).exists()):
+            out[name] = entry
+    return out
 
 
 def convert(sweep: Sweep) -> None:
@@ -396,7 +413,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise SweepError(
             f"{path} has format {value['format']!r}; this version reads format {FORMAT}; use the version that wrote it"
         )
-    for name, entry in value["runs"].items():
+    if not isinstance(value.get("dropped", {}), dict):
+        raise SweepError(f"{path} is no plan of a sweep: 'dropped' has another form; {_REMEDY}")
+    for name, entry in same_sweep.known(value).items():
         if not _is_run(entry, old="format" not in value):
             raise SweepError(f"{path} is no plan of a sweep: run {name!r} has another form; {_REMEDY}")
     failed = value.get("failed", {})

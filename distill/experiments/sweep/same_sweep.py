@@ -21,8 +21,13 @@ _UNSET = object()
 _Configuration = tuple[list[str], list[str]]
 
 
+def known(there: Mapping[str, Any]) -> dict[str, Any]:
+    """The runs of a plan and those that were dropped from it, whose folders are kept: name → entry."""
+    return {**there.get("dropped", {}), **there.get("runs", {})}
+
+
 def changed(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], *, steps: bool = True) -> list[Run]:
-    """Returns the runs that the plan of the directory has with other files or bindings.
+    """Returns the runs that the plan of the directory has, or has dropped, with other files or bindings.
 
     Args:
       sweep: the sweep.
@@ -30,7 +35,7 @@ def changed(sweep: Sweep, runs: Sequence[Run], there: Mapping[str, Any], *, step
       there: the contents of ``sweep.json``, of this or the older format; empty without a plan.
       steps: False does not compare ``TRAIN_STEPS`` of a sweep with budgets: its runs are not resolved yet.
     """
-    before = there.get("runs", {})
+    before = known(there)
     return [run for run in runs if run.name in before and _pair(sweep, run, before[run.name], steps)[2]]
 
 
@@ -72,18 +77,19 @@ def refuse(
         _refuse_other_search(sweep, there)
         return
     _refuse_other_start(sweep, there)
-    begun = [name for name in there.get("runs", {}) if _has_begun(sweep.directory / name) and name not in failed]
+    before = known(there)
+    begun = [name for name in before if has_begun(sweep.directory / name) and name not in failed]
     if not begun and not leases.is_any_run_held(sweep.directory):
         return  # the file was mended before anything was trained
     refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
     if refused:
         first, more = refused[0], len(refused) - 1
         others = f" ({counted(more, 'other run')} {'differs' if more == 1 else 'differ'}, too)" if more else ""
-        what = _difference(*_pair(sweep, first, there["runs"][first.name], steps)[:2])
+        what = _difference(*_pair(sweep, first, before[first.name], steps)[:2])
         raise SweepError(
             f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {_REMEDY}"
         )
-    if begun and not {run.name for run in runs} & set(there["runs"]):
+    if begun and not {run.name for run in runs} & set(before):
         what = _other_axes(sweep, there) or _other_source(sweep, there)
         if what:
             number = counted(len(begun), "run")
@@ -95,7 +101,7 @@ def refuse(
 def _refuse_other_start(sweep: Sweep, there: Mapping[str, Any]) -> None:
     """Raises SweepError if the run that all start from has begun with another configuration: it is not trained again."""
     start, entry = sweep.start_run(), there.get("start")
-    if start is None or entry is None or not _has_begun(start.directory):
+    if start is None or entry is None or not has_begun(start.directory):
         return
     before, now, differ = _pair(sweep, start, entry, True)
     if differ:
@@ -196,5 +202,6 @@ def _compared(sweep: Sweep, configuration: _Configuration, without: Collection[s
     return files, bindings
 
 
-def _has_begun(directory: Path) -> bool:
+def has_begun(directory: Path) -> bool:
+    """Returns whether a run has begun in its folder."""
     return (directory / RESULT).exists() or (directory / CONFIG).exists()

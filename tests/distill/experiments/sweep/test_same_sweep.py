@@ -146,3 +146,24 @@ def test_a_search_and_a_grid_do_not_share_a_directory(tmp_path):
         SweepError, match="holds the runs of a design whose points are known, and this sweep is a search"
     ):
         plan.refuse_other_sweep(read(tmp_path, search))
+
+
+def test_a_dropped_run_that_is_added_again_keeps_its_configuration(tmp_path):
+    """Its folder is kept, so its result would else be that of other settings."""
+    text = "axes: {method: {a: {bindings: {A: 1}}, b: {bindings: {A: 2}}, c: {bindings: {A: 3}}}}\n"
+    less = "axes: {method: {a: {bindings: {A: 1}}}}\n"
+    made = plan.prepare(read(tmp_path, text))
+    for run in made.runs[:2]:
+        begin_run(run)
+    for _ in range(2):  # also after several commands
+        plan.prepare(read(tmp_path, less))
+    assert list(plan.read_plan(tmp_path / "out").dropped) == ["method-b"], "the third run has not begun"
+    other = read(tmp_path, text.replace("{A: 2}", "{A: 4}"))
+    for refuse in (plan.refuse_other_sweep, plan.prepare):
+        with pytest.raises(SweepError, match="another configuration: method-b has A 2 there and 4 in this sweep"):
+            refuse(other)
+    again = plan.prepare(read(tmp_path, text.replace("{A: 3}", "{A: 5}")))
+    assert not again.dropped and len(again.runs) == 3
+    outcomes.note_failure(made.runs[1], "the loss is nan")
+    plan.prepare(read(tmp_path, less))
+    assert plan.prepare(other) and not made.runs[1].directory.exists(), "a failed run starts again"
