@@ -87,12 +87,17 @@ def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def configuration_text() -> str:
-    """The configuration that was parsed last, without seed and directory: runs with one text train the same student."""
+def configuration_values() -> dict[str, Any]:
+    """The bindings of the configuration that was parsed last, without seed and directory."""
     from distill.api import configuration
 
     bindings = configuration.bindings_of(configuration.resolved())
-    return repr([(name, value) for name, value in bindings.items() if name not in ("MODEL_DIR", "RANDOM_SEED")])
+    return {name: value for name, value in bindings.items() if name not in ("MODEL_DIR", "RANDOM_SEED")}
+
+
+def configuration_text() -> str:
+    """:func:`configuration_values` as a text: runs with one text train the same student."""
+    return repr(list(configuration_values().items()))
 
 
 def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from distill.experiments.sweep import files, outcomes
+from distill.api import statements
+from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
 from distill.experiments.sweep.levels import SEED
 from distill.experiments.sweep.remarks import Setting
 from distill.experiments.sweep.runs import START, Run, Sweep
+from distill.inference import run_settings
+from distill.inference.own_files import CONFIG
 
 
 class Configurations:
@@ -21,14 +25,14 @@ class Configurations:
     Args:
       sweep: the sweep.
       configure: parses a run's configuration and registers its tasks; returns the arguments of ``train``.
-      identify: the configuration that was parsed last as a text, without seed and directory; None does not compare them.
+      identify: the bindings that were parsed last, without seed and directory; None does not compare them.
     """
 
     def __init__(
         self,
         sweep: Sweep,
         configure: Callable[[Run], Mapping[str, Any]],
-        identify: Callable[[], str] | None = None,
+        identify: Callable[[], Mapping[str, Any]] | None = None,
     ):
         self._sweep, self._configure, self._identify = sweep, configure, identify
         self._known: dict[str, tuple[Cost, Setting]] = {}
@@ -36,6 +40,7 @@ class Configurations:
         self._given: tuple[str, Mapping[str, Any]] | None = None
         self._measured: dict[str, list[str]] = {}
         self._samples: dict[str, list[str]] = {}
+        self._values: dict[str, Mapping[str, Any]] = {}
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
         self.truncated: dict[str, list[str]] = {}
@@ -128,10 +133,36 @@ class Configurations:
         key = _without_seed(run)
         if key not in self._known:
             given = self._arguments(run)
-            text = "" if self._identify is None else self._identify()
+            text = "" if self._identify is None else repr(list(self._identify().items()))
             cost = Cost(given["loop"].train_steps, step_costs.model_flops(given))
             self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text))
         return self._known[key]
+
+    def differs(self, run: Run) -> str:
+        """How a run that has begun was configured otherwise than now, in words; empty if it was not.
+
+        Its gin files may have been edited since. Settings that the student does not depend on are not compared, and a
+        configuration that cannot be parsed now is left to the checks.
+        """
+        path = run.directory / CONFIG
+        if self._identify is None or not path.exists():
+            return ""
+        before, now = statements.bindings_of(path.read_text(encoding="utf-8"), str(path)), self._values_of(run)
+        if not before or not now:
+            return ""
+        before, now = ({n: v for n, v in one.items() if n not in (SEED, "MODEL_DIR")} for one in (before, now))
+        found = run_settings.differences(_moved(before), _moved(now))
+        return next((_shown(one) for one in found if one.student), "")
+
+    def _values_of(self, run: Run) -> Mapping[str, Any]:
+        key = _without_seed(run)
+        if key not in self._values:
+            try:
+                self._arguments(run)
+                self._values[key] = {} if self._identify is None else self._identify()
+            except (ValueError, OSError):
+                self._values[key] = {}
+        return self._values[key]
 
     def resolve(self, sweep: Sweep) -> list[Run]:
         """Returns the runs of the sweep with the steps of their budgets."""
@@ -181,6 +212,16 @@ def _without_seed(run: Run) -> str:
     """A run's configuration as a key, the same for runs that differ in the seed only."""
     files, bindings = run.configuration()
     return json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
+
+
+def _shown(one: run_settings.Difference) -> str:
+    return f"has {one.name} {same_sweep.had(one.before, one.after)}"
+
+
+def _moved(bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """Bindings in which the parameters of a common start have no folder: a sweep directory may be moved."""
+    own = {name: START for name, value in bindings.items() if posixpath.basename(str(value)) == START}
+    return {**bindings, **own}
 
 
 def _fills(mesh: Any, target: Any) -> bool:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill import terminal
 from distill.cli import compilation_cache, experiments, sweep_files
@@ -33,7 +33,7 @@ def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configura
     """All that the sweep's runs are configured with, read when it is first needed."""
     from distill.cli.sweep_checks import Configurations
 
-    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_text)
+    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_values)
 
 
 def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
@@ -50,10 +50,11 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
     write_vocabulary(sweep)
     if not check:
-        made = plan.prepare(sweep, resolve=configurations.resolve, write=False)
+        compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
+        made = plan.prepare(sweep, write=False, **compared)
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
-        return plan.prepare(sweep, resolve=configurations.resolve)
+        return plan.prepare(sweep, **compared)
     made, probes = checked(sweep, options, configurations, shown, configurations.check)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
@@ -77,7 +78,8 @@ def checked(
         probes = configurations.probes()
         for probe in probes:
             check(probe)
-        given = {"resolve": configurations.resolve, "retry_failed": options.retry_failed}
+        compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
+        given = {**compared, "retry_failed": options.retry_failed}
         made = plan.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
         remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)

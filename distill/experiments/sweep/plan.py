@@ -204,6 +204,7 @@ def prepare(
     check: Callable[[Run], None] = lambda run: None,
     resolve: Callable[[Sweep], Sequence[Run]] = lambda sweep: sweep.runs(),
     retry_failed: bool = False,
+    differs: Callable[[Run], str] = lambda run: "",
     write: bool = True,
 ) -> Plan:
     """Compares a sweep with its directory, checks the runs that are to be trained, and writes the plan.
@@ -214,16 +215,17 @@ def prepare(
       check: raises ValueError or OSError for a run that cannot be trained.
       resolve: returns the runs of the sweep, their budgets resolved.
       retry_failed: repeat runs that failed before.
+      differs: returns how a run that has begun was configured otherwise than now, in words; empty if it was not.
       write: False changes nothing: it checks only.
 
     Raises:
       SweepError: the directory belongs to another sweep, its plan cannot be read, or a run cannot be trained.
     """
-    checked = _prepared(sweep, check, resolve, retry_failed, write=False)
+    checked = _prepared(sweep, check, resolve, retry_failed, differs, write=False)
     if not write:
         return checked
     with leases.exclusively(sweep.directory):  # the checks may take minutes; other workers need not wait for them
-        return _prepared(sweep, lambda run: None, resolve, retry_failed, write=True)
+        return _prepared(sweep, lambda run: None, resolve, retry_failed, differs, write=True)
 
 
 def _prepared(
@@ -231,6 +233,7 @@ def _prepared(
     check: Callable[[Run], None],
     resolve: Callable[[Sweep], Sequence[Run]],
     retry_failed: bool,
+    differs: Callable[[Run], str],
     *,
     write: bool,
 ) -> Plan:
@@ -245,6 +248,11 @@ def _prepared(
     same_sweep.refuse(sweep, runs, there, failed)
     _check_metric(sweep, runs, there)
     changed = same_sweep.changed(sweep, runs, there)
+    start = sweep.start_run()
+    begun = [run for run in (*filter(None, [start]), *runs) if same_sweep.has_begun(run.directory)]
+    otherwise = {run.name: what for run in begun if run not in changed and (what := differs(run))}
+    same_sweep.refuse_trained_otherwise(sweep, {name: what for name, what in otherwise.items() if name not in failed})
+    changed += [run for run in runs if run.name in otherwise]
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
     check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)

@@ -83,8 +83,7 @@ def refuse(
         return  # the file was mended before anything was trained
     refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
     if refused:
-        first, more = refused[0], len(refused) - 1
-        others = f" ({counted(more, 'other run')} {'differs' if more == 1 else 'differ'}, too)" if more else ""
+        first, others = refused[0], _others(len(refused) - 1)
         what = _difference(*_pair(sweep, first, before[first.name], steps)[:2])
         raise SweepError(
             f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {_REMEDY}"
@@ -96,6 +95,28 @@ def refuse(
             raise SweepError(
                 f"{sweep.directory} holds {number} of another sweep, such as {begun[0]}: {what}; {_REMEDY}"
             )
+
+
+def refuse_trained_otherwise(sweep: Sweep, found: Mapping[str, str]) -> None:
+    """Refuses a directory with runs whose files in their folders have another configuration than this sweep.
+
+    Args:
+      sweep: the sweep.
+      found: name of such a run → what differs, as the end of a sentence.
+
+    Raises:
+      SweepError: there is one; it names what differs in the first.
+    """
+    if found:
+        name, what = next(iter(found.items()))
+        raise SweepError(
+            f"{sweep.directory} holds runs of another configuration: {name} {what}{_others(len(found) - 1)}; a gin file "
+            f"may have been edited since: undo that, or {_REMEDY}"
+        )
+
+
+def _others(number: int) -> str:
+    return f" ({counted(number, 'other run')} {'differs' if number == 1 else 'differ'}, too)" if number else ""
 
 
 def _refuse_other_start(sweep: Sweep, there: Mapping[str, Any]) -> None:
@@ -144,10 +165,10 @@ def _other_source(sweep: Sweep, there: Mapping[str, Any], keys: Sequence[str] = 
             continue
         if isinstance(before, dict) and isinstance(now, dict):
             name = next(name for name in (*before, *now) if before.get(name, _UNSET) != now.get(name, _UNSET))
-            return f"{key!r} has {name} {_had(before.get(name), now.get(name))}"
-        return f"{key!r} {_had(before, now)}"
+            return f"{key!r} has {name} {had(before.get(name), now.get(name))}"
+        return f"{key!r} {had(before, now)}"
     added = tuple(there.get("added", ()))
-    return "" if added == sweep.added else f"bindings of the command line {_had(added, sweep.added)}"
+    return "" if added == sweep.added else f"bindings of the command line {had(added, sweep.added)}"
 
 
 def _pair(sweep: Sweep, run: Run, entry: Any, steps: bool) -> tuple[_Configuration, _Configuration, bool]:
@@ -164,16 +185,16 @@ def _difference(there: _Configuration, here: _Configuration) -> str:
         at = next((n for n, pair in enumerate(zip(files, files_now)) if pair[0] != pair[1]), None)
         at = min(len(files), len(files_now)) if at is None else at
         one = [names[at] if at < len(names) else None for names in (files, files_now)]
-        return f"has gin file {at + 1} {_had(*one)}"
+        return f"has gin file {at + 1} {had(*one)}"
     values, values_now = (dict(text.split(" = ", 1) for text in texts if " = " in text) for texts in (before, now))
     for name in dict.fromkeys((*values, *values_now)):
         if values.get(name) != values_now.get(name):
-            return f"has {name} {_had(values.get(name), values_now.get(name), quoted=False)}"
+            return f"has {name} {had(values.get(name), values_now.get(name), quoted=False)}"
     return "has the same bindings in another order"
 
 
-def _had(before: Any, now: Any, *, quoted: bool = True) -> str:
-    """``10 there and 20 in this sweep``; a value that is None is not set."""
+def had(before: Any, now: Any, *, quoted: bool = True) -> str:
+    """Returns ``10 there and 20 in this sweep``; a value that is None is not set."""
 
     def shown(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, default=list) if quoted else str(value)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from distill import exit_codes, terminal
+from distill.api import configuration
 from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
 from distill.experiments.sweep import SweepError, leases, outcomes, plan
@@ -238,6 +239,42 @@ def test_a_plan_that_does_not_tell_added_points_apart_keeps_all(sweep_file, tmp_
     assert [run.name for run in plan.read_plan(out).runs][2:] == ["LAMBDA-4"]
     assert main.main(["sweep", path, "--prepare", "--drop_more"]) == exit_codes.DONE
     assert len(plan.read_plan(out).runs) == 2
+
+
+def test_a_gin_file_that_was_edited_after_a_run_is_noticed(sweep_file, tmp_path, monkeypatch, capsys):
+    """Its path is the same, so the files and bindings of the plan are, too."""
+    own, out = tmp_path / "own.gin", tmp_path / "out"
+    own.write_text("LOG_PERIOD = 1\nLABEL_PREFIX = 'label: '\n")
+    path = sweep_file("axes: {LAMBDA: [1, 3], RANDOM_SEED: [0, 1]}")
+    file = tmp_path / "sweep.yaml"
+    file.write_text(file.read_text().replace("gin/hardware/cpu.gin]", f"gin/hardware/cpu.gin, {own}]"))
+
+    def train_group(runs, joint, options):
+        for run in runs:
+            experiments.configure_run(run, options)
+            begin_run(run)
+            (run.directory / "config.gin").write_text(configuration.resolved())
+            (run.directory / "result.json").write_text("{}")
+        return {}
+
+    monkeypatch.setattr(experiments, "train_group", train_group)
+    assert main.main(["sweep", path, "--run=LAMBDA-1__RANDOM_SEED-0", "--run=LAMBDA-3__RANDOM_SEED-0"]) == 0
+    own.write_text("LOG_PERIOD = 5\nLABEL_PREFIX = 'label: '\n")  # which changes no student
+    assert main.main(["sweep", path, "--run=LAMBDA-1__RANDOM_SEED-1"]) == 0
+    own.write_text("LABEL_PREFIX = 'answer: '\n")
+    before = (out / "sweep.json").read_text()
+    for flag in ("--dry_run", "--prepare", "--run=LAMBDA-3__RANDOM_SEED-1"):
+        capsys.readouterr()
+        assert main.main(["sweep", path, flag]) == exit_codes.MISTAKE
+        said = capsys.readouterr().err
+        assert f"{out} holds runs of another configuration: LAMBDA-1__RANDOM_SEED-0 has LABEL_PREFIX " in said
+        assert '"label: " there and "answer: " in this sweep (2 other runs differ, too); a gin file may' in said
+    assert (out / "sweep.json").read_text() == before
+    for name in ("LAMBDA-1__RANDOM_SEED-0", "LAMBDA-1__RANDOM_SEED-1", "LAMBDA-3__RANDOM_SEED-0"):
+        (out / name / "result.json").unlink()
+        outcomes.note_failure(next(run for run in plan.read_plan(out).runs if run.name == name), "the loss is nan")
+    assert main.main(["sweep", path, "--prepare"]) == 0
+    assert not (out / "LAMBDA-1__RANDOM_SEED-0").exists(), "a failed run starts again"
 
 
 def test_joint_seeds_are_refused_in_several_processes(monkeypatch):
