@@ -19,6 +19,7 @@ _POLL_S = 0.2
 _OTHERS_S = 2.0  # seconds between two looks at the leases of other workers
 _STATUS_S = 30.0
 _RESTARTS = 5  # of a worker that was stopped by somebody else
+_KILLED_RESTARTS = 1  # of a worker that was killed: one for which the memory is too small would be killed each time
 
 
 class Job(Protocol):
@@ -147,6 +148,7 @@ class Scheduler:
         self._retries = retries
         self._active: list[_Active] = []
         self._restarts: dict[str, int] = {}
+        self._kills: dict[str, int] = {}
         self._spoke = time.monotonic()
         self._waited = False
 
@@ -225,6 +227,9 @@ class Scheduler:
                 self._say(f"{run.name} pruned")
             elif code in workers.STOPPED_CODES:
                 self._stopped(run, active)
+            elif code == workers.KILLED_CODE and self._kills.get(run.name, 0) < _KILLED_RESTARTS:
+                self._kills[run.name] = self._kills.get(run.name, 0) + 1
+                self._say(f"{run.name} was killed and is started again; log {active.job.log}")
             else:
                 failed = outcomes.failure(run)
                 if code != exit_codes.SOME_FAILED or failed is None:
@@ -235,7 +240,7 @@ class Scheduler:
         """A worker that somebody else stopped continues, a limited number of times."""
         self._restarts[run.name] = self._restarts.get(run.name, 0) + 1
         if self._restarts[run.name] > _RESTARTS:
-            reason = f"the worker was stopped {_RESTARTS + 1} times; its log is {active.job.log}"
+            reason = f"the worker was stopped {_RESTARTS + 1} times; its log is {active.job.log}; {workers.REPEAT}"
             self._failed(run, outcomes.note_failure(run, reason))
         else:
             self._say(f"{run.name} was stopped and continues")

@@ -15,6 +15,7 @@ from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run
 
 LOG = "sweep.log"
+REPEAT = "--retry_failed repeats the run"
 PARENT = "DISTILL_SWEEP_PARENT"
 """The environment variable with the process number of the scheduler: a worker stops, with a checkpoint, when it is gone."""
 
@@ -162,7 +163,7 @@ def reason(code: int, log: Path) -> str:
         except ValueError:
             name = f"signal {code - 128}"
         hint = "; the machine's memory may be exhausted" if name == "SIGKILL" else ""
-        return f"the worker was ended by {name}{hint}; its log is {log}"
+        return f"the worker was ended by {name}{hint}; its log is {log}; {REPEAT}"
     return f"{last_line(log) or 'no output'} (exit code {code})"
 
 
@@ -196,5 +197,7 @@ def progress(log: Path) -> str:
     return last_step(log) or "loading and compiling"
 
 
+KILLED_CODE = 128 + signal.SIGKILL
+"""Exit code of a worker that was killed, such as by a system without memory."""
 STOPPED_CODES = (exit_codes.STOPPED, 128 + signal.SIGTERM)
 """Exit codes of a worker that was stopped and can continue."""

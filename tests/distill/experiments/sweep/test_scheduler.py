@@ -32,6 +32,8 @@ if what == "wait":
 if what == "done":
     (folder / "result.json").write_text(json.dumps({"best": 0.5, "best_step": 3}))
     sys.exit(0)
+if what == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
 print("the last line", flush=True)
 sys.exit(int(what))
 """
@@ -96,7 +98,20 @@ def test_a_worker_that_is_stopped_again_and_again_is_given_up(directory, monkeyp
     schedule(made, say=lines.append)
     assert starts(made, "a") == 2
     assert lines[1] == "a was stopped and continues"
-    assert lines[3:] == [f"a failed: the worker was stopped 2 times; its log is {directory / 'a' / 'sweep.log'}"]
+    log = directory / "a" / "sweep.log"
+    assert lines[3:] == [f"a failed: the worker was stopped 2 times; its log is {log}; --retry_failed repeats the run"]
+
+
+def test_a_killed_worker_s_run_is_repeated_once(directory):
+    made, lines = planned(directory, a="kill,done", b="kill"), []
+    schedule(made, say=lines.append)
+    assert (starts(made, "a"), starts(made, "b")) == (2, 2) and made.runs[0].done
+    failed = outcomes.failure(made.runs[1])
+    assert failed.attempts == 1 and failed.error == (
+        "the worker was ended by SIGKILL; the machine's memory may be exhausted; its log is "
+        f"{directory / 'b' / 'sweep.log'}; --retry_failed repeats the run"
+    )
+    assert f"b was killed and is started again; log {directory / 'b' / 'sweep.log'}" in lines
 
 
 def test_an_error_of_the_machine_ends_the_sweep_and_records_no_failure(directory):
