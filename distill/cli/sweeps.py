@@ -123,7 +123,6 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
     tensorflow_log.import_quietly()
     if (sweep.directory / plan.PLAN).exists() and sweep.search is None and not sweep.budgets:
         plan.convert(sweep)
-        plan.prepare(sweep, write=False)  # refuses another sweep
     made = plan.read_plan(sweep.directory)
     differences = plan.differences(sweep)
     if differences:

@@ -330,6 +330,21 @@ def test_a_report_changes_no_run(sweep_file, tmp_path, capsys):
     assert plan.prepare(sweep.read(path, out)) and not made.runs[0].directory.exists()
 
 
+def test_a_report_of_a_sweep_whose_file_has_other_settings_is_that_of_the_directory(sweep_file, tmp_path, capsys):
+    path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
+    made = plan.prepare(sweep.read(path, out))
+    for run in made.runs:
+        begin_run(run)
+    outcomes.note_failure(made.runs[0], "the loss is nan")
+    before = (out / "sweep.json").read_text()
+    file = tmp_path / "sweep.yaml"
+    file.write_text(file.read_text().replace("BATCH_SIZE: 4", "BATCH_SIZE: 8"))
+    assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
+    said = capsys.readouterr().err
+    assert "WARNING" in said and "which is reported: 2 runs with another configuration (RANDOM_SEED-0, …)" in said
+    assert (out / "results.csv").exists() and (out / "sweep.json").read_text() == before
+
+
 def test_a_report_has_the_runs_of_the_plan_in_all_its_parts(sweep_file, tmp_path, capsys):
     path, out = sweep_file("axes: {LAMBDA: [1, 3]}\nmore:\n- {LAMBDA: 1, DROPOUT_RATE: 0.1}\n"), tmp_path / "out"
     for run in plan.prepare(sweep.read(path, out)).runs:
