@@ -29,12 +29,23 @@ def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
     )
 
 
-def exit_code(failures: Mapping[str, str]) -> int:
-    """Prints the failed runs; returns the exit code of a sweep."""
+def exit_code(failures: Mapping[str, str], directory: Path | None = None) -> int:
+    """Prints the failed runs; returns the exit code of a sweep.
+
+    Args:
+      failures: name of a run → error.
+      directory: of the sweep, for errors that are shown without remedies: each was printed whole when its run failed. None
+        prints them whole.
+    """
+    from distill.experiments.sweep import outcomes
+
     if not failures:
         return 0
     for name, error in failures.items():
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        print(f"failed: {name}: {error if directory is None else outcomes.brief(error)}", file=sys.stderr)
+    if directory is not None:
+        where = f"{directory}/RUN/{outcomes.FAILURE}"
+        print(f"whole messages: {where}; --retry_failed repeats failed runs", file=sys.stderr)
     return exit_codes.SOME_FAILED
 
 
@@ -71,7 +82,7 @@ def demo_command(options: argparse.Namespace) -> int:
         found = sweep_report.write_all(grid, demo.TITLE, demo.XLABEL)
     print(demo.json_line(grid, found))
     next_steps.show(next_steps.after_sweep(directory), quiet=command_runs.is_quiet(options))
-    return exit_code(failures)
+    return exit_code(failures, directory)
 
 
 def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: arg
     with leases.exclusively(plan.directory):
         sweep_report.write_all(dataclasses.replace(sweep, planned=tuple(plan.runs)))
     next_steps.show(next_steps.after_sweep(plan.directory), quiet=command_runs.is_quiet(options))
-    return experiments.exit_code(failures)
+    return experiments.exit_code(failures, plan.directory)
 
 
 def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -139,7 +139,7 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
             f"`distill sweep status {sweep.directory}` shows the state of its runs"
         )
     sweep_report.write_all(sweep)
-    return experiments.exit_code(failed)
+    return experiments.exit_code(failed, sweep.directory)
 
 
 def _start(plan: "Plan", options: argparse.Namespace) -> None:

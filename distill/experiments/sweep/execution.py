@@ -81,10 +81,13 @@ def train(
 
 def _train(runs: Sequence[Run], train_group: TrainGroup, joint: bool, say: Callable[[str], None]) -> None:
     failed = train_group(runs, joint)
+    first: dict[str, str] = {}  # error → the first run that has it
     for run in runs:
         if run.name in failed:
-            outcomes.note_failure(run, failed[run.name])
-            say(f"{run.name} failed: {failed[run.name]}")
+            error = failed[run.name]
+            outcomes.note_failure(run, error)
+            same = first.setdefault(error, run.name)
+            say(f"{run.name} failed: {error}" if same == run.name else f"{run.name} failed as {same} did")
 
 
 def open_runs(group: Sequence[Run], retries: int = 0) -> list[Run]:

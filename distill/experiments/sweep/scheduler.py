@@ -220,6 +220,7 @@ class Scheduler:
         seconds = time.monotonic() - active.started
         if code == exit_codes.MACHINE:
             raise OSError(f"{active.runs[0].name}: {workers.last_line(active.job.log)}")
+        first: dict[str, str] = {}  # error → the first run that has it
         for run in active.runs:
             if run.done:
                 self._say(f"{run.name} done: {_score(run)} after {seconds:.0f} s")
@@ -234,20 +235,22 @@ class Scheduler:
                 failed = outcomes.failure(run)
                 if code != exit_codes.SOME_FAILED or failed is None:
                     failed = outcomes.note_failure(run, workers.reason(code, active.job.log))
-                self._failed(run, failed)
+                self._failed(run, failed, first.setdefault(failed.error, run.name))
 
     def _stopped(self, run: Run, active: _Active) -> None:
         """A worker that somebody else stopped continues, a limited number of times."""
         self._restarts[run.name] = self._restarts.get(run.name, 0) + 1
         if self._restarts[run.name] > _RESTARTS:
             reason = f"the worker was stopped {_RESTARTS + 1} times; its log is {active.job.log}; {workers.REPEAT}"
-            self._failed(run, outcomes.note_failure(run, reason))
+            self._failed(run, outcomes.note_failure(run, reason), run.name)
         else:
             self._say(f"{run.name} was stopped and continues")
 
-    def _failed(self, run: Run, failed: outcomes.Failure) -> None:
+    def _failed(self, run: Run, failed: outcomes.Failure, first: str) -> None:
+        """Says the error of a run, or the first run of its group that has it."""
         again = "; it is repeated" if failed.attempts <= self._retries else ""
-        self._say(f"{run.name} failed: {failed.error}{again}")
+        what = f"failed: {failed.error}" if first == run.name else f"failed as {first} did"
+        self._say(f"{run.name} {what}{again}")
 
     def _stop(self, reason: str) -> None:
         """Stops all jobs, and waits until they have saved."""

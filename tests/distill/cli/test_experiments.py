@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,12 @@ def test_failed_runs_are_printed_and_give_their_exit_code(capsys):
     assert experiments.exit_code({}) == exit_codes.DONE
     assert experiments.exit_code({"a": "the loss is nan", "b": "no rows"}) == exit_codes.SOME_FAILED
     assert capsys.readouterr().err == "failed: a: the loss is nan\nfailed: b: no rows\n"
+    failures = {"a": "the loss is nan at step 2; in the sweep file, replace this point", "b": "no rows"}
+    assert experiments.exit_code(failures, Path("out")) == exit_codes.SOME_FAILED
+    assert capsys.readouterr().err.splitlines() == [
+        "failed: a: the loss is nan at step 2", "failed: b: no rows",
+        "whole messages: out/RUN/failure.json; --retry_failed repeats failed runs",
+    ]  # fmt: skip
 
 
 def test_example_writes_rows_and_names_the_next_command(tmp_path, capsys):

@@ -222,6 +222,19 @@ def test_a_diverging_run_is_noted_and_the_others_are_trained(sweep_file, tmp_pat
     assert main.main(["sweep", str(sweep_file), "--report_only"]) == exit_codes.SOME_FAILED
 
 
+def test_an_error_of_several_seeds_is_said_once(sweep_file, tmp_path):
+    grid, lines = sweep.read(small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1, 2]}), tmp_path / "out"), []
+    grid = dataclasses.replace(grid, joint_seeds=True)
+    errors = {"RANDOM_SEED-0": "no rows", "RANDOM_SEED-1": "no rows", "RANDOM_SEED-2": "the loss is nan"}
+    sweep.run(grid, lambda runs, joint: errors, say=lines.append)
+    said = [
+        "RANDOM_SEED-0 failed: no rows",
+        "RANDOM_SEED-1 failed as RANDOM_SEED-0 did",
+        "RANDOM_SEED-2 failed: the loss is nan",
+    ]
+    assert lines[2:] == said
+
+
 def test_a_failed_run_is_repeated_from_its_start_when_it_was_changed(sweep_file, tmp_path):
     grid = sweep.read(small(sweep_file, tmp_path, {"RANDOM_SEED": [0, 1]}))
     trained = []
