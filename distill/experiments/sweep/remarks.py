@@ -9,6 +9,7 @@ from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 from distill.tasks import task_ids
 
+_WHOLE = re.compile(r"(?<![\w.])(-?\d+)\.0(?![\w.])")  # 16.0 is 16
 _RATIONALE_WEIGHT = ("LAMBDA", "ALPHA")
 
 
@@ -116,6 +117,7 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
                     f"axis {axis!r} changes nothing in {len(idle)} of {len(there)} runs: {idle[0].task} trains one task, "
                     "which has no weight between tasks; give the axis a condition ('when')"
                 )
+    out += _equal(sweep, runs, settings)
     seeds = len(sweep.seeds())
     if seeds < FEW_SEEDS:
         out.append(
@@ -123,6 +125,25 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
             "unreliable; add values of RANDOM_SEED"
         )
     return out
+
+
+def _equal(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> list[str]:
+    """A line about settings that have one configuration; those that differ in their budget alone are one by design."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        text = settings[run.name].configuration if run.name in settings else ""
+        levels = [f"{axis}={level}" for axis, level in run.values.items() if axis != SEED and axis not in sweep.budgets]
+        if text:
+            found.setdefault(_WHOLE.sub(r"\1", text), {})[", ".join(levels)] = None
+    equal = [list(points) for points in found.values() if len(points) > 1]
+    if not equal:
+        return []
+    others = f" ({len(equal) - 1} other such)" if len(equal) > 1 else ""
+    first = " and ".join(f"[{point}]" for point in equal[0])
+    return [
+        f"{first} have equal configurations{others}: each is trained, and table and report compare them as different "
+        "settings; delete all but one"
+    ]
 
 
 def _macros(sweep: Sweep, axis: str) -> set[str]:

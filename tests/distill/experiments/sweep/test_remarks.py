@@ -94,3 +94,25 @@ def test_levels_with_the_same_configuration_are_refused(tmp_path):
     refuse_idle_axes(*described(tmp_path, text, alike_at_1))
     alone = "axes: {size: {a: {}}, RANDOM_SEED: [0, 1]}"
     refuse_idle_axes(*described(tmp_path, alone, lambda run: Setting("set_paired", "task_tokens", "x")))
+
+
+def test_a_point_that_equals_another_setting_is_named(tmp_path):
+    """It would be trained again, and tests would count one more pair of settings."""
+    text = "axes: {LAMBDA: [1, 3], RANDOM_SEED: [0, 1, 2]}\nmore:\n- {LAMBDA: 1, LEARNING_RATE: 0.003}\n"
+
+    def setting(run):
+        rate = run.values.get("LEARNING_RATE", "0.003")
+        return Setting("set_mixed", "all_tokens", f"[('LAMBDA', {run.values['LAMBDA']}.0), ('LEARNING_RATE', {rate})]")
+
+    (line,) = said(tmp_path, text, setting)
+    assert line.startswith("[LAMBDA=1] and [LAMBDA=1, LEARNING_RATE=0.003] have equal configurations: each is trained")
+    assert said(tmp_path, text.replace("0.003", "0.001"), setting) == []
+    (line,) = said(
+        tmp_path, text, lambda run: Setting("set_mixed", "all_tokens", "A = 16" + ".0" * len(run.values["LAMBDA"]))
+    )
+    assert line.startswith("[LAMBDA=1] and [LAMBDA=3] and [")
+
+
+def test_equal_budgets_of_the_reference_are_meant(tmp_path):
+    text = "axes: {m: {a: {}, b: {}}, budget: {budget: [steps, compute], reference: {m: a}}, RANDOM_SEED: [0, 1, 2]}"
+    assert said(tmp_path, text, lambda run: Setting("set_mixed", "all_tokens", run.values["m"])) == []
