@@ -20,8 +20,9 @@ def table(plan: Plan) -> Table:
         out.add_column(name, overflow="fold", justify="right" if name == "step" else "left")
     for group in plan.groups():
         holder = locking.holder(leases.path_of(plan.directory, outcomes.lease_name(group)))
+        held = outcomes.is_running(plan.directory, group)  # also by a worker that outlives its scheduler, to save
         for run in group:
-            state = outcomes.state(run, holder is not None)
+            state = outcomes.state(run, held)
             about = _about(run.directory, state, holder, group[0].directory)
             failed = outcomes.failure(run)
             if state == "failed" and failed is not None:

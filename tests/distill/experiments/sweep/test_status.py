@@ -45,6 +45,9 @@ def test_the_table_and_the_line(tmp_path):
     with locking.held(locking.of_directory(runs[2].directory), "the run"):  # by the training process
         about = status._about(runs[2].directory, "running", worker, runs[2].directory)
         assert about.endswith(f"process {os.getpid()}")
+        lease.release()  # its scheduler was killed; the process saves a checkpoint
+        console.print(status.table(made))
+        assert re.search("three .*running", console.export_text()) and "1 running" in status.line(made)
     (runs[3].directory / "checkpoints" / "20").rename(runs[3].directory / "checkpoints" / "20.orbax-checkpoint-tmp")
     assert status._about(runs[3].directory, "waiting", None, runs[3].directory) == "", "no step is complete"
     lease.release()
