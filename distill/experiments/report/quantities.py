@@ -59,7 +59,7 @@ def chip_hours(cell: Cell) -> float:
 
 
 def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
-    """The mean over seeds of a time of the record without compilation, with Student's interval.
+    """The mean over seeds of a time of the record without compilation, with Student's interval, which begins at 0 or above.
 
     Seeds that were trained together (``joint_seeds``) share one measured time: equal times give no interval.
 
@@ -71,7 +71,7 @@ def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
     times = [run.time(name) / unit for run in cell.runs]
     if len(set(times)) < len(times):
         return statistics.Interval(statistics.mean_interval(times).value)
-    return statistics.mean_interval(times)
+    return statistics.within(statistics.mean_interval(times), 0.0, math.inf)
 
 
 QUANTITIES = (

@@ -70,7 +70,7 @@ def test_a_shared_machine_gives_a_front_by_work_and_none_by_time(tmp_path):
     titles, table = blocks(found)
     assert titles == ["Accuracy against FLOPs, with the Pareto front"]
     assert "No front by chip-hours is given: the intervals of their chip-hours overlap." in table.note
-    assert table.rows[0][table.headers.index("seconds")] == "433 (−601 – 1,470)"
+    assert table.rows[0][table.headers.index("seconds")] == "433 (0 – 1,470)"
     text = "\n".join(findings.sentences(found))
     assert "on the front of mean accuracy against FLOPs" in text
     assert "chip-hours" not in text.replace("the intervals of their chip-hours overlap", "")
