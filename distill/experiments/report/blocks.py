@@ -140,11 +140,12 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A report: title, a line below it, and sections."""
+    """A report: title, a line below it, sections, and a line on runs that the charts lack."""
 
     title: str
     subtitle: str
     sections: tuple[Section, ...]
+    missing: str = ""
 
     @property
     def charts(self) -> Sequence[Chart]:

@@ -23,6 +23,8 @@ def png(document: Document) -> bytes | None:
     figure = Figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(document.title), fontsize=14)
+    if document.missing:
+        figure.supxlabel(_plain(document.missing), fontsize=9)
     for place, chart in enumerate(document.charts, 1):
         axes = figure.add_subplot(rows, columns, place)
         if chart.band:

@@ -12,6 +12,7 @@ from distill.experiments.report.settings import Cell, Part
 from distill.experiments.report.text import number, one_line
 from distill.experiments.sweep.levels import FEW_SEEDS
 
+_UNFINISHED = ("running", "waiting", "failed", "pruned")
 _MOST_SLICES = 3
 _MOSTLY = 0.75  # share of the runs that is worth a remark
 _FEW_ROWS = 100  # one answer is more than a point
@@ -20,17 +21,14 @@ _FEW_ROWS = 100  # one answer is more than a point
 def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[str]:
     """What limits the findings."""
     part, out = analysis.part, []
-    states = {
-        state: sum(each.state == state for each in unfinished) for state in ("running", "waiting", "failed", "pruned")
-    }
-    listed = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    if states["running"] or states["waiting"]:
+    listed = _listed(unfinished)
+    if any(each.state in ("running", "waiting") for each in unfinished):
         out.append(
             f"The sweep is not complete: {listed}. Missing settings can change which one is selected, and what it is "
             "compared with."
         )
     elif listed:
-        out.append(f"Not in these numbers: {listed}.")
+        out.append(not_shown(unfinished))
     if analysis.nothing_learned:
         out.append(
             "All settings score 0 on the test rows: no student has learned the task, so these runs compare nothing. Train "
@@ -91,6 +89,17 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
     if any(run.record["code"].get("modified") for run in part.runs):
         out.append("Some runs come from a working tree with changes that its revision does not contain.")
     return out
+
+
+def not_shown(unfinished: Sequence[Unfinished]) -> str:
+    """A line on the runs that the numbers of a report lack; empty if there are none."""
+    listed = _listed(unfinished)
+    return f"Not in these numbers: {listed}." if listed else ""
+
+
+def _listed(unfinished: Sequence[Unfinished]) -> str:
+    counts = {state: sum(each.state == state for each in unfinished) for state in _UNFINISHED}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def constant_answers(analysis: Analysis) -> list[str]:

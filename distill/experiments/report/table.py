@@ -8,6 +8,7 @@ from distill.experiments.report import quantities
 from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.settings import Part
 from distill.experiments.report.text import spreadsheet_cell
+from distill.experiments.sweep import SEED
 
 _TRAINING = (
     "steps",
@@ -24,8 +25,8 @@ _TRAINING = (
 
 def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     """Returns the table. Columns: run, test rows' fingerprint, axes, seed, training, validation and test metrics, state."""
-    axes = list(dict.fromkeys(axis for part in parts for axis in part.axes))
     runs = [(part, cell, run) for part in parts for cell in part.cells for run in cell.runs]
+    axes = _axes(parts, unfinished)
     metrics = {
         split: sorted({name for *_, run in runs for name in run.record[split]}) for split in ("validation", "test")
     }
@@ -69,11 +70,22 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     blank = [""] * (3 + len(_TRAINING) + len(scores) - 1)
     for each in unfinished:
         levels = [spreadsheet_cell(each.axes.get(axis, "")) for axis in axes]
-        seed = spreadsheet_cell(each.axes.get("RANDOM_SEED", ""))
+        seed = spreadsheet_cell(each.axes.get(SEED, ""))
         writer.writerow(
             [spreadsheet_cell(each.name), "", *levels, seed, *blank, each.state, spreadsheet_cell(each.error)]
         )
     return out.getvalue()
+
+
+def _axes(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> list[str]:
+    """The axes in which settings, or unfinished runs and settings, differ."""
+    found = dict.fromkeys(axis for part in parts for axis in part.axes)
+    for axis in dict.fromkeys(axis for each in unfinished for axis in each.axes if axis != SEED):
+        levels = {each.axes.get(axis) for each in unfinished}
+        levels |= {cell.values.get(axis) for part in parts for cell in part.cells}
+        if len(levels) > 1:
+            found.setdefault(axis)
+    return list(found)
 
 
 def _number(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill import atomic_files
-from distill.experiments.report import figure, html, markdown, sections, settings, table
+from distill.experiments.report import figure, html, limits, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
 from distill.experiments.report.collect import Collection, Unfinished, check_output, collect
@@ -48,7 +48,8 @@ def build(collection: Collection, options: Options, source: str) -> tuple[Docume
     count = f"{len(kept)} runs" if len(kept) != 1 else "one run"
     data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].data_name}"
     title = one_line(options.title or f"Report on {source}", 120)
-    return Document(title, f"{count}{data} · written {dates} by distill report", tuple(made)), analyses
+    subtitle = f"{count}{data} · written {dates} by distill report"
+    return Document(title, subtitle, tuple(made), limits.not_shown(collection.unfinished)), analyses
 
 
 def write(

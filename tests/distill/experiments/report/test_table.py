@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from distill.experiments.report import table
+from distill.experiments.report import collect, table
 
 
 def test_every_run_has_a_line(rates_analysis):
@@ -24,6 +24,16 @@ def test_every_run_has_a_line(rates_analysis):
         ("waiting", ""),
     ]
     assert rows[60]["seed"] == "0"
+
+
+def test_a_failed_run_has_the_level_that_no_finished_run_has(rates_analysis):
+    _, found = rates_analysis
+    axes = {"NORMALIZER": "task_tokens", "LEARNING_RATE": "3", "same": "1"}
+    cells = tuple(dataclasses.replace(cell, values={**cell.values, "same": "1"}) for cell in found.part.cells)
+    part = dataclasses.replace(found.part, cells=cells)
+    failed = collect.Unfinished("LEARNING_RATE-3", axes, "failed", "the loss is nan")
+    *_, row = csv.DictReader(io.StringIO(table.csv_text([part], (failed,))))
+    assert row["LEARNING_RATE"] == "3" and row["NORMALIZER"] == "task_tokens" and "same" not in row
 
 
 def test_no_text_of_a_run_is_a_formula(rates_analysis):
