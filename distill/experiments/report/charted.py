@@ -18,9 +18,15 @@ def point(
 ) -> Point:
     """A setting's mean, interval and runs as a point of a chart; ``x_interval`` is that of ``x``, if it is known."""
     interval = analysis.evidence.cell_interval(cell)
-    low, high = (interval.low, interval.high) if interval.known else (interval.value, interval.value)
+    low, high = ends(analysis, interval)
     runs = tuple(analysis.evidence.run_score(run) for run in cell.runs) if len(cell.runs) > 1 else ()
     return Point(x, interval.value, low, high, runs, cell.label, x_interval.low, x_interval.high)
+
+
+def ends(analysis: Analysis, interval: statistics.Interval) -> tuple[float, float]:
+    """The ends of an interval in a chart; the value where there is none, or where it holds all possible scores."""
+    whole = analysis.evidence.scale == 100 and statistics.is_whole(interval, 100)
+    return (interval.low, interval.high) if interval.known and not whole else (interval.value, interval.value)
 
 
 def levels(analysis: Analysis) -> tuple[tuple[str, float], ...]:

@@ -33,7 +33,7 @@ def spread(analysis: Analysis, interval: statistics.Interval) -> str:
     if not interval.known or interval.low == interval.high:
         return text
     scale = analysis.evidence.scale
-    if scale == 100 and interval.low <= 0 and interval.high >= scale:
+    if scale == 100 and statistics.is_whole(interval, scale):
         return f"{text} ({TOO_FEW})"
     digits = 1 if scale == 100 else 3
     return f"{text} ({interval.low:.{digits}f} – {interval.high:.{digits}f})".replace("-", "−")

@@ -249,7 +249,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
     points = []
     for value, scores, cell in zip(line.values, validation_scores(analysis.evidence, line), line.cells):
         interval = analysis.evidence.mean_interval(scores)
-        low, high = (interval.low, interval.high) if interval.known else (interval.value, interval.value)
+        low, high = charted.ends(analysis, interval)
         points.append(Point(value, interval.value, low, high, tuple(scores), cell.label))
     grid = np.geomspace(min(line.values), max(line.values), 60)
     curve = Curve(tuple(zip(grid.tolist(), found.fit(grid).tolist())))

@@ -17,6 +17,7 @@ ABSENT = "–"
 # Macros that name an axis best, in this order, when several change together.
 _FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABEL_SOURCE")
 TRAIN_DATA = "training rows"
+TEST_DATA = "test rows"
 _MOST_NAMES = 2
 
 
@@ -149,19 +150,24 @@ def _by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], 
     only runs of the same seed are compared row by row. Runs that were not planned together are not grouped this way.
     """
     by_key: dict[str, list[Run]] = {}
-    by_seed: dict[str, set[str]] = {}
     for run in runs:
-        key = str(run.fingerprint("test"))
-        by_key.setdefault(key, []).append(run)
-        by_seed.setdefault(run.seed, set()).add(key)
-    if (
-        of_sweep
-        and len(by_key) > 1
-        and len(by_key) == len(by_seed)
-        and all(len(keys) == 1 for keys in by_seed.values())
-    ):
+        by_key.setdefault(str(run.fingerprint("test")), []).append(run)
+    if of_sweep and each_seed_draws([run.seed for run in runs], [str(run.fingerprint("test")) for run in runs]):
         return [("+".join(sorted(by_key)), list(runs), True)]
     return [(key, found, False) for key, found in by_key.items()]
+
+
+def each_seed_draws(seeds: Sequence[str], rows: Sequence[str]) -> bool:
+    """Whether each seed of a sweep has its own test rows.
+
+    Args:
+      seeds, rows: of each run: its seed, and the fingerprint of its rows.
+    """
+    by_seed: dict[str, set[str]] = {}
+    for seed, key in zip(seeds, rows, strict=True):
+        by_seed.setdefault(seed, set()).add(key)
+    number = len(set(rows))
+    return number > 1 and number == len(by_seed) and all(len(keys) == 1 for keys in by_seed.values())
 
 
 def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
@@ -176,7 +182,7 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
         if macro not in names and _splits(keys, values):
             keys = [(*key, (macro, value)) for key, value in zip(keys, values)]
     data = [str(run.fingerprint("train"))[:8] for run in runs]
-    if _other_data(keys, data, runs):
+    if other_rows(keys, data, [run.seed for run in runs], [run.sweep is not None for run in runs]):
         keys = [(*key, (TRAIN_DATA, value)) for key, value in zip(keys, data)]
     grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for key, run in zip(keys, runs):
@@ -218,11 +224,16 @@ def _splits(keys: Sequence[Any], values: Sequence[str]) -> bool:
     return any(seen.setdefault(key, value) != value for key, value in zip(keys, values))
 
 
-def _other_data(keys: Sequence[Any], data: Sequence[str], runs: Sequence[Run]) -> bool:
-    """Whether runs of one setting were trained on different rows, other than a sweep's seeds drawing theirs."""
+def other_rows(keys: Sequence[Any], rows: Sequence[str], seeds: Sequence[str], planned: Sequence[bool]) -> bool:
+    """Whether runs of one setting were trained on different rows, other than a sweep's seeds drawing theirs.
+
+    Args:
+      keys, rows, seeds, planned: of each run: its setting, the fingerprint of its rows, its seed, and whether it is
+        one of a sweep.
+    """
     grouped: dict[Any, list[tuple[str, str, bool]]] = {}
-    for key, value, run in zip(keys, data, runs):
-        grouped.setdefault(key, []).append((run.seed, value, run.sweep is not None))
+    for key, value, seed, of_sweep in zip(keys, rows, seeds, planned, strict=True):
+        grouped.setdefault(key, []).append((seed, value, of_sweep))
     for found in grouped.values():
         rows, seeds = {value for _, value, _ in found}, {seed for seed, _, _ in found}
         drawn_by_seed = all(planned for *_, planned in found) and len({(s, v) for s, v, _ in found}) == len(seeds)

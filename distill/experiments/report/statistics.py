@@ -64,6 +64,11 @@ def share_interval(scores: Sequence[float], whole: float = 1.0) -> Interval:
     return within(found, 0.0, whole) if all(0 <= score <= whole for score in scores) else found
 
 
+def is_whole(interval: Interval, whole: float = 1.0) -> bool:
+    """Returns whether the interval of a share holds all shares, and so says nothing of it; ``whole`` as above."""
+    return interval.low <= 0 and interval.high >= whole
+
+
 @dataclasses.dataclass(frozen=True)
 class Components:
     """Variance components of a mean over seeds and rows.

@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import atomic_files, terminal
-from distill.experiments.report import statistics
+from distill.counting import counted
+from distill.experiments.report import settings, statistics
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files
 from distill.experiments.sweep import failures as sweep_failures
-from distill.experiments.sweep.levels import FEW_SEEDS
-from distill.training import reporting
+from distill.training import record, reporting
 from distill.training.curves import COLOURS
+
+_INTERVAL = "mean with its 95 % interval over seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Cell:
     """Runs that differ only in their seed.
 
     Attributes:
-      values: axis → level, without the seed.
+      values: axis → level, without the seed. If runs of one setting have different rows, the beginning of the rows'
+        fingerprint is a level, too, as in a report.
       scores: the metric, per seed.
       steps: updates, per seed.
       seconds: training seconds, per seed.
@@ -51,17 +54,21 @@ class Cell:
 
     @property
     def interval(self) -> statistics.Interval:
-        """The mean with its 95 % interval over seeds (Student's t); of shares, within 0 and 1; unknown for one seed."""
-        return statistics.share_interval(self.scores)
+        """The mean with its 95 % interval over seeds (Student's t); of shares, within 0 and 1.
+
+        It is unknown for one seed, and where it would hold all shares.
+        """
+        found = statistics.share_interval(self.scores)
+        shares = all(0 <= score <= 1 for score in self.scores)
+        return statistics.Interval(found.value) if shares and statistics.is_whole(found) else found
 
 
 def cells(sweep: Sweep) -> list[Cell]:
     """Returns the finished runs, grouped over seeds, in the order of the grid."""
     gathered: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
-    for run in sweep.runs():
-        if run.done:
-            key = tuple((axis, value) for axis, value in run.values.items() if axis != SEED)
-            gathered.setdefault(key, []).append((run, reporting.read_result(epath.Path(run.directory))))
+    done = [run for run in sweep.runs() if run.done]
+    for run, key in zip(done, _keys(done)):
+        gathered.setdefault(key, []).append((run, reporting.read_result(epath.Path(run.directory))))
     out = []
     for key, results in gathered.items():
         for run, result in results:
@@ -78,6 +85,27 @@ def cells(sweep: Sweep) -> list[Cell]:
     return out
 
 
+def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
+    """Of each run its levels without the seed, and its rows if they are not those of other runs of its setting."""
+    keys = [tuple((axis, value) for axis, value in run.values.items() if axis != SEED) for run in runs]
+    seeds = [run.values.get(SEED, "") for run in runs]
+    test, train = ([_fingerprint(run, split) for run in runs] for split in (record.TEST, "train"))
+    if len(set(test)) > 1 and not settings.each_seed_draws(seeds, test):
+        keys = [(*key, (settings.TEST_DATA, rows)) for key, rows in zip(keys, test)]
+    if settings.other_rows(keys, train, seeds, [True] * len(runs)):
+        keys = [(*key, (settings.TRAIN_DATA, rows)) for key, rows in zip(keys, train)]
+    return keys
+
+
+def _fingerprint(run: Run, split: str) -> str:
+    """The beginning of the fingerprint of a run's rows; empty without a record."""
+    try:
+        found = record.read(run.directory).data.get(split)
+    except (FileNotFoundError, ValueError):  # the report names what is wrong with it
+        return ""
+    return "" if found is None else found.fingerprint[:8]
+
+
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
     """Writes one line per finished run: its levels, steps, seconds, validation score and all test metrics.
 
@@ -89,19 +117,19 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     held = io.StringIO(newline="")
     writer = csv.writer(held)
     names = [*map(spreadsheet_cell, axes), "steps", "seconds", "best_step", "best"]
-    writer.writerow([*names, *(f"test/{name}" for name in metrics), "error"])
+    writer.writerow([*names, *(f"test/{name}" for name in metrics), "state", "error"])
     for run, result in done:
         writer.writerow(
             [spreadsheet_cell(level) for level in _levels(run.values, axes)]
             + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
             + [result["test"].get(name, "") for name in metrics]
-            + [""]
+            + ["done", ""]
         )
     for run in sweep.runs():
         if run.name in failures:
             reached = files.reached_step(run.directory)
             steps = "" if reached is None else str(reached)
-            texts = [*_levels(run.values, axes), steps, *[""] * (3 + len(metrics)), failures[run.name]]
+            texts = [*_levels(run.values, axes), steps, *[""] * (3 + len(metrics)), "failed", failures[run.name]]
             writer.writerow(map(spreadsheet_cell, texts))
     atomic_files.replace(path, held.getvalue())
 
@@ -114,6 +142,7 @@ def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
     """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column."""
     axes = [axis for axis in sweep.all_axes() if axis != SEED]
+    axes += dict.fromkeys(axis for cell in found for axis in cell.values if axis not in axes)
     out = Table(title=f"test {sweep.metric}, mean over seeds with its 95 % interval")
     for axis in axes:
         out.add_column(axis)
@@ -145,7 +174,7 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
 
 def _interval_text(cell: Cell) -> str:
     found = cell.interval
-    if not found.known or ((found.low, found.high) == (0.0, 1.0) and len(cell.scores) < FEW_SEEDS):
+    if not found.known:
         return "too few seeds"
     if found.low == found.high:
         return "all seeds equal"  # whose spread says nothing of other seeds
@@ -170,10 +199,13 @@ def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
     return found
 
 
-def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None) -> None:
+def plot(
+    sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None, failed: int = 0
+) -> None:
     """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis.
 
-    A setting to which the axis does not apply is a dashed line over its whole length.
+    A setting to which the axis does not apply is a dashed line over its whole length. A line below gives the number of
+    failed runs, if there are any.
     """
     import matplotlib
 
@@ -193,8 +225,9 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
             [one.high - cell.mean for cell, one in zip(found, known)],
         ]
         axes.barh(names, [cell.mean for cell in found], xerr=errors, color="#4477aa")
-        axes.set_xlabel(f"test {sweep.metric}")
+        axes.set_xlabel(f"test {sweep.metric}, {_INTERVAL}")
     else:
+        legend = ""
         lines: dict[str, list[tuple[float, Cell]]] = {}
         for cell in found:
             others = ", ".join(value for axis, value in cell.values.items() if axis != x) or sweep.metric
@@ -207,7 +240,8 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
             colour, marker = COLOURS[number % len(COLOURS)], "osD^vP"[number % 6]
             xs, means = [p[0] for p in points], [p[1].mean for p in points]
             axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
-            if all(len(p[1].scores) > 1 for p in points):
+            if all(p[1].interval.known for p in points):
+                legend = "band: 95 % interval over seeds"
                 low = [p[1].interval.low for p in points]
                 high = [p[1].interval.high for p in points]
                 axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -223,11 +257,13 @@ def plot(sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabe
         axes.set_ylim(min(scores) - room, max(scores) + room)
         axes.set_xlabel(xlabel or x)
         axes.set_ylabel(f"test {sweep.metric}")
-        axes.legend(framealpha=0.9, edgecolor="none")
+        axes.legend(title=legend, framealpha=0.9, edgecolor="none")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         axes.set_title(title)
+    if failed:
+        figure.supxlabel(f"not shown: {counted(failed, 'failed run')}", fontsize=8)
     held = io.BytesIO()
     figure.savefig(held, dpi=150, format="png")
     atomic_files.replace(path, held.getvalue())
@@ -245,7 +281,7 @@ def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[
         if failures:
             console.print(table(sweep, found, failures))
         return found
-    plot(sweep, found, sweep.directory / "results.png", title, xlabel)
+    plot(sweep, found, sweep.directory / "results.png", title, xlabel, len(failures))
     console.print(table(sweep, found, failures))
     console.print(f"{sweep.directory / 'results.csv'}  {sweep.directory / 'results.png'}", highlight=False)
     write_report(sweep.directory, title, console)

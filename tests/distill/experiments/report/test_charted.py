@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.experiments.report import charted
+from distill.experiments.report import charted, statistics
 
 
 def test_a_point_has_mean_interval_and_runs(methods_analysis):
@@ -12,6 +12,12 @@ def test_a_point_has_mean_interval_and_runs(methods_analysis):
     scores = [100 * score for score in cell.scores("accuracy")]
     assert list(point.runs) == pytest.approx(scores) and point.y == pytest.approx(sum(scores) / 5)
     assert point.low < point.y < point.high and (point.x, point.name) == (250, cell.label)
+
+
+def test_an_interval_that_holds_all_scores_is_not_drawn(methods_analysis):
+    found = methods_analysis[1]
+    assert charted.ends(found, statistics.Interval(50.0, 0.0, 100.0)) == (50.0, 50.0)
+    assert charted.ends(found, statistics.Interval(50.0, 0.0, 99.0)) == (0.0, 99.0)
 
 
 def test_levels_have_their_values_in_their_names(methods_analysis):

@@ -12,6 +12,7 @@ from distill.experiments.report import terminal as report
 from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import Level, Sweep
 from distill.training import timing
+from tests.distill.experiments.report import synthetic
 
 
 def levels(*names):
@@ -41,6 +42,8 @@ def test_mean_deviation_and_interval():
     single = Cell({}, (5.0,), (1,), (1.0,))
     assert single.mean == 5.0 and math.isnan(single.deviation) and not single.interval.known
     assert report._interval_text(Cell({}, (0.0, 0.0), (1, 1), (1.0, 1.0))) == "all seeds equal"
+    whole = Cell({}, (0.0, 1.0, 0.5), (1, 1, 1), (1.0, 1.0, 1.0))  # as in the report, which draws no interval either
+    assert report._interval_text(whole) == "too few seeds" and not whole.interval.known
 
 
 def test_finished_runs_are_grouped_over_seeds(sweep):
@@ -49,6 +52,21 @@ def test_finished_runs_are_grouped_over_seeds(sweep):
     first, second = report.cells(sweep)
     assert (first.values, first.scores) == ({"method": "standard"}, (10.0, 20.0, 30.0))
     assert (second.values, second.scores) == ({"method": "step-by-step"}, (40.0,))
+
+
+def test_runs_on_other_rows_are_not_pooled(sweep):
+    """The table has the settings of the report."""
+    runs = sweep.runs()
+    for run, train, test in zip(runs, ("old", "old", "new", "old"), ("t", "t", "t", "u")):
+        prints = {"train": train, "test": test}
+        synthetic.write_run(run.directory, [True] * 5, configuration={}, fingerprints=prints)
+    found = report.cells(sweep)
+    assert [(list(cell.values.values()), len(cell.scores)) for cell in found] == [
+        (["standard", "t", "old"], 2), (["standard", "t", "new"], 1), (["step-by-step", "u", "old"], 1),
+    ]  # fmt: skip
+    headers = [str(column.header) for column in report.table(sweep, found).columns]
+    assert headers[:3] == ["method", "test rows", "training rows"]
+    report.plot(sweep, found, sweep.directory / "rows.png", failed=2)
 
 
 def test_a_metric_that_no_result_has_is_named(sweep):
@@ -69,10 +87,10 @@ def test_the_csv_has_finished_and_failed_runs(sweep):
     with (sweep.directory / "out.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["method", "RANDOM_SEED", "steps", "seconds", "best_step", "best", "test/accuracy", "error"],
-        ["standard", "0", "100", "2.0", "80", "50.0", "10.0", ""],
-        ["standard", "1", "100", "2.0", "80", "50.0", "20.0", ""],
-        ["step-by-step", "2", "37", "", "", "", "", "no memory, none"],
+        ["method", "RANDOM_SEED", "steps", "seconds", "best_step", "best", "test/accuracy", "state", "error"],
+        ["standard", "0", "100", "2.0", "80", "50.0", "10.0", "done", ""],
+        ["standard", "1", "100", "2.0", "80", "50.0", "20.0", "done", ""],
+        ["step-by-step", "2", "37", "", "", "", "", "failed", "no memory, none"],
     ]
 
 
