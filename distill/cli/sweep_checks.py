@@ -164,6 +164,44 @@ class Configurations:
                 self._values[key] = {}
         return self._values[key]
 
+    def changed_rows(self, runs: Sequence[Run]) -> list[str]:
+        """A line for training and test rows that have changed since a run: the runs to come would not repeat it.
+
+        Of each setting with unfinished runs, the first finished one is compared.
+        """
+        unfinished = {_without_seed(run) for run in runs if not run.done}
+        compared: dict[str, Run] = {}
+        for run in runs:
+            if run.done and _without_seed(run) in unfinished:
+                compared.setdefault(_without_seed(run), run)
+        changed: dict[str, list[str]] = {}
+        for run in compared.values():
+            for rows in self._changed_rows(run):
+                changed.setdefault(rows, []).append(run.name)
+        return [
+            f"the {rows} rows have changed since {_with_more(names)} was trained: its setting would have runs on different "
+            "rows, which table and report do not pool; restore the rows, or give another directory with --directory=DIR"
+            for rows, names in changed.items()
+        ]
+
+    def _changed_rows(self, run: Run) -> list[str]:
+        from distill.training import provenance, record
+        from distill.training.config import DataConfig
+
+        try:
+            before, given = record.read(run.directory).data, self._arguments(run)
+            data, validation = given["data"], given.get("validation")
+            if not isinstance(data, DataConfig):
+                return []
+            now = {"train": provenance.training_rows(data.mixture_or_task_name, data.split)}
+            if validation is not None and validation.test_split and record.TEST in before:
+                number = before[record.TEST].rows
+                now[record.TEST] = provenance.evaluation_rows(validation.task_name, validation.test_split, number)
+        except (ValueError, OSError):  # without a record, or rows that cannot be read now, nothing can be compared
+            return []
+        names = {"train": "training", record.TEST: "test"}
+        return [names[one] for one, found in now.items() if found not in (None, before[one].fingerprint)]
+
     def resolve(self, sweep: Sweep) -> list[Run]:
         """Returns the runs of the sweep with the steps of their budgets."""
         return resolved(sweep, lambda run: self._described(run)[0])

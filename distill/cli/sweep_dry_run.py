@@ -47,7 +47,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         configurations.describe(made.runs)
     console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
     long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
-    for text in (*long, *remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)):
+    found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
+    for text in (*long, *found, *configurations.changed_rows(made.runs)):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
     failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
@@ -75,8 +76,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         used = "; the time below is also from those that are done" if any(run.done for run in left_out) else ""
         console.print(f"{line}{used}", highlight=False, markup=False, soft_wrap=True)
     search = sweep.search is not None
-    found = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
-    for line in found.lines(options.workers or 1, options.price_per_chip_hour):
+    forecast = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
+    for line in forecast.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)
     too_large = bounds is not None and not all(bound.fits for bound in bounds.values())
     return exit_codes.NO_ROOM if too_large else exit_codes.DONE

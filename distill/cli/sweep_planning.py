@@ -58,7 +58,8 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     made, probes = checked(sweep, options, configurations, shown, configurations.check)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
-    for text in remarks.remarks(sweep, [*made.runs, *probes], configurations.settings):
+    found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
+    for text in (*found, *configurations.changed_rows(made.runs)):
         shown.warn(text)
     return made
 

@@ -29,7 +29,9 @@ from distill.training import record
 from distill.training.config import DataConfig, TokenBatchesConfig, TrainResult, ValidationConfig
 from distill.training.record import Code, Environment, SplitData
 
-if TYPE_CHECKING:  # they import SeqIO, which a run on token windows does not need
+if TYPE_CHECKING:  # SeqIO, which a run on token windows does not need
+    import seqio
+
     from distill.data.batches import BatchStream
     from distill.inference.evaluate import Evaluator
 
@@ -117,25 +119,49 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
       mixture_or_task_name: the name of its task or mixture.
       split: SeqIO split.
     """
-    import seqio
-
-    from distill.tasks import registration
     from distill.tasks.feeding import RecordDataSource
 
-    provider = registration.get(mixture_or_task_name)
-    tasks: Sequence[seqio.Task] = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    tasks = _tasks(mixture_or_task_name)
     examples = stream.position()["data"]  # hashes the rows as they are now; their sources keep the hashes
     found: dict[str, Any] = {}
     rows = 0
     for task in tasks:
         if isinstance(task.source, RecordDataSource):
-            # All forms of a data set share their source and its settings.
-            found[task.source.dataset.name] = [task.source.rows_sha256(split), registration.settings_of(task.name)]
+            found |= _of_records(task, split)
             rows = max(rows, task.source.num_input_examples(split))
         else:
             found[task.name] = examples[task.name]
             rows += stream.size(task.name)
     return SplitData(_hash(found), rows, split)
+
+
+def training_rows(mixture_or_task_name: str, split: str) -> str | None:
+    """The fingerprint that :func:`of_training_data` gives the rows as they are now; None if a task reads no records."""
+    from distill.tasks.feeding import RecordDataSource
+
+    tasks = _tasks(mixture_or_task_name)
+    if not all(isinstance(task.source, RecordDataSource) for task in tasks):
+        return None
+    found: dict[str, Any] = {}
+    for task in tasks:
+        found |= _of_records(task, split)
+    return _hash(found)
+
+
+def _tasks(mixture_or_task_name: str) -> "Sequence[seqio.Task]":
+    import seqio
+
+    from distill.tasks import registration
+
+    provider = registration.get(mixture_or_task_name)
+    return provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+
+
+def _of_records(task: "seqio.Task", split: str) -> dict[str, Any]:
+    """The rows of a task and their settings, by the data set: all its forms share their source and its settings."""
+    from distill.tasks import registration
+
+    return {task.source.dataset.name: [task.source.rows_sha256(split), registration.settings_of(task.name)]}
 
 
 def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
@@ -153,11 +179,29 @@ def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
 
     task, split = evaluator.task, evaluator.split
     if isinstance(task.source, RecordDataSource):
-        explained = task.name.endswith("_rationale")
-        content: Any = [task.source.scored_sha256(split, rationales=explained), task.source.dataset.answer]
+        content: Any = _scored(task, split)
     else:
         content = [[row[name] for name in ("id", "input", "target")] for row in evaluator.texts()]
     return SplitData(_hash([content, len(evaluator)]), len(evaluator), split)
+
+
+def evaluation_rows(task_name: str, split: str, rows: int) -> str | None:
+    """The fingerprint that :func:`of_evaluation_data` gives the rows as they are now; None for a task without records.
+
+    Args:
+      task_name, split: what is scored.
+      rows: the number of rows that are scored.
+    """
+    from distill.tasks.feeding import RecordDataSource
+
+    (task,) = _tasks(task_name)
+    return _hash([_scored(task, split), rows]) if isinstance(task.source, RecordDataSource) else None
+
+
+def _scored(task: "seqio.Task", split: str) -> list[Any]:
+    """What is scored of a task's records."""
+    explained = task.name.endswith("_rationale")
+    return [task.source.scored_sha256(split, rationales=explained), task.source.dataset.answer]
 
 
 def _hash(value: Any) -> str:

@@ -95,6 +95,13 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     assert "2 runs: 2 done" in capfd.readouterr().out
     assert main.main(["sweep", str(tmp_path / "out"), "--run=rates-1_1"]) == 0  # done; the directory alone suffices
 
+    seed = ["sweep", path, '--more={"rates": "1:1", "RANDOM_SEED": 5}', "--dry_run"]
+    for rows, lines in ((40, 0), (41, 1)):
+        write_rows(tmp_path / "train.jsonl", rows)
+        capfd.readouterr()
+        assert main.main(seed) == 0
+        assert capfd.readouterr().out.count("the training rows have changed since rates-1_1 was trained: ") == lines
+
 
 def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, capsys):
     path = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}")

@@ -48,6 +48,16 @@ def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
     assert scored(prefixed.label) == test
 
 
+def test_the_fingerprint_of_rows_is_known_before_a_run(tmp_path):
+    names = registered(tmp_path)
+    train, test = trained(names.mixed).fingerprint, scored(names.label)
+    assert provenance.training_rows(names.mixed, "train") == train
+    assert provenance.evaluation_rows(names.label, "test", test.rows) == test.fingerprint
+    changed = registered(tmp_path, 13)
+    assert provenance.training_rows(changed.mixed, "train") != train
+    assert provenance.evaluation_rows(changed.label, "test", test.rows) != test.fingerprint
+
+
 @pytest.mark.parametrize(
     "switch",
     [
