@@ -95,12 +95,18 @@ class Terminal:
         if self.active:
             self._print(f"WARNING {text}")
 
-    def introduce(self, text: str, *, warns: bool = False) -> None:
-        """Prints a line about the student or the data of a run, as a warning if ``warns``; see :func:`comparing_runs`."""
-        lines = _introductions.get()
+    def introduce(self, text: str, *, warns: bool = False, compared: str | None = None) -> None:
+        """Prints a line about the student or the data of a run; see :func:`comparing_runs`.
+
+        Args:
+          text: the line.
+          warns: whether it is a warning.
+          compared: the text that is compared with the run before, without what differs by chance; None compares the line.
+        """
+        lines, what = _introductions.get(), text if compared is None else compared
         if lines is not None:
-            known = text in lines[0] | lines[1]  # from the run before, or from another seed of this one
-            lines[1].add(text)
+            known = what in lines[0] | lines[1]  # from the run before, or from another seed of this one
+            lines[1].add(what)
             if known:
                 return
         (self.warn if warns else self.say)(text)

@@ -5,6 +5,7 @@ An ordinary run is one lane. Joint seeds (:mod:`distill.training.joint_seeds`) a
 
 import contextlib
 import dataclasses
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from distill.training.lanes import Lane, Students
 from distill.training.preemption import StopRequest
 from distill.training.step import Fetchable, summarize
 
+_PADDING = re.compile(r"\d+ % padding")  # of the first batch, which differs between seeds
 _IN_FLIGHT = 2  # updates dispatched beyond the newest finished one: enough to keep the devices busy
 
 
@@ -140,7 +142,7 @@ class Loop:
 
     def _first_update(self, batches: Sequence[Batch]) -> Any:
         for line in self.summary.lines(batches[0]):
-            self.terminal.introduce(line)
+            self.terminal.introduce(line, compared=_PADDING.sub("", line))
         for line in self.summary.warnings():
             self.terminal.introduce(line, warns=True)
         seeds = f" of {len(self.lanes)} seeds" if len(self.lanes) > 1 else ""

@@ -81,4 +81,7 @@ def test_a_run_prints_only_the_lines_of_its_introduction_that_the_run_before_did
         for size in (1, 1, 2, 1):
             run(size)
         out.introduce("student: 1")  # of another seed
-    assert capsys.readouterr().err.splitlines() == [*both, "step 1", "student: 2", "step 1", "student: 1", "step 1"]
+        for share in (71, 72):
+            out.introduce(f"window 64: {share} % padding", compared="window 64")
+    changed = ["step 1", "student: 2", "step 1", "student: 1", "step 1"]
+    assert capsys.readouterr().err.splitlines() == [*both, *changed, "window 64: 71 % padding"]
