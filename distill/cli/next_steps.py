@@ -45,8 +45,8 @@ def after_training(run: "Run") -> list[str]:
 
 
 def after_sweep(directory: Path) -> list[str]:
-    """The command that reports on the runs of a sweep."""
-    return _listed([["report", str(directory)]])
+    """The command that reports on the runs of a sweep: its own report has the default options."""
+    return _listed([["report", str(directory)]], {0: "writes the report anew, with the options that you add"})
 
 
 def show(lines: Sequence[str], *, quiet: bool) -> None:

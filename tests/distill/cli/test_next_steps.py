@@ -88,7 +88,9 @@ def test_a_sweep_is_reported_on_unless_quiet(capsys):
     assert commands(lines) == [["distill", "report", "sweeps/my rates"]]
     next_steps.show(lines, quiet=True)
     next_steps.show(lines, quiet=False)
-    assert capsys.readouterr().err == "next: distill report 'sweeps/my rates'\n"
+    assert capsys.readouterr().err == (
+        "next: distill report 'sweeps/my rates'  # writes the report anew, with the options that you add\n"
+    )
 
 
 def test_rows_are_files_that_exist(tmp_path):
