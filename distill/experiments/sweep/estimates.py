@@ -54,21 +54,33 @@ class Forecast:
     unit: str = "chip-hours"
 
     def lines(self, workers: int = 1, price_per_chip_hour: float | None = None) -> list[str]:
-        """Returns the forecast as text: operations, hours with ``workers`` at once, chip-hours or core-hours, and cost.
+        """Returns the forecast as text: operations, time with ``workers`` at once, chip-hours or core-hours, and cost.
 
         Without a time, the text names the two ways to get one.
         """
+        if not self.runs:
+            return [f"{counted(0)} to do"]
         out = [f"{counted(self.runs)} to do, {self.flops:.3g} floating-point operations in matrix products"]
         if self.seconds is None or self.chip_seconds is None:
             unknown = "the time is" if price_per_chip_hour is None else "time and cost are"
             return [*out, f"{unknown} unknown: no run is finished. {self.remedy}"]
-        hours, chip_hours = self.seconds / 3600, self.chip_seconds / 3600
-        at_once = f", {hours / workers:.3g} h with {workers} workers" if workers > 1 else ""
-        out.append(f"{hours:.3g} h one after another{at_once}, {chip_hours:.3g} {self.unit} ({self.source})")
+        chip_hours = self.chip_seconds / 3600
+        at_once = f", {duration(self.seconds / workers)} with {workers} workers" if workers > 1 else ""
+        out.append(f"{duration(self.seconds)} one after another{at_once}, {chip_hours:.3g} {self.unit} ({self.source})")
         if price_per_chip_hour is not None:
             price = chip_hours * price_per_chip_hour
             out.append(f"cost {price:.2f} at {price_per_chip_hour:g} per {self.unit.removesuffix('s')}")
         return out
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in a unit that fits.
+
+    >>> duration(27.1), duration(200), duration(9000)
+    ('27.1 s', '3.33 min', '2.5 h')
+    """
+    size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    return f"{seconds / size:.3g} {unit}"
 
 
 def forecast(

@@ -40,8 +40,13 @@ def test_from_finished_runs(tmp_path):
     found = forecast(waiting, costs, finished)
     assert found.chip_seconds == pytest.approx(800)
     lines = "\n".join(found.lines(workers=2, price_per_chip_hour=9.0))
-    assert "0.0556 h one after another, 0.0278 h with 2 workers, 0.222 chip-hours (from 1 finished run)" in lines
+    assert "3.33 min one after another, 100 s with 2 workers, 0.222 chip-hours (from 1 finished run)" in lines
     assert "cost 2.00 at 9 per chip-hour" in lines
+
+
+def test_nothing_to_do_takes_no_time(tmp_path):
+    done = run(tmp_path, "a0", "a", "0", seconds=20.0)
+    assert forecast([], {"a0": Cost(10, 100.0)}, [done]).lines(price_per_chip_hour=1.0) == ["0 runs to do"]
 
 
 def test_a_run_of_one_update_counts_little(tmp_path):
