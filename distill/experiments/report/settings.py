@@ -106,7 +106,7 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
     groups: dict[str, list[Run]] = {}
     per_seed: set[str] = set()
     for sweep in {run.sweep: None for run in collection.runs}:
-        for key, runs, by_seed in _by_data([run for run in collection.runs if run.sweep == sweep], sweep is not None):
+        for key, runs, by_seed in by_data([run for run in collection.runs if run.sweep == sweep], sweep is not None):
             groups.setdefault(key, []).extend(runs)
             per_seed |= {key} if by_seed else set()
     if data and data != "all":
@@ -143,49 +143,49 @@ def _found(collection: Collection) -> str:
     return ", ".join(sorted({str(run.fingerprint("test"))[:12] for run in collection.runs}))
 
 
-def _by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], bool]]:
+def by_data(runs: Sequence[Run], of_sweep: bool) -> list[tuple[str, list[Run], bool]]:
     """Returns fingerprint, runs, and whether each seed has its data.
 
     In a sweep whose every seed draws its data, the fingerprint is a function of the seed. Its runs form one group in which
     only runs of the same seed are compared row by row. Runs that were not planned together are not grouped this way.
     """
     by_key: dict[str, list[Run]] = {}
+    by_seed: dict[str, set[str]] = {}
     for run in runs:
-        by_key.setdefault(str(run.fingerprint("test")), []).append(run)
-    if of_sweep and each_seed_draws([run.seed for run in runs], [str(run.fingerprint("test")) for run in runs]):
+        key = str(run.fingerprint("test"))
+        by_key.setdefault(key, []).append(run)
+        by_seed.setdefault(run.seed, set()).add(key)
+    if (
+        of_sweep
+        and len(by_key) > 1
+        and len(by_key) == len(by_seed)
+        and all(len(keys) == 1 for keys in by_seed.values())
+    ):
         return [("+".join(sorted(by_key)), list(runs), True)]
     return [(key, found, False) for key, found in by_key.items()]
 
 
-def each_seed_draws(seeds: Sequence[str], rows: Sequence[str]) -> bool:
-    """Whether each seed of a sweep has its own test rows.
-
-    Args:
-      seeds, rows: of each run: its seed, and the fingerprint of its rows.
-    """
-    by_seed: dict[str, set[str]] = {}
-    for seed, key in zip(seeds, rows, strict=True):
-        by_seed.setdefault(seed, set()).add(key)
-    number = len(set(rows))
-    return number > 1 and number == len(by_seed) and all(len(keys) == 1 for keys in by_seed.values())
-
-
-def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
+def keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
+    """Returns the setting of each run: its levels without the seed, and what else distinguishes it from other runs."""
     names = list(dict.fromkeys(axis for run in runs for axis in run.axes if axis != SEED))
     macros = [_macros(run) for run in runs]
-    keys = [tuple((axis, _level(run, own, axis)) for axis in names) for run, own in zip(runs, macros)]
+    found = [tuple((axis, _level(run, own, axis)) for axis in names) for run, own in zip(runs, macros)]
     # Runs that no axis of a sweep distinguishes are split by the macros in which they differ.
     every = {name for own in macros for name in own}
     order = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) + ("." in name) for name in every}
     for macro in sorted(every, key=lambda name: (order[name], name)):
         values = [plain(own.get(macro)) for own in macros]
-        if macro not in names and _splits(keys, values):
-            keys = [(*key, (macro, value)) for key, value in zip(keys, values)]
+        if macro not in names and _splits(found, values):
+            found = [(*key, (macro, value)) for key, value in zip(found, values)]
     data = [str(run.fingerprint("train"))[:8] for run in runs]
-    if other_rows(keys, data, [run.seed for run in runs], [run.sweep is not None for run in runs]):
-        keys = [(*key, (TRAIN_DATA, value)) for key, value in zip(keys, data)]
+    if _other_data(found, data, runs):
+        found = [(*key, (TRAIN_DATA, value)) for key, value in zip(found, data)]
+    return found
+
+
+def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:
     grouped: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for key, run in zip(keys, runs):
+    for key, run in zip(keys(runs), runs):
         grouped.setdefault(key, []).append(run)
     axes: dict[str, dict[str, None]] = {}
     for key in grouped:
@@ -224,16 +224,11 @@ def _splits(keys: Sequence[Any], values: Sequence[str]) -> bool:
     return any(seen.setdefault(key, value) != value for key, value in zip(keys, values))
 
 
-def other_rows(keys: Sequence[Any], rows: Sequence[str], seeds: Sequence[str], planned: Sequence[bool]) -> bool:
-    """Whether runs of one setting were trained on different rows, other than a sweep's seeds drawing theirs.
-
-    Args:
-      keys, rows, seeds, planned: of each run: its setting, the fingerprint of its rows, its seed, and whether it is
-        one of a sweep.
-    """
+def _other_data(keys: Sequence[Any], data: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Whether runs of one setting were trained on different rows, other than a sweep's seeds drawing theirs."""
     grouped: dict[Any, list[tuple[str, str, bool]]] = {}
-    for key, value, seed, of_sweep in zip(keys, rows, seeds, planned, strict=True):
-        grouped.setdefault(key, []).append((seed, value, of_sweep))
+    for key, value, run in zip(keys, data, runs):
+        grouped.setdefault(key, []).append((run.seed, value, run.sweep is not None))
     for found in grouped.values():
         rows, seeds = {value for _, value, _ in found}, {seed for seed, _, _ in found}
         drawn_by_seed = all(planned for *_, planned in found) and len({(s, v) for s, v, _ in found}) == len(seeds)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from distill import atomic_files, terminal
 from distill.counting import counted
-from distill.experiments.report import settings, statistics
+from distill.experiments.report import collect, settings, statistics
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files
 from distill.experiments.sweep import failures as sweep_failures
@@ -30,8 +30,8 @@ class Cell:
     """Runs that differ only in their seed.
 
     Attributes:
-      values: axis → level, without the seed. If runs of one setting have different rows, the beginning of the rows'
-        fingerprint is a level, too, as in a report.
+      values: axis → level, without the seed. What else distinguishes runs with these levels, such as changed rows or
+        an edited gin file, is a level, too, as in a report.
       scores: the metric, per seed.
       steps: updates, per seed.
       seconds: training seconds, per seed.
@@ -86,24 +86,22 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 
 def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
-    """Of each run its levels without the seed, and its rows if they are not those of other runs of its setting."""
-    keys = [tuple((axis, value) for axis, value in run.values.items() if axis != SEED) for run in runs]
-    seeds = [run.values.get(SEED, "") for run in runs]
-    test, train = ([_fingerprint(run, split) for run in runs] for split in (record.TEST, "train"))
-    if len(set(test)) > 1 and not settings.each_seed_draws(seeds, test):
-        keys = [(*key, (settings.TEST_DATA, rows)) for key, rows in zip(keys, test)]
-    if settings.other_rows(keys, train, seeds, [True] * len(runs)):
-        keys = [(*key, (settings.TRAIN_DATA, rows)) for key, rows in zip(keys, train)]
-    return keys
-
-
-def _fingerprint(run: Run, split: str) -> str:
-    """The beginning of the fingerprint of a run's rows; empty without a record."""
+    """Of each run its levels without the seed, and what else distinguishes it from others of its setting in a report."""
+    plain = [tuple((axis, value) for axis, value in run.values.items() if axis != SEED) for run in runs]
     try:
-        found = record.read(run.directory).data.get(split)
-    except (FileNotFoundError, ValueError):  # the report names what is wrong with it
-        return ""
-    return "" if found is None else found.fingerprint[:8]
+        read = [
+            collect.Run(run.name, run.directory, run.directory.parent, run.values, record.read(run.directory).to_json())
+            for run in runs
+        ]
+    except (FileNotFoundError, ValueError):  # the report names what is wrong with a record
+        return plain
+    axes, by_data = {axis for run in read for axis in run.axes}, settings.by_data(read, of_sweep=True)
+    more: dict[str, tuple[tuple[str, str], ...]] = {}
+    for rows, group, _ in by_data:
+        of_test = [(settings.TEST_DATA, rows[:8])] if len(by_data) > 1 else []
+        for run, key in zip(group, settings.keys(group)):
+            more[run.name] = (*of_test, *(pair for pair in key if pair[0] not in axes))
+    return [(*key, *more[run.name]) for key, run in zip(plain, runs)]
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:

@@ -62,11 +62,20 @@ def test_runs_on_other_rows_are_not_pooled(sweep):
         synthetic.write_run(run.directory, [True] * 5, configuration={}, fingerprints=prints)
     found = report.cells(sweep)
     assert [(list(cell.values.values()), len(cell.scores)) for cell in found] == [
-        (["standard", "t", "old"], 2), (["standard", "t", "new"], 1), (["step-by-step", "u", "old"], 1),
+        (["standard", "t", "old"], 2), (["standard", "t", "new"], 1), (["step-by-step", "u"], 1),
     ]  # fmt: skip
     headers = [str(column.header) for column in report.table(sweep, found).columns]
     assert headers[:3] == ["method", "test rows", "training rows"]
     report.plot(sweep, found, sweep.directory / "rows.png", failed=2)
+
+
+def test_runs_of_an_edited_gin_file_are_not_pooled(sweep):
+    for run, size in zip(sweep.runs(), (4, 4, 8)):
+        synthetic.write_run(run.directory, [True] * 5, configuration={"BATCH_SIZE": size, "RANDOM_SEED": 0})
+    found = report.cells(sweep)
+    assert [(cell.values, len(cell.scores)) for cell in found] == [
+        ({"method": "standard", "BATCH_SIZE": "4"}, 2), ({"method": "standard", "BATCH_SIZE": "8"}, 1),
+    ]  # fmt: skip
 
 
 def test_a_metric_that_no_result_has_is_named(sweep):
