@@ -4,12 +4,14 @@ Metric functions have the signature that SeqIO looks for, ``(targets, prediction
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from distill.tasks import arithmetic
 from distill.tasks.records import Record
+from distill.validation import quoted
 
 AnswerKind = Literal["text", "choice", "equation"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = ("text", "choice", "equation")
@@ -29,6 +31,64 @@ class Answer:
 
 
 LOSS = "loss"
+
+
+def check_functions(argument: str, functions: Any) -> None:
+    """Raises TypeError unless ``functions`` is a list of functions.
+
+    >>> check_functions("metrics", len)
+    Traceback (most recent call last):
+    TypeError: metrics must be a list of functions, fn(targets, predictions) -> {name: value}; got len (no list)
+    """
+    wanted = f"{argument} must be a list of functions, fn(targets, predictions) -> {{name: value}}"
+    if not isinstance(functions, list | tuple):
+        raise TypeError(f"{wanted}; got {name_of(functions) if callable(functions) else quoted(functions)} (no list)")
+    for number, one in enumerate(functions):
+        if not callable(one):
+            raise TypeError(f"{wanted}; got {quoted(one)} ({type(one).__name__}) as {argument}[{number}]")
+
+
+def name_of(function: Any) -> str:
+    """The name of a metric function, in messages and in ``student.json``."""
+    inner = function.func if isinstance(function, functools.partial) else function
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def computed(
+    functions: Iterable[Callable[..., Any]], targets: Sequence[Any], predictions: Sequence[str]
+) -> dict[str, float]:
+    """The values of several metric functions by name.
+
+    Raises:
+      TypeError: a function returns something other than a mapping of names to numbers.
+      ValueError: two functions return the same name.
+
+    >>> computed([text_accuracy, lambda targets, predictions: {"accuracy": 1}], ["a"], ["a"])
+    Traceback (most recent call last):
+    ValueError: metric <lambda> returns 'accuracy', a name that text_accuracy returns, too; give the value another name
+    """
+    found: dict[str, float] = {}
+    source: dict[str, str] = {}
+    for function in functions:
+        name = name_of(function)
+        values = function(targets, predictions)
+        wanted = f"metric {name} must return numbers by name, such as {{'length': 2.5}}"
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{wanted}; got {quoted(values)} ({type(values).__name__})")
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{wanted}; got the name {quoted(key)} ({type(key).__name__})")
+            if key in found:
+                raise ValueError(
+                    f"metric {name} returns {key!r}, a name that {source[key]} returns, too; give the value another name"
+                )
+            try:
+                if isinstance(value, str | bytes):
+                    raise TypeError
+                found[key], source[key] = float(value), name
+            except (TypeError, ValueError):
+                raise TypeError(f"{wanted}; got {key!r}: {quoted(value)} ({type(value).__name__})") from None
+    return found
 
 
 def higher_is_better(metric: str) -> bool:

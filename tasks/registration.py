@@ -156,7 +156,7 @@ def register(
       The names.
 
     Raises:
-      TypeError: not a data set.
+      TypeError: not a data set, or metrics that are no list of functions.
       ValueError: an argument is out of its range.
     """
     call = functools.partial(register, **locals())
@@ -202,6 +202,8 @@ def register(
         subsample_validation=subsample_validation,
         variants=None if variants == Variants(temperature=soft_label_temperature) else variants,
     )
+    metrics.check_functions("label_metrics", label_metrics)
+    metrics.check_functions("rationale_metrics", rationale_metrics)
     source = RecordDataSource(dataset, selection)
     automatic = "draw" if dataset.several_rationales else "first"
     how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)

@@ -1,7 +1,7 @@
 """``distill.evaluate``: a student's metrics on rows, with the functions that SeqIO's evaluation uses, without SeqIO."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -11,7 +11,7 @@ from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
 from distill.counting import counted, form
-from distill.tasks import metrics
+from distill.tasks import metrics as scoring
 from distill.tasks.records import Record, SourceError
 from distill.validation import quoted
 
@@ -25,6 +25,7 @@ def evaluate(
     fields: Mapping[str, str] | None = None,
     answer: str | None = None,
     rationale: bool = False,
+    metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
 ) -> dict[str, float]:
     """Scores a student on rows with gold labels; the numbers are those of ``distill eval`` on the same rows.
 
@@ -35,14 +36,18 @@ def evaluate(
         of the record.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``; None: as in the student's training.
       rationale: also decode the reasoning, and compare it with each row's first rationale (ROUGE-L and BLEU).
+      metrics: functions of yours, ``fn(targets, predictions) -> {name: value}``, as :func:`distill.train` takes them; a
+        warning names those of the student's training that are not among them.
 
     Returns:
-      ``accuracy``, ``accuracy_low``, ``accuracy_high`` (95 %), ``accuracy_exact``, and with ``rationale`` also
-      ``rouge_l`` and ``bleu`` with their bounds.
+      ``accuracy``, ``accuracy_low``, ``accuracy_high`` (95 %), ``accuracy_exact``, the values of ``metrics``, and with
+      ``rationale`` also ``rouge_l`` and ``bleu`` with their bounds.
 
     Raises:
-      TypeError: ``student`` is no student, such as the path of one.
-      ValueError: no row has a label, or no row has a rationale when rationales are compared.
+      TypeError: ``student`` is no student, such as the path of one; or a metric is no function, or returns no numbers by
+        name.
+      ValueError: no row has a label, or no row has a rationale when rationales are compared; or two metrics return the
+        same name.
     """
     if not isinstance(student, Student):
         path = f"distill.load({os.fspath(student)!r})" if isinstance(student, str | os.PathLike) else "distill.load(…)"
@@ -50,8 +55,9 @@ def evaluate(
             f"student must be a Student, such as {path}; got {quoted(student, 200)} ({type(student).__name__})"
         )
     kind = student.description.answer if answer is None else answer
-    if kind not in metrics.ACCURACY:
-        raise ValueError(f"answer must be one of {', '.join(metrics.ANSWER_KINDS)}; got {kind!r}")
+    if kind not in scoring.ACCURACY:
+        raise ValueError(f"answer must be one of {', '.join(scoring.ANSWER_KINDS)}; got {kind!r}")
+    scoring.check_functions("metrics", metrics)
     if isinstance(rows, Iterable) and not isinstance(rows, Mapping) and not row_files.paths_of(rows):
         rows = list(rows)
     try:
@@ -69,20 +75,26 @@ def evaluate(
         without = len(records) - len(labelled)
         verb = form(without, "has no label and is", "have no label and are")
         logging.warning("%d of %s %s not scored", without, counted(len(records), "row"), verb)
+    functions = [scoring.ACCURACY[kind], *metrics]  # type: ignore[index]
+    targets = [scoring.Answer(record.label or "", record.choices) for record in labelled]
+    of_reasons = [scoring.rouge_l, scoring.bleu] if rationale else []
+    if metrics:  # mistakes in them are found before answers are decoded
+        scoring.computed([*functions, *of_reasons], targets[:2], [target.text for target in targets[:2]])
+    missing = [name for name in student.description.metrics if name not in map(scoring.name_of, metrics)]
+    if missing:
+        verb = form(len(missing), "is", "are")
+        logging.warning("%s of the training %s not computed; give metrics=[…]", ", ".join(missing), verb)
     of_rows = isinstance(student.description.choices, str)  # the records have read that field
     choices = [record.choices for record in labelled] if of_rows else None
     answers = student.answer([record.input for record in labelled], choices=choices)
-    targets = [metrics.Answer(record.label or "", record.choices) for record in labelled]
-    scores = metrics.ACCURACY[kind](targets, [one.text for one in answers])  # type: ignore[index]
-    found = {name: float(value) for name, value in scores.items()}
+    found = scoring.computed(functions, targets, [one.text for one in answers])
     if rationale:
         explained = [record for record in records if record.rationales]
         if not explained:
             raise ValueError("no row has a rationale to compare with; map it: fields={'rationale': …}")
         written = student.rationales([record.input for record in explained])
-        reasons = [metrics.Answer(record.rationales[0]) for record in explained]
-        for score in (metrics.rouge_l, metrics.bleu):
-            found.update({name: float(value) for name, value in score(reasons, written).items()})
+        reasons = [scoring.Answer(record.rationales[0]) for record in explained]
+        found |= scoring.computed(of_reasons, reasons, written)
     return found
 
 

@@ -18,7 +18,7 @@ from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
-from distill.tasks import task_ids
+from distill.tasks import metrics, task_ids
 from distill.terminal import Terminal
 from distill.validation import quoted
 
@@ -112,6 +112,7 @@ class Run:
             dataset=dataset.name,
             answer=dataset.answer,
             trained_input_len=self.arguments["data"].task_feature_lengths["inputs"],
+            metrics=tuple(map(metrics.name_of, given.get("label_metrics", ()))),
             decode=DecodeConfig() if validation is None else validation.decode,
             mesh=self.arguments.get("mesh") or MeshConfig(),
             trained_in=os.getcwd(),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -21,6 +21,7 @@ from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
+from distill.tasks import metrics as scoring
 from distill.validation import quoted
 
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
@@ -36,6 +37,7 @@ def train(
     validation: Rows | None = None,
     test: Rows | None = None,
     answer: str = "text",
+    metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
     initial: str | os.PathLike | None = None,
     vocabulary: str | os.PathLike | None = None,
     method: str = "distill",
@@ -72,6 +74,8 @@ def train(
       validation: rows that choose the best parameters; None holds out a tenth of ``rows``, one row at least.
       test: rows that are scored once at the end; None scores none.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
+      metrics: functions of yours that score answers, ``fn(targets, predictions) -> {name: value}``, in addition to the
+        accuracy. Targets have ``text`` and ``choices``; predictions are texts. ``config.gin`` does not record them.
       initial: parameters to start from: a model directory, a Hugging Face folder or name, a T5X checkpoint, or
         T5Gemma's Flax files; None starts at random.
       vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece
@@ -106,6 +110,7 @@ def train(
     """
     checks.check("method", method, METHODS)
     row_files.check_fields(fields)
+    scoring.check_functions("metrics", metrics)
     keywords.check_mapping("lengths", lengths, "{'inputs': 512, 'targets': 256}")
     keywords.check_mapping("settings", settings, "{'EMA_DECAY': 0.99}")
     for name in settings or ():
@@ -167,7 +172,8 @@ def train(
             run = configured(configuration_files, {**bindings, **(settings or {})})
             for file, data in contents.items():
                 _write(epath.Path(file), data)
-            run = dataclasses.replace(run, spelling=remedies.ARGUMENTS)
+            registration = {**run.registration, "label_metrics": [*run.registration.get("label_metrics", ()), *metrics]}
+            run = dataclasses.replace(run, registration=registration, spelling=remedies.ARGUMENTS)
             return run.train(quiet=quiet, **overrides)
 
 

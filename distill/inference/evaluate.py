@@ -82,7 +82,7 @@ class Evaluator:
         """The names of the task's metrics."""
         two = list(zip(self._targets, self._examples))[:2]
         answers = [self._postprocess(_text(example["targets_pretokenized"]), example, False) for _, example in two]
-        return sorted({key for fn in self.task.metric_fns for key in fn([target for target, _ in two], answers)})
+        return sorted(metrics.computed(self.task.metric_fns, [target for target, _ in two], answers))
 
     def check_lengths(self, max_decode_len: int) -> str | None:
         """Compares the lengths of the split's targets, EOS included, with the maximum decoded length.
@@ -176,9 +176,7 @@ class Evaluator:
 
     def _scored(self, texts: Sequence[str], log_probs: Sequence[float]) -> Evaluation:
         answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
-        scores: dict[str, float] = {}
-        for fn in self.task.metric_fns:
-            scores.update({name: float(value) for name, value in fn(self._targets, answers).items()})
+        scores = metrics.computed(self.task.metric_fns, self._targets, answers)
         rows = [
             {
                 "id": row["id"],
@@ -281,8 +279,10 @@ def evaluate(
             step, params = restore_student(model_dir, model, device_mesh, rules)
         with terminal.stage(f"reading {task_name}, split {split!r}"):
             evaluator = Evaluator(task_name, split, Decoder(model, device_mesh, decode), max_examples=max_examples)
-        fit = evaluator.fit(decode.max_input_len, _trained_input_len(model_dir)).remarks(answering.LIMIT)
-        for warning in (*decode.unused(), *filter(None, [evaluator.check_lengths(decode.max_decode_len)]), *fit):
+        described = _described(model_dir)
+        fit = evaluator.fit(decode.max_input_len, described.trained_input_len if described else 0)
+        long, missing = evaluator.check_lengths(decode.max_decode_len), _not_computed(evaluator.task, described)
+        for warning in (*decode.unused(), *filter(None, [long, missing]), *fit.remarks(answering.LIMIT)):
             logging.warning("%s", warning)
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
@@ -302,11 +302,21 @@ def evaluate(
     return evaluation
 
 
-def _trained_input_len(model_dir: str) -> int:
-    """Tokens that the student's training truncated inputs to; 0 if its directory does not record them."""
-    if not (epath.Path(model_dir) / student_file.FILE).exists():
-        return 0
-    return student_file.read(model_dir).trained_input_len
+def _described(model_dir: str) -> student_file.Student | None:
+    """The description of the student, if its directory has one."""
+    return student_file.read(model_dir) if (epath.Path(model_dir) / student_file.FILE).exists() else None
+
+
+def _not_computed(task: seqio.Task, described: student_file.Student | None) -> str | None:
+    """A warning if the training scored labels with functions that a task of labels lacks."""
+    here = [metrics.name_of(fn) for fn in task.metric_fns]
+    missing = [name for name in (described.metrics if described else ()) if name not in here]
+    if not missing or not any(fn in task.metric_fns for fn in metrics.ACCURACY.values()):
+        return None
+    return (
+        f"{', '.join(missing)} of the training {form(len(missing), 'is', 'are')} not computed; bind "
+        "registration.register.label_metrics in a gin file (--gin_module), or use distill.evaluate(…, metrics=[…])"
+    )
 
 
 def _check_writable(folder: epath.Path) -> None:

@@ -90,6 +90,7 @@ class Student:
       dataset: the data set's name.
       answer: how its answers are compared.
       trained_input_len: tokens that training truncated inputs to; 0: not recorded.
+      metrics: names of the functions of the user's own that score its labels in addition to the accuracy.
       decode: how labels are decoded.
       mesh: of the run.
       trained_in: the folder that the training command ran in, to which relative paths in ``config.gin`` refer.
@@ -109,6 +110,7 @@ class Student:
     dataset: str = ""
     answer: str = "text"
     trained_input_len: int = 0
+    metrics: tuple[str, ...] = ()
     decode: DecodeConfig = DecodeConfig()
     mesh: MeshConfig = MeshConfig()
     trained_in: str = ""

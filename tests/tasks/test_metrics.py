@@ -1,3 +1,4 @@
+import functools
 import math
 
 import pytest
@@ -126,3 +127,29 @@ def test_teacher_accuracy_counts_a_missing_label_as_wrong_and_skips_rows_without
     result = metrics.teacher_accuracy(rows, "choice")
     assert result["teacher_accuracy"] == 0.5
     assert result["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        (0.5, r"must return numbers by name, such as \{'length': 2.5\}; got 0.5 \(float\)"),
+        ({"a": "0.5"}, r"got 'a': '0.5' \(str\)"),
+        ({"a": None}, r"got 'a': None \(NoneType\)"),
+        ({1: 0.5}, r"got the name 1 \(int\)"),
+        ({"accuracy_low": 0.5}, "returns 'accuracy_low', a name that text_accuracy returns, too"),
+    ],
+)
+def test_a_metric_that_returns_no_numbers_by_new_names(values, error):
+    def own(targets, predictions):
+        return values
+
+    with pytest.raises((TypeError, ValueError), match=f"metric own .*{error}" if "returns" not in error else error):
+        metrics.computed([metrics.text_accuracy, own], ["a"], ["a"])
+
+
+def test_metrics_are_a_list_of_functions():
+    metrics.check_functions("metrics", [len, metrics.bleu])
+    with pytest.raises(TypeError, match=r"metrics must be a list .*; got 'bleu' \(str\) as metrics\[1\]"):
+        metrics.check_functions("metrics", [len, "bleu"])
+    partial = functools.partial(metrics.share, "a")
+    assert [metrics.name_of(one) for one in (metrics.bleu, partial, Answer("a"))] == ["bleu", "share", "Answer"]

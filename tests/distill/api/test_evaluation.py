@@ -7,7 +7,7 @@ import pytest
 import distill
 from distill.cli import main
 from distill.tasks.records import SourceError
-from tests.distill.api.written import FIELDS, sums
+from tests.distill.api.written import FIELDS, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -48,3 +48,33 @@ def test_right_answers_count(trained):
     scores = distill.evaluate(trained, rows)
     assert scores["accuracy"] == (0.5 if answers[0].text.strip(" .\n") else 0.0)
     assert 0 <= scores["accuracy_low"] < scores["accuracy"] + 1e-9 and scores["accuracy_high"] < 1
+
+
+def length(targets, predictions):
+    assert [target.text for target in targets]
+    return {"length": sum(map(len, predictions)) / len(predictions)}
+
+
+def test_metrics_of_the_user_are_those_of_the_training(tmp_path, capsys, caplog):
+    """They are computed in training, select the best parameters, and are computed again; otherwise a warning names them."""
+    splits = {"validation": sums(4, 24), "test": sums(6, 28)}
+    settings = {"train.ValidationConfig.metric": "length"}
+    student = distill.train(sums(24), **splits, **arguments(tmp_path / "run", metrics=[length], settings=settings))
+    assert student.result["selection"]["metric"] == "length"
+    assert distill.evaluate(distill.load(tmp_path / "run"), sums(6, 28), metrics=[length]) == student.result["test"]
+    assert "of the training" not in caplog.text
+    assert "length" not in distill.evaluate(student, sums(6, 28))
+    assert "length of the training is not computed; give metrics=[…]" in caplog.text
+    caplog.clear()
+    assert main.main(["eval", f"--model_dir={tmp_path / 'run'}", f"--output={tmp_path}"]) == 0, capsys.readouterr().err
+    assert "length of the training is not computed; bind registration.register.label_metrics" in caplog.text
+
+
+def test_a_metric_is_checked_before_answers_are_decoded(trained, monkeypatch):
+    monkeypatch.setattr(type(trained), "answer", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(TypeError, match="metric <lambda> must return numbers by name"):
+        distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: 0.5])
+    with pytest.raises(ValueError, match="returns 'rouge_l', a name that <lambda> returns, too"):
+        distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: {"rouge_l": 1}], rationale=True)
+    with pytest.raises(TypeError, match=r"metrics must be a list of functions, .*; got length"):
+        distill.evaluate(trained, sums(2), metrics=length)
