@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
     from distill.tasks.records import Record
     from distill.training import losses, optimizers
+    from distill.training.callbacks import Callback, Stop
 
 __version__ = "0.1.0"
 
 # Public name → its module, or "module:attribute".
 _PUBLIC: dict[str, str] = {
     "Answer": "distill.api.student:Answer",
+    "Callback": "distill.training.callbacks:Callback",
     "Record": "distill.tasks.records:Record",
     "Run": "distill.api.run:Run",
     "StackConfig": "distill.model.t5gemma_config:StackConfig",
+    "Stop": "distill.training.callbacks:Stop",
     "Student": "distill.api.student:Student",
     "T5Config": "distill.model.config:T5Config",
     "T5GemmaConfig": "distill.model.t5gemma_config:T5GemmaConfig",
@@ -43,9 +46,11 @@ _PUBLIC: dict[str, str] = {
 
 __all__ = [
     "Answer",
+    "Callback",
     "Record",
     "Run",
     "StackConfig",
+    "Stop",
     "Student",
     "T5Config",
     "T5GemmaConfig",

@@ -25,12 +25,22 @@ class RunStep:
     step: int
 
 
+class Stop(Exception):
+    """Raised by a callback, ends the run as ``patience`` does: the parameters that validated best are tested and kept.
+
+    All callbacks of that step are called, the step is validated if it was not, and a checkpoint is saved. After
+    ``on_checkpoint``, one more update is made. Several processes agree every 20 steps: the run ends there if any of them
+    has raised it. The text is printed as the reason.
+    """
+
+
 @runtime_checkable
 class Callback(Protocol):
     """User code that the training loop calls. Derive a class from it and override the methods you need.
 
-    The loop waits for each method. An exception ends the run. With several processes, every process calls the methods;
-    check ``jax.process_index() == 0`` before writing a file.
+    The loop waits for each method. :class:`Stop` ends the run with its result, ``KeyboardInterrupt`` as Ctrl-C does, with a
+    checkpoint; any other exception ends it at once, and what was not saved before is lost. With several processes,
+    every process calls the methods; check ``jax.process_index() == 0`` before writing a file.
 
     >>> class Losses(Callback):
     ...     def __init__(self):
@@ -67,7 +77,10 @@ class Callback(Protocol):
 
 
 def check(callbacks: Sequence[Callback]) -> None:
-    """Raises TypeError unless all items are instances with the methods of :class:`Callback`."""
+    """Raises TypeError unless ``callbacks`` is a list of instances with the methods of :class:`Callback`."""
+    if not isinstance(callbacks, list | tuple):
+        name = callbacks.__name__ if isinstance(callbacks, type) else type(callbacks).__name__
+        raise TypeError(f"callbacks must be a list; got {name}; write callbacks=[{name}(…)], in gin [@…{name}()]")
     for number, item in enumerate(callbacks):
         if isinstance(item, type):
             raise TypeError(

@@ -243,7 +243,7 @@ class Progress:
       stale: validations since then without improvement.
       examples: source rows trained on.
       seconds: training time over all restarts, evaluation included.
-      stopped: ``"early"`` once patience has run out, so that a restart trains no further.
+      stopped: ``"early"`` once patience has run out or a callback has ended the run, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
       higher_is_better: whether the best score is the highest one, see :func:`distill.tasks.metrics.higher_is_better`.
       validation_rows: hash of the rows that the best was selected on; None in checkpoints of older versions.
@@ -301,7 +301,7 @@ class TrainResult:
 
     Attributes:
       step: number of updates made.
-      stopped: None if it ran to its end, ``"early"`` or the name of the signal that stopped it.
+      stopped: None if it ran to its end, ``"early"`` if its patience or a callback ended it, or the name of a signal.
       best_step, best: the step with the best validation score, and the score.
       test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.

@@ -40,8 +40,10 @@ class Lane:
       callbacks: user code.
       progress: the part of its progress that checkpoints hold.
       step: updates that count: those until it was stopped or failed.
-      stopped: None while it is trained and when it was trained to its end; ``"early"``, or the name of a signal.
+      stopped: None while it is trained and when it was trained to its end; ``"early"``, by its patience or a callback; or
+        the name of a signal.
       failure: the error that ended this lane, or None. The other lanes continue.
+      ends: the reason of a callback that wants to end this lane, or None.
       best_evaluation: step and outcome of the best validation, if this process has measured it.
     """
 
@@ -58,6 +60,7 @@ class Lane:
     step: int = 0
     stopped: str | None = None
     failure: FloatingPointError | None = None
+    ends: str | None = None
     best_evaluation: tuple[int, Evaluation] | None = None
 
     @property
@@ -67,7 +70,7 @@ class Lane:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has ended for good: at its last step or by its patience, not by a signal or an error."""
+        """Whether the run has ended for good: at its last step or early, not by a signal or an error."""
         return self.failure is None and self.stopped in (None, "early")
 
     @property

@@ -21,6 +21,7 @@ from distill.inference.evaluation import Evaluation
 from distill.model import lora
 from distill.terminal import Terminal
 from distill.training import accounting, finite, nonfinite, profiling, provenance, record, reporting, timing
+from distill.training.callbacks import RunStep, Stop
 from distill.training.config import LoopConfig, TrainResult, ValidationConfig
 from distill.training.evaluators import validation_score
 from distill.training.lanes import Lane, Students
@@ -181,6 +182,11 @@ class Loop:
                                 lane.progress.stopped = None  # no step is left that patience could skip
                             lane.stopped = lane.progress.stopped
         stuck.doing("agreeing on signals")
+        for number, lane in updated:
+            if not last and lane.active and self.stop.agreed(step, lane.ends is not None):
+                self._count(updated, pending, clock)
+                self._refuse_nonfinite(all_updates=True)
+                self._end(number, lane, clock)
         if self._active() and self.stop.requested(step):
             self._refuse_nonfinite(all_updates=True)
             for lane in self._active():
@@ -194,6 +200,27 @@ class Loop:
             if jax.process_count() == 1:  # several processes raise together, at the next save
                 lane.saver.check_for_errors()
         return pending
+
+    def _end(self, number: int, lane: Lane, clock: timing.Clock) -> None:
+        """Ends a lane whose callback has raised :class:`Stop` as its patience would, validated at this step."""
+        if self.validation and lane.failure is None and lane.progress.score_step != lane.step:
+            with clock.phase("evaluation"), self._noting_failure(number, lane):
+                self._validate(number, lane, self.validation)
+        if lane.failure is None:
+            lane.stopped = lane.progress.stopped = "early"
+            self.terminal.say(
+                f"{lane.directory}: stopped after step {lane.step} by {lane.ends or 'a callback of another process'}"
+            )
+
+    def _call(self, lane: Lane, method: str, at: RunStep, *given: Any) -> None:
+        """Calls a method of all callbacks of a lane."""
+        for callback in lane.callbacks:
+            try:
+                getattr(callback, method)(at, *given)
+            except Stop as reason:
+                lane.ends = ": ".join(filter(None, [type(callback).__name__, str(reason)]))
+            except KeyboardInterrupt:
+                self.stop.interrupt()
 
     def _refuse_nonfinite(self, *, all_updates: bool) -> None:
         """Counts updates that were skipped, and ends lanes whose update is not finite or that skipped too many."""
@@ -279,8 +306,7 @@ class Loop:
         lane.reporter.train(lane.step, values)
         if hint is not None and hint.notable:
             self.terminal.say(str(hint))
-        for callback in lane.callbacks:
-            callback.on_log(lane.at, dict(values))
+        self._call(lane, "on_log", lane.at, dict(values))
 
     def _validate(self, number: int, lane: Lane, validation: ValidationConfig) -> None:
         """Scores the validation split, and saves the parameters if the score is the best so far."""
@@ -294,8 +320,7 @@ class Loop:
             lane.best_evaluation = lane.step, evaluation
             lane.lock.check()
             lane.saver.save_best(lane.step, params, evaluation.metrics)
-        for callback in lane.callbacks:
-            callback.on_evaluation(lane.at, validation.split, evaluation)
+        self._call(lane, "on_evaluation", lane.at, validation.split, evaluation)
 
     def _save(self, number: int, lane: Lane, position: Mapping[str, Any]) -> None:
         stuck.doing("saving a checkpoint")
@@ -305,8 +330,7 @@ class Loop:
         lane.reporter.flush()
         lane.saver.save(state, position, dataclasses.asdict(lane.progress))
         self._attempts[number].seen(lane.step, now=True)
-        for callback in lane.callbacks:
-            callback.on_checkpoint(lane.at, state)
+        self._call(lane, "on_checkpoint", lane.at, state)
 
     def _result(self, number: int, lane: Lane) -> TrainResult:
         test = self._test(number, lane) if lane.complete else {}
@@ -374,8 +398,7 @@ class Loop:
         evaluation = self._decoded(lane, split, params)
         lane.reporter.evaluation(split, step, evaluation)
         self._write_predictions(lane, record.TEST, evaluation)
-        for callback in lane.callbacks:
-            callback.on_evaluation(dataclasses.replace(lane.at, step=step), split, evaluation)
+        self._call(lane, "on_evaluation", dataclasses.replace(lane.at, step=step), split, evaluation)
         return evaluation.metrics
 
     def _write_predictions(self, lane: Lane, name: str, evaluation: Evaluation) -> None:

@@ -41,13 +41,19 @@ class StopRequest:
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         logging.warning("%s: %s%s", self.name, self._will, again)
 
+    def interrupt(self) -> None:
+        """Obeys a KeyboardInterrupt that user code has raised, as the first Ctrl-C; raises it again after a signal."""
+        self._handle(signal.SIGINT, None)
+
+    def agreed(self, step: int, wanted: bool) -> bool:
+        """Returns whether any process wants something after ``step``; the same answer on every process."""
+        if jax.process_count() == 1:
+            return wanted
+        return step % self._sync_period == 0 and bool(multihost_utils.process_allgather(np.int32(wanted)).any())
+
     def requested(self, step: int) -> bool:
         """Returns whether to stop after ``step``; the same answer on every process."""
-        if jax.process_count() == 1:
-            return self.name is not None
-        if step % self._sync_period:
-            return False
-        flags = multihost_utils.process_allgather(np.int32(self.name is not None))
-        if flags.any() and self.name is None:
+        found = self.agreed(step, self.name is not None)
+        if found and self.name is None:
             self.name = "SIGTERM"
-        return bool(flags.any())
+        return found

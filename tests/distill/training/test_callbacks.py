@@ -10,7 +10,7 @@ import pytest
 from distill.checkpoints.manager import Checkpoints
 from distill.tasks import jsonl, registration
 from distill.training import checks, reporting, train
-from distill.training.callbacks import Callback
+from distill.training.callbacks import Callback, Stop
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -57,6 +57,55 @@ def test_an_error_of_a_callback_ends_the_run(tmp_path, arguments):
     with pytest.raises(RuntimeError, match="no more at 4"):
         train.train(str(tmp_path / "run"), **arguments, callbacks=[Full()])
     assert train.train(str(tmp_path / "run"), **arguments).step == 8
+
+
+class Raising(Callback):
+    def __init__(self, error, step=3):
+        self.error, self.step = error, step
+
+    def on_log(self, at, metrics):
+        if at.step == self.step:
+            raise self.error
+
+
+def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys):
+    """At a step without validation, with another callback after it; the run stays ended without its result, too."""
+    arguments["loop"] = dataclasses.replace(arguments["loop"], log_period=3)
+    seen, run = Everything(), tmp_path / "run"
+    result = train.train(str(run), **arguments, callbacks=[Raising(Stop("it is flat")), seen])
+    assert f"{run}: stopped after step 3 by Raising: it is flat" in capsys.readouterr().err
+    assert (result.stopped, result.step, result.best_step) == ("early", 3, 3)
+    assert "accuracy" in result.test and (run / "checkpoints" / "3").exists()
+    assert [event[:2] for event in seen.events] == [("log", 3), ("validation", 3), ("checkpoint", 3), ("test", 3)]
+    assert train.train(str(run), **arguments) == result
+    (run / reporting.RESULT).unlink()
+    assert train.train(str(run), **arguments).step == 3
+
+
+def test_a_callback_that_ends_a_run_at_its_last_step_changes_nothing(tmp_path, arguments):
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=3)
+    result = train.train(str(tmp_path / "run"), **arguments, callbacks=[Raising(Stop())])
+    assert (result.stopped, result.step) == (None, 3)
+
+
+def test_a_callback_that_interrupts_leaves_a_checkpoint(tmp_path, arguments):
+    arguments["loop"] = dataclasses.replace(arguments["loop"], log_period=3)
+    result = train.train(str(tmp_path / "run"), **arguments, callbacks=[Raising(KeyboardInterrupt())])
+    assert (result.stopped, result.step, result.test) == ("SIGINT", 3, {})
+    result = train.train(str(tmp_path / "run"), **arguments)
+    assert (result.stopped, result.step, result.performance["attempts"]) == (None, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Everything(), r"callbacks must be a list; got Everything; write callbacks=\[Everything\(…\)\]"),
+        (Everything, r"callbacks must be a list; got Everything; write callbacks=\[Everything\(…\)\]"),
+    ],
+)
+def test_callbacks_are_a_list(tmp_path, arguments, given, message):
+    with pytest.raises(TypeError, match=message):
+        train.train(str(tmp_path / "run"), **arguments, callbacks=given)
 
 
 @pytest.mark.parametrize(

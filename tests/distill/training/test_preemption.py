@@ -4,8 +4,10 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 
+from distill.training import preemption
 from distill.training.preemption import StopRequest
 
 
@@ -26,6 +28,25 @@ def test_a_second_sigint_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.name == "SIGTERM"
+
+
+def test_an_interrupt_of_user_code_is_the_first_or_second_ctrl_c():
+    with StopRequest() as stop:
+        stop.interrupt()
+        assert stop.requested(1)
+        assert stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            stop.interrupt()
+
+
+def test_several_processes_agree_at_some_steps(monkeypatch):
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption.multihost_utils, "process_allgather", lambda flag: np.array([0, 1]))
+    with StopRequest(sync_period=20) as stop:
+        assert not stop.agreed(19, True)
+        assert stop.agreed(20, False)
+        assert stop.requested(40)
+        assert stop.name == "SIGTERM"
 
 
 def test_a_second_sigterm_does_not_interrupt():
