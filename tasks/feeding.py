@@ -1,5 +1,6 @@
 """From records to ``tf.data``: a SeqIO data source over any :class:`~distill.tasks.dataset.Dataset`."""
 
+import array
 import dataclasses
 import hashlib
 import itertools
@@ -12,6 +13,7 @@ import seqio
 import tensorflow as tf
 from absl import logging
 
+from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Report
 from distill.tasks.selection import Selection
@@ -86,6 +88,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._sizes: dict[str, int] = {}
         self._several: dict[str, bool] = {}
         self._explained: dict[str, int] = {}
+        self._inputs: dict[str, array.array[int]] = {}
         self._hashes: dict[str, str] = {}
         self._reports: dict[str, Report] = {}
 
@@ -117,6 +120,11 @@ class RecordDataSource(seqio.FunctionDataSource):
         """The number of rows of the split with a rationale to train on; reads them if necessary."""
         self._load(split)
         return self._explained[split]
+
+    def input_keys(self, split: str) -> np.ndarray:
+        """int64 [records]: see :func:`distill.tasks.metrics.input_key`; reads the rows if necessary."""
+        self._load(split)
+        return np.array(self._inputs[split], np.int64)
 
     def named(self, split: str, id: str, input: str, choices: Sequence[str]) -> str:
         """A row in messages, see :attr:`distill.tasks.records.Record.named`. Reads the split's records again.
@@ -163,11 +171,13 @@ class RecordDataSource(seqio.FunctionDataSource):
             return
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in self._spec}
-        size, several, explained = 0, False, 0
+        size, several, explained, inputs = 0, False, 0, array.array("q")
         digest = hashlib.sha256()
         for number, row in enumerate(rows(self.dataset, split, self.selection, report), 1):
             again = row.get("is_variant", False)  # of the record before, which is counted once
             size += not again
+            if not again:
+                inputs.append(metrics.input_key(row["input"]))
             explained += bool(row["rationales"]) and not again
             several = several or len(row["rationales"]) > 1
             digest.update(row_bytes(row))
@@ -179,7 +189,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         if report.problems:
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
         self._tables[split], self._reports[split], self._several[split] = table, report, several
-        self._explained[split] = explained
+        self._explained[split], self._inputs[split] = explained, inputs
         self._hashes.setdefault(split, digest.hexdigest())
         self._sizes[split] = size
 

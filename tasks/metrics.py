@@ -136,6 +136,15 @@ def same_text_key(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def input_key(text: str) -> int:
+    """A hash by which inputs are compared within a process: without case and white space.
+
+    >>> input_key("What is  this?") == input_key("what is this? ")
+    True
+    """
+    return hash(same_text_key(text))  # 64 bits: two different inputs are not expected to share one
+
+
 def normalise_text(text: str) -> str:
     """Case folded, white space collapsed, without a final period.
 

@@ -20,7 +20,7 @@ class Repeats:
 
     def add(self, split: str, record: Record) -> int:
         """Adds a row of a split; returns the key of its input, for :meth:`rows_with`."""
-        key = hash(metrics.same_text_key(record.input))  # 64 bits: two different inputs are not expected to share one
+        key = metrics.input_key(record.input)
         self._rows.setdefault(split, collections.Counter())[key] += 1
         if record.label is not None:
             labels = self._labels.setdefault(split, {}).setdefault(key, [])

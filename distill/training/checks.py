@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from distill.checkpoints import initial
+from distill.counting import form
 from distill.inference import student
 from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
@@ -97,6 +100,33 @@ def check_tasks(
         from distill.tasks import registration
 
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
+
+
+def seen_rows(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None) -> list[str]:
+    """Warnings that count the validation and test rows that have the input of a training row. Reads the rows."""
+    if validation is None or isinstance(data, TokenBatchesConfig):
+        return []
+    from distill.tasks import registration
+    from distill.tasks.feeding import RecordDataSource
+
+    provider, scored = registration.get(data.mixture_or_task_name), registration.get(validation.task_name).source
+    sources = {id(task.source): task.source for task in getattr(provider, "tasks", [provider])}.values()
+    held = [source for source in sources if isinstance(source, RecordDataSource)]
+    if not held or not isinstance(scored, RecordDataSource):
+        return []
+    trained, found = np.concatenate([source.input_keys(data.split) for source in held]), []
+    for split in dict.fromkeys(
+        one for one in (validation.split, validation.test_split) if one not in (None, data.split)
+    ):
+        keys = scored.input_keys(split)
+        number = int(np.isin(keys, trained).sum())
+        if number:
+            verb = form(number, "has", "have")
+            found.append(
+                f"{number:,} of {len(keys):,} rows of split {split!r} {verb} the input of a training row, so the score is "
+                "not that of unseen rows; remove them from the training rows or from this split"
+            )
+    return found
 
 
 def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str) -> None:

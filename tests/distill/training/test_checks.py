@@ -8,9 +8,11 @@ from distill.data import token_batches
 from distill.inference.decoder import DecodeConfig
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
+from distill.tasks import jsonl, registration
 from distill.tools import vocabulary
-from distill.training import checks
-from distill.training.config import TokenBatchesConfig
+from distill.training import checks, train
+from distill.training.config import DataConfig, TokenBatchesConfig, ValidationConfig
+from tests_support import write_lines
 
 
 def test_the_arguments_of_a_run_pass(arguments):
@@ -110,3 +112,31 @@ def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_
         checks.check(**changed(given, model={"vocab_size": 100}))
     with pytest.raises(ValueError, match="MUTUAL_INFORMATION"):
         checks.check(**changed(given, loss={"mutual_information": 0.1}))
+
+
+def test_rows_that_are_trained_on_are_counted(tmp_path):
+    def warnings(test):
+        rows = {"train": ["1?", "2?", "2?"], "validation": ["3?"], "test": test}
+        for split, inputs in rows.items():
+            write_lines(
+                tmp_path / f"{split}.jsonl", [{"input": text, "label": "1", "rationale": "w"} for text in inputs]
+            )
+        names = registration.register(
+            jsonl.dataset({split: tmp_path / f"{split}.jsonl" for split in rows}, name="seen"), "bytes"
+        )
+        data = DataConfig(names.paired, {"inputs": 64, "targets": 64}, batch_size=4)
+        return checks.seen_rows(data, ValidationConfig(names.label))
+
+    assert warnings(["4?"]) == []
+    (found,) = warnings(["  2? ", "4?", "1?"])
+    assert found.startswith(
+        "2 of 3 rows of split 'test' have the input of a training row, so the score is not that of unseen"
+    )
+    (found,) = warnings(["1?"])
+    assert found.startswith("1 of 1 rows of split 'test' has the input")
+
+
+def test_a_run_warns_of_rows_that_are_trained_on(tmp_path, arguments, capsys):
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
+    train.train(str(tmp_path / "run"), **arguments, quiet=True)
+    assert "WARNING 10 of 10 rows of split 'test' have the input of a training row" in capsys.readouterr().err
