@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.api import configuration
-from distill.cli import flags, parser, runs, spelling
+from distill.cli import flags, launch_checks, parser, runs, spelling
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
-from distill.tools.launch.job import Job
+from distill.tools.launch.job import PARALLEL, Job
+from distill.tools.launch.machines import Machines
 
 BACKENDS: dict[str, tuple[Any, str]] = {
     "gcloud": (gcloud.Gcloud, "Cloud TPU VMs, through gcloud … tpu-vm ssh --worker=all"),
@@ -47,13 +48,14 @@ def launch_parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _check(arguments: Sequence[str]) -> None:
+def _check(arguments: Sequence[str], machines: Machines) -> None:
     """Ends the program, as ``distill`` itself would, if the remote command line would be refused.
 
-    If all of its gin files are on this machine, also checks their macros and the bindings of the command line.
+    If all of its gin files are on this machine, also checks their macros and the bindings of the command line, and compares
+    them with the machines.
 
     Raises:
-      ConfigurationError: a macro that is misspelt or missing.
+      ConfigurationError: a macro that is misspelt or missing, or settings that cannot work on the machines.
     """
     command = arguments[0]
     options = parser.parser(command).parse_args(parser.split_arguments(arguments))
@@ -63,12 +65,14 @@ def _check(arguments: Sequence[str]) -> None:
     paths = runs.search_paths(options)
     found = configuration.search_paths(paths)
     for name in options.gin_file:
-        try:
-            configuration.find(name, found)
-        except configuration.ConfigurationError:
+        if not launch_checks.find(name, found):
             print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
             return
-    configuration.check_statements([*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings], paths)
+    files, bindings = [*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings]
+    scan = configuration.check_statements(files, bindings, paths)
+    if command in PARALLEL:
+        for warning in launch_checks.check(scan, options.gin_file, machines):
+            print(f"WARNING {warning}", file=sys.stderr)
 
 
 def _points(arguments: Sequence[str]) -> int:
@@ -112,7 +116,7 @@ def launch_command(argv: Sequence[str]) -> int:
         points = _points(arguments) if options.split in ("runs", "array") else 0
         made = splitting.plan_of(backend, Job(arguments=arguments, **shared, points=points))
         if arguments:
-            _check(arguments)
+            _check(arguments, backend.machines)
         if options.dry_run:
             print(made.shell(), end="")
             return 0

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from distill.tools.launch import shell
 from distill.tools.launch.job import Job, at_least, reject
+from distill.tools.launch.machines import Machines, tpu
 from distill.tools.launch.plan import Command, Plan
 
 
@@ -57,6 +58,13 @@ class Gcloud:
         if self.create and self.stop:
             raise ValueError("--create or --stop; got both")
         at_least("--restart_delay", self.restart_delay, 0)
+
+    @property
+    def machines(self) -> Machines:
+        """The TPU that is created; of another one, only that it is a TPU."""
+        if self.create and self.worker == "all":
+            return tpu(f"--accelerator_type={self.accelerator_type}", self.accelerator_type)
+        return Machines(f"--tpu={self.tpu}", "tpu", disks="lost")
 
     def plan(self, job: Job) -> Plan:
         """Creates the TPU if requested, then runs the command on its workers."""

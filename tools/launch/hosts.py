@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from distill.tools.launch import shell
 from distill.tools.launch.job import Job, at_least, reject
+from distill.tools.launch.machines import Machines
 from distill.tools.launch.plan import Command, Plan
 
 
@@ -34,12 +35,24 @@ class Hosts:
 
     def __post_init__(self) -> None:
         if not self.host:
-            raise reject("--host", "nothing", "at least one host")
+            raise ValueError("a host is missing; give --host=HOST or --host=USER@HOST, once for each host")
         for host in (*self.host, *([self.coordinator] if self.coordinator else [])):
             if not re.fullmatch(r"[A-Za-z0-9_\[][\w.@:\[\]%-]*", host, re.ASCII):
                 raise reject("--host", host, "[USER@]HOST")
+        names = [host.rpartition("@")[2] for host in self.host]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"--host names {twice} {names.count(twice)} times; each host runs one process, which uses all of its "
+                "devices: name it once"
+            )
         at_least("--port", self.port, 1)
         at_least("--restart_delay", self.restart_delay, 0)
+
+    @property
+    def machines(self) -> Machines:
+        """As many as there are hosts, with unknown devices."""
+        return Machines(f"{len(self.host)} hosts", processes=len(self.host), disks="own")
 
     def plan(self, job: Job) -> Plan:
         """One ssh per host, all at the same time."""

@@ -1,11 +1,13 @@
 """SkyPilot: a task file for a managed job, which SkyPilot recovers."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from distill.tools.launch import quoting, shell
 from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
+from distill.tools.launch.machines import Machines, tpu
 from distill.tools.launch.plan import Command, File, Plan
 
 
@@ -58,6 +60,17 @@ class Skypilot:
     @property
     def _on_kubernetes(self) -> bool:
         return self.infra.lower().partition("/")[0] in ("kubernetes", "k8s")
+
+    @property
+    def machines(self) -> Machines:
+        """The slice, or the GPUs of all machines: ``H100:8`` are eight of each."""
+        option = f"--accelerators={self.accelerators}"
+        if self.is_tpu:
+            return tpu(option, self.accelerators.partition(":")[0])
+        found = re.fullmatch(r"[\w-]+(?::(\d+))?", self.accelerators)
+        devices = int(found[1] or 1) * self.num_nodes if found else None
+        option += f" --num_nodes={self.num_nodes}"
+        return Machines(option, "gpu", devices=devices, processes=self.num_nodes, disks="lost")
 
     def plan(self, job: Job) -> Plan:
         """Writes the task file and launches it as a managed job."""

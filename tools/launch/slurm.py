@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from distill.tools.launch import quoting, shell
 from distill.tools.launch.job import Job, at_least, reject
+from distill.tools.launch.machines import Machines
 from distill.tools.launch.plan import Command, Plan
 
 # Not through srun: a SIGTERM to srun itself makes it kill its tasks at once, without time for a checkpoint.
@@ -69,6 +70,15 @@ class Slurm:
         for option in self.sbatch_option:
             if not re.fullmatch(r"--[a-z][^\n\r#]*", option):
                 raise reject("--sbatch_option", option, "an option such as --exclusive")
+
+    @property
+    def machines(self) -> Machines:
+        """The GPUs of all nodes; without ``--gpus_per_node``, other options may request them."""
+        option, processes = f"--nodes={self.nodes}", self.nodes * self.tasks_per_node
+        if not self.gpus_per_node:
+            return Machines(option, processes=processes)
+        option += f" --gpus_per_node={self.gpus_per_node}"
+        return Machines(option, "gpu", devices=self.nodes * self.gpus_per_node, processes=processes)
 
     def plan(self, job: Job) -> Plan:
         """``sbatch``, which reads the script from standard input."""

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from distill.tools.launch.job import Job
+from distill.tools.launch.machines import Machines
 from distill.tools.launch.plan import Plan
 
 
@@ -10,6 +11,10 @@ class Backend(Protocol):
     """A backend of the launcher."""
 
     SPLITS: tuple[str, ...]
+
+    @property
+    def machines(self) -> Machines:
+        """The machines of one job."""
 
     def plan(self, job: Job) -> Plan:
         """The commands that start a job."""

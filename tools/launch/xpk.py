@@ -1,10 +1,12 @@
 """GKE, through xpk: a JobSet of one pod per machine."""
 
 import dataclasses
+import re
 from typing import ClassVar
 
 from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES, Job, at_least, reject
+from distill.tools.launch.machines import Machines, tpu
 from distill.tools.launch.plan import Command, Plan
 
 # xpk sets these in GPU pods; on TPUs, JAX finds the processes.
@@ -59,6 +61,17 @@ class Xpk:
             )
         for option in ("num_slices", "num_nodes", "notice"):
             at_least(f"--{option}", getattr(self, option), 1)
+
+    @property
+    def machines(self) -> Machines:
+        """The slices, or the machines with GPUs, whose number ends the name of their type."""
+        if self.tpu_type:
+            slices = f" --num_slices={self.num_slices}" if self.num_slices > 1 else ""
+            return tpu(f"--tpu_type={self.tpu_type}{slices}", self.tpu_type, self.num_slices)
+        found = re.fullmatch(r".*-(\d+)", self.gpu_type)
+        devices = int(found[1]) * self.num_nodes if found else None
+        option = f"--gpu_type={self.gpu_type} --num_nodes={self.num_nodes}"
+        return Machines(option, "gpu", devices=devices, processes=self.num_nodes, disks="lost")
 
     def plan(self, job: Job) -> Plan:
         """One ``xpk workload create``."""
