@@ -151,21 +151,8 @@ def train(
 
     from distill.tasks import plain_vocabularies
 
-    validation.check("special", special, SPECIALS)
+    model_type = _checked(size, model_type, special, character_coverage, extra_ids)
     gemma = special == "gemma"
-    model_type = model_type or ("bpe" if gemma else "unigram")
-    if model_type not in MODEL_TYPES:
-        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
-    if gemma and model_type != "bpe":
-        raise ValueError(f"model_type must be 'bpe' with special='gemma', as Gemma's is; got {model_type!r}")
-    if size < _SMALLEST[special]:
-        reason = "its special pieces, 256 bytes and one more" if gemma else "three special pieces and one more"
-        raise ValueError(f"size must be at least {_SMALLEST[special]} ({reason}); got {size}")
-    if size > _LARGEST:
-        raise ValueError(f"size must be at most {_LARGEST}; got {size}")
-    validation.check_range("character_coverage", character_coverage, "in [0.98, 1]")
-    if extra_ids < 0:
-        raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
     required = _normalised(required_characters, gemma) + (string.digits if split_digits else "")
     # SentencePiece reads lines, and treats a text with a line break as two.
     lines = [part for text in texts for line in text.split("\n") if line.strip() for part in _parts(line)]
@@ -195,6 +182,26 @@ def train(
     if not extra_ids:
         return model.getvalue()
     return plain_vocabularies.with_extra_ids(model.getvalue(), extra_ids, "the vocabulary")
+
+
+def _checked(size: int, model_type: str | None, special: str, character_coverage: float, extra_ids: int) -> str:
+    """The type of the model. Raises ValueError for arguments of :func:`train` that no text supports."""
+    validation.check("special", special, SPECIALS)
+    gemma = special == "gemma"
+    model_type = model_type or ("bpe" if gemma else "unigram")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)}; got {model_type!r}")
+    if gemma and model_type != "bpe":
+        raise ValueError(f"model_type must be 'bpe' with special='gemma', as Gemma's is; got {model_type!r}")
+    if size < _SMALLEST[special]:
+        reason = "its special pieces, 256 bytes and one more" if gemma else "three special pieces and one more"
+        raise ValueError(f"size must be at least {_SMALLEST[special]} ({reason}); got {size}")
+    if size > _LARGEST:
+        raise ValueError(f"size must be at most {_LARGEST}; got {size}")
+    validation.check_range("character_coverage", character_coverage, "in [0.98, 1]")
+    if extra_ids < 0:
+        raise ValueError(f"extra_ids must be ≥ 0; got {extra_ids}")
+    return model_type
 
 
 def _normalised(characters: str, gemma: bool) -> str:
@@ -329,6 +336,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--extra_ids", type=int, default=0, help="sentinels to append, which pretraining needs: 100 in T5; default: 0"
     )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace another vocabulary in --output; an equal one is kept anyway"
+    )
     command.add_argument("--exact_size", action="store_true", help="fail if the text gives fewer pieces than --size")
 
 
@@ -350,7 +360,8 @@ def run(options: argparse.Namespace) -> int:
     """Trains and writes a model; returns the exit code.
 
     Raises:
-      ValueError: arguments that exclude each other, rows that cannot be used, or a size that the text does not support.
+      ValueError: arguments that exclude each other, rows that cannot be used, a size that the text does not support, or an
+        output that holds something else.
     """
     import sentencepiece
     from etils import epath
@@ -362,6 +373,7 @@ def run(options: argparse.Namespace) -> int:
     output = epath.Path(options.output)
     if output.is_dir():
         raise ValueError(f"--output={options.output} is a folder; give a file, such as {output / 'vocabulary.model'}")
+    kind = _checked(options.size, options.model_type, options.special, options.character_coverage, options.extra_ids)
     texts = list(_texts(options))
     print(f"training a vocabulary on {counted(len(texts), 'text')}", file=sys.stderr)
     required = options.required_characters
@@ -380,10 +392,14 @@ def run(options: argparse.Namespace) -> int:
             exact_size=options.exact_size,
             extra_ids=options.extra_ids,
         )
+    if output.exists() and not options.overwrite and output.read_bytes() != model:
+        raise ValueError(
+            f"--output={output} exists, and is another file than the vocabulary that was trained now; students that use it "
+            "would lose it: name another --output, or give --overwrite"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.replace(output, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    kind = options.model_type or ("bpe" if options.special == "gemma" else "unigram")
     fewer = f", fewer than --size={options.size}: the text supports no more"
     print(f"{output}: {pieces} pieces ({kind}){fewer if pieces - options.extra_ids < options.size else ''}")
     if kind != "word" and (unknown := unknown_characters(model, texts)):

@@ -113,7 +113,7 @@ def test_unknown_characters_are_counted_and_named(tmp_path, capsys):
     assert "WARNING the vocabulary has no piece for 3 characters of the text: '7' (2), 'ü' (1). A student can" in error
     model = _load((tmp_path / "v.model").read_bytes())
     assert model.unk_id() not in model.encode("[label] [rationale] So the answer is")  # the prefixes of all runs
-    assert vocabulary.main(command) == 0
+    assert vocabulary.main([*command, "--overwrite"]) == 0
     printed = capsys.readouterr()
     assert "WARNING" not in printed.err
     assert ", fewer than --size=40: the text supports no more" in printed.out
@@ -139,6 +139,29 @@ def test_bad_sizes_are_explained(arguments, message):
 def test_no_text_is_an_error():
     with pytest.raises(ValueError, match="there is no text"):
         vocabulary.train(["", "\n"], 10)
+
+
+def test_an_output_is_not_replaced_by_another_vocabulary(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("\n".join(LINES))
+    output = tmp_path / "v.model"
+    command = [f"--input={tmp_path / 'text.txt'}", f"--output={output}"]
+    assert vocabulary.main([*command, "--size=40"]) == 0
+    before = output.read_bytes()
+    assert vocabulary.main([*command, "--size=40"]) == 0
+    assert vocabulary.main([*command, "--size=50"]) == exit_codes.MISTAKE
+    assert (
+        f"--output={output} exists, and is another file than the vocabulary that was trained" in capsys.readouterr().err
+    )
+    assert output.read_bytes() == before
+    assert vocabulary.main([*command, "--size=50", "--overwrite"]) == 0
+    assert output.read_bytes() != before
+
+
+def test_flags_are_checked_before_texts_are_read(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("a b")
+    assert vocabulary.main([f"--input={tmp_path / 'text.txt'}", "--size=-4"]) == exit_codes.MISTAKE
+    printed = capsys.readouterr().err
+    assert "size must be at least 4" in printed and "training a vocabulary" not in printed
 
 
 def test_record_texts(tmp_path):
@@ -168,7 +191,9 @@ def test_the_command_reads_text_and_json(tmp_path, capsys):
     assert "(word)" in capsys.readouterr().out
     pieces = _load(output.read_bytes()).encode("zebra", out_type=str)
     assert pieces == ["▁zebra"]
-    assert vocabulary.main([f"--input={text}", "--size=300", f"--output={output}", "--special=gemma"]) == 0
+    assert (
+        vocabulary.main([f"--input={text}", "--size=300", f"--output={output}", "--special=gemma", "--overwrite"]) == 0
+    )
     assert "pieces (bpe)" in capsys.readouterr().out
     assert _load(output.read_bytes()).bos_id() == 2
 
