@@ -14,6 +14,7 @@ from absl import logging
 from etils import epath
 
 from distill.api import keywords, remedies, tensorflow_log
+from distill.counting import counted
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, Report, SourceError
@@ -218,11 +219,27 @@ def store(
     contents = _lines(as_dicts(rows, fields, argument), argument).encode("utf-8", "surrogatepass")
     same = path.exists() and path.read_bytes() == contents
     if trained and not same:
-        raise ValueError(
-            f"{path.parent.parent} was trained on other rows than these ({path} differs); give the same rows to continue, "
-            "or another directory"
-        )
+        raise ValueError(_refusal(path, contents, argument))
     return [os.fspath(path)], None if same else contents
+
+
+def _refusal(path: epath.Path, contents: bytes, argument: str) -> str:
+    """The error for rows that a run has not trained with: what differs, and what to do."""
+    root = path.parent.parent
+    if not path.exists():
+        score = f"; distill.evaluate(distill.load({os.fspath(root)!r}), rows) scores them" if argument == "test" else ""
+        return (
+            f"{root} was trained without {argument}=, or with the path of a file; a run that has trained takes the "
+            f"arguments that it began with{score}, or give another directory"
+        )
+    before, now = path.read_bytes().splitlines(), contents.splitlines()
+    first = next((number for number, pair in enumerate(zip(before, now)) if pair[0] != pair[1]), None)
+    differs = f"{argument} had {counted(len(before), 'row')} and now has {len(now)}"
+    if first is not None:
+        differs = f"{argument}[{first}] differs" + ("" if len(before) == len(now) else f", and {differs}")
+    return (
+        f"{root} was trained on other rows than these: {differs}; give the same rows to continue, or another directory"
+    )
 
 
 def _lines(rows: Iterable[Mapping[str, Any]], argument: str = "rows") -> str:

@@ -42,12 +42,20 @@ def restored(trained, tmp_path):
     shutil.copytree(tmp_path / "before", trained.directory)
 
 
-def test_a_finished_run_is_loaded_and_another_is_refused(restored):
+def test_a_finished_run_is_loaded_and_another_is_refused(restored, tmp_path):
     trained, again = restored, arguments(restored.directory)
     splits = {"validation": sums(4, 24), "test": sums(6, 28)}
     assert distill.train(sums(24), **splits, **again).step == trained.step
-    with pytest.raises(ValueError, match="was trained on other rows"):
+    with pytest.raises(ValueError, match=r"trained on other rows than these: rows had 24 rows and now has 23; give"):
         distill.train(sums(23), **splits, **again)
+    with pytest.raises(ValueError, match=r"than these: test\[0\] differs, and test had 6 rows and now has 7; give"):
+        distill.train(sums(24), **{**splits, "test": sums(7, 29)}, **again)
+    (pathlib.Path(restored.directory) / "rows" / "test.jsonl").unlink()  # as if there had been no test=
+    with pytest.raises(
+        ValueError, match=r"was trained without test=, .*; distill\.evaluate\(distill\.load\('.*'\), rows\)"
+    ):
+        distill.train(sums(24), **splits, **again)
+    shutil.copy(tmp_path / "before" / "rows" / "test.jsonl", pathlib.Path(restored.directory) / "rows")
     with pytest.raises(ValueError, match="finished run with other settings:\n  seed was 0 and is now 1"):
         distill.train(sums(24), **splits, **again, seed=1)
     more = distill.train(sums(24), **splits, **{**again, "steps": 5})
