@@ -50,8 +50,10 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_INDEX_BYTES) -> d
     except MemoryError:
         raise
     except (msgpack.exceptions.UnpackException, Exception) as error:
-        kind = type(error).__name__
-        raise ValueError(f"{path} is no T5X index, or a damaged one ({kind}: {str(error)[:200]})") from error
+        raise ValueError(
+            f"{path} is no T5X index, or a damaged one: its contents are not those of the msgpack file that T5X writes. "
+            "Give a T5X checkpoint (its folder, or the file 'checkpoint' in it), a model directory or a Hugging Face folder"
+        ) from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a msgpack map; got a {type(tree).__name__}")
     return tree

@@ -30,6 +30,7 @@ def test_an_array_whose_own_description_was_lost_is_read_by_the_index(tmp_path):
     ("content", "message"),
     [
         (b"", "no T5X index"),
+        (b"some text\n", "its contents are not those of the msgpack file that T5X writes. Give a"),
         (b"PK\x03\x04 not msgpack", "must hold a msgpack map|no T5X index"),
         (b'model_checkpoint_path: "model.ckpt-0"', "TensorFlow checkpoint"),
         (msgpack.packb([1, 2]), "msgpack map"),
