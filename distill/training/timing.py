@@ -373,7 +373,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """
     seconds = summary["seconds"] or math.inf
     shares = [f"{name} {summary['phases'].get(name, 0.0) / seconds:.0%}" for name in PHASES]
-    lines = [f"training loop: {summary['seconds']:.1f} s, {', '.join(shares)}"]
+    loop = "training loop" if summary["attempts"] == 1 else f"{summary['attempts']} attempts"
+    lines = [f"{loop}: {summary['seconds']:.1f} s, {', '.join(shares)}"]
     speed = []
     if summary["tokens_per_second_per_device"] is not None:
         speed.append(f"{summary['tokens_per_second_per_device']:,.0f} tokens/s per device")

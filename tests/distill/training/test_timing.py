@@ -140,5 +140,7 @@ def test_the_summary_fits_a_terminal():
     lines = timing.summary_lines(summary)
     assert all(len(line) <= 100 for line in lines)
     speed = "speed: 123,457 tokens/s per device, padding 12%, 1.25e+15 FLOP/step, MFU 43.2%, memory 70.00 GiB"
+    assert lines[0].startswith("2 attempts: 200.0 s, step 15%")
+    assert timing.summary_lines(summary | {"attempts": 1})[0].startswith("training loop: 200.0 s, step 15%")
     assert lines[1] == speed
     assert lines[2] == "goodput (share of all time in updates that count): 90%, 2 attempts, 17 steps lost"
