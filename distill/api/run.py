@@ -111,7 +111,7 @@ class Run:
             rows=RowFormat.of(dataset.source),
             dataset=dataset.name,
             answer=dataset.answer,
-            trained_input_len=self.arguments["data"].task_feature_lengths["inputs"],
+            trained_input_len=self.arguments["data"].layout.encoder_length,
             metrics=tuple(map(metrics.name_of, given.get("label_metrics", ()))),
             decode=DecodeConfig() if validation is None else validation.decode,
             mesh=self.arguments.get("mesh") or MeshConfig(),

@@ -97,7 +97,7 @@ class Seed:
         user_callbacks.check(callbacks)
         tracking.check(trackers)
         checks.check_tasks(data, validation, model)
-        evaluators = make_evaluators(validation, decoder, terminal, data.task_feature_lengths["inputs"])
+        evaluators = make_evaluators(validation, decoder, terminal, data.layout.encoder_length)
         root, stream = epath.Path(directory), data.stream(loop.seed)
         origin = Origin.of(root, data, stream, validation, evaluators, devices=1, started=started)
         for seen in checks.seen_rows(data, validation):

@@ -134,7 +134,7 @@ def train(
             stream = data.stream(loop.seed, partitioning.local_rows(data.batch_size, device_mesh))
             summary = fullness.Summary.of(stream)
         decoder = Decoder(model, device_mesh, validation.decode) if validation else None
-        evaluators = make_evaluators(validation, decoder, terminal, data.task_feature_lengths["inputs"])
+        evaluators = make_evaluators(validation, decoder, terminal, data.layout.encoder_length)
         stack.enter_context(jax.set_mesh(device_mesh))
         stack.enter_context(nn.logical_axis_rules(list(rules)))
         stop = stack.enter_context(StopRequest())
