@@ -39,13 +39,13 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("topology", "price_per_chip_hour"), ("dry_run",), True, "it estimates what is not trained yet"),
         _Rule(("ray_address", "cpus_per_run", "gpus_per_run"), ("executor=ray",), True),
         _Rule(("index",), ("run",), False, "each names the runs to train"),
-        _Rule(("workers",), ("run", "index"), False, "they train in this process"),
-        _Rule(("executor=ray",), ("run", "index"), False, "they train in this process"),
+        _Rule(("workers",), ("run", "index"), False, "--run and --index train in this process"),
+        _Rule(("executor=ray",), ("run", "index"), False, "--run and --index train in this process"),
         _Rule(
             ("report_only",),
             ("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "drop_more"),
             False,
-            "--report_only trains nothing",
+            "--report_only trains and changes nothing",
         ),
         _Rule(("status", "list", "print"), _OF_RUNS, False, "it shows what there is, and trains nothing"),
         _Rule(

@@ -122,7 +122,7 @@ def _check_saved(model_dir: str) -> None:
         error = f"see {note}"
     raise ValueError(
         f"{model_dir} has no parameters: the run failed before its first checkpoint ({outcomes.brief(error)}); give "
-        "another run of the sweep, or repeat it with --retry_failed"
+        "another run of the sweep; `distill sweep --retry_failed` repeats failed runs"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from distill.api import statements
+from distill.counting import counted
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
@@ -165,22 +166,22 @@ class Configurations:
         return self._values[key]
 
     def changed_rows(self, runs: Sequence[Run]) -> list[str]:
-        """A line for training and test rows that have changed since a run: the runs to come would not repeat it.
+        """A line for training and test rows that have changed since a run: the runs to come would have other rows.
 
-        Of each setting with unfinished runs, the first finished one is compared.
+        The first finished run of each setting is compared, if any run is unfinished.
         """
-        unfinished = {_without_seed(run) for run in runs if not run.done}
         compared: dict[str, Run] = {}
-        for run in runs:
-            if run.done and _without_seed(run) in unfinished:
+        for run in runs if any(not run.done for run in runs) else ():
+            if run.done:
                 compared.setdefault(_without_seed(run), run)
         changed: dict[str, list[str]] = {}
         for run in compared.values():
             for rows in self._changed_rows(run):
                 changed.setdefault(rows, []).append(run.name)
         return [
-            f"the {rows} rows have changed since {_with_more(names)} was trained: its setting would have runs on different "
-            "rows, which table and report do not pool; restore the rows, or give another directory with --directory=DIR"
+            f"the {rows} rows have changed since {_with_others(names)} trained: the runs to do would have other rows. "
+            "Table and report do not pool them within a setting, but would compare settings of different rows; restore the "
+            "rows, or give another directory with --directory=DIR"
             for rows, names in changed.items()
         ]
 
@@ -313,6 +314,11 @@ def truncation_lines(runs: Sequence[Run], truncated: Mapping[str, Sequence[str]]
 
 def _with_more(names: Sequence[str]) -> str:
     return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+
+
+def _with_others(names: Sequence[str]) -> str:
+    others = len(names) - 1
+    return f"{names[0]} and runs of {counted(others, 'other setting')} were" if others else f"{names[0]} was"
 
 
 def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distill import terminal
 from distill.cli import compilation_cache, experiments, sweep_files
 from distill.cli import runs as command_runs
-from distill.counting import counted
+from distill.counting import counted, form
 
 if TYPE_CHECKING:
     from distill.cli.sweep_checks import Configurations
@@ -102,7 +102,8 @@ def left_out_lines(directory: Path, left_out: Sequence["Run"]) -> list[str]:
     named = [f"{run.name} ({outcomes.state(run, outcomes.is_running(directory, [run]))})" for run in left_out[:_NAMED]]
     shown = ", ".join(named) + ", …" * (len(left_out) > _NAMED)
     kept = "left out of table and report; the folders are kept, for when they are added again"
-    return [f"{counted(len(left_out), 'run')} of {directory} not in this sweep any more ({shown}): {kept}"]
+    what = f"{counted(len(left_out), 'run')} of {directory} {form(len(left_out), 'is', 'are')}"
+    return [f"{what} not in this sweep any more ({shown}): {kept}"]
 
 
 def write_vocabulary(sweep: "Sweep") -> None:

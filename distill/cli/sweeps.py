@@ -129,7 +129,8 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
         target = options.sweep[0]
         terminal.Terminal().warn(
             f"{target} differs from the sweep in {sweep.directory}, which is reported: {'; '.join(differences)}; "
-            f"`distill sweep {target}` trains and reports that of the file"
+            f"`distill sweep {target}` trains and reports that of the file; runs of another configuration that have begun "
+            "need another --directory"
         )
     sweep = sweep_files.recorded(sweep, made)
     failed = failures(sweep)

@@ -85,8 +85,9 @@ def refuse(
     if refused:
         first, others = refused[0], _others(len(refused) - 1)
         what = _difference(*_pair(sweep, first, before[first.name], steps)[:2])
+        rename = "give the changed level another name, or " if len(refused) < len(runs) else ""
         raise SweepError(
-            f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {_REMEDY}"
+            f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {rename}{_REMEDY}"
         )
     if begun and not {run.name for run in runs} & set(before):
         what = _other_axes(sweep, there) or _other_source(sweep, there)

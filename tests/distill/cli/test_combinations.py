@@ -22,7 +22,7 @@ def test_every_rule_names_flags_of_its_command(command):
         ("sweep x.yaml --index=0 --workers=2", "--workers and --index exclude each other"),
         (
             "sweep x.yaml --report_only --dry_run",
-            "--report_only and --dry_run exclude each other; --report_only trains nothing",
+            "--report_only and --dry_run exclude each other; --report_only trains and changes nothing",
         ),
         ("sweep status x --workers=2", "status and --workers exclude each other"),
         (

@@ -100,7 +100,8 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
         write_rows(tmp_path / "train.jsonl", rows)
         capfd.readouterr()
         assert main.main(seed) == 0
-        assert capfd.readouterr().out.count("the training rows have changed since rates-1_1 was trained: ") == lines
+        text = "the training rows have changed since rates-1_1 and runs of 1 other setting were trained: "
+        assert capfd.readouterr().out.count(text) == lines
 
 
 def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, capsys):
@@ -218,7 +219,7 @@ def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file,
     assert main.main(["sweep", path, "--run=LAMBDA-4", '--more={"LAMBDA": 6}']) == exit_codes.SOME_FAILED
     sweep_file(axes)
     capsys.readouterr()
-    text = f"2 runs of {out} not in this sweep any more (LAMBDA-4 (failed), LAMBDA-5 (waiting)): left out of table"
+    text = f"2 runs of {out} are not in this sweep any more (LAMBDA-4 (failed), LAMBDA-5 (waiting)): left out of table"
     assert main.main(["sweep", path, "--dry_run"]) == exit_codes.DONE
     assert text in capsys.readouterr().out
     assert main.main(["sweep", path, "--prepare"]) == exit_codes.DONE
