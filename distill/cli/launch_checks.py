@@ -94,7 +94,7 @@ def _size(scan: Scan, axis: str) -> Any:
 
 
 def _directory(model_dir: Any, machines: Machines) -> list[str]:
-    """Warns of a model directory that each machine may have on a disk of its own."""
+    """Warns if the model directory may be on each machine's own disk."""
     if not isinstance(model_dir, str) or "://" in model_dir or model_dir.startswith("/"):
         return []
     if machines.disks == "lost":

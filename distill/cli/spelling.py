@@ -16,17 +16,15 @@ _CHOOSE = (
     "--gin.evaluate.DecodeConfig.answers=choose answers with one of each row's choices (FIELDS names their field, as "
     "{'choices': 'FIELD'}), or of those of --gin.evaluate.DecodeConfig.choices='[\"yes\", \"no\"]'"
 )
+_FIELD = '--gin.FIELDS=\'{"input": "FIELD"}\' names the fields of the rows, also that of the label'
 _OF_INFER = {
     ("eval", "--choices"): _CHOOSE,
     ("train", "--choices"): _CHOOSE,
     ("eval", "--rationale"): "--gin.EVAL_FORM=rationale scores rationales, which need a larger --gin.MAX_DECODE_LEN",
     ("eval", "--input"): '--gin.FILES=\'{"test": "rows.jsonl"}\' names the rows, and --split=test scores them',
-    (
-        "eval",
-        "--input_field",
-    ): '--gin.FIELDS=\'{"input": "FIELD"}\' names the fields of the rows, also that of the label',
+    ("eval", "--input_field"): _FIELD,
 }
-"""Command and flag of ``infer`` that it lacks → how it is told the same."""
+"""A command, and a flag that only ``infer`` has → the settings that do the same."""
 
 _OTHER_WORDS = {
     "extract": "teacher collect annotate rationales",

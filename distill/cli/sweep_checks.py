@@ -42,6 +42,7 @@ class Configurations:
         self._measured: dict[str, list[str]] = {}
         self._samples: dict[str, list[str]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
+        self._begun_with: dict[str, Mapping[str, Any]] = {}
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
         self.truncated: dict[str, list[str]] = {}
@@ -148,7 +149,11 @@ class Configurations:
         path = run.directory / CONFIG
         if self._identify is None or not path.exists():
             return ""
-        before, now = statements.bindings_of(path.read_text(encoding="utf-8"), str(path)), self._values_of(run)
+        if (
+            run.name not in self._begun_with
+        ):  # a plan is prepared several times: without and with the lock of its directory
+            self._begun_with[run.name] = statements.bindings_of(path.read_text(encoding="utf-8"), str(path))
+        before, now = self._begun_with[run.name], self._values_of(run)
         if not before or not now:
             return ""
         before, now = ({n: v for n, v in one.items() if n not in (SEED, "MODEL_DIR")} for one in (before, now))
