@@ -5,6 +5,7 @@ Metric functions have the signature that SeqIO looks for, ``(targets, prediction
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -137,12 +138,14 @@ def same_text_key(text: str) -> str:
 
 
 def input_key(text: str) -> int:
-    """A hash by which inputs are compared within a process: without case and white space.
+    """A hash by which inputs are compared, without case and white space; the same in every process.
 
     >>> input_key("What is  this?") == input_key("what is this? ")
     True
     """
-    return hash(same_text_key(text))  # 64 bits: two different inputs are not expected to share one
+    # 64 bits: two different inputs are not expected to share one.
+    digest = hashlib.blake2b(same_text_key(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def normalise_text(text: str) -> str:

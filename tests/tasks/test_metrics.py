@@ -57,6 +57,14 @@ def test_a_choice_that_is_a_letter_is_itself():
     assert metrics.match_choice("b", ("b", "a")) == "b"
 
 
+def test_keys_of_inputs_are_the_same_in_every_process():
+    assert metrics.input_key("What is  this?") == -2199555232314592767  # Python's own hash is of one process
+    assert (
+        metrics.input_key("what is this? ") == metrics.input_key("What is  this?") != metrics.input_key("What is it?")
+    )
+    metrics.input_key("\ud800")  # half of a character
+
+
 def test_text_accuracy_forgives_what_the_papers_does_not():
     targets = [Answer("entailment"), "neutral", "contradiction", "neutral"]
     result = metrics.text_accuracy(targets, ["Entailment.", "neutral", "neutral", ""])
