@@ -618,7 +618,22 @@ def digests() -> Ready:
     return Ready(run, (module.Damaged,), seeds)
 
 
-@target("json", "tasks", "settings", "index", "shards", "sha256", "bytes", "file", "../../x", "train", "set_label")
+@target(
+    "json",
+    "tasks",
+    "settings",
+    "rows",
+    "rows_sha256",
+    "records",
+    "index",
+    "shards",
+    "sha256",
+    "bytes",
+    "file",
+    "../../x",
+    "train",
+    "set_label",
+)
 def cache_manifests() -> Ready:
     """``distill.data.cache.manifest``: what reading a cache does with its manifest."""
     from distill.data.cache import manifest
@@ -627,7 +642,9 @@ def cache_manifests() -> Ready:
     file = {"file": "index/set_label-train.npy", "bytes": 3, "sha256": digest}
     entry = {"examples": 1, "slots": 1, "index": file, "shards": [file | {"examples": 1}], "rejected": 0}
     seed = {"format": manifest.FORMAT, "version": "0.1", "task_names": ["set_label"], "shards": 1, "tfrecord": False}
-    seed |= {"settings": {"dataset": "set", "seed": 0}, "rows_sha256": {}, "tasks": {"set_label": {"train": entry}}}
+    seed |= {"settings": {"dataset": "set", "seed": 0}, "rows_sha256": {"train": digest}}
+    rows = {"train": {"records": 1, "with_rationale": 0, "input_keys": file}}
+    seed |= {"rows": rows, "tasks": {"set_label": {"train": entry}}}
 
     def run(data: bytes, folder: Path) -> None:
         _written(folder, "index/set_label-train.npy", b"abc")
@@ -635,12 +652,20 @@ def cache_manifests() -> Ready:
         found = manifest.read(folder)
         one = manifest.entry(folder, found, "set_label", "train")
         manifest.check_settings(folder, found["settings"], {"dataset": "set", "seed": 0}, "Build another.")
-        for each in manifest.files([one], tfrecords=False):
+        known = found["rows"]["train"]
+        found["rows_sha256"]["train"][:12] + "…"
+        for each in (known["input_keys"], *manifest.files([one], tfrecords=False)):
             path = folder / each["file"]
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise Finding(f"a file outside of the cache: {path}")
             manifest.check_file(manifest.epath.Path(path), each)
-        sum(shard["examples"] for shard in one["shards"]) + one["examples"] + one["slots"]
+        (
+            sum(shard["examples"] for shard in one["shards"])
+            + one["examples"]
+            + one["slots"]
+            + known["records"]
+            + known["with_rationale"]
+        )
 
     return Ready(run, (ValueError,), (json.dumps(seed).encode(),))
 

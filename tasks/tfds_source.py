@@ -33,7 +33,12 @@ class TfdsRecords:
       to_record: makes a record of a row (text and plain numbers) and its id.
       splits: our split → TFDS's split or slice.
       data_dir: TFDS's data folder; None: its default.
+
+    Attributes:
+      may_download: reading may download the data.
     """
+
+    may_download = True
 
     def __init__(
         self,

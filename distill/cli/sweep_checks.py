@@ -75,7 +75,8 @@ class Configurations:
     def measure(self, run: Run) -> None:
         """Fills ``truncated`` for a run that was just checked: a line if training sequences are longer than the window.
 
-        At most :data:`distill.data.examples.SAMPLE` rows of a task are read, once for runs with the same data and windows.
+        At most :data:`distill.data.examples.SAMPLE` rows of a task are read, once for runs with the same data and windows;
+        of a cache, the lengths.
         """
         from distill.training.config import DataConfig
 
@@ -88,21 +89,28 @@ class Configurations:
     def _sampled(self, data: Any) -> list[str]:
         import seqio
 
-        from distill.data import counts, examples, fullness
+        from distill.data import cache, counts, examples, fullness
         from distill.tasks import registration
         from distill.tasks.feeding import RecordDataSource
 
         provider = registration.get(data.mixture_or_task_name)
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         tasks = [task for task in tasks if registration.spans_of(task) is None]  # spans fill their windows
-        of_records = [task for task in tasks if isinstance(task.source, RecordDataSource)]
-        rows = [(registration.settings_of(one.name), one.source.rows_sha256(data.split)) for one in of_records]
-        layout, split = data.layout, data.split
+        layout, split, cached = data.layout, data.split, data.cache_dir
+        known = [
+            (one, one.source if cached is None else cache.known_rows(cached, one.name, split))
+            for one in tasks
+            if isinstance(one.source, RecordDataSource)
+        ]
+        rows = [(registration.settings_of(one.name), of.rows_sha256(split)) for one, of in known]
         windows = (layout.encoder_length, layout.decoder_length, layout.shared_encoder)
         key = repr(([task.name for task in tasks], split, rows, windows))
         if key not in self._samples:
             found, is_sample = counts.Counts(), False
             for task in tasks:
+                if cached is not None:
+                    found.add(cache.counts(cached, task.name, split, layout))
+                    continue
                 _, of_task, whole = examples.sample(task, split, layout)
                 found.add(of_task)
                 is_sample |= not whole
@@ -199,7 +207,7 @@ class Configurations:
             data, validation = given["data"], given.get("validation")
             if not isinstance(data, DataConfig):
                 return []
-            now = {"train": provenance.training_rows(data.mixture_or_task_name, data.split)}
+            now = {"train": provenance.training_rows(data)}
             if validation is not None and validation.test_split and record.TEST in before:
                 number = before[record.TEST].rows
                 now[record.TEST] = provenance.evaluation_rows(validation.task_name, validation.test_split, number)

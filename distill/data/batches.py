@@ -15,11 +15,10 @@ import numpy as np
 import seqio
 from etils import epath
 
-from distill.data import unknown_tokens
-from distill.data.cache import CachedExamples
+from distill.data import cache, unknown_tokens
 from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
-from distill.data.examples import Examples, SeqioExamples, check_both_tasks, fingerprint, name_seed
+from distill.data.examples import Examples, KnownRows, SeqioExamples, check_both_tasks, fingerprint, name_seed
 from distill.data.packing import Layout, Planner, Rows, Sequences, fill
 from distill.data.stream import Batch
 from distill.tasks import registration
@@ -82,10 +81,12 @@ class BatchStream:
       rows: the rows of the global batch to build in this process.
       shuffle: whether the order of the examples differs between epochs.
       cache_dir: folder that ``distill cache`` wrote for these tasks, to read instead of SeqIO. The batches are the same.
+        The files of the rows are not needed; if they exist, they must hold the rows of the cache.
       curriculum: the order of the first epochs; None shuffles all. Each task of a mixture is ordered by itself.
 
     Raises:
-      ValueError: an argument does not fit the tasks, or a task of labels and rationales has none of one kind to train on.
+      ValueError: an argument does not fit the tasks, a task of labels and rationales has none of one kind to train on, or
+        the cache cannot be read or is of other rows than those of the files.
     """
 
     def __init__(
@@ -106,8 +107,8 @@ class BatchStream:
         self.layout, self.seed, self.rows, self.shuffle = layout, seed, rows, shuffle
         self._curriculum = curriculum
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
-        self._sources = {}
-        self._split, self._tasks = split, {task.name: task for task in tasks}
+        self._sources: dict[str, _Order] = {}
+        self._split, self._tasks, self._cached = split, {task.name: task for task in tasks}, cache_dir is not None
         for task in tasks:
             if registration.shares_input(task.name) != layout.shared_encoder:
                 kind = "a task whose sequences share their input" if layout.shared_encoder else "tasks of other forms"
@@ -118,7 +119,9 @@ class BatchStream:
             if cache_dir is None:
                 examples = SeqioExamples(task, split, seed, layout)
             else:
-                examples = CachedExamples(cache_dir, task.name, split, layout)
+                examples = cached = cache.CachedExamples(cache_dir, task.name, split, layout)
+                if not self._sources:  # the tasks of a cache are forms of one data set
+                    cache.check_rows(cache_dir, cached.rows.rows_sha256(split), task.source, split)
             if split == "train":
                 check_both_tasks(task, examples, split)
                 unknown_tokens.check(task, examples, split)
@@ -155,6 +158,10 @@ class BatchStream:
         """Examples in an epoch of one task."""
         return self._sources[task_name].examples.size
 
+    def rows_of(self, task_name: str) -> KnownRows | None:
+        """Number, hash and inputs of the rows of one task; None if its source holds no records (TFDS)."""
+        return self._sources[task_name].examples.rows
+
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].
 
@@ -176,7 +183,7 @@ class BatchStream:
         """A hash of each task's examples: the rows where they are the project's records, and the lengths in order."""
         sources = {id(task.source): task.source for task in self._tasks.values()}
         for source in sources.values():  # one, if the tasks are forms of a data set
-            if isinstance(source, RecordDataSource):
+            if isinstance(source, RecordDataSource) and not self._cached:
                 source.rows_sha256(self._split, fresh=True)
         return {name: fingerprint(self._tasks[name], self._split, s.examples) for name, s in self._sources.items()}
 

@@ -24,6 +24,26 @@ SAMPLE = 2000
 _NOTHING = TokenPair(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int32, np.float32)))
 
 
+class KnownRows(Protocol):
+    """Number, hash and inputs of the rows behind examples: read by :class:`RecordDataSource`, or kept in a cache."""
+
+    def num_input_examples(self, split: str) -> int:
+        """Rows of a split."""
+        ...
+
+    def num_with_rationale(self, split: str) -> int:
+        """Rows of a split with a rationale to train on."""
+        ...
+
+    def rows_sha256(self, split: str) -> str:
+        """A hash of the rows of a split in their order, with every field."""
+        ...
+
+    def input_keys(self, split: str) -> np.ndarray:
+        """int64 [rows]: see :func:`distill.tasks.metrics.input_key`."""
+        ...
+
+
 class Examples(Protocol):
     """A source of examples for batches.
 
@@ -34,6 +54,11 @@ class Examples(Protocol):
 
     name: str
     counts: features.Counts
+
+    @property
+    def rows(self) -> KnownRows | None:
+        """Number, hash and inputs of the rows; None for a task of a source that holds no records (TFDS)."""
+        ...
 
     @property
     def size(self) -> int:
@@ -88,11 +113,11 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
     number, found = 0, dict[str, int]()
     if "rationale_targets" in task.output_features:
         number, sequences = examples.size, examples.counts.sequences
-        if isinstance(task.source, RecordDataSource) and task.source.selection.variants is not None:
-            number = task.source.num_input_examples(split)  # examples of one record have its label once
+        if examples.rows is not None and task.source.selection.variants is not None:
+            number = examples.rows.num_input_examples(split)  # examples of one record have its label once
         found = {"label": sequences[task_ids.LABEL], "rationale": sequences[task_ids.RATIONALE]}
-    elif task.name.endswith("_single") and isinstance(task.source, RecordDataSource):
-        number, found["rationale"] = task.source.num_input_examples(split), task.source.num_with_rationale(split)
+    elif task.name.endswith("_single") and examples.rows is not None:
+        number, found["rationale"] = examples.rows.num_input_examples(split), examples.rows.num_with_rationale(split)
     for what, having in found.items():
         if not having:
             remedy = {
@@ -147,8 +172,8 @@ def fingerprint(task: seqio.Task, split: str, examples: Examples) -> str:
     lengths = np.ascontiguousarray(examples.lengths(0), np.int32)
     digest = hashlib.sha256(f"{task.name} {split} {lengths.shape}".encode())
     digest.update(lengths.tobytes())
-    if isinstance(task.source, RecordDataSource):
-        digest.update(task.source.rows_sha256(split).encode())
+    if examples.rows is not None:
+        digest.update(examples.rows.rows_sha256(split).encode())
     return digest.hexdigest()
 
 
@@ -199,6 +224,7 @@ class SeqioExamples:
 
     def __init__(self, task: seqio.Task, split: str, seed: int, layout: Layout):
         self.name, self.counts = task.name, features.Counts()
+        self.rows: KnownRows | None = task.source if isinstance(task.source, RecordDataSource) else None
         self._task, self._split, self._seed, self._layout = task, split, seed, layout
         self._random = registration.draws_at_random(task.name, split)
         self._size: int | None = None

@@ -1,11 +1,13 @@
 """Checks of a run's arguments before anything is trained."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from distill.checkpoints import initial
 from distill.counting import form
+from distill.data.stream import Stream
 from distill.inference import student
 from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
@@ -18,6 +20,9 @@ from distill.training.evaluators import make_evaluators
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.step import make_train_step
+
+if TYPE_CHECKING:  # SeqIO, which a run on token windows does not need
+    from distill.data.batches import BatchStream
 
 
 def check(
@@ -37,7 +42,8 @@ def check(
 ) -> None:
     """Checks the arguments of :func:`distill.training.train.train`. The tasks must be registered.
 
-    Reads the rows of the splits that the run needs, or the file of token windows. Makes no parameters and compiles no step.
+    Reads the rows of the splits that the run needs, or the file of token windows; of a cache, the manifest. Makes no
+    parameters and compiles no step.
 
     Args:
       model, data, loop, validation, mesh, initial_checkpoint_path, callbacks, trackers, loss, optimizer, others: the
@@ -58,7 +64,11 @@ def check(
         # Checks its arguments, and traces no step.
         make_train_step(model, loss, restricted(optimizer, loop.trainable), **loop.step_options())
         check_loss(loss, data)
-    wanted = set() if isinstance(data, TokenBatchesConfig) else {(data.mixture_or_task_name, data.split)}
+    wanted: set[tuple[str, str]] = set()
+    if isinstance(data, DataConfig) and data.cache_dir is not None:
+        check_cache(data)
+    elif isinstance(data, DataConfig):
+        wanted.add((data.mixture_or_task_name, data.split))
     if validation is not None:
         wanted |= {(validation.task_name, split) for split in (validation.split, validation.test_split) if split}
     for name, split in sorted(wanted):
@@ -102,19 +112,25 @@ def check_tasks(
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
 
 
-def seen_rows(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None) -> list[str]:
-    """Warnings that count the validation and test rows that have the input of a training row. Reads the rows."""
+def seen_rows(data: DataConfig | TokenBatchesConfig, stream: Stream, validation: ValidationConfig | None) -> list[str]:
+    """Warnings that count the validation and test rows that have the input of a training row. Reads the rows.
+
+    Args:
+      data, validation: of the run.
+      stream: the batches of ``data``; from a cache, the training rows are not read.
+    """
     if validation is None or isinstance(data, TokenBatchesConfig):
         return []
     from distill.tasks import registration
     from distill.tasks.feeding import RecordDataSource
 
     provider, scored = registration.get(data.mixture_or_task_name), registration.get(validation.task_name).source
-    sources = {id(task.source): task.source for task in getattr(provider, "tasks", [provider])}.values()
-    held = [source for source in sources if isinstance(source, RecordDataSource)]
+    tasks = getattr(provider, "tasks", [provider])
+    known = [cast("BatchStream", stream).rows_of(task.name) for task in tasks]
+    held = {rows.rows_sha256(data.split): rows for rows in known if rows is not None}  # forms of a data set share them
     if not held or not isinstance(scored, RecordDataSource):
         return []
-    trained, found = np.concatenate([source.input_keys(data.split) for source in held]), []
+    trained, found = np.concatenate([rows.input_keys(data.split) for rows in held.values()]), []
     for split in dict.fromkeys(
         one for one in (validation.split, validation.test_split) if one not in (None, data.split)
     ):
@@ -159,6 +175,20 @@ def check_rows(mixture_or_task_name: str, split: str) -> None:
         )
     if provider.num_input_examples(split) == 0:
         raise ValueError(f"{mixture_or_task_name!r} has no row in split {split!r}")
+
+
+def check_cache(data: DataConfig) -> None:
+    """Raises ValueError if a run cannot be trained from its cache. Reads the manifest, and files of rows that are there."""
+    import seqio
+
+    from distill.data import cache
+    from distill.tasks import registration
+
+    assert data.cache_dir is not None
+    provider = registration.get(data.mixture_or_task_name)
+    for task in provider.tasks if isinstance(provider, seqio.Mixture) else [provider]:
+        known = cache.known_rows(data.cache_dir, task.name, data.split)
+    cache.check_rows(data.cache_dir, known.rows_sha256(data.split), task.source, data.split)
 
 
 def check_vocabulary(mixture_or_task_name: str, model: NetworkConfig) -> None:

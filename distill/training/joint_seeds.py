@@ -100,7 +100,7 @@ class Seed:
         evaluators = make_evaluators(validation, decoder, terminal, data.layout.encoder_length)
         root, stream = epath.Path(directory), data.stream(loop.seed)
         origin = Origin.of(root, data, stream, validation, evaluators, devices=1, started=started)
-        for seen in checks.seen_rows(data, validation):
+        for seen in checks.seen_rows(data, stream, validation):
             terminal.introduce(seen, warns=True)
         return cls(root, loop.seed, stream, evaluators, lock, origin, callbacks, trackers)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # SeqIO, which a run on token windows does not need
     import seqio
 
     from distill.data.batches import BatchStream
+    from distill.data.examples import KnownRows
     from distill.inference.evaluate import Evaluator
 
 _LIBRARIES = (
@@ -119,32 +120,36 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
       mixture_or_task_name: the name of its task or mixture.
       split: SeqIO split.
     """
-    from distill.tasks.feeding import RecordDataSource
-
-    tasks = _tasks(mixture_or_task_name)
     examples = stream.position()["data"]  # hashes the rows as they are now; their sources keep the hashes
     found: dict[str, Any] = {}
     rows = 0
-    for task in tasks:
-        if isinstance(task.source, RecordDataSource):
-            found |= _of_records(task, split)
-            rows = max(rows, task.source.num_input_examples(split))
+    for task in _tasks(mixture_or_task_name):
+        known = stream.rows_of(task.name)
+        if known is not None:
+            found |= _of_records(task, known, split)
+            rows = max(rows, known.num_input_examples(split))
         else:
             found[task.name] = examples[task.name]
             rows += stream.size(task.name)
     return SplitData(_hash(found), rows, split)
 
 
-def training_rows(mixture_or_task_name: str, split: str) -> str | None:
-    """The fingerprint that :func:`of_training_data` gives the rows as they are now; None if a task reads no records."""
+def training_rows(data: DataConfig) -> str | None:
+    """The fingerprint that :func:`of_training_data` gives the rows as they are now; None if a task reads no records.
+
+    Of a cache, only the manifest is read.
+    """
+    from distill.data import cache
     from distill.tasks.feeding import RecordDataSource
 
-    tasks = _tasks(mixture_or_task_name)
-    if not all(isinstance(task.source, RecordDataSource) for task in tasks):
-        return None
     found: dict[str, Any] = {}
-    for task in tasks:
-        found |= _of_records(task, split)
+    for task in _tasks(data.mixture_or_task_name):
+        if data.cache_dir is not None:
+            found |= _of_records(task, cache.known_rows(data.cache_dir, task.name, data.split), data.split)
+        elif isinstance(task.source, RecordDataSource):
+            found |= _of_records(task, task.source, data.split)
+        else:
+            return None
     return _hash(found)
 
 
@@ -157,11 +162,11 @@ def _tasks(mixture_or_task_name: str) -> "Sequence[seqio.Task]":
     return provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
 
 
-def _of_records(task: "seqio.Task", split: str) -> dict[str, Any]:
+def _of_records(task: "seqio.Task", rows: "KnownRows", split: str) -> dict[str, Any]:
     """The rows of a task and their settings, by the data set: all its forms share their source and its settings."""
     from distill.tasks import registration
 
-    return {task.source.dataset.name: [task.source.rows_sha256(split), registration.settings_of(task.name)]}
+    return {task.source.dataset.name: [rows.rows_sha256(split), registration.settings_of(task.name)]}
 
 
 def of_evaluation_data(evaluator: "Evaluator") -> SplitData:

@@ -144,7 +144,7 @@ def train(
         ema = loop.ema_decay is not None
         like = abstract_state(model, optimizer, device_mesh, rules, ema=ema)
         origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
-        for seen in checks.seen_rows(data, validation):
+        for seen in checks.seen_rows(data, stream, validation):
             terminal.introduce(seen, warns=True)
         progress = Progress.of(validation)
         if saver.latest_step() is not None:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -95,7 +96,8 @@ def build(
         tasks[name][split] = done[f"{name}/{split}"]
     for name in task_names:
         _write_tfds_metadata(stage, name, tasks[name], tfrecord)
-    whole = header | {"index_columns": manifest.INDEX_COLUMNS, "tasks": tasks}
+    rows = _write_rows(stage, _source(task_names))
+    whole = header | {"index_columns": manifest.INDEX_COLUMNS, "rows": rows, "tasks": tasks}
     (stage / manifest.FILE).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     _publish(stage, directory)
     return Built(directory, manifest.read(directory), new=True)
@@ -124,20 +126,42 @@ def check(parts: Sequence[tuple[str, str]]) -> None:
 
 def _header(task_names: Sequence[str], shards: int, tfrecord: bool) -> dict[str, Any]:
     """The identity of a cache: the fields of its manifest that are known before anything is written."""
-    source = registration.get(task_names[0]).source
-    rows: dict[str, str] = {}
-    for split in source.splits if isinstance(source, RecordDataSource) else ():
+    source = _source(task_names)
+    hashes: dict[str, str] = {}
+    for split in source.splits:
         source.num_input_examples(split)  # counts and hashes the rows in one pass
-        rows[split] = source.rows_sha256(split)
+        hashes[split] = source.rows_sha256(split)
     return {
         "format": manifest.FORMAT,
         "task_names": list(task_names),
         "shards": shards,
         "tfrecord": tfrecord,
         "settings": registration.settings_of(task_names[0]),
-        "rows_sha256": rows,
+        "rows_sha256": hashes,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
+
+
+def _source(task_names: Sequence[str]) -> RecordDataSource:
+    source = registration.get(task_names[0]).source
+    assert isinstance(source, RecordDataSource)
+    return source
+
+
+def _write_rows(stage: epath.Path, source: RecordDataSource) -> dict[str, dict[str, Any]]:
+    """Writes the keys of the rows' inputs; returns the manifest entries of the rows, by split."""
+    found = {}
+    for split in source.splits:
+        path = stage / "input_keys" / f"{split}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.save(file, source.input_keys(split))
+        found[split] = {
+            "records": source.num_input_examples(split),
+            "with_rationale": source.num_with_rationale(split),
+            "input_keys": manifest.of_file(path, stage),
+        }
+    return found
 
 
 def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -152,10 +176,9 @@ def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any
     remedy = "Choose another --output, or delete it."
     manifest.check_settings(directory, found["settings"], header["settings"], remedy)
     for name in ("task_names", "shards", "tfrecord", "rows_sha256"):
-        theirs = found.get(name, False)  # manifests of earlier versions have no entry for TFRecords
-        manifest.check_settings(directory, {name: theirs}, {name: header[name]}, remedy)
+        manifest.check_settings(directory, {name: found.get(name)}, {name: header[name]}, remedy)
     entries = [entry for splits in found["tasks"].values() for entry in splits.values()]
-    for file in manifest.files(entries):
+    for file in (*(rows["input_keys"] for rows in found["rows"].values()), *manifest.files(entries)):
         manifest.check_file(directory / file["file"], file)
     return found
 

@@ -4,6 +4,7 @@ DIR/manifest.json                                     the manifest; written last
 DIR/<task>/1.0.0/<task>-<split>.array_record-…        examples, in SeqIO's order; each folder is a TFDS data set
 DIR/<task>/1.0.0/<task>-<split>.tfrecord-…            the same examples, if requested
 DIR/index/<task>-<split>.npy                          int32 [examples, slots, 3]: see :data:`INDEX_COLUMNS`
+DIR/input_keys/<split>.npy                            int64 [rows]: :func:`distill.tasks.metrics.input_key` of each row
 """
 
 import json
@@ -18,7 +19,7 @@ from distill.tasks import fingerprint
 from distill.validation import quoted
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 VERSION = "1.0.0"
 INDEX_COLUMNS = ("input tokens", "target tokens", "task id of the last target")
 _MAX_BYTES = 256 * 2**20
@@ -79,9 +80,13 @@ def read(directory: epath.PathLike) -> dict[str, Any]:
 
 def _problem(manifest: Mapping[str, Any]) -> str | None:
     """Why a manifest of the right format cannot be used: a wrong type, or a file outside of the folder; None if it can."""
-    for name in ("settings", "tasks"):
+    for name in ("settings", "tasks", "rows", "rows_sha256"):
         if not isinstance(manifest.get(name), dict):
             return f"{name!r} must be an object; got {quoted(manifest.get(name))}"
+    for split, part in manifest["rows"].items():
+        problem = _rows_problem(part, manifest["rows_sha256"].get(split))
+        if problem:
+            return f"rows of split {quoted(split)}: {problem}"
     for task, splits in manifest["tasks"].items():
         for name in (task, *splits) if isinstance(splits, dict) else ():
             if not name.isprintable():
@@ -89,10 +94,21 @@ def _problem(manifest: Mapping[str, Any]) -> str | None:
         if not isinstance(splits, dict):
             return f"task {quoted(task)} must be an object of splits; got {quoted(splits)}"
         for split, part in splits.items():
-            problem = _entry_problem(part)
+            problem = _entry_problem(part) or (None if split in manifest["rows"] else "its rows are not described")
             if problem:
                 return f"task {quoted(task)}, split {quoted(split)}: {problem}"
     return None
+
+
+def _rows_problem(part: Any, sha256: Any) -> str | None:
+    if not isinstance(part, dict):
+        return f"expected an object; got {quoted(part)}"
+    for name in ("records", "with_rationale"):
+        if not _is_count(part.get(name)):
+            return f"{name!r} must be a whole number; got {quoted(part.get(name))}"
+    if not isinstance(sha256, str) or not sha256.isprintable():
+        return f"'rows_sha256' must have their SHA-256; got {quoted(sha256)}"
+    return _file_problem(part.get("input_keys"))
 
 
 def _entry_problem(part: Any) -> str | None:
@@ -108,19 +124,25 @@ def _entry_problem(part: Any) -> str | None:
         return f"'index' must be a file; got {quoted(part.get('index'))}"
     given = [part["index"]] if part.get("index") is not None else []
     for file in (*given, *part["shards"], *part.get("tfrecords", ())):
-        if (
-            not isinstance(file, dict)
-            or not isinstance(file.get("file"), str)
-            or not isinstance(file.get("sha256"), str)
-            or not file["sha256"].isprintable()
-        ):
-            return f"expected a file with its name and SHA-256; got {quoted(file)}"
-        if not all(validation.is_plain_name(part) for part in file["file"].split("/")):
-            return f"{quoted(file['file'])} is not a file inside the folder"
-        if not _is_count(file.get("bytes")):
-            return f"'bytes' of {quoted(file['file'])} must be a whole number; got {quoted(file.get('bytes'))}"
+        if problem := _file_problem(file):
+            return problem
     if not all(_is_count(shard.get("examples")) for shard in part["shards"]):
         return "'examples' of every shard must be a whole number"
+    return None
+
+
+def _file_problem(file: Any) -> str | None:
+    if (
+        not isinstance(file, dict)
+        or not isinstance(file.get("file"), str)
+        or not isinstance(file.get("sha256"), str)
+        or not file["sha256"].isprintable()
+    ):
+        return f"expected a file with its name and SHA-256; got {quoted(file)}"
+    if not all(validation.is_plain_name(part) for part in file["file"].split("/")):
+        return f"{quoted(file['file'])} is not a file inside the folder"
+    if not _is_count(file.get("bytes")):
+        return f"'bytes' of {quoted(file['file'])} must be a whole number; got {quoted(file.get('bytes'))}"
     return None
 
 

@@ -1,6 +1,8 @@
 """Random access to the examples of a cache: an index of lengths in memory, tokens read from ArrayRecord shards."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -9,11 +11,73 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from distill.data import features
 from distill.data.cache import manifest, opening
-from distill.data.examples import nothing_usable
+from distill.data.counts import Counts
+from distill.data.examples import KnownRows, nothing_usable
 from distill.data.packing import Layout, Sequences
 from distill.tasks import task_ids
 
 _READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 8192}
+
+
+class CachedRows:
+    """Number, hash and inputs of the rows of a cache; implements :class:`distill.data.examples.KnownRows`.
+
+    Args:
+      root: the folder with the files of the cache.
+      found: its manifest.
+    """
+
+    def __init__(self, root: epath.Path, found: Mapping[str, Any]):
+        self._root, self._rows, self._hashes = root, found["rows"], found["rows_sha256"]
+
+    def num_input_examples(self, split: str) -> int:
+        """See :meth:`distill.data.examples.KnownRows.num_input_examples`."""
+        return self._rows[split]["records"]
+
+    def num_with_rationale(self, split: str) -> int:
+        """See :meth:`distill.data.examples.KnownRows.num_with_rationale`."""
+        return self._rows[split]["with_rationale"]
+
+    def rows_sha256(self, split: str) -> str:
+        """See :meth:`distill.data.examples.KnownRows.rows_sha256`."""
+        return self._hashes[split]
+
+    def input_keys(self, split: str) -> np.ndarray:
+        """See :meth:`distill.data.examples.KnownRows.input_keys`."""
+        path = self._root / self._rows[split]["input_keys"]["file"]
+        with path.open("rb") as file:
+            keys = np.load(file, allow_pickle=False)
+        if keys.dtype != np.int64 or keys.shape != (self.num_input_examples(split),):
+            raise ValueError(
+                f"the cache is damaged: {path} holds {keys.dtype} {keys.shape} and should hold int64 "
+                f"({self.num_input_examples(split)},); delete the folder and build it again"
+            )
+        return keys
+
+
+def known_rows(directory: epath.PathLike, task_name: str, split: str) -> KnownRows:
+    """Returns number, hash and inputs of the rows of a split that a cache was built from. Reads the manifest.
+
+    Raises:
+      ValueError: no cache, other settings, or no such task or split.
+    """
+    return CachedRows(epath.Path(directory), opening.entry_of(directory, task_name, split)[0])
+
+
+def counts(directory: epath.PathLike, task_name: str, split: str, layout: Layout) -> Counts:
+    """Counts the sequences of an epoch, and those that are truncated to a window. Reads the lengths alone.
+
+    Raises:
+      ValueError: as :class:`CachedExamples`.
+    """
+    _, entry = opening.entry_of(directory, task_name, split)
+    if not entry["examples"]:
+        raise nothing_usable(task_name, split)
+    path = epath.Path(directory) / entry["index"]["file"]
+    manifest.check_file(path, entry["index"])
+    with path.open("rb") as file:
+        index = np.load(file, allow_pickle=False)
+    return features.count(index[..., :2], index[..., 2], layout)
 
 
 class CachedExamples:
@@ -35,7 +99,8 @@ class CachedExamples:
 
     def __init__(self, directory: epath.PathLike, task_name: str, split: str, layout: Layout):
         self.name, self._layout = task_name, layout
-        root, entry = opening.opened(directory, task_name, split)
+        root, found, entry = opening.opened(directory, task_name, split)
+        self.rows = CachedRows(root, found)
         if not entry["examples"]:
             raise nothing_usable(task_name, split)
         index = np.load(root / entry["index"]["file"], mmap_mode="r", allow_pickle=False)

@@ -1,5 +1,6 @@
 """Configured runs: costs by hand, checks once per kind of run, and the slices that meshes fill."""
 
+import dataclasses
 import json
 import types
 
@@ -7,7 +8,7 @@ import pytest
 import seqio
 
 from distill.cli import sweep_checks
-from distill.data import examples
+from distill.data import cache, examples
 from distill.data.packing import Layout
 from distill.experiments.sweep import reading
 from distill.experiments.sweep.estimates import Bound
@@ -121,6 +122,14 @@ def test_sequences_that_are_truncated_are_counted_once_per_data_setting(tmp_path
     )
     assert lines == [f"targets=4, LAMBDA=1 and 1 more: {text}"]
     assert sweep_checks.truncation_lines(sweep.runs()[:4], configurations.truncated) == [text]
+    uncached = configure(sweep.runs()[0])["data"]
+    cache.build([uncached.mixture_or_task_name], tmp_path / "cache")
+    (tmp_path / "rows.jsonl").unlink()
+    given = {"data": dataclasses.replace(uncached, cache_dir=str(tmp_path / "cache"))}
+    configurations = sweep_checks.Configurations(sweep, lambda run: given)
+    configurations.measure(sweep.runs()[0])
+    assert configurations.truncated[sweep.runs()[0].name] == [text], "of a cache, without the rows"
+    assert read == [4, 8]
 
 
 def test_lines_of_bounds():

@@ -15,7 +15,7 @@ from distill.data.batches import BatchStream
 from distill.data.cache import manifest
 from distill.data.cache import read as cache_read
 from distill.data.packing import Layout, Sequences, TokenPair
-from distill.tasks import jsonl, registration
+from distill.tasks import feeding, jsonl, registration
 from distill.training.train import DataConfig
 from tests_support import files_of, write_rows
 
@@ -78,6 +78,54 @@ def test_batches_are_those_without_a_cache(names, built, form, packed):
         assert plain.epoch() > 0
         if layout.decoder_length == 12 and form != "label":
             assert sum(cached.counts.truncated_targets.values()) > 0
+
+
+def described(stream, names, form):
+    rows = stream.rows_of(getattr(names, form))
+    known = rows.rows_sha256("train"), rows.num_input_examples("train"), rows.num_with_rationale("train")
+    return *known, rows.input_keys("train").tolist()
+
+
+@pytest.mark.parametrize("form", ["paired", "single"])
+def test_a_cache_is_read_without_the_files_of_its_rows(names, built, tmp_path, form):
+    layout = Layout(4, 64, 64)
+    plain = BatchStream(getattr(names, form), layout, seed=4)
+    batches, position = [next(plain) for _ in range(6)], plain.position()
+    wanted = described(plain, names, form)
+    names = registration.register(dataset(tmp_path), "bytes")  # of files that are missing
+    cached = BatchStream(getattr(names, form), layout, seed=4, cache_dir=built)
+    for batch in batches:
+        assert_same(next(cached), batch)
+    assert described(cached, names, form) == wanted
+    assert wanted[1:3] == (58, 46)
+    cached.restore(position)  # a run on the files goes on from the cache
+    assert cache.counts(built, getattr(names, form), "train", layout) == plain.counts
+
+
+@pytest.mark.parametrize("form", ["label", "mixed"])
+def test_files_with_other_rows_than_the_cache_are_refused(rows, built, tmp_path, form):
+    shutil.copytree(rows, tmp_path / "rows")
+    with (tmp_path / "rows/train.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "one more?", "answer": "yes"}) + "\n")
+    changed = registration.register(dataset(tmp_path / "rows"), "bytes")
+    wanted = r"the files of split 'train' hold other rows than the cache at .*: expected the hash \w{12}…, got \w{12}…"
+    with pytest.raises(ValueError, match=wanted) as caught:
+        BatchStream(getattr(changed, form), Layout(4, 64, 64), cache_dir=built)
+    assert str(caught.value).endswith("Build another with `distill cache`, or set CACHE_DIR=None.")
+    shutil.copy(rows / "train.jsonl", tmp_path / "rows/train.jsonl")
+    BatchStream(getattr(changed, form), Layout(4, 64, 64), cache_dir=built)
+
+
+def test_data_that_reading_may_download_is_not_read_beside_a_cache(built, rows):
+    class Published(jsonl.JsonLines):
+        may_download = True
+
+        def __call__(self, split, report=None):
+            pytest.fail("read")
+
+    given = dataset(rows)
+    source = feeding.RecordDataSource(given.replace(source=Published({"train": "absent.jsonl"}, FIELDS)))
+    cache.check_rows(built, "another hash", source, "train")
 
 
 def test_restored_streams_and_processes_agree_with_and_without_the_cache(names, built):
@@ -245,8 +293,13 @@ def test_damage_is_reported(names, built, tmp_path):
         open_it(damaged(lambda folder: (folder / "manifest.json").unlink()))
     with pytest.raises(ValueError, match="is no manifest of a cache"):
         open_it(damaged(lambda folder: (folder / "manifest.json").write_text('{"form')))
-    with pytest.raises(ValueError, match="is of format 2; this version reads format 1"):
-        open_it(damaged(lambda folder: (folder / "manifest.json").write_text('{"format": 2}')))
+    with pytest.raises(ValueError, match="is of format 1; this version reads format 2"):
+        open_it(damaged(lambda folder: (folder / "manifest.json").write_text('{"format": 1}')))
+    with pytest.raises(ValueError, match=r"input_keys.train\.npy has 0 bytes"):
+        open_it(damaged(lambda folder: (folder / "input_keys" / "train.npy").write_bytes(b"")))
+    other = damaged(lambda folder: np.save(folder / "input_keys" / "train.npy", np.zeros(3, np.int64)))
+    with pytest.raises(ValueError, match=r"train\.npy holds int64 \(3,\) and should hold int64 \(58,\); delete"):
+        cache.known_rows(other, names.paired, "train").input_keys("train")
     # Files of another split are not checked.
     other = damaged(lambda folder: (folder / shard.replace("train", "test").replace("00001", "00000")).unlink())
     next(open_it(other))
@@ -254,7 +307,9 @@ def test_damage_is_reported(names, built, tmp_path):
 
 FILE = {"file": "index/a.npy", "bytes": 3, "sha256": "0" * 64}
 ENTRY = {"examples": 1, "slots": 1, "index": FILE, "shards": [FILE | {"examples": 1}]}
-MANIFEST = {"format": 1, "settings": {}, "tasks": {"a_label": {"train": ENTRY}}}
+ROWS = {"records": 1, "with_rationale": 0, "input_keys": FILE}
+MANIFEST = {"format": 2, "settings": {}, "rows": {"train": ROWS}, "rows_sha256": {"train": "0" * 64}}
+MANIFEST |= {"tasks": {"a_label": {"train": ENTRY}}}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +317,11 @@ MANIFEST = {"format": 1, "settings": {}, "tasks": {"a_label": {"train": ENTRY}}}
     [
         b"[" * 100_000, b"\xff", b"[]", b'{"format": [1]}', b'{"format": true}', {"settings": None}, {"tasks": []},
         {"tasks": {"a": {"train": {"examples": 0, "slots": 1, "shards": []}}}}, {"tasks": {"a\n": {}}},
-        {"tasks": {"a": None}}, {"tasks": {"a": {"train": []}}},
+        {"tasks": {"a": None}}, {"tasks": {"a": {"train": []}}}, {"rows": {}}, {"rows": []}, {"rows": {"train": None}},
+        {"rows_sha256": {}}, {"rows_sha256": {"train": "0\n"}}, {"rows_sha256": None},
+        *({"rows": {"train": ROWS | part}} for part in (
+            {"records": -1}, {"with_rationale": None}, {"input_keys": "a"}, {"input_keys": FILE | {"file": "../a"}},
+        )),
         *({"tasks": {"a": {"train": ENTRY | part}}} for part in (
             {"examples": -1}, {"examples": "1"}, {"examples": True}, {"slots": 2**64}, {"index": None}, {"index": [1]},
             {"shards": None}, {"shards": [None]}, {"shards": [FILE]}, {"tfrecords": 3}, {"tfrecords": [{"file": "a"}]},
@@ -366,6 +425,7 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
     (copies,) = (tmp_path / "scratch").iterdir()
     held = files_of(copies)
     held.pop("machine")  # identifies the processes that share the copies
+    assert held.pop("input_keys/train.npy")
     assert len(held) == 4
     assert all("cached_paired-train" in name for name in held)
     shutil.rmtree(remote / names.paired)  # the copies are reused

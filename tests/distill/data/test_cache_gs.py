@@ -152,7 +152,7 @@ def test_two_processes_copy_at_once_and_read_the_same_batches_as_without_a_cache
     again = clients[0].answer()
     (root,) = of_the_cache(copies)
     held = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    assert held == {"machine", INDEX, *SHARDS}
+    assert held == {"machine", "input_keys/train.npy", INDEX, *SHARDS}
     without = clients[0]("batches", directory=None, scratch=copies)
     assert without == plain[0] == plain[1] == again
     before = len(storage.requests)

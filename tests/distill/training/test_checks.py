@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distill.data import token_batches
+from distill.data import cache, token_batches
 from distill.inference.decoder import DecodeConfig
 from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
@@ -12,7 +12,7 @@ from distill.tasks import jsonl, registration
 from distill.tools import vocabulary
 from distill.training import checks, train
 from distill.training.config import DataConfig, TokenBatchesConfig, ValidationConfig
-from tests_support import write_lines
+from tests_support import write_lines, write_rows
 
 
 def test_the_arguments_of_a_run_pass(arguments):
@@ -115,7 +115,7 @@ def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_
 
 
 def test_rows_that_are_trained_on_are_counted(tmp_path):
-    def warnings(test):
+    def warnings(test, cached=False):
         rows = {"train": ["1?", "2?", "2?"], "validation": ["3?"], "test": test}
         for split, inputs in rows.items():
             write_lines(
@@ -125,7 +125,12 @@ def test_rows_that_are_trained_on_are_counted(tmp_path):
             jsonl.dataset({split: tmp_path / f"{split}.jsonl" for split in rows}, name="seen"), "bytes"
         )
         data = DataConfig(names.paired, {"inputs": 64, "targets": 64}, batch_size=4)
-        return checks.seen_rows(data, ValidationConfig(names.label))
+        if cached:
+            data = dataclasses.replace(data, cache_dir=str(tmp_path / "cache"))
+            cache.build([names.paired], data.cache_dir)
+            (tmp_path / "train.jsonl").unlink()
+            registration.call_of(names.paired)()  # forgets the rows that it has read
+        return checks.seen_rows(data, data.stream(0), ValidationConfig(names.label))
 
     assert warnings(["4?"]) == []
     (found,) = warnings(["  2? ", "4?", "1?"])
@@ -134,6 +139,19 @@ def test_rows_that_are_trained_on_are_counted(tmp_path):
     )
     (found,) = warnings(["1?"])
     assert found.startswith("1 of 1 rows of split 'test' has the input")
+    assert warnings(["1?"], cached=True) == [found]
+
+
+def test_a_cache_is_checked_in_place_of_the_rows(tmp_path, arguments, sums):
+    given = changed(arguments, data={"cache_dir": str(tmp_path / "cache")})
+    with pytest.raises(ValueError, match=r"holds no finished cache"):
+        checks.check(**given)
+    cache.build([sums.paired], tmp_path / "cache")
+    write_rows(tmp_path / "train.jsonl", 41)
+    with pytest.raises(ValueError, match=r"the files of split 'train' hold other rows than the cache"):
+        checks.check(**given)
+    (tmp_path / "train.jsonl").unlink()
+    assert checks.check(**given) is None
 
 
 def test_a_run_warns_of_rows_that_are_trained_on(tmp_path, arguments, capsys):

@@ -24,7 +24,7 @@ from distill.checkpoints.manager import Checkpoints
 from distill.cli import main
 from distill.model.parameters import param_shapes
 from distill.tools import vocabulary as vocabulary_tool
-from distill.training import train
+from distill.training import record, train
 from tests.distill import gemma_models
 from tests.distill.checkpoints.gemma_flax.written import save, tree_of
 from tests_support import read_lines, write_rows, xla_flags
@@ -74,13 +74,19 @@ def finish(processes, code=0):
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory):
+def rows(tmp_path_factory):
+    """A folder with rows of three splits."""
+    folder = tmp_path_factory.mktemp("rows")
+    for split, number, start in (("train", 36, 0), ("validation", 4, 36), ("test", 8, 50)):
+        write_rows(folder / f"{split}.jsonl", number, start=start)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(rows):
     """The arguments of `distill train` for a model directory and changed bindings."""
-    data = tmp_path_factory.mktemp("rows")
-    write_rows(data / "train.jsonl", 40)
-    write_rows(data / "test.jsonl", 8, start=50)
     bindings = {
-        "FILES": {split: str(data / f"{split}.jsonl") for split in ("train", "test")},
+        "FILES": {split: str(rows / f"{split}.jsonl") for split in ("train", "validation", "test")},
         "FIELDS": {"input": "question", "rationale": "why", "label": "answer"},
         "VOCABULARY_PATH": "bytes", "VOCAB_SIZE": 384, "TRAIN_STEPS": STEPS, "EVAL_PERIOD": HALF, "LOG_PERIOD": 1,
         "TASK_FEATURE_LENGTHS": {"inputs": 48, "targets": 48}, "MAX_DECODE_LEN": 4, "EVAL_BATCH_SIZE": 8,
@@ -109,11 +115,18 @@ def cached(tmp_path_factory, arguments):
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory, launched, arguments, cached):
-    """The model directory of four processes that trained from a cache to the end, and the processes."""
+def four(tmp_path_factory, launched, arguments, rows, cached):
+    """The model directory of four processes that trained from a cache to the end, and the processes.
+
+    The file of the training rows is missing meanwhile.
+    """
     folder = tmp_path_factory.mktemp("four")
-    with launched(folder / "output", 4, arguments(folder / "run", CACHE_DIR=str(cached))) as processes:
-        finish(processes)
+    (rows / "train.jsonl").rename(rows / "away.jsonl")
+    try:
+        with launched(folder / "output", 4, arguments(folder / "run", CACHE_DIR=str(cached))) as processes:
+            finish(processes)
+    finally:
+        (rows / "away.jsonl").rename(rows / "train.jsonl")
     return folder / "run", processes
 
 
@@ -129,8 +142,8 @@ def losses(directory):
     """Training loss by step, from the run's TensorBoard files."""
     out = {}
     for path in sorted((directory / "logs").glob("events*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = event_pb2.Event.FromString(record)
+        for entry in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = event_pb2.Event.FromString(entry)
             for value in event.summary.value:
                 if value.tag == "train/loss":
                     out[event.step] = value.simple_value
@@ -169,6 +182,7 @@ def test_four_processes_train_what_one_trains(one, four):
     directory, _ = four
     assert_same_losses(one, directory, range(1, STEPS + 1))
     assert_same_parameters(one, directory)
+    assert record.read(directory).data == record.read(one).data
 
 
 def test_processes_check_a_cache_between_them(cached, four):
@@ -176,7 +190,7 @@ def test_processes_check_a_cache_between_them(cached, four):
     index = "index/jsonl_paired-train.npy"
     assert [process.lines("CHECKED") for process in four[1]] == [
         [index, shards[3]],
-        [shards[0]],
+        [shards[0], "input_keys/train.npy"],
         [shards[1]],
         [shards[2]],
     ]

@@ -6,11 +6,13 @@ import sys
 import jax
 import pytest
 
+from distill.data import cache
 from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.inference.evaluate import Evaluator
 from distill.tasks import feeding, jsonl, registration
 from distill.training import provenance
+from distill.training.config import DataConfig
 from tests_support import read_lines, write_lines, write_rows
 
 FIELDS = {"input": "question", "rationale": "why", "label": "answer"}
@@ -26,6 +28,10 @@ def registered(folder, number=12, **settings):
 
 def trained(name, seed=0):
     return provenance.of_training_data(BatchStream(name, Layout(4, 48, 48), seed=seed), name, "train")
+
+
+def data(names, **more):
+    return DataConfig(names.mixed, {"inputs": 48, "targets": 48}, batch_size=4, **more)
 
 
 def scored(name, **more):
@@ -51,11 +57,22 @@ def test_the_fingerprint_is_of_the_rows_not_of_the_method_or_the_seed(tmp_path):
 def test_the_fingerprint_of_rows_is_known_before_a_run(tmp_path):
     names = registered(tmp_path)
     train, test = trained(names.mixed).fingerprint, scored(names.label)
-    assert provenance.training_rows(names.mixed, "train") == train
+    assert provenance.training_rows(data(names)) == train
     assert provenance.evaluation_rows(names.label, "test", test.rows) == test.fingerprint
     changed = registered(tmp_path, 13)
-    assert provenance.training_rows(changed.mixed, "train") != train
+    assert provenance.training_rows(data(changed)) != train
     assert provenance.evaluation_rows(changed.label, "test", test.rows) != test.fingerprint
+
+
+def test_the_fingerprint_of_a_cache_is_that_of_its_rows(tmp_path):
+    names = registered(tmp_path)
+    train, folder = trained(names.mixed), tmp_path / "cache"
+    cache.build([names.label, names.rationale], folder)
+    (tmp_path / "train.jsonl").unlink()
+    registration.call_of(names.label)()  # forgets the rows that it has read
+    stream = BatchStream(names.mixed, Layout(4, 48, 48), cache_dir=folder)
+    assert provenance.of_training_data(stream, names.mixed, "train") == train
+    assert provenance.training_rows(data(names, cache_dir=str(folder))) == train.fingerprint
 
 
 @pytest.mark.parametrize(

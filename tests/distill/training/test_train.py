@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from distill.checkpoints.manager import Checkpoints
+from distill.data import cache
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import Evaluator
 from distill.sharding import partitioning
-from distill.training import reporting, train
+from distill.tasks import registration
+from distill.training import record, reporting, train
 from distill.training.state import abstract_state, init_state, make_state
 from distill.training.train import LoopConfig
 from tests.distill.conftest import arguments_for, register_sums
@@ -99,6 +101,19 @@ def test_a_run_does_not_continue_on_other_validation_rows(tmp_path, arguments, f
         train.train(str(tmp_path / "run"), **fewer)
     assert files_of(tmp_path / "run") == before
     assert train.train(str(tmp_path / "run"), **more).step == 9
+
+
+def test_a_run_goes_on_from_a_cache_without_the_files_of_its_training_rows(tmp_path, arguments, finished):
+    task = arguments["data"].mixture_or_task_name
+    cache.build([task], tmp_path / "cache")
+    unfinished_copy(finished, tmp_path / "run")
+    (tmp_path / "train.jsonl").unlink()
+    registration.call_of(task)()  # forgets the rows that it has read
+    arguments["data"] = dataclasses.replace(arguments["data"], cache_dir=str(tmp_path / "cache"))
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=9)
+    before = record.read(finished[0]).data
+    assert train.train(str(tmp_path / "run"), **arguments).step == 9
+    assert record.read(tmp_path / "run").data == before
 
 
 def test_a_finished_run_is_not_repeated(arguments, finished, monkeypatch):
