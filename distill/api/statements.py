@@ -331,6 +331,18 @@ def scan_file(name: str, paths: Sequence[str], scan: Scan, seen: set[str]) -> No
     scan.texts[name] = scan_text(text, name, paths, scan, seen | {path})
 
 
+def bindings_of_files(gin_files: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The bindings of files and of those that they include: file, as it is given or included → name → value.
+
+    Raises:
+      ConfigurationError: a file does not exist or cannot be read.
+    """
+    scan = Scan()
+    for name in gin_files:
+        scan_file(name, paths, scan, set())
+    return {name: bindings_of(text, name) for name, text in scan.texts.items()}
+
+
 def readable(binding: str) -> str:
     """Reads a bare word as a string: shells remove the quotes of ``--gin.MODEL_DIR='"runs/a"'``."""
     key, equals, value = binding.partition("=")

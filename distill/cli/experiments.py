@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
-from distill.cli import errors, next_steps
+from distill.cli import errors, next_steps, sweep_inputs
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     """Trains runs one after another, or several seeds of one together; returns those that failed: name → error.
 
     Errors outside of the run end the sweep: a signal (Stopped), an error of the machine such as a full disk
-    (OSError), a directory in which another process trains (Locked).
+    (OSError), a directory in which another process trains (Locked), gin files or rows that are not those of the plan
+    (Changed).
     """
     if joint:
         terminal.begin_run()
@@ -151,10 +152,11 @@ def _in_a_sweep(name: str, text: str) -> str:
 def _attempt(runs: Sequence["Run"], train: Callable[[], dict[str, str]]) -> dict[str, str]:
     """What ``train`` returns; or, of an error of the runs themselves, all of them with its text."""
     from distill import locking
+    from distill.experiments.sweep import inputs
 
     try:
         return train()
-    except (exit_codes.Stopped, locking.Locked, MemoryError):
+    except (exit_codes.Stopped, inputs.Changed, locking.Locked, MemoryError):
         raise
     except OSError as error:
         if not isinstance(error, ValueError):  # a data file that is missing is both
@@ -176,6 +178,7 @@ def _train_one(run: "Run", options: argparse.Namespace) -> dict[str, str]:
 
     quiet = command_runs.is_quiet(options)
     given = configure_run(run, options)
+    sweep_inputs.refuse_changed(run, given, options)
     with train.lock_directory(run.directory) as lock, _undone(run):
         command_runs.write_configuration(quiet=quiet)
         stopped = train.train(**given, lock=lock, quiet=quiet, cost_model=step_costs.of_run(given)).stopped
@@ -216,6 +219,7 @@ def _train_jointly(runs: Sequence["Run"], options: argparse.Namespace) -> dict[s
     with contextlib.ExitStack() as stack:
         for run in runs:
             given = configure_run(run, options)
+            sweep_inputs.refuse_changed(run, given, options)
             text = configuration_text()
             if shared_text not in (None, text):
                 raise ValueError(

@@ -13,6 +13,7 @@ from distill.counting import counted
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
+from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.levels import SEED
 from distill.experiments.sweep.remarks import Setting
 from distill.experiments.sweep.runs import START, Run, Sweep
@@ -27,6 +28,7 @@ class Configurations:
       sweep: the sweep.
       configure: parses a run's configuration and registers its tasks; returns the arguments of ``train``.
       identify: the bindings that were parsed last, without seed and directory; None does not compare them.
+      read: returns gin files and rows of a run from its arguments; None does not read them.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class Configurations:
         sweep: Sweep,
         configure: Callable[[Run], Mapping[str, Any]],
         identify: Callable[[], Mapping[str, Any]] | None = None,
+        read: Callable[[Run, Mapping[str, Any]], Inputs] | None = None,
     ):
-        self._sweep, self._configure, self._identify = sweep, configure, identify
+        self._sweep, self._configure, self._identify, self._read = sweep, configure, identify, read
         self._known: dict[str, tuple[Cost, Setting]] = {}
         self._accepted: set[str] = set()
         self._given: tuple[str, Mapping[str, Any]] | None = None
@@ -43,10 +46,12 @@ class Configurations:
         self._samples: dict[str, list[str]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._begun_with: dict[str, Mapping[str, Any]] = {}
+        self._noted: set[str] = set()
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
         self.truncated: dict[str, list[str]] = {}
         self.validation: tuple[str, str] | None = None
+        self.inputs = Inputs()
 
     def check(self, run: Run) -> None:
         """Raises ValueError or OSError if a run cannot be trained, or does not have the sweep's metric.
@@ -71,6 +76,14 @@ class Configurations:
         if key not in self._accepted:
             checks.check(**given, metrics=[self._sweep.metric])
             self._accepted.add(key)
+
+    def check_and_note(self, run: Run) -> None:
+        """:meth:`check`, and adds gin files and rows of the run to ``inputs``."""
+        self.check(run)
+        key = _without_seed(run)
+        if self._read is not None and key not in self._noted:
+            self.inputs = self.inputs.updated(self._read(run, self._arguments(run)))
+            self._noted.add(key)
 
     def measure(self, run: Run) -> None:
         """Fills ``truncated`` for a run that was just checked: a line if training sequences are longer than the window.

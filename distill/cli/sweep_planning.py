@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import terminal
-from distill.cli import compilation_cache, experiments, sweep_files
+from distill.cli import compilation_cache, experiments, sweep_files, sweep_inputs
 from distill.cli import runs as command_runs
 from distill.counting import counted, form
 
@@ -33,7 +33,12 @@ def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configura
     """All that the sweep's runs are configured with, read when it is first needed."""
     from distill.cli.sweep_checks import Configurations
 
-    return Configurations(sweep, lambda run: experiments.configure_run(run, options), experiments.configuration_values)
+    return Configurations(
+        sweep,
+        lambda run: experiments.configure_run(run, options),
+        experiments.configuration_values,
+        lambda run, given: sweep_inputs.read(run, given, options),
+    )
 
 
 def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
@@ -55,8 +60,9 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
         return plan.prepare(sweep, **compared)
-    made, probes = checked(sweep, options, configurations, shown, configurations.check)
-    made = dataclasses.replace(made, validation=configurations.validation or made.validation)
+    made, probes = checked(sweep, options, configurations, shown, configurations.check_and_note)
+    read = made.inputs.updated(configurations.inputs)
+    made = dataclasses.replace(made, validation=configurations.validation or made.validation, inputs=read)
     made.write()
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
     for text in (*found, *configurations.changed_rows(made.runs)):

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,17 @@ def _each_message_once() -> Iterator[None]:
 
 
 def sweep_command(options: argparse.Namespace) -> int:
-    from distill.experiments.sweep import scheduler
+    from distill.experiments.sweep import inputs, scheduler, workers
 
     scheduler.stop_with_parent()
     with _each_message_once(), terminal.comparing_runs():
-        return _command(options)
+        if not options.leased:
+            return _command(options)
+        try:
+            return _command(options)
+        except inputs.Changed as error:
+            print(error, file=sys.stderr)
+            return workers.CHANGED_CODE
 
 
 def _command(options: argparse.Namespace) -> int:
@@ -212,7 +219,10 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
         if waiting and not options.leased:  # the scheduler has checked its runs; of an array, each task checks its own
             configurations = sweep_planning.configurations_of(sweep, options)
             for runs in waiting:
-                configurations.check(runs[0])
+                configurations.check_and_note(runs[0])
+            with leases.exclusively(made.directory):
+                newest = plan.read_plan(made.directory)
+                dataclasses.replace(newest, inputs=newest.inputs.updated(configurations.inputs)).write()
         for runs in waiting:
             failed = experiments.train_group(runs, made.joint_seeds and runs != start, options)
             for run in runs:

@@ -153,6 +153,33 @@ def training_rows(data: DataConfig) -> str | None:
     return _hash(found)
 
 
+def rows_of(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None) -> dict[str, list[str]]:
+    """Hashes of all rows that a run reads, as they are now; corpora of span corruption and TFDS are left out.
+
+    The tasks of the run must be registered.
+
+    Returns:
+      Data set, split and a hash of the settings that select and describe its rows, as one text → the hash of the rows.
+    """
+    from distill.tasks import registration
+    from distill.tasks.feeding import RecordDataSource
+
+    if isinstance(data, TokenBatchesConfig):
+        found = {data.path: [data.windows.fingerprint]}
+        read = []
+    else:
+        found = {}
+        read = [(task, data.split) for task in _tasks(data.mixture_or_task_name)]
+    if validation is not None:
+        splits = [split for split in (validation.split, validation.test_split) if split is not None]
+        read += [(task, split) for task in _tasks(validation.task_name) for split in splits]
+    for task, split in read:
+        if isinstance(task.source, RecordDataSource) and registration.spans_of(task) is None:
+            settings = _hash(registration.settings_of(task.name))[:12]
+            found[f"{task.source.dataset.name}, split {split}, settings {settings}"] = [task.source.rows_sha256(split)]
+    return found
+
+
 def _tasks(mixture_or_task_name: str) -> "Sequence[seqio.Task]":
     import seqio
 

@@ -1,7 +1,7 @@
 """Sweeps: designs of runs, and their training by one or many workers.
 
 A sweep file (:mod:`reading`, :mod:`documents`) becomes a :class:`Sweep` (:mod:`runs`, :mod:`levels`, :mod:`designs`,
-:mod:`budgets`); its runs are the plan of a directory (:mod:`plan`, :mod:`outcomes`), which workers train
+:mod:`budgets`); its runs are the plan of a directory (:mod:`plan`, :mod:`inputs`, :mod:`outcomes`), which workers train
 (:mod:`execution`, :mod:`scheduler`, :mod:`workers`, :mod:`search`, :mod:`leases`).
 """
 

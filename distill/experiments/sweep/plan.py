@@ -2,8 +2,9 @@
 
 Format 2 holds ``folder`` (where relative paths begin), ``source`` (the contents of the sweep file), ``added`` (bindings of
 the command line), ``added_points`` (those of ``source`` that the command line added), ``axes``, ``metric``, ``x``,
-``joint_seeds``, ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``, and ``dropped``: the same of runs
-that had begun when they were deleted from the sweep. A directory of the older format, which held ``runs`` and ``failed``
+``joint_seeds``, ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``, ``dropped``: the same of runs
+that had begun when they were deleted from the sweep, and ``inputs``: :class:`~distill.experiments.sweep.inputs.Inputs`. A
+directory of the older format, which held ``runs`` and ``failed``
 only, is converted when its sweep is started again.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from distill.counting import counted
 from distill.experiments.sweep import files, leases, outcomes, same_sweep
+from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.levels import SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep, grouped
 
@@ -41,6 +43,7 @@ class Plan:
       start: the run that is trained first, or None.
       validation: split and metric that select the best parameters; None before the runs were checked.
       dropped: runs that had begun when they were deleted from the sweep: name → entry, as in ``sweep.json``.
+      inputs: gin files and rows of the runs when they were planned; empty before they were checked.
     """
 
     directory: Path
@@ -55,6 +58,7 @@ class Plan:
     start: Run | None = None
     validation: tuple[str, str] | None = None
     dropped: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Inputs = dataclasses.field(default_factory=Inputs)
 
     @property
     def selected_by(self) -> tuple[str, str]:
@@ -81,6 +85,7 @@ class Plan:
             "start": None if self.start is None else _described(self.start),
             "validation": self.validation,
             "dropped": self.dropped,
+            "inputs": dataclasses.asdict(self.inputs),
             "runs": runs,
         }
         files.replace_text(self.directory / PLAN, json.dumps(value, indent=1) + "\n")
@@ -155,8 +160,9 @@ def read_plan(directory: str | Path) -> Plan:
         tuple(value.get("added", ())),
         tuple(_added_points(value)),
         None if value.get("start") is None else _run(directory, value["start"]["name"], value["start"]),
-        tuple(value["validation"]) if value.get("validation") else None,
+        _validation(value),
         value.get("dropped", {}),
+        _inputs(value),
     )
 
 
@@ -182,6 +188,24 @@ def _added_points(value: Mapping[str, Any]) -> list[Any]:
     """Those of a plan; of one that does not tell them apart, all its points beside the design."""
     found = value.get("added_points", (value.get("source") or {}).get("more"))
     return found if isinstance(found, list) else []
+
+
+def inputs(directory: Path) -> Inputs:
+    """Returns gin files and rows of a directory's runs when they were planned; none without a plan.
+
+    Raises:
+      SweepError: the plan cannot be read.
+    """
+    return _inputs(_read(directory / PLAN) or {})
+
+
+def _inputs(value: Mapping[str, Any]) -> Inputs:
+    return Inputs(**value.get("inputs", {}))
+
+
+def _validation(value: Mapping[str, Any]) -> tuple[str, str] | None:
+    found = value.get("validation")
+    return (found[0], found[1]) if found else None
 
 
 def folder(directory: Path) -> str | None:
@@ -256,7 +280,12 @@ def _prepared(
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
     check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)
-    plan = dataclasses.replace(planned(sweep, runs), dropped=_dropped(sweep.directory, runs, there))
+    plan = dataclasses.replace(
+        planned(sweep, runs),
+        validation=_validation(there),  # these two are kept until the runs are checked again
+        inputs=_inputs(there),
+        dropped=_dropped(sweep.directory, runs, there),
+    )
     if write:
         for run in runs:
             if run in changed:
@@ -426,6 +455,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     for name, entry in same_sweep.known(value).items():
         if not _is_run(entry, old="format" not in value):
             raise SweepError(f"{path} is no plan of a sweep: run {name!r} has another form; {_REMEDY}")
+    if not _is_inputs(value.get("inputs", {})):
+        raise SweepError(f"{path} is no plan of a sweep: 'inputs' has another form; {_REMEDY}")
     failed = value.get("failed", {})
     if not isinstance(failed, dict) or not all(
         isinstance(e, dict) and isinstance(e.get("error"), str) for e in failed.values()
@@ -441,6 +472,14 @@ def _is_run(entry: Any, *, old: bool) -> bool:
         return False
     mappings = isinstance(entry["values"], dict) and isinstance(entry["numbers"], dict)
     return mappings and _is_texts(entry["gin_files"]) and _is_texts(entry["bindings"])
+
+
+def _is_inputs(value: Any) -> bool:
+    if not isinstance(value, dict) or not set(value) <= {"gin", "rows"}:
+        return False
+    gin, rows = value.get("gin", {}), value.get("rows", {})
+    mappings = isinstance(gin, dict) and all(isinstance(bindings, dict) for bindings in gin.values())
+    return mappings and isinstance(rows, dict) and all(map(_is_texts, rows.values()))
 
 
 def _is_texts(value: Any) -> bool:

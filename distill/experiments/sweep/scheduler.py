@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distill import exit_codes
-from distill.counting import counted
+from distill.counting import counted, form
 from distill.experiments.sweep import files, leases, outcomes, workers
 from distill.experiments.sweep.execution import open_runs
+from distill.experiments.sweep.inputs import Changed
 from distill.experiments.sweep.plan import Plan
 from distill.experiments.sweep.runs import Run
 
@@ -151,12 +152,15 @@ class Scheduler:
         self._kills: dict[str, int] = {}
         self._spoke = time.monotonic()
         self._waited = False
+        self._refusal: str | None = None  # of a run that was not started
 
     def run(self) -> None:
         """Trains until no group is open.
 
         Raises:
           distill.exit_codes.Stopped: a signal; all workers have saved and stopped.
+          distill.experiments.sweep.inputs.Changed: gin files or rows have changed since the sweep was planned; the runs
+            that had started before have ended.
           OSError: a worker ended with an error of the machine, such as a full disk; the others have stopped.
         """
         with Signals() as signals:
@@ -167,6 +171,8 @@ class Scheduler:
                         raise exit_codes.Stopped(signals.name)
                     self._fill()
                     if not self._active:
+                        if self._refusal is not None:
+                            raise Changed(self._refusal)
                         if self._work.is_over():
                             return
                         if not self._waited:
@@ -182,7 +188,7 @@ class Scheduler:
                 self._executor.close()
 
     def _fill(self) -> None:
-        while len(self._active) < self._executor.capacity:
+        while self._refusal is None and len(self._active) < self._executor.capacity:
             group = self._work.next()
             if group is None:
                 return
@@ -220,6 +226,9 @@ class Scheduler:
         seconds = time.monotonic() - active.started
         if code == exit_codes.MACHINE:
             raise OSError(f"{active.runs[0].name}: {workers.last_line(active.job.log)}")
+        if code == workers.CHANGED_CODE:
+            self._refuse(workers.last_line(active.job.log))
+            return
         first: dict[str, str] = {}  # error → the first run that has it
         for run in active.runs:
             if run.done:
@@ -236,6 +245,13 @@ class Scheduler:
                 if code != exit_codes.SOME_FAILED or failed is None:
                     failed = outcomes.note_failure(run, workers.reason(code, active.job.log))
                 self._failed(run, failed, first.setdefault(failed.error, run.name))
+
+    def _refuse(self, reason: str) -> None:
+        """Starts no more runs, for ``reason``; those that train go on to their end."""
+        if self._refusal is None:
+            going = f"; {counted(len(self._active))} that had started before {form(len(self._active), 'goes', 'go')} on"
+            self._say(f"{reason}{going if self._active else ''}")
+        self._refusal = reason
 
     def _stopped(self, run: Run, active: _Active) -> None:
         """A worker that somebody else stopped continues, a limited number of times."""

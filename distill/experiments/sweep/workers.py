@@ -199,5 +199,7 @@ def progress(log: Path) -> str:
 
 KILLED_CODE = 128 + signal.SIGKILL
 """Exit code of a worker that was killed, such as by a system without memory."""
+CHANGED_CODE = 5
+"""Exit code of a worker that did not start its run: gin files or rows have changed since the sweep was planned."""
 STOPPED_CODES = (exit_codes.STOPPED, 128 + signal.SIGTERM)
 """Exit codes of a worker that was stopped and can continue."""

@@ -1,5 +1,6 @@
 """The plan of a directory: read without the sweep file, refused where it cannot be read, and the older format."""
 
+import dataclasses
 import json
 import os
 
@@ -7,6 +8,7 @@ import pytest
 
 from distill.experiments import sweep
 from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading
+from distill.experiments.sweep.inputs import Inputs
 from tests_support import begin_run
 
 TEXT = "axes: {rates: {ratio: ['2:1', '1:4']}, RANDOM_SEED: [0, 1]}\nbindings: {A: 1}\n"
@@ -73,6 +75,7 @@ def test_a_directory_of_the_older_format_is_converted(tmp_path):
         ('{"runs": {"a": {}}, "format": 2}', "run 'a' has another form"),
         ('{"runs": {}, "format": 3}', "has format 3; this version reads format 2"),
         ('{"runs": {}, "failed": {"a": 1}}', "'failed' has another form"),
+        ('{"runs": {}, "format": 2, "inputs": {"gin": {"a": 1}}}', "'inputs' has another form"),
     ],
 )
 def test_a_plan_that_cannot_be_read_names_the_file(tmp_path, content, message):
@@ -92,6 +95,14 @@ def test_a_metric_that_finished_runs_do_not_have_leaves_the_plan_as_it_is(tmp_pa
             plan.prepare(read(tmp_path, TEXT + "metric: acc\n"), write=write)
     assert (tmp_path / "out" / "sweep.json").read_text() == before
     plan.prepare(read(tmp_path, TEXT + "metric: loss\n"))
+
+
+def test_what_the_checks_found_is_kept_until_the_runs_are_checked_again(tmp_path):
+    found = {"validation": ("dev", "loss"), "inputs": Inputs({"a.gin": {"A": 1}}, {"set, split train": ["x"]})}
+    dataclasses.replace(plan.prepare(read(tmp_path)), **found).write()
+    plan.prepare(read(tmp_path))
+    again = plan.read_plan(tmp_path / "out")
+    assert (again.validation, again.inputs) == (found["validation"], found["inputs"])
 
 
 def test_a_folder_without_a_plan_is_no_sweep(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from distill import exit_codes
 from distill.experiments.sweep import leases, outcomes, plan, scheduler, workers
+from distill.experiments.sweep.inputs import Changed
 from distill.experiments.sweep.runs import Run
 
 # Stands in for `distill sweep DIRECTORY --run=NAME`: notes its start, and does what the file `does` of its run says.
@@ -29,6 +30,9 @@ if what == "wait":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     (folder / "ready").touch()
     time.sleep(60)
+if what == "slow":
+    time.sleep(1)
+    what = "done"
 if what == "done":
     (folder / "result.json").write_text(json.dumps({"best": 0.5, "best_step": 3}))
     sys.exit(0)
@@ -77,6 +81,17 @@ def test_every_run_is_trained_once_and_failures_are_recorded(directory):
     assert any(line.startswith("a done: validation 0.5000 at step 3 after ") for line in lines)
     schedule(made)  # nothing is open
     assert [starts(made, name) for name in "abcd"] == [1, 1, 1, 1]
+
+
+def test_after_a_run_that_was_refused_none_starts_and_those_that_train_end(directory):
+    made, lines = planned(directory, a="5,done", b="slow", c="done"), []
+    with pytest.raises(Changed, match=r"^the last line$"):
+        schedule(made, say=lines.append)
+    assert [starts(made, name) for name in "abc"] == [1, 1, 0] and made.runs[1].done
+    assert "the last line; 1 run that had started before goes on" in lines
+    assert [entry.state for entry in plan.read_directory(directory)] == ["waiting", "done", "waiting"]
+    schedule(made)
+    assert all(run.done for run in made.runs)
 
 
 def test_a_failed_run_is_repeated_as_often_as_told(directory):
