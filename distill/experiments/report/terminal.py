@@ -107,18 +107,21 @@ def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
     """Writes one line per finished run: its levels, steps, seconds, validation score and all test metrics.
 
+    What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes.
     A failed run has a line with its levels, the step that it reached, and its error.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
-    axes = sorted(sweep.all_axes(), key=lambda name: name == SEED)
+    keys = [dict(key) for key in _keys([run for run, _ in done])]
+    names = dict.fromkeys([*sweep.all_axes(), *(axis for key in keys for axis in key)])
+    axes = sorted(names, key=lambda name: name == SEED)
     held = io.StringIO(newline="")
     writer = csv.writer(held)
-    names = [*map(spreadsheet_cell, axes), "steps", "seconds", "best_step", "best"]
-    writer.writerow([*names, *(f"test/{name}" for name in metrics), "state", "error"])
-    for run, result in done:
+    columns = [*map(spreadsheet_cell, axes), "steps", "seconds", "best_step", "best"]
+    writer.writerow([*columns, *(f"test/{name}" for name in metrics), "state", "error"])
+    for (run, result), key in zip(done, keys):
         writer.writerow(
-            [spreadsheet_cell(level) for level in _levels(run.values, axes)]
+            [spreadsheet_cell(level) for level in _levels({**run.values, **key}, axes)]
             + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
             + [result["test"].get(name, "") for name in metrics]
             + ["done", ""]

@@ -67,6 +67,13 @@ def test_runs_on_other_rows_are_not_pooled(sweep):
     headers = [str(column.header) for column in report.table(sweep, found).columns]
     assert headers[:3] == ["method", "test rows", "training rows"]
     report.plot(sweep, found, sweep.directory / "rows.png", failed=2)
+    report.write_csv(sweep, sweep.directory / "rows.csv", {runs[5].name: "no memory"})
+    with (sweep.directory / "rows.csv").open(newline="") as file:
+        lines = [line[:4] for line in csv.reader(file)]
+    assert lines[0] == ["method", "test rows", "training rows", "RANDOM_SEED"]
+    assert lines[3:] == [
+        ["standard", "t", "new", "2"], ["step-by-step", "u", "", "0"], ["step-by-step", "", "", "2"],
+    ]  # fmt: skip
 
 
 def test_runs_of_an_edited_gin_file_are_not_pooled(sweep):
