@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from distill.counting import counted
-from distill.experiments.sweep import files
+from distill.experiments.sweep import files, outcomes
 from distill.experiments.sweep.budgets import Cost
 from distill.experiments.sweep.runs import Run, without_seed
 from distill.training import record
@@ -94,7 +94,8 @@ def forecast(
 ) -> Forecast:
     """Returns the forecast of the waiting runs.
 
-    With ``bounds``, a run takes at least steps · seconds of an update. Otherwise a run takes steps · s, where s is the
+    A run that continues from a checkpoint has only the steps after it to do. With ``bounds``, a run takes at least steps ·
+    seconds of an update. Otherwise a run takes steps · s, where s is the
     mean of the seconds per update of the finished runs with the same levels, or, without one, the seconds of all finished
     runs divided by their floating-point operations, times the operations of an update. So a run of a few updates, most of
     whose time is compilation, counts little. Seconds are those of ``result.json``: compilation and evaluation are
@@ -109,9 +110,10 @@ def forecast(
         records.
       is_search: whether the runs are trials of a search, which are not known before.
     """
-    flops = sum(costs[run.name].steps * costs[run.name].flops for run in waiting)
+    steps = [max(0, costs[run.name].steps - (outcomes.checkpoint_step(run.directory) or 0)) for run in waiting]
+    flops = sum(number * costs[run.name].flops for number, run in zip(steps, waiting))
     if bounds is not None:
-        each = [(costs[run.name].steps * bounds[run.name].seconds, bounds[run.name].chips) for run in waiting]
+        each = [(number * bounds[run.name].seconds, bounds[run.name].chips) for number, run in zip(steps, waiting)]
         total = sum(seconds for seconds, _ in each)
         chip_seconds = sum(seconds * chips for seconds, chips in each)
         return Forecast(len(waiting), flops, total, chip_seconds, "least time by distill precompile; runs take longer")
@@ -135,9 +137,9 @@ def forecast(
         remedy = f"To get it: {_FIRST_TRIAL if is_search else _FIRST_RUN}. Or, {_BOUND}"
         return Forecast(len(waiting), flops, None, None, "", remedy)
     seconds, rate = 0.0, sum(each for each, _ in spent) / sum(operations for _, operations in spent)
-    for run in waiting:
-        cost, known = costs[run.name], same.get(without_seed(run))
-        seconds += cost.steps * (_mean(known) if known else rate * cost.flops)
+    for number, run in zip(steps, waiting):
+        known = same.get(without_seed(run))
+        seconds += number * (_mean(known) if known else rate * costs[run.name].flops)
     return Forecast(
         len(waiting), flops, seconds, seconds * chips, f"from {counted(len(spent), 'finished run')}", unit=unit
     )

@@ -109,6 +109,8 @@ def opening(plan: Plan, retries: int = 0) -> str:
     parts = [counted(len(plan.runs)), f"{len(plan.runs) - waiting - failed - pruned} done already"]
     parts += [f"{failed} failed before (--retry_failed repeats them)"] if failed else []
     parts += [f"{pruned} pruned before"] if pruned else []
-    begun = sum(outcomes.is_open(run, retries) and outcomes.has_checkpoint(run.directory) for run in plan.runs)
+    begun = sum(
+        outcomes.is_open(run, retries) and outcomes.checkpoint_step(run.directory) is not None for run in plan.runs
+    )
     continued = f", {begun} of them from a checkpoint" if begun else ""
     return ", ".join([*parts, f"{waiting} to do"]) + continued

@@ -97,10 +97,11 @@ def state(run: Run, held: bool) -> str:
     return "failed" if failure(run) is not None else "waiting"
 
 
-def has_checkpoint(directory: Path) -> bool:
-    """Returns whether a model directory holds a complete checkpoint: one that is being written has no number as name."""
+def checkpoint_step(directory: Path) -> int | None:
+    """Returns the step of the newest complete checkpoint, or None: one that is being written has no number as name."""
     folder = directory / "checkpoints"
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def is_open(run: Run, retries: int = 0) -> bool:

@@ -40,7 +40,7 @@ def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path
         holder = locking.holder(locking.of_directory(log)) or holder
         where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
         return " ".join(filter(None, (workers.progress(log / workers.LOG), where)))
-    if state == "waiting" and outcomes.has_checkpoint(directory):
+    if state == "waiting" and outcomes.checkpoint_step(directory) is not None:
         return "continues from its checkpoint"
     return ""
 

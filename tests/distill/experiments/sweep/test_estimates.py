@@ -44,6 +44,16 @@ def test_from_finished_runs(tmp_path):
     assert "cost 2.00 at 9 per chip-hour" in lines
 
 
+def test_a_run_that_continues_has_the_steps_after_its_checkpoint_to_do(tmp_path):
+    done, begun = run(tmp_path, "a0", "a", "0", seconds=20.0), run(tmp_path, "a1", "a", "1")
+    for name in ("4", "7", "9.being-written"):
+        (begun.directory / "checkpoints" / name).mkdir(parents=True)
+    costs = {"a0": Cost(10, 100.0), "a1": Cost(10, 100.0)}
+    found = forecast([begun], costs, [done])
+    assert found.flops == 300 and found.seconds == pytest.approx(6)
+    assert forecast([begun], costs, bounds={"a1": Bound(0.5, 16, 1, True)}).seconds == pytest.approx(1.5)
+
+
 def test_nothing_to_do_takes_no_time(tmp_path):
     done = run(tmp_path, "a0", "a", "0", seconds=20.0)
     assert forecast([], {"a0": Cost(10, 100.0)}, [done]).lines(price_per_chip_hour=1.0) == ["0 runs to do"]
