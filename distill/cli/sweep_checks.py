@@ -194,20 +194,27 @@ class Configurations:
     def changed_rows(self, runs: Sequence[Run]) -> list[str]:
         """A line for training and test rows that have changed since a run: the runs to come would have other rows.
 
-        The first finished run of each setting is compared, if any run is unfinished.
+        The first finished run of each setting is compared.
         """
         compared: dict[str, Run] = {}
-        for run in runs if any(not run.done for run in runs) else ():
+        for run in runs:
             if run.done:
                 compared.setdefault(_without_seed(run), run)
         changed: dict[str, list[str]] = {}
         for run in compared.values():
             for rows in self._changed_rows(run):
                 changed.setdefault(rows, []).append(run.name)
+        if self._sweep.search is None and all(run.done for run in runs):
+            follows = "all runs are done, so table and report are about the rows of before"
+            remedy = "for results on the rows as they are now, give another directory with --directory=DIR"
+        else:
+            follows = (
+                "the runs to do would have other rows. Table and report do not pool them within a setting, but would "
+                "compare settings of different rows"
+            )
+            remedy = "restore the rows, or give another directory with --directory=DIR"
         return [
-            f"the {rows} rows have changed since {_with_others(names)} trained: the runs to do would have other rows. "
-            "Table and report do not pool them within a setting, but would compare settings of different rows; restore the "
-            "rows, or give another directory with --directory=DIR"
+            f"the {rows} rows have changed since {_with_others(names)} trained: {follows}; {remedy}"
             for rows, names in changed.items()
         ]
 

@@ -102,6 +102,9 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
         assert main.main(seed) == 0
         text = "the training rows have changed since rates-1_1 and runs of 1 other setting were trained: "
         assert capfd.readouterr().out.count(text) == lines
+    assert main.main(["sweep", path, "--dry_run"]) == 0
+    said = capfd.readouterr().out
+    assert f"{text}all runs are done, so table and report are about the rows of before; for results on" in said
 
 
 def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, capsys):
