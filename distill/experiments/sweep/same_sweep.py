@@ -65,12 +65,14 @@ def refuse(
 ) -> None:
     """Refuses a directory that holds runs of another sweep, once one of them has begun.
 
+    Runs that have not begun, such as those whose folders were deleted, may have another configuration.
+
     Args:
       sweep, runs, there, steps: as for :func:`changed`.
       failed: names of runs that failed; they may have another configuration, and start again.
 
     Raises:
-      SweepError: a run, or the common start that has begun, has another configuration; or this sweep has none of the
+      SweepError: a run or the common start that has begun has another configuration; or this sweep has none of the
         directory's runs, one of them has begun, and the axes or what all runs share differ. It names what differs first.
     """
     if sweep.search is not None or _is_search(there):
@@ -79,13 +81,17 @@ def refuse(
     _refuse_other_start(sweep, there)
     before = known(there)
     begun = [name for name in before if has_begun(sweep.directory / name) and name not in failed]
-    if not begun and not leases.is_any_run_held(sweep.directory):
+    held = leases.is_any_run_held(sweep.directory)
+    if not begun and not held:
         return  # the file was mended before anything was trained
     refused = [run for run in changed(sweep, runs, there, steps=steps) if run.name not in failed]
-    if refused:
+    refused.sort(key=lambda run: not has_begun(run.directory))
+    if refused and (held or has_begun(refused[0].directory)):  # a worker may be about to begin any run of the plan
         first, others = refused[0], _others(len(refused) - 1)
         what = _difference(*_pair(sweep, first, before[first.name], steps)[:2])
-        rename = "give the changed level another name, or " if len(refused) < len(runs) else ""
+        rename = ""
+        if len(refused) < len(runs):
+            rename = "give the changed level another name, delete the folders of its runs to train them again, or "
         raise SweepError(
             f"{sweep.directory} holds runs of another configuration: {first.name} {what}{others}; {rename}{_REMEDY}"
         )

@@ -1,6 +1,7 @@
 """A directory that holds another sweep is refused, and what differs first is named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -21,7 +22,7 @@ def read(tmp_path, text=TEXT, added=()):
         (
             TEXT.replace(": 10", ": 20"),
             (),
-            "_SEED-0 has TRAIN_STEPS 10 there and 20 in this sweep (3 other runs differ, too); ",
+            "_SEED-1 has TRAIN_STEPS 10 there and 20 in this sweep (3 other runs differ, too); ",
         ),
         (TEXT.replace("A: 1", "B: 1"), (), "has A 1 there and unset in this sweep"),
         (TEXT.replace("b.gin", "c.gin"), (), 'has gin file 2 "b.gin" there and "c.gin" in this sweep'),
@@ -146,6 +147,19 @@ def test_a_search_and_a_grid_do_not_share_a_directory(tmp_path):
         SweepError, match="holds the runs of a design whose points are known, and this sweep is a search"
     ):
         plan.refuse_other_sweep(read(tmp_path, search))
+
+
+def test_a_level_may_be_changed_once_the_folders_of_its_runs_are_deleted(tmp_path):
+    text = "axes: {method: {a: {bindings: {A: 1}}, b: {bindings: {A: 2}}}, RANDOM_SEED: [0, 1]}\n"
+    made = plan.prepare(read(tmp_path, text))
+    for run in made.runs[:3]:
+        begin_run(run)
+    other = read(tmp_path, text.replace("A: 2", "A: 4"))
+    with pytest.raises(SweepError, match=r"method-b__RANDOM_SEED-0 has A 2 .* delete the folders of its runs to train"):
+        plan.prepare(other)
+    shutil.rmtree(made.runs[2].directory)
+    plan.refuse_other_sweep(other)
+    assert "A = 4" in plan.prepare(other).runs[2].bindings and made.runs[0].directory.exists()
 
 
 def test_a_dropped_run_that_is_added_again_keeps_its_configuration(tmp_path):
