@@ -26,7 +26,7 @@ class Failure:
 
     Attributes:
       error: one line.
-      attempts: how often it failed.
+      attempts: how often it failed. The first kill of a worker, after which it is started again, is no failure.
     """
 
     error: str

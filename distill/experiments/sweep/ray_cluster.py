@@ -16,7 +16,7 @@ from typing import Any
 
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run
-from distill.experiments.sweep.workers import LOG
+from distill.experiments.sweep.workers import LOG, LOST_CODE
 
 _STOP_POLL_S = 0.5
 
@@ -107,7 +107,7 @@ class Task:
         self._code: int | None = None
 
     def poll(self) -> int | None:
-        """Returns the exit code; 1 if Ray lost the task, None while it is queued or runs."""
+        """Returns the exit code; ``LOST_CODE`` if Ray lost the task, None while it is queued or runs."""
         if self._code is None:
             ready, _ = self._ray.wait([self._reference], timeout=0)
             if ready:
@@ -121,7 +121,7 @@ class Task:
         except Exception as error:  # of Ray: a machine was lost
             with Path(self.log).open("a") as log:
                 log.write(f"Ray lost the run: {' '.join(str(error).split())[:300]}\n")
-            return 1
+            return LOST_CODE
 
     def stop(self) -> None:
         """Requests that the run saves and stops; a queued one stops when it starts."""

@@ -20,7 +20,9 @@ _POLL_S = 0.2
 _OTHERS_S = 2.0  # seconds between two looks at the leases of other workers
 _STATUS_S = 30.0
 _RESTARTS = 5  # of a worker that was stopped by somebody else
-_KILLED_RESTARTS = 1  # of a worker that was killed: one for which the memory is too small would be killed each time
+_KILLED_RESTARTS = 1  # of a worker that was killed or lost: one for which the memory is too small would be killed each time
+
+_KILLED = (workers.KILLED_CODE, workers.LOST_CODE)
 
 
 class Job(Protocol):
@@ -33,7 +35,7 @@ class Job(Protocol):
         """The worker, for progress lines."""
 
     def poll(self) -> int | None:
-        """Returns the exit code of ``distill sweep --run``, or None while it runs."""
+        """Returns the exit code of ``distill sweep --run``, ``workers.LOST_CODE`` if it was lost, or None while it runs."""
 
     def stop(self) -> None:
         """Requests that the job saves and stops; it then ends with exit code 75."""
@@ -237,13 +239,15 @@ class Scheduler:
                 self._say(f"{run.name} pruned")
             elif code in workers.STOPPED_CODES:
                 self._stopped(run, active)
-            elif code == workers.KILLED_CODE and self._kills.get(run.name, 0) < _KILLED_RESTARTS:
+            elif code in _KILLED and self._kills.get(run.name, 0) < _KILLED_RESTARTS:
                 self._kills[run.name] = self._kills.get(run.name, 0) + 1
-                self._say(f"{run.name} was killed and is started again; log {active.job.log}")
+                what = "killed" if code == workers.KILLED_CODE else "lost"
+                self._say(f"{run.name} was {what} and is started again; log {active.job.log}")
             else:
                 failed = outcomes.failure(run)
                 if code != exit_codes.SOME_FAILED or failed is None:
-                    failed = outcomes.note_failure(run, workers.reason(code, active.job.log))
+                    times = 1 + (self._kills.get(run.name, 0) if code in _KILLED else 0)
+                    failed = outcomes.note_failure(run, workers.reason(code, active.job.log, times))
                 self._failed(run, failed, first.setdefault(failed.error, run.name))
 
     def _refuse(self, reason: str) -> None:

@@ -155,15 +155,24 @@ def command(sweep: str, passed_on: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "distill", "sweep", sweep, *passed_on]
 
 
-def reason(code: int, log: Path) -> str:
-    """Returns why a worker ended without recording it: the signal, or the last line of its log."""
+def reason(code: int, log: Path, times: int = 1) -> str:
+    """Returns why a worker ended without recording it: the signal, or the last line of its log.
+
+    Args:
+      code: its exit code.
+      log: its log.
+      times: how often workers of the run have ended this way.
+    """
+    often = f" {times} times" if times > 1 else ""
+    if code == LOST_CODE:
+        return f"the worker was lost{often} ({last_line(log)}); its log is {log}; {REPEAT}"
     if code > 128:
         try:
             name = signal.Signals(code - 128).name
         except ValueError:
             name = f"signal {code - 128}"
         hint = "; the machine's memory may be exhausted" if name == "SIGKILL" else ""
-        return f"the worker was ended by {name}{hint}; its log is {log}; {REPEAT}"
+        return f"the worker was ended by {name}{often}{hint}; its log is {log}; {REPEAT}"
     return f"{last_line(log) or 'no output'} (exit code {code})"
 
 
@@ -199,6 +208,8 @@ def progress(log: Path) -> str:
 
 KILLED_CODE = 128 + signal.SIGKILL
 """Exit code of a worker that was killed, such as by a system without memory."""
+LOST_CODE = -1
+"""In place of an exit code: the worker was lost, most likely together with its machine."""
 CHANGED_CODE = 5
 """Exit code of a worker that did not start its run: gin files or rows have changed since the sweep was planned."""
 STOPPED_CODES = (exit_codes.STOPPED, 128 + signal.SIGTERM)

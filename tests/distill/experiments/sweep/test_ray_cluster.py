@@ -74,6 +74,27 @@ def test_runs_are_trained_and_failures_recorded(ray, tmp_path):
         assert ray.asked == [{"num_cpus": 0.5, "num_gpus": 0, "resources": {}, "max_retries": 0}]
 
 
+def test_a_run_that_ray_loses_is_started_again_once(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", fake_ray())
+    lost = {"a": 1, "b": 2}
+
+    def train(command, log, *given, real=ray_cluster.train):
+        name = command[-1].removeprefix("--run=")
+        lost[name] -= 1
+        if lost[name] >= 0:
+            raise RuntimeError("the node\ndied")
+        return real(command, log, *given)
+
+    monkeypatch.setattr(ray_cluster, "train", train)
+    (made, command), lines = planned(tmp_path, "a", "b"), []
+    executor = ray_cluster.Cluster(command, 2, "local")
+    scheduler.Scheduler(made.directory, scheduler.PlannedWork(made), executor, lines.append).run()
+    assert [entry.state for entry in plan.read_directory(made.directory)] == ["done", "failed"]
+    assert any(line.startswith("a was lost and is started again; log ") for line in lines)
+    error = outcomes.failure(made.runs[1]).error
+    assert error.startswith("the worker was lost 2 times (Ray lost the run: the node died); its log is ")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_is_stopped_with_its_own_signal_handler_and_continues(ray, tmp_path):
     made, command = planned(tmp_path, "wait")

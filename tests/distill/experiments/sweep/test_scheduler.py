@@ -123,7 +123,7 @@ def test_a_killed_worker_s_run_is_repeated_once(directory):
     assert (starts(made, "a"), starts(made, "b")) == (2, 2) and made.runs[0].done
     failed = outcomes.failure(made.runs[1])
     assert failed.attempts == 1 and failed.error == (
-        "the worker was ended by SIGKILL; the machine's memory may be exhausted; its log is "
+        "the worker was ended by SIGKILL 2 times; the machine's memory may be exhausted; its log is "
         f"{directory / 'b' / 'sweep.log'}; --retry_failed repeats the run"
     )
     assert f"b was killed and is started again; log {directory / 'b' / 'sweep.log'}" in lines
