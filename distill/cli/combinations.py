@@ -31,6 +31,7 @@ _PROCESSES = _Rule(
     True,
     "outside of a cluster that is recognised, give --coordinator_address, --num_processes and --process_id",
 )
+_IN_THIS_PROCESS = "--run and --index train in this process, also beside workers of another command; leave out one flag"
 RULES: dict[str, tuple[_Rule, ...]] = {
     "train": (_PROCESSES,),
     "eval": (_PROCESSES,),
@@ -39,8 +40,8 @@ RULES: dict[str, tuple[_Rule, ...]] = {
         _Rule(("topology", "price_per_chip_hour"), ("dry_run",), True, "it estimates what is not trained yet"),
         _Rule(("ray_address", "cpus_per_run", "gpus_per_run"), ("executor=ray",), True),
         _Rule(("index",), ("run",), False, "each names the runs to train"),
-        _Rule(("workers",), ("run", "index"), False, "--run and --index train in this process"),
-        _Rule(("executor=ray",), ("run", "index"), False, "--run and --index train in this process"),
+        _Rule(("workers",), ("run", "index"), False, _IN_THIS_PROCESS),
+        _Rule(("executor=ray",), ("run", "index"), False, _IN_THIS_PROCESS),
         _Rule(
             ("report_only",),
             ("dry_run", "run", "index", "workers", "executor=ray", "retry_failed", "retries", "drop_more"),

@@ -19,7 +19,7 @@ def test_every_rule_names_flags_of_its_command(command):
         ("sweep x.yaml --topology=v5e:4x4", "--topology has an effect only with --dry_run"),
         ("sweep x.yaml --gpus_per_run=1", "--gpus_per_run has an effect only with --executor=ray"),
         ("sweep x.yaml --index=1 --run=a", "--index and --run exclude each other"),
-        ("sweep x.yaml --index=0 --workers=2", "--workers and --index exclude each other"),
+        ("sweep x.yaml --index=0 --workers=2", "--workers and --index exclude each other; --run and --index train in"),
         (
             "sweep x.yaml --report_only --dry_run",
             "--report_only and --dry_run exclude each other; --report_only trains and changes nothing",
