@@ -20,7 +20,9 @@ _POLL_S = 0.2
 _OTHERS_S = 2.0  # seconds between two looks at the leases of other workers
 _STATUS_S = 30.0
 _RESTARTS = 5  # of a worker that was stopped by somebody else
-_KILLED_RESTARTS = 1  # of a worker that was killed or lost: one for which the memory is too small would be killed each time
+_KILLED_RESTARTS = (
+    1  # of a worker that was killed or lost: one for which the memory is too small would be killed each time
+)
 
 _KILLED = (workers.KILLED_CODE, workers.LOST_CODE)
 
