@@ -15,16 +15,20 @@ from distill.cli import errors, next_steps, sweep_inputs
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
+    from distill.cli.sweep_checks import Configurations
     from distill.experiments.sweep import Run, Sweep
 
 
 def _run_sweep(grid: "Sweep", options: argparse.Namespace) -> dict[str, str]:
     from distill.experiments import sweep
 
+    configurations = configurations_of(grid, options)
     return sweep.run(
         grid,
         lambda runs, joint: train_group(runs, joint, options),
-        check=lambda run: check_run(run, grid.metric, options),
+        check=configurations.check_and_note,
+        differs=configurations.differs,
+        read=lambda: configurations.inputs,
         retry_failed=options.retry_failed,
     )
 
@@ -111,11 +115,16 @@ def configuration_text() -> str:
     return repr(list(configuration_values().items()))
 
 
-def check_run(run: "Run", metric: str, options: argparse.Namespace) -> None:
-    """Raises ValueError or OSError if a run of a sweep cannot be trained, or does not have the metric."""
-    from distill.training import checks
+def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
+    """All that the sweep's runs are configured with, read when it is first needed."""
+    from distill.cli.sweep_checks import Configurations
 
-    checks.check(**configure_run(run, options), metrics=[metric])
+    return Configurations(
+        sweep,
+        lambda run: configure_run(run, options),
+        configuration_values,
+        lambda run, given: sweep_inputs.read(run, given, options),
+    )
 
 
 def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace) -> dict[str, str]:

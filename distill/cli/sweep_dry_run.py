@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from distill import exit_codes, terminal
+from distill.cli import experiments, sweep_planning
 from distill.cli import runs as command_runs
-from distill.cli import sweep_planning
 from distill.counting import counted
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
         raise ValueError(f"--price_per_chip_hour must be > 0; got {options.price_per_chip_hour}")
     command_runs.load_tensorflow(options)
-    configurations, console = sweep_planning.configurations_of(sweep, options), terminal.output()
+    configurations, console = experiments.configurations_of(sweep, options), terminal.output()
     accept = configurations.check if options.topology is None else configurations.check_without_devices
 
     def check(run: "Run") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import terminal
-from distill.cli import compilation_cache, experiments, sweep_files, sweep_inputs
+from distill.cli import compilation_cache, experiments, sweep_files
 from distill.cli import runs as command_runs
 from distill.counting import counted, form
 
@@ -29,18 +29,6 @@ def load(sweep: "Sweep", options: argparse.Namespace) -> None:
     compilation_cache.enable(sweep.directory / CACHE)
 
 
-def configurations_of(sweep: "Sweep", options: argparse.Namespace) -> "Configurations":
-    """All that the sweep's runs are configured with, read when it is first needed."""
-    from distill.cli.sweep_checks import Configurations
-
-    return Configurations(
-        sweep,
-        lambda run: experiments.configure_run(run, options),
-        experiments.configuration_values,
-        lambda run, given: sweep_inputs.read(run, given, options),
-    )
-
-
 def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) -> "Plan":
     """Checks all runs and prints the warnings, and writes the plan.
 
@@ -52,7 +40,8 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     """
     from distill.experiments.sweep import plan, remarks
 
-    shown, configurations = terminal.Terminal(quiet=command_runs.is_quiet(options)), configurations_of(sweep, options)
+    shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
+    configurations = experiments.configurations_of(sweep, options)
     write_vocabulary(sweep)
     if not check:
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
@@ -61,8 +50,7 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
             shown.say(line)
         return plan.prepare(sweep, **compared)
     made, probes = checked(sweep, options, configurations, shown, configurations.check_and_note)
-    read = made.inputs.updated(configurations.inputs)
-    made = dataclasses.replace(made, validation=configurations.validation or made.validation, inputs=read)
+    made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
     for text in (*found, *configurations.changed_rows(made.runs)):
@@ -86,7 +74,7 @@ def checked(
         for probe in probes:
             check(probe)
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
-        given = {**compared, "retry_failed": options.retry_failed}
+        given = {**compared, "retry_failed": options.retry_failed, "read": lambda: configurations.inputs}
         made = plan.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
         remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)

@@ -217,7 +217,7 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
             waiting = [execution.open_runs(runs, options.retries) for runs in chosen]
         waiting = [runs for runs in waiting if runs]
         if waiting and not options.leased:  # the scheduler has checked its runs; of an array, each task checks its own
-            configurations = sweep_planning.configurations_of(sweep, options)
+            configurations = experiments.configurations_of(sweep, options)
             for runs in waiting:
                 configurations.check_and_note(runs[0])
             with leases.exclusively(made.directory):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from distill.counting import counted
 from distill.experiments.sweep import leases, outcomes
 from distill.experiments.sweep import plan as plans
+from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.plan import Plan
 from distill.experiments.sweep.runs import Run, Sweep
 
@@ -20,6 +21,8 @@ def run(
     *,
     check: Callable[[Run], None] = lambda run: None,
     resolve: Callable[[Sweep], Sequence[Run]] = lambda sweep: sweep.runs(),
+    differs: Callable[[Run], str] = lambda run: "",
+    read: Callable[[], Inputs] = Inputs,
     retry_failed: bool = False,
     retries: int = 0,
 ) -> dict[str, str]:
@@ -33,6 +36,7 @@ def run(
       check: raises ValueError or OSError for a run that cannot be trained; all runs are checked before the first is
         trained.
       resolve: returns the runs of the sweep, their budgets resolved.
+      differs, read: as for :func:`distill.experiments.sweep.plan.prepare`.
       retry_failed: repeat runs that failed before. A run whose configuration has changed since is always
         repeated from its start.
       retries: how often a run that fails is repeated.
@@ -43,7 +47,7 @@ def run(
     Raises:
       SweepError: the folder belongs to another sweep, its plan cannot be read, or a run cannot be trained.
     """
-    plan = plans.prepare(sweep, check=check, resolve=resolve, retry_failed=retry_failed)
+    plan = plans.prepare(sweep, check=check, resolve=resolve, retry_failed=retry_failed, differs=differs, read=read)
     return train(plan, train_group, say, retries=retries)
 
 

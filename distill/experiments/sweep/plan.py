@@ -229,6 +229,7 @@ def prepare(
     resolve: Callable[[Sweep], Sequence[Run]] = lambda sweep: sweep.runs(),
     retry_failed: bool = False,
     differs: Callable[[Run], str] = lambda run: "",
+    read: Callable[[], Inputs] = Inputs,
     write: bool = True,
 ) -> Plan:
     """Compares a sweep with its directory, checks the runs that are to be trained, and writes the plan.
@@ -240,16 +241,17 @@ def prepare(
       resolve: returns the runs of the sweep, their budgets resolved.
       retry_failed: repeat runs that failed before.
       differs: returns how a run that has begun was configured otherwise than now, in words; empty if it was not.
+      read: returns gin files and rows of the runs that ``check`` has accepted.
       write: False changes nothing: it checks only.
 
     Raises:
       SweepError: the directory belongs to another sweep, its plan cannot be read, or a run cannot be trained.
     """
-    checked = _prepared(sweep, check, resolve, retry_failed, differs, write=False)
+    checked = _prepared(sweep, check, resolve, retry_failed, differs, read, write=False)
     if not write:
         return checked
     with leases.exclusively(sweep.directory):  # the checks may take minutes; other workers need not wait for them
-        return _prepared(sweep, lambda run: None, resolve, retry_failed, differs, write=True)
+        return _prepared(sweep, lambda run: None, resolve, retry_failed, differs, read, write=True)
 
 
 def _prepared(
@@ -258,6 +260,7 @@ def _prepared(
     resolve: Callable[[Sweep], Sequence[Run]],
     retry_failed: bool,
     differs: Callable[[Run], str],
+    read: Callable[[], Inputs],
     *,
     write: bool,
 ) -> Plan:
@@ -282,8 +285,8 @@ def _prepared(
     check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)
     plan = dataclasses.replace(
         planned(sweep, runs),
-        validation=_validation(there),  # these two are kept until the runs are checked again
-        inputs=_inputs(there),
+        validation=_validation(there),  # until the runs are checked again
+        inputs=_inputs(there).updated(read()),
         dropped=_dropped(sweep.directory, runs, there),
     )
     if write:

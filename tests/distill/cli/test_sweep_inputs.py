@@ -9,7 +9,7 @@ import pytest
 from distill import exit_codes
 from distill.api import configuration
 from distill.cli import experiments, main
-from distill.experiments.sweep import outcomes, plan, workers
+from distill.experiments.sweep import SweepError, outcomes, plan, reading, workers
 from distill.precompile import step_costs
 from distill.training import train
 from tests_support import write_rows
@@ -83,6 +83,27 @@ def test_runs_do_not_start_with_edited_files_and_continue_when_they_are_as_befor
     assert not any(outcomes.failure(run) for run in plan.read_plan(out).runs) and trained == NAMES[:2]
     rows.write_text(before)
     assert main.main(leased) == exit_codes.DONE and trained == NAMES[:3]
+
+
+def test_the_runs_of_a_demo_are_compared_as_those_of_a_sweep(tmp_path, edits):
+    edits, trained = edits
+    own, path = tmp_path / "own.gin", tmp_path / "sweep.yaml"
+    path.write_text(FILE.replace("FOLDER", str(tmp_path)))
+    own.write_text("LABEL_PREFIX = 'label: '\n")
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "test.jsonl", 10, start=50)
+    edits[NAMES[0]] = lambda: own.write_text("LABEL_PREFIX = 'answer: '\n")
+    options = argparse.Namespace(gin_search_paths="", gin_module=[], quiet=True, retry_failed=True)
+    with pytest.raises(
+        SweepError, match=rf"{NAMES[1]} was not started: .* has been edited since the sweep was planned"
+    ):
+        experiments._run_sweep(reading.read(path), options)
+    with pytest.raises(
+        SweepError, match=rf"another configuration: {NAMES[0]} has LABEL_PREFIX .*; a gin file may have"
+    ):
+        experiments._run_sweep(reading.read(path), options)
+    own.write_text("LABEL_PREFIX = 'label: '\n")
+    assert experiments._run_sweep(reading.read(path), options) == {} and trained == NAMES
 
 
 def test_a_plan_has_the_statements_of_all_files_once(tmp_path, edits):
