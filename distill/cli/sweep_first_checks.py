@@ -27,7 +27,7 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
       SweepError: the directory holds another sweep, runs cannot be trained, or an axis changes nothing. It names the file,
         the line and the axis that sets the value.
     """
-    from distill.experiments.sweep import SweepError, plan, remarks
+    from distill.experiments.sweep import SweepError, plan, planning, remarks
     from distill.inference import own_files
 
     if not (options.dry_run and sweep.directory.exists()):
@@ -52,7 +52,7 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
         scans[run.name] = known[key]
 
     try:
-        plan.check_all(runs, one)
+        planning.check_all(runs, one)
     except SweepError as error:
         before = plan.folder(sweep.directory)
         if before in (None, os.getcwd()):
@@ -60,7 +60,7 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
         raise SweepError(
             f"{error}; {sweep.directory} was planned in {before}, where its relative paths begin"
         ) from None
-    plan.refuse_other_sweep(sweep)  # after the checks: a misspelt name is another configuration, too
+    planning.refuse_other_sweep(sweep)  # after the checks: a misspelt name is another configuration, too
     settings = {name: found for name, scan in scans.items() if (found := _setting(scan)) is not None}
     if len(settings) == len(runs) and not options.run and options.index is None:
         if not sweep.budgets:  # their steps are not known yet

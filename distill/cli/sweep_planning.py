@@ -38,17 +38,17 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
       check: False only writes the plan, for a command that trains some of the runs: it checks those, and repeats them if
         they failed.
     """
-    from distill.experiments.sweep import plan, remarks
+    from distill.experiments.sweep import plan, planning, remarks
 
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     configurations = experiments.configurations_of(sweep, options)
     write_vocabulary(sweep)
     if not check:
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
-        made = plan.prepare(sweep, write=False, **compared)
+        made = planning.prepare(sweep, write=False, **compared)
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
-        return plan.prepare(sweep, **compared)
+        return planning.prepare(sweep, **compared)
     made, probes = checked(sweep, options, configurations, shown, configurations.check_and_note)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
@@ -67,7 +67,7 @@ def checked(
     write: bool = True,
 ) -> tuple["Plan", list["Run"]]:
     """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
-    from distill.experiments.sweep import plan, remarks
+    from distill.experiments.sweep import plan, planning, remarks
 
     with shown.stage("checking the runs"):
         probes = configurations.probes()
@@ -75,12 +75,12 @@ def checked(
             check(probe)
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
         given = {**compared, "retry_failed": options.retry_failed, "read": lambda: configurations.inputs}
-        made = plan.prepare(sweep, check=check, write=False, **given)
+        made = planning.prepare(sweep, check=check, write=False, **given)
         configurations.describe([*made.runs, *probes])
         remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
         left_out = plan.left_out(sweep.directory, made.runs)
         if write:
-            made = plan.prepare(sweep, **given)
+            made = planning.prepare(sweep, **given)
     if write:
         for line in left_out_lines(sweep.directory, left_out):
             shown.say(line)

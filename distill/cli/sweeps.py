@@ -124,14 +124,14 @@ def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
       SweepError: it has no plan, or none of its runs has ended.
     """
     from distill.experiments.report import terminal as sweep_report
-    from distill.experiments.sweep import SweepError, failures, plan
+    from distill.experiments.sweep import SweepError, failures, plan, planning
 
     sweep_files.check_begun(sweep.directory, options.sweep[0])
     tensorflow_log.import_quietly()
     if (sweep.directory / plan.PLAN).exists() and sweep.search is None and not sweep.budgets:
-        plan.convert(sweep)
+        planning.convert(sweep)
     made = plan.read_plan(sweep.directory)
-    differences = plan.differences(sweep)
+    differences = planning.differences(sweep)
     if differences:
         target = options.sweep[0]
         terminal.Terminal().warn(

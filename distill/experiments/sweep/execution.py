@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from distill.counting import counted
-from distill.experiments.sweep import leases, outcomes
-from distill.experiments.sweep import plan as plans
+from distill.experiments.sweep import leases, outcomes, planning
 from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.plan import Plan
 from distill.experiments.sweep.runs import Run, Sweep
@@ -36,7 +35,7 @@ def run(
       check: raises ValueError or OSError for a run that cannot be trained; all runs are checked before the first is
         trained.
       resolve: returns the runs of the sweep, their budgets resolved.
-      differs, read: as for :func:`distill.experiments.sweep.plan.prepare`.
+      differs, read: as for :func:`distill.experiments.sweep.planning.prepare`.
       retry_failed: repeat runs that failed before. A run whose configuration has changed since is always
         repeated from its start.
       retries: how often a run that fails is repeated.
@@ -47,7 +46,7 @@ def run(
     Raises:
       SweepError: the folder belongs to another sweep, its plan cannot be read, or a run cannot be trained.
     """
-    plan = plans.prepare(sweep, check=check, resolve=resolve, retry_failed=retry_failed, differs=differs, read=read)
+    plan = planning.prepare(sweep, check=check, resolve=resolve, retry_failed=retry_failed, differs=differs, read=read)
     return train(plan, train_group, say, retries=retries)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from distill import exit_codes
 from distill.cli import main, runs
-from distill.experiments.sweep import plan, reading
+from distill.experiments.sweep import planning, reading
 from tests_support import begin_run, write_rows
 
 TEXT = """directory: out
@@ -117,7 +117,7 @@ def test_an_end_of_the_range_of_a_search(capsys, monkeypatch):
 
 def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
-    begin_run(plan.prepare(reading.read("s.yaml")).runs[0])
+    begin_run(planning.prepare(reading.read("s.yaml")).runs[0])
     Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRAIN_STEPS: 20"))
     monkeypatch.setattr(runs, "load_tensorflow", lambda options: pytest.fail("TensorFlow is loaded first"))
     for given in ([], ["--dry_run"], ["--workers=2"], ["--index=0"]):
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made_is_named_once(capsys, monkeypatch):
 
 def test_a_misspelt_name_is_named_before_the_difference_from_the_directory(capsys, monkeypatch):
     Path("s.yaml").write_text(TEXT)
-    begin_run(plan.prepare(reading.read("s.yaml")).runs[0])
+    begin_run(planning.prepare(reading.read("s.yaml")).runs[0])
     Path("s.yaml").write_text(TEXT.replace("TRAIN_STEPS: 10", "TRIAN_STEPS: 20"))
     assert main.main(["sweep", "s.yaml"]) == exit_codes.MISTAKE
     assert "nothing uses TRIAN_STEPS (set in 'bindings' of s.yaml:8); did you mean" in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_from_another_folder_the_one_where_the_sweep_was_planned_is_named(capsys
     text = TEXT.replace("gin_files: [", "gin_files: [small.gin, ")
     assert text != TEXT
     Path("s.yaml").write_text(text)
-    planned = plan.prepare(reading.read("s.yaml", Path("out").absolute()))
+    planned = planning.prepare(reading.read("s.yaml", Path("out").absolute()))
     (tmp_path / "elsewhere").mkdir()
     before = Path.cwd()
     monkeypatch.chdir(tmp_path / "elsewhere")

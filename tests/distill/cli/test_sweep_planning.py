@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from distill.cli import sweep_planning
-from distill.experiments.sweep import SweepError, plan, reading
+from distill.experiments.sweep import SweepError, planning, reading
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def demo_sweep(tmp_path):
 
 
 def test_runs_are_chosen_by_name_or_by_the_number_of_their_group(demo_sweep):
-    made = plan.prepare(demo_sweep, write=False)
+    made = planning.prepare(demo_sweep, write=False)
     names = [run.name for run in made.runs]
     assert len(names) == 4
     by_name = argparse.Namespace(run=names[1:3], index=None)

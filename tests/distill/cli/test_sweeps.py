@@ -10,7 +10,7 @@ from distill import exit_codes, terminal
 from distill.api import configuration
 from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
-from distill.experiments.sweep import SweepError, leases, outcomes, plan
+from distill.experiments.sweep import SweepError, leases, outcomes, plan, planning
 from tests_support import begin_run, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -204,7 +204,7 @@ def test_named_runs_are_trained_in_their_groups_with_the_leases_of_all(sweep_fil
 
 def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path, monkeypatch):
     path, out = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}"), tmp_path / "out"
-    made, trained = plan.prepare(sweep.read(path, out)), []
+    made, trained = planning.prepare(sweep.read(path, out)), []
     for run in made.runs:
         outcomes.note_failure(run, "the loss is nan")
     monkeypatch.setattr(experiments, "train_group", lambda runs, *_: trained.extend(run.name for run in runs) or {})
@@ -240,7 +240,7 @@ def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file,
 
 def test_a_plan_that_does_not_tell_added_points_apart_keeps_all(sweep_file, tmp_path):
     path, out = sweep_file("axes: {LAMBDA: [1, 3]}\nmore:\n- {LAMBDA: 4}\n"), tmp_path / "out"
-    plan.prepare(sweep.read(path, out))
+    planning.prepare(sweep.read(path, out))
     written = json.loads((out / "sweep.json").read_text())
     del written["added_points"]
     (out / "sweep.json").write_text(json.dumps(written))
@@ -304,7 +304,7 @@ def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
     out.mkdir()
     assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
     assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
-    made = plan.prepare(sweep.read(path, out))
+    made = planning.prepare(sweep.read(path, out))
     assert main.main(["sweep", path, "--report_only"]) == exit_codes.MISTAKE
     assert f"no run of {out} has ended, so nothing was written" in capsys.readouterr().err
     outcomes.note_failure(made.runs[0], "the loss is nan")
@@ -314,7 +314,7 @@ def test_a_report_on_nothing_is_an_error(sweep_file, tmp_path, capsys):
 
 def test_a_report_changes_no_run(sweep_file, tmp_path, capsys):
     path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
-    made = plan.prepare(sweep.read(path, out))
+    made = planning.prepare(sweep.read(path, out))
     begin_run(made.runs[0])
     outcomes.note_failure(made.runs[0], "the loss is nan")
     before = (out / "sweep.json").read_text()
@@ -338,12 +338,12 @@ def test_a_report_changes_no_run(sweep_file, tmp_path, capsys):
         assert "BATCH_SIZE = 4" in written["bindings"]
         if text == before:
             assert (out / "sweep.json").read_text() == before
-    assert plan.prepare(sweep.read(path, out)) and not made.runs[0].directory.exists()
+    assert planning.prepare(sweep.read(path, out)) and not made.runs[0].directory.exists()
 
 
 def test_a_report_of_a_sweep_whose_file_has_other_settings_is_that_of_the_directory(sweep_file, tmp_path, capsys):
     path, out = sweep_file("axes: {RANDOM_SEED: [0, 1]}"), tmp_path / "out"
-    made = plan.prepare(sweep.read(path, out))
+    made = planning.prepare(sweep.read(path, out))
     for run in made.runs:
         begin_run(run)
     outcomes.note_failure(made.runs[0], "the loss is nan")
@@ -358,7 +358,7 @@ def test_a_report_of_a_sweep_whose_file_has_other_settings_is_that_of_the_direct
 
 def test_a_report_has_the_runs_of_the_plan_in_all_its_parts(sweep_file, tmp_path, capsys):
     path, out = sweep_file("axes: {LAMBDA: [1, 3]}\nmore:\n- {LAMBDA: 1, DROPOUT_RATE: 0.1}\n"), tmp_path / "out"
-    for run in plan.prepare(sweep.read(path, out)).runs:
+    for run in planning.prepare(sweep.read(path, out)).runs:
         outcomes.note_failure(run, "the loss is nan")
     assert main.main(["sweep", path, "--report_only"]) == exit_codes.SOME_FAILED
     assert "WARNING" not in capsys.readouterr().err

@@ -8,7 +8,7 @@ import yaml
 
 from distill.cli import main
 from distill.experiments.report import collect, next_sweep, proposals
-from distill.experiments.sweep import plan, reading
+from distill.experiments.sweep import planning, reading
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
 from tests_support import write_rows
@@ -43,7 +43,7 @@ def sweep(tmp_path_factory):
     write_rows(folder / "test.jsonl", 10, start=50)
     (folder / "rates.yaml").write_text(FILE.replace("FOLDER", str(folder)))
     found = reading.read(folder / "rates.yaml")
-    made = plan.prepare(found)
+    made = planning.prepare(found)
     table = synthetic.rows(60)
     for place, run in enumerate(made.runs):
         labels, rationales = map(float, run.values["rates"].split(":"))
@@ -103,7 +103,7 @@ def test_runs_without_an_axis_of_seeds_count_as_their_seed(tmp_path, capsys):
         FILE.replace("FOLDER", str(tmp_path)).partition("axes:")[0] + f"  RANDOM_SEED: 7\ndirectory: {tmp_path}/out\n"
     )
     (tmp_path / "two.yaml").write_text(f"{text}axes: {{LAMBDA: [0.5, 1]}}\n")
-    made = plan.prepare(reading.read(tmp_path / "two.yaml"))
+    made = planning.prepare(reading.read(tmp_path / "two.yaml"))
     for run in made.runs:
         lam = run.numbers["LAMBDA"]
         synthetic.write_run(
@@ -124,7 +124,7 @@ def test_runs_without_an_axis_of_seeds_count_as_their_seed(tmp_path, capsys):
     points = json.loads(shlex.split(more.command)[-1].removeprefix("--more="))
     assert [point["RANDOM_SEED"] for point in points] == [[8, 9], [8, 9]] and more.remark
     (tmp_path / "two.yaml").write_text(f"{text}axes: {{LAMBDA: [0.5, 1]}}\nmore: {json.dumps(points)}\n")
-    for run in plan.prepare(reading.read(tmp_path / "two.yaml")).runs[2:]:
+    for run in planning.prepare(reading.read(tmp_path / "two.yaml")).runs[2:]:
         lam, seed = run.numbers["LAMBDA"], int(run.numbers["RANDOM_SEED"])
         synthetic.write_run(
             run.directory, [n % 10 < 5 for n in range(40)], training={"lambda": lam},
@@ -137,11 +137,11 @@ def test_added_points_stay_in_the_directory_when_the_file_is_run_again(sweep, tm
     """``--more`` is written into the plan, so that neither command nor report loses the runs."""
     from distill.cli import parser, sweep_files
 
-    made = plan.prepare(reading.read(sweep / "rates.yaml", tmp_path / "other"), write=True)
+    made = planning.prepare(reading.read(sweep / "rates.yaml", tmp_path / "other"), write=True)
     point = {"NORMALIZER": "task_tokens", "rates": "1:1", "LAMBDA": [3.0], "RANDOM_SEED": [0, 1, 2]}
     given = [str(sweep / "rates.yaml"), f"--directory={tmp_path / 'other'}"]
     options = parser.parser("sweep").parse_args(["sweep", *given, f"--more={json.dumps(point)}"])
-    plan.prepare(sweep_files.read(options, given[0]))
+    planning.prepare(sweep_files.read(options, given[0]))
     again = sweep_files.read(parser.parser("sweep").parse_args(["sweep", *given]), given[0])
     assert len(again.runs()) == len(made.runs) + 3
     assert again.runs()[-1].values == {"NORMALIZER": "task_tokens", "rates": "1:1", "LAMBDA": "3.0", "RANDOM_SEED": "2"}

@@ -1,14 +1,12 @@
 """The plan of a directory: read without the sweep file, refused where it cannot be read, and the older format."""
 
-import dataclasses
 import json
 import os
 
 import pytest
 
 from distill.experiments import sweep
-from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading
-from distill.experiments.sweep.inputs import Inputs
+from distill.experiments.sweep import SweepError, leases, outcomes, plan, planning, reading
 from tests_support import begin_run
 
 TEXT = "axes: {rates: {ratio: ['2:1', '1:4']}, RANDOM_SEED: [0, 1]}\nbindings: {A: 1}\n"
@@ -20,7 +18,7 @@ def read(tmp_path, text=TEXT):
 
 
 def test_a_directory_lists_its_runs_and_their_states(tmp_path):
-    made = plan.prepare(read(tmp_path))
+    made = planning.prepare(read(tmp_path))
     done, failed, pruned, running = made.runs
     for run in made.runs:
         run.directory.mkdir()
@@ -59,12 +57,12 @@ def test_a_directory_of_the_older_format_is_converted(tmp_path):
     ):
         sweep.read_directory(tmp_path / "out")
     assert sweep.failures(given) == {runs[1].name: "the loss is nan"}
-    plan.prepare(given)
+    planning.prepare(given)
     states = [entry.state for entry in sweep.read_directory(tmp_path / "out")]
     assert states == ["waiting", "failed", "waiting", "waiting"]
     begin_run(runs[0])
     with pytest.raises(SweepError, match="holds runs of another configuration"):
-        plan.prepare(read(tmp_path, TEXT.replace("A: 1", "A: 2")))
+        planning.prepare(read(tmp_path, TEXT.replace("A: 1", "A: 2")))
 
 
 @pytest.mark.parametrize(
@@ -85,70 +83,16 @@ def test_a_plan_that_cannot_be_read_names_the_file(tmp_path, content, message):
     assert str(tmp_path / "sweep.json") in str(error.value) and message in str(error.value)
 
 
-def test_a_metric_that_finished_runs_do_not_have_leaves_the_plan_as_it_is(tmp_path):
-    made = plan.prepare(read(tmp_path))
-    begin_run(made.runs[0])
-    (made.runs[0].directory / "result.json").write_text('{"test": {"accuracy": 0.5, "loss": 1.0}}')
-    before = (tmp_path / "out" / "sweep.json").read_text()
-    for write in (False, True):
-        with pytest.raises(SweepError, match=r"SEED-0 has no test metric 'acc'; it has accuracy, loss"):
-            plan.prepare(read(tmp_path, TEXT + "metric: acc\n"), write=write)
-    assert (tmp_path / "out" / "sweep.json").read_text() == before
-    plan.prepare(read(tmp_path, TEXT + "metric: loss\n"))
-
-
-def test_what_the_checks_found_is_kept_until_the_runs_are_checked_again(tmp_path):
-    found = {"validation": ("dev", "loss"), "inputs": Inputs({"a.gin": {"A": 1}}, {"set, split train": ["x"]})}
-    dataclasses.replace(plan.prepare(read(tmp_path)), **found).write()
-    plan.prepare(read(tmp_path))
-    again = plan.read_plan(tmp_path / "out")
-    assert (again.validation, again.inputs) == (found["validation"], found["inputs"])
-
-
 def test_a_folder_without_a_plan_is_no_sweep(tmp_path):
     with pytest.raises(SweepError, match=r"holds no sweep\.json; is it the directory of a sweep\?"):
         sweep.read_directory(tmp_path)
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    plan.prepare(read(tmp_path), write=False)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_moved_directory_keeps_the_runs_of_a_common_start(tmp_path):
-    text = "axes: {A: [1, 2]}\nstart: demo\n"
-    plan.prepare(read(tmp_path, text))
-    os.rename(tmp_path / "out", tmp_path / "moved")
-    moved = reading.read(tmp_path / "s.yaml", tmp_path / "moved")
-    made = plan.prepare(moved)
-    assert f"INITIAL_CHECKPOINT_PATH = {str(tmp_path / 'moved' / 'pretraining')!r}" in made.runs[0].bindings
-    begin_run(made.runs[0])
-    other = reading.read(tmp_path / "s.yaml", tmp_path / "moved").with_bindings(["INITIAL_CHECKPOINT_PATH = 'x/best'"])
-    with pytest.raises(SweepError, match="holds runs of another configuration"):
-        plan.prepare(other)
-
-
 def test_runs_that_an_edited_file_leaves_out_are_known(tmp_path):
-    made = plan.prepare(read(tmp_path, "axes: {A: [1, 2, 3]}"))
+    made = planning.prepare(read(tmp_path, "axes: {A: [1, 2, 3]}"))
     for run in made.runs[1:]:
         run.directory.mkdir()
         (run.directory / "result.json").write_text("{}")
     edited = read(tmp_path, "axes: {A: [1, 2, 4]}")
     assert [run.name for run in plan.left_out(tmp_path / "out", edited.runs())] == ["A-3"]
     assert plan.left_out(tmp_path / "elsewhere", edited.runs()) == []
-
-
-def test_an_edited_range_keeps_the_finished_runs_of_equal_numbers(tmp_path):
-    """A range ends at the number as written, 16, and computes 16.0 between its ends; both are one setting."""
-    made = plan.prepare(read(tmp_path, "axes: {A: {low: 1, high: 16, points: 3, log: true}, RANDOM_SEED: [0]}"))
-    assert [run.name for run in made.runs][-1] == "A-16__RANDOM_SEED-0"
-    for run in made.runs:
-        run.directory.mkdir()
-        (run.directory / "result.json").write_text("{}")
-    edited = read(tmp_path, "axes: {A: {low: 1, high: 64, points: 4, log: true}, RANDOM_SEED: [0, 1]}")
-    again = plan.prepare(edited)
-    assert [run.name for run in again.runs if run.done] == [run.name for run in made.runs]
-    assert {run.values["A"] for run in again.runs} == {"1", "4.0", "16", "64"}
-    assert plan.left_out(tmp_path / "out", again.runs) == []
-    with pytest.raises(SweepError, match="holds runs of another configuration"):
-        plan.prepare(read(tmp_path, "axes: {A: [16], RANDOM_SEED: [0]}\nbindings: {B: 2}"))

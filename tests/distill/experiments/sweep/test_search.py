@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distill.experiments.sweep import SweepError, leases, outcomes, plan, reading, scheduler, search, workers
+from distill.experiments.sweep import SweepError, leases, outcomes, plan, planning, reading, scheduler, search, workers
 
 TEXT = """
 axes:
@@ -25,7 +25,7 @@ def work(directory, trials=6, sampler="tpe", joint="true"):
     directory.mkdir(exist_ok=True)
     (directory / "s.yaml").write_text(TEXT % (joint, trials, sampler))
     sweep = reading.read(directory / "s.yaml", directory / "out")
-    plan.prepare(sweep)
+    planning.prepare(sweep)
     return search.SearchWork(sweep)
 
 
@@ -160,7 +160,7 @@ def test_another_space_is_refused(tmp_path):
     with pytest.raises(
         SweepError, match=r"of another search: 'axes' has LAMBDA .*\"high\": 100.* there and .*\"high\": 50"
     ):
-        plan.prepare(reading.read(tmp_path / "s.yaml", tmp_path / "out"))
+        planning.prepare(reading.read(tmp_path / "s.yaml", tmp_path / "out"))
 
 
 def test_probes_have_every_level_and_both_ends(tmp_path):
