@@ -27,7 +27,7 @@ def read(run: "Run", given: Mapping[str, Any], options: argparse.Namespace) -> "
     paths = configuration.search_paths(command_runs.search_paths(options))
     found = statements.bindings_of_files(run.gin_files, paths)
     bindings = json.loads(json.dumps(found, default=str))  # as the plan has them
-    return Inputs(bindings, provenance.rows_of(given["data"], given.get("validation")))
+    return Inputs(bindings, provenance.rows_read(given["data"], given.get("validation")))
 
 
 def refuse_changed(run: "Run", given: Mapping[str, Any], options: argparse.Namespace) -> None:

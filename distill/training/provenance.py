@@ -139,45 +139,54 @@ def training_rows(data: DataConfig) -> str | None:
 
     Of a cache, only the manifest is read.
     """
-    from distill.data import cache
-    from distill.tasks.feeding import RecordDataSource
-
     found: dict[str, Any] = {}
     for task in _tasks(data.mixture_or_task_name):
-        if data.cache_dir is not None:
-            found |= _of_records(task, cache.known_rows(data.cache_dir, task.name, data.split), data.split)
-        elif isinstance(task.source, RecordDataSource):
-            found |= _of_records(task, task.source, data.split)
-        else:
+        known = _known(data, task)
+        if known is None:
             return None
+        found |= _of_records(task, known, data.split)
     return _hash(found)
 
 
-def rows_of(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None) -> dict[str, list[str]]:
+def rows_read(data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None) -> dict[str, list[str]]:
     """Hashes of all rows that a run reads, as they are now; corpora of span corruption and TFDS are left out.
 
-    The tasks of the run must be registered.
+    The tasks of the run must be registered. Of a cache, only the manifest is read.
 
     Returns:
       Data set, split and a hash of the settings that select and describe its rows, as one text → the hash of the rows.
     """
     from distill.tasks import registration
-    from distill.tasks.feeding import RecordDataSource
 
+    found: dict[str, list[str]] = {}
+    read: list[tuple[seqio.Task, KnownRows | None, str]] = []
     if isinstance(data, TokenBatchesConfig):
-        found = {data.path: [data.windows.fingerprint]}
-        read = []
+        found[data.path] = [data.windows.fingerprint]
     else:
-        found = {}
-        read = [(task, data.split) for task in _tasks(data.mixture_or_task_name)]
+        read += [(task, _known(data, task), data.split) for task in _tasks(data.mixture_or_task_name)]
     if validation is not None:
         splits = [split for split in (validation.split, validation.test_split) if split is not None]
-        read += [(task, split) for task in _tasks(validation.task_name) for split in splits]
-    for task, split in read:
-        if isinstance(task.source, RecordDataSource) and registration.spans_of(task) is None:
+        read += [(task, _records(task), split) for task in _tasks(validation.task_name) for split in splits]
+    for task, rows, split in read:
+        if rows is not None and registration.spans_of(task) is None:
             settings = _hash(registration.settings_of(task.name))[:12]
-            found[f"{task.source.dataset.name}, split {split}, settings {settings}"] = [task.source.rows_sha256(split)]
+            found[f"{task.source.dataset.name}, split {split}, settings {settings}"] = [rows.rows_sha256(split)]
     return found
+
+
+def _known(data: DataConfig, task: "seqio.Task") -> "KnownRows | None":
+    """The training rows of a task, those of its cache if it is read from one; None if its source holds no records."""
+    from distill.data import cache
+
+    if data.cache_dir is not None:
+        return cache.known_rows(data.cache_dir, task.name, data.split)
+    return _records(task)
+
+
+def _records(task: "seqio.Task") -> "KnownRows | None":
+    from distill.tasks.feeding import RecordDataSource
+
+    return task.source if isinstance(task.source, RecordDataSource) else None
 
 
 def _tasks(mixture_or_task_name: str) -> "Sequence[seqio.Task]":

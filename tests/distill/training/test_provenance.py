@@ -67,12 +67,15 @@ def test_the_fingerprint_of_rows_is_known_before_a_run(tmp_path):
 def test_the_fingerprint_of_a_cache_is_that_of_its_rows(tmp_path):
     names = registered(tmp_path)
     train, folder = trained(names.mixed), tmp_path / "cache"
+    read = provenance.rows_read(data(names), None)
+    assert len(read) == 1
     cache.build([names.label, names.rationale], folder)
     (tmp_path / "train.jsonl").unlink()
     registration.call_of(names.label)()  # forgets the rows that it has read
     stream = BatchStream(names.mixed, Layout(4, 48, 48), cache_dir=folder)
     assert provenance.of_training_data(stream, names.mixed, "train") == train
     assert provenance.training_rows(data(names, cache_dir=str(folder))) == train.fingerprint
+    assert provenance.rows_read(data(names, cache_dir=str(folder)), None) == read
 
 
 @pytest.mark.parametrize(
