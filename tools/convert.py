@@ -12,6 +12,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,9 +83,12 @@ def run(options: argparse.Namespace) -> int:
     """
     from distill.checkpoints import conversion, leftovers
     from distill.checkpoints.huggingface import tokenizer_files
+    from distill.inference import model_directory
     from distill.tasks import vocabularies
 
     overrides = _overrides(options.set)
+    if warning := model_directory.unfinished(options.source):
+        logging.warning("%s", warning)
     if options.to is None:
         with conversion.open_source(options.source, **overrides) as source:
             print(source.found())

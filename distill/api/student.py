@@ -238,7 +238,7 @@ class Student:
 
 @keywords.checked()
 def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Student:
-    """Loads a student: the parameters that validated best, else the newest.
+    """Loads a student: the parameters that validated best, else the newest. Warns of a run that is not complete.
 
     Args:
       path: a model directory of ``distill.train`` or ``distill train``, local or ``gs://``; or a folder that
@@ -260,6 +260,8 @@ def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Stud
     mesh = infer.mesh_here(description.mesh, infer.Silent()).build()
     with jax.set_mesh(mesh), nn.logical_axis_rules(list(partitioning.DEFAULT_RULES)):
         step, params = restore_student(directory, description.model, mesh)
+    if warning := model_directory.unfinished(directory):
+        logging.warning("%s", warning)
     return Student(directory, description, vocabulary, params, mesh, step)
 
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from distill import atomic_files, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
-from distill.inference import answering, choosing
+from distill.inference import answering, choosing, model_directory
 from distill.inference import student as student_file
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
 from distill.inference.evaluation import Evaluation
@@ -282,7 +282,8 @@ def evaluate(
         described = _described(model_dir)
         fit = evaluator.fit(decode.max_input_len, described.trained_input_len if described else 0)
         long, missing = evaluator.check_lengths(decode.max_decode_len), _not_computed(evaluator.task, described)
-        for warning in (*decode.unused(), *filter(None, [long, missing]), *fit.remarks(answering.LIMIT)):
+        unfinished = model_directory.unfinished(model_dir)
+        for warning in (*decode.unused(), *filter(None, [unfinished, long, missing]), *fit.remarks(answering.LIMIT)):
             logging.warning("%s", warning)
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):

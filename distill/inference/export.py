@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from distill.checkpoints import t5x as t5x_checkpoints
 from distill.checkpoints.conversion import Source
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.weights import Weights
-from distill.inference import model_card
+from distill.inference import model_card, model_directory
 from distill.inference.decoder import DecodeConfig
 from distill.inference.student import FORMS, check_vocabulary
 from distill.model.config import T5Config
@@ -89,6 +90,8 @@ def export(
         raise ValueError(f"{output} is not an empty folder; name another")
     if conversion.kind_of(model_dir) != conversion.DISTILL:
         raise ValueError(f"{model_dir} is no model directory of this program; `distill convert` converts others")
+    if warning := model_directory.unfinished(model_dir):
+        logging.warning("%s", warning)
     prefixes = {"single": ""} if form == "single" else {"label": label_prefix, "rationale": rationale_prefix}
     prompted = form == "shared_label"
     fields: dict[str, dict[str, Any]] = {name: {"prefix": prefix} for name, prefix in prefixes.items()}

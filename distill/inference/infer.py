@@ -133,7 +133,8 @@ def infer(
     choices = student.choices if choices is None else choices
     if choices is not None:
         answering.check_chooses(student)
-    for warning in student.decode.unused(choices is not None):
+    unfinished = model_directory.unfinished(model_dir)
+    for warning in (*student.decode.unused(choices is not None), *filter(None, [unfinished])):
         progress.note(f"WARNING {warning}")
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
     rows = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)

@@ -1,4 +1,4 @@
-"""The files that a training run writes before it starts, and the settings with which it refuses to restart."""
+"""What a run writes before it starts, the settings with which it refuses to restart, and whether it is complete."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ from etils import epath
 from distill import atomic_files, locking
 from distill.inference import own_files, run_settings
 from distill.inference import student as students
-from distill.inference.own_files import ATTEMPTS, CONFIG, REACHED, RESULT
+from distill.inference.own_files import ATTEMPTS, CONFIG, FAILURE, PRUNED, REACHED, RESULT
 from distill.inference.student import Student
 
 PLAIN_CONFIG = "config.json"
@@ -206,6 +206,38 @@ def has_trained(directory: epath.PathLike) -> bool:
     """Whether a run in the directory is finished or has saved a checkpoint."""
     root = epath.Path(directory)
     return (root / RESULT).exists() or any(_has_steps(root / folder) for folder in _STEPS)
+
+
+def unfinished(directory: epath.PathLike) -> str | None:
+    """A warning if the run in a directory is not complete: its step, and what continues it; None if there is no such run.
+
+    A folder that holds parameters and no run, such as one of ``distill convert``, has no warning.
+
+    Args:
+      directory: the model directory.
+    """
+    root = epath.Path(directory)
+    if (root / RESULT).exists() or not any((root / name).exists() for name in (CONFIG, ATTEMPTS)):
+        return None
+    settings = _object(root / PLAIN_CONFIG)
+    steps = next((settings[name] for name in reversed(run_settings.STEPS) if isinstance(settings.get(name), int)), None)
+    newest = max(_newest_steps(root))
+    at = f"its newest saved step is {newest:,}" + (f" of {steps:,}" if steps is not None else "")
+    if error := _object(root / FAILURE).get("error"):
+        why = str(error).split("; ")[0]
+        return f"the run in {directory} has failed ({why}): {at}; `distill sweep --retry_failed` repeats it"
+    if (root / PRUNED).exists():
+        return f"the run in {directory} was ended by its search before its last step: {at}"
+    return f"the run in {directory} is not complete: {at}; unless it is running now, the same training command continues it"
+
+
+def _object(path: epath.Path) -> dict[str, Any]:
+    """A JSON object of a file; empty if the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _may_change(one: run_settings.Difference, finished: bool) -> bool:

@@ -16,7 +16,7 @@ from distill.counting import counted
 CONFIG, RESULT = "config.gin", "result.json"
 EVALUATIONS = "evaluations.jsonl"
 ATTEMPTS, REACHED = "attempts.json", "attempts.step"
-FAILURE = "failure.json"
+FAILURE, PRUNED = "failure.json", "pruned.json"
 
 _OF_A_RUN = (CONFIG, RESULT)
 """A directory with one of these holds a run that has begun; it is continued or refused by its settings."""
@@ -25,7 +25,7 @@ _OF_A_RUN = (CONFIG, RESULT)
 _KNOWN = (
     ".*", "*.part", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
     ATTEMPTS, REACHED, EVALUATIONS, "record.json", "predictions", "checkpoints", "best", "logs",
-    "replay", "profile", "stacks", FAILURE, "pruned.json", "trackers.json", "wandb", "mlflow.db", "mlruns",
+    "replay", "profile", "stacks", FAILURE, PRUNED, "trackers.json", "wandb", "mlflow.db", "mlruns",
     "lost+found",
 )  # fmt: skip
 _SHOWN = 3

@@ -8,7 +8,7 @@ import numpy as np
 from distill.checkpoints import initial
 from distill.counting import form
 from distill.data.stream import Stream
-from distill.inference import student
+from distill.inference import model_directory, student
 from distill.inference.decoder import Decoder
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
@@ -153,6 +153,12 @@ def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path
 
         targets = registration.get(data.mixture_or_task_name).output_features["targets"]
         initial_vocabulary.check(initial_checkpoint_path, targets.vocabulary)
+
+
+def unfinished_initial(initial_checkpoint_path: str | None) -> str | None:
+    """Returns a warning if initial parameters are of a run that is not complete; else None."""
+    found = None if initial_checkpoint_path is None else model_directory.unfinished(initial_checkpoint_path)
+    return None if found is None else f"INITIAL_CHECKPOINT_PATH: {found}"
 
 
 def check_loss(loss: TwoTaskLoss, data: DataConfig | TokenBatchesConfig) -> None:

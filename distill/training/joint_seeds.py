@@ -133,7 +133,8 @@ def train_seeds(
     """
     compiler_options = xla_options.accepted(loop.compiler_options)
     optimizer = restricted(optimizer, loop.trainable)
-    if warning := remark(optimizer.trainable, initial_checkpoint_path):
+    random = remark(optimizer.trainable, initial_checkpoint_path)
+    for warning in filter(None, [random, checks.unfinished_initial(initial_checkpoint_path)]):
         terminal.introduce(warning, warns=True)
     # One device holds everything: it shards and gathers nothing.
     options = {**loop.step_options(), "param_gather": "layer", "sequence_parallel": False}

@@ -167,7 +167,8 @@ def train(
                     ema=ema,
                     initial_checkpoint_path=initial_checkpoint_path,
                 )
-            if warning := remark(optimizer.trainable, initial_checkpoint_path):
+            random = remark(optimizer.trainable, initial_checkpoint_path)
+            for warning in filter(None, [random, checks.unfinished_initial(initial_checkpoint_path)]):
                 terminal.introduce(warning, warns=True)
         _agree_on_best(saver, state, progress, terminal, validation)
         step = make_train_step(model, loss, optimizer, **loop.step_options())

@@ -25,7 +25,7 @@ def source(tmp_path):
     return str(tmp_path / "t5x"), params
 
 
-def test_there_and_back(source, tmp_path, capsys):
+def test_there_and_back(source, tmp_path, capsys, caplog):
     path, params = source
     steps = [("hf", "hf", []), ("run", "distill", ["--scan_layers=true"]), ("back", "t5x", ["--layout=t5", "--step=3"])]
     for name, to_format, more in steps:
@@ -34,6 +34,10 @@ def test_there_and_back(source, tmp_path, capsys):
         said = capsys.readouterr().out
         assert "vocabulary 384, width 8, 2 + 3 layers" in said and f"written to {to} ({to_format})" in said
         path = to
+    assert not caplog.messages
+    (tmp_path / "run" / "config.gin").touch()
+    assert convert.main([f"--from={tmp_path / 'run'}"]) == 0
+    assert [text for text in caplog.messages if text.startswith(f"the run in {tmp_path / 'run'} is not complete")]
     loaded = t5x_checkpoints.load_params(tmp_path / "back" / "checkpoint_3", CONFIG)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
 

@@ -25,6 +25,14 @@ def test_an_exported_folder_answers_the_same(trained, tmp_path):
         distill.load(tmp_path / "absent")
 
 
+def test_a_student_of_a_run_that_is_not_complete_has_a_warning(trained, model_dir, caplog):
+    distill.load(trained.directory)
+    assert not caplog.messages
+    pathlib.Path(model_dir, "config.gin").touch()
+    distill.load(model_dir)
+    assert [text for text in caplog.messages if text.startswith(f"the run in {model_dir} is not complete")]
+
+
 def test_int8_weights_answer_and_leave_the_parameters_as_they_are(trained):
     decode = dataclasses.replace(trained.description.decode, weights="int8")
     loaded = distill.load(trained.directory, decode=decode)

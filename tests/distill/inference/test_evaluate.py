@@ -36,9 +36,12 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, capl
     assert place in capsys.readouterr().err
     assert not [text for text in caplog.messages if "training truncated" in text]
     students.write(model_dir, students.Student(arguments["model"], "bytes", 125, trained_input_len=15), None)
+    assert not [text for text in caplog.messages if "is not complete" in text]
+    (tmp_path / "run" / "result.json").unlink()
     longer = DecodeConfig(max_decode_len=32, max_input_len=32, batch_size=8)
     rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
     assert {"rouge_l", "bleu"} <= set(rationales.metrics)
+    assert [text for text in caplog.messages if text.startswith(f"the run in {model_dir} is not complete")]
     assert [text for text in caplog.messages if "more than 15 tokens, to which training truncated its inputs" in text]
 
 

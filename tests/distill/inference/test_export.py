@@ -174,13 +174,15 @@ def test_int8_mostly_agrees_and_is_smaller(tmp_path):
     assert sizes["int8"] < 0.5 * sizes[None]
 
 
-def test_t5x(tmp_path):
+def test_t5x(tmp_path, caplog):
     params = random_params(CONFIG)
     run = model_dir(tmp_path / "run", CONFIG, params)
+    (tmp_path / "run" / "result.json").unlink()
     out = exporting.export(run, str(tmp_path / "t5x"), "t5x", vocabulary=vocabularies.load("bytes"))
     assert (out / "checkpoint_50" / "checkpoint").is_file()
     loaded = t5x_checkpoints.load_params(out, CONFIG)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, params))
+    assert [text for text in caplog.messages if text.startswith(f"the run in {run} is not complete")]
 
 
 def test_the_card_tells_how_the_student_was_made(tmp_path):

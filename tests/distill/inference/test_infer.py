@@ -44,6 +44,18 @@ def test_one_line_out_for_every_line_in(tmp_path, model_dir):
     assert all(row["score"] < 0 and isinstance(row["rationale"], str) for row in out if "label" in row)
 
 
+def test_answers_of_a_run_that_is_not_complete_have_a_warning(tmp_path, model_dir):
+    class Notes(infer_module.Silent):
+        def note(self, text):
+            notes.append(text)
+
+    notes = []
+    (pathlib.Path(model_dir) / "config.gin").touch()
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?"}])
+    infer(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), model_dir=model_dir, progress=Notes())
+    assert notes[0].startswith(f"WARNING the run in {model_dir} is not complete: its newest saved step is 4;")
+
+
 def test_a_pipe_is_read_once(tmp_path, model_dir):
     write_lines(tmp_path / "in.jsonl", [{"input": "1 and 2?"}] * 3)
     reading, writing = os.pipe()

@@ -117,6 +117,30 @@ def test_other_settings_are_refused_with_every_difference(run, finished):
     assert (run / "config.gin").read_text() == CONFIG
 
 
+def test_a_run_that_is_not_complete_has_a_warning(run):
+    whole = model_directory.unfinished(run)
+    assert whole == (
+        f"the run in {run} is not complete: its newest saved step is 10 of 30; unless it is running now, the same "
+        "training command continues it"
+    )
+    (run / "failure.json").write_text('{"error": "the loss is nan at step 12; replace this point", "attempts": 1}')
+    failed = model_directory.unfinished(run)
+    why = "has failed (the loss is nan at step 12): its newest saved step is 10 of 30;"
+    assert failed.startswith(f"the run in {run} {why}")
+    (run / "failure.json").write_text("damaged")
+    assert model_directory.unfinished(run) == whole
+    (run / "pruned.json").touch()
+    assert "was ended by its search before its last step" in model_directory.unfinished(run)
+    (run / "config.json").unlink()
+    assert model_directory.unfinished(run).endswith("its newest saved step is 10")
+    finish(run)
+    assert model_directory.unfinished(run) is None
+
+
+def test_parameters_without_a_run_have_no_warning(model_dir, tmp_path):
+    assert model_directory.unfinished(model_dir) is None and model_directory.unfinished(tmp_path / "absent") is None
+
+
 def test_a_run_that_has_trained_nothing_takes_any_settings(tmp_path):
     begin(tmp_path, CONFIG)
     (tmp_path / "checkpoints").mkdir()

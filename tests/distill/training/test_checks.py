@@ -19,6 +19,16 @@ def test_the_arguments_of_a_run_pass(arguments):
     assert checks.check(**arguments) is None
 
 
+def test_initial_parameters_of_a_run_that_is_not_complete_have_a_warning(tmp_path):
+    assert checks.unfinished_initial(None) is None and checks.unfinished_initial(str(tmp_path)) is None
+    (tmp_path / "config.gin").touch()
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    found = checks.unfinished_initial(str(tmp_path))
+    assert found.startswith(
+        f"INITIAL_CHECKPOINT_PATH: the run in {tmp_path} is not complete: its newest saved step is 7"
+    )
+
+
 def changed(arguments, **changes):
     return {**arguments, **{name: dataclasses.replace(arguments[name], **value) for name, value in changes.items()}}
 
