@@ -197,8 +197,32 @@ class Run:
         ):
             self.register()
             self.introduce(terminal, writes=first)
+            self._check_finished(terminal, overrides)
             given = {**self.arguments, **overrides}
             return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
+
+    def _check_finished(self, terminal: Terminal, overrides: Mapping[str, Any]) -> None:
+        """Checks that a finished run, which is not trained again, is the one that is configured.
+
+        Raises:
+          ValueError: it was trained or scored on other rows.
+        """
+        from distill.training import provenance, record
+
+        root = epath.Path(self.directory)
+        if not (root / model_directory.RESULT).exists():
+            return
+        if names := [name for name, value in overrides.items() if value]:
+            terminal.warn(f"{root} is finished; nothing is trained; arguments without effect: {', '.join(names)}")
+        try:
+            before = record.read(root).data
+        except (FileNotFoundError, ValueError):  # of an earlier version
+            return
+        if changed := provenance.changed_rows(before, self.arguments["data"], self.arguments.get("validation")):
+            raise ValueError(
+                f"{root} is finished, and its {' and '.join(changed)} rows have changed since it was trained: restore "
+                "them, or give another MODEL_DIR to train on the new ones"
+            )
 
     def introduce(self, terminal: Terminal, *, writes: bool) -> None:
         """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks."""

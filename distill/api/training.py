@@ -85,14 +85,14 @@ def train(
         one if it cannot be read.
       method: ``distill`` (label and rationale), ``distill_shared`` (the same with one encoder pass), ``finetune`` (gold
         labels), ``task_distill`` (the teacher's labels) or ``single_task`` (rationale and label in one target).
-      steps: updates in all; may be raised to continue a finished run.
+      steps: updates in all; may be raised to continue a finished run, unless ``patience`` has ended it.
       batch_size: windows in a global batch; None: the hardware file's.
       learning_rate: of Adafactor, constant; None: 1e-3.
       lam, alpha: weight of the rationale loss: λ, or α of ``α · label + (1 - α) · rationale``; at most one of them.
       lengths: ``{"inputs": 512, "targets": 256}``: tokens of a training window.
       max_answer_length: tokens decoded at most, EOS included.
       eval_period: steps between evaluations.
-      patience: evaluations without improvement after which training ends.
+      patience: evaluations without improvement after which training ends; may be raised to continue a run that it ended.
       seed: of the initial parameters, dropout and the order of the rows.
       mesh: the device mesh; None: the hardware file's.
       hardware: the name of a file of ``gin/hardware``; None: ``cpu``, or ``gpu_1`` where JAX has one GPU.

@@ -16,7 +16,7 @@ from distill.inference.own_files import ATTEMPTS, CONFIG, FAILURE, PRUNED, REACH
 from distill.inference.student import Student
 
 PLAIN_CONFIG = "config.json"
-KEPT_RESULT = "result.before-{}-steps.json"
+KEPT_RESULT = "result.before-{}.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"
 # The files of a start.
@@ -38,9 +38,10 @@ def begin(
 ) -> list[str]:
     """Prepares the directory for a run: ``config.gin``, ``student.json`` and the vocabulary's file.
 
-    A finished run keeps its configuration. It continues only if nothing was changed except a larger ``TRAIN_STEPS``; its
-    ``result.json`` is then kept under another name. A run that has saved a checkpoint continues if the student does not
-    depend on the changed settings. A run that has not trained yet takes any configuration.
+    A finished run keeps its configuration. It continues only if nothing was changed except a larger ``TRAIN_STEPS`` or, if
+    it has ended early, a larger ``PATIENCE``; its ``result.json`` is then kept under another name. A run that has saved a
+    checkpoint continues if the student does not depend on the changed settings. A run that has not trained yet takes any
+    configuration.
 
     Args:
       directory: the model directory.
@@ -61,12 +62,13 @@ def begin(
     root = epath.Path(directory)
     own_files.check(root)
     finished = (root / RESULT).exists()
+    early = finished and _object(root / RESULT).get("stopped") == "early"
     trained = has_trained(root)
     remarks: list[str] = []
     changed = run_settings.differences(before, after) if before is not None else []
     if trained and before is not None:
         changed = [*changed, *_other_vocabulary(root, student, vocabulary_model)]
-        blocking = [one for one in changed if one.student and not _may_change(one, finished)]
+        blocking = [one for one in changed if one.student and not _may_change(one, finished, early)]
         if blocking:
             listed = "\n  ".join(map(str, blocking))
             raise ValueError(
@@ -74,12 +76,15 @@ def begin(
                 "give the settings of the run to continue it (TRAIN_STEPS may be raised), or another MODEL_DIR for "
                 f"the new ones (INITIAL_CHECKPOINT_PATH={directory} starts from its parameters)"
             )
-    more_steps = finished and any(one.raises_steps for one in changed)
-    if finished and not more_steps:
-        remarks.append(f"{directory} is finished; nothing is trained (raise TRAIN_STEPS to continue)")
-    if more_steps:
-        steps = next(one for one in changed if one.raises_steps)
-        remarks.append(f"continuing a finished run: {steps}")
+    longer = [one for one in changed if one.raises_steps or one.raises_patience] if finished else []
+    if finished and not longer:
+        what = "has ended early" if early else "is finished"
+        remedy = "PATIENCE or, if a callback has ended it, TRAIN_STEPS" if early else "TRAIN_STEPS"
+        remarks.append(f"{directory} {what}; nothing is trained (raise {remedy} to continue)")
+        if changed:
+            remarks.append("settings that have no effect on a finished run differ: " + "; ".join(map(str, changed)))
+    if longer:
+        remarks.append("continuing a finished run: " + "; ".join(map(str, longer)))
     elif trained and changed and not finished:
         remarks.append(
             "settings that do not change the student differ from the last start: " + "; ".join(map(str, changed))
@@ -87,16 +92,16 @@ def begin(
     locking.wait_for_all(f"{root}: checked")  # all processes see the directory as it was
     if writes:
         root.mkdir(parents=True, exist_ok=True)
-        if more_steps:
-            kept = root / KEPT_RESULT.format(steps.after)
+        if longer:
+            kept = root / KEPT_RESULT.format(_kept_name(longer[0]))
             (root / RESULT).replace(kept)
             remarks.append(f"the earlier result is kept as {kept.name} when the run continues")
-        if before is None or (changed and (not finished or more_steps)):
+        if before is None or (changed and (not finished or longer)):
             atomic_files.replace(root / CONFIG, text)
-        if before is None or (changed and (not finished or more_steps)) or not (root / PLAIN_CONFIG).exists():
+        if before is None or (changed and (not finished or longer)) or not (root / PLAIN_CONFIG).exists():
             settings = json.dumps(plain(after), indent=1, ensure_ascii=False, default=str) + "\n"
             atomic_files.replace(root / PLAIN_CONFIG, settings)
-        if student is not None and (not finished or more_steps or not (root / students.FILE).exists()):
+        if student is not None and (not finished or longer or not (root / students.FILE).exists()):
             students.write(root, student, vocabulary_model)
         elif student is None:
             logging.warning(
@@ -234,15 +239,19 @@ def unfinished(directory: epath.PathLike) -> str | None:
 def _object(path: epath.Path) -> dict[str, Any]:
     """A JSON object of a file; empty if the file is missing or damaged."""
     try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
+        value = json.loads(path.read_text()) if path.exists() else None
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _may_change(one: run_settings.Difference, finished: bool) -> bool:
-    """Fewer steps than before do not change the student while the run is not finished."""
-    return one.raises_steps or (one.name in run_settings.STEPS and not finished)
+def _may_change(one: run_settings.Difference, finished: bool, early: bool) -> bool:
+    """Fewer steps do not change the student while the run is not finished, nor does more patience once it has ended it."""
+    return one.raises_steps or (one.name in run_settings.STEPS and not finished) or (early and one.raises_patience)
+
+
+def _kept_name(longer: run_settings.Difference) -> str:
+    return f"{longer.after}-steps" if longer.raises_steps else f"patience-{longer.after}"
 
 
 def _has_steps(folder: epath.Path) -> bool:

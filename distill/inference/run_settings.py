@@ -8,6 +8,9 @@ from typing import Any
 STEPS = ("TRAIN_STEPS", "train.LoopConfig.train_steps")
 """The length of training; may be raised."""
 
+PATIENCE = ("PATIENCE", "train.ValidationConfig.patience")
+"""The patience of early stopping; may be raised once it has ended the run."""
+
 # Neither the parameters nor the choice of the best ones depend on these.
 _FREE_MACROS = frozenset({
     "ATTENTION", "CACHE_DIR", "CHECKPOINT_DIGESTS", "CHECKPOINT_KEEP", "CHECKPOINT_KEEP_BEST", "CHECKPOINT_KEEP_EVERY",
@@ -50,6 +53,13 @@ class Difference:
         """Whether it is the number of steps, made larger."""
         numbers = isinstance(self.before, int) and isinstance(self.after, int)
         return self.name in STEPS and numbers and self.after > self.before
+
+    @property
+    def raises_patience(self) -> bool:
+        """Whether it is the patience, made larger or removed."""
+        if self.name not in PATIENCE or not isinstance(self.before, int):
+            return False
+        return self.after is None or (isinstance(self.after, int) and self.after > self.before)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:

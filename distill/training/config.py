@@ -252,6 +252,7 @@ class Progress:
       phases: phase of the loop → seconds; see :mod:`distill.training.timing`.
       totals: sums over all updates: tokens, positions, weights; see :mod:`distill.training.accounting`.
       peak_memory_bytes: of the fullest device; None if the backend does not report it.
+      limits: ``train_steps`` and ``patience`` of the run; None in checkpoints of older versions.
     """
 
     best: float = -math.inf
@@ -269,11 +270,32 @@ class Progress:
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     totals: dict[str, float] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    limits: list[int | None] | None = None
 
     @classmethod
     def of(cls, validation: ValidationConfig | None) -> "Progress":
         """The progress of a run before its first step."""
         return cls(higher_is_better=validation is None or metrics.higher_is_better(validation.metric))
+
+    def limit(self, train_steps: int, patience: int | None) -> None:
+        """Notes how long the run may train. A run that has ended early goes on if that is longer than it was.
+
+        Raises:
+          ValueError: it is longer, but ``patience`` has run out.
+        """
+        before, self.limits = self.limits, [train_steps, patience]
+        if self.stopped is None or before is None or before[0] is None:
+            return
+        more_patience = before[1] is not None and (patience is None or patience > before[1])
+        if train_steps <= before[0] and not more_patience:
+            return
+        if patience is not None and self.stale >= patience:
+            raise ValueError(
+                f"the run has ended early, after {self.stale} validations without improvement (PATIENCE={patience}), so a "
+                f"larger TRAIN_STEPS (now {train_steps}, before {before[0]}) trains nothing more: raise PATIENCE above "
+                f"{self.stale}, or give None, to continue it"
+            )
+        self.stopped = None
 
     def turn(self, step: int) -> None:
         """Selects by the other end of the metric, from ``step`` on: its score, if it was validated, is the best so far."""

@@ -239,6 +239,36 @@ def evaluation_rows(task_name: str, split: str, rows: int) -> str | None:
     return _hash([_scored(task, split), rows]) if isinstance(task.source, RecordDataSource) else None
 
 
+def changed_rows(
+    before: Mapping[str, SplitData], data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None
+) -> list[str]:
+    """Names the splits of a finished run whose rows are others now: ``train``, ``validation``, ``test``.
+
+    Rows that cannot be read now, or that no task reads as records, are not compared.
+
+    Args:
+      before: the rows of the run, as its record has them.
+      data, validation: of the run; its tasks must be registered.
+    """
+    if isinstance(data, TokenBatchesConfig):
+        return []
+    roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
+    found = []
+    for role, there in before.items():
+        try:
+            if role == "train":
+                now = training_rows(data.mixture_or_task_name, data.split)
+            elif validation is None or roles.get(role) != there.split:
+                continue
+            else:
+                now = evaluation_rows(validation.task_name, there.split, there.rows)
+        except (ValueError, OSError):
+            continue
+        if now not in (None, there.fingerprint):
+            found.append(role)
+    return found
+
+
 def _scored(task: "seqio.Task", split: str) -> list[Any]:
     """What is scored of a task's records."""
     explained = task.name.endswith("_rationale")

@@ -116,8 +116,7 @@ def train(
     """
     started, directory = time.time(), epath.Path(model_dir)
     if (directory / reporting.RESULT).exists():
-        logging.info("%s is complete; nothing to do", directory)
-        return TrainResult(**reporting.read_result(directory))
+        return _complete(directory, loop)
     terminal = Terminal(active=jax.process_index() == 0, quiet=quiet)
     device_mesh = mesh.build()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
@@ -171,6 +170,7 @@ def train(
             for warning in filter(None, [random, checks.unfinished_initial(initial_checkpoint_path)]):
                 terminal.introduce(warning, warns=True)
         _agree_on_best(saver, state, progress, terminal, validation)
+        progress.limit(loop.train_steps, validation.patience if validation else None)
         step = make_train_step(model, loss, optimizer, **loop.step_options())
         student = _Student(
             state,
@@ -228,6 +228,23 @@ def train(
         ).train()
     if isinstance(result, FloatingPointError):
         raise result
+    return result
+
+
+def _complete(directory: epath.Path, loop: LoopConfig) -> TrainResult:
+    """The result of a complete run. Warns if it is asked for another number of steps than it has made."""
+    result = TrainResult(**reporting.read_result(directory))
+    if result.stopped is None and result.step != loop.train_steps:
+        logging.warning(
+            "%s is complete at step %d, so nothing is trained, although train_steps is %d; move its %s elsewhere to train "
+            "more steps, or give another model_dir",
+            directory,
+            result.step,
+            loop.train_steps,
+            reporting.RESULT,
+        )
+    else:
+        logging.info("%s is complete; nothing to do", directory)
     return result
 
 

@@ -10,6 +10,7 @@ import pytest
 import distill
 from distill.cli import main
 from distill.training import train as training_loop
+from distill.training.callbacks import Callback
 from tests.distill.api.written import FIELDS, TINY, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -42,7 +43,11 @@ def restored(trained, tmp_path):
     shutil.copytree(tmp_path / "before", trained.directory)
 
 
-def test_a_finished_run_is_loaded_and_another_is_refused(restored, tmp_path):
+class Idle(Callback):
+    pass
+
+
+def test_a_finished_run_is_loaded_and_another_is_refused(restored, tmp_path, capsys):
     trained, again = restored, arguments(restored.directory)
     splits = {"validation": sums(4, 24), "test": sums(6, 28)}
     assert distill.train(sums(24), **splits, **again).step == trained.step
@@ -58,6 +63,10 @@ def test_a_finished_run_is_loaded_and_another_is_refused(restored, tmp_path):
     shutil.copy(tmp_path / "before" / "rows" / "test.jsonl", pathlib.Path(restored.directory) / "rows")
     with pytest.raises(ValueError, match="finished run with other settings:\n  seed was 0 and is now 1"):
         distill.train(sums(24), **splits, **again, seed=1)
+    assert not capsys.readouterr().err
+    distill.train(sums(24), **splits, **again, callbacks=[Idle()])
+    warning = f"WARNING {restored.directory} is finished; nothing is trained; arguments without effect: callbacks"
+    assert warning in capsys.readouterr().err
     more = distill.train(sums(24), **splits, **{**again, "steps": 5})
     assert more.result["step"] == 5
 

@@ -174,6 +174,22 @@ def test_more_steps_go_on_with_a_finished_run(run):
         begin(run, CONFIG)
 
 
+def test_more_patience_goes_on_with_a_run_that_has_ended_early(run):
+    (run / "config.gin").write_text(changed(PATIENCE=2))
+    finish(run)
+    with pytest.raises(ValueError, match="PATIENCE was 2 and is now 3"):  # it ran to its end
+        begin(run, changed(PATIENCE=3))
+    (run / "result.json").write_text('{"step": 20, "stopped": "early"}')
+    remedy = "raise PATIENCE or, if a callback has ended it, TRAIN_STEPS to continue"
+    nothing = f"{run} has ended early; nothing is trained ({remedy})"
+    other = "settings that have no effect on a finished run differ: LOG_PERIOD was 50 and is now 5"
+    assert begin(run, changed(PATIENCE=2, LOG_PERIOD=5)) == [nothing, other]
+    with pytest.raises(ValueError, match="PATIENCE was 2 and is now 1"):
+        begin(run, changed(PATIENCE=1))
+    assert begin(run, changed(PATIENCE=3))[0] == "continuing a finished run: PATIENCE was 2 and is now 3"
+    assert (run / "result.before-patience-3.json").exists() and not (run / "result.json").exists()
+
+
 def test_a_start_is_undone_unless_a_step_was_saved(run, monkeypatch, caplog):
     finish(run)
     for saved in (False, True):
@@ -317,6 +333,10 @@ def test_train_again_in_a_finished_directory(trained, monkeypatch, capsys):
     (trained / "train.jsonl").write_text(rows.replace("plus", "and", 1))
     assert main.main(["train", *command("runs/a", "--gin.TRAIN_STEPS=4")]) == 2
     assert "have changed since the checkpoint was saved" in capsys.readouterr().err
+    assert main.main(["train", *command("runs/a")]) == 2
+    assert (
+        "runs/a is finished, and its train rows have changed since it was trained: restore" in capsys.readouterr().err
+    )
     assert not list((trained / "runs/a").glob("result.before*"))
     assert {name: (trained / "runs/a" / name).read_bytes() for name in names} == before
     (trained / "train.jsonl").write_text(rows)

@@ -68,8 +68,9 @@ class Raising(Callback):
             raise self.error
 
 
-def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys):
-    """At a step without validation, with another callback after it; the run stays ended without its result, too."""
+def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys, caplog):
+    """At a step without validation, with another callback after it; it stays ended without its result, too, until it
+    may make more steps."""
     arguments["loop"] = dataclasses.replace(arguments["loop"], log_period=3)
     seen, run = Everything(), tmp_path / "run"
     result = train.train(str(run), **arguments, callbacks=[Raising(Stop("it is flat")), seen])
@@ -80,6 +81,14 @@ def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys):
     assert train.train(str(run), **arguments) == result
     (run / reporting.RESULT).unlink()
     assert train.train(str(run), **arguments).step == 3
+    (run / reporting.RESULT).unlink()
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=9)
+    more = train.train(str(run), **arguments)
+    assert (more.stopped, more.step) == (None, 9)
+    arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=12)
+    caplog.clear()
+    assert train.train(str(run), **arguments) == more
+    assert [text for text in caplog.messages if "is complete at step 9" in text and "train_steps is 12" in text]
 
 
 def test_a_callback_that_ends_a_run_at_its_last_step_changes_nothing(tmp_path, arguments):

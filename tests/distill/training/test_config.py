@@ -90,6 +90,27 @@ def test_of_equal_scores_the_earliest_is_the_best_and_patience_ends_the_run():
     assert (progress.best_step, progress.stale, progress.stopped) == (30, 2, "early")
 
 
+def test_a_run_that_has_ended_early_goes_on_if_it_may_train_longer():
+    def ended(stale):
+        return Progress(stale=stale, stopped="early", limits=[40, 2])
+
+    for steps, patience in ((40, 2), (30, 2), (40, 1)):
+        progress = ended(1)
+        progress.limit(steps, patience)
+        assert (progress.stopped, progress.limits) == ("early", [steps, patience])
+    for stale, steps, patience in ((1, 50, 2), (2, 40, 3), (2, 40, None)):  # of the first, a callback has ended it
+        progress = ended(stale)
+        progress.limit(steps, patience)
+        assert progress.stopped is None
+    with pytest.raises(
+        ValueError, match=r"after 2 validations without improvement \(PATIENCE=2\).* raise PATIENCE above 2"
+    ):
+        ended(2).limit(50, 2)
+    progress = Progress(stopped="early")  # of an older version
+    progress.limit(50, None)
+    assert progress.stopped == "early"
+
+
 def test_of_losses_the_lowest_is_the_best():
     progress = Progress.of(ValidationConfig("task", metric="loss"))
     assert [progress.validated(step, loss, 2) for step, loss in ((1, 4.0), (2, 3.0), (3, 3.0), (4, 3.5))] == [

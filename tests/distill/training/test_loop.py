@@ -50,13 +50,24 @@ def test_an_early_stop_is_remembered(tmp_path, arguments, monkeypatch):
         with pytest.raises(Killed):
             train.train(str(tmp_path / "killed"), **arguments)
     assert not (tmp_path / "killed" / reporting.RESULT).exists()
-    monkeypatch.setattr(training_loop, "Prefetch", lambda *a: pytest.fail("trained on"))
-    again = train.train(str(tmp_path / "killed"), **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop, "Prefetch", lambda *a: pytest.fail("trained on"))
+        again = train.train(str(tmp_path / "killed"), **arguments)
     timed = {"seconds": 0.0, "performance": {}}
     assert dataclasses.replace(again, **timed) == dataclasses.replace(whole, **timed)
     assert again.stopped == "early"
     texts = [(tmp_path / name / "evaluations.jsonl").read_text() for name in ("whole", "killed")]
     assert texts[0] == texts[1]
+    (tmp_path / "killed" / reporting.RESULT).unlink()
+    longer = {**arguments, "loop": dataclasses.replace(arguments["loop"], train_steps=60)}
+    with pytest.raises(
+        ValueError, match=r"so a larger TRAIN_STEPS \(now 60, before 40\) trains nothing more: raise PATIENCE"
+    ):
+        train.train(str(tmp_path / "killed"), **longer)
+    patient = {**arguments, "validation": dataclasses.replace(arguments["validation"], patience=3)}
+    more = train.train(str(tmp_path / "killed"), **patient)
+    direct = train.train(str(tmp_path / "direct"), **patient)
+    assert more.step > again.step and dataclasses.replace(more, **timed) == dataclasses.replace(direct, **timed)
 
 
 def test_best_parameters_of_another_attempt_are_not_tested(tmp_path, arguments, monkeypatch, capsys):
