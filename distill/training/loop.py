@@ -182,8 +182,9 @@ class Loop:
                                 lane.progress.stopped = None  # no step is left that patience could skip
                             lane.stopped = lane.progress.stopped
         stuck.doing("agreeing on signals")
-        for number, lane in updated:
-            if not last and lane.active and self.stop.agreed(step, lane.ends is not None):
+        ends = self.stop.agreed(step, [lane.ends is not None for _, lane in updated])
+        for (number, lane), wanted in zip(updated, ends):
+            if not last and lane.active and wanted:
                 self._count(updated, pending, clock)
                 self._refuse_nonfinite(all_updates=True)
                 self._end(number, lane, clock)

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 import types
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ class StopRequest:
         self.name: str | None = None
         self._sync_period, self._will = sync_period, will
         self._previous: dict[int, object] = {}
+        self._signalled = -1, False  # the step of the newest exchange, and whether any process had a signal then
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -45,15 +47,29 @@ class StopRequest:
         """Obeys a KeyboardInterrupt that user code has raised, as the first Ctrl-C; raises it again after a signal."""
         self._handle(signal.SIGINT, None)
 
-    def agreed(self, step: int, wanted: bool) -> bool:
-        """Returns whether any process wants something after ``step``; the same answer on every process."""
-        if jax.process_count() == 1:
-            return wanted
-        return step % self._sync_period == 0 and bool(multihost_utils.process_allgather(np.int32(wanted)).any())
+    def agreed(self, step: int, wanted: Sequence[bool]) -> list[bool]:
+        """Returns which of some things any process wants after ``step``; the same answer on every process.
+
+        Several processes exchange, in one collective, what they want and whether they have received a signal.
+        """
+        flags = [self.name is not None, *wanted]
+        if jax.process_count() > 1:
+            exchanges = step % self._sync_period == 0
+            flags = _any(flags) if exchanges else [False] * len(flags)
+        self._signalled = step, flags[0]
+        return flags[1:]
 
     def requested(self, step: int) -> bool:
-        """Returns whether to stop after ``step``; the same answer on every process."""
-        found = self.agreed(step, self.name is not None)
-        if found and self.name is None:
+        """Returns whether to stop after ``step``, as :meth:`agreed` has found; the same answer on every process."""
+        if jax.process_count() == 1:
+            return self.name is not None
+        if self._signalled[0] != step:
+            self.agreed(step, [])
+        if self._signalled[1] and self.name is None:
             self.name = "SIGTERM"
-        return found
+        return self._signalled[1]
+
+
+def _any(flags: Sequence[bool]) -> list[bool]:
+    """Which flags any process has set."""
+    return [bool(flag) for flag in multihost_utils.process_allgather(np.array(flags, np.int32)).any(axis=0)]

@@ -1,5 +1,6 @@
 """Joint seeds: their initial states, user code per seed, and a signal."""
 
+import importlib
 import json
 
 import jax
@@ -16,7 +17,9 @@ from tests_support import write_rows
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 MODULE = """
 import json
-from distill.training.callbacks import Callback
+from distill.training.callbacks import Callback, Stop
+
+STOPS = None  # the seed that ends at its first log line
 
 class Notes(Callback):
     def __init__(self, file="notes.jsonl"):
@@ -28,6 +31,8 @@ class Notes(Callback):
 
     def on_log(self, at, metrics):
         self.note(at, event="log", loss=metrics["loss"])
+        if at.seed == STOPS:
+            raise Stop("it is flat")
 
     def on_evaluation(self, at, split, evaluation):
         self.note(at, event=split, rows=len(evaluation.rows), length=evaluation.metrics["length"])
@@ -104,6 +109,18 @@ def test_a_signal_stops_joint_seeds_and_their_callbacks_and_metrics_from_gin(pro
         ]
         result = json.loads((folder / "result.json").read_text())
         assert (result["best"], result["test"]["length"]) == (notes[2]["length"], notes[3]["length"])
+
+
+def test_a_callback_ends_one_of_joint_seeds(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.import_module("own_training_code"), "STOPS", 0)
+    command = ["sweep", str(project), "--directory", str(tmp_path / "out"), "--gin_module=own_training_code"]
+    assert main.main(command) == 0
+    folders = [tmp_path / "out" / f"RANDOM_SEED-{seed}" for seed in (0, 1)]
+    assert f"{folders[0]}: stopped after step 1 by Notes: it is flat" in capsys.readouterr().err
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    assert [(one["stopped"], one["step"], one["best_step"]) for one in results] == [("early", 1, 1), (None, 2, 2)]
+    notes = [json.loads(line) for line in (folders[0] / "mine.jsonl").read_text().splitlines()]
+    assert [(note["event"], note["step"]) for note in notes] == [("log", 1), ("validation", 1), ("test", 1)]
 
 
 def test_initial_states_are_those_of_the_single_seeds(arguments):

@@ -282,6 +282,16 @@ def test_two_processes_train_what_one_trains_and_stop_as_early(launched, form, t
     assert_same_parameters(tmp_path / "one", tmp_path / "two", results[0]["step"])
 
 
+def test_a_callback_of_one_of_two_processes_ends_both_at_the_same_step(launched, tmp_path, arguments):
+    given = arguments(tmp_path / "run", TRAIN_STEPS=100_000, EVAL_PERIOD=100_000, TEST_SPLIT=None)
+    with launched(tmp_path / "output", 2, given, "stopping_command") as processes:
+        finish(processes)
+    assert f"{tmp_path / 'run'}: stopped after step 20 by a callback of another process" in processes[0].output
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["stopped"], result["step"], result["best_step"]) == ("early", 20, 20)  # they agree every 20 steps
+    assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """A vocabulary with Gemma's special pieces, of the rows' texts."""

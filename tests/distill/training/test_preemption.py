@@ -41,12 +41,21 @@ def test_an_interrupt_of_user_code_is_the_first_or_second_ctrl_c():
 
 def test_several_processes_agree_at_some_steps(monkeypatch):
     monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(preemption.multihost_utils, "process_allgather", lambda flag: np.array([0, 1]))
+    exchanged = []
+
+    def gather(flags):
+        exchanged.append(flags.tolist())
+        return np.stack([flags, other])
+
+    monkeypatch.setattr(preemption.multihost_utils, "process_allgather", gather)
     with StopRequest(sync_period=20) as stop:
-        assert not stop.agreed(19, True)
-        assert stop.agreed(20, False)
-        assert stop.requested(40)
+        other = [0, 1]
+        assert stop.agreed(19, [True]) == [False] and not stop.requested(19) and not exchanged
+        assert stop.agreed(20, [False]) == [True] and not stop.requested(20)
+        other = [1, 0]
+        assert stop.agreed(40, [True]) == [True] and stop.requested(40)
         assert stop.name == "SIGTERM"
+        assert exchanged == [[0, 0], [0, 1]]  # one exchange for signals and callbacks
 
 
 def test_a_second_sigterm_does_not_interrupt():
