@@ -165,9 +165,12 @@ class Evaluator:
         if self._chooser is None:
             return self.score(self._decode(params, inputs, self._prompt))
         found = self._chooser(params, inputs, self._choice_ids, self._prompt)
-        return self._scored(
+        evaluation = self._scored(
             [own[one.number] for own, one in zip(self._choices, found)], [one.log_prob for one in found]
         )
+        for row, one in zip(evaluation.rows, found):
+            row["probabilities"] = [round(float(share), 6) for share in one.probabilities]
+        return evaluation
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Scores predictions made in the order of the split."""

@@ -77,6 +77,9 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
     answers = read_lines(tmp_path / "out.jsonl")
     assert [row["prediction"] for row in found.rows] == [answer["label"] for answer in answers]
     assert [row["score"] for row in found.rows] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
+    for row, answer in zip(found.rows, answers):
+        assert row["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-4)
+    assert "probabilities" not in read_lines(tmp_path / "colours_label_test_first_3.jsonl")[0]
     right = [row["prediction"] == row["target"].lower().strip(".") for row in found.rows]
     assert [row["correct"] for row in found.rows] == right
     assert found.metrics["accuracy"] == pytest.approx(sum(right) / len(right))
