@@ -26,6 +26,7 @@ def evaluate(
     answer: str | None = None,
     rationale: bool = False,
     metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
+    rationale_metrics: Sequence[Callable[..., Mapping[str, float]]] = (),
 ) -> dict[str, float]:
     """Scores a student on rows with gold labels; the numbers are those of ``distill eval`` on the same rows.
 
@@ -38,16 +39,18 @@ def evaluate(
       rationale: also decode the reasoning, and compare it with each row's first rationale (ROUGE-L and BLEU).
       metrics: functions of yours, ``fn(targets, predictions) -> {name: value}``, as :func:`distill.train` takes them; a
         warning names those of the student's training that are not among them.
+      rationale_metrics: the same for the reasoning, with ``rationale=True``: a target's ``text`` is the row's first
+        rationale, a prediction the decoded one.
 
     Returns:
       ``accuracy``, ``accuracy_low``, ``accuracy_high`` (95 %), ``accuracy_exact``, the values of ``metrics``, and with
-      ``rationale`` also ``rouge_l`` and ``bleu`` with their bounds.
+      ``rationale`` also ``rouge_l`` and ``bleu`` with their bounds, and the values of ``rationale_metrics``.
 
     Raises:
       TypeError: ``student`` is no student, such as the path of one; or a metric is no function, or returns no numbers by
         name.
       ValueError: no row has a label, or no row has a rationale when rationales are compared; or two metrics return the
-        same name.
+        same name, or ``rationale_metrics`` are given without ``rationale``.
     """
     if not isinstance(student, Student):
         path = f"distill.load({os.fspath(student)!r})" if isinstance(student, str | os.PathLike) else "distill.load(…)"
@@ -58,6 +61,11 @@ def evaluate(
     if kind not in scoring.ACCURACY:
         raise ValueError(f"answer must be one of {', '.join(scoring.ANSWER_KINDS)}; got {kind!r}")
     scoring.check_functions("metrics", metrics)
+    scoring.check_functions("rationale_metrics", rationale_metrics)
+    if rationale_metrics and not rationale:
+        raise ValueError(
+            "rationale_metrics score the reasoning, which is not decoded; got rationale=False: give rationale=True"
+        )
     if isinstance(rows, Iterable) and not isinstance(rows, Mapping) and not row_files.paths_of(rows):
         rows = list(rows)
     try:
@@ -77,8 +85,8 @@ def evaluate(
         logging.warning("%d of %s %s not scored", without, counted(len(records), "row"), verb)
     functions = [scoring.ACCURACY[kind], *metrics]  # type: ignore[index]
     targets = [scoring.Answer(record.label or "", record.choices) for record in labelled]
-    of_reasons = [scoring.rouge_l, scoring.bleu] if rationale else []
-    if metrics:  # mistakes in them are found before answers are decoded
+    of_reasons = [scoring.rouge_l, scoring.bleu, *rationale_metrics] if rationale else []
+    if metrics or rationale_metrics:  # mistakes in them are found before answers are decoded
         scoring.computed([*functions, *of_reasons], targets[:2], [target.text for target in targets[:2]])
     missing = [name for name in student.description.metrics if name not in map(scoring.name_of, metrics)]
     if missing:

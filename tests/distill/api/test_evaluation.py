@@ -70,11 +70,26 @@ def test_metrics_of_the_user_are_those_of_the_training(tmp_path, capsys, caplog)
     assert "length of the training is not computed; bind registration.register.label_metrics" in caplog.text
 
 
+def test_rationales_are_scored_by_a_function_of_the_user(trained):
+    def words(targets, predictions):
+        seen.extend(zip([target.text for target in targets], predictions, strict=True))
+        return {"words": 2}
+
+    seen = []
+    found = distill.evaluate(trained, sums(2), rationale=True, rationale_metrics=[words])
+    assert found["words"] == 2 and {"accuracy", "rouge_l"} <= found.keys()
+    assert seen[-2:] == list(zip([row["why"] for row in sums(2)], trained.rationales(sums(2))))
+
+
 def test_a_metric_is_checked_before_answers_are_decoded(trained, monkeypatch):
     monkeypatch.setattr(type(trained), "answer", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(TypeError, match="metric <lambda> must return numbers by name"):
         distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: 0.5])
     with pytest.raises(ValueError, match="returns 'rouge_l', a name that <lambda> returns, too"):
         distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: {"rouge_l": 1}], rationale=True)
+    with pytest.raises(ValueError, match="metric length returns 'length', a name that length returns, too"):
+        distill.evaluate(trained, sums(2), metrics=[length], rationale_metrics=[length], rationale=True)
+    with pytest.raises(ValueError, match="got rationale=False: give rationale=True"):
+        distill.evaluate(trained, sums(2), rationale_metrics=[length])
     with pytest.raises(TypeError, match=r"metrics must be a list of functions, .*; got length"):
         distill.evaluate(trained, sums(2), metrics=length)
