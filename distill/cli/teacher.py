@@ -255,6 +255,7 @@ def run_extract(
     except ExtractionStoppedError as stopped:
         report = dataclasses.replace(stopped.report, stopped="")  # the message includes it
         where = f"failures: {report.outputs['failures']}\n" if report.failures else ""
+        where += f"report: {report.outputs['report']}\n"
         print(f"{report}\n{where}distill extract: {stopped}", file=sys.stderr)
         return exit_codes.MISTAKE if stopped.hopeless else exit_codes.STOPPED
     except TeacherStoppedError as stopped:

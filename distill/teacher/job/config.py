@@ -191,14 +191,19 @@ class ExtractReport:
         """Requests that were not sent, or not finished, when the job stopped."""
         return self.requests - self.cached - self.finished - self.failed
 
+    @property
+    def complete(self) -> bool:
+        """Whether the job did not stop early."""
+        return not self.stopped
+
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return dataclasses.asdict(self)
+        """The report as JSON values, ``complete`` first."""
+        return {"complete": self.complete, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
         tokens = sum(self.usage.values(), Usage())
         written = f"{counted(self.read, 'row')}, none written"
-        if "report" in self.outputs:
+        if any(name.startswith("records") for name in self.outputs):
             written = f"{self.written:,} of {counted(self.read, 'row')} written, {self.explained:,} with a rationale, "
             written += f"{self.labelled:,} with a teacher's label"
         lines = [

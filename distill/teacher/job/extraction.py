@@ -4,7 +4,7 @@
     report = extract(config)
 
 It writes the output ``out.jsonl``, ``out.failures.jsonl`` (unreadable replies and failed requests), ``out.report.json``,
-and the store ``out.replies.sqlite``. A job that stops early writes the store and its failed requests.
+and the store ``out.replies.sqlite``. A job that stops early writes the store, its failed requests and the report so far.
 """
 
 import asyncio
@@ -202,17 +202,19 @@ def _finish(
     for each in collected.failures.values():
         report.examples.setdefault(each.reason, each.detail)
     prefixes = {each.called: each.prefix for each in config.teachers}
-    failures = rows.beside(config.output, "failures.jsonl")
+    failures, written = (rows.beside(config.output, name) for name in ("failures.jsonl", "report.json"))
+    report.outputs = {"failures": str(failures), "report": str(written)}
     if report.stopped and not config.accept_partial:
         # No rows are written. A process that got a signal has seconds left, so no stored reply is read and parsed.
         failed = [each for row in asked for each in failed_requests(row, collected, tuple(prefixes))]
         rows.write(failures, failed)
-        report.outputs["failures"] = str(failures)
+        rows.write_json(written, report.to_json())
         return
+    records: dict[str, str] = {}
     for path, names in groups.items():
         values = assembly.rows(asked, collected, names, prefix=prefixes[names[0]] if len(groups) > 1 else "")
         rows.write(path, values)
-        report.outputs["records" if len(groups) == 1 else f"records of {names[0]}"] = path
+        records["records" if len(groups) == 1 else f"records of {names[0]}"] = path
         report.written += len(values)
         report.explained += sum(bool(row["rationales"]) for row in values)
         report.labelled += sum("llm_label" in row for row in values)
@@ -223,9 +225,8 @@ def _finish(
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
     rows.write(failures, assembly.failures)
-    report.outputs["failures"] = str(failures)
-    report.outputs["report"] = str(rows.beside(config.output, "report.json"))
-    rows.write_json(report.outputs["report"], report.to_json())
+    report.outputs = {**records, **report.outputs}
+    rows.write_json(written, report.to_json())
     if report.labelled and not report.explained:
         _log.warning(
             "%s written, none with a rationale%s: such rows train the label task only; keep more with Rules (--leakage, "

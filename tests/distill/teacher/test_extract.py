@@ -348,7 +348,8 @@ def test_provenance_travels_with_each_record_and_into_the_model_card(tmp_path):
     card = summary.model_card()
     assert "10 of 10 training rows" in card and f"`{report.prompt_hash[:16]}`" in card and "temperature 0.3" in card
     assert json.loads(json.dumps(summary.to_json()))["origins"][0]["model"] == "stub-as-served"
-    assert json.loads((tmp_path / "out.report.json").read_text())["prompt_hash"] == report.prompt_hash
+    written = json.loads((tmp_path / "out.report.json").read_text())
+    assert written["prompt_hash"] == report.prompt_hash and written["complete"]
 
 
 def test_a_real_run_can_be_recorded_and_replayed(tmp_path):
@@ -460,6 +461,10 @@ def test_an_interrupt_finishes_what_is_under_way(tmp_path, monkeypatch, number):
     assert [len(keys) for keys in looked_up] == [10], "no stored reply is read between the signal and the end"
     counts = f"{sent} answered now, 0 before, 0 failed, {10 - sent} not finished"
     assert str(report).startswith(f"10 rows, none written\n10 requests: {counts}")
+    written = json.loads((tmp_path / "out.report.json").read_text())
+    assert (written["complete"], written["finished"], written["requests"]) == (False, sent, 10)
+    assert signal.Signals(number).name in written["stopped"] and written["usage"]
+    assert not (tmp_path / "out.jsonl").exists()
     assert signal.getsignal(number) is before
 
 
