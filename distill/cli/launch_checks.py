@@ -13,6 +13,8 @@ from distill.tools.launch.machines import Machines
 
 _AXES = ("data", "fsdp", "model")
 _OPTIONS = {"xla_gpu_": "gpu", "xla_tpu_": "tpu"}  # beginning of an option's name → the only platform that has it
+_KERNELS = {"pallas": "tpu", "triton": "gpu", "cudnn": "gpu"}
+"""Value of ``ATTENTION`` → the only platform that compiles it."""
 
 
 def find(name: str, paths: Sequence[str]) -> bool:
@@ -61,9 +63,17 @@ def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]
             )
     given = [Path(file) for file in files if Path(file).parent.name == "hardware"]
     wanted = given[-1].name[:3] if given else machines.platform
-    if wanted == machines.platform or wanted not in ("cpu", "gpu", "tpu"):
+    if wanted != machines.platform and wanted in ("cpu", "gpu", "tpu"):
+        return [f"{given[-1]} is for {wanted.upper()}s, and {machines.option} has {here}s; {_advice(machines)}"]
+    kernel = scan.values.get("ATTENTION")
+    platform = _KERNELS.get(kernel, machines.platform) if isinstance(kernel, str) else machines.platform
+    if platform == machines.platform:
         return []
-    return [f"{given[-1]} is for {wanted.upper()}s, and {machines.option} has {here}s; {_advice(machines)}"]
+    instead = "it is interpreted, which is slow" if kernel == "pallas" else "attention runs without it"
+    return [
+        f"ATTENTION={kernel!r} (set in {scan.defined['ATTENTION'][-1]}) is a kernel for {platform.upper()}s, and "
+        f"{machines.option} has {here}s, where {instead}; give --gin.ATTENTION=auto"
+    ]
 
 
 def _mesh(scan: Scan, machines: Machines) -> list[str]:

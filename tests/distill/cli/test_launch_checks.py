@@ -107,6 +107,19 @@ LOCAL = f"{RECIPE} --gin.MODEL_DIR=runs/x"
             "cpu.gin is for CPUs, and --accelerators=tpu-v6e-8",
         ),
         (
+            "slurm --gpus_per_node=8",
+            f"{file('gpu_8')} --gin.ATTENTION=pallas",
+            BUCKET,
+            "ATTENTION='pallas' (set in the command line) is a kernel for TPUs, and --nodes=1 --gpus_per_node=8 has GPUs, "
+            "where it is interpreted, which is slow; give --gin.ATTENTION=auto",
+        ),
+        (
+            f"{POD} --accelerator_type=v6e-8",
+            f"{file('tpu_v6e_8')} --gin.ATTENTION=cudnn",
+            BUCKET,
+            "is a kernel for GPUs, and --accelerator_type=v6e-8 has TPUs, where attention runs without it; give",
+        ),
+        (
             "hosts --host=a --host=b",
             file("gpu_8"),
             LOCAL,
