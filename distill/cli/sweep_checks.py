@@ -220,21 +220,13 @@ class Configurations:
 
     def _changed_rows(self, run: Run) -> list[str]:
         from distill.training import provenance, record
-        from distill.training.config import DataConfig
 
         try:
             before, given = record.read(run.directory).data, self._arguments(run)
-            data, validation = given["data"], given.get("validation")
-            if not isinstance(data, DataConfig):
-                return []
-            now = {"train": provenance.training_rows(data)}
-            if validation is not None and validation.test_split and record.TEST in before:
-                number = before[record.TEST].rows
-                now[record.TEST] = provenance.evaluation_rows(validation.task_name, validation.test_split, number)
-        except (ValueError, OSError):  # without a record, or rows that cannot be read now, nothing can be compared
+        except (ValueError, OSError):  # without a record, nothing can be compared
             return []
-        names = {"train": "training", record.TEST: "test"}
-        return [names[one] for one, found in now.items() if found not in (None, before[one].fingerprint)]
+        changed = provenance.changed_rows(before, given["data"], given.get("validation"))
+        return ["training" if role == "train" else role for role in changed]
 
     def resolve(self, sweep: Sweep) -> list[Run]:
         """Returns the runs of the sweep with the steps of their budgets."""

@@ -257,7 +257,7 @@ def changed_rows(
     for role, there in before.items():
         try:
             if role == "train":
-                now = training_rows(data.mixture_or_task_name, data.split)
+                now = training_rows(data)
             elif validation is None or roles.get(role) != there.split:
                 continue
             else:

@@ -13,9 +13,8 @@ from distill import locking
 from distill.experiments.sweep import files, leases
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run
-from distill.inference.own_files import FAILURE
+from distill.inference.own_files import FAILURE, PRUNED
 
-PRUNED = "pruned.json"
 _BRIEF = 120  # characters of an error in a table
 STATES = ("done", "failed", "pruned", "running", "waiting")
 
