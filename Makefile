@@ -45,8 +45,9 @@ demo: $(VENV)/.core
 # Lint, the direction of imports and types first: they are quick, and gate the rest. The slowest
 # tests are printed at the end: a file among them belongs into LONGEST_FIRST of tests/tests_support.py, or can be made shorter.
 # No worker is replaced: with --dist loadfile, pytest-xdist 3.8 never ends after that (pytest-dev/pytest-xdist#1378).
+# Bytecode is kept, also where the environment forbids it: tests start hundreds of processes.
 test: $(VENV)/.test lint imports types
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart=0 --durations=15
+	PYTHONDONTWRITEBYTECODE= JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --max-worker-restart=0 --durations=15
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import gc
 import importlib
 import logging
 import os
@@ -49,6 +50,10 @@ WITH_TENSORFLOW = ("train", "replay", "cache", "eval", "demo", "precompile", "co
 # `infer` enables the compilation cache after its first line.
 COMPILING = ("train", "replay", "eval", "demo")
 
+
+# With Python's own thresholds, the garbage collector visits the modules of JAX and TensorFlow many times while they are
+# imported, which took a fifth of that time, and all that is alive during training.
+_COLLECTOR = (100_000, 50, 50)
 
 _words: Sequence[str] = ()  # the command line, for the line after a signal
 
@@ -148,6 +153,8 @@ def _leave_others(code: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code, as in ``distill.exit_codes``. Mistakes give no traceback."""
     global _words
+    if arguments is None:  # the program itself, and no call from another one
+        gc.set_threshold(*_COLLECTOR)
     words = _words = list(sys.argv[1:] if arguments is None else arguments)
     command = _command(words)
     line = functools.partial(_stop_line, command=command)
