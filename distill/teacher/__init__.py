@@ -5,7 +5,7 @@ from distill.teacher.assembly.selection import Rules
 from distill.teacher.clients.cost import Estimate, Prices
 from distill.teacher.clients.local import LocalConfig
 from distill.teacher.clients.recorded import RecordedConfig, record
-from distill.teacher.clients.replies import Sampling, TeacherError, TeacherStoppedError
+from distill.teacher.clients.replies import Sampling, TeacherError, TeacherSettingsError, TeacherStoppedError
 from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore, StoreError
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport
@@ -29,6 +29,7 @@ __all__ = [
     "ServerConfig",
     "StoreError",
     "TeacherError",
+    "TeacherSettingsError",
     "TeacherStoppedError",
     "estimate",
     "extract",

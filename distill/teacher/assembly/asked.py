@@ -32,7 +32,7 @@ class Collected:
       replies: of finished requests; read from the store.
       failures: failed requests; the next run sends them again, and those without a reply or failure.
       stopped: the reason for an early end, or "".
-      hopeless: whether the settings are wrong, so that the same job would fail again.
+      hopeless: whether the user must correct something first, so that the same job would fail again.
     """
 
     replies: StoredReplies

@@ -20,7 +20,7 @@ from distill.teacher.clients.replies import (
     Request,
     RequestFailedError,
     Sampling,
-    TeacherStoppedError,
+    TeacherSettingsError,
     Usage,
 )
 from distill.teacher.clients.store import ReplyStore
@@ -80,7 +80,7 @@ class LocalConfig:
         """Loads tokenizer and weights.
 
         Raises:
-          TeacherStoppedError: `transformers` or `torch` is not installed, or the model does not exist.
+          TeacherSettingsError: `transformers` or `torch` is not installed, or the model does not exist.
         """
         return LocalTeacher(self)
 
@@ -108,7 +108,7 @@ class LocalTeacher:
             import torch
             import transformers
         except ImportError as error:
-            raise TeacherStoppedError(f"a local teacher needs transformers and torch: {error}") from None
+            raise TeacherSettingsError(f"a local teacher needs transformers and torch: {error}") from None
         self.config = config
         self.name = config.called
         self.model = config.model_key()
@@ -126,11 +126,13 @@ class LocalTeacher:
             network: Any = kind.from_pretrained(config.model, dtype=config.dtype, **trust)
             self._network = network.to(device).eval()
         except (OSError, ValueError) as error:
-            raise TeacherStoppedError(f"no local model {config.model!r}: {error}") from None
+            raise TeacherSettingsError(f"no local model {config.model!r}: {error}") from None
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if config.endpoint == "chat" and not getattr(self._tokenizer, "chat_template", None):
-            raise TeacherStoppedError(f"{config.model}: the tokenizer has no chat template; set endpoint='completions'")
+            raise TeacherSettingsError(
+                f"{config.model}: the tokenizer has no chat template; set endpoint='completions'"
+            )
         known = getattr(settings, "max_position_embeddings", None) or getattr(settings, "n_positions", None)
         self._longest = config.longest_prompt or (known - config.sampling.max_tokens if known else None)
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []

@@ -244,11 +244,11 @@ class RequestFailedError(TeacherError):
 
 
 class TeacherStoppedError(TeacherError):
-    """No request can succeed now (wrong key, quota used up, no server); finished replies are kept."""
+    """No request can succeed now (quota used up, no server); finished replies are kept."""
 
 
 class TeacherSettingsError(TeacherStoppedError):
-    """No request can succeed with these settings: unknown model, or an unsupported field."""
+    """No request can succeed before the user corrects something: key, model, package, or a field that is not supported."""
 
 
 class Teacher(Protocol):

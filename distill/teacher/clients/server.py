@@ -46,7 +46,7 @@ class ServerTeacher:
     """Sends requests to an OpenAI-compatible server; see :class:`ServerConfig`. Use it within one event loop.
 
     Raises:
-      TeacherStoppedError: a required key is not in the environment, or the openai package is missing.
+      TeacherSettingsError: a required key is not in the environment, or the openai package is missing.
     """
 
     def __init__(self, config: ServerConfig):
@@ -55,7 +55,7 @@ class ServerTeacher:
 
             from distill.teacher.clients import transport
         except ImportError as error:
-            raise TeacherStoppedError(
+            raise TeacherSettingsError(
                 f"a teacher on a server needs the openai package: pip install 'distill-step-by-step[teacher]' ({error})"
             ) from None
 
@@ -75,7 +75,7 @@ class ServerTeacher:
             check_url(base_url)
         key = redaction.secret_from_environment(config.api_key_env)
         if key is None and base_url is None:
-            raise TeacherStoppedError(
+            raise TeacherSettingsError(
                 f"teacher {self.name!r}: the environment variable {config.api_key_env} holds no API key; set it, or set "
                 "base_url if the server needs no key"
             )
@@ -84,7 +84,7 @@ class ServerTeacher:
         for header, variable in config.headers_env.items():
             value = redaction.secret_from_environment(variable)
             if value is None:
-                raise TeacherStoppedError(
+                raise TeacherSettingsError(
                     f"teacher {self.name!r}: header {header} needs the environment variable {variable}, which is not set"
                 )
             headers[header] = value
@@ -180,7 +180,8 @@ class ServerTeacher:
         Raises:
           RequestFailedError: it failed: ``timeout``, ``no connection``, ``server error``, ``bad request``,
             ``broken JSON``, ``not UTF-8``, ``wrong schema``, ``reply too large``.
-          TeacherStoppedError: wrong key or model, quota used up, or no success for ``patience_s``.
+          TeacherSettingsError: wrong key or model, or an unsupported field.
+          TeacherStoppedError: quota used up, or no success for ``patience_s``.
         """
         estimate = request.characters / 4 + request.sampling.max_tokens * request.samples
         self._transport.request_tokens.set(estimate)

@@ -145,7 +145,7 @@ class ErrorTranslator:
         openai, words = self._openai, self._words(error)
         model = self._config.model
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return self.stopped(f"does not accept the key in {self._config.api_key_env}", error)
+            return self.stopped(f"does not accept the key in {self._config.api_key_env}", error, TeacherSettingsError)
         if isinstance(error, openai.NotFoundError):
             return self.stopped(f"has no model {model!r}, or no such endpoint", error, TeacherSettingsError)
         if isinstance(error, openai.RateLimitError):

@@ -29,7 +29,7 @@ class ExtractionStoppedError(TeacherError):
 
     Attributes:
       report: counts up to the end.
-      hopeless: whether the settings are wrong, so that the same command would fail again.
+      hopeless: whether the user must correct something first, such as the key, so that the same command would fail again.
     """
 
     def __init__(self, message: str, report: "ExtractReport", hopeless: bool = False):

@@ -78,7 +78,7 @@ def open_teacher(config: TeacherConfig) -> Teacher:
     """Opens a teacher; with ``batch``, the server's batch API.
 
     Raises:
-      TeacherStoppedError: a required key is not in the environment, or a package or model is missing.
+      TeacherSettingsError: a required key is not in the environment, or a package or model is missing.
       SourceError: a file of recorded replies cannot be used.
     """
     if isinstance(config, ServerConfig):
@@ -131,7 +131,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
         raise ExtractionStoppedError(
             f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and "
             f"stored in {config.store_path}; "
-            + ("correct the settings" if collected.hopeless else "run the same command again")
+            + ("correct that, and run the command again" if collected.hopeless else "run the same command again")
             + f" to send the other {missing:,}",
             report,
             collected.hopeless,

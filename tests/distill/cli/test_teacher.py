@@ -155,11 +155,18 @@ def test_wrong_flags_are_named(place, tmp_path, flags, message):
         commands.run_extract(**({"field": ["input=message"], "dry_run": True} | settings | flags))
 
 
-def test_a_stopped_job_says_so_and_gives_its_exit_code(place, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("refusal", "code", "why", "remedy"),
+    [
+        (401, exit_codes.MISTAKE, "does not accept the key", "correct that, and run the command again to send"),
+        (402, exit_codes.STOPPED, "requires payment", "run the same command again to send"),
+    ],
+)
+def test_a_stopped_job_says_so_and_gives_its_exit_code(refusal, code, why, remedy, place, tmp_path, capsys):
     async def refuse(call_):
         from tests.distill.teacher.stub_server import error
 
-        return error(401, "no") if call_.number else error(400, "too long")
+        return error(refusal, "no") if call_.number else error(400, "too long")
 
     with serving(refuse) as stub:
         status = commands.run_extract(
@@ -171,9 +178,9 @@ def test_a_stopped_job_says_so_and_gives_its_exit_code(place, tmp_path, capsys):
             model=["m"],
             concurrency=1,
         )
-    assert status == exit_codes.STOPPED
+    assert status == code
     told = capsys.readouterr().err
-    assert "0 answered now, 0 before, 1 failed, 2 not finished" in told and "does not accept the key" in told
+    assert "0 answered now, 0 before, 1 failed, 2 not finished" in told and why in told and remedy in told
     assert f"failed requests: 1 × bad request\nfailures: {tmp_path}/o.failures.jsonl" in told
 
 

@@ -155,7 +155,7 @@ def test_which_field_a_server_does_not_take(named, words, field):
         ((400, "m is not a valid model ID"), 2, "has no model 'm'"),
         ((400, "The model `m` does not exist"), 2, "has no model 'm'"),
         ((400, "context length exceeded"), 2, "none of 12 requests was answered, for instance bad request: HTTP 400"),
-        ((401, "bad key"), 75, "does not accept the key"),
+        ((401, "bad key"), 2, "does not accept the key"),
         ((402, "pay first"), 75, "requires payment"),
     ],
 )
