@@ -47,6 +47,9 @@ def choose(wanted: str, shapes: Shapes) -> str:
     if wanted != "auto":
         reason = _why_not(wanted, shapes, device)
         if reason is None:
+            if wanted == "pallas" and device != "tpu":
+                slow = f"attention with the Pallas kernel is interpreted on {device}, which is slow"
+                _log_once(logging.WARNING, f'{slow}: it is compiled for TPUs only; ATTENTION="auto" chooses what is fast')
             return wanted
         _log_once(logging.WARNING, f"attention runs without {_NAMES[wanted]}: {reason}")
         return "xla"

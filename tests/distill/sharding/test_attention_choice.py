@@ -73,6 +73,13 @@ def test_what_is_given_is_used_without_a_message(wanted, platform, monkeypatch, 
     assert not caplog.records
 
 
+def test_a_kernel_that_is_interpreted_is_used_with_a_warning(monkeypatch, caplog):
+    on(monkeypatch, "gpu")
+    assert choose("pallas", GOOD) == choose("pallas", GOOD) == "pallas"
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "interpreted on gpu, which is slow" in message
+
+
 @pytest.mark.parametrize(
     ("wanted", "platform", "shapes", "warning"),
     [
