@@ -103,7 +103,7 @@ class Training:
       phases: phase → seconds; their sum is ``seconds``.
       wall_seconds: since the first start, including lost work and the time between attempts.
       goodput: seconds of the updates that count / ``wall_seconds``.
-      lost_steps: updates that were repeated because a kill had undone them, as far as log lines show.
+      lost_steps: updates that were repeated because a kill had undone them; on remote storage, as far as log lines show.
       tokens_per_second_per_device: tokens / seconds of updates and data / devices, without the first update of each start;
         None for a run of one update.
       mfu: model FLOPs per second and device / the chip's bfloat16 peak; None if either is not known.
