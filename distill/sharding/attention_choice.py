@@ -49,7 +49,9 @@ def choose(wanted: str, shapes: Shapes) -> str:
         if reason is None:
             if wanted == "pallas" and device != "tpu":
                 slow = f"attention with the Pallas kernel is interpreted on {device}, which is slow"
-                _log_once(logging.WARNING, f'{slow}: it is compiled for TPUs only; ATTENTION="auto" chooses what is fast')
+                _log_once(
+                    logging.WARNING, f'{slow}: it is compiled for TPUs only; ATTENTION="auto" chooses what is fast'
+                )
             return wanted
         _log_once(logging.WARNING, f"attention runs without {_NAMES[wanted]}: {reason}")
         return "xla"

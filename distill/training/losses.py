@@ -1,10 +1,10 @@
 """The two-task loss of Distilling Step-by-Step, expressed as token weights.
 
 ``L = L_label + λ · L_rationale`` (Hsieh et al. 2023, arXiv 2305.02301, eq. 4) is computed in two steps. First, every
-target token of the global batch gets a weight ``w = mask · c_k / N``, where ``k`` is its task and ``N`` the sum of the masks
-that the normaliser adds up; with ``task_examples``, ``mask`` is first divided by the sum of its example. Then the loss is
-the sum ``Σ w · CE`` (:mod:`distill.sharding.cross_entropy`). A sum can be split anywhere, so packing, micro-batches and
-sharding do not change the result.
+target token of the global batch gets a weight ``w = mask · c_k / N``, where ``k`` is its task and ``N`` the sum of the
+masks that the normaliser adds up; with ``task_examples``, ``mask`` is first divided by the sum of its example. Then the
+loss is the sum ``Σ w · CE`` (:mod:`distill.sharding.cross_entropy`). A sum can be split anywhere, so packing,
+micro-batches and sharding do not change the result.
 """
 
 import dataclasses
@@ -38,8 +38,9 @@ class TwoTaskLoss:
       lam: λ ≥ 0, or a schedule from the step (int32 scalar) to λ, see :mod:`distill.training.schedules`.
       alpha: α in [0, 1], instead of ``lam``.
       normalizer: the divisor of a task's summed loss. ``task_tokens``: the weights of the task's target tokens in the
-        global batch, summed (without weights their number, as in the paper's code). ``task_examples``: each example's loss is averaged over its tokens, then
-        over the task's examples. ``all_tokens``: one mean over the tokens of both tasks (a plain T5 mixture).
+        global batch, summed (without weights their number, as in the paper's code). ``task_examples``: each example's loss
+        is averaged over its tokens, then over the task's examples. ``all_tokens``: one mean over the tokens of both tasks
+        (a plain T5 mixture).
       z_loss: coefficient of ``log²Z``, which keeps the softmax normaliser near 1 (as in T5X); 0 disables it.
       label_smoothing: probability mass moved from the target to the other ``V - 1`` tokens, evenly (as in T5X).
       mutual_information: the coefficient β of :mod:`distill.training.mutual_information`; None leaves the term out.
