@@ -19,7 +19,7 @@ from distill.experiments.sweep import estimates
 FOLDER = Path(__file__).resolve().parents[1] / "gin" / "sweeps"
 LINE = re.compile(r"^# Cost: ([\d,]+) runs, ([\d.e+]+) operations", re.MULTILINE)
 PER_SECOND = 8.7e9
-"""Operations per second of one core of an AMD EPYC (family 26), shared with other work: demo_rates.yaml's 1.51e13 in 0.48
+"""Operations per second of one core of an AMD EPYC (Zen 5), shared with other work: demo_rates.yaml's 1.51e13 in 0.48
 core-hours, compilation and evaluation included (docs/demo_rates.md, 26 November 2026)."""
 
 

@@ -42,7 +42,7 @@ _MAX_LENGTH = 1024
 _MAX_FLOAT32_BLOCK = 32
 # Wider heads need more warps, or registers spill to memory.
 _WIDE, _WIDE_WARPS = 64, 8
-# Fewer queries per block need fewer warps: measured on an H100, docs/performance.md.
+# Fewer queries per block need fewer warps: measured on an H100, docs/results.md.
 _FEW_QUERIES = 32
 # Programs that fill a GPU; the rows of the bias's gradient are divided among programs until this number is reached.
 _PROGRAMS = 2048
