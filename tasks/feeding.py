@@ -140,17 +140,17 @@ class RecordDataSource(seqio.FunctionDataSource):
                 return record.named
         return f"row {id!r}"
 
-    def rows_sha256(self, split: str, *, fresh: bool = False) -> str:
-        """A hash of the rows of a split in their order, with every field.
+    def rows_sha256(self, split: str) -> str:
+        """A hash of the rows of a split in their order, with every field; reads the rows if necessary.
 
-        Args:
-          split: the split.
-          fresh: read the rows even if they were hashed before: their file may have changed since.
+        It is of the rows that this source has read, which a task trains on, also if their file has changed since.
         """
-        if split in self._hashes and not fresh:
-            return self._hashes[split]
-        self._hashes[split] = _sha256(rows(self.dataset, split, self.selection))
+        self._load(split)
         return self._hashes[split]
+
+    def files_sha256(self, split: str) -> str:
+        """The same of the rows as their files are now; keeps none of them in memory."""
+        return _sha256(rows(self.dataset, split, self.selection))
 
     def scored_sha256(self, split: str, *, rationales: bool = False) -> str:
         """A hash of what is scored, in order: ids, inputs, targets and choices, and on request rationales.
@@ -158,6 +158,10 @@ class RecordDataSource(seqio.FunctionDataSource):
         Two teachers of the same rows give the same hash, except where a row without a gold label has the teacher's.
         """
         names = ("id", "input", "target", "choices", *(["rationales"] if rationales else []))
+        self._load(split)
+        table = self._tables[split]
+        if table is not None and self.selection.variants is None:
+            return _sha256(dict(zip(names, values)) for values in zip(*(table[name] for name in names)))
         plain = dataclasses.replace(self.selection, variants=None)
         return _sha256({name: row[name] for name in names} for row in rows(self.dataset, split, plain))
 
@@ -190,7 +194,7 @@ class RecordDataSource(seqio.FunctionDataSource):
             logging.warning("%s, %s: %s", self.dataset.name, split, report)
         self._tables[split], self._reports[split], self._several[split] = table, report, several
         self._explained[split], self._inputs[split] = explained, inputs
-        self._hashes.setdefault(split, digest.hexdigest())
+        self._hashes[split] = digest.hexdigest()
         self._sizes[split] = size
 
     def _dataset(self, split: str) -> tf.data.Dataset:

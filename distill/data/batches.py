@@ -22,7 +22,6 @@ from distill.data.examples import Examples, KnownRows, SeqioExamples, check_both
 from distill.data.packing import Layout, Planner, Rows, Sequences, fill
 from distill.data.stream import Batch
 from distill.tasks import registration
-from distill.tasks.feeding import RecordDataSource
 
 _BLOCK = 4096  # mixture draws, or examples in order, computed at a time
 
@@ -108,7 +107,7 @@ class BatchStream:
         self._curriculum = curriculum
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         self._sources: dict[str, _Order] = {}
-        self._split, self._tasks, self._cached = split, {task.name: task for task in tasks}, cache_dir is not None
+        self._split, self._tasks = split, {task.name: task for task in tasks}
         for task in tasks:
             if registration.shares_input(task.name) != layout.shared_encoder:
                 kind = "a task whose sequences share their input" if layout.shared_encoder else "tasks of other forms"
@@ -181,10 +180,6 @@ class BatchStream:
     @functools.cached_property
     def _fingerprints(self) -> dict[str, str]:
         """A hash of each task's examples: the rows where they are the project's records, and the lengths in order."""
-        sources = {id(task.source): task.source for task in self._tasks.values()}
-        for source in sources.values():  # one, if the tasks are forms of a data set
-            if isinstance(source, RecordDataSource) and not self._cached:
-                source.rows_sha256(self._split, fresh=True)
         return {name: fingerprint(self._tasks[name], self._split, s.examples) for name, s in self._sources.items()}
 
     def restore(self, position: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ def of_training_data(stream: "BatchStream", mixture_or_task_name: str, split: st
       mixture_or_task_name: the name of its task or mixture.
       split: SeqIO split.
     """
-    examples = stream.position()["data"]  # hashes the rows as they are now; their sources keep the hashes
+    examples = stream.position()["data"]
     found: dict[str, Any] = {}
     rows = 0
     for task in _tasks(mixture_or_task_name):

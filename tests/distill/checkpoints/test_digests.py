@@ -21,6 +21,7 @@ from distill.checkpoints.manager import CheckpointConfig, Checkpoints, restore_s
 from distill.data.batches import BatchStream
 from distill.inference.evaluate import evaluate
 from distill.sharding import partitioning
+from distill.tasks import registration
 from distill.training import loop, train
 from distill.training.state import abstract_state
 
@@ -361,10 +362,13 @@ def test_changed_rows_are_refused_at_a_restart(run, arguments, tmp_path, sums):
     assert path.read_text() != rows
     data = arguments["data"]
     position = json.loads((run / "checkpoints/8/position/metadata").read_text())
+    reread = registration.call_of(data.mixture_or_task_name)
+    reread()
     fresh = BatchStream(data.mixture_or_task_name, data.layout, seed=3)
     with pytest.raises(
         ValueError, match=r"the rows of '\S+', split 'train', have changed since the checkpoint was saved"
     ):
         fresh.restore(position)
     path.write_text(rows)
+    reread()
     BatchStream(data.mixture_or_task_name, data.layout, seed=3).restore(position)

@@ -112,14 +112,18 @@ def test_runs_of_two_teachers_are_scored_on_the_same_rows(tmp_path):
     assert scored(names.label) != label
 
 
-def test_the_rows_are_hashed_once_for_the_record_and_the_position(tmp_path, monkeypatch):
-    name = registered(tmp_path / "a").mixed  # two tasks of one source
-    stream = BatchStream(name, Layout(4, 48, 48))
-    reads, rows = [], feeding.rows
-    monkeypatch.setattr(feeding, "rows", lambda *args: reads.append(args[1]) or rows(*args))
-    provenance.of_training_data(stream, name, "train")
+def test_fingerprints_are_of_the_rows_that_a_run_has_read(tmp_path, monkeypatch):
+    names = registered(tmp_path / "a")
+    before = trained(names.paired), scored(names.label), scored(names.rationale)
+    names = registered(tmp_path / "a")
+    stream, evaluators = BatchStream(names.mixed, Layout(4, 48, 48)), (names.label, names.rationale)
+    texts = [Evaluator(name, "test", lambda *_: []).texts() for name in evaluators]
+    for split in ("train", "test"):  # edited after they were read
+        write_rows(tmp_path / f"a/{split}.jsonl", 5, start=50)
+    monkeypatch.setattr(feeding, "rows", lambda *args: pytest.fail("the rows are read again"))
+    assert (provenance.of_training_data(stream, names.mixed, "train"), *map(scored, evaluators)) == before
     next(stream)
-    assert reads == ["train"]
+    assert [Evaluator(name, "test", lambda *_: []).texts() for name in evaluators] == texts
 
 
 def test_other_rows_another_order_and_a_part_have_other_fingerprints(tmp_path):
