@@ -1,12 +1,16 @@
 """How answers and rationales are scored. Every score comes with a 95 % interval.
 
-Metric functions have the signature that SeqIO looks for, ``(targets, predictions)``, and return plain floats.
+Metric functions take two positional arguments, targets and predictions, and return plain floats. Where a task is
+registered, they get the names of arguments by which SeqIO recognises them.
 """
 
 import dataclasses
 import functools
 import hashlib
+import inspect
+import os
 import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,8 +38,18 @@ class Answer:
 LOSS = "loss"
 
 
-def check_functions(argument: str, functions: Any) -> None:
-    """Raises TypeError unless ``functions`` is a list of functions.
+_OF_SEQIO = (("targets", "predictions"), ("targets", "scores"), ("targets", "predictions", "aux_values"))
+"""The positional arguments by which SeqIO recognises a metric function, and passes them by name."""
+
+
+def check_functions(argument: str, functions: Any, *, seqio: bool = False) -> None:
+    """Raises TypeError unless ``functions`` is a list of functions of two positional arguments.
+
+    Args:
+      argument: its name, for the message.
+      functions: the value.
+      seqio: whether SeqIO's form ``(targets, predictions, aux_values)`` is accepted, too, which only SeqIO's own evaluation
+        computes.
 
     >>> check_functions("metrics", len)
     Traceback (most recent call last):
@@ -47,6 +61,51 @@ def check_functions(argument: str, functions: Any) -> None:
     for number, one in enumerate(functions):
         if not callable(one):
             raise TypeError(f"{wanted}; got {quoted(one)} ({type(one).__name__}) as {argument}[{number}]")
+        if not _takes_two(one) and not (seqio and _positional(one) == _OF_SEQIO[-1]):
+            raise TypeError(
+                f"{argument}[{number}] must take two positional arguments, fn(targets, predictions); got "
+                f"{name_of(one)}{inspect.signature(one)}; give further arguments a default, or bind them with "
+                "functools.partial"
+            )
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with two positional arguments; a signature that cannot be read counts as such."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _positional(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The arguments without default that may be passed by position and by name, as SeqIO finds them."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except ValueError:
+        return None
+    return tuple(one.name for one in found if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD)
+
+
+def for_seqio(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A metric function as SeqIO recognises it: itself, or a function of its name with ``(targets, predictions)``.
+
+    >>> def length(gold, answers):
+    ...     return {"length": len(answers)}
+    >>> for_seqio(length).__name__, str(inspect.signature(for_seqio(length)))
+    ('length', '(targets, predictions)')
+    """
+    if _positional(function) in _OF_SEQIO:
+        return function
+
+    def adapted(targets, predictions):  # type: ignore[no-untyped-def]
+        return function(targets, predictions)
+
+    adapted.__name__ = adapted.__qualname__ = name_of(function)
+    adapted.__module__ = getattr(function, "__module__", None) or type(function).__module__
+    return adapted
 
 
 def name_of(function: Any) -> str:
@@ -62,7 +121,7 @@ def computed(
 
     Raises:
       TypeError: a function returns something other than a mapping of names to numbers.
-      ValueError: two functions return the same name.
+      ValueError: two functions return the same name, or a function of the user raises an error.
 
     >>> computed([text_accuracy, lambda targets, predictions: {"accuracy": 1}], ["a"], ["a"])
     Traceback (most recent call last):
@@ -72,7 +131,7 @@ def computed(
     source: dict[str, str] = {}
     for function in functions:
         name = name_of(function)
-        values = function(targets, predictions)
+        values = _called(function, targets, predictions)
         wanted = f"metric {name} must return numbers by name, such as {{'length': 2.5}}"
         if not isinstance(values, Mapping):
             raise TypeError(f"{wanted}; got {quoted(values)} ({type(values).__name__})")
@@ -90,6 +149,20 @@ def computed(
             except (TypeError, ValueError):
                 raise TypeError(f"{wanted}; got {key!r}: {quoted(value)} ({type(value).__name__})") from None
     return found
+
+
+def _called(function: Callable[..., Any], targets: Sequence[Any], predictions: Sequence[str]) -> Any:
+    """What a metric function returns. Errors of the user's own functions name the function and the line."""
+    try:
+        return function(targets, predictions)
+    except Exception as error:
+        if getattr(function, "__module__", None) == __name__:
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"metric {name_of(function)} failed at line {at.lineno} of {os.path.basename(at.filename)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def higher_is_better(metric: str) -> bool:

@@ -150,13 +150,15 @@ def register(
       label_rate, rationale_rate: how often the mixture draws from each task.
       shuffle_buffer_size: SeqIO's.
       label_metrics, rationale_metrics: further metric functions of the tasks whose answer is a label or a rationale:
-        ``fn(targets, predictions) -> {name: value}``. Targets are :class:`distill.tasks.metrics.Answer`.
+        ``fn(targets, predictions) -> {name: value}``, whatever the names of its two arguments. Targets are
+        :class:`distill.tasks.metrics.Answer`. SeqIO's own evaluation also passes ``(targets, scores)`` and ``(targets,
+        predictions, aux_values)`` to functions with arguments of these names.
 
     Returns:
       The names.
 
     Raises:
-      TypeError: not a data set, or metrics that are no list of functions.
+      TypeError: not a data set, or metrics that are no list of functions of two arguments.
       ValueError: an argument is out of its range.
     """
     call = functools.partial(register, **locals())
@@ -202,8 +204,8 @@ def register(
         subsample_validation=subsample_validation,
         variants=None if variants == Variants(temperature=soft_label_temperature) else variants,
     )
-    metrics.check_functions("label_metrics", label_metrics)
-    metrics.check_functions("rationale_metrics", rationale_metrics)
+    metrics.check_functions("label_metrics", label_metrics, seqio=True)
+    metrics.check_functions("rationale_metrics", rationale_metrics, seqio=True)
     source = RecordDataSource(dataset, selection)
     automatic = "draw" if dataset.several_rationales else "first"
     how = {"first": "first", "draw": "draw", "all": "first"}.get(rationales or "auto", automatic)
@@ -246,7 +248,7 @@ def register(
             preprocessors=[seqio.CacheDatasetPlaceholder(), preprocessors.choose_rationale(how), *steps],
             output_features=dict.fromkeys(features, feature),
             postprocess_fn=postprocess,
-            metric_fns=list(metric_fns),
+            metric_fns=list(map(metrics.for_seqio, metric_fns)),
             shuffle_buffer_size=shuffle_buffer_size,
         )
         note(name, Noted(described, target_prefix, call))

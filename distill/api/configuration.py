@@ -417,6 +417,23 @@ def arguments_of(function: Any) -> dict[str, Any]:
         raise ConfigurationError(f"{without_gin(text)}; {settings}") from None
 
 
+def registration_arguments() -> dict[str, Any]:
+    """The arguments of :func:`distill.tasks.registration.register`, as :func:`arguments_of` returns them.
+
+    Raises:
+      ConfigurationError: see there; or a metric is no function of two arguments.
+    """
+    from distill.tasks import metrics, registration
+
+    found = arguments_of(registration.register)
+    try:
+        for name in ("label_metrics", "rationale_metrics"):
+            metrics.check_functions(f"registration.register.{name}", found.get(name, ()), seqio=True)
+    except TypeError as error:
+        raise ConfigurationError(str(error)) from None
+    return found
+
+
 def _settings_named_in(message: str) -> str:
     """Which flags set the arguments that an error names, if a function that gin called raised it."""
     function = re.search(r"In call to configurable '([\w.]+)'", message)

@@ -57,7 +57,6 @@ class Run:
         Raises:
           ConfigurationError: the configuration configures no training run.
         """
-        from distill.tasks import registration
         from distill.training import train
 
         text = configuration.resolved()
@@ -66,7 +65,7 @@ class Run:
                 text,
                 configuration.bindings_of(text),
                 configuration.arguments_of(train.train),
-                configuration.arguments_of(registration.register),
+                configuration.registration_arguments(),
             )
 
     @property

@@ -75,7 +75,8 @@ def train(
       test: rows that are scored once at the end; None scores none.
       answer: how answers are compared: ``text``, ``choice`` or ``equation``.
       metrics: functions of yours that score answers, ``fn(targets, predictions) -> {name: value}``, in addition to the
-        accuracy. Targets have ``text`` and ``choices``; predictions are texts. ``config.gin`` does not record them.
+        accuracy. They take two positional arguments of any name. Targets have ``text`` and ``choices``; predictions are
+        texts. ``config.gin`` does not record them.
       initial: parameters to start from: a model directory, a Hugging Face folder or name, a T5X checkpoint, or
         T5Gemma's Flax files; None starts at random.
       vocabulary: ``t5``, ``mt5`` (their public files, which are downloaded), ``bytes``, or the path of a SentencePiece

@@ -8,9 +8,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.api import tensorflow_log
 from distill.inference.own_files import CONFIG, FAILURE
+
+if TYPE_CHECKING:
+    from distill.tasks.registered import Registered
 
 CONFIGURED = ("eval", "replay")
 """The commands that read ``config.gin`` of ``--model_dir``."""
@@ -211,11 +215,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def register() -> None:
+def register() -> "Registered":
     from distill.api import configuration
     from distill.tasks import registration
 
-    configuration.configured(registration.register)()
+    return registration.register(**configuration.registration_arguments())
 
 
 def is_quiet(options: argparse.Namespace) -> bool:

@@ -42,12 +42,11 @@ def cache_command(options: argparse.Namespace) -> int:
     options.gin_bindings.insert(0, "MODEL_DIR = 'unused'")  # caching needs no model directory
     runs.parse_configuration(options)
     from distill import locking
-    from distill.api import configuration
     from distill.data import cache
     from distill.inference import model_directory
     from distill.tasks import registration
 
-    names = configuration.configured(registration.register)()
+    names = runs.register()
     tasks = [names.label, names.rationale, names.single, names.paired]
     if registration.prompt(names.shared_label) != registration.prompt(names.shared_rationale):
         tasks.append(names.shared)  # equal prefixes would make its two targets indistinguishable

@@ -156,8 +156,49 @@ def test_a_metric_that_returns_no_numbers_by_new_names(values, error):
 
 
 def test_metrics_are_a_list_of_functions():
-    metrics.check_functions("metrics", [len, metrics.bleu])
+    metrics.check_functions("metrics", [max, metrics.bleu, lambda gold, answers, k=1: {}, lambda *both: {}])
     with pytest.raises(TypeError, match=r"metrics must be a list .*; got 'bleu' \(str\) as metrics\[1\]"):
-        metrics.check_functions("metrics", [len, "bleu"])
+        metrics.check_functions("metrics", [max, "bleu"])
     partial = functools.partial(metrics.share, "a")
     assert [metrics.name_of(one) for one in (metrics.bleu, partial, Answer("a"))] == ["bleu", "share", "Answer"]
+
+
+def of_seqio(targets, predictions, aux_values):
+    return {"aux": len(aux_values)}
+
+
+@pytest.mark.parametrize("function", [len, lambda gold, answers, k: {}, lambda gold, *, answers: {}, of_seqio])
+def test_metrics_take_two_positional_arguments(function):
+    message = rf"label_metrics\[1\] must take two positional arguments, .*; got {metrics.name_of(function)}\("
+    with pytest.raises(TypeError, match=message):
+        metrics.check_functions("label_metrics", [max, function])
+    if function is of_seqio:
+        metrics.check_functions("label_metrics", [function], seqio=True)
+
+
+def test_seqio_recognises_any_function_of_two_arguments_by_its_name():
+    def scored(targets, scores):
+        return {"scored": 1}
+
+    assert [metrics.for_seqio(one) for one in (metrics.bleu, scored, of_seqio)] == [metrics.bleu, scored, of_seqio]
+
+    def length(gold, answers, /, times=1):
+        return {"length": times * len(answers)}
+
+    partial = metrics.for_seqio(functools.partial(length, times=3))
+    for one, value in ((metrics.for_seqio(length), 2), (partial, 6)):
+        assert (metrics.name_of(one), one(targets=["a", "b"], predictions=["a", "c"])) == ("length", {"length": value})
+
+
+def test_an_error_in_a_metric_names_the_metric_and_the_line():
+    def mean(gold, answers):
+        return {"mean": 1 / (len(answers) - len(gold))}
+
+    for one in (mean, metrics.for_seqio(mean)):
+        with pytest.raises(
+            ValueError, match=r"metric mean failed at line \d+ of test_metrics\.py: ZeroDivision"
+        ) as got:
+            metrics.computed([one], ["a"], ["a"])
+        assert isinstance(got.value.__cause__, ZeroDivisionError)
+    with pytest.raises(ValueError, match=r"^1 targets but 2 predictions"):  # of ours
+        metrics.computed([metrics.text_accuracy], ["a"], ["a", "b"])

@@ -277,6 +277,22 @@ def test_evaluation_goes_through_seqio(cqa_dir):
     assert [fn.__name__ for fn in rationale.metric_fns] == ["rouge_l", "bleu"]
 
 
+def test_metrics_of_any_two_arguments(svamp_dir):
+    def length(gold, answers):
+        return {"length": len(answers)}
+
+    def aux(targets, predictions, aux_values):
+        return {}
+
+    names = register(svamp.dataset(svamp_dir), BYTES, label_metrics=[length, aux], rationale_metrics=[length])
+    functions = registration.get(names.label).metric_fns
+    assert [fn.__name__ for fn in functions] == ["equation_accuracy", "length", "aux"]
+    assert functions[1](targets=["1"], predictions=["2"]) == {"length": 1}
+    assert len(registration.get(names.rationale).metric_objs) == 3
+    with pytest.raises(TypeError, match=r"rationale_metrics\[0\] must take two positional arguments"):
+        register(svamp.dataset(svamp_dir), BYTES, rationale_metrics=[len])
+
+
 @pytest.mark.parametrize("form", ["label", "single", "rationale"])
 def test_seqios_own_evaluator_takes_the_tasks(svamp_dir, form):
     name = getattr(register(svamp.dataset(svamp_dir), BYTES), form)

@@ -50,9 +50,9 @@ def test_right_answers_count(trained):
     assert 0 <= scores["accuracy_low"] < scores["accuracy"] + 1e-9 and scores["accuracy_high"] < 1
 
 
-def length(targets, predictions):
-    assert [target.text for target in targets]
-    return {"length": sum(map(len, predictions)) / len(predictions)}
+def length(gold, answers):
+    assert [target.text for target in gold]
+    return {"length": sum(map(len, answers)) / len(answers)}
 
 
 def test_metrics_of_the_user_are_those_of_the_training(tmp_path, capsys, caplog):
@@ -85,6 +85,8 @@ def test_a_metric_is_checked_before_answers_are_decoded(trained, monkeypatch):
     monkeypatch.setattr(type(trained), "answer", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(TypeError, match="metric <lambda> must return numbers by name"):
         distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: 0.5])
+    with pytest.raises(TypeError, match=r"metrics\[0\] must take two positional arguments, .*; got len\("):
+        distill.evaluate(trained, sums(2), metrics=[len])
     with pytest.raises(ValueError, match="returns 'rouge_l', a name that <lambda> returns, too"):
         distill.evaluate(trained, sums(2), metrics=[lambda targets, predictions: {"rouge_l": 1}], rationale=True)
     with pytest.raises(ValueError, match="metric length returns 'length', a name that length returns, too"):

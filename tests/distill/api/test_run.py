@@ -118,3 +118,17 @@ def test_a_split_to_test_that_files_lack_is_named_before_tensorflow_is_imported(
         run.from_gin(files, {"MODEL_DIR": "m", "VOCABULARY_PATH": "bytes", "FILES": {"train": "a.jsonl"}})
     assert str(caught.value).startswith("FILES has no split 'test', which TEST_SPLIT scores at the end; it has train: ")
     assert str(caught.value).endswith("or give bindings={'TEST_SPLIT': None} to score none")
+
+
+def test_metrics_from_gin_take_two_arguments(tmp_path):
+    (tmp_path / "own.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from distill.tasks import metrics\n"
+        "from distill.tasks import registration\n"
+        "registration.register.rationale_metrics = [@metrics.bleu, @metrics.share]\n"
+    )
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    message = r"^registration\.register\.rationale_metrics\[1\] must take two positional arguments, .*; got share\(name"
+    with pytest.raises(configuration.ConfigurationError, match=message):
+        distill.from_gin([*files, str(tmp_path / "own.gin")], given | {"TEST_SPLIT": None})
