@@ -65,18 +65,18 @@ def _position(value: Mapping[str, Any], where: str) -> None:
 
 def _progress(value: Mapping[str, Any], where: str) -> None:
     # Other keys are the training loop's own, and must be plain values.
-    for name in ("best_step", "stale", "examples", "score_step", "skipped"):
+    for name in ("best_step", "stale", "examples", "score_step", "skipped", "validations"):
         if name in value:
             _count(value[name], f"{where}: {name}")
     for name in ("best", "seconds", "score"):
         if name in value and (isinstance(value[name], bool) or not isinstance(value[name], int | float)):
             raise Damaged(f"{where}: {name} must be a number; got {quoted(value[name])}")
-    if not isinstance(value.get("higher_is_better", True), bool):
-        raise Damaged(f"{where}: higher_is_better must be true or false; got {quoted(value['higher_is_better'])}")
-    if not isinstance(value.get("validation_rows"), str | None):
-        raise Damaged(f"{where}: validation_rows must be text or null; got {quoted(value['validation_rows'])}")
-    if not isinstance(value.get("stopped"), str | None):
-        raise Damaged(f"{where}: stopped must be text or null; got {quoted(value['stopped'])}")
+    for name in ("higher_is_better", "scores_differ"):
+        if not isinstance(value.get(name, True), bool):
+            raise Damaged(f"{where}: {name} must be true or false; got {quoted(value[name])}")
+    for name in ("validation_rows", "stopped"):
+        if not isinstance(value.get(name), str | None):
+            raise Damaged(f"{where}: {name} must be text or null; got {quoted(value[name])}")
 
 
 def _model(value: Mapping[str, Any], where: str) -> None:

@@ -245,6 +245,8 @@ class Progress:
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out or a callback has ended the run, so that a restart trains no further.
       score, score_step: the newest validation score and its step.
+      validations: number of validations.
+      scores_differ: whether two of them had different scores; true if a checkpoint of an older version has not noted it.
       higher_is_better: whether the best score is the highest one, see :func:`distill.tasks.metrics.higher_is_better`.
       validation_rows: hash of the rows that the best was selected on; None in checkpoints of older versions.
       skipped: updates that were skipped because they were not finite.
@@ -263,6 +265,8 @@ class Progress:
     stopped: str | None = None
     score: float = -math.inf
     score_step: int = 0
+    validations: int = 0
+    scores_differ: bool = False
     higher_is_better: bool = True
     validation_rows: str | None = None
     skipped: int = 0
@@ -304,8 +308,22 @@ class Progress:
         validated = self.score_step == step
         self.best, self.best_step = (self.score, step) if validated else (-math.inf, 0)
 
+    def all_scores_equal(self, metric: str) -> str | None:
+        """A warning if more than one validation was made, and all had the same score; else None."""
+        if self.validations < 2 or self.scores_differ or self.best_step == self.score_step:
+            return None
+        return (
+            f"all {self.validations} validations had the same {metric}, {self.score:.4f}, and of equal scores the earliest "
+            f"is kept: the student is that of step {self.best_step}, not of step {self.score_step}; give more validation "
+            "rows (VALIDATION_EXAMPLES), raise MAX_DECODE_LEN or TRAIN_STEPS, or select by another metric "
+            "(--gin.train.ValidationConfig.metric=…)"
+        )
+
     def validated(self, step: int, score: float, patience: int | None) -> bool:
         """Adds a validation score. Returns whether it is the best so far; of equal scores, the earliest is the best."""
+        if self.score_step and (score != self.score or not self.validations):
+            self.scores_differ = True
+        self.validations += 1
         self.score, self.score_step = score, step
         sign = 1 if self.higher_is_better else -1
         if sign * score > (sign * self.best if self.best_step else -math.inf):

@@ -360,6 +360,8 @@ class Loop:
                 progress.higher_is_better,
             )
             selection = dataclasses.asdict(chosen)
+            if lane.complete and (equal := progress.all_scores_equal(self.validation.metric)):
+                self.terminal.warn(f"{lane.directory}: {equal}")
         if lane.complete:
             for line in timing.summary_lines(performance):
                 lane.reporter.say(line)

@@ -111,6 +111,22 @@ def test_a_run_that_has_ended_early_goes_on_if_it_may_train_longer():
     assert progress.stopped == "early"
 
 
+def test_validations_of_equal_scores_are_named():
+    def after(*scores, before=None):
+        progress = before or Progress()
+        for number, score in enumerate(scores, start=1):
+            progress.validated(20 * number, score, None)
+        return progress.all_scores_equal("accuracy")
+
+    assert after(0.0, 0.0, 0.0, 0.0).startswith(
+        "all 4 validations had the same accuracy, 0.0000, and of equal scores the earliest is kept: the student is that of "
+        "step 20, not of step 80; "
+    )
+    assert after() is after(0.0) is after(0.0, 0.5) is after(0.5, 0.0) is after(0.5, 0.0, 0.0) is None
+    older = Progress(best=0.0, best_step=10, score=0.0, score_step=10)  # the scores before are not known
+    assert after(0.0, 0.0, before=older) is None
+
+
 def test_of_losses_the_lowest_is_the_best():
     progress = Progress.of(ValidationConfig("task", metric="loss"))
     assert [progress.validated(step, loss, 2) for step, loss in ((1, 4.0), (2, 3.0), (3, 3.0), (4, 3.5))] == [

@@ -22,6 +22,15 @@ def test_patience_ends_a_run_early(tmp_path, arguments):
     assert result.step == result.best_step + 4
 
 
+def test_a_run_whose_validations_are_all_equal_warns_once(tmp_path, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(training_loop, "validation_score", lambda *given: 0.0)
+    arguments["validation"] = dataclasses.replace(arguments["validation"], period=2)
+    result = train.train(str(tmp_path / "run"), **arguments)
+    warning = f"WARNING {tmp_path / 'run'}: all 4 validations had the same accuracy, 0.0000"
+    told = capsys.readouterr().err
+    assert result.best_step == 2 and told.count(warning) == 1 and "the student is that of step 2, not of step 8" in told
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, arguments):
     from distill.training import optimizers
 
