@@ -74,7 +74,7 @@ def _progress(value: Mapping[str, Any], where: str) -> None:
     for name in ("higher_is_better", "scores_differ"):
         if not isinstance(value.get(name, True), bool):
             raise Damaged(f"{where}: {name} must be true or false; got {quoted(value[name])}")
-    for name in ("validation_rows", "stopped"):
+    for name in ("validation_rows", "stopped", "reason"):
         if not isinstance(value.get(name), str | None):
             raise Damaged(f"{where}: {name} must be text or null; got {quoted(value[name])}")
 

@@ -62,7 +62,8 @@ def begin(
     root = epath.Path(directory)
     own_files.check(root)
     finished = (root / RESULT).exists()
-    early = finished and _object(root / RESULT).get("stopped") == "early"
+    result = _object(root / RESULT)
+    early = finished and result.get("stopped") == "early"
     trained = has_trained(root)
     remarks: list[str] = []
     changed = run_settings.differences(before, after) if before is not None else []
@@ -78,8 +79,7 @@ def begin(
             )
     longer = [one for one in changed if one.raises_steps or one.raises_patience] if finished else []
     if finished and not longer:
-        what = "has ended early" if early else "is finished"
-        remedy = "PATIENCE or, if a callback has ended it, TRAIN_STEPS" if early else "TRAIN_STEPS"
+        what, remedy = _early(result.get("reason")) if early else ("is finished", "TRAIN_STEPS")
         remarks.append(f"{directory} {what}; nothing is trained (raise {remedy} to continue)")
         if changed:
             remarks.append("settings that have no effect on a finished run differ: " + "; ".join(map(str, changed)))
@@ -243,6 +243,13 @@ def _object(path: epath.Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _early(reason: Any) -> tuple[str, str]:
+    """What a run that has ended early has done, and the settings that continue it; ``reason`` as in ``result.json``."""
+    if not isinstance(reason, str):  # of an older version
+        return "has ended early", "PATIENCE or, if a callback has ended it, TRAIN_STEPS"
+    return f"has ended early, by {reason}", "PATIENCE" if reason == "patience" else "TRAIN_STEPS"
 
 
 def _may_change(one: run_settings.Difference, finished: bool, early: bool) -> bool:

@@ -30,7 +30,7 @@ class Stop(Exception):
 
     All callbacks of that step are called, the step is validated if it was not, and a checkpoint is saved. After
     ``on_checkpoint``, one more update is made. Several processes agree every 20 steps: the run ends there if any of them
-    has raised it. The text is printed as the reason.
+    has raised it. The text is printed, and recorded as the ``reason`` in ``result.json``.
     """
 
 

@@ -18,6 +18,8 @@ from distill.tasks import metrics
 from distill.training.trainable import Trainable
 
 FEATURES = ("inputs", "targets")
+PATIENCE = "patience"
+"""Why a run has ended early, in its progress and result, if no callback has ended it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +246,8 @@ class Progress:
       examples: source rows trained on.
       seconds: training time over all restarts, evaluation included.
       stopped: ``"early"`` once patience has run out or a callback has ended the run, so that a restart trains no further.
+      reason: why it is ``"early"``: ``"patience"``, or the callback and its text, ``"callback NAME: TEXT"``; else
+        None, also in checkpoints of older versions.
       score, score_step: the newest validation score and its step.
       validations: number of validations.
       scores_differ: whether two of them had different scores; true if a checkpoint of an older version has not noted it.
@@ -263,6 +267,7 @@ class Progress:
     examples: int = 0
     seconds: float = 0.0
     stopped: str | None = None
+    reason: str | None = None
     score: float = -math.inf
     score_step: int = 0
     validations: int = 0
@@ -299,12 +304,19 @@ class Progress:
                 f"larger TRAIN_STEPS (now {train_steps}, before {before[0]}) trains nothing more: raise PATIENCE above "
                 f"{self.stale}, or give None, to continue it"
             )
-        self.stopped = None
+        self.end(None)
+
+    def end(self, reason: str | None) -> None:
+        """Ends the run early, for a reason, unless it has ended; None lets it go on."""
+        if reason is None:
+            self.stopped = self.reason = None
+        elif self.stopped is None:
+            self.stopped, self.reason = "early", reason
 
     def turn(self, step: int) -> None:
         """Selects by the other end of the metric, from ``step`` on: its score, if it was validated, is the best so far."""
         self.higher_is_better, self.stale = not self.higher_is_better, 0
-        self.stopped = None  # patience counted the wrong validations
+        self.end(None)  # patience counted the wrong validations
         validated = self.score_step == step
         self.best, self.best_step = (self.score, step) if validated else (-math.inf, 0)
 
@@ -331,7 +343,7 @@ class Progress:
             return True
         self.stale += 1
         if patience is not None and self.stale >= patience:
-            self.stopped = "early"
+            self.end(PATIENCE)
         return False
 
 
@@ -346,6 +358,7 @@ class TrainResult:
       test: metrics on the test split; empty without a test split, or if the run was stopped by a signal.
       seconds: training time, evaluation included, over all restarts.
       skipped: updates that were skipped because their loss or gradient was not finite.
+      reason: why it is ``"early"``, see :class:`Progress`; else None.
       selection: how the best step was chosen: ``split``, ``metric``, ``step``, ``value``, ``higher_is_better``; empty
         without validation. The test split takes no part.
       performance: where the time went, speed, utilisation and goodput: the ``training`` part of ``record.json``.
@@ -358,5 +371,6 @@ class TrainResult:
     test: dict[str, float]
     seconds: float
     skipped: int = 0
+    reason: str | None = None
     selection: dict[str, Any] = dataclasses.field(default_factory=dict)
     performance: dict[str, Any] = dataclasses.field(default_factory=dict)

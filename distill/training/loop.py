@@ -179,7 +179,7 @@ class Loop:
                         with self._noting_failure(number, lane):
                             self._validate(number, lane, validation)
                             if last:
-                                lane.progress.stopped = None  # no step is left that patience could skip
+                                lane.progress.end(None)  # no step is left that patience could skip
                             lane.stopped = lane.progress.stopped
         stuck.doing("agreeing on signals")
         ends = self.stop.agreed(step, [lane.ends is not None for _, lane in updated])
@@ -208,7 +208,8 @@ class Loop:
             with clock.phase("evaluation"), self._noting_failure(number, lane):
                 self._validate(number, lane, self.validation)
         if lane.failure is None:
-            lane.stopped = lane.progress.stopped = "early"
+            lane.progress.end(f"callback {lane.ends}" if lane.ends else "a callback of another process")
+            lane.stopped = lane.progress.stopped
             self.terminal.say(
                 f"{lane.directory}: stopped after step {lane.step} by {lane.ends or 'a callback of another process'}"
             )
@@ -376,6 +377,7 @@ class Loop:
             test,
             progress.seconds,
             skipped=progress.skipped,
+            reason=progress.reason,
             selection=selection,
             performance=performance,
         )

@@ -43,6 +43,7 @@ def test_good_items_are_read_from_orbaxs_files(tmp_path, item):
         ("progress", {"higher_is_better": 1}, "higher_is_better must be true or false; got 1"),
         ("progress", {"scores_differ": 1}, "scores_differ must be true or false; got 1"),
         ("progress", {"validations": -1}, "validations must be ≥ 0"),
+        ("progress", {"reason": ["flat"]}, "reason must be text or null; got ['flat']"),
         ("progress", {"stopped": 3}, "stopped must be text or null; got 3"),
         ("model", {"embed_dim": -4}, "embed_dim must be ≥ 0"),
         ("model", {"vocab_size": 8.0}, "vocab_size must be an integer"),

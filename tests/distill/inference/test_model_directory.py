@@ -184,6 +184,10 @@ def test_more_patience_goes_on_with_a_run_that_has_ended_early(run):
     nothing = f"{run} has ended early; nothing is trained ({remedy})"
     other = "settings that have no effect on a finished run differ: LOG_PERIOD was 50 and is now 5"
     assert begin(run, changed(PATIENCE=2, LOG_PERIOD=5)) == [nothing, other]
+    for reason, setting in (("callback Flat: it is flat", "TRAIN_STEPS"), ("patience", "PATIENCE")):
+        (run / "result.json").write_text(json.dumps({"step": 20, "stopped": "early", "reason": reason}))
+        nothing = f"{run} has ended early, by {reason}; nothing is trained (raise {setting} to continue)"
+        assert begin(run, changed(PATIENCE=2)) == [nothing]
     with pytest.raises(ValueError, match="PATIENCE was 2 and is now 1"):
         begin(run, changed(PATIENCE=1))
     assert begin(run, changed(PATIENCE=3))[0] == "continuing a finished run: PATIENCE was 2 and is now 3"

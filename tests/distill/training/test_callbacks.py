@@ -76,15 +76,17 @@ def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys, cap
     result = train.train(str(run), **arguments, callbacks=[Raising(Stop("it is flat")), seen])
     assert f"{run}: stopped after step 3 by Raising: it is flat" in capsys.readouterr().err
     assert (result.stopped, result.step, result.best_step) == ("early", 3, 3)
+    assert json.loads((run / reporting.RESULT).read_text())["reason"] == "callback Raising: it is flat"
     assert "accuracy" in result.test and (run / "checkpoints" / "3").exists()
     assert [event[:2] for event in seen.events] == [("log", 3), ("validation", 3), ("checkpoint", 3), ("test", 3)]
     assert train.train(str(run), **arguments) == result
     (run / reporting.RESULT).unlink()
-    assert train.train(str(run), **arguments).step == 3
+    again = train.train(str(run), **arguments)
+    assert (again.step, again.reason) == (3, result.reason)
     (run / reporting.RESULT).unlink()
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=9)
     more = train.train(str(run), **arguments)
-    assert (more.stopped, more.step) == (None, 9)
+    assert (more.stopped, more.reason, more.step) == (None, None, 9)
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=12)
     caplog.clear()
     assert train.train(str(run), **arguments) == more
@@ -94,7 +96,7 @@ def test_a_callback_ends_a_run_as_patience_does(tmp_path, arguments, capsys, cap
 def test_a_callback_that_ends_a_run_at_its_last_step_changes_nothing(tmp_path, arguments):
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=3)
     result = train.train(str(tmp_path / "run"), **arguments, callbacks=[Raising(Stop())])
-    assert (result.stopped, result.step) == (None, 3)
+    assert (result.stopped, result.reason, result.step) == (None, None, 3)
 
 
 def test_a_callback_that_interrupts_leaves_a_checkpoint(tmp_path, arguments):

@@ -88,11 +88,14 @@ def test_of_equal_scores_the_earliest_is_the_best_and_patience_ends_the_run():
     assert not progress.validated(40, 0.1, 2)
     assert not progress.validated(50, 0.1, 2)
     assert (progress.best_step, progress.stale, progress.stopped) == (30, 2, "early")
+    assert progress.reason == "patience"
+    progress.end("callback Flat")  # at the same validation
+    assert progress.reason == "patience"
 
 
 def test_a_run_that_has_ended_early_goes_on_if_it_may_train_longer():
     def ended(stale):
-        return Progress(stale=stale, stopped="early", limits=[40, 2])
+        return Progress(stale=stale, stopped="early", reason="callback Flat: flat", limits=[40, 2])
 
     for steps, patience in ((40, 2), (30, 2), (40, 1)):
         progress = ended(1)
@@ -101,7 +104,7 @@ def test_a_run_that_has_ended_early_goes_on_if_it_may_train_longer():
     for stale, steps, patience in ((1, 50, 2), (2, 40, 3), (2, 40, None)):  # of the first, a callback has ended it
         progress = ended(stale)
         progress.limit(steps, patience)
-        assert progress.stopped is None
+        assert (progress.stopped, progress.reason) == (None, None)
     with pytest.raises(
         ValueError, match=r"after 2 validations without improvement \(PATIENCE=2\).* raise PATIENCE above 2"
     ):

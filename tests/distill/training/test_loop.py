@@ -17,7 +17,7 @@ def test_patience_ends_a_run_early(tmp_path, arguments):
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=40)
     arguments["validation"] = dataclasses.replace(arguments["validation"], period=2, patience=2, metric="accuracy_low")
     result = train.train(str(tmp_path / "run"), **arguments)
-    assert result.stopped == "early"
+    assert (result.stopped, result.reason) == ("early", "patience")
     assert result.step < 40
     assert result.step == result.best_step + 4
 

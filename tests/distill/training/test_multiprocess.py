@@ -289,6 +289,7 @@ def test_a_callback_of_one_of_two_processes_ends_both_at_the_same_step(launched,
     assert f"{tmp_path / 'run'}: stopped after step 20 by a callback of another process" in processes[0].output
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["stopped"], result["step"], result["best_step"]) == ("early", 20, 20)  # they agree every 20 steps
+    assert result["reason"] == "a callback of another process"
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
 
 
