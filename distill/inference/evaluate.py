@@ -168,7 +168,8 @@ class Evaluator:
         evaluation = self._scored(
             [own[one.number] for own, one in zip(self._choices, found)], [one.log_prob for one in found]
         )
-        for row, one in zip(evaluation.rows, found):
+        for row, own, one in zip(evaluation.rows, self._choices, found):
+            row["choices"] = list(own)
             row["probabilities"] = [round(float(share), 6) for share in one.probabilities]
         return evaluation
 

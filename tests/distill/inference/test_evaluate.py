@@ -79,7 +79,11 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
     assert [row["score"] for row in found.rows] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
     for row, answer in zip(found.rows, answers):
         assert row["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-4)
-    assert "probabilities" not in read_lines(tmp_path / "colours_label_test_first_3.jsonl")[0]
+        assert row["choices"] == ["red", "blue", "green"]
+        assert row["prediction"] == row["choices"][max(range(3), key=row["probabilities"].__getitem__)]
+    first = read_lines(tmp_path / "colours_label_chosen_test_first_3.jsonl")[0]
+    assert len(first["choices"]) == len(first["probabilities"]) == 3
+    assert not {"choices", "probabilities"} & read_lines(tmp_path / "colours_label_test_first_3.jsonl")[0].keys()
     right = [row["prediction"] == row["target"].lower().strip(".") for row in found.rows]
     assert [row["correct"] for row in found.rows] == right
     assert found.metrics["accuracy"] == pytest.approx(sum(right) / len(right))
