@@ -1,4 +1,4 @@
-"""The values of flags: whole numbers, parts of a whole, and files."""
+"""The values of flags: whole numbers, parts of a whole, addresses, and files."""
 
 import argparse
 import json
@@ -19,6 +19,15 @@ def not_negative(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be a whole number ≥ 0; got {text!r}")
     return int(text)
+
+
+def host_and_port(text: str) -> str:
+    """A flag's address of a machine, such as ``10.0.0.1:8476``."""
+    match = re.fullmatch(r"(?:[^\s:/]+|\[[0-9A-Fa-f:.%\w]+\]):([0-9]{1,5})", text)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        expected = "HOST:PORT with a port from 1 to 65535, such as 10.0.0.1:8476 or [fd00::1]:8476"
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
+    return text
 
 
 def shard(text: str) -> tuple[int, int]:

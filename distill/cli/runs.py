@@ -41,10 +41,12 @@ def check_flags(options: argparse.Namespace) -> None:
         raise ValueError(f"{command} needs {needed}")
     if command == "cache" and options.dry_run and not options.beam_runner:
         raise ValueError("--dry_run describes a pipeline of Apache Beam; give --beam_runner=direct, dataflow or flink")
-    from distill.cli import combinations, parser
+    from distill.cli import combinations, parser, process_flags
 
     if command in combinations.RULES:
         combinations.check(options, parser.of_command(command))
+    if hasattr(options, "process_id"):
+        process_flags.check(options)
 
 
 def check_directories(options: argparse.Namespace) -> None:
@@ -194,7 +196,12 @@ def parse_configuration(options: argparse.Namespace, extra_files: Sequence[str] 
 
 
 def join(options: argparse.Namespace) -> None:
-    """Initialises JAX's distributed runtime if the run has several processes; call it before any other use of JAX."""
+    """Initialises JAX's distributed runtime if the run has several processes; call it before any other use of JAX.
+
+    Raises:
+      ValueError: JAX does not find out how many processes there are, or which one this is.
+      OSError: process 0 cannot listen at the port.
+    """
     given = (options.coordinator_address, options.num_processes, options.process_id)
     if options.multiprocess or any(value is not None for value in given):
         import jax
@@ -202,7 +209,21 @@ def join(options: argparse.Namespace) -> None:
         global joined
         joined = True
         before = signal.getsignal(signal.SIGTERM)
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
+        try:
+            jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
+        except ValueError as error:
+            raise ValueError(
+                f"the processes of this run are not known, since no cluster is recognised ({str(error).rstrip('.')}); "
+                "give --coordinator_address, --num_processes and --process_id in every process"
+            ) from None
+        except jax.errors.JaxRuntimeError as error:
+            if "Failed to start RPC server" not in str(error):
+                raise
+            where = options.coordinator_address or "the cluster's coordinator address"
+            raise OSError(
+                f"process 0 cannot listen at the port of {where}, which may be in use; end what uses it, or give another "
+                "port in every process"
+            ) from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(
                 signal.SIGTERM, before

@@ -31,6 +31,21 @@ def test_a_whole_number_is_digits_alone(text):
             flag_types.not_negative(text)
 
 
+def test_an_address_has_a_host_and_a_port():
+    for text in ("10.0.0.1:8476", "first:1", "a.b-c.internal:65535", "[fd00::1]:8476"):
+        assert flag_types.host_and_port(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "first", "first:", ":8476", "first:0", "first:65536", "first:a", "fd00::1:8476", "a b:1"]
+)
+def test_an_address_without_a_usable_port_is_refused(text):
+    with pytest.raises(
+        argparse.ArgumentTypeError, match=r"must be HOST:PORT with a port from 1 to 65535, such as .*; got "
+    ):
+        flag_types.host_and_port(text)
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "2", "2/", "a/b", "-1/4", "1/4/4", "1/1234567890"])
 def test_a_part_is_within_the_whole(text):
     with pytest.raises(argparse.ArgumentTypeError, match=r"must be I/N with 1 ≤ I ≤ N, such as 2/4; got "):

@@ -123,6 +123,32 @@ def test_processes_are_joined_only_if_the_command_names_several(monkeypatch, cha
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (
+            ValueError("coordinator_address should be defined."),
+            ValueError,
+            r"no cluster is recognised \(coordinator_address should be defined\); give --coordinator_address, --num_",
+        ),
+        (
+            jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server"),
+            OSError,
+            "process 0 cannot listen at the port of h:1, which may be in use; end what uses it, or give another",
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: another"), jax.errors.JaxRuntimeError, "INTERNAL: another"),
+    ],
+)
+def test_processes_that_cannot_be_joined(monkeypatch, error, expected, message):
+    def initialize(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(runs, "joined", False)
+    with pytest.raises(expected, match=message):
+        runs.join(options(multiprocess=True, coordinator_address="h:1"))
+
+
 def test_commands_without_the_flag_are_not_quiet():
     assert not runs.is_quiet(options())
     assert runs.is_quiet(options(quiet=True))
