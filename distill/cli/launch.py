@@ -71,7 +71,7 @@ def _check(arguments: Sequence[str], machines: Machines) -> None:
     files, bindings = [*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings]
     scan = configuration.check_statements(files, bindings, paths)
     if command in PARALLEL:
-        for warning in launch_checks.check(scan, options.gin_file, machines):
+        for warning in launch_checks.check(scan, options.gin_file, machines, trains=command == "train"):
             print(f"WARNING {warning}", file=sys.stderr)
 
 

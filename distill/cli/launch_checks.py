@@ -1,12 +1,13 @@
 """What a configuration needs, compared with the machines that ``distill launch`` starts it on."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import distill
 from distill.api import configuration
-from distill.api.statements import Scan
+from distill.api.statements import Literal, Scan
 from distill.counting import counted
 from distill.sharding import hardware
 from distill.tools.launch.machines import Machines
@@ -34,19 +35,23 @@ def find(name: str, paths: Sequence[str]) -> bool:
     return True
 
 
-def check(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]:
+def check(scan: Scan, files: Sequence[str], machines: Machines, *, trains: bool) -> list[str]:
     """Returns warnings of settings that may not work on the machines.
 
     Args:
       scan: the statements of the configuration.
       files: names of the gin files.
       machines: where it runs.
+      trains: whether the command trains, so that the mesh must divide its batches.
 
     Raises:
       ConfigurationError: settings that cannot work there.
     """
     directory = scan.values.get("MODEL_DIR")
-    return [*_platform(scan, files, machines), *_mesh(scan, machines), *_directory(directory, machines)]
+    warnings = [*_platform(scan, files, machines), *_mesh(scan, machines), *_directory(directory, machines)]
+    if trains:
+        _batch(scan, machines)
+    return warnings
 
 
 def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]:
@@ -78,28 +83,68 @@ def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]
 
 def _mesh(scan: Scan, machines: Machines) -> list[str]:
     """Compares the number of the mesh's devices with that of the machines."""
-    sizes = [_size(scan, axis) for axis in _AXES]
-    if machines.devices is None or not all(isinstance(size, int) for size in sizes):
+    sizes = _sizes(scan)
+    if machines.devices is None or sizes is None:
         return []
-    known = 1
-    for size in sizes:
-        known *= 1 if size == -1 else size  # type: ignore[operator]
+    known = math.prod(size for size in sizes if size != -1)
     left = machines.devices % known if -1 in sizes and known <= machines.devices else machines.devices - known
     if known == machines.devices or left == 0:
         return []
     mesh = " × ".join(f"{axis}={size}" for axis, size in zip(_AXES, sizes))
     there = f"{machines.option} has {counted(machines.devices, 'device')}"
+    advice = _without_overrides(scan, machines) or _advice(machines)
     if -1 in sizes or known > machines.devices or machines.processes > 1:
-        raise configuration.ConfigurationError(f"mesh {mesh} does not fit: {there}; {_advice(machines)}")
-    return [f"mesh {mesh} uses {counted(known, 'device')}, and {there}; {_advice(machines)}"]
+        raise configuration.ConfigurationError(f"mesh {mesh} does not fit: {there}; {advice}")
+    return [f"mesh {mesh} uses {counted(known, 'device')}, and {there}; {advice}"]
 
 
-def _size(scan: Scan, axis: str) -> Any:
-    """The size of an axis of the mesh, if it is set to a literal."""
-    for (scope, selector, argument), given in scan.given.items():
-        if not scope and argument == axis and selector.rpartition(".")[2] == "MeshConfig":
-            found = scan.literal(given)
-            return None if found is None else found.value
+def _without_overrides(scan: Scan, machines: Machines) -> str:
+    """The advice if the hardware file that fits the machines is given and sizes set elsewhere do not; else empty."""
+    axes = [(axis, found) for axis in _AXES if (found := _setting(scan, "MeshConfig", axis))]
+    for file in hardware.fitting(machines.devices or 0, machines.platform, machines.kind):
+        name = f"gin/hardware/{file.name}"
+        others = [(axis, found) for axis, found in axes if found.place.rpartition(":")[0] != name]
+        if name in scan.texts and others:
+            wrong = " and ".join(
+                f"partitioning.MeshConfig.{axis} = {found.value} (set in {found.place})" for axis, found in others
+            )
+            return f"{name} fits without {wrong}; leave {'it' if len(others) == 1 else 'them'} out"
+    return ""
+
+
+def _batch(scan: Scan, machines: Machines) -> None:
+    """Raises ConfigurationError if the mesh and the micro-batches do not divide the batch."""
+    batch, parts = _setting(scan, "DataConfig", "batch_size"), _setting(scan, "LoopConfig", "num_microbatches")
+    sizes = _sizes(scan)
+    if batch is None or parts is None or sizes is None or type(batch.value) is not int or type(parts.value) is not int:
+        return
+    if -1 in sizes and machines.devices is None:
+        return
+    left = (machines.devices or 0) // math.prod(size for size in sizes if size != -1)
+    data, fsdp, _ = (left if size == -1 else size for size in sizes)
+    ways = data * fsdp * parts.value
+    if ways > 0 and batch.value % ways:
+        multiple = ways * max(1, round(batch.value / ways))
+        raise configuration.ConfigurationError(
+            f"BATCH_SIZE={batch.value} (set in {batch.place}) is not divisible by data × fsdp × micro-batches = "
+            f"{data} × {fsdp} × {parts.value} = {ways}; give a multiple of it, such as --gin.BATCH_SIZE={multiple}"
+        )
+
+
+def _sizes(scan: Scan) -> list[int] | None:
+    """The sizes of the mesh's axes, if all are set to whole numbers that a mesh can have."""
+    found = [_setting(scan, "MeshConfig", axis) for axis in _AXES]
+    sizes = [
+        one.value for one in found if one is not None and type(one.value) is int and (one.value > 0 or one.value == -1)
+    ]
+    return sizes if len(sizes) == len(_AXES) else None
+
+
+def _setting(scan: Scan, owner: str, argument: str) -> Literal | None:
+    """The value of an argument of a class, and where it is set, if it is set to a literal."""
+    for (scope, selector, name), given in scan.given.items():
+        if not scope and name == argument and selector.rpartition(".")[2] == owner:
+            return scan.literal(given)
     return None
 
 

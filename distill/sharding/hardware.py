@@ -36,15 +36,24 @@ def advice(devices: int, platform: str, kind: str = "") -> str:
       platform: as ``jax.default_backend()``: cpu, gpu or tpu.
       kind: as a device's ``device_kind``.
     """
-    prefix = f"tpu_{_GENERATIONS.get(kind, '')}" if platform == "tpu" else platform
-    files = sorted((Path(distill.__file__).parent / "gin" / "hardware").glob(f"{prefix}*.gin"))
-    fitting = [path for path in files if _mesh_size(path) in (devices, None)]
-    named = " or ".join(f"--gin_file=gin/hardware/{path.name}" for path in fitting)
+    files = _files(platform, kind)
+    named = " or ".join(f"--gin_file=gin/hardware/{path.name}" for path in fitting(devices, platform, kind))
     axes = "--gin.partitioning.MeshConfig.data=, .fsdp= and .model= set the axes"
     if named:
         return f"use {named} here, after the other files; {axes}"
     near = ", ".join(f"gin/hardware/{path.name}" for path in files)
     return f"{axes}; their product must be {devices}{f', starting from one of {near}' if near else ''}"
+
+
+def fitting(devices: int, platform: str, kind: str = "") -> list[Path]:
+    """The files whose mesh fits; arguments as of :func:`advice`."""
+    return [path for path in _files(platform, kind) if _mesh_size(path) in (devices, None)]
+
+
+def _files(platform: str, kind: str) -> list[Path]:
+    """The files for a platform, and for a TPU's generation."""
+    prefix = f"tpu_{_GENERATIONS.get(kind, '')}" if platform == "tpu" else platform
+    return sorted((Path(distill.__file__).parent / "gin" / "hardware").glob(f"{prefix}*.gin"))
 
 
 def _mesh_size(path: Path) -> int | None:

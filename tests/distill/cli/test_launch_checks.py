@@ -44,6 +44,7 @@ def file(name, **axes):
         (f"{XPK} --gpu_type=h100-mega-80gb-8 --num_nodes=2", file("gpu_8", data=2)),
         ("skypilot --accelerators=H100:8 --num_nodes=2", file("gpu_8", data=2)),
         ("skypilot --accelerators=L4", file("gpu_1")),
+        ("slurm --gpus_per_node=8", f"{file('gpu_8')} --gin.BATCH_SIZE=64 --gin.NUM_MICROBATCHES=8"),
     ],
 )
 def test_settings_that_fit_pass_without_a_warning(line, hardware, capsys):
@@ -70,7 +71,30 @@ def test_settings_that_fit_pass_without_a_warning(line, hardware, capsys):
         (
             f"{XPK} --gpu_type=h100-mega-80gb-8",
             file("gpu_8", model=2),
-            "has 8 devices; use --gin_file=gin/hardware/gpu_8",
+            "has 8 devices; gin/hardware/gpu_8.gin fits without partitioning.MeshConfig.model = 2 (set in the command "
+            "line); leave it out",
+        ),
+        (
+            f"{POD} --accelerator_type=v5litepod-16",
+            file("tpu_v5e_16", data=3, model=3),
+            "gin/hardware/tpu_v5e_16.gin fits without partitioning.MeshConfig.data = 3 (set in the command line) and "
+            "partitioning.MeshConfig.model = 3 (set in the command line); leave them out",
+        ),
+        (
+            f"{POD} --accelerator_type=v5litepod-16",
+            f"{file('tpu_v5e_16')} --gin.BATCH_SIZE=100",
+            "BATCH_SIZE=100 (set in the command line) is not divisible by data × fsdp × micro-batches = 2 × 8 × 1 = 16; "
+            "give a multiple of it, such as --gin.BATCH_SIZE=96",
+        ),
+        (
+            "slurm --nodes=3 --gpus_per_node=8",
+            f"{file('gpu_8', data=-1)} --gin.NUM_MICROBATCHES=2",
+            "BATCH_SIZE=256 (set in gin/hardware/gpu_8.gin:11) is not divisible by data × fsdp × micro-batches = 3 × 8 × 2",
+        ),
+        (
+            "slurm --nodes=2",
+            f"{file('gpu_8')} --gin.BATCH_SIZE=3",
+            "is not divisible by data × fsdp × micro-batches = 1 × 8 × 1 = 8; give a multiple of it, such as --gin.BATCH_",
         ),
         ("skypilot --accelerators=H100:4 --num_nodes=2", file("gpu_8", data=2), "--num_nodes=2 has 8 devices"),
         (
@@ -149,3 +173,9 @@ def test_a_file_that_may_be_on_the_machines_is_left_to_them(capsys):
     for name in ("gin/mine/own.gin", "own.gin"):
         assert launched("slurm --gpus_per_node=8", f"--gin_file={name}") == 0
         assert f"{name} is not on this machine" in capsys.readouterr().err
+
+
+def test_a_command_that_does_not_train_has_no_batch_to_divide(capsys):
+    given = f"slurm --gpus_per_node=8 --dry-run -- eval {BUCKET} --gin.BATCH_SIZE=100 {file('gpu_8')}"
+    assert launch.launch_command(shlex.split(given)) == 0
+    assert "BATCH_SIZE" not in capsys.readouterr().err
