@@ -175,12 +175,24 @@ def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any
     found = manifest.read(directory)
     remedy = "Choose another --output, or delete it."
     manifest.check_settings(directory, found["settings"], header["settings"], remedy)
-    for name in ("task_names", "shards", "tfrecord", "rows_sha256"):
+    for name in ("task_names", "shards", "tfrecord"):
         manifest.check_settings(directory, {name: found.get(name)}, {name: header[name]}, remedy)
+    _check_rows(directory, found["rows_sha256"], header["rows_sha256"])
     entries = [entry for splits in found["tasks"].values() for entry in splits.values()]
     for file in (*(rows["input_keys"] for rows in found["rows"].values()), *manifest.files(entries)):
         manifest.check_file(directory / file["file"], file)
     return found
+
+
+def _check_rows(directory: epath.Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raises ValueError if rows differ from those that a cache was built from, naming the splits."""
+    changed = [split for split in {**theirs, **ours} if theirs.get(split) != ours.get(split)]
+    if changed:
+        splits = f"split{'s' if len(changed) > 1 else ''} {' and '.join(map(repr, changed))}"
+        raise ValueError(
+            f"the rows of {splits} are others than those that the cache at {directory} was built from; restore them, or "
+            "choose another --output, or delete the folder and build the cache again"
+        )
 
 
 def _stage(directory: epath.Path, *, shared: bool) -> epath.Path:

@@ -219,8 +219,12 @@ def test_an_existing_cache_is_checked_and_reused(rows, names, built, tmp_path):
     with (copy / "train.jsonl").open("a") as file:
         file.write(json.dumps({"question": "one more?", "answer": "yes"}) + "\n")
     changed = registration.register(dataset(copy), "bytes")
-    with pytest.raises(ValueError, match="rows_sha256 is"):
+    with pytest.raises(ValueError) as caught:
         cache.build(tasks(changed), built, shards=3)
+    assert str(caught.value) == (
+        f"the rows of split 'train' are others than those that the cache at {built} was built from; restore them, or "
+        "choose another --output, or delete the folder and build the cache again"
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="is not empty and holds no cache"):
